@@ -7,7 +7,8 @@ from a wheel or editable, it is found at run time in the same way, as a folder o
     importlib.resources.files("cas3fs.migrations")
     # or: importlib.util.find_spec("cas3fs.migrations").submodule_search_locations[0]
 
-A plain checkout on `sys.path` that was never installed does not have it: ./dev installs editable.
+`migrations/__init__.py` has to exist for the editable install to find it. A plain checkout on `sys.path` that was
+never installed does not have the package: ./dev installs editable.
 """
 
 from setuptools import find_packages, setup

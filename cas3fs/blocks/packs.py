@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packs: many encoded blocks in one immutable object that describes itself.
+
+All numbers are big-endian and unsigned::
+
+    header, 32 bytes
+      0    8   magic ``CAS3PACK``
+      8    2   format version, 1
+      10   6   zero
+      16   16  nonce, random: two packs of the same blocks have different names
+    encoded blocks, back to back, in the order of the table
+    table of contents, 48 bytes a block
+      0    32  BLAKE3 of the block's plain bytes
+      32   8   offset of the encoded block in the pack
+      40   4   stored length: codec byte and payload
+      44   4   plain length
+    footer, 64 bytes
+      0    8   size of the pack
+      8    4   number of blocks
+      12   2   format version, 1
+      14   10  zero
+      24   32  BLAKE3 of the table and of the footer's first 24 bytes
+      56   8   magic ``CAS3PEND``
+
+A block's codec stands in its own first byte and nowhere else, so that the two cannot disagree. The name of a pack is
+the BLAKE3 of all its bytes in hex. Its contents are known from its last bytes: one suffix-range GET of
+`GUESSED_TAIL_BYTES`, and a second of `tail_length` where the table is longer than guessed.
+"""
+
+import secrets
+import struct
+
+import attrs
+from blake3 import blake3
+
+from cas3fs.blocks.codec import MAX_BLOCK_BYTES
+from cas3fs.errors import CorruptPack
+from cas3fs.values import BlockHash, Buffer, PackedBlock
+
+GUESSED_TAIL_BYTES = 64 * 1024
+FORMAT_VERSION = 1
+NONCE_BYTES = 16
+
+_HEADER = struct.Struct(">8sH6x16s")
+_LINE = struct.Struct(">32sQII")
+_FOOTER_FACTS = struct.Struct(">QIH10x")
+_FOOTER = struct.Struct(">24s32s8s")
+_MAGIC = b"CAS3PACK"
+_END_MAGIC = b"CAS3PEND"
+_HASH_BYTES = 32
+_SIZE_LIMIT = 1 << 32
+"""Packs stay below 4 GiB, so that a table of contents can be trusted to fit in memory."""
+
+FOOTER_BYTES = _FOOTER.size
+
+
+@attrs.frozen
+class PackImage:
+    """A finished pack: `name` is the BLAKE3 of `body` in hex."""
+
+    name: str
+    body: bytes
+    blocks: tuple[PackedBlock, ...]
+
+
+class PackBuilder:
+    """Puts encoded blocks together to a pack; not thread-safe.
+
+    `nonce` is for tests alone: with a random one no pack name ever recurs.
+    """
+
+    def __init__(self, nonce: bytes | None = None) -> None:
+        nonce = secrets.token_bytes(NONCE_BYTES) if nonce is None else nonce
+        if len(nonce) != NONCE_BYTES:
+            raise ValueError(f"a pack's nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
+        self._parts: list[bytes] = [_HEADER.pack(_MAGIC, FORMAT_VERSION, nonce)]
+        self._end = _HEADER.size
+        self._blocks: list[PackedBlock] = []
+
+    def __len__(self) -> int:
+        """How many blocks were added."""
+        return len(self._blocks)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the pack would have if it were finished now."""
+        return self._end + len(self._blocks) * _LINE.size + FOOTER_BYTES
+
+    def add(self, block: BlockHash, encoded: bytes, plain_length: int) -> PackedBlock:
+        """Append an encoded block of `plain_length` plain bytes, and say where it will lie.
+
+        Raises:
+            ValueError: lengths that no reader would accept.
+        """
+        if len(block) != _HASH_BYTES or not encoded or not 0 <= plain_length <= MAX_BLOCK_BYTES:
+            raise ValueError(f"no block: {len(block)} bytes of hash, {len(encoded)} stored, {plain_length} plain")
+        if self.size_bytes + len(encoded) + _LINE.size > _SIZE_LIMIT:
+            raise ValueError(f"a pack cannot grow over {_SIZE_LIMIT} bytes")
+        packed = PackedBlock(block, self._end, len(encoded), plain_length)
+        self._parts.append(encoded)
+        self._blocks.append(packed)
+        self._end += len(encoded)
+        return packed
+
+    def finish(self) -> PackImage:
+        """The pack with everything added so far."""
+        table = b"".join(_LINE.pack(*line) for line in self._blocks)
+        facts = _FOOTER_FACTS.pack(self.size_bytes, len(self._blocks), FORMAT_VERSION)
+        footer = _FOOTER.pack(facts, blake3(table + facts).digest(), _END_MAGIC)
+        body = b"".join((*self._parts, table, footer))
+        return PackImage(blake3(body).hexdigest(), body, tuple(self._blocks))
+
+
+def tail_length(tail: Buffer, pack_size: int) -> int:
+    """How many bytes from the end of a pack `read_contents` needs; `tail` is its end, at least `FOOTER_BYTES` long.
+
+    Raises:
+        CorruptPack: this is not the end of a pack of `pack_size` bytes.
+    """
+    count, _, _ = _read_footer(tail, pack_size)
+    return count * _LINE.size + FOOTER_BYTES
+
+
+def read_contents(tail: Buffer, pack_size: int) -> tuple[PackedBlock, ...]:
+    """The table of contents; `tail` is the end of the pack, at least `tail_length` bytes of it.
+
+    Raises:
+        CorruptPack: a length, offset, number or checksum does not fit.
+    """
+    count, facts, checksum = _read_footer(tail, pack_size)
+    needed = count * _LINE.size + FOOTER_BYTES
+    if len(tail) < needed:
+        raise CorruptPack(f"the table of contents of a pack needs {needed} bytes, and {len(tail)} are there")
+    table = bytes(memoryview(tail)[len(tail) - needed : len(tail) - FOOTER_BYTES])
+    if blake3(table + facts).digest() != checksum:
+        raise CorruptPack("the table of contents of a pack does not match its checksum")
+    blocks = tuple(PackedBlock(BlockHash(line[0]), line[1], line[2], line[3]) for line in _LINE.iter_unpack(table))
+    _check_lines(blocks, pack_size - needed)
+    return blocks
+
+
+def _read_footer(tail: Buffer, pack_size: int) -> tuple[int, bytes, bytes]:
+    """Number of blocks, the facts as bytes, and the checksum."""
+    if len(tail) < FOOTER_BYTES or pack_size < len(tail):
+        raise CorruptPack(f"{len(tail)} bytes from the end of a pack of {pack_size} hold no footer")
+    facts, checksum, magic = _FOOTER.unpack_from(tail, len(tail) - FOOTER_BYTES)
+    if magic != _END_MAGIC:
+        raise CorruptPack("a pack does not end as packs do")
+    size, count, version = _FOOTER_FACTS.unpack(facts)
+    if version != FORMAT_VERSION:
+        raise CorruptPack(f"pack format {version} is unknown")
+    if size != pack_size:
+        raise CorruptPack(f"a pack of {size} bytes has {pack_size}")
+    if _HEADER.size + count * _LINE.size + FOOTER_BYTES > pack_size:
+        raise CorruptPack(f"a table of {count} blocks does not fit in a pack of {pack_size} bytes")
+    return count, facts, checksum
+
+
+def _check_lines(blocks: tuple[PackedBlock, ...], table_start: int) -> None:
+    """The blocks lie back to back from the header to the table."""
+    end = _HEADER.size
+    for line in blocks:
+        if line.offset != end or not line.stored_length or line.plain_length > MAX_BLOCK_BYTES:
+            raise CorruptPack(f"block {line.hash.hex()} of a pack claims an impossible place or length")
+        end += line.stored_length
+    if end != table_start:
+        raise CorruptPack(f"the blocks of a pack end at {end}, and its table starts at {table_start}")

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Encoding and decoding of single blocks."""
+
+import random
+import threading
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode, decode_verified, encode, hash_block
+from cas3fs.errors import CorruptBlock, UsageError
+
+NONE = Compression.parse("none")
+ZSTD = Compression.parse("zstd:3")
+TEXT = b"the same line again and again\n" * 5000
+NOISE = random.Random(1).randbytes(200_000)
+
+
+@given(st.binary(max_size=3000), st.sampled_from(["none", "zstd:1", "zstd:3", "zstd:9"]))
+def test_what_is_encoded_decodes_to_the_same_bytes(plain: bytes, compression: str) -> None:
+    encoded = encode(plain, Compression.parse(compression))
+    assert decode_verified(encoded, len(plain), hash_block(plain)) == plain
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("compression", [NONE, ZSTD])
+def test_any_buffer_is_taken_on_both_sides(kind: type, compression: Compression) -> None:
+    encoded = kind(encode(kind(TEXT), compression))
+    assert decode(encoded, len(TEXT)) == TEXT
+
+
+def test_compressible_data_shrinks() -> None:
+    assert len(encode(TEXT, ZSTD)) < len(TEXT) // 50
+
+
+@pytest.mark.parametrize("level", [1, 3, 4, 12])
+def test_random_data_is_stored_with_one_byte_more(level: int) -> None:
+    encoded = encode(NOISE, Compression(level))
+    assert encoded[0] == 0 and len(encoded) == len(NOISE) + 1
+
+
+def test_a_compressible_part_within_random_data_is_still_found_by_high_levels() -> None:
+    plain = NOISE + bytes(100_000)
+    assert len(encode(plain, Compression(12))) < len(NOISE) + 2000
+
+
+def test_without_compression_everything_is_stored() -> None:
+    assert encode(TEXT, NONE) == b"\x00" + TEXT
+
+
+def test_an_empty_block_is_one_byte() -> None:
+    assert encode(b"", ZSTD) == b"\x00"
+    assert decode(b"\x00", 0) == b""
+
+
+@pytest.mark.parametrize(("text", "level"), [("none", 0), ("zstd", 3), ("zstd:1", 1), ("ZSTD:22", 22), (" zstd:7 ", 7)])
+def test_compressions_are_named_in_words(text: str, level: int) -> None:
+    parsed = Compression.parse(text)
+    assert parsed == Compression(level)
+    assert Compression.parse(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize("text", ["", "lzma", "zstd:0", "zstd:23", "zstd:", "zstd:-1", "none:1", "zstd:3:4"])
+def test_a_wrong_compression_is_refused_by_name(text: str) -> None:
+    with pytest.raises(UsageError, match="compression"):
+        Compression.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "plain_length"),
+    [
+        (b"", 0),
+        (b"\x07abc", 3),
+        (b"\x00abc", 2),
+        (b"\x00abc", 4),
+        (b"\x01", 0),
+        (b"\x01not zstd at all", 15),
+        (encode(TEXT, ZSTD)[:-1], len(TEXT)),
+        (encode(TEXT, ZSTD) + b"x", len(TEXT)),
+        (encode(TEXT, ZSTD), len(TEXT) - 1),
+        (encode(TEXT, ZSTD), len(TEXT) + 1),
+    ],
+)
+def test_what_does_not_fit_is_a_corrupt_block(encoded: bytes, plain_length: int) -> None:
+    with pytest.raises(CorruptBlock):
+        decode(encoded, plain_length)
+
+
+def test_a_frame_that_would_unpack_to_more_than_the_block_is_never_unpacked() -> None:
+    bomb = b"\x01" + zstandard.ZstdCompressor().compress(bytes(MAX_BLOCK_BYTES + 1))
+    with pytest.raises(CorruptBlock, match="declares"):
+        decode(bomb, 100)
+    with pytest.raises(CorruptBlock, match="declares"):
+        decode(bomb, MAX_BLOCK_BYTES + 1)
+
+
+def test_a_frame_without_a_declared_size_is_refused() -> None:
+    frame = zstandard.ZstdCompressor(write_content_size=False).compress(TEXT)
+    with pytest.raises(CorruptBlock):
+        decode(b"\x01" + frame, len(TEXT))
+
+
+@given(st.integers(0, len(encode(TEXT, ZSTD)) * 8 - 1))
+def test_a_flipped_bit_never_yields_other_bytes(bit: int) -> None:
+    damaged = bytearray(encode(TEXT, ZSTD))
+    damaged[bit // 8] ^= 1 << bit % 8
+    try:
+        plain = decode_verified(damaged, len(TEXT), hash_block(TEXT))
+    except CorruptBlock:
+        return
+    assert plain == TEXT  # some bits of a frame's header mean nothing
+
+
+def test_other_bytes_than_the_hash_names_are_refused() -> None:
+    with pytest.raises(CorruptBlock, match="hash"):
+        decode_verified(b"\x00abd", 3, hash_block(b"abc"))
+
+
+def test_a_block_over_the_limit_is_not_encoded() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        encode(bytes(MAX_BLOCK_BYTES + 1), ZSTD)
+
+
+def test_threads_encode_and_decode_side_by_side() -> None:
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for turn in range(40):
+            plain = bytes([number, turn]) * 20_000
+            if decode(encode(plain, ZSTD), len(plain)) != plain:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

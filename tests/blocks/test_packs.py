@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packs describe themselves, and nothing read from one is trusted."""
+
+import struct
+
+import pytest
+from blake3 import blake3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode_verified, encode, hash_block
+from cas3fs.blocks.packs import (
+    FOOTER_BYTES,
+    GUESSED_TAIL_BYTES,
+    PackBuilder,
+    PackImage,
+    read_contents,
+    tail_length,
+)
+from cas3fs.errors import CorruptPack
+
+ZSTD = Compression.parse("zstd:3")
+NONCE = bytes(range(16))
+
+
+def build(plains: list[bytes], nonce: bytes | None = NONCE) -> PackImage:
+    builder = PackBuilder(nonce)
+    for plain in plains:
+        builder.add(hash_block(plain), encode(plain, ZSTD), len(plain))
+    assert builder.size_bytes == len(builder.finish().body)
+    return builder.finish()
+
+
+def with_footer(body: bytes, facts: bytes, table_bytes: int) -> bytes:
+    """`body` with other facts and a checksum that fits them."""
+    table = body[len(body) - FOOTER_BYTES - table_bytes : len(body) - FOOTER_BYTES]
+    return body[:-FOOTER_BYTES] + facts + blake3(table + facts).digest() + b"CAS3PEND"
+
+
+@given(st.lists(st.binary(max_size=400), max_size=30))
+@settings(deadline=None)
+def test_every_block_is_found_by_the_table_and_decodes(plains: list[bytes]) -> None:
+    image = build(plains)
+    contents = read_contents(image.body, len(image.body))
+    assert contents == image.blocks
+    for line, plain in zip(contents, plains, strict=True):
+        encoded = image.body[line.offset : line.offset + line.stored_length]
+        assert decode_verified(encoded, line.plain_length, line.hash) == plain
+
+
+def test_the_name_is_the_hash_of_the_bytes() -> None:
+    image = build([b"one", b"two"])
+    assert image.name == blake3(image.body).hexdigest()
+
+
+def test_the_same_blocks_make_packs_of_different_names() -> None:
+    assert build([b"one"], None).name != build([b"one"], None).name
+
+
+def test_the_same_nonce_makes_the_same_pack() -> None:
+    assert build([b"one"]).body == build([b"one"]).body
+
+
+def test_a_guessed_tail_tells_how_much_is_needed_and_that_suffices() -> None:
+    image = build([number.to_bytes(4, "big") for number in range(3000)])
+    size = len(image.body)
+    needed = tail_length(image.body[-GUESSED_TAIL_BYTES:], size)
+    assert needed > GUESSED_TAIL_BYTES
+    with pytest.raises(CorruptPack, match="needs"):
+        read_contents(image.body[-GUESSED_TAIL_BYTES:], size)
+    assert read_contents(memoryview(image.body)[-needed:], size) == image.blocks
+
+
+def test_a_pack_without_blocks_is_whole() -> None:
+    image = build([])
+    assert read_contents(image.body, len(image.body)) == ()
+
+
+@given(st.data())
+def test_a_damaged_tail_is_never_taken_for_whole(data: st.DataObject) -> None:
+    image = build([b"some", b"blocks" * 100])
+    needed = tail_length(image.body, len(image.body))
+    tail = bytearray(image.body[-needed:])
+    tail[data.draw(st.integers(0, needed - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(CorruptPack):
+        read_contents(tail, len(image.body))
+
+
+@given(st.binary(max_size=300), st.integers(0, 10**6))
+def test_noise_is_a_corrupt_pack(tail: bytes, size: int) -> None:
+    with pytest.raises(CorruptPack):
+        read_contents(tail, size)
+
+
+@pytest.mark.parametrize("size_change", [-1, 1, 4096])
+def test_a_pack_cut_short_or_grown_is_corrupt(size_change: int) -> None:
+    image = build([b"one"])
+    with pytest.raises(CorruptPack):
+        read_contents(image.body, len(image.body) + size_change)
+
+
+def test_a_table_larger_than_the_pack_is_refused_before_it_is_read() -> None:
+    body = build([b"one"]).body
+    facts = struct.pack(">QIH10x", len(body), 2**32 - 1, 1)
+    with pytest.raises(CorruptPack, match="does not fit"):
+        tail_length(with_footer(body, facts, 48), len(body))
+
+
+def test_a_newer_format_is_named() -> None:
+    body = build([b"one"]).body
+    facts = struct.pack(">QIH10x", len(body), 1, 2)
+    with pytest.raises(CorruptPack, match="format 2"):
+        read_contents(with_footer(body, facts, 48), len(body))
+
+
+@pytest.mark.parametrize(
+    ("offset", "stored", "plain"),
+    [(33, 4, 3), (0, 36, 3), (32, 0, 3), (32, 5, 3), (32, 3, 3), (2**63, 4, 3), (32, 4, MAX_BLOCK_BYTES + 1)],
+)
+def test_impossible_places_and_lengths_are_refused_though_the_checksum_fits(
+    offset: int, stored: int, plain: int
+) -> None:
+    image = build([b"one"])
+    facts = image.body[-FOOTER_BYTES : -FOOTER_BYTES + 24]
+    line = struct.pack(">32sQII", hash_block(b"one"), offset, stored, plain)
+    body = image.body[: -FOOTER_BYTES - 48] + line + image.body[-FOOTER_BYTES:]
+    with pytest.raises(CorruptPack):
+        read_contents(with_footer(body, facts, 48), len(body))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoded", "plain_length"),
+    [
+        (b"short", b"\x00a", 1),
+        (bytes(32), b"", 0),
+        (bytes(32), b"\x00a", -1),
+        (bytes(32), b"\x00", MAX_BLOCK_BYTES + 1),
+    ],
+)
+def test_a_builder_takes_no_block_that_no_reader_would_accept(name: bytes, encoded: bytes, plain_length: int) -> None:
+    with pytest.raises(ValueError, match="no block"):
+        PackBuilder().add(name, encoded, plain_length)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Chunk lists: which block stands where in a file.
+
+The chunks of a file never overlap, so at most one that begins before a position reaches beyond it: the last of those.
+Every query for a range therefore begins at that one, found by one step in the primary key, and reads on from there.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, insert, literal_column, select, update
+
+from cas3fs.index.database import Database
+from cas3fs.index.prepared import Prepared, Statement, param
+from cas3fs.index.tables import blocks, chunks, inodes, packs
+from cas3fs.values import BlockLocation, ChunkSpan
+
+NewRow = tuple[int, int, int, int]
+"""A chunk to be entered: (offset, length, id of the block, skip)."""
+
+
+def _overlap() -> ColumnElement[Any]:
+    """Chunks of `inode` that overlap [start, end)."""
+    before = chunks.alias("before")
+    first = (
+        select(func.max(before.c.offset))
+        .where(before.c.inode == param("inode"), before.c.offset <= param("start"))
+        .scalar_subquery()
+    )
+    return (
+        (chunks.c.inode == param("inode"))
+        & (chunks.c.offset >= func.coalesce(first, param("start")))
+        & (chunks.c.offset < param("end"))
+        & (chunks.c.offset + chunks.c.length > param("start"))
+    )
+
+
+_SPANS = Prepared(
+    select(
+        chunks.c.offset,
+        chunks.c.length,
+        chunks.c.skip,
+        blocks.c.hash,
+        packs.c.name,
+        blocks.c.offset,
+        blocks.c.stored_length,
+        blocks.c.plain_length,
+    )
+    .select_from(chunks.join(blocks, blocks.c.id == chunks.c.block).join(packs, packs.c.id == blocks.c.pack))
+    .where(_overlap())
+    .order_by(chunks.c.offset),
+    "inode start end",
+)
+_BOUNDS = Prepared(
+    select(chunks.c.offset, chunks.c.length).where(_overlap()).order_by(chunks.c.offset), "inode start end"
+)
+_DELETE = Prepared(
+    delete(chunks).where(
+        chunks.c.inode == param("inode"), chunks.c.offset >= param("start"), chunks.c.offset < param("end")
+    ),
+    "inode start end",
+)
+_DELETE_FROM = Prepared(
+    delete(chunks).where(chunks.c.inode == param("inode"), chunks.c.offset >= param("start")), "inode start"
+)
+
+
+def _shorten() -> Prepared:
+    """Cuts the chunk that reaches beyond `start` from before it."""
+    before = chunks.alias("before")
+    last = (
+        select(func.max(before.c.offset))
+        .where(before.c.inode == param("inode"), before.c.offset < param("start"))
+        .scalar_subquery()
+    )
+    return Prepared(
+        update(chunks)
+        .where(
+            chunks.c.inode == param("inode"),
+            chunks.c.offset == last,
+            chunks.c.offset + chunks.c.length > param("start"),
+        )
+        .values(length=param("start") - chunks.c.offset),
+        "inode start",
+    )
+
+
+_SHORTEN = _shorten()
+_INSERT = Prepared(
+    insert(chunks)
+    .values(
+        inode=param("inode"), offset=param("offset"), length=param("length"), block=param("block"), skip=param("skip")
+    )
+    .inline(),
+    "inode offset length block skip",
+)
+_STORED = Prepared(
+    update(inodes)
+    .where(inodes.c.id == param("inode"))
+    .values(size=param("size"), mtime_ns=param("mtime"), ctime_ns=param("ctime"), stored_seq=param("seq")),
+    "inode size mtime ctime seq",
+)
+_ALLOCATED = Prepared(
+    select(func.coalesce(func.sum(chunks.c.length), literal_column("0"))).where(chunks.c.inode == param("inode")),
+    "inode",
+)
+
+
+class Chunks:
+    """The chunk lists of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
+
+    def __init__(self, database: Database) -> None:
+        def on(prepared: Prepared) -> Statement:
+            return prepared.on(database)
+
+        self._spans, self._bounds = on(_SPANS), on(_BOUNDS)
+        self._delete, self._delete_from, self._shorten = on(_DELETE), on(_DELETE_FROM), on(_SHORTEN)
+        self._insert, self._stored, self._allocated = on(_INSERT), on(_STORED), on(_ALLOCATED)
+
+    def spans(self, inode: int, start: int, end: int) -> list[ChunkSpan]:
+        """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks."""
+        return [
+            ChunkSpan(offset, length, skip, BlockLocation(*location))
+            for offset, length, skip, *location in self._spans.all(inode, start, end)
+        ]
+
+    def bounds(self, inode: int, start: int, end: int) -> list[tuple[int, int]]:
+        """(offset, length) of the chunks that overlap the bytes [start, end), ascending."""
+        return self._bounds.all(inode, start, end)
+
+    def replace(self, inode: int, start: int, end: int, new: Iterable[NewRow]) -> None:
+        """Puts the chunks `new`, which lie within [start, end) and do not overlap, in place of those that begin there.
+
+        A chunk that begins before `start` and reaches beyond it is cut there; one that begins within is dropped
+        whole, also what it has beyond `end`: callers widen the range to whole chunks by `bounds`.
+        """
+        self._shorten.run(inode, start)
+        self._delete.run(inode, start, end)
+        self._insert.many([(inode, *row) for row in new])
+
+    def truncate(self, inode: int, size: int) -> None:
+        """Drops what lies at or beyond `size` bytes."""
+        self._delete_from.run(inode, size)
+        self._shorten.run(inode, size)
+
+    def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
+        """Notes in the inode's row what was stored: the content's size and times, and the sequence of its last change."""
+        self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq)
+
+    def allocated(self, inode: int) -> int:
+        """How many bytes of the file lie in chunks, not in holes."""
+        return int(self._allocated.one(inode)[0])

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The open index: its writer's connection, its group of operations, and copies of it.
+
+The life of a change: `Index.operation` opens the group, if none is open, and a savepoint in it; the statements run;
+the operation ends. `Index.commit` ends the group, and `Index.sync` makes durable what was committed. The first two
+happen under the caller's one lock, the last without it.
+
+When SQLite runs out of room it may undo the whole group, not just the operation. The error then says so by
+``group_lost``, and `Index.in_group` is False: what was done since the last commit is gone.
+"""
+
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from sqlalchemy import insert, literal_column
+from sqlalchemy.dialects.sqlite import dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from cas3fs.errors import IndexDatabaseError, IndexTooNew
+from cas3fs.index.blocks import Blocks
+from cas3fs.index.chunks import Chunks
+from cas3fs.index.database import Database, Mode
+from cas3fs.index.namespace import ROOT_INODE, Namespace
+from cas3fs.index.prepared import Prepared, param
+from cas3fs.index.sets import IndexReader
+from cas3fs.index.state import State
+from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION, inodes, metadata
+
+ROOT_MODE: Final = stat.S_IFDIR | 0o755
+
+_NOW_COLUMNS: Final = ("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns")
+_ADD_ROOT = Prepared(
+    insert(inodes)
+    .values(
+        {name: literal_column("0") for name in ("rdev", "size", "stored_seq")}
+        | {
+            "id": param("id"),
+            "mode": param("mode"),
+            "uid": param("uid"),
+            "gid": param("gid"),
+            "nlink": literal_column("2"),
+        }
+        | dict.fromkeys(_NOW_COLUMNS, param("now"))
+    )
+    .inline(),
+    "id mode uid gid now",
+)
+
+
+class _Operation:
+    """A savepoint in the group; it holds nothing, so one object serves all operations of an index, nested ones too."""
+
+    __slots__ = ("_database", "_execute")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._execute = database.connection.cursor().execute
+
+    def __enter__(self) -> None:
+        database = self._database
+        if not database.connection.in_transaction:
+            database.begin()
+        self._execute("SAVEPOINT operation")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._execute("RELEASE operation")
+        elif self._database.connection.in_transaction:
+            self._database.execute("ROLLBACK TO operation")
+            self._database.execute("RELEASE operation")
+
+
+class Index:
+    """The index of one volume, open.
+
+    Attributes:
+        path: its file.
+        namespace: inodes and names.
+        chunks: chunk lists.
+        blocks: blocks and packs.
+        state: what it remembers of itself.
+
+    Every method raises `IndexFull`, `IndexCorrupt` or another `IndexDatabaseError`, and nothing else. An error that
+    comes out of an operation's body is raised on as it is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._operation = _Operation(database)
+        self.path = database.path
+        self.namespace = Namespace(database)
+        self.chunks = Chunks(database)
+        self.blocks = Blocks(database)
+        self.state = State(database)
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False, read_only: bool = False, scratch: bool = False) -> Self:
+        """Opens an index; `create` makes an empty one where none is. It is not migrated here.
+
+        Args:
+            path: the database file. create: if it is missing or empty, make it, with a root directory of mode 0755 of
+            this process's user. read_only: allow no change. scratch: it is a copy that nobody misses after a crash,
+            to be changed and then read as a file: it stays one file,
+                without a write-ahead log, and nothing waits for the disk.
+
+        Raises:
+            IndexTooNew: a newer cas3fs made or migrated it.
+            IndexCorrupt: it is damaged, or no database.
+            IndexDatabaseError: it is missing, has to be migrated first, or cannot be opened.
+        """
+        mode: Mode = "read" if read_only else "scratch" if scratch else "write"
+        database = Database(path, mode, create=create)
+        try:
+            if create and not database.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+                _create_schema(database)
+            _check_revision(database)
+            return cls(database)
+        except BaseException:
+            database.close()
+            raise
+
+    @property
+    def in_group(self) -> bool:
+        """Whether something is uncommitted."""
+        return self._database.in_transaction
+
+    def operation(self) -> _Operation:
+        """A context within which changes happen all or not at all; opens the group if none is open.
+
+        An exception undoes what was done within, no more, and is raised on.
+        """
+        return self._operation
+
+    def commit(self) -> None:
+        """Ends the group and keeps its changes, which `sync` makes durable; nothing happens where no group is open."""
+        self._database.commit()
+
+    def rollback(self) -> None:
+        """Ends the group and undoes all of it; nothing happens where no group is open."""
+        self._database.rollback()
+
+    def sync(self) -> None:
+        """Makes durable what was committed before the call; needs no lock. `cas3fs.index.database` says why it does."""
+        self._database.sync()
+
+    def pin(self) -> "PinnedIndex":
+        """Pins the committed state of this moment for a copy; quick, to be called under the caller's lock."""
+        return PinnedIndex(self.path)
+
+    def copy_to(self, destination: Path) -> None:
+        """Copies the committed state of this moment to a file, in one step, while the writer goes on; needs no lock."""
+        with self.pin() as pinned:
+            pinned.copy_to(destination)
+
+    def reader(self) -> IndexReader:
+        """A connection of its own for questions about the whole, as of the last commit."""
+        return IndexReader(self.path)
+
+    def close(self) -> None:
+        """Closes the index; what is uncommitted is undone."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class PinnedIndex:
+    """The state of an index at the instant when this was made; the writer goes on meanwhile.
+
+    While it is open the write-ahead log cannot be reused from its start, so it should not be open for long.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, "read")
+        try:
+            # BEGIN alone pins nothing; the first thing read does
+            self._database.execute("BEGIN")
+            self._database.execute("SELECT count(*) FROM sqlite_master")
+        except BaseException:
+            self._database.close()
+            raise
+
+    def copy_to(self, destination: Path) -> None:
+        """Writes the pinned state to `destination`, replacing what is there, as one file without a write-ahead log.
+
+        The copy is not synced to the disk.
+
+        Raises:
+            IndexFull: no room for the copy.
+            IndexDatabaseError: the index cannot be read, or the copy not written.
+        """
+        _remove_database(destination)
+        target = Database(destination, "scratch", create=True)
+        try:
+            target.copy_from(self._database)
+            target.execute("PRAGMA journal_mode=DELETE")
+        except BaseException:
+            target.close()
+            _remove_database(destination)
+            raise
+        target.close()
+
+    def close(self) -> None:
+        """Lets go of the state."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _create_schema(database: Database) -> None:
+    """Makes all tables, the root directory and the revision's stamp, in one transaction."""
+    sqlite = dialect()
+    database.begin()
+    for table in metadata.sorted_tables:
+        database.execute(str(CreateTable(table).compile(dialect=sqlite)))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            database.execute(str(CreateIndex(index).compile(dialect=sqlite)))
+    stamp_revision(database, SCHEMA_REVISION)
+    add_root(database)
+    database.commit()
+    database.sync()
+
+
+def stamp_revision(database: Database, revision: str) -> None:
+    """Says in the database, as Alembic does, that its tables are those of `revision`."""
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS alembic_version "
+        "(version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+    )
+    database.execute("DELETE FROM alembic_version")
+    database.execute(f"INSERT INTO alembic_version (version_num) VALUES ('{revision}')")
+
+
+def add_root(database: Database) -> None:
+    """Makes the root directory, of mode 0755, as this process's user and of now."""
+    _ADD_ROOT.on(database).run(ROOT_INODE, ROOT_MODE, os.getuid(), os.getgid(), time.time_ns())
+
+
+def revision_of(database: Database) -> str | None:
+    """The revision of the tables; None where nothing was ever stamped."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"):
+        return None
+    rows = database.execute("SELECT version_num FROM alembic_version")
+    return str(rows[0][0]) if rows else None
+
+
+def _check_revision(database: Database) -> None:
+    revision = revision_of(database)
+    if revision is None:
+        raise IndexDatabaseError(f"{database.path}: not an index of cas3fs")
+    if revision not in REVISIONS:
+        raise IndexTooNew(f"{database.path}: made by a newer cas3fs (its revision is {revision}): use that")
+    if revision != SCHEMA_REVISION:
+        raise IndexDatabaseError(f"{database.path}: has to be migrated from {revision} to {SCHEMA_REVISION} first")
+
+
+def _remove_database(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").unlink()

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tables of the index.
+
+`migrations/` brings older databases to what is declared here; a test holds that both agree, word by word.
+
+Autoincrement keeps numbers from being used again after their row was deleted. Tables without a rowid are stored in
+the order of their primary key, so that the chunks of a file lie together. SQLite appends the row's id to every entry
+of an index, so the one on (parent) is ordered by (parent, id), which is readdir's order.
+"""
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+
+REVISIONS = ("0001",)
+"""The ids of all migrations, oldest first; kept here so that a start need not import Alembic to know them."""
+
+SCHEMA_REVISION = REVISIONS[-1]
+
+# SQLite numbers rows by themselves only in a column declared INTEGER, which has 64 bits there
+Big = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+inodes = Table(
+    "inodes",
+    metadata,
+    Column("id", Big, primary_key=True),
+    Column("mode", Big, nullable=False),
+    Column("uid", Big, nullable=False),
+    Column("gid", Big, nullable=False),
+    Column("nlink", Big, nullable=False),
+    Column("rdev", Big, nullable=False),
+    Column("size", Big, nullable=False),
+    Column("atime_ns", Big, nullable=False),
+    Column("mtime_ns", Big, nullable=False),
+    Column("ctime_ns", Big, nullable=False),
+    Column("crtime_ns", Big, nullable=False),
+    # the sequence of the newest staged change whose bytes are in `chunks`: what is not newer is not replayed
+    Column("stored_seq", Big, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+dentries = Table(
+    "dentries",
+    metadata,
+    Column("id", Big, primary_key=True),
+    Column("parent", Big, nullable=False),
+    Column("name", LargeBinary, nullable=False),
+    Column("inode", Big, nullable=False),
+    UniqueConstraint("parent", "name", name="uq_dentries_parent_name"),
+    Index("ix_dentries_parent", "parent"),
+    Index("ix_dentries_inode", "inode"),
+    sqlite_autoincrement=True,
+)
+
+symlinks = Table(
+    "symlinks",
+    metadata,
+    Column("inode", Big, primary_key=True, autoincrement=False),
+    Column("target", LargeBinary, nullable=False),
+)
+
+xattrs = Table(
+    "xattrs",
+    metadata,
+    Column("inode", Big, primary_key=True, autoincrement=False),
+    Column("name", LargeBinary, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("inode", Big, primary_key=True, autoincrement=False),
+    Column("offset", Big, primary_key=True, autoincrement=False),
+    Column("length", Big, nullable=False),
+    Column("block", Big, nullable=False),
+    Column("skip", Big, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("id", Big, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("pack", Big, nullable=False),
+    Column("offset", Big, nullable=False),
+    Column("stored_length", Big, nullable=False),
+    Column("plain_length", Big, nullable=False),
+    UniqueConstraint("hash", name="uq_blocks_hash"),
+    sqlite_autoincrement=True,
+)
+
+packs = Table(
+    "packs",
+    metadata,
+    Column("id", Big, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("size", Big, nullable=False),
+    Column("born", Big, nullable=False),
+    Column("died", Big, nullable=True),
+    UniqueConstraint("name", name="uq_packs_name"),
+    sqlite_autoincrement=True,
+)
+
+volume_state = Table(
+    "volume_state",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+staging_metadata = MetaData()
+"""The tables of `staging.sqlite`, a database apart: it is no part of any snapshot."""
+
+staging_meta = Table(
+    "meta",
+    staging_metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+staged = Table(
+    "staged",
+    staging_metadata,
+    Column("inode", Big, primary_key=True, autoincrement=False),
+    Column("seq", Big, primary_key=True, autoincrement=False),
+    Column("floor", Big, nullable=True),
+    Column("size", Big, nullable=False),
+    Column("mtime_ns", Big, nullable=False),
+    Column("ctime_ns", Big, nullable=False),
+    Column("ranges", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=True),
+)

@@ -31,6 +31,7 @@
     ├── StoreError                   the object store
     │   ├── ObjectMissing
     │   ├── ObjectExists             create-if-absent found the name taken
+    │   ├── ObjectTooShort           it ends before the range that was asked
     │   ├── DeleteFailed             some keys of a batch were refused
     │   ├── StoreMissing             no such bucket or directory
     │   ├── AccessDenied             credentials are absent, wrong, or lack a right
@@ -137,7 +138,9 @@ class CorruptPack(BlockError):
 
 
 class IndexDatabaseError(Cas3fsError):
-    """The local database."""
+    """The local database; `group_lost` says that its open transaction is gone, with all operations in it."""
+
+    group_lost = False
 
 
 class IndexFull(IndexDatabaseError):
@@ -162,6 +165,10 @@ class ObjectMissing(StoreError):
 
 class ObjectExists(StoreError):
     """Create-if-absent found the name taken."""
+
+
+class ObjectTooShort(StoreError):
+    """The object ends before the range that was asked: it is not what its reader believes."""
 
 
 class DeleteFailed(StoreError):

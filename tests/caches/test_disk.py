@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The disk cache: bounded, and never wrong, whatever happens to its files."""
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cas3fs.caches import DiskCache
+from cas3fs.caches.folder import BlockFolder
+from cas3fs.errors import UsageError
+from cas3fs.metrics import Metrics
+from cas3fs.values import BlockHash, Buffer
+from tests.caches.conftest import make_block
+
+Opener = Callable[..., DiskCache]
+
+
+def file_of(root: Path, block: BlockHash) -> Path:
+    return root / "cache" / block.hex()[:2] / block.hex()
+
+
+def taken_bytes(root: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in (root / "cache").rglob("*") if path.is_file())
+
+
+def test_blocks_survive_a_restart(open_disk: Opener) -> None:
+    blocks = [make_block(seed, 10_000) for seed in range(5)]
+    first = open_disk()
+    for block, plain in blocks:
+        first.put(block, plain)
+    second = open_disk()
+    assert second.size_bytes == first.size_bytes > 50_000
+    assert [second.get(block) for block, _ in blocks] == [plain for _, plain in blocks]
+
+
+def test_a_restart_with_a_smaller_limit_removes_what_is_too_much(open_disk: Opener, tmp_path: Path) -> None:
+    first = open_disk()
+    for seed in range(10):
+        first.put(*make_block(seed, 60_000))
+    open_disk(200_000)
+    assert 100_000 < taken_bytes(tmp_path) <= 200_000
+
+
+def test_starting_reads_no_file(open_disk: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_disk().put(*make_block(1))
+    opened: list[object] = []
+    really = os.open
+    monkeypatch.setattr(os, "open", lambda *args, **kw: opened.append(args) or really(*args, **kw))
+    assert open_disk().contains(make_block(1)[0])
+    assert not [args for args in opened if make_block(1)[0].hex() in str(args)]
+
+
+def test_nothing_is_added_before_the_folder_was_walked_but_blocks_are_read(
+    open_disk: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = make_block(1), make_block(2)
+    open_disk().put(*old)
+    walking, go_on = threading.Event(), threading.Event()
+    really = BlockFolder.walk
+
+    def slow_walk(folder: BlockFolder, stopped: Callable[[], bool]) -> object:
+        walking.set()
+        go_on.wait(30)
+        return really(folder, stopped)
+
+    monkeypatch.setattr(BlockFolder, "walk", slow_walk)
+    cache = DiskCache(tmp_path / "cache", 1 << 20, metrics=Metrics(), keep_free_bytes=0)
+    assert walking.wait(30)
+    assert cache.get(old[0]) == old[1]
+    cache.put(*new)
+    assert not cache.contains(new[0])
+    go_on.set()
+    assert cache.wait_ready(30)
+    cache.put(*new)
+    assert cache.get(new[0]) == new[1]
+    cache.close()
+
+
+@pytest.mark.parametrize("keep", [0, 5, 16, 100, 40_000, -1])
+def test_a_half_written_file_is_a_miss_and_is_removed(disk: DiskCache, tmp_path: Path, keep: int) -> None:
+    block, plain = make_block(1, 70_000)
+    disk.put(block, plain)
+    path = file_of(tmp_path, block)
+    os.truncate(path, path.stat().st_size + keep if keep < 0 else keep)
+    assert disk.get(block) is None
+    assert not path.exists()
+    disk.put(block, plain)
+    os.truncate(path, path.stat().st_size + keep if keep < 0 else keep)
+    assert disk.get_part(block, 69_999, 1) is None
+    assert not path.exists()
+    assert disk.size_bytes == 0
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(st.integers(0, 100_000), st.integers(1, 255), st.tuples(st.integers(0, 69_999), st.integers(1, 70_000)))
+def test_a_flipped_byte_never_comes_out(
+    disk: DiskCache, tmp_path: Path, place: int, flip: int, part_asked: tuple[int, int]
+) -> None:
+    block, plain = make_block(1, 70_000)
+    skip, length = part_asked
+    length = min(length, len(plain) - skip)
+    disk.evict(block)
+    disk.put(block, plain)
+    content = bytearray(file_of(tmp_path, block).read_bytes())
+    content[place % len(content)] ^= flip
+    file_of(tmp_path, block).write_bytes(content)
+    part = disk.get_part(block, skip, length)
+    assert part is None or bytes(part) == plain[skip : skip + length]
+    assert disk.get(block) in (None, plain)
+
+
+def test_the_file_of_another_block_is_a_miss(disk: DiskCache, tmp_path: Path) -> None:
+    one, other = make_block(1, 70_000), make_block(2, 70_000)
+    disk.put(*one)
+    disk.put(*other)
+    shutil.copy(file_of(tmp_path, other[0]), file_of(tmp_path, one[0]))
+    assert disk.get_part(one[0], 40_000, 10) is None
+    assert disk.get(one[0]) is None
+    assert disk.get(other[0]) == other[1]
+
+
+def test_pieces_that_changed_places_are_a_miss(disk: DiskCache, tmp_path: Path) -> None:
+    block, plain = make_block(1, 2 * 32768)
+    disk.put(block, plain)
+    content = file_of(tmp_path, block).read_bytes()
+    head, table, data = content[:16], content[16:32], content[32:]
+    file_of(tmp_path, block).write_bytes(head + table[8:] + table[:8] + data[32768:] + data[:32768])
+    assert disk.get_part(block, 0, 100) is None
+
+
+def test_a_part_beyond_the_block_is_a_miss(disk: DiskCache) -> None:
+    block, plain = make_block(1, 1000)
+    disk.put(block, plain)
+    assert disk.get_part(block, 900, 101) is None
+
+
+def test_a_rotten_piece_does_not_spoil_the_parts_beside_it(disk: DiskCache, tmp_path: Path) -> None:
+    block, plain = make_block(1, 100_000)
+    disk.put(block, plain)
+    content = bytearray(file_of(tmp_path, block).read_bytes())
+    content[-1] ^= 1
+    file_of(tmp_path, block).write_bytes(content)
+    part = disk.get_part(block, 10, 32_000)
+    assert part is not None
+    assert bytes(part) == plain[10:32_010]
+
+
+def test_files_removed_by_others_are_misses_and_their_room_is_used_again(disk: DiskCache, tmp_path: Path) -> None:
+    blocks = [make_block(seed, 9000) for seed in range(3)]
+    for block, plain in blocks:
+        disk.put(block, plain)
+    shutil.rmtree(tmp_path / "cache" / blocks[0][0].hex()[:2])
+    file_of(tmp_path, blocks[1][0]).unlink()
+    assert disk.get(blocks[0][0]) is None
+    assert disk.get_part(blocks[1][0], 0, 5) is None
+    assert disk.get(blocks[2][0]) == blocks[2][1]
+    disk.put(*blocks[0])
+    assert disk.get(blocks[0][0]) == blocks[0][1]
+    assert disk.size_bytes == taken_bytes(tmp_path)
+
+
+def test_the_whole_folder_may_vanish(disk: DiskCache, tmp_path: Path) -> None:
+    disk.put(*make_block(1))
+    shutil.rmtree(tmp_path / "cache")
+    assert disk.get(make_block(1)[0]) is None
+    disk.put(*make_block(2))
+    assert not disk.contains(make_block(2)[0])
+
+
+def test_what_another_process_added_is_used_and_counted(open_disk: Opener, tmp_path: Path) -> None:
+    mine, other = open_disk(), open_disk()
+    block, plain = make_block(1, 50_000)
+    other.put(block, plain)
+    assert mine.contains(block)
+    assert mine.get(block) == plain
+    assert mine.size_bytes == taken_bytes(tmp_path)
+
+
+def test_a_full_disk_is_a_miss_and_leaves_no_half_file(
+    disk: DiskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: Metrics
+) -> None:
+    kept, refused = make_block(1, 9000), make_block(2, 3000)
+    disk.put(*kept)
+
+    def no_room(file: int, buffers: list[Buffer]) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", no_room)
+        disk.put(*refused)
+    assert disk.get(refused[0]) is None
+    assert metrics.snapshot()["cache.disk.failed_writes"] == 1
+    assert disk.size_bytes == taken_bytes(tmp_path)
+    assert not list((tmp_path / "cache" / "tmp").iterdir())
+    disk.put(*refused)
+    assert disk.get(refused[0]) == refused[1]
+
+
+def test_a_write_that_the_system_cuts_short_is_completed(disk: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    block, plain = make_block(1, 50_000)
+    monkeypatch.setattr(os, "writev", lambda file, buffers: os.write(file, bytes(buffers[0])[:1001]))
+    disk.put(block, plain)
+    assert disk.get(block) == plain
+
+
+def test_where_the_disk_is_nearly_full_the_cache_gives_way(
+    disk: DiskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(10):
+        disk.put(*make_block(seed, 100_000))
+    before = taken_bytes(tmp_path)
+    monkeypatch.setattr(BlockFolder, "free_bytes", lambda folder: 0)
+    disk.put(*make_block(99, 250_000))
+    assert not disk.contains(make_block(99)[0])
+    assert taken_bytes(tmp_path) <= before - 250_000
+
+
+def test_sixteen_writers_never_pass_the_bound(
+    open_disk: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, each = 20 * 12_288, 12_288
+    cache = open_disk(limit)
+    lock = threading.Lock()
+    there: set[BlockHash] = set()
+    most = 0
+    really_write, really_remove = BlockFolder.write, BlockFolder.remove
+
+    def write(folder: BlockFolder, block: BlockHash, content: list[Buffer]) -> int:
+        nonlocal most
+        with lock:
+            there.add(block)
+            most = max(most, len(there) * each)
+        return really_write(folder, block, content)
+
+    def remove(folder: BlockFolder, block: BlockHash) -> None:
+        really_remove(folder, block)
+        with lock:
+            there.discard(block)
+
+    monkeypatch.setattr(BlockFolder, "write", write)
+    monkeypatch.setattr(BlockFolder, "remove", remove)
+
+    def work(first: int) -> None:
+        for seed in range(first, first + 25):
+            cache.put(*make_block(seed, 10_000))
+            cache.get(make_block(seed - 3, 10_000)[0])
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(0, 16_000, 1000)))
+    assert most == limit
+    assert limit // 2 < taken_bytes(tmp_path) == cache.size_bytes <= limit
+
+
+def test_the_number_of_files_is_bounded_too(open_disk: Opener, tmp_path: Path) -> None:
+    cache = open_disk(limit_files=5)
+    for seed in range(20):
+        cache.put(*make_block(seed, 100))
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 5
+    assert cache.contains(make_block(19, 100)[0])
+
+
+def test_leftovers_of_a_process_that_died_while_writing_are_removed(open_disk: Opener, tmp_path: Path) -> None:
+    open_disk()
+    old, young = tmp_path / "cache" / "tmp" / "1-a-1", tmp_path / "cache" / "tmp" / "1-a-2"
+    old.write_bytes(b"x")
+    young.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    open_disk()
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_link_in_place_of_a_file_is_not_followed(disk: DiskCache, tmp_path: Path) -> None:
+    block, plain = make_block(1)
+    disk.put(block, plain)
+    path = file_of(tmp_path, block)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert disk.get(block) is None
+
+
+def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"cache directory .*file/below: Not a directory"):
+        DiskCache(tmp_path / "file" / "below", 1000, metrics=Metrics())

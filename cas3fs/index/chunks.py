@@ -144,7 +144,7 @@ class Chunks:
         self._shorten.run(inode, size)
 
     def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
-        """Notes in the inode's row what was stored: the content's size and times, and the sequence of its last change."""
+        """Notes in the inode's row what was stored: the content's size and times, and its last change's sequence."""
         self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq)
 
     def allocated(self, inode: int) -> int:

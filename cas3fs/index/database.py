@@ -73,6 +73,8 @@ class Database:
         self._open_transaction = False
         self._log: int | None = None
         self._sync_failed = False
+        # the first sync counts: a process that was killed may have left commits that the disk has not seen
+        self._commits, self._synced_commits = 1, 0
         self.connection = self._connect(mode, create)
         try:
             self._configure(mode)
@@ -141,6 +143,7 @@ class Database:
         if self.connection.in_transaction:
             self.execute("COMMIT")
             self._open_transaction = False
+            self._commits += 1
 
     def rollback(self) -> None:
         """Ends the transaction, if one is open, and undoes its changes."""
@@ -160,10 +163,12 @@ class Database:
         """
         if self._sync_failed:
             raise IndexDatabaseError(f"{self.path}: an earlier write to the disk failed")
-        if self._log is None:
+        commits = self._commits
+        if self._log is None or self._synced_commits >= commits:
             return
         try:
             os.fdatasync(self._log)
+            self._synced_commits = commits
         except OSError as error:
             self._sync_failed = True
             raise self._os_fault(error) from error

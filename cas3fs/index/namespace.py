@@ -154,7 +154,7 @@ class Namespace:
         return self._inode.one(number)
 
     def save_inodes(self, rows: Iterable[Sequence[int]]) -> None:
-        """Takes over all but creation time and stored sequence; of rows like `InodeRow` the first ten values are read."""
+        """Takes over the first ten values of each row, as in `InodeRow`: all but crtime and stored sequence."""
         self._save_inode.many([row[:10] for row in rows])
 
     def save_attributes(self, rows: Iterable[Sequence[int]]) -> None:

@@ -10,14 +10,14 @@ When SQLite runs out of room it may undo the whole group, not just the operation
 """
 
 import os
+import sqlite3
 import stat
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from sqlalchemy import insert, literal_column
+from sqlalchemy import insert, literal_column, select
 from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -25,11 +25,12 @@ from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.blocks import Blocks
 from cas3fs.index.chunks import Chunks
 from cas3fs.index.database import Database, Mode
+from cas3fs.index.files import remove_database
 from cas3fs.index.namespace import ROOT_INODE, Namespace
 from cas3fs.index.prepared import Prepared, param
 from cas3fs.index.sets import IndexReader
 from cas3fs.index.state import State
-from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION, inodes, metadata
+from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION, alembic_version, inodes, metadata, revision_metadata
 
 ROOT_MODE: Final = stat.S_IFDIR | 0o755
 
@@ -50,31 +51,39 @@ _ADD_ROOT = Prepared(
     .inline(),
     "id mode uid gid now",
 )
+_STAMP = Prepared(insert(alembic_version).values(version_num=param("revision")).inline(), "revision")
+_REVISION = Prepared(select(alembic_version.c.version_num))
 
 
 class _Operation:
     """A savepoint in the group; it holds nothing, so one object serves all operations of an index, nested ones too."""
 
-    __slots__ = ("_database", "_execute")
+    __slots__ = ("_connection", "_database", "_execute")
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._connection = database.connection
         self._execute = database.connection.cursor().execute
 
     def __enter__(self) -> None:
-        database = self._database
-        if not database.connection.in_transaction:
-            database.begin()
-        self._execute("SAVEPOINT operation")
+        try:
+            if not self._connection.in_transaction:
+                self._database.begin()
+            self._execute("SAVEPOINT operation")
+        except sqlite3.Error as error:
+            raise self._database.fault(error) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._execute("RELEASE operation")
-        elif self._database.connection.in_transaction:
-            self._database.execute("ROLLBACK TO operation")
-            self._database.execute("RELEASE operation")
+        try:
+            if kind is None:
+                self._execute("RELEASE operation")
+            elif self._connection.in_transaction:
+                self._execute("ROLLBACK TO operation")
+                self._execute("RELEASE operation")
+        except sqlite3.Error as failure:
+            raise self._database.fault(failure) from failure
 
 
 class Index:
@@ -199,14 +208,14 @@ class PinnedIndex:
             IndexFull: no room for the copy.
             IndexDatabaseError: the index cannot be read, or the copy not written.
         """
-        _remove_database(destination)
+        remove_database(destination)
         target = Database(destination, "scratch", create=True)
         try:
             target.copy_from(self._database)
             target.execute("PRAGMA journal_mode=DELETE")
         except BaseException:
             target.close()
-            _remove_database(destination)
+            remove_database(destination)
             raise
         target.close()
 
@@ -223,29 +232,18 @@ class PinnedIndex:
 
 def _create_schema(database: Database) -> None:
     """Makes all tables, the root directory and the revision's stamp, in one transaction."""
-    sqlite = dialect()
     database.begin()
-    for table in metadata.sorted_tables:
-        database.execute(str(CreateTable(table).compile(dialect=sqlite)))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            database.execute(str(CreateIndex(index).compile(dialect=sqlite)))
-    stamp_revision(database, SCHEMA_REVISION)
-    add_root(database)
+    for table in (*metadata.sorted_tables, *revision_metadata.sorted_tables):
+        database.execute(str(CreateTable(table).compile(dialect=dialect())))
+        for index in table.indexes:
+            database.execute(str(CreateIndex(index).compile(dialect=dialect())))
+    _STAMP.on(database).run(SCHEMA_REVISION)
+    _add_root(database)
     database.commit()
     database.sync()
 
 
-def stamp_revision(database: Database, revision: str) -> None:
-    """Says in the database, as Alembic does, that its tables are those of `revision`."""
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS alembic_version "
-        "(version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
-    )
-    database.execute("DELETE FROM alembic_version")
-    database.execute(f"INSERT INTO alembic_version (version_num) VALUES ('{revision}')")
-
-
-def add_root(database: Database) -> None:
+def _add_root(database: Database) -> None:
     """Makes the root directory, of mode 0755, as this process's user and of now."""
     _ADD_ROOT.on(database).run(ROOT_INODE, ROOT_MODE, os.getuid(), os.getgid(), time.time_ns())
 
@@ -254,7 +252,7 @@ def revision_of(database: Database) -> str | None:
     """The revision of the tables; None where nothing was ever stamped."""
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"):
         return None
-    rows = database.execute("SELECT version_num FROM alembic_version")
+    rows = _REVISION.on(database).all()
     return str(rows[0][0]) if rows else None
 
 
@@ -266,9 +264,3 @@ def _check_revision(database: Database) -> None:
         raise IndexTooNew(f"{database.path}: made by a newer cas3fs (its revision is {revision}): use that")
     if revision != SCHEMA_REVISION:
         raise IndexDatabaseError(f"{database.path}: has to be migrated from {revision} to {SCHEMA_REVISION} first")
-
-
-def _remove_database(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        with suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").unlink()

@@ -8,7 +8,19 @@ the order of their primary key, so that the chunks of a file lie together. SQLit
 of an index, so the one on (parent) is ordered by (parent, id), which is readdir's order.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 REVISIONS = ("0001",)
 """The ids of all migrations, oldest first; kept here so that a start need not import Alembic to know them."""
@@ -110,6 +122,16 @@ volume_state = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+revision_metadata = MetaData()
+"""Alembic's own table, which is no table of ours: declared so that a new index can be made without Alembic."""
+
+alembic_version = Table(
+    "alembic_version",
+    revision_metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 
 staging_metadata = MetaData()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One module a migration, in the order of their `down_revision`."""
+"""The steps, one a file; `cas3fs.index.tables.REVISIONS` names them in their order."""

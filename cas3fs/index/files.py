@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of a database that nobody has open.
+
+Beside ``index.sqlite`` SQLite may keep ``index.sqlite-wal``, the write-ahead log, whose commits it takes over at the
+next opening. It knows them by the path alone: a log that is left beside another database of the same name would spoil
+that one.
+"""
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cas3fs.errors import IndexDatabaseError, IndexFull
+
+_COMPANIONS: Final = ("-wal", "-shm", "-journal")
+
+
+def remove_database(path: Path) -> None:
+    """Removes a database and what SQLite keeps beside it; nothing happens where there is none."""
+    remove_companions(path)
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
+def remove_companions(path: Path) -> None:
+    """Removes what SQLite keeps beside a database, commits included that are not in the database itself yet."""
+    for suffix in _COMPANIONS:
+        with suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").unlink()
+
+
+def put_in_place(source: Path, destination: Path) -> None:
+    """Lets the database `source`, one file on the same file system, take the place of `destination`, durably.
+
+    After a crash either of the two is there, whole; of the former one only what was in its database file, so close it
+    first.
+
+    Raises:
+        IndexFull: no room on the disk.
+        IndexDatabaseError: the disk failed.
+    """
+    try:
+        _sync(source, os.O_RDONLY)
+        remove_companions(destination)
+        source.replace(destination)
+        _sync(destination.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        kind = IndexFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else IndexDatabaseError
+        raise kind(f"{destination}: {error.strerror}") from error
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

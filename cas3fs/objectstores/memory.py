@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Objects in this process's memory: for tests, and as the plainest statement of what a store does.
+
+One lock guards the dictionary; nothing else is done under it but copying.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from cas3fs.errors import InvalidKey, ObjectExists, ObjectMissing
+from cas3fs.objectstores.base import (
+    Body,
+    ListPage,
+    ObjectInfo,
+    ObjectStore,
+    check_key,
+    check_metadata,
+    check_prefix,
+    check_range,
+    too_short,
+)
+
+
+class MemoryStore(ObjectStore):
+    """A dictionary; each instance is a store of its own, whatever its name."""
+
+    def __init__(self, name: str = "", *, page_size: int = 1000) -> None:
+        self.url = f"memory://{name}"
+        self._page_size = page_size
+        self._lock = threading.Lock()
+        self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
+        self._folders: dict[str, int] = {}
+        """How many objects lie under each folder: so that none gets a folder's name."""
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        check_key(key)
+        data = bytes(body) if isinstance(body, bytes | bytearray | memoryview) else body.read()
+        info = ObjectInfo(key, len(data), datetime.now(UTC), dict(check_metadata(metadata)))
+        with self._lock:
+            if key in self._objects:
+                raise ObjectExists(f"{self.url} already has an object {key}")
+            self._check_place(key)
+            self._objects[key] = (info, data)
+            for folder in _folders_of(key):
+                self._folders[folder] = self._folders.get(folder, 0) + 1
+
+    def _check_place(self, key: str) -> None:
+        owner = next((folder for folder in _folders_of(key) if folder in self._objects), None)
+        if owner is not None:
+            raise InvalidKey(f"{key} would lie under the object {owner}: stores made of files cannot hold both")
+        if key in self._folders:
+            raise InvalidKey(f"{key} has objects under it: stores made of files cannot hold both")
+
+    def get(self, key: str) -> bytes:
+        return self._find(key)[1]
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        check_range(start, length)
+        if length == 0:
+            return b""
+        data = self._find(key)[1]
+        if start + length > len(data):
+            raise too_short(key, start, length, len(data))
+        return data[start : start + length]
+
+    def get_suffix(self, key: str, length: int) -> bytes:
+        check_range(0, length)
+        data = self._find(key)[1]
+        return data[max(0, len(data) - length) :]
+
+    def head(self, key: str) -> ObjectInfo:
+        return self._find(key)[0]
+
+    def _find(self, key: str) -> tuple[ObjectInfo, bytes]:
+        with self._lock:
+            found = self._objects.get(check_key(key))
+        if found is None:
+            raise ObjectMissing(f"{self.url} has no object {key}")
+        return found
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        check_prefix(prefix)
+        with self._lock:
+            found = sorted(
+                (info for info, _ in self._objects.values() if info.key.startswith(prefix) and info.key > start_after),
+                key=lambda info: info.key,
+            )
+        page = [info._replace(metadata={}) for info in found[: self._page_size]]
+        return ListPage(page, page[-1].key if len(found) > len(page) else None)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            check_key(key)
+            with self._lock:
+                if self._objects.pop(key, None) is not None:
+                    self._forget_folders(key)
+
+    def _forget_folders(self, key: str) -> None:
+        for folder in _folders_of(key):
+            self._folders[folder] -= 1
+            if self._folders[folder] == 0:
+                del self._folders[folder]
+
+    def close(self) -> None:
+        """Nothing to give back: the objects stay as long as the instance does."""
+
+
+def _folders_of(key: str) -> list[str]:
+    """``a`` and ``a/b`` for ``a/b/c``."""
+    parts = key.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

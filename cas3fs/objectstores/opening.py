@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a URL to a store: what the URL says, and the wrappers that every store gets."""
+
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+from cas3fs.errors import UsageError
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import ObjectStore
+from cas3fs.objectstores.directory import DirectoryStore
+from cas3fs.objectstores.memory import MemoryStore
+
+FORMS: Final = "s3://BUCKET/PREFIX or file:///DIRECTORY"
+_BUCKET: Final = re.compile(r"[a-zA-Z0-9._-]{3,255}\Z")
+_MAX_PREFIX_LENGTH: Final = 400
+
+
+class StoreUrl(NamedTuple):
+    """What a URL says."""
+
+    scheme: str
+    """``s3``, ``file`` or ``memory``."""
+    place: str
+    """A bucket, an absolute path without a slash at its end, or any name."""
+    prefix: str = ""
+    """Of keys in the bucket, without slashes around it."""
+
+    def __str__(self) -> str:
+        if self.scheme == "file":
+            return Path(self.place).as_uri()
+        return f"{self.scheme}://{self.place}/{self.prefix}" if self.prefix else f"{self.scheme}://{self.place}"
+
+
+def parse_url(url: str) -> StoreUrl:
+    """What `url` says, in one spelling: slashes too many are dropped; a file's path is percent-decoded.
+
+    Raises:
+        UsageError: it names no store.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "s3":
+        return _parse_s3(url, rest)
+    if separator and scheme == "file":
+        return _parse_file(url, rest)
+    if separator and scheme == "memory":
+        return StoreUrl("memory", rest)
+    hint = f"; did you mean {Path(url).absolute().as_uri()} ?" if url.startswith(("/", ".")) else ""
+    raise UsageError(f"{url!r} is no volume's URL, which is {FORMS}{hint}")
+
+
+def open_store(
+    url: str,
+    *,
+    metrics: Metrics,
+    endpoint_url: str | None = None,
+    access_key: str | None = None,
+    secret_key: str | None = None,
+    region: str | None = None,
+    max_concurrency: int = 32,
+) -> ObjectStore:
+    """The store that `url` names.
+
+    What is None of endpoint, keys and region is found as boto3 finds it. Nothing is asked of an S3 server yet.
+
+    Raises:
+        UsageError: the URL names no store.
+        StoreMissing: there is no such directory.
+        AccessDenied: the directory may not be opened.
+    """
+    where = parse_url(url)
+    if where.scheme == "memory":
+        return MemoryStore(where.place)
+    if where.scheme == "file":
+        return DirectoryStore(Path(where.place))
+    from cas3fs.objectstores.s3 import S3Settings, S3Store
+
+    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency)
+    return S3Store(where.place, where.prefix, settings)
+
+
+def _parse_s3(url: str, rest: str) -> StoreUrl:
+    bucket, _, path = rest.partition("/")
+    parts = [part for part in path.split("/") if part]
+    if not _BUCKET.match(bucket):
+        raise UsageError(f"{url!r} names no bucket: write s3://BUCKET/PREFIX")
+    prefix = "/".join(parts)
+    if {".", ".."} & set(parts) or not prefix.isprintable() or len(prefix.encode()) > _MAX_PREFIX_LENGTH:
+        raise UsageError(f"{url!r} has a prefix that cannot be used")
+    return StoreUrl("s3", bucket, prefix)
+
+
+def _parse_file(url: str, rest: str) -> StoreUrl:
+    host, slash, path = rest.partition("/")
+    if not slash or host not in ("", "localhost"):
+        raise UsageError(f"{url!r} names no directory of this machine: write file:///ABSOLUTE/PATH")
+    return StoreUrl("file", str(Path(f"/{unquote(path).lstrip('/')}")))

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Objects in a bucket of Amazon S3 or of a server that speaks its protocol, through boto3.
+
+The key of an object is the URL's prefix, a slash, and the key. Configuration and credentials are found as boto3 finds
+them; what is passed here goes first. botocore's own retries are off, as the retry wrapper knows better what may be
+repeated; checksums beyond the signature are sent only where S3 requires them, because many servers stumble over them.
+
+Creating goes with ``If-None-Match: *``. A server that answers 501 to it does not know conditions: from then on this
+store looks first and puts without one, which leaves a gap between the two that `probe_create_if_absent` reports.
+
+Only this module imports boto3. Locks: one, around making the client; the client itself is thread-safe.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConfigParseError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    ResponseStreamingError,
+    SSLError,
+    TokenRetrievalError,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+
+from cas3fs.errors import (
+    AccessDenied,
+    DeleteFailed,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+    TransientStoreError,
+    TruncatedBody,
+    UsageError,
+)
+from cas3fs.objectstores.base import (
+    Body,
+    ListPage,
+    ObjectInfo,
+    ObjectStore,
+    batches,
+    check_key,
+    check_metadata,
+    check_prefix,
+    check_range,
+    is_key,
+    too_short,
+)
+from cas3fs.objectstores.s3_answers import Answer, translate
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
+
+_CONNECT_TIMEOUT_S: Final = 10
+_READ_TIMEOUT_S: Final = 60
+_DEFAULT_REGION: Final = "us-east-1"
+_MISSING_CODES: Final = ("NoSuchKey", "404")
+_NO_CREDENTIALS: Final = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    NoAuthTokenError,
+    TokenRetrievalError,
+    ProfileNotFound,
+    ConfigParseError,
+)
+
+
+class S3Settings(NamedTuple):
+    """How to reach a server; what is None is found as boto3 finds it (environment, profile, instance)."""
+
+    endpoint_url: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = None
+    region: str | None = None
+    connections: int = 32
+    """How many are kept open: as many as there are requests at once."""
+
+
+class S3Store(ObjectStore):
+    """The objects of a bucket whose names begin with a prefix."""
+
+    def __init__(self, bucket: str, prefix: str = "", settings: S3Settings | None = None) -> None:
+        """Nothing is asked of the server yet."""
+        self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+        self._bucket = bucket
+        self._base = f"{prefix}/" if prefix else ""
+        self._settings = settings or S3Settings()
+        self._lock = threading.Lock()
+        self._made: S3Client | None = None
+        self._conditional = True
+
+    @property
+    def _client(self) -> "S3Client":
+        made = self._made
+        if made is not None:
+            return made
+        with self._lock:
+            if self._made is None:
+                self._made = _make_client(self._settings)
+            return self._made
+
+    def close(self) -> None:
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
+
+    # Putting
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        check_key(key)
+        check_metadata(metadata)
+        content = bytes(body) if isinstance(body, bytearray | memoryview) else body
+        start = 0 if isinstance(content, bytes) else content.tell()
+        with self._translated(f"put {key}"):
+            if self._conditional and self._put_conditionally(key, content, metadata):
+                return
+            if not isinstance(content, bytes):
+                content.seek(start)
+            self._refuse_existing(key)
+            self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=content, Metadata=metadata)
+
+    def _put_conditionally(self, key: str, body: bytes | BinaryIO, metadata: Mapping[str, str]) -> bool:
+        """False when the server does not know conditions."""
+        try:
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._base + key, Body=body, Metadata=metadata, IfNoneMatch="*"
+            )
+        except ClientError as error:
+            if _status_of(error) != 501:
+                raise
+            self._conditional = False
+            return False
+        return True
+
+    def _refuse_existing(self, key: str) -> None:
+        try:
+            self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+        except ClientError as error:
+            if _status_of(error) != 404:
+                raise
+            return
+        raise ObjectExists(f"{self.url} already has an object {key}")
+
+    # Reading
+
+    def get(self, key: str) -> bytes:
+        check_key(key)
+        with self._translated(f"get {key}"):
+            return self._read(key, self._client.get_object(Bucket=self._bucket, Key=self._base + key))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        check_key(key)
+        check_range(start, length)
+        if length == 0:
+            return b""
+        wanted = f"bytes={start}-{start + length - 1}"
+        with self._translated(f"get {key}"):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=wanted)
+            except ClientError as error:
+                if _status_of(error) == 416:
+                    raise too_short(key, start, length) from error
+                raise
+            data = self._read(key, answer)
+        if _is_whole(answer):  # a server that does not know ranges
+            data = data[start : start + length]
+        if len(data) != length:
+            raise too_short(key, start, length)
+        return data
+
+    def get_suffix(self, key: str, length: int) -> bytes:
+        check_key(key)
+        check_range(0, length)
+        if length == 0:
+            return b""
+        with self._translated(f"get {key}"):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=f"bytes=-{length}")
+            except ClientError as error:
+                if _status_of(error) != 416:
+                    raise
+                # The object is shorter, or empty: some servers refuse that.
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
+            data = self._read(key, answer)
+        return data[-length:]
+
+    def _read(self, key: str, answer: "GetObjectOutputTypeDef") -> bytes:
+        with answer["Body"] as body:
+            data = body.read()
+        if len(data) != answer["ContentLength"]:
+            raise TruncatedBody(f"{self.url}: {key} broke off after {len(data)} of {answer['ContentLength']} bytes")
+        return data
+
+    def head(self, key: str) -> ObjectInfo:
+        check_key(key)
+        with self._translated(f"look at {key}"):
+            answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+        # Some servers change the case of the names.
+        metadata = {name.lower(): value for name, value in answer["Metadata"].items()}
+        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"], metadata)
+
+    # Listing and deleting
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        check_prefix(prefix)
+        found, more = self._list_some(self._base + prefix, self._base + start_after)
+        if any(one.key >= next_one.key for one, next_one in pairwise(found)) or (found and found[0].key <= start_after):
+            raise StoreRefused(f"{self.url}: the server lists names out of order, and cas3fs relies on the order")
+        # What is not ours, such as the empty objects that stand for folders in some tools, is passed over.
+        objects = [info for info in found if is_key(info.key)]
+        return ListPage(objects, found[-1].key if more else None)
+
+    def _list_some(self, prefix: str, start_after: str) -> tuple[list[ObjectInfo], bool]:
+        """At least one object, unless there are no more; and whether there are."""
+        token = ""
+        while True:
+            with self._translated("list it"):
+                if token:
+                    answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, ContinuationToken=token)
+                else:
+                    answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=start_after)
+            found = [
+                ObjectInfo(one["Key"][len(self._base) :], one["Size"], one["LastModified"])
+                for one in answer.get("Contents", ())
+                if one["Key"] != self._base
+            ]
+            token = answer.get("NextContinuationToken", "") if answer["IsTruncated"] else ""
+            if found or not token:
+                return found, bool(answer["IsTruncated"])
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        refused: dict[str, str] = {}
+        for batch in batches(check_key(key) for key in keys):
+            refused |= self._delete_batch(batch)
+        if refused:
+            key, reason = next(iter(refused.items()))
+            text = f"{len(refused)} objects of {self.url} could not be deleted, such as {key}: {reason}"
+            raise DeleteFailed(text, tuple(refused))
+
+    def _delete_batch(self, keys: list[str]) -> dict[str, str]:
+        """The keys that were refused, with the reason."""
+        names: list[ObjectIdentifierTypeDef] = [{"Key": self._base + key} for key in keys]
+        try:
+            with self._translated(f"delete {len(keys)} objects"):
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": names, "Quiet": True})
+        except StoreRefused:  # not every server deletes several at once
+            return self._delete_singly(keys)
+        failed: dict[str, str] = {}
+        for error in answer.get("Errors", ()):
+            if error.get("Code") not in _MISSING_CODES:
+                failed[error["Key"][len(self._base) :]] = f"{error.get('Code', '')} {error.get('Message', '')}".strip()
+        return failed
+
+    def _delete_singly(self, keys: list[str]) -> dict[str, str]:
+        failed: dict[str, str] = {}
+        for key in keys:
+            try:
+                with self._translated(f"delete {key}"):
+                    self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
+            except ObjectMissing:
+                pass
+            except TransientStoreError:
+                raise
+            except StoreError as error:
+                failed[key] = str(error)
+        return failed
+
+    # Errors
+
+    @contextmanager
+    def _translated(self, action: str) -> Iterator[None]:
+        """Turn what boto3 raises into the exceptions of cas3fs."""
+        try:
+            yield
+        except ClientError as error:
+            told = error.response.get("Error", {})
+            answer = Answer(
+                self.url, action, self._bucket, _status_of(error), told.get("Code", ""), told.get("Message", "")
+            )
+            raise translate(answer) from error
+        except (BotoCoreError, OSError) as error:
+            raise self._transport_error(error, action) from error
+
+    def _transport_error(self, error: Exception, action: str) -> StoreError:
+        if isinstance(error, MetadataRetrievalError):
+            return StoreUnreachable(f"{self.url}: no answer from the service that gives credentials: {error}")
+        if isinstance(error, _NO_CREDENTIALS):
+            return AccessDenied(f"{self.url}: no usable credentials: {_line(error)} (set AWS_PROFILE, or the keys)")
+        if isinstance(error, IncompleteReadError | ResponseStreamingError):
+            return TruncatedBody(f"{self.url}: cannot {action}: the answer broke off")
+        where = self.url if self._made is None else self._made.meta.endpoint_url
+        if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return StoreRefused(f"{where}: its certificate is not trusted (set AWS_CA_BUNDLE): {_reason(error)}")
+        if isinstance(error, ReadTimeoutError):
+            return StoreUnreachable(f"{where} gave no answer within {_READ_TIMEOUT_S} s: cannot {action} in {self.url}")
+        if isinstance(error, BotoConnectionError | HTTPClientError | OSError):
+            return StoreUnreachable(f"cannot reach {where} for {self.url}: {_reason(error)}")
+        return StoreRefused(f"{self.url}: cannot {action}: {_line(error)}")
+
+
+def _make_client(settings: S3Settings) -> "S3Client":
+    try:
+        session = boto3.session.Session()
+        return session.client(
+            "s3",
+            endpoint_url=settings.endpoint_url,
+            aws_access_key_id=settings.access_key,
+            aws_secret_access_key=settings.secret_key,
+            region_name=settings.region or session.region_name or _DEFAULT_REGION,
+            config=Config(
+                retries={"total_max_attempts": 1},
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                read_timeout=_READ_TIMEOUT_S,
+                max_pool_connections=settings.connections,
+                tcp_keepalive=True,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+    except ValueError as error:
+        raise UsageError(f"the S3 endpoint makes no sense: {_line(error)}") from error
+
+
+def _status_of(error: ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _is_whole(answer: "GetObjectOutputTypeDef") -> bool:
+    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said at the bottom, such as ``Connection refused``; otherwise the error's own words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        inner = getattr(seen, "kwargs", {}).get("error")
+        seen = inner if isinstance(inner, BaseException) else (seen.__cause__ or seen.__context__)
+    return _line(error) if isinstance(error, Exception) else repr(error)

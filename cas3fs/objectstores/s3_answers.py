@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an S3 server's refusal means, as an exception whose text an administrator can act on.
+
+It works on the answer's status, code and message alone, so it needs no S3 library. Codes come first, as several share a
+status; servers that send no code (any answer to HEAD) are judged by the status. Codes beyond Amazon's own are those of
+MinIO and Ceph.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from cas3fs.errors import (
+    AccessDenied,
+    ObjectExists,
+    ObjectMissing,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreMissing,
+    StoreRefused,
+)
+
+_MESSAGE_LENGTH: Final = 300
+
+
+class Answer(NamedTuple):
+    """A refusal, and to what."""
+
+    url: str
+    """The store's."""
+    action: str
+    """What was tried, such as ``put packs/00000007/3f9c``."""
+    bucket: str
+    status: int
+    code: str
+    message: str
+
+    @property
+    def words(self) -> str:
+        """What the server said, on one line and not without end."""
+        said = " ".join(f"{self.status} {self.code} {self.message}".split())
+        return said if len(said) <= _MESSAGE_LENGTH else said[:_MESSAGE_LENGTH] + "..."
+
+    @property
+    def attempt(self) -> str:
+        """The beginning of every text: where and what."""
+        return f"{self.url}: cannot {self.action}"
+
+
+def translate(answer: Answer) -> StoreError:
+    """The exception for a refusal: transient only where asking again may help."""
+    by_code = _BY_CODE.get(answer.code)
+    if by_code is not None:
+        return by_code(answer)
+    by_status = _BY_STATUS.get(answer.status)
+    if by_status is not None:
+        return by_status(answer)
+    return _busy(answer) if answer.status >= 500 else _refused(answer)
+
+
+def _refused(answer: Answer) -> StoreError:
+    return StoreRefused(f"{answer.attempt}: the server answers {answer.words}")
+
+
+def _busy(answer: Answer) -> StoreError:
+    return StoreBusy(f"{answer.attempt}: the server answers {answer.words}")
+
+
+def _missing(answer: Answer) -> StoreError:
+    return ObjectMissing(f"{answer.attempt}: there is no such object")
+
+
+def _exists(answer: Answer) -> StoreError:
+    return ObjectExists(f"{answer.attempt}: the name is taken")
+
+
+def _no_bucket(answer: Answer) -> StoreError:
+    return StoreMissing(f"no such bucket: {answer.bucket} (make it first, or check the URL and the endpoint)")
+
+
+def _denied(answer: Answer) -> StoreError:
+    return AccessDenied(f"{answer.attempt}: access denied: the credentials lack the right ({answer.words})")
+
+
+def _unknown_key(answer: Answer) -> StoreError:
+    return AccessDenied(f"{answer.url}: unknown access key (check AWS_ACCESS_KEY_ID or AWS_PROFILE)")
+
+
+def _wrong_secret(answer: Answer) -> StoreError:
+    return AccessDenied(f"{answer.url}: wrong secret key (check AWS_SECRET_ACCESS_KEY or AWS_PROFILE)")
+
+
+def _expired(answer: Answer) -> StoreError:
+    return AccessDenied(f"{answer.url}: the credentials have expired or are not valid: get new ones ({answer.words})")
+
+
+def _clock(answer: Answer) -> StoreError:
+    return AccessDenied(f"{answer.url}: this machine's clock is too far from the server's: set it right")
+
+
+def _full(answer: Answer) -> StoreError:
+    return StoreFull(f"{answer.attempt}: the store is full ({answer.words})")
+
+
+def _region(answer: Answer) -> StoreError:
+    return StoreRefused(f"bucket {answer.bucket} is served elsewhere: set AWS_REGION or the endpoint ({answer.words})")
+
+
+_BY_CODE: Final[Mapping[str, Callable[[Answer], StoreError]]] = {
+    "NoSuchKey": _missing,
+    "NoSuchBucket": _no_bucket,
+    "PreconditionFailed": _exists,
+    "ConditionalRequestConflict": _busy,
+    "OperationAborted": _busy,
+    "AccessDenied": _denied,
+    "AllAccessDisabled": _denied,
+    "InvalidAccessKeyId": _unknown_key,
+    "SignatureDoesNotMatch": _wrong_secret,
+    "ExpiredToken": _expired,
+    "InvalidToken": _expired,
+    "TokenRefreshRequired": _expired,
+    "RequestTimeTooSkewed": _clock,
+    "RequestExpired": _clock,
+    "PermanentRedirect": _region,
+    "AuthorizationHeaderMalformed": _region,
+    "IllegalLocationConstraintException": _region,
+    # Said with 400, though the next attempt may well arrive whole.
+    "RequestTimeout": _busy,
+    "IncompleteBody": _busy,
+    "BadDigest": _busy,
+    "XAmzContentSHA256Mismatch": _busy,
+    "SlowDown": _busy,
+    "Throttling": _busy,
+    "ThrottlingException": _busy,
+    "RequestLimitExceeded": _busy,
+    "TooManyRequests": _busy,
+    "QuotaExceeded": _full,
+    "XMinioStorageFull": _full,
+    "XMinioAdminBucketQuotaExceeded": _full,
+    "InsufficientStorage": _full,
+    "NotImplemented": _refused,
+}
+
+_BY_STATUS: Final[Mapping[int, Callable[[Answer], StoreError]]] = {
+    301: _region,
+    401: _denied,
+    403: _denied,
+    404: _missing,
+    408: _busy,
+    409: _busy,
+    412: _exists,
+    425: _busy,
+    429: _busy,
+    501: _refused,
+    505: _refused,
+    507: _full,
+}

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every kind of object in a volume, with every attribute, coercer and default.
+
+Attributes without a default are required. Sizes are in bytes, times in UTC.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar, NamedTuple
+from uuid import UUID
+
+from cas3fs.entries.attributes import attribute, stored_kind
+from cas3fs.entries.coercers import counts, flag, identifier, moment, natural, one_of, optional, sequence_of, text
+from cas3fs.entries.entry import Entry, IdSource
+from cas3fs.entries.nodes import NodeEntry
+
+VOLUME_ID = "volume"
+RELEASED_ID = "released"
+VOLUME_FORMAT = 1
+"""The newest format of a volume that this version reads and writes."""
+
+
+@stored_kind
+class VolumeEntry(Entry):
+    """``volume``: what was decided at mkfs, for good."""
+
+    kind: ClassVar[str] = "volume"
+    id: str = VOLUME_ID
+
+    uuid: UUID = attribute(identifier, metadata=True)
+    format: int = attribute(natural, metadata=True)
+    created: datetime = attribute(moment, metadata=True)
+    chunker: str = attribute(one_of("fastcdc", "fixed"))
+    block_size: int = attribute(natural)
+    pack_size: int = attribute(natural)
+    compression: str = attribute(text)
+    label: str = attribute(text, default="", metadata=True)
+    fenced: bool = attribute(flag, default=True)
+    """The store honours create-if-absent, so that two writers never both claim an epoch."""
+
+
+@stored_kind
+class EpochEntry(Entry):
+    """``epochs/00000007``: one writer's claim; ``epochs/00000007-<claim>`` where the store ignores conditions."""
+
+    kind: ClassVar[str] = "epoch"
+    folder: ClassVar[str] = "epochs"
+
+    epoch: int = attribute(natural, metadata=True)
+    claim: UUID = attribute(identifier, metadata=True)
+    host: str = attribute(text)
+    user: str = attribute(text)
+    pid: int = attribute(natural)
+    boot_id: str = attribute(text, default="")
+    time: datetime = attribute(moment, metadata=True)
+    took_over: str | None = attribute(optional(text), default=None)
+    """Key of the unreleased epoch that this one took over."""
+
+
+@stored_kind
+class ReleaseEntry(Entry):
+    """``epochs/00000007.released``: the sub-entry with which a writer gives its epoch back."""
+
+    kind: ClassVar[str] = "release"
+    id: str = RELEASED_ID
+
+    claim: UUID = attribute(identifier, metadata=True)
+    time: datetime = attribute(moment, metadata=True)
+
+
+@stored_kind
+class PackEntry(Entry):
+    """``packs/00000007/3f9c...``: blocks, in the format of `cas3fs.blocks.packs`; its hash ends the id."""
+
+    kind: ClassVar[str] = "pack"
+    folder: ClassVar[str] = "packs"
+    framed: ClassVar[bool] = False
+
+    blocks: int | None = attribute(optional(natural), default=None, metadata=True)
+
+
+class PagesUse(NamedTuple):
+    """How much a snapshot needs of a pages entry: `live_size` of its `total_size` bytes."""
+
+    id: str
+    live_size: int
+    total_size: int
+
+
+def _pages_use(value: Any) -> PagesUse:
+    if not isinstance(value, list | tuple) or len(value) != len(PagesUse._fields):
+        raise TypeError("not the use of a pages entry")
+    return PagesUse(text(value[0]), natural(value[1]), natural(value[2]))
+
+
+@stored_kind
+class SnapshotEntry(NodeEntry):
+    """``snapshots/00000007-0000000123``: the manifest. Its parts are the lists of segment references, each in a pages
+    entry; the format of lists and segments is that of `cas3fs.snapshots.tree`."""
+
+    kind: ClassVar[str] = "snapshot"
+    folder: ClassVar[str] = "snapshots"
+
+    epoch: int = attribute(natural, metadata=True)
+    sequence: int = attribute(natural, metadata=True)
+    parent: str | None = attribute(optional(text), default=None, metadata=True)
+    name: str | None = attribute(optional(text), default=None, metadata=True)
+    time: datetime = attribute(moment, metadata=True)
+    index_size: int = attribute(natural, metadata=True)
+    segment_size: int = attribute(natural)
+    list_length: int = attribute(natural)
+    """Segments to a list; the last list may have fewer."""
+    pages: tuple[PagesUse, ...] = attribute(sequence_of(_pages_use))
+    """Every pages entry that the lists and their segments lie in."""
+    new_size: int = attribute(natural, default=0, metadata=True)
+    """What this snapshot added to the store, without the manifest."""
+    facts: Mapping[str, int] = attribute(counts, default={})
+    """What is told of the file system at that moment: files, logical bytes and the like."""
+
+
+@stored_kind
+class PagesEntry(Entry):
+    """``pages/00000007-0000000123``: the segments and lists that were new in that snapshot. Its data is found by the
+    references in manifests and lists, which give offsets in the object."""
+
+    kind: ClassVar[str] = "pages"
+    folder: ClassVar[str] = "pages"
+
+    epoch: int = attribute(natural, metadata=True)
+    sequence: int = attribute(natural, metadata=True)
+    time: datetime = attribute(moment)
+
+
+@stored_kind
+class PartEntry(Entry):
+    """``parts/<BLAKE3>``: a part of some node's data that lies in no other object."""
+
+    kind: ClassVar[str] = "part"
+    folder: ClassVar[str] = "parts"
+    ids: ClassVar[IdSource] = IdSource.CONTENT
+    framed: ClassVar[bool] = False
+
+
+ALL_KINDS: tuple[type[Entry], ...] = (
+    VolumeEntry,
+    EpochEntry,
+    ReleaseEntry,
+    PackEntry,
+    SnapshotEntry,
+    PagesEntry,
+    PartEntry,
+)

@@ -11,6 +11,8 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.objectstores.wrappers import LimitedStore, MeasuredStore, RetryingStore, RetryPolicy, TokenBucket
 
 FORMS: Final = "s3://BUCKET/PREFIX or file:///DIRECTORY"
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9._-]{3,255}\Z")
@@ -59,24 +61,35 @@ def open_store(
     secret_key: str | None = None,
     region: str | None = None,
     max_concurrency: int = 32,
+    retry: RetryPolicy | None = None,
+    upload_bytes_per_s: float | None = None,
+    download_bytes_per_s: float | None = None,
 ) -> ObjectStore:
-    """The store that `url` names.
+    """The store that `url` names, with all wrappers around it.
 
-    What is None of endpoint, keys and region is found as boto3 finds it. Nothing is asked of an S3 server yet.
+    What is None of endpoint, keys and region is found as boto3 finds it; no `retry` means `RetryPolicy`'s defaults, no
+    bandwidth means no limit. Nothing is asked of an S3 server yet.
 
     Raises:
         UsageError: the URL names no store.
         StoreMissing: there is no such directory.
         AccessDenied: the directory may not be opened.
     """
-    where = parse_url(url)
+    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency)
+    bare = _open_bare(parse_url(url), settings)
+    upload = TokenBucket(upload_bytes_per_s) if upload_bytes_per_s else None
+    download = TokenBucket(download_bytes_per_s) if download_bytes_per_s else None
+    limited = LimitedStore(MeasuredStore(bare, metrics), max_concurrency, upload, download)
+    return RetryingStore(limited, retry or RetryPolicy(), metrics)
+
+
+def _open_bare(where: StoreUrl, settings: S3Settings) -> ObjectStore:
     if where.scheme == "memory":
         return MemoryStore(where.place)
     if where.scheme == "file":
         return DirectoryStore(Path(where.place))
-    from cas3fs.objectstores.s3 import S3Settings, S3Store
+    from cas3fs.objectstores.s3 import S3Store
 
-    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency)
     return S3Store(where.place, where.prefix, settings)
 
 

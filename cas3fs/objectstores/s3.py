@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import boto3
 from botocore.config import Config
@@ -64,6 +64,7 @@ from cas3fs.objectstores.base import (
     too_short,
 )
 from cas3fs.objectstores.s3_answers import Answer, translate
+from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -82,17 +83,6 @@ _NO_CREDENTIALS: Final = (
     ProfileNotFound,
     ConfigParseError,
 )
-
-
-class S3Settings(NamedTuple):
-    """How to reach a server; what is None is found as boto3 finds it (environment, profile, instance)."""
-
-    endpoint_url: str | None = None
-    access_key: str | None = None
-    secret_key: str | None = None
-    region: str | None = None
-    connections: int = 32
-    """How many are kept open: as many as there are requests at once."""
 
 
 class S3Store(ObjectStore):

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What wrappers have in common: every request passes one method, `around`."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import TypeVar
+
+from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore, batches, body_size
+
+Result = TypeVar("Result")
+
+
+class Operation(Enum):
+    """The kinds of requests; the value is the name in metrics."""
+
+    PUT = "put"
+    GET = "get"
+    HEAD = "head"
+    LIST = "list"
+    DELETE = "delete"
+
+
+class WrappedStore(ObjectStore):
+    """A store that hands each request to the one within, through `around`."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.url = inner.url
+        self._inner = inner
+
+    @abstractmethod
+    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+        """Make the request and give its answer; `size_bytes` is what it carries, None where only the answer tells."""
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        self.around(Operation.PUT, body_size(body), lambda: self._inner.put_if_absent(key, body, metadata))
+
+    def get(self, key: str) -> bytes:
+        return self.around(Operation.GET, None, lambda: self._inner.get(key))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        return self.around(Operation.GET, length, lambda: self._inner.get_range(key, start, length))
+
+    def get_suffix(self, key: str, length: int) -> bytes:
+        return self.around(Operation.GET, None, lambda: self._inner.get_suffix(key, length))
+
+    def head(self, key: str) -> ObjectInfo:
+        return self.around(Operation.HEAD, 0, lambda: self._inner.head(key))
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        return self.around(Operation.LIST, 0, lambda: self._inner.list_page(prefix, start_after))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        for batch in batches(keys):
+            self._delete_batch(batch)
+
+    def _delete_batch(self, batch: list[str]) -> None:
+        self.around(Operation.DELETE, 0, lambda: self._inner.delete_many(batch))
+
+    def close(self) -> None:
+        self._inner.close()

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Counts requests, their bytes, seconds and failures, by kind of request.
+
+In the metrics: ``store.put`` (a timer: count, seconds, longest), ``store.put.bytes``, ``store.put.errors``, and so for
+get, head, list and delete; ``store.requests`` counts all. That an object is missing, or exists already, is an answer
+and no failure.
+"""
+
+from collections.abc import Callable
+
+from cas3fs.errors import ObjectExists, ObjectMissing
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import ObjectStore
+from cas3fs.objectstores.wrappers.base import Operation, Result, WrappedStore
+
+
+class MeasuredStore(WrappedStore):
+    """Enters every request in `metrics`."""
+
+    def __init__(self, inner: ObjectStore, metrics: Metrics) -> None:
+        super().__init__(inner)
+        self._requests = metrics.counter("store.requests")
+        self._timers = {operation: metrics.timer(f"store.{operation.value}") for operation in Operation}
+        self._bytes = {operation: metrics.counter(f"store.{operation.value}.bytes") for operation in Operation}
+        self._errors = {operation: metrics.counter(f"store.{operation.value}.errors") for operation in Operation}
+
+    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+        self._requests.add()
+        try:
+            with self._timers[operation]:
+                result = request()
+        except (ObjectExists, ObjectMissing):
+            raise
+        except BaseException:
+            self._errors[operation].add()
+            raise
+        self._bytes[operation].add(len(result) if isinstance(result, bytes) else size_bytes or 0)
+        return result

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One writer at a time: claims, releases, rivals, crashes and take-over."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.errors import (
+    EpochHeld,
+    ObjectExists,
+    StateConflict,
+    StoreUnreachable,
+    VolumeFormatError,
+)
+from cas3fs.objectstores.base import Body
+from cas3fs.objectstores.memory import MemoryStore
+
+ALICE = Identity("alpha", "alice", 11, "boot-a")
+BOB = Identity("beta", "bob", 22, "boot-b")
+
+
+class Store(MemoryStore):
+    """Memory that can run a hook before or after a put, and can be told to ignore conditions."""
+
+    def __init__(self, *, conditional: bool = True) -> None:
+        super().__init__()
+        self.conditional = conditional
+        self.before_put: Callable[[str], None] = lambda key: None
+        self.after_put: Callable[[str], None] = lambda key: None
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        self.before_put(key)
+        try:
+            super().put_if_absent(key, body, metadata)
+        except ObjectExists:
+            if self.conditional:
+                raise
+            self.delete_many([key])
+            super().put_if_absent(key, body, metadata)
+        self.after_put(key)
+
+
+@pytest.fixture(params=[True, False], ids=["fenced", "unfenced"])
+def fenced(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def store(fenced: bool) -> Store:
+    return Store(conditional=fenced)
+
+
+@pytest.fixture
+def epochs(store: Store, fenced: bool) -> Epochs:
+    return Epochs(Shelf(store), fenced=fenced, sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "here").mkdir()
+    return tmp_path / "here" / "claim"
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    (tmp_path / "there").mkdir()
+    return tmp_path / "there" / "claim"
+
+
+def keys(store: MemoryStore) -> list[str]:
+    return [info.key for info in store.list()]
+
+
+def test_the_first_claim_of_a_volume_is_epoch_one(epochs: Epochs, store: Store, here: Path, fenced: bool) -> None:
+    assert epochs.newest() is None
+    claim = epochs.claim(ALICE, here)
+    assert (claim.epoch, claim.lineage, claim.took_over) == (1, (), None)
+    suffix = "" if fenced else "-" + claim.uuid.hex
+    assert keys(store) == ["epochs/00000001" + suffix]
+    newest = epochs.newest()
+    assert newest is not None and newest.entry.claim == claim.uuid and not newest.released
+
+
+def test_a_released_epoch_is_followed_by_the_next_and_the_line_goes_on(epochs: Epochs, here: Path) -> None:
+    first = epochs.claim(ALICE, here)
+    epochs.release(first)
+    newest = epochs.newest()
+    assert newest is not None and newest.released
+    second = epochs.claim(ALICE, here)
+    assert (second.epoch, second.lineage) == (2, (first.uuid,))
+
+
+def test_another_state_directory_is_refused_while_the_epoch_is_held(epochs: Epochs, here: Path, there: Path) -> None:
+    epochs.claim(ALICE, here)
+    with pytest.raises(EpochHeld) as caught:
+        epochs.claim(BOB, there)
+    for word in ("alpha", "alice", "11", "another machine", "--take-over", "UTC"):
+        assert word in str(caught.value)
+
+
+def test_the_refusal_tells_when_the_holder_is_this_machine(epochs: Epochs, here: Path, there: Path) -> None:
+    epochs.claim(ALICE, here)
+    with pytest.raises(EpochHeld, match="this machine, but another state directory"):
+        epochs.claim(ALICE, there)
+
+
+def test_a_crashed_mount_goes_on_from_its_own_state_directory(epochs: Epochs, here: Path) -> None:
+    crashed = epochs.claim(ALICE, here)
+    again = epochs.claim(ALICE, here)
+    once_more = epochs.claim(ALICE, here)
+    assert (again.epoch, again.lineage) == (2, (crashed.uuid,))
+    assert (once_more.epoch, once_more.lineage) == (3, (crashed.uuid, again.uuid))
+
+
+def test_another_writer_in_between_ends_the_line(epochs: Epochs, here: Path, there: Path) -> None:
+    epochs.release(epochs.claim(ALICE, here))
+    epochs.release(epochs.claim(BOB, there))
+    back = epochs.claim(ALICE, here)
+    assert (back.epoch, back.lineage) == (3, ())
+    epochs.release(back)
+    assert epochs.claim(ALICE, here).lineage == (back.uuid,)
+
+
+def test_releasing_twice_is_fine(epochs: Epochs, store: Store, here: Path) -> None:
+    claim = epochs.claim(ALICE, here)
+    epochs.release(claim)
+    epochs.release(claim)
+    assert Shelf(store).load(ReleaseEntry, "released", owner=claim.key).claim == claim.uuid
+
+
+def test_a_writer_that_was_taken_over_finds_out(epochs: Epochs, here: Path, there: Path) -> None:
+    old = epochs.claim(ALICE, here)
+    assert epochs.is_newest(old)
+    new = epochs.claim(BOB, there, take_over=True)
+    assert (new.epoch, new.took_over, new.lineage) == (2, old.key, ())
+    assert not epochs.is_newest(old) and epochs.is_newest(new)
+    with pytest.raises(EpochHeld, match="beta"):
+        epochs.claim(ALICE, here)
+
+
+def test_taking_over_what_is_not_held_is_a_plain_claim(epochs: Epochs, here: Path, there: Path) -> None:
+    epochs.release(epochs.claim(ALICE, here))
+    assert epochs.claim(BOB, there, take_over=True).took_over is None
+
+
+def test_an_own_release_does_not_look_like_a_later_writer(epochs: Epochs, here: Path) -> None:
+    claim = epochs.claim(ALICE, here)
+    epochs.release(claim)
+    assert epochs.is_newest(claim)
+
+
+def test_a_claim_that_was_applied_though_it_seemed_to_fail_is_ours(epochs: Epochs, store: Store, here: Path) -> None:
+    first = epochs.claim(ALICE, here)
+
+    def fail(key: str) -> None:
+        raise StoreUnreachable("the answer was lost")
+
+    store.after_put = fail
+    with pytest.raises(StoreUnreachable):
+        epochs.claim(ALICE, here)
+    store.after_put = lambda key: None
+    again = epochs.claim(ALICE, here)
+    assert again.epoch == 3
+    assert again.lineage[0] == first.uuid and len(again.lineage) == 2
+
+
+def test_a_claim_that_never_arrived_is_made_again(epochs: Epochs, store: Store, here: Path) -> None:
+    first = epochs.claim(ALICE, here)
+
+    def fail(key: str) -> None:
+        raise StoreUnreachable("no route")
+
+    store.before_put = fail
+    with pytest.raises(StoreUnreachable):
+        epochs.claim(ALICE, here)
+    store.before_put = lambda key: None
+    again = epochs.claim(ALICE, here)
+    assert (again.epoch, again.lineage) == (2, (first.uuid,))
+
+
+def test_a_claim_that_arrives_late_is_still_ours(here: Path) -> None:
+    store = Store()
+    epochs = Epochs(Shelf(store), sleep=lambda seconds: None)
+    late: list[tuple[str, bytes]] = []
+
+    class Delayed(Store):
+        def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+            assert isinstance(body, bytes)
+            late.append((key, body))
+            raise StoreUnreachable("timeout")
+
+    with pytest.raises(StoreUnreachable):
+        Epochs(Shelf(Delayed()), sleep=lambda seconds: None).claim(ALICE, here)
+
+    def arrive(key: str) -> None:
+        if late:
+            MemoryStore.put_if_absent(store, *late.pop())
+
+    store.before_put = arrive
+    claim = epochs.claim(ALICE, here)
+    assert claim.epoch == 1 and epochs.is_newest(claim)
+
+
+def test_a_store_that_answers_exists_to_our_own_first_attempt_gives_us_the_epoch(here: Path) -> None:
+    class Doubling(Store):
+        def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+            super().put_if_absent(key, body, metadata)
+            super().put_if_absent(key, body, metadata)
+
+    store = Doubling()
+    claim = Epochs(Shelf(store)).claim(ALICE, here)
+    assert Shelf(store).load(EpochEntry, "00000001").claim == claim.uuid
+
+
+def test_who_loses_the_race_is_refused_even_when_taking_over(
+    epochs: Epochs, store: Store, here: Path, there: Path, tmp_path: Path
+) -> None:
+    epochs.claim(ALICE, here)
+    rivals: list[Claim] = []
+
+    def rival_first(key: str) -> None:
+        store.before_put = lambda key: None
+        rivals.append(epochs.claim(BOB, there, take_over=True))
+
+    store.before_put = rival_first
+    carol = Identity("gamma", "carol", 33)
+    with pytest.raises(EpochHeld, match="beta"):
+        epochs.claim(carol, tmp_path / "carol", take_over=True)
+    assert epochs.is_newest(rivals[0])
+
+
+def test_unfenced_rivals_both_withdraw_and_one_comes_back(tmp_path: Path, here: Path, there: Path) -> None:
+    """Both put, both list, both see the other."""
+    store = Store(conditional=False)
+    meet = threading.Barrier(2, timeout=20)
+    met = threading.Semaphore(2)
+
+    def wait_for_the_other(key: str) -> None:
+        if "released" not in key and met.acquire(blocking=False):
+            meet.wait()
+
+    store.after_put = wait_for_the_other
+    waits: list[float] = []
+
+    def claim(who: Identity, path: Path) -> Claim | None:
+        epochs = Epochs(Shelf(store), fenced=False, sleep=waits.append)
+        try:
+            return epochs.claim(who, path)
+        except EpochHeld:
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        claims = list(pool.map(claim, (ALICE, BOB), (here, there)))
+    winners = [one for one in claims if one]
+    assert len(winners) <= 1 and waits
+    if winners:
+        assert keys(store) == [winners[0].key]
+    else:
+        assert keys(store) == []
+
+
+def test_of_many_that_claim_at_once_one_wins(tmp_path: Path, fenced: bool) -> None:
+    for turn in range(25):
+        store = Store(conditional=fenced)
+        start = threading.Barrier(3, timeout=20)
+
+        def claim(
+            number: int, turn: int = turn, store: Store = store, start: threading.Barrier = start
+        ) -> Claim | None:
+            epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda seconds: time.sleep(seconds / 100))
+            start.wait()
+            try:
+                return epochs.claim(Identity(f"host{number}", "u", number), tmp_path / f"{turn}-{number}")
+            except EpochHeld:
+                return None
+
+        with ThreadPoolExecutor(3) as pool:
+            winners = [one for one in pool.map(claim, range(3)) if one]
+        assert len(winners) == 1
+        assert keys(store) == [one.key for one in winners]
+
+
+def test_a_damaged_claim_file_is_named(epochs: Epochs, here: Path) -> None:
+    for content in ("{", "{}", '{"held": [{"epoch": 1}], "pending": null}', "[]"):
+        here.write_text(content)
+        with pytest.raises(StateConflict, match="claim"):
+            epochs.claim(ALICE, here)
+
+
+def test_the_claim_file_is_written_before_the_claim(epochs: Epochs, store: Store, here: Path) -> None:
+    seen: list[dict[str, object]] = []
+    store.before_put = lambda key: seen.append(json.loads(here.read_text())["pending"])
+    claim = epochs.claim(ALICE, here)
+    assert seen == [{"epoch": 1, "uuid": str(claim.uuid), "continues": False}]
+    assert json.loads(here.read_text()) == {"held": [{"epoch": 1, "uuid": str(claim.uuid)}], "pending": None}
+
+
+def test_the_claim_file_does_not_grow_without_end(epochs: Epochs, here: Path) -> None:
+    for _ in range(40):
+        claim = epochs.claim(ALICE, here)
+    assert claim.epoch == 40 and 30 <= len(claim.lineage) <= 40
+
+
+def test_an_unknown_name_among_the_epochs_stops_every_claim(epochs: Epochs, store: Store, here: Path) -> None:
+    store.put_if_absent("epochs/next", b"")
+    with pytest.raises(VolumeFormatError, match="epochs/next"):
+        epochs.claim(ALICE, here)
+
+
+def test_this_process_has_an_identity() -> None:
+    identity = Identity.of_this_process()
+    assert identity.host and identity.user and identity.pid > 0

@@ -20,7 +20,7 @@ Invariants
 Threads
     The room has no threads, and the writer's connection no lock: the caller holds one lock of its own around every
     call of an `Index`, of its namespace, chunks, blocks and state. What needs none: `Index.sync`, `Index.reader` and
-    what it gives, `PinnedIndex`, and all of `StagingIndex`.
+    what it gives, `PinnedIndex`, and all of `StagingIndex`. No open database may cross a fork.
 
 It knows nothing of the object store, of staging files, of FUSE, or of what a checkpoint is.
 """

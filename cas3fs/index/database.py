@@ -11,19 +11,31 @@ checkpoint syncs the log before it copies pages and the database after it, befor
 again; and a new log header is synced before the frames behind it. The directory is synced once, as the log's name may
 be new.
 
+Resting. Outside of a transaction every read takes and gives back a lock on SQLite's shared memory, two system calls
+that cost as much as the read itself (a miss in `dentries`: 4.2 microseconds, within a transaction 2.1). So between
+its write transactions the writer's connection stays in a read transaction, which is opened anew with every commit. It
+would hide what others commit, but there is no other writer; and it never keeps a checkpoint from finishing, as that
+happens within the commit, before it is opened.
+
+Room. A commit that finds the disk full makes SQLite undo the whole transaction. So the log is given its room on the
+disk when it is opened, more than it takes as a rule, unless the disk is nearly full already. SQLite copes with bytes
+behind the end of a log, as every log that is used anew has some; and a sync has less to do when the file does not
+grow.
+
 A warning. POSIX drops all of a process's locks on a file when it closes any descriptor of it. So nothing in this
 process may open the database file but SQLite. The log is not a file that SQLite locks; `sync` keeps a descriptor of
 that.
 """
 
-import errno
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
 
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull
+from cas3fs.index.files import os_fault
 
 Mode = Literal["write", "read", "scratch"]
 """``write``: as above. ``read``: no change is possible. ``scratch``: a copy that nobody misses after a crash, without
@@ -31,20 +43,20 @@ a log and without syncing."""
 
 PAGE_SIZE_BYTES: Final = 4096
 CACHE_SIZE_KIB: Final = 32 * 1024
+SMALL_CACHE_SIZE_KIB: Final = 4 * 1024  # for what is read or written once, from one end to the other
 # Four times SQLite's default: a checkpoint happens within a commit, under the caller's lock, and writes each page once
 # however often it changed, so fewer and larger ones stall less. The log stays near 16 MiB.
 CHECKPOINT_PAGES: Final = 4096
 BUSY_TIMEOUT_S: Final = 10.0
 LEAST_ROOM_BYTES: Final = 1 << 20
+LOG_RESERVE_BYTES: Final = 32 << 20
 
 _WRITE_PRAGMAS: Final = (
-    "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=NORMAL",
     f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}",
 )
 _SCRATCH_PRAGMAS: Final = ("PRAGMA journal_mode=MEMORY", "PRAGMA synchronous=OFF")
 _COMMON_PRAGMAS: Final = (
-    f"PRAGMA cache_size=-{CACHE_SIZE_KIB}",
     "PRAGMA temp_store=MEMORY",
     "PRAGMA foreign_keys=OFF",
     # zeroes what is deleted where that costs no further page: free room then compresses well in snapshots
@@ -59,10 +71,13 @@ class Database:
     Attributes:
         connection: the driver's own; its errors are to be passed through `fault`.
         path: the file.
+        writing: whether a write transaction is open.
     """
 
-    def __init__(self, path: Path, mode: Mode = "write", *, create: bool = False) -> None:
-        """Opens the file.
+    def __init__(
+        self, path: Path, mode: Mode = "write", *, create: bool = False, cache_kib: int = SMALL_CACHE_SIZE_KIB
+    ) -> None:
+        """Opens the file; `cache_kib` bounds what SQLite keeps of it in memory.
 
         Raises:
             IndexCorrupt: it is no SQLite file.
@@ -70,14 +85,15 @@ class Database:
             IndexDatabaseError: it is missing (and `create` is not given), or cannot be opened.
         """
         self.path = path
-        self._open_transaction = False
+        self.writing = False
+        self._rests = mode == "write"
         self._log: int | None = None
         self._sync_failed = False
         # the first sync counts: a process that was killed may have left commits that the disk has not seen
         self._commits, self._synced_commits = 1, 0
         self.connection = self._connect(mode, create)
         try:
-            self._configure(mode)
+            self._configure(mode, cache_kib)
         except BaseException:
             self.connection.close()
             raise
@@ -95,30 +111,46 @@ class Database:
                 cached_statements=256,
             )
         except sqlite3.Error as error:
-            if not self.path.exists():
+            if not create and not os.path.lexists(self.path):
                 raise IndexDatabaseError(f"{self.path}: no such database") from error
             raise IndexDatabaseError(f"{self.path}: cannot be opened: {error}") from error
 
-    def _configure(self, mode: Mode) -> None:
-        pragmas = _COMMON_PRAGMAS
-        if mode != "read":
-            pragmas = (*_LAYOUT_PRAGMAS, *(_WRITE_PRAGMAS if mode == "write" else _SCRATCH_PRAGMAS), *pragmas)
+    def _configure(self, mode: Mode, cache_kib: int) -> None:
+        pragmas: tuple[str, ...] = (f"PRAGMA cache_size=-{cache_kib}", *_COMMON_PRAGMAS)
+        if mode == "scratch":
+            pragmas = (*_LAYOUT_PRAGMAS, *_SCRATCH_PRAGMAS, *pragmas)
+        elif mode == "write":
+            pragmas = (*_LAYOUT_PRAGMAS, *_WRITE_PRAGMAS, *pragmas)
         for pragma in pragmas:
             self.execute(pragma)
+        if mode == "write":
+            self._start_log()
         self.execute("SELECT count(*) FROM sqlite_master")
         if mode == "write":
             self._open_log()
+            self._rest()
+
+    def _start_log(self) -> None:
+        if self.execute("PRAGMA journal_mode=WAL") != [("wal",)]:
+            raise IndexDatabaseError(f"{self.path}: its file system has no shared memory, which SQLite's log needs")
 
     def _open_log(self) -> None:
         try:
             self._log = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+            self._reserve(self._log)
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
         except OSError as error:
-            raise self._os_fault(error) from error
+            raise os_fault(self.path, error) from error
+
+    def _reserve(self, log: int) -> None:
+        if self._room_bytes() < LOG_RESERVE_BYTES * 4:
+            return
+        with suppress(OSError):  # a file system that cannot do it
+            os.posix_fallocate(log, 0, LOG_RESERVE_BYTES)
 
     def execute(self, text: str) -> list[tuple[object, ...]]:
         """Runs a statement without parameters and returns its rows; for what is not hot."""
@@ -127,29 +159,37 @@ class Database:
         except sqlite3.Error as error:
             raise self.fault(error) from error
 
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
-        return self.connection.in_transaction
-
     def begin(self) -> None:
         """Opens a write transaction, unless one is open."""
-        if not self.connection.in_transaction:
+        if not self.writing:
+            self._end("COMMIT")
             self.execute("BEGIN IMMEDIATE")
-            self._open_transaction = True
+            self.writing = True
 
     def commit(self) -> None:
-        """Ends the transaction, if one is open, and keeps its changes; they are durable after `sync`."""
-        if self.connection.in_transaction:
-            self.execute("COMMIT")
-            self._open_transaction = False
+        """Ends the write transaction, if one is open, and keeps its changes; they are durable after `sync`."""
+        if self.writing:
+            self._end("COMMIT")
+            self.writing = False
             self._commits += 1
+            self._rest()
 
     def rollback(self) -> None:
         """Ends the transaction, if one is open, and undoes its changes."""
-        self._open_transaction = False
+        self._end("ROLLBACK")
+        self.writing = False
+        self._rest()
+
+    def _end(self, how: str) -> None:
         if self.connection.in_transaction:
-            self.execute("ROLLBACK")
+            self.execute(how)
+
+    def _rest(self) -> None:
+        if self._rests:
+            # for speed alone: if something is wrong, the next statement that matters will say so
+            with suppress(IndexDatabaseError):
+                self.execute("BEGIN")
+                self.execute("SELECT count(*) FROM sqlite_master")
 
     def sync(self) -> None:
         """Makes durable what was committed before the call. May be called by any thread, without a lock.
@@ -171,7 +211,7 @@ class Database:
             self._synced_commits = commits
         except OSError as error:
             self._sync_failed = True
-            raise self._os_fault(error) from error
+            raise os_fault(self.path, error) from error
 
     def copy_from(self, source: "Database") -> None:
         """Becomes a copy of what `source` sees, page by page, by SQLite's online backup in one step."""
@@ -183,8 +223,8 @@ class Database:
     def fault(self, error: sqlite3.Error | OverflowError) -> IndexDatabaseError:
         """The exception that stands for `error`; its `group_lost` tells whether SQLite gave up the transaction."""
         fault = self._translated(error)
-        if self._open_transaction and not self.connection.in_transaction:
-            self._open_transaction = False
+        if self.writing and not self.connection.in_transaction:
+            self.writing = False
             fault.group_lost = True
         return fault
 
@@ -197,18 +237,16 @@ class Database:
             return IndexCorrupt(f"{self.path}: {error}")
         return IndexDatabaseError(f"{self.path}: {error}")
 
+    def _room_bytes(self) -> int:
+        room = os.statvfs(self.path.parent)
+        return room.f_bavail * room.f_frsize
+
     def _disk_is_full(self) -> bool:
         # SQLite says FULL for the database and its log, but a plain I/O error for its shared-memory file
         try:
-            room = os.statvfs(self.path.parent)
+            return self._room_bytes() < LEAST_ROOM_BYTES
         except OSError:
             return False
-        return room.f_bavail * room.f_frsize < LEAST_ROOM_BYTES
-
-    def _os_fault(self, error: OSError) -> IndexDatabaseError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return IndexFull(f"{self.path}: no room on its disk")
-        return IndexDatabaseError(f"{self.path}: {error.strerror}")
 
     def close(self) -> None:
         """Closes the file; a transaction that is still open is undone."""

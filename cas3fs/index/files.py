@@ -8,7 +8,6 @@ that one.
 
 import errno
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,17 +17,23 @@ _COMPANIONS: Final = ("-wal", "-shm", "-journal")
 
 
 def remove_database(path: Path) -> None:
-    """Removes a database and what SQLite keeps beside it; nothing happens where there is none."""
+    """Removes a database and what SQLite keeps beside it; nothing happens where there is none.
+
+    Raises:
+        IndexDatabaseError: something could not be removed.
+    """
     remove_companions(path)
-    with suppress(FileNotFoundError):
-        path.unlink()
+    _remove(path)
 
 
 def remove_companions(path: Path) -> None:
-    """Removes what SQLite keeps beside a database, commits included that are not in the database itself yet."""
+    """Removes what SQLite keeps beside a database, commits included that are not in the database itself yet.
+
+    Raises:
+        IndexDatabaseError: something could not be removed.
+    """
     for suffix in _COMPANIONS:
-        with suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").unlink()
+        _remove(Path(f"{path}{suffix}"))
 
 
 def put_in_place(source: Path, destination: Path) -> None:
@@ -41,14 +46,27 @@ def put_in_place(source: Path, destination: Path) -> None:
         IndexFull: no room on the disk.
         IndexDatabaseError: the disk failed.
     """
+    remove_companions(destination)
     try:
         _sync(source, os.O_RDONLY)
-        remove_companions(destination)
         source.replace(destination)
         _sync(destination.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        kind = IndexFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else IndexDatabaseError
-        raise kind(f"{destination}: {error.strerror}") from error
+        raise os_fault(destination, error) from error
+
+
+def os_fault(path: Path, error: OSError) -> IndexDatabaseError:
+    """The exception that stands for an error of the operating system about the database `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return IndexFull(f"{path}: no room on its disk")
+    return IndexDatabaseError(f"{path}: {error.strerror}")
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise os_fault(path, error) from error
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -67,8 +67,12 @@ def upgrade(path: Path) -> bool:
 
 def _upgrade_copy(path: Path) -> None:
     copy = path.with_name(f"{path.name}.migrating")
-    with PinnedIndex(path) as pinned:
-        pinned.copy_to(copy)
+    database = Database(path)  # closed last, it takes the log's commits over and removes the log
+    try:
+        with PinnedIndex(path) as pinned:
+            pinned.copy_to(copy)
+    finally:
+        database.close()
     try:
         run_steps(copy)
         put_in_place(copy, path)

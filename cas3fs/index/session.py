@@ -24,7 +24,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.blocks import Blocks
 from cas3fs.index.chunks import Chunks
-from cas3fs.index.database import Database, Mode
+from cas3fs.index.database import CACHE_SIZE_KIB, SMALL_CACHE_SIZE_KIB, Database, Mode
 from cas3fs.index.files import remove_database
 from cas3fs.index.namespace import ROOT_INODE, Namespace
 from cas3fs.index.prepared import Prepared, param
@@ -58,16 +58,15 @@ _REVISION = Prepared(select(alembic_version.c.version_num))
 class _Operation:
     """A savepoint in the group; it holds nothing, so one object serves all operations of an index, nested ones too."""
 
-    __slots__ = ("_connection", "_database", "_execute")
+    __slots__ = ("_database", "_execute")
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._connection = database.connection
         self._execute = database.connection.cursor().execute
 
     def __enter__(self) -> None:
         try:
-            if not self._connection.in_transaction:
+            if not self._database.writing:
                 self._database.begin()
             self._execute("SAVEPOINT operation")
         except sqlite3.Error as error:
@@ -79,7 +78,7 @@ class _Operation:
         try:
             if kind is None:
                 self._execute("RELEASE operation")
-            elif self._connection.in_transaction:
+            elif self._database.writing:
                 self._execute("ROLLBACK TO operation")
                 self._execute("RELEASE operation")
         except sqlite3.Error as failure:
@@ -125,7 +124,8 @@ class Index:
             IndexDatabaseError: it is missing, has to be migrated first, or cannot be opened.
         """
         mode: Mode = "read" if read_only else "scratch" if scratch else "write"
-        database = Database(path, mode, create=create)
+        cache_kib = SMALL_CACHE_SIZE_KIB if scratch else CACHE_SIZE_KIB
+        database = Database(path, mode, create=create, cache_kib=cache_kib)
         try:
             if create and not database.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
                 _create_schema(database)
@@ -138,7 +138,7 @@ class Index:
     @property
     def in_group(self) -> bool:
         """Whether something is uncommitted."""
-        return self._database.in_transaction
+        return self._database.writing
 
     def operation(self) -> _Operation:
         """A context within which changes happen all or not at all; opens the group if none is open.

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An index of its own for each test, and small ways to fill it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas3fs.index import Index
+from cas3fs.values import BlockHash, PackedBlock, StoredPack
+
+NOW_NS = 1_700_000_000_123_456_789
+FILE_MODE = 0o100644
+
+
+def add_file(index: Index, name: bytes = b"", parent: int = 1, mode: int = FILE_MODE) -> int:
+    """Makes an inode with one link, named if a name is given; returns its number."""
+    number = index.namespace.insert_inode(mode, 1000, 100, 1, 0, 0, NOW_NS, NOW_NS, NOW_NS, NOW_NS)
+    if name:
+        index.namespace.add_entry(parent, name, number)
+    return number
+
+
+def make_pack(name: str, count: int, plain_length: int = 4096) -> StoredPack:
+    """A pack of that many new blocks."""
+    blocks = [PackedBlock(BlockHash(os.urandom(32)), 100 * n, 100, plain_length) for n in range(count)]
+    return StoredPack(name, 100 * count, blocks)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "index.sqlite"
+
+
+@pytest.fixture
+def index(path: Path) -> Iterator[Index]:
+    with Index.open(path, create=True) as index:
+        yield index

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Blocks and packs, the index's own notes, and the counts of everything."""
+
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cas3fs.index import Index, PackRow, number_of, ordinal_of
+from cas3fs.values import BlockHash, BlockLocation, SnapshotNumber, StoredPack
+from tests.index.conftest import FILE_MODE, add_file, make_pack
+
+NUMBERS = st.builds(SnapshotNumber, st.integers(0, 2**23 - 1), st.integers(0, 2**40 - 1))
+
+
+@given(NUMBERS, NUMBERS)
+def test_a_snapshots_number_as_an_integer_keeps_value_and_order(one: SnapshotNumber, other: SnapshotNumber) -> None:
+    assert number_of(ordinal_of(one)) == one
+    assert 0 <= ordinal_of(one) < 2**63
+    assert (one < other) == (ordinal_of(one) < ordinal_of(other))
+
+
+@pytest.mark.parametrize("number", [SnapshotNumber(2**23, 0), SnapshotNumber(0, 2**40), SnapshotNumber(-1, 0)])
+def test_a_snapshots_number_out_of_range_is_refused(number: SnapshotNumber) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        ordinal_of(number)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 17, 63, 64, 65, 200])
+def test_known_blocks_are_found_and_unknown_ones_are_not(index: Index, count: int) -> None:
+    pack = make_pack("00000001/a", count)
+    index.blocks.add_pack(pack, 3)
+    known = [block.hash for block in pack.blocks]
+    unknown = [BlockHash(os.urandom(32)) for _ in range(count)]
+    mixed = [block_hash for pair in zip(known, unknown, strict=True) for block_hash in pair]
+    assert set(index.blocks.find(mixed)) == set(known)
+    assert len(set(index.blocks.find(known).values())) == count
+    expected = {block.hash: BlockLocation(block.hash, "00000001/a", *block[1:]) for block in pack.blocks}
+    assert index.blocks.locate(mixed) == expected
+
+
+def test_a_block_that_is_known_keeps_its_place(index: Index) -> None:
+    first = make_pack("00000001/a", 2)
+    second = StoredPack("00000001/b", 300, [first.blocks[0]._replace(offset=77), *make_pack("x", 1).blocks])
+    index.blocks.add_pack(first, 1)
+    before = index.blocks.find([first.blocks[0].hash])
+    index.blocks.add_pack(second, 2)
+    assert index.blocks.find([first.blocks[0].hash]) == before
+    assert index.blocks.locate([first.blocks[0].hash])[first.blocks[0].hash].pack == "00000001/a"
+    assert index.blocks.locate([second.blocks[1].hash])[second.blocks[1].hash].pack == "00000001/b"
+
+
+def test_entering_a_pack_twice_is_harmless(index: Index) -> None:
+    pack = make_pack("00000001/a", 3)
+    index.blocks.add_pack(pack, 5)
+    located = index.blocks.locate([block.hash for block in pack.blocks])
+    index.blocks.add_pack(pack, 6)
+    assert index.blocks.packs() == [PackRow("00000001/a", 300, 5, None)]
+    assert index.blocks.locate([block.hash for block in pack.blocks]) == located
+
+
+def test_state_keeps_texts_by_name(index: Index) -> None:
+    state = index.state
+    assert state.get("claim") is None
+    state.set("claim", "one")
+    state.set("claim", "tw\u00f6")
+    index.commit()
+    assert state.get("claim") == "tw\u00f6"
+    state.remove("claim")
+    assert state.get("claim") is None
+
+
+def test_counts_tell_types_bytes_blocks_and_packs(index: Index) -> None:
+    pack = make_pack("00000001/a", 4, plain_length=1000)
+    index.blocks.add_pack(pack, 0)
+    big, _small = add_file(index, b"big"), add_file(index, b"small")
+    index.chunks.replace(big, 0, 2000, [(0, 1000, 1, 0), (1000, 1000, 1, 0)])
+    index.chunks.stored(big, 5000, 0, 0, 1)
+    for mode in (stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR):
+        add_file(index, b"%d" % mode, mode=mode | 0o644)
+    index.commit()
+    with index.reader() as reader:
+        counts = reader.counts()
+    assert (counts.files, counts.directories, counts.symlinks, counts.others) == (2, 2, 1, 2)
+    assert (counts.logical_bytes, counts.chunks, counts.chunk_bytes) == (5000, 2, 2000)
+    assert (counts.blocks, counts.unique_bytes, counts.stored_bytes) == (4, 4000, 400)
+    assert (counts.packs, counts.pack_bytes) == (1, 400)
+
+
+def test_a_reader_sees_what_is_committed_and_no_more(index: Index) -> None:
+    with index.reader() as reader:
+        add_file(index, mode=FILE_MODE)
+        assert reader.counts().files == 0
+        index.commit()
+        assert reader.counts().files == 1

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Migrations and tables agree, and an upgrade is all or nothing."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+from cas3fs.errors import IndexDatabaseError, IndexTooNew
+from cas3fs.index import Index, migrations, session, tables
+from tests.index.conftest import add_file
+
+SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+
+NEXT_STEP = '''
+"""A step of a later version."""
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade():
+    with op.batch_alter_table("packs") as batch:
+        batch.add_column(sa.Column("note", sa.Text()))
+    %s
+'''
+
+
+def read(path: Path, statement: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lets this be a later version, with one step more; the file of that step."""
+    folder = tmp_path / "100% later"
+    shutil.copytree(migrations.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    step = folder / "versions" / "0002_next.py"
+    step.write_text(NEXT_STEP % "")
+    monkeypatch.setattr(migrations, "folder", lambda: folder)
+    for module in (migrations, session):
+        monkeypatch.setattr(module, "REVISIONS", ("0001", "0002"))
+        monkeypatch.setattr(module, "SCHEMA_REVISION", "0002")
+    return step
+
+
+def test_all_steps_lead_to_the_tables_word_by_word(path: Path, tmp_path: Path) -> None:
+    stepped = tmp_path / "stepped.sqlite"
+    migrations.run_steps(stepped)
+    Index.open(path, create=True).close()
+    assert read(stepped, SCHEMA) == read(path, SCHEMA)
+    version = "SELECT version_num FROM alembic_version"
+    assert read(stepped, version) == read(path, version) == [(migrations.head(),)]
+
+
+def test_alembic_finds_nothing_left_to_do(tmp_path: Path) -> None:
+    stepped = tmp_path / "stepped.sqlite"
+    migrations.run_steps(stepped)
+    engine = create_engine(f"sqlite:///{stepped}")
+    try:
+        with engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+    finally:
+        engine.dispose()
+
+
+def test_the_revisions_are_those_of_the_steps() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations.folder()))
+    steps = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(steps)) == tables.REVISIONS
+    assert migrations.head() == tables.REVISIONS[-1]
+
+
+def test_upgrading_makes_an_index_where_none_is(path: Path) -> None:
+    assert migrations.current(path) is None
+    assert migrations.upgrade(path)
+    assert migrations.current(path) == migrations.head()
+    with Index.open(path) as index:
+        assert index.namespace.inode(1) is not None
+
+
+def test_upgrading_a_current_index_does_nothing_and_needs_no_alembic(path: Path) -> None:
+    Index.open(path, create=True).close()
+    before = path.read_bytes()
+    code = (
+        "import sys; from pathlib import Path; from cas3fs.index.migrations import upgrade\n"
+        "print(upgrade(Path(sys.argv[1])), 'alembic' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+    assert path.read_bytes() == before
+
+
+def test_an_older_index_is_upgraded_with_all_it_holds(path: Path, request: pytest.FixtureRequest) -> None:
+    with Index.open(path, create=True) as index:
+        add_file(index, b"a")
+        index.commit()
+    request.getfixturevalue("later")
+    with pytest.raises(IndexDatabaseError, match="migrated"):
+        Index.open(path)
+    assert migrations.upgrade(path)
+    assert not migrations.upgrade(path)
+    with Index.open(path) as index:
+        assert index.namespace.child(1, b"a") is not None
+    assert ("note",) in read(path, "SELECT name FROM pragma_table_info('packs')")
+    assert read(path, "PRAGMA page_size") == [(4096,)]
+    assert not list(path.parent.glob("*migrating*"))
+
+
+@pytest.mark.parametrize("fault", ["op.execute('no SQL')", "raise sa.exc.InvalidRequestError('no')"])
+def test_a_step_that_fails_leaves_the_index_as_it_was(path: Path, request: pytest.FixtureRequest, fault: str) -> None:
+    Index.open(path, create=True).close()
+    before = path.read_bytes()
+    step: Path = request.getfixturevalue("later")
+    step.write_text(NEXT_STEP % fault)
+    with pytest.raises(IndexDatabaseError):
+        migrations.upgrade(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.glob("index*")) == [path]
+
+
+def test_a_newer_index_is_refused_and_left_alone(path: Path) -> None:
+    Index.open(path, create=True).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(IndexTooNew):
+        migrations.upgrade(path)
+    assert path.read_bytes() == before

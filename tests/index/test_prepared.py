@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Statements as compiled text with numbered parameters."""
+
+import pytest
+from sqlalchemy import select
+
+from cas3fs.index import Index
+from cas3fs.index.prepared import Prepared, count_param, param
+from cas3fs.index.tables import inodes
+
+
+def test_parameters_are_numbered_in_the_order_that_the_author_names() -> None:
+    statement = select(inodes.c.id).where(
+        inodes.c.uid == param("b"), inodes.c.gid == param("a"), param("b") > 0 * param("a")
+    )
+    with pytest.raises(ValueError, match="parameters"):
+        Prepared(statement, "a b")  # the 0 became a parameter
+    statement = select(inodes.c.id).where(
+        inodes.c.uid == param("b"), inodes.c.gid == param("a"), inodes.c.id > param("b")
+    )
+    assert (
+        Prepared(statement, "a b").text.split("WHERE ")[1] == "inodes.uid = ?2 AND inodes.gid = ?1 AND inodes.id > ?2"
+    )
+
+
+@pytest.mark.parametrize("names", ["", "a", "a b c"])
+def test_missing_and_surplus_parameters_are_refused(names: str) -> None:
+    statement = select(inodes.c.id).where(inodes.c.uid == param("a"), inodes.c.gid == param("b"))
+    with pytest.raises(ValueError, match="parameters"):
+        Prepared(statement, names)
+
+
+def test_a_statement_runs_on_an_index(index: Index) -> None:
+    statement = Prepared(
+        select(inodes.c.id).where(inodes.c.id >= param("least")).limit(count_param("most")).offset(count_param("skip")),
+        "least most skip",
+    )
+    assert statement.on(index._database).all(1, 5, 0) == [(1,)]
+    assert statement.on(index._database).one(2, 5, 0) is None

@@ -36,9 +36,9 @@ def find_verb(words: list[str]) -> click.Command:
     Raises:
         KeyError: there is no such verb.
     """
-    from cas3fs.cli import main
+    from cas3fs.cli.program import program
 
-    command: click.Command = main
+    command: click.Command = program
     for word in words:
         if not isinstance(command, click.Group):
             break

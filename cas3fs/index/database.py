@@ -87,6 +87,7 @@ class Database:
         self.path = path
         self.writing = False
         self._rests = mode == "write"
+        self._cursors: list[sqlite3.Cursor] = []
         self._log: int | None = None
         self._sync_failed = False
         # the first sync counts: a process that was killed may have left commits that the disk has not seen
@@ -158,6 +159,12 @@ class Database:
             return self.connection.execute(text).fetchall()
         except sqlite3.Error as error:
             raise self.fault(error) from error
+
+    def cursor(self) -> sqlite3.Cursor:
+        """A cursor to be kept; it is closed with the database, which SQLite would otherwise keep open for its sake."""
+        cursor = self.connection.cursor()
+        self._cursors.append(cursor)
+        return cursor
 
     def begin(self) -> None:
         """Opens a write transaction, unless one is open."""
@@ -254,6 +261,8 @@ class Database:
             os.close(self._log)
             self._log = None
         try:
+            for cursor in self._cursors:
+                cursor.close()
             self.connection.close()
         except sqlite3.Error as error:
             raise self.fault(error) from error

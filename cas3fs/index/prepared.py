@@ -75,7 +75,7 @@ class Statement:
     def __init__(self, text: str, database: Database) -> None:
         self._text = text
         self._database = database
-        self._cursor = database.connection.cursor()
+        self._cursor = database.cursor()
         self._execute = self._cursor.execute
         self._fetchone = self._cursor.fetchone
         self._fetchall = self._cursor.fetchall

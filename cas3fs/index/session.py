@@ -62,7 +62,7 @@ class _Operation:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._execute = database.connection.cursor().execute
+        self._execute = database.cursor().execute
 
     def __enter__(self) -> None:
         try:

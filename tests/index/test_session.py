@@ -85,6 +85,20 @@ def test_closing_keeps_what_was_committed_and_leaves_one_file(path: Path) -> Non
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_closed_index_holds_no_file_though_the_object_lives_on(path: Path) -> None:
+    index = Index.open(path, create=True)
+    add_file(index, b"a")
+    index.namespace.lookup(1, b"a")
+    index.commit()
+    reader = index.reader()
+    reader.counts()
+    reader.close()
+    index.close()
+    held = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert [name for name in held if name.startswith(str(path))] == []
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_any_thread_may_use_the_index_under_a_lock(index: Index) -> None:
     lock, errors = threading.Lock(), []
 

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Blocks from where they are nearest: memory, the caches, the object store.
+
+What comes from the store is checked against its hash; caches vouch for what they give (`cas3fs.caches.verified`). How
+the store is asked, and what is fetched ahead, is told in `cas3fs.blockstore.fetching`.
+
+Memory, beside the memory cache: what is fetched ahead and not yet read is at most half of that cache (and
+`ahead_bytes`); its encoded bytes while they arrive; some blocks on their way into the caches
+(`cas3fs.blockstore.filling`); two whole packs; a block for each thread that reads. The caches belong to whoever made
+them: `close` leaves them open.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from cas3fs.blockstore.fetching import Fetcher
+from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.caches.base import BlockCache, part_of
+from cas3fs.caches.memory import MemoryCache
+from cas3fs.caches.verified import verified
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import ObjectStore
+from cas3fs.values import BlockHash, BlockLocation, Buffer
+
+DEFAULT_PACK_BYTES = 16 * 1024 * 1024
+LARGEST_WHOLE_PACK_BYTES = 32 * 1024 * 1024
+"""Volumes with larger packs have their blocks fetched one by one, or in runs on a hint."""
+KEPT_WHOLE_BYTES = 128 * 1024
+"""A block up to this length is taken into memory whole when the caches have it."""
+STREAMED_FROM_BYTES = 64 * 1024
+"""So is any block whose first so many bytes are read in one piece: the rest will most likely follow."""
+
+
+class BlockReader:
+    """Reads parts of blocks; thread-safe."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        memory: MemoryCache,
+        cache: BlockCache | None,
+        *,
+        metrics: Metrics,
+        fetch_workers: int = 8,
+        ahead_bytes: int = 64 * 1024 * 1024,
+        pack_size_bytes: int = DEFAULT_PACK_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._memory = memory
+        self._cache = None if cache is None else verified(cache)
+        self._fetcher = Fetcher(
+            Retrieval(store, metrics),
+            memory,
+            self._cache,
+            metrics=metrics,
+            workers=fetch_workers,
+            ahead_bytes=min(ahead_bytes, memory.limit_bytes // 2),
+            whole_packs=pack_size_bytes <= LARGEST_WHOLE_PACK_BYTES,
+            clock=clock,
+        )
+        self._unread = self._fetcher.unread
+        self._memory_hits = metrics.counter("reader.memory_hits")
+        self._cache_hits = metrics.counter("reader.cache_hits")
+        self._misses = metrics.counter("reader.misses")
+        metrics.watch("cache.memory.size_bytes", lambda: memory.size_bytes)
+
+    def read_now(self, block: BlockLocation, skip: int, length: int) -> Buffer | None:
+        """`length` bytes of the block from `skip` on if it is in memory, else None; without I/O, waiting or copying."""
+        plain = self._memory.get(block.hash)
+        if plain is None:
+            return None
+        if block.hash in self._unread:
+            self._fetcher.note_read(block.hash)
+        self._memory_hits.add()
+        return part_of(plain, skip, length)
+
+    def read(self, block: BlockLocation, skip: int, length: int) -> Buffer:
+        """`length` bytes of the block from `skip` on, wherever they are; may wait for the disk and the store.
+
+        Raises:
+            BlockMissing: the store has no such pack, or no such range of it.
+            CorruptBlock: the bytes there are not the block.
+            StoreError: the store could not be asked.
+        """
+        part = self.read_now(block, skip, length)
+        if part is None and not self._fetcher.is_under_way(block.hash):
+            part = self._from_cache(block, skip, length)
+        if part is None:
+            self._misses.add()
+            part = part_of(self._fetcher.fetch(block), skip, length)
+        return part
+
+    def prefetch(self, blocks: Sequence[BlockLocation]) -> None:
+        """Hint that these blocks will be wanted next, in that order; returns at once.
+
+        They are fetched in parallel, neighbours together, as room in memory allows: the later ones as the earlier
+        ones are read. Of very many only the first are remembered; a hint that is not followed within seconds is
+        forgotten.
+        """
+        self._fetcher.hint(blocks)
+
+    def admit(self, block: BlockHash, plain: Buffer) -> None:
+        """Put a block that was just written into the caches; returns at once. A mutable buffer is copied."""
+        kept = plain if isinstance(plain, bytes) else bytes(plain)
+        self._memory.put(block, kept)
+        self._fetcher.fill(block, kept, dispensable=True)
+
+    def close(self) -> None:
+        """Fail what is being fetched for those who wait, and end all workers. Closing twice is harmless."""
+        self._fetcher.close()
+
+    def _from_cache(self, block: BlockLocation, skip: int, length: int) -> Buffer | None:
+        """The part from the caches; whole blocks are brought into memory where that costs little or will pay."""
+        if self._cache is None:
+            return None
+        is_stream = skip == 0 and length >= STREAMED_FROM_BYTES
+        if block.plain_length > KEPT_WHOLE_BYTES and not is_stream:
+            part = self._cache.get_part(block.hash, skip, length)
+        else:
+            plain = self._cache.get(block.hash)
+            if plain is not None:
+                self._memory.put(block.hash, plain)
+            part = None if plain is None else part_of(plain, skip, length)
+        if part is not None:
+            self._cache_hits.add()
+        return part

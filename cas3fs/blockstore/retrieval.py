@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Encoded blocks out of the object store, decoded and verified; errors name the block and its pack.
+
+No state beside counters, so any thread may call anything.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cas3fs.blocks.codec import decode_verified
+from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.plans import Run
+from cas3fs.errors import BlockMissing, CorruptBlock, ObjectMissing, ObjectTooShort
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import ObjectStore
+from cas3fs.values import BlockLocation, Buffer
+
+
+class Retrieval:
+    """GETs of blocks, runs and packs.
+
+    Every method that asks the store raises BlockMissing where the pack, or that range of it, does not exist, and
+    another StoreError as the store does.
+    """
+
+    def __init__(self, store: ObjectStore, metrics: Metrics) -> None:
+        self._store = store
+        self._gets = metrics.counter("reader.gets")
+        self._got_bytes = metrics.counter("reader.got_bytes")
+        self._corrupt = metrics.counter("reader.corrupt_blocks")
+
+    def block(self, block: BlockLocation) -> bytes:
+        """The plain bytes of one block, by a GET of its own.
+
+        Raises:
+            CorruptBlock: what lies there is not the block.
+        """
+        return self.decode(self._range(block.pack, block.offset, block.stored_length), block.offset, block)
+
+    def run(self, run: Run) -> bytes:
+        """The bytes of a run, still encoded."""
+        return self._range(run.pack, run.start, run.length)
+
+    def pack(self, pack: str) -> bytes:
+        """All bytes of a pack."""
+        with _told_as_missing(pack):
+            body = self._store.get(pack_key(pack))
+        self._count(body)
+        return body
+
+    def decode(self, body: Buffer, start: int, block: BlockLocation) -> bytes:
+        """The plain bytes of `block` from `body`, the bytes of its pack from `start` on.
+
+        Raises:
+            BlockMissing: `body` ends before the block does.
+            CorruptBlock: what lies there is not the block.
+        """
+        skip = block.offset - start
+        if skip + block.stored_length > len(body):
+            raise BlockMissing(f"block {block.hash.hex()} is lost: pack {block.pack} ends before it does")
+        encoded = memoryview(body)[skip : skip + block.stored_length]
+        try:
+            return decode_verified(encoded, block.plain_length, block.hash)
+        except CorruptBlock as error:
+            self._corrupt.add()
+            place = f"{block.offset} of {pack_key(block.pack)}"
+            raise CorruptBlock(f"block {block.hash.hex()} at {place} is damaged: {error}") from error
+
+    def _range(self, pack: str, start: int, length: int) -> bytes:
+        with _told_as_missing(pack):
+            body = self._store.get_range(pack_key(pack), start, length)
+        self._count(body)
+        return body
+
+    def _count(self, body: bytes) -> None:
+        self._gets.add()
+        self._got_bytes.add(len(body))
+
+
+@contextmanager
+def _told_as_missing(pack: str) -> Iterator[None]:
+    try:
+        yield
+    except (ObjectMissing, ObjectTooShort) as error:
+        raise BlockMissing(f"blocks of pack {pack} are lost: {error}") from error

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Blocks into the object store: encoded, put together to packs, uploaded, recorded.
+
+A block's way: `add` waits for room in the budget and enters it as in flight; an encoder thread compresses it (small
+blocks are compressed on the spot, as handing over costs more); the session appends it to its open pack; a sealed pack
+is put by an upload thread, which then calls `on_stored`, where the index records the locations; then the blocks leave
+the table of what is in flight, and their futures resolve. If the put or `on_stored` fails, the blocks leave the table
+and the futures fail with that error: the next attempt encodes anew, into another pack.
+
+Memory: the budget of `uploads` packs covers plain bytes that wait for an encoder and sealed packs; beside it each
+session has an open pack, and each running upload joins its pack to one piece.
+
+Locks: `_lock` guards the table of what is in flight and the flag of closing; nothing else is locked, and nobody
+waits, under it. `on_stored` is called from upload threads, perhaps from several at once, without any lock of this
+room.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, encode
+from cas3fs.blockstore.budget import ByteBudget
+from cas3fs.blockstore.keys import pack_key, pack_name
+from cas3fs.blockstore.sessions import OpenPack, PackSession, PendingBlock, StoredFuture
+from cas3fs.errors import ObjectExists, StoreError
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import ObjectStore
+from cas3fs.values import BlockHash, Buffer, StoredPack
+
+__all__ = ["BlockWriter", "PackSession", "StoredFuture"]
+
+HASH_BYTES = 32
+ENCODED_ON_THE_SPOT_BYTES = 16 * 1024
+"""Up to this length, handing a block to another thread costs more than compressing it."""
+
+
+class BlockWriter:
+    """Stores blocks in packs of about `pack_size_bytes` under `epoch`; thread-safe.
+
+    Who wants to store a block asks `in_flight` first and the index second: between the two answers a block can only
+    move from the first into the second. A block stored twice all the same is a waste, no error; `on_stored` takes it.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        epoch: int,
+        pack_size_bytes: int,
+        compression: Compression,
+        on_stored: Callable[[StoredPack], None],
+        metrics: Metrics,
+        uploads: int = 3,
+        encoders: int = 2,
+    ) -> None:
+        self.pack_size_bytes = pack_size_bytes
+        self._store = store
+        self._epoch = epoch
+        self._compression = compression
+        self._on_stored = on_stored
+        self._budget = ByteBudget(pack_size_bytes * uploads)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._in_flight: dict[BlockHash, PendingBlock] = {}
+        self._encoders = ThreadPoolExecutor(encoders, "cas3fs-encode")
+        self._uploads = ThreadPoolExecutor(uploads, "cas3fs-upload")
+        self._blocks = metrics.counter("writer.blocks")
+        self._plain_bytes = metrics.counter("writer.plain_bytes")
+        self._stored_bytes = metrics.counter("writer.stored_bytes")
+        self._packs = metrics.counter("writer.packs")
+        self._failed_packs = metrics.counter("writer.failed_packs")
+        metrics.watch("writer.under_way_bytes", lambda: self._budget.used_bytes)
+
+    def session(self) -> PackSession:
+        """A new line of blocks with packs of its own."""
+        return PackSession(self)
+
+    def in_flight(self, block: BlockHash) -> StoredFuture | None:
+        """The future of a block that some session added and whose pack is not yet recorded."""
+        pending = self._in_flight.get(block)
+        return None if pending is None else pending.future
+
+    def close(self) -> None:
+        """Complete the running uploads and fail everything else in flight; to lose nothing, seal and wait before."""
+        with self._lock:
+            self._closed = True
+        self._budget.close()
+        self._encoders.shutdown(wait=True, cancel_futures=True)
+        self._uploads.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            left = list(self._in_flight.values())
+        self.fail(left, _closed())
+
+    # What sessions call
+
+    def begin(self, session: PackSession, block: BlockHash, plain: Buffer) -> StoredFuture:
+        """Take a block in for `session`."""
+        if len(plain) > MAX_BLOCK_BYTES or len(block) != HASH_BYTES:
+            raise ValueError(f"no block: {len(plain)} bytes under a hash of {len(block)}")
+        known = self.in_flight(block)
+        if known is not None:
+            return known
+        self._budget.take(len(plain))
+        pending, is_new = self._enter(PendingBlock(block, len(plain)))
+        if not is_new:
+            self._budget.release(len(plain))
+            return pending.future
+        session.line_up(pending)
+        self._encode(session, pending, plain)
+        return pending.future
+
+    def upload(self, pack: OpenPack) -> None:
+        """Store a sealed pack in the background."""
+        size_bytes = pack.builder.size_bytes
+        blocks = pack.blocks
+        self._budget.charge(size_bytes)
+        try:
+            done = self._uploads.submit(self._store_pack, pack)
+        except RuntimeError:  # shut down
+            self._budget.release(size_bytes)
+            self.fail(blocks, _closed())
+            return
+        done.add_done_callback(lambda done: self._uploaded(blocks, size_bytes, done))
+
+    def fail(self, blocks: list[PendingBlock], error: BaseException) -> None:
+        """Give up blocks: they can be added again at once."""
+        for pending in self._leave(blocks):
+            pending.future.set_exception(error)
+
+    # Encoding
+
+    def _encode(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> None:
+        length = len(plain)
+        if length > ENCODED_ON_THE_SPOT_BYTES:
+            with suppress(RuntimeError):  # shut down: then `close` fails the block
+                done = self._encoders.submit(encode, plain, self._compression)
+                done.add_done_callback(lambda done: self._encoded(session, pending, length, done))
+            return
+        try:
+            encoded = encode(plain, self._compression)
+        except BaseException as error:
+            self._budget.release(length)
+            session.encoded(pending, None, error)
+            raise
+        self._budget.release(length)
+        session.encoded(pending, encoded, None)
+
+    def _encoded(self, session: PackSession, pending: PendingBlock, length: int, done: "Future[bytes]") -> None:
+        self._budget.release(length)
+        error = _closed() if done.cancelled() else done.exception()
+        session.encoded(pending, None if error else done.result(), error)
+
+    # Uploading
+
+    def _store_pack(self, pack: OpenPack) -> None:
+        image = pack.builder.finish()
+        del pack.builder  # its parts are joined now: do not keep them twice
+        name = pack_name(self._epoch, image.name)
+        with suppress(ObjectExists):  # the name is the hash of the content with its nonce: it is this very pack
+            self._store.put_if_absent(pack_key(name), image.body)
+        self._stored_bytes.add(len(image.body))
+        self._on_stored(StoredPack(name, len(image.body), image.blocks))
+
+    def _uploaded(self, blocks: list[PendingBlock], size_bytes: int, done: "Future[None]") -> None:
+        self._budget.release(size_bytes)
+        error = _closed() if done.cancelled() else done.exception()
+        if error is not None:
+            self._failed_packs.add()
+            self.fail(blocks, error)
+            return
+        self._packs.add()
+        self._blocks.add(len(blocks))
+        self._plain_bytes.add(sum(pending.plain_length for pending in blocks))
+        for pending in self._leave(blocks):
+            pending.future.set_result(None)
+
+    # The table of what is in flight
+
+    def _enter(self, pending: PendingBlock) -> tuple[PendingBlock, bool]:
+        """The block of that hash that is in flight, and whether it is this one."""
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            known = self._in_flight.setdefault(pending.hash, pending)
+            return known, known is pending
+
+    def _leave(self, blocks: list[PendingBlock]) -> list[PendingBlock]:
+        """Take blocks off the table; those that were still on it, whose futures the caller has to resolve."""
+        with self._lock:
+            leaving = [pending for pending in blocks if self._in_flight.get(pending.hash) is pending]
+            for pending in leaving:
+                del self._in_flight[pending.hash]
+            return leaving
+
+
+def _closed() -> StoreError:
+    return StoreError("the block was not stored: the block writer was closed")

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import boto3
 from botocore.config import Config
@@ -68,7 +68,7 @@ from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import ErrorTypeDef, GetObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 _CONNECT_TIMEOUT_S: Final = 10
 _READ_TIMEOUT_S: Final = 60
@@ -88,14 +88,23 @@ _NO_CREDENTIALS: Final = (
 class S3Store(ObjectStore):
     """The objects of a bucket whose names begin with a prefix."""
 
-    def __init__(self, bucket: str, prefix: str = "", settings: S3Settings | None = None) -> None:
-        """Nothing is asked of the server yet."""
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        settings: S3Settings | None = None,
+        *,
+        page_size: int = 1000,
+        client: "S3Client | None" = None,
+    ) -> None:
+        """Nothing is asked of the server yet; the client is made at first use of `settings`, unless one is given."""
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
         self._settings = settings or S3Settings()
         self._lock = threading.Lock()
-        self._made: S3Client | None = None
+        self._page_size = page_size
+        self._made = client
         self._conditional = True
 
     @property
@@ -224,10 +233,10 @@ class S3Store(ObjectStore):
         token = ""
         while True:
             with self._translated("list it"):
-                if token:
-                    answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, ContinuationToken=token)
-                else:
-                    answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=start_after)
+                position: dict[str, Any] = {"ContinuationToken": token} if token else {"StartAfter": start_after}
+                answer = self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=prefix, MaxKeys=self._page_size, **position
+                )
             found = [
                 ObjectInfo(one["Key"][len(self._base) :], one["Size"], one["LastModified"])
                 for one in answer.get("Contents", ())
@@ -238,15 +247,18 @@ class S3Store(ObjectStore):
                 return found, bool(answer["IsTruncated"])
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        refused: dict[str, str] = {}
+        refused: dict[str, StoreError] = {}
         for batch in batches(check_key(key) for key in keys):
             refused |= self._delete_batch(batch)
+        # The same keys may be deleted again, so what may pass goes first: then the retry finds what stays refused.
+        if transient := next((error for error in refused.values() if isinstance(error, TransientStoreError)), None):
+            raise transient
         if refused:
             key, reason = next(iter(refused.items()))
             text = f"{len(refused)} objects of {self.url} could not be deleted, such as {key}: {reason}"
             raise DeleteFailed(text, tuple(refused))
 
-    def _delete_batch(self, keys: list[str]) -> dict[str, str]:
+    def _delete_batch(self, keys: list[str]) -> dict[str, StoreError]:
         """The keys that were refused, with the reason."""
         names: list[ObjectIdentifierTypeDef] = [{"Key": self._base + key} for key in keys]
         try:
@@ -254,14 +266,20 @@ class S3Store(ObjectStore):
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": names, "Quiet": True})
         except StoreRefused:  # not every server deletes several at once
             return self._delete_singly(keys)
-        failed: dict[str, str] = {}
-        for error in answer.get("Errors", ()):
-            if error.get("Code") not in _MISSING_CODES:
-                failed[error["Key"][len(self._base) :]] = f"{error.get('Code', '')} {error.get('Message', '')}".strip()
-        return failed
+        return {
+            error["Key"][len(self._base) :]: self._deletion_error(error["Key"], error)
+            for error in answer.get("Errors", ())
+            if error.get("Code") not in _MISSING_CODES
+        }
 
-    def _delete_singly(self, keys: list[str]) -> dict[str, str]:
-        failed: dict[str, str] = {}
+    def _deletion_error(self, name: str, told: "ErrorTypeDef") -> StoreError:
+        key = name[len(self._base) :]
+        return translate(
+            Answer(self.url, f"delete {key}", self._bucket, 0, told.get("Code", ""), told.get("Message", ""))
+        )
+
+    def _delete_singly(self, keys: list[str]) -> dict[str, StoreError]:
+        failed: dict[str, StoreError] = {}
         for key in keys:
             try:
                 with self._translated(f"delete {key}"):
@@ -271,7 +289,7 @@ class S3Store(ObjectStore):
             except TransientStoreError:
                 raise
             except StoreError as error:
-                failed[key] = str(error)
+                failed[key] = error
         return failed
 
     # Errors
@@ -335,7 +353,8 @@ def _status_of(error: ClientError) -> int:
 
 
 def _is_whole(answer: "GetObjectOutputTypeDef") -> bool:
-    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+    """Whether a range was not heeded; the status alone does not tell, as rclone gives parts with 200."""
+    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and not answer.get("ContentRange")
 
 
 def _line(error: Exception) -> str:

@@ -129,6 +129,9 @@ _BY_CODE: Final[Mapping[str, Callable[[Answer], StoreError]]] = {
     "IncompleteBody": _busy,
     "BadDigest": _busy,
     "XAmzContentSHA256Mismatch": _busy,
+    # Said of single keys, without a status.
+    "InternalError": _busy,
+    "ServiceUnavailable": _busy,
     "SlowDown": _busy,
     "Throttling": _busy,
     "ThrottlingException": _busy,

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The contract of object stores, held by each of them."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore, open_store
+from cas3fs.objectstores.directory import DirectoryStore
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.objectstores.s3 import S3Store
+from cas3fs.testing.servers import S3Server, s3_client
+from tests.contracts.objectstore import (
+    CreatesOnlyOnce,
+    IgnoresConditions,
+    KeepsMetadata,
+    ObjectStoreContract,
+    RefusesNesting,
+)
+
+
+class TestMemory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting, KeepsMetadata):
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        return MemoryStore("test", page_size=3)
+
+
+class TestDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        with closing(DirectoryStore(tmp_path, page_size=3)) as store:
+            yield store
+
+
+class TestWrappedDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        with closing(open_store(tmp_path.as_uri(), metrics=Metrics())) as store:
+            yield store
+
+
+class S3Contract(ObjectStoreContract, KeepsMetadata):
+    """On any server: each test has a prefix of its own in one bucket."""
+
+    @pytest.fixture
+    def store(self, bucket: "Bucket") -> ObjectStore:
+        return bucket.new_store()
+
+
+class TestS3OnMoto(S3Contract, CreatesOnlyOnce):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bucket(cls, moto_s3: S3Server) -> Iterator["Bucket"]:
+        yield from open_bucket(moto_s3)
+
+
+class TestS3OnRclone(S3Contract, IgnoresConditions):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bucket(cls, rclone_s3: S3Server) -> Iterator["Bucket"]:
+        yield from open_bucket(rclone_s3)
+
+
+class Bucket(NamedTuple):
+    """Stores under prefixes of one bucket share a client, as making one takes a while."""
+
+    name: str
+    client: Any
+
+    def new_store(self) -> ObjectStore:
+        return S3Store(self.name, f"{secrets.token_hex(6)}/some folder", page_size=4, client=self.client)
+
+
+def open_bucket(server: S3Server) -> Iterator[Bucket]:
+    name = f"test-{secrets.token_hex(6)}"
+    server.make_bucket(name)
+    with closing(s3_client(server)) as client:
+        yield Bucket(name, client)

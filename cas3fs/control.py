@@ -26,6 +26,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,10 @@ def answers(path: Path) -> bool:
     return True
 
 
+class _ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class _Lines:
     """One side of a connection, as lines of JSON."""
 
@@ -141,7 +146,7 @@ class ControlServer:
         self._handlers = handlers
         self._path = path
         self._lock = threading.Lock()
-        self._clients: set[socket.socket] = set()
+        self._clients: dict[socket.socket, threading.Thread] = {}
         self._socket = self._bind(path)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
 
@@ -163,19 +168,23 @@ class ControlServer:
         """Begins to answer."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Ends the connections, and removes the socket."""
+    def close(self, grace_s: float = 5.0) -> None:
+        """Takes no more requests, gives those under way `grace_s` to be answered, and removes the socket."""
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        with self._lock:
-            clients = list(self._clients)
-        for client in clients:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
         if self._thread.ident is not None:
             self._thread.join()
+        with self._lock:
+            clients = list(self._clients.items())
+        deadline_s = time.monotonic() + grace_s
+        for how, limit_s in ((socket.SHUT_RD, deadline_s), (socket.SHUT_RDWR, deadline_s + 1.0)):
+            for connection, _ in clients:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(how)
+            for _, thread in clients:
+                thread.join(max(0.0, limit_s - time.monotonic()))
 
     def _accept(self) -> None:
         while True:
@@ -183,9 +192,10 @@ class ControlServer:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
+            thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
             with self._lock:
-                self._clients.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True).start()
+                self._clients[connection] = thread
+            thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
         lines = _Lines(connection)
@@ -200,7 +210,7 @@ class ControlServer:
             _log.debug("a control client went away")
         finally:
             with self._lock:
-                self._clients.discard(connection)
+                self._clients.pop(connection, None)
             lines.close()
 
     @staticmethod
@@ -211,18 +221,23 @@ class ControlServer:
             raise ControlError("the volume is mounted by another user")
 
     def _answer(self, lines: _Lines, request: Message) -> None:
+        def report(message: Message) -> None:
+            try:
+                lines.send({"progress": message})
+            except OSError as error:
+                raise _ClientGone from error
+
         try:
-            result = self._handle(request, lambda message: lines.send({"progress": message}))
-        except OSError:
-            raise
+            answer: Message = {"result": self._handle(request, report)}
+        except _ClientGone:
+            return
         except Cas3fsError as error:
-            lines.send(_error_message(error))
+            answer = _error_message(error)
         except Exception as error:  # noqa: BLE001 - a defect in one request must not end the server
             _log.exception("the request %r failed", request.get("verb"))
-            told = f"{type(error).__name__} in the mount's process; its log tells more"
-            lines.send(_error_message(ControlError(told)))
-        else:
-            lines.send({"result": result})
+            told = f"{type(error).__name__} in the mount's process ({error}); its log tells more"
+            answer = _error_message(ControlError(told))
+        lines.send(answer)
 
     def _handle(self, request: Message, progress: Progress) -> Message:
         verb, args = request.get("verb"), request.get("args", {})
@@ -270,8 +285,19 @@ class ControlClient:
             Cas3fsError: what the handler raised, with its type and text.
             ControlError: the connection ended before the answer.
         """
+        self.ask(verb, args)
+        return self.result(progress)
+
+    def ask(self, verb: str, args: Message | None = None) -> None:
+        """Sends a request whose answer `result` will wait for."""
         try:
             self._lines.send({"verb": verb, "args": args or {}})
+        except OSError as error:
+            raise ControlError(f"the mount's process broke off the connection: {error.strerror}") from error
+
+    def result(self, progress: Progress | None = None) -> Message:
+        """The answer to the oldest request without one; raises as `call`."""
+        try:
             while (message := self._lines.receive()) is not None:
                 if "progress" in message:
                     if progress is not None:

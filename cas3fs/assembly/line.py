@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which index a writer goes on with: the local one, the newest snapshot, or an empty one.
+
+The epoch is claimed first, and only then snapshots are listed, so the newest one seen is the newest there will be.
+What the local index says of itself (`index.state`):
+
+- ``claim``: uuid of the claim under which it was written last; set before anything else is written under it.
+- ``lineage``: uuid of this file's life, from its creation or restoration on; staging bears the same uuid.
+- ``published``: id of the snapshot that was made of it last, or that it was restored from.
+- ``clean``: that id again (or an empty text where there is none), while nothing has changed since and nothing is
+  staged; removed before anything can change.
+
+The decision:
+
+1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`): go
+   on with it, ahead of the newest snapshot or not; staging of the same lineage is replayed.
+2. Else, if it is clean and its snapshot is the newest one: it is the same, go on with it.
+3. Else, if it is clean, or there is none: restore the newest snapshot.
+4. Else it has changes that were never published and that no longer fit: it is set aside, with its staging, and the
+   newest snapshot is restored. Nothing is deleted.
+
+Where the process may die, and what the next mount finds:
+
+- after the claim, before the index says so: the claim file knows the claim as ours, so case 1 holds still;
+- while restoring: ``restore.sqlite`` is half-made, and removed; the index is not there, case 3;
+- after the restored file took its place: its ``claim`` is that of the writer who published it, but ``clean`` was set
+  in it before, so case 2, or 3 if others have published since;
+- after publishing, before ``clean`` is set: case 1.
+"""
+
+import logging
+import uuid
+from typing import NamedTuple
+
+from cas3fs.assembly.statefolder import StateFolder
+from cas3fs.epochs import Claim
+from cas3fs.errors import IndexDatabaseError
+from cas3fs.index import Index, StagingIndex, migrations
+from cas3fs.index.files import put_in_place
+from cas3fs.snapshots.archive import SnapshotArchive
+
+CLAIM, LINEAGE, PUBLISHED, CLEAN = "claim", "lineage", "published", "clean"
+EMPTY = ""
+"""Stands for the snapshot of an empty index, which is never published."""
+
+_log = logging.getLogger(__name__)
+
+
+class Line(NamedTuple):
+    """The index to go on with."""
+
+    index: Index
+    rows: StagingIndex
+    published: str | None
+    """The snapshot that it stems from, None where there is none."""
+    clean: str | None
+    """Not None when it holds nothing but that: its id, or an empty text for an empty index."""
+
+
+def take_up(state: StateFolder, archive: SnapshotArchive, claim: Claim) -> Line:
+    """Brings index and staging into place, and records `claim` in them.
+
+    Raises:
+        SnapshotError, StoreError: the newest snapshot cannot be read.
+        IndexDatabaseError: the local index is damaged, or of a newer cas3fs; it is left as it is.
+    """
+    newest = archive.newest()
+    newest_id = None if newest is None else newest.id
+    state.remove_scratch()
+    if state.index.exists():
+        _keep_or_clear(state, claim, newest_id)
+    if not state.index.exists():
+        _install(state, archive, newest_id)
+    return _record(state, claim)
+
+
+def _keep_or_clear(state: StateFolder, claim: Claim, newest: str | None) -> None:
+    """Leaves the local index where it can be gone on with, else removes it or sets it aside."""
+    try:
+        migrations.upgrade(state.index)
+        with Index.open(state.index) as index:
+            written_under, clean = index.state.get(CLAIM), index.state.get(CLEAN)
+    except IndexDatabaseError as error:
+        raise type(error)(f"{error}; moving {state.path} away lets the mount begin from the newest snapshot") from error
+    if written_under in {str(one) for one in claim.lineage}:
+        return
+    if clean is not None:
+        if clean != (newest or EMPTY):
+            state.discard_line()
+        return
+    aside = state.set_aside()
+    _log.warning("another writer has gone on with the volume; what was not published here is set aside in %s", aside)
+
+
+def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None) -> None:
+    """Puts an index in place where there is none: of the snapshot `newest`, or an empty one."""
+    if state.has_staged():
+        aside = state.set_aside(staging_only=True)
+        _log.warning("staged data without its index was found and is set aside in %s", aside)
+    state.discard_line()
+    if newest is None:
+        with Index.open(state.index, create=True) as index:
+            mark_clean(index, EMPTY)
+        return
+    archive.restore(newest, state.restored)
+    migrations.upgrade(state.restored)
+    with Index.open(state.restored, scratch=True) as index:
+        with index.operation():
+            index.state.set(LINEAGE, str(uuid.uuid4()))
+            index.state.set(PUBLISHED, newest)
+            index.state.set(CLEAN, newest)
+        index.commit()
+    put_in_place(state.restored, state.index)
+
+
+def _record(state: StateFolder, claim: Claim) -> Line:
+    """Opens both databases and says in the index that it is written under `claim` from now on."""
+    index = Index.open(state.index)
+    try:
+        published, clean = index.state.get(PUBLISHED) or None, index.state.get(CLEAN)
+        lineage = index.state.get(LINEAGE) or str(uuid.uuid4())
+        with index.operation():
+            index.state.set(CLAIM, str(claim.uuid))
+            index.state.set(LINEAGE, lineage)
+            index.state.remove(CLEAN)
+        index.commit()
+        index.sync()
+        return Line(index, _open_rows(state, lineage), published, clean)
+    except BaseException:
+        index.close()
+        raise
+
+
+def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:
+    """The rows of staging; those of another lineage are set aside."""
+    rows = StagingIndex(state.staging_rows)
+    if rows.claim not in (lineage, None):
+        rows.close()
+        aside = state.set_aside(staging_only=True)
+        _log.warning("staged data that does not belong to this index is set aside in %s", aside)
+        rows = StagingIndex(state.staging_rows)
+    state.staging.mkdir(exist_ok=True, mode=0o700)
+    if rows.claim is None:
+        rows.set_claim(lineage)
+    return rows
+
+
+def mark_clean(index: Index, snapshot: str) -> None:
+    """Notes, durably, that it holds what `snapshot` holds, and no more."""
+    with index.operation():
+        index.state.set(PUBLISHED, snapshot)
+        index.state.set(CLEAN, snapshot)
+    index.commit()
+    index.sync()

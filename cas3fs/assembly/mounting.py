@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The process of a mount: an open volume between the kernel and the control socket, from the first request to the
+release.
+
+Its life: open the volume; mount; answer the control socket; serve the kernel until the volume is unmounted or a
+signal comes; store, publish, release; tell those who wait; end. The control socket answers until the end:
+
+    status   who serves what
+    store    returns when everything written before is in the store
+    flush    the same, and a snapshot that names it is published
+    stats    figures
+    end      returns when the volume is released, with the newest snapshot, or the error that kept it from that
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from typing import Any
+
+import attrs
+
+from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
+from cas3fs.assembly.reports import volume_report
+from cas3fs.assembly.statefolder import StateFolder
+from cas3fs.config import MIB, MountSettings, Places, StoreSettings, WriterSettings
+from cas3fs.control import ControlServer, Handler, Message, MountRecord, Progress
+from cas3fs.errors import Cas3fsError, ControlError, StoreError
+from cas3fs.fuse.options import parse_options
+from cas3fs.fuse.session import Session
+
+_LOG_BYTES = 4 * MIB
+_LOG_FILES = 3
+_REPORT_INTERVAL_S = 0.2
+_FAILED = 1
+
+_log = logging.getLogger(__name__)
+
+
+class Ending:
+    """How the volume was left, for those who wait to hear it."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._report: Message = {}
+        self._result: Message = {}
+        self._error: Cas3fsError | None = None
+
+    def report(self, message: Message) -> None:
+        """Tells how far it is."""
+        self._report = message
+
+    def succeed(self, snapshot: str | None) -> None:
+        """The volume is published and released."""
+        self._result = {"snapshot": snapshot}
+        self._over.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Something kept it from that."""
+        self._error = error if isinstance(error, Cas3fsError) else StoreError(f"{type(error).__name__}: {error}")
+        self._over.set()
+
+    def wait(self, progress: Progress) -> Message:
+        """Returns when it is over; raises what went wrong."""
+        while not self._over.wait(_REPORT_INTERVAL_S):
+            progress(self._report)
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class MountProcess:
+    """See the module."""
+
+    def __init__(self, volume: OpenVolume, writer: WriterSettings, mount: MountSettings) -> None:
+        self._volume = volume
+        self._writer = writer
+        self._mount = mount
+        self._ending = Ending()
+        options = parse_options(mount.options, is_root=os.geteuid() == 0)
+        self._session = Session(
+            volume.filesystem,
+            mount.mountpoint,
+            url=volume.url,
+            workers=mount.workers,
+            options=options,
+            control=volume.state.control,
+            capabilities=volume.filesystem.has_capabilities,
+        )
+        self._server = ControlServer(volume.state.control, self._handlers())
+
+    def _handlers(self) -> dict[str, Handler]:
+        return {
+            "status": lambda args, progress: self._status(),
+            "store": self._store,
+            "flush": self._flush,
+            "stats": lambda args, progress: self._stats(),
+            "end": lambda args, progress: self._ending.wait(progress),
+        }
+
+    # -- the life
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Serves until the end; gives the exit status. `ready` is called when the mount serves.
+
+        Raises:
+            Cas3fsError: it could not begin; the volume is given back.
+        """
+        try:
+            self._begin()
+        except BaseException:
+            self._session.close()
+            self._server.close(0)
+            self._volume.give_back()
+            raise
+        ready()
+        status = self._serve()
+        self._server.close()
+        return status
+
+    def _begin(self) -> None:
+        self._session.open()
+        self._volume.start(self._writer.snapshot_interval_s)
+        record = MountRecord(self._volume.url, str(self._volume.entry.uuid), str(self._mount.mountpoint), os.getpid())
+        record.save(self._volume.state.path)
+        self._server.start()
+        _log.info("%s is mounted on %s", self._volume.url, self._mount.mountpoint)
+
+    def _serve(self) -> int:
+        try:
+            ended_by = self._session.serve()
+            _log.info("unmounted" if ended_by is None else f"ended by signal {ended_by}")
+            self._session.close()
+            snapshot = self._volume.finish(self._ending.report)
+            self._volume.close()
+        except BaseException as error:  # noqa: BLE001 - told to the log and to those who wait
+            _log.error("the volume could not be released: %s", error, exc_info=error)
+            self._ending.fail(error)
+            return _FAILED
+        _log.info("released, with snapshot %s", snapshot)
+        self._ending.succeed(snapshot)
+        return 0
+
+    # -- requests
+
+    def _status(self) -> Message:
+        left = self._volume.filesystem.pending()
+        return {
+            "pid": os.getpid(),
+            "url": self._volume.url,
+            "mountpoint": str(self._mount.mountpoint),
+            "read_only": self._volume.filesystem.read_only,
+            "pending": attrs.asdict(left),
+        }
+
+    def _store(self, args: Message, progress: Progress) -> Message:
+        publisher = self._volume.publisher
+        if publisher is not None:
+            publisher.store(progress)
+        return {}
+
+    def _flush(self, args: Message, progress: Progress) -> Message:
+        publisher = self._volume.publisher
+        if publisher is None:
+            raise ControlError(f"{self._volume.url} is mounted read-only, so there is nothing to flush")
+        name = args.get("name")
+        if name is not None and not isinstance(name, str):
+            raise ControlError("the name of a snapshot must be a text")
+        return {"snapshot": publisher.publish(progress, name=name)}
+
+    def _stats(self) -> dict[str, Any]:
+        filesystem = self._volume.filesystem
+        filesystem.commit()
+        with filesystem.index.reader() as reader:
+            report = volume_report(self._volume.entry, self._volume.url, reader.counts())
+        publisher = self._volume.publisher
+        return report | {
+            "mountpoint": str(self._mount.mountpoint),
+            "read_only": filesystem.read_only,
+            "snapshot": None if publisher is None else publisher.newest,
+            "pending": attrs.asdict(filesystem.pending()),
+            "process": filesystem.statistics(),
+        }
+
+
+def serve_mount(
+    store: StoreSettings,
+    writer: WriterSettings,
+    mount: MountSettings,
+    places: Places,
+    ready: Callable[[], None],
+    *,
+    verbose: bool,
+    log_to_file: bool,
+) -> int:
+    """Opens a volume, mounts it, and serves it until it is unmounted; gives the exit status.
+
+    Raises:
+        Cas3fsError: it could not be mounted.
+    """
+    opener = open_view if writer.read_only else open_writer
+    volume = opener(store, writer, places, _log_to_file(verbose) if log_to_file else lambda _: None)
+    try:
+        return MountProcess(volume, writer, mount).run(ready)
+    finally:
+        volume.close()
+
+
+def _log_to_file(verbose: bool) -> Callable[[StateFolder], None]:
+    def begin(state: StateFolder) -> None:
+        handler = RotatingFileHandler(state.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.DEBUG if verbose else logging.INFO)
+        for library in ("boto3", "botocore", "urllib3", "s3transfer", "llfuse"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+
+    return begin

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An open volume: everything that a front-end needs, from the claim to the release.
+
+`open_writer` locks the state folder, claims an epoch, brings the right index into place (module `line`) and wires the
+file system. `finish` stores and publishes everything and releases the epoch; `close` lets go of all resources. When
+`finish` fails or is never reached, the epoch stays unreleased, and the next mount with this state folder goes on
+where this one ended (case 1 of `line`).
+
+Where a process may die while finishing: before the manifest is put: nothing is lost, as the index and staging are on
+the disk; between manifest and release: the next mount claims the next epoch, as this one is its own; after the
+release, before the index is marked clean: the same.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import attrs
+
+from cas3fs.assembly.line import mark_clean, take_up
+from cas3fs.assembly.publishing import Publisher
+from cas3fs.assembly.statefolder import StateFolder, ViewFolder
+from cas3fs.assembly.volumes import load_volume, open_volume_store
+from cas3fs.assembly.wiring import wire
+from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.control import Progress
+from cas3fs.entries.kinds import VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.errors import Cas3fsError
+from cas3fs.filesystem import FileSystem
+from cas3fs.index import Index, StagingIndex, migrations
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Turn:
+    """A writer's epoch, and what is done with it."""
+
+    claim: Claim
+    epochs: Epochs
+    publisher: Publisher
+    after_release: bool
+    """Whether the epoch before was released: if this one never serves, it can be given back without loss."""
+    clean: str | None
+    """What `Line.clean` was."""
+
+
+@attrs.define
+class OpenVolume:
+    """A volume with its file system; made by `open_writer` or `open_view`."""
+
+    entry: VolumeEntry
+    url: str
+    state: StateFolder
+    filesystem: FileSystem
+    metrics: Metrics
+    _resources: ExitStack
+    _turn: Turn | None = None
+    _clean: str | None = None
+    _is_closed: bool = False
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """What publishes; None where the volume is open for reading only."""
+        return None if self._turn is None else self._turn.publisher
+
+    def start(self, snapshot_interval_s: float) -> None:
+        """Takes up what an earlier process left in staging, and begins the background work.
+
+        Raises:
+            StateConflict, IndexDatabaseError: the local state is damaged.
+        """
+        recovered = self.filesystem.start()
+        if recovered:
+            _log.info("%d files of an earlier mount are not stored yet; they will be now", recovered)
+        if self._turn is not None:
+            self._turn.publisher.start(snapshot_interval_s)
+
+    def finish(self, progress: Progress = lambda _: None) -> str | None:
+        """Stores and publishes everything, and releases the epoch; gives the id of the newest snapshot.
+
+        Raises:
+            StoreError: the store failed; what it lacks is safe in the state folder.
+            Fenced: another writer has taken over.
+            Cas3fsError, OSError: the local disk failed.
+        """
+        if self._turn is None:
+            return None
+        self._turn.publisher.stop()
+        newest = self._turn.publisher.publish(progress)
+        progress({"what": "releasing"})
+        self._turn.epochs.release(self._turn.claim)
+        self._clean = newest
+        return newest
+
+    def give_back(self) -> None:
+        """Releases the epoch of a volume that never served, unless an earlier mount has left something to store."""
+        turn = self._turn
+        if turn is not None and turn.after_release:
+            _release_quietly(turn.epochs, turn.claim)
+            self._clean = turn.clean
+
+    def close(self) -> None:
+        """Lets go of everything; what is not stored stays staged. Nothing happens the second time."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._turn is not None:
+            self._turn.publisher.stop()
+        try:
+            self.filesystem.close()
+            if self._clean is not None:
+                with Index.open(self.state.index) as index:
+                    mark_clean(index, self._clean)
+        finally:
+            self._resources.close()
+
+
+def _release_quietly(epochs: Epochs, claim: Claim) -> None:
+    """Releases a claim after a failure that matters more than one of this."""
+    try:
+        epochs.release(claim)
+    except Cas3fsError as error:
+        _log.warning("epoch %d could not be released: %s", claim.epoch, error)
+
+
+OnState = Callable[[StateFolder], None]
+"""Called with the state folder as soon as it is locked: the log goes there."""
+
+
+def open_writer(
+    store_settings: StoreSettings, settings: WriterSettings, places: Places, on_state: OnState = lambda _: None
+) -> OpenVolume:
+    """Opens a volume as its only writer.
+
+    Raises:
+        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be.
+        StoreError, SnapshotError, IndexDatabaseError, UsageError: store, snapshot, local index or folders do not serve.
+    """
+    metrics = Metrics()
+    with ExitStack() as resources:
+        store, entry = _open_store(store_settings, metrics, resources)
+        state = StateFolder(places.state_of(str(entry.uuid)))
+        resources.callback(state.close)
+        on_state(state)
+        epochs = Epochs(Shelf(store), fenced=entry.fenced)
+        before = epochs.newest()
+        claim = epochs.claim(Identity.of_this_process(), state.claim)
+        after_release = before is None or before.released
+        try:
+            archive = SnapshotArchive(Shelf(store))
+            line = take_up(state, archive, claim)
+            filesystem = _wire(
+                entry,
+                store,
+                line.index,
+                line.rows,
+                staging_dir=state.staging,
+                cache_dir=places.cache_of(str(entry.uuid)),
+                epoch=claim.epoch,
+                settings=settings,
+                metrics=metrics,
+                resources=resources,
+            )
+        except BaseException:
+            if after_release:
+                _release_quietly(epochs, claim)
+            raise
+        publisher = Publisher(
+            filesystem, archive, epochs, claim, state, newest=line.published, changed=line.clean is None
+        )
+        turn = Turn(claim, epochs, publisher, after_release, line.clean)
+        return OpenVolume(entry, store.url, state, filesystem, metrics, resources.pop_all(), turn)
+
+
+def open_view(
+    store_settings: StoreSettings, settings: WriterSettings, places: Places, on_state: OnState = lambda _: None
+) -> OpenVolume:
+    """Opens the newest snapshot of a volume for reading, beside whoever writes.
+
+    Raises:
+        as `open_writer`, but for what concerns claims.
+    """
+    metrics = Metrics()
+    with ExitStack() as resources:
+        store, entry = _open_store(store_settings, metrics, resources)
+        state = ViewFolder.make(places.state_of(str(entry.uuid)))
+        resources.callback(state.close)
+        on_state(state)
+        archive = SnapshotArchive(Shelf(store))
+        newest = archive.newest()
+        if newest is not None:
+            archive.restore(newest.id, state.index)
+        migrations.upgrade(state.index)
+        filesystem = _wire(
+            entry,
+            store,
+            Index.open(state.index),
+            StagingIndex(state.staging_rows),
+            staging_dir=state.staging,
+            cache_dir=places.cache_of(str(entry.uuid)),
+            epoch=0,
+            settings=settings,
+            metrics=metrics,
+            resources=resources,
+        )
+        return OpenVolume(entry, store.url, state, filesystem, metrics, resources.pop_all())
+
+
+def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> tuple[ObjectStore, VolumeEntry]:
+    store = open_volume_store(settings, metrics)
+    resources.callback(store.close)
+    return store, load_volume(store)
+
+
+def _wire(
+    entry: VolumeEntry,
+    store: ObjectStore,
+    index: Index,
+    rows: StagingIndex,
+    *,
+    staging_dir: Path,
+    cache_dir: Path,
+    epoch: int,
+    settings: WriterSettings,
+    metrics: Metrics,
+    resources: ExitStack,
+) -> FileSystem:
+    """The file system; the rows and the cache, which it does not close, go to `resources`."""
+    resources.callback(rows.close)
+    try:
+        wired = wire(
+            entry,
+            store,
+            index,
+            rows,
+            staging_dir=staging_dir,
+            cache_dir=cache_dir,
+            epoch=epoch,
+            settings=settings,
+            metrics=metrics,
+        )
+    except BaseException:
+        index.close()
+        raise
+    if wired.cache is not None:
+        resources.callback(wired.cache.close)
+    return wired.filesystem

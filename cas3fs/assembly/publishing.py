@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Publishing: the index of a running file system becomes a snapshot in the store, on demand and in a rhythm.
+
+The order: everything is stored; the index is copied; the pages and then the manifest are put; the epochs are listed,
+and only if ours is the newest is the snapshot acknowledged. A failure at any step leaves at most pages that no
+manifest names, under a number that is never used again, as every attempt uses one up.
+
+Locks: `_mutex` makes publishings one at a time and is held during them, requests to the store included; nothing that a
+handler of the kernel's waits for takes it. It comes before the file system's.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cas3fs.assembly.statefolder import StateFolder
+from cas3fs.control import Message, Progress
+from cas3fs.epochs import Claim, Epochs
+from cas3fs.errors import Cas3fsError, Fenced
+from cas3fs.filesystem import FileSystem
+from cas3fs.index import IndexReader, ordinal_of
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import SnapshotNumber
+
+_PROGRESS_INTERVAL_S = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes one file system under one claim."""
+
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        archive: SnapshotArchive,
+        epochs: Epochs,
+        claim: Claim,
+        state: StateFolder,
+        *,
+        newest: str | None,
+        changed: bool,
+    ) -> None:
+        """`newest` is the snapshot that the index stems from; `changed`, whether it may hold more than that."""
+        self._fs = filesystem
+        self._archive = archive
+        self._epochs = epochs
+        self._claim = claim
+        self._state = state
+        self._mutex = threading.Lock()
+        self._sequence = 0
+        self.newest = newest
+        self._seen = None if changed or newest is None else self._mark()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._await_next()
+
+    # -- on demand
+
+    def publish(self, progress: Progress = lambda _: None, *, name: str | None = None) -> str:
+        """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot.
+
+        Raises:
+            StoreError: the store failed; nothing is lost, and publishing again is safe.
+            Fenced: another writer has taken over; the file system is read-only from now on.
+            Cas3fsError, OSError: the local disk failed.
+        """
+        with self._mutex:
+            self.store(progress)
+            if self.newest is None or name is not None or self._mark() != self._seen:
+                self._publish(progress, name)
+            assert self.newest is not None
+            return self.newest
+
+    def store(self, progress: Progress = lambda _: None) -> None:
+        """Returns when everything written before is in the store; raises as `publish`, but for Fenced."""
+        watched(self._fs, self._fs.store_all, progress)
+
+    def _publish(self, progress: Progress, name: str | None) -> None:
+        self._sequence += 1
+        number = SnapshotNumber(self._claim.epoch, self._sequence)
+        progress({"what": "publishing"})
+        mark = self._mark()
+        try:
+            self._fs.checkpoint(self._state.scratch)
+            self._await_next()
+            with IndexReader(self._state.scratch) as reader:
+                facts = reader.counts()._asdict()
+            made = self._archive.create(
+                self._state.scratch,
+                epoch=number.epoch,
+                sequence=number.sequence,
+                parent=self.newest,
+                name=name,
+                facts=facts,
+            )
+        finally:
+            self._state.remove_scratch()
+        self._check_fence()
+        self.newest, self._seen = made.id, mark
+        _log.info("published snapshot %s", made.id)
+
+    def _check_fence(self) -> None:
+        if not self._epochs.is_newest(self._claim):
+            reason = "another writer has taken over the volume; what is not published stays in the state folder"
+            self._fs.turn_read_only(reason)
+            raise Fenced(reason)
+
+    def _await_next(self) -> None:
+        """Packs stored from now on are in the next snapshot at the earliest."""
+        self._fs.born = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
+
+    def _mark(self) -> tuple[Any, ...]:
+        """Something that differs after every commit of the index: when and how far its files were written."""
+        self._fs.commit()
+        marks = []
+        for path in (self._state.index, self._state.index.with_name("index.sqlite-wal")):
+            if path.exists():
+                told = path.stat()
+                marks.append((told.st_mtime_ns, told.st_size))
+        return tuple(marks)
+
+    # -- in a rhythm
+
+    def start(self, interval_s: float) -> None:
+        """Publishes every `interval_s` what has changed; an interval of 0 means never."""
+        if interval_s > 0:
+            self._thread = threading.Thread(target=self._run, args=(interval_s,), name="publisher", daemon=True)
+            self._thread.start()
+
+    def _run(self, interval_s: float) -> None:
+        while not self._stopping.wait(interval_s):
+            try:
+                self.publish()
+            except (Cas3fsError, OSError) as error:
+                _log.error("publishing failed, will be tried again in %.0f s: %s", interval_s, error)
+            if self._fs.read_only:
+                return
+
+    def stop(self) -> None:
+        """Ends the rhythm; a publishing under way is finished."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def watched(filesystem: FileSystem, work: Callable[[], None], progress: Progress) -> None:
+    """Does `work` in a thread, and reports meanwhile how much of what was waiting is in the store."""
+    total = filesystem.pending().size_bytes
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that asked
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="storing", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_PROGRESS_INTERVAL_S)
+        if thread.is_alive():
+            progress(_storing(filesystem, total))
+    if failed:
+        raise failed[0]
+
+
+def _storing(filesystem: FileSystem, total: int) -> Message:
+    left = filesystem.pending()
+    whole = max(total, left.size_bytes)
+    return {"what": "storing", "done": whole - left.size_bytes, "total": whole, "files": left.files}

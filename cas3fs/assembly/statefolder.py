@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The folder of this machine in which one volume's state lies, locked while a process works with it.
+
+::
+
+    lock            held by flock as long as the process lives; tells its process id
+    index.sqlite    the index, with -wal and -shm
+    staging.sqlite  rows of staging, with -wal and -shm
+    staging/        bytes of staging
+    claim.json      this folder's own claims (module `cas3fs.epochs`)
+    control.sock, mount.json, mount.log
+    views/NAME/     state of a read-only mount, with a lock of its own
+    set-aside/TIME/ what belongs to no line any more but was never published
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+from cas3fs.control import SOCKET_NAME
+from cas3fs.errors import StateInUse, UsageError
+
+_INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
+_STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", "staging")
+
+
+class StateFolder:
+    """A locked state folder; made where it is missing."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes and locks the folder.
+
+        Raises:
+            StateInUse: another process works with it.
+            UsageError: it cannot be made or written.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(f"the state folder {path} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise StateInUse(f"the volume is open already on this machine, by process {holder} ({path})") from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index.sqlite"
+
+    @property
+    def staging_rows(self) -> Path:
+        return self.path / "staging.sqlite"
+
+    @property
+    def staging(self) -> Path:
+        return self.path / "staging"
+
+    @property
+    def claim(self) -> Path:
+        return self.path / "claim.json"
+
+    @property
+    def control(self) -> Path:
+        return self.path / SOCKET_NAME
+
+    @property
+    def log(self) -> Path:
+        return self.path / "mount.log"
+
+    @property
+    def scratch(self) -> Path:
+        """A copy of the index that is about to be published."""
+        return self.path / "publish.sqlite"
+
+    @property
+    def restored(self) -> Path:
+        """A snapshot that is about to become the index."""
+        return self.path / "restore.sqlite"
+
+    # -- the files of the line
+
+    def discard_line(self) -> None:
+        """Removes index and staging, of which nothing is missed."""
+        for name in (*_INDEX_FILES, *_STAGING_FILES):
+            self._remove(self.path / name)
+        self.sync()
+
+    def set_aside(self, *, staging_only: bool = False) -> Path:
+        """Moves index and staging out of the way; gives the folder in which they are now."""
+        aside = self.path / "set-aside" / f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
+        aside.mkdir(parents=True)
+        for name in _STAGING_FILES if staging_only else (*_INDEX_FILES, *_STAGING_FILES):
+            if (self.path / name).exists():
+                (self.path / name).rename(aside / name)
+        self.sync()
+        return aside
+
+    def has_staged(self) -> bool:
+        """Whether there are bytes or rows of staging."""
+        return self.staging_rows.exists() or (self.staging.is_dir() and any(self.staging.iterdir()))
+
+    def remove_scratch(self) -> None:
+        """Removes copies that a process left half-made."""
+        for path in (self.scratch, self.restored):
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                self._remove(path.with_name(path.name + suffix))
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Makes durable which names the folder holds."""
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def close(self) -> None:
+        """Lets go of the lock."""
+        os.close(self._lock)
+
+
+class ViewFolder(StateFolder):
+    """The state folder of a read-only mount: its own, gone with it."""
+
+    @classmethod
+    def make(cls, volume: Path) -> "ViewFolder":
+        """A new one below the volume's state folder; those whose process is gone are removed.
+
+        Raises:
+            UsageError: it cannot be made.
+        """
+        views = volume / "views"
+        for old in sorted(views.iterdir()) if views.is_dir() else []:
+            cls._remove_abandoned(old)
+        return cls(views / f"{os.getpid()}-{time.time_ns():x}")
+
+    @classmethod
+    def _remove_abandoned(cls, path: Path) -> None:
+        try:
+            cls(path).close()
+        except StateInUse:
+            return
+
+    def close(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        super().close()

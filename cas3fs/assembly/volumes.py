@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making a volume, and finding one: its store, and the entry that says how it was made."""
+
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+from cas3fs.blocks.chunkers import make_chunker
+from cas3fs.blocks.codec import Compression
+from cas3fs.config import GIB, MIB, StoreSettings, VolumeSettings
+from cas3fs.entries.kinds import VOLUME_FORMAT, VOLUME_ID, VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import (
+    EntryError,
+    ObjectExists,
+    ObjectMissing,
+    StoreRefused,
+    UsageError,
+    VolumeExists,
+    VolumeFormatError,
+    VolumeMissing,
+)
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore, open_store, parse_url, probe_create_if_absent
+
+_MIN_PACK_BYTES = MIB
+_MAX_PACK_BYTES = GIB
+
+
+def normal_url(url: str) -> str:
+    """The one spelling of a volume's URL, by which volumes are compared.
+
+    Raises:
+        UsageError: it names no store.
+    """
+    return str(parse_url(url))
+
+
+def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
+    """The store of a volume; the caller closes it.
+
+    Raises:
+        UsageError, StoreError: the URL is wrong, or the store is not there.
+    """
+    return open_store(
+        settings.url,
+        metrics=metrics,
+        endpoint_url=settings.endpoint_url,
+        max_concurrency=settings.max_concurrency,
+    )
+
+
+def load_volume(store: ObjectStore) -> VolumeEntry:
+    """What was decided when the volume was made.
+
+    Raises:
+        VolumeMissing: there is none.
+        VolumeFormatError: it was made by a newer cas3fs, or is damaged.
+        StoreError: the store cannot be read.
+    """
+    try:
+        entry = Shelf(store).load(VolumeEntry, VOLUME_ID)
+    except ObjectMissing as error:
+        raise VolumeMissing(f"there is no volume at {store.url}; `cas3fs mkfs {store.url}` makes one") from error
+    except EntryError as error:
+        raise VolumeFormatError(f"the volume at {store.url} cannot be understood: {error}") from error
+    if entry.format > VOLUME_FORMAT:
+        raise VolumeFormatError(
+            f"the volume at {store.url} has format {entry.format}, and this cas3fs knows formats up to "
+            f"{VOLUME_FORMAT}: use a newer cas3fs"
+        )
+    return entry
+
+
+def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict[str, Any]:
+    """Makes a volume: nothing but its entry; the first mount begins with an empty index. Gives what ``--json`` prints.
+
+    Raises:
+        UsageError: a setting makes no sense.
+        VolumeExists: there is a volume already.
+        StoreRefused: the store ignores create-if-absent, and that was not allowed.
+        StoreError: the store cannot be reached or written.
+    """
+    entry = _new_entry(settings)
+    with closing(open_volume_store(store_settings, Metrics())) as store:
+        _refuse_existing(store)
+        entry = entry.changed(fenced=_check_fence(store, settings))
+        try:
+            Shelf(store).save(entry)
+        except ObjectExists as error:
+            raise VolumeExists(f"there is a volume at {store.url} already") from error
+        return {
+            "url": store.url,
+            "uuid": str(entry.uuid),
+            "chunker": entry.chunker,
+            "block_size": entry.block_size,
+            "pack_size": entry.pack_size,
+            "compression": entry.compression,
+            "label": entry.label,
+            "fenced": entry.fenced,
+        }
+
+
+def _new_entry(settings: VolumeSettings) -> VolumeEntry:
+    make_chunker(settings.chunker, settings.block_size_bytes)
+    if not _MIN_PACK_BYTES <= settings.pack_size_bytes <= _MAX_PACK_BYTES:
+        raise UsageError("the pack size must be between 1MiB and 1GiB")
+    return VolumeEntry(
+        uuid=uuid.uuid4(),
+        format=VOLUME_FORMAT,
+        created=datetime.now(UTC),
+        chunker=settings.chunker,
+        block_size=settings.block_size_bytes,
+        pack_size=settings.pack_size_bytes,
+        compression=str(Compression.parse(settings.compression)),
+        label=settings.label,
+    )
+
+
+def _refuse_existing(store: ObjectStore) -> None:
+    try:
+        store.head(VolumeEntry.key_of(VOLUME_ID))
+    except ObjectMissing:
+        return
+    raise VolumeExists(f"there is a volume at {store.url} already")
+
+
+def _check_fence(store: ObjectStore, settings: VolumeSettings) -> bool:
+    fenced = probe_create_if_absent(store)
+    if not fenced and not settings.allow_unfenced:
+        raise StoreRefused(
+            f"the store of {store.url} ignores create-if-absent, so it cannot keep two machines from writing at the "
+            "same time; --allow-unfenced makes the volume all the same"
+        )
+    return fenced

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wires: a file system from an index, the rows of staging, a store, and how the volume was made."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from cas3fs.blocks.chunkers import make_chunker
+from cas3fs.blocks.codec import Compression
+from cas3fs.blockstore.reader import BlockReader
+from cas3fs.blockstore.writer import BlockWriter
+from cas3fs.caches.disk import DiskCache
+from cas3fs.caches.memory import MemoryCache
+from cas3fs.config import WriterSettings
+from cas3fs.entries.kinds import VolumeEntry
+from cas3fs.filesystem import FileSystem, FileSystemSettings, Staging
+from cas3fs.index import Index, StagingIndex
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore
+from cas3fs.values import StoredPack
+
+
+class Wired(NamedTuple):
+    """A file system that is not started yet, and the cache that outlives its closing by one call."""
+
+    filesystem: FileSystem
+    cache: DiskCache | None
+
+
+def wire(
+    volume: VolumeEntry,
+    store: ObjectStore,
+    index: Index,
+    rows: StagingIndex,
+    *,
+    staging_dir: Path,
+    cache_dir: Path,
+    epoch: int,
+    settings: WriterSettings,
+    metrics: Metrics,
+) -> Wired:
+    """Puts the parts together; closing the file system closes index, reader and writer.
+
+    Raises:
+        UsageError: the cache folder cannot be used.
+    """
+    cache = None
+    if settings.cache_size_bytes:
+        cache = DiskCache(cache_dir, settings.cache_size_bytes, metrics=metrics)
+    memory = MemoryCache(settings.memory_cache_bytes)
+    staging_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def make_writer(on_stored: Callable[[StoredPack], None]) -> BlockWriter:
+        return BlockWriter(
+            store,
+            epoch=epoch,
+            pack_size_bytes=volume.pack_size,
+            compression=Compression.parse(volume.compression),
+            on_stored=on_stored,
+            metrics=metrics,
+        )
+
+    filesystem = FileSystem(
+        index,
+        Staging(staging_dir, rows, limit_bytes=settings.staging_size_bytes, memory_bytes=settings.staging_memory_bytes),
+        BlockReader(store, memory, cache, metrics=metrics),
+        make_writer,
+        make_chunker(volume.chunker, volume.block_size),
+        FileSystemSettings(pack_bytes=volume.pack_size, read_only=settings.read_only),
+        metrics,
+    )
+    return Wired(filesystem, cache)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What several verbs share: options, values of the command line, output, and finding the process that has a volume
+open."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from cas3fs.config import Places, StoreSettings, find_places, parse_duration, parse_size
+from cas3fs.errors import MountError, UsageError
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as 512MiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return value if isinstance(value, int) else _or_fail(self, parse_size, value, param, ctx)
+
+
+class Duration(click.ParamType):
+    """A number of seconds, such as 5m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return value if isinstance(value, float) else _or_fail(self, parse_duration, value, param, ctx)
+
+
+def _or_fail(
+    kind: click.ParamType,
+    parse: Callable[[str], Any],
+    value: Any,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> Any:
+    try:
+        return parse(str(value))
+    except UsageError as error:
+        return kind.fail(str(error), param, ctx)
+
+
+def places_options(command: _Command) -> _Command:
+    """The options that say where this machine keeps things."""
+    command = click.option(
+        "--cache-dir", type=click.Path(file_okay=False), help="Where blocks are cached (CAS3FS_CACHE_DIR)."
+    )(command)
+    return click.option(
+        "--state-dir", type=click.Path(file_okay=False), help="Where local state is kept (CAS3FS_STATE_DIR)."
+    )(command)
+
+
+def store_options(command: _Command) -> _Command:
+    """The options that say how to reach the object store."""
+    return click.option("--endpoint-url", metavar="URL", help="The S3 endpoint, in place of boto3's configuration.")(
+        command
+    )
+
+
+def verbose_option(command: _Command) -> _Command:
+    """``-v``: tell more in the log."""
+    return click.option("-v", "--verbose", is_flag=True, help="Log more.")(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
+
+
+def print_json(value: Any) -> None:
+    """Prints `value` as one JSON value over several lines."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Sends the log to standard error; for verbs that stay in the foreground."""
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=level, format="cas3fs: %(levelname)s: %(message)s")
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Keeps libraries from filling the log with every request."""
+    for name in ("boto3", "botocore", "urllib3", "s3transfer", "llfuse"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
+    """The settings of the store at `url`."""
+    return StoreSettings(url=normal_url(url), endpoint_url=endpoint_url)
+
+
+def normal_url(url: str) -> str:
+    """`url` in the one form in which it is compared; raises UsageError where it names no store."""
+    from cas3fs.assembly.volumes import normal_url as normal
+
+    return normal(url)
+
+
+class Target(NamedTuple):
+    """A volume that is mounted on this machine."""
+
+    url: str
+    mountpoint: Path
+    socket: Path
+
+
+def find_target(volume: str, places: Places) -> Target | None:
+    """The mount that `volume`, a URL or a mount point, means; None where no process of this machine serves it.
+
+    Raises:
+        MountError: the mount cannot be asked: it is another user's, or its process is gone.
+    """
+    from cas3fs.control import SOCKET_NAME, find_records
+    from cas3fs.fuse.mountpoints import control_path, list_mounts, mount_at, resolve
+
+    is_url = "://" in volume
+    mount = next((m for m in list_mounts() if m.url == volume), None) if is_url else mount_at(volume)
+    if mount is not None:
+        socket = control_path(mount.mountpoint)
+        if socket is None:
+            raise MountError(f"the process of the mount on {mount.mountpoint} is gone; `cas3fs umount` cleans it up")
+        return Target(mount.url, mount.mountpoint, socket)
+    for state, record in find_records(places.state_dir):
+        if volume == record.url if is_url else resolve(volume) == Path(record.mountpoint):
+            return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
+    return None
+
+
+def volume_url(volume: str) -> str:
+    """The URL that `volume`, a URL or a mount point, means.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    return normal_url(volume) if "://" in volume else volume
+
+
+def find_target_of(volume: str, state_dir: str | None, cache_dir: str | None = None) -> Target | None:
+    """As `find_target`, from the values of the command line."""
+    return find_target(volume_url(volume), find_places(state_dir, cache_dir))

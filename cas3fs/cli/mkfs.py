@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cas3fs mkfs``: creates a volume."""
+
+import click
+
+from cas3fs.cli.common import (
+    Size,
+    json_option,
+    log_to_stderr,
+    print_json,
+    store_options,
+    store_settings,
+    verbose_option,
+)
+from cas3fs.config import MIB, VolumeSettings
+
+
+@click.command()
+@click.argument("volume")
+@click.option("--chunker", type=click.Choice(["fastcdc", "fixed"]), default="fastcdc", show_default=True)
+@click.option("--block-size", type=Size(), default=MIB, help="Average size of a block.  [default: 1MiB]")
+@click.option("--pack-size", type=Size(), default=16 * MIB, help="Size of an object of blocks.  [default: 16MiB]")
+@click.option("--compression", default="zstd:3", show_default=True, help="zstd:LEVEL or none.")
+@click.option("--label", default="", help="A name for people.")
+@click.option("--allow-unfenced", is_flag=True, help="Accept a store that ignores create-if-absent.")
+@store_options
+@json_option
+@verbose_option
+def mkfs(
+    *,
+    volume: str,
+    chunker: str,
+    block_size: int,
+    pack_size: int,
+    compression: str,
+    label: str,
+    allow_unfenced: bool,
+    endpoint_url: str | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Create a volume at the URL VOLUME.
+
+    The bucket or folder must exist; a volume that is there already is left alone.
+    """
+    from cas3fs.assembly.volumes import make_volume
+
+    log_to_stderr(verbose)
+    settings = VolumeSettings(chunker, block_size, pack_size, compression, label, allow_unfenced)
+    made = make_volume(store_settings(volume, endpoint_url), settings)
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(f"volume {made['uuid']} made at {made['url']}")

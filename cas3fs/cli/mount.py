@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cas3fs mount``: mounts a volume, and returns when it serves."""
+
+import click
+
+from cas3fs.cli.background import Ready, in_background, in_foreground
+from cas3fs.cli.common import (
+    Duration,
+    Size,
+    places_options,
+    store_options,
+    store_settings,
+    verbose_option,
+)
+from cas3fs.config import GIB, MountSettings, Places, StoreSettings, WriterSettings, find_places, split_options
+from cas3fs.errors import UsageError
+
+DEFAULT_WORKERS = 16
+MIN_WORKERS = 4
+
+
+@click.command()
+@click.argument("volume")
+@click.argument("directory", type=click.Path())
+@click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
+@click.option("--read-only", is_flag=True, help="Mount the newest snapshot, without claiming the volume.")
+@click.option("--cache-size", type=Size(), default=10 * GIB, help="Size of the disk cache.  [default: 10GiB]")
+@click.option("--staging-size", type=Size(), default=4 * GIB, help="Data waiting for the store.  [default: 4GiB]")
+@click.option(
+    "--snapshot-interval", type=Duration(), default=300.0, help="Publish this often; 0: never.  [default: 5m]"
+)
+@click.option(
+    "--fsync",
+    "fsync_mode",
+    type=click.Choice(["local", "remote"]),
+    default="local",
+    show_default=True,
+    help="When fsync returns: on the local disk, or published in the store.",
+)
+@click.option("--workers", type=click.IntRange(MIN_WORKERS, 256), default=DEFAULT_WORKERS, show_default=True)
+@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, separated by commas.")
+@places_options
+@store_options
+@verbose_option
+def mount(
+    *,
+    volume: str,
+    directory: str,
+    foreground: bool,
+    read_only: bool,
+    cache_size: int,
+    staging_size: int,
+    snapshot_interval: float,
+    fsync_mode: str,
+    workers: int,
+    options: tuple[str, ...],
+    state_dir: str | None,
+    cache_dir: str | None,
+    endpoint_url: str | None,
+    verbose: bool,
+) -> int:
+    """Mount the volume at the URL VOLUME on DIRECTORY, and return when it serves."""
+    from cas3fs.fuse.mountpoints import check_mountpoint
+
+    if fsync_mode == "remote":
+        raise UsageError(
+            "--fsync remote is not offered by this version; `cas3fs flush` waits until data is in the store"
+        )
+    split = split_options(options)
+    mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
+    writer = WriterSettings(
+        read_only=read_only or "ro" in split,
+        cache_size_bytes=cache_size,
+        staging_size_bytes=staging_size,
+        snapshot_interval_s=snapshot_interval,
+    )
+    session = MountSettings(mountpoint, workers, split)
+    return _serve(
+        store_settings(volume, endpoint_url),
+        writer,
+        session,
+        find_places(state_dir, cache_dir),
+        foreground=foreground,
+        verbose=verbose,
+    )
+
+
+def _serve(
+    store: StoreSettings,
+    writer: WriterSettings,
+    session: MountSettings,
+    places: Places,
+    *,
+    foreground: bool,
+    verbose: bool,
+) -> int:
+    def work(ready: Ready) -> int:
+        from cas3fs.assembly.mounting import serve_mount
+
+        return serve_mount(store, writer, session, places, ready, verbose=verbose, log_to_file=not foreground)
+
+    return in_foreground(work, verbose) if foreground else in_background(work)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cas3fs stats``: what a volume holds, and what deduplication and compression saved."""
+
+from typing import Any
+
+import click
+
+from cas3fs.cli.common import find_target_of, json_option, places_options, print_json, store_options, store_settings
+from cas3fs.config import find_places, format_size
+from cas3fs.errors import MountError
+
+_SIZES = {
+    "logical_bytes": "size of all files",
+    "chunk_bytes": "data in them",
+    "unique_bytes": "after deduplication",
+    "stored_bytes": "after compression",
+    "pack_bytes": "in the store",
+}
+_COUNTS = {"files": "files", "directories": "folders", "symlinks": "links", "packs": "packs"}
+
+
+@click.command()
+@click.argument("volume")
+@places_options
+@store_options
+@json_option
+def stats(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None, as_json: bool) -> None:
+    """Tell what VOLUME holds: files, logical, unique and stored bytes, and what its mount has done."""
+    report = _report(volume, state_dir, cache_dir, endpoint_url)
+    if as_json:
+        print_json(report)
+        return
+    for line in _lines(report):
+        click.echo(line)
+
+
+def _report(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None) -> dict[str, Any]:
+    from cas3fs.control import ControlClient
+
+    target = find_target_of(volume, state_dir, cache_dir)
+    if target is not None:
+        with ControlClient(target.socket) as client:
+            return client.call("stats")
+    if "://" not in volume:
+        raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+    from cas3fs.assembly.reports import unmounted_report
+
+    return unmounted_report(store_settings(volume, endpoint_url), find_places(state_dir, cache_dir))
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    rows = [("volume", report["url"])]
+    if report.get("label"):
+        rows.append(("label", report["label"]))
+    rows.append(("mounted on", report.get("mountpoint", "not mounted")))
+    rows.append(("newest snapshot", report["snapshot"] or "none"))
+    rows += [(title, f"{report[name]:,}") for name, title in _COUNTS.items()]
+    rows += [(title, format_size(report[name])) for name, title in _SIZES.items()]
+    rows.append(("deduplication", f"{report['dedup_ratio']:.2f} to 1"))
+    rows.append(("compression", f"{report['compression_ratio']:.2f} to 1"))
+    if "pending" in report:
+        left = report["pending"]
+        rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
+    rows += _traffic(report.get("process", {}))
+    width = max(len(title) for title, _ in rows)
+    return [f"{title:<{width}}  {value}" for title, value in rows]
+
+
+def _traffic(process: dict[str, Any]) -> list[tuple[str, str]]:
+    counts = {
+        name.split(".")[1]: value
+        for name, value in process.items()
+        if name.startswith("store.") and name.endswith(".count") and value
+    }
+    if not counts:
+        return []
+    return [("requests", ", ".join(f"{value:,} {operation}" for operation, value in sorted(counts.items())))]

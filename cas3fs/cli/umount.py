@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cas3fs umount``: stores everything, publishes, releases the volume, and only then returns.
+
+The order: first everything is stored while programs may still use the mount, for that takes longest and may fail;
+then the kernel lets go of the mount point, which it refuses while it is in use; then the mount's process stores what
+was written in between, publishes and ends. When a step fails the ones after it are left out, and nothing is lost: it
+is on the local disk.
+"""
+
+import os
+import select
+from pathlib import Path
+
+import click
+
+from cas3fs.cli.common import Target, find_target_of, places_options
+from cas3fs.cli.progress import progress_bar
+from cas3fs.control import ControlClient, Progress
+from cas3fs.errors import MountError, StoreError
+
+_END_TIMEOUT_S = 60.0
+
+
+@click.command()
+@click.argument("directory", type=click.Path())
+@places_options
+def umount(directory: str, state_dir: str | None, cache_dir: str | None) -> None:
+    """Unmount DIRECTORY: return when everything is stored and published and the volume is free for others."""
+    from cas3fs.fuse.mountpoints import mount_at, unmount
+
+    mount = mount_at(directory)
+    if mount is not None and _is_dead(mount.mountpoint):
+        unmount(mount.mountpoint)
+        click.echo(f"the mount on {directory} had lost its process; it is cleaned up, mount the volume again to go on")
+        return
+    target = find_target_of(directory, state_dir, cache_dir)
+    if target is None:
+        raise MountError(f"{directory} is not a mount of cas3fs")
+    with progress_bar("storing") as progress:
+        _end(target, progress, mounted=mount is not None)
+
+
+def _is_dead(mountpoint: Path) -> bool:
+    from cas3fs.fuse.mountpoints import control_path
+
+    return control_path(mountpoint) is None
+
+
+def _end(target: Target, progress: Progress, *, mounted: bool) -> None:
+    from cas3fs.fuse.mountpoints import unmount
+
+    with ControlClient(target.socket) as asking, ControlClient(target.socket) as ending:
+        process = _watch(int(asking.call("status")["pid"]))
+        try:
+            if mounted:
+                _store(asking, progress, target)
+                ending.ask("end")
+                unmount(target.mountpoint)
+            else:
+                ending.ask("end")
+            _await_end(ending, progress, target)
+            _await_exit(process, target)
+        finally:
+            os.close(process)
+
+
+def _store(client: ControlClient, progress: Progress, target: Target) -> None:
+    try:
+        client.call("store", progress=progress)
+    except StoreError as error:
+        raise StoreError(
+            f"{error}; {target.mountpoint} stays mounted, and what is not in the store is safe in the state folder"
+        ) from error
+
+
+def _await_end(client: ControlClient, progress: Progress, target: Target) -> None:
+    try:
+        client.result(progress)
+    except StoreError as error:
+        raise StoreError(
+            f"{error}; the volume is unmounted, and what is not in the store is safe in the state folder: "
+            f"mount {target.url} here again to go on"
+        ) from error
+
+
+def _watch(pid: int) -> int:
+    """A descriptor that becomes readable when the process ends."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        raise MountError(f"the mount's process {pid} cannot be watched: {error.strerror}") from error
+
+
+def _await_exit(process: int, target: Target) -> None:
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    if not poller.poll(int(_END_TIMEOUT_S * 1000)):
+        raise MountError(f"{target.mountpoint} is unmounted and stored, but its process does not end; see its log")

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots: a file of bytes (the index), kept in the object store as of certain moments.
+
+- *segment*: 16 KiB of the file, compressed and hashed by itself.
+- *reference*: where a segment lies and what it hashes to. A *list* holds 256 references (`tree`).
+- *manifest*: the snapshot's own entry: a node whose parts are the lists. With it a snapshot exists.
+- *pages entry*: the object with the segments and lists that were new in one snapshot; later ones refer to it.
+- *archive*: creates, lists and restores snapshots (`archive`).
+
+Manifest, lists and segments are a tree of hashes: a snapshot stores only the segments and lists that its parent
+lacks, and every byte of a restored file was verified.
+
+Order of writes: the pages entry, then the manifest. A snapshot that broke off in between is not there.
+
+This room does not know what is in the file; not SQL, epochs, mounts, or who calls it when. Its numbers come from the
+caller.
+"""

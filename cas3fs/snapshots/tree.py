@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tree of hashes over a file: segments, references, lists.
+
+A stored segment is an encoded block of `cas3fs.blocks.codec`. Its hash is the first 16 bytes of the BLAKE3 of its
+plain bytes: enough to notice any damage, and half the cost of a list, which is what a small change mostly uploads.
+
+A stored list, all numbers big-endian::
+
+    0   4   length of what follows, plain
+    4       an encoded block of `cas3fs.blocks.codec`, of which the plain bytes are:
+            0   8      magic ``CAS3LIST`` 8   2      format version, 1 10  2      number of references, n 12  2
+            number of pages entries, m 14  2      zero m times    epoch (4 bytes) and sequence (8) of a pages entry n
+            times    2 bytes: which of those the segment lies in n times    4 bytes: its stored length n times    8
+            bytes, signed: its offset in that object, less the end of the reference before (0 before the first) n
+            times    16 bytes: its hash
+
+Column by column, since numbers of a kind compress well together; segments that were stored one after the other cost
+next to nothing but their hashes. A list is named by the BLAKE3 of its stored bytes in the manifest.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from cas3fs.blocks.codec import Compression, decode, encode
+from cas3fs.entries.kinds import PagesUse
+from cas3fs.entries.nodes import Part
+from cas3fs.errors import BlockError, SnapshotDamaged
+from cas3fs.values import Buffer, SnapshotNumber
+
+SEGMENT_BYTES: Final = 16 * 1024
+LIST_LENGTH: Final = 256
+SEGMENT_HASH_BYTES: Final = 16
+FORMAT_VERSION: Final = 1
+MOST_PAGES: Final = 64
+"""A snapshot that would refer to more pages entries rewrites what it needs of the least used."""
+PAGES_AFTER_REWRITE: Final = 32
+LARGE_PAGES_BYTES: Final = 4 * 1024 * 1024
+"""From this size on, a pages entry of which less than half is needed is rewritten; smaller ones are only counted."""
+
+_MAGIC: Final = b"CAS3LIST"
+_LENGTH: Final = struct.Struct(">I")
+_HEAD: Final = struct.Struct(">8sHHH2x")
+_SOURCE: Final = struct.Struct(">IQ")
+_REFERENCE_BYTES: Final = 2 + 4 + 8 + SEGMENT_HASH_BYTES
+
+
+class Reference(NamedTuple):
+    """A segment: its hash, the id of the pages entry it lies in, and the stored bytes there."""
+
+    hash: bytes
+    pages: str
+    offset: int
+    length: int
+
+
+class Tree(NamedTuple):
+    """All references of a snapshot, list by list, and where the lists are stored."""
+
+    parts: tuple[Part, ...]
+    lists: tuple[tuple[Reference, ...], ...]
+
+    def references(self) -> Iterable[Reference]:
+        """Every reference, in the order of the file."""
+        return chain.from_iterable(self.lists)
+
+
+EMPTY_TREE: Final = Tree((), ())
+
+
+def hash_segment(plain: Buffer) -> bytes:
+    """What a reference names a segment by."""
+    return blake3(plain).digest(length=SEGMENT_HASH_BYTES)
+
+
+def open_segment(stored: Buffer, reference: Reference, plain_length: int) -> bytes:
+    """The plain bytes of a segment, verified.
+
+    Raises:
+        SnapshotDamaged: they are not what `reference` names.
+    """
+    try:
+        plain = decode(stored, plain_length)
+    except BlockError as error:
+        raise SnapshotDamaged(f"a segment in pages {reference.pages} at {reference.offset}: {error}") from error
+    if hash_segment(plain) != reference.hash:
+        raise SnapshotDamaged(f"a segment in pages {reference.pages} at {reference.offset} does not match its hash")
+    return plain
+
+
+def encode_list(references: Sequence[Reference], compression: Compression) -> bytes:
+    """A stored list."""
+    sources = sorted({one.pages for one in references})
+    numbers = {pages: number for number, pages in enumerate(sources)}
+    count = len(references)
+    ends = [0, *(one.offset + one.length for one in references)]
+    plain = b"".join(
+        (
+            _HEAD.pack(_MAGIC, FORMAT_VERSION, count, len(sources)),
+            *(_SOURCE.pack(*SnapshotNumber.parse(pages)) for pages in sources),
+            struct.pack(f">{count}H", *(numbers[one.pages] for one in references)),
+            struct.pack(f">{count}I", *(one.length for one in references)),
+            struct.pack(f">{count}q", *(one.offset - end for one, end in zip(references, ends, strict=False))),
+            *(one.hash for one in references),
+        )
+    )
+    return _LENGTH.pack(len(plain)) + encode(plain, compression)
+
+
+def decode_list(stored: Buffer, most: int) -> tuple[Reference, ...]:
+    """The references of a stored list, at most `most` of them.
+
+    Raises:
+        SnapshotDamaged: no such list.
+    """
+    try:
+        (length,) = _LENGTH.unpack_from(stored)
+        if length > _HEAD.size + most * (_SOURCE.size + _REFERENCE_BYTES):
+            raise SnapshotDamaged(f"a list of a snapshot claims {length} bytes for at most {most} references")
+        return _parse_list(decode(memoryview(stored)[_LENGTH.size :], length))
+    except (struct.error, BlockError, IndexError) as error:
+        raise SnapshotDamaged(f"a list of a snapshot cannot be read: {error}") from error
+
+
+def stale_pages(uses: Iterable[PagesUse]) -> frozenset[str]:
+    """The pages entries that the next snapshot should no longer refer to.
+
+    Those are large ones of which less than half is needed and, of too many, those of which the least is needed.
+    """
+    wasteful = {one.id for one in uses if one.total_size >= LARGE_PAGES_BYTES and one.live_size * 2 < one.total_size}
+    others = sorted((one for one in uses if one.id not in wasteful), key=lambda one: (one.live_size, one.id))
+    # The next snapshot adds one of its own.
+    surplus = len(others) - PAGES_AFTER_REWRITE if len(others) >= MOST_PAGES else 0
+    return frozenset(wasteful | {one.id for one in others[:surplus]})
+
+
+def _parse_list(plain: bytes) -> tuple[Reference, ...]:
+    magic, version, count, source_count = _HEAD.unpack_from(plain)
+    if magic != _MAGIC or version != FORMAT_VERSION:
+        raise SnapshotDamaged(f"a list of a snapshot begins with {magic!r}, format {version}")
+    table = _HEAD.size + source_count * _SOURCE.size
+    if len(plain) != table + count * _REFERENCE_BYTES:
+        raise SnapshotDamaged(f"a list of {count} references to {source_count} pages entries has {len(plain)} bytes")
+    sources = [str(SnapshotNumber(*line)) for line in _SOURCE.iter_unpack(plain[_HEAD.size : table])]
+    numbers = struct.unpack_from(f">{count}H", plain, table)
+    lengths = struct.unpack_from(f">{count}I", plain, table + count * 2)
+    steps = struct.unpack_from(f">{count}q", plain, table + count * 6)
+    hashes = table + count * 14
+    references, end = [], 0
+    for place, (number, length, step) in enumerate(zip(numbers, lengths, steps, strict=True)):
+        start = hashes + place * SEGMENT_HASH_BYTES
+        reference = Reference(plain[start : start + SEGMENT_HASH_BYTES], sources[number], end + step, length)
+        if reference.offset < 0 or not length:
+            raise SnapshotDamaged("a list of a snapshot refers to an impossible place")
+        references.append(reference)
+        end = reference.offset + length
+    return tuple(references)

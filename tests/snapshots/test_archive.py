@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A file is kept as of certain moments, and comes back whole or not at all."""
+
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import (
+    ObjectExists,
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotMissing,
+    StoreUnreachable,
+    VolumeFormatError,
+)
+from cas3fs.objectstores.base import Body
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.snapshots.archive import SnapshotArchive, SnapshotInfo
+from cas3fs.snapshots.tree import LIST_LENGTH, MOST_PAGES, SEGMENT_BYTES
+
+SEGMENT = 512
+FIRST = "00000001-0000000001"
+
+
+class Store(MemoryStore):
+    """Counts requests, and can be damaged or be told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.puts: list[str] = []
+        self.gets = 0
+        self.failing = ""
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        if self.failing and key.startswith(self.failing):
+            raise StoreUnreachable("no route")
+        self.puts.append(key)
+        super().put_if_absent(key, body, metadata)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        self.gets += 1
+        if self.failing and key.startswith(self.failing):
+            raise StoreUnreachable("no route")
+        return super().get_range(key, start, length)
+
+    def damage(self, key: str, offset: int) -> None:
+        body = bytearray(self.get(key))
+        body[offset] ^= 1
+        self.delete_many([key])
+        super().put_if_absent(key, body)
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def archive_of(store: MemoryStore) -> SnapshotArchive:
+    """An archive with tiny segments and lists, so that small files make deep trees."""
+    return SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=8, workers=3)
+
+
+@pytest.fixture
+def archive(store: Store) -> SnapshotArchive:
+    return archive_of(store)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    path = tmp_path / "index"
+    path.write_bytes(random.Random(3).randbytes(50_000))
+    return path
+
+
+def change(path: Path, offset: int, data: bytes = b"changed") -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def restored(archive: SnapshotArchive, snapshot: str, path: Path) -> bytes:
+    target = path.with_name("restored")
+    archive.restore(snapshot, target)
+    content = target.read_bytes()
+    target.unlink()
+    return content
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 512 * 8, 512 * 8 + 1, 50_000])
+def test_what_is_restored_is_what_was_kept(store: Store, tmp_path: Path, size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    (tmp_path / "index").write_bytes(content)
+    info = archive_of(store).create(tmp_path / "index", epoch=1, sequence=1)
+    assert (info.id, info.index_size) == (FIRST, size)
+    assert restored(archive_of(store), FIRST, tmp_path / "index") == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["write", "grow", "cut"]), st.integers(0, 20_000), st.binary(max_size=1500)),
+        max_size=8,
+    )
+)
+@settings(deadline=None, max_examples=40)
+def test_every_snapshot_of_a_changing_file_stays_restorable(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int, bytes]]
+) -> None:
+    path = tmp_path_factory.mktemp("changing") / "index"
+    content = bytearray(random.Random(1).randbytes(12_000))
+    archive = archive_of(MemoryStore())
+    kept: dict[str, bytes] = {}
+    parent = None
+    for sequence, (what, offset, data) in enumerate([("write", 0, b""), *changes], 1):
+        if what == "write":
+            content[offset : offset + len(data)] = data
+        elif what == "grow":
+            content += data
+        else:
+            del content[offset:]
+        path.write_bytes(content)
+        parent = archive.create(path, epoch=1, sequence=sequence, parent=parent).id
+        kept[parent] = bytes(content)
+    assert {one: restored(archive, one, path) for one in archive.ids()} == kept
+
+
+def test_what_is_told_of_a_snapshot_survives(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    made = archive.create(index, epoch=7, sequence=123, name="before the move", facts={"files": 3, "logical_size": 5})
+    assert made == archive_of(store).load("00000007-0000000123") == archive_of(store).newest()
+    assert (made.name, dict(made.facts), made.number) == ("before the move", {"files": 3, "logical_size": 5}, (7, 123))
+    assert made.new_size == len(store.get("pages/00000007-0000000123"))
+
+
+def test_a_snapshot_is_two_puts_the_manifest_last(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    assert store.puts == ["pages/" + FIRST, "snapshots/" + FIRST]
+
+
+def test_a_small_change_stores_little(tmp_path: Path) -> None:
+    """The real sizes: a 16 MiB file of four lists, of which six segments change."""
+    store = Store()
+    archive = SnapshotArchive(Shelf(store))
+    index = tmp_path / "index"
+    index.write_bytes(random.Random(3).randbytes(4 * LIST_LENGTH * SEGMENT_BYTES))
+    first = archive.create(index, epoch=1, sequence=1)
+    for offset in (0, 1_000_000, 5_000_000, 5_000_001, 9_000_000, 16_000_000):
+        change(index, offset)
+    store.puts.clear()
+    second = archive.create(index, epoch=1, sequence=2, parent=first.id)
+    assert len(store.puts) == 2
+    assert second.new_size < 5 * SEGMENT_BYTES + 4 * 5_000 + 1000
+    assert [use.id for use in second.pages] == [first.id, second.id]
+    assert restored(SnapshotArchive(Shelf(store)), second.id, index) == index.read_bytes()
+
+
+def test_an_unchanged_file_costs_the_manifest_alone(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    first = archive.create(index, epoch=1, sequence=1)
+    second = archive.create(index, epoch=1, sequence=2, parent=first.id)
+    assert second.new_size == 0 and store.puts[2:] == ["snapshots/" + second.id]
+    assert [use.id for use in second.pages] == [first.id]
+
+
+def test_an_archive_that_remembers_nothing_reads_the_parents_lists(
+    archive: SnapshotArchive, store: Store, index: Path
+) -> None:
+    first = archive.create(index, epoch=1, sequence=1)
+    change(index, 700)
+    second = archive_of(store).create(index, epoch=1, sequence=2, parent=first.id)
+    assert 0 < second.new_size < first.new_size / 10
+
+
+def test_a_parent_of_another_shape_is_not_built_upon(store: Store, index: Path) -> None:
+    first = archive_of(store).create(index, epoch=1, sequence=1)
+    other = SnapshotArchive(Shelf(store), segment_size=1024, list_length=8)
+    second = other.create(index, epoch=1, sequence=2, parent=first.id)
+    assert [use.id for use in second.pages] == [second.id]
+    assert restored(archive_of(store), second.id, index) == index.read_bytes()
+
+
+def test_pages_uses_say_what_each_object_is_needed_for(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    first = archive.create(index, epoch=1, sequence=1)
+    change(index, 0)
+    second = archive.create(index, epoch=1, sequence=2, parent=first.id)
+    uses = {use.id: use for use in second.pages}
+    assert uses[first.id].total_size == len(store.get("pages/" + first.id))
+    assert uses[second.id].total_size == len(store.get("pages/" + second.id))
+    assert uses[first.id].live_size < first.pages[0].live_size <= first.pages[0].total_size
+
+
+def test_chains_stay_short(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    made: list[SnapshotInfo] = []
+    for sequence in range(1, 200):
+        change(index, sequence * 251 % 50_000, sequence.to_bytes(4, "big"))
+        parent = made[-1].id if made else None
+        made.append(archive.create(index, epoch=1, sequence=sequence, parent=parent))
+    assert max(len(one.pages) for one in made) <= MOST_PAGES
+    content = index.read_bytes()
+    needed = {use.id for use in made[-1].pages}
+    store.delete_many([one.key for one in Shelf(store).listed(PagesEntry) if one.id not in needed])
+    assert restored(archive, made[-1].id, index) == content
+
+
+def test_snapshots_are_listed_in_the_order_of_their_numbers(archive: SnapshotArchive, index: Path) -> None:
+    for epoch, sequence in ((2, 1), (1, 9), (1, 10), (10, 1)):
+        archive.create(index, epoch=epoch, sequence=sequence)
+    assert [info.number for info in archive.list()] == [(1, 9), (1, 10), (2, 1), (10, 1)]
+    newest = archive.newest()
+    assert newest is not None and newest.number == (10, 1)
+
+
+def test_a_volume_without_snapshots_has_no_newest(archive: SnapshotArchive) -> None:
+    assert archive.newest() is None and archive.list() == []
+
+
+def test_a_number_is_used_once(archive: SnapshotArchive, index: Path) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    with pytest.raises(ObjectExists):
+        archive.create(index, epoch=1, sequence=1)
+
+
+def test_a_snapshot_that_broke_off_before_the_manifest_is_not_there(
+    archive: SnapshotArchive, store: Store, index: Path
+) -> None:
+    store.failing = "snapshots/"
+    with pytest.raises(StoreUnreachable):
+        archive.create(index, epoch=1, sequence=1)
+    store.failing = ""
+    assert archive.ids() == []
+    second = archive.create(index, epoch=1, sequence=2)
+    assert archive.ids() == [second.id]
+
+
+@pytest.mark.parametrize("snapshot", [FIRST, "nonsense", "1-1", "../x"])
+def test_an_unknown_snapshot_is_missing(archive: SnapshotArchive, snapshot: str, tmp_path: Path) -> None:
+    with pytest.raises(SnapshotMissing, match="snapshot"):
+        archive.load(snapshot)
+    with pytest.raises(SnapshotMissing):
+        archive.restore(snapshot, tmp_path / "restored")
+
+
+def test_a_foreign_object_among_the_snapshots_is_named(archive: SnapshotArchive, store: Store) -> None:
+    store.put_if_absent("snapshots/readme", b"")
+    with pytest.raises(VolumeFormatError, match="readme"):
+        archive.newest()
+
+
+def damages(store: Store) -> Iterator[int]:
+    size = len(store.get("pages/" + FIRST))
+    head = 200
+    yield from range(head, size - 40, size // 40)
+
+
+def test_any_damage_is_noticed_and_nothing_is_left(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    target = index.with_name("restored")
+    for offset in damages(store):
+        store.damage("pages/" + FIRST, offset)
+        with pytest.raises(SnapshotDamaged, match=FIRST):
+            archive_of(store).restore(FIRST, target)
+        assert not target.exists()
+        store.damage("pages/" + FIRST, offset)
+    assert restored(archive, FIRST, index) == index.read_bytes()
+
+
+def test_missing_pages_are_damage(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    store.delete_many(["pages/" + FIRST])
+    with pytest.raises(SnapshotDamaged, match=f"{FIRST} is incomplete"):
+        archive_of(store).restore(FIRST, index.with_name("restored"))
+
+
+def test_pages_cut_short_are_damage(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    body = store.get("pages/" + FIRST)
+    store.delete_many(["pages/" + FIRST])
+    store.put_if_absent("pages/" + FIRST, body[: len(body) // 2])
+    with pytest.raises(SnapshotDamaged):
+        archive_of(store).restore(FIRST, index.with_name("restored"))
+
+
+def test_a_damaged_manifest_is_reported_and_the_others_are_still_listed(
+    archive: SnapshotArchive, store: Store, index: Path
+) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    second = archive.create(index, epoch=1, sequence=2)
+    store.damage("snapshots/" + second.id, 100)
+    with pytest.raises(SnapshotDamaged, match=second.id):
+        archive.newest()
+    with pytest.raises(SnapshotDamaged):
+        archive.list()
+    reported: list[str] = []
+    assert [info.id for info in archive.list(lambda one, error: reported.append(one))] == [FIRST]
+    assert reported == [second.id]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"segment_size": 0}, {"segment_size": 2**40}, {"list_length": 0}, {"index_size": 2**60}, {"parts": ()}]
+)
+def test_a_manifest_whose_sizes_do_not_fit_is_damaged(
+    archive: SnapshotArchive, store: Store, index: Path, wrong: dict[str, object]
+) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    entry = Shelf(store).load(SnapshotEntry, FIRST)
+    Shelf(store).save(entry.changed(id="00000001-0000000002", **wrong))
+    with pytest.raises(SnapshotDamaged):
+        archive.load("00000001-0000000002")
+
+
+def test_a_store_that_fails_is_not_damage_and_nothing_is_left(
+    archive: SnapshotArchive, store: Store, index: Path
+) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    store.failing = "pages/"
+    with pytest.raises(StoreUnreachable):
+        archive.restore(FIRST, index.with_name("restored"))
+    assert not index.with_name("restored").exists()
+
+
+def test_nothing_is_restored_over_a_file(archive: SnapshotArchive, index: Path) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    before = index.read_bytes()
+    change(index, 0)
+    with pytest.raises(SnapshotError):
+        archive.restore(FIRST, index)
+    assert index.read_bytes() != before
+
+
+def test_a_local_disk_that_fails_is_a_snapshot_error(archive: SnapshotArchive, tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="local disk"):
+        archive.create(tmp_path / "absent" / "index", epoch=1, sequence=1)
+
+
+def test_a_restore_needs_few_requests_and_tells_how_far_it_is(store: Store, tmp_path: Path) -> None:
+    archive = SnapshotArchive(Shelf(store))
+    index = tmp_path / "index"
+    index.write_bytes(random.Random(5).randbytes(10_000_000))
+    archive.create(index, epoch=1, sequence=1)
+    told: list[tuple[int, int]] = []
+    SnapshotArchive(Shelf(store)).restore(FIRST, tmp_path / "restored", lambda done, total: told.append((done, total)))
+    assert store.gets <= 5
+    assert told[-1] == (10_000_000, 10_000_000) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_no_thread_is_left_after_a_failure(archive: SnapshotArchive, store: Store, index: Path) -> None:
+    archive.create(index, epoch=1, sequence=1)
+    before = threading.active_count()
+    store.failing = "pages/"
+    with pytest.raises(StoreUnreachable):
+        archive.restore(FIRST, index.with_name("restored"))
+    assert threading.active_count() == before

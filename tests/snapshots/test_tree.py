@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lists of references, ranges that are joined, and what is rewritten."""
+
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cas3fs.blocks.codec import Compression, encode
+from cas3fs.entries.kinds import PagesUse
+from cas3fs.errors import SnapshotDamaged
+from cas3fs.snapshots.spans import LARGEST_GAP_BYTES, LONGEST_SPAN_BYTES, Wanted, join_ranges
+from cas3fs.snapshots.tree import (
+    LARGE_PAGES_BYTES,
+    MOST_PAGES,
+    PAGES_AFTER_REWRITE,
+    Reference,
+    decode_list,
+    encode_list,
+    stale_pages,
+)
+from cas3fs.values import SnapshotNumber
+
+ZSTD = Compression(3)
+PAGES = [str(SnapshotNumber(epoch, sequence)) for epoch in (1, 2, 99_999_999) for sequence in (1, 2**40)]
+
+references = st.builds(
+    Reference,
+    st.binary(min_size=16, max_size=16),
+    st.sampled_from(
+        [str(SnapshotNumber(1, 1)), str(SnapshotNumber(7, 123)), str(SnapshotNumber(2**32 - 1, 10**10 - 1))]
+    ),
+    st.integers(0, 2**40),
+    st.integers(1, 2**32 - 1),
+)
+
+
+@given(st.lists(references, max_size=40))
+def test_a_list_says_what_was_put_in(content: list[Reference]) -> None:
+    assert decode_list(encode_list(content, ZSTD), 40) == tuple(content)
+
+
+def test_a_list_of_neighbours_costs_little_but_its_hashes() -> None:
+    noise = [bytes([number, 255 - number]) * 8 for number in range(256)]
+    content, end = [], 100
+    for digest in noise:
+        content.append(Reference(digest, PAGES[0], end, 5000))
+        end += 5000
+    assert len(encode_list(content, Compression(0))) > len(encode_list(content, ZSTD))
+    assert len(encode_list(content, ZSTD)) < 256 * 16 + 300
+
+
+def test_a_list_longer_than_allowed_is_refused() -> None:
+    content = [Reference(bytes(16), PAGES[0], 0, 1)] * 9
+    with pytest.raises(SnapshotDamaged):
+        decode_list(encode_list(content, ZSTD), 1)
+
+
+def stored(plain: bytes) -> bytes:
+    return struct.pack(">I", len(plain)) + encode(plain, Compression(0))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x00\x00",
+        struct.pack(">I", 2**32 - 1) + b"\x00",
+        stored(b""),
+        stored(b"CAS3LIST" + bytes(8)),
+        stored(struct.pack(">8sHHH2x", b"CAS3LIST", 2, 0, 0)),
+        stored(struct.pack(">8sHHH2x", b"CAS3LIST", 1, 1, 0)),
+        stored(struct.pack(">8sHHH2x", b"CAS3LIST", 1, 1, 0) + bytes(30)),
+        stored(struct.pack(">8sHHH2xIQHIq16s", b"CAS3LIST", 1, 1, 1, 1, 1, 0, 5, -1, b"")),
+        stored(struct.pack(">8sHHH2xIQHIq16s", b"CAS3LIST", 1, 1, 1, 1, 1, 0, 0, 0, b"")),
+        stored(struct.pack(">8sHHH2xIQHIq16s", b"CAS3LIST", 1, 1, 1, 1, 1, 1, 5, 0, b"")),
+    ],
+)
+def test_what_is_no_list_is_damage(body: bytes) -> None:
+    with pytest.raises(SnapshotDamaged):
+        decode_list(body, 256)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_damage_and_never_another_error(body: bytes) -> None:
+    with pytest.raises(SnapshotDamaged):
+        decode_list(stored(b"CAS3LIST\x00\x01" + body), 1000)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 10**8), st.integers(1, 10**6)), max_size=60))
+@settings(deadline=None)
+def test_joined_ranges_cover_everything_wanted_once(ranges: list[tuple[str, int, int]]) -> None:
+    wanted = [Wanted(key, offset, length, number) for number, (key, offset, length) in enumerate(ranges)]
+    seen: list[int] = []
+    for span in join_ranges(wanted):
+        assert span.end - span.start <= LONGEST_SPAN_BYTES
+        for one in span.wanted:
+            assert one.key == span.key and span.start <= one.offset and one.offset + one.length <= span.end
+            seen.append(one.purpose)
+    assert sorted(seen) == list(range(len(wanted)))
+
+
+def test_neighbours_are_read_together_and_what_is_far_is_not() -> None:
+    near = [Wanted("a", 0, 10, 1), Wanted("a", 10 + LARGEST_GAP_BYTES, 10, 2)]
+    far = Wanted("a", 21 + 2 * LARGEST_GAP_BYTES, 10, 3)
+    assert [[one.purpose for one in span.wanted] for span in join_ranges([far, *near])] == [[1, 2], [3]]
+
+
+def test_few_well_used_pages_are_kept() -> None:
+    uses = [PagesUse(f"p{number:03}", 10, 100) for number in range(MOST_PAGES - 1)]
+    assert stale_pages([*uses[1:], PagesUse("large", LARGE_PAGES_BYTES, 2 * LARGE_PAGES_BYTES)]) == frozenset()
+
+
+def test_a_large_object_that_is_mostly_unused_is_rewritten() -> None:
+    assert stale_pages([PagesUse("large", LARGE_PAGES_BYTES // 2 - 1, LARGE_PAGES_BYTES)]) == {"large"}
+
+
+def test_of_too_many_the_least_used_are_rewritten() -> None:
+    uses = [PagesUse(f"p{number:03}", number, 1000) for number in range(MOST_PAGES)]
+    assert stale_pages(uses) == {f"p{number:03}" for number in range(MOST_PAGES - PAGES_AFTER_REWRITE)}

@@ -223,22 +223,19 @@ class Cas3fsOnS3(Cas3fs):
         from benchmarks.counting import counting_proxy
         from cas3fs.testing.servers import rclone_s3
 
-        (self.folder / "store" / "bench").mkdir(parents=True)
+        (self.folder / "store").mkdir()
         server = self._servers.enter_context(rclone_s3(self.folder / "store"))
-        endpoint = server.endpoint_url
+        server.make_bucket("bench")
+        self._connection = server.environment
         if self._counted:
-            proxy = self._servers.enter_context(counting_proxy(endpoint))
-            self.requests, endpoint = proxy, proxy.endpoint_url
-        self._connection = {
-            "AWS_ENDPOINT_URL_S3": endpoint,
-            "AWS_ACCESS_KEY_ID": server.access_key,
-            "AWS_SECRET_ACCESS_KEY": server.secret_key,
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+            proxy = self._servers.enter_context(counting_proxy(server.endpoint_url))
+            self.requests = proxy
+            self._connection = {**server.environment, "AWS_ENDPOINT_URL_S3": proxy.endpoint_url}
         self.run("mkfs", self.url, *self.mkfs_options)
 
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), **self._connection}
+        inherited = {name: value for name, value in super().environment().items() if not name.startswith("AWS_")}
+        return {**inherited, **self._connection}
 
     def stop(self) -> None:
         try:

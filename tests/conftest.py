@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from cas3fs.testing.servers import S3Server
+    from cas3fs.testing.servers import RcloneServer, S3Server
 
 SESSION_VARIABLE = "CAS3FS_TEST_SESSION"
 NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
@@ -51,7 +51,7 @@ def _obstacle_to_mounting() -> str:
 
 
 @pytest.fixture(scope="session")
-def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
+def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["RcloneServer"]:
     """A real S3 server on a folder (`rclone serve s3`); it ignores the conditions of conditional requests."""
     from cas3fs.testing import servers
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The values that rooms hand to each other."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cas3fs.values import SnapshotNumber
+
+NUMBERS = st.builds(SnapshotNumber, st.integers(0, 99_999_999), st.integers(0, 9_999_999_999))
+
+
+@given(NUMBERS)
+def test_a_snapshot_number_is_read_as_it_was_written(number: SnapshotNumber) -> None:
+    assert SnapshotNumber.parse(str(number)) == number
+
+
+@given(NUMBERS, NUMBERS)
+def test_snapshot_numbers_sort_as_their_texts_do(one: SnapshotNumber, other: SnapshotNumber) -> None:
+    assert (one < other) == (str(one) < str(other))
+
+
+def test_a_snapshot_number_has_digits_for_a_lifetime() -> None:
+    assert str(SnapshotNumber(7, 123)) == "00000007-0000000123"
+
+
+@pytest.mark.parametrize("text", ["", "7", "7-", "-123", "7-x", "x-7", "7-1-2", "\u0667-\u0667", "+7-1"])
+def test_what_is_no_snapshot_number_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="snapshot number"):
+        SnapshotNumber.parse(text)

@@ -33,7 +33,8 @@ ZSTD = Codec(1)
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 """No block is longer than this, plain."""
 
-_TAGS = {STORED: b"\x00", ZSTD: b"\x01"}
+_STORED_TAG = bytes([STORED])
+_ZSTD_TAG = bytes([ZSTD])
 _LEVELS = range(1, 23)
 _SLOW_FROM_LEVEL = 4
 """Below this level zstd skips incompressible data by itself at several GB/s; from it on a probe comes first."""
@@ -85,6 +86,7 @@ class _Machines(threading.local):
 
 
 _machines = _Machines()
+"""Holds no state that shows: what a thread finds here only saves it the making."""
 
 
 def hash_block(plain: Buffer) -> BlockHash:
@@ -103,8 +105,8 @@ def encode(plain: Buffer, compression: Compression) -> bytes:
     if compression.level and not (compression.level >= _SLOW_FROM_LEVEL and _looks_incompressible(plain)):
         frame = _machines.compressor(compression.level).compress(plain)
         if _is_worth_it(len(frame), len(plain)):
-            return _TAGS[ZSTD] + frame
-    return b"".join((_TAGS[STORED], plain))
+            return _ZSTD_TAG + frame
+    return b"".join((_STORED_TAG, plain))
 
 
 def decode(encoded: Buffer, plain_length: int) -> bytes:

@@ -99,7 +99,8 @@ class FlightTable:
         flights: list[Flight] = []
         while self._hints:
             block, _ = self._hints[0]
-            if block.hash not in self._flights and not is_kept(block.hash):
+            fits_ever = block.plain_length <= self._limit_bytes
+            if fits_ever and block.hash not in self._flights and not is_kept(block.hash):
                 if self._ahead_bytes + block.plain_length > self._limit_bytes:
                     break
                 self._ahead_bytes += block.plain_length

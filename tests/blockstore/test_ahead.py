@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fetching ahead: together, in parallel, within bounds, and never in the way of a reader."""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cas3fs.blockstore import BlockReader
+from cas3fs.blockstore.flights import STALE_AFTER_S, FlightTable
+from cas3fs.caches import MemoryCache
+from cas3fs.errors import StoreUnreachable
+from cas3fs.metrics import Metrics
+from cas3fs.values import BlockHash, BlockLocation
+from tests.blockstore.conftest import WAIT_S, Block, TestStore, make_block
+
+OpenReader = Callable[..., BlockReader]
+PutPack = Callable[[Iterable[Block]], list[BlockLocation]]
+LARGE = 200_000
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for something that happens in another thread and cannot tell."""
+    pause = threading.Event()
+    for _ in range(WAIT_S * 1000):
+        if is_so():
+            return
+        pause.wait(0.001)
+    pytest.fail("it did not happen")
+
+
+def arrived(reader: BlockReader, locations: Iterable[BlockLocation]) -> bool:
+    return all(reader._memory.contains(location.hash) for location in locations)
+
+
+def test_neighbours_are_fetched_ahead_with_one_request(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(10)]
+    locations = put_pack(blocks)
+    reader = open_reader()
+    reader.prefetch(locations)
+    assert [reader.read(location, 0, LARGE) for location in locations] == [plain for _, plain in blocks]
+    until(lambda: arrived(reader, locations))
+    assert len(store.asked) <= 3
+
+
+def test_runs_are_fetched_in_parallel(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+    locations = [put_pack([make_block(seed, LARGE)])[0] for seed in range(6)]
+    reader = open_reader(fetch_workers=6)
+    store.gets.shut()
+    reader.prefetch(locations)
+    store.gets.wait_for(6)
+    store.gets.open()
+    until(lambda: arrived(reader, locations))
+    assert len(store.asked) == 6
+
+
+def test_what_is_fetched_ahead_is_bounded_and_goes_on_as_it_is_read(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
+) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(30)]
+    locations = put_pack(blocks)
+    reader = open_reader(ahead_bytes=4 * LARGE)
+    reader.prefetch(locations)
+    until(lambda: arrived(reader, locations[:4]))
+    assert metrics.snapshot()["reader.ahead_bytes"] == 4 * LARGE
+    assert not arrived(reader, locations[4:5])
+    for number, (location, (_, plain)) in enumerate(zip(locations, blocks, strict=True)):
+        until(lambda location=location: arrived(reader, [location]))  # type: ignore[misc]
+        assert reader.read_now(location, 0, LARGE) == plain
+        assert metrics.snapshot()["reader.ahead_bytes"] <= 4 * LARGE, number
+    assert metrics.snapshot()["reader.blocks_ahead"] == 30
+    assert metrics.snapshot()["reader.ahead_bytes"] == 0
+
+
+def test_never_more_than_half_of_the_memory_is_fetched_ahead(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
+) -> None:
+    locations = put_pack(make_block(seed, LARGE) for seed in range(10))
+    store.gets.shut()
+    reader = open_reader(memory_bytes=5 * LARGE)
+    reader.prefetch(locations)
+    store.gets.wait_for(1)
+    assert metrics.snapshot()["reader.ahead_bytes"] == 2 * LARGE
+
+
+def test_a_reader_does_not_wait_behind_what_is_fetched_ahead(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    locations = [put_pack([make_block(seed, LARGE)])[0] for seed in range(4)]
+    reader = open_reader(fetch_workers=1)
+    store.gets.shut()
+    reader.prefetch(locations)
+    store.gets.wait_for(1)
+    with ThreadPoolExecutor(1) as pool:
+        wanted = pool.submit(reader.read, locations[3], 0, LARGE)
+        store.gets.wait_for(2)
+        store.gets.open()
+        assert wanted.result(WAIT_S) == make_block(3, LARGE)[1]
+    until(lambda: arrived(reader, locations))
+    assert len(store.asked) == 4
+
+
+def test_a_reader_shares_what_is_being_fetched_ahead(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    locations = put_pack(make_block(seed, LARGE) for seed in range(3))
+    reader = open_reader()
+    store.gets.shut()
+    reader.prefetch(locations)
+    store.gets.wait_for(1)
+    with ThreadPoolExecutor(1) as pool:
+        wanted = pool.submit(reader.read, locations[2], 0, LARGE)
+        store.gets.open()
+        assert wanted.result(WAIT_S) == make_block(2, LARGE)[1]
+    assert len(store.asked) == 1
+
+
+def test_what_the_cache_has_is_loaded_from_there(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(4)]
+    locations = put_pack(blocks)
+    cache = MemoryCache(1 << 30)
+    cache.put_many(dict(blocks[:3]))
+    reader = open_reader(cache=cache)
+    reader.prefetch(locations)
+    until(lambda: arrived(reader, locations))
+    assert [(start, length) for _, start, length in store.asked] == [(locations[3].offset, locations[3].stored_length)]
+
+
+def test_a_failure_ahead_is_forgotten_and_the_reader_tries_for_himself(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
+) -> None:
+    locations = put_pack(make_block(seed, LARGE) for seed in range(3))
+    reader = open_reader()
+    store.get_error = StoreUnreachable("no connection")
+    reader.prefetch(locations)
+    until(lambda: metrics.snapshot()["reader.failed_blocks"] == 3)
+    assert metrics.snapshot()["reader.ahead_bytes"] == 0
+    store.get_error = None
+    assert reader.read(locations[1], 0, LARGE) == make_block(1, LARGE)[1]
+
+
+def test_hinting_twice_fetches_once(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+    locations = put_pack(make_block(seed, LARGE) for seed in range(3))
+    reader = open_reader()
+    store.gets.shut()
+    reader.prefetch(locations)
+    reader.prefetch(locations)
+    store.gets.wait_for(1)
+    store.gets.open()
+    until(lambda: arrived(reader, locations))
+    reader.prefetch(locations)
+    reader.close()
+    assert len(store.asked) == 1
+
+
+def block_at(number: int, length: int = 10) -> BlockLocation:
+    return BlockLocation(BlockHash(number.to_bytes(32, "big")), "pack", number * length, length, length)
+
+
+def test_blocks_fetched_ahead_and_never_read_lose_their_share_in_time() -> None:
+    now_s = [0.0]
+    table = FlightTable(40, lambda: now_s[0])
+    table.hint(block_at(number) for number in range(4))
+    flights = table.take_off(lambda block: False)
+    for flight in flights:
+        assert table.end(flight, arrived=True)
+    table.hint([block_at(10)])
+    assert table.take_off(lambda block: block != block_at(10).hash) == []
+    now_s[0] = STALE_AFTER_S / 2 + 1
+    table.hint([block_at(11)])
+    now_s[0] = STALE_AFTER_S + 1
+    (flight,) = table.take_off(lambda block: block not in (block_at(10).hash, block_at(11).hash))
+    assert flight.block == block_at(11), "the hint for block 10 is too old by now"
+    assert table.ahead_bytes == 10
+
+
+def test_blocks_that_memory_lost_again_lose_their_share_at_once() -> None:
+    table = FlightTable(40, lambda: 0.0)
+    table.hint(block_at(number) for number in range(4))
+    for flight in table.take_off(lambda block: False):
+        table.end(flight, arrived=True)
+    table.hint([block_at(10)])
+    assert [flight.block for flight in table.take_off(lambda block: False)] == [block_at(10)]
+
+
+def test_hints_take_off_in_batches() -> None:
+    table = FlightTable(80, lambda: 0.0)
+    table.hint(block_at(number) for number in range(20))
+    first = table.take_off(lambda block: False)
+    assert len(first) == 8
+    took_off = []
+    for flight in first[:4]:
+        table.end(flight, arrived=True)
+        table.note_read(flight.block.hash)
+        took_off.append(len(table.take_off(lambda block: False)))
+    assert took_off == [0, 2, 0, 2]
+
+
+def test_a_block_that_never_fits_does_not_hold_up_those_behind_it() -> None:
+    table = FlightTable(40, lambda: 0.0)
+    table.hint([block_at(0, 41), block_at(1)])
+    assert [flight.block for flight in table.take_off(lambda block: False)] == [block_at(1)]

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is fetched together."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cas3fs.blockstore.plans import NEAR_BYTES, SMALL_BLOCK_BYTES, Locality, coalesce
+from cas3fs.values import BlockHash, BlockLocation
+
+
+def location(offset: int, length: int, pack: str = "p", plain_length: int | None = None) -> BlockLocation:
+    block = BlockHash(f"{pack}{offset}".encode().ljust(32, b"-"))
+    return BlockLocation(block, pack, offset, length, length if plain_length is None else plain_length)
+
+
+def test_neighbours_are_one_run_in_whatever_order_they_are_wanted() -> None:
+    blocks = [location(200, 100), location(0, 100), location(100, 100)]
+    (run,) = coalesce(blocks)
+    assert (run.start, run.length, run.blocks) == (0, 300, (blocks[1], blocks[2], blocks[0]))
+
+
+def test_a_small_gap_is_fetched_along_and_a_large_one_is_not() -> None:
+    blocks = [location(0, 100), location(150, 100), location(1000, 100)]
+    runs = coalesce(blocks, gap_bytes=50)
+    assert [(run.start, run.length) for run in runs] == [(0, 250), (1000, 100)]
+
+
+def test_the_run_wanted_first_comes_first() -> None:
+    runs = coalesce([location(0, 10, "z"), location(0, 10, "a"), location(10, 10, "z")])
+    assert [run.pack for run in runs] == ["z", "a"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60)), max_size=40),
+    st.integers(0, 300),
+    st.integers(1, 2000),
+)
+def test_every_block_is_in_one_run_that_holds_it_and_no_run_is_too_long(
+    places: list[tuple[str, int]], gap_bytes: int, run_bytes: int
+) -> None:
+    blocks = [location(place * 100, 20 + place, pack) for pack, place in places]
+    runs = coalesce(blocks, gap_bytes=gap_bytes, run_bytes=run_bytes)
+    covered = [block for run in runs for block in run.blocks]
+    assert sorted(covered) == sorted(set(blocks))
+    for run in runs:
+        assert run.length <= run_bytes or len(run.blocks) == 1
+        assert run.start == run.blocks[0].offset
+        assert run.start + run.length == max(block.offset + block.stored_length for block in run.blocks)
+        assert {block.pack for block in run.blocks} == {run.pack}
+
+
+def test_a_second_small_miss_nearby_asks_for_the_pack_and_then_it_starts_anew() -> None:
+    locality = Locality()
+    assert not locality.missed(location(0, 4096))
+    assert locality.missed(location(8192, 4096))
+    assert not locality.missed(location(20_000, 4096))
+
+
+def test_misses_far_apart_ask_for_the_pack_only_when_they_are_many() -> None:
+    locality = Locality()
+    asked = [locality.missed(location(place * 2 * NEAR_BYTES, 4096)) for place in range(8)]
+    assert asked == [False] * 7 + [True]
+
+
+def test_large_blocks_never_ask_for_the_pack() -> None:
+    locality = Locality()
+    assert not any(locality.missed(location(place, 500, plain_length=SMALL_BLOCK_BYTES + 1)) for place in range(20))
+
+
+def test_packs_are_told_apart_and_old_ones_forgotten() -> None:
+    locality = Locality()
+    assert not any(locality.missed(location(0, 100, f"pack{number}")) for number in range(100))
+    assert locality.missed(location(0, 100, "pack99"))
+    assert not locality.missed(location(0, 100, "pack0"))

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Blocks out of packs: verified, fetched once, errors kept where they belong."""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cas3fs.blockstore import BlockReader
+from cas3fs.blockstore.keys import pack_key
+from cas3fs.caches import DiskCache, MemoryCache
+from cas3fs.errors import BlockMissing, CorruptBlock, StoreError, StoreUnreachable
+from cas3fs.metrics import Metrics
+from cas3fs.values import BlockLocation
+from tests.blockstore.conftest import WAIT_S, Block, TestStore, make_block
+
+OpenReader = Callable[..., BlockReader]
+PutPack = Callable[[Iterable[Block]], list[BlockLocation]]
+LARGE = 200_000
+
+
+def test_read_now_knows_only_what_is_in_memory_and_asks_nobody(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    block, plain = make_block(1)
+    (location,) = put_pack([(block, plain)])
+    reader = open_reader()
+    assert reader.read_now(location, 0, 10) is None
+    assert store.asked == []
+    assert bytes(reader.read(location, 100, 50)) == plain[100:150]
+    part = reader.read_now(location, 4000, 96)
+    assert part is not None
+    assert bytes(part) == plain[4000:]
+    assert reader.read_now(location, 0, 4096) == plain
+    assert len(store.asked) == 1
+
+
+def test_a_block_is_fetched_by_a_range_of_its_own(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(3)]
+    locations = put_pack(blocks)
+    assert open_reader().read(locations[1], 0, LARGE) == blocks[1][1]
+    assert store.asked == [(pack_key(locations[1].pack), locations[1].offset, locations[1].stored_length)]
+
+
+def test_one_fetch_however_many_ask(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+    block, plain = make_block(1, LARGE)
+    (location,) = put_pack([(block, plain)])
+    reader = open_reader()
+    store.gets.shut()
+    with ThreadPoolExecutor(16) as pool:
+        parts = [pool.submit(reader.read, location, place * 1000, 1000) for place in range(16)]
+        store.gets.wait_for(1)
+        store.gets.open()
+        read = [bytes(part.result(WAIT_S)) for part in parts]
+    assert read == [plain[place * 1000 : place * 1000 + 1000] for place in range(16)]
+    assert len(store.asked) == 1
+
+
+def test_a_failed_fetch_fails_all_who_wait_and_the_next_one_tries_again(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    (location,) = put_pack([make_block(1, LARGE)])
+    reader = open_reader()
+    store.get_error = StoreUnreachable("no connection")
+    store.gets.shut()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(reader.read, location, 0, 1)
+        store.gets.wait_for(1)
+        others = [pool.submit(reader.read, location, 0, 1) for _ in range(3)]
+        store.gets.open()
+        assert all(isinstance(each.exception(WAIT_S), StoreUnreachable) for each in [first, *others])
+    store.get_error = None
+    assert len(reader.read(location, 0, LARGE)) == LARGE
+
+
+def test_a_missing_pack_is_told_of_its_block(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+    (location,) = put_pack([make_block(1)])
+    store.delete_many([pack_key(location.pack)])
+    with pytest.raises(BlockMissing, match=location.pack):
+        open_reader().read(location, 0, 1)
+
+
+def test_a_pack_cut_short_loses_only_the_blocks_behind_the_cut(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(3)]
+    locations = put_pack(blocks)
+    body = store.get(pack_key(locations[0].pack))
+    store.replace(pack_key(locations[0].pack), body[: locations[2].offset])
+    reader = open_reader()
+    reader.prefetch(locations)
+    assert reader.read(locations[0], 0, LARGE) == blocks[0][1]
+    assert reader.read(locations[1], 0, LARGE) == blocks[1][1]
+    with pytest.raises(BlockMissing):
+        reader.read(locations[2], 0, 1)
+
+
+@pytest.mark.parametrize("length", [1000, LARGE])
+def test_a_damaged_block_is_an_error_for_itself_alone(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, length: int, metrics: Metrics
+) -> None:
+    blocks = [make_block(seed, length) for seed in range(5)]
+    locations = put_pack(blocks)
+    body = bytearray(store.get(pack_key(locations[0].pack)))
+    body[locations[2].offset + 500] ^= 1
+    store.replace(pack_key(locations[0].pack), bytes(body))
+    reader = open_reader()
+    for number in (0, 1, 3, 4):
+        assert reader.read(locations[number], 0, length) == blocks[number][1]
+    with pytest.raises(CorruptBlock, match=blocks[2][0].hex()):
+        reader.read(locations[2], 0, 1)
+    assert metrics.snapshot()["reader.corrupt_blocks"] >= 1
+
+
+def test_what_was_admitted_is_read_without_asking_the_store(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    block, plain = make_block(1)
+    (location,) = put_pack([(block, plain)])
+    reader = open_reader()
+    buffer = bytearray(plain)
+    reader.admit(block, memoryview(buffer))
+    buffer[:] = bytes(len(buffer))
+    assert reader.read_now(location, 0, len(plain)) == plain
+    assert store.asked == []
+
+
+class Noted(MemoryCache):
+    """A slow tier that tells when something was put."""
+
+    name = "noted"
+
+    def __init__(self) -> None:
+        super().__init__(1 << 30)
+        self.changed = threading.Condition()
+
+    def put(self, block: bytes, plain: bytes) -> None:  # type: ignore[override]
+        with self.changed:
+            super().put(block, plain)  # type: ignore[arg-type]
+            self.changed.notify_all()
+
+    def wait_for(self, locations: Iterable[BlockLocation]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: all(self.contains(each.hash) for each in locations), WAIT_S)
+
+
+@pytest.mark.parametrize("length", [4096, LARGE])
+def test_what_was_fetched_is_served_by_the_cache_when_memory_has_lost_it(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, length: int
+) -> None:
+    block, plain = make_block(1, length)
+    (location,) = put_pack([(block, plain)])
+    cache = Noted()
+    open_reader(cache=cache).read(location, 0, 1)
+    cache.wait_for([location])
+    other = open_reader(cache=cache)
+    assert bytes(other.read(location, 100, 1000)) == plain[100:1100]
+    assert len(store.asked) == 1
+
+
+def test_the_beginning_of_a_block_read_in_a_large_piece_brings_all_of_it_into_memory(
+    open_reader: OpenReader, put_pack: PutPack
+) -> None:
+    block, plain = make_block(1, 400_000)
+    (location,) = put_pack([(block, plain)])
+    cache = Noted()
+    cache.put(block, plain)
+    random_reader, stream_reader = open_reader(cache=cache), open_reader(cache=cache)
+    random_reader.read(location, 131_072, 131_072)
+    stream_reader.read(location, 0, 131_072)
+    assert random_reader.read_now(location, 0, 1) is None
+    assert stream_reader.read_now(location, 300_000, 5) == plain[300_000:300_005]
+
+
+def test_a_rotten_cache_file_is_fetched_anew(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, cache_directory: Path, metrics: Metrics
+) -> None:
+    block, plain = make_block(1, LARGE)
+    (location,) = put_pack([(block, plain)])
+    cache = DiskCache(cache_directory, 1 << 30, metrics=metrics, keep_free_bytes=0)
+    cache.put(block, plain)
+    path = cache_directory / block.hex()[:2] / block.hex()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert bytes(open_reader(cache=cache).read(location, LARGE - 10, 10)) == plain[-10:]
+    assert len(store.asked) == 1
+    cache.close()
+
+
+def test_closing_fails_who_waits_and_later_reads_still_work(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    one, other = put_pack([make_block(1, LARGE), make_block(2, LARGE)])
+    reader = open_reader()
+    store.gets.shut()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(reader.read, one, 0, 1)
+        store.gets.wait_for(1)
+        reader.close()
+        store.gets.open()
+        assert isinstance(waiting.exception(WAIT_S), StoreError)
+    reader.close()
+    reader.prefetch([other])
+    assert len(reader.read(other, 0, LARGE)) == LARGE
+
+
+# Whole packs
+
+
+def test_a_second_small_miss_nearby_fetches_the_whole_pack(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, 1000) for seed in range(200)]
+    locations = put_pack(blocks)
+    cache = Noted()
+    reader = open_reader(cache=cache)
+    for location, (_, plain) in zip(locations, blocks, strict=True):
+        assert reader.read(location, 0, 1000) == plain
+    assert [start for _, start, _ in store.asked] == [locations[0].offset, -1]
+    cache.wait_for(locations)
+
+
+def test_without_a_cache_half_the_memory_is_filled_with_what_follows_in_the_pack(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, 10_000) for seed in range(100)]
+    locations = put_pack(blocks)
+    reader = open_reader(memory_bytes=500_000)
+    reader.read(locations[10], 0, 1)
+    reader.read(locations[11], 0, 1)
+    for number in range(12, 36):
+        assert reader.read(locations[number], 0, 10_000) == blocks[number][1]
+    reader.close()
+    assert len(store.asked) == 2
+    assert reader.read_now(locations[50], 0, 1) is None
+
+
+def test_who_asks_for_a_block_of_a_pack_under_way_waits_for_the_pack(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, 1000) for seed in range(50)]
+    locations = put_pack(blocks)
+    reader = open_reader()
+    reader.read(locations[0], 0, 1)
+    store.gets.shut()
+    with ThreadPoolExecutor(10) as pool:
+        first = pool.submit(reader.read, locations[1], 0, 1000)
+        store.gets.wait_for(2)
+        others = [pool.submit(reader.read, locations[number], 0, 1000) for number in range(40, 49)]
+        while not all(reader._fetcher.is_under_way(locations[number].hash) for number in range(40, 49)):
+            threading.Event().wait(0.001)
+        store.gets.open()
+        assert first.result(WAIT_S) == blocks[1][1]
+        assert [other.result(WAIT_S) for other in others] == [plain for _, plain in blocks[40:49]]
+    assert len(store.asked) == 2
+
+
+def test_a_pack_with_a_damaged_table_still_serves_its_blocks(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, 1000) for seed in range(5)]
+    locations = put_pack(blocks)
+    body = store.get(pack_key(locations[0].pack))
+    store.replace(pack_key(locations[0].pack), body[:-1] + b"?")
+    reader = open_reader()
+    assert [reader.read(location, 0, 1000) for location in locations] == [plain for _, plain in blocks]
+
+
+def test_when_a_whole_pack_cannot_be_had_its_blocks_are_fetched_one_by_one(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [make_block(seed, 1000) for seed in range(4)]
+    locations = put_pack(blocks)
+
+    def too_much(key: str) -> bytes:
+        raise StoreUnreachable("the connection broke")
+
+    monkeypatch.setattr(store, "get", too_much)
+    reader = open_reader()
+    assert [reader.read(location, 0, 1000) for location in locations] == [plain for _, plain in blocks]
+
+
+def test_packs_of_a_volume_with_very_large_packs_are_not_fetched_whole(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    locations = put_pack(make_block(seed, 1000) for seed in range(10))
+    reader = open_reader(pack_size_bytes=1 << 30)
+    for location in locations:
+        reader.read(location, 0, 1)
+    assert [start for _, start, _ in store.asked] == [location.offset for location in locations]

@@ -42,6 +42,7 @@ ROOT = llfuse.ROOT_INODE
 DEFAULT_TIMEOUT_S = 3600.0
 _CAPABILITY = b"security.capability"
 _CONTROL = CONTROL_XATTR.encode()
+_ACCESS_LISTS = b"system.posix_acl_"
 _BLOCK_SIZE = 128 * 1024
 """What programs are told to read and write at once: the largest request."""
 _DOTS = 2
@@ -223,12 +224,14 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
             raise FUSEError(errno.ENODATA)
         if inode == ROOT and name == _CONTROL and self._control:
             return self._control
+        _refuse_access_lists(name)
         return self._fs.getxattr(inode, name)
 
     @_handler
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
         if name == _CAPABILITY:
             self._capabilities = True
+        _refuse_access_lists(name)
         # whether it may or must exist was checked by llfuse, through getxattr, under the same lock
         self._fs.setxattr(inode, name, value, 0)
 
@@ -336,6 +339,12 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
     def releasedir(self, handle: int) -> None:
         self._directories.pop(handle, None)
         self._fs.releasedir(handle)
+
+
+def _refuse_access_lists(name: bytes) -> None:
+    """Nobody would enforce them; refused, programs that copy them fall back to the mode."""
+    if name.startswith(_ACCESS_LISTS):
+        raise FUSEError(errno.EOPNOTSUPP)
 
 
 def _direntry(number: int, mode: int) -> EntryAttributes:

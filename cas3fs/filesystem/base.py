@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the parts of the file system share: the lock, the rooms below, and the rules that every operation keeps.
+
+Locks, in the order in which they are taken:
+
+1. llfuse's global lock, held by the front-end around a handler; never taken by anything here;
+2. ``commit_mutex``: one commit at a time (module `commits`);
+3. ``lock``: guards the index's writer connection, the inode table, the layers and all open handles.  It is held for
+   microseconds, never across a request to the store; a commit holds it while staging rows are synced.
+
+The caches, the block reader and the block writer have locks of their own, which are taken last and never held while
+calling up.
+"""
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import attrs
+
+from cas3fs.blocks.chunkers import Chunker
+from cas3fs.blockstore.reader import BlockReader
+from cas3fs.errors import FileSystemError, IndexDatabaseError
+from cas3fs.filesystem.inodes import Inode, InodeTable
+from cas3fs.filesystem.staging import Staging
+from cas3fs.index import Index
+from cas3fs.metrics import Metrics
+
+NAME_MAX = 255
+SIZE_MAX = 2**63 - 1
+MIB = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class Caller(Protocol):
+    """Who asks: llfuse's request context fits.
+
+    uid, gid: the user and group on whose behalf it happens.
+    """
+
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def gid(self) -> int: ...
+
+
+@attrs.frozen
+class Owner:
+    """A plain `Caller`, for use from Python."""
+
+    uid: int = 0
+    gid: int = 0
+
+
+@attrs.frozen
+class FileSystemSettings:
+    """How eager the background is; the defaults suit a mount.
+
+    commit_interval_s: the longest time that an operation stays uncommitted on this machine.
+    settle_s: a file is stored when it is closed and has been quiet for so long ...
+    batch_wait_s: ... together with others that settle within this time, or as soon as they fill a pack.
+    part_bytes: a file that only grows is stored in parts of this size while it is being written.
+    storers: threads that store.
+    """
+
+    commit_interval_s: float = 5.0
+    settle_s: float = 1.0
+    batch_wait_s: float = 5.0
+    batch_bytes: int = 64 * MIB
+    pack_bytes: int = 16 * MIB
+    part_bytes: int = 64 * MIB
+    storers: int = 2
+    read_only: bool = False
+
+
+class Base:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0917 - one for each room that it stands on
+        self,
+        index: Index,
+        staging: Staging,
+        reader: BlockReader,
+        chunker: Chunker,
+        settings: FileSystemSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.index = index
+        self.staging = staging
+        self.reader = reader
+        self.chunker = chunker
+        self.settings = settings
+        self.metrics = metrics
+        self.lock = threading.Lock()
+        staging.guard(self.lock)
+        self.inodes = InodeTable(index)
+        self.names: dict[tuple[int, bytes], int] = {}
+        """(directory, name) to inode number: what readdir and lookup found, until an operation on the name."""
+        self._refusal = errno.EROFS if settings.read_only else 0
+        self.read_only_reason = "mounted read-only" if settings.read_only else ""
+        self.lost_reason = ""
+        """Set when the index has lost a group: memory is ahead of it for good, and nothing can be committed."""
+
+    # -- refusing
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused for good."""
+        return bool(self.read_only_reason)
+
+    def turn_read_only(self, reason: str) -> None:
+        """Refuses every change from now on; what is staged stays staged."""
+        with self.lock:
+            self.read_only_reason = self.read_only_reason or reason
+            self._refusal = errno.EROFS
+            self.staging.room.notify_all()
+
+    def refuse_growth(self, full: bool) -> None:
+        """Says whether the local disk has come down to its reserve; until it has room again, writers get ENOSPC."""
+        with self.lock:
+            if not self.read_only_reason:
+                self._refusal = errno.ENOSPC if full else 0
+                if full:
+                    self.staging.room.notify_all()
+
+    def _check_writable(self) -> None:
+        if self._refusal:
+            raise FileSystemError(self._refusal)
+
+    def _check_removable(self) -> None:
+        """As `_check_writable`, for what frees room."""
+        if self.read_only_reason:
+            raise FileSystemError(errno.EROFS)
+
+    # -- inodes
+
+    def _changed(self, inode: Inode) -> None:
+        """Attributes of `inode` have changed: in the index with the next commit, in staging while it owns them."""
+        self.inodes.touch(inode)
+        if inode.layers and inode.unstored:
+            self.staging.follow(inode)
+
+    def _changed_directory(self, directory: Inode) -> int:
+        """An entry of `directory` came or went; gives the time of it."""
+        now = time.time_ns()
+        directory.mtime_ns = directory.ctime_ns = now
+        self.inodes.dirty[directory.number] = directory
+        return now
+
+    def _unreferenced(self, inode: Inode) -> None:
+        """A name, handle or lookup count of `inode` went: without any it is removed."""
+        if inode.nlink == 0 and not inode.handles and inode.number not in self.inodes.lookups:
+            self.staging.discard(inode)
+            self.inodes.doom(inode)
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        """All that the statements within do to the index, or nothing.
+
+        A full disk may undo more than that, the whole group; the file system in memory is ahead of the index then,
+        so it takes no more changes.
+        """
+        try:
+            with self.index.operation():
+                yield
+        except IndexDatabaseError as error:
+            self.index_failed(error)
+            raise
+
+    def index_failed(self, error: IndexDatabaseError) -> None:
+        if error.group_lost and not self.lost_reason:
+            self.lost_reason = self.read_only_reason = f"changes of the last seconds were lost: {error}"
+            self._refusal = errno.EROFS
+            _log.critical("turning read-only: %s", self.lost_reason)

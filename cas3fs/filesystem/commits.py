@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commits: how what happened in memory becomes durable on this machine.
+
+Operations run in one open transaction of the index, the *group*; a commit ends it every few seconds, at fsync and
+fsyncdir, and before a snapshot.  One commit, step by step; a kill or a loss of power between any two of them loses at
+most what happened since the commit before:
+
+1. outside the lock: the bytes of layer files are synced, staging rows are written and made durable;
+2. under the lock, so that no operation comes between: the same for the little that has changed meanwhile;
+3. under the lock: dirty inodes are written back, and the group is committed;
+4. outside the lock: the index is synced;
+5. under the lock: layers that the index now durably holds are dropped, and rows that had to wait for it are written.
+
+Two and three in this order: a rename in the index never becomes durable before the staged bytes of what was renamed.
+Four before five: a staging row goes only when the index is durable.
+
+`commit_mutex` makes commits one at a time; callers that come while one is under way share the next.
+"""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from cas3fs.errors import Cas3fsError, IndexDatabaseError
+from cas3fs.filesystem.base import MIB, Base
+
+_SLICE_BYTES = 4 * MIB
+_RESERVE_BYTES = 32 * MIB
+_RESERVE_SHARE = 20
+_DISK_CHECK_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class DiskReserve:
+    """Room on the local disk that is kept for commits: a file that is given up when the disk is nearly full.
+
+    While it is given up, writers are refused with ENOSPC; so a commit never meets a full disk, which would undo all
+    operations of its group.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "reserve"
+        self._folder = folder
+        disk = os.statvfs(folder)
+        self._size_bytes = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
+        self.is_low = False
+
+    def check(self) -> bool:
+        """Whether the disk is nearly full; gives the reserve up, or makes it, as needed."""
+        disk = os.statvfs(self._folder)
+        free = disk.f_bavail * disk.f_frsize
+        if self.is_low:
+            self.is_low = free < 3 * self._size_bytes
+        elif free < self._size_bytes // 2:
+            self._path.unlink(missing_ok=True)
+            self.is_low = True
+        if not self.is_low and not self._path.exists():
+            self._fill()
+        return self.is_low
+
+    def _fill(self) -> None:
+        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, max(self._size_bytes, 1))
+        except OSError:
+            self._path.unlink(missing_ok=True)
+            self.is_low = True
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Gives the room back."""
+        self._path.unlink(missing_ok=True)
+
+
+class Commits:
+    """Commits the changes of one file system, in the background and on demand."""
+
+    def __init__(self, base: Base, folder: Path) -> None:
+        self._base = base
+        self._reserve = DiskReserve(folder)
+        self.commit_mutex = threading.Lock()
+        self._asked = 0
+        self._done = 0
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+
+    def start(self) -> None:
+        self._check_disk()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the rhythm; a commit under way is finished."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._reserve.close()
+
+    def _run(self) -> None:
+        waited_s = 0.0
+        while not self._stopping:
+            self._wake.wait(_DISK_CHECK_S)
+            self._check_disk()
+            waited_s += _DISK_CHECK_S
+            if waited_s >= self._base.settings.commit_interval_s and not self._stopping:
+                waited_s = 0.0
+                try:
+                    self.commit()
+                except (Cas3fsError, OSError) as error:
+                    _log.error("commit failed, will be tried again: %s", error)
+
+    def _check_disk(self) -> None:
+        low = self._reserve.is_low
+        self._base.refuse_growth(self._reserve.check())
+        if self._reserve.is_low != low:
+            _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has room again")
+
+    def commit(self) -> None:
+        """Returns when all that happened before the call is durable on this machine.
+
+        Raises:
+            IndexDatabaseError, OSError: it is not; what is said in memory stays said, and a later commit may succeed.
+        """
+        with self._base.lock:
+            self._asked += 1
+            ticket = self._asked
+        with self.commit_mutex:
+            if self._done >= ticket:
+                return
+            with self._base.lock:
+                covered = self._asked
+            self._commit()
+            self._done = covered
+
+    def _commit(self) -> None:
+        base = self._base
+        if base.lost_reason:
+            raise IndexDatabaseError(f"nothing can be committed any more: {base.lost_reason}")
+        self._prepare()
+        with base.lock:
+            self._save_rest()
+            waiting, early = base.staging.take_stored()
+            try:
+                self._commit_group()
+            except BaseException:
+                base.staging.put_back(waiting, early)
+                raise
+        try:
+            base.index.sync()
+        except BaseException:
+            with base.lock:
+                base.staging.put_back(waiting, early)
+            raise
+        with base.lock:
+            base.staging.drop(waiting)
+            if early:
+                self._save_rest()
+        base.metrics.counter("commits").add(1)
+
+    def _prepare(self) -> None:
+        """Step 1: most of the bytes, in slices, so that operations go on meanwhile."""
+        base = self._base
+        with base.lock:
+            pinned = base.staging.pin_unsynced()
+        try:
+            for layer in pinned:
+                layer.sync()
+        finally:
+            with base.lock:
+                base.staging.done_reading(pinned)
+        more = True
+        while more:
+            with base.lock:
+                more = base.staging.save_some(_SLICE_BYTES)
+        base.staging.settle()
+
+    def _save_rest(self) -> None:
+        """As step 1, with the lock held: it should be little."""
+        staging = self._base.staging
+        pinned = staging.pin_unsynced()
+        try:
+            for layer in pinned:
+                layer.sync()
+        finally:
+            staging.done_reading(pinned)
+        while staging.save_some(_SLICE_BYTES):
+            pass
+        staging.settle()
+
+    def _commit_group(self) -> None:
+        """Step 3."""
+        base = self._base
+        try:
+            if base.inodes.dirty or base.inodes.doomed:
+                with base.index.operation():
+                    base.inodes.write_back()
+            base.index.commit()
+        except IndexDatabaseError as error:
+            base.index_failed(error)
+            raise
+        base.inodes.written_back()

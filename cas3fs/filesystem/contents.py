@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading bytes of a file: layers over chunks over zeros, for handlers and for storers alike.
+
+A `ReadPlan` is made under the lock, in microseconds: it copies what layers hold in memory, and notes which ranges of
+layer files and which blocks are wanted for the rest.  It is then carried out without any lock.
+"""
+
+from collections.abc import Sequence
+
+from cas3fs.blockstore.reader import BlockReader
+from cas3fs.filesystem.layers import FileBytes, Layer, MemoryBytes, View
+from cas3fs.filesystem.staging import Staging
+from cas3fs.index import Index
+from cas3fs.values import Buffer, ChunkSpan
+
+
+class ReadPlan:
+    """The bytes ``[start, end)`` of a file, as seen through `layers`.  Made under the file system's lock."""
+
+    __slots__ = ("_files", "_memory", "_spans", "end", "start")
+
+    def __init__(self, index: Index, number: int, layers: Sequence[Layer], start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self._memory: list[tuple[int, bytes]] = []
+        self._files: list[tuple[int, int, Layer]] = []
+        self._spans: list[tuple[int, int, ChunkSpan]] = []
+        view = View(layers, start, end)
+        for begin, stop, layer in view.pieces:
+            held = layer.bytes
+            if isinstance(held, MemoryBytes):
+                self._memory.append((begin, held.read(begin, stop)))
+            else:
+                layer.readers += 1
+                self._files.append((begin, stop, layer))
+        for begin, stop in view.gaps:
+            for span in index.chunks.spans(number, begin, stop):
+                self._spans.append((max(begin, span.offset), min(stop, span.offset + span.length), span))
+
+    @property
+    def spans(self) -> list[ChunkSpan]:
+        """The chunks that are wanted, ascending."""
+        return [span for _, _, span in self._spans]
+
+    def now(self, reader: BlockReader) -> Buffer | None:
+        """The bytes, if they are all in memory; else None.  Never blocks."""
+        if self._files:
+            return None
+        if len(self._spans) == 1 and not self._memory:
+            begin, stop, span = self._spans[0]
+            if begin == self.start and stop == self.end:  # by far the most frequent case: no copy
+                return reader.read_now(span.block, span.skip + begin - span.offset, stop - begin)
+        found = bytearray(self.end - self.start)
+        for begin, stop, span in self._spans:
+            data = reader.read_now(span.block, span.skip + begin - span.offset, stop - begin)
+            if data is None:
+                return None
+            found[begin - self.start : stop - self.start] = data
+        for begin, piece in self._memory:
+            found[begin - self.start : begin - self.start + len(piece)] = piece
+        return found
+
+    def carry_out(self, reader: BlockReader) -> Buffer:
+        """The bytes; may wait for the disk and the store.  Call it without a lock, and `finish` afterwards.
+
+        Raises:
+            BlockError: a block is missing or damaged.
+            StoreError: the store cannot be reached.
+            OSError, EOFError: a layer file cannot be read.
+        """
+        if len(self._spans) == 1 and not self._memory and not self._files:
+            begin, stop, span = self._spans[0]
+            if begin == self.start and stop == self.end:
+                return reader.read(span.block, span.skip + begin - span.offset, stop - begin)
+        found = bytearray(self.end - self.start)
+        for begin, stop, span in self._spans:
+            data = reader.read(span.block, span.skip + begin - span.offset, stop - begin)
+            found[begin - self.start : stop - self.start] = data
+        for begin, stop, layer in self._files:
+            held = layer.bytes
+            assert isinstance(held, FileBytes)
+            found[begin - self.start : stop - self.start] = held.read(begin, stop)
+        for begin, piece in self._memory:
+            found[begin - self.start : begin - self.start + len(piece)] = piece
+        return found
+
+    def finish(self, staging: Staging) -> None:
+        """Lets the layer files go.  Needs the lock."""
+        staging.done_reading(layer for _, _, layer in self._files)
+        self._files = []
+
+    @property
+    def holds_files(self) -> bool:
+        """Whether `finish` has anything to do."""
+        return bool(self._files)

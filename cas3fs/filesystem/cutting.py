@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Cutting the dirty parts of a frozen file into blocks.
+
+Dirty ranges rarely begin and end where blocks do.  A *region* begins at the start of the old chunk that its first
+dirty byte lies in (or touches, since a file's last chunk was cut by the file's end and not by its content), and ends
+where the chunker cuts again where an old chunk began, behind the last dirty byte; or at a hole, or at the end of the
+file.  What lies between is cut anew, so that the whole file ends up cut nearly as if it had been written at once.
+
+Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from cas3fs.blocks.chunkers import Chunker
+from cas3fs.filesystem.base import MIB, Base
+from cas3fs.filesystem.contents import ReadPlan
+from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layers import Layer, dirty_ranges
+from cas3fs.values import BlockHash, NewChunk
+
+_PIECE_BYTES = 8 * MIB
+_FIRST_STEP_BYTES = 64 * 1024
+
+Emit = Callable[[Sequence[memoryview]], list[BlockHash]]
+"""Sees to it that these blocks get stored, and gives their hashes."""
+
+
+@attrs.frozen
+class Replacement:
+    """The chunks that begin within ``[start, end)`` give way to `chunks`."""
+
+    start: int
+    end: int
+    chunks: Sequence[NewChunk]
+
+
+class FrozenFile:
+    """An inode as of the moment when its layers were frozen.  Made under the lock."""
+
+    def __init__(self, inode: Inode, layers: Sequence[Layer]) -> None:
+        top = layers[-1]
+        unstored = [layer for layer in layers if not layer.stored]
+        self.inode = inode
+        self.layers = list(layers)
+        self.unstored = unstored
+        self.seq = top.seq
+        self.size = top.size
+        self.mtime_ns = top.mtime_ns
+        self.ctime_ns = top.ctime_ns
+        self.floor = min(layer.floor for layer in unstored)
+        """Index bytes from here on are dead."""
+        self.dirty = dirty_ranges(unstored)
+        self.dirty.truncate(self.size)
+        self.replacements: list[Replacement] = []
+
+
+class Cutter:
+    """Cuts one frozen file; used by one thread, without the file system's lock."""
+
+    def __init__(self, base: Base, file: FrozenFile, chunker: Chunker, emit: Emit) -> None:
+        self._base = base
+        self._file = file
+        self._chunker = chunker
+        self._emit = emit
+        self._dirty = list(file.dirty)
+        self._next = 0  # index of the next dirty range that no region has reached
+        self._dirty_end = 0
+        self._done = 0  # everything before is cut
+
+    def replacements(self) -> Iterator[Replacement]:
+        """What is to change in the file's chunk list, ascending; blocks are emitted on the way.
+
+        Raises:
+            BlockError, StoreError: old bytes next to the dirty ones cannot be read.
+            OSError, EOFError: staged bytes cannot be read.
+        """
+        while self._next < len(self._dirty):
+            start, _ = self._dirty[self._next]
+            yield self._region(self._beginning(start))
+
+    def _beginning(self, start: int) -> int:
+        """Where the region of a dirty byte at `start` begins."""
+        alignment = self._chunker.alignment
+        if alignment > 1:
+            return max(start - start % alignment, self._done)
+        old = self._bounds(max(start - 1, 0), start)
+        if old:
+            offset, length = old[-1]
+            if offset >= self._done and (offset + length > start or length < self._chunker.max_size):
+                return offset
+        return start
+
+    def _region(self, begin: int) -> Replacement:
+        chunks: list[NewChunk] = []
+        position = filled = begin
+        limit = self._absorbed(self._dirty[self._next][0])
+        step = _FIRST_STEP_BYTES
+        rest: bytes | memoryview = b""
+        final = False
+        while not final:
+            if filled == limit:
+                limit, final = self._grown(limit, step)
+                step = min(2 * step, _PIECE_BYTES)
+            stop = min(limit, max(filled, position + _PIECE_BYTES))
+            data = memoryview(self._joined(rest, filled, stop))
+            filled = stop
+            used = 0
+            for chunk in self._emitted(data, self._chunker.cut(data, final and filled == limit), position):
+                chunks.append(chunk)
+                position += chunk.length
+                used += chunk.length
+                if self._is_in_step(position):
+                    return self._ended(begin, position, chunks)
+            rest = data[used:]
+        return self._ended(begin, position, chunks)
+
+    def _emitted(self, data: memoryview, lengths: Sequence[int], position: int) -> list[NewChunk]:
+        """The chunks that `data` was cut into, given to be stored."""
+        blocks: list[memoryview] = []
+        used = 0
+        for length in lengths:
+            blocks.append(data[used : used + length])
+            used += length
+        chunks = []
+        for block, block_hash in zip(blocks, self._emit(blocks), strict=True):
+            chunks.append(NewChunk(position, len(block), block_hash))
+            position += len(block)
+        return chunks
+
+    def _is_in_step(self, position: int) -> bool:
+        """Whether old chunks can stay as they are from here on."""
+        if position < self._dirty_end or (self._next < len(self._dirty) and self._dirty[self._next][0] <= position):
+            return False
+        old = self._bounds(position, position + 1)
+        return bool(old) and old[0][0] == position
+
+    def _ended(self, begin: int, position: int, chunks: Sequence[NewChunk]) -> Replacement:
+        self._done = position
+        return Replacement(begin, position, chunks)
+
+    def _absorbed(self, reached: int) -> int:
+        """How far the region is dirty when it is so up to `reached`, with all dirty ranges that this reaches."""
+        while self._next < len(self._dirty) and self._dirty[self._next][0] <= reached:
+            reached = self._dirty_end = max(reached, self._aligned_up(self._dirty[self._next][1]))
+            self._next += 1
+        return reached
+
+    def _grown(self, limit: int, step: int) -> tuple[int, bool]:
+        """How far the region reaches when it goes on from `limit`; whether it ends there."""
+        reached = self._absorbed(limit)
+        if reached > limit:
+            return reached, False
+        for offset, length in self._bounds(limit, limit + 1):
+            return min(offset + length, limit + step), False
+        return limit, True
+
+    def _aligned_up(self, end: int) -> int:
+        alignment = self._chunker.alignment
+        return min(-(-end // alignment) * alignment, self._file.size)
+
+    def _bounds(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(offset, length) of old chunks that overlap the range, without what is dead."""
+        end = min(end, self._file.floor)
+        if start >= end:
+            return []
+        with self._base.lock:
+            found = self._base.index.chunks.bounds(self._file.inode.number, start, end)
+        return [(offset, min(length, self._file.floor - offset)) for offset, length in found]
+
+    def _joined(self, rest: bytes | memoryview, start: int, end: int) -> bytes | memoryview:
+        """`rest`, and behind it the file's bytes ``[start, end)``."""
+        if start == end:
+            return rest
+        base = self._base
+        with base.lock:
+            plan = ReadPlan(base.index, self._file.inode.number, self._file.layers, start, end)
+        try:
+            data = plan.carry_out(base.reader)
+        finally:
+            if plan.holds_files:
+                with base.lock:
+                    plan.finish(base.staging)
+        return b"".join((rest, data)) if len(rest) else memoryview(data)

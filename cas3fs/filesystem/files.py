@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Contents: open, read, write, truncate, and the attributes of inodes.
+
+A write goes to the file's top layer (module `staging`) and nowhere else; storers bring it to the store later.
+
+Two calls for one thing: `read_now` and `write_now` never wait for anything but the lock, and answer None where they
+would have to; `read` and `write` may wait for the store, the disk, or room in staging.  A front-end that serves many
+requests with few threads tries the first and calls the second where waiting hurts nobody.
+"""
+
+import errno
+import os
+import stat
+import time
+
+from cas3fs.errors import FileSystemError
+from cas3fs.filesystem.base import SIZE_MAX, Caller
+from cas3fs.filesystem.contents import ReadPlan
+from cas3fs.filesystem.directories import Directories
+from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layers import FileBytes, Layer
+from cas3fs.filesystem.readahead import ReadAhead
+from cas3fs.values import Buffer
+
+_MODE_BITS = 0o7777
+
+
+class OpenFile:
+    """A handle of a regular file."""
+
+    __slots__ = ("ahead", "inode", "privileged", "readable", "writable")
+
+    def __init__(self, inode: Inode, flags: int, privileged: bool) -> None:
+        self.inode = inode
+        access = flags & os.O_ACCMODE
+        self.readable = access != os.O_WRONLY
+        self.writable = access != os.O_RDONLY
+        self.privileged = privileged
+        """Its writes leave set-id bits alone."""
+        self.ahead = ReadAhead()
+
+
+class Files(Directories):
+    """The part of the file system that is about contents and attributes."""
+
+    def _start_files(self) -> None:
+        self._open: dict[int, OpenFile] = {}
+
+    # -- attributes
+
+    def getattr(self, number: int) -> Inode:
+        """The inode.
+
+        Raises:
+            FileSystemError: ENOENT.
+        """
+        with self.lock:
+            return self.inodes.get(number)
+
+    def setattr(
+        self,
+        number: int,
+        caller: Caller,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Inode:
+        """Changes what is not None; of `mode` only the permission bits count.
+
+        Raises:
+            FileSystemError: ENOENT, EROFS, ENOSPC; for a size also EISDIR, EINVAL, EFBIG.
+        """
+        with self.lock:
+            self._check_writable()
+            inode = self.inodes.get(number)
+            now = time.time_ns()
+            if size is not None:
+                self._truncate(inode, size, now)
+            if uid is not None or gid is not None:
+                self._change_owner(inode, uid, gid)
+            if mode is not None:
+                inode.mode = stat.S_IFMT(inode.mode) | mode & _MODE_BITS
+            if atime_ns is not None:
+                inode.atime_ns = atime_ns
+            if mtime_ns is not None:
+                inode.mtime_ns = mtime_ns
+            inode.ctime_ns = now
+            self._changed(inode)
+            return inode
+
+    def _change_owner(self, inode: Inode, uid: int | None, gid: int | None) -> None:
+        """A new owner of a file does not inherit its set-id bits, as chown(2) says."""
+        if uid is not None:
+            inode.uid = uid
+        if gid is not None:
+            inode.gid = gid
+        if not inode.is_directory:
+            inode.mode = _without_set_ids(inode.mode)
+
+    def _truncate(self, inode: Inode, size: int, now: int) -> None:
+        if inode.is_directory:
+            raise FileSystemError(errno.EISDIR)
+        if not stat.S_ISREG(inode.mode) or size < 0:
+            raise FileSystemError(errno.EINVAL)
+        if size > SIZE_MAX:
+            raise FileSystemError(errno.EFBIG)
+        self.staging.truncate(inode, size)
+        inode.size = size
+        inode.mtime_ns = inode.ctime_ns = now
+        self.staging.follow(inode)
+
+    # -- opening
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, int]:
+        """Makes a regular file and opens it; errors as `mknod`."""
+        with self.lock:
+            inode = self._make(parent, name, stat.S_IFREG | mode & _MODE_BITS, caller)
+            return inode, self._open_inode(inode, flags, caller)
+
+    def open(self, number: int, flags: int, caller: Caller) -> int:
+        """A handle of a regular file; O_TRUNC is honoured.
+
+        Raises:
+            FileSystemError: ENOENT, EISDIR, EINVAL for other types, EROFS.
+        """
+        with self.lock:
+            inode = self.inodes.get(number)
+            if inode.is_directory:
+                raise FileSystemError(errno.EISDIR)
+            if not stat.S_ISREG(inode.mode):
+                raise FileSystemError(errno.EINVAL)
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                self._check_removable()
+                if flags & os.O_TRUNC and inode.size:
+                    self._truncate(inode, 0, time.time_ns())
+                    self.inodes.touch(inode)
+            return self._open_inode(inode, flags, caller)
+
+    def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
+        opened = OpenFile(inode, flags, caller.uid == 0)
+        inode.handles += 1
+        inode.writers += opened.writable
+        handle = self._next_handle()
+        self._open[handle] = opened
+        return handle
+
+    def release(self, handle: int) -> None:
+        """Closes a handle."""
+        with self.lock:
+            opened = self._open.pop(handle)
+            inode = opened.inode
+            inode.handles -= 1
+            if opened.writable:
+                inode.writers -= 1
+                if inode.layers:
+                    inode.touched_s = time.monotonic()
+            if not inode.nlink:
+                self._unreferenced(inode)
+
+    def flush(self, handle: int) -> None:
+        """A descriptor of the handle was closed; what was written is staged already, so nothing is left to do."""
+
+    # -- reading
+
+    def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
+        """As `read`, when the bytes are in memory; None when they are not.  Never waits."""
+        with self.lock:
+            plan = self._plan(handle, offset, size)
+            data = b"" if plan is None else plan.now(self.reader)
+            if data is None and plan is not None and plan.holds_files:
+                plan.finish(self.staging)
+            return data
+
+    def read(self, handle: int, offset: int, size: int) -> Buffer:
+        """Up to `size` bytes from `offset` on: fewer only at the end of the file; holes are zeros.
+
+        Raises:
+            FileSystemError: EBADF, the handle is not open for reading.
+            BlockError, StoreError, OSError: bytes of this range cannot be had.
+        """
+        with self.lock:
+            plan = self._plan(handle, offset, size)
+        if plan is None:
+            return b""
+        try:
+            return plan.carry_out(self.reader)
+        finally:
+            if plan.holds_files:
+                with self.lock:
+                    plan.finish(self.staging)
+
+    def _plan(self, handle: int, offset: int, size: int) -> ReadPlan | None:
+        """What a read needs; None at or behind the end of the file."""
+        opened = self._open[handle]
+        if not opened.readable:
+            raise FileSystemError(errno.EBADF)
+        inode = opened.inode
+        end = min(offset + size, inode.size)
+        if offset >= end:
+            return None
+        window = opened.ahead.seen(offset, end)
+        if window is not None and window[0] < inode.size:
+            spans = self.index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
+            self.reader.prefetch([span.block for span in spans])
+        return ReadPlan(self.index, inode.number, inode.layers, offset, end)
+
+    # -- writing
+
+    def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
+        """As `write`, when the bytes fit in memory; None when they do not.  Never waits."""
+        with self.lock:
+            inode = self._begin_write(handle, offset, data)
+            if not self.staging.write_small(inode, offset, data):
+                return None
+            self._wrote(inode, offset + len(data))
+            self.staging.follow(inode)
+            return len(data)
+
+    def write(self, handle: int, offset: int, data: Buffer) -> int:
+        """Takes all of `data` at `offset`; waits while staging is full.
+
+        Raises:
+            FileSystemError: EBADF, EFBIG, ENOSPC (the local disk), EROFS.
+        """
+        done = self.write_now(handle, offset, data)
+        if done is not None:
+            return done
+        with self.lock:
+            while self.staging.is_full and not self._refusal:
+                self.staging.hungry.set()
+                self.staging.room.wait()
+            inode = self._begin_write(handle, offset, data)
+            layer, held = self._file_layer(inode)
+        written = 0
+        try:
+            held.put(offset, data)
+            written = len(data)
+        except OSError as error:
+            raise FileSystemError(error.errno or errno.EIO, str(error)) from error
+        finally:
+            with self.lock:
+                self._wrote_to_file(inode, layer, held, offset, written)
+        return written
+
+    def _begin_write(self, handle: int, offset: int, data: Buffer) -> Inode:
+        """Checks that the bytes may be written, and clears set-id bits as write(2) says."""
+        self._check_writable()
+        opened = self._open[handle]
+        if not opened.writable:
+            raise FileSystemError(errno.EBADF)
+        if offset + len(data) > SIZE_MAX:
+            raise FileSystemError(errno.EFBIG)
+        inode = opened.inode
+        if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:
+            inode.mode = _without_set_ids(inode.mode)
+            self.inodes.touch(inode)
+        return inode
+
+    def _file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
+        try:
+            return self.staging.file_layer(inode)
+        except OSError as error:
+            raise FileSystemError(error.errno or errno.EIO, str(error)) from error
+
+    def _wrote_to_file(self, inode: Inode, layer: Layer, held: FileBytes, offset: int, written: int) -> None:
+        if written:
+            self._wrote(inode, offset + written)
+        self.staging.wrote(inode, layer, held, offset, written)
+
+    def _wrote(self, inode: Inode, end: int) -> None:
+        """Size and times after a write that reached `end`."""
+        inode.size = max(inode.size, end)
+        inode.mtime_ns = inode.ctime_ns = time.time_ns()
+
+
+def _without_set_ids(mode: int) -> int:
+    """`mode` without the set-user-id bit, and without set-group-id where the group may execute."""
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return mode & ~stat.S_ISUID

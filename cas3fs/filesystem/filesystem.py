@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The file system as a whole: its parts put together, and what concerns all of them.
+
+A life: made; `start` takes up what an earlier process left and begins the background work; operations; `store_all`
+or `checkpoint`; `close`.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from cas3fs.blocks.chunkers import Chunker
+from cas3fs.blockstore.reader import BlockReader
+from cas3fs.blockstore.writer import BlockWriter
+from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
+from cas3fs.filesystem.commits import Commits
+from cas3fs.filesystem.files import Files
+from cas3fs.filesystem.staging import Staging
+from cas3fs.filesystem.storing import Storer
+from cas3fs.filesystem.xattrs import Xattrs
+from cas3fs.index import Index
+from cas3fs.metrics import Metrics
+from cas3fs.values import StoredPack
+
+_BLOCK_BYTES = 4096
+_FREE_BLOCKS = 2**38  # 1 PiB: an object store has no end that it would tell
+_FREE_FILES = 2**40
+_COUNTS_FRESH_S = 5.0
+
+MakeWriter = Callable[[Callable[[StoredPack], None]], BlockWriter]
+
+
+@attrs.frozen
+class Pending:
+    """What is not in the store yet."""
+
+    files: int
+    size_bytes: int
+
+
+@attrs.frozen
+class VolumeStatistics:
+    """What statvfs(2) tells; `blocks` are of `block_size` bytes."""
+
+    block_size: int
+    blocks: int
+    blocks_free: int
+    files: int
+    files_free: int
+    name_max: int
+
+
+class FileSystem(Files, Xattrs):
+    """A file system over an index, staging, a block reader and a block writer.  Safe for use by many threads."""
+
+    def __init__(  # noqa: PLR0917 - one for each room that it stands on
+        self,
+        index: Index,
+        staging: Staging,
+        reader: BlockReader,
+        make_writer: MakeWriter,
+        chunker: Chunker,
+        settings: FileSystemSettings,
+        metrics: Metrics,
+    ) -> None:
+        """`make_writer` makes the block writer, given what to call when a pack is stored."""
+        super().__init__(index, staging, reader, chunker, settings, metrics)
+        self._start_directories()
+        self._start_files()
+        self._start_xattrs()
+        self.born = 0
+        """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
+        self._commits = Commits(self, staging.folder)
+        self._writer = make_writer(self.record_pack)
+        self._storer = Storer(self, self._writer, self._commits)
+        self._statistics: VolumeStatistics | None = None
+        self._statistics_at_s = 0.0
+
+    def start(self) -> int:
+        """Takes up staged data, removes files that a crash left without a name, and starts the background work.
+
+        Returns:
+            how many files had staged data.
+
+        Raises:
+            StateConflict: staged bytes are missing.
+            IndexDatabaseError: the index cannot be read or written.
+        """
+        if self.settings.read_only:
+            return 0
+        with self.lock:
+            recovered = self.staging.replay(self.inodes)
+            for number in self.index.namespace.nameless():
+                inode = self.inodes.get(number)
+                self.staging.discard(inode)
+                self.inodes.doom(inode)
+        self.commit()
+        self._commits.start()
+        self._storer.start()
+        return recovered
+
+    def close(self) -> None:
+        """Stops the background work, after a last commit; what is not stored yet stays staged."""
+        if not self.settings.read_only:
+            self._storer.stop()
+            self._commits.stop()
+            if not self.lost_reason:
+                self.commit()
+        self._writer.close()
+        self.reader.close()
+        self.staging.close()
+        self.index.close()
+
+    # -- durability
+
+    def commit(self) -> None:
+        """Returns when all that happened before is durable on this machine.
+
+        Raises:
+            IndexDatabaseError, OSError: it is not.
+        """
+        if not self.settings.read_only:
+            self._commits.commit()
+
+    def fsync(self, handle: int, datasync: bool = False) -> None:
+        """What was written to the file is durable on this machine; errors as `commit`."""
+        self.commit()
+
+    def fsyncdir(self, handle: int) -> None:
+        """What happened in the directory is durable on this machine; errors as `commit`."""
+        self.commit()
+
+    def store_all(self, timeout_s: float | None = None) -> None:
+        """Returns when everything written before the call is in the store, and the index says so.
+
+        Raises:
+            Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
+            TimeoutError: not in that time.
+        """
+        self._storer.store_all(timeout_s)
+        self.commit()
+
+    def checkpoint(self, copy_to: Path) -> None:
+        """Stores everything, then copies the index to that file: a state the file system had after the call.
+
+        Raises:
+            as `store_all`, and IndexDatabaseError where the copy cannot be made.
+        """
+        self.store_all()
+        with self.lock:
+            pinned = self.index.pin()
+        with pinned:
+            pinned.copy_to(copy_to)
+
+    def record_pack(self, pack: StoredPack) -> None:
+        """A pack is in the store: its blocks can be used from now on."""
+        with self.lock, self.operation():
+            self.index.blocks.add_pack(pack, self.born)
+
+    # -- figures
+
+    def pending(self) -> Pending:
+        """What is not in the store yet."""
+        with self.lock:
+            waiting = [inode for inode in self.staging.files.values() if inode.unstored]
+            return Pending(len(waiting), self.staging.size_bytes)
+
+    def statfs(self) -> VolumeStatistics:
+        """Room and use; at most a few seconds old."""
+        now_s = time.monotonic()
+        if self._statistics is None or now_s - self._statistics_at_s > _COUNTS_FRESH_S:
+            with self.index.reader() as reader:
+                counts = reader.counts()
+            used = -(-counts.logical_bytes // _BLOCK_BYTES)
+            files = counts.files + counts.directories + counts.symlinks + counts.others
+            self._statistics = VolumeStatistics(
+                _BLOCK_BYTES, used + _FREE_BLOCKS, _FREE_BLOCKS, files + _FREE_FILES, _FREE_FILES, NAME_MAX
+            )
+            self._statistics_at_s = now_s
+        return self._statistics
+
+    def statistics(self) -> dict[str, int | float]:
+        """Figures of this process, by name."""
+        with self.lock:
+            own: dict[str, int | float] = {
+                "staging.files": len(self.staging.files),
+                "staging.size_bytes": self.staging.size_bytes,
+                "staging.memory_bytes": self.staging.memory_bytes,
+                "inodes.cached": len(self.inodes.cached),
+                "inodes.known_to_kernel": len(self.inodes.lookups),
+                "handles.open": len(self._open) + len(self._listings),
+            }
+        return own | self.metrics.snapshot()

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Staging: the durable home of file data and file facts that the store does not hold yet.
+
+What it owns: the layers (module `layers`) of every inode, their files ``<folder>/<inode>-<seq>``, and their rows in
+``staging.sqlite`` (module `index.staging`).  A row carries the bytes of a small layer itself, so it is never without
+them; a large layer has a file, whose ranges the row names.
+
+Rows and the index are two databases.  What makes every crash between their commits harmless:
+
+- a commit syncs the layers' files, then commits and syncs the rows, then commits the index (module `commits`);
+- a layer that has a row goes, with its row and file, only after the index transaction that stored it is durable;
+- a layer that never had a row goes as soon as the open index transaction stores it: a crash before the commit takes
+  back what was never promised.  Until that commit no later layer of the inode gets a row (`early`): it could come to
+  lie over an index that lacks what went;
+- so rows are written for all layers of an inode or for none;
+- a row counts at the next mount only if its sequence number is greater than the inode's ``stored_seq`` in the index.
+  So a row that should have gone already is ignored, and one whose index transaction was lost is still there.
+
+Locks: every method needs the file system's lock, but those that say otherwise.  `room` is a condition on that lock;
+it is notified when bytes or
+writers go.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cas3fs.errors import StateConflict
+from cas3fs.filesystem.inodes import Inode, InodeTable
+from cas3fs.filesystem.layers import FileBytes, Layer, MemoryBytes, pack_ranges, unpack_ranges
+from cas3fs.index.staging import StagedRow, StagingIndex
+from cas3fs.values import Buffer
+
+SMALL_LAYER_BYTES = 256 * 1024
+"""A layer that outgrows this moves from memory to a file."""
+
+_LAYER_FILE = re.compile("[0-9a-f]+-[0-9a-f]+")
+
+_log = logging.getLogger(__name__)
+
+
+class Staging:
+    """See the module."""
+
+    def __init__(self, folder: Path, rows: StagingIndex, *, limit_bytes: int, memory_bytes: int) -> None:
+        """`limit_bytes` bounds all staged bytes (writers wait), `memory_bytes` those kept in memory (the rest goes
+        to files)."""
+        self.folder = folder
+        self._rows = rows
+        self.limit_bytes = limit_bytes
+        self.memory_limit_bytes = memory_bytes
+        self.files: dict[int, Inode] = {}
+        """Every inode that has layers."""
+        self.size_bytes = 0
+        self.memory_bytes = 0
+        self.early: set[int] = set()
+        """Inodes of which a layer went before the index transaction that stored it was committed."""
+        self.hungry = threading.Event()
+        """Set when writers wait, or memory runs short: storers should not wait for files to settle."""
+        self.room = threading.Condition()  # replaced by `guard`
+        self._stored: list[tuple[Inode, list[Layer]]] = []
+        self._gone: list[tuple[int, int]] = []  # keys of rows to delete
+        self._unsettled: list[Layer] = []  # saved since the last settle
+
+    def guard(self, lock: threading.Lock) -> None:
+        """Takes the file system's lock as the one that `room` waits on; called once, before anything else."""
+        self.room = threading.Condition(lock)
+
+    @property
+    def is_full(self) -> bool:
+        return self.size_bytes >= self.limit_bytes
+
+    # -- changes
+
+    def active(self, inode: Inode) -> Layer:
+        """The layer that takes the changes of `inode`: the top one, or a new one when that is frozen or absent."""
+        layers = inode.layers
+        if layers:
+            top = layers[-1]
+            if not top.frozen:
+                return top
+            seq = top.seq + 1
+        else:
+            seq = inode.stored_seq + 1
+            self.files[inode.number] = inode
+        made = Layer(seq, inode.size, inode.mtime_ns, inode.ctime_ns)
+        layers.append(made)
+        return made
+
+    def follow(self, inode: Inode) -> None:
+        """Size and times of `inode` have changed: its active layer says so too."""
+        layer = self.active(inode)
+        layer.size, layer.mtime_ns, layer.ctime_ns, layer.unsaved = inode.size, inode.mtime_ns, inode.ctime_ns, True
+        inode.touched_s = time.monotonic()
+
+    def write_small(self, inode: Inode, offset: int, data: Buffer) -> bool:
+        """Takes the bytes into memory; False when they are to go to a file, or when there is no room."""
+        if self.is_full or self.memory_bytes >= self.memory_limit_bytes:
+            return False
+        layer = self.active(inode)
+        held = layer.bytes
+        if not isinstance(held, MemoryBytes) or held.size_bytes + len(data) > SMALL_LAYER_BYTES:
+            return False
+        before = held.size_bytes
+        held.write(offset, data)
+        grown = held.size_bytes - before
+        self.size_bytes += grown
+        self.memory_bytes += grown
+        if self.memory_bytes > self.memory_limit_bytes // 2:
+            self.hungry.set()
+        return True
+
+    def file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
+        """The active layer, its bytes moved to a file, with one writer more: give it back by `wrote`.
+
+        Waits (and lets the lock go meanwhile) while a storer is about to freeze the layer.
+
+        Raises:
+            OSError: the file could not be made; the layer is as it was.
+        """
+        layer = self.active(inode)
+        while layer.closing:
+            self.room.wait()
+            layer = self.active(inode)
+        held = layer.bytes
+        if isinstance(held, MemoryBytes):
+            held = self._spill(inode, layer, held)
+        layer.writers += 1
+        return layer, held
+
+    def _spill(self, inode: Inode, layer: Layer, held: MemoryBytes) -> FileBytes:
+        moved = FileBytes(self.folder / f"{inode.number:x}-{layer.seq:x}", create=True)
+        try:
+            for (start, end), data in zip(held.ranges(), held.extents, strict=True):
+                moved.put(start, data)
+                moved.write_done(start, end - start)
+        except OSError:
+            moved.discard()
+            raise
+        self.memory_bytes -= held.size_bytes
+        layer.bytes, layer.unsaved = moved, True
+        return moved
+
+    def wrote(self, inode: Inode, layer: Layer, held: FileBytes, offset: int, length: int) -> None:
+        """The writer that `file_layer` let in is done; `length` 0 when it failed."""
+        if length:
+            before = held.size_bytes
+            held.write_done(offset, length)
+            self.size_bytes += held.size_bytes - before
+            self.follow(inode)
+        layer.writers -= 1
+        if not layer.writers:
+            self.room.notify_all()
+
+    def done_reading(self, layers: Iterable[Layer]) -> None:
+        """Readers that counted themselves in `readers` are done."""
+        for layer in layers:
+            layer.readers -= 1
+            if layer.dropped and not layer.readers:
+                layer.bytes.close()
+
+    def truncate(self, inode: Inode, size: int) -> None:
+        """The file was cut or grown to `size`: what lies below its active layer is dead from there on."""
+        layer = self.active(inode)
+        layer.floor = min(layer.floor, size)
+        held = layer.bytes
+        before = held.size_bytes
+        held.truncate(size)
+        self._account(held, held.size_bytes - before)
+
+    def _account(self, held: MemoryBytes | FileBytes, grown: int) -> None:
+        self.size_bytes += grown
+        if isinstance(held, MemoryBytes):
+            self.memory_bytes += grown
+        if grown < 0:
+            self.room.notify_all()
+
+    # -- storing
+
+    def freeze(self, inode: Inode) -> list[Layer]:
+        """The layers of this moment, bottom to top, none of which will change any more.
+
+        Waits (and lets the lock go meanwhile) for writers whose bytes are on the way into the top layer: a write
+        belongs to one layer whole, its bytes and the size that it made.
+        """
+        if inode.layers:
+            top = inode.layers[-1]
+            top.closing = True
+            while top.writers:
+                self.room.wait()
+            top.closing, top.frozen = False, True
+            self.room.notify_all()
+        return list(inode.layers)
+
+    def stored(self, inode: Inode, layers: list[Layer]) -> None:
+        """The open index transaction holds `layers`, the lowest of the inode."""
+        for layer in layers:
+            layer.stored = True
+        if any(layer.row for layer in layers):
+            self._stored.append((inode, layers))
+        else:
+            self.early.add(inode.number)
+            self._drop_lowest(inode, layers)
+
+    def take_stored(self) -> tuple[list[tuple[Inode, list[Layer]]], set[int]]:
+        """What has come by `stored` since the last commit: layers to be given to `drop` when the index is durable,
+        and the inodes of which layers went already."""
+        taken = self._stored, self.early
+        self._stored, self.early = [], set()
+        return taken
+
+    def put_back(self, stored: list[tuple[Inode, list[Layer]]], early: set[int]) -> None:
+        """The commit that `take_stored` was for has failed."""
+        self._stored += stored
+        self.early |= early
+
+    def drop(self, stored: list[tuple[Inode, list[Layer]]]) -> None:
+        """These layers are durable in the index: rows and bytes are not needed any more."""
+        for inode, layers in stored:
+            self._drop_lowest(inode, [layer for layer in layers if not layer.dropped])
+
+    def _drop_lowest(self, inode: Inode, layers: list[Layer]) -> None:
+        for layer in layers:
+            self._drop(inode, layer)
+        inode.layers = [layer for layer in inode.layers if not layer.dropped]
+        if not inode.layers:
+            self.files.pop(inode.number, None)
+
+    def discard(self, inode: Inode) -> None:
+        """The inode is gone, and all that was staged for it."""
+        self._drop_lowest(inode, list(inode.layers))
+
+    def _drop(self, inode: Inode, layer: Layer) -> None:
+        if layer.row:
+            self._gone.append((inode.number, layer.seq))
+        self._account(layer.bytes, -layer.bytes.size_bytes)
+        layer.dropped = True
+        if isinstance(layer.bytes, FileBytes):
+            layer.bytes.path.unlink(missing_ok=True)
+        if not layer.readers:
+            layer.bytes.close()
+
+    # -- saving
+
+    def pin_unsynced(self) -> list[Layer]:
+        """The layers whose files hold bytes that may not be on the disk; each with one reader more."""
+        pinned = [layer for inode in self.files.values() for layer in inode.layers if _is_unsynced(layer)]
+        for layer in pinned:
+            layer.readers += 1
+        return pinned
+
+    def save_some(self, limit_bytes: int) -> bool:
+        """Writes rows that have changed since the last time, about `limit_bytes` of them; whether there may be more.
+
+        A layer with unsynced bytes gets none: a row names no bytes that a loss of power could take.  The rows are
+        durable after `settle`.
+
+        Raises:
+            IndexDatabaseError: the disk is full or broken; nothing since the last `settle` counts as saved.
+        """
+        rows: list[StagedRow] = []
+        size_bytes = 0
+        for inode, layer in self._unsaved():
+            if size_bytes >= limit_bytes:
+                break
+            rows.append(_row(inode, layer))
+            layer.unsaved, layer.row = False, True
+            self._unsettled.append(layer)
+            size_bytes += layer.bytes.size_bytes + len(rows[-1].ranges)
+        with self._taking_back([]):
+            self._rows.save(rows)
+        return size_bytes >= limit_bytes
+
+    def settle(self) -> None:
+        """Makes what was saved durable, and forgets the rows of what was dropped.  Needs no lock while only one
+        thread commits.
+
+        Raises:
+            IndexDatabaseError: the disk is full or broken; nothing since the last `settle` counts as saved.
+        """
+        gone, self._gone = self._gone, []
+        if not gone and not self._unsettled:
+            return
+        with self._taking_back(gone):
+            self._rows.delete(gone)
+            self._rows.commit()
+        self._unsettled = []
+
+    @contextmanager
+    def _taking_back(self, gone: list[tuple[int, int]]) -> Iterator[None]:
+        """The rows' database undoes all since its last commit when it fails; so does this."""
+        try:
+            yield
+        except BaseException:
+            self._gone += gone
+            for layer in self._unsettled:
+                layer.unsaved = True
+            self._unsettled = []
+            raise
+
+    def _unsaved(self) -> Iterator[tuple[Inode, Layer]]:
+        for inode in self.files.values():
+            if inode.number not in self.early and inode.unstored:
+                for layer in inode.layers:
+                    if layer.unsaved and not _is_unsynced(layer):
+                        yield inode, layer
+
+    # -- after a crash
+
+    def replay(self, inodes: InodeTable) -> int:
+        """Takes up what an earlier process of the same claim has left; gives the number of files.
+
+        Raises:
+            StateConflict: a row names a file that is not there.
+        """
+        known: set[str] = set()
+        for row in self._rows.rows():
+            current = inodes.cached.get(row.inode) or inodes.find(row.inode)
+            if current is None or row.seq <= current.stored_seq:
+                self._gone.append((row.inode, row.seq))
+                continue
+            self._take_up(current, row, known)
+        self._set_aside(known)
+        return len(self.files)
+
+    def _take_up(self, inode: Inode, row: StagedRow, known: set[str]) -> None:
+        layer = Layer(row.seq, row.size, row.mtime_ns, row.ctime_ns)
+        layer.floor = row.size if row.floor is None else row.floor
+        layer.frozen, layer.unsaved, layer.row = True, False, True
+        ranges = unpack_ranges(row.ranges)
+        if row.data is not None:
+            layer.bytes = MemoryBytes.from_joined(ranges, row.data)
+        else:
+            path = self.folder / f"{row.inode:x}-{row.seq:x}"
+            if not path.is_file():
+                raise StateConflict(
+                    f"staged bytes of inode {row.inode} are missing: {path} is named by staging.sqlite and not there"
+                )
+            layer.bytes = FileBytes(path, ranges, create=False)
+            known.add(path.name)
+        inode.layers.append(layer)
+        inode.size, inode.mtime_ns, inode.ctime_ns = row.size, row.mtime_ns, row.ctime_ns
+        self.files[inode.number] = inode
+        self._account(layer.bytes, layer.bytes.size_bytes)
+
+    def _set_aside(self, known: set[str]) -> None:
+        """A file without its row was never promised; it is kept for a person to look at, out of the way."""
+        for path in self.folder.iterdir():
+            if _LAYER_FILE.fullmatch(path.name) and path.name not in known:
+                aside = self.folder / "aside"
+                aside.mkdir(mode=0o700, exist_ok=True)
+                path.rename(aside / f"{path.name}.{time.time_ns()}")
+                _log.warning("staging file %s has no row; it was moved to %s", path.name, aside)
+
+    def close(self) -> None:
+        """Closes the files; rows and files stay for the next mount."""
+        for inode in self.files.values():
+            for layer in inode.layers:
+                layer.bytes.close()
+        self.files.clear()
+        self._rows.close()
+
+
+def _is_unsynced(layer: Layer) -> bool:
+    return isinstance(layer.bytes, FileBytes) and layer.bytes.unsynced and not layer.stored
+
+
+def _row(inode: Inode, layer: Layer) -> StagedRow:
+    held = layer.bytes
+    data = held.joined() if isinstance(held, MemoryBytes) else None
+    return StagedRow(
+        inode.number,
+        layer.seq,
+        layer.floor,
+        layer.size,
+        layer.mtime_ns,
+        layer.ctime_ns,
+        pack_ranges(held.ranges()),
+        data,
+    )

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Contents against a model: plain bytearrays, through storing, commits, crashes and remounts."""
+
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from tests.filesystem.machine import ROOT, Machine
+
+NAMES = st.sampled_from([b"a", b"b"])
+OFFSETS = st.one_of(st.integers(0, 40_000), st.sampled_from([0, 4096, 16_384, 300_000]))
+LENGTHS = st.one_of(st.integers(1, 40_000), st.sampled_from([1, 4096, 270_000]))
+
+
+class Contents(RuleBasedStateMachine):
+    """Two files, and what may happen to them."""
+
+    chunker = "fastcdc"
+    memory_bytes = 1 << 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Path(tempfile.mkdtemp(prefix="cas3fs-model-"))
+        self.machine = Machine(self.place / "machine", self.chunker)
+        self.model: dict[bytes, bytearray] = {}
+        self.committed: dict[bytes, bytearray] = {}
+        self.mount()
+
+    def mount(self) -> None:
+        self.fs = self.machine.mount(memory_bytes=self.memory_bytes)
+
+    def teardown(self) -> None:
+        self.machine.close()
+        shutil.rmtree(self.place)
+
+    def now_committed(self) -> None:
+        self.committed = {name: bytearray(data) for name, data in self.model.items()}
+
+    def handle(self, name: bytes) -> int:
+        if name in self.model:
+            return self.fs.open(self.fs.lookup(1, name).number, os.O_RDWR, ROOT)
+        self.model[name] = bytearray()
+        return self.fs.create(1, name, 0o644, os.O_RDWR, ROOT)[1]
+
+    @rule(name=NAMES, offset=OFFSETS, length=LENGTHS, seed=st.integers(0, 20))
+    def write(self, name: bytes, offset: int, length: int, seed: int) -> None:
+        data = random.Random(seed).randbytes(length)
+        handle = self.handle(name)
+        assert self.fs.write(handle, offset, data) == length
+        self.fs.release(handle)
+        held = self.model[name]
+        held.extend(bytes(max(0, offset + length - len(held))))
+        held[offset : offset + length] = data
+
+    @precondition(lambda self: self.model)
+    @rule(name=NAMES, size=OFFSETS)
+    def truncate(self, name: bytes, size: int) -> None:
+        if name not in self.model:
+            return
+        self.fs.setattr(self.fs.lookup(1, name).number, ROOT, size=size)
+        held = self.model[name]
+        del held[size:]
+        held.extend(bytes(size - len(held)))
+
+    @rule(name=NAMES, offset=OFFSETS, length=LENGTHS)
+    def read(self, name: bytes, offset: int, length: int) -> None:
+        if name in self.model:
+            handle = self.handle(name)
+            expected = bytes(self.model[name][offset : offset + length])
+            assert bytes(self.fs.read(handle, offset, length)) == expected
+            self.fs.release(handle)
+
+    @rule(name=NAMES)
+    def remove(self, name: bytes) -> None:
+        if self.model.pop(name, None) is not None:
+            inode = self.fs.lookup(1, name)
+            self.fs.unlink(1, name)
+            self.fs.forget([(inode.number, 2**40)])
+
+    @rule()
+    def commit(self) -> None:
+        self.fs.commit()
+        self.now_committed()
+
+    @rule()
+    def store(self) -> None:
+        self.fs.store_all()
+        self.now_committed()
+
+    @rule()
+    def crash(self) -> None:
+        """The process is killed: what was committed is there, all of it, and nothing else."""
+        self.machine = self.machine.copy_of_the_disk()
+        self.fs.close()
+        self.mount()
+        self.model = {name: bytearray(data) for name, data in self.committed.items()}
+        self.check()
+
+    @rule()
+    def remount(self) -> None:
+        self.fs.close()
+        self.machine.running.clear()
+        self.mount()
+        self.now_committed()
+        self.check()
+
+    def check(self) -> None:
+        handle = self.fs.opendir(1)
+        assert sorted(name for name, _, _ in self.fs.readdir(handle, 0)) == sorted(self.model)
+        self.fs.releasedir(handle)
+        for name, expected in self.model.items():
+            inode = self.fs.lookup(1, name)
+            assert inode.size == len(expected)
+            opened = self.fs.open(inode.number, os.O_RDONLY, ROOT)
+            assert bytes(self.fs.read(opened, 0, len(expected) + 1)) == bytes(expected)
+            self.fs.release(opened)
+
+    @invariant()
+    def accounts_are_right(self) -> None:
+        staging = self.fs.staging
+        held = sum(layer.bytes.size_bytes for inode in staging.files.values() for layer in inode.layers)
+        assert staging.size_bytes == held
+
+
+class FixedContents(Contents):
+    chunker = "fixed"
+
+
+class LittleMemoryContents(Contents):
+    memory_bytes = 1
+
+
+@pytest.mark.parametrize("model", [Contents, FixedContents, LittleMemoryContents])
+def test_files_hold_what_was_written_whatever_is_stored_committed_or_killed_between(
+    model: type[RuleBasedStateMachine],
+) -> None:
+    run_state_machine_as_test(
+        model,
+        settings=settings(
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

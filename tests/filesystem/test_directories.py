@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names: what makes them, moves them, removes them, and lists them."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+import pytest
+
+from cas3fs.errors import FileSystemError
+from cas3fs.filesystem import FileSystem, Inode
+from tests.filesystem.machine import ROOT, USER, Machine
+
+
+def refused(number: int, action: Callable[..., object], *args: object) -> None:
+    with pytest.raises(FileSystemError) as caught:
+        action(*args)
+    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
+
+
+def make_file(fs: FileSystem, parent: int, name: bytes, data: bytes = b"") -> Inode:
+    inode, handle = fs.create(parent, name, 0o644, os.O_RDWR, ROOT)
+    if data:
+        fs.write(handle, 0, data)
+    fs.release(handle)
+    return inode
+
+
+def names_in(fs: FileSystem, directory: int) -> list[bytes]:
+    handle = fs.opendir(directory)
+    names = [name for name, _, _ in fs.readdir(handle, 0)]
+    fs.releasedir(handle)
+    return names
+
+
+def test_a_new_file_belongs_to_the_caller_and_has_the_asked_mode(fs: FileSystem) -> None:
+    inode, _ = fs.create(1, b"f", 0o640, os.O_RDWR, USER)
+    assert (inode.mode, inode.uid, inode.gid, inode.nlink, inode.size) == (stat.S_IFREG | 0o640, 1000, 1000, 1, 0)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFREG])
+def test_mknod_makes_every_type_that_is_no_directory_or_link(fs: FileSystem, kind: int) -> None:
+    made = fs.mknod(1, b"n", kind | 0o600, os.makedev(8, 1), ROOT)
+    assert fs.getattr(made.number).mode == kind | 0o600
+    assert fs.getattr(made.number).rdev == os.makedev(8, 1)
+
+
+def test_in_a_set_group_id_directory_files_take_its_group_and_directories_the_bit_too(fs: FileSystem) -> None:
+    parent = fs.mkdir(1, b"d", 0o2775, ROOT)
+    fs.setattr(parent.number, ROOT, gid=77, mode=0o2775)
+    child = fs.mkdir(parent.number, b"sub", 0o755, USER)
+    file = make_file(fs, parent.number, b"f")
+    assert (child.gid, child.mode) == (77, stat.S_IFDIR | 0o2755)
+    assert file.gid == 77
+
+
+def test_what_exists_is_not_made_again(fs: FileSystem) -> None:
+    make_file(fs, 1, b"f")
+    refused(errno.EEXIST, fs.mkdir, 1, b"f", 0o755, ROOT)
+    refused(errno.EEXIST, fs.create, 1, b"f", 0o644, os.O_RDWR, ROOT)
+    refused(errno.EEXIST, fs.symlink, 1, b"f", b"t", ROOT)
+
+
+def test_names_are_any_bytes_up_to_255(fs: FileSystem) -> None:
+    odd = [bytes(range(1, 47)), bytes(range(48, 256)), b"\xff\xfe", b"n" * 255, "\u00e9\u4e2d".encode()]
+    for name in odd:
+        make_file(fs, 1, name)
+    assert names_in(fs, 1) == odd
+    refused(errno.ENAMETOOLONG, fs.lookup, 1, b"n" * 256)
+    refused(errno.ENAMETOOLONG, fs.mkdir, 1, b"n" * 256, 0o755, ROOT)
+
+
+def test_a_name_below_a_file_is_no_directory(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f")
+    refused(errno.ENOTDIR, fs.lookup, file.number, b"x")
+    refused(errno.ENOTDIR, fs.mkdir, file.number, b"x", 0o755, ROOT)
+
+
+def test_dots_lead_to_the_directory_and_the_one_above(fs: FileSystem) -> None:
+    outer = fs.mkdir(1, b"outer", 0o755, ROOT)
+    inner = fs.mkdir(outer.number, b"inner", 0o755, ROOT)
+    assert fs.lookup(inner.number, b".").number == inner.number
+    assert fs.lookup(inner.number, b"..").number == outer.number
+    assert fs.lookup(1, b"..").number == 1
+
+
+def test_a_directory_counts_its_subdirectories_as_links(fs: FileSystem) -> None:
+    parent = fs.mkdir(1, b"d", 0o755, ROOT)
+    fs.mkdir(parent.number, b"a", 0o755, ROOT)
+    fs.mkdir(parent.number, b"b", 0o755, ROOT)
+    assert fs.getattr(parent.number).nlink == 4
+    fs.rmdir(parent.number, b"a")
+    fs.rename(parent.number, b"b", 1, b"b")
+    assert fs.getattr(parent.number).nlink == 2
+    assert fs.getattr(1).nlink == 4
+
+
+def test_links_share_one_inode_that_goes_with_the_last_name(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f", b"data")
+    fs.link(file.number, 1, b"g")
+    assert fs.lookup(1, b"g").number == file.number
+    assert fs.getattr(file.number).nlink == 2
+    fs.unlink(1, b"f")
+    assert fs.getattr(file.number).nlink == 1
+    fs.unlink(1, b"g")
+    fs.forget([(file.number, 100)])
+    refused(errno.ENOENT, fs.getattr, file.number)
+
+
+def test_directories_take_no_further_names(fs: FileSystem) -> None:
+    made = fs.mkdir(1, b"d", 0o755, ROOT)
+    refused(errno.EPERM, fs.link, made.number, 1, b"e")
+
+
+def test_unlink_and_rmdir_each_refuse_what_is_the_others(fs: FileSystem) -> None:
+    made = fs.mkdir(1, b"d", 0o755, ROOT)
+    make_file(fs, 1, b"f")
+    make_file(fs, made.number, b"in")
+    refused(errno.EISDIR, fs.unlink, 1, b"d")
+    refused(errno.ENOTDIR, fs.rmdir, 1, b"f")
+    refused(errno.ENOTEMPTY, fs.rmdir, 1, b"d")
+    refused(errno.ENOENT, fs.unlink, 1, b"none")
+
+
+def test_an_unlinked_file_lives_while_it_is_open(fs: FileSystem) -> None:
+    inode, handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)
+    fs.unlink(1, b"f")
+    fs.forget([(inode.number, 1)])
+    fs.write(handle, 0, b"still here")
+    fs.commit()
+    assert fs.getattr(inode.number).nlink == 0
+    assert bytes(fs.read(handle, 0, 100)) == b"still here"
+    fs.release(handle)
+    refused(errno.ENOENT, fs.getattr, inode.number)
+    assert fs.staging.size_bytes == 0
+
+
+def test_a_file_that_was_unlinked_while_open_is_gone_after_a_crash(machine: Machine) -> None:
+    fs = machine.mount()
+    inode, handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)
+    fs.write(handle, 0, b"x" * 300_000)
+    fs.unlink(1, b"f")
+    fs.commit()
+    other = machine.copy_of_the_disk()
+    after = other.mount()
+    refused(errno.ENOENT, after.getattr, inode.number)
+    assert after.pending().files == 0
+    assert [path.name for path in after.staging.folder.iterdir() if path.name != "reserve"] == []
+    other.close()
+
+
+def test_nothing_is_made_in_a_removed_directory(fs: FileSystem) -> None:
+    made = fs.mkdir(1, b"d", 0o755, ROOT)
+    fs.rmdir(1, b"d")
+    refused(errno.ENOENT, fs.mkdir, made.number, b"x", 0o755, ROOT)
+    refused(errno.ENOENT, fs.create, made.number, b"x", 0o644, os.O_RDWR, ROOT)
+
+
+def test_symlinks_keep_their_target_and_its_length_as_size(fs: FileSystem) -> None:
+    made = fs.symlink(1, b"l", b"../any\xffwhere", ROOT)
+    assert fs.readlink(made.number) == b"../any\xffwhere"
+    assert fs.getattr(made.number).size == 12
+    refused(errno.EINVAL, fs.readlink, make_file(fs, 1, b"f").number)
+    refused(errno.ENAMETOOLONG, fs.symlink, 1, b"m", b"x" * 4096, ROOT)
+
+
+class TestRename:
+    def test_moves_a_name(self, fs: FileSystem) -> None:
+        file = make_file(fs, 1, b"f")
+        made = fs.mkdir(1, b"d", 0o755, ROOT)
+        fs.rename(1, b"f", made.number, b"g")
+        assert fs.lookup(made.number, b"g").number == file.number
+        refused(errno.ENOENT, fs.lookup, 1, b"f")
+
+    def test_replaces_a_file_and_an_empty_directory(self, fs: FileSystem) -> None:
+        old, new = make_file(fs, 1, b"old"), make_file(fs, 1, b"new")
+        fs.rename(1, b"new", 1, b"old")
+        assert fs.lookup(1, b"old").number == new.number
+        assert fs.getattr(old.number).nlink == 0
+        source = fs.mkdir(1, b"source", 0o755, ROOT)
+        fs.mkdir(1, b"target", 0o755, ROOT)
+        links = fs.getattr(1).nlink
+        fs.rename(1, b"source", 1, b"target")
+        assert fs.lookup(1, b"target").number == source.number
+        assert fs.getattr(1).nlink == links - 1
+
+    def test_refuses_what_posix_refuses(self, fs: FileSystem) -> None:
+        made = fs.mkdir(1, b"d", 0o755, ROOT)
+        full = fs.mkdir(1, b"full", 0o755, ROOT)
+        make_file(fs, full.number, b"x")
+        make_file(fs, 1, b"f")
+        refused(errno.ENOTEMPTY, fs.rename, 1, b"d", 1, b"full")
+        refused(errno.ENOTDIR, fs.rename, 1, b"d", 1, b"f")
+        refused(errno.EISDIR, fs.rename, 1, b"f", 1, b"d")
+        refused(errno.ENOENT, fs.rename, 1, b"none", 1, b"f")
+        below = fs.mkdir(made.number, b"below", 0o755, ROOT)
+        refused(errno.EINVAL, fs.rename, 1, b"d", below.number, b"x")
+        refused(errno.EINVAL, fs.rename, 1, b"d", made.number, b"x")
+
+    def test_between_two_names_of_one_file_does_nothing(self, fs: FileSystem) -> None:
+        file = make_file(fs, 1, b"f")
+        fs.link(file.number, 1, b"g")
+        fs.rename(1, b"f", 1, b"g")
+        assert names_in(fs, 1) == [b"f", b"g"]
+
+    def test_changes_the_times_of_both_directories_and_the_ctime_of_what_moves(self, fs: FileSystem) -> None:
+        file = make_file(fs, 1, b"f")
+        made = fs.mkdir(1, b"d", 0o755, ROOT)
+        before = made.mtime_ns, file.ctime_ns, fs.getattr(1).mtime_ns
+        fs.rename(1, b"f", made.number, b"f")
+        assert fs.getattr(made.number).mtime_ns > before[0]
+        assert fs.getattr(file.number).ctime_ns > before[1]
+        assert fs.getattr(1).mtime_ns > before[2]
+
+
+class TestReaddir:
+    def test_gives_every_name_once_from_any_cookie(self, fs: FileSystem) -> None:
+        wanted = [b"%04d" % number for number in range(2500)]
+        for name in wanted:
+            fs.mknod(1, name, stat.S_IFREG | 0o644, 0, ROOT)
+        handle = fs.opendir(1)
+        entries = list(fs.readdir(handle, 0))
+        assert [name for name, _, _ in entries] == wanted
+        for start in (0, 1, 999, 1000, 1001, 2499):
+            again = [name for name, _, _ in fs.readdir(handle, entries[start][2])]
+            assert again == wanted[start + 1 :]
+        fs.releasedir(handle)
+
+    def test_neither_skips_nor_repeats_what_stays_while_others_come_and_go(self, fs: FileSystem) -> None:
+        stays = [b"stay%04d" % number for number in range(1500)]
+        for number, name in enumerate(stays):
+            make_file(fs, 1, name)
+            make_file(fs, 1, b"go%04d" % number)
+        handle = fs.opendir(1)
+        seen, cookie = [], 0
+        while True:
+            some = [entry for _, entry in zip(range(7), fs.readdir(handle, cookie), strict=False)]
+            if not some:
+                break
+            seen += [name for name, _, _ in some if name.startswith(b"stay")]
+            cookie = some[-1][2]
+            number = len(seen)
+            fs.unlink(1, b"go%04d" % (number % 1500)) if number < 1500 and number % 2 else None
+            if number == 700:
+                fs.rename(1, b"go1499", 1, stays[1400])  # over a name that is still to come
+        assert seen == stays
+        fs.releasedir(handle)
+
+    def test_starts_anew_from_the_beginning(self, fs: FileSystem) -> None:
+        make_file(fs, 1, b"a")
+        handle = fs.opendir(1)
+        assert [name for name, _, _ in fs.readdir(handle, 0)] == [b"a"]
+        make_file(fs, 1, b"b")
+        assert [name for name, _, _ in fs.readdir(handle, 0)] == [b"a", b"b"]
+        fs.releasedir(handle)
+
+
+def test_the_tree_is_the_same_after_a_crash_that_follows_a_commit(machine: Machine) -> None:
+    fs = machine.mount()
+    made = fs.mkdir(1, b"d", 0o751, USER)
+    file = make_file(fs, made.number, b"f")
+    fs.link(file.number, 1, b"hard")
+    fs.symlink(1, b"soft", b"d/f", USER)
+    fs.commit()
+    make_file(fs, 1, b"too late")
+    other = machine.copy_of_the_disk()
+    after = other.mount()
+    assert names_in(after, 1) == [b"d", b"hard", b"soft"]
+    assert after.lookup(1, b"hard").number == after.lookup(made.number, b"f").number
+    assert after.getattr(made.number).mode == stat.S_IFDIR | 0o751
+    assert after.getattr(file.number).nlink == 2
+    other.close()

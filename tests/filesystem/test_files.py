@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Attributes, extended attributes, and the corners of reading and writing."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from cas3fs.filesystem import FileSystem
+from tests.filesystem.machine import MIB, ROOT, USER, Machine
+from tests.filesystem.test_directories import make_file, refused
+
+
+def test_setattr_changes_what_it_is_told_and_the_ctime(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f", b"abc")
+    before_ns = file.ctime_ns
+    changed = fs.setattr(file.number, ROOT, mode=0o4755, atime_ns=5, mtime_ns=7)
+    assert (changed.mode, changed.atime_ns, changed.mtime_ns) == (stat.S_IFREG | 0o4755, 5, 7)
+    assert changed.ctime_ns > before_ns
+    assert changed.size == 3
+
+
+def test_a_new_owner_does_not_inherit_set_id_bits(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f")
+    fs.setattr(file.number, ROOT, mode=0o6755)
+    assert stat.S_IMODE(fs.setattr(file.number, ROOT, uid=5, gid=6).mode) == 0o755
+
+
+def test_a_write_of_a_plain_user_clears_set_id_bits(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f")
+    fs.setattr(file.number, ROOT, mode=0o6755)
+    handle = fs.open(file.number, os.O_WRONLY, USER)
+    fs.write(handle, 0, b"x")
+    fs.release(handle)
+    assert stat.S_IMODE(fs.getattr(file.number).mode) == 0o755
+
+
+def test_times_that_were_set_stay_through_storing_and_a_crash(machine: Machine) -> None:
+    fs = machine.mount()
+    file = make_file(fs, 1, b"f", b"data")
+    fs.setattr(file.number, ROOT, atime_ns=1_000_000_001, mtime_ns=-2_000_000_003)
+    fs.store_all()
+    other = machine.copy_of_the_disk()
+    after = other.mount().getattr(file.number)
+    assert (after.atime_ns, after.mtime_ns, after.ctime_ns) == (1_000_000_001, -2_000_000_003, file.ctime_ns)
+    other.close()
+
+
+def test_a_mode_changed_while_data_is_staged_is_there_after_a_crash(machine: Machine) -> None:
+    fs = machine.mount()
+    file = make_file(fs, 1, b"f", b"data")
+    fs.commit()
+    fs.setattr(file.number, ROOT, mode=0o600)
+    fs.commit()
+    other = machine.copy_of_the_disk()
+    after = other.mount().getattr(file.number)
+    assert (after.mode, after.ctime_ns, after.size) == (stat.S_IFREG | 0o600, file.ctime_ns, 4)
+    other.close()
+
+
+def test_truncate_is_for_regular_files_and_sizes_that_exist(fs: FileSystem) -> None:
+    made = fs.mkdir(1, b"d", 0o755, ROOT)
+    file = make_file(fs, 1, b"f")
+    with pytest.raises(Exception, match="directory"):
+        fs.setattr(made.number, ROOT, size=0)
+    with pytest.raises(Exception, match="Invalid"):
+        fs.setattr(file.number, ROOT, size=-1)
+    assert fs.setattr(file.number, ROOT, size=2**63 - 1).size == 2**63 - 1
+
+
+def test_a_hole_reads_as_zeros_and_costs_nothing(fs: FileSystem) -> None:
+    inode, handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)
+    fs.write(handle, 2**40, b"end")
+    fs.setattr(inode.number, ROOT, size=2**62)
+    fs.store_all()
+    assert bytes(fs.read(handle, 2**40 - 5, 10)) == b"\0\0\0\0\0end\0\0"
+    assert bytes(fs.read(handle, 12345, 100)) == bytes(100)
+    assert fs.index.chunks.allocated(inode.number) == 3
+    fs.release(handle)
+
+
+def test_what_a_truncation_cut_off_is_zeros_when_the_file_grows_again(fs: FileSystem) -> None:
+    inode, handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)
+    fs.write(handle, 0, b"x" * 50_000)
+    fs.store_all()
+    fs.setattr(inode.number, ROOT, size=10_000)
+    fs.setattr(inode.number, ROOT, size=60_000)
+    assert bytes(fs.read(handle, 0, 60_000)) == b"x" * 10_000 + bytes(50_000)
+    fs.store_all()
+    assert bytes(fs.read(handle, 0, 60_000)) == b"x" * 10_000 + bytes(50_000)
+    fs.release(handle)
+
+
+def test_opening_with_trunc_empties_the_file(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f", b"content")
+    fs.release(fs.open(file.number, os.O_WRONLY | os.O_TRUNC, ROOT))
+    assert fs.getattr(file.number).size == 0
+
+
+def test_handles_allow_what_they_were_opened_for(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f", b"content")
+    reading, writing = fs.open(file.number, os.O_RDONLY, ROOT), fs.open(file.number, os.O_WRONLY, ROOT)
+    refused(errno.EBADF, fs.write, reading, 0, b"x")
+    refused(errno.EBADF, fs.read, writing, 0, 1)
+    refused(errno.EFBIG, fs.write, writing, 2**63 - 2, b"xx")
+    fs.release(reading)
+    fs.release(writing)
+
+
+def test_extended_attributes_heed_create_replace_and_limits(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f")
+    refused(errno.ENODATA, fs.getxattr, file.number, b"user.a")
+    refused(errno.ENODATA, fs.setxattr, file.number, b"user.a", b"1", os.XATTR_REPLACE)
+    fs.setxattr(file.number, b"user.a", b"1", os.XATTR_CREATE)
+    refused(errno.EEXIST, fs.setxattr, file.number, b"user.a", b"2", os.XATTR_CREATE)
+    fs.setxattr(file.number, b"user.a", b"", os.XATTR_REPLACE)
+    fs.setxattr(file.number, b"user.b", b"\0" * 65_536)
+    assert fs.getxattr(file.number, b"user.a") == b""
+    assert fs.listxattr(file.number) == [b"user.a", b"user.b"]
+    refused(errno.E2BIG, fs.setxattr, file.number, b"user.c", b"\0" * 65_537)
+    refused(errno.ERANGE, fs.setxattr, file.number, b"n" * 256, b"")
+    fs.removexattr(file.number, b"user.a")
+    refused(errno.ENODATA, fs.removexattr, file.number, b"user.a")
+
+
+def test_a_read_only_file_system_changes_nothing(fs: FileSystem) -> None:
+    file = make_file(fs, 1, b"f", b"content")
+    handle = fs.open(file.number, os.O_RDWR, ROOT)
+    fs.turn_read_only("for the test")
+    refused(errno.EROFS, fs.write, handle, 0, b"x")
+    refused(errno.EROFS, fs.unlink, 1, b"f")
+    refused(errno.EROFS, fs.mkdir, 1, b"d", 0o755, ROOT)
+    assert bytes(fs.read(handle, 0, 100)) == b"content"
+    fs.release(handle)
+
+
+def test_statfs_counts_files_and_bytes(fs: FileSystem) -> None:
+    make_file(fs, 1, b"f", b"x" * MIB)
+    fs.store_all()
+    figures = fs.statfs()
+    assert figures.blocks - figures.blocks_free == MIB // figures.block_size
+    assert figures.files - figures.files_free == 2

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Storing in the background: what is stored, what wins when changes come in between, what failures leave behind."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cas3fs.errors import StoreError
+from cas3fs.filesystem import FileSystem, FileSystemSettings
+from cas3fs.objectstores.base import ObjectStore
+from tests.filesystem.gated import GatedStore
+from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
+from tests.filesystem.test_directories import make_file, refused
+
+DEADLINE_S = 30
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what happens in another thread."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.005)
+
+
+class Gated:
+    """A mounted machine with its gate."""
+
+    def __init__(self, machine: Machine, settings: FileSystemSettings | None = None, **more: int) -> None:
+        self.machine = machine
+
+        def wrap(store: ObjectStore) -> ObjectStore:
+            self.store = GatedStore(store)
+            return self.store
+
+        self.fs = machine.mount(settings, wrap=wrap, **more)
+
+    def close_gate(self) -> None:
+        self.store.gate.clear()
+
+    def storing(self) -> threading.Thread:
+        """Begins to store everything; returns when an upload is at the gate."""
+        thread = threading.Thread(target=self.fs.store_all)
+        thread.start()
+        assert self.store.waiting.acquire(timeout=DEADLINE_S)
+        return thread
+
+    def open_gate(self, thread: threading.Thread) -> None:
+        self.store.gate.set()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def gated(machine: Machine) -> Iterator[Gated]:
+    made = Gated(machine)
+    yield made
+    made.store.gate.set()
+    made.store.failing = False
+
+
+def content(fs: FileSystem, name: bytes) -> bytes:
+    inode = fs.lookup(1, name)
+    handle = fs.open(inode.number, os.O_RDONLY, ROOT)
+    data = bytes(fs.read(handle, 0, inode.size + 1))
+    fs.release(handle)
+    return data
+
+
+def rewrite(fs: FileSystem, name: bytes, offset: int, data: bytes) -> None:
+    handle = fs.open(fs.lookup(1, name).number, os.O_WRONLY, ROOT)
+    fs.write(handle, offset, data)
+    fs.release(handle)
+
+
+def stored_bytes(machine: Machine) -> int:
+    return sum(info.size for info in machine.store.list("packs/"))
+
+
+def after_a_crash(machine: Machine, name: bytes) -> bytes:
+    other = machine.copy_of_the_disk()
+    data = content(other.mount(), name)
+    other.close()
+    return data
+
+
+class TestWhatComesDuringAnUploadWins:
+    """A file is being uploaded when something happens to it."""
+
+    def test_a_write(self, gated: Gated) -> None:
+        gated.close_gate()
+        make_file(gated.fs, 1, b"f", b"old" * 30_000)
+        thread = gated.storing()
+        rewrite(gated.fs, b"f", 3, b"NEW")
+        gated.open_gate(thread)
+        expected = b"oldNEW" + b"old" * 29_998
+        assert content(gated.fs, b"f") == expected
+        gated.fs.commit()
+        assert after_a_crash(gated.machine, b"f") == expected
+        gated.fs.store_all()
+        assert content(gated.fs, b"f") == expected
+
+    def test_a_truncation(self, gated: Gated) -> None:
+        gated.close_gate()
+        file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
+        thread = gated.storing()
+        gated.fs.setattr(file.number, ROOT, size=10)
+        gated.fs.setattr(file.number, ROOT, size=20)
+        gated.open_gate(thread)
+        gated.fs.commit()
+        assert content(gated.fs, b"f") == b"x" * 10 + bytes(10)
+        assert after_a_crash(gated.machine, b"f") == b"x" * 10 + bytes(10)
+
+    def test_times(self, gated: Gated) -> None:
+        gated.close_gate()
+        file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
+        thread = gated.storing()
+        gated.fs.setattr(file.number, ROOT, mtime_ns=123)
+        gated.open_gate(thread)
+        gated.fs.store_all()
+        other = gated.machine.copy_of_the_disk()
+        assert other.mount().getattr(file.number).mtime_ns == 123
+        other.close()
+
+    def test_a_removal(self, gated: Gated) -> None:
+        gated.close_gate()
+        file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
+        thread = gated.storing()
+        gated.fs.unlink(1, b"f")
+        gated.fs.forget([(file.number, 9)])
+        gated.open_gate(thread)
+        gated.fs.commit()
+        assert gated.fs.index.chunks.allocated(file.number) == 0
+        assert gated.fs.pending().files == 0
+
+
+def test_a_rewritten_file_keeps_its_old_content_in_the_index_until_it_is_stored_whole(machine: Machine) -> None:
+    part = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600, part_bytes=256 * 1024)
+    fs = machine.mount(part)
+    file = make_file(fs, 1, b"f", b"old" * 100_000)
+    fs.store_all()
+    handle = fs.open(file.number, os.O_WRONLY | os.O_TRUNC, ROOT)
+    fs.write(handle, 0, random.Random(1).randbytes(MIB))
+    grown, growing = fs.create(1, b"g", 0o600, os.O_RDWR, ROOT)  # stored in parts meanwhile, as a witness
+    fs.write(growing, 0, random.Random(2).randbytes(MIB))
+    until(lambda: fs.index.namespace.inode(grown.number)[6] == MIB)
+    with fs.lock:
+        assert fs.index.namespace.inode(file.number)[6] == 300_000
+        assert fs.index.chunks.allocated(file.number) == 300_000
+    fs.release(handle)
+    fs.release(growing)
+
+
+def test_the_same_data_is_stored_once(machine: Machine) -> None:
+    fs = machine.mount()
+    data = random.Random(3).randbytes(3 * MIB)
+    make_file(fs, 1, b"a", data)
+    fs.store_all()
+    once = stored_bytes(machine)
+    make_file(fs, 1, b"b", data)
+    make_file(fs, 1, b"c", b"!" + data)
+    fs.store_all()
+    assert stored_bytes(machine) < 1.02 * once
+    assert content(fs, b"c") == b"!" + data
+
+
+def test_an_append_stores_little_more_than_what_was_appended(machine: Machine) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"log", random.Random(4).randbytes(2 * MIB))
+    fs.store_all()
+    before = stored_bytes(machine)
+    rewrite(fs, b"log", 2 * MIB, b"one line more\n")
+    fs.store_all()
+    assert stored_bytes(machine) - before < 3 * fs.chunker.max_size
+
+
+def test_a_file_written_in_parts_is_cut_like_one_written_at_once(machine: Machine) -> None:
+    fs = machine.mount()
+    data = random.Random(5).randbytes(MIB)
+    make_file(fs, 1, b"whole", data)
+    fs.store_all()
+    before = stored_bytes(machine)
+    make_file(fs, 1, b"parts")
+    for start in range(0, MIB, 100_000):
+        rewrite(fs, b"parts", start, data[start : start + 100_000])
+        fs.store_all()
+    assert content(fs, b"parts") == data
+    whole, parts = (fs.index.chunks.bounds(fs.lookup(1, name).number, 0, MIB) for name in (b"whole", b"parts"))
+    assert whole == parts
+    assert stored_bytes(machine) - before < 20 * 3 * fs.chunker.max_size  # last chunks of parts, and little else
+
+
+def test_an_outage_loses_nothing_and_ends_by_itself(gated: Gated) -> None:
+    gated.store.failing = True
+    make_file(gated.fs, 1, b"f", b"data" * 10_000)
+    with pytest.raises(StoreError, match="503"):
+        gated.fs.store_all()
+    assert gated.fs.pending().files == 1
+    assert content(gated.fs, b"f") == b"data" * 10_000
+    gated.store.failing = False
+    gated.fs.store_all()
+    assert gated.fs.pending().files == 0
+    assert content(gated.fs, b"f") == b"data" * 10_000
+
+
+def test_a_block_that_goes_between_hit_and_entry_is_stored_again(gated: Gated) -> None:
+    fs = gated.fs
+    make_file(fs, 1, b"a", b"shared" * 100)
+    fs.store_all()
+    gated.close_gate()
+    make_file(fs, 1, b"b", b"shared" * 100)
+    make_file(fs, 1, b"c", b"other" * 100)  # holds the job at the gate, after the hit
+    thread = gated.storing()
+    first = fs.lookup(1, b"a").number
+    with fs.lock, fs.operation():  # as a collection of garbage would
+        fs.index.chunks.truncate(first, 0)
+        fs.index._database.execute("DELETE FROM blocks")
+    gated.open_gate(thread)
+    fs.commit()
+    assert after_a_crash(gated.machine, b"b") == b"shared" * 100
+
+
+def test_writers_wait_while_staging_is_full(machine: Machine) -> None:
+    gated = Gated(machine, EAGER, limit_bytes=MIB, memory_bytes=MIB)
+    gated.close_gate()
+    make_file(gated.fs, 1, b"a", random.Random(6).randbytes(MIB))
+    handle = gated.fs.create(1, b"b", 0o600, os.O_RDWR, ROOT)[1]
+    assert gated.fs.write_now(handle, 0, b"x") is None
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (gated.fs.write(handle, 0, b"x" * 1000), done.set()))
+    thread.start()
+    assert gated.store.waiting.acquire(timeout=DEADLINE_S)
+    assert not done.is_set()
+    gated.store.gate.set()
+    assert done.wait(DEADLINE_S)
+    thread.join()
+    gated.fs.release(handle)
+
+
+def test_settled_files_are_stored_in_the_background_in_few_packs(machine: Machine) -> None:
+    fs = machine.mount(EAGER)
+    for number in range(200):
+        make_file(fs, 1, b"%d" % number, b"%d" % number * 50)
+    until(lambda: fs.pending().files == 0)
+    fs.commit()
+    assert len(list(machine.store.list("packs/"))) < 20
+    assert after_a_crash(machine, b"123") == b"123" * 50
+
+
+def test_reads_during_an_upload_see_the_bytes(gated: Gated) -> None:
+    gated.close_gate()
+    data = random.Random(7).randbytes(400_000)
+    make_file(gated.fs, 1, b"f", data)
+    thread = gated.storing()
+    assert content(gated.fs, b"f") == data
+    gated.open_gate(thread)
+    assert content(gated.fs, b"f") == data
+
+
+def test_a_staged_file_whose_bytes_are_missing_is_told_not_zeroed(machine: Machine) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"x" * 400_000)
+    fs.commit()
+    other = machine.copy_of_the_disk()
+    for path in (other.folder / "staging").glob("*-*"):
+        path.unlink()
+    with pytest.raises(Exception, match=r"staging.sqlite and not there"):
+        other.mount()
+
+
+def test_a_staging_file_without_its_row_is_set_aside(machine: Machine) -> None:
+    machine.mount().close()
+    machine.running.clear()
+    stray = machine.folder / "staging" / "ff-1"
+    stray.write_bytes(b"who knows")
+    machine.mount()
+    aside = list((machine.folder / "staging" / "aside").iterdir())
+    assert [path.read_bytes() for path in aside] == [b"who knows"]
+    assert not stray.exists()
+
+
+def test_refusals_of_the_store_reach_who_waits_for_it(gated: Gated) -> None:
+    gated.store.failing = True
+    make_file(gated.fs, 1, b"f", b"data")
+    with pytest.raises(StoreError):
+        gated.fs.store_all()
+    refused(2, gated.fs.lookup, 1, b"nothing")  # the file system itself goes on

@@ -232,8 +232,7 @@ def _wire(
     metrics: Metrics,
     resources: ExitStack,
 ) -> FileSystem:
-    """The file system; the rows and the cache, which it does not close, go to `resources`."""
-    resources.callback(rows.close)
+    """The file system; the cache, which it does not close, goes to `resources`."""
     try:
         wired = wire(
             entry,
@@ -248,6 +247,7 @@ def _wire(
         )
     except BaseException:
         index.close()
+        rows.close()
         raise
     if wired.cache is not None:
         resources.callback(wired.cache.close)

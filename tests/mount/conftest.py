@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real mounts for the tests: the command line run as a user would, in a folder of its own, on a folder or an S3 server."""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from cas3fs.testing.servers import RcloneServer
+
+TIMEOUT_S = 60
+
+
+class Machine:
+    """A machine with state and cache folders of its own, on which the command is run."""
+
+    def __init__(self, root: Path, url: str, environment: dict[str, str]) -> None:
+        self.root = root
+        self.url = url
+        self.state = root / "s"
+        self.cache = root / "c"
+        self.dir = root / "m"
+        self.dir.mkdir(parents=True)
+        self.environment = os.environ | environment
+        self.pids: list[int] = []
+
+    def run(self, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Runs ``cas3fs`` and checks the exit status."""
+        places = {"CAS3FS_STATE_DIR": str(self.state), "CAS3FS_CACHE_DIR": str(self.cache)}
+        done = subprocess.run(
+            [sys.executable, "-m", "cas3fs", *map(str, arguments)],
+            env=self.environment | places,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}{self.log()}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def fail(self, *arguments: str | Path, status: int = 1) -> str:
+        """Runs ``cas3fs``, which is to fail; gives the one line that it says."""
+        lines = self.run(*arguments, status=status).stderr.splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    def report(self, *arguments: str | Path) -> Any:
+        """What ``cas3fs ... --json`` prints."""
+        return json.loads(self.run(*arguments, "--json").stdout)
+
+    def mkfs(self, *options: str) -> None:
+        self.run("mkfs", self.url, *(options or ("--allow-unfenced",)))
+
+    def mount(self, *options: str) -> int:
+        """Mounts; gives the process id."""
+        self.run("mount", self.url, self.dir, *options)
+        pid = int(json.loads(next(self.state.glob("*/mount.json")).read_text())["pid"])
+        self.pids.append(pid)
+        return pid
+
+    def umount(self) -> None:
+        self.run("umount", self.dir)
+
+    def forget_everything(self) -> None:
+        """Loses the state and cache folders, as if this were another machine."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    def kill(self, pid: int) -> None:
+        """Ends the mount's process as a crash would, and takes the dead mount away."""
+        os.kill(pid, signal.SIGKILL)
+        wait_for_exit(pid)
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in self.state.glob("*/mount.log"))
+
+    def clean_up(self) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_for_exit(pid)
+        while os.path.ismount(self.dir) or _is_dead(self.dir):
+            subprocess.run(["umount", "--lazy", self.dir], check=True)
+
+
+def _is_dead(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:
+        return True
+    return False
+
+
+def wait_for_exit(pid: int) -> None:
+    """Returns when the process, of whatever parent, has ended."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poller = select.poll()
+        poller.register(process, select.POLLIN)
+        assert poller.poll(TIMEOUT_S * 1000), f"process {pid} does not end"
+    finally:
+        os.close(process)
+
+
+@pytest.fixture
+def machine(need_fuse: None, workspace: Path) -> Iterator[Machine]:
+    """A machine and a place for a volume in a folder."""
+    (workspace / "v").mkdir()
+    made = Machine(workspace, (workspace / "v").as_uri(), {})
+    yield made
+    made.clean_up()
+
+
+@pytest.fixture(params=["directory", "rclone"])
+def any_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[Machine]:
+    """A machine and a place for a volume, on each kind of store."""
+    if request.param == "directory":
+        (workspace / "v").mkdir()
+        made = Machine(workspace, (workspace / "v").as_uri(), {})
+    else:
+        server: RcloneServer = request.getfixturevalue("rclone_s3")
+        server.make_bucket(workspace.name.replace("_", "-"))
+        made = Machine(workspace, f"s3://{workspace.name.replace('_', '-')}/volume", server.environment)
+    yield made
+    made.clean_up()

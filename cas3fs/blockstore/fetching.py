@@ -13,9 +13,12 @@ inner one; no I/O is done, nobody waits, and no future is resolved.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 
 from cas3fs.blocks.packs import read_contents
 from cas3fs.blockstore.filling import Filler
@@ -29,8 +32,11 @@ from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation
 
 Job = Callable[[Flight], None]
+Pause = Callable[[], None]
+"""Called between two blocks."""
 
 WHOLE_PACKS_AT_ONCE = 2
+"""So many are held in memory."""
 
 
 class PackFetch:
@@ -66,6 +72,7 @@ class Fetcher:
         self._flights = FlightTable(ahead_bytes, clock)
         self._locality = Locality()
         self._packs: dict[str, PackFetch] = {}
+        self._pack_slots = threading.Semaphore(WHOLE_PACKS_AT_ONCE)
         self._workers = ThreadPoolExecutor(workers, "cas3fs-ahead")
         self._unpackers = ThreadPoolExecutor(WHOLE_PACKS_AT_ONCE, "cas3fs-unpack")
         self._blocks_ahead = metrics.counter("reader.blocks_ahead")
@@ -165,8 +172,7 @@ class Fetcher:
         if fetch is not None:
             fetch.wanted.append(flight)
             return None
-        is_worth_it = self._locality.missed(flight.block)
-        if is_worth_it and self._whole_packs and not self._closed and len(self._packs) < WHOLE_PACKS_AT_ONCE:
+        if self._locality.missed(flight.block) and self._whole_packs and not self._closed:
             fetch = self._packs[flight.block.pack] = PackFetch(flight.block.pack)
             return partial(self._fetch_pack, fetch)
         return lambda flight: self._run_job([flight], self._fetch_alone)
@@ -257,35 +263,74 @@ class Fetcher:
     # Whole packs
 
     def _fetch_pack(self, fetch: PackFetch, flight: Flight) -> None:
-        """Fetch a whole pack, serve `flight` from it, and leave the rest to a worker."""
+        """Fetch a whole pack, serve `flight` from it, and leave the rest to a worker.
+
+        While two other packs are being unpacked this waits: they bring blocks faster than requests for each would.
+        """
+        self._pack_slots.acquire()
+        unpacking = None
         try:
             body = self._retrieval.pack(fetch.pack)
             self._packs_fetched.add()
             self._decode(flight, body, 0)
-            self._unpackers.submit(self._unpack, fetch, body, flight.block.offset)
+            unpacking = self._unpackers.submit(self._unpack, fetch, body, flight.block.offset)
         except (Cas3fsError, RuntimeError):  # too much at once, perhaps; or closed meanwhile
             self._run_job([flight, *self._end_pack(fetch)], self._fetch_alone)
         except BaseException as error:
             self._fail([flight, *self._end_pack(fetch)], error)
             raise
+        finally:
+            if unpacking is None:
+                self._pack_slots.release()
+            else:
+                unpacking.add_done_callback(lambda _: self._pack_slots.release())
 
     def _unpack(self, fetch: PackFetch, body: bytes, first_offset: int) -> None:
-        """Keep what else is in a pack, from `first_offset` on, then before it; who waits for some of it comes first."""
+        """Keep what else is in a pack, from `first_offset` on, then before it; who waits for some of it comes first.
+
+        Memory is filled before any cache is, which takes longer: who reads on finds the next blocks there.
+        """
 
         def serve(flight: Flight) -> None:
             self._decode(flight, body, 0)
 
-        memory_share = self._memory.limit_bytes // 2
+        def serve_wanted() -> None:
+            if fetch.wanted:
+                self._run_job(self._take_wanted(fetch), serve)
+
         try:
-            for block in self._worth_keeping(fetch.pack, body, first_offset):
-                if fetch.wanted:
-                    self._run_job(self._take_wanted(fetch), serve)
-                memory_share -= block.plain_length
-                if self._cache is None and memory_share < 0:
-                    break
-                self._keep(block, body, in_memory=memory_share >= 0)
+            blocks = deque(self._worth_keeping(fetch.pack, body, first_offset))
+            kept = self._keep_in_memory(blocks, body, serve_wanted)
+            if self._cache is not None:
+                self._keep_in_cache(self._cache, chain(kept, self._decoded(blocks, body)), serve_wanted)
         finally:
             self._run_job(self._end_pack(fetch), serve)
+
+    def _keep_in_memory(
+        self, blocks: deque[BlockLocation], body: bytes, between: Pause
+    ) -> deque[tuple[BlockHash, bytes]]:
+        """Take blocks off the line until half of the memory is filled with them; those that no cache has yet."""
+        share_bytes = self._memory.limit_bytes // 2
+        kept: deque[tuple[BlockHash, bytes]] = deque()
+        while blocks and share_bytes >= blocks[0].plain_length:
+            between()
+            share_bytes -= blocks[0].plain_length
+            for block, plain in self._decoded([blocks.popleft()], body):
+                self._memory.put(block, plain)
+                kept.append((block, plain))
+        return kept
+
+    def _keep_in_cache(self, cache: BlockCache, blocks: Iterable[tuple[BlockHash, bytes]], between: Pause) -> None:
+        for block, plain in blocks:
+            between()
+            cache.put(block, plain)
+
+    def _decoded(self, blocks: Iterable[BlockLocation], body: bytes) -> Iterator[tuple[BlockHash, bytes]]:
+        """Those blocks that are whole, and not in memory since a reader was served with them."""
+        for block in blocks:
+            if not self._memory.contains(block.hash):
+                with suppress(CorruptBlock):  # whoever reads it will be told
+                    yield block.hash, self._retrieval.decode(body, 0, block)
 
     def _worth_keeping(self, pack: str, body: bytes, first_offset: int) -> list[BlockLocation]:
         """What a pack contains and no cache has; nothing where its table of contents is damaged."""
@@ -297,16 +342,6 @@ class Fetcher:
         missing = [line for line in contents if line.hash not in held and not self._memory.contains(line.hash)]
         missing.sort(key=lambda line: (line.offset < first_offset, line.offset))
         return [BlockLocation(line.hash, pack, line.offset, line.stored_length, line.plain_length) for line in missing]
-
-    def _keep(self, block: BlockLocation, body: bytes, *, in_memory: bool) -> None:
-        try:
-            plain = self._retrieval.decode(body, 0, block)
-        except CorruptBlock:
-            return  # whoever reads it will be told
-        if in_memory:
-            self._memory.put(block.hash, plain)
-        if self._cache is not None:
-            self._cache.put(block.hash, plain)
 
     def _take_wanted(self, fetch: PackFetch) -> list[Flight]:
         with self._lock:

@@ -5,9 +5,9 @@ What comes from the store is checked against its hash; caches vouch for what the
 the store is asked, and what is fetched ahead, is told in `cas3fs.blockstore.fetching`.
 
 Memory, beside the memory cache: what is fetched ahead and not yet read is at most half of that cache (and
-`ahead_bytes`); its encoded bytes while they arrive; some blocks on their way into the caches
-(`cas3fs.blockstore.filling`); two whole packs; a block for each thread that reads. The caches belong to whoever made
-them: `close` leaves them open.
+`ahead_bytes`), and its encoded bytes while they arrive; some blocks on their way into the caches
+(`cas3fs.blockstore.filling`); two whole packs, each with as much of its blocks as half of the memory cache; a block for
+each thread that reads. The caches belong to whoever made them: `close` leaves them open.
 """
 
 import time

@@ -13,8 +13,8 @@ from cas3fs.blockstore.keys import pack_key
 from cas3fs.caches import DiskCache, MemoryCache
 from cas3fs.errors import BlockMissing, CorruptBlock, StoreError, StoreUnreachable
 from cas3fs.metrics import Metrics
-from cas3fs.values import BlockLocation
-from tests.blockstore.conftest import WAIT_S, Block, TestStore, make_block
+from cas3fs.values import BlockHash, BlockLocation, Buffer
+from tests.blockstore.conftest import WAIT_S, Block, Gate, TestStore, make_block
 
 OpenReader = Callable[..., BlockReader]
 PutPack = Callable[[Iterable[Block]], list[BlockLocation]]
@@ -127,6 +127,18 @@ def test_what_was_admitted_is_read_without_asking_the_store(
     assert store.asked == []
 
 
+class SlowCache(MemoryCache):
+    """Takes blocks only while its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 30)
+        self.gate = Gate()
+
+    def put(self, block: BlockHash, plain: Buffer) -> None:
+        self.gate.go_through()
+        super().put(block, plain)
+
+
 class Noted(MemoryCache):
     """A slow tier that tells when something was put."""
 
@@ -136,9 +148,9 @@ class Noted(MemoryCache):
         super().__init__(1 << 30)
         self.changed = threading.Condition()
 
-    def put(self, block: bytes, plain: bytes) -> None:  # type: ignore[override]
+    def put(self, block: BlockHash, plain: Buffer) -> None:
         with self.changed:
-            super().put(block, plain)  # type: ignore[arg-type]
+            super().put(block, plain)
             self.changed.notify_all()
 
     def wait_for(self, locations: Iterable[BlockLocation]) -> None:
@@ -291,3 +303,37 @@ def test_packs_of_a_volume_with_very_large_packs_are_not_fetched_whole(
     for location in locations:
         reader.read(location, 0, 1)
     assert [start for _, start, _ in store.asked] == [location.offset for location in locations]
+
+
+def test_a_slow_cache_keeps_nobody_from_the_blocks_of_a_pack_in_memory(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, 1000) for seed in range(50)]
+    locations = put_pack(blocks)
+    cache = SlowCache()
+    cache.gate.shut()
+    reader = open_reader(cache=cache)
+    assert [reader.read(location, 0, 1000) for location in locations] == [plain for _, plain in blocks]
+    cache.gate.open()
+    assert len(store.asked) == 2
+
+
+def test_a_third_pack_waits_until_one_of_two_is_unpacked(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
+) -> None:
+    packs = [put_pack(make_block(10 * pack + seed, 1000) for seed in range(10)) for pack in range(3)]
+    cache = SlowCache()
+    reader = open_reader(cache=cache)
+    for locations in packs:
+        reader.read(locations[0], 0, 1)
+    cache.gate.shut()
+    for locations in packs[:2]:
+        reader.read(locations[1], 0, 1)
+    with ThreadPoolExecutor(1) as pool:
+        third = pool.submit(reader.read, packs[2][1], 0, 1000)
+        while not reader._fetcher.is_under_way(packs[2][1].hash):
+            threading.Event().wait(0.001)
+        assert metrics.snapshot()["reader.whole_packs"] == 2
+        cache.gate.open()
+        assert third.result(WAIT_S) == make_block(21, 1000)[1]
+    assert metrics.snapshot()["reader.whole_packs"] == 3

@@ -15,6 +15,7 @@ from benchmarks.subjects import Cas3fs, Cas3fsOnS3, NullFileSystem, PlainDirecto
 from benchmarks.workloads import WORKLOADS, Size, Workload
 from cas3fs.cli.mount import DEFAULT_WORKERS
 
+PRINTED_COLUMNS = 120
 SUBJECTS: Mapping[str, Callable[[Path, int], Subject]] = {
     PlainDirectory.name: lambda folder, workers: PlainDirectory(folder),
     NullFileSystem.name: NullFileSystem,
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = lines(results, workloads)
-    Console().print(table(found))
+    Console(width=None if sys.stdout.isatty() else PRINTED_COLUMNS).print(table(found))
     if options.json:
         options.json.write_text(as_json(found, {"scale": options.scale, "workers": options.workers}) + "\n")
     return int(any(line.met is False for line in found))

@@ -28,7 +28,7 @@ SESSION_VARIABLE = "CAS3FS_TEST_SESSION"
 NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
 SANDBOX = pytest.StashKey[Path]()
 WATCHED_FOLDERS = ("t", "h", "w")  # TMPDIR, the default folders of programs, workspaces
-GRACE_S = 3.0
+SETTLE_S, GRACE_S = 0.05, 3.0
 
 
 @pytest.fixture
@@ -123,6 +123,7 @@ def _seal_off(patch: pytest.MonkeyPatch, root: Path, token: str) -> None:
 
 def _processes_left(token: str) -> list[str]:
     """Kills what was started with this session's token and does not end by itself, and says what it was."""
+    time.sleep(SETTLE_S)  # a process that was started just now shows no environment yet
     deadline = time.monotonic() + GRACE_S
     while running := _processes_of(token):
         if time.monotonic() > deadline:

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tests' own guards: what a test leaves behind fails its session, and what cannot be mounted is said clearly."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+
+
+def run_pytest(folder: Path, test: str, conftest: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a session of its own over `test`, with the shared fixtures."""
+    (folder / "conftest.py").write_text(conftest or CONFTEST.read_text())
+    (folder / "test_it.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_process_left_running_fails_the_session_and_is_ended(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, "import subprocess\ndef test(): subprocess.Popen(['sleep', '1000'])\n")
+    found = re.search(r"process (\d+): sleep 1000", done.stdout)
+    assert done.returncode == 1
+    assert found is not None
+    assert not Path(f"/proc/{found[1]}/cmdline").exists() or not Path(f"/proc/{found[1]}/cmdline").read_bytes()
+
+
+def test_a_temporary_file_left_lying_fails_the_session_and_is_removed(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, "import tempfile\ndef test(): tempfile.mkdtemp(prefix='left-')\n")
+    found = re.search(r"file or folder (\S+left-\S+)", done.stdout)
+    assert done.returncode == 1
+    assert found is not None
+    assert not Path(found[1]).exists()
+
+
+def test_a_session_that_leaves_nothing_passes(tmp_path: Path) -> None:
+    test = "def test(tmp_path, workspace): (tmp_path / 'a').touch(); (workspace / 'b').touch()\n"
+    done = run_pytest(tmp_path, test)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_credentials_of_the_user_do_not_reach_the_tests(tmp_path: Path) -> None:
+    test = "import os\ndef test(): assert 'AWS_PROFILE' not in os.environ and 'CAS3FS_STATE_DIR' not in os.environ\n"
+    done = run_pytest(tmp_path, test, AWS_PROFILE="mine", CAS3FS_STATE_DIR="/mine")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("wish", "words", "status"), [("1", "1 skipped", 0), ("", "there is no /dev/fuse", 1)])
+def test_without_dev_fuse_mount_tests_fail_clearly_unless_they_are_not_wanted(
+    tmp_path: Path, wish: str, words: str, status: int
+) -> None:
+    conftest = CONFTEST.read_text().replace('"/dev/fuse"', '"/dev/fuse-is-not-here"')
+    done = run_pytest(tmp_path, "def test(need_fuse): pass\n", conftest, CAS3FS_TEST_NO_FUSE=wish)
+    assert done.returncode == status
+    assert words in done.stdout

@@ -13,7 +13,7 @@ Only this module imports boto3. Locks: one, around making the client; the client
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -23,6 +23,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConfigParseError,
+    ConnectionClosedError,
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
@@ -68,7 +69,7 @@ from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ErrorTypeDef, GetObjectOutputTypeDef, ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 _CONNECT_TIMEOUT_S: Final = 10
 _READ_TIMEOUT_S: Final = 60
@@ -114,7 +115,7 @@ class S3Store(ObjectStore):
             return made
         with self._lock:
             if self._made is None:
-                self._made = _make_client(self._settings)
+                self._made = make_client(self._settings)
             return self._made
 
     def close(self) -> None:
@@ -203,7 +204,7 @@ class S3Store(ObjectStore):
         return data[-length:]
 
     def _read(self, key: str, answer: "GetObjectOutputTypeDef") -> bytes:
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:  # its own context manager gives the raw stream, past botocore's checks
             data = body.read()
         if len(data) != answer["ContentLength"]:
             raise TruncatedBody(f"{self.url}: {key} broke off after {len(data)} of {answer['ContentLength']} bytes")
@@ -211,11 +212,25 @@ class S3Store(ObjectStore):
 
     def head(self, key: str) -> ObjectInfo:
         check_key(key)
-        with self._translated(f"look at {key}"):
-            answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+        try:
+            with self._translated(f"look at {key}"):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+        except ObjectMissing:
+            self._check_bucket()
+            raise
         # Some servers change the case of the names.
         metadata = {name.lower(): value for name, value in answer["Metadata"].items()}
         return ObjectInfo(key, answer["ContentLength"], answer["LastModified"], metadata)
+
+    def _check_bucket(self) -> None:
+        """Raise StoreMissing when there is no bucket: the answer to a HEAD of an object does not tell."""
+        try:
+            with self._translated("look at the bucket"):
+                self._client.head_bucket(Bucket=self._bucket)
+        except ObjectMissing:
+            raise self._refusal("look at the bucket", 404, "NoSuchBucket", None) from None
+        except AccessDenied:
+            return  # looking at objects may be all that is allowed
 
     # Listing and deleting
 
@@ -266,17 +281,12 @@ class S3Store(ObjectStore):
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": names, "Quiet": True})
         except StoreRefused:  # not every server deletes several at once
             return self._delete_singly(keys)
-        return {
-            error["Key"][len(self._base) :]: self._deletion_error(error["Key"], error)
-            for error in answer.get("Errors", ())
-            if error.get("Code") not in _MISSING_CODES
-        }
-
-    def _deletion_error(self, name: str, told: "ErrorTypeDef") -> StoreError:
-        key = name[len(self._base) :]
-        return translate(
-            Answer(self.url, f"delete {key}", self._bucket, 0, told.get("Code", ""), told.get("Message", ""))
-        )
+        failed: dict[str, StoreError] = {}
+        for error in answer.get("Errors", ()):
+            key = error["Key"][len(self._base) :]
+            if error.get("Code") not in _MISSING_CODES:
+                failed[key] = self._refusal(f"delete {key}", 0, error.get("Code"), error.get("Message"))
+        return failed
 
     def _delete_singly(self, keys: list[str]) -> dict[str, StoreError]:
         failed: dict[str, StoreError] = {}
@@ -301,31 +311,43 @@ class S3Store(ObjectStore):
             yield
         except ClientError as error:
             told = error.response.get("Error", {})
-            answer = Answer(
-                self.url, action, self._bucket, _status_of(error), told.get("Code", ""), told.get("Message", "")
-            )
-            raise translate(answer) from error
+            raise self._refusal(action, _status_of(error), told.get("Code"), told.get("Message")) from error
         except (BotoCoreError, OSError) as error:
             raise self._transport_error(error, action) from error
+        except RecursionError as error:  # botocore follows such answers by asking again, without an end
+            raise self._refusal(action, 301, None, "to everything") from error
+
+    def _refusal(self, action: str, status: int, code: str | None, message: str | None) -> StoreError:
+        where = self._client.meta.endpoint_url
+        return translate(Answer(self.url, where, action, self._bucket, status, code or "", message or ""))
 
     def _transport_error(self, error: Exception, action: str) -> StoreError:
         if isinstance(error, MetadataRetrievalError):
             return StoreUnreachable(f"{self.url}: no answer from the service that gives credentials: {error}")
         if isinstance(error, _NO_CREDENTIALS):
-            return AccessDenied(f"{self.url}: no usable credentials: {_line(error)} (set AWS_PROFILE, or the keys)")
+            return AccessDenied(f"{self.url}: no usable credentials: {_line(error)} (set AWS_PROFILE, or both keys)")
         if isinstance(error, IncompleteReadError | ResponseStreamingError):
             return TruncatedBody(f"{self.url}: cannot {action}: the answer broke off")
         where = self.url if self._made is None else self._made.meta.endpoint_url
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
             return StoreRefused(f"{where}: its certificate is not trusted (set AWS_CA_BUNDLE): {_reason(error)}")
+        if isinstance(error, SSLError) and "WRONG_VERSION_NUMBER" in str(error):
+            return StoreRefused(f"{where} does not speak TLS: is it http:// instead of https:// ?")
         if isinstance(error, ReadTimeoutError):
             return StoreUnreachable(f"{where} gave no answer within {_READ_TIMEOUT_S} s: cannot {action} in {self.url}")
+        if isinstance(error, ConnectionClosedError):
+            return StoreUnreachable(f"cannot reach {where} for {self.url}: it closed the connection without an answer")
         if isinstance(error, BotoConnectionError | HTTPClientError | OSError):
             return StoreUnreachable(f"cannot reach {where} for {self.url}: {_reason(error)}")
         return StoreRefused(f"{self.url}: cannot {action}: {_line(error)}")
 
 
-def _make_client(settings: S3Settings) -> "S3Client":
+def make_client(settings: S3Settings) -> "S3Client":
+    """A client as this store needs it.
+
+    Raises:
+        UsageError: the endpoint is no URL.
+    """
     try:
         session = boto3.session.Session()
         return session.client(

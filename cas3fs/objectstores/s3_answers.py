@@ -28,6 +28,8 @@ class Answer(NamedTuple):
 
     url: str
     """The store's."""
+    endpoint: str
+    """The server's."""
     action: str
     """What was tried, such as ``put packs/00000007/3f9c``."""
     bucket: str
@@ -38,13 +40,19 @@ class Answer(NamedTuple):
     @property
     def words(self) -> str:
         """What the server said, on one line and not without end."""
-        said = " ".join(f"{self.status} {self.code} {self.message}".split())
+        code = "" if self.code == str(self.status) else self.code  # an answer to HEAD has no code of its own
+        said = " ".join(f"{self.status or ''} {code} {self.message}".split())
         return said if len(said) <= _MESSAGE_LENGTH else said[:_MESSAGE_LENGTH] + "..."
 
     @property
     def attempt(self) -> str:
-        """The beginning of every text: where and what."""
+        """The beginning of most texts: where and what."""
         return f"{self.url}: cannot {self.action}"
+
+    @property
+    def place(self) -> str:
+        """The beginning of the others: what goes wrong with everything there, such as credentials."""
+        return f"{self.url} at {self.endpoint}"
 
 
 def translate(answer: Answer) -> StoreError:
@@ -75,27 +83,29 @@ def _exists(answer: Answer) -> StoreError:
 
 
 def _no_bucket(answer: Answer) -> StoreError:
-    return StoreMissing(f"no such bucket: {answer.bucket} (make it first, or check the URL and the endpoint)")
+    return StoreMissing(
+        f"no such bucket: {answer.bucket} at {answer.endpoint} (make it first, or check URL and endpoint)"
+    )
 
 
 def _denied(answer: Answer) -> StoreError:
-    return AccessDenied(f"{answer.attempt}: access denied: the credentials lack the right ({answer.words})")
+    return AccessDenied(f"{answer.attempt}: access denied: wrong credentials, or they lack the right ({answer.words})")
 
 
 def _unknown_key(answer: Answer) -> StoreError:
-    return AccessDenied(f"{answer.url}: unknown access key (check AWS_ACCESS_KEY_ID or AWS_PROFILE)")
+    return AccessDenied(f"{answer.place}: unknown access key (check AWS_ACCESS_KEY_ID or AWS_PROFILE)")
 
 
 def _wrong_secret(answer: Answer) -> StoreError:
-    return AccessDenied(f"{answer.url}: wrong secret key (check AWS_SECRET_ACCESS_KEY or AWS_PROFILE)")
+    return AccessDenied(f"{answer.place}: wrong secret key (check AWS_SECRET_ACCESS_KEY or AWS_PROFILE)")
 
 
 def _expired(answer: Answer) -> StoreError:
-    return AccessDenied(f"{answer.url}: the credentials have expired or are not valid: get new ones ({answer.words})")
+    return AccessDenied(f"{answer.place}: the credentials have expired or are not valid: get new ones ({answer.words})")
 
 
 def _clock(answer: Answer) -> StoreError:
-    return AccessDenied(f"{answer.url}: this machine's clock is too far from the server's: set it right")
+    return AccessDenied(f"{answer.place}: this machine's clock is too far from the server's: set it right")
 
 
 def _full(answer: Answer) -> StoreError:

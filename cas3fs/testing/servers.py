@@ -193,6 +193,7 @@ def moto_s3() -> Iterator[MotoServer]:
 def s3_client(server: S3Server) -> Any:
     """A plain boto3 client of `server`, to look at it past cas3fs; close it after use."""
     import boto3
+    from botocore.config import Config
 
     return boto3.session.Session().client(
         "s3",
@@ -200,6 +201,8 @@ def s3_client(server: S3Server) -> Any:
         aws_access_key_id=server.access_key,
         aws_secret_access_key=server.secret_key,
         region_name=REGION,
+        # rclone gives the checksum of the whole object with a part of it.
+        config=Config(request_checksum_calculation="when_required", response_checksum_validation="when_required"),
     )
 
 

@@ -13,8 +13,9 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.objectstores.s3 import S3Store
-from cas3fs.testing.servers import S3Server, s3_client
+from cas3fs.objectstores.s3 import S3Store, make_client
+from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.testing.servers import REGION, S3Server
 from tests.contracts.objectstore import (
     CreatesOnlyOnce,
     IgnoresConditions,
@@ -79,5 +80,6 @@ class Bucket(NamedTuple):
 def open_bucket(server: S3Server) -> Iterator[Bucket]:
     name = f"test-{secrets.token_hex(6)}"
     server.make_bucket(name)
-    with closing(s3_client(server)) as client:
+    settings = S3Settings(server.endpoint_url, server.access_key, server.secret_key, REGION)
+    with closing(make_client(settings)) as client:
         yield Bucket(name, client)

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a directory does beyond the contract: files, durability, foreign things in it, failures of the system."""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas3fs.errors import (
+    AccessDenied,
+    DeleteFailed,
+    ObjectExists,
+    ObjectMissing,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreMissing,
+    StoreRefused,
+)
+from cas3fs.objectstores.directory import PARTIAL, DirectoryStore
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[DirectoryStore]:
+    with closing(DirectoryStore(root)) as store:
+        yield store
+
+
+def keys(store: DirectoryStore) -> list[str]:
+    return [info.key for info in store.list()]
+
+
+def fail_with(number: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_an_object_is_a_file_with_the_same_bytes(store: DirectoryStore, root: Path) -> None:
+    store.put_if_absent("packs/00000007/3f9c", b"bytes", {"kind": "pack"})
+    assert (root / "packs/00000007/3f9c").read_bytes() == b"bytes"
+
+
+def test_what_other_tools_copied_in_is_an_object(store: DirectoryStore, root: Path) -> None:
+    (root / "packs").mkdir()
+    (root / "packs" / "3f9c").write_bytes(b"bytes")
+    assert store.get("packs/3f9c") == b"bytes"
+    assert keys(store) == ["packs/3f9c"]
+    assert store.head("packs/3f9c").metadata == {}
+
+
+def test_metadata_lie_in_an_extended_attribute_or_nowhere(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "setxattr", fail_with(errno.EOPNOTSUPP))
+    store.put_if_absent("a", b"bytes", {"kind": "pack"})
+    assert store.head("a").metadata == {}
+    assert store.get("a") == b"bytes"
+
+
+@pytest.mark.parametrize("value", [b"{", b"[1]", b"\xff"])
+def test_a_strange_attribute_is_no_metadata(
+    monkeypatch: pytest.MonkeyPatch, store: DirectoryStore, value: bytes
+) -> None:
+    store.put_if_absent("a", b"bytes")
+    monkeypatch.setattr(os, "getxattr", lambda *_: value)
+    assert store.head("a").metadata == {}
+
+
+def test_foreign_things_are_neither_listed_nor_read(store: DirectoryStore, root: Path) -> None:
+    store.put_if_absent("a", b"")
+    (root / "lost+found").mkdir(mode=0)
+    (root / ".hidden").write_bytes(b"")
+    (root / "with space").write_bytes(b"")
+    (root / os.fsdecode(b"\xff")).write_bytes(b"")
+    (root / "link").symlink_to("a")
+    (root / "folder-link").symlink_to("/etc")
+    os.mkfifo(root / "fifo")
+    assert keys(store) == ["a"]
+    assert list(store.list("folder-link/")) == []
+    for key in ("link", "fifo", "folder"):
+        with pytest.raises(ObjectMissing):
+            store.get(key)
+
+
+def test_a_put_that_fails_leaves_nothing(store: DirectoryStore, root: Path) -> None:
+    class Broken(BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(errno.EIO, "the source broke")
+
+    with pytest.raises(StoreRefused, match="the source broke"):
+        store.put_if_absent("a", Broken(b"x" * 10))
+    assert list(root.rglob("*")) == [root / PARTIAL]
+
+
+def test_leftovers_of_more_than_a_day_are_removed_and_younger_ones_kept(store: DirectoryStore, root: Path) -> None:
+    (root / PARTIAL).mkdir()
+    old, young = root / PARTIAL / "old", root / PARTIAL / "young"
+    old.write_bytes(b"")
+    young.write_bytes(b"")
+    two_days_ago = time.time() - 48 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+    store.put_if_absent("a", b"")
+    assert list((root / PARTIAL).iterdir()) == [young]
+    assert keys(store) == ["a"]
+
+
+def test_file_and_folders_are_synced_before_a_put_returns(
+    store: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(root)).partition("/")[0])
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put_if_absent("a/b/1", b"")
+    assert synced == [PARTIAL, ".", "a", "a"]  # the file, the folder of a, the folder of b, the folder of 1
+    synced.clear()
+    store.put_if_absent("a/b/2", b"")
+    assert synced == [PARTIAL, "a"]
+    synced.clear()
+    with pytest.raises(ObjectExists):
+        store.put_if_absent("a/b/2", b"")
+    assert synced == [PARTIAL, "a"]  # who put it may not have come to its sync
+
+
+def test_a_folder_that_was_tidied_away_is_made_again(store: DirectoryStore, root: Path) -> None:
+    store.put_if_absent("a/b/1", b"")
+    store.delete_many(["a/b/1"])
+    (root / "a/b").rmdir()
+    (root / "a").rmdir()
+    store.put_if_absent("a/b/2", b"bytes")
+    assert store.get("a/b/2") == b"bytes"
+
+
+def test_a_folder_is_no_object_to_delete(store: DirectoryStore) -> None:
+    store.put_if_absent("a/b", b"")
+    store.delete_many(["a"])
+    assert keys(store) == ["a/b"]
+
+
+def test_what_cannot_be_deleted_is_named_and_the_rest_is_deleted(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in "abc":
+        store.put_if_absent(key, b"")
+    real_unlink = os.unlink
+
+    def unlink(path: str, *, dir_fd: int) -> None:
+        if path == "b":
+            raise OSError(errno.EPERM, "Operation not permitted")
+        real_unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(DeleteFailed, match="such as b: Operation not permitted") as caught:
+        store.delete_many("abc")
+    assert caught.value.keys == ("b",)
+    assert keys(store) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, StoreFull),
+        (errno.EDQUOT, StoreFull),
+        (errno.EACCES, AccessDenied),
+        (errno.EROFS, AccessDenied),
+        (errno.ESTALE, StoreBusy),
+        (errno.EMFILE, StoreBusy),
+        (errno.EIO, StoreRefused),
+    ],
+)
+def test_a_failure_of_the_system_is_one_line_that_names_the_place(
+    store: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[StoreError]
+) -> None:
+    monkeypatch.setattr(os, "link", fail_with(number))
+    with pytest.raises(expected) as caught:
+        store.put_if_absent("a", b"")
+    assert str(caught.value) == f"{root}: cannot put a: {os.strerror(number)}"
+    assert list(root.rglob("*")) == [root / PARTIAL]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_refused_by_name(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "link", fail_with(number))
+    with pytest.raises(StoreRefused, match="without hard links"):
+        store.put_if_absent("a", b"")
+
+
+def test_an_error_while_listing_is_never_the_end_of_the_list(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_if_absent("a/b", b"")
+    monkeypatch.setattr(os, "scandir", fail_with(errno.EIO))
+    with pytest.raises(StoreRefused, match="cannot list it"):
+        list(store.list())
+
+
+def test_a_directory_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissing, match=r"no such directory: .*/none \(make it first\)"):
+        DirectoryStore(tmp_path / "none")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreMissing, match="not a directory"):
+        DirectoryStore(tmp_path / "file")
+
+
+def test_a_directory_that_was_removed_is_noticed_by_everything(store: DirectoryStore, root: Path) -> None:
+    root.rmdir()
+    root.mkdir()  # another one under that name
+    for use in (lambda: store.put_if_absent("a", b""), lambda: store.get("a"), lambda: list(store.list())):
+        with pytest.raises(StoreMissing, match="removed"):
+            use()
+    assert list(root.iterdir()) == []

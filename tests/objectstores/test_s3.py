@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What S3 does beyond the contract: servers that fail, differ, or refuse, and the words an administrator then reads."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from cas3fs.errors import (
+    AccessDenied,
+    DeleteFailed,
+    ObjectExists,
+    ObjectMissing,
+    ObjectTooShort,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreMissing,
+    StoreRefused,
+    StoreUnreachable,
+    TransientStoreError,
+    TruncatedBody,
+    UsageError,
+)
+from cas3fs.objectstores import probe_create_if_absent
+from cas3fs.objectstores.s3 import S3Store, make_client
+from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.testing.servers import REGION, S3Server
+from tests.objectstores.scripted import Reply, Script, error, serve
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Script]:
+    with serve() as script:
+        yield script
+
+
+@pytest.fixture(scope="module")
+def client(server: Script) -> Iterator[Any]:
+    """Making a client takes a while, so the tests share one."""
+    with closing(make_client(S3Settings(server.endpoint_url, "key", "secret", REGION))) as client:
+        yield client
+
+
+@pytest.fixture
+def script(server: Script) -> Script:
+    server.asked.clear()
+    return server
+
+
+@pytest.fixture
+def store(client: Any) -> S3Store:
+    return S3Store("bucket", "prefix", client=client)
+
+
+def listing(*keys: str, next_token: str = "") -> Reply:
+    contents = "".join(
+        f"<Contents><Key>{key}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        for key in keys
+    )
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{next_token}</NextContinuationToken>"
+    end = more if next_token else "<IsTruncated>false</IsTruncated>"
+    return Reply(200, f"<ListBucketResult>{contents}{end}</ListBucketResult>".encode())
+
+
+# What is asked
+
+
+def test_a_put_asks_for_absence_and_carries_the_bytes_once(store: S3Store, script: Script) -> None:
+    script.replies = [Reply()]
+    store.put_if_absent("packs/3f9c", memoryview(b"bytes"), {"kind": "pack"})
+    (asked,) = script.asked
+    assert (asked.method, asked.path, asked.body) == ("PUT", "/bucket/prefix/packs/3f9c", b"bytes")
+    assert asked.headers["if-none-match"] == "*"
+    assert asked.headers["x-amz-meta-kind"] == "pack"
+    assert "aws-chunked" not in asked.headers.get("content-encoding", "")
+    assert not any(name.startswith("x-amz-checksum") for name in asked.headers)
+
+
+def test_botocore_does_not_try_again_by_itself(store: S3Store, script: Script) -> None:
+    script.replies = [error(503, "SlowDown")]
+    with pytest.raises(StoreBusy):
+        store.get("a")
+    assert len(script.asked) == 1
+
+
+# Refusals
+
+REFUSALS = [
+    (404, "NoSuchKey", ObjectMissing, "no such object"),
+    (404, "NoSuchBucket", StoreMissing, "no such bucket: bucket at http://127.0.0.1"),
+    (412, "PreconditionFailed", ObjectExists, "the name is taken"),
+    (409, "ConditionalRequestConflict", StoreBusy, "409"),
+    (403, "AccessDenied", AccessDenied, "said the server"),
+    (403, "InvalidAccessKeyId", AccessDenied, "unknown access key"),
+    (403, "SignatureDoesNotMatch", AccessDenied, "wrong secret key"),
+    (400, "ExpiredToken", AccessDenied, "expired"),
+    (403, "RequestTimeTooSkewed", AccessDenied, "clock"),
+    (401, "Whatever", AccessDenied, "wrong credentials"),
+    (403, "QuotaExceeded", StoreFull, "full"),
+    (507, "XMinioStorageFull", StoreFull, "full"),
+    (507, "Whatever", StoreFull, "full"),
+    (400, "InvalidArgument", StoreRefused, "400 InvalidArgument said the server"),
+    (413, "EntityTooLarge", StoreRefused, "EntityTooLarge"),
+    (400, "RequestTimeout", StoreBusy, "RequestTimeout"),
+    (408, "", StoreBusy, "408"),
+    (429, "TooManyRequests", StoreBusy, "429"),
+    (500, "InternalError", StoreBusy, "500"),
+    (502, "", StoreBusy, "502"),
+    (503, "SlowDown", StoreBusy, "503"),
+    (504, "", StoreBusy, "504"),
+    (501, "NotImplemented", StoreRefused, "501"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal[0]} {refusal[1]}")
+def test_a_refusal_becomes_one_clear_line(
+    store: S3Store, script: Script, refusal: tuple[int, str, type[StoreError], str]
+) -> None:
+    status, code, expected, words = refusal
+    script.replies = [error(status, code, "said\n the   server")]
+    with pytest.raises(expected, match=words) as caught:
+        store.get("a/b")
+    assert "\n" not in str(caught.value)
+    assert type(caught.value) is expected
+
+
+def test_a_page_of_html_does_not_flood_the_terminal(store: S3Store, script: Script) -> None:
+    script.replies = [error(400, "Strange", "x" * 5000)]
+    with pytest.raises(StoreRefused) as caught:
+        store.get("a")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_bucket_of_another_region_says_what_to_set(store: S3Store, script: Script) -> None:
+    script.replies = [error(301, "PermanentRedirect"), Reply(404)]
+    with pytest.raises(StoreRefused, match="bucket bucket is served elsewhere: set AWS_REGION or the endpoint"):
+        store.get("a")
+
+
+def test_a_web_server_that_redirects_everything_is_refused(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(301, b"<html>Moved</html>", {"Location": "https://127.0.0.1/"})]
+    with pytest.raises(StoreRefused, match=r"served elsewhere.*301"):
+        store.get("a")
+
+
+# Transport
+
+
+def test_a_cut_connection_may_be_tried_again(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(cut=True)]
+    with pytest.raises(TransientStoreError, match=r"cannot reach .* for s3://bucket/prefix: it closed the connection"):
+        store.get("a")
+
+
+@pytest.mark.parametrize("read", [lambda store: store.get("a"), lambda store: store.get_range("a", 0, 9)])
+def test_a_body_that_breaks_off_is_an_error(store: S3Store, script: Script, read: object) -> None:
+    assert callable(read)
+    script.replies = [Reply(200, b"12345", missing_bytes=4)]
+    with pytest.raises(TruncatedBody, match="broke off"):
+        read(store)
+
+
+def test_a_refused_connection_says_so(script: Script) -> None:
+    with serve() as gone:
+        endpoint_url = gone.endpoint_url
+    with (
+        closing(S3Store("bucket", "", S3Settings(endpoint_url, "key", "secret", REGION))) as store,
+        pytest.raises(StoreUnreachable, match=r"cannot reach http.* for s3://bucket: Connection refused"),
+    ):
+        store.get("a")
+
+
+def test_tls_to_a_server_without_it_says_so(script: Script) -> None:
+    endpoint_url = script.endpoint_url.replace("http:", "https:")
+    script.replies = [Reply()]
+    with (
+        closing(S3Store("bucket", "", S3Settings(endpoint_url, "key", "secret", REGION))) as store,
+        pytest.raises(StoreRefused, match="does not speak TLS"),
+    ):
+        store.get("a")
+
+
+def test_an_endpoint_that_is_no_url_is_a_fault_of_the_user() -> None:
+    store = S3Store("bucket", "", S3Settings("nonsense", "key", "secret", REGION))
+    with pytest.raises(UsageError, match="endpoint makes no sense: Invalid endpoint: nonsense"):
+        store.get("a")
+
+
+def test_no_credentials_at_all_says_what_to_set(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    with closing(S3Store("bucket", "", S3Settings(script.endpoint_url))) as store:
+        with pytest.raises(AccessDenied, match=r"no usable credentials.*AWS_PROFILE"):
+            store.get("a")
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(AccessDenied, match="nobody"):
+            S3Store("bucket", "", S3Settings(script.endpoint_url)).get("a")
+
+
+# Servers that differ
+
+
+def test_a_server_without_conditions_is_looked_at_first_from_then_on(store: S3Store, script: Script) -> None:
+    missing = Reply(404)
+    script.replies = [error(501, "NotImplemented"), missing, Reply(), missing, Reply(), Reply()]
+    store.put_if_absent("a", BytesIO(b"bytes"))
+    store.put_if_absent("b", BytesIO(b"bytes"))
+    with pytest.raises(ObjectExists):
+        store.put_if_absent("b", BytesIO(b"other"))
+    assert [asked.method for asked in script.asked] == ["PUT", "HEAD", "PUT", "HEAD", "PUT", "HEAD"]
+    assert [asked.body for asked in script.asked if asked.method == "PUT"] == [b"bytes"] * 3
+    assert "if-none-match" not in script.asked[-2].headers
+
+
+def test_a_server_that_does_not_know_ranges_gives_the_range_all_the_same(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(200, b"0123456789")]
+    assert store.get_range("a", 3, 4) == b"3456"
+    assert store.get_suffix("a", 4) == b"6789"
+    with pytest.raises(ObjectTooShort):
+        store.get_range("a", 8, 4)
+
+
+def test_a_part_with_status_200_is_a_part(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(200, b"3456", {"Content-Range": "bytes 3-6/10"})]
+    assert store.get_range("a", 3, 4) == b"3456"
+
+
+def test_a_suffix_that_is_refused_as_too_long_is_the_whole_object(store: S3Store, script: Script) -> None:
+    script.replies = [error(416, "InvalidRange"), Reply(200, b"all")]
+    assert store.get_suffix("a", 1000) == b"all"
+
+
+def test_metadata_names_come_back_in_lower_case(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(200, b"", {"X-Amz-Meta-Kind": "pack", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"})]
+    assert store.head("a").metadata == {"kind": "pack"}
+
+
+def test_a_head_in_a_missing_bucket_names_the_bucket(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(404)]
+    with pytest.raises(StoreMissing, match="no such bucket: bucket"):
+        store.head("a")
+    script.replies = [Reply(404), Reply(403)]
+    with pytest.raises(ObjectMissing):
+        store.head("a")
+
+
+# Listing
+
+
+def test_a_listing_goes_on_where_the_page_ended(store: S3Store, script: Script) -> None:
+    script.replies = [listing("prefix/a", "prefix/b", next_token="t"), listing("prefix/c")]
+    assert [info.key for info in store.list()] == ["a", "b", "c"]
+    assert "start-after=prefix/b" in script.asked[1].path.replace("%2F", "/")
+
+
+def test_an_empty_page_is_not_the_end(store: S3Store, script: Script) -> None:
+    script.replies = [listing(next_token="t"), listing("prefix/c")]
+    assert [info.key for info in store.list()] == ["c"]
+    assert "continuation-token=t" in script.asked[1].path
+
+
+def test_foreign_objects_are_passed_over(store: S3Store, script: Script) -> None:
+    script.replies = [listing("prefix/", "prefix/.x", "prefix/a", "prefix/b/", "prefix/c d")]
+    assert [info.key for info in store.list()] == ["a"]
+
+
+@pytest.mark.parametrize("keys", [("prefix/b", "prefix/a"), ("prefix/a", "prefix/a")])
+def test_a_server_that_lists_out_of_order_is_refused(store: S3Store, script: Script, keys: tuple[str, ...]) -> None:
+    script.replies = [listing(*keys)]
+    with pytest.raises(StoreRefused, match="out of order"):
+        list(store.list())
+
+
+def test_a_server_that_always_gives_the_same_page_is_refused(store: S3Store, script: Script) -> None:
+    script.replies = [listing("prefix/a", next_token="t")]
+    with pytest.raises(StoreRefused, match="out of order"):
+        list(store.list())
+
+
+def test_a_listing_that_fails_at_its_second_page_raises(store: S3Store, script: Script) -> None:
+    script.replies = [listing("prefix/a", next_token="t"), error(500, "InternalError")]
+    listed = store.list()
+    assert next(listed).key == "a"
+    with pytest.raises(StoreBusy):
+        next(listed)
+
+
+# Deleting
+
+
+def deletion_errors(**codes: str) -> Reply:
+    errors = "".join(f"<Error><Key>prefix/{key}</Key><Code>{code}</Code></Error>" for key, code in codes.items())
+    return Reply(200, f"<DeleteResult>{errors}</DeleteResult>".encode())
+
+
+def test_refused_keys_are_named(store: S3Store, script: Script) -> None:
+    script.replies = [deletion_errors(a="AccessDenied", b="NoSuchKey")]
+    with pytest.raises(DeleteFailed, match="1 objects of s3://bucket/prefix could not be deleted, such as a") as caught:
+        store.delete_many("abc")
+    assert caught.value.keys == ("a",)
+
+
+def test_a_deletion_that_may_work_the_next_time_is_transient(store: S3Store, script: Script) -> None:
+    script.replies = [deletion_errors(a="AccessDenied", b="InternalError")]
+    with pytest.raises(StoreBusy):
+        store.delete_many("abc")
+
+
+def test_a_server_that_deletes_only_singly_is_asked_so(store: S3Store, script: Script) -> None:
+    script.replies = [error(501, "NotImplemented"), Reply(204), error(403, "AccessDenied"), error(404, "NoSuchKey")]
+    with pytest.raises(DeleteFailed) as caught:
+        store.delete_many("abc")
+    assert caught.value.keys == ("b",)
+    assert [asked.path for asked in script.asked if asked.method == "DELETE"] == [
+        f"/bucket/prefix/{key}" for key in "abc"
+    ]
+
+
+def test_more_than_a_thousand_are_deleted_in_batches(store: S3Store, script: Script) -> None:
+    script.replies = [deletion_errors()]
+    store.delete_many(str(number) for number in range(2001))
+    assert [asked.body.count(b"<Object>") for asked in script.asked] == [1000, 1000, 1]
+
+
+# On real servers
+
+
+def test_the_wrong_bucket_and_the_wrong_keys_are_told_apart(rclone_s3: S3Server) -> None:
+    rclone_s3.make_bucket("told-apart")
+    cases = [
+        ("absent-bucket", rclone_s3.access_key, rclone_s3.secret_key, StoreMissing, "no such bucket: absent-bucket"),
+        ("told-apart", "WRONG", rclone_s3.secret_key, AccessDenied, "unknown access key"),
+        ("told-apart", rclone_s3.access_key, "WRONG", AccessDenied, "wrong secret key"),
+    ]
+    for bucket, access_key, secret_key, expected, words in cases:
+        settings = S3Settings(rclone_s3.endpoint_url, access_key, secret_key, REGION)
+        with closing(S3Store(bucket, "v", settings)) as store, pytest.raises(expected, match=words):
+            probe_create_if_absent(store)

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer
 
-TIMEOUT_S = 60
+TIMEOUT_S = 30
 
 
 class Machine:
@@ -102,7 +102,7 @@ def _is_dead(path: Path) -> bool:
     return False
 
 
-def wait_for_exit(pid: int) -> None:
+def wait_for_exit(pid: int, timeout_s: float = TIMEOUT_S) -> None:
     """Returns when the process, of whatever parent, has ended."""
     try:
         process = os.pidfd_open(pid)
@@ -111,9 +111,22 @@ def wait_for_exit(pid: int) -> None:
     try:
         poller = select.poll()
         poller.register(process, select.POLLIN)
-        assert poller.poll(TIMEOUT_S * 1000), f"process {pid} does not end"
+        assert poller.poll(timeout_s * 1000), f"process {pid} does not end"
     finally:
         os.close(process)
+
+
+def new_bucket(server: "RcloneServer", workspace: Path) -> str:
+    """A bucket named for `workspace`, asked of the server, which would not see a new folder at once."""
+    from cas3fs.testing.servers import s3_client
+
+    name = f"mount-{workspace.name.replace('_', '-')}"
+    client = s3_client(server)
+    try:
+        client.create_bucket(Bucket=name)
+    finally:
+        client.close()
+    return name
 
 
 @pytest.fixture
@@ -133,7 +146,6 @@ def any_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path
         made = Machine(workspace, (workspace / "v").as_uri(), {})
     else:
         server: RcloneServer = request.getfixturevalue("rclone_s3")
-        server.make_bucket(workspace.name.replace("_", "-"))
-        made = Machine(workspace, f"s3://{workspace.name.replace('_', '-')}/volume", server.environment)
+        made = Machine(workspace, f"s3://{new_bucket(server, workspace)}/volume", server.environment)
     yield made
     made.clean_up()

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad input gets one clear line and a status, and loses nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import Machine, new_bucket
+
+if TYPE_CHECKING:
+    from cas3fs.testing.servers import RcloneServer, S3Server
+
+
+@pytest.fixture
+def volume(machine: Machine) -> Machine:
+    machine.mkfs()
+    return machine
+
+
+def test_a_folder_that_does_not_exist(machine: Machine) -> None:
+    assert "/nowhere" in machine.fail("mkfs", "file:///nowhere/at/all")
+    assert "/nowhere" in machine.fail("mount", "file:///nowhere/at/all", machine.dir)
+
+
+def test_a_folder_that_is_no_volume(machine: Machine) -> None:
+    assert "there is no volume" in machine.fail("mount", machine.url, machine.dir)
+    assert "there is no volume" in machine.fail("stats", machine.url)
+
+
+def test_a_path_in_place_of_a_url(machine: Machine) -> None:
+    assert "file:///" in machine.fail("mkfs", "/some/where", status=2)
+
+
+def test_a_bucket_that_does_not_exist(machine: Machine, rclone_s3: "RcloneServer") -> None:
+    machine.environment |= rclone_s3.environment
+    assert "no-such-bucket" in machine.fail("mkfs", "s3://no-such-bucket/v", "--allow-unfenced")
+
+
+def test_wrong_credentials(machine: Machine, rclone_s3: "RcloneServer") -> None:
+    bucket = new_bucket(rclone_s3, machine.root)
+    machine.environment |= rclone_s3.environment | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    line = machine.fail("mkfs", f"s3://{bucket}/v", "--allow-unfenced")
+    assert "credentials" in line or "denied" in line.lower()
+
+
+def test_a_store_without_create_if_absent_is_told_at_mkfs(machine: Machine, rclone_s3: "RcloneServer") -> None:
+    machine.environment |= rclone_s3.environment
+    assert "--allow-unfenced" in machine.fail("mkfs", f"s3://{new_bucket(rclone_s3, machine.root)}/v")
+
+
+def test_a_store_with_create_if_absent_needs_no_word(machine: Machine, moto_s3: "S3Server") -> None:
+    moto_s3.make_bucket("fenced")
+    machine.environment |= moto_s3.environment
+    assert machine.report("mkfs", "s3://fenced/v")["fenced"] is True
+
+
+def test_mkfs_where_a_volume_is(volume: Machine) -> None:
+    assert "there is a volume" in volume.fail("mkfs", volume.url)
+    volume.mount()
+    volume.umount()
+
+
+def test_a_volume_of_a_newer_format(machine: Machine) -> None:
+    from datetime import UTC, datetime
+    from uuid import uuid4
+
+    from cas3fs.entries.kinds import VOLUME_FORMAT, VolumeEntry
+    from cas3fs.entries.shelf import Shelf
+    from cas3fs.metrics import Metrics
+    from cas3fs.objectstores import open_store
+
+    entry = VolumeEntry(
+        uuid=uuid4(),
+        format=VOLUME_FORMAT + 1,
+        created=datetime.now(UTC),
+        chunker="fastcdc",
+        block_size=1 << 20,
+        pack_size=1 << 24,
+        compression="none",
+    )
+    Shelf(open_store(machine.url, metrics=Metrics())).save(entry)
+    line = machine.fail("mount", machine.url, machine.dir)
+    assert f"format {VOLUME_FORMAT + 1}" in line
+    assert "newer" in line
+
+
+def test_a_mount_point_that_does_not_exist(volume: Machine) -> None:
+    assert "does not exist" in volume.fail("mount", volume.url, volume.root / "nowhere")
+
+
+def test_a_mount_point_that_is_no_folder(volume: Machine) -> None:
+    (volume.root / "file").touch()
+    assert "is not a folder" in volume.fail("mount", volume.url, volume.root / "file")
+
+
+def test_a_mount_point_that_is_not_empty(volume: Machine) -> None:
+    (volume.dir / "file").write_text("mine")
+    assert "is not empty" in volume.fail("mount", volume.url, volume.dir)
+    volume.mount("-o", "nonempty")
+    assert list(volume.dir.iterdir()) == []
+    volume.umount()
+    assert (volume.dir / "file").read_text() == "mine"
+
+
+def test_a_mount_point_that_is_mounted_already(volume: Machine) -> None:
+    volume.mount()
+    line = volume.fail("mount", volume.url, volume.dir)
+    assert "already" in line
+    assert volume.url in line
+    volume.umount()
+
+
+def test_a_state_directory_that_is_in_use(volume: Machine) -> None:
+    pid = volume.mount()
+    (volume.root / "other").mkdir()
+    line = volume.fail("mount", volume.url, volume.root / "other")
+    assert str(pid) in line
+    (volume.dir / "file").write_text("still works")
+    volume.umount()
+
+
+def test_a_volume_that_another_state_directory_holds(volume: Machine) -> None:
+    volume.mount()
+    line = volume.fail("mount", volume.url, volume.root / "v", "-o", "nonempty", "--state-dir", volume.root / "else")
+    assert "held" in line
+    volume.umount()
+
+
+def test_an_unknown_mount_option(volume: Machine) -> None:
+    line = volume.fail("mount", volume.url, volume.dir, "-o", "no_such_option")
+    assert "no_such_option" in line
+    volume.mount()
+    volume.umount()
+
+
+def test_umount_of_what_is_no_mount(volume: Machine) -> None:
+    assert "is not a mount of cas3fs" in volume.fail("umount", volume.dir)
+    assert "not a mount" in volume.fail("umount", volume.root / "nowhere")
+
+
+def test_umount_of_a_mount_in_use_names_who_uses_it_and_leaves_it(volume: Machine) -> None:
+    volume.mount()
+    with open(volume.dir / "file", "w") as file:
+        line = volume.fail("umount", volume.dir)
+        assert "in use" in line
+        assert f"pid {os.getpid()}" in line
+        file.write("goes on")
+    assert (volume.dir / "file").read_text() == "goes on"
+    volume.umount()
+
+
+def test_flush_of_a_volume_that_is_not_mounted(volume: Machine) -> None:
+    assert "not mounted" in volume.fail("flush", volume.url)
+
+
+def test_flush_and_stats_take_the_url_or_the_mount_point(volume: Machine) -> None:
+    volume.mount()
+    (volume.dir / "file").write_bytes(bytes(100_000))
+    first = volume.report("flush", volume.url)
+    assert volume.report("stats", volume.url)["logical_bytes"] == 100_000
+    assert volume.report("flush", volume.dir) == first
+    assert "file" in volume.run("stats", volume.dir).stdout
+    volume.umount()
+
+
+def test_stats_of_an_unmounted_volume_come_from_its_newest_snapshot(volume: Machine) -> None:
+    assert volume.report("stats", volume.url)["files"] == 0
+    volume.mount()
+    (volume.dir / "file").write_bytes(os.urandom(100_000))
+    volume.umount()
+    here = volume.report("stats", volume.url)
+    assert (here["files"], here["logical_bytes"], here["unique_bytes"]) == (1, 100_000, 100_000)
+    volume.forget_everything()
+    assert volume.report("stats", volume.url) == here
+
+
+def test_a_read_only_mount_beside_the_writer_shows_the_newest_snapshot(volume: Machine) -> None:
+    volume.mount()
+    (volume.dir / "file").write_text("published")
+    volume.run("flush", volume.dir)
+    (volume.dir / "later").write_text("not yet")
+    view = Machine(volume.root / "view", volume.url, {})
+    view.state = volume.state
+    try:
+        view.run("mount", view.url, view.dir, "--read-only")
+        assert {path.name: path.read_text() for path in view.dir.iterdir()} == {"file": "published"}
+        with pytest.raises(OSError, match="Read-only"):
+            (view.dir / "file").write_text("x")
+        assert "read-only" in view.fail("flush", view.dir)
+        view.run("umount", view.dir)
+    finally:
+        view.clean_up()
+    volume.umount()
+    assert not list(volume.state.glob("*/views/*"))
+
+
+def test_a_foreground_mount_ends_with_the_status_of_its_release(volume: Machine) -> None:
+    places = {"CAS3FS_STATE_DIR": str(volume.state), "CAS3FS_CACHE_DIR": str(volume.cache)}
+    command = [sys.executable, "-m", "cas3fs", "mount", "--foreground", volume.url, str(volume.dir)]
+    with subprocess.Popen(command, env=volume.environment | places, stderr=subprocess.PIPE, text=True) as process:
+        volume.pids.append(process.pid)
+        assert process.stderr is not None
+        assert "mounted" in process.stderr.readline()
+        Path(volume.dir / "file").write_text("x")
+        process.terminate()
+        assert process.wait(60) == 0
+    assert not os.path.ismount(volume.dir)

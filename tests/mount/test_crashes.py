@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A killed process, a full disk, a store that is away: what was promised is kept, and the mount goes on."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import TIMEOUT_S, Machine, new_bucket, wait_for_exit
+
+if TYPE_CHECKING:
+    from cas3fs.testing.servers import RcloneServer
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def until(happened: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not happened():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.05)
+
+
+def test_what_was_synced_is_there_after_a_kill_and_goes_to_the_store_then(machine: Machine) -> None:
+    machine.mkfs()
+    pid = machine.mount()
+    data = os.urandom(700_000)
+    (machine.dir / "folder").mkdir()
+    write_durably(machine.dir / "folder" / "file", data)
+    machine.kill(pid)
+    assert "cleaned up" in machine.run("umount", machine.dir).stdout
+    machine.mount()
+    assert (machine.dir / "folder" / "file").read_bytes() == data
+    machine.umount()
+    machine.forget_everything()
+    machine.mount()
+    assert (machine.dir / "folder" / "file").read_bytes() == data
+    machine.umount()
+
+
+def test_a_mount_point_whose_process_died_is_told_with_the_cure(machine: Machine) -> None:
+    machine.mkfs()
+    machine.kill(machine.mount())
+    assert f"cas3fs umount {machine.dir}" in machine.fail("mount", machine.url, machine.dir)
+    machine.run("umount", machine.dir)
+
+
+def test_an_unlinked_open_file_of_a_killed_process_is_gone(machine: Machine) -> None:
+    machine.mkfs()
+    pid = machine.mount()
+    file = os.open(machine.dir / "file", os.O_CREAT | os.O_WRONLY)
+    os.write(file, b"x" * 100_000)
+    (machine.dir / "file").unlink()
+    os.fsync(file)
+    machine.kill(pid)
+    with pytest.raises(OSError, match="not connected"):
+        os.close(file)
+    machine.run("umount", machine.dir)
+    machine.mount()
+    assert list(machine.dir.iterdir()) == []
+    assert machine.report("stats", machine.dir)["files"] == 0
+    machine.umount()
+
+
+def test_umount_returns_when_the_process_has_published_released_and_ended(machine: Machine) -> None:
+    machine.mkfs()
+    pid = machine.mount()
+    (machine.dir / "file").write_bytes(os.urandom(5_000_000))
+    machine.umount()
+    wait_for_exit(pid, timeout_s=0)
+    assert not os.path.ismount(machine.dir)
+    volume = machine.root / "v"
+    assert len(list((volume / "snapshots").iterdir())) == 1
+    assert (volume / "epochs" / "00000001.released").exists()
+
+
+def test_after_umount_by_the_system_the_process_still_publishes_and_releases(machine: Machine) -> None:
+    machine.mkfs()
+    pid = machine.mount()
+    (machine.dir / "file").write_text("x")
+    subprocess.run(["umount", machine.dir], check=True)
+    wait_for_exit(pid)
+    machine.forget_everything()
+    machine.mount()
+    assert (machine.dir / "file").read_text() == "x"
+    machine.umount()
+
+
+def test_a_terminated_process_unmounts_publishes_and_releases(machine: Machine) -> None:
+    machine.mkfs()
+    pid = machine.mount()
+    (machine.dir / "file").write_text("x")
+    os.kill(pid, signal.SIGTERM)
+    wait_for_exit(pid)
+    assert not os.path.ismount(machine.dir)
+    assert (machine.root / "v" / "epochs" / "00000001.released").exists()
+    machine.forget_everything()
+    machine.mount()
+    assert (machine.dir / "file").read_text() == "x"
+    machine.umount()
+
+
+def test_what_changed_is_published_in_a_rhythm_and_once(machine: Machine) -> None:
+    machine.mkfs()
+    machine.mount("--snapshot-interval", "100ms")
+    snapshots = machine.root / "v" / "snapshots"
+    (machine.dir / "file").write_text("x")
+    until(lambda: machine.report("stats", machine.dir)["files"] == 1 and snapshots.is_dir(), "nothing is published")
+    newest = machine.report("flush", machine.dir)["snapshot"]
+    assert machine.report("flush", machine.dir)["snapshot"] == newest
+    machine.umount()
+    assert max(path.name for path in snapshots.iterdir()) >= newest
+
+
+def packs(machine: Machine) -> set[Path]:
+    return {path for path in (machine.root / "v" / "packs").rglob("*") if path.is_file()}
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, damage], ids=["missing", "damaged"])
+def test_a_lost_block_is_an_error_of_its_file_alone(machine: Machine, harm: Callable[[Path], None]) -> None:
+    machine.mkfs()
+    machine.mount()
+    good, bad = os.urandom(1_500_000), os.urandom(300_000)
+    (machine.dir / "bad").write_bytes(bad)
+    machine.run("flush", machine.dir)
+    of_bad = packs(machine)
+    (machine.dir / "good").write_bytes(good)
+    machine.umount()
+    machine.forget_everything()
+    for pack in of_bad:
+        harm(pack)
+    machine.mount()
+    with pytest.raises(OSError, match="Input/output error"):
+        (machine.dir / "bad").read_bytes()
+    assert (machine.dir / "good").read_bytes() == good
+    (machine.dir / "bad").write_bytes(good)
+    assert (machine.dir / "bad").read_bytes() == good
+    machine.umount()
+
+
+@pytest.fixture
+def paused_machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[Machine]:
+    """A machine with a small disk of its own, on a store that can be paused."""
+    if os.geteuid() != 0:
+        pytest.skip("a small disk of its own needs root")
+    machine = Machine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
+    machine.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", machine.state], check=True)
+    yield machine
+    rclone_s3.resume()
+    machine.clean_up()
+    subprocess.run(["umount", "--lazy", machine.state], check=True)
+
+
+def test_a_full_local_disk_is_told_to_the_writer_and_the_mount_goes_on(
+    paused_machine: Machine, rclone_s3: "RcloneServer"
+) -> None:
+    machine = paused_machine
+    machine.mkfs()
+    machine.mount("--cache-size", "0")
+    write_durably(machine.dir / "before", b"safe")
+    rclone_s3.pause()
+    written = 0
+    with open(machine.dir / "big", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        for _ in range(100):
+            written += file.write(os.urandom(1 << 20))
+    assert (machine.dir / "before").read_bytes() == b"safe"
+    rclone_s3.resume()
+    (machine.dir / "big").unlink()
+
+    def can_write() -> bool:
+        try:
+            (machine.dir / "after").write_bytes(b"room again")
+        except OSError:
+            return False
+        return True
+
+    until(can_write, "no room again")
+    machine.umount()
+    machine.mount("--cache-size", "0")
+    assert {path.name: path.read_bytes() for path in machine.dir.iterdir()} == {
+        "before": b"safe",
+        "after": b"room again",
+    }
+    machine.umount()
+
+
+def test_a_store_that_is_away_for_a_while_fails_nothing(
+    need_fuse: None, rclone_s3: "RcloneServer", workspace: Path
+) -> None:
+    machine = Machine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
+    try:
+        machine.mkfs()
+        machine.mount()
+        rclone_s3.kill()
+        data = os.urandom(2_000_000)
+        write_durably(machine.dir / "file", data)
+        umount = threading.Thread(target=machine.umount)
+        umount.start()
+        assert (machine.dir / "file").read_bytes() == data
+        rclone_s3.start()
+        umount.join(TIMEOUT_S)
+        assert not os.path.ismount(machine.dir)
+        machine.forget_everything()
+        machine.mount()
+        assert (machine.dir / "file").read_bytes() == data
+        machine.umount()
+    finally:
+        machine.clean_up()

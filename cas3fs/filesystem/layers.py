@@ -247,9 +247,13 @@ class FileBytes:
         self.unsynced = True
 
     def truncate(self, size: int) -> None:
-        """Forgets everything from `size` on, and gives its room on the disk back."""
+        """Forgets everything from `size` on."""
         self.set.truncate(size)
-        os.ftruncate(self.fd, min(size, os.fstat(self.fd).st_size))
+
+    def shrink(self, size: int) -> None:
+        """Gives the room behind `size` back to the disk; only while no row names those bytes."""
+        if os.fstat(self.fd).st_size > size:
+            os.ftruncate(self.fd, size)
 
     def within(self, start: int, end: int) -> list[Range]:
         """The parts of ``[start, end)`` that count, ascending."""

@@ -170,6 +170,8 @@ class Staging:
         held = layer.bytes
         before = held.size_bytes
         held.truncate(size)
+        if isinstance(held, FileBytes) and not layer.row:  # else a crash would leave a row without its bytes
+            held.shrink(size)
         self._account(held, held.size_bytes - before)
 
     def _account(self, held: MemoryBytes | FileBytes, grown: int) -> None:
@@ -231,8 +233,15 @@ class Staging:
             self.files.pop(inode.number, None)
 
     def discard(self, inode: Inode) -> None:
-        """The inode is gone, and all that was staged for it."""
-        self._drop_lowest(inode, list(inode.layers))
+        """The inode is gone, and all that was staged for it.
+
+        What has a row stays until the removal is durable: a crash before that brings the file back.
+        """
+        self._drop_lowest(inode, [layer for layer in inode.layers if not layer.row])
+        for layer in inode.layers:
+            layer.stored = True
+        if inode.layers:
+            self._stored.append((inode, list(inode.layers)))
 
     def _drop(self, inode: Inode, layer: Layer) -> None:
         if layer.row:

@@ -185,8 +185,8 @@ class Storer:
     def _enter_file(self, file: FrozenFile) -> None:
         base, inode = self._base, file.inode
         inode.busy = False
-        if file.unstored[-1].dropped:
-            return  # removed meanwhile: its staging went with it
+        if file.unstored[-1].dropped or file.unstored[-1].stored:
+            return  # removed meanwhile
         ids = base.index.blocks.find([chunk.hash for part in file.replacements for chunk in part.chunks])
         if any(chunk.hash not in ids for part in file.replacements for chunk in part.chunks):
             return  # a block that was known went meanwhile: the file stays dirty, and is stored anew

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Contents against a model: plain bytearrays, through storing, commits, crashes and remounts."""
+"""Contents against a model: plain bytearrays, through storing, commits, crashes and remounts.
+
+A crash takes back what was not committed; but bytes that were written over committed ones, in place, may have come
+through, as on any file system.
+"""
 
 import os
 import random
@@ -31,6 +35,8 @@ class Contents(RuleBasedStateMachine):
         self.machine = Machine(self.place / "machine", self.chunker)
         self.model: dict[bytes, bytearray] = {}
         self.committed: dict[bytes, bytearray] = {}
+        self.since: list[tuple[bytes, int, bytes]] = []
+        """(name, offset, data) of what was written since the commit."""
         self.mount()
 
     def mount(self) -> None:
@@ -42,6 +48,7 @@ class Contents(RuleBasedStateMachine):
 
     def now_committed(self) -> None:
         self.committed = {name: bytearray(data) for name, data in self.model.items()}
+        self.since = []
 
     def handle(self, name: bytes) -> int:
         if name in self.model:
@@ -58,6 +65,7 @@ class Contents(RuleBasedStateMachine):
         held = self.model[name]
         held.extend(bytes(max(0, offset + length - len(held))))
         held[offset : offset + length] = data
+        self.since.append((name, offset, data))
 
     @precondition(lambda self: self.model)
     @rule(name=NAMES, size=OFFSETS)
@@ -96,12 +104,25 @@ class Contents(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """The process is killed: what was committed is there, all of it, and nothing else."""
-        self.machine = self.machine.copy_of_the_disk()
-        self.fs.close()
+        """The process is killed: what was committed is there, all of it, and nothing that was never written."""
+        before, self.machine = self.machine, self.machine.copy_of_the_disk()
+        before.close()
         self.mount()
-        self.model = {name: bytearray(data) for name, data in self.committed.items()}
+        for name, held in self.committed.items():
+            self.take_over_what_came_through(name, held)
+        self.model = self.committed
+        self.now_committed()
         self.check()
+
+    def take_over_what_came_through(self, name: bytes, held: bytearray) -> None:
+        found = self.content(name)
+        assert len(found) == len(held)
+        for _, offset, data in [write for write in self.since if write[0] == name]:
+            end = min(offset + len(data), len(held))
+            for position in range(offset, end):
+                if found[position] == data[position - offset]:
+                    held[position] = found[position]
+        assert found == bytes(held)
 
     @rule()
     def remount(self) -> None:
@@ -116,11 +137,15 @@ class Contents(RuleBasedStateMachine):
         assert sorted(name for name, _, _ in self.fs.readdir(handle, 0)) == sorted(self.model)
         self.fs.releasedir(handle)
         for name, expected in self.model.items():
-            inode = self.fs.lookup(1, name)
-            assert inode.size == len(expected)
-            opened = self.fs.open(inode.number, os.O_RDONLY, ROOT)
-            assert bytes(self.fs.read(opened, 0, len(expected) + 1)) == bytes(expected)
-            self.fs.release(opened)
+            assert self.content(name) == bytes(expected)
+
+    def content(self, name: bytes) -> bytes:
+        inode = self.fs.lookup(1, name)
+        opened = self.fs.open(inode.number, os.O_RDONLY, ROOT)
+        data = bytes(self.fs.read(opened, 0, inode.size + 1))
+        self.fs.release(opened)
+        assert len(data) == inode.size
+        return data
 
     @invariant()
     def accounts_are_right(self) -> None:

@@ -30,7 +30,8 @@ Where the process may die, and what the next mount finds:
 
 import logging
 import uuid
-from typing import NamedTuple
+
+import attrs
 
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
@@ -46,7 +47,8 @@ EMPTY = ""
 _log = logging.getLogger(__name__)
 
 
-class Line(NamedTuple):
+@attrs.frozen
+class Line:
     """The index to go on with."""
 
     index: Index

@@ -29,6 +29,7 @@ from cas3fs.control import ControlServer, Handler, Message, MountRecord, Progres
 from cas3fs.errors import Cas3fsError, ControlError, StoreError
 from cas3fs.fuse.options import parse_options
 from cas3fs.fuse.session import Session
+from cas3fs.fuse.signals import StopSignals
 
 _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
@@ -73,8 +74,9 @@ class Ending:
 class MountProcess:
     """See the module."""
 
-    def __init__(self, volume: OpenVolume, writer: WriterSettings, mount: MountSettings) -> None:
+    def __init__(self, volume: OpenVolume, writer: WriterSettings, mount: MountSettings, signals: StopSignals) -> None:
         self._volume = volume
+        self._signals = signals
         self._writer = writer
         self._mount = mount
         self._ending = Ending()
@@ -129,8 +131,8 @@ class MountProcess:
 
     def _serve(self) -> int:
         try:
-            ended_by = self._session.serve()
-            _log.info("unmounted" if ended_by is None else f"ended by signal {ended_by}")
+            self._session.serve(self._signals)
+            _log.info("no request comes any more; storing the rest")
             self._session.close()
             snapshot = self._volume.finish(self._ending.report)
             self._volume.close()
@@ -200,11 +202,12 @@ def serve_mount(
         Cas3fsError: it could not be mounted.
     """
     opener = open_view if writer.read_only else open_writer
-    volume = opener(store, writer, places, _log_to_file(verbose) if log_to_file else lambda _: None)
-    try:
-        return MountProcess(volume, writer, mount).run(ready)
-    finally:
-        volume.close()
+    with StopSignals() as signals:
+        volume = opener(store, writer, places, _log_to_file(verbose) if log_to_file else lambda _: None)
+        try:
+            return MountProcess(volume, writer, mount, signals).run(ready)
+        finally:
+            volume.close()
 
 
 def _log_to_file(verbose: bool) -> Callable[[StateFolder], None]:

@@ -17,7 +17,7 @@ from cas3fs.errors import MountError, UsageError
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes, such as 512MiB."""
 
     name = "size"
@@ -26,7 +26,7 @@ class Size(click.ParamType):
         return value if isinstance(value, int) else _or_fail(self, parse_size, value, param, ctx)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]
     """A number of seconds, such as 5m."""
 
     name = "duration"
@@ -36,7 +36,7 @@ class Duration(click.ParamType):
 
 
 def _or_fail(
-    kind: click.ParamType,
+    kind: click.ParamType,  # type: ignore[type-arg]
     parse: Callable[[str], Any],
     value: Any,
     param: click.Parameter | None,

@@ -37,6 +37,7 @@ from cas3fs.errors import FileSystemError, errno_of
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.fuse.mountpoints import CONTROL_XATTR
+from cas3fs.values import Buffer
 
 ROOT = llfuse.ROOT_INODE
 DEFAULT_TIMEOUT_S = 3600.0
@@ -266,7 +267,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         return self._fs.open(inode, flags, ctx)
 
     @_handler
-    def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
+    def read(self, handle: int, offset: int, size: int) -> Buffer:
         data = self._fs.read_now(handle, offset, size)
         if data is not None:
             return data

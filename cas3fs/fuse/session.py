@@ -3,8 +3,8 @@
 
 The order: `open` mounts (requests wait in the kernel from then on), `serve` handles them until the volume is
 unmounted or a signal arrives, `close` takes the mount away if it is still there. A process has one session at a time,
-as libfuse's binding keeps it in globals. SIGTERM, SIGINT and SIGHUP end `serve` in good order; what has to be stored
-after that is not of this room.
+as libfuse's binding keeps it in globals. SIGTERM and SIGINT end `serve` in good order (module `signals`); what has to
+be stored after that is not of this room.
 """
 
 import os
@@ -20,6 +20,7 @@ from cas3fs.errors import MountError
 from cas3fs.filesystem import FileSystem
 from cas3fs.fuse.operations import DEFAULT_TIMEOUT_S, Operations
 from cas3fs.fuse.options import SessionOptions
+from cas3fs.fuse.signals import StopSignals
 
 _FREE_WORKERS = 2
 
@@ -70,10 +71,9 @@ class Session:
                 raise MountError(f"{self._mountpoint} cannot be mounted: {reason}") from error
         self._is_open = True
 
-    def serve(self) -> int | None:
-        """Handles requests until the end; gives the signal that ended it, None for an unmount."""
-        ended_by: int | None = llfuse.main(workers=self._workers)
-        return ended_by
+    def serve(self, signals: StopSignals) -> None:
+        """Handles requests until the volume is unmounted, or `signals` has received one."""
+        signals.ending(lambda: llfuse.main(workers=self._workers))
 
     def close(self) -> None:
         """Takes the mount away where it still is; nothing happens the second time."""

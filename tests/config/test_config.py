@@ -13,8 +13,17 @@ from cas3fs.errors import UsageError
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("4096", 4096), ("512K", 512 << 10), ("1MiB", 1 << 20), ("1m", 1 << 20), ("1.5GiB", 3 << 29)]
-    + [("5GB", 5 * 10**9), ("2 TiB", 2 << 40), ("7b", 7)],
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("512K", 512 << 10),
+        ("1MiB", 1 << 20),
+        ("1m", 1 << 20),
+        ("1.5GiB", 3 << 29),
+        ("5GB", 5 * 10**9),
+        ("2 TiB", 2 << 40),
+        ("7b", 7),
+    ],
 )
 def test_a_size_is_a_number_with_a_unit(text: str, size: int) -> None:
     assert parse_size(text) == size

@@ -90,8 +90,16 @@ def test_an_unknown_request_is_refused(server: ControlServer, path: Path) -> Non
 
 @pytest.mark.parametrize(
     "line",
-    [b"\n", b"[]\n", b"{\n", b"\xff\n", b'{"verb": 1}\n', b'{"verb": "echo", "args": 1}\n', b"[" * 100_000 + b"\n"]
-    + [b"x" * (MAX_LINE_BYTES + 2)],
+    [
+        b"\n",
+        b"[]\n",
+        b"{\n",
+        b"\xff\n",
+        b'{"verb": 1}\n',
+        b'{"verb": "echo", "args": 1}\n',
+        b"[" * 100_000 + b"\n",
+        b"x" * (MAX_LINE_BYTES + 2),
+    ],
 )
 def test_malformed_input_gets_an_error_and_the_server_goes_on(server: ControlServer, path: Path, line: bytes) -> None:
     with raw(path) as connection:

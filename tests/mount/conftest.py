@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real mounts for the tests: the command line run as a user would, in a folder of its own, on a folder or an S3 server."""
+"""Real mounts for the tests: the command line, run as a user would, in a folder of its own, on each kind of store."""
 
 import contextlib
 import json

@@ -29,8 +29,7 @@ def make_tree(root: Path) -> None:
     (root / "read-only").write_text("x")
     (root / "read-only").chmod(0o4444)
     for name in (b"\xff\xfe not utf-8", b"line\nfeed", b"-rf *", b"n" * 255, "ünïcode".encode()):
-        with open(os.path.join(os.fsencode(root), name), "wb") as file:
-            file.write(name)
+        (root / os.fsdecode(name)).write_bytes(name)
     with open(root / "sparse", "wb") as file:
         file.truncate(50_000_000)
         file.seek(20_000_000)
@@ -44,20 +43,17 @@ def make_tree(root: Path) -> None:
 def facts(root: Path) -> Facts:
     """What there is to know of a tree, by name."""
     found: Facts = {}
-    top = os.fsencode(root)
-    for folder, folders, files in os.walk(top):
-        for name in folders + files:
-            path = os.path.join(folder, name)
-            told = os.lstat(path)
-            links = 0 if stat.S_ISDIR(told.st_mode) else told.st_nlink
-            size = 0 if stat.S_ISDIR(told.st_mode) else told.st_size
-            content = b""
-            if stat.S_ISLNK(told.st_mode):
-                content = os.readlink(path)
-            elif stat.S_ISREG(told.st_mode):
-                content = Path(os.fsdecode(path)).read_bytes()
-            known = (told.st_mode, told.st_uid, told.st_gid, told.st_mtime_ns, links, size, content)
-            found[os.path.relpath(path, top)] = known
+    for path in root.rglob("*"):
+        told = path.lstat()
+        links = 0 if stat.S_ISDIR(told.st_mode) else told.st_nlink
+        size = 0 if stat.S_ISDIR(told.st_mode) else told.st_size
+        content = b""
+        if stat.S_ISLNK(told.st_mode):
+            content = os.fsencode(path.readlink())
+        elif stat.S_ISREG(told.st_mode):
+            content = path.read_bytes()
+        known = (told.st_mode, told.st_uid, told.st_gid, told.st_mtime_ns, links, size, content)
+        found[os.fsencode(path.relative_to(root))] = known
     return found
 
 

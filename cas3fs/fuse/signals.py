@@ -66,7 +66,8 @@ class StopSignals:
     def _await(self) -> None:
         while not self._closed.is_set():
             told = signal.sigtimedwait(_AWAITED, _LOOK_INTERVAL_S)
-            if told is None:
+            # interrupted as its time is up (a debugger does that), CPython returns a result that was never filled
+            if told is None or told.si_signo not in _AWAITED:
                 continue
             self.received = told.si_signo
             _log.info("received signal %d", told.si_signo)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making a volume, finding one, and what is told of it."""
+
+from pathlib import Path
+
+import pytest
+
+from cas3fs.assembly.reports import unmounted_report
+from cas3fs.assembly.volumes import load_volume, make_volume, normal_url, open_volume_store
+from cas3fs.config import KIB, StoreSettings, VolumeSettings
+from cas3fs.errors import StoreMissing, UsageError, VolumeExists, VolumeFormatError, VolumeMissing
+from cas3fs.metrics import Metrics
+
+from .conftest import Volume
+
+
+def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> None:
+    settings = StoreSettings(tmp_path.as_uri())
+    made = make_volume(settings, VolumeSettings("fixed", 64 * KIB, 2048 * KIB, "none", "name"))
+    entry = load_volume(open_volume_store(settings, Metrics()))
+    assert (str(entry.uuid), entry.fenced) == (made["uuid"], True)
+    assert (entry.chunker, entry.block_size, entry.pack_size) == ("fixed", 65536, 2 << 20)
+    assert (entry.compression, entry.label) == ("none", "name")
+
+
+def test_a_volume_is_not_made_twice(volume: Volume) -> None:
+    with pytest.raises(VolumeExists):
+        make_volume(volume.store_settings, VolumeSettings())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        VolumeSettings(block_size_bytes=0),
+        VolumeSettings(block_size_bytes=1 << 40),
+        VolumeSettings(chunker="guess"),
+        VolumeSettings(compression="zip"),
+        VolumeSettings(compression="zstd:99"),
+        VolumeSettings(pack_size_bytes=100),
+        VolumeSettings(pack_size_bytes=1 << 40),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_and_nothing_is_made(tmp_path: Path, settings: VolumeSettings) -> None:
+    with pytest.raises(UsageError):
+        make_volume(StoreSettings(tmp_path.as_uri()), settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_a_volume_is_told_from_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(VolumeMissing, match="mkfs"):
+        load_volume(open_volume_store(StoreSettings(tmp_path.as_uri()), Metrics()))
+    with pytest.raises(StoreMissing):
+        open_volume_store(StoreSettings((tmp_path / "nowhere").as_uri()), Metrics())
+
+
+def test_a_damaged_volume_entry_is_told(volume: Volume) -> None:
+    entry = volume.root / "v" / "volume"
+    entry.chmod(0o600)
+    entry.write_bytes(b"something else")
+    with pytest.raises(VolumeFormatError, match="cannot be understood"):
+        load_volume(open_volume_store(volume.store_settings, Metrics()))
+
+
+def test_a_url_has_one_spelling() -> None:
+    assert normal_url("s3://bucket//a/") == normal_url("s3://bucket/a")
+    assert normal_url("file:///x/") == normal_url("file:///x")
+
+
+def test_figures_of_an_unmounted_volume_are_those_of_its_newest_snapshot(volume: Volume) -> None:
+    empty = unmounted_report(volume.store_settings, volume.places("here"))
+    assert (empty["files"], empty["directories"], empty["snapshot"]) == (0, 1, None)
+    snapshot = volume.use("here", a="1" * 10_000, b="1" * 10_000)
+    local = unmounted_report(volume.store_settings, volume.places("here"))
+    assert unmounted_report(volume.store_settings, volume.places("there")) == local
+    assert (local["files"], local["logical_bytes"], local["snapshot"]) == (2, 20_000, snapshot)
+    assert local["dedup_ratio"] == 2
+    assert local["compression_ratio"] > 10

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mount options: ours, and those that libfuse gets."""
+
+import pytest
+
+from cas3fs.errors import UsageError
+from cas3fs.fuse.options import parse_options
+
+
+def test_ours_are_understood_and_the_others_handed_on() -> None:
+    options = parse_options(["ro", "uid=5", "timeout=0.5", "noatime", "max_read=4096", "nonempty"], is_root=False)
+    assert (options.read_only, options.uid, options.gid, options.timeout_s) == (True, 5, None, 0.5)
+    assert options.nonempty
+    assert options.handed_on == {"noatime", "max_read=4096"}
+
+
+@pytest.mark.parametrize("option", ["uid=root", "gid=", "timeout=x", "uid=-1"])
+def test_a_number_has_to_be_one(option: str) -> None:
+    with pytest.raises(UsageError, match=option.partition("=")[0]):
+        parse_options([option], is_root=False)
+
+
+def test_roots_mounts_are_open_to_all_unless_told_otherwise() -> None:
+    assert parse_options([], is_root=True).allow_other
+    assert not parse_options(["noallow_other"], is_root=True).allow_other
+    assert not parse_options([], is_root=False).allow_other
+    assert "allow_other" in parse_options(["allow_other"], is_root=False).handed_on
+
+
+def test_libfuse_gets_the_volumes_name_and_the_permission_checks() -> None:
+    given = parse_options([], is_root=False).for_libfuse("file:///a,b", 16, read_only=True)
+    assert {"fsname=file:///a\\,b", "subtype=cas3fs", "default_permissions", "big_writes", "ro"} <= given
+
+
+def test_read_ahead_leaves_half_of_the_workers_free() -> None:
+    assert "max_background=8" in parse_options([], is_root=False).for_libfuse("u", 16, read_only=False)

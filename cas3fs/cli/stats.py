@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cas3fs stats``: what a volume holds, and what deduplication and compression saved."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import click
 
@@ -9,14 +10,14 @@ from cas3fs.cli.common import find_target_of, json_option, places_options, print
 from cas3fs.config import find_places, format_size
 from cas3fs.errors import MountError
 
-_SIZES = {
+_SIZES: Final[Mapping[str, str]] = {
     "logical_bytes": "size of all files",
     "chunk_bytes": "data in them",
     "unique_bytes": "after deduplication",
     "stored_bytes": "after compression",
     "pack_bytes": "in the store",
 }
-_COUNTS = {"files": "files", "directories": "folders", "symlinks": "links", "packs": "packs"}
+_COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders", "symlinks": "links", "packs": "packs"}
 
 
 @click.command()

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: statuses, one clear line for what goes wrong, JSON where it reports."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cas3fs.cli.program import program, run
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    (tmp_path / "v").mkdir()
+    return (tmp_path / "v").as_uri()
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported_for_it() -> None:
+    code = "import cas3fs.cli, sys; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"boto3", "botocore", "sqlalchemy", "alembic", "llfuse", "rich", "zstandard", "blake3", "sqlite3"}
+    assert heavy.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize("verb", ["mkfs", "mount", "umount", "flush", "stats"])
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([verb, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: cas3fs {verb} ")
+    assert verb in program.commands
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["unknown"],
+        ["mkfs"],
+        ["mkfs", "--no-such-option", "file:///x"],
+        ["mkfs", "--block-size", "much", "file:///x"],
+        ["mkfs", "--chunker", "none", "file:///x"],
+        ["mount", "file:///x", "/y", "--snapshot-interval", "often"],
+        ["mkfs", "ftp://x"],
+        ["mkfs", "relative/path"],
+        ["mkfs", "s3://"],
+    ],
+)
+def test_a_command_line_that_makes_no_sense_has_status_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    told = capsys.readouterr()
+    assert told.err
+    assert not told.out
+
+
+def test_a_failure_has_status_1_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["mkfs", (tmp_path / "nowhere").as_uri()]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("cas3fs: ")
+    assert told.err.count("\n") == 1
+    assert not told.out
+
+
+def test_what_mkfs_made_is_told_as_json_too(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["mkfs", url, "--json", "--label", "mine", "--block-size", "64KiB"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["url"], made["label"], made["block_size"], made["fenced"]) == (url, "mine", 65536, True)
+    assert run(["mkfs", url]) == 1
+    assert "there is a volume" in capsys.readouterr().err
+
+
+def test_fsync_into_the_store_is_refused_until_it_is_offered(url: str, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    assert run(["mount", "--fsync", "remote", url, str(tmp_path / "m")]) == 2
+
+
+def test_stats_of_an_unmounted_volume_are_a_table_or_json(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["mkfs", url])
+    capsys.readouterr()
+    assert run(["stats", "--state-dir", str(tmp_path / "s"), url]) == 0
+    assert "not mounted" in capsys.readouterr().out
+    assert run(["stats", "--state-dir", str(tmp_path / "s"), "--json", url]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == 0
+
+
+def test_what_is_not_mounted_cannot_be_flushed_or_unmounted(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["flush", url], ["flush", str(tmp_path)], ["umount", str(tmp_path)], ["stats", str(tmp_path)]):
+        assert run([*arguments, "--state-dir", str(tmp_path / "s")]) == 1
+        assert "not" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cas3fs", "mkfs", url], capture_output=True, text=True, env=os.environ, check=True
+    )
+    assert "made at" in done.stdout

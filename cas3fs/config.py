@@ -1,66 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings: what a user can choose, as frozen values, and the way from text to them.
+"""Settings: what a user can choose, as frozen values, and the way from text to them (`cas3fs.units`).
 
-Vocabulary: a *size* is bytes, written as ``10GiB``, ``512M`` (both powers of 1024) or ``5GB`` (powers of 1000); a
-*duration* is seconds, written as ``90s``, ``5m``, ``1h``, ``1d``; the *places* are the two folders of this machine in
-which cas3fs keeps things: the state folder holds what must not be lost, the cache folder what may vanish at any time.
+Vocabulary: the *places* are the two folders of this machine in which cas3fs keeps things: the state folder holds what
+must not be lost, the cache folder what may vanish at any time.
 
 Knows nothing of volumes, stores or mounts; assembly hands the values on.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
-from cas3fs.errors import UsageError
+from cas3fs.units import GIB, KIB, MIB, format_size, parse_duration, parse_size
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+__all__ = [
+    "CACHE_VARIABLE",
+    "GIB",
+    "KIB",
+    "MIB",
+    "STATE_VARIABLE",
+    "MountSettings",
+    "Places",
+    "StoreSettings",
+    "VolumeSettings",
+    "WriterSettings",
+    "find_places",
+    "format_size",
+    "parse_duration",
+    "parse_size",
+    "split_options",
+]
 
 STATE_VARIABLE = "CAS3FS_STATE_DIR"
 CACHE_VARIABLE = "CAS3FS_CACHE_DIR"
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b?)", re.IGNORECASE | re.ASCII)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-
-def parse_size(text: str) -> int:
-    """Bytes that `text` stands for: ``4096``, ``512K``, ``1MiB``, ``1.5GiB``; a unit with a lone B is a power of 1000.
-
-    Raises:
-        UsageError: `text` is no size.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is not a size; write it as 512KiB, 64MiB or 10GiB")
-    number, unit, suffix = match.groups()
-    base = 1000 if unit and suffix.lower() == "b" else 1024
-    return int(float(number) * base ** ("kmgtp".index(unit.lower()) + 1 if unit else 0))
-
-
-def parse_duration(text: str) -> float:
-    """Seconds that `text` stands for: ``30``, ``30s``, ``5m``, ``1h``, ``250ms``.
-
-    Raises:
-        UsageError: `text` is no duration.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is not a duration; write it as 30s, 5m or 1h")
-    return float(match.group(1)) * _SECONDS[match.group(2)]
-
-
-def format_size(size_bytes: float) -> str:
-    """`size_bytes` for people: ``17 B``, ``1.5 MiB``."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(size) < 1024 or unit == "TiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError("unreachable")
 
 
 @attrs.frozen
@@ -121,7 +95,7 @@ class WriterSettings:
     cache_size_bytes: int = 10 * GIB
     memory_cache_bytes: int = 32 * MIB
     staging_size_bytes: int = 4 * GIB
-    staging_memory_bytes: int = 32 * MIB
+    staging_memory_bytes: int = 64 * MIB
     snapshot_interval_s: float = 300.0
 
 

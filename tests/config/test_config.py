@@ -1,54 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings: text to numbers, and where this machine keeps things."""
+"""Settings: where this machine keeps things, and lists of options."""
 
 from pathlib import Path
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from cas3fs.config import find_places, format_size, parse_duration, parse_size, split_options
-from cas3fs.errors import UsageError
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("0", 0),
-        ("4096", 4096),
-        ("512K", 512 << 10),
-        ("1MiB", 1 << 20),
-        ("1m", 1 << 20),
-        ("1.5GiB", 3 << 29),
-        ("5GB", 5 * 10**9),
-        ("2 TiB", 2 << 40),
-        ("7b", 7),
-    ],
-)
-def test_a_size_is_a_number_with_a_unit(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "1Q", "1 2", "MiB", "1e6", "٣"])
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match="10GiB"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("30", 30), ("30s", 30), ("5m", 300), ("1h", 3600), ("250ms", 0.25)])
-def test_a_duration_is_a_number_with_a_unit(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "m", "5 minutes", "-1s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="duration"):
-        parse_duration(text)
-
-
-@given(st.integers(0, 1 << 62))
-def test_a_size_for_people_is_short_and_says_its_unit(size: int) -> None:
-    assert format_size(size).split(" ")[1] in {"B", "KiB", "MiB", "GiB", "TiB"}
+from cas3fs.config import find_places, split_options
 
 
 def test_what_is_given_goes_before_the_environment_and_that_before_the_platforms_place() -> None:

@@ -11,7 +11,8 @@ handler of the kernel's waits for takes it. It comes before the file system's.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cas3fs.assembly.statefolder import StateFolder
@@ -67,11 +68,27 @@ class Publisher:
             Cas3fsError, OSError: the local disk failed.
         """
         with self._mutex:
-            self.store(progress)
-            if self.newest is None or name is not None or self._mark() != self._seen:
-                self._publish(progress, name)
-            assert self.newest is not None
-            return self.newest
+            return self.publish_held(progress, name=name)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """While this is open nobody else publishes: for what deletes snapshots or packs, and publishes in between by
+        `publish_held`."""
+        with self._mutex:
+            yield
+
+    def publish_held(self, progress: Progress = lambda _: None, *, name: str | None = None) -> str:
+        """As `publish`, for who has come in by `exclusively`."""
+        self.store(progress)
+        if self.newest is None or name is not None or self._mark() != self._seen:
+            self._publish(progress, name)
+        assert self.newest is not None
+        return self.newest
+
+    @property
+    def next_number(self) -> SnapshotNumber:
+        """The least number that a snapshot yet to come can have; whoever asks has come in by `exclusively`."""
+        return SnapshotNumber(self._claim.epoch, self._sequence + 1)
 
     def store(self, progress: Progress = lambda _: None) -> None:
         """Returns when everything written before is in the store; raises as `publish`, but for Fenced."""

@@ -33,6 +33,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID, uuid4
@@ -234,6 +235,27 @@ class Epochs:
         start = EpochEntry.key_of(f"{claim.epoch:08d}")
         later = (_number_of(info.key) for info in self._shelf.store.list(EpochEntry.prefix(), start))
         return all(number <= claim.epoch for number in later)
+
+    def overruled(self) -> frozenset[int]:
+        """The numbers of epochs that were taken over and not released since: their writers may not know it yet, and
+        may still put what belongs to those epochs. One LIST, and a GET for each epoch that was never released.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        keys = [info.key for info in self._shelf.store.list(EpochEntry.prefix())]
+        released = {key for key in keys if key.endswith(SUB_SEPARATOR + RELEASED_ID)}
+        claims = {_number_of(key): key for key in keys if SUB_SEPARATOR not in key}
+        numbers = sorted(claims)
+        found = set()
+        for number, following in pairwise(numbers):
+            key = claims[number]
+            if key + SUB_SEPARATOR + RELEASED_ID in released:
+                continue
+            next_claim = self._load(claims[following], released=False)
+            if next_claim is None or next_claim.entry.took_over == key:
+                found.add(number)
+        return frozenset(found)
 
     def _attempt(
         self, identity: Identity, path: Path, record: _Record, standing: _Standing, others: list[EpochEntry]

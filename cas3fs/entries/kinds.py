@@ -16,6 +16,7 @@ from cas3fs.entries.nodes import NodeEntry
 
 VOLUME_ID = "volume"
 RELEASED_ID = "released"
+BASE_ID = "base"
 VOLUME_FORMAT = 1
 """The newest format of a volume that this version reads and writes."""
 
@@ -69,6 +70,34 @@ class ReleaseEntry(Entry):
 
 
 @stored_kind
+class BaseEntry(Entry):
+    """``epochs/00000007.base``: the sub-entry in which a writer who took over says where it went on from. Whatever
+    earlier epochs publish after that is not on the line of writers (`cas3fs.snapshots.lines`)."""
+
+    kind: ClassVar[str] = "base"
+    id: str = BASE_ID
+
+    epoch: int = attribute(natural)
+    snapshot: str | None = attribute(optional(text), default=None)
+    """Id of the newest snapshot that the writer found; none where there was none."""
+
+
+@stored_kind
+class PolicyEntry(Entry):
+    """``policies/00000003``: which snapshots are kept; the greatest id is in force. Where the store ignores conditions
+    a random number follows: ``policies/00000003-<32 hex digits>``."""
+
+    kind: ClassVar[str] = "policy"
+    folder: ClassVar[str] = "policies"
+
+    time: datetime = attribute(moment)
+    keep: Mapping[str, int] = attribute(counts)
+    """Numbers by rule; the rules are those of `cas3fs.snapshots.retention`."""
+    keep_names: tuple[str, ...] = attribute(sequence_of(text))
+    """Patterns of names, as of a shell."""
+
+
+@stored_kind
 class PackEntry(Entry):
     """``packs/00000007/3f9c...``: blocks, in the format of `cas3fs.blocks.packs`; its hash ends the id."""
 
@@ -114,6 +143,8 @@ class SnapshotEntry(NodeEntry):
     """Every pages entry that the lists and their segments lie in."""
     new_size: int = attribute(natural, default=0, metadata=True)
     """What this snapshot added to the store, without the manifest."""
+    restored: str | None = attribute(optional(text), default=None)
+    """The older snapshot that this one made the head again; the parent is still the one that was the head before."""
     facts: Mapping[str, int] = attribute(counts, default={})
     """What is told of the file system at that moment: files, logical bytes and the like."""
 
@@ -145,6 +176,8 @@ ALL_KINDS: tuple[type[Entry], ...] = (
     VolumeEntry,
     EpochEntry,
     ReleaseEntry,
+    BaseEntry,
+    PolicyEntry,
     PackEntry,
     SnapshotEntry,
     PagesEntry,

@@ -8,32 +8,38 @@ Thread-safe; one lock guards the tree that is remembered of the last snapshot, a
 references of a tree (about 200 bytes per 16 KiB of the file) and the spans under way.
 """
 
-import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Final
-
-import attrs
+from typing import BinaryIO
 
 from cas3fs.entries.bodies import BodyWriter
-from cas3fs.entries.kinds import PagesEntry, PagesUse, SnapshotEntry
+from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.nodes import Part
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import (
     EntryError,
     ObjectMissing,
-    ObjectTooShort,
     SnapshotDamaged,
     SnapshotError,
     SnapshotMissing,
     VolumeFormatError,
 )
 from cas3fs.snapshots.building import TreeBuilder, totals_of, uses_of
+from cas3fs.snapshots.lines import is_off_line, newest_on_line, read_bases
+from cas3fs.snapshots.manifests import (
+    SnapshotInfo,
+    check_id,
+    check_shape,
+    damage_of,
+    info_of,
+    local_errors,
+    references_in,
+)
 from cas3fs.snapshots.spans import Wanted, read_spans
 from cas3fs.snapshots.tree import (
     EMPTY_TREE,
@@ -49,26 +55,6 @@ from cas3fs.values import SnapshotNumber
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are restored; called by several threads, one at a time."""
-
-_LARGEST_SEGMENT_BYTES: Final = 1024 * 1024
-_LONGEST_LIST: Final = 65535
-
-
-@attrs.frozen
-class SnapshotInfo:
-    """What is told of a snapshot; sizes are in bytes."""
-
-    id: str
-    number: SnapshotNumber
-    parent: str | None
-    name: str | None
-    time: datetime
-    index_size: int
-    new_size: int
-    """What it added to the store, without the manifest."""
-    facts: Mapping[str, int]
-    pages: tuple[PagesUse, ...]
-    """The pages entries that it needs."""
 
 
 class SnapshotArchive:
@@ -106,13 +92,15 @@ class SnapshotArchive:
         parent: str | None = None,
         name: str | None = None,
         facts: Mapping[str, int] | None = None,
+        restored: str | None = None,
     ) -> SnapshotInfo:
         """Store a snapshot of `index_file`, which must not change meanwhile; what is new goes through a temporary file
         beside it.
 
         Args:
-            parent: id of the snapshot that the file has developed from; what that one has is not stored again.
+            parent: id of the snapshot that was the newest before; what that one has is not stored again.
             facts: numbers to be told with the snapshot.
+            restored: id of an older snapshot that the file comes from, in place of the parent.
 
         Raises:
             ObjectExists: an earlier attempt used this number.
@@ -120,7 +108,8 @@ class SnapshotArchive:
             SnapshotError: the local disk failed.
             StoreError: the store failed; whether the snapshot exists, only the store knows.
         """
-        old = self._load(parent) if parent is not None else None
+        base = parent if restored is None else restored
+        old = self._load(base) if base is not None else None
         old_pages = old.pages if old is not None else ()
         number = str(SnapshotNumber(epoch, sequence))
         pages = PagesEntry(id=number, epoch=epoch, sequence=sequence, time=self._now())
@@ -139,10 +128,11 @@ class SnapshotArchive:
             pages=uses_of(tree, totals_of(old_pages) | {pages.id: new_size}),
             new_size=new_size,
             facts=facts or {},
+            restored=restored,
         )
         self._shelf.save(entry)
         self._remember(entry.id, tree)
-        return _info(entry)
+        return info_of(entry)
 
     def ids(self) -> list[str]:
         """The ids of all snapshots, ascending.
@@ -152,13 +142,18 @@ class SnapshotArchive:
         """
         found = [one.id for one in self._shelf.listed(SnapshotEntry)]
         for one in found:
-            _check_id(one)
+            check_id(one)
         return sorted(found, key=SnapshotNumber.parse)
 
     def newest(self) -> SnapshotInfo | None:
-        """The newest snapshot, None where there is none; raises as `load`."""
-        found = self.ids()
-        return self.load(found[-1]) if found else None
+        """The newest snapshot on the line of writers (`lines`), None where there is none; raises as `load`."""
+        found = newest_on_line(self.ids(), read_bases(self._shelf))
+        return self.load(found) if found is not None else None
+
+    def strays(self) -> frozenset[str]:
+        """The ids of snapshots that are off the line of writers: never the head, and only a person deletes them."""
+        bases = read_bases(self._shelf)
+        return frozenset(one for one in self.ids() if is_off_line(SnapshotNumber.parse(one), bases))
 
     def list(self, on_damaged: Callable[[str, SnapshotError], None] | None = None) -> list[SnapshotInfo]:
         """All snapshots, ascending.
@@ -187,7 +182,7 @@ class SnapshotArchive:
             SnapshotDamaged: its manifest cannot be read.
             StoreError: the store failed.
         """
-        return _info(self._load(snapshot_id))
+        return info_of(self._load(snapshot_id))
 
     def restore(self, snapshot_id: str, destination: Path, progress: Progress | None = None) -> SnapshotInfo:
         """Write the file of a snapshot to `destination`, which must not exist, every segment verified, and sync it.
@@ -201,20 +196,35 @@ class SnapshotArchive:
         """
         entry = self._load(snapshot_id)
         tree = self._read_tree(entry)
-        with _local_errors("restored index"), open(destination, "xb", buffering=0) as file:
+        with local_errors("restored index"), open(destination, "xb", buffering=0) as file:
             try:
                 self._write_segments(entry, tree, file, progress or (lambda done, total: None))
                 os.fsync(file.fileno())
             except BaseException:
                 destination.unlink()
                 raise
-        return _info(entry)
+        return info_of(entry)
+
+    def delete(self, snapshot_ids: Iterable[str]) -> None:
+        """Delete the manifests of those snapshots, which are gone with them; missing ones are fine. What only they
+        needed stays: `removal` decides what else goes, and whether any of it may.
+
+        Raises:
+            VolumeFormatError: one is not the id of a snapshot.
+            DeleteFailed: some are left; deleting again is safe.
+        """
+        self._shelf.store.delete_many([SnapshotEntry.key_of(check_id(one)) for one in snapshot_ids])
+
+    @property
+    def shelf(self) -> Shelf:
+        """The entries of the volume."""
+        return self._shelf
 
     def _store_pages(
         self, pages: PagesEntry, index_file: Path, parent: Tree, stale: frozenset[str]
     ) -> tuple[Tree, int, int]:
         """Store what is new; returns the tree, the size of the file and that of the pages object."""
-        with _local_errors("snapshot"), tempfile.TemporaryFile(dir=index_file.parent) as file:
+        with local_errors("snapshot"), tempfile.TemporaryFile(dir=index_file.parent) as file:
             body = BodyWriter(file, pages)
             builder = TreeBuilder(pages, body, parent, stale=stale, list_length=self._list_length)
             size = self._add_all(builder, index_file)
@@ -251,19 +261,19 @@ class SnapshotArchive:
             Wanted(PagesEntry.key_of(one.pages), one.offset, one.length, (number, one))
             for number, one in enumerate(tree.references())
         )
-        with _damage(entry):
+        with damage_of(entry):
             read_spans(self._shelf.store, wanted, write, self._workers)
 
     def _load(self, snapshot_id: str) -> SnapshotEntry:
         try:
-            entry = self._shelf.load(SnapshotEntry, _check_id(snapshot_id))
+            entry = self._shelf.load(SnapshotEntry, check_id(snapshot_id))
         except VolumeFormatError as error:
             raise SnapshotMissing(str(error)) from error
         except ObjectMissing as error:
             raise SnapshotMissing(f"{self._shelf.store.url} has no snapshot {snapshot_id}") from error
         except EntryError as error:
             raise SnapshotDamaged(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
-        _check_shape(entry)
+        check_shape(entry)
         return entry
 
     def _parent_tree(self, parent: SnapshotEntry | None) -> Tree:
@@ -284,52 +294,13 @@ class SnapshotArchive:
             number, part = one.purpose
             part.verify(stored)
             lists[number] = decode_list(stored, entry.list_length)
-            if len(lists[number]) != _references_in(entry, number):
+            if len(lists[number]) != references_in(entry, number):
                 raise SnapshotDamaged(f"list {number} has {len(lists[number])} references, which is not what is due")
 
         wanted = (Wanted(one.key, one.offset, one.length, (number, one)) for number, one in enumerate(entry.parts))
-        with _damage(entry):
+        with damage_of(entry):
             read_spans(self._shelf.store, wanted, take, self._workers)
         return Tree(entry.parts, tuple(lists))
-
-
-def _check_id(snapshot_id: str) -> str:
-    try:
-        if str(SnapshotNumber.parse(snapshot_id)) == snapshot_id:
-            return snapshot_id
-    except ValueError:
-        pass
-    raise VolumeFormatError(f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123")
-
-
-def _check_shape(entry: SnapshotEntry) -> None:
-    """The sizes that a manifest names fit each other, so that nothing is allocated on a wrong one's word."""
-    segment_ok = 512 <= entry.segment_size <= _LARGEST_SEGMENT_BYTES
-    if not segment_ok or not 1 <= entry.list_length <= _LONGEST_LIST:
-        raise SnapshotDamaged(f"snapshot {entry.id} has segments of {entry.segment_size} bytes")
-    segments = -(-entry.index_size // entry.segment_size)
-    if len(entry.parts) != -(-segments // entry.list_length):
-        raise SnapshotDamaged(f"snapshot {entry.id} has {len(entry.parts)} lists for {segments} segments")
-
-
-def _references_in(entry: SnapshotEntry, number: int) -> int:
-    """How many references list `number` has to have."""
-    segments = -(-entry.index_size // entry.segment_size)
-    return min(entry.list_length, segments - number * entry.list_length)
-
-
-def _info(entry: SnapshotEntry) -> SnapshotInfo:
-    return SnapshotInfo(
-        id=entry.id,
-        number=SnapshotNumber(entry.epoch, entry.sequence),
-        parent=entry.parent,
-        name=entry.name,
-        time=entry.time,
-        index_size=entry.index_size,
-        new_size=entry.new_size,
-        facts=entry.facts,
-        pages=entry.pages,
-    )
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
@@ -337,22 +308,3 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
-
-
-@contextlib.contextmanager
-def _damage(entry: SnapshotEntry) -> Iterator[None]:
-    """What is missing or wrong in the store is damage of this snapshot."""
-    try:
-        yield
-    except (ObjectMissing, ObjectTooShort, EntryError) as error:
-        raise SnapshotDamaged(f"snapshot {entry.id} is incomplete: {error}") from error
-    except SnapshotDamaged as error:
-        raise SnapshotDamaged(f"snapshot {entry.id}: {error}") from error
-
-
-@contextlib.contextmanager
-def _local_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SnapshotError(f"the {what} cannot be written on the local disk: {error}") from error

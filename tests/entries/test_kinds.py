@@ -12,11 +12,13 @@ from cas3fs.entries.attributes import stored_fields, to_attributes, to_metadata
 from cas3fs.entries.entry import Entry
 from cas3fs.entries.kinds import (
     ALL_KINDS,
+    BaseEntry,
     EpochEntry,
     PackEntry,
     PagesEntry,
     PagesUse,
     PartEntry,
+    PolicyEntry,
     ReleaseEntry,
     SnapshotEntry,
     VolumeEntry,
@@ -46,6 +48,8 @@ EXAMPLES: list[tuple[Entry, str]] = [
         "epochs/00000007",
     ),
     (ReleaseEntry(owner="epochs/00000007", claim=CLAIM, time=NOW), "epochs/00000007.released"),
+    (BaseEntry(owner="epochs/00000007", epoch=7, snapshot="00000005-0000000009"), "epochs/00000007.base"),
+    (PolicyEntry(id="00000003", time=NOW, keep={"last": 5}, keep_names=("v*",)), "policies/00000003"),
     (
         SnapshotEntry(
             id="00000007-0000000001",

@@ -318,3 +318,34 @@ def test_an_unknown_name_among_the_epochs_stops_every_claim(epochs: Epochs, stor
 def test_this_process_has_an_identity() -> None:
     identity = Identity.of_this_process()
     assert identity.host and identity.user and identity.pid > 0
+
+
+def test_an_epoch_that_was_taken_over_is_told_until_it_is_released(store: Store, fenced: bool, tmp_path: Path) -> None:
+    epochs = Epochs(Shelf(store), fenced=fenced)
+    first = epochs.claim(ALICE, tmp_path / "alice")
+    assert epochs.overruled() == frozenset()
+    epochs.claim(BOB, tmp_path / "bob", take_over=True)
+    epochs.claim(BOB, tmp_path / "bob")
+    assert epochs.overruled() == {first.epoch}
+    epochs.release(first)
+    assert epochs.overruled() == frozenset()
+
+
+def test_of_two_claims_at_one_instant_one_wins_fifty_times(store: Store, fenced: bool, tmp_path: Path) -> None:
+    barrier = threading.Barrier(2)
+
+    def claim(identity: Identity, number: int) -> Claim | None:
+        epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda wait_s: time.sleep(wait_s / 50))
+        barrier.wait()
+        try:
+            return epochs.claim(identity, tmp_path / f"{identity.host}-{number}")
+        except EpochHeld:
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(50):
+            claims = list(pool.map(claim, (ALICE, BOB), (number, number)))
+            won = [one for one in claims if one is not None]
+            assert len(won) == 1
+            for one in won:
+                Epochs(Shelf(store), fenced=fenced).release(one)

@@ -22,7 +22,8 @@ from cas3fs.errors import (
 )
 from cas3fs.objectstores.base import Body
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.snapshots.archive import SnapshotArchive, SnapshotInfo
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.tree import LIST_LENGTH, MOST_PAGES, SEGMENT_BYTES
 
 SEGMENT = 512

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Manifests: what is told of a snapshot, what one must satisfy before it is believed, and how errors are named."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Final
+
+import attrs
+
+from cas3fs.entries.kinds import PagesUse, SnapshotEntry
+from cas3fs.errors import (
+    EntryError,
+    ObjectMissing,
+    ObjectTooShort,
+    SnapshotDamaged,
+    SnapshotError,
+    VolumeFormatError,
+)
+from cas3fs.values import SnapshotNumber
+
+_LARGEST_SEGMENT_BYTES: Final = 1024 * 1024
+_LONGEST_LIST: Final = 65535
+
+
+@attrs.frozen
+class SnapshotInfo:
+    """What is told of a snapshot; sizes are in bytes."""
+
+    id: str
+    number: SnapshotNumber
+    parent: str | None
+    name: str | None
+    time: datetime
+    index_size: int
+    new_size: int
+    """What it added to the store, without the manifest."""
+    facts: Mapping[str, int]
+    pages: tuple[PagesUse, ...]
+    """The pages entries that it needs."""
+    restored: str | None = None
+    """The older snapshot that this one made the head again."""
+
+
+def info_of(entry: SnapshotEntry) -> SnapshotInfo:
+    """What is told of the snapshot of that manifest."""
+    return SnapshotInfo(
+        id=entry.id,
+        number=SnapshotNumber(entry.epoch, entry.sequence),
+        parent=entry.parent,
+        name=entry.name,
+        time=entry.time,
+        index_size=entry.index_size,
+        new_size=entry.new_size,
+        facts=entry.facts,
+        pages=entry.pages,
+        restored=entry.restored,
+    )
+
+
+def check_id(snapshot_id: str) -> str:
+    """`snapshot_id`, if it is one.
+
+    Raises:
+        VolumeFormatError: it is not.
+    """
+    try:
+        if str(SnapshotNumber.parse(snapshot_id)) == snapshot_id:
+            return snapshot_id
+    except ValueError:
+        pass
+    raise VolumeFormatError(f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123")
+
+
+def check_shape(entry: SnapshotEntry) -> None:
+    """The sizes that a manifest names fit each other, so that nothing is allocated on a wrong one's word.
+
+    Raises:
+        SnapshotDamaged: they do not.
+    """
+    segment_ok = 512 <= entry.segment_size <= _LARGEST_SEGMENT_BYTES
+    if not segment_ok or not 1 <= entry.list_length <= _LONGEST_LIST:
+        raise SnapshotDamaged(f"snapshot {entry.id} has segments of {entry.segment_size} bytes")
+    segments = -(-entry.index_size // entry.segment_size)
+    if len(entry.parts) != -(-segments // entry.list_length):
+        raise SnapshotDamaged(f"snapshot {entry.id} has {len(entry.parts)} lists for {segments} segments")
+
+
+def references_in(entry: SnapshotEntry, number: int) -> int:
+    """How many references list `number` has to have."""
+    segments = -(-entry.index_size // entry.segment_size)
+    return min(entry.list_length, segments - number * entry.list_length)
+
+
+@contextlib.contextmanager
+def damage_of(entry: SnapshotEntry) -> Iterator[None]:
+    """What is missing or wrong in the store is damage of this snapshot."""
+    try:
+        yield
+    except (ObjectMissing, ObjectTooShort, EntryError) as error:
+        raise SnapshotDamaged(f"snapshot {entry.id} is incomplete: {error}") from error
+    except SnapshotDamaged as error:
+        raise SnapshotDamaged(f"snapshot {entry.id}: {error}") from error
+
+
+@contextlib.contextmanager
+def local_errors(what: str) -> Iterator[None]:
+    """What fails on the local disk is a failure of the snapshot."""
+    try:
+        yield
+    except OSError as error:
+        raise SnapshotError(f"the {what} cannot be written on the local disk: {error}") from error

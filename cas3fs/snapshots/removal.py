@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Removal: deleting snapshots, and the pages entries that then nobody needs. First a plan, which is a value and
+changes nothing, then its execution.
+
+A pages entry goes when no manifest that stays refers to it and it is *explained*: its number belongs to an attempt
+that is over, so that no manifest naming it can still come. The caller knows which are. So what an attempt left that
+broke off goes with the next removal, and so does what a removal that broke off left.
+
+Every manifest that stays must be readable, or nothing is planned: an unreadable one may refer to anything.
+
+Order: the plan; leave is asked for (that we are the newest writer still); manifests; pages. The caller sees to it that
+nothing is published meanwhile.
+"""
+
+from collections.abc import Callable, Collection
+
+import attrs
+
+from cas3fs.entries.kinds import PagesEntry
+from cas3fs.errors import SnapshotError, SnapshotMissing
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import SnapshotNumber
+
+IsExplained = Callable[[SnapshotNumber], bool]
+
+
+@attrs.frozen
+class RemovalPlan:
+    """What is to be deleted."""
+
+    snapshots: tuple[str, ...]
+    pages: tuple[str, ...]
+    """Ids of pages entries."""
+    freed_bytes: int
+    """Of those pages entries; packs are freed by a gc."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.snapshots and not self.pages
+
+
+def plan_removal(archive: SnapshotArchive, snapshot_ids: Collection[str], is_explained: IsExplained) -> RemovalPlan:
+    """The plan to delete those snapshots, damaged ones among them, and what only they needed.
+
+    Raises:
+        SnapshotMissing: there is none of such an id.
+        SnapshotError: one that stays cannot be read.
+        StoreError: the store failed.
+    """
+    # Listed before the manifests: what a manifest refers to that is put in between is not in this list.
+    sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
+    missing = sorted(set(snapshot_ids) - set(archive.ids()))
+    if missing:
+        raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {missing[0]}")
+    needed = _needed(archive, snapshot_ids)
+    unused = [one for one in sizes if one not in needed and is_explained(SnapshotNumber.parse(one))]
+    return RemovalPlan(tuple(sorted(snapshot_ids)), tuple(unused), sum(sizes[one] for one in unused))
+
+
+def execute_removal(archive: SnapshotArchive, plan: RemovalPlan, ask_leave: Callable[[], None]) -> None:
+    """Delete what `plan` says, after `ask_leave`, which raises if it may not be.
+
+    Raises:
+        DeleteFailed: some objects are left; removing again is safe.
+        StoreError: the store failed; removing again is safe.
+    """
+    if plan.is_empty:
+        return
+    ask_leave()
+    archive.delete(plan.snapshots)
+    archive.shelf.store.delete_many([PagesEntry.key_of(one) for one in plan.pages])
+
+
+def _needed(archive: SnapshotArchive, going: Collection[str]) -> set[str]:
+    """The pages entries that all snapshots but those refer to."""
+
+    def refuse(snapshot_id: str, error: SnapshotError) -> None:
+        if snapshot_id not in going:
+            raise SnapshotError(
+                f"nothing is deleted, as snapshot {snapshot_id} cannot be read and may need anything: {error}; "
+                "`cas3fs snapshot delete` removes it"
+            ) from error
+
+    return {use.id for info in archive.list(refuse) if info.id not in going for use in info.pages}

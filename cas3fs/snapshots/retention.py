@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Retention: which snapshots are kept, as rules, and the policies of a volume.
+
+A *rule* keeps snapshots: all that are young enough, the last few, one of each of the last hours, days, weeks or months
+in which there were any (the newest of each, by UTC), or those whose names match a pattern. What no rule keeps may go.
+A *policy* is a set of rules. The one of a volume lies with it, as an entry that is never changed: a new policy has the
+next number, and the greatest is in force. A volume without any has `DEFAULT_POLICY`.
+
+Nothing here deletes.
+"""
+
+import fnmatch
+import uuid
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import attrs
+
+from cas3fs.entries.kinds import PolicyEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import ObjectExists
+from cas3fs.snapshots.manifests import SnapshotInfo
+
+_HOUR_S: Final = 3600
+_NUMBER_DIGITS: Final = 8
+
+
+@attrs.frozen
+class Policy:
+    """Rules of retention; a number of 0 keeps nothing."""
+
+    within_s: int = 0
+    """All that are at most so old, in seconds."""
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    names: tuple[str, ...] = ()
+    """Patterns, as of a shell, for the names of named snapshots."""
+
+    @property
+    def keeps_something(self) -> bool:
+        """Whether there is any rule."""
+        return self != Policy()
+
+
+DEFAULT_POLICY: Final = Policy(within_s=_HOUR_S, hourly=24, daily=31, monthly=12, names=("*",))
+"""All of the last hour, hourly for a day, daily for a month, monthly for a year; named ones until deleted."""
+
+
+@attrs.frozen
+class Verdict:
+    """What a policy says of a snapshot: the rules that keep it; without any it may go."""
+
+    snapshot: SnapshotInfo
+    kept_by: tuple[str, ...]
+
+
+def judge(
+    snapshots: Sequence[SnapshotInfo], policy: Policy, now: datetime, *, spared: Collection[str] = ()
+) -> tuple[Verdict, ...]:
+    """What `policy` says of each of the snapshots, which are ascending. The head, which is the last of those not
+    spared, is always kept.
+
+    Args:
+        spared: ids of snapshots that no rule may touch: those off the line.
+    """
+    judged = [one for one in snapshots if one.id not in spared]
+    reasons: dict[str, list[str]] = {one.id: [] for one in judged}
+    if judged:
+        reasons[judged[-1].id].append("newest")
+    for rule, kept in _rules(judged, policy, now):
+        for one in kept:
+            reasons[one.id].append(rule)
+    return tuple(Verdict(one, tuple(reasons.get(one.id, ["off the line"]))) for one in snapshots)
+
+
+def current_policy(shelf: Shelf) -> Policy:
+    """The policy of the volume.
+
+    Raises:
+        EntryError: it is damaged, or of a newer cas3fs.
+        StoreError: the store failed.
+    """
+    newest = _newest_id(shelf)
+    if newest is None:
+        return DEFAULT_POLICY
+    entry = shelf.load(PolicyEntry, newest)
+    known = {field.name for field in attrs.fields(Policy)} - {"names"}
+    return Policy(**{rule: count for rule, count in entry.keep.items() if rule in known}, names=entry.keep_names)
+
+
+def set_policy(shelf: Shelf, policy: Policy, *, fenced: bool) -> None:
+    """Make `policy` that of the volume, as of the next snapshot.
+
+    Args:
+        fenced: the store honours create-if-absent.
+
+    Raises:
+        ObjectExists: somebody else did so at the same time.
+        StoreError: the store failed.
+    """
+    newest = _newest_id(shelf)
+    number = 1 if newest is None else int(newest[:_NUMBER_DIGITS]) + 1
+    rules = {name: value for name, value in attrs.asdict(policy).items() if name != "names"}
+    entry = PolicyEntry(
+        id=f"{number:0{_NUMBER_DIGITS}d}" + ("" if fenced else f"-{uuid.uuid4().hex}"),
+        time=datetime.now(UTC),
+        keep=rules,
+        keep_names=policy.names,
+    )
+    try:
+        shelf.save(entry)
+    except ObjectExists as error:
+        raise ObjectExists("another policy was set at this moment; look at it, and set yours again") from error
+
+
+def _newest_id(shelf: Shelf) -> str | None:
+    return max((one.id for one in shelf.listed(PolicyEntry)), default=None)
+
+
+def _rules(
+    snapshots: Sequence[SnapshotInfo], policy: Policy, now: datetime
+) -> Iterable[tuple[str, Iterable[SnapshotInfo]]]:
+    """Each rule's name and what it keeps."""
+    youngest = now - timedelta(seconds=policy.within_s)
+    if policy.within_s:
+        yield "recent", [one for one in snapshots if one.time >= youngest]
+    yield "last", snapshots[-policy.last :] if policy.last else ()
+    yield "hourly", _newest_of_each(snapshots, policy.hourly, lambda time: (time.date(), time.hour))
+    yield "daily", _newest_of_each(snapshots, policy.daily, lambda time: time.date())
+    yield "weekly", _newest_of_each(snapshots, policy.weekly, lambda time: time.isocalendar()[:2])
+    yield "monthly", _newest_of_each(snapshots, policy.monthly, lambda time: (time.year, time.month))
+    named = [one for one in snapshots if one.name is not None]
+    yield (
+        "name",
+        [one for one in named if any(fnmatch.fnmatchcase(one.name or "", pattern) for pattern in policy.names)],
+    )
+
+
+def _newest_of_each(
+    snapshots: Sequence[SnapshotInfo], count: int, period: Callable[[datetime], object]
+) -> list[SnapshotInfo]:
+    """The newest snapshot of each of the last `count` periods that have any."""
+    newest: dict[object, SnapshotInfo] = {}
+    for one in reversed(snapshots):
+        if len(newest) == count and period(one.time.astimezone(UTC)) not in newest:
+            break
+        if count:
+            newest.setdefault(period(one.time.astimezone(UTC)), one)
+    return list(newest.values())

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Removing snapshots deletes what only they needed, and nothing that is not explained."""
+
+from pathlib import Path
+
+import pytest
+
+from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import Fenced, SnapshotError, SnapshotMissing
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.lines import write_base
+from cas3fs.snapshots.removal import execute_removal, plan_removal
+from cas3fs.values import SnapshotNumber
+
+SEGMENT = 512
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def archive(store: MemoryStore) -> SnapshotArchive:
+    return SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=4)
+
+
+def fill(archive: SnapshotArchive, folder: Path, count: int) -> list[bytes]:
+    """Snapshots 1 to `count`, each of which changes one segment of ten; gives their contents."""
+    content = bytearray(b"".join(bytes([65 + number]) * SEGMENT for number in range(10)))
+    contents, parent = [], None
+    for sequence in range(1, count + 1):
+        content[sequence * SEGMENT] = sequence
+        (folder / "index").write_bytes(content)
+        parent = archive.create(folder / "index", epoch=1, sequence=sequence, parent=parent).id
+        contents.append(bytes(content))
+    return contents
+
+
+def name(sequence: int, epoch: int = 1) -> str:
+    return str(SnapshotNumber(epoch, sequence))
+
+
+def leave() -> None:
+    """Nobody else has claimed the volume."""
+
+
+def restored(archive: SnapshotArchive, snapshot_id: str, folder: Path) -> bytes:
+    path = folder / f"restored-{snapshot_id}"
+    archive.restore(snapshot_id, path)
+    return path.read_bytes()
+
+
+def test_what_others_need_stays_and_the_rest_goes(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+    contents = fill(archive, tmp_path, 5)
+    execute_removal(archive, plan_removal(archive, [name(1), name(3), name(4)], lambda _: True), leave)
+    assert archive.ids() == [name(2), name(5)]
+    assert restored(archive, name(2), tmp_path) == contents[1]
+    assert restored(archive, name(5), tmp_path) == contents[4]
+    needed = {use.id for info in archive.list() for use in info.pages}
+    assert {info.key.removeprefix("pages/") for info in store.list("pages/")} == needed
+
+
+def test_a_plan_changes_nothing_and_tells_what_is_freed(
+    archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
+) -> None:
+    fill(archive, tmp_path, 3)
+    before = [info.key for info in store.list()]
+    plan = plan_removal(archive, archive.ids(), lambda _: True)
+    assert plan.snapshots == tuple(archive.ids())
+    assert len(plan.pages) == 3
+    assert plan.freed_bytes == sum(info.size for info in store.list("pages/"))
+    assert [info.key for info in store.list()] == before
+
+
+def test_a_removal_that_broke_off_is_finished_by_the_next(
+    archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
+) -> None:
+    fill(archive, tmp_path, 3)
+    archive.delete([name(1), name(2)])
+    pages_before = len(list(store.list("pages/")))
+    contents = restored(archive, name(3), tmp_path)
+    execute_removal(archive, plan_removal(archive, [], lambda _: True), leave)
+    (tmp_path / f"restored-{name(3)}").unlink()
+    assert restored(archive, name(3), tmp_path) == contents
+    assert len(list(store.list("pages/"))) <= pages_before
+
+
+def test_pages_of_an_attempt_that_may_go_on_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+    fill(archive, tmp_path, 2)
+    archive.delete([name(2)])
+    assert plan_removal(archive, [], lambda number: number.sequence < 2).is_empty
+    assert plan_removal(archive, [], lambda number: True).pages == (name(2),)
+
+
+def test_without_leave_nothing_is_deleted(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+    fill(archive, tmp_path, 2)
+    before = [info.key for info in store.list()]
+
+    def refuse() -> None:
+        raise Fenced("another writer")
+
+    with pytest.raises(Fenced):
+        execute_removal(archive, plan_removal(archive, [name(1)], lambda _: True), refuse)
+    assert [info.key for info in store.list()] == before
+
+
+def test_an_unreadable_manifest_that_stays_ends_it_and_one_that_goes_does_not(
+    archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
+) -> None:
+    contents = fill(archive, tmp_path, 3)
+    key = SnapshotEntry.key_of(name(2))
+    store.delete_many([key])
+    store.put_if_absent(key, b"rubbish")
+    with pytest.raises(SnapshotError, match="nothing is deleted"):
+        plan_removal(archive, [name(1)], lambda _: True)
+    execute_removal(archive, plan_removal(archive, [name(2)], lambda _: True), leave)
+    assert archive.ids() == [name(1), name(3)]
+    assert restored(archive, name(3), tmp_path) == contents[2]
+
+
+def test_an_unknown_snapshot_is_told(archive: SnapshotArchive, tmp_path: Path) -> None:
+    fill(archive, tmp_path, 1)
+    with pytest.raises(SnapshotMissing, match=name(7)):
+        plan_removal(archive, [name(7)], lambda _: True)
+
+
+def test_what_a_writer_publishes_after_it_was_taken_over_from_is_never_the_head(
+    archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
+) -> None:
+    fill(archive, tmp_path, 2)
+    write_base(Shelf(store), "epochs/00000002", 2, name(2))
+    write_base(Shelf(store), "epochs/00000002", 2, name(1))
+    late = archive.create(tmp_path / "index", epoch=1, sequence=3, parent=name(2))
+    newest = archive.newest()
+    assert newest is not None and newest.id == name(2)
+    after = archive.create(tmp_path / "index", epoch=2, sequence=1, parent=name(2))
+    newest = archive.newest()
+    assert newest is not None and newest.id == after.id
+    assert archive.strays() == {late.id}
+
+
+def test_the_pages_that_stay_are_read_after_a_restored_snapshot_became_the_head(
+    archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
+) -> None:
+    contents = fill(archive, tmp_path, 4)
+    (tmp_path / "index").write_bytes(contents[0])
+    made = archive.create(tmp_path / "index", epoch=2, sequence=1, parent=name(4), restored=name(1))
+    assert (made.parent, made.restored, made.new_size) == (name(4), name(1), 0)
+    assert not list(store.list(PagesEntry.key_of(made.id)))
+    assert restored(archive, made.id, tmp_path) == contents[0]
+    assert restored(archive, name(4), tmp_path) == contents[3]

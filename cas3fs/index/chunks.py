@@ -65,27 +65,27 @@ _DELETE_FROM = Prepared(
 )
 
 
-def _shorten() -> Prepared:
-    """Cuts the chunk that reaches beyond `start` from before it."""
+def _reaches_over(place: str) -> ColumnElement[Any]:
+    """The one chunk of `inode`, if any, that begins before `place` and reaches beyond it."""
     before = chunks.alias("before")
     last = (
         select(func.max(before.c.offset))
-        .where(before.c.inode == param("inode"), before.c.offset < param("start"))
+        .where(before.c.inode == param("inode"), before.c.offset < param(place))
         .scalar_subquery()
     )
-    return Prepared(
-        update(chunks)
-        .where(
-            chunks.c.inode == param("inode"),
-            chunks.c.offset == last,
-            chunks.c.offset + chunks.c.length > param("start"),
-        )
-        .values(length=param("start") - chunks.c.offset),
-        "inode start",
+    return (
+        (chunks.c.inode == param("inode"))
+        & (chunks.c.offset == last)
+        & (chunks.c.offset + chunks.c.length > param(place))
     )
 
 
-_SHORTEN = _shorten()
+_SHORTEN = Prepared(
+    update(chunks).where(_reaches_over("start")).values(length=param("start") - chunks.c.offset), "inode start"
+)
+_REACHING_OVER = Prepared(
+    select(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip).where(_reaches_over("end")), "inode end"
+)
 _INSERT = Prepared(
     insert(chunks)
     .values(
@@ -116,6 +116,7 @@ class Chunks:
         self._spans, self._bounds = on(_SPANS), on(_BOUNDS)
         self._delete, self._delete_from, self._shorten = on(_DELETE), on(_DELETE_FROM), on(_SHORTEN)
         self._insert, self._stored, self._allocated = on(_INSERT), on(_STORED), on(_ALLOCATED)
+        self._reaching_over = on(_REACHING_OVER)
 
     def spans(self, inode: int, start: int, end: int) -> list[ChunkSpan]:
         """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks."""
@@ -129,14 +130,27 @@ class Chunks:
         return self._bounds.all(inode, start, end)
 
     def replace(self, inode: int, start: int, end: int, new: Iterable[NewRow]) -> None:
-        """Puts the chunks `new`, which lie within [start, end) and do not overlap, in place of those that begin there.
+        """Puts the chunks `new`, which lie within [start, end) and do not overlap, in place of what is there.
 
-        A chunk that begins before `start` and reaches beyond it is cut there; one that begins within is dropped
-        whole, also what it has beyond `end`: callers widen the range to whole chunks by `bounds`.
+        Old chunks that reach into the range from before it, or beyond its end, keep what lies outside.
         """
+        rows = [(inode, *row) for row in new]
+        tail = self._tail_beyond(inode, end)
         self._shorten.run(inode, start)
         self._delete.run(inode, start, end)
-        self._insert.many([(inode, *row) for row in new])
+        self._insert.many(rows if tail is None else [*rows, tail])
+
+    def _tail_beyond(self, inode: int, end: int) -> tuple[int, int, int, int, int] | None:
+        """The part from `end` on of a chunk that begins before."""
+        old = self._reaching_over.one(inode, end)
+        if old is None:
+            return None
+        offset, length, block, skip = old
+        return inode, end, offset + length - end, block, skip + end - offset
+
+    def append(self, rows: Iterable[tuple[int, int, int, int, int]]) -> None:
+        """Enters chunks (inode, offset, length, block, skip) where the files have none."""
+        self._insert.many(list(rows))
 
     def truncate(self, inode: int, size: int) -> None:
         """Drops what lies at or beyond `size` bytes."""
@@ -146,6 +160,10 @@ class Chunks:
     def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
         """Notes in the inode's row what was stored: the content's size and times, and its last change's sequence."""
         self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq)
+
+    def all_stored(self, rows: Iterable[tuple[int, int, int, int, int]]) -> None:
+        """As `stored`, for many: (inode, size, mtime_ns, ctime_ns, stored_seq) each."""
+        self._stored.many(list(rows))
 
     def allocated(self, inode: int) -> int:
         """How many bytes of the file lie in chunks, not in holes."""

@@ -48,10 +48,15 @@ class Model:
         self.rows: dict[int, int] = {}
 
     def replace(self, start: int, end: int, new: list[tuple[int, int, int, int]]) -> None:
-        for offset in [offset for offset in self.rows if start <= offset < end]:
-            length = self.rows.pop(offset)
-            self.bytes[offset : offset + length] = [None] * length
-        self._cut_before(start)
+        for offset, length in list(self.rows.items()):
+            if offset < end < offset + length:
+                self.rows[end] = offset + length - end
+        for offset, length in list(self.rows.items()):
+            if start <= offset < end:
+                del self.rows[offset]
+            elif offset < start < offset + length:
+                self.rows[offset] = start - offset
+        self.bytes[start:end] = [None] * (end - start)
         for offset, length, block, skip in new:
             self.rows[offset] = length
             self.bytes[offset : offset + length] = [(block, skip + n) for n in range(length)]

@@ -27,6 +27,7 @@ It knows nothing of the object store, of staging files, of FUSE, or of what a ch
 
 from cas3fs.index.blocks import Blocks, PackRow, number_of, ordinal_of
 from cas3fs.index.chunks import Chunks
+from cas3fs.index.garbage import Garbage, GarbageReader, PackUse
 from cas3fs.index.namespace import ROOT_INODE, InodeRow, Namespace
 from cas3fs.index.session import Index, PinnedIndex
 from cas3fs.index.sets import Counts, IndexReader
@@ -38,11 +39,14 @@ __all__ = [
     "Blocks",
     "Chunks",
     "Counts",
+    "Garbage",
+    "GarbageReader",
     "Index",
     "IndexReader",
     "InodeRow",
     "Namespace",
     "PackRow",
+    "PackUse",
     "PinnedIndex",
     "StagedRow",
     "StagingIndex",

@@ -26,6 +26,7 @@ from cas3fs.index.blocks import Blocks
 from cas3fs.index.chunks import Chunks
 from cas3fs.index.database import CACHE_SIZE_KIB, SMALL_CACHE_SIZE_KIB, Database, Mode
 from cas3fs.index.files import remove_database
+from cas3fs.index.garbage import Garbage
 from cas3fs.index.namespace import ROOT_INODE, Namespace
 from cas3fs.index.prepared import Prepared, param
 from cas3fs.index.sets import IndexReader
@@ -94,6 +95,7 @@ class Index:
         chunks: chunk lists.
         blocks: blocks and packs.
         state: what it remembers of itself.
+        garbage: takes out what no chunk names.
 
     Every method raises `IndexFull`, `IndexCorrupt` or another `IndexDatabaseError`, and nothing else. An error that
     comes out of an operation's body is raised on as it is.
@@ -107,6 +109,7 @@ class Index:
         self.chunks = Chunks(database)
         self.blocks = Blocks(database)
         self.state = State(database)
+        self.garbage = Garbage(database)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, read_only: bool = False, scratch: bool = False) -> Self:

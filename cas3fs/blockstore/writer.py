@@ -10,9 +10,9 @@ and the futures fail with that error: the next attempt encodes anew, into anothe
 Memory: the budget of `uploads` packs covers plain bytes that wait for an encoder and sealed packs; beside it each
 session has an open pack, and each running upload joins its pack to one piece.
 
-Locks: `_lock` guards the table of what is in flight and the flag of closing; nothing else is locked, and nobody
-waits, under it. `on_stored` is called from upload threads, perhaps from several at once, without any lock of this
-room.
+Locks: `_lock` guards the table of what is in flight, the names of packs that are being put, and the flag of closing;
+nothing else is locked, and nobody waits, under it. `on_stored` is called from upload threads, perhaps from several at
+once, without any lock of this room.
 """
 
 import threading
@@ -64,6 +64,7 @@ class BlockWriter:
         self._lock = threading.Lock()
         self._closed = False
         self._in_flight: dict[BlockHash, PendingBlock] = {}
+        self._unrecorded: set[str] = set()
         self._encoders = ThreadPoolExecutor(encoders, "cas3fs-encode")
         self._uploads = ThreadPoolExecutor(uploads, "cas3fs-upload")
         self._blocks = metrics.counter("writer.blocks")
@@ -81,6 +82,12 @@ class BlockWriter:
         """The future of a block that some session added and whose pack is not yet recorded."""
         pending = self._in_flight.get(block)
         return None if pending is None else pending.future
+
+    @property
+    def unrecorded(self) -> frozenset[str]:
+        """The names of packs that are being put, or were and are not recorded yet."""
+        with self._lock:
+            return frozenset(self._unrecorded)
 
     def close(self) -> None:
         """Complete the running uploads and fail everything else in flight; to lose nothing, seal and wait before."""
@@ -158,10 +165,16 @@ class BlockWriter:
         image = pack.builder.finish()
         del pack.builder  # its parts are joined now: do not keep them twice
         name = pack_name(self._epoch, image.name)
-        with suppress(ObjectExists):  # the name is the hash of the content with its nonce: it is this very pack
-            self._store.put_if_absent(pack_key(name), image.body)
-        self._stored_bytes.add(len(image.body))
-        self._on_stored(StoredPack(name, len(image.body), image.blocks))
+        with self._lock:
+            self._unrecorded.add(name)
+        try:
+            with suppress(ObjectExists):  # the name is the hash of the content with its nonce: it is this very pack
+                self._store.put_if_absent(pack_key(name), image.body)
+            self._stored_bytes.add(len(image.body))
+            self._on_stored(StoredPack(name, len(image.body), image.blocks))
+        finally:
+            with self._lock:
+                self._unrecorded.discard(name)
 
     def _uploaded(self, blocks: list[PendingBlock], size_bytes: int, done: "Future[None]") -> None:
         self._budget.release(size_bytes)

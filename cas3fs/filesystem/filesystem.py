@@ -159,6 +159,10 @@ class FileSystem(Files, Xattrs):
         with self.lock, self.operation():
             self.index.blocks.add_pack(pack, self.born)
 
+    def unrecorded_packs(self) -> frozenset[str]:
+        """The names of packs that may be in the store already although the index does not know them yet."""
+        return self._writer.unrecorded
+
     # -- figures
 
     def pending(self) -> Pending:

@@ -287,3 +287,18 @@ def test_what_was_stored_is_counted(open_writer: OpenWriter, record: Record, met
     counted = metrics.snapshot()
     assert (counted["writer.packs"], counted["writer.blocks"], counted["writer.plain_bytes"]) == (1, 2, 1500)
     assert counted["writer.stored_bytes"] == record.packs[0].size_bytes
+
+
+def test_a_pack_that_is_put_and_not_recorded_yet_is_named(
+    open_writer: OpenWriter, store: TestStore, record: Record
+) -> None:
+    writer = open_writer()
+    store.puts.shut()
+    with writer.session() as session:
+        future = session.add(*make_block(1))
+    store.puts.wait_for(1)
+    (name,) = writer.unrecorded
+    store.puts.open()
+    future.result(WAIT_S)
+    assert [pack.name for pack in record.packs] == [name]
+    assert writer.unrecorded == frozenset()

@@ -93,10 +93,19 @@ class WriterSettings:
 
     read_only: bool = False
     cache_size_bytes: int = 10 * GIB
+    """Of the disk cache, where `caches` names none."""
+    caches: tuple[str, ...] = ()
+    """The list of caches, fastest first (`cas3fs.caches.registry`); empty: the disk alone."""
     memory_cache_bytes: int = 32 * MIB
     staging_size_bytes: int = 4 * GIB
     staging_memory_bytes: int = 64 * MIB
     snapshot_interval_s: float = 300.0
+    snapshot: str | None = None
+    """Of which snapshot a read-only view is; without it, of the newest."""
+    take_over: bool = False
+    """Claim the volume although another writer has not released it."""
+    fsync_remote: bool = False
+    """fsync returns when a snapshot is published that holds what was written."""
 
 
 @attrs.frozen
@@ -104,7 +113,7 @@ class MountSettings:
     """How the kernel sees the volume."""
 
     mountpoint: Path
-    workers: int = 16
+    workers: int = 8
     options: tuple[str, ...] = ()
     """What stood behind ``-o``, split at commas."""
 

@@ -9,8 +9,10 @@ from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.caches.disk import DiskCache
+from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memory import MemoryCache
+from cas3fs.caches.registry import make_caches, parse_caches
+from cas3fs.caches.specs import CacheContext
 from cas3fs.config import WriterSettings
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.filesystem import FileSystem, FileSystemSettings, Staging
@@ -21,10 +23,10 @@ from cas3fs.values import StoredPack
 
 
 class Wired(NamedTuple):
-    """A file system that is not started yet, and the cache that outlives its closing by one call."""
+    """A file system that is not started yet, and the caches, which outlive its closing by one call."""
 
     filesystem: FileSystem
-    cache: DiskCache | None
+    cache: BlockCache | None
 
 
 def wire(
@@ -42,12 +44,11 @@ def wire(
     """Puts the parts together; closing the file system closes index, reader and writer.
 
     Raises:
-        UsageError: the cache folder cannot be used.
+        UsageError: the list of caches makes no sense, or the cache folder cannot be used.
     """
-    cache = None
-    if settings.cache_size_bytes:
-        cache = DiskCache(cache_dir, settings.cache_size_bytes, metrics=metrics)
-    memory = MemoryCache(settings.memory_cache_bytes)
+    listed = parse_caches(settings.caches or default_caches(settings))
+    cache = make_caches(listed.tiers, CacheContext(str(volume.uuid), cache_dir, metrics))
+    memory = MemoryCache(settings.memory_cache_bytes if listed.memory_bytes is None else listed.memory_bytes)
     staging_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def make_writer(on_stored: Callable[[StoredPack], None]) -> BlockWriter:
@@ -70,3 +71,8 @@ def wire(
         metrics,
     )
     return Wired(filesystem, cache)
+
+
+def default_caches(settings: WriterSettings) -> tuple[str, ...]:
+    """The list of caches of those who name none."""
+    return (f"disk:{settings.cache_size_bytes}",) if settings.cache_size_bytes else ()

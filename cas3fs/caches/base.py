@@ -28,6 +28,9 @@ class BlockCache(ABC):
     verifies: bool = False
     """Whether every byte handed out was checked against the hash."""
 
+    remote: bool = False
+    """Whether asking it goes over a network: then it is asked for a block by one thread, however many want it."""
+
     @abstractmethod
     def get(self, block: BlockHash) -> bytes | None:
         """All bytes of the block, or None."""

@@ -17,6 +17,7 @@ class VerifiedCache(BlockCache):
     def __init__(self, inner: BlockCache) -> None:
         self._inner = inner
         self.name = inner.name
+        self.remote = inner.remote
 
     def get(self, block: BlockHash) -> bytes | None:
         """The block, if the inner cache has it unspoilt."""
@@ -46,6 +47,10 @@ class VerifiedCache(BlockCache):
     def evict(self, block: BlockHash) -> None:
         """As the inner cache does."""
         self._inner.evict(block)
+
+    def evict_many(self, blocks: Iterable[BlockHash]) -> None:
+        """As the inner cache does."""
+        self._inner.evict_many(blocks)
 
     @property
     def size_bytes(self) -> int:

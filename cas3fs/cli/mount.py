@@ -15,7 +15,7 @@ from cas3fs.cli.common import (
 from cas3fs.config import GIB, MountSettings, Places, StoreSettings, WriterSettings, find_places, split_options
 from cas3fs.errors import UsageError
 
-DEFAULT_WORKERS = 16
+DEFAULT_WORKERS = 8
 MIN_WORKERS = 4
 
 
@@ -24,7 +24,15 @@ MIN_WORKERS = 4
 @click.argument("directory", type=click.Path())
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
 @click.option("--read-only", is_flag=True, help="Mount the newest snapshot, without claiming the volume.")
-@click.option("--cache-size", type=Size(), default=10 * GIB, help="Size of the disk cache.  [default: 10GiB]")
+@click.option("--cache-size", type=Size(), help="Size of the disk cache.  [default: 10GiB]")
+@click.option(
+    "--cache",
+    "caches",
+    multiple=True,
+    metavar="CACHE",
+    help="A cache, in place of the disk alone; repeat it, fastest first: memory:256MiB, disk:10GiB, "
+    "memcached://HOST:11211,HOST2:11211, web+http://HOST/PATH.",
+)
 @click.option("--staging-size", type=Size(), default=4 * GIB, help="Data waiting for the store.  [default: 4GiB]")
 @click.option(
     "--snapshot-interval", type=Duration(), default=300.0, help="Publish this often; 0: never.  [default: 5m]"
@@ -48,7 +56,8 @@ def mount(
     directory: str,
     foreground: bool,
     read_only: bool,
-    cache_size: int,
+    cache_size: int | None,
+    caches: tuple[str, ...],
     staging_size: int,
     snapshot_interval: float,
     fsync_mode: str,
@@ -60,8 +69,12 @@ def mount(
     verbose: bool,
 ) -> int:
     """Mount the volume at the URL VOLUME on DIRECTORY, and return when it serves."""
+    from cas3fs.caches.registry import parse_caches
     from cas3fs.fuse.mountpoints import check_mountpoint
 
+    if caches and cache_size is not None:
+        raise UsageError("--cache-size and --cache exclude each other: write --cache disk:SIZE")
+    parse_caches(caches)
     if fsync_mode == "remote":
         raise UsageError(
             "--fsync remote is not offered by this version; `cas3fs flush` waits until data is in the store"
@@ -70,7 +83,8 @@ def mount(
     mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
     writer = WriterSettings(
         read_only=read_only or "ro" in split,
-        cache_size_bytes=cache_size,
+        cache_size_bytes=10 * GIB if cache_size is None else cache_size,
+        caches=caches,
         staging_size_bytes=staging_size,
         snapshot_interval_s=snapshot_interval,
     )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One memcached server: connections, commands whose failure is a miss, and the probe that lets it up again.
+
+A *reading* connection has the short timeout, as somebody waits for the answer; a *writing* one has a longer timeout, as
+a mebibyte is sent in one go and mostly by a thread that nobody waits for. Names are resolved by the probe alone.
+
+Locks: none; idle connections lie in a deque, whose ends are atomic.
+"""
+
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from cas3fs.caches.health import Health
+from cas3fs.metrics import Metrics
+
+WRITE_TIMEOUT_S = 1.0
+_ANSWER_BYTES_PER_S = 100_000_000
+"""Time that large answers may take by their size does not count as slowness."""
+_META_SINCE = 6
+"""memcached 1.6 has the meta commands."""
+
+_Answer = TypeVar("_Answer")
+Address = tuple[str, int]
+ClientFactory = Callable[[Address, float], Any]
+"""Makes a client as pymemcache's of an address, with a timeout in seconds."""
+
+
+def make_client(address: Address, timeout_s: float) -> Any:
+    """pymemcache's client; it connects at its first command."""
+    from pymemcache.client.base import Client
+
+    return Client(address, connect_timeout=timeout_s, timeout=timeout_s, no_delay=True, default_noreply=False)
+
+
+class MemcachedServer:
+    """See the module. `health` has to be set before use."""
+
+    health: Health
+
+    def __init__(self, host: str, port: int, timeout_s: float, client_factory: ClientFactory, metrics: Metrics) -> None:
+        self.host = host
+        self.port = port
+        self._timeout_s = timeout_s
+        self._client_factory = client_factory
+        self._address: Address | None = None
+        self._has_meta = False
+        self._reading: deque[Any] = deque()
+        self._writing: deque[Any] = deque()
+        self._refused = metrics.counter("cache.memcached.refused_items")
+
+    def serves(self) -> bool:
+        """Whether it is up."""
+        return self.health.up
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Values by key, of those that are there."""
+        values: dict[bytes, bytes] = self._ask(lambda client: client.get_many(keys), {})
+        return {key: value for key, value in values.items() if isinstance(value, bytes)}
+
+    def set_many(self, items: Mapping[bytes, bytes]) -> None:
+        """Keep the items, if the server wants to."""
+        self._refused.add(len(self._ask(lambda client: client.set_many(items, noreply=False), [], writes=True)))
+
+    def delete(self, key: bytes) -> None:
+        """Forget an item."""
+        self._ask(lambda client: client.delete(key, noreply=False), False)
+
+    def known(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those of `keys` that are there, without their values."""
+        if not self._has_meta:
+            return [key for key in keys if self._touch(key)]
+        # "mg KEY k" answers "HD kKEY" or "EN"; "mn" answers "MN", after all others.
+        command = b"".join(b"mg %b k\r\n" % key for key in keys) + b"mn"
+        answer = self._ask(lambda client: client.raw_command(command, b"MN\r\n"), b"")
+        return [line[4:] for line in answer.split(b"\r\n") if line.startswith(b"HD k")]
+
+    def _touch(self, key: bytes) -> bool:
+        return self._ask(lambda client: bool(client.touch(key, noreply=False)), False)
+
+    def probe(self) -> None:
+        """Find an address that answers.
+
+        Raises:
+            OSError, MemcacheError: there is none.
+        """
+        error: Exception = OSError("it has no address")
+        for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            client = self._client_factory((str(address[0]), int(address[1])), max(self._timeout_s, 0.2))
+            try:
+                self._has_meta = _minor_version(client.version()) >= _META_SINCE
+            except Exception as trouble:  # noqa: BLE001  (the next address may do)
+                error = trouble
+            else:
+                self._address = (str(address[0]), int(address[1]))
+                return
+            finally:
+                client.close()
+        raise error
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        self.health.up = False
+        self._close_idle()
+
+    def _ask(self, command: Callable[[Any], _Answer], otherwise: _Answer, *, writes: bool = False) -> _Answer:
+        """The answer to a command; `otherwise` if there is none, which is the server's fault or says it is full."""
+        idle = self._writing if writes else self._reading
+        client = self._take(idle, WRITE_TIMEOUT_S if writes else self._timeout_s)
+        if client is None:
+            return otherwise
+        started_s = time.monotonic()
+        try:
+            answer = command(client)
+        except Exception as error:  # noqa: BLE001  (the client raises what its socket does, and more)
+            client.close()
+            if _is_refusal(error):
+                self._refused.add()
+            else:
+                self.health.failed(error)
+                self._close_idle()
+            return otherwise
+        if not writes:
+            waited_s = time.monotonic() - started_s - _size_of(answer) / _ANSWER_BYTES_PER_S
+            self.health.took(waited_s)
+        idle.append(client)
+        if not self.health.up:
+            self._close_idle()
+        return answer
+
+    def _take(self, idle: deque[Any], timeout_s: float) -> Any:
+        if self._address is None or not self.health.up:
+            return None
+        try:
+            return idle.pop()
+        except IndexError:
+            return self._client_factory(self._address, timeout_s)
+
+    def _close_idle(self) -> None:
+        for idle in (self._reading, self._writing):
+            while True:
+                try:
+                    client = idle.pop()
+                except IndexError:
+                    break
+                client.close()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server answered, and only this command cannot be done, as when an item is too large."""
+    from pymemcache.exceptions import MemcacheServerError, MemcacheUnexpectedCloseError
+
+    return isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError)
+
+
+def _size_of(answer: object) -> int:
+    return sum(map(len, answer.values())) if isinstance(answer, dict) else 0
+
+
+def _minor_version(version: bytes) -> int:
+    """6 of ``1.6.18``; 0 of what does not look like that, such as other programs that speak the protocol."""
+    match = re.match(rb"1\.(\d+)\.", version)
+    return int(match.group(1)) if match else 0

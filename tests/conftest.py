@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,10 +81,17 @@ def workspace(sandbox: Path) -> Iterator[Path]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Lets `tmp_path` lie in the sandbox, unless `--basetemp` names a folder that shall outlive the session."""
+    signal.signal(signal.SIGTERM, _interrupt)
     root = Path(tempfile.mkdtemp(prefix="c3t-"))
     config.stash[SANDBOX] = root
     if not config.option.basetemp and not hasattr(config, "workerinput"):
         config.option.basetemp = str(root / "p")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Makes a session that is told to end clean up, as with ^C, even if it is told twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

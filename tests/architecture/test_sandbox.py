@@ -57,3 +57,23 @@ def test_without_dev_fuse_mount_tests_fail_clearly_unless_they_are_not_wanted(
     done = run_pytest(tmp_path, "def test(need_fuse): pass\n", conftest, CAS3FS_TEST_NO_FUSE=wish)
     assert done.returncode == status
     assert words in done.stdout
+
+
+def test_a_session_that_is_told_to_end_cleans_up(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
+    (tmp_path / "test_it.py").write_text(
+        "import subprocess, sys\n"
+        "def test(sandbox):\n"
+        "    child = subprocess.Popen(['sleep', '1000'])\n"
+        "    print(sandbox, child.pid, file=sys.__stdout__, flush=True)\n"
+        "    child.wait()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "."]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout is not None
+        sandbox, child = session.stdout.readline().split()
+        session.terminate()
+        session.communicate(timeout=60)
+    assert session.returncode != 0
+    assert not Path(sandbox).exists()
+    assert not Path(f"/proc/{child}").exists()

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""boto3's S3 client without a network, as far as an object store needs it.
+
+The methods have the names, parameters, answers, exceptions and error codes of the real client: parameters are checked
+against botocore's own description of the service, errors are its own classes. Beyond what stands here (ACLs, versions,
+tags, presigned URLs ...) nothing is known; asking for it is an AttributeError or a TypeError.
+
+Faults (`faults`) can be switched on at any time; see `cas3fs.testing.faults` for what each does. Thread-safe: one lock
+around the state, never held while a delay lasts.
+"""
+
+import io
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any, Final
+
+from cas3fs.testing.faults import Fault, FaultKind, Faults
+from cas3fs.testing.s3_errors import ENDPOINT, S3Refusal, S3Service, broken_connection, metadata
+from cas3fs.testing.s3_listing import list_objects
+from cas3fs.testing.s3_state import (
+    MIN_PART_BYTES,
+    Bucket,
+    S3State,
+    StoredObject,
+    check_conditions,
+    check_key,
+    check_read_conditions,
+    parse_range,
+)
+
+Answer = dict[str, Any]
+_CONTENT_TYPE: Final = "binary/octet-stream"
+_DELETE_LIMIT: Final = 1000
+_READ_ONLY: Final = ("Get", "Head", "List")
+
+
+class _S3Faults(Faults):
+    """Notes what is listed when `EVENTUAL_LISTING` is switched on."""
+
+    def __init__(self, listed: Callable[[], object]) -> None:
+        super().__init__()
+        self._listed = listed
+
+    def switch_on(self, kind: FaultKind, **options: Any) -> Fault:
+        if kind is FaultKind.EVENTUAL_LISTING:
+            options["memory"] = self._listed()
+        return super().switch_on(kind, **options)
+
+
+class FakeS3:
+    """A client, and the server behind it; `buckets` are made at once."""
+
+    def __init__(
+        self,
+        *buckets: str,
+        min_part_bytes: int = MIN_PART_BYTES,
+        now: Callable[[], datetime] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._service = S3Service()
+        self._state = S3State(min_part_bytes, now)
+        self._lock = threading.RLock()
+        self._sleep = sleep
+        self.faults: Faults = _S3Faults(self._copy_of_names)
+        self.exceptions = self._service.exceptions
+        self.meta = SimpleNamespace(
+            endpoint_url=ENDPOINT, region_name="us-east-1", service_model=self._service.model, partition="aws"
+        )
+        for bucket in buckets:
+            self._state.make_bucket(bucket)
+
+    def close(self) -> None:
+        """Nothing to close; the state stays."""
+
+    def get_paginator(self, operation_name: str) -> Any:
+        """botocore's paginator over one of the methods that list."""
+        return self._service.paginator(operation_name, getattr(self, operation_name))
+
+    # Buckets
+
+    def create_bucket(self, **parameters: Any) -> Answer:
+        """Bucket; CreateBucketConfiguration means nothing here."""
+
+        def create(*, Bucket: str, CreateBucketConfiguration: object = None) -> Answer:
+            self._state.make_bucket(Bucket)
+            return {"Location": f"/{Bucket}"}
+
+        return self._call("CreateBucket", create, parameters)
+
+    def delete_bucket(self, **parameters: Any) -> Answer:
+        """Bucket, which has to be empty."""
+
+        def delete(*, Bucket: str) -> Answer:
+            self._state.drop_bucket(Bucket)
+            return {}
+
+        return self._call("DeleteBucket", delete, parameters, status=204)
+
+    def head_bucket(self, **parameters: Any) -> Answer:
+        """Bucket."""
+
+        def head(*, Bucket: str) -> Answer:
+            self._state.bucket(Bucket)
+            return {"BucketRegion": "us-east-1"}
+
+        return self._call("HeadBucket", head, parameters)
+
+    def list_buckets(self, **parameters: Any) -> Answer:
+        """All of them."""
+
+        def list_all() -> Answer:
+            buckets = sorted(self._state.buckets.values(), key=lambda one: one.name)
+            told = [{"Name": one.name, "CreationDate": one.created} for one in buckets]
+            return {"Buckets": told, "Owner": {"ID": "fake"}}
+
+        return self._call("ListBuckets", list_all, parameters)
+
+    # Objects
+
+    def put_object(self, **parameters: Any) -> Answer:
+        """Bucket, Key, Body, Metadata, ContentType, IfNoneMatch, IfMatch."""
+
+        def put(
+            *,
+            Bucket: str,
+            Key: str,
+            Body: Any = b"",
+            Metadata: Mapping[str, str] = {},
+            ContentType: str = _CONTENT_TYPE,
+            IfNoneMatch: str | None = None,
+            IfMatch: str | None = None,
+            ContentLength: int | None = None,
+        ) -> Answer:
+            bucket = self._state.bucket(Bucket)
+            check_key(Key)
+            made = self._state.new_object(_bytes_of(Body)[:ContentLength], Metadata, ContentType)
+            self._keep(bucket, "put_object", Key, made, (IfMatch, IfNoneMatch))
+            return {"ETag": bucket.objects[Key].etag}
+
+        return self._call("PutObject", put, parameters)
+
+    def get_object(self, **parameters: Any) -> Answer:
+        """Bucket, Key, Range, IfMatch, IfNoneMatch; Body is botocore's StreamingBody."""
+
+        def get(
+            *, Bucket: str, Key: str, Range: str = "", IfMatch: str | None = None, IfNoneMatch: str | None = None
+        ) -> Answer:
+            found = self._state.bucket(Bucket).object(Key)
+            check_read_conditions(found, IfMatch, IfNoneMatch)
+            part = parse_range(Range, len(found.body)) if Range else None
+            start, end = part or (0, len(found.body))
+            answer = _description(found) | {"ContentLength": end - start}
+            if part:
+                answer |= {"ContentRange": f"bytes {start}-{end - 1}/{len(found.body)}", "ResponseMetadata": 206}
+            cut = self.faults.befalls(FaultKind.TRUNCATED, "get_object", Key)
+            sent = found.body[start : start + (end - start) // 2] if cut else found.body[start:end]
+            return answer | {"Body": _streaming_body(sent, end - start)}
+
+        return self._call("GetObject", get, parameters)
+
+    def head_object(self, **parameters: Any) -> Answer:
+        """Bucket, Key, IfMatch, IfNoneMatch."""
+
+        def head(*, Bucket: str, Key: str, IfMatch: str | None = None, IfNoneMatch: str | None = None) -> Answer:
+            found = self._state.bucket(Bucket).object(Key)
+            check_read_conditions(found, IfMatch, IfNoneMatch)
+            return _description(found) | {"ContentLength": len(found.body)}
+
+        return self._call("HeadObject", head, parameters)
+
+    def delete_object(self, **parameters: Any) -> Answer:
+        """Bucket, Key; a missing key is fine."""
+
+        def delete(*, Bucket: str, Key: str) -> Answer:
+            self._state.bucket(Bucket).objects.pop(Key, None)
+            return {}
+
+        return self._call("DeleteObject", delete, parameters, status=204)
+
+    def delete_objects(self, **parameters: Any) -> Answer:
+        """Bucket, Delete; up to 1000 keys, missing ones are fine."""
+
+        def delete(*, Bucket: str, Delete: Mapping[str, Any]) -> Answer:
+            objects = self._state.bucket(Bucket).objects
+            keys = [one["Key"] for one in Delete["Objects"]]
+            if not 1 <= len(keys) <= _DELETE_LIMIT:
+                raise S3Refusal("MalformedXML", "The XML you provided was not well-formed")
+            for key in keys:
+                objects.pop(key, None)
+            return {} if Delete.get("Quiet") else {"Deleted": [{"Key": key} for key in keys]}
+
+        return self._call("DeleteObjects", delete, parameters)
+
+    def list_objects_v2(self, **parameters: Any) -> Answer:
+        """Bucket, Prefix, Delimiter, StartAfter, ContinuationToken, MaxKeys."""
+
+        def list_page(*, Bucket: str, **options: Any) -> Answer:
+            objects = self._state.bucket(Bucket).objects
+            stale = self.faults.befalls(FaultKind.EVENTUAL_LISTING, "list_objects_v2", options.get("Prefix", ""))
+            if stale is not None and isinstance(stale.memory, dict):
+                objects = stale.memory.get(Bucket, {})
+            answer = list_objects(objects, Bucket, **options)
+            if self.faults.befalls(FaultKind.LISTING_ENDS_EARLY, "list_objects_v2", options.get("Prefix", "")):
+                kept = answer.get("Contents", [])[: len(answer.get("Contents", [])) // 2]
+                answer |= {"IsTruncated": False, "KeyCount": len(kept), "Contents": kept}
+                answer.pop("NextContinuationToken", None)
+            return answer
+
+        return self._call("ListObjectsV2", list_page, parameters)
+
+    # Multipart uploads
+
+    def create_multipart_upload(self, **parameters: Any) -> Answer:
+        """Bucket, Key, Metadata, ContentType."""
+
+        def create(
+            *, Bucket: str, Key: str, Metadata: Mapping[str, str] = {}, ContentType: str = _CONTENT_TYPE
+        ) -> Answer:
+            upload_id = self._state.begin_upload(self._state.bucket(Bucket), Key, Metadata, ContentType)
+            return {"Bucket": Bucket, "Key": Key, "UploadId": upload_id}
+
+        return self._call("CreateMultipartUpload", create, parameters)
+
+    def upload_part(self, **parameters: Any) -> Answer:
+        """Bucket, Key, UploadId, PartNumber (1 to 10000), Body."""
+
+        def upload(
+            *, Bucket: str, Key: str, UploadId: str, PartNumber: int, Body: Any = b"", ContentLength: int | None = None
+        ) -> Answer:
+            if not 1 <= PartNumber <= 10_000:
+                raise S3Refusal("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
+            parts = self._state.bucket(Bucket).upload(Key, UploadId).parts
+            parts[PartNumber] = self._state.new_object(_bytes_of(Body)[:ContentLength], {}, "")
+            return {"ETag": parts[PartNumber].etag}
+
+        return self._call("UploadPart", upload, parameters)
+
+    def complete_multipart_upload(self, **parameters: Any) -> Answer:
+        """Bucket, Key, UploadId, MultipartUpload, IfNoneMatch, IfMatch."""
+
+        def complete(
+            *,
+            Bucket: str,
+            Key: str,
+            UploadId: str,
+            MultipartUpload: Mapping[str, Any] = {},
+            IfNoneMatch: str | None = None,
+            IfMatch: str | None = None,
+        ) -> Answer:
+            bucket = self._state.bucket(Bucket)
+            made = self._state.join_parts(bucket.upload(Key, UploadId), MultipartUpload.get("Parts", ()))
+            self._keep(bucket, "complete_multipart_upload", Key, made, (IfMatch, IfNoneMatch))
+            del bucket.uploads[UploadId]
+            return {"Bucket": Bucket, "Key": Key, "ETag": made.etag, "Location": f"{ENDPOINT}/{Bucket}/{Key}"}
+
+        return self._call("CompleteMultipartUpload", complete, parameters)
+
+    def abort_multipart_upload(self, **parameters: Any) -> Answer:
+        """Bucket, Key, UploadId."""
+
+        def abort(*, Bucket: str, Key: str, UploadId: str) -> Answer:
+            bucket = self._state.bucket(Bucket)
+            bucket.upload(Key, UploadId)
+            del bucket.uploads[UploadId]
+            return {}
+
+        return self._call("AbortMultipartUpload", abort, parameters, status=204)
+
+    def list_multipart_uploads(self, **parameters: Any) -> Answer:
+        """Bucket, Prefix; all in one page."""
+
+        def list_all(*, Bucket: str, Prefix: str = "") -> Answer:
+            found = [
+                {"Key": one.key, "UploadId": upload_id, "Initiated": one.initiated}
+                for upload_id, one in self._state.bucket(Bucket).uploads.items()
+                if one.key.startswith(Prefix)
+            ]
+            found.sort(key=lambda one: (str(one["Key"]), str(one["UploadId"])))
+            return {"Bucket": Bucket, "Prefix": Prefix, "IsTruncated": False} | ({"Uploads": found} if found else {})
+
+        return self._call("ListMultipartUploads", list_all, parameters)
+
+    # What all have in common
+
+    def _call(
+        self, api_name: str, work: Callable[..., Answer], parameters: Mapping[str, Any], status: int = 200
+    ) -> Answer:
+        """Check, let faults befall, and do it; `parameters` are the method's."""
+        from botocore import xform_name
+
+        self._service.validate(api_name, parameters)
+        operation, key = xform_name(api_name), str(parameters.get("Key", parameters.get("Prefix", "")))
+        if delay := self.faults.befalls(FaultKind.DELAY, operation, key):
+            self._sleep(delay.delay_s)
+        if self.faults.befalls(FaultKind.RESET, operation, key):
+            raise broken_connection()
+        try:
+            if self.faults.befalls(FaultKind.UNAVAILABLE, operation, key):
+                raise S3Refusal("SlowDown")
+            if self.faults.befalls(FaultKind.THROTTLED, operation, key):
+                raise S3Refusal("TooManyRequests")
+            with self._lock:
+                answer = work(**parameters)
+        except S3Refusal as refusal:
+            raise self._service.error(api_name, refusal) from None
+        if not api_name.startswith(_READ_ONLY) and self.faults.befalls(FaultKind.APPLIED_THEN_ERROR, operation, key):
+            raise broken_connection()
+        return answer | {"ResponseMetadata": metadata(answer.get("ResponseMetadata", status))}
+
+    def _keep(
+        self, bucket: Bucket, operation: str, key: str, made: StoredObject, conditions: tuple[str | None, str | None]
+    ) -> None:
+        """Put an object in its place, if the conditions If-Match and If-None-Match hold."""
+        is_conditional = conditions != (None, None)
+        if is_conditional and not self.faults.befalls(FaultKind.IGNORED_PRECONDITION, operation, key):
+            check_conditions(bucket.objects.get(key), *conditions, key=key)
+        bucket.objects[key] = made
+
+    def _copy_of_names(self) -> object:
+        with self._lock:
+            return {name: dict(bucket.objects) for name, bucket in self._state.buckets.items()}
+
+
+def _description(found: StoredObject) -> Answer:
+    return {
+        "AcceptRanges": "bytes",
+        "LastModified": found.modified,
+        "ETag": found.etag,
+        "ContentType": found.content_type,
+        "Metadata": dict(found.metadata),
+    }
+
+
+def _bytes_of(body: Any) -> bytes:
+    """What a real client would send: bytes, text, or a file from its position on."""
+    if isinstance(body, str):
+        return body.encode()
+    return bytes(body.read() if hasattr(body, "read") else body)
+
+
+def _streaming_body(sent: bytes, announced: int) -> Any:
+    from botocore.response import StreamingBody
+
+    return StreamingBody(io.BytesIO(sent), announced)

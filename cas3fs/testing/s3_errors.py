@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Errors as boto3's S3 client raises them: the very classes, made from botocore's description of the service."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+ENDPOINT: Final = "memory://fake-s3"
+
+STATUS_OF: Final[Mapping[str, int]] = {
+    "304": 304,
+    "400": 400,
+    "404": 404,
+    "412": 412,
+    "BadDigest": 400,
+    "BucketAlreadyOwnedByYou": 409,
+    "BucketNotEmpty": 409,
+    "ConditionalRequestConflict": 409,
+    "EntityTooSmall": 400,
+    "InvalidArgument": 400,
+    "InvalidBucketName": 400,
+    "InvalidPart": 400,
+    "InvalidPartOrder": 400,
+    "InvalidRange": 416,
+    "KeyTooLongError": 400,
+    "MalformedXML": 400,
+    "MetadataTooLarge": 400,
+    "NoSuchBucket": 404,
+    "NoSuchKey": 404,
+    "NoSuchUpload": 404,
+    "NotModified": 304,
+    "PreconditionFailed": 412,
+    "SlowDown": 503,
+    "TooManyRequests": 429,
+}
+_MESSAGES: Final[Mapping[str, str]] = {
+    "304": "Not Modified",
+    "400": "Bad Request",
+    "404": "Not Found",
+    "412": "Precondition Failed",
+    "BucketNotEmpty": "The bucket you tried to delete is not empty",
+    "EntityTooSmall": "Your proposed upload is smaller than the minimum allowed size",
+    "InvalidPart": "One or more of the specified parts could not be found.",
+    "InvalidPartOrder": "The list of parts was not in ascending order.",
+    "InvalidRange": "The requested range is not satisfiable",
+    "NoSuchBucket": "The specified bucket does not exist",
+    "NoSuchKey": "The specified key does not exist.",
+    "NoSuchUpload": "The specified upload does not exist.",
+    "PreconditionFailed": "At least one of the pre-conditions you specified did not hold",
+    "SlowDown": "Please reduce your request rate.",
+    "TooManyRequests": "Too many requests.",
+}
+
+
+class S3Refusal(Exception):
+    """Inside of the fake: the operation is refused with this code. The client turns it into a ClientError."""
+
+    def __init__(self, code: str, message: str = "", **details: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.message = message or _MESSAGES.get(code, code)
+        self.details = details
+
+
+class S3Service:
+    """botocore's description of S3: shapes of parameters and answers, and the classes of errors."""
+
+    def __init__(self) -> None:
+        import botocore.session
+        from botocore.errorfactory import ClientExceptionsFactory
+        from botocore.validate import ParamValidator
+
+        self._session = botocore.session.Session()
+        self.model = self._session.get_service_model("s3")
+        self.exceptions = ClientExceptionsFactory().create_client_exceptions(self.model)
+        self._validator = ParamValidator()
+
+    def validate(self, api_name: str, parameters: Mapping[str, Any]) -> None:
+        """Check parameters as boto3 does before it sends anything.
+
+        Raises:
+            botocore.exceptions.ParamValidationError: one is missing, unknown, or of a wrong type.
+        """
+        from botocore.exceptions import ParamValidationError
+
+        shape = self.model.operation_model(api_name).input_shape
+        assert shape is not None, f"{api_name} takes no parameters"
+        report = self._validator.validate(parameters, shape)
+        if report.has_errors():
+            raise ParamValidationError(report=report.generate_report())
+
+    def error(self, api_name: str, refusal: S3Refusal) -> Exception:
+        """The exception that boto3 raises for a refusal; an answer to HEAD has no body, so no code but its status."""
+        status = STATUS_OF[refusal.code]
+        told = {"Code": refusal.code, "Message": refusal.message, **refusal.details}
+        if api_name.startswith("Head"):
+            told = {"Code": str(status), "Message": _MESSAGES.get(str(status), refusal.message)}
+        response = {"Error": told, "ResponseMetadata": metadata(status)}
+        kind: Any = self.exceptions.from_code(told["Code"])
+        made: Exception = kind(response, api_name)
+        return made
+
+    def paginator(self, name: str, method: Any) -> Any:
+        """botocore's paginator over `method`."""
+        from botocore import xform_name
+        from botocore.paginate import Paginator
+
+        api_name = next(one for one in self.model.operation_names if xform_name(one) == name)
+        pages = self._session.get_paginator_model("s3").get_paginator(api_name)
+        return Paginator(method, pages, self.model.operation_model(api_name))
+
+
+def metadata(status: int) -> dict[str, Any]:
+    """The ``ResponseMetadata`` of every answer."""
+    return {"RequestId": "FAKE", "HostId": "fake", "HTTPStatusCode": status, "HTTPHeaders": {}, "RetryAttempts": 0}
+
+
+def broken_connection() -> Exception:
+    """What boto3 raises when the server hangs up without an answer."""
+    from botocore.exceptions import ConnectionClosedError
+
+    return ConnectionClosedError(endpoint_url=ENDPOINT)

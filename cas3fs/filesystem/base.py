@@ -102,6 +102,8 @@ class Base:
         self.inodes = InodeTable(index)
         self.names: dict[tuple[int, bytes], int] = {}
         """(directory, name) to inode number: what readdir and lookup found, until an operation on the name."""
+        self.changes = 0
+        """Counts what programs change: how busy they are."""
         self._refusal = errno.EROFS if settings.read_only else 0
         self.read_only_reason = "mounted read-only" if settings.read_only else ""
         self.lost_reason = ""
@@ -130,6 +132,7 @@ class Base:
                     self.staging.room.notify_all()
 
     def _check_writable(self) -> None:
+        self.changes += 1
         if self._refusal:
             raise FileSystemError(self._refusal)
 

@@ -6,6 +6,9 @@ dirty byte lies in (or touches, since a file's last chunk was cut by the file's 
 where the chunker cuts again where an old chunk began, behind the last dirty byte; or at a hole, or at the end of the
 file.  What lies between is cut anew, so that the whole file ends up cut nearly as if it had been written at once.
 
+Where the old bytes beside the dirty ones cannot be read, `exact` cuts just the dirty ranges; the index then keeps what
+the old chunks have beside them.
+
 Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk.
 """
 
@@ -17,7 +20,7 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.inodes import Inode
-from cas3fs.filesystem.layers import Layer, dirty_ranges
+from cas3fs.filesystem.layers import Layer, MemoryBytes, dirty_ranges
 from cas3fs.values import BlockHash, NewChunk
 
 _PIECE_BYTES = 8 * MIB
@@ -55,12 +58,32 @@ class FrozenFile:
         self.dirty.truncate(self.size)
         self.replacements: list[Replacement] = []
 
+    @property
+    def chunks(self) -> list[NewChunk]:
+        """All chunks that are to be entered."""
+        return [new for part in self.replacements for new in part.chunks]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the index holds no byte of it."""
+        return self.inode.stored_seq == 0
+
+    def whole(self, limit_bytes: int) -> bytes | None:
+        """All of the content, if it is in memory in one piece of at most that length, with nothing below it."""
+        if len(self.layers) > 1 or self.floor or not 0 < self.size <= limit_bytes:
+            return None
+        held = self.layers[0].bytes
+        if not isinstance(held, MemoryBytes) or held.ranges() != [(0, self.size)]:
+            return None
+        return held.joined()
+
 
 class Cutter:
     """Cuts one frozen file; used by one thread, without the file system's lock."""
 
-    def __init__(self, base: Base, file: FrozenFile, chunker: Chunker, emit: Emit) -> None:
+    def __init__(self, base: Base, file: FrozenFile, chunker: Chunker, emit: Emit, *, exact: bool = False) -> None:
         self._base = base
+        self._exact = exact
         self._file = file
         self._chunker = chunker
         self._emit = emit
@@ -83,6 +106,8 @@ class Cutter:
     def _beginning(self, start: int) -> int:
         """Where the region of a dirty byte at `start` begins."""
         alignment = self._chunker.alignment
+        if self._exact:
+            return start
         if alignment > 1:
             return max(start - start % alignment, self._done)
         old = self._bounds(max(start - 1, 0), start)
@@ -152,12 +177,13 @@ class Cutter:
         reached = self._absorbed(limit)
         if reached > limit:
             return reached, False
-        for offset, length in self._bounds(limit, limit + 1):
+        old = [] if self._exact else self._bounds(limit, limit + 1)
+        for offset, length in old:
             return min(offset + length, limit + step), False
         return limit, True
 
     def _aligned_up(self, end: int) -> int:
-        alignment = self._chunker.alignment
+        alignment = 1 if self._exact else self._chunker.alignment
         return min(-(-end // alignment) * alignment, self._file.size)
 
     def _bounds(self, start: int, end: int) -> list[tuple[int, int]]:

@@ -44,6 +44,7 @@ class Inode:
         "nlink",
         "number",
         "rdev",
+        "retry_at_s",
         "size",
         "stored_seq",
         "touched_s",
@@ -83,6 +84,8 @@ class Inode:
         self.writers = 0
         self.busy = False
         """A storer is at work on it."""
+        self.retry_at_s = 0.0
+        """When storing it may be tried again, after a failure of its own."""
         self.touched_s = 0.0
         """When its data last changed, by the monotonic clock."""
 
@@ -97,8 +100,8 @@ class Inode:
 
     @property
     def unstored(self) -> bool:
-        """Whether some layer is not in the index yet."""
-        return any(not layer.stored for layer in self.layers)
+        """Whether some layer is not in the index yet; they enter it from the lowest up."""
+        return bool(self.layers) and not self.layers[-1].stored
 
 
 class InodeTable:

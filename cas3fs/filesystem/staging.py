@@ -74,6 +74,10 @@ class Staging:
     def is_full(self) -> bool:
         return self.size_bytes >= self.limit_bytes
 
+    @property
+    def is_short_of_memory(self) -> bool:
+        return self.memory_bytes > self.memory_limit_bytes * 3 // 4
+
     # -- changes
 
     def active(self, inode: Inode) -> Layer:
@@ -110,7 +114,7 @@ class Staging:
         grown = held.size_bytes - before
         self.size_bytes += grown
         self.memory_bytes += grown
-        if self.memory_bytes > self.memory_limit_bytes // 2:
+        if self.is_short_of_memory:
             self.hungry.set()
         return True
 

@@ -24,22 +24,26 @@ Locks: jobs are picked and entered under the file system's lock.  `Inode.busy` k
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 
-from cas3fs.blocks.codec import hash_block
-from cas3fs.blockstore.writer import BlockWriter, PackSession
-from cas3fs.errors import Cas3fsError
+from cas3fs.blockstore.writer import BlockWriter
+from cas3fs.errors import BlockError, Cas3fsError
 from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.cutting import Cutter, FrozenFile
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.values import BlockHash
 
 _TICK_S = 0.25
+_BREATH_S = 0.02  # between two looks in vain, however hungry staging is
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 _BATCH_FILES = 4096
+_SLICE_FILES = 256
+_BUSY_OPERATIONS = 200
+"""So many operations within a tick, and storing what has only settled waits: it would slow them down, and be no
+sooner done."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +55,12 @@ class Storer:
         self._base = base
         self._writer = writer
         self._commits = commits
-        self._stopping = False
+        self._stop = threading.Event()
         self._all_before_s = 0.0  # whatever was touched before this instant is wanted in the store now
-        self._waiting_since_s: float | None = None
+        self._demands = 0  # callers of `store_all`
+        self._looked_at_s = 0.0
+        self._changes_seen = 0
+        self._more = False  # the last look found more than one job could take
         self._retry_s = 0.0
         self._retry_at_s = 0.0
         self._finished = threading.Condition(base.lock)
@@ -69,7 +76,7 @@ class Storer:
 
     def stop(self) -> None:
         """Ends the threads, when their jobs are done or have failed."""
-        self._stopping = True
+        self._stop.set()
         self._base.staging.hungry.set()
         for thread in self._threads:
             if thread.is_alive():
@@ -79,11 +86,12 @@ class Storer:
 
     def _run(self) -> None:
         hungry = self._base.staging.hungry
-        while not self._stopping:
+        while not self._stop.is_set():
             batch = self._pick()
             if not batch:
                 hungry.wait(_TICK_S)
                 hungry.clear()
+                self._stop.wait(_BREATH_S)
                 continue
             self._store(batch)
 
@@ -92,11 +100,12 @@ class Storer:
         base = self._base
         with base.lock:
             now_s = time.monotonic()
-            if now_s < self._retry_at_s:
+            if now_s < self._retry_at_s or not self._is_time(now_s):
                 return []
             due = self._due(now_s)
             due.sort(key=lambda inode: inode.number)
             batch = self._first_of(due)
+            self._more = len(batch) < len(due)
             for inode in batch:
                 inode.busy = True
             return list(self._frozen(batch))
@@ -109,16 +118,39 @@ class Storer:
             else:
                 inode.busy = False
 
+    def _is_time(self, now_s: float) -> bool:
+        """Whether to look for files at all: not while programs are busy, unless it is pressing."""
+        staging, settings = self._base.staging, self._base.settings
+        pressing = (
+            staging.is_full
+            or staging.is_short_of_memory
+            or staging.size_bytes - staging.memory_bytes >= settings.part_bytes
+            or self._demands > 0
+            or self._more
+            or now_s - self._looked_at_s > settings.batch_wait_s
+        )
+        if not pressing and now_s - self._looked_at_s < settings.settle_s / 2:
+            return False
+        busy = self._base.changes - self._changes_seen > _BUSY_OPERATIONS
+        self._changes_seen = self._base.changes
+        if pressing or not busy:
+            self._looked_at_s = now_s
+            return True
+        return False
+
     def _due(self, now_s: float) -> list[Inode]:
         settings, staging = self._base.settings, self._base.staging
         free = [inode for inode in staging.files.values() if not inode.busy and inode.unstored]
+        if any(inode.retry_at_s for inode in free):
+            free = [inode for inode in free if inode.retry_at_s <= now_s or inode.touched_s > inode.retry_at_s]
         wanted = [inode for inode in free if inode.touched_s <= self._all_before_s]
         if wanted:
             return wanted
         if staging.is_full:
             return free
-        if staging.memory_bytes > staging.memory_limit_bytes // 2:
-            return [inode for inode in free if not inode.writers or _grows(inode)]
+        if staging.is_short_of_memory:
+            whole = [inode for inode in free if not inode.writers or _grows(inode)]
+            return whole if sum(map(_dirty_bytes, whole)) >= settings.pack_bytes else []
         parts = [inode for inode in free if _grows(inode) and _dirty_bytes(inode) >= settings.part_bytes]
         settled = [inode for inode in free if not inode.writers and now_s - inode.touched_s >= settings.settle_s]
         return parts + [inode for inode in settled if inode not in parts] if self._is_worth(settled, now_s) else parts
@@ -147,57 +179,102 @@ class Storer:
 
     def _store(self, batch: list[FrozenFile]) -> None:
         try:
-            self._upload(batch)
-            self._enter(batch)
-        except (Cas3fsError, OSError, EOFError) as error:
+            cut = self._upload(batch)
+            for start in range(0, len(cut), _SLICE_FILES):
+                self._enter(cut[start : start + _SLICE_FILES])
+            self._succeeded()
+        except (Cas3fsError, OSError) as error:
             self._failed(batch, error)
         except Exception as error:  # noqa: BLE001 - a storer that ended would leave everything unstored
             _log.exception("storing failed in a way that was not foreseen")
             self._failed(batch, error)
         self._base.metrics.counter("storer.jobs").add(1)
 
-    def _upload(self, batch: list[FrozenFile]) -> None:
-        """Cuts the files; when it returns, all their blocks are in confirmed packs.
+    def _upload(self, batch: list[FrozenFile]) -> list[FrozenFile]:
+        """Cuts the files; when it returns, the blocks of those that it gives are in confirmed packs.
 
         Raises:
-            BlockError, StoreError, OSError, EOFError: some byte cannot be read or some pack not stored.
+            StoreError: a pack could not be stored.
         """
+        cut = []
         with self._writer.session() as session:
-            blocks = _Blocks(self._base, self._writer, session)
+            blocks = Blocks(self._base, self._writer, session)
             for file in batch:
-                cutter = Cutter(self._base, file, self._base.chunker, blocks.emit)
-                file.replacements = list(cutter.replacements())
+                plain = file.whole(self._base.chunker.min_size)
+                if plain is not None:
+                    blocks.emit_later(file, plain)
+                    cut.append(file)
+                elif self._cut(file, blocks):
+                    cut.append(file)
+            blocks.emit_waiting()
         blocks.wait()
+        return cut
 
-    def _enter(self, batch: list[FrozenFile]) -> None:
-        """Enters what was stored in the index."""
+    def _cut(self, file: FrozenFile, blocks: Blocks) -> bool:
+        """Cuts one file; when bytes cannot be read, that is the trouble of this file alone."""
+        base = self._base
+        try:
+            try:
+                cutter = Cutter(base, file, base.chunker, blocks.emit)
+                file.replacements = list(cutter.replacements())
+            except BlockError as error:
+                _log.error("inode %d: bytes next to new ones cannot be read: %s", file.inode.number, error)
+                cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
+                file.replacements = list(cutter.replacements())
+        except (BlockError, OSError, EOFError) as error:
+            _log.error("inode %d cannot be stored: %s", file.inode.number, error)
+            file.inode.retry_at_s = time.monotonic() + _LONGEST_RETRY_S
+            with base.lock:
+                file.inode.busy = False
+                self._failure = error
+                self._failures += len(self._threads)
+                self._finished.notify_all()
+            return False
+        return True
+
+    def _enter(self, files: list[FrozenFile]) -> None:
+        """Enters what was stored in the index, in one operation."""
         base = self._base
         with base.lock:
-            for file in batch:
-                self._enter_file(file)
+            there = [file for file in files if not file.unstored[-1].dropped and not file.unstored[-1].stored]
+            ids = base.index.blocks.find([new.hash for file in there for new in file.chunks])
+            # a block that was known may have gone meanwhile: such a file stays dirty, and is stored anew
+            whole = [file for file in there if all(new.hash in ids for new in file.chunks)]
+            with base.operation():
+                for file in whole:
+                    if not file.is_new:
+                        self._replace(file, ids)
+                base.index.chunks.append(
+                    (file.inode.number, new.offset, new.length, ids[new.hash], 0)
+                    for file in whole
+                    if file.is_new
+                    for new in file.chunks
+                )
+                base.index.chunks.all_stored(
+                    (file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq) for file in whole
+                )
+            for file in whole:
+                file.inode.stored_seq = file.seq
+                base.staging.stored(file.inode, file.unstored)
+            for file in files:
+                file.inode.busy = False
+
+    def _replace(self, file: FrozenFile, ids: Mapping[BlockHash, int]) -> None:
+        chunks, number = self._base.index.chunks, file.inode.number
+        chunks.truncate(number, min(file.floor, file.size))
+        for part in file.replacements:
+            chunks.replace(
+                number, part.start, part.end, [(new.offset, new.length, ids[new.hash], 0) for new in part.chunks]
+            )
+
+    def _succeeded(self) -> None:
+        base = self._base
+        with base.lock:
             self._retry_s = self._retry_at_s = 0.0
-            self._failure = None
             self._finished.notify_all()
             is_full = base.staging.is_full
         if is_full:  # layers with rows go with the next commit
             self._commits.commit()
-
-    def _enter_file(self, file: FrozenFile) -> None:
-        base, inode = self._base, file.inode
-        inode.busy = False
-        if file.unstored[-1].dropped or file.unstored[-1].stored:
-            return  # removed meanwhile
-        ids = base.index.blocks.find([chunk.hash for part in file.replacements for chunk in part.chunks])
-        if any(chunk.hash not in ids for part in file.replacements for chunk in part.chunks):
-            return  # a block that was known went meanwhile: the file stays dirty, and is stored anew
-        with base.operation():
-            base.index.chunks.truncate(inode.number, min(file.floor, file.size))
-            for part in file.replacements:
-                rows = [(chunk.offset, chunk.length, ids[chunk.hash], 0) for chunk in part.chunks]
-                base.index.chunks.replace(inode.number, part.start, part.end, rows)
-            base.index.chunks.stored(inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
-        inode.stored_seq = file.seq
-        base.staging.stored(inode, file.unstored)
 
     def _failed(self, batch: list[FrozenFile], error: BaseException) -> None:
         base = self._base
@@ -225,61 +302,33 @@ class Storer:
             wanted = {number: inode.layers[-1].seq for number, inode in base.staging.files.items() if inode.unstored}
             self._all_before_s = time.monotonic()
             self._retry_at_s = 0.0
+            for number in wanted:
+                base.staging.files[number].retry_at_s = 0.0
             failures = self._failures
             base.staging.hungry.set()
-            while True:
-                wanted = {number: seq for number, seq in wanted.items() if self._is_unstored(number, seq)}
-                if not wanted:
-                    return
-                if self._failures >= failures + len(self._threads) and self._failure is not None:
-                    raise self._failure
-                if deadline_s is not None and time.monotonic() > deadline_s:
-                    raise TimeoutError(f"{len(wanted)} files are not in the store yet")
-                # a file may be touched again and again: it is wanted as of now whatever comes
-                self._all_before_s = time.monotonic()
-                self._finished.wait(_TICK_S)
+            self._demands += 1
+            try:
+                self._await(wanted, failures, deadline_s)
+            finally:
+                self._demands -= 1
+
+    def _await(self, wanted: dict[int, int], failures: int, deadline_s: float | None) -> None:
+        """Waits until the layers `wanted` (inode to sequence number) are in the index.  Needs the lock."""
+        while True:
+            wanted = {number: seq for number, seq in wanted.items() if self._is_unstored(number, seq)}
+            if not wanted:
+                return
+            if self._failures >= failures + len(self._threads) and self._failure is not None:
+                raise self._failure
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise TimeoutError(f"{len(wanted)} files are not in the store yet")
+            # a file may be touched again and again: it is wanted as of now whatever comes
+            self._all_before_s = time.monotonic()
+            self._finished.wait(_TICK_S)
 
     def _is_unstored(self, number: int, seq: int) -> bool:
         inode = self._base.staging.files.get(number)
         return inode is not None and any(not layer.stored and layer.seq <= seq for layer in inode.layers)
-
-
-class _Blocks:
-    """The blocks that one job needs."""
-
-    def __init__(self, base: Base, writer: BlockWriter, session: PackSession) -> None:
-        self._base = base
-        self._writer = writer
-        self._session = session
-        self._futures: list[Future[None]] = []
-
-    def emit(self, blocks: Sequence[memoryview]) -> list[BlockHash]:
-        """Sees to it that these blocks get stored."""
-        hashes = [hash_block(block) for block in blocks]
-        under_way = {block_hash: self._writer.in_flight(block_hash) for block_hash in hashes}
-        self._futures += [future for future in under_way.values() if future is not None]
-        unknown = [block_hash for block_hash, future in under_way.items() if future is None]
-        if not unknown:
-            return hashes
-        with self._base.lock:
-            known = self._base.index.blocks.find(unknown)
-        for block_hash, block in dict(zip(hashes, blocks, strict=True)).items():
-            if under_way[block_hash] is None and block_hash not in known:
-                self._futures.append(self._session.add(block_hash, block))
-                self._base.reader.admit(block_hash, block)
-        return hashes
-
-    def wait(self) -> None:
-        """Returns when all of them are stored and recorded; the session must be sealed.
-
-        Raises:
-            StoreError: one could not be stored.
-        """
-        failure: BaseException | None = None
-        for future in self._futures:
-            failure = future.exception() or failure
-        if failure is not None:
-            raise failure
 
 
 def _dirty_bytes(inode: Inode) -> int:

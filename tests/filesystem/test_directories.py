@@ -133,6 +133,7 @@ def test_an_unlinked_file_lives_while_it_is_open(fs: FileSystem) -> None:
     assert bytes(fs.read(handle, 0, 100)) == b"still here"
     fs.release(handle)
     refused(errno.ENOENT, fs.getattr, inode.number)
+    fs.commit()
     assert fs.staging.size_bytes == 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Statements as compiled text with numbered parameters."""
+"""Statements as compiled text with parameters by position."""
 
 import pytest
 from sqlalchemy import select
@@ -9,7 +9,7 @@ from cas3fs.index.prepared import Prepared, count_param, param
 from cas3fs.index.tables import inodes
 
 
-def test_parameters_are_numbered_in_the_order_that_the_author_names() -> None:
+def test_parameters_are_given_in_the_order_that_the_author_names() -> None:
     statement = select(inodes.c.id).where(
         inodes.c.uid == param("b"), inodes.c.gid == param("a"), param("b") > 0 * param("a")
     )
@@ -18,9 +18,12 @@ def test_parameters_are_numbered_in_the_order_that_the_author_names() -> None:
     statement = select(inodes.c.id).where(
         inodes.c.uid == param("b"), inodes.c.gid == param("a"), inodes.c.id > param("b")
     )
-    assert (
-        Prepared(statement, "a b").text.split("WHERE ")[1] == "inodes.uid = ?2 AND inodes.gid = ?1 AND inodes.id > ?2"
-    )
+    prepared = Prepared(statement, "a b")
+    assert prepared.text.split("WHERE ")[1] == "inodes.uid = ? AND inodes.gid = ? AND inodes.id > ?"
+    assert prepared.place is not None
+    assert prepared.place(("A", "B")) == ("B", "A", "B")
+    in_place = Prepared(select(inodes.c.id).where(inodes.c.uid == param("a"), inodes.c.gid == param("b")), "a b")
+    assert in_place.place is None
 
 
 @pytest.mark.parametrize("names", ["", "a", "a b c"])

@@ -30,15 +30,16 @@ Where the process may die, and what the next mount finds:
 
 import logging
 import uuid
+from pathlib import Path
 
 import attrs
 
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
-from cas3fs.errors import IndexDatabaseError
+from cas3fs.errors import IndexDatabaseError, SnapshotDamaged
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.files import put_in_place
-from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.archive import Progress, SnapshotArchive
 
 CLAIM, LINEAGE, PUBLISHED, CLEAN = "claim", "lineage", "published", "clean"
 EMPTY = ""
@@ -55,25 +56,28 @@ class Line:
     rows: StagingIndex
     published: str | None
     """The snapshot that it stems from, None where there is none."""
+    newest: str | None
+    """The newest snapshot in the store, from which a writer who took over goes on."""
     clean: str | None
     """Not None when it holds nothing but that: its id, or an empty text for an empty index."""
 
 
-def take_up(state: StateFolder, archive: SnapshotArchive, claim: Claim) -> Line:
+def take_up(
+    state: StateFolder, archive: SnapshotArchive, claim: Claim, progress: Progress = lambda done, total: None
+) -> Line:
     """Brings index and staging into place, and records `claim` in them.
 
     Raises:
         SnapshotError, StoreError: the newest snapshot cannot be read.
         IndexDatabaseError: the local index is damaged, or of a newer cas3fs; it is left as it is.
     """
-    newest = archive.newest()
-    newest_id = None if newest is None else newest.id
+    newest = archive.newest_id()
     state.remove_scratch()
     if state.index.exists():
-        _keep_or_clear(state, claim, newest_id)
+        _keep_or_clear(state, claim, newest)
     if not state.index.exists():
-        _install(state, archive, newest_id)
-    return _record(state, claim)
+        _install(state, archive, newest, progress)
+    return _record(state, claim, newest)
 
 
 def _keep_or_clear(state: StateFolder, claim: Claim, newest: str | None) -> None:
@@ -94,7 +98,7 @@ def _keep_or_clear(state: StateFolder, claim: Claim, newest: str | None) -> None
     _log.warning("another writer has gone on with the volume; what was not published here is set aside in %s", aside)
 
 
-def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None) -> None:
+def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None, progress: Progress) -> None:
     """Puts an index in place where there is none: of the snapshot `newest`, or an empty one."""
     if state.has_staged():
         aside = state.set_aside(staging_only=True)
@@ -104,7 +108,7 @@ def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None) -
         with Index.open(state.index, create=True) as index:
             mark_clean(index, EMPTY)
         return
-    archive.restore(newest, state.restored)
+    restore_told(archive, newest, state.restored, progress)
     migrations.upgrade(state.restored)
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
@@ -115,7 +119,21 @@ def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None) -
     put_in_place(state.restored, state.index)
 
 
-def _record(state: StateFolder, claim: Claim) -> Line:
+def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: Progress) -> None:
+    """As `SnapshotArchive.restore`; where the snapshot is damaged, the error tells what serves instead."""
+    try:
+        archive.restore(snapshot_id, destination, progress)
+    except SnapshotDamaged as error:
+        earlier = [one for one in archive.ids() if one < snapshot_id and one not in archive.strays()]
+        if not earlier:
+            raise
+        raise SnapshotDamaged(
+            f"{error}; the one before it is {earlier[-1]}: `cas3fs mount --snapshot {earlier[-1]}` shows it, and "
+            f"`cas3fs snapshot restore` makes it the newest"
+        ) from error
+
+
+def _record(state: StateFolder, claim: Claim, newest: str | None) -> Line:
     """Opens both databases and says in the index that it is written under `claim` from now on."""
     index = Index.open(state.index)
     try:
@@ -127,7 +145,7 @@ def _record(state: StateFolder, claim: Claim) -> Line:
             index.state.remove(CLEAN)
         index.commit()
         index.sync()
-        return Line(index, _open_rows(state, lineage), published, clean)
+        return Line(index, _open_rows(state, lineage), published, newest, clean)
     except BaseException:
         index.close()
         raise

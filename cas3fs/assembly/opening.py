@@ -18,7 +18,7 @@ from pathlib import Path
 
 import attrs
 
-from cas3fs.assembly.line import mark_clean, take_up
+from cas3fs.assembly.line import mark_clean, restore_told, take_up
 from cas3fs.assembly.publishing import Publisher
 from cas3fs.assembly.statefolder import StateFolder, ViewFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
@@ -33,7 +33,9 @@ from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import Progress as RestoreProgress
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.lines import write_base
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +82,9 @@ class OpenVolume:
         if recovered:
             _log.info("%d files of an earlier mount are not stored yet; they will be now", recovered)
         if self._turn is not None:
+            if self._turn.claim.took_over is not None:
+                # From here on whatever the old writer still publishes sorts before the newest.
+                self._turn.publisher.publish()
             self._turn.publisher.start(snapshot_interval_s)
 
     def finish(self, progress: Progress = lambda _: None) -> str | None:
@@ -94,6 +99,8 @@ class OpenVolume:
             return None
         self._turn.publisher.stop()
         newest = self._turn.publisher.publish(progress)
+        with self._turn.publisher.exclusively():
+            self._turn.publisher.keeper.thin()
         progress({"what": "releasing"})
         self._turn.epochs.release(self._turn.claim)
         self._clean = newest
@@ -135,7 +142,11 @@ OnState = Callable[[StateFolder], None]
 
 
 def open_writer(
-    store_settings: StoreSettings, settings: WriterSettings, places: Places, on_state: OnState = lambda _: None
+    store_settings: StoreSettings,
+    settings: WriterSettings,
+    places: Places,
+    on_state: OnState = lambda _: None,
+    on_restore: RestoreProgress = lambda done, total: None,
 ) -> OpenVolume:
     """Opens a volume as its only writer.
 
@@ -151,11 +162,14 @@ def open_writer(
         on_state(state)
         epochs = Epochs(Shelf(store), fenced=entry.fenced)
         before = epochs.newest()
-        claim = epochs.claim(Identity.of_this_process(), state.claim)
+        claim = epochs.claim(Identity.of_this_process(), state.claim, take_over=settings.take_over)
         after_release = before is None or before.released
         try:
             archive = SnapshotArchive(Shelf(store))
-            line = take_up(state, archive, claim)
+            line = take_up(state, archive, claim, on_restore)
+            if claim.took_over is not None:
+                _log.warning("epoch %s was not released and is taken over", claim.took_over)
+                write_base(archive.shelf, claim.key, claim.epoch, line.newest)
             filesystem = _wire(
                 entry,
                 store,
@@ -173,16 +187,26 @@ def open_writer(
                 _release_quietly(epochs, claim)
             raise
         publisher = Publisher(
-            filesystem, archive, epochs, claim, state, newest=line.published, changed=line.clean is None
+            filesystem,
+            archive,
+            epochs,
+            claim,
+            state,
+            newest=line.published,
+            changed=line.clean is None or claim.took_over is not None,
         )
         turn = Turn(claim, epochs, publisher, after_release, line.clean)
         return OpenVolume(entry, store.url, state, filesystem, metrics, resources.pop_all(), turn)
 
 
 def open_view(
-    store_settings: StoreSettings, settings: WriterSettings, places: Places, on_state: OnState = lambda _: None
+    store_settings: StoreSettings,
+    settings: WriterSettings,
+    places: Places,
+    on_state: OnState = lambda _: None,
+    on_restore: RestoreProgress = lambda done, total: None,
 ) -> OpenVolume:
-    """Opens the newest snapshot of a volume for reading, beside whoever writes.
+    """Opens a snapshot of a volume, the newest unless `settings` name another, for reading, beside whoever writes.
 
     Raises:
         as `open_writer`, but for what concerns claims.
@@ -194,9 +218,9 @@ def open_view(
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))
-        newest = archive.newest()
-        if newest is not None:
-            archive.restore(newest.id, state.index)
+        shown = settings.snapshot or archive.newest_id()
+        if shown is not None:
+            restore_told(archive, shown, state.index, on_restore)
         migrations.upgrade(state.index)
         filesystem = _wire(
             entry,

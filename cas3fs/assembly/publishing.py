@@ -5,8 +5,12 @@ The order: everything is stored; the index is copied; the pages and then the man
 and only if ours is the newest is the snapshot acknowledged. A failure at any step leaves at most pages that no
 manifest names, under a number that is never used again, as every attempt uses one up.
 
+An ``fsync`` that waits for the store comes by `publish_shared`: those that come while one publishing is under way share
+the next one, whatever comes of it.
+
 Locks: `_mutex` makes publishings one at a time and is held during them, requests to the store included; nothing that a
-handler of the kernel's waits for takes it. It comes before the file system's.
+handler of the kernel's waits for takes it, but an fsync that is to wait for the store. It comes before the file
+system's; `_tickets_lock` is held for assignments only.
 """
 
 import logging
@@ -15,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.control import Message, Progress
 from cas3fs.epochs import Claim, Epochs
@@ -55,6 +60,11 @@ class Publisher:
         self._seen = None if changed or newest is None else self._mark()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number)
+        self._fenced = ""
+        self._tickets_lock = threading.Lock()
+        self._asked = self._answered = 0
+        self._failure: BaseException | None = None
         self._await_next()
 
     # -- on demand
@@ -79,11 +89,36 @@ class Publisher:
 
     def publish_held(self, progress: Progress = lambda _: None, *, name: str | None = None) -> str:
         """As `publish`, for who has come in by `exclusively`."""
+        self.check_fence()
         self.store(progress)
         if self.newest is None or name is not None or self._mark() != self._seen:
             self._publish(progress, name)
         assert self.newest is not None
         return self.newest
+
+    def publish_shared(self) -> None:
+        """Returns when a snapshot is published that holds everything that happened before; raises as `publish`."""
+        with self._tickets_lock:
+            self._asked += 1
+            ticket = self._asked
+        with self._mutex:
+            if self._answered < ticket:
+                self._publish_for_all()
+            elif self._failure is not None:
+                raise self._failure
+
+    def _publish_for_all(self) -> None:
+        """Publishes for all who have asked up to now."""
+        with self._tickets_lock:
+            asked = self._asked
+        try:
+            self.publish_held()
+            self._failure = None
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._answered = asked
 
     @property
     def next_number(self) -> SnapshotNumber:
@@ -114,15 +149,32 @@ class Publisher:
             )
         finally:
             self._state.remove_scratch()
-        self._check_fence()
+        self.check_fence()
         self.newest, self._seen = made.id, mark
+        self.keeper.published(made)
         _log.info("published snapshot %s", made.id)
 
-    def _check_fence(self) -> None:
-        if not self._epochs.is_newest(self._claim):
-            reason = "another writer has taken over the volume; what is not published stays in the state folder"
-            self._fs.turn_read_only(reason)
-            raise Fenced(reason)
+    @property
+    def fenced(self) -> str:
+        """Why nothing can be published any more; empty while it can."""
+        return self._fenced
+
+    def check_fence(self) -> None:
+        """Asks the store whether another writer has taken over; the file system takes no more changes then.
+
+        Raises:
+            Fenced: one has.
+            StoreError: nobody knows.
+        """
+        if not self._fenced and not self._epochs.is_newest(self._claim):
+            self._fenced = (
+                "another writer has taken over the volume, so this mount is read-only now and publishes nothing any "
+                f"more; when it is unmounted, `cas3fs rescue {self._state.path} FOLDER` saves what it alone has"
+            )
+            _log.error("%s", self._fenced)
+            self._fs.turn_read_only(self._fenced)
+        if self._fenced:
+            raise Fenced(self._fenced)
 
     def _await_next(self) -> None:
         """Packs stored from now on are in the next snapshot at the earliest."""
@@ -149,7 +201,11 @@ class Publisher:
     def _run(self, interval_s: float) -> None:
         while not self._stopping.wait(interval_s):
             try:
-                self.publish()
+                with self._mutex:
+                    before = self.newest
+                    self.publish_held()
+                    if self.newest != before:
+                        self.keeper.thin()
             except (Cas3fsError, OSError) as error:
                 _log.error("publishing failed, will be tried again in %.0f s: %s", interval_s, error)
             if self._fs.read_only:

@@ -147,8 +147,12 @@ class SnapshotArchive:
 
     def newest(self) -> SnapshotInfo | None:
         """The newest snapshot on the line of writers (`lines`), None where there is none; raises as `load`."""
-        found = newest_on_line(self.ids(), read_bases(self._shelf))
+        found = self.newest_id()
         return self.load(found) if found is not None else None
+
+    def newest_id(self) -> str | None:
+        """The id of what `newest` gives; its manifest is not read."""
+        return newest_on_line(self.ids(), read_bases(self._shelf))
 
     def strays(self) -> frozenset[str]:
         """The ids of snapshots that are off the line of writers: never the head, and only a person deletes them."""

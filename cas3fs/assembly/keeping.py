@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keeping: which snapshots of a volume stay, as decided by its policy or by hand, under one writer's claim.
+
+A `Keeper` deletes nothing but under its claim: before every deletion the epochs are listed. Whoever calls it sees to
+it that nothing is published meanwhile (`Publisher.exclusively`); so it needs no lock of its own.
+
+Thinning after every publishing costs no request as long as nothing is to go: the snapshots are listed once, and
+remembered.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import attrs
+
+from cas3fs.epochs import Claim, Epochs
+from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.removal import RemovalPlan, execute_removal, plan_removal
+from cas3fs.snapshots.retention import Policy, Verdict, current_policy, judge
+from cas3fs.values import SnapshotNumber
+
+_POLICY_FRESH_S: Final = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Pruning:
+    """What a policy makes of the snapshots of a volume, and what is deleted for it."""
+
+    verdicts: tuple[Verdict, ...]
+    removal: RemovalPlan
+
+    def report(self) -> dict[str, Any]:
+        """As it is told to people and programs."""
+        return {
+            "kept": [
+                {"id": one.snapshot.id, "name": one.snapshot.name, "kept_by": list(one.kept_by)}
+                for one in self.verdicts
+                if one.kept_by
+            ],
+            "removed": list(self.removal.snapshots),
+            "pages_removed": len(self.removal.pages),
+            "bytes_freed": self.removal.freed_bytes,
+        }
+
+
+class Keeper:
+    """See the module.
+
+    Args:
+        next_number: the least number that a snapshot yet to come under this claim can have.
+    """
+
+    def __init__(
+        self,
+        archive: SnapshotArchive,
+        epochs: Epochs,
+        claim: Claim,
+        next_number: Callable[[], SnapshotNumber],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._archive = archive
+        self._epochs = epochs
+        self._claim = claim
+        self._next_number = next_number
+        self._now = now
+        self._known: list[SnapshotInfo] | None = None
+        self._policy: Policy | None = None
+        self._policy_read_s = 0.0
+
+    def published(self, snapshot: SnapshotInfo) -> None:
+        """There is a new head."""
+        if self._known is not None:
+            self._known.append(snapshot)
+
+    def plan(self, policy: Policy | None) -> Pruning:
+        """What `policy`, or else the volume's own, makes of the snapshots there are; nothing is changed.
+
+        Raises:
+            SnapshotError: a manifest cannot be read.
+            StoreError: the store failed.
+        """
+        if policy is None:
+            policy = self._policy = current_policy(self._archive.shelf)
+            self._policy_read_s = time.monotonic()
+        self._known = self._archive.list()
+        verdicts = judge(self._known, policy, self._now(), spared=self._archive.strays())
+        going = [one.snapshot.id for one in verdicts if not one.kept_by]
+        return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained()))
+
+    def prune(self, policy: Policy | None) -> Pruning:
+        """Delete what no rule keeps.
+
+        Raises:
+            Fenced: another writer has taken over; nothing was deleted.
+            as `plan`; pruning again is safe.
+        """
+        pruning = self.plan(policy)
+        self._execute(pruning.removal)
+        return pruning
+
+    def delete(self, snapshot_ids: list[str]) -> RemovalPlan:
+        """Delete those snapshots.
+
+        Raises:
+            SnapshotMissing: there is no such snapshot.
+            SnapshotError: one of them is the head, or one that stays cannot be read.
+            Fenced, StoreError: as `prune`.
+        """
+        head = self._archive.newest_id()
+        if head in snapshot_ids:
+            raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
+        plan = plan_removal(self._archive, snapshot_ids, self._is_explained())
+        self._execute(plan)
+        return plan
+
+    def thin(self) -> None:
+        """Delete what the volume's policy does not keep. A failure is logged: the next time makes up for it."""
+        try:
+            if self._may_thin():
+                removed = self.prune(None).removal.snapshots
+                _log.info("the retention policy let %d snapshots go: %s", len(removed), ", ".join(removed))
+        except Cas3fsError as error:
+            _log.warning("old snapshots could not be thinned out: %s", error)
+
+    def _may_thin(self) -> bool:
+        """Whether something is to go as far as is known here."""
+        if self._policy is None or time.monotonic() - self._policy_read_s > _POLICY_FRESH_S:
+            self._policy = current_policy(self._archive.shelf)
+            self._policy_read_s = time.monotonic()
+        if self._known is None:
+            self._known = self._archive.list(self._tell_damage)
+        strays = self._archive.strays() if self._claim.epoch > 1 and self._has_going(()) else ()
+        return self._has_going(strays)
+
+    def _has_going(self, strays: frozenset[str] | tuple[()]) -> bool:
+        assert self._known is not None
+        assert self._policy is not None
+        return any(not one.kept_by for one in judge(self._known, self._policy, self._now(), spared=strays))
+
+    @staticmethod
+    def _tell_damage(snapshot_id: str, error: SnapshotError) -> None:
+        _log.warning("snapshot %s cannot be read: %s", snapshot_id, error)
+
+    def forget_policy(self) -> None:
+        """The volume has another policy."""
+        self._policy = None
+
+    def _is_explained(self) -> Callable[[SnapshotNumber], bool]:
+        overruled = self._epochs.overruled()
+        coming = self._next_number()
+        return lambda number: number < coming and number.epoch not in overruled
+
+    def _execute(self, plan: RemovalPlan) -> None:
+        self._known = None
+        execute_removal(self._archive, plan, self._ask_leave)
+
+    def _ask_leave(self) -> None:
+        if not self._epochs.is_newest(self._claim):
+            raise Fenced("another writer has taken over the volume, so nothing is deleted")

@@ -211,13 +211,16 @@ class Garbage:
         """Removes the rows of dead packs whose objects are gone."""
         self._forget.many([(name,) for name in names])
 
-    def move_blocks(self, old: str, new: StoredPack, born: int) -> int:
-        """Enters the pack `new` and lets its blocks that lie in `old` lie there instead; gives how many do now."""
-        old_id = self._pack.one(old)[0]
+    def move_blocks(self, new: StoredPack, olds: Sequence[str], born: int) -> int:
+        """Enters the pack `new`, and lets each of its blocks lie there that still lies in the pack of `olds` that
+        stands at the same place; gives how many do now."""
         new_id = self._add_pack.insert(new.name, new.size_bytes, born, None)
-        return sum(
-            self._move.run(block.hash, old_id, new_id, block.offset, block.stored_length) for block in new.blocks
-        )
+        ids = {old: self._pack.one(old) for old in set(olds)}
+        moved = 0
+        for block, old in zip(new.blocks, olds, strict=True):
+            if ids[old] is not None:
+                moved += self._move.run(block.hash, ids[old][0], new_id, block.offset, block.stored_length)
+        return moved
 
     def merge_packs(self, rows: Sequence[PackRow], number: int) -> int:
         """Sees to it that every pack that the snapshot `number` of another line needs is known to be needed by it.

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc: frees what nothing names.
+
+The steps of `Collector.collect`, and what is so when the process dies after each. All but the first two happen while
+nobody else publishes or deletes snapshots. Whatever is deleted is explained, was listed and judged completely before
+the first deletion, and was known to be dead by a snapshot that was published before.
+
+ 1. publish: everything written is stored and named by a snapshot. *A snapshot more.*
+ 2. rewrite packs that are mostly empty (`rewriting`). *Some moved: they lie in either pack, and the index says where.*
+ 3. survey the store: a complete listing, every manifest read. *Nothing.*
+ 4. merge in what snapshots off the line of writers need. *Rows that keep packs alive, which the next gc merges again.*
+ 5. drop dead blocks from the index, in batches, each decided anew under the file system's lock; mark packs that have
+    no block left as dead from the next snapshot on. *Some are dropped: a storer that was about to name one looks it up
+    in its own transaction, finds it gone, and stores it again; the rest goes with the next gc.*
+ 6. look into the newest snapshot, where that pays (`looking`). *Nothing, or an earlier death that is as true.*
+ 7. publish a snapshot in which they are dead; it is acknowledged, so no other writer had taken over by then. *The
+    objects are still there, marked dead: the next gc deletes them.*
+ 8. survey again, and only then read what is known and what is in flight; judge. *Nothing.*
+ 9. delete packs, in batches: the fence is checked, the objects go, then their rows. *Objects are gone whose rows say
+    that they are dead: deleting them again does no harm, as no name of a pack ever recurs.*
+10. delete strays, in batches, after the fence was checked. *Some are left for the next gc.*
+
+Another writer who takes over while step 9 deletes goes on from a snapshot that was published in step 7 or later, as he
+lists the snapshots after his claim, and we asked for claims after our snapshot: no snapshot that he could go on from
+needs what is deleted.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import attrs
+
+from cas3fs.entries.kinds import PagesEntry
+from cas3fs.errors import SnapshotError, StoreError, VolumeError
+from cas3fs.index import GarbageReader, PackUse, ordinal_of
+from cas3fs.maintenance.base import Premises, Report, silent
+from cas3fs.maintenance.looking import known_packs, needed_packs
+from cas3fs.maintenance.losses import known_losses
+from cas3fs.maintenance.plans import DELETE_BATCH, Facts, GcPlan, GcSettings, choose_rewrites, death_of, make_plan
+from cas3fs.maintenance.rewriting import Rewriter
+from cas3fs.maintenance.strays import COLLECT, Judge, Stray, find_strays
+from cas3fs.maintenance.survey import Survey, key_of_pack, missing_packs, store_now, take_survey
+from cas3fs.objectstores.base import batches
+from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.values import SnapshotNumber
+
+
+@attrs.frozen
+class GcResult:
+    """What a gc has done; sizes are in bytes."""
+
+    dropped_blocks: int
+    deleted_packs: int
+    freed_bytes: int
+    deleted_strays: int
+    stray_bytes: int
+    rewritten_packs: int
+    rewritten_bytes: int
+    held_bytes: int
+    """Of dead packs that snapshots may still need."""
+    strays_left: int
+    snapshot: str
+    """The newest snapshot."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return attrs.asdict(self)
+
+
+class Collector:
+    """Collects the garbage of one open volume; one gc at a time."""
+
+    def __init__(self, premises: Premises) -> None:
+        self._at = premises
+        self._mutex = threading.Lock()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ends a gc under way before its next step; the next one finishes its work."""
+        self._stopping = True
+
+    # -- the plan
+
+    def plan(self, settings: GcSettings, report: Report = silent) -> GcPlan:
+        """What `collect` would do now; nothing is changed but that what was written is committed on this machine.
+
+        Raises:
+            StoreError, SnapshotError: the store could not be listed or read completely.
+            IndexDatabaseError, OSError: the local disk failed.
+        """
+        with self._alone(), self._at.publishing.exclusively():
+            self._step(report, "planning")
+            self._at.filesystem.commit()
+            survey = self._survey(report)
+            uses = self._uses()
+            facts = self._facts(survey, uses, settings)
+            return make_plan(attrs.evolve(facts, looked=self._looked(facts)), settings)
+
+    def _uses(self) -> list[PackUse]:
+        with GarbageReader(self._at.filesystem.index.path) as reader:
+            return reader.pack_uses()
+
+    def _facts(self, survey: Survey, uses: Sequence[PackUse], settings: GcSettings) -> Facts:
+        return Facts(
+            uses=uses,
+            young=ordinal_of(self._at.publishing.next_number),
+            snapshots=survey.snapshots,
+            looked=None,
+            strays=self._strays(survey, {use.name for use in uses}, settings),
+            list_requests=survey.listing.requests,
+        )
+
+    def _looked(self, facts: Facts) -> tuple[int, set[str]] | None:
+        """What the newest snapshot really needs, if finding out costs less than it may free."""
+        if not facts.snapshots:
+            return None
+        newest = facts.snapshots[-1]
+        number = ordinal_of(newest.number)
+        doubtful = [use for use in facts.uses if use.born < facts.young and not use.live_blocks]
+        held_bytes = sum(use.size for use in doubtful if use.born <= number < death_of(use, facts))
+        if held_bytes <= newest.index_size:
+            return None
+        return number, needed_packs(self._at.archive, newest.id, self._at.scratch)
+
+    def _strays(self, survey: Survey, known: set[str], settings: GcSettings) -> tuple[Stray, ...]:
+        """Everything that is not known; `survey` was taken before `known` was read, and that before this."""
+        known |= self._at.filesystem.unrecorded_packs()
+        known |= self._recorded()
+        pages = {use.id for info in survey.snapshots for use in info.pages}
+        judge = Judge(
+            epoch=self._at.epoch,
+            overruled=self._at.epochs.overruled(),
+            claimed=survey.listing.epochs,
+            next_number=self._at.publishing.next_number,
+            now=cache(partial(store_now, self._at.store)),
+            grace_s=settings.grace_s,
+        )
+        return find_strays(survey.listing, known, pages, judge)
+
+    def _recorded(self) -> set[str]:
+        """The packs of the open group too."""
+        with self._at.filesystem.lock:
+            return {row.name for row in self._at.filesystem.index.blocks.packs()}
+
+    # -- the execution
+
+    def collect(self, settings: GcSettings, report: Report = silent) -> GcResult:
+        """Frees what can be freed.
+
+        Raises:
+            StoreError, SnapshotError, BlockError: the store could not be listed, read or written; before the first
+                deletion, or a deletion failed. Nothing is lost, and another gc goes on.
+            Fenced: another writer has taken over; the same.
+            IndexDatabaseError, OSError: the local disk failed; the same.
+        """
+        with self._alone():
+            self._step(report, "publishing")
+            with self._at.publishing.exclusively():
+                self._at.publishing.publish_held(report)
+                young = ordinal_of(self._at.publishing.next_number)
+            rewriter, rewritten = self._rewrite(settings, young, report)
+            with self._at.publishing.exclusively():
+                result = self._collect(settings, report)
+            return attrs.evolve(result, rewritten_packs=rewritten, rewritten_bytes=rewriter.copied_bytes)
+
+    def _rewrite(self, settings: GcSettings, young: int, report: Report) -> tuple[Rewriter, int]:
+        rewriter = Rewriter(self._at, lambda told: self._told(report, told))
+        if settings.min_live <= 0:
+            return rewriter, 0
+        chosen = choose_rewrites([use for use in self._uses() if use.born < young], settings)
+        if chosen:
+            rewriter.rewrite([use.name for use in chosen], sum(use.live_bytes for use in chosen))
+        return rewriter, len(chosen)
+
+    def _collect(self, settings: GcSettings, report: Report) -> GcResult:
+        at = self._at
+        survey = self._survey(report)
+        self._step(report, "merging")
+        self._merge(survey.off_line)
+        young = ordinal_of(at.publishing.next_number)
+        dropped = self._drop(young, report)
+        self._settle_deaths(survey, young)
+        self._step(report, "publishing")
+        newest = at.publishing.publish_held(report)
+        survey = self._survey(report)
+        if newest not in {one.id for one in survey.snapshots}:
+            raise StoreError(f"{at.store.url} does not list snapshot {newest}, which is there: nothing is deleted")
+        strays = self._strays(survey, set(), settings)
+        free, held_bytes = self._freeable(survey.snapshots, newest)
+        self._delete_packs(free, report)
+        going = [stray for stray in strays if stray.verdict == COLLECT]
+        self._delete_strays(going, report)
+        return GcResult(
+            dropped_blocks=dropped,
+            deleted_packs=len(free),
+            freed_bytes=sum(free.values()),
+            deleted_strays=len(going),
+            stray_bytes=sum(stray.size for stray in going),
+            rewritten_packs=0,
+            rewritten_bytes=0,
+            held_bytes=held_bytes,
+            strays_left=len(strays) - len(going),
+            snapshot=newest,
+        )
+
+    def _survey(self, report: Report) -> Survey:
+        """A survey in which everything is that must be there; where one thing lacks, anything may."""
+        self._step(report, "listing")
+        at, filesystem = self._at, self._at.filesystem
+        with filesystem.lock:
+            needed = [row.name for row in filesystem.index.blocks.packs() if row.died is None]
+            lost = known_losses(filesystem.index)
+        survey = take_survey(at.store, at.archive)
+        if set(survey.listing.snapshots) != {one.id for one in survey.snapshots}:
+            raise SnapshotError("two listings of the snapshots differ, so nothing is deleted")
+        if missing := missing_packs(survey.listing, needed, lost):
+            raise StoreError(
+                f"{len(missing)} packs that are in use are not listed by {at.store.url}, such as {missing[0]}: "
+                "nothing is deleted; `cas3fs fsck` tells more"
+            )
+        return survey
+
+    def _merge(self, off_line: Sequence[SnapshotInfo]) -> None:
+        filesystem = self._at.filesystem
+        for one in off_line:
+            rows = known_packs(self._at.archive, one.id, self._at.scratch)
+            with filesystem.lock, filesystem.operation():
+                filesystem.index.garbage.merge_packs(rows, ordinal_of(one.number))
+
+    def _drop(self, young: int, report: Report) -> int:
+        filesystem = self._at.filesystem
+        filesystem.commit()
+        with GarbageReader(filesystem.index.path) as reader:
+            limits = reader.dead_limits(young)
+        after = dropped = 0
+        for number, limit in enumerate(limits):
+            self._told(report, {"what": "dropping blocks", "done": number, "total": len(limits)})
+            with filesystem.lock, filesystem.operation():
+                dropped += filesystem.index.garbage.drop_dead(after, limit, young)
+            after = limit
+        self._step(report, "marking packs")
+        with filesystem.lock, filesystem.operation():
+            filesystem.index.garbage.bury(young, young)
+        return dropped
+
+    def _settle_deaths(self, survey: Survey, young: int) -> None:
+        """Corrects the deaths of packs of which a look tells that the newest snapshot does not need them."""
+        filesystem = self._at.filesystem
+        filesystem.commit()
+        facts = Facts(self._uses(), young, survey.snapshots, None, (), 0)
+        looked = self._looked(facts)
+        if looked is None:
+            return
+        facts = attrs.evolve(facts, looked=looked)
+        earlier = [use.name for use in facts.uses if use.died is not None and death_of(use, facts) < use.died]
+        with filesystem.lock, filesystem.operation():
+            filesystem.index.garbage.set_death(earlier, looked[0])
+
+    def _freeable(self, snapshots: Sequence[SnapshotInfo], newest: str) -> tuple[dict[str, int], int]:
+        """The packs that are dead in the snapshot `newest` and that no retained one needs, with their sizes; and how
+        many bytes of other dead packs are held."""
+        numbers = [ordinal_of(one.number) for one in snapshots]
+        published = ordinal_of(SnapshotNumber.parse(newest))
+        filesystem = self._at.filesystem
+        with filesystem.lock:
+            deaths = [(row, row.died) for row in filesystem.index.blocks.packs() if row.died is not None]
+        free = {
+            row.name: row.size
+            for row, died in deaths
+            if died <= published and not any(row.born <= number < died for number in numbers)
+        }
+        return free, sum(row.size for row, _ in deaths) - sum(free.values())
+
+    # -- deleting
+
+    def _delete_packs(self, packs: dict[str, int], report: Report) -> None:
+        filesystem = self._at.filesystem
+        done = 0
+        for batch in batches(packs, DELETE_BATCH):
+            self._told(report, {"what": "deleting packs", "done": done, "total": sum(packs.values())})
+            self._at.publishing.check_fence()
+            self._at.store.delete_many([key_of_pack(name) for name in batch])
+            self._step(report, "forgetting packs")
+            with filesystem.lock, filesystem.operation():
+                filesystem.index.garbage.forget_packs(batch)
+            done += sum(packs[name] for name in batch)
+        filesystem.commit()
+
+    def _delete_strays(self, strays: Sequence[Stray], report: Report) -> None:
+        # pages after everything else: an object that a manifest could refer to goes last
+        ordered = sorted((stray.key for stray in strays), key=lambda key: (key.startswith(PagesEntry.prefix()), key))
+        for batch in batches(ordered, DELETE_BATCH):
+            self._step(report, "deleting strays")
+            self._at.publishing.check_fence()
+            self._at.store.delete_many(batch)
+
+    # -- steps
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._mutex.acquire(blocking=False):
+            raise VolumeError("a gc of this volume is under way already")
+        try:
+            yield
+        finally:
+            self._mutex.release()
+
+    def _step(self, report: Report, what: str) -> None:
+        self._told(report, {"what": what})
+
+    def _told(self, report: Report, told: Any) -> None:
+        if self._stopping:
+            raise VolumeError("the gc was stopped, as the volume is being closed; the next one goes on")
+        report(told)

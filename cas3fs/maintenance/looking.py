@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking into a snapshot: its index is restored to a temporary file and asked which packs its chunks need.
+
+The two numbers that the index keeps of a pack say which snapshots may need it: those from its birth to its death, and
+it dies with the first gc that finds it unused. So the snapshot before that gc always seems to need it, even if it was
+taken after the last file went. A look tells. It costs as much as restoring the snapshot, so it is worth it only where
+more would come free than that.
+
+A snapshot's index may place blocks that no chunk names in packs that a look has freed. Whoever makes a snapshot the
+head again therefore drops such blocks first (`Garbage.drop_unnamed`).
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cas3fs.index import GarbageReader, Index, PackRow, migrations
+from cas3fs.snapshots.archive import SnapshotArchive
+
+
+@contextmanager
+def restored(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[Path]:
+    """The index of a snapshot as a file, at the current schema; it goes when the context ends.
+
+    Raises:
+        SnapshotError: it is damaged.
+        StoreError, IndexDatabaseError: the store or the local disk failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="look-", dir=scratch) as folder:
+        path = Path(folder) / "index.sqlite"
+        archive.restore(snapshot, path)
+        migrations.upgrade(path)
+        yield path
+
+
+def needed_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> set[str]:
+    """The names of the packs that the snapshot's files need; raises as `restored`."""
+    with restored(archive, snapshot, scratch) as path, GarbageReader(path) as reader:
+        return reader.used_packs()
+
+
+def known_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Sequence[PackRow]:
+    """The packs that the snapshot's index knows; raises as `restored`."""
+    with restored(archive, snapshot, scratch) as path, Index.open(path) as index:
+        return index.blocks.packs()

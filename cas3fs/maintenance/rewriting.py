@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rewriting: the live blocks of packs that are mostly empty move to new packs.
+
+For each new pack: the blocks are read, in joined ranges, and each is checked against its hash; the pack is put; then
+one operation enters it and lets those blocks lie there that still lie where they were read. What was dropped or moved
+meanwhile is left as it is. The old packs lose their blocks by that, and die with the gc that follows.
+
+Where the process may die: before the put: nothing happened; after it: the pack is unknown, and goes as a stray when
+it is old enough; within the operation, or before it is committed: the same; after that: it is done.
+
+Memory: the blocks of one new pack, and a joined range.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from cas3fs.blocks.packs import PackBuilder
+from cas3fs.blockstore.keys import pack_key, pack_name
+from cas3fs.blockstore.plans import coalesce
+from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.index import GarbageReader
+from cas3fs.maintenance.base import Premises, Report
+from cas3fs.metrics import Metrics
+from cas3fs.values import BlockLocation, StoredPack
+
+Encoded = tuple[BlockLocation, bytes]
+
+
+class Rewriter:
+    """Rewrites packs of one volume."""
+
+    def __init__(self, premises: Premises, report: Report) -> None:
+        self._at = premises
+        self._report = report
+        self._retrieval = Retrieval(premises.store, Metrics())
+        self.copied_bytes = 0
+        self.new_packs = 0
+
+    def rewrite(self, packs: Sequence[str], total_bytes: int) -> None:
+        """Moves the live blocks of `packs`.
+
+        Raises:
+            BlockError: a block is missing or damaged; what was moved before is moved.
+            StoreError: the store failed; the same.
+            IndexDatabaseError: the index failed; the same.
+        """
+        with GarbageReader(self._at.filesystem.index.path) as reader:
+            for group in self._groups(self._encoded(reader.live_blocks(packs))):
+                self._store(group)
+                self.copied_bytes += sum(len(encoded) for _, encoded in group)
+                self._report({"what": "rewriting packs", "done": self.copied_bytes, "total": total_bytes})
+
+    def _encoded(self, packs: Iterable[Sequence[BlockLocation]]) -> Iterator[Encoded]:
+        """The blocks as they are stored, verified."""
+        for blocks in packs:
+            for run in coalesce(blocks):
+                body = self._retrieval.run(run)
+                for block in run.blocks:
+                    self._retrieval.decode(body, run.start, block)
+                    start = block.offset - run.start
+                    yield block, body[start : start + block.stored_length]
+
+    def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+        """As many blocks as fit in a pack, one group after the other."""
+        group: list[Encoded] = []
+        size_bytes = 0
+        for block in blocks:
+            if group and size_bytes + len(block[1]) > self._at.pack_size_bytes:
+                yield group
+                group, size_bytes = [], 0
+            group.append(block)
+            size_bytes += len(block[1])
+        if group:
+            yield group
+
+    def _store(self, group: Sequence[Encoded]) -> None:
+        builder = PackBuilder()
+        for block, encoded in group:
+            builder.add(block.hash, encoded, block.plain_length)
+        image = builder.finish()
+        name = pack_name(self._at.epoch, image.name)
+        self._at.publishing.check_fence()
+        self._at.store.put_if_absent(pack_key(name), image.body)
+        self._report({"what": "moving blocks"})
+        filesystem = self._at.filesystem
+        olds = [block.pack for block, _ in group]
+        with filesystem.lock, filesystem.operation():
+            stored = StoredPack(name, len(image.body), image.blocks)
+            filesystem.index.garbage.move_blocks(stored, olds, filesystem.born)
+        self.new_packs += 1

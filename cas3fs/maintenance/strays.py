@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Objects that neither the index nor a snapshot knows: which of them may go, and why the others may not.
+
+A pack or pages object comes from an upload that was broken off, or is on its way just now. It may go when
+
+- its epoch is our own, or an earlier one whose writer is known to have ended: released, or followed by a claim of the
+  same state folder; and
+- it is older than the grace period, by the store's own clock; and
+- nobody is putting it at this moment: what is in flight was read after the listing.
+
+Whatever else is there stays, and is told: packs of a writer that was taken over (he may not know it yet, and his data
+may have to be rescued), of a later epoch, of an epoch that nobody claimed, and objects of no kind.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
+from typing import Final
+
+import attrs
+
+from cas3fs.maintenance.survey import Listing, epoch_of_pack
+from cas3fs.objectstores.base import ObjectInfo
+from cas3fs.values import SnapshotNumber
+
+COLLECT: Final = "may go"
+YOUNG: Final = "younger than the grace period"
+OVERRULED: Final = "of a writer that was taken over and has not released"
+LATER: Final = "of a later epoch"
+UNCLAIMED: Final = "of an epoch that nobody claimed"
+UNDER_WAY: Final = "of a snapshot that is still to come"
+STRANGE: Final = "of no kind that this version of cas3fs knows"
+
+
+@attrs.frozen
+class Stray:
+    """An object that nothing explains; `verdict` is one of the texts above."""
+
+    key: str
+    size: int
+    verdict: str
+
+
+@attrs.frozen
+class Judge:
+    """Says of strays whether they may go.
+
+    overruled: epochs that were taken over and not released.
+    next_number: the least number of a snapshot yet to come.
+    now: asks the store for its time; called only where something is to be judged by its age.
+    """
+
+    epoch: int
+    overruled: Collection[int]
+    claimed: Collection[int]
+    next_number: SnapshotNumber
+    now: Callable[[], datetime]
+    grace_s: float
+
+    def pack(self, name: str, info: ObjectInfo) -> Stray:
+        """What is to be done with a pack."""
+        epoch = epoch_of_pack(name)
+        assert epoch is not None
+        return Stray(info.key, info.size, self._of_epoch(epoch) or self._of_age(info))
+
+    def pages(self, pages_id: str, info: ObjectInfo) -> Stray:
+        """What is to be done with a pages object that no retained manifest refers to."""
+        number = SnapshotNumber.parse(pages_id)
+        verdict = self._of_epoch(number.epoch)
+        if not verdict and number >= self.next_number:
+            verdict = UNDER_WAY
+        return Stray(info.key, info.size, verdict or self._of_age(info))
+
+    def probe(self, info: ObjectInfo) -> Stray:
+        """What is to be done with what a probe has left."""
+        return Stray(info.key, info.size, self._of_age(info))
+
+    def _of_epoch(self, epoch: int) -> str:
+        if epoch > self.epoch:
+            return LATER
+        if epoch in self.overruled:
+            return OVERRULED
+        return "" if epoch in self.claimed else UNCLAIMED
+
+    def _of_age(self, info: ObjectInfo) -> str:
+        return COLLECT if (self.now() - info.modified).total_seconds() >= self.grace_s else YOUNG
+
+
+def find_strays(
+    listing: Listing, known_packs: Collection[str], needed_pages: Collection[str], judge: Judge
+) -> tuple[Stray, ...]:
+    """Every stray in the listing with its verdict."""
+
+    def found() -> Iterable[Stray]:
+        for name, info in listing.packs.items():
+            if name not in known_packs:
+                yield judge.pack(name, info)
+        for pages_id, info in listing.pages.items():
+            if pages_id not in needed_pages:
+                yield judge.pages(pages_id, info)
+        for info in listing.probes:
+            yield judge.probe(info)
+        for info in listing.strange:
+            yield Stray(info.key, info.size, STRANGE)
+
+    return tuple(found())

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A volume to maintain."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.maintenance.rig import Rig
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path / "rig")
+    yield made
+    made.close()

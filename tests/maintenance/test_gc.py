@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc frees what nothing names, and never anything else."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from cas3fs.errors import SnapshotError, StoreError, VolumeError
+from cas3fs.maintenance.plans import GcSettings
+from cas3fs.objectstores.base import ListPage
+from cas3fs.objectstores.memory import MemoryStore
+from tests.maintenance.rig import KIB, NOW, Rig, noise
+
+
+def fill(rig: Rig, count: int = 8, start: int = 0) -> None:
+    for number in range(start, start + count):
+        rig.write(f"f{number}", noise(number))
+
+
+def test_deleted_files_are_freed_when_the_last_snapshot_that_shows_them_goes(rig: Rig) -> None:
+    fill(rig)
+    first = rig.publish()
+    before = set(rig.packs())
+    for name in rig.names():
+        rig.remove(name)
+    result = rig.gc()
+    assert result.dropped_blocks == 8 * 5
+    assert set(rig.packs()) == before
+    assert result.held_bytes > 160 * KIB
+    rig.check_snapshots()
+    rig.drop_snapshot(first)
+    assert rig.gc().deleted_packs == len(before)
+    assert rig.packs() == {}
+    rig.check_snapshots()
+
+
+def test_after_everything_was_deleted_next_to_nothing_is_left(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig", block_bytes=64 * KIB)
+    for number in range(40):
+        rig.write(f"f{number}", noise(number, 256 * KIB))
+    first = rig.publish()
+    stored = rig.stored_bytes()
+    for name in rig.names():
+        rig.remove(name)
+    rig.publish()
+    rig.drop_snapshot(first)
+    rig.gc()
+    assert rig.packs() == {}
+    assert rig.stored_bytes() < 0.01 * stored
+    rig.check_snapshots()
+    rig.close()
+
+
+def test_what_is_named_stays(rig: Rig) -> None:
+    fill(rig)
+    rig.publish()
+    before = rig.packs()
+    result = rig.gc()
+    assert (result.dropped_blocks, result.deleted_packs, result.rewritten_packs) == (0, 0, 0)
+    assert rig.packs() == before
+
+
+def test_a_plan_tells_what_is_freed_and_changes_nothing(rig: Rig) -> None:
+    fill(rig)
+    first = rig.publish()
+    for name in ("f0", "f1", "f2", "f3", "f4", "f5", "f6"):
+        rig.remove(name)
+    rig.fs.commit()
+    before = {info.key for info in rig.inner.list()}
+    plan = rig.collector.plan(NOW)
+    assert plan.dead_blocks == 7 * 5
+    assert [one.snapshot for one in plan.held] == [first]
+    assert plan.held[0].bytes == plan.held[0].bytes_alone == plan.dead_pack_bytes
+    assert plan.free_bytes == 0
+    assert len(plan.rewrites) == 1
+    assert 20 * KIB <= plan.rewrite_bytes < plan.rewrite_bytes + plan.rewrite_frees_bytes
+    assert plan.requests.price_usd > 0
+    assert {info.key for info in rig.inner.list()} == before
+    assert rig.collector.plan(NOW).as_json() == plan.as_json()
+
+
+def test_sparse_packs_are_rewritten_within_the_limit(rig: Rig) -> None:
+    fill(rig, 30)
+    first = rig.publish()
+    for number in range(30):
+        if number % 3:
+            rig.remove(f"f{number}")
+    left = rig.tree()
+    limited = rig.gc(GcSettings(grace_s=0, max_rewrite_bytes=50 * KIB))
+    assert 0 < limited.rewritten_bytes <= 50 * KIB
+    full = rig.gc()
+    assert full.rewritten_packs > limited.rewritten_packs
+    rig.check_snapshots()
+    for snapshot in [one for one in rig.snapshots if one != rig.newest]:
+        rig.drop_snapshot(snapshot)
+    assert first not in rig.snapshots
+    rig.gc()
+    assert sum(rig.packs().values()) < 1.1 * 10 * 20 * KIB
+    assert rig.tree() == left
+    assert rig.gc().rewritten_packs == 0
+    rig.check_snapshots()
+
+
+def test_without_a_threshold_nothing_is_rewritten(rig: Rig) -> None:
+    fill(rig)
+    rig.publish()
+    for number in range(7):
+        rig.remove(f"f{number}")
+    assert rig.gc(GcSettings(min_live=0, grace_s=0)).rewritten_packs == 0
+
+
+def test_small_packs_that_are_wholly_used_are_not_rewritten_for_ever(rig: Rig) -> None:
+    for number in range(3):
+        rig.write(f"f{number}", b"%d" % number)
+        rig.publish()
+    assert rig.collector.plan(NOW).rewrites == ()
+
+
+class TestStrays:
+    """Objects that nothing knows."""
+
+    KEY = "packs/00000001/" + "ab" * 32
+
+    def test_one_of_an_interrupted_upload_goes_when_it_is_old_enough(self, rig: Rig) -> None:
+        rig.inner.put_if_absent(self.KEY, b"half a pack")
+        assert rig.gc(GcSettings(grace_s=3600)).strays_left == 1
+        assert self.KEY in rig.packs()
+        result = rig.gc()
+        assert (result.deleted_strays, result.stray_bytes) == (1, 11)
+        assert self.KEY not in rig.packs()
+
+    @pytest.mark.parametrize("epoch", [2, 9])
+    def test_one_of_a_later_epoch_stays(self, rig: Rig, epoch: int) -> None:
+        key = self.KEY.replace("00000001", f"{epoch:08d}")
+        rig.inner.put_if_absent(key, b"another's")
+        result = rig.gc()
+        assert key in rig.packs()
+        assert result.strays_left == 1
+
+    def test_one_of_an_epoch_that_ended_goes(self, rig: Rig, tmp_path: Path) -> None:
+        rig.inner.put_if_absent(self.KEY, b"half a pack")
+        after = rig.killed(tmp_path / "after")
+        assert after.epoch == 2
+        after.gc()
+        assert after.packs() == {}
+        after.close()
+
+    def test_one_of_an_epoch_that_was_taken_over_stays(self, rig: Rig, tmp_path: Path) -> None:
+        rig.inner.put_if_absent(self.KEY, b"perhaps to be rescued")
+        other = Rig(tmp_path / "other", rig.inner, take_over=True)
+        assert other.gc().strays_left == 1
+        assert self.KEY in other.packs()
+        other.close()
+
+    def test_one_of_no_kind_stays_and_is_told(self, rig: Rig) -> None:
+        rig.inner.put_if_absent("holiday/photo.jpg", b"not ours")
+        plan = rig.collector.plan(NOW)
+        assert [one.key for one in plan.strays] == ["holiday/photo.jpg"]
+        rig.gc()
+        assert rig.inner.get("holiday/photo.jpg") == b"not ours"
+
+    def test_pages_of_a_snapshot_that_was_never_finished_go(self, rig: Rig) -> None:
+        fill(rig, 1)
+        rig.publish()
+        rig.inner.put_if_absent("pages/00000001-0000000000", b"no manifest")
+        rig.inner.put_if_absent("pages/00000001-0000000099", b"yet to come")
+        rig.gc()
+        left = {info.key for info in rig.inner.list("pages/")}
+        assert "pages/00000001-0000000000" not in left
+        assert "pages/00000001-0000000099" in left
+        rig.check_snapshots()
+
+    def test_a_pack_on_its_way_is_known(self, rig: Rig) -> None:
+        rig.inner.put_if_absent(self.KEY, b"on its way")
+        rig.fs._writer._unrecorded.add(self.KEY.removeprefix("packs/"))
+        rig.gc()
+        assert self.KEY in rig.packs()
+
+
+class TestWhatIsWrittenMeanwhile:
+    """gc decides anew at the moment when it deletes."""
+
+    @pytest.mark.parametrize("step", ["listing", "merging", "dropping blocks", "marking packs", "publishing"])
+    def test_data_whose_block_is_being_collected_is_safe(self, rig: Rig, step: str) -> None:
+        fill(rig)
+        rig.publish()
+        for name in rig.names():
+            rig.remove(name)
+
+        def meddle(told: dict[str, object]) -> None:
+            if told["what"] == step:
+                fill(rig, 4)
+                with rig.fs.lock:
+                    assert rig.fs.staging.files
+                rig.fs.store_all()
+
+        rig.gc(report=meddle)
+        for snapshot in [one for one in rig.snapshots if one != rig.newest]:
+            rig.drop_snapshot(snapshot)
+        rig.gc()
+        assert rig.tree() == {f"f{number}": noise(number) for number in range(4)}
+        rig.publish()
+        rig.check_snapshots()
+
+    def test_a_second_gc_at_the_same_time_is_refused(self, rig: Rig) -> None:
+        def again(told: object) -> None:
+            with pytest.raises(VolumeError, match="under way"):
+                rig.gc()
+
+        rig.gc(report=again)
+
+    def test_a_stopped_gc_ends_before_its_next_step(self, rig: Rig) -> None:
+        rig.collector.stop()
+        with pytest.raises(VolumeError, match="stopped"):
+            rig.gc()
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def garbage(rig: Rig) -> None:
+    """Some dead packs, some sparse ones, some held by snapshots, and a stray."""
+    fill(rig, 12)
+    first = rig.publish()
+    fill(rig, 8, 20)
+    second = rig.publish()
+    for number in (0, 1, 2, 3, 5, 7, 9, 20, 21, 22, 23, 24, 25):
+        rig.remove(f"f{number}")
+    rig.publish()
+    rig.drop_snapshot(first)
+    rig.drop_snapshot(second)
+    rig.inner.put_if_absent("packs/00000001/" + "cd" * 32, b"stray")
+
+
+STEPS = (
+    "publishing",
+    "rewriting packs",
+    "moving blocks",
+    "listing",
+    "merging",
+    "dropping blocks",
+    "marking packs",
+    "putting the snapshot",
+    "acknowledging the snapshot",
+    "deleting packs",
+    "forgetting packs",
+    "deleting strays",
+)
+
+
+@pytest.mark.parametrize("commit", [False, True], ids=["in the group", "committed"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(
+    rig: Rig, tmp_path: Path, step: str, commit: bool
+) -> None:
+    garbage(rig)
+    tree = rig.tree()
+
+    def kill(told: dict[str, object]) -> None:
+        if told["what"] == step:
+            if commit:
+                rig.fs.commit()
+            raise Killed
+
+    with pytest.raises(Killed):
+        rig.gc(report=kill)
+    after = rig.killed(tmp_path / "after")
+    after.snapshots.update({one: tree for one in after.archive.ids() if one not in after.snapshots})
+    assert after.tree() == tree
+    after.check_snapshots()
+    after.gc()
+    after.check_snapshots()
+    for snapshot in [one for one in after.snapshots if one != after.newest]:
+        after.drop_snapshot(snapshot)
+    after.gc()
+    assert after.tree() == tree
+    after.check_snapshots()
+    assert sum(after.packs().values()) < 1.1 * 20 * KIB * len(tree)
+    after.close()
+
+
+class ScriptedStore(MemoryStore):
+    """Lists in short pages; what a test says goes wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing_page = 0
+        self.dropped_key = ""
+        self.pages = 0
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        page = super().list_page(prefix, start_after)
+        self.pages += prefix == ""
+        if self.failing_page and self.pages >= self.failing_page and not prefix:
+            raise StoreError("503 for page 3")
+        shown = [info for info in page.objects if info.key != self.dropped_key][:4]
+        return ListPage(shown, shown[-1].key if len(page.objects) > 4 else page.next_start)
+
+
+class TestStoresThatFail:
+    """Whatever is not complete ends the gc before the first deletion."""
+
+    @pytest.fixture
+    def scripted(self, tmp_path: Path) -> Rig:
+        rig = Rig(tmp_path / "scripted", ScriptedStore())
+        garbage(rig)
+        return rig
+
+    def check_nothing_went(self, rig: Rig, error: type[Exception]) -> None:
+        tree, before = rig.tree(), {info.key for info in rig.inner.list("p")}
+        with pytest.raises(error):
+            rig.gc()
+        assert before <= {info.key for info in rig.inner.list("p")}
+        assert rig.tree() == tree
+        rig.check_snapshots()
+        rig.close()
+
+    def test_an_error_on_page_three(self, scripted: Rig) -> None:
+        scripted.inner.failing_page = 3
+        scripted.inner.pages = 0
+        self.check_nothing_went(scripted, StoreError)
+
+    def test_a_listing_that_lacks_a_pack(self, scripted: Rig) -> None:
+        scripted.inner.dropped_key = next(iter(scripted.packs()))
+        before = len(scripted.inner._objects) if hasattr(scripted.inner, "_objects") else None
+        with pytest.raises(StoreError, match="not listed"):
+            scripted.gc()
+        assert before is None or len(scripted.inner._objects) >= before
+        scripted.check_snapshots()
+        scripted.close()
+
+    def test_a_manifest_that_cannot_be_read(self, rig: Rig) -> None:
+        garbage(rig)
+        oldest = rig.archive.ids()[0]
+        data = bytearray(rig.inner.get(f"snapshots/{oldest}"))
+        data[len(data) // 2] ^= 1
+        rig.inner.delete_many([f"snapshots/{oldest}"])
+        rig.inner.put_if_absent(f"snapshots/{oldest}", bytes(data))
+        packs = rig.packs()
+        with pytest.raises(SnapshotError, match="nothing is deleted"):
+            rig.gc()
+        assert set(packs) <= set(rig.packs())
+
+    def test_a_pack_that_is_gone(self, rig: Rig) -> None:
+        garbage(rig)
+        packs = rig.packs()
+        rig.inner.delete_many([next(iter(packs))])
+        with pytest.raises((StoreError, Exception), match=r"lost|not listed"):
+            rig.gc()
+        assert set(rig.packs()) >= set(list(packs)[1:])
+
+
+def test_a_plan_is_a_value_of_plain_numbers(rig: Rig) -> None:
+    fill(rig, 2)
+    told = rig.collector.plan(NOW).as_json()
+    assert told["free_packs"] == 0
+    assert all(not attrs.has(type(value)) for value in told.values())

@@ -20,6 +20,7 @@ from cas3fs.metrics import Metrics
 WRITE_TIMEOUT_S = 1.0
 _ANSWER_BYTES_PER_S = 100_000_000
 """Time that large answers may take by their size does not count as slowness."""
+_RECEIVE_BYTES = 256 * 1024
 _META_SINCE = 6
 """memcached 1.6 has the meta commands."""
 
@@ -29,11 +30,35 @@ ClientFactory = Callable[[Address, float], Any]
 """Makes a client as pymemcache's of an address, with a timeout in seconds."""
 
 
+class _WideSocket(socket.socket):
+    """Receives much at once: pymemcache asks for 4 KiB at a time, which with large values is mostly waiting for the
+    interpreter's lock. It copes with more than it asked for."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return super().recv(max(size, _RECEIVE_BYTES), flags)
+
+
+class _WideSockets:
+    """What pymemcache needs of the module `socket`."""
+
+    AF_UNIX, AF_UNSPEC, SOCK_STREAM = socket.AF_UNIX, socket.AF_UNSPEC, socket.SOCK_STREAM
+    IPPROTO_TCP, TCP_NODELAY = socket.IPPROTO_TCP, socket.TCP_NODELAY
+    getaddrinfo = staticmethod(socket.getaddrinfo)
+    socket = _WideSocket
+
+
 def make_client(address: Address, timeout_s: float) -> Any:
     """pymemcache's client; it connects at its first command."""
     from pymemcache.client.base import Client
 
-    return Client(address, connect_timeout=timeout_s, timeout=timeout_s, no_delay=True, default_noreply=False)
+    return Client(
+        address,
+        connect_timeout=timeout_s,
+        timeout=timeout_s,
+        no_delay=True,
+        default_noreply=False,
+        socket_module=_WideSockets,
+    )
 
 
 class MemcachedServer:
@@ -73,10 +98,11 @@ class MemcachedServer:
         """Those of `keys` that are there, without their values."""
         if not self._has_meta:
             return [key for key in keys if self._touch(key)]
-        # "mg KEY k" answers "HD kKEY" or "EN"; "mn" answers "MN", after all others.
-        command = b"".join(b"mg %b k\r\n" % key for key in keys) + b"mn"
-        answer = self._ask(lambda client: client.raw_command(command, b"MN\r\n"), b"")
-        return [line[4:] for line in answer.split(b"\r\n") if line.startswith(b"HD k")]
+        # "mg KEY k" answers "HD kKEY" or "EN". The client's public `raw_command` loses bytes of answers that come in
+        # several pieces; what it is made of reads a line for each command.
+        commands = [b"mg %b k\r\n" % key for key in keys]
+        answers = self._ask(lambda client: client._misc_cmd(commands, b"mg", False), [])
+        return [line[4:] for line in answers if line.startswith(b"HD k")]
 
     def _touch(self, key: bytes) -> bool:
         return self._ask(lambda client: bool(client.touch(key, noreply=False)), False)

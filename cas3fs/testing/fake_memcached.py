@@ -123,8 +123,9 @@ class _Socket:
                 self._received = self._received[step.used :]
                 self._answers += step.answer
                 self._delay_s += step.delay_s
-                if step.breaks:
-                    self._breaks = True
+                self._breaks = self._breaks or step.breaks
+                self._is_open = self._is_open and not step.ends
+                if step.breaks or step.ends:
                     break
 
     def recv(self, size: int) -> bytes:

@@ -53,7 +53,9 @@ class Step(NamedTuple):
     answer: bytes
     delay_s: float = 0.0
     breaks: bool = False
-    """The connection ends with it."""
+    """The connection is reset then."""
+    ends: bool = False
+    """The server closes the connection in an orderly way."""
 
 
 class Engine:
@@ -103,10 +105,10 @@ class Engine:
         if self._faults.befalls(FaultKind.APPLIED_THEN_ERROR, name, key):
             return Step(used, b"", delay_s, breaks=True)
         if self._faults.befalls(FaultKind.TRUNCATED, name, key):
-            return Step(used, answer[: len(answer) // 2], delay_s, breaks=True)
+            return Step(used, answer[: len(answer) // 2], delay_s, ends=True)
         if words and words[-1] == b"noreply" and name not in _FETCHING:
             answer = b""
-        return Step(used, answer, delay_s, breaks=name in ("quit", "shutdown"))
+        return Step(used, answer, delay_s, ends=name in ("quit", "shutdown"))
 
     def _answer(self, name: str, words: list[bytes], body: bytes) -> bytes:
         if name in _STORING:

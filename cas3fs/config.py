@@ -100,6 +100,8 @@ class WriterSettings:
     staging_size_bytes: int = 4 * GIB
     staging_memory_bytes: int = 64 * MIB
     snapshot_interval_s: float = 300.0
+    gc_interval_s: float = 0.0
+    """How often a mount collects garbage; 0: never."""
     snapshot: str | None = None
     """Of which snapshot a read-only view is; without it, of the newest."""
     take_over: bool = False

@@ -112,6 +112,8 @@ def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None, p
     migrations.upgrade(state.restored)
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
+            # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
+            index.garbage.drop_unnamed()
             index.state.set(LINEAGE, str(uuid.uuid4()))
             index.state.set(PUBLISHED, newest)
             index.state.set(CLEAN, newest)

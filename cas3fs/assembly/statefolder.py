@@ -9,6 +9,8 @@
     staging/        bytes of staging
     claim.json      this folder's own claims (module `cas3fs.epochs`)
     control.sock, mount.json, mount.log
+    maintenance.json  what gc and fsck found last
+    look-NAME/      indexes of snapshots that maintenance looks into
     views/NAME/     state of a read-only mount, with a lock of its own
     set-aside/TIME/ what belongs to no line any more but was never published
 """
@@ -112,6 +114,8 @@ class StateFolder:
         for path in (self.scratch, self.restored):
             for suffix in ("", "-wal", "-shm", "-journal"):
                 self._remove(path.with_name(path.name + suffix))
+        for folder in self.path.glob("look-*"):
+            self._remove(folder)
 
     @staticmethod
     def _remove(path: Path) -> None:

@@ -12,7 +12,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +162,8 @@ class Rig:
     def write(self, name: str, data: bytes) -> None:
         """Makes or replaces a file."""
         root = Owner(0, 0)
-        try:
+        with suppress(FileSystemError):
             self.fs.unlink(1, name.encode())
-        except FileSystemError:
-            pass
         inode, handle = self.fs.create(1, name.encode(), 0o600, os.O_RDWR, root)
         self.fs.write(handle, 0, data)
         self.fs.release(handle)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Upkeep: gc of an open volume, on demand and in a rhythm, and of one that nobody has open.
+
+The thread of the rhythm is a daemon; `Upkeep.stop` ends a gc under way before its next step and waits for it, so that
+nothing is deleted after the epoch was released.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.control import Message, Progress
+from cas3fs.errors import Cas3fsError, ControlError, UsageError
+from cas3fs.maintenance.base import Premises
+from cas3fs.maintenance.gc import Collector
+from cas3fs.maintenance.plans import GcSettings
+from cas3fs.maintenance.records import record
+
+_log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """Maintenance of one open volume."""
+
+    def __init__(self, volume: OpenVolume) -> None:
+        self._volume = volume
+        self._collector: Collector | None = None if volume.premises is None else Collector(volume.premises)
+        self._running = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def premises(self) -> Premises:
+        """What maintenance works on.
+
+        Raises:
+            ControlError: the volume is open for reading only.
+        """
+        if self._volume.premises is None:
+            raise ControlError(f"{self._volume.url} is mounted read-only, so nothing can be done to it")
+        return self._volume.premises
+
+    def gc(self, settings: GcSettings, progress: Progress, *, dry_run: bool = False) -> Message:
+        """Plans a gc, or does one; gives what ``--json`` prints. Raises as `Collector` does."""
+        _ = self.premises
+        assert self._collector is not None
+        with self._running:
+            if dry_run:
+                return self._collector.plan(settings, lambda told: progress(dict(told))).as_json()
+            result = self._collector.collect(settings, lambda told: progress(dict(told))).as_json()
+            record(self._volume.state.path, "gc", result)
+        _log.info("gc: %s", result)
+        return result
+
+    def answer_gc(self, args: Message, progress: Progress) -> Message:
+        """The request ``gc`` of the control socket."""
+        return self.gc(settings_of(args), progress, dry_run=bool(args.get("dry_run")))
+
+    # -- in a rhythm
+
+    def start(self, interval_s: float) -> None:
+        """Does a gc every `interval_s`; an interval of 0 means never."""
+        if interval_s > 0 and self._collector is not None:
+            self._thread = threading.Thread(target=self._run, args=(interval_s,), name="gc", daemon=True)
+            self._thread.start()
+
+    def _run(self, interval_s: float) -> None:
+        while not self._stopping.wait(interval_s):
+            try:
+                self.gc(GcSettings(), lambda _: None)
+            except (Cas3fsError, OSError) as error:
+                _log.error("gc ended, nothing is lost: %s", error)
+
+    def stop(self) -> None:
+        """Ends what is under way, at its next step."""
+        self._stopping.set()
+        if self._collector is not None:
+            self._collector.stop()
+        with self._running:
+            pass
+        if self._thread is not None:
+            self._thread.join()
+
+
+def settings_of(args: Message) -> GcSettings:
+    """The settings in a request.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    try:
+        limit = args.get("max_rewrite_bytes")
+        settings = GcSettings(
+            float(args.get("min_live", GcSettings().min_live)),
+            None if limit is None else int(limit),
+            float(args.get("grace_s", GcSettings().grace_s)),
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"no settings of a gc: {error}") from error
+    if not 0 <= settings.min_live <= 1 or settings.grace_s < 0:
+        raise UsageError("the least live share lies between 0 and 1, and the grace period is not negative")
+    return settings
+
+
+def collect_unmounted(store: StoreSettings, places: Places, args: Message, progress: Progress) -> dict[str, Any]:
+    """A gc, or the plan of one, of a volume that no process has open: it is opened for that, published and released.
+
+    Raises:
+        Cas3fsError, OSError: as opening, the gc, publishing and releasing do.
+    """
+    with opened(store, places) as volume:
+        return Upkeep(volume).answer_gc(args, progress)
+
+
+@contextmanager
+def opened(store: StoreSettings, places: Places) -> Iterator[OpenVolume]:
+    """A volume that is open for writing, without a mount; it is published and released at the end.
+
+    Raises:
+        Cas3fsError, OSError: it cannot be opened, published or released.
+    """
+    volume = open_writer(store, WriterSettings(cache_size_bytes=0, snapshot_interval_s=0), places)
+    try:
+        volume.start(0)
+        yield volume
+        volume.finish()
+    finally:
+        volume.close()

@@ -64,10 +64,15 @@ def wire(
     filesystem = FileSystem(
         index,
         Staging(staging_dir, rows, limit_bytes=settings.staging_size_bytes, memory_bytes=settings.staging_memory_bytes),
-        BlockReader(store, memory, cache, metrics=metrics),
+        BlockReader(store, memory, cache, metrics=metrics, pack_size_bytes=volume.pack_size),
         make_writer,
         make_chunker(volume.chunker, volume.block_size),
-        FileSystemSettings(pack_bytes=volume.pack_size, read_only=settings.read_only),
+        FileSystemSettings(
+            pack_bytes=volume.pack_size,
+            # a volume on this machine's disk gains nothing from writing everything to that disk once more
+            cache_writes=not store.url.startswith("file:"),
+            read_only=settings.read_only,
+        ),
         metrics,
     )
     return Wired(filesystem, cache)

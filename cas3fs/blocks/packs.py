@@ -59,12 +59,12 @@ class PackImage:
     """A finished pack: `name` is the BLAKE3 of `body` in hex."""
 
     name: str
-    body: bytes
+    body: bytearray
     blocks: tuple[PackedBlock, ...]
 
 
 class PackBuilder:
-    """Puts encoded blocks together to a pack; not thread-safe.
+    """Puts encoded blocks together to a pack, in the one buffer that is stored in the end; not thread-safe.
 
     `nonce` is for tests alone: with a random one no pack name ever recurs.
     """
@@ -73,8 +73,8 @@ class PackBuilder:
         nonce = secrets.token_bytes(NONCE_BYTES) if nonce is None else nonce
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a pack's nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
-        self._parts: list[bytes] = [_HEADER.pack(_MAGIC, FORMAT_VERSION, nonce)]
-        self._end = _HEADER.size
+        self._body = bytearray(_HEADER.pack(_MAGIC, FORMAT_VERSION, nonce))
+        self._image: PackImage | None = None
         self._blocks: list[PackedBlock] = []
 
     def __len__(self) -> int:
@@ -83,32 +83,38 @@ class PackBuilder:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that the pack would have if it were finished now."""
-        return self._end + len(self._blocks) * _LINE.size + FOOTER_BYTES
+        """Bytes that the pack has, or would have if it were finished now."""
+        if self._image is not None:
+            return len(self._body)
+        return len(self._body) + len(self._blocks) * _LINE.size + FOOTER_BYTES
 
     def add(self, block: BlockHash, encoded: bytes, plain_length: int) -> PackedBlock:
         """Append an encoded block of `plain_length` plain bytes, and say where it will lie.
 
         Raises:
-            ValueError: lengths that no reader would accept.
+            ValueError: lengths that no reader would accept, or a pack that is finished.
         """
         if len(block) != _HASH_BYTES or not encoded or not 0 <= plain_length <= MAX_BLOCK_BYTES:
             raise ValueError(f"no block: {len(block)} bytes of hash, {len(encoded)} stored, {plain_length} plain")
+        if self._image is not None:
+            raise ValueError("the pack is finished")
         if self.size_bytes + len(encoded) + _LINE.size > _SIZE_LIMIT:
             raise ValueError(f"a pack cannot grow over {_SIZE_LIMIT} bytes")
-        packed = PackedBlock(block, self._end, len(encoded), plain_length)
-        self._parts.append(encoded)
+        packed = PackedBlock(block, len(self._body), len(encoded), plain_length)
+        self._body += encoded
         self._blocks.append(packed)
-        self._end += len(encoded)
         return packed
 
     def finish(self) -> PackImage:
-        """The pack with everything added so far."""
+        """The pack with everything added; nothing can be added any more."""
+        if self._image is not None:
+            return self._image
         table = b"".join(_LINE.pack(*line) for line in self._blocks)
         facts = _FOOTER_FACTS.pack(self.size_bytes, len(self._blocks), FORMAT_VERSION)
         footer = _FOOTER.pack(facts, blake3(table + facts).digest(), _END_MAGIC)
-        body = b"".join((*self._parts, table, footer))
-        return PackImage(blake3(body).hexdigest(), body, tuple(self._blocks))
+        self._body += table + footer
+        self._image = PackImage(blake3(self._body).hexdigest(), self._body, tuple(self._blocks))
+        return self._image
 
 
 def tail_length(tail: Buffer, pack_size: int) -> int:

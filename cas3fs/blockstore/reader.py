@@ -100,10 +100,12 @@ class BlockReader:
         self._fetcher.hint(blocks)
 
     def admit(self, block: BlockHash, plain: Buffer) -> None:
-        """Put a block that was just written into the caches; returns at once. A mutable buffer is copied."""
-        kept = plain if isinstance(plain, bytes) else bytes(plain)
-        self._memory.put(block, kept)
-        self._fetcher.fill(block, kept, dispensable=True)
+        """Put a block that was just written into the caches; returns at once. A mutable buffer is copied.
+
+        Not into memory: who reads what was just written finds it in the kernel's page cache.
+        """
+        if self._cache is not None:
+            self._fetcher.fill(block, plain if isinstance(plain, bytes) else bytes(plain), dispensable=True)
 
     def close(self) -> None:
         """Fail what is being fetched for those who wait, and end all workers. Closing twice is harmless."""

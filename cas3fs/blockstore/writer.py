@@ -8,7 +8,7 @@ the table of what is in flight, and their futures resolve. If the put or `on_sto
 and the futures fail with that error: the next attempt encodes anew, into another pack.
 
 Memory: the budget of `uploads` packs covers plain bytes that wait for an encoder and sealed packs; beside it each
-session has an open pack, and each running upload joins its pack to one piece.
+session has an open pack.
 
 Locks: `_lock` guards the table of what is in flight, the names of packs that are being put, and the flag of closing;
 nothing else is locked, and nobody waits, under it. `on_stored` is called from upload threads, perhaps from several at
@@ -163,7 +163,6 @@ class BlockWriter:
 
     def _store_pack(self, pack: OpenPack) -> None:
         image = pack.builder.finish()
-        del pack.builder  # its parts are joined now: do not keep them twice
         name = pack_name(self._epoch, image.name)
         with self._lock:
             self._unrecorded.add(name)

@@ -67,6 +67,7 @@ class FileSystemSettings:
     batch_wait_s: ... together with others that settle within this time, or as soon as they fill a pack.
     part_bytes: a file that only grows is stored in parts of this size while it is being written.
     storers: threads that store.
+    cache_writes: large blocks go to the caches as they are written, not only as they are read.
     """
 
     commit_interval_s: float = 5.0
@@ -76,6 +77,7 @@ class FileSystemSettings:
     pack_bytes: int = 16 * MIB
     part_bytes: int = 64 * MIB
     storers: int = 2
+    cache_writes: bool = False
     read_only: bool = False
 
 

@@ -9,9 +9,12 @@ file.  What lies between is cut anew, so that the whole file ends up cut nearly 
 Where the old bytes beside the dirty ones cannot be read, `exact` cuts just the dirty ranges; the index then keeps what
 the old chunks have beside them.
 
-Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk.
+Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk.  Where they lie together in one
+layer's file, which is the case when a large file is written, they are mapped and not read: no byte is copied before
+it is compressed.
 """
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 
 import attrs
@@ -20,7 +23,7 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.inodes import Inode
-from cas3fs.filesystem.layers import Layer, MemoryBytes, dirty_ranges
+from cas3fs.filesystem.layers import FileBytes, Layer, MemoryBytes, dirty_ranges
 from cas3fs.values import BlockHash, NewChunk
 
 _PIECE_BYTES = 8 * MIB
@@ -78,6 +81,28 @@ class FrozenFile:
         return held.joined()
 
 
+class MappedLayer:
+    """The top layer's file as memory, a window at a time; a frozen layer's file never shrinks."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        held = layers[-1].bytes
+        self._held = held if isinstance(held, FileBytes) else None
+
+    def part(self, start: int, end: int) -> memoryview | None:
+        """The bytes ``[start, end)``, if all of them are in this file."""
+        if self._held is None or start == end or self._held.within(start, end) != [(start, end)]:
+            return None
+        skip = start % mmap.ALLOCATIONGRANULARITY
+        window = mmap.mmap(
+            self._held.fd,
+            end - start + skip,
+            mmap.MAP_SHARED | mmap.MAP_POPULATE,
+            mmap.PROT_READ,
+            offset=start - skip,
+        )
+        return memoryview(window)[skip:]
+
+
 class Cutter:
     """Cuts one frozen file; used by one thread, without the file system's lock."""
 
@@ -87,6 +112,7 @@ class Cutter:
         self._file = file
         self._chunker = chunker
         self._emit = emit
+        self._mapped = MappedLayer(file.layers)
         self._dirty = list(file.dirty)
         self._next = 0  # index of the next dirty range that no region has reached
         self._dirty_end = 0
@@ -129,7 +155,7 @@ class Cutter:
                 limit, final = self._grown(limit, step)
                 step = min(2 * step, _PIECE_BYTES)
             stop = min(limit, max(filled, position + _PIECE_BYTES))
-            data = memoryview(self._joined(rest, filled, stop))
+            data = self._mapped.part(position, stop) or memoryview(self._joined(rest, filled, stop))
             filled = stop
             used = 0
             for chunk in self._emitted(data, self._chunker.cut(data, final and filled == limit), position):

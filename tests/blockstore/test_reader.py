@@ -114,16 +114,19 @@ def test_a_damaged_block_is_an_error_for_itself_alone(
     assert metrics.snapshot()["reader.corrupt_blocks"] >= 1
 
 
-def test_what_was_admitted_is_read_without_asking_the_store(
+def test_what_was_admitted_is_read_from_the_cache_without_asking_the_store(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     block, plain = make_block(1)
     (location,) = put_pack([(block, plain)])
-    reader = open_reader()
+    cache = MemoryCache(1 << 20)
+    reader = open_reader(cache=cache)
     buffer = bytearray(plain)
     reader.admit(block, memoryview(buffer))
     buffer[:] = bytes(len(buffer))
-    assert reader.read_now(location, 0, len(plain)) == plain
+    reader.close()  # what is being put in is put in
+    assert cache.get(block) == plain
+    assert reader.read(location, 0, len(plain)) == plain
     assert store.asked == []
 
 

@@ -9,6 +9,7 @@ signal comes; store, publish, release; tell those who wait; end. The control soc
     store    returns when everything written before is in the store
     flush    the same, and a snapshot that names it is published
     stats    figures
+    gc       frees what nothing names (module `upkeep`)
     end      returns when the volume is released, with the newest snapshot, or the error that kept it from that
 """
 
@@ -21,15 +22,19 @@ from typing import Any
 
 import attrs
 
+from cas3fs.assembly.heap import share_arenas
 from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
 from cas3fs.assembly.reports import volume_report
+from cas3fs.assembly.snapshotting import SnapshotHandlers
 from cas3fs.assembly.statefolder import StateFolder
+from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.config import MIB, MountSettings, Places, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, Handler, Message, MountRecord, Progress
 from cas3fs.errors import Cas3fsError, ControlError, StoreError
 from cas3fs.fuse.options import parse_options
 from cas3fs.fuse.session import Session
 from cas3fs.fuse.signals import StopSignals
+from cas3fs.maintenance.records import recorded
 
 _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
@@ -89,8 +94,15 @@ class MountProcess:
             options=options,
             control=volume.state.control,
             capabilities=volume.filesystem.has_capabilities,
+            sync=self._sync(),
         )
+        self._upkeep = Upkeep(volume)
         self._server = ControlServer(volume.state.control, self._handlers())
+
+    def _sync(self) -> Callable[[], None] | None:
+        """What fsync waits for; None for this machine's disk."""
+        publisher = self._volume.publisher
+        return publisher.publish_shared if publisher is not None and self._writer.fsync_remote else None
 
     def _handlers(self) -> dict[str, Handler]:
         return {
@@ -98,7 +110,9 @@ class MountProcess:
             "store": self._store,
             "flush": self._flush,
             "stats": lambda args, progress: self._stats(),
+            "gc": self._upkeep.answer_gc,
             "end": lambda args, progress: self._ending.wait(progress),
+            **SnapshotHandlers(self._volume).handlers(),
         }
 
     # -- the life
@@ -124,6 +138,7 @@ class MountProcess:
     def _begin(self) -> None:
         self._session.open()
         self._volume.start(self._writer.snapshot_interval_s)
+        self._upkeep.start(self._writer.gc_interval_s)
         record = MountRecord(self._volume.url, str(self._volume.entry.uuid), str(self._mount.mountpoint), os.getpid())
         record.save(self._volume.state.path)
         self._server.start()
@@ -134,6 +149,7 @@ class MountProcess:
             self._session.serve(self._signals)
             _log.info("no request comes any more; storing the rest")
             self._session.close()
+            self._upkeep.stop()
             snapshot = self._volume.finish(self._ending.report)
             self._volume.close()
         except BaseException as error:  # noqa: BLE001 - told to the log and to those who wait
@@ -180,9 +196,12 @@ class MountProcess:
         return report | {
             "mountpoint": str(self._mount.mountpoint),
             "read_only": filesystem.read_only,
-            "snapshot": None if publisher is None else publisher.newest,
+            "read_only_reason": filesystem.read_only_reason,
+            "fenced": publisher is not None and bool(publisher.fenced),
+            "snapshot": self._volume.shown if publisher is None else publisher.newest,
             "pending": attrs.asdict(filesystem.pending()),
             "process": filesystem.statistics(),
+            "maintenance": recorded(self._volume.state.path),
         }
 
 
@@ -201,6 +220,7 @@ def serve_mount(
     Raises:
         Cas3fsError: it could not be mounted.
     """
+    share_arenas()
     opener = open_view if writer.read_only else open_writer
     with StopSignals() as signals:
         volume = opener(store, writer, places, _log_to_file(verbose) if log_to_file else lambda _: None)

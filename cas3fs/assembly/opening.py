@@ -23,6 +23,7 @@ from cas3fs.assembly.publishing import Publisher
 from cas3fs.assembly.statefolder import StateFolder, ViewFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.assembly.wiring import wire
+from cas3fs.blocks.codec import Compression
 from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Progress
 from cas3fs.entries.kinds import VolumeEntry
@@ -31,6 +32,7 @@ from cas3fs.epochs import Claim, Epochs, Identity
 from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
+from cas3fs.maintenance.base import Premises
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import Progress as RestoreProgress
@@ -51,6 +53,8 @@ class Turn:
     """Whether the epoch before was released: if this one never serves, it can be given back without loss."""
     clean: str | None
     """What `Line.clean` was."""
+    premises: Premises
+    """What maintenance works on."""
 
 
 @attrs.define
@@ -62,15 +66,23 @@ class OpenVolume:
     state: StateFolder
     filesystem: FileSystem
     metrics: Metrics
+    archive: SnapshotArchive
     _resources: ExitStack
     _turn: Turn | None = None
     _clean: str | None = None
     _is_closed: bool = False
+    shown: str | None = None
+    """The snapshot that a view shows."""
 
     @property
     def publisher(self) -> Publisher | None:
         """What publishes; None where the volume is open for reading only."""
         return None if self._turn is None else self._turn.publisher
+
+    @property
+    def premises(self) -> Premises | None:
+        """What maintenance works on; None where the volume is open for reading only."""
+        return None if self._turn is None else self._turn.premises
 
     def start(self, snapshot_interval_s: float) -> None:
         """Takes up what an earlier process left in staging, and begins the background work.
@@ -195,8 +207,19 @@ def open_writer(
             newest=line.published,
             changed=line.clean is None or claim.took_over is not None,
         )
-        turn = Turn(claim, epochs, publisher, after_release, line.clean)
-        return OpenVolume(entry, store.url, state, filesystem, metrics, resources.pop_all(), turn)
+        premises = Premises(
+            store=store,
+            archive=archive,
+            epochs=epochs,
+            epoch=claim.epoch,
+            filesystem=filesystem,
+            publishing=publisher,
+            scratch=state.path,
+            pack_size_bytes=entry.pack_size,
+            compression=Compression.parse(entry.compression),
+        )
+        turn = Turn(claim, epochs, publisher, after_release, line.clean, premises)
+        return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), turn)
 
 
 def open_view(
@@ -234,7 +257,7 @@ def open_view(
             metrics=metrics,
             resources=resources,
         )
-        return OpenVolume(entry, store.url, state, filesystem, metrics, resources.pop_all())
+        return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), shown=shown)
 
 
 def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> tuple[ObjectStore, VolumeEntry]:

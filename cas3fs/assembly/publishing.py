@@ -69,7 +69,9 @@ class Publisher:
 
     # -- on demand
 
-    def publish(self, progress: Progress = lambda _: None, *, name: str | None = None) -> str:
+    def publish(
+        self, progress: Progress = lambda _: None, *, name: str | None = None, even_unchanged: bool = False
+    ) -> str:
         """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot.
 
         Raises:
@@ -78,7 +80,7 @@ class Publisher:
             Cas3fsError, OSError: the local disk failed.
         """
         with self._mutex:
-            return self.publish_held(progress, name=name)
+            return self.publish_held(progress, name=name, even_unchanged=even_unchanged)
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -87,11 +89,13 @@ class Publisher:
         with self._mutex:
             yield
 
-    def publish_held(self, progress: Progress = lambda _: None, *, name: str | None = None) -> str:
+    def publish_held(
+        self, progress: Progress = lambda _: None, *, name: str | None = None, even_unchanged: bool = False
+    ) -> str:
         """As `publish`, for who has come in by `exclusively`."""
         self.check_fence()
         self.store(progress)
-        if self.newest is None or name is not None or self._mark() != self._seen:
+        if self.newest is None or name is not None or even_unchanged or self._mark() != self._seen:
             self._publish(progress, name)
         assert self.newest is not None
         return self.newest

@@ -108,15 +108,18 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         timeout_s: float = DEFAULT_TIMEOUT_S,
         uid: int | None = None,
         gid: int | None = None,
+        sync: Callable[[], None] | None = None,
     ) -> None:
         """Handlers for `filesystem`.
 
         `blocking()` is a context within which a call may wait; `control` is the answer to the attribute of that name;
-        `capabilities` says whether some file may have one; `uid` and `gid` replace every owner that is shown.
+        `capabilities` says whether some file may have one; `uid` and `gid` replace every owner that is shown;
+        `sync` is what fsync and fsyncdir wait for, where the file system's own does not do.
         """
         super().__init__()
         self._fs = filesystem
         self._blocking = blocking
+        self._sync = sync
         self._control = control
         self._capabilities = capabilities
         self._timeout_s = timeout_s
@@ -293,7 +296,10 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
     @_handler
     def fsync(self, handle: int, datasync: bool) -> None:
         with llfuse.lock_released, self._blocking():
-            self._fs.fsync(handle, datasync)
+            if self._sync is None:
+                self._fs.fsync(handle, datasync)
+            else:
+                self._sync()
 
     # -- folders
 
@@ -334,7 +340,10 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
     @_handler
     def fsyncdir(self, handle: int, datasync: bool) -> None:
         with llfuse.lock_released, self._blocking():
-            self._fs.fsyncdir(handle)
+            if self._sync is None:
+                self._fs.fsyncdir(handle)
+            else:
+                self._sync()
 
     @_handler
     def releasedir(self, handle: int) -> None:

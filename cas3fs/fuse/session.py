@@ -10,7 +10,7 @@ be stored after that is not of this room.
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,8 +38,10 @@ class Session:
         options: SessionOptions,
         control: Path,
         capabilities: bool = True,
+        sync: Callable[[], None] | None = None,
     ) -> None:
-        """`workers`: threads that handle requests, at least one; `control`: where the control socket will be."""
+        """`workers`: threads that handle requests, at least one; `control`: where the control socket will be; `sync`:
+        what fsync waits for, the file system's own commit unless it is given."""
         self._mountpoint = mountpoint
         self._workers = workers
         self._options = options.for_libfuse(url, workers, read_only=filesystem.read_only)
@@ -52,6 +54,7 @@ class Session:
             timeout_s=DEFAULT_TIMEOUT_S if options.timeout_s is None else options.timeout_s,
             uid=options.uid,
             gid=options.gid,
+            sync=sync,
         )
         self._is_open = False
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A writer's turn without a file system: for commands that change which snapshots there are while nobody has the
+volume mounted.
+
+The state folder is locked and an epoch claimed, as a mount does, so no mount can begin meanwhile, here or elsewhere.
+The epoch is released at the end; but where a mount of this state folder has left its own epoch unreleased, it stays
+so, since what that mount had not stored is still only here.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import attrs
+
+from cas3fs.assembly.keeping import Keeper
+from cas3fs.assembly.statefolder import StateFolder
+from cas3fs.assembly.volumes import load_volume, open_volume_store
+from cas3fs.config import Places, StoreSettings
+from cas3fs.entries.kinds import VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.errors import Cas3fsError
+from cas3fs.metrics import Metrics
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import SnapshotNumber
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class OfflineTurn:
+    """What a command works with during its turn."""
+
+    volume: VolumeEntry
+    state: StateFolder
+    archive: SnapshotArchive
+    epochs: Epochs
+    claim: Claim
+    keeper: Keeper
+    after_release: bool
+    """Whether the epoch before was released; if not, it is this state folder's own."""
+
+    @property
+    def next_number(self) -> SnapshotNumber:
+        """The number of the first snapshot of this turn."""
+        return SnapshotNumber(self.claim.epoch, 1)
+
+
+@contextmanager
+def offline_turn(settings: StoreSettings, places: Places) -> Iterator[OfflineTurn]:
+    """A turn, which ends with the context.
+
+    Raises:
+        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be had.
+        StoreError, UsageError: store or state folder do not serve.
+    """
+    with closing(open_volume_store(settings, Metrics())) as store:
+        volume = load_volume(store)
+        with closing(StateFolder(places.state_of(str(volume.uuid)))) as state:
+            epochs = Epochs(Shelf(store), fenced=volume.fenced)
+            before = epochs.newest()
+            claim = epochs.claim(Identity.of_this_process(), state.claim)
+            archive = SnapshotArchive(Shelf(store))
+            keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1))
+            after_release = before is None or before.released
+            try:
+                yield OfflineTurn(volume, state, archive, epochs, claim, keeper, after_release)
+            finally:
+                if after_release:
+                    _release(epochs, claim)
+
+
+def _release(epochs: Epochs, claim: Claim) -> None:
+    try:
+        epochs.release(claim)
+    except Cas3fsError as error:
+        _log.warning("epoch %d could not be released; the next mount here releases it: %s", claim.epoch, error)

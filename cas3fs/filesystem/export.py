@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Copying files out of a file system to a local folder: types, contents with their holes, links, extended attributes,
+owners, modes and times.
+
+Only what this process may do is done: without root's rights owners stay the caller's, and devices are left out. What
+could not be copied is told, file by file, and the rest goes on.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+from cas3fs.errors import Cas3fsError, FileSystemError
+from cas3fs.filesystem.base import Owner
+from cas3fs.filesystem.filesystem import FileSystem
+from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layers import Range, View
+
+_WINDOW_BYTES = 256 << 20
+_PIECE_BYTES = 1 << 20
+_ROOT_ID = 0
+
+OnProgress = Callable[[int, int], None]
+"""Told how many files and bytes are copied."""
+
+
+@attrs.define
+class ExportResult:
+    """What became of a copy."""
+
+    files: int = 0
+    """Everything that has a name, folders included."""
+    size_bytes: int = 0
+    """Of contents, without holes."""
+    problems: list[str] = attrs.field(factory=list)
+    """What could not be copied, a line each."""
+
+
+class Exporter:
+    """Copies out of one file system, which nobody changes meanwhile. Not thread-safe."""
+
+    def __init__(self, filesystem: FileSystem, on_progress: OnProgress = lambda files, size_bytes: None) -> None:
+        self._fs = filesystem
+        self._on_progress = on_progress
+        self._linked: dict[int, Path] = {}
+        self.result = ExportResult()
+
+    def copy(self, number: int, destination: Path) -> None:
+        """Copies an inode, and all below it, to the name `destination`, where nothing may be.
+
+        Raises:
+            OSError: the local disk takes no more.
+        """
+        inode = self._fs.getattr(number)
+        try:
+            self._copy(inode, destination)
+        except (Cas3fsError, PermissionError, FileExistsError) as error:
+            self.result.problems.append(f"{destination}: {error}")
+            return
+        self.result.files += 1
+        self._on_progress(self.result.files, self.result.size_bytes)
+
+    def _copy(self, inode: Inode, destination: Path) -> None:
+        known = self._linked.get(inode.number)
+        if known is not None:
+            os.link(known, destination, follow_symlinks=False)
+            return
+        if inode.is_directory:
+            destination.mkdir(mode=0o700)
+            for name, child in self._entries(inode.number):
+                self.copy(child, destination / os.fsdecode(name))
+        elif stat.S_ISREG(inode.mode):
+            self._copy_content(inode, destination)
+        elif stat.S_ISLNK(inode.mode):
+            os.symlink(self._fs.readlink(inode.number), os.fsencode(destination))
+        else:
+            os.mknod(destination, stat.S_IFMT(inode.mode) | 0o600, inode.rdev)
+        if inode.nlink > 1 and not inode.is_directory:
+            self._linked[inode.number] = destination
+        self._copy_attributes(inode, destination)
+
+    def _entries(self, number: int) -> list[tuple[bytes, int]]:
+        handle = self._fs.opendir(number)
+        try:
+            return [(name, inode.number) for name, inode, _ in self._fs.readdir(handle, 0)]
+        finally:
+            self._fs.releasedir(handle)
+
+    # -- contents
+
+    def _copy_content(self, inode: Inode, destination: Path) -> None:
+        handle = self._fs.open(inode.number, os.O_RDONLY, Owner())
+        try:
+            with open(destination, "xb", buffering=0) as file:
+                for start, end in self._pieces(inode):
+                    data = self._fs.read(handle, start, end - start)
+                    os.pwrite(file.fileno(), data, start)
+                    self.result.size_bytes += len(data)
+                    self._on_progress(self.result.files, self.result.size_bytes)
+                file.truncate(inode.size)
+        except Cas3fsError:
+            destination.unlink()  # half a file would pass for a whole one
+            raise
+        finally:
+            self._fs.release(handle)
+
+    def _pieces(self, inode: Inode) -> Iterator[Range]:
+        """The ranges that hold data, in pieces, ascending; the rest are holes."""
+        for window in range(0, inode.size, _WINDOW_BYTES):
+            for start, end in self._data_ranges(inode, window, min(window + _WINDOW_BYTES, inode.size)):
+                for piece in range(start, end, _PIECE_BYTES):
+                    yield piece, min(piece + _PIECE_BYTES, end)
+
+    def _data_ranges(self, inode: Inode, start: int, end: int) -> list[Range]:
+        with self._fs.lock:
+            view = View(inode.layers, start, end)
+            found = [(begin, stop) for begin, stop, _ in view.pieces]
+            for begin, stop in view.gaps:
+                for span in self._fs.index.chunks.spans(inode.number, begin, stop):
+                    found.append((max(begin, span.offset), min(stop, span.offset + span.length)))
+        return _joined(sorted(found))
+
+    # -- attributes
+
+    def _copy_attributes(self, inode: Inode, destination: Path) -> None:
+        """Owner first, as it takes bits off the mode; times last, as all else changes them."""
+        if os.geteuid() == _ROOT_ID:
+            os.chown(destination, inode.uid, inode.gid, follow_symlinks=False)
+        if not stat.S_ISLNK(inode.mode):
+            destination.chmod(stat.S_IMODE(inode.mode) | stat.S_IWUSR)
+        for name in self._fs.listxattr(inode.number):
+            try:
+                value = self._fs.getxattr(inode.number, name)
+                os.setxattr(destination, name, value, follow_symlinks=False)
+            except (OSError, FileSystemError) as error:
+                self.result.problems.append(f"{destination}: attribute {os.fsdecode(name)}: {error}")
+        if not stat.S_ISLNK(inode.mode):
+            destination.chmod(stat.S_IMODE(inode.mode))
+        with contextlib.suppress(PermissionError):
+            os.utime(destination, ns=(inode.atime_ns, inode.mtime_ns), follow_symlinks=False)
+
+
+def _joined(ranges: list[Range]) -> list[Range]:
+    """Ascending, disjoint ranges, those that touch made one."""
+    found: list[Range] = []
+    for start, end in ranges:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found

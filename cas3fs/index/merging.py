@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making an older state of the index the newest again, without forgetting what the newest one knew of packs.
+
+A retained snapshot needs a pack if it was born before and died after it; this is read from the newest index alone. So
+that one has to keep a row for every pack that any index before it had:
+
+- a pack that the older state uses is alive, whatever happened to it since;
+- an earlier death is kept;
+- what only the newest state knew stays as it was born, and is dead from now on, or since it died.
+
+Numbers of inodes, names, blocks and packs go on from the greater of both sides, so none is used again.
+"""
+
+from pathlib import Path
+
+from sqlalchemy import column, insert, select, table, update
+
+from cas3fs.index.database import Database
+from cas3fs.index.prepared import Prepared, param
+from cas3fs.index.tables import packs
+
+_sequences = table("sqlite_sequence", column("name"), column("seq"))
+_SEQUENCES = Prepared(select(_sequences.c.name, _sequences.c.seq))
+_SET_SEQUENCE = Prepared(
+    update(_sequences).values(seq=param("seq")).where(_sequences.c.name == param("name")), "name seq"
+)
+_ADD_SEQUENCE = Prepared(insert(_sequences).values(name=param("name"), seq=param("seq")).inline(), "name seq")
+_PACKS = Prepared(select(packs.c.name, packs.c.size, packs.c.born, packs.c.died).order_by(packs.c.id))
+_KNOWN = Prepared(select(packs.c.name))
+_ADD = Prepared(
+    insert(packs).values(name=param("name"), size=param("size"), born=param("born"), died=param("died")).inline(),
+    "name size born died",
+)
+
+
+def adopt_newest(path: Path, newest: Path, died: int) -> None:
+    """Bring into the index `path`, a copy of an older state that nobody misses, what `newest` knows of packs.
+
+    Args:
+        died: the ordinal of the snapshot that is to be made of `path`.
+
+    Raises:
+        IndexDatabaseError: one of them cannot be read, or `path` not written.
+    """
+    with_newest = Database(newest, "read")
+    try:
+        rows = _PACKS.on(with_newest).all()
+        sequences: dict[str, int] = {name: number for name, number in _SEQUENCES.on(with_newest).all()}  # noqa: C416
+    finally:
+        with_newest.close()
+    database = Database(path, "scratch")
+    try:
+        database.begin()
+        _raise_sequences(database, sequences)
+        known = {name for (name,) in _KNOWN.on(database).all()}
+        _ADD.on(database).many(
+            (name, size, born, died if death is None else death)
+            for name, size, born, death in rows
+            if name not in known
+        )
+        database.commit()
+    finally:
+        database.close()
+
+
+def _raise_sequences(database: Database, sequences: dict[str, int]) -> None:
+    own: dict[str, int] = {name: number for name, number in _SEQUENCES.on(database).all()}  # noqa: C416
+    set_sequence, add = _SET_SEQUENCE.on(database), _ADD_SEQUENCE.on(database)
+    for name, number in sequences.items():
+        if name not in own:
+            add.run(name, number)
+        elif own[name] < number:
+            set_sequence.run(name, number)

@@ -15,6 +15,7 @@ from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import IndexDatabaseError, StateInUse
 from cas3fs.index import Counts, Index, IndexReader, migrations
+from cas3fs.maintenance.records import recorded
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 
@@ -52,7 +53,8 @@ def unmounted_report(settings: StoreSettings, places: Places) -> dict[str, Any]:
         counts = _local_counts(places.state_of(str(entry.uuid)), newest_id)
         if counts is None:
             counts = _restored_counts(archive, newest_id)
-        return volume_report(entry, store.url, counts) | {"snapshot": newest_id}
+        known = recorded(places.state_of(str(entry.uuid)))
+        return volume_report(entry, store.url, counts) | {"snapshot": newest_id, "maintenance": known}
 
 
 def _local_counts(path: Path, newest: str | None) -> Counts | None:

@@ -37,6 +37,7 @@ MIN_WORKERS = 4
 @click.option(
     "--snapshot-interval", type=Duration(), default=300.0, help="Publish this often; 0: never.  [default: 5m]"
 )
+@click.option("--gc-interval", type=Duration(), default=0.0, help="Collect garbage this often.  [default: never]")
 @click.option(
     "--fsync",
     "fsync_mode",
@@ -60,6 +61,7 @@ def mount(
     caches: tuple[str, ...],
     staging_size: int,
     snapshot_interval: float,
+    gc_interval: float,
     fsync_mode: str,
     workers: int,
     options: tuple[str, ...],
@@ -87,6 +89,7 @@ def mount(
         caches=caches,
         staging_size_bytes=staging_size,
         snapshot_interval_s=snapshot_interval,
+        gc_interval_s=gc_interval,
     )
     session = MountSettings(mountpoint, workers, split)
     return _serve(

@@ -13,7 +13,6 @@ A listing is sent as one progress message for each snapshot, since a message has
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
 import attrs
 

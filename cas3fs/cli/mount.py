@@ -24,6 +24,10 @@ MIN_WORKERS = 4
 @click.argument("directory", type=click.Path())
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
 @click.option("--read-only", is_flag=True, help="Mount the newest snapshot, without claiming the volume.")
+@click.option("--snapshot", metavar="ID", help="Mount that snapshot, read-only, beside the volume itself.")
+@click.option(
+    "--take-over", is_flag=True, help="Become the writer though another has not released the volume, which fences it."
+)
 @click.option("--cache-size", type=Size(), help="Size of the disk cache.  [default: 10GiB]")
 @click.option(
     "--cache",
@@ -57,6 +61,8 @@ def mount(
     directory: str,
     foreground: bool,
     read_only: bool,
+    snapshot: str | None,
+    take_over: bool,
     cache_size: int | None,
     caches: tuple[str, ...],
     staging_size: int,
@@ -77,19 +83,20 @@ def mount(
     if caches and cache_size is not None:
         raise UsageError("--cache-size and --cache exclude each other: write --cache disk:SIZE")
     parse_caches(caches)
-    if fsync_mode == "remote":
-        raise UsageError(
-            "--fsync remote is not offered by this version; `cas3fs flush` waits until data is in the store"
-        )
+    if snapshot is not None and take_over:
+        raise UsageError("--snapshot only reads, so it has nothing to take over")
     split = split_options(options)
     mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
     writer = WriterSettings(
-        read_only=read_only or "ro" in split,
+        read_only=read_only or snapshot is not None or "ro" in split,
         cache_size_bytes=10 * GIB if cache_size is None else cache_size,
         caches=caches,
         staging_size_bytes=staging_size,
         snapshot_interval_s=snapshot_interval,
         gc_interval_s=gc_interval,
+        snapshot=snapshot,
+        take_over=take_over,
+        fsync_remote=fsync_mode == "remote",
     )
     session = MountSettings(mountpoint, workers, split)
     return _serve(

@@ -11,6 +11,8 @@ from cas3fs.cli.flush import flush
 from cas3fs.cli.gc import gc
 from cas3fs.cli.mkfs import mkfs
 from cas3fs.cli.mount import mount
+from cas3fs.cli.rescue import rescue
+from cas3fs.cli.snapshot import snapshot
 from cas3fs.cli.stats import stats
 from cas3fs.cli.umount import umount
 from cas3fs.errors import Cas3fsError, UsageError
@@ -28,7 +30,7 @@ def program() -> None:
     """
 
 
-for _verb in (mkfs, mount, umount, flush, stats, gc):
+for _verb in (mkfs, mount, umount, flush, stats, gc, snapshot, rescue):
     program.add_command(_verb)
 
 

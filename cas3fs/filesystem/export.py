@@ -9,7 +9,7 @@ could not be copied is told, file by file, and the rest goes on.
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import attrs
@@ -64,6 +64,26 @@ class Exporter:
         self.result.files += 1
         self._on_progress(self.result.files, self.result.size_bytes)
 
+    def copy_entries(self, number: int, destination: Path) -> None:
+        """Copies all that is in a directory into the folder `destination`; raises as `copy`."""
+        for name, child in self._entries(number):
+            self.copy(child, destination / os.fsdecode(name))
+
+    def copy_wanted(self, number: int, destination: Path, wanted: Collection[int]) -> None:
+        """Copies those of the inodes `wanted` that lie below a directory, with the folders that lead to them.
+
+        `destination` is made when there is something to copy. Raises as `copy`.
+        """
+        for name, child in self._entries(number):
+            inode, target = self._fs.getattr(child), destination / os.fsdecode(name)
+            if inode.is_directory:
+                self.copy_wanted(child, target, wanted)
+                if child in wanted:
+                    target.mkdir(parents=True, exist_ok=True)
+            elif child in wanted:
+                destination.mkdir(parents=True, exist_ok=True)
+                self.copy(child, target)
+
     def _copy(self, inode: Inode, destination: Path) -> None:
         known = self._linked.get(inode.number)
         if known is not None:
@@ -71,12 +91,11 @@ class Exporter:
             return
         if inode.is_directory:
             destination.mkdir(mode=0o700)
-            for name, child in self._entries(inode.number):
-                self.copy(child, destination / os.fsdecode(name))
+            self.copy_entries(inode.number, destination)
         elif stat.S_ISREG(inode.mode):
             self._copy_content(inode, destination)
         elif stat.S_ISLNK(inode.mode):
-            os.symlink(self._fs.readlink(inode.number), os.fsencode(destination))
+            destination.symlink_to(os.fsdecode(self._fs.readlink(inode.number)))
         else:
             os.mknod(destination, stat.S_IFMT(inode.mode) | 0o600, inode.rdev)
         if inode.nlink > 1 and not inode.is_directory:
@@ -120,8 +139,8 @@ class Exporter:
             view = View(inode.layers, start, end)
             found = [(begin, stop) for begin, stop, _ in view.pieces]
             for begin, stop in view.gaps:
-                for span in self._fs.index.chunks.spans(inode.number, begin, stop):
-                    found.append((max(begin, span.offset), min(stop, span.offset + span.length)))
+                spans = self._fs.index.chunks.spans(inode.number, begin, stop)
+                found += [(max(begin, span.offset), min(stop, span.offset + span.length)) for span in spans]
         return _joined(sorted(found))
 
     # -- attributes

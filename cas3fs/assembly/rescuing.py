@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rescuing what only a state folder has: files that were written under a claim that is no longer in force.
+
+A file is saved if staging has bytes of it, or if it differs from the last snapshot that this claim's line has in the
+store: what was stored in packs but never published counts as well. The folder is only read: databases are copied, and
+the files of staging are linked to, in a folder that goes away at the end.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from cas3fs.assembly.line import CLAIM, PUBLISHED
+from cas3fs.assembly.statefolder import StateFolder
+from cas3fs.assembly.volumes import load_volume, open_volume_store
+from cas3fs.assembly.wiring import wire
+from cas3fs.config import StoreSettings, WriterSettings
+from cas3fs.control import MountRecord, Progress
+from cas3fs.entries.kinds import EpochEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import SnapshotError, UsageError
+from cas3fs.filesystem import ROOT, FileSystem
+from cas3fs.filesystem.export import Exporter, ExportResult
+from cas3fs.index import Index, StagingIndex, migrations
+from cas3fs.index.comparing import changed_inodes
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import SnapshotNumber
+
+INDEX_NAME = "index.sqlite"
+_log = logging.getLogger(__name__)
+
+
+def find_state(folder: Path) -> Path:
+    """The folder in which an index lies: `folder` itself, or the one volume's below it.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    if (folder / INDEX_NAME).exists():
+        return folder
+    found = sorted(path.parent for path in folder.glob(f"*/{INDEX_NAME}"))
+    if len(found) != 1:
+        told = ", ".join(map(str, found)) or "none"
+        raise UsageError(f"{folder} holds no index of a volume, but that of one is expected (below it: {told})")
+    return found[0]
+
+
+def find_url(state: Path) -> str | None:
+    """The URL of the volume that a state folder, or one set aside in it, belongs to; None where it is not known."""
+    for folder in (state, state.parent.parent):
+        record = MountRecord.load(folder)
+        if record is not None:
+            return record.url
+    return None
+
+
+def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Progress) -> dict[str, Any]:
+    """Copies what only `state` has into the folder `destination`, under the paths of the volume; gives a report.
+
+    Raises:
+        StateInUse: a process works with the state folder.
+        UsageError: the destination is not empty.
+        StoreError, IndexDatabaseError, OSError: store, state folder or destination do not serve.
+    """
+    if destination.exists() and any(destination.iterdir()):
+        raise UsageError(f"{destination} is not empty")
+    destination.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as resources:
+        resources.enter_context(closing(StateFolder(state)))
+        store = resources.enter_context(closing(open_volume_store(settings, Metrics())))
+        scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-rescue-")))
+        _copy_state(state, scratch)
+        wanted, base = _changed(store, scratch, progress)
+        with _reading(store, scratch) as filesystem:
+            staged = set(filesystem.staging.files)
+            exporter = Exporter(filesystem, lambda files, done: progress({"what": "rescuing", "done": done}))
+            exporter.copy_wanted(ROOT, destination, wanted | staged)
+    return _report(exporter.result, base, len(staged))
+
+
+def _report(result: ExportResult, base: str | None, staged: int) -> dict[str, Any]:
+    return {
+        "files": result.files,
+        "bytes": result.size_bytes,
+        "staged_files": staged,
+        "since_snapshot": base,
+        "problems": result.problems,
+    }
+
+
+def _copy_state(state: Path, scratch: Path) -> None:
+    with Index.open(state / INDEX_NAME, read_only=True) as index:
+        index.copy_to(scratch / INDEX_NAME)
+    migrations.upgrade(scratch / INDEX_NAME)
+    for name in ("staging.sqlite", "staging.sqlite-wal"):
+        if (state / name).exists():
+            shutil.copyfile(state / name, scratch / name)
+    (scratch / "staging").mkdir()
+    for path in (state / "staging").iterdir() if (state / "staging").is_dir() else ():
+        if path.is_file():
+            (scratch / "staging" / path.name).symlink_to(path.absolute())
+
+
+def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[set[int], str | None]:
+    """The inodes that differ from the last snapshot of this line, and that snapshot's id."""
+    archive = SnapshotArchive(Shelf(store))
+    with Index.open(scratch / INDEX_NAME) as index:
+        base = _base(archive, index.state.get(CLAIM), index.state.get(PUBLISHED) or None)
+    older = scratch / "older.sqlite"
+    if base is None:
+        Index.open(older, create=True).close()
+    else:
+        archive.restore(base, older, lambda done, total: progress({"what": "comparing", "done": done, "total": total}))
+        migrations.upgrade(older)
+    return changed_inodes(scratch / INDEX_NAME, older), base
+
+
+def _base(archive: SnapshotArchive, claim: str | None, published: str | None) -> str | None:
+    """The newest snapshot on the line that is not younger than the claim's epoch."""
+    epochs = [entry.epoch for entry in archive.shelf.load_all(EpochEntry) if str(entry.claim) == claim]
+    strays = archive.strays()
+    limit = max(epochs, default=0 if published is None else SnapshotNumber.parse(published).epoch)
+    known = [one for one in archive.ids() if one not in strays and SnapshotNumber.parse(one).epoch <= limit]
+    if not known and published is not None:
+        raise SnapshotError(
+            f"snapshot {published}, from which this state went on, is gone with all before it, so what has changed "
+            "since cannot be told"
+        )
+    return known[-1] if known else None
+
+
+@contextmanager
+def _reading(store: ObjectStore, scratch: Path) -> Iterator[FileSystem]:
+    """A file system over the copied state, with what is staged taken up; nothing is stored."""
+    wired = wire(
+        load_volume(store),
+        store,
+        Index.open(scratch / INDEX_NAME),
+        StagingIndex(scratch / "staging.sqlite"),
+        staging_dir=scratch / "staging",
+        cache_dir=scratch / "cache",
+        epoch=0,
+        settings=WriterSettings(cache_size_bytes=0),
+        metrics=Metrics(),
+    )
+    filesystem = wired.filesystem
+    try:
+        with filesystem.lock:
+            filesystem.staging.replay(filesystem.inodes)
+        yield filesystem
+    finally:
+        filesystem.close()

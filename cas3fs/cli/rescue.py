@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cas3fs rescue``: saves what only a state folder has."""
+
+from pathlib import Path
+
+import click
+
+from cas3fs.cli.common import json_option, print_json, store_options, store_settings
+from cas3fs.cli.progress import progress_bar
+from cas3fs.config import format_size
+from cas3fs.errors import SnapshotError, UsageError
+
+
+@click.command()
+@click.argument("state", metavar="STATE-DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
+@click.option("--volume", "url", metavar="URL", help="The volume, where the state folder does not tell.")
+@store_options
+@json_option
+def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str | None, as_json: bool) -> None:
+    """Copy the files that only STATE-DIR has into the folder DEST.
+
+    STATE-DIR is the folder of a writer that was taken over from, or one that a mount has set aside; it is only read.
+    Saved is every file whose data was not stored yet, or not published in a snapshot.
+    """
+    from cas3fs.assembly.rescuing import find_state, find_url
+    from cas3fs.assembly.rescuing import rescue as save
+
+    found = find_state(state)
+    known = url or find_url(found)
+    if known is None:
+        raise UsageError(f"{found} does not tell which volume it belongs to; --volume URL does")
+    with progress_bar("rescuing") as progress:
+        report = save(store_settings(known, endpoint_url), found, destination, progress)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(f"{report['files']:,} files, {format_size(report['bytes'])}, saved in {destination}")
+    if report["problems"]:
+        more = f", and {len(report['problems']) - 1} more" if len(report["problems"]) > 1 else ""
+        raise SnapshotError(f"not everything could be saved: {report['problems'][0]}{more}")

@@ -40,6 +40,9 @@ _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
 _REPORT_INTERVAL_S = 0.2
 _FAILED = 1
+_UNFENCED = (
+    "the store ignores create-if-absent, so it cannot keep two machines apart that mount the volume at the same time"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -214,6 +217,7 @@ def serve_mount(
     *,
     verbose: bool,
     log_to_file: bool,
+    progress: Progress = lambda _: None,
 ) -> int:
     """Opens a volume, mounts it, and serves it until it is unmounted; gives the exit status.
 
@@ -223,7 +227,15 @@ def serve_mount(
     share_arenas()
     opener = open_view if writer.read_only else open_writer
     with StopSignals() as signals:
-        volume = opener(store, writer, places, _log_to_file(verbose) if log_to_file else lambda _: None)
+        volume = opener(
+            store,
+            writer,
+            places,
+            _log_to_file(verbose) if log_to_file else lambda _: None,
+            lambda done, total: progress({"what": "restoring the index", "done": done, "total": total}),
+        )
+        if not volume.entry.fenced and not writer.read_only:
+            _log.warning("%s", _UNFENCED)
         try:
             return MountProcess(volume, writer, mount, signals).run(ready)
         finally:

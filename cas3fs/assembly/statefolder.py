@@ -25,6 +25,7 @@ from cas3fs.control import SOCKET_NAME
 from cas3fs.errors import StateInUse, UsageError
 
 _INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
+_VIEWS = "views"
 _STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", "staging")
 
 
@@ -137,6 +138,11 @@ class StateFolder:
         os.close(self._lock)
 
 
+def is_view(path: Path) -> bool:
+    """Whether a state folder is that of a read-only mount."""
+    return path.parent.name == _VIEWS
+
+
 class ViewFolder(StateFolder):
     """The state folder of a read-only mount: its own, gone with it."""
 
@@ -147,7 +153,7 @@ class ViewFolder(StateFolder):
         Raises:
             UsageError: it cannot be made.
         """
-        views = volume / "views"
+        views = volume / _VIEWS
         for old in sorted(views.iterdir()) if views.is_dir() else []:
             cls._remove_abandoned(old)
         return cls(views / f"{os.getpid()}-{time.time_ns():x}")

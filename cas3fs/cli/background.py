@@ -2,25 +2,49 @@
 """Work that goes on behind the command: a child process in a session of its own, of which the parent learns how it
 began.
 
-The child is forked before any thread exists. It reports once through a pipe, one line of JSON: ``{}`` when it serves,
-or ``{"error": {"type": ..., "message": ...}}``; its end without a word is an error, too. Having served, it has no
-terminal and no standard streams.
+The child is forked before any thread exists. It reports through a pipe, by lines of JSON: any number of
+``{"progress": {...}}`` and ``{"notice": "..."}`` (what it logs as a warning), then ``{}`` when it serves, or
+``{"error": {"type": ..., "message": ...}}``; its end without a word is an error, too. Having served, it has no terminal
+and no standard streams.
 """
 
 import contextlib
 import json
+import logging
 import os
 import signal
+import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import click
 
 from cas3fs import errors
+from cas3fs.cli.progress import progress_bar
 from cas3fs.errors import Cas3fsError, MountError
 
-Ready = Callable[[], None]
-"""To be called once, when the work serves."""
+_PROGRESS_INTERVAL_S = 0.1
+
+
+class Ready:
+    """How the work tells that it serves: it calls this, once; and how far it is until then."""
+
+    def __init__(self, serves: Callable[[], None], progress: Callable[[dict[str, Any]], None]) -> None:
+        self._serves = serves
+        self._progress = progress
+        self._told_s = 0.0
+
+    def __call__(self) -> None:
+        self._serves()
+
+    def progress(self, message: dict[str, Any]) -> None:
+        """Shows ``{"what": text, "done": bytes, "total": bytes}``, not too often."""
+        now_s = time.monotonic()
+        if now_s - self._told_s > _PROGRESS_INTERVAL_S:
+            self._told_s = now_s
+            self._progress(message)
+
+
 Work = Callable[[Ready], int]
 """Gives an exit status."""
 
@@ -30,7 +54,7 @@ def in_foreground(work: Work, verbose: bool) -> int:
     from cas3fs.cli.common import log_to_stderr
 
     log_to_stderr(verbose)
-    return work(lambda: click.echo("cas3fs: mounted", err=True))
+    return work(Ready(lambda: click.echo("cas3fs: mounted", err=True), lambda _: None))
 
 
 def in_background(work: Work) -> int:
@@ -47,7 +71,7 @@ def in_background(work: Work) -> int:
     os.close(writing)
     try:
         with os.fdopen(reading, "rb") as pipe:
-            told = pipe.readline()
+            told = _last_line(pipe)
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
         raise
@@ -55,6 +79,20 @@ def in_background(work: Work) -> int:
         os.waitpid(child, 0)
         raise _told_error(told)
     return 0
+
+
+def _last_line(pipe: BinaryIO) -> bytes:
+    """Shows what the child tells on its way; gives its last word."""
+    with progress_bar("opening") as show:
+        for line in pipe:
+            told = json.loads(line)
+            if "progress" in told:
+                show(told["progress"])
+            elif "notice" in told:
+                click.echo(f"cas3fs: {told['notice']}", err=True)
+            else:
+                return line
+    return b""
 
 
 def _told_error(told: bytes) -> Cas3fsError:
@@ -70,7 +108,14 @@ def _run_child(work: Work, pipe: int) -> NoReturn:
     status = 1
     try:
         os.setsid()
-        status = work(lambda: _detach(pipe))
+        notices = _Notices(pipe)
+        logging.getLogger().addHandler(notices)
+
+        def serves() -> None:
+            logging.getLogger().removeHandler(notices)
+            _detach(pipe)
+
+        status = work(Ready(serves, lambda message: _say(pipe, {"progress": message})))
     except Cas3fsError as error:
         _tell(pipe, type(error).__name__, str(error))
     except BaseException as error:  # noqa: BLE001 - there is nobody above; the parent prints it
@@ -80,9 +125,24 @@ def _run_child(work: Work, pipe: int) -> NoReturn:
 
 
 def _tell(pipe: int, kind: str, message: str) -> None:
-    line = json.dumps({"error": {"type": kind, "message": message}}) + "\n"
+    _say(pipe, {"error": {"type": kind, "message": message}})
+
+
+def _say(pipe: int, message: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # it was told already that the mount serves; the log has the error
-        os.write(pipe, line.encode())
+        os.write(pipe, json.dumps(message).encode() + b"\n")
+
+
+class _Notices(logging.Handler):
+    """Tells the parent what a user should know."""
+
+    def __init__(self, pipe: int) -> None:
+        super().__init__(logging.WARNING)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        _say(self._pipe, {"notice": " ".join(record.getMessage().split())})
 
 
 def _detach(pipe: int) -> None:

@@ -7,12 +7,15 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from cas3fs.config import Places, StoreSettings, find_places, parse_duration, parse_size
 from cas3fs.errors import MountError, UsageError
+
+if TYPE_CHECKING:
+    from cas3fs.fuse.mountpoints import Mount
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -118,19 +121,38 @@ def find_target(volume: str, places: Places) -> Target | None:
         MountError: the mount cannot be asked: it is another user's, or its process is gone.
     """
     from cas3fs.control import SOCKET_NAME, find_records
-    from cas3fs.fuse.mountpoints import control_path, list_mounts, mount_at, resolve
+    from cas3fs.fuse.mountpoints import control_path, mount_at, resolve
 
     is_url = "://" in volume
-    mount = next((m for m in list_mounts() if m.url == volume), None) if is_url else mount_at(volume)
+    if is_url:  # the writer's state folder first: views of snapshots may be mounted beside it
+        for state, record in find_records(places.state_dir):
+            if volume == record.url:
+                return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
+    mount = _writer_mount(volume) if is_url else mount_at(volume)
     if mount is not None:
         socket = control_path(mount.mountpoint)
         if socket is None:
             raise MountError(f"the process of the mount on {mount.mountpoint} is gone; `cas3fs umount` cleans it up")
         return Target(mount.url, mount.mountpoint, socket)
-    for state, record in find_records(places.state_dir):
-        if volume == record.url if is_url else resolve(volume) == Path(record.mountpoint):
+    for state, record in () if is_url else find_records(places.state_dir):
+        if resolve(volume) == Path(record.mountpoint):
             return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
     return None
+
+
+def _writer_mount(url: str) -> "Mount | None":
+    """The mount of a volume through which it is written; one whose process is gone, where there is no other."""
+    from cas3fs.assembly.statefolder import is_view
+    from cas3fs.fuse.mountpoints import control_path, list_mounts
+
+    dead = None
+    for mount in list_mounts():
+        if mount.url == url:
+            socket = control_path(mount.mountpoint)
+            if socket is not None and not is_view(socket.parent):
+                return mount
+            dead = mount if socket is None else dead
+    return dead
 
 
 def volume_url(volume: str) -> str:

@@ -121,6 +121,15 @@ def _serve(
     def work(ready: Ready) -> int:
         from cas3fs.assembly.mounting import serve_mount
 
-        return serve_mount(store, writer, session, places, ready, verbose=verbose, log_to_file=not foreground)
+        return serve_mount(
+            store,
+            writer,
+            session,
+            places,
+            ready,
+            verbose=verbose,
+            log_to_file=not foreground,
+            progress=ready.progress,
+        )
 
     return in_foreground(work, verbose) if foreground else in_background(work)

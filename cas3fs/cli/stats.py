@@ -54,6 +54,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if report.get("label"):
         rows.append(("label", report["label"]))
     rows.append(("mounted on", report.get("mountpoint", "not mounted")))
+    if report.get("read_only"):
+        rows.append(("read-only", report.get("read_only_reason") or "yes"))
     rows.append(("newest snapshot", report["snapshot"] or "none"))
     rows += [(title, f"{report[name]:,}") for name, title in _COUNTS.items()]
     rows += [(title, format_size(report[name])) for name, title in _SIZES.items()]

@@ -71,9 +71,10 @@ def test_what_mkfs_made_is_told_as_json_too(url: str, capsys: pytest.CaptureFixt
     assert "there is a volume" in capsys.readouterr().err
 
 
-def test_fsync_into_the_store_is_refused_until_it_is_offered(url: str, tmp_path: Path) -> None:
+def test_a_snapshot_is_not_taken_over(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "m").mkdir()
-    assert run(["mount", "--fsync", "remote", url, str(tmp_path / "m")]) == 2
+    assert run(["mount", "--snapshot", "00000001-0000000001", "--take-over", url, str(tmp_path / "m")]) == 2
+    assert "only reads" in capsys.readouterr().err
 
 
 def test_stats_of_an_unmounted_volume_are_a_table_or_json(

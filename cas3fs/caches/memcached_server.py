@@ -101,7 +101,7 @@ class MemcachedServer:
         # "mg KEY k" answers "HD kKEY" or "EN". The client's public `raw_command` loses bytes of answers that come in
         # several pieces; what it is made of reads a line for each command.
         commands = [b"mg %b k\r\n" % key for key in keys]
-        answers = self._ask(lambda client: client._misc_cmd(commands, b"mg", False), [])
+        answers: list[bytes] = self._ask(lambda client: client._misc_cmd(commands, b"mg", False), [])
         return [line[4:] for line in answers if line.startswith(b"HD k")]
 
     def _touch(self, key: bytes) -> bool:

@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tests of cas3fs, and of programs that use it, need: real servers to talk to, started and stopped here.
+"""What tests of cas3fs, and of programs that build on it, need: fakes, faults, contracts, servers, fixtures.
 
-Vocabulary: a *server* is a process or thread of this machine, on a port of its own, that lives as long as a ``with``.
-The room stands on top of the others: nothing imports it but tests, and it needs the packages of the ``dev`` extra.
+Vocabulary:
+
+- *fake*: a client of a service that behaves as the real client does, without a network: `FakeS3`, `FakeMemcached`.
+- *fault*: trouble of a kind that can be switched on for a fake (`cas3fs.testing.faults`).
+- *contract*: tests that hold of every implementation of an interface, as classes to inherit from
+  (`cas3fs.testing.contracts`).
+- *server*: a real one on a port of its own, that lives as long as a ``with`` (`cas3fs.testing.servers`,
+  `cas3fs.testing.memcached_process`).
+
+The fixtures stand in `cas3fs.testing.plugin`, which pytest loads by itself. The room stands on top of the others:
+nothing imports it but tests, and importing it imports nothing. Servers need programs, or packages of the ``dev`` extra.
 """

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Volumes and mounts for tests, made with the command line as a user would.
+
+A `Volume` lives in one folder: the store, the state and the cache of a machine that uses it. A `Mount` is that volume
+mounted by a process of its own.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from cas3fs.errors import MountError
+
+NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
+COMMAND_TIMEOUT_S = 120
+
+
+@attrs.frozen
+class Volume:
+    """A volume, and the places of a machine that uses it."""
+
+    folder: Path
+    url: str
+
+    @classmethod
+    def make(cls, folder: Path, *options: str) -> "Volume":
+        """Make one in `folder`, with options of ``cas3fs mkfs``.
+
+        Raises:
+            MountError: it could not be made.
+        """
+        (folder / "store").mkdir()
+        volume = cls(folder, (folder / "store").as_uri())
+        volume.run("mkfs", volume.url, *options)
+        return volume
+
+    @property
+    def state_dir(self) -> Path:
+        """Where its machine keeps state."""
+        return self.folder / "state"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where its machine caches blocks."""
+        return self.folder / "cache"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What commands need in their environment, beyond one's own."""
+        return {"CAS3FS_STATE_DIR": str(self.state_dir), "CAS3FS_CACHE_DIR": str(self.cache_dir)}
+
+    def on_another_machine(self, folder: Path) -> "Volume":
+        """The same volume with other, empty places in `folder`."""
+        return Volume(folder, self.url)
+
+    def run(self, *arguments: str | Path) -> str:
+        """Run ``cas3fs`` with `arguments`, and give what it prints.
+
+        Raises:
+            MountError: it failed; with its words.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "cas3fs", *map(str, arguments)],
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode:
+            raise MountError(f"cas3fs {arguments[0]}: {done.stderr.strip()}")
+        return done.stdout
+
+    def report(self, *arguments: str | Path) -> Any:
+        """What ``cas3fs ... --json`` prints."""
+        return json.loads(self.run(*arguments, "--json"))
+
+
+@attrs.frozen
+class Mount:
+    """A volume and where it is mounted; usable as a path."""
+
+    volume: Volume
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def up(self, *options: str) -> None:
+        """Mount it, with options of ``cas3fs mount``.
+
+        Raises:
+            MountError: that failed.
+        """
+        self.path.mkdir(exist_ok=True)
+        self.volume.run("mount", self.volume.url, self.path, *options)
+
+    def down(self) -> None:
+        """Store everything and unmount; nothing happens when it is not mounted.
+
+        Raises:
+            MountError: that failed; the mount is taken away all the same.
+        """
+        if not self.path.is_mount():
+            return
+        try:
+            self.volume.run("umount", self.path)
+        finally:
+            if self.path.is_mount():
+                subprocess.run(["fusermount", "-u", "-z", str(self.path)], check=False, capture_output=True)
+
+    def flush(self) -> None:
+        """Return when everything written is in the store, and a snapshot names it."""
+        self.volume.run("flush", self.volume.url)
+
+    def stats(self) -> Any:
+        """What ``cas3fs stats --json`` tells."""
+        return self.volume.report("stats", self.path)
+
+    def again(self, *options: str, keep_cache: bool = True, keep_state: bool = True) -> None:
+        """Unmount and mount, perhaps without what the machine kept."""
+        self.down()
+        if not keep_cache:
+            shutil.rmtree(self.volume.cache_dir, ignore_errors=True)
+        if not keep_state:
+            shutil.rmtree(self.volume.state_dir, ignore_errors=True)
+        self.up(*options)
+
+
+def obstacle_to_mounting() -> str:
+    """Why nobody can mount here; empty where it should work."""
+    if os.environ.get(NO_FUSE_VARIABLE) == "1":
+        return f"{NO_FUSE_VARIABLE}=1"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse is not there, or may not be read and written by this user"
+    if shutil.which("fusermount") is None:
+        return "the command fusermount is not installed"
+    return ""

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fixtures, as a project that uses cas3fs gets them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from cas3fs.testing.fake_memcached import FakeMemcached
+    from cas3fs.testing.fake_s3 import FakeS3
+    from cas3fs.testing.volumes import Mount, Volume
+
+
+def run_pytest(folder: Path, text: str, **environment: str) -> str:
+    (folder / "test_it.py").write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rs",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={folder}",
+        str(folder),
+    ]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    return done.stdout + done.stderr
+
+
+def test_another_project_has_the_fixtures_without_asking_for_them(tmp_path: Path) -> None:
+    out = run_pytest(
+        tmp_path,
+        "def test_s3(fake_s3): fake_s3.put_object(Bucket='bucket', Key='a', Body=b'')\n"
+        "def test_memcached(fake_memcached): assert fake_memcached.set('a', b'1')\n"
+        "def test_volume(cas3fs_volume): assert cas3fs_volume.report('stats', cas3fs_volume.url)['files'] == 0\n",
+    )
+    assert "3 passed" in out
+
+
+def test_where_nothing_can_be_mounted_the_mount_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    out = run_pytest(tmp_path, "def test(cas3fs_mount): assert False\n", CAS3FS_TEST_NO_FUSE="1")
+    assert "1 skipped" in out
+    assert "cannot mount: CAS3FS_TEST_NO_FUSE=1" in out
+
+
+def test_loading_the_plugin_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, pytest; before = set(sys.modules); import cas3fs.testing.plugin; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {name for name in done.stdout.split() if not name.startswith("cas3fs")} == set()
+
+
+def test_the_fakes_are_empty_for_every_test(fake_s3: "FakeS3", fake_memcached: "FakeMemcached") -> None:
+    assert fake_s3.list_objects_v2(Bucket="bucket")["KeyCount"] == 0
+    assert fake_memcached.stats()[b"curr_items"] == 0
+
+
+def test_a_mount_keeps_what_is_written_also_on_another_machine(
+    need_fuse: None, cas3fs_mount: "Mount", cas3fs_volume: "Volume"
+) -> None:
+    (cas3fs_mount / "file").write_bytes(b"content" * 1000)
+    cas3fs_mount.again(keep_cache=False, keep_state=False)
+    assert (cas3fs_mount / "file").read_bytes() == b"content" * 1000
+    assert cas3fs_mount.stats()["files"] == 1
+
+
+def test_a_volume_that_cannot_be_made_says_why(cas3fs_volume: "Volume") -> None:
+    from cas3fs.errors import MountError
+
+    with pytest.raises(MountError, match=r"mkfs: .*already"):
+        cas3fs_volume.run("mkfs", cas3fs_volume.url)

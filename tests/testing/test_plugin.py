@@ -17,17 +17,8 @@ if TYPE_CHECKING:
 
 def run_pytest(folder: Path, text: str, **environment: str) -> str:
     (folder / "test_it.py").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rs",
-        "-p",
-        "no:cacheprovider",
-        f"--rootdir={folder}",
-        str(folder),
-    ]
+    options = ["-q", "-rs", "-p", "no:cacheprovider", f"--rootdir={folder}", f"--basetemp={folder}/temporary"]
+    command = [sys.executable, "-m", "pytest", *options, str(folder)]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
     )

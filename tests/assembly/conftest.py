@@ -51,6 +51,10 @@ class Volume:
         volume.start(0)
         return volume
 
+    def closing(self, opened: OpenVolume) -> None:
+        """Has it closed at the end."""
+        self._open.append(opened)
+
     def use(self, host: str, **files: str) -> str:
         """Opens on `host`, writes `files`, finishes; gives the snapshot."""
         volume = self.open(host)

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots of a volume that is open, and of one that is not: created, restored, thinned out, and read."""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas3fs.assembly.extracting import extract
+from cas3fs.assembly.opening import OpenVolume, open_view
+from cas3fs.assembly.restoring import restore_head
+from cas3fs.assembly.snapshotting import (
+    SnapshotHandlers,
+    create_offline,
+    delete_offline,
+    list_snapshots,
+    policy_offline,
+    prune_offline,
+    read_policy,
+)
+from cas3fs.assembly.upkeep import collect_unmounted
+from cas3fs.config import WriterSettings
+from cas3fs.control import Message
+from cas3fs.entries.kinds import SnapshotEntry
+from cas3fs.errors import (
+    ControlError,
+    EpochHeld,
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotMissing,
+    StateConflict,
+    StateInUse,
+    StoreUnreachable,
+)
+from cas3fs.filesystem import ROOT, Owner
+from cas3fs.snapshots.retention import Policy
+
+from .conftest import Volume, read_all, write
+
+
+def silent(message: Message) -> None:
+    """Nobody watches."""
+
+
+def ids(volume: Volume) -> list[str]:
+    return volume.archive.ids()
+
+
+def view_of(volume: Volume, snapshot_id: str) -> dict[str, str]:
+    """Every file that a snapshot has, as a machine reads it that has nothing of the volume."""
+    settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)
+    opened = open_view(volume.store_settings, settings, volume.places(f"viewer-{snapshot_id}"))
+    try:
+        opened.start(0)
+        return read_all(opened)
+    finally:
+        opened.close()
+
+
+def replace(opened: OpenVolume, name: str, text: str) -> None:
+    opened.filesystem.unlink(ROOT, name.encode())
+    write(opened, name, text)
+
+
+def restore(volume: Volume, snapshot_id: str, host: str = "here") -> str:
+    return restore_head(volume.store_settings, volume.places(host), snapshot_id, silent).id
+
+
+def test_every_snapshot_shows_what_was_there_when_it_was_made(volume: Volume) -> None:
+    expected: dict[str, dict[str, str]] = {}
+    opened = volume.open()
+    for number in range(8):
+        write(opened, f"file {number}", f"text {number}" * number)
+        if number % 3 == 2:
+            replace(opened, f"file {number - 1}", "replaced")
+            opened.filesystem.unlink(ROOT, b"file %d" % (number - 2))
+        assert opened.publisher is not None
+        expected[opened.publisher.publish(name="even" if number % 2 == 0 else None)] = read_all(opened)
+    opened.finish()
+    opened.close()
+    assert {one: view_of(volume, one) for one in ids(volume)} == expected
+    assert [one["name"] for one in list_snapshots(volume.archive)] == ["even", None] * 4
+
+
+def test_an_older_state_becomes_the_head_and_a_newer_one_again(volume: Volume) -> None:
+    first = volume.use("here", a="one", b="kept")
+    volume.use("here", c="two")
+    opened = volume.open()
+    replace(opened, "a", "three")
+    third = opened.finish()
+    opened.close()
+    assert third is not None
+    back = restore(volume, first)
+    assert volume.archive.load(back).parent == third
+    assert volume.archive.load(back).restored == first
+    assert read_all(volume.view()) == {"a": "one", "b": "kept"}
+    fourth = volume.use("here", d="four")
+    collect_unmounted(volume.store_settings, volume.places("here"), {"grace_s": 0.0, "min_live": 0.9}, silent)
+    restore(volume, third, host="there")
+    assert read_all(volume.view()) == {"a": "three", "b": "kept", "c": "two"}
+    collect_unmounted(volume.store_settings, volume.places("there"), {"grace_s": 0.0, "min_live": 0.9}, silent)
+    assert view_of(volume, fourth) == {"a": "one", "b": "kept", "d": "four"}
+    assert view_of(volume, first) == {"a": "one", "b": "kept"}
+    assert read_all(volume.open("third")) == {"a": "three", "b": "kept", "c": "two"}
+
+
+def test_a_restored_head_keeps_every_pack_that_was_known_and_goes_on_counting(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    before = volume.open()
+    packs = {row.name: row for row in before.filesystem.index.blocks.packs()}
+    greatest = before.filesystem.lookup(ROOT, b"b").number
+    before.finish()
+    before.close()
+    restore(volume, first)
+    opened = volume.open()
+    kept = {row.name: row for row in opened.filesystem.index.blocks.packs()}
+    assert {name: (row.born, row.size) for name, row in kept.items()} == {
+        name: (row.born, row.size) for name, row in packs.items()
+    }
+    assert sorted(row.died is None for row in kept.values()) == [False, True]
+    write(opened, "c", "three")
+    assert opened.filesystem.lookup(ROOT, b"c").number > greatest
+
+
+def test_restoring_the_head_does_nothing(volume: Volume) -> None:
+    head = volume.use("here", a="one")
+    assert restore(volume, head) == head
+    assert ids(volume) == [head]
+
+
+def test_a_mounted_volume_is_not_restored(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    opened = volume.open()
+    with pytest.raises(StateInUse):
+        restore(volume, first)
+    with pytest.raises(EpochHeld):
+        restore(volume, first, host="there")
+    opened.close()
+    with pytest.raises(StateConflict, match="mount and unmount"):
+        restore(volume, first)
+    assert read_all(volume.open()) == {"a": "one", "b": "two"}
+
+
+def test_an_unknown_snapshot_is_not_restored_and_the_volume_stays_free(volume: Volume) -> None:
+    volume.use("here", a="one")
+    with pytest.raises(SnapshotMissing):
+        restore(volume, "00000009-0000000001")
+    assert read_all(volume.open("there")) == {"a": "one"}
+
+
+def harm(volume: Volume, snapshot_id: str) -> None:
+    """The segments that were new in that snapshot are gone."""
+    (volume.root / "v" / "pages" / snapshot_id).unlink()
+
+
+def test_a_damaged_newest_snapshot_is_told_with_what_serves_and_the_one_before_becomes_the_head(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    second = volume.use("here", b="two")
+    harm(volume, second)
+    with pytest.raises(SnapshotDamaged, match=f"mount --snapshot {first}"):
+        volume.open("there")
+    assert view_of(volume, first) == {"a": "one"}
+    assert read_all(volume.open("here")) == {"a": "one", "b": "two"}  # here it is still known
+
+
+def test_the_one_before_a_damaged_head_becomes_the_head(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    harm(volume, volume.use("here", b="two"))
+    restore(volume, first, host="there")
+    assert read_all(volume.open("third")) == {"a": "one"}
+
+
+def test_a_snapshot_by_command_is_made_even_when_nothing_has_changed(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    made = create_offline(volume.store_settings, volume.places("here"), "named", silent)
+    assert (made["name"], made["parent"], made["files"]) == ("named", first, 1)
+    assert ids(volume) == [first, made["id"]]
+    assert read_all(volume.open("there")) == {"a": "one"}
+
+
+def test_what_a_crashed_mount_left_is_in_a_snapshot_by_command(volume: Volume) -> None:
+    killed = volume.open()
+    write(killed, "a", "one")
+    killed.filesystem.commit()
+    killed.close()
+    made = create_offline(volume.store_settings, volume.places("here"), None, silent)
+    assert view_of(volume, made["id"]) == {"a": "one"}
+
+
+def test_deleting_after_a_crash_does_not_give_away_what_only_this_machine_has(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    killed = volume.open()
+    write(killed, "c", "three")
+    killed.filesystem.commit()
+    killed.close()
+    delete_offline(volume.store_settings, volume.places("here"), [first])
+    with pytest.raises(EpochHeld):
+        volume.open("there")
+    assert read_all(volume.open()) == {"a": "one", "b": "two", "c": "three"}
+
+
+def test_deleted_snapshots_are_gone_and_the_others_read_on(volume: Volume) -> None:
+    made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
+    told = delete_offline(volume.store_settings, volume.places("there"), [made[0], made[2]])
+    assert told["removed"] == [made[0], made[2]]
+    assert ids(volume) == [made[1], made[3]]
+    assert view_of(volume, made[1]) == {"f0": "0", "f1": "1"}
+    with pytest.raises(SnapshotError, match="newest"):
+        delete_offline(volume.store_settings, volume.places("there"), [made[3]])
+
+
+def test_pruning_tells_what_it_would_do_and_then_does_it(volume: Volume) -> None:
+    made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
+    named = create_offline(volume.store_settings, volume.places("here"), "v1", silent)["id"]
+    last = volume.use("here", g="x")
+    policy = read_policy({"last": 2, "names": ["v*"]})
+    told = prune_offline(volume.store_settings, volume.places("here"), policy, dry_run=True)
+    assert told["removed"] == made
+    assert ids(volume) == [*made, named, last]
+    assert prune_offline(volume.store_settings, volume.places("here"), policy, dry_run=False)["removed"] == made
+    assert ids(volume) == [named, last]
+    assert len(view_of(volume, named)) == 4
+
+
+def test_the_policy_of_the_volume_thins_out_after_a_publish(volume: Volume) -> None:
+    policy_offline(volume.store_settings, Policy(last=2))
+    made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
+    assert ids(volume) == made[2:]
+    policy_offline(volume.store_settings, Policy(last=1, names=("*",)))
+    assert policy_offline(volume.store_settings, None)["last"] == 1
+
+
+def test_thinning_asks_the_store_for_little_while_nothing_is_to_go(volume: Volume) -> None:
+    opened = volume.open()
+    publisher = opened.publisher
+    assert publisher is not None
+    for number in range(3):
+        write(opened, f"f{number}", "x")
+        publisher.publish()
+        with publisher.exclusively():
+            publisher.keeper.thin()
+    before = opened.metrics.snapshot()
+    publisher.keeper.thin()
+    after = opened.metrics.snapshot()
+    deleted = [name for name in after if "delete" in name and after[name] != before.get(name, 0)]
+    assert deleted == []
+    assert len(ids(volume)) == 3
+
+
+def test_the_process_of_a_mount_answers_for_the_snapshots(volume: Volume) -> None:
+    opened = volume.open()
+    handlers = SnapshotHandlers(opened).handlers()
+    write(opened, "a", "one")
+    first = handlers["snapshot-create"]({"name": "first"}, silent)
+    assert first["name"] == "first"
+    write(opened, "b", "two")
+    second = handlers["snapshot-create"]({"name": None}, silent)
+    told: list[Message] = []
+    assert handlers["snapshots"]({}, told.append) == {"count": 2}
+    assert [one["snapshot"]["id"] for one in told] == [first["id"], second["id"]]
+    assert handlers["snapshot-show"]({"id": first["id"]}, silent)["facts"]["files"] == 1
+    would = handlers["snapshot-prune"]({"policy": {"last": 1}, "dry_run": True}, silent)
+    assert would["removed"] == [first["id"]]
+    assert handlers["snapshot-delete"]({"ids": [first["id"]]}, silent)["removed"] == [first["id"]]
+    assert handlers["snapshot-policy"]({"policy": {"last": 7, "names": []}}, silent)["last"] == 7
+    with pytest.raises(ControlError):
+        handlers["snapshot-policy"]({"policy": {"newest": 1}}, silent)
+    with pytest.raises(ControlError):
+        handlers["snapshot-delete"]({"ids": "all"}, silent)
+
+
+def test_through_a_view_snapshots_are_listed_and_not_changed(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    handlers = SnapshotHandlers(volume.view()).handlers()
+    assert handlers["snapshots"]({}, silent) == {"count": 1}
+    with pytest.raises(ControlError, match="read-only"):
+        handlers["snapshot-delete"]({"ids": [first]}, silent)
+
+
+def test_a_damaged_manifest_is_listed_as_such(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    path = volume.root / "v" / SnapshotEntry.key_of(first)
+    path.chmod(0o600)
+    path.write_bytes(b"rubbish")
+    told = list(list_snapshots(volume.archive))
+    assert "damaged" in told[0]
+    assert told[1]["newest"]
+
+
+def test_those_who_wait_for_the_store_at_one_time_share_a_snapshot(volume: Volume) -> None:
+    opened = volume.open()
+    publisher = opened.publisher
+    assert publisher is not None
+    write(opened, "first", "x")
+    waiting = []
+    with publisher.exclusively():
+        for number in range(8):
+            write(opened, f"f{number}", "x")
+            thread = threading.Thread(target=publisher.publish_shared)
+            thread.start()
+            waiting.append(thread)
+        while publisher._asked < 8:
+            pass
+    for thread in waiting:
+        thread.join()
+    assert len(ids(volume)) == 1
+    assert len(view_of(volume, ids(volume)[0])) == 9
+
+
+def test_those_who_share_a_snapshot_share_its_failure(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = volume.open()
+    publisher = opened.publisher
+    assert publisher is not None
+    write(opened, "a", "x")
+    errors: list[BaseException] = []
+
+    def fsync() -> None:
+        try:
+            publisher.publish_shared()
+        except StoreUnreachable as error:
+            errors.append(error)
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnreachable("no route")
+
+    monkeypatch.setattr(volume.archive.__class__, "create", fail)
+    with publisher.exclusively():
+        threads = [threading.Thread(target=fsync) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while publisher._asked < 3:
+            pass
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 3
+    assert len({id(error) for error in errors}) == 1
+    monkeypatch.undo()
+    publisher.publish_shared()
+    assert view_of(volume, ids(volume)[-1]) == {"a": "x"}
+
+
+# -- extracting
+
+
+@pytest.fixture
+def tree(volume: Volume) -> Iterator[str]:
+    """A snapshot with one of each kind of file."""
+    opened = volume.open()
+    fs, caller = opened.filesystem, Owner(os.getuid(), os.getgid())
+    folder = fs.mkdir(ROOT, b"folder", 0o751, caller)
+    write(opened, "plain", "text")
+    plain = fs.lookup(ROOT, b"plain").number
+    fs.link(plain, folder.number, b"again")
+    fs.symlink(folder.number, b"link", b"../nowhere", caller)
+    fs.mknod(folder.number, b"fifo", 0o010640, 0, caller)
+    sparse, handle = fs.create(folder.number, b"sparse\xff", 0o600, os.O_WRONLY, caller)
+    fs.write(handle, 3_000_000, b"in the middle")
+    fs.release(handle)
+    fs.setattr(sparse.number, caller, size=1 << 30)
+    fs.setxattr(plain, b"user.told", b"value")
+    fs.setattr(plain, caller, mode=0o440, mtime_ns=1_500_000_000_123_456_789)
+    fs.setattr(folder.number, caller, mtime_ns=1_400_000_000_000_000_001)
+    made = opened.finish()
+    opened.close()
+    assert made is not None
+    yield made
+
+
+def test_a_tree_is_extracted_with_links_modes_times_attributes_and_holes(
+    volume: Volume, tree: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = extract(volume.store_settings, volume.places("x"), tree, "/", out, progress=silent)
+    assert result.problems == []
+    plain, folder = out / "plain", out / "folder"
+    assert plain.read_text() == "text"
+    assert (plain.stat().st_mode & 0o7777, plain.stat().st_mtime_ns) == (0o440, 1_500_000_000_123_456_789)
+    assert plain.samefile(folder / "again")
+    assert os.getxattr(plain, "user.told") == b"value"
+    assert (folder.stat().st_mode & 0o7777, folder.stat().st_mtime_ns) == (0o751, 1_400_000_000_000_000_001)
+    assert (folder / "link").readlink() == Path("../nowhere")
+    assert (folder / "fifo").is_fifo()
+    sparse = folder / os.fsdecode(b"sparse\xff")
+    assert sparse.stat().st_size == 1 << 30
+    assert sparse.stat().st_blocks * 512 < 1 << 20
+    with open(sparse, "rb") as file:
+        file.seek(2_999_999)
+        assert file.read(15) == b"\0in the middle\0"
+
+
+def test_a_file_is_extracted_under_a_name_or_into_a_folder(volume: Volume, tree: str, tmp_path: Path) -> None:
+    places = volume.places("x")
+    extract(volume.store_settings, places, tree, "folder/again", tmp_path / "renamed", progress=silent)
+    assert (tmp_path / "renamed").read_text() == "text"
+    extract(volume.store_settings, places, tree, "/plain", tmp_path, progress=silent)
+    assert (tmp_path / "plain").read_text() == "text"
+    with pytest.raises(SnapshotError, match="has no folder/none"):
+        extract(volume.store_settings, places, tree, "folder/none", tmp_path / "none", progress=silent)
+    assert list((volume.state("x")).glob("views/*")) == []
+
+
+def test_half_a_file_is_not_left_behind(volume: Volume, tree: str, tmp_path: Path) -> None:
+    for pack in (volume.root / "v" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.unlink()
+    result = extract(volume.store_settings, volume.places("x"), tree, "/", tmp_path / "out", progress=silent)
+    assert len(result.problems) >= 2
+    assert not (tmp_path / "out" / "plain").exists()
+    assert (tmp_path / "out" / "folder" / "link").readlink() == Path("../nowhere")

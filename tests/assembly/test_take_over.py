@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Taking over from a writer that may still be at work: it is fenced, keeps what it has, and that can be saved."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.assembly.rescuing import find_state, find_url, rescue
+from cas3fs.config import WriterSettings
+from cas3fs.control import Message, MountRecord
+from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
+from cas3fs.filesystem import ROOT, Owner
+from cas3fs.snapshots.lines import read_bases
+
+from .conftest import Volume, read_all, write
+
+
+def silent(message: Message) -> None:
+    """Nobody watches."""
+
+
+def take_over(volume: Volume, host: str) -> OpenVolume:
+    """Opens the volume on `host` though another writer holds it."""
+    settings = WriterSettings(cache_size_bytes=0, take_over=True)
+    opened = open_writer(volume.store_settings, settings, volume.places(host))
+    volume.closing(opened)
+    opened.start(0)
+    return opened
+
+
+def published(opened: OpenVolume) -> str:
+    assert opened.publisher is not None
+    return opened.publisher.publish()
+
+
+def test_the_old_writer_finds_out_when_it_publishes_next_and_turns_read_only(volume: Volume) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    base = published(old)
+    write(old, "b", "unpublished")
+    new = take_over(volume, "new")
+    assert read_all(new) == {"a": "one"}
+    with pytest.raises(Fenced, match="cas3fs rescue"):
+        published(old)
+    assert old.publisher is not None
+    assert old.publisher.fenced
+    assert old.filesystem.read_only_reason == old.publisher.fenced
+    with pytest.raises(FileSystemError) as refused:
+        write(old, "c", "too late")
+    assert refused.value.errno == errno.EROFS
+    assert read_all(old) == {"a": "one", "b": "unpublished"}
+    assert [one.number.epoch for one in volume.archive.list()] == [1, 2]
+    assert volume.archive.ids()[0] == base
+
+
+def test_both_go_on_and_only_the_new_one_is_seen(volume: Volume) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    published(old)
+    new = take_over(volume, "new")
+    write(new, "b", "of the new one")
+    write(old, "c", "of the old one")
+    with pytest.raises(Fenced):
+        published(old)
+    published(new)
+    with pytest.raises(Fenced):
+        old.finish()
+    old.close()
+    new.finish()
+    new.close()
+    assert read_all(volume.open("third")) == {"a": "one", "b": "of the new one"}
+
+
+def test_who_takes_over_writes_down_where_it_goes_on_and_publishes_at_once(volume: Volume) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    base = published(old)
+    take_over(volume, "new")
+    ((epoch, start),) = read_bases(volume.shelf)
+    assert (epoch, str(start)) == (2, base)
+    newest = volume.archive.newest()
+    assert newest is not None
+    assert (newest.number.epoch, newest.parent) == (2, base)
+
+
+def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    published(old)
+    new = take_over(volume, "new")
+    head = published(new)
+    write(old, "b", "late")
+    # it had looked for rivals just before they came
+    assert old.publisher is not None
+    monkeypatch.setattr(old.publisher, "check_fence", lambda: None)
+    late = published(old)
+    assert volume.archive.strays() == {late}
+    assert volume.archive.newest_id() == head
+    assert new.publisher is not None
+    with new.publisher.exclusively():
+        pruning = new.publisher.keeper.prune(None)
+    assert late not in pruning.removal.snapshots
+    assert late in volume.archive.ids()
+    new.finish()
+    new.close()
+    assert read_all(volume.open("third")) == {"a": "one"}
+
+
+def test_pages_that_an_overruled_writer_may_still_need_stay(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    published(old)
+    new = take_over(volume, "new")
+    write(old, "b", "late")
+    assert old.publisher is not None
+    monkeypatch.setattr(old.publisher, "check_fence", lambda: None)
+    late = published(old)
+    volume.archive.delete([late])
+    assert new.publisher is not None
+    with new.publisher.exclusively():
+        new.publisher.keeper.prune(None)
+    assert (volume.root / "v" / "pages" / late).exists()
+
+
+def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -> None:
+    old = volume.open("old")
+    write(old, "stored", "published")
+    write(old, "changed", "before")
+    published(old)
+    fs = old.filesystem
+    folder = fs.mkdir(ROOT, b"folder", 0o755, Owner())
+    _, handle = fs.create(folder.number, b"large", 0o600, os.O_WRONLY, Owner())
+    data = os.urandom(3_000_000)
+    for offset in range(0, len(data), 100_000):
+        fs.write(handle, offset, data[offset : offset + 100_000])
+    fs.release(handle)
+    fs.store_all()
+    number = fs.lookup(ROOT, b"changed").number
+    handle = fs.open(number, os.O_WRONLY, Owner())
+    fs.write(handle, 2, b"XX")
+    fs.release(handle)
+    write(old, "only staged", "durable")
+    fs.commit()
+    take_over(volume, "new")
+    with pytest.raises(Fenced):
+        published(old)
+    with pytest.raises(StateInUse):
+        rescue(volume.store_settings, volume.state("old"), tmp_path / "saved", silent)
+    old.close()
+    before = {path: path.stat().st_mtime_ns for path in volume.state("old").glob("staging/*")}
+    report = rescue(volume.store_settings, volume.state("old"), tmp_path / "saved", silent)
+    saved = tmp_path / "saved"
+    assert report["problems"] == []
+    assert (saved / "folder" / "large").read_bytes() == data
+    assert (saved / "changed").read_text() == "beXXre"
+    assert (saved / "only staged").read_text() == "durable"
+    assert sorted(path.name for path in saved.rglob("*")) == ["changed", "folder", "large", "only staged"]
+    assert {path: path.stat().st_mtime_ns for path in volume.state("old").glob("staging/*")} == before
+
+
+def test_what_was_set_aside_is_saved_too(volume: Volume, tmp_path: Path) -> None:
+    killed = volume.open("here")
+    write(killed, "a", "never published")
+    killed.filesystem.commit()
+    killed.close()
+    take_over(volume, "there").close()
+    volume.take_over("third")
+    assert read_all(volume.open("here")) == {}
+    (aside,) = (volume.state("here") / "set-aside").iterdir()
+    rescue(volume.store_settings, aside, tmp_path / "saved", silent)
+    assert (tmp_path / "saved" / "a").read_text() == "never published"
+
+
+def test_a_state_folder_is_found_with_the_volume_that_it_belongs_to(volume: Volume, tmp_path: Path) -> None:
+    volume.use("here", a="one")
+    state = volume.state("here")
+    assert find_state(volume.root / "here") == state
+    assert find_state(state) == state
+    assert find_url(state) is None
+    MountRecord(volume.store_settings.url, "uuid", "/m", 1).save(state)
+    assert find_url(state) == volume.store_settings.url
+    assert find_url(state / "set-aside" / "now") == volume.store_settings.url
+    with pytest.raises(UsageError, match="holds no index"):
+        find_state(tmp_path / "nowhere")
+
+
+def test_nothing_is_saved_over_what_is_there(volume: Volume, tmp_path: Path) -> None:
+    volume.use("here", a="one")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UsageError, match="not empty"):
+        rescue(volume.store_settings, volume.state("here"), tmp_path / "full", silent)

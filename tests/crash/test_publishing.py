@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A process that is killed at any step of taking a snapshot leaves whole snapshots only, and loses nothing."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cas3fs.assembly.opening import open_view, open_writer
+from cas3fs.assembly.volumes import make_volume
+from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.entries.shelf import Shelf
+from cas3fs.filesystem import ROOT, Owner
+from cas3fs.filesystem.export import Exporter
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import open_store
+from cas3fs.snapshots.archive import SnapshotArchive
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from cas3fs.assembly import publishing
+from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs
+from cas3fs.filesystem import ROOT, FileSystem, Owner
+from cas3fs.objectstores.directory import DirectoryStore
+from cas3fs.snapshots.archive import SnapshotArchive
+
+url, root, step = sys.argv[1:]
+
+
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before(owner, name, when=lambda *args, **kwargs: True):
+    function = getattr(owner, name)
+    setattr(owner, name, lambda *a, **k: (kill() if when(*a, **k) else None, function(*a, **k))[1])
+
+
+def die_after(owner, name, when=lambda *args, **kwargs: True):
+    function = getattr(owner, name)
+    setattr(owner, name, lambda *a, **k: (function(*a, **k), kill() if when(*a, **k) else None)[0])
+
+
+def key_in(folder):
+    return lambda store, key, *rest, **more: key.startswith(folder)
+
+
+volume = open_writer(
+    StoreSettings(url), WriterSettings(cache_size_bytes=0), Places(Path(root, "s"), Path(root, "c"))
+)
+volume.start(0)
+fs = volume.filesystem
+for number in range(20):
+    inode, handle = fs.create(ROOT, b"file %d" % number, 0o644, os.O_WRONLY, Owner())
+    fs.write(handle, 0, b"content %d" % number * 1000)
+    fs.release(handle)
+fs.commit()
+{
+    "before the checkpoint": lambda: die_before(FileSystem, "checkpoint"),
+    "after the checkpoint": lambda: die_after(FileSystem, "checkpoint"),
+    "before the pages": lambda: die_before(DirectoryStore, "put_if_absent", key_in("pages/")),
+    "half the pages": lambda: die_before(os, "link", lambda source, key, **more: key.startswith("pages/")),
+    "half the manifest": lambda: die_before(os, "link", lambda source, key, **more: key.startswith("snapshots/")),
+    "before the manifest": lambda: die_before(DirectoryStore, "put_if_absent", key_in("snapshots/")),
+    "after the manifest": lambda: die_after(DirectoryStore, "put_if_absent", key_in("snapshots/")),
+    "after the fence": lambda: die_after(SnapshotArchive, "create"),
+    "before the release": lambda: die_before(Epochs, "release"),
+    "after the release": lambda: die_after(Epochs, "release"),
+    "before it is marked clean": lambda: die_before(OpenVolume, "close"),
+}[step]()
+volume.finish()
+volume.close()
+"""
+STEPS = [
+    "before the checkpoint",
+    "after the checkpoint",
+    "before the pages",
+    "half the pages",
+    "half the manifest",
+    "before the manifest",
+    "after the manifest",
+    "after the fence",
+    "before the release",
+    "after the release",
+    "before it is marked clean",
+]
+EXPECTED = {f"file {number}": f"content {number}".encode() * 1000 for number in range(20)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_each_step_of_a_snapshot_leaves_whole_ones_only(step: str, tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    settings = StoreSettings((tmp_path / "v").as_uri())
+    make_volume(settings, VolumeSettings())
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, settings.url, tmp_path, step], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    archive = SnapshotArchive(Shelf(open_store(settings.url, metrics=Metrics())))
+    for info in archive.list():
+        assert contents(_extracted(settings, info.id, tmp_path)) == EXPECTED
+    places = Places(tmp_path / "s", tmp_path / "c")
+    volume = open_writer(settings, WriterSettings(cache_size_bytes=0), places)
+    volume.start(0)
+    _inode, handle = volume.filesystem.create(ROOT, b"later", 0o644, 1, Owner())
+    volume.filesystem.release(handle)
+    newest = volume.finish()
+    volume.close()
+    assert newest is not None
+    assert contents(_extracted(settings, newest, tmp_path)) == EXPECTED | {"later": b""}
+
+
+def _extracted(settings: StoreSettings, snapshot_id: str, root: Path) -> Path:
+    """The tree of a snapshot, as a machine reads it that has nothing of the volume."""
+    reading = WriterSettings(read_only=True, cache_size_bytes=0, snapshot=snapshot_id)
+    volume = open_view(settings, reading, Places(root / "other", root / "other-cache"))
+    try:
+        out = root / f"out-{snapshot_id}"
+        exporter = Exporter(volume.filesystem)
+        exporter.copy(ROOT, out)
+        assert exporter.result.problems == []
+        return out
+    finally:
+        volume.close()

@@ -26,6 +26,7 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.errors import FileSystemError, IndexDatabaseError
 from cas3fs.filesystem.inodes import Inode, InodeTable
+from cas3fs.filesystem.names import Names
 from cas3fs.filesystem.staging import Staging
 from cas3fs.index import Index
 from cas3fs.metrics import Metrics
@@ -101,9 +102,8 @@ class Base:
         self.metrics = metrics
         self.lock = threading.Lock()
         staging.guard(self.lock)
-        self.inodes = InodeTable(index)
-        self.names: dict[tuple[int, bytes], int] = {}
-        """(directory, name) to inode number: what readdir and lookup found, until an operation on the name."""
+        self.names = Names(index)
+        self.inodes = InodeTable(index, self.names.newborn)
         self.changes = 0
         """Counts what programs change: how busy they are."""
         self._refusal = errno.EROFS if settings.read_only else 0
@@ -172,6 +172,7 @@ class Base:
         so it takes no more changes.
         """
         try:
+            self.names.flush()
             with self.index.operation():
                 yield
         except IndexDatabaseError as error:

@@ -195,6 +195,7 @@ class Commits:
         """Step 3."""
         base = self._base
         try:
+            base.names.flush()
             if base.inodes.dirty or base.inodes.doomed:
                 with base.index.operation():
                     base.inodes.write_back()

@@ -19,7 +19,6 @@ from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.base import NAME_MAX, Base, Caller
 from cas3fs.filesystem.inodes import Inode
 
-_NAMES_CACHED = 100_000
 _LISTING_ENTRIES = 1000
 _LINK_MAX = 2**31 - 1
 
@@ -64,30 +63,33 @@ class Directories(Base):
             return inode
 
     def _find(self, parent: int, name: bytes) -> Inode | None:
-        number = self.names.get((parent, name))
+        number = self.names.get(parent, name)
         if number is not None:
             return self.inodes.get(number)
         if name in (b".", b".."):
             return self._find_dots(parent, name)
+        if self.names.is_absent(parent, name):
+            self._check_name(name)
+            return None
         row = self.index.namespace.lookup(parent, name)
         if row is None:
             self._check_name(name)
             self.inodes.directory(parent)
+            self.names.miss(parent, name)
             return None
-        self._cache_name(parent, name, row[0])
+        self.names.learn(parent, name, row[0])
         return self.inodes.admit(row)
 
     def _find_dots(self, parent: int, name: bytes) -> Inode:
         directory = self.inodes.directory(parent)
         if name == b".":
             return directory
-        above = self.index.namespace.parent_of(parent)
+        above = self._parent_of(parent)
         return directory if above is None else self.inodes.get(above)
 
-    def _cache_name(self, parent: int, name: bytes, number: int) -> None:
-        if len(self.names) >= _NAMES_CACHED:
-            self.names.clear()
-        self.names[parent, name] = number
+    def _parent_of(self, directory: int) -> int | None:
+        self.names.flush()
+        return self.index.namespace.parent_of(directory)
 
     def _check_name(self, name: bytes) -> None:
         if len(name) > NAME_MAX:
@@ -154,17 +156,13 @@ class Directories(Base):
         now = time.time_ns()
         is_directory = stat.S_ISDIR(mode)
         row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
-        space = self.index.namespace
-        with self.operation():
-            number = space.insert_inode(*row)
-            space.add_entry(parent, name, number)
-            if target is not None:
-                space.add_symlink(number, target)
+        if target is not None:
+            self.index.namespace.add_symlink(self.names.reserve(), target)
+        number = self.names.add(parent, name, row, is_directory=is_directory)
         directory.nlink += is_directory
         self._changed_directory(directory)
-        self._cache_name(parent, name, number)
         inode = self.inodes.admit((number, *row, 0))
-        self.inodes.remember(number)
+        self.inodes.lookups[number] = 1
         return inode
 
     def _room_for(self, parent: int, name: bytes) -> Inode:
@@ -173,7 +171,9 @@ class Directories(Base):
             raise FileSystemError(errno.EEXIST)
         self._check_name(name)
         directory = self.inodes.directory(parent)
-        if (parent, name) in self.names or self.index.namespace.child(parent, name) is not None:
+        if self.names.is_absent(parent, name):
+            return directory
+        if self.names.get(parent, name) is not None or self.index.namespace.child(parent, name) is not None:
             raise FileSystemError(errno.EEXIST)
         return directory
 
@@ -198,7 +198,7 @@ class Directories(Base):
             inode.nlink += 1
             inode.ctime_ns = self._changed_directory(directory)
             self._changed(inode)
-            self._cache_name(new_parent, new_name, number)
+            self.names.learn(new_parent, new_name, number)
             self.inodes.remember(number)
             return inode
 
@@ -240,21 +240,27 @@ class Directories(Base):
             inode = self._existing(parent, name)
             if not inode.is_directory:
                 raise FileSystemError(errno.ENOTDIR)
-            if not self.index.namespace.is_empty(inode.number):
+            if not self._is_empty(inode):
                 raise FileSystemError(errno.ENOTEMPTY)
             self._remove(parent, name, inode)
+
+    def _is_empty(self, directory: Inode) -> bool:
+        self.names.flush()
+        return self.index.namespace.is_empty(directory.number)
 
     def _remove(self, parent: int, name: bytes, inode: Inode) -> None:
         directory = self.inodes.directory(parent)
         with self.operation():
             self.index.namespace.remove_entry(parent, name)
-        self.names.pop((parent, name), None)
+        self.names.forget(parent, name)
         directory.nlink -= inode.is_directory
         self._lost_name(inode, self._changed_directory(directory))
 
     def _lost_name(self, inode: Inode, now: int) -> None:
         """One name of `inode` is gone; a directory has only the one."""
         inode.nlink = 0 if inode.is_directory else inode.nlink - 1
+        if inode.is_directory:
+            self.names.forget_directory(inode.number)
         inode.ctime_ns = now
         self._changed(inode)
         self._unreferenced(inode)
@@ -290,13 +296,13 @@ class Directories(Base):
         while above is not None:
             if above == inode.number:
                 raise FileSystemError(errno.EINVAL)
-            above = self.index.namespace.parent_of(above)
+            above = self._parent_of(above)
 
     def _check_replaceable(self, inode: Inode, target: Inode) -> None:
         if target.is_directory:
             if not inode.is_directory:
                 raise FileSystemError(errno.EISDIR)
-            if not self.index.namespace.is_empty(target.number):
+            if not self._is_empty(target):
                 raise FileSystemError(errno.ENOTEMPTY)
         elif inode.is_directory:
             raise FileSystemError(errno.ENOTDIR)
@@ -315,8 +321,8 @@ class Directories(Base):
 
     def _moved(self, inode: Inode, target: Inode | None, old: Name, new: Name) -> None:
         """What a move that has happened in the index changes in memory."""
-        self.names.pop(old, None)
-        self._cache_name(*new, inode.number)
+        self.names.forget(*old)
+        self.names.learn(*new, inode.number)
         source, destination = self.inodes.get(old[0]), self.inodes.get(new[0])
         if inode.is_directory:
             source.nlink -= 1
@@ -369,11 +375,12 @@ class Directories(Base):
     def _read_ahead(self, listing: Listing, offset: int) -> None:
         directory = listing.directory.number
         with self.lock:
+            self.names.flush()
             rows = self.index.namespace.entries(directory, offset, _LISTING_ENTRIES)
             admit = self.inodes.admit
             listing.ahead = [(row[1], admit(row[2:]), row[0]) for row in rows]
             for name, inode, _ in listing.ahead:
-                self._cache_name(directory, name, inode.number)
+                self.names.learn(directory, name, inode.number)
         listing.cookies = [cookie for _, _, cookie in listing.ahead]
         listing.start = offset
 

@@ -220,8 +220,8 @@ class Files(Directories):
             self.staging.follow(inode)
             return len(data)
 
-    def write(self, handle: int, offset: int, data: Buffer) -> int:
-        """Takes all of `data` at `offset`; waits while staging is full.
+    def write(self, handle: int, offset: int, data: Buffer, *, patient: bool = True) -> int:
+        """Takes all of `data` at `offset`; waits while staging is full, unless the caller is not `patient`.
 
         Raises:
             FileSystemError: EBADF, EFBIG, ENOSPC (the local disk), EROFS.
@@ -230,7 +230,7 @@ class Files(Directories):
         if done is not None:
             return done
         with self.lock:
-            while self.staging.is_full and not self._refusal:
+            while patient and self.staging.is_full and not self._refusal:
                 self.staging.hungry.set()
                 self.staging.room.wait()
             inode = self._begin_write(handle, offset, data)

@@ -13,7 +13,7 @@ the next commit.  One that a crash leaves without a name is found and doomed at 
 
 import errno
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.layers import Layer
@@ -107,8 +107,10 @@ class Inode:
 class InodeTable:
     """See the module.  Every method needs the file system's lock."""
 
-    def __init__(self, index: Index, capacity: int = CACHED_INODES) -> None:
+    def __init__(self, index: Index, newborn: Set[int], capacity: int = CACHED_INODES) -> None:
+        """`newborn`: the numbers of those that the index does not have yet (module `names`)."""
         self._index = index
+        self._newborn = newborn
         self._capacity = capacity
         self.cached: dict[int, Inode] = {}
         self.dirty: dict[int, Inode] = {}
@@ -161,7 +163,11 @@ class InodeTable:
         going = [
             number
             for number, inode in self.cached.items()
-            if not inode.handles and not inode.layers and inode.nlink and number not in self.dirty
+            if not inode.handles
+            and not inode.layers
+            and inode.nlink
+            and number not in self.dirty
+            and number not in self._newborn
         ][: self._capacity // 4]
         for number in going:
             del self.cached[number]

@@ -41,6 +41,9 @@ _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 _BATCH_FILES = 4096
 _SLICE_FILES = 256
+_LOOK_INTERVAL_S = 0.5
+_PRESSING_SHARE = 0.25
+"""Of the room in staging: so much may gather before storing competes with busy programs for the disk."""
 _BUSY_OPERATIONS = 200
 """So many operations within a tick, and storing what has only settled waits: it would slow them down, and be no
 sooner done."""
@@ -124,12 +127,12 @@ class Storer:
         pressing = (
             staging.is_full
             or staging.is_short_of_memory
-            or staging.size_bytes - staging.memory_bytes >= settings.part_bytes
+            or staging.size_bytes >= staging.limit_bytes * _PRESSING_SHARE
             or self._demands > 0
             or self._more
             or now_s - self._looked_at_s > settings.batch_wait_s
         )
-        if not pressing and now_s - self._looked_at_s < settings.settle_s / 2:
+        if not pressing and now_s - self._looked_at_s < min(settings.settle_s / 2, _LOOK_INTERVAL_S):
             return False
         busy = self._base.changes - self._changes_seen > _BUSY_OPERATIONS
         self._changes_seen = self._base.changes
@@ -149,7 +152,8 @@ class Storer:
         if staging.is_full:
             return free
         if staging.is_short_of_memory:
-            whole = [inode for inode in free if not inode.writers or _grows(inode)]
+            # not those that are being written: what they have so far would be cut where nothing ends
+            whole = [inode for inode in free if not inode.writers]
             return whole if sum(map(_dirty_bytes, whole)) >= settings.pack_bytes else []
         parts = [inode for inode in free if _grows(inode) and _dirty_bytes(inode) >= settings.part_bytes]
         settled = [inode for inode in free if not inode.writers and now_s - inode.touched_s >= settings.settle_s]

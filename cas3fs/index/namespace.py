@@ -9,7 +9,7 @@ reckon.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, delete, exists, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, column, delete, exists, insert, literal_column, or_, select, table, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from cas3fs.index.database import Database
@@ -51,6 +51,15 @@ _INSERT_INODE = Prepared(
     insert(inodes).values({name: param(name) for name in _NEW_COLUMNS} | {"stored_seq": _ZERO}).inline(),
     " ".join(_NEW_COLUMNS),
 )
+_INSERT_NUMBERED = Prepared(
+    insert(inodes).values({name: param(name) for name in ("id", *_NEW_COLUMNS)} | {"stored_seq": _ZERO}).inline(),
+    " ".join(("id", *_NEW_COLUMNS)),
+)
+_LAST_NUMBERS = Prepared(
+    select(column("name"), column("seq"))
+    .select_from(table("sqlite_sequence"))
+    .where(column("name").in_([literal_column("'inodes'"), literal_column("'dentries'")]))
+)
 _INODE = Prepared(select(*inodes.c).where(_THIS_INODE), "inode")
 _SAVE_INODE = Prepared(
     update(inodes).where(_THIS_INODE).values({name: param(name) for name in _SAVED_COLUMNS}),
@@ -78,6 +87,10 @@ _CHILD = Prepared(select(dentries.c.id, dentries.c.inode).where(_THIS_ENTRY), "p
 _ADD_ENTRY = Prepared(
     insert(dentries).values(parent=param("parent"), name=param("name"), inode=param("inode")).inline(),
     "parent name inode",
+)
+_ADD_NUMBERED = Prepared(
+    insert(dentries).values(id=param("id"), parent=param("parent"), name=param("name"), inode=param("inode")).inline(),
+    "id parent name inode",
 )
 _REMOVE_ENTRY = Prepared(delete(dentries).where(_THIS_ENTRY), "parent name")
 _REDIRECT_ENTRY = Prepared(update(dentries).where(_THIS_ENTRY).values(inode=param("inode")), "parent name inode")
@@ -122,6 +135,8 @@ class Namespace:
             return prepared.on(database)
 
         self._insert_inode, self._inode = on(_INSERT_INODE), on(_INODE)
+        self._insert_numbered, self._add_numbered = on(_INSERT_NUMBERED), on(_ADD_NUMBERED)
+        self._last_numbers = on(_LAST_NUMBERS)
         self._save_inode, self._save_attributes = on(_SAVE_INODE), on(_SAVE_ATTRIBUTES)
         self._removals = tuple(on(removal) for removal in _REMOVALS)
         self._nameless = on(_NAMELESS)
@@ -148,6 +163,19 @@ class Namespace:
     ) -> int:
         """Makes an inode and returns its number, which no inode had before."""
         return self._insert_inode.insert(mode, uid, gid, nlink, rdev, size, atime_ns, mtime_ns, ctime_ns, crtime_ns)
+
+    def last_numbers(self) -> tuple[int, int]:
+        """The greatest number that any inode, and the greatest id that any entry ever had."""
+        last: dict[str, int] = dict(self._last_numbers.all())
+        return int(last.get("inodes", ROOT_INODE)), int(last.get("dentries", 0))
+
+    def insert_inodes(self, rows: Iterable[Sequence[int]]) -> None:
+        """Makes inodes of rows (number, and the values of `insert_inode`); the numbers are above `last_numbers`."""
+        self._insert_numbered.many(rows)
+
+    def add_entries(self, rows: Iterable[tuple[int, int, bytes, int]]) -> None:
+        """Adds names as (id, parent, name, inode); the ids are above `last_numbers`."""
+        self._add_numbered.many(rows)
 
     def inode(self, number: int) -> Any:
         """The inode's row, in the order of `InodeRow`, or None."""

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is known of names without asking the index.
+
+Three things, all guarded by the file system's lock:
+
+- names that were looked up, listed or made: directory and name to inode number, until an operation on the name;
+- names that are *not* there: the one that was looked for last, which is often made next; and all that are missing in a
+  directory that was made here and whose names are all known;
+- the *newborn*: inodes and names that were made and are not in the index yet.  They are entered together, by
+  `flush`: before any other change of the index, before a listing, and before a commit.  So a tree that is being
+  copied costs no statement for each file, and what a program sees is the same.
+
+A failed flush leaves the newborn as they are, and the next commit fails until it succeeds.
+"""
+
+from cas3fs.index import Index
+
+_CAPACITY = 100_000
+
+
+class Names:
+    """See the module.  Every method needs the file system's lock."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._known: dict[tuple[int, bytes], int] = {}
+        self._whole: set[int] = set()  # directories all of whose names are in `_known`
+        self._missed: tuple[int, bytes] | None = None
+        self._last_inode = 0
+        self._last_entry = 0
+        self._inodes: list[tuple[int, ...]] = []
+        self._entries: list[tuple[int, int, bytes, int]] = []
+        self.newborn: set[int] = set()
+        """Numbers of inodes that the index does not have yet."""
+
+    def get(self, parent: int, name: bytes) -> int | None:
+        """The inode of that name, if it is known."""
+        return self._known.get((parent, name))
+
+    def is_absent(self, parent: int, name: bytes) -> bool:
+        """Whether it is known that there is no such name."""
+        key = parent, name
+        return key not in self._known and (parent in self._whole or key == self._missed)
+
+    def miss(self, parent: int, name: bytes) -> None:
+        """The index has no such name."""
+        self._missed = parent, name
+
+    def learn(self, parent: int, name: bytes, number: int) -> None:
+        """The name stands for that inode."""
+        if len(self._known) >= _CAPACITY:
+            self.flush()
+            self._known.clear()
+            self._whole.clear()
+        self._known[parent, name] = number
+        self._missed = None
+
+    def forget(self, parent: int, name: bytes) -> None:
+        """The name is gone."""
+        self._known.pop((parent, name), None)
+
+    def forget_directory(self, number: int) -> None:
+        """The directory is gone."""
+        self._whole.discard(number)
+
+    def reserve(self) -> int:
+        """The number of the inode that `add` will make next; no inode had it before."""
+        if not self._entries:  # the index may have given numbers itself since
+            self._last_inode, self._last_entry = self._index.namespace.last_numbers()
+        return self._last_inode + 1
+
+    def add(self, parent: int, name: bytes, row: tuple[int, ...], *, is_directory: bool) -> int:
+        """Makes an inode of that row (mode to crtime_ns, as the columns stand) with that name; gives its number."""
+        self._last_inode = number = self.reserve()
+        self._last_entry += 1
+        self._inodes.append((number, *row))
+        self._entries.append((self._last_entry, parent, name, number))
+        self.newborn.add(number)
+        self.learn(parent, name, number)
+        if is_directory:
+            self._whole.add(number)
+        return number
+
+    def flush(self) -> None:
+        """Enters the newborn in the index.
+
+        Raises:
+            IndexDatabaseError: it did not take them; they stay newborn.
+        """
+        if not self._entries:
+            return
+        with self._index.operation():
+            self._index.namespace.insert_inodes(self._inodes)
+            self._index.namespace.add_entries(self._entries)
+        self._inodes.clear()
+        self._entries.clear()
+        self.newborn.clear()

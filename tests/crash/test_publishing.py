@@ -17,6 +17,7 @@ from cas3fs.filesystem.export import Exporter
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.testing.servers import S3Server, s3_client
 
 SCRIPT = """
 import os, signal, sys
@@ -28,9 +29,11 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs
 from cas3fs.filesystem import ROOT, FileSystem, Owner
 from cas3fs.objectstores.directory import DirectoryStore
+from cas3fs.objectstores.s3 import S3Store
 from cas3fs.snapshots.archive import SnapshotArchive
 
 url, root, step = sys.argv[1:]
+Store = DirectoryStore if url.startswith("file:") else S3Store
 
 
 def kill(*args, **kwargs):
@@ -64,11 +67,11 @@ fs.commit()
 {
     "before the checkpoint": lambda: die_before(FileSystem, "checkpoint"),
     "after the checkpoint": lambda: die_after(FileSystem, "checkpoint"),
-    "before the pages": lambda: die_before(DirectoryStore, "put_if_absent", key_in("pages/")),
+    "before the pages": lambda: die_before(Store, "put_if_absent", key_in("pages/")),
     "half the pages": lambda: die_before(os, "link", lambda source, key, **more: key.startswith("pages/")),
     "half the manifest": lambda: die_before(os, "link", lambda source, key, **more: key.startswith("snapshots/")),
-    "before the manifest": lambda: die_before(DirectoryStore, "put_if_absent", key_in("snapshots/")),
-    "after the manifest": lambda: die_after(DirectoryStore, "put_if_absent", key_in("snapshots/")),
+    "before the manifest": lambda: die_before(Store, "put_if_absent", key_in("snapshots/")),
+    "after the manifest": lambda: die_after(Store, "put_if_absent", key_in("snapshots/")),
     "after the fence": lambda: die_after(SnapshotArchive, "create"),
     "before the release": lambda: die_before(Epochs, "release"),
     "after the release": lambda: die_after(Epochs, "release"),
@@ -100,8 +103,28 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_each_step_of_a_snapshot_leaves_whole_ones_only(step: str, tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
-    settings = StoreSettings((tmp_path / "v").as_uri())
-    make_volume(settings, VolumeSettings())
+    check(step, (tmp_path / "v").as_uri(), tmp_path)
+
+
+@pytest.mark.parametrize("step", ["before the manifest", "after the manifest", "before the release"])
+@pytest.mark.parametrize("kind", ["moto", "rclone"])
+def test_the_same_holds_on_s3(
+    step: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: S3Server = request.getfixturevalue(f"{kind}_s3")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"crash-{kind}-{step.replace(' ', '-')}"
+    client = s3_client(server)
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    check(step, f"s3://{bucket}/volume", tmp_path)
+
+
+def check(step: str, url: str, tmp_path: Path) -> None:
+    """Kills a process at that step, and looks at what it left."""
+    settings = StoreSettings(url)
+    make_volume(settings, VolumeSettings(allow_unfenced=True))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, settings.url, tmp_path, step], capture_output=True, text=True, check=False
     )

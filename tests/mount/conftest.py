@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from cas3fs.testing.servers import RcloneServer
+    from cas3fs.testing.servers import RcloneServer, S3Server
 
 TIMEOUT_S = 30
 
@@ -116,7 +116,7 @@ def wait_for_exit(pid: int, timeout_s: float = TIMEOUT_S) -> None:
         os.close(process)
 
 
-def new_bucket(server: "RcloneServer", workspace: Path) -> str:
+def new_bucket(server: "S3Server", workspace: Path) -> str:
     """A bucket named for `workspace`, asked of the server, which would not see a new folder at once."""
     from cas3fs.testing.servers import s3_client
 

@@ -71,6 +71,11 @@ class Staging:
         self.room = threading.Condition(lock)
 
     @property
+    def records(self) -> StagingIndex:
+        """The rows, for who checks them while no file system is at work with them."""
+        return self._rows
+
+    @property
     def is_full(self) -> bool:
         return self.size_bytes >= self.limit_bytes
 
@@ -206,6 +211,7 @@ class Staging:
         """The open index transaction holds `layers`, the lowest of the inode."""
         for layer in layers:
             layer.stored = True
+        inode.replaces = inode.replaces and inode.unstored
         if any(layer.row for layer in layers):
             self._stored.append((inode, layers))
         else:
@@ -356,6 +362,7 @@ class Staging:
             layer.bytes = FileBytes(path, ranges, create=False)
             known.add(path.name)
         inode.layers.append(layer)
+        inode.replaces = inode.stored_seq == 0  # who knows; it costs little to think so
         inode.size, inode.mtime_ns, inode.ctime_ns = row.size, row.mtime_ns, row.ctime_ns
         self.files[inode.number] = inode
         self._account(layer.bytes, layer.bytes.size_bytes)

@@ -26,17 +26,21 @@ It knows nothing of the object store, of staging files, of FUSE, or of what a ch
 """
 
 from cas3fs.index.blocks import Blocks, PackRow, number_of, ordinal_of
+from cas3fs.index.checks import Checker, PackFact
 from cas3fs.index.chunks import Chunks
 from cas3fs.index.garbage import Garbage, GarbageReader, PackUse
 from cas3fs.index.namespace import ROOT_INODE, InodeRow, Namespace
+from cas3fs.index.repairs import LOST_PACK, Repairs
 from cas3fs.index.session import Index, PinnedIndex
 from cas3fs.index.sets import Counts, IndexReader
 from cas3fs.index.staging import StagedRow, StagingIndex
 from cas3fs.index.state import State
 
 __all__ = [
+    "LOST_PACK",
     "ROOT_INODE",
     "Blocks",
+    "Checker",
     "Chunks",
     "Counts",
     "Garbage",
@@ -45,9 +49,11 @@ __all__ = [
     "IndexReader",
     "InodeRow",
     "Namespace",
+    "PackFact",
     "PackRow",
     "PackUse",
     "PinnedIndex",
+    "Repairs",
     "StagedRow",
     "StagingIndex",
     "State",

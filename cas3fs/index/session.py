@@ -29,6 +29,7 @@ from cas3fs.index.files import remove_database
 from cas3fs.index.garbage import Garbage
 from cas3fs.index.namespace import ROOT_INODE, Namespace
 from cas3fs.index.prepared import Prepared, param
+from cas3fs.index.repairs import Repairs
 from cas3fs.index.sets import IndexReader
 from cas3fs.index.state import State
 from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION, alembic_version, inodes, metadata, revision_metadata
@@ -174,6 +175,10 @@ class Index:
     def reader(self) -> IndexReader:
         """A connection of its own for questions about the whole, as of the last commit."""
         return IndexReader(self.path)
+
+    def repairs(self) -> Repairs:
+        """Changes that mend what a check has found; for an index on which no file system is at work."""
+        return Repairs(self._database)
 
     def close(self) -> None:
         """Closes the index; what is uncommitted is undone."""

@@ -23,7 +23,7 @@ from cas3fs.blockstore.keys import pack_key
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, Identity
-from cas3fs.errors import FileSystemError
+from cas3fs.errors import Cas3fsError, FileSystemError
 from cas3fs.filesystem import FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
 from cas3fs.maintenance.base import Premises, silent
@@ -71,7 +71,7 @@ class Publishing:
             progress({"what": "acknowledging the snapshot"})
             self.check_fence()
             rig.newest, self._last = made.id, digest
-            rig.snapshots[made.id] = rig.tree()
+            rig.snapshots[made.id] = rig.tree_or_nothing()
         return str(rig.newest)
 
     @property
@@ -184,12 +184,25 @@ class Rig:
     def names(self) -> list[str]:
         self.fs.commit()
         with sqlite3.connect(self.folder / "index.sqlite") as database:
-            found = [name.decode() for (name,) in database.execute("SELECT name FROM dentries ORDER BY name")]
+            found = [
+                name.decode()
+                for (name,) in database.execute(
+                    "SELECT d.name FROM dentries d JOIN inodes i ON i.id = d.inode "
+                    "WHERE d.parent = 1 AND (i.mode & 61440) = 32768 ORDER BY d.name"
+                )
+            ]
         database.close()
         return found
 
     def tree(self) -> Tree:
         return {name: self.read(name) for name in self.names()}
+
+    def tree_or_nothing(self) -> Tree:
+        """The tree; nothing where some of it cannot be read."""
+        try:
+            return self.tree()
+        except Cas3fsError:
+            return {}
 
     # -- maintenance
 
@@ -219,6 +232,12 @@ class Rig:
             self.archive.restore(snapshot, path)
             assert contents(path, self.inner) == tree, snapshot
             path.unlink()
+
+    def check_snapshots_that_can_be_read(self) -> None:
+        """The newest snapshot can be restored."""
+        path = self.folder / "newest.sqlite"
+        self.archive.restore(str(self.newest), path)
+        path.unlink()
 
     # -- the end
 

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes to an index that a check has found wanting: each mends one kind of defect, and forgets no content.
+
+The *lost pack* is a pack that no store has. A block that is placed in it cannot be read, so the ranges of files that
+need it give an I/O error; without it a join would come out empty, and they would read as zeros.
+
+Every method is to be called within an operation, by who holds the index's lock, while no file system is at work on
+those inodes and names. All raise `IndexDatabaseError` and its kinds, and nothing else.
+"""
+
+import os
+import stat
+import time
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from cas3fs.index.database import Database
+from cas3fs.index.namespace import ROOT_INODE
+from cas3fs.index.prepared import Prepared, Row
+from cas3fs.values import BlockHash, BlockLocation
+
+LOST_PACK: Final = "00000000/" + "0" * 64
+"""Epochs begin at 1, and no digest is that: nobody has ever stored such a pack."""
+LOST_FOLDER: Final = b"lost+found"
+
+
+def _change(sql: str, parameters: str = "") -> Prepared:
+    return Prepared(text(sql), parameters)
+
+
+_ADD_INODE = _change(
+    "INSERT INTO inodes (id, mode, uid, gid, nlink, rdev, size, atime_ns, mtime_ns, ctime_ns, crtime_ns, stored_seq) "
+    "VALUES (:p_id, :p_mode, :p_uid, :p_gid, :p_nlink, 0, :p_size, :p_a, :p_m, :p_c, :p_r, 0)",
+    "id mode uid gid nlink size a m c r",
+)
+_NEXT_INODE = _change(
+    "SELECT max(m) + 1 FROM (SELECT coalesce(max(id), 1) AS m FROM inodes UNION ALL "
+    "SELECT coalesce(max(seq), 1) FROM sqlite_sequence WHERE name = 'inodes' UNION ALL "
+    "SELECT coalesce(max(inode), 1) FROM chunks) AS numbers"
+)
+_SET_MODE = _change("UPDATE inodes SET mode = :p_mode WHERE id = :p_id", "id mode")
+_SET_SIZE = _change("UPDATE inodes SET size = :p_size WHERE id = :p_id", "id size")
+_SET_LINKS = _change("UPDATE inodes SET nlink = :p_nlink WHERE id = :p_id", "id nlink")
+_CHILD = _change(
+    "SELECT d.inode, i.mode FROM dentries d JOIN inodes i ON i.id = d.inode WHERE d.parent = :p_parent "
+    "AND d.name = :p_name",
+    "parent name",
+)
+_ADD_NAME = _change(
+    "INSERT INTO dentries (parent, name, inode) VALUES (:p_parent, :p_name, :p_inode)", "parent name inode"
+)
+_DROP_NAME = _change("DELETE FROM dentries WHERE id = :p_id", "id")
+_NAMES_OF = _change("SELECT id, parent, name FROM dentries WHERE inode = :p_inode ORDER BY id", "inode")
+_ANY_CHILD = _change("SELECT 1 FROM dentries WHERE parent = :p_inode LIMIT 1 OFFSET 0", "inode")
+_ANY_TARGET = _change("SELECT 1 FROM symlinks WHERE inode = :p_inode", "inode")
+_HAS_BLOCK = _change("SELECT 1 FROM blocks WHERE id = :p_block", "block")
+_DROP_TARGET = _change("DELETE FROM symlinks WHERE inode = :p_inode", "inode")
+_ADD_TARGET = _change("INSERT INTO symlinks (inode, target) VALUES (:p_inode, :p_target)", "inode target")
+_DROP_ATTRIBUTE = _change("DELETE FROM xattrs WHERE inode = :p_inode AND name = :p_name", "inode name")
+_MOVE_CHUNKS = _change("UPDATE chunks SET inode = :p_new WHERE inode = :p_old", "old new")
+_DROP_CHUNK = _change("DELETE FROM chunks WHERE inode = :p_inode AND offset = :p_offset", "inode offset")
+_SET_CHUNK = _change(
+    "UPDATE chunks SET length = :p_length WHERE inode = :p_inode AND offset = :p_offset", "inode offset length"
+)
+_ADD_CHUNK = _change(
+    "INSERT INTO chunks (inode, offset, length, block, skip) VALUES (:p_inode, :p_offset, :p_length, :p_block, 0)",
+    "inode offset length block",
+)
+_PACK_ID = _change("SELECT id FROM packs WHERE name = :p_name", "name")
+_ADD_PACK = _change("INSERT INTO packs (name, size, born) VALUES (:p_name, :p_size, :p_born)", "name size born")
+_REVIVE = _change("UPDATE packs SET died = NULL WHERE name = :p_name", "name")
+_SET_DEATH = _change("UPDATE packs SET died = :p_died WHERE name = :p_name", "name died")
+_SET_BIRTH = _change("UPDATE packs SET born = :p_born WHERE name = :p_name", "name born")
+_SET_PACK_SIZE = _change("UPDATE packs SET size = :p_size WHERE name = :p_name", "name size")
+_ADD_BLOCK = _change(
+    "INSERT INTO blocks (id, hash, pack, offset, stored_length, plain_length) "
+    "VALUES (:p_id, :p_hash, :p_pack, 0, 1, :p_plain)",
+    "id hash pack plain",
+)
+_NEXT_BLOCK = _change(
+    "SELECT max(m) + 1 FROM (SELECT coalesce(max(id), 1) AS m FROM blocks UNION ALL "
+    "SELECT coalesce(max(block), 1) FROM chunks UNION ALL "
+    "SELECT coalesce(max(seq), 1) FROM sqlite_sequence WHERE name = 'blocks') AS numbers"
+)
+_PLACE = _change(
+    "UPDATE blocks SET pack = :p_pack, offset = :p_offset, stored_length = :p_stored, plain_length = :p_plain "
+    "WHERE hash = :p_hash",
+    "hash pack offset stored plain",
+)
+
+
+class Repairs:
+    """See the module."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _run(self, change: Prepared, *values: Any) -> int:
+        return change.on(self._database).run(*values)
+
+    def _one(self, query: Prepared, *values: Any) -> Any:
+        return query.on(self._database).one(*values)
+
+    # -- inodes and names
+
+    def add_inode(self, number: int | None, mode: int, size: int = 0) -> int:
+        """Makes an inode of that number, or of a new one, of this process's user and of now."""
+        now = time.time_ns()
+        if number is None:
+            number = int(self._one(_NEXT_INODE)[0])
+        self._run(_ADD_INODE, number, mode, os.getuid(), os.getgid(), 1, size, now, now, now, now)
+        return number
+
+    def lost_folder(self) -> int:
+        """The number of the folder for what was detached; it is made where it is missing."""
+        name, suffix = LOST_FOLDER, 0
+        while (row := self._one(_CHILD, ROOT_INODE, name)) is not None:
+            if stat.S_ISDIR(row[1]):
+                return int(row[0])
+            suffix += 1
+            name = b"%s.%d" % (LOST_FOLDER, suffix)
+        number = self.add_inode(None, stat.S_IFDIR | 0o700)
+        self._run(_SET_LINKS, number, 2)
+        self._run(_ADD_NAME, ROOT_INODE, name, number)
+        return number
+
+    def attach(self, inode: int, name: bytes = b"") -> bytes:
+        """Gives an inode a name in the folder for what was detached, and says which."""
+        folder = self.lost_folder()
+        wanted = given = b"#%d" % inode + (b"-" + name if name else b"")
+        suffix = 0
+        while self._one(_CHILD, folder, given[:255]) is not None:
+            suffix += 1
+            given = b"%s.%d" % (wanted[:240], suffix)
+        self._run(_ADD_NAME, folder, given[:255], inode)
+        return given[:255]
+
+    def drop_name(self, entry: int) -> None:
+        """Removes a name that stands for nothing, or stood for what has another one."""
+        self._run(_DROP_NAME, entry)
+
+    def names_of(self, inode: int) -> list[Row]:
+        """(id, parent, name) of each name of the inode."""
+        return _NAMES_OF.on(self._database).all(inode)
+
+    def type_shown(self, inode: int) -> int:
+        """The type that an inode's content shows: a folder if something lies in it, a link if it has a target."""
+        for query, shown in ((_ANY_CHILD, stat.S_IFDIR), (_ANY_TARGET, stat.S_IFLNK)):
+            if self._one(query, inode) is not None:
+                return shown
+        return stat.S_IFREG
+
+    def set_mode(self, inode: int, mode: int) -> None:
+        """Corrects type and permissions."""
+        self._run(_SET_MODE, inode, mode)
+
+    def set_size(self, inode: int, size: int) -> None:
+        """Corrects the size."""
+        self._run(_SET_SIZE, inode, size)
+
+    def set_links(self, inode: int, nlink: int) -> None:
+        """Corrects the link count."""
+        self._run(_SET_LINKS, inode, nlink)
+
+    def take_target(self, inode: int) -> None:
+        """Removes the target of what is no symbolic link."""
+        self._run(_DROP_TARGET, inode)
+
+    def give_target(self, inode: int, target: bytes) -> None:
+        """Gives a symbolic link a target."""
+        self._run(_ADD_TARGET, inode, target)
+
+    def drop_attribute(self, inode: int, name: bytes) -> None:
+        """Removes an extended attribute of an inode that does not exist."""
+        self._run(_DROP_ATTRIBUTE, inode, name)
+
+    # -- chunks
+
+    def move_chunks(self, old: int, new: int) -> None:
+        """Gives the chunks of one inode to another, which has none."""
+        self._run(_MOVE_CHUNKS, old, new)
+
+    def shorten_chunk(self, inode: int, offset: int, length: int) -> None:
+        """Cuts a chunk to `length` bytes; with 0 it goes."""
+        if length > 0:
+            self._run(_SET_CHUNK, inode, offset, length)
+        else:
+            self._run(_DROP_CHUNK, inode, offset)
+
+    def lose_range(self, inode: int, offset: int, length: int) -> None:
+        """Notes that a range in which no chunk lies cannot be read."""
+        block = self.lose_block(None, length)
+        self._run(_ADD_CHUNK, inode, offset, length, block)
+
+    # -- blocks and packs
+
+    def lost_pack(self) -> int:
+        """The number of the lost pack; it is entered where it is not known."""
+        row = self._one(_PACK_ID, LOST_PACK)
+        if row is None:
+            self._run(_ADD_PACK, LOST_PACK, 0, 0)
+            row = self._one(_PACK_ID, LOST_PACK)
+        return int(row[0])
+
+    def has_block(self, number: int) -> bool:
+        """Whether there is a block of that number."""
+        return self._one(_HAS_BLOCK, number) is not None
+
+    def lose_block(self, number: int | None, plain_length: int) -> int:
+        """Enters a block that cannot be read, under that number or a new one; gives the number."""
+        if number is None:
+            number = int(self._one(_NEXT_BLOCK)[0])
+        self._run(_ADD_BLOCK, number, os.urandom(32), self.lost_pack(), plain_length)
+        return number
+
+    def misplace(self, block: BlockHash, plain_length: int) -> None:
+        """Notes that a block is nowhere to be found."""
+        self._run(_PLACE, block, self.lost_pack(), 0, 1, plain_length)
+
+    def place(self, location: BlockLocation, pack_size: int, born: int) -> None:
+        """Notes where a block was found; a pack that is not known is entered, one that was dead is alive again."""
+        row = self._one(_PACK_ID, location.pack)
+        if row is None:
+            self._run(_ADD_PACK, location.pack, pack_size, born)
+            row = self._one(_PACK_ID, location.pack)
+        self._run(_REVIVE, location.pack)
+        self._run(_PLACE, location.hash, row[0], location.offset, location.stored_length, location.plain_length)
+
+    def revive(self, pack: str) -> None:
+        """A pack that was said to be dead is in use."""
+        self._run(_REVIVE, pack)
+
+    def set_death(self, pack: str, died: int) -> None:
+        """Corrects the death of a pack."""
+        self._run(_SET_DEATH, pack, died)
+
+    def set_birth(self, pack: str, born: int) -> None:
+        """Corrects the birth of a pack."""
+        self._run(_SET_BIRTH, pack, born)
+
+    def set_pack_size(self, pack: str, size: int) -> None:
+        """Corrects the size of a pack's object."""
+        self._run(_SET_PACK_SIZE, pack, size)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checking: the index against itself and the store's listing, snapshots, staging. Nothing is changed.
+
+The order keeps a running file system from looking damaged: objects are listed first, the index is read afterwards, and
+a pack that came in between is asked for by name.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotError
+from cas3fs.index import LOST_PACK, Checker, PackFact, StagingIndex, ordinal_of
+from cas3fs.index.checks import QUERIES
+from cas3fs.maintenance.base import Report, silent
+from cas3fs.maintenance.findings import MOST_PATHS, Finding
+from cas3fs.maintenance.survey import Listing, key_of_pack, take_listing
+from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
+
+NEEDS_NEXT: Final = "pack-born-in-future"
+
+
+@attrs.frozen
+class Patient:
+    """What is checked.
+
+    next_ordinal: of the next snapshot.
+    losses: packs that are known to be lost.
+    staging: folder and rows of staging, where no process works with them.
+    is_live: a file system is at work on the index.
+    """
+
+    index: Path
+    store: ObjectStore
+    archive: SnapshotArchive
+    next_ordinal: int
+    losses: frozenset[str] = frozenset()
+    staging: tuple[Path, StagingIndex] | None = None
+    is_live: bool = False
+
+
+class Checkup:
+    """One check of a volume."""
+
+    def __init__(self, patient: Patient, report: Report = silent, *, thorough: bool = False) -> None:
+        self._of = patient
+        self._report = report
+        self._thorough = thorough
+        self.listing: Listing | None = None
+
+    def run(self) -> list[Finding]:
+        """Everything that is wrong, but for the bytes of blocks.
+
+        Raises:
+            StoreError: the store could not be listed.
+            IndexDatabaseError: the index could not be read at all.
+        """
+        self._report({"what": "listing"})
+        listing = self.listing = take_listing(self._of.store)
+        with Checker(self._of.index) as checker:
+            findings = self._damage(checker)
+            if findings:
+                return findings
+            findings = list(self.index_findings(checker))
+            snapshots: list[SnapshotInfo] = []
+            self._report({"what": "checking snapshots"})
+            findings += self._snapshots(listing, snapshots)
+            self._report({"what": "checking packs"})
+            findings += self._packs(checker, listing, snapshots)
+            findings += self._staging(checker)
+        findings += [Finding("object-unknown", {"object": info.key}) for info in listing.strange]
+        return findings
+
+    def _damage(self, checker: Checker) -> list[Finding]:
+        self._report({"what": "checking the index"})
+        try:
+            lines = checker.integrity(self._thorough)
+        except IndexCorrupt as error:
+            lines = [str(error)]
+        return [Finding("index-damaged", {"index": str(self._of.index)}, detail="; ".join(lines))] if lines else []
+
+    # -- the index
+
+    def index_findings(self, checker: Checker) -> Iterator[Finding]:
+        """What is wrong in the index with itself."""
+        for code in QUERIES:
+            self._report({"what": f"checking for {code}"})
+            values = [self._of.next_ordinal] if code == NEEDS_NEXT else []
+            defects = checker.defects(code, *values)
+            if code == "unreachable":
+                defects = list(_cycles(defects))
+            for defect in defects:
+                if code == "inode-without-name" and defect["nlink"] == 0:
+                    continue  # open when its last name went; the next mount removes it
+                if code.startswith("pack-") and defect["pack"] == LOST_PACK:
+                    continue
+                if code == "block-out-of-pack" and defect["pack"] == LOST_PACK:
+                    continue
+                yield self._of_index(checker, code, defect)
+
+    @staticmethod
+    def _of_index(checker: Checker, code: str, defect: dict[str, Any]) -> Finding:
+        inode, block, pack = defect.get("inode"), defect.get("hash"), defect.get("pack")
+        paths: list[bytes] = []
+        count = 1
+        ranges: tuple[tuple[int, int], ...] = ()
+        if inode is not None and code not in ("name-without-inode", "name-in-no-folder"):
+            paths = [checker.path_of(inode)]
+            if "offset" in defect:
+                ranges = ((defect["offset"], defect["length"]),)
+        elif "name" in defect:
+            paths = [checker.path_of(defect["parent"]) + b"/" + defect["name"]]
+        elif block is not None:
+            paths, count = paths_of_users(checker, checker.users_of_block(block))
+        elif isinstance(pack, str):
+            paths, count = paths_of_users(checker, checker.users_of_pack(pack))
+        told = ", ".join(f"{name} {_text(value)}" for name, value in defect.items())
+        return Finding(code, defect, told, path_texts(paths), count if paths else 0, ranges)
+
+    # -- the store
+
+    def _packs(self, checker: Checker, listing: Listing, snapshots: Sequence[SnapshotInfo]) -> Iterator[Finding]:
+        numbers = [ordinal_of(one.number) for one in snapshots]
+        for pack in checker.packs():
+            info = listing.packs.get(pack.name)
+            if info is not None:
+                if info.size != pack.size and pack.used:
+                    yield self._of_pack(checker, "pack-wrong-size", pack, f"{info.size} bytes, not {pack.size}")
+                continue
+            is_needed = pack.used or any(pack.born <= number < (pack.died or number + 1) for number in numbers)
+            if pack.name == LOST_PACK or not is_needed:
+                if pack.used:
+                    yield self._of_pack(checker, "known-loss", pack)
+            elif pack.name in self._of.losses:
+                yield self._of_pack(checker, "known-loss", pack)
+            elif self._is_gone(pack.name):
+                yield self._of_pack(checker, "pack-missing" if pack.used else "snapshot-pack-missing", pack)
+
+    def _is_gone(self, name: str) -> bool:
+        try:
+            self._of.store.head(key_of_pack(name))
+        except ObjectMissing:
+            return True
+        return False
+
+    @staticmethod
+    def _of_pack(checker: Checker, code: str, pack: PackFact, detail: str = "") -> Finding:
+        paths, count = paths_of_users(checker, checker.users_of_pack(pack.name))
+        return Finding(code, {"pack": pack.name}, detail, path_texts(paths), count)
+
+    # -- snapshots
+
+    def _snapshots(self, listing: Listing, good: list[SnapshotInfo]) -> Iterator[Finding]:
+        for snapshot in sorted(listing.snapshots):
+            try:
+                info = self._of.archive.load(snapshot)
+            except SnapshotError as error:
+                yield Finding("snapshot-damaged", {"snapshot": snapshot}, str(error))
+                continue
+            good.append(info)
+            for use in info.pages:
+                pages = listing.pages.get(use.id)
+                about = {"snapshot": snapshot, "pages": use.id}
+                if pages is None:
+                    yield Finding("pages-missing", about)
+                elif pages.size != use.total_size:
+                    yield Finding("pages-wrong-size", about, f"{pages.size} bytes, not {use.total_size}")
+
+    # -- staging
+
+    def _staging(self, checker: Checker) -> Iterator[Finding]:
+        if self._of.staging is None:
+            return
+        folder, rows = self._of.staging
+        for row in rows.rows():
+            name = f"{row.inode:x}-{row.seq:x}"
+            if row.data is None and not (folder / name).is_file():
+                path = checker.path_of(row.inode)
+                about = {"inode": row.inode, "seq": row.seq}
+                yield Finding("staging-bytes-missing", about, f"{name} is not there", path_texts([path]), 1)
+
+
+def _cycles(unreachable: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One folder of each cycle among folders that the root does not reach: what hangs on it is reached with it."""
+    by_inode = {one["inode"]: one for one in unreachable}
+    done: set[int] = set()
+    for start in sorted(by_inode):
+        trail: list[int] = []
+        at: int | None = start
+        while at is not None and at in by_inode and at not in done and at not in trail:
+            trail.append(at)
+            at = by_inode[at]["parent"]
+        if at in trail:
+            yield by_inode[min(trail[trail.index(at) :])]
+        done.update(trail)
+
+
+def paths_of_users(checker: Checker, users: Iterable[tuple[Any, ...]]) -> tuple[list[bytes], int]:
+    """Paths of some of the files that use something, and how many they are."""
+    inodes = list(dict.fromkeys(user[0] for user in users))
+    return [checker.path_of(inode) for inode in inodes[:MOST_PATHS]], len(inodes)
+
+
+def path_texts(paths: Sequence[bytes]) -> tuple[str, ...]:
+    """Paths as they are told."""
+    return tuple(path.decode(errors="backslashreplace") for path in paths[:MOST_PATHS])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex() if len(value) == 32 else repr(value)[1:]
+    return str(value)

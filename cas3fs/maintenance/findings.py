@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Findings: what a check tells, by code; and what is done about each kind."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import attrs
+
+ERROR, NOTE = "error", "note"
+MOST_PATHS: Final = 50
+"""Paths that a finding names; how many there are is always told."""
+
+
+class Kind(NamedTuple):
+    """What a code means: how bad it is, what it says, and how it is mended."""
+
+    severity: str
+    text: str
+    repair: str
+
+
+_LOST = "looked for in other packs, caches and staging; else the range gives an I/O error"
+KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "index-damaged": Kind(ERROR, "SQLite finds the index damaged", "the newest whole snapshot is restored"),
+        "root-missing": Kind(ERROR, "there is no root directory", "it is made anew"),
+        "root-named": Kind(ERROR, "the root directory has a name", "the name is removed"),
+        "inode-without-name": Kind(ERROR, "an inode has no name", "it gets one in lost+found"),
+        "name-without-inode": Kind(ERROR, "a name stands for nothing", "the name is removed"),
+        "name-in-no-folder": Kind(ERROR, "a name lies in what is no folder", "it is moved to lost+found"),
+        "folder-with-many-names": Kind(ERROR, "a folder has several names", "it keeps the oldest"),
+        "unreachable": Kind(ERROR, "a folder contains itself", "it is moved to lost+found"),
+        "wrong-link-count": Kind(ERROR, "a link count is wrong", "it is corrected"),
+        "wrong-type": Kind(ERROR, "an inode is of no type", "it gets the type that its content shows"),
+        "link-without-target": Kind(ERROR, "a symbolic link has no target", "it becomes an empty file"),
+        "target-of-no-link": Kind(
+            ERROR, "what is no symbolic link has a target", "it becomes one if it has no content"
+        ),
+        "chunks-of-no-file": Kind(ERROR, "what is no file has content", "the content goes to a file in lost+found"),
+        "content-without-inode": Kind(ERROR, "content belongs to no inode", "it becomes a file in lost+found"),
+        "target-without-inode": Kind(ERROR, "a link's target belongs to no inode", "a link is made in lost+found"),
+        "attribute-without-inode": Kind(ERROR, "an extended attribute belongs to no inode", "it is told and removed"),
+        "size-negative": Kind(ERROR, "a size is negative", "it is set to where the content ends"),
+        "chunk-impossible": Kind(ERROR, "a chunk has an impossible place or length", "its range gives an I/O error"),
+        "chunks-overlap": Kind(ERROR, "chunks of a file overlap", "the first is shortened"),
+        "chunk-past-end": Kind(ERROR, "content lies beyond a file's end", "the size is set to where the content ends"),
+        "chunk-without-block": Kind(ERROR, "a chunk has no block", "its range gives an I/O error, never zeros"),
+        "chunk-past-block": Kind(ERROR, "a chunk passes its block's end", "what it lacks gives an I/O error"),
+        "block-without-pack": Kind(ERROR, "a block lies in no pack", _LOST),
+        "block-out-of-pack": Kind(ERROR, "a block lies outside of its pack", _LOST),
+        "pack-dead-but-used": Kind(ERROR, "a pack in use is said to be dead", "it is alive"),
+        "pack-dead-before-born": Kind(ERROR, "a pack has died before it was born", "it dies with the next snapshot"),
+        "pack-born-in-future": Kind(ERROR, "a pack is born with no snapshot that could be", "it is taken to be old"),
+        "pack-missing": Kind(ERROR, "a pack is not in the store", _LOST),
+        "pack-wrong-size": Kind(ERROR, "a pack's object has another size", f"its blocks are {_LOST}"),
+        "snapshot-pack-missing": Kind(ERROR, "a pack that only snapshots need is not in the store", "noted"),
+        "object-unknown": Kind(NOTE, "an object that nothing explains", "`cas3fs gc` removes what may go"),
+        "snapshot-damaged": Kind(ERROR, "a manifest cannot be read", "it is put aside, under damaged/"),
+        "pages-missing": Kind(ERROR, "a snapshot's pages are not in the store", "its manifest is put aside"),
+        "pages-wrong-size": Kind(ERROR, "a snapshot's pages have another size", "its manifest is put aside"),
+        "snapshot-unreadable": Kind(ERROR, "a snapshot's pages are damaged", "its manifest is put aside"),
+        "staging-bytes-missing": Kind(
+            ERROR,
+            "bytes that wait for the store are missing",
+            "the file keeps what was stored; the record is put aside",
+        ),
+        "block-damaged": Kind(ERROR, "a block's bytes are not what its hash names", _LOST),
+        "known-loss": Kind(NOTE, "ranges of files are known to be lost", "none: restore them from a snapshot"),
+    }
+)
+
+
+@attrs.frozen
+class Finding:
+    """One thing that is wrong.
+
+    touches: what it concerns, by name: inode, pack, block (in hex), snapshot, object.
+    paths: files that it hurts, some of them; `path_count` says how many there are.
+    ranges: (offset, length) in the file, where it is one file.
+    """
+
+    code: str
+    touches: Mapping[str, Any]
+    detail: str = ""
+    paths: tuple[str, ...] = ()
+    path_count: int = 0
+    ranges: tuple[tuple[int, int], ...] = ()
+    repaired: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What its code means."""
+        return KINDS[self.code]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still wrong."""
+        return self.kind.severity == ERROR and not self.repaired
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "code": self.code,
+            "severity": self.kind.severity,
+            "text": self.kind.text,
+            "detail": self.detail,
+            "touches": {name: _plain(value) for name, value in self.touches.items()},
+            "paths": list(self.paths),
+            "path_count": self.path_count,
+            "ranges": [list(one) for one in self.ranges],
+            "repair": self.kind.repair,
+            "repaired": self.repaired,
+        }
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+CLEAN, REPAIRED, UNREPAIRED, FAILED = 0, 1, 4, 8
+"""Exit statuses, as fsck(8) has them."""
+
+
+def status_of(findings: Iterable[Finding]) -> int:
+    """The exit status that tells of these findings."""
+    errors = [one for one in findings if one.kind.severity == ERROR]
+    if any(one.is_open for one in errors):
+        return UNREPAIRED
+    return REPAIRED if errors else CLEAN

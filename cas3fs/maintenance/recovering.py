@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Recovering: blocks that are not where the index places them are looked for elsewhere.
+
+In this order: in every pack of the store, by the tables of contents (one request each for most packs); in the disk
+cache; in staging. What was found in a pack is placed there; what was found here is stored again, in a new pack. Every
+block that is found is checked against its hash before anything is changed.
+
+What is nowhere: a pack that is wholly gone is written down as lost (`losses`), and its blocks stay placed in it; any
+other block is placed in the lost pack (`cas3fs.index.repairs`). Either way its ranges give an I/O error.
+
+Where the process may die: packs that were put and are not entered yet are strays; everything else is one operation.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import attrs
+
+from cas3fs.blocks.codec import encode, hash_block
+from cas3fs.blocks.packs import FOOTER_BYTES, GUESSED_TAIL_BYTES, PackBuilder, read_contents, tail_length
+from cas3fs.blockstore.keys import pack_key, pack_name
+from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.caches.base import BlockCache
+from cas3fs.errors import BlockError, ObjectMissing
+from cas3fs.filesystem.layers import unpack_ranges
+from cas3fs.index import Checker, StagingIndex
+from cas3fs.maintenance.base import Premises, Report
+from cas3fs.maintenance.losses import known_losses, set_losses
+from cas3fs.maintenance.survey import Listing
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore
+from cas3fs.values import BlockHash, BlockLocation, PackedBlock
+
+_WORKERS: Final = 8
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Recovered:
+    """What became of the blocks: how many were found in packs, stored again, and lost."""
+
+    found: int
+    stored: int
+    lost: int
+
+
+class Recoverer:
+    """Looks for blocks; see the module.
+
+    Args:
+        cache: the disk cache, if there is one.
+        rows: of staging, while no file system works with it.
+    """
+
+    def __init__(
+        self, premises: Premises, listing: Listing, cache: BlockCache | None, rows: StagingIndex | None, report: Report
+    ) -> None:
+        self._at = premises
+        self._listing = listing
+        self._cache = cache
+        self._rows = rows
+        self._report = report
+        self._retrieval = Retrieval(premises.store, Metrics())
+
+    def recover(self, wanted: Mapping[BlockHash, BlockLocation]) -> Recovered:
+        """Finds what can be found of `wanted`: blocks with where the index places them (a pack of no name: nowhere).
+
+        Raises:
+            StoreError: the store failed; nothing is changed.
+            IndexDatabaseError: the index failed; nothing is changed.
+        """
+        places = self._in_packs(wanted)
+        left = [block for block in wanted if block not in places]
+        plain = dict(self._here(left))
+        stored = self._store(plain)
+        index, born = self._at.filesystem.index, self._at.filesystem.born
+        with self._at.filesystem.lock, self._at.filesystem.operation():
+            repairs = index.repairs()
+            for found in places.values():
+                repairs.place(found, self._listing.packs[found.pack].size, 0)
+            for made, size in stored.values():
+                repairs.place(made, size, born)
+            lost = [block for block in left if block not in stored]
+            for block in lost:
+                self._lose(block, wanted[block])
+        return Recovered(len(places), len(stored), len(lost))
+
+    def _lose(self, block: BlockHash, place: BlockLocation) -> None:
+        index = self._at.filesystem.index
+        if place.pack and place.pack not in self._listing.packs:
+            set_losses(index, known_losses(index) | {place.pack})
+        else:
+            index.repairs().misplace(block, place.plain_length)
+
+    # -- in packs
+
+    def _in_packs(self, wanted: Mapping[BlockHash, object]) -> dict[BlockHash, BlockLocation]:
+        """Where the blocks really lie, each read and verified there."""
+        found: dict[BlockHash, BlockLocation] = {}
+        names = list(self._listing.packs)
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="contents") as pool:
+            for number, places in enumerate(pool.map(self._contents, names)):
+                self._report({"what": "reading contents of packs", "done": number, "total": len(names)})
+                for place in places:
+                    if place.hash in wanted and place.hash not in found and self._is_good(place):
+                        found[place.hash] = place
+        return found
+
+    def _contents(self, name: str) -> list[BlockLocation]:
+        info = self._listing.packs[name]
+        try:
+            return [BlockLocation(one.hash, name, *one[1:]) for one in contents_of(self._at.store, info.key, info.size)]
+        except (BlockError, ObjectMissing) as error:
+            _log.warning("the table of contents of pack %s cannot be read: %s", name, error)
+            return []
+
+    def _is_good(self, place: BlockLocation) -> bool:
+        try:
+            self._retrieval.block(place)
+        except BlockError:
+            return False
+        return True
+
+    # -- on this machine
+
+    def _here(self, blocks: Sequence[BlockHash]) -> Iterator[tuple[BlockHash, bytes]]:
+        if not blocks:
+            return
+        for block in blocks:
+            plain = None if self._cache is None else self._cache.get(block)
+            if plain is not None and hash_block(plain) == block:
+                yield block, plain
+        yield from self._in_staging(set(blocks))
+
+    def _in_staging(self, blocks: set[BlockHash]) -> Iterator[tuple[BlockHash, bytes]]:
+        """Blocks whose bytes wait for the store once more, at the place where the index has them."""
+        if self._rows is None:
+            return
+        folder = self._at.filesystem.staging.folder
+        with Checker(self._at.filesystem.index.path) as checker:
+            users = {(inode, offset): (block, length) for block in blocks
+                     for inode, offset, length in checker.users_of_block(block)}  # fmt: skip
+        wanted_inodes = {inode for inode, _ in users}
+        for row in self._rows.rows():
+            if row.inode not in wanted_inodes:
+                continue
+            path = folder / f"{row.inode:x}-{row.seq:x}"
+            position = 0
+            for start, end in unpack_ranges(row.ranges):
+                data = row.data[position : position + end - start] if row.data is not None else b""
+                position += end - start
+                if row.data is None and path.is_file():
+                    with open(path, "rb") as file:
+                        file.seek(start)
+                        data = file.read(end - start)
+                for (inode, offset), (block, length) in users.items():
+                    piece = data[offset - start : offset - start + length] if offset >= start else b""
+                    if inode == row.inode and len(piece) == length and hash_block(piece) == block:
+                        yield block, piece
+
+    def _store(self, plain: Mapping[BlockHash, bytes]) -> dict[BlockHash, tuple[BlockLocation, int]]:
+        """Stores blocks again, in packs of their own; gives where, and how large the pack is."""
+        stored: dict[BlockHash, tuple[BlockLocation, int]] = {}
+        for group in _groups(plain, self._at.pack_size_bytes):
+            builder = PackBuilder()
+            for block in group:
+                builder.add(block, encode(plain[block], self._at.compression), len(plain[block]))
+            image = builder.finish()
+            name = pack_name(self._at.epoch, image.name)
+            self._at.publishing.check_fence()
+            self._at.store.put_if_absent(pack_key(name), image.body)
+            for one in image.blocks:
+                stored[one.hash] = (BlockLocation(one.hash, name, *one[1:]), len(image.body))
+        return stored
+
+
+def contents_of(store: ObjectStore, key: str, size: int) -> tuple[PackedBlock, ...]:
+    """The table of contents of a pack, by a request for its last bytes, and a second one where that is not enough.
+
+    Raises:
+        CorruptPack: it is none.
+        StoreError: the store failed.
+    """
+    tail = store.get_suffix(key, min(size, GUESSED_TAIL_BYTES))
+    if len(tail) < FOOTER_BYTES:
+        return read_contents(tail, size)
+    needed = tail_length(tail, size)
+    if needed > len(tail):
+        tail = store.get_suffix(key, needed)
+    return read_contents(tail, size)
+
+
+def _groups(plain: Mapping[BlockHash, bytes], limit_bytes: int) -> Iterator[list[BlockHash]]:
+    group: list[BlockHash] = []
+    size_bytes = 0
+    for block, data in plain.items():
+        if group and size_bytes + len(data) > limit_bytes:
+            yield group
+            group, size_bytes = [], 0
+        group.append(block)
+        size_bytes += len(data)
+    if group:
+        yield group

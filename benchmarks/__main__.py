@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks import snapshots
 from benchmarks.report import Results, as_json, lines, table
 from benchmarks.subjects import Cas3fs, Cas3fsOnS3, NullFileSystem, PlainDirectory, Subject
 from benchmarks.workloads import WORKLOADS, Size, Workload
@@ -26,6 +27,9 @@ SUBJECTS: Mapping[str, Callable[[Path, int], Subject]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["snapshots"]:
+        return snapshots.main(given[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     if unknown := set(options.workloads) - {workload.name for workload in WORKLOADS}:
@@ -89,7 +93,7 @@ def plan(subjects: Sequence[str], workloads: Sequence[Workload]) -> list[Session
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev bench", description="Measure cas3fs beside what could be had at best.")
     known = " ".join(workload.name for workload in WORKLOADS)
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"all, or some of: {known}")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"all, or some of: {known}; or snapshots")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="where to run them")
     parser.add_argument("--repeat", type=int, default=3, help="how often; medians are told")
     parser.add_argument("--scale", type=float, default=1.0, help="do this part of the full size")

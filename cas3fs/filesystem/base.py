@@ -104,6 +104,8 @@ class Base:
         staging.guard(self.lock)
         self.names = Names(index)
         self.inodes = InodeTable(index, self.names.newborn)
+        self.born = 0
+        """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
         self.changes = 0
         """Counts what programs change: how busy they are."""
         self._refusal = errno.EROFS if settings.read_only else 0

@@ -20,7 +20,10 @@ Four before five: a staging row goes only when the index is durable.
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from cas3fs.errors import Cas3fsError, IndexDatabaseError
 from cas3fs.filesystem.base import MIB, Base
@@ -29,6 +32,8 @@ _SLICE_BYTES = 4 * MIB
 _RESERVE_BYTES = 32 * MIB
 _RESERVE_SHARE = 20
 _DISK_CHECK_S = 0.5
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +87,8 @@ class Commits:
         self._base = base
         self._reserve = DiskReserve(folder)
         self.commit_mutex = threading.Lock()
+        self.last_pause_s = 0.0
+        """How long the last commit kept operations out."""
         self._asked = 0
         self._done = 0
         self._wake = threading.Event()
@@ -133,15 +140,21 @@ class Commits:
                 return
             with self._base.lock:
                 covered = self._asked
-            self._commit()
+            self._commit(lambda: None)
             self._done = covered
 
-    def _commit(self) -> None:
+    def commit_and(self, action: Callable[[], Result]) -> Result:
+        """Commits, and calls `action` before the lock is let go that kept operations out; errors as `commit`."""
+        with self.commit_mutex:
+            return self._commit(action)
+
+    def _commit(self, action: Callable[[], Result]) -> Result:
         base = self._base
         if base.lost_reason:
             raise IndexDatabaseError(f"nothing can be committed any more: {base.lost_reason}")
         self._prepare()
         with base.lock:
+            begun_s = time.monotonic()
             self._save_rest()
             waiting, early = base.staging.take_stored()
             try:
@@ -149,6 +162,8 @@ class Commits:
             except BaseException:
                 base.staging.put_back(waiting, early)
                 raise
+            self.last_pause_s = time.monotonic() - begun_s
+            result = action()
         try:
             base.index.sync()
         except BaseException:
@@ -160,6 +175,7 @@ class Commits:
             if early:
                 self._save_rest()
         base.metrics.counter("commits").add(1)
+        return result
 
     def _prepare(self) -> None:
         """Step 1: most of the bytes, in slices, so that operations go on meanwhile."""

@@ -15,7 +15,7 @@ it is compressed.
 """
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -24,6 +24,7 @@ from cas3fs.filesystem.base import MIB, Base
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import FileBytes, Layer, MemoryBytes, dirty_ranges
+from cas3fs.index import Index
 from cas3fs.values import BlockHash, NewChunk
 
 _PIECE_BYTES = 8 * MIB
@@ -31,6 +32,15 @@ _FIRST_STEP_BYTES = 64 * 1024
 
 Emit = Callable[[Sequence[memoryview]], list[BlockHash]]
 """Sees to it that these blocks get stored, and gives their hashes."""
+
+
+def enter_chunks(index: Index, file: "FrozenFile", ids: Mapping[BlockHash, int]) -> None:
+    """Puts what `file` was cut into in the place of what `index` has of it; `ids` are the index's own."""
+    number = file.inode.number
+    index.chunks.truncate(number, min(file.floor, file.size))
+    for part in file.replacements:
+        rows = [(new.offset, new.length, ids[new.hash], 0) for new in part.chunks]
+        index.chunks.replace(number, part.start, part.end, rows)
 
 
 @attrs.frozen

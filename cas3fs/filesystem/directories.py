@@ -332,6 +332,7 @@ class Directories(Base):
         inode.ctime_ns = now
         self._changed(inode)
         if target is not None:
+            inode.replaces = inode.unstored
             destination.nlink -= target.is_directory
             self._lost_name(target, now)
 

@@ -15,6 +15,7 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
+from cas3fs.filesystem.checkpoint import Checkpoints
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.files import Files
 from cas3fs.filesystem.staging import Staging
@@ -70,11 +71,10 @@ class FileSystem(Files, Xattrs):
         self._start_directories()
         self._start_files()
         self._start_xattrs()
-        self.born = 0
-        """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
         self._commits = Commits(self, staging.folder)
         self._writer = make_writer(self.record_pack)
         self._storer = Storer(self, self._writer, self._commits)
+        self._checkpoints = Checkpoints(self, self._storer, self._writer, self._commits)
         self._statistics: VolumeStatistics | None = None
         self._statistics_at_s = 0.0
 
@@ -132,27 +132,27 @@ class FileSystem(Files, Xattrs):
         """What happened in the directory is durable on this machine; errors as `commit`."""
         self.commit()
 
-    def store_all(self, timeout_s: float | None = None) -> None:
+    def store_all(self, timeout_s: float | None = None, *, settled: bool = False) -> None:
         """Returns when everything written before the call is in the store, and the index says so.
+
+        With `settled`, a file that was truncated and is being rewritten is left alone until it is closed.
 
         Raises:
             Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
             TimeoutError: not in that time.
         """
-        self._storer.store_all(timeout_s)
+        self._storer.store_all(timeout_s, settled=settled)
         self.commit()
 
-    def checkpoint(self, copy_to: Path) -> None:
+    def checkpoint(self, copy_to: Path, *, settled: bool = False) -> None:
         """Stores everything, then copies the index to that file: a state the file system had after the call.
+
+        `settled` as in `store_all`; without it, what was written before the call is in the copy.
 
         Raises:
             as `store_all`, and IndexDatabaseError where the copy cannot be made.
         """
-        self.store_all()
-        with self.lock:
-            pinned = self.index.pin()
-        with pinned:
-            pinned.copy_to(copy_to)
+        self._checkpoints.take(copy_to, settled=settled)
 
     def record_pack(self, pack: StoredPack) -> None:
         """A pack is in the store: its blocks can be used from now on."""

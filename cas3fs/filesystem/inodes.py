@@ -44,6 +44,7 @@ class Inode:
         "nlink",
         "number",
         "rdev",
+        "replaces",
         "retry_at_s",
         "size",
         "stored_seq",
@@ -84,6 +85,8 @@ class Inode:
         self.writers = 0
         self.busy = False
         """A storer is at work on it."""
+        self.replaces = False
+        """It was renamed over another file, and its content may be missing in the index still."""
         self.retry_at_s = 0.0
         """When storing it may be tried again, after a failure of its own."""
         self.touched_s = 0.0

@@ -24,16 +24,15 @@ Locks: jobs are picked and entered under the file system's lock.  `Inode.busy` k
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import BlockError, Cas3fsError
 from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
-from cas3fs.filesystem.cutting import Cutter, FrozenFile
+from cas3fs.filesystem.cutting import Cutter, FrozenFile, enter_chunks
 from cas3fs.filesystem.inodes import Inode
-from cas3fs.values import BlockHash
 
 _TICK_S = 0.25
 _BREATH_S = 0.02  # between two looks in vain, however hungry staging is
@@ -61,6 +60,7 @@ class Storer:
         self._stop = threading.Event()
         self._all_before_s = 0.0  # whatever was touched before this instant is wanted in the store now
         self._demands = 0  # callers of `store_all`
+        self._forced = 0  # those among them who want files that are being rewritten, too
         self._looked_at_s = 0.0
         self._changes_seen = 0
         self._more = False  # the last look found more than one job could take
@@ -147,6 +147,8 @@ class Storer:
         if any(inode.retry_at_s for inode in free):
             free = [inode for inode in free if inode.retry_at_s <= now_s or inode.touched_s > inode.retry_at_s]
         wanted = [inode for inode in free if inode.touched_s <= self._all_before_s]
+        if not self._forced:
+            wanted = [inode for inode in wanted if not _is_rewritten(inode)]
         if wanted:
             return wanted
         if staging.is_full:
@@ -247,7 +249,7 @@ class Storer:
             with base.operation():
                 for file in whole:
                     if not file.is_new:
-                        self._replace(file, ids)
+                        enter_chunks(base.index, file, ids)
                 base.index.chunks.append(
                     (file.inode.number, new.offset, new.length, ids[new.hash], 0)
                     for file in whole
@@ -262,14 +264,6 @@ class Storer:
                 base.staging.stored(file.inode, file.unstored)
             for file in files:
                 file.inode.busy = False
-
-    def _replace(self, file: FrozenFile, ids: Mapping[BlockHash, int]) -> None:
-        chunks, number = self._base.index.chunks, file.inode.number
-        chunks.truncate(number, min(file.floor, file.size))
-        for part in file.replacements:
-            chunks.replace(
-                number, part.start, part.end, [(new.offset, new.length, ids[new.hash], 0) for new in part.chunks]
-            )
 
     def _succeeded(self) -> None:
         base = self._base
@@ -294,8 +288,10 @@ class Storer:
 
     # -- on demand
 
-    def store_all(self, timeout_s: float | None = None) -> None:
+    def store_all(self, timeout_s: float | None = None, *, settled: bool = False) -> None:
         """Returns when everything written before the call is in the store, and entered in the index.
+
+        With `settled`, a file that was cut short and is being rewritten is left alone until it is closed.
 
         Raises:
             Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
@@ -303,7 +299,11 @@ class Storer:
         base = self._base
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with base.lock:
-            wanted = {number: inode.layers[-1].seq for number, inode in base.staging.files.items() if inode.unstored}
+            wanted = {
+                number: inode.layers[-1].seq
+                for number, inode in base.staging.files.items()
+                if inode.unstored and not (settled and _is_rewritten(inode))
+            }
             self._all_before_s = time.monotonic()
             self._retry_at_s = 0.0
             for number in wanted:
@@ -311,10 +311,12 @@ class Storer:
             failures = self._failures
             base.staging.hungry.set()
             self._demands += 1
+            self._forced += not settled
             try:
                 self._await(wanted, failures, deadline_s)
             finally:
                 self._demands -= 1
+                self._forced -= not settled
 
     def _await(self, wanted: dict[int, int], failures: int, deadline_s: float | None) -> None:
         """Waits until the layers `wanted` (inode to sequence number) are in the index.  Needs the lock."""
@@ -337,6 +339,11 @@ class Storer:
 
 def _dirty_bytes(inode: Inode) -> int:
     return sum(layer.bytes.size_bytes for layer in inode.layers if not layer.stored)
+
+
+def _is_rewritten(inode: Inode) -> bool:
+    """Whether a program is at putting new content in the place of old."""
+    return inode.writers > 0 and not _grows(inode)
 
 
 def _grows(inode: Inode) -> bool:

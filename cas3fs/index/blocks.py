@@ -57,6 +57,7 @@ _FIND_BATCH = Prepared(select(blocks.c.hash, blocks.c.id).where(_AMONG_BATCH), "
 _LOCATE_ONE = Prepared(select(*_LOCATION).select_from(_JOINED).where(blocks.c.hash == param("hash")), "hash")
 _LOCATE_BATCH = Prepared(select(*_LOCATION).select_from(_JOINED).where(_AMONG_BATCH), " ".join(_BATCH_PARAMS))
 _PACK_ID = Prepared(select(packs.c.id).where(packs.c.name == param("name")), "name")
+_PACK_SIZE = Prepared(select(packs.c.size).where(packs.c.name == param("name")), "name")
 _ADD_PACK = Prepared(
     insert(packs).values(name=param("name"), size=param("size"), born=param("born")).inline(), "name size born"
 )
@@ -91,6 +92,7 @@ class Blocks:
             on(_ADD_BLOCK),
             on(_PACKS),
         )
+        self._pack_size = on(_PACK_SIZE)
 
     def find(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
         """The ids of those blocks that the index knows."""
@@ -121,6 +123,17 @@ class Blocks:
         known: Any = self._pack_id.one(pack.name)
         pack_id = self._add_pack.insert(pack.name, pack.size_bytes, born) if known is None else known[0]
         self._add_block.many([(pack_id, *block) for block in pack.blocks])
+
+    def pack_size(self, name: str) -> int:
+        """The size of a known pack in bytes.
+
+        Raises:
+            KeyError: there is no such pack.
+        """
+        row = self._pack_size.one(name)
+        if row is None:
+            raise KeyError(name)
+        return int(row[0])
 
     def packs(self) -> list[PackRow]:
         """All packs, oldest first."""

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints: a copy of the index that shows a state the file system really had, while everybody goes on.
+
+1. Everything dirty is stored, without stopping anyone.
+2. Operations stop for an instant: the group is committed, its state pinned, and the layers of certain files frozen.
+   No request goes to the store meanwhile; how long it took is measured.
+3. The pinned state is copied, the frozen layers are stored, and their chunks are entered in the copy.
+
+The certain files are those that were renamed over others and have become dirty since step 1: the index at hand says
+that the name stands for them, and has not their content yet.  Programs that write to a new file and rename it over the
+old one do so lest anybody see an empty file; so nobody does.  A file that was truncated and is being rewritten needs
+no such care: the index keeps its old content until the new one is stored, and with `settled` step 1 leaves it alone
+until it is closed.
+
+A pack that was stored after the instant is unknown to the copy; what it holds of the frozen files is entered there,
+with the location that the index has.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cas3fs.blockstore.writer import BlockWriter
+from cas3fs.errors import BlockMissing
+from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.blocks import Blocks
+from cas3fs.filesystem.commits import Commits
+from cas3fs.filesystem.cutting import Cutter, FrozenFile, enter_chunks
+from cas3fs.filesystem.storing import Storer
+from cas3fs.index import Index, PinnedIndex
+from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
+
+_ATTEMPTS = 3
+
+
+class Checkpoints:
+    """Takes checkpoints of one file system, one at a time."""
+
+    def __init__(self, base: Base, storer: Storer, writer: BlockWriter, commits: Commits) -> None:
+        self._base = base
+        self._storer = storer
+        self._writer = writer
+        self._commits = commits
+        self._mutex = threading.Lock()
+        self._longest_pause_s = 0.0
+
+    def take(self, copy_to: Path, *, settled: bool) -> None:
+        """Writes the copy.
+
+        Raises:
+            Cas3fsError, OSError: storing failed, or the copy cannot be made.
+        """
+        with self._mutex:
+            self._storer.store_all(settled=settled)
+            pinned, frozen = self._commits.commit_and(self._pin)
+            try:
+                with pinned:
+                    pinned.copy_to(copy_to)
+                if frozen:
+                    self._complete(copy_to, frozen)
+            finally:
+                with self._base.lock:
+                    self._release(frozen)
+
+    def _pin(self) -> tuple[PinnedIndex, list[FrozenFile]]:
+        """Step 2; the lock is held, and the group was just committed."""
+        begun_s = time.monotonic()
+        base = self._base
+        replacing = [inode for inode in base.staging.files.values() if inode.replaces and inode.unstored]
+        frozen = [FrozenFile(inode, base.staging.freeze(inode)) for inode in replacing if inode.layers]
+        for file in frozen:  # their layers' files stay open, whatever becomes of them
+            for layer in file.layers:
+                layer.readers += 1
+        pinned = base.index.pin()
+        pause_s = time.monotonic() - begun_s + self._commits.last_pause_s
+        self._longest_pause_s = max(self._longest_pause_s, pause_s)
+        base.metrics.gauge("checkpoint.last_pause_s").set(pause_s)
+        base.metrics.gauge("checkpoint.longest_pause_s").set(self._longest_pause_s)
+        base.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
+        return pinned, frozen
+
+    def _release(self, frozen: Sequence[FrozenFile]) -> None:
+        for file in frozen:
+            self._base.staging.done_reading(file.layers)
+
+    # -- the frozen files
+
+    def _complete(self, copy: Path, frozen: Sequence[FrozenFile]) -> None:
+        """Step 3: stores what was frozen, and enters it in the copy.
+
+        A block that gc frees between its storing and its being looked up is stored once more.
+        """
+        for attempt in range(_ATTEMPTS):
+            self._upload(frozen)
+            hashes = [new.hash for file in frozen for new in file.chunks]
+            with self._base.lock:
+                locations = self._base.index.blocks.locate(hashes)
+            if all(block_hash in locations for block_hash in hashes):
+                self._enter(copy, frozen, locations)
+                return
+            self._base.metrics.counter("checkpoint.repeated").add(attempt + 1)
+        raise BlockMissing(
+            "blocks of files that are being replaced were freed again and again; the next try may succeed"
+        )
+
+    def _upload(self, frozen: Sequence[FrozenFile]) -> None:
+        base = self._base
+        with self._writer.session() as session:
+            blocks = Blocks(base, self._writer, session)
+            for file in frozen:
+                # just what the layers hold: beside it the index may be newer than the copy by now
+                cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
+                file.replacements = list(cutter.replacements())
+        blocks.wait()
+
+    def _enter(self, copy: Path, frozen: Sequence[FrozenFile], locations: dict[BlockHash, BlockLocation]) -> None:
+        with Index.open(copy, scratch=True) as index:
+            with index.operation():
+                known = index.blocks.find(list(locations))
+                missing = [place for block_hash, place in locations.items() if block_hash not in known]
+                for pack in self._packs_of(missing):
+                    index.blocks.add_pack(pack, self._base.born)
+                ids = index.blocks.find(list(locations))
+                for file in frozen:
+                    enter_chunks(index, file, ids)
+                    index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
+            index.commit()
+
+    def _packs_of(self, places: Sequence[BlockLocation]) -> list[StoredPack]:
+        """The packs of these blocks, with those blocks."""
+        packs: dict[str, list[PackedBlock]] = {}
+        for place in places:
+            line = PackedBlock(place.hash, place.offset, place.stored_length, place.plain_length)
+            packs.setdefault(place.pack, []).append(line)
+        with self._base.lock:
+            return [StoredPack(name, self._base.index.blocks.pack_size(name), lines) for name, lines in packs.items()]

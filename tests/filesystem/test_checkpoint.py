@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints: what the copy of the index shows is a state that the file system really had."""
+
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cas3fs.filesystem import FileSystem
+from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
+from tests.filesystem.test_directories import make_file
+from tests.filesystem.test_storing import Gated, content, rewrite
+
+
+def on_another_machine(machine: Machine, copy: Path) -> Machine:
+    """A machine that has nothing but that copy of the index, and the store."""
+    machine.number += 1
+    other = Machine(machine.folder.with_name(f"other-{machine.number}"))
+    other.store, other.chunker = machine.store, machine.chunker
+    other.folder.mkdir()
+    shutil.copy(copy, other.folder / "index.sqlite")
+    return other
+
+
+def shown(machine: Machine, copy: Path, name: bytes) -> bytes:
+    other = on_another_machine(machine, copy)
+    data = content(other.mount(), name)
+    other.close()
+    return data
+
+
+def replace_by_rename(fs: FileSystem, name: bytes, data: bytes) -> None:
+    make_file(fs, 1, b"temporary", data)
+    fs.rename(1, b"temporary", 1, name)
+
+
+def before_the_instant(fs: FileSystem, action: Callable[[], None]) -> None:
+    """Does `action` between the storing and the instant of the next checkpoint."""
+    commit_and = fs._checkpoints._commits.commit_and
+
+    def late(pin):  # type: ignore[no-untyped-def]
+        action()
+        return commit_and(pin)
+
+    fs._checkpoints._commits.commit_and = late  # type: ignore[method-assign]
+
+
+def test_a_checkpoint_holds_what_was_written_before(machine: Machine, tmp_path: Path) -> None:
+    fs = machine.mount()
+    data = random.Random(1).randbytes(MIB)
+    make_file(fs, 1, b"f", data)
+    fs.checkpoint(tmp_path / "copy")
+    rewrite(fs, b"f", 0, b"later")
+    assert shown(machine, tmp_path / "copy", b"f") == data
+
+
+@pytest.mark.parametrize("length", [10, 300_000])
+def test_a_file_renamed_over_another_just_before_the_instant_is_shown_whole(
+    machine: Machine, tmp_path: Path, length: int
+) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"old" * length)
+    before_the_instant(fs, lambda: replace_by_rename(fs, b"f", b"new" * length))
+    fs.checkpoint(tmp_path / "copy")
+    assert shown(machine, tmp_path / "copy", b"f") == b"new" * length
+    assert fs.metrics.snapshot()["checkpoint.pinned_files"] == 1
+
+
+def test_an_older_file_renamed_over_another_is_shown_with_its_last_change(machine: Machine, tmp_path: Path) -> None:
+    fs = machine.mount()
+    data = bytearray(random.Random(2).randbytes(200_000))
+    make_file(fs, 1, b"f", b"old")
+    make_file(fs, 1, b"g", bytes(data))
+
+    def change_and_rename() -> None:
+        rewrite(fs, b"g", 70_000, b"changed")
+        fs.rename(1, b"g", 1, b"f")
+
+    before_the_instant(fs, change_and_rename)
+    fs.checkpoint(tmp_path / "copy")
+    data[70_000:70_007] = b"changed"
+    assert shown(machine, tmp_path / "copy", b"f") == bytes(data)
+
+
+def test_a_file_that_is_being_rewritten_is_shown_as_it_was(machine: Machine, tmp_path: Path) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"old" * 1000)
+    fs.store_all()
+    handle = fs.open(fs.lookup(1, b"f").number, os.O_WRONLY | os.O_TRUNC, ROOT)
+    fs.write(handle, 0, b"half")
+    fs.checkpoint(tmp_path / "settled", settled=True)
+    fs.checkpoint(tmp_path / "everything")
+    assert shown(machine, tmp_path / "settled", b"f") == b"old" * 1000
+    assert shown(machine, tmp_path / "everything", b"f") == b"half"
+    fs.release(handle)
+
+
+def test_files_replaced_all_the_time_are_shown_old_or_new_in_every_checkpoint(machine: Machine, tmp_path: Path) -> None:
+    fs = machine.mount(EAGER)
+    contents = {bytes([65 + n]) * (1000 + 40_000 * (n % 3)) for n in range(26)}
+    make_file(fs, 1, b"f", min(contents))
+    stop = threading.Event()
+
+    def replace() -> None:
+        chosen = random.Random(3)
+        while not stop.is_set():
+            replace_by_rename(fs, b"f", chosen.choice(sorted(contents)))
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for number in range(8):
+            fs.checkpoint(tmp_path / str(number), settled=True)
+    finally:
+        stop.set()
+        thread.join()
+    for number in range(8):
+        assert shown(machine, tmp_path / str(number), b"f") in contents
+
+
+def test_operations_go_on_while_a_checkpoint_stores(machine: Machine, tmp_path: Path) -> None:
+    gated = Gated(machine)
+    gated.close_gate()
+    make_file(gated.fs, 1, b"f", b"data" * 1000)
+    thread = threading.Thread(target=gated.fs.checkpoint, args=(tmp_path / "copy",))
+    thread.start()
+    assert gated.store.waiting.acquire(timeout=30)
+    make_file(gated.fs, 1, b"g", b"meanwhile")
+    assert content(gated.fs, b"g") == b"meanwhile"
+    gated.open_gate(thread)
+    assert shown(machine, tmp_path / "copy", b"f") == b"data" * 1000

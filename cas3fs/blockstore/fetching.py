@@ -29,7 +29,7 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import BlockMissing, Cas3fsError, CorruptBlock, CorruptPack, StoreError
 from cas3fs.metrics import Metrics
-from cas3fs.values import BlockHash, BlockLocation
+from cas3fs.values import BlockHash, BlockLocation, Buffer
 
 Job = Callable[[Flight], None]
 Pause = Callable[[], None]
@@ -37,6 +37,8 @@ Pause = Callable[[], None]
 
 WHOLE_PACKS_AT_ONCE = 2
 """So many are held in memory."""
+CACHED_AT_ONCE_BYTES = 1024 * 1024
+"""Small blocks go to the caches together: a cache behind a network takes them in one round trip."""
 
 
 class PackFetch:
@@ -321,9 +323,16 @@ class Fetcher:
         return kept
 
     def _keep_in_cache(self, cache: BlockCache, blocks: Iterable[tuple[BlockHash, bytes]], between: Pause) -> None:
+        batch: dict[BlockHash, Buffer] = {}
+        size_bytes = 0
         for block, plain in blocks:
             between()
-            cache.put(block, plain)
+            batch[block] = plain
+            size_bytes += len(plain)
+            if size_bytes >= CACHED_AT_ONCE_BYTES:
+                cache.put_many(batch)
+                batch, size_bytes = {}, 0
+        cache.put_many(batch)
 
     def _decoded(self, blocks: Iterable[BlockLocation], body: bytes) -> Iterator[tuple[BlockHash, bytes]]:
         """Those blocks that are whole, and not in memory since a reader was served with them."""

@@ -11,17 +11,21 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import snapshots
+from benchmarks.reading import READING
 from benchmarks.report import Results, as_json, lines, table
-from benchmarks.subjects import Cas3fs, Cas3fsOnS3, NullFileSystem, PlainDirectory, Subject
-from benchmarks.workloads import WORKLOADS, Size, Workload
+from benchmarks.subjects import Cas3fs, Cas3fsFar, Cas3fsOnS3, NullFileSystem, PlainDirectory, Subject
+from benchmarks.workloads import WORKLOADS as WRITING
+from benchmarks.workloads import Size, Workload
 from cas3fs.cli.mount import DEFAULT_WORKERS
 
 PRINTED_COLUMNS = 120
+WORKLOADS = (*WRITING, *READING)
 SUBJECTS: Mapping[str, Callable[[Path, int], Subject]] = {
     PlainDirectory.name: lambda folder, workers: PlainDirectory(folder),
     NullFileSystem.name: NullFileSystem,
     Cas3fs.name: Cas3fs,
     Cas3fsOnS3.name: Cas3fsOnS3,
+    Cas3fsFar.name: Cas3fsFar,
 }
 
 
@@ -80,13 +84,16 @@ class Session:
 
 
 def plan(subjects: Sequence[str], workloads: Sequence[Workload]) -> list[Session]:
-    """The sessions of one repetition; counting requests has its own, on S3."""
-    timed = [workload for workload in workloads if not workload.counted]
+    """The sessions of one repetition; counting requests, and reading from afar, have their own, on S3."""
+    timed = [workload for workload in workloads if not (workload.counted or workload.far)]
     counted = [workload for workload in workloads if workload.counted]
-    sessions = [Session(SUBJECTS[name], name, timed) for name in subjects if timed]
+    sessions = [Session(SUBJECTS[name], name, timed) for name in subjects if timed and name != Cas3fsFar.name]
     if counted and Cas3fsOnS3.name in subjects:
         make = lambda folder, workers: Cas3fsOnS3(folder, workers, counted=True)  # noqa: E731
         sessions.append(Session(make, Cas3fsOnS3.name, counted))
+    far = [workload for workload in workloads if workload.far]
+    if far and Cas3fsFar.name in subjects:
+        sessions.append(Session(Cas3fsFar, Cas3fsFar.name, far))
     return sessions
 
 

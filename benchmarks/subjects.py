@@ -10,9 +10,13 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from cas3fs.objectstores import ObjectStore
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 600
@@ -167,6 +171,7 @@ class Cas3fs(Mounted):
 
     name = "cas3fs-file"
     mkfs_options: tuple[str, ...] = ()
+    mount_options: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -177,7 +182,7 @@ class Cas3fs(Mounted):
         self.run("mkfs", self.url, *self.mkfs_options)
 
     def command(self) -> list[str]:
-        options = ["--foreground", "--workers", str(self.workers)]
+        options = ["--foreground", "--workers", str(self.workers), *self.mount_options]
         return [sys.executable, "-m", "cas3fs", "mount", *options, self.url, str(self.root)]
 
     def unmount(self) -> None:
@@ -243,6 +248,59 @@ class Cas3fsOnS3(Cas3fs):
         finally:
             self._servers.close()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Cas3fsFar(Cas3fsOnS3):
+    """cas3fs on that server behind a proxy that delays and counts requests."""
+
+    name = "cas3fs-far"
+    delay_s = 0.03
+
+    def prepare(self) -> None:
+        from benchmarks.distance import DistantServer, distance
+
+        super().prepare()
+        near = self._connection["AWS_ENDPOINT_URL_S3"]
+        self._far: DistantServer = self._servers.enter_context(distance(near, self.delay_s))
+        self._connection = {**self._connection, "AWS_ENDPOINT_URL_S3": self._far.endpoint_url}
+
+    def gets(self) -> int:
+        """GETs of objects so far."""
+        return self._far.count().get("GET", 0)
+
+    def open_store(self) -> "ObjectStore":
+        """The volume's store, past the mount; the caller closes it."""
+        from cas3fs.metrics import Metrics
+        from cas3fs.objectstores import open_store
+
+        return open_store(
+            self.url,
+            metrics=Metrics(),
+            endpoint_url=self._connection["AWS_ENDPOINT_URL_S3"],
+            access_key=self._connection["AWS_ACCESS_KEY_ID"],
+            secret_key=self._connection["AWS_SECRET_ACCESS_KEY"],
+            region=self._connection["AWS_DEFAULT_REGION"],
+        )
+
+    def forget(self) -> None:
+        """Mounts as a machine that has never seen the volume."""
+        self._unmount()
+        drop_kernel_caches()
+        for name in ("state", "cache"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._mount()
+
+    @contextmanager
+    def memcached(self) -> Iterator[None]:
+        """Mounts from here on share a memcached behind their disk caches."""
+        from cas3fs.testing.memcached_process import memcached
+
+        with memcached(1024) as server:
+            self.mount_options = ("--cache", "disk:10GiB", "--cache", server.spec)
+            try:
+                yield
+            finally:
+                self.mount_options = ()
 
 
 def peak_memory_kib(pid: int) -> int:

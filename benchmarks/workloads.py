@@ -46,16 +46,20 @@ class Goal:
     """at least this part of the null file system's figure"""
     at_most: float | None = None
     """at most this much, in the workload's unit"""
+    at_least: float | None = None
+    """at least this much, in the workload's unit"""
 
     def __str__(self) -> str:
         if self.least_of_null is not None:
             return f">= {self.least_of_null} of nullfs"
-        return f"<= {self.at_most:g}"
+        return f"<= {self.at_most:g}" if self.at_least is None else f">= {self.at_least:g}"
 
     def is_met(self, figure: float, null_figure: float | None) -> bool | None:
         """Whether `figure` reaches the goal; None if there is nothing to compare it with."""
         if self.least_of_null is not None:
             return None if null_figure is None else figure >= self.least_of_null * null_figure
+        if self.at_least is not None:
+            return figure >= self.at_least
         return self.at_most is None or figure <= self.at_most
 
 
@@ -69,6 +73,8 @@ class Workload:
     measure: Callable[[Subject, Size], float | None]
     counted: bool = False
     """wants requests counted, in a session of its own: counting costs time"""
+    far: bool = False
+    """wants a store far away, in a session of its own"""
 
 
 def create_small(subject: Subject, size: Size) -> float:

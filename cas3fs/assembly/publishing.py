@@ -26,6 +26,7 @@ from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
+from cas3fs.index.trimming import trim
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber
 
@@ -143,6 +144,7 @@ class Publisher:
             self._await_next()
             with IndexReader(self._state.scratch) as reader:
                 facts = reader.counts()._asdict()
+            trim(self._state.scratch)
             made = self._archive.create(
                 self._state.scratch,
                 epoch=number.epoch,

@@ -22,6 +22,7 @@ from cas3fs.control import Progress
 from cas3fs.errors import Fenced, SnapshotDamaged, StateConflict
 from cas3fs.index import Index, IndexReader, migrations, ordinal_of
 from cas3fs.index.merging import adopt_newest
+from cas3fs.index.trimming import trim
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
 
@@ -72,12 +73,15 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
         adopt_newest(state.restored, state.scratch, ordinal_of(number))
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
+            # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
+            index.garbage.drop_unnamed()
             index.state.set(LINEAGE, str(uuid.uuid4()))
             index.state.remove(CLEAN)
             index.state.set(PUBLISHED, snapshot_id)
         index.commit()
     with IndexReader(state.restored) as reader:
         facts = reader.counts()._asdict()
+    trim(state.restored)
     _clear_line(state)
     progress({"what": "publishing"})
     made = archive.create(

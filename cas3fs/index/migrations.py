@@ -21,6 +21,7 @@ from cas3fs.index.database import Database
 from cas3fs.index.files import put_in_place, remove_database
 from cas3fs.index.session import Index, PinnedIndex, revision_of
 from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION
+from cas3fs.index.trimming import complete
 
 _PACKAGE: Final = "cas3fs.migrations"
 
@@ -46,7 +47,8 @@ def current(path: Path) -> str | None:
 
 
 def upgrade(path: Path) -> bool:
-    """Brings the index, which nobody may have open, to `head`, or makes an empty one; True if anything was done.
+    """Brings the index, which nobody may have open, to `head`, or makes an empty one; True if anything was done. What
+    `trimming` took out of a copy comes back.
 
     Raises:
         IndexTooNew: its revision is not known here.
@@ -55,12 +57,13 @@ def upgrade(path: Path) -> bool:
     """
     revision = current(path)
     if revision == SCHEMA_REVISION:
-        return False
+        return complete(path)
     if revision is None:
         Index.open(path, create=True).close()
         return True
     if revision not in REVISIONS:
         raise IndexTooNew(f"{path}: made by a newer cas3fs (its revision is {revision}): use that")
+    complete(path)
     _upgrade_copy(path)
     return True
 

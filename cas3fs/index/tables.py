@@ -100,7 +100,8 @@ blocks = Table(
     Column("offset", Big, nullable=False),
     Column("stored_length", Big, nullable=False),
     Column("plain_length", Big, nullable=False),
-    UniqueConstraint("hash", name="uq_blocks_hash"),
+    # no constraint, so that copies can do without it: module `trimming`
+    Index("uq_blocks_hash", "hash", unique=True),
     sqlite_autoincrement=True,
 )
 

@@ -79,9 +79,9 @@ def _content() -> None:
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         *_integers("pack", "offset", "stored_length", "plain_length"),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("hash", name="uq_blocks_hash"),
         sqlite_autoincrement=True,
     )
+    op.create_index("uq_blocks_hash", "blocks", ["hash"], unique=True)
     op.create_table(
         "packs",
         *_integers("id"),

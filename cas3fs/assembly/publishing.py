@@ -71,9 +71,16 @@ class Publisher:
     # -- on demand
 
     def publish(
-        self, progress: Progress = lambda _: None, *, name: str | None = None, even_unchanged: bool = False
+        self,
+        progress: Progress = lambda _: None,
+        *,
+        name: str | None = None,
+        even_unchanged: bool = False,
+        settled: bool = False,
     ) -> str:
         """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot.
+
+        With `settled`, a file that is being rewritten at the time appears as it was before.
 
         Raises:
             StoreError: the store failed; nothing is lost, and publishing again is safe.
@@ -81,7 +88,7 @@ class Publisher:
             Cas3fsError, OSError: the local disk failed.
         """
         with self._mutex:
-            return self.publish_held(progress, name=name, even_unchanged=even_unchanged)
+            return self.publish_held(progress, name=name, even_unchanged=even_unchanged, settled=settled)
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -91,13 +98,18 @@ class Publisher:
             yield
 
     def publish_held(
-        self, progress: Progress = lambda _: None, *, name: str | None = None, even_unchanged: bool = False
+        self,
+        progress: Progress = lambda _: None,
+        *,
+        name: str | None = None,
+        even_unchanged: bool = False,
+        settled: bool = False,
     ) -> str:
         """As `publish`, for who has come in by `exclusively`."""
         self.check_fence()
-        self.store(progress)
+        self.store(progress, settled=settled)
         if self.newest is None or name is not None or even_unchanged or self._mark() != self._seen:
-            self._publish(progress, name)
+            self._publish(progress, name, settled)
         assert self.newest is not None
         return self.newest
 
@@ -130,17 +142,17 @@ class Publisher:
         """The least number that a snapshot yet to come can have; whoever asks has come in by `exclusively`."""
         return SnapshotNumber(self._claim.epoch, self._sequence + 1)
 
-    def store(self, progress: Progress = lambda _: None) -> None:
+    def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
         """Returns when everything written before is in the store; raises as `publish`, but for Fenced."""
-        watched(self._fs, self._fs.store_all, progress)
+        watched(self._fs, lambda: self._fs.store_all(settled=settled), progress)
 
-    def _publish(self, progress: Progress, name: str | None) -> None:
+    def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:
         self._sequence += 1
         number = SnapshotNumber(self._claim.epoch, self._sequence)
         progress({"what": "publishing"})
         mark = self._mark()
         try:
-            self._fs.checkpoint(self._state.scratch)
+            self._fs.checkpoint(self._state.scratch, settled=settled)
             self._await_next()
             with IndexReader(self._state.scratch) as reader:
                 facts = reader.counts()._asdict()
@@ -209,7 +221,7 @@ class Publisher:
             try:
                 with self._mutex:
                     before = self.newest
-                    self.publish_held()
+                    self.publish_held(settled=True)
                     if self.newest != before:
                         self.keeper.thin()
             except (Cas3fsError, OSError) as error:

@@ -132,7 +132,7 @@ class SnapshotHandlers:
 
     def _create(self, args: Message, progress: Progress) -> Message:
         name = None if args.get("name") is None else _text(args, "name")
-        made = self._publisher().publish(progress, name=name, even_unchanged=True)
+        made = self._publisher().publish(progress, name=name, even_unchanged=True, settled=True)
         return show_snapshot(self._volume.archive, made)
 
     def _delete(self, args: Message, progress: Progress) -> Message:

@@ -18,15 +18,16 @@ attribute exists;
 kernel leaves
   it out.
 
-Workers: reads come from the kernel's read-ahead, which the mount option ``max_background`` bounds (module `session`),
-and `blocking` bounds the other calls that may wait. So two workers stay free for what needs no waiting, as long as no
-more than that many writers wait for staging at once; one more waits in its worker.
+Workers: reads ahead come from the kernel, which the mount option ``max_background`` bounds (module `session`). So many
+writers as `slots` has may wait for room in staging at once; one more waits a moment for a slot, and then goes over
+staging's limit with its one request: that limit is there to be near, and a worker to be free.
 """
 
 import errno
 import functools
 import logging
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -46,6 +47,8 @@ _CONTROL = CONTROL_XATTR.encode()
 _ACCESS_LISTS = b"system.posix_acl_"
 _BLOCK_SIZE = 128 * 1024
 """What programs are told to read and write at once: the largest request."""
+_PATIENCE_S = 0.25
+"""How long a writer waits for a slot."""
 _DOTS = 2
 """Readdir's offsets 0 and 1 stand for ``.`` and ``..``; those of the file system come behind."""
 
@@ -102,7 +105,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         self,
         filesystem: FileSystem,
         *,
-        blocking: Callable[[], Any],
+        slots: threading.Semaphore,
         control: bytes = b"",
         capabilities: bool = True,
         timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -112,13 +115,13 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
     ) -> None:
         """Handlers for `filesystem`.
 
-        `blocking()` is a context within which a call may wait; `control` is the answer to the attribute of that name;
+        `slots` counts the writers that may still wait; `control` is the answer to the attribute of that name;
         `capabilities` says whether some file may have one; `uid` and `gid` replace every owner that is shown;
         `sync` is what fsync and fsyncdir wait for, where the file system's own does not do.
         """
         super().__init__()
         self._fs = filesystem
-        self._blocking = blocking
+        self._slots = slots
         self._sync = sync
         self._control = control
         self._capabilities = capabilities
@@ -282,8 +285,13 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         written = self._fs.write_now(handle, offset, data)
         if written is not None:
             return written
-        with llfuse.lock_released, self._blocking():
-            return self._fs.write(handle, offset, data)
+        with llfuse.lock_released:
+            if not self._slots.acquire(timeout=_PATIENCE_S):
+                return self._fs.write(handle, offset, data, patient=False)
+            try:
+                return self._fs.write(handle, offset, data)
+            finally:
+                self._slots.release()
 
     @_handler
     def flush(self, handle: int) -> None:
@@ -295,7 +303,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
 
     @_handler
     def fsync(self, handle: int, datasync: bool) -> None:
-        with llfuse.lock_released, self._blocking():
+        with llfuse.lock_released:
             if self._sync is None:
                 self._fs.fsync(handle, datasync)
             else:
@@ -339,7 +347,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
 
     @_handler
     def fsyncdir(self, handle: int, datasync: bool) -> None:
-        with llfuse.lock_released, self._blocking():
+        with llfuse.lock_released:
             if self._sync is None:
                 self._fs.fsyncdir(handle)
             else:

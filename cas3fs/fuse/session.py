@@ -48,7 +48,7 @@ class Session:
         slots = threading.BoundedSemaphore(max(1, workers - _FREE_WORKERS))
         self._operations = Operations(
             filesystem,
-            blocking=lambda: slots,
+            slots=slots,
             control=os.fsencode(control),
             capabilities=capabilities,
             timeout_s=DEFAULT_TIMEOUT_S if options.timeout_s is None else options.timeout_s,

@@ -246,6 +246,18 @@ def test_writers_wait_while_staging_is_full(machine: Machine) -> None:
     gated.fs.release(handle)
 
 
+def test_a_writer_without_patience_goes_over_the_limit_of_staging(machine: Machine) -> None:
+    gated = Gated(machine, EAGER, limit_bytes=MIB, memory_bytes=MIB)
+    gated.close_gate()
+    make_file(gated.fs, 1, b"a", random.Random(8).randbytes(MIB))
+    handle = gated.fs.create(1, b"b", 0o600, os.O_RDWR, ROOT)[1]
+    assert gated.fs.write(handle, 0, b"x" * 1000, patient=False) == 1000
+    assert gated.fs.staging.size_bytes == MIB + 1000
+    assert bytes(gated.fs.read(handle, 0, 2000)) == b"x" * 1000
+    gated.fs.release(handle)
+    gated.store.gate.set()
+
+
 def test_settled_files_are_stored_in_the_background_in_few_packs(machine: Machine) -> None:
     fs = machine.mount(EAGER)
     for number in range(200):

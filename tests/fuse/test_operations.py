@@ -65,9 +65,9 @@ class StandIn:
         self._called("write_now", handle, offset, data)
         return self.now  # type: ignore[return-value]
 
-    def write(self, handle: int, offset: int, data: bytes) -> int:
+    def write(self, handle: int, offset: int, data: bytes, *, patient: bool = True) -> int:
         assert lock_is_free()
-        self._called("write", handle, offset, data)
+        self._called("write" if patient else "write impatiently", handle, offset, data)
         return len(data)
 
     def fsync(self, handle: int, datasync: bool) -> None:
@@ -120,12 +120,8 @@ def operations(fs: StandIn) -> Operations:
 
 
 def make(fs: StandIn, **options: Any) -> Operations:
-    @contextmanager
-    def blocking() -> Iterator[None]:
-        yield
-
-    options = {"capabilities": False, "control": b"/control", **options}
-    return Operations(fs, blocking=blocking, **options)  # type: ignore[arg-type]
+    options = {"capabilities": False, "control": b"/control", "slots": threading.Semaphore(1), **options}
+    return Operations(fs, **options)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -220,6 +216,13 @@ def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, 
         assert operations.write(1, 0, b"data") == 4
         operations.fsync(1, True)
     assert [call[0] for call in fs.calls] == ["read_now", "read", "write_now", "write", "fsync"]
+
+
+def test_a_writer_for_whom_no_slot_comes_free_does_not_wait_in_its_worker(fs: StandIn) -> None:
+    operations = make(fs, slots=threading.Semaphore(0))
+    with llfuse.lock:
+        assert operations.write(1, 0, b"data") == 4
+    assert [call[0] for call in fs.calls] == ["write_now", "write impatiently"]
 
 
 def test_the_question_before_every_write_does_not_reach_the_file_system(operations: Operations, fs: StandIn) -> None:

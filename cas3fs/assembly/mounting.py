@@ -10,6 +10,7 @@ signal comes; store, publish, release; tell those who wait; end. The control soc
     flush    the same, and a snapshot that names it is published
     stats    figures
     gc       frees what nothing names (module `upkeep`)
+    fsck     what is wrong (module `checking`)
     end      returns when the volume is released, with the newest snapshot, or the error that kept it from that
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import attrs
 
+from cas3fs.assembly.checking import check_mounted
 from cas3fs.assembly.heap import share_arenas
 from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
 from cas3fs.assembly.reports import volume_report
@@ -114,6 +116,7 @@ class MountProcess:
             "flush": self._flush,
             "stats": lambda args, progress: self._stats(),
             "gc": self._upkeep.answer_gc,
+            "fsck": lambda args, progress: check_mounted(self._volume, args, progress),
             "end": lambda args, progress: self._ending.wait(progress),
             **SnapshotHandlers(self._volume).handlers(),
         }

@@ -8,6 +8,7 @@ import click
 
 from cas3fs import __version__
 from cas3fs.cli.flush import flush
+from cas3fs.cli.fsck import fsck
 from cas3fs.cli.gc import gc
 from cas3fs.cli.mkfs import mkfs
 from cas3fs.cli.mount import mount
@@ -30,7 +31,7 @@ def program() -> None:
     """
 
 
-for _verb in (mkfs, mount, umount, flush, stats, gc, snapshot, rescue):
+for _verb in (mkfs, mount, umount, flush, stats, gc, fsck, snapshot, rescue):
     program.add_command(_verb)
 
 

@@ -103,6 +103,7 @@ _LIVE_OF = Prepared(
     " ".join(_BATCH_PARAMS),
 )
 _USED = Prepared(select(packs.c.name).where(packs.c.id.in_(select(blocks.c.pack).where(blocks.c.id.in_(_NAMED)))))
+_FILLED = Prepared(select(packs.c.name).where(packs.c.died.is_(None), packs.c.id.in_(select(blocks.c.pack))))
 _BURY = Prepared(
     update(packs)
     .where(packs.c.died.is_(None), packs.c.born < param("young"), packs.c.id.not_in(select(blocks.c.pack)))
@@ -166,6 +167,10 @@ class GarbageReader:
     def used_packs(self) -> set[str]:
         """The names of the packs in which a live block lies."""
         return {name for (name,) in _USED.on(self._database).all()}
+
+    def filled_packs(self) -> list[str]:
+        """The names of the packs that are not dead and in which the index places a block."""
+        return [name for (name,) in _FILLED.on(self._database).all()]
 
     def close(self) -> None:
         """Closes the connection."""

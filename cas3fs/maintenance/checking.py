@@ -62,7 +62,7 @@ class Checkup:
         self._report({"what": "listing"})
         listing = self.listing = take_listing(self._of.store)
         with Checker(self._of.index) as checker:
-            findings = self._damage(checker)
+            findings = self._damage_in(checker)
             if findings:
                 return findings
             findings = list(self.index_findings(checker))
@@ -75,7 +75,12 @@ class Checkup:
         findings += [Finding("object-unknown", {"object": info.key}) for info in listing.strange]
         return findings
 
-    def _damage(self, checker: Checker) -> list[Finding]:
+    def damage(self) -> list[Finding]:
+        """What SQLite finds wrong."""
+        with Checker(self._of.index) as checker:
+            return self._damage_in(checker)
+
+    def _damage_in(self, checker: Checker) -> list[Finding]:
         self._report({"what": "checking the index"})
         try:
             lines = checker.integrity(self._thorough)
@@ -101,6 +106,12 @@ class Checkup:
                 if code == "block-out-of-pack" and defect["pack"] == LOST_PACK:
                     continue
                 yield self._of_index(checker, code, defect)
+
+    def link_counts(self) -> list[Finding]:
+        """Link counts that are wrong."""
+        with Checker(self._of.index) as checker:
+            code = "wrong-link-count"
+            return [self._of_index(checker, code, defect) for defect in checker.defects(code)]
 
     @staticmethod
     def _of_index(checker: Checker, code: str, defect: dict[str, Any]) -> Finding:

@@ -35,7 +35,7 @@ import attrs
 
 from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import SnapshotError, StoreError, VolumeError
-from cas3fs.index import GarbageReader, PackUse, ordinal_of
+from cas3fs.index import LOST_PACK, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.looking import known_packs, needed_packs
 from cas3fs.maintenance.losses import known_losses
@@ -170,7 +170,10 @@ class Collector:
         rewriter = Rewriter(self._at, lambda told: self._told(report, told))
         if settings.min_live <= 0:
             return rewriter, 0
-        chosen = choose_rewrites([use for use in self._uses() if use.born < young], settings)
+        with self._at.filesystem.lock:
+            lost = known_losses(self._at.filesystem.index)
+        old = [use for use in self._uses() if use.born < young and use.name not in lost]
+        chosen = choose_rewrites(old, settings)
         if chosen:
             rewriter.rewrite([use.name for use in chosen], sum(use.live_bytes for use in chosen))
         return rewriter, len(chosen)
@@ -211,8 +214,9 @@ class Collector:
         self._step(report, "listing")
         at, filesystem = self._at, self._at.filesystem
         with filesystem.lock:
-            needed = [row.name for row in filesystem.index.blocks.packs() if row.died is None]
-            lost = known_losses(filesystem.index)
+            lost = known_losses(filesystem.index) | {LOST_PACK}
+        with GarbageReader(filesystem.index.path) as reader:
+            needed = reader.filled_packs()
         survey = take_survey(at.store, at.archive)
         if set(survey.listing.snapshots) != {one.id for one in survey.snapshots}:
             raise SnapshotError("two listings of the snapshots differ, so nothing is deleted")

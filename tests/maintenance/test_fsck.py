@@ -234,6 +234,14 @@ class TestPacks:
         }
         ward.gc()  # goes on all the same
 
+    def test_a_gc_goes_on_beside_what_is_lost_in_parts(self, ward: Ward) -> None:
+        ward.sql(*DAMAGES["chunk-without-block"])
+        assert ward.fsck().status == 1
+        ward.remove("f3")
+        ward.gc()
+        assert ward.check().status == 0
+        assert ward.found()["f0"] is None
+
     def test_what_the_cache_has_is_stored_again(self, ward: Ward) -> None:
         before, pack = ward.found(), self.pack(ward)
         ward.cache = MemoryCache(10 << 20)

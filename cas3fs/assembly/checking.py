@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""fsck of a volume: of a mounted one by its process, of another one without claiming it, and its repair.
+
+Findings are sent one by one, as ``{"finding": {...}}``, since there may be more than fit in a message.
+
+A volume that nobody has open is checked without a claim and without changing anything: by the local index, if that is
+of the line that the store's newest epoch is on, else by the newest snapshot that can be restored. A repair opens the
+volume as its writer, and mends it before anything is taken up from staging or handed to anybody.
+"""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from cas3fs.assembly.line import CLAIM
+from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.assembly.statefolder import StateFolder
+from cas3fs.assembly.volumes import load_volume, open_volume_store
+from cas3fs.caches.disk import DiskCache
+from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.control import Message, Progress
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs
+from cas3fs.errors import ControlError, IndexCorrupt, SnapshotDamaged
+from cas3fs.filesystem import Owner
+from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
+from cas3fs.maintenance.checking import Checkup, Patient
+from cas3fs.maintenance.findings import Finding
+from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of
+from cas3fs.maintenance.losses import known_losses
+from cas3fs.maintenance.mending import Mender
+from cas3fs.maintenance.records import record
+from cas3fs.maintenance.verifying import Bookmark
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import SnapshotNumber
+
+_BOOKMARK = "verify.json"
+_WHATEVER_SIZE_BYTES = 1 << 60
+_log = logging.getLogger(__name__)
+
+
+def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Message:
+    """The request ``fsck`` of the control socket.
+
+    Raises:
+        ControlError: it is to be repaired, or is a view.
+        Cas3fsError, OSError: the check could not be done.
+    """
+    premises = volume.premises
+    if premises is None:
+        raise ControlError(f"{volume.url} is mounted read-only; check it where it is written, or unmounted")
+    if args.get("repair"):
+        raise ControlError(f"{volume.url} is mounted: unmount it to repair it")
+    with premises.publishing.exclusively():
+        next_ordinal = ordinal_of(premises.publishing.next_number)
+    patient = patient_of(premises, next_ordinal, is_live=True)
+    bookmark = Bookmark(volume.state.path / _BOOKMARK)
+    result = check(patient, settings_of(args), bookmark, lambda told: progress(dict(told)))
+    return _told(result, volume.state.path, progress)
+
+
+def check_unmounted(store: StoreSettings, places: Places, args: Message, progress: Progress) -> Message:
+    """A check of a volume that no process has open; raises as `check_mounted`."""
+    if args.get("repair"):
+        return _repair(store, places, settings_of(args), progress)
+    metrics = Metrics()
+    with closing(open_volume_store(store, metrics)) as opened, ExitStack() as resources:
+        entry = load_volume(opened)
+        path = places.state_of(str(entry.uuid))
+        state = StateFolder(path) if path.is_dir() else None
+        if state is not None:
+            resources.callback(state.close)
+        early: list[Finding] = []
+        patient = resources.enter_context(_patient(opened, state, early))
+        folder = path if state is not None else patient.index.parent
+        result = check(patient, settings_of(args), Bookmark(folder / _BOOKMARK), lambda told: progress(dict(told)))
+        result = attrs.evolve(result, findings=(*early, *result.findings))
+        return _told(result, path if state is not None else None, progress)
+
+
+def settings_of(args: Message) -> FsckSettings:
+    """The settings in a request."""
+    limit = args.get("max_duration_s")
+    return FsckSettings(
+        repair=bool(args.get("repair")),
+        verify_data=bool(args.get("verify_data")),
+        max_duration_s=None if limit is None else float(limit),
+    )
+
+
+def _told(result: FsckResult, state: Path | None, progress: Progress) -> Message:
+    """Sends the findings, and notes for ``stats`` what was found."""
+    for finding in result.findings:
+        progress({"finding": finding.as_json()})
+    codes: dict[str, int] = {}
+    for finding in result.findings:
+        codes[finding.code] = codes.get(finding.code, 0) + 1
+    verified = None if result.verified is None else result.verified.as_json()
+    told: dict[str, Any] = {"status": result.status, "codes": codes, "verified": verified}
+    if state is not None:
+        record(state, "fsck", told)
+    return told
+
+
+# -- without a claim
+
+
+@contextmanager
+def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]) -> Iterator[Patient]:
+    """The index to check: the local one, or one restored; `early` takes what is found on the way."""
+    archive = SnapshotArchive(Shelf(store))
+    epoch = Epochs(Shelf(store)).newest()
+    following = ordinal_of(SnapshotNumber(1 if epoch is None else epoch.entry.epoch + 1, 1))
+    claim = None if epoch is None else str(epoch.entry.claim)
+    with ExitStack() as resources:
+        if state is not None and _is_current(state.index, claim, early):
+            staging = None
+            if state.staging_rows.exists():
+                staging = (state.staging, resources.enter_context(closing(StagingIndex(state.staging_rows))))
+            index = state.index
+        else:
+            folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-")))
+            index, staging = _restored(archive, folder, early), None
+        with Index.open(index, read_only=True) as opened:
+            losses = known_losses(opened)
+        yield Patient(index, store, archive, following, losses, staging)
+
+
+def _is_current(index: Path, claim: str | None, early: list[Finding]) -> bool:
+    """Whether the local index is there, can be read, and is of the line that the store is on."""
+    if not index.exists():
+        return False
+    try:
+        migrations.upgrade(index)
+        with Index.open(index, read_only=True) as opened:
+            return opened.state.get(CLAIM) == claim
+    except IndexCorrupt as error:
+        early.append(Finding("index-damaged", {"index": str(index)}, str(error)))
+        return False
+
+
+def _restored(archive: SnapshotArchive, folder: Path, early: list[Finding]) -> Path:
+    """The index of the newest snapshot that is whole; an empty one where there is none."""
+    path = folder / "index.sqlite"
+    strays = archive.strays()
+    for snapshot in reversed([one for one in archive.ids() if one not in strays]):
+        try:
+            archive.restore(snapshot, path)
+            break
+        except SnapshotDamaged as error:
+            early.append(Finding("snapshot-unreadable", {"snapshot": snapshot}, str(error)))
+    migrations.upgrade(path)
+    return path
+
+
+# -- with a claim
+
+
+def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progress: Progress) -> Message:
+    early: list[Finding] = []
+    volume = _opened(store, places, early)
+    try:
+        result = _mended(volume, places, settings, progress)
+        result = attrs.evolve(result, findings=(*early, *result.findings))
+        if result.status:
+            _make_lost_folder(volume)
+        volume.start(0)
+        if result.status:
+            _leave_report(volume, result)
+        volume.finish(progress)
+        return _told(result, volume.state.path, progress)
+    finally:
+        volume.close()
+
+
+def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
+    """The volume, open for writing and not started; a damaged local index is set aside, and a snapshot restored."""
+    settings = WriterSettings(cache_size_bytes=0, snapshot_interval_s=0)
+    try:
+        volume = open_writer(store, settings, places)
+    except IndexCorrupt as error:
+        _set_aside(store, places, str(error), early)
+        return open_writer(store, settings, places)
+    assert volume.premises is not None
+    damage = Checkup(_patient_of(volume)).damage()
+    if damage:
+        volume.close()
+        _set_aside(store, places, damage[0].detail, early)
+        return open_writer(store, settings, places)
+    return volume
+
+
+def _set_aside(store: StoreSettings, places: Places, detail: str, early: list[Finding]) -> None:
+    with closing(open_volume_store(store, Metrics())) as opened:
+        path = places.state_of(str(load_volume(opened).uuid))
+    with closing(StateFolder(path)) as state:
+        aside = state.set_aside()
+    _log.warning("the local index is damaged; it is set aside in %s", aside)
+    early.append(Finding("index-damaged", {"index": str(path)}, f"{detail}; it is set aside in {aside}", repaired=True))
+
+
+def _patient_of(volume: OpenVolume) -> Patient:
+    premises = volume.premises
+    assert premises is not None
+    staging = volume.filesystem.staging
+    return patient_of(
+        premises,
+        ordinal_of(premises.publishing.next_number),
+        is_live=False,
+        staging=(staging.folder, staging.records),
+    )
+
+
+def _mended(volume: OpenVolume, places: Places, settings: FsckSettings, progress: Progress) -> FsckResult:
+    premises, publisher = volume.premises, volume.publisher
+    assert premises is not None and publisher is not None
+
+    def forget_parent() -> None:
+        publisher.newest = None
+
+    cache = DiskCache(places.cache_of(str(volume.entry.uuid)), _WHATEVER_SIZE_BYTES, metrics=Metrics())
+    try:
+        fsck = Fsck(
+            premises,
+            lambda: _patient_of(volume),
+            Bookmark(volume.state.path / _BOOKMARK),
+            mend_index=True,
+            cache=cache,
+            forget_parent=forget_parent,
+            report=lambda told: progress(dict(told)),
+        )
+        return fsck.repair(settings)
+    finally:
+        cache.close()
+
+
+def _make_lost_folder(volume: OpenVolume) -> None:
+    """Makes lost+found and counts it among the root's folders; before the file system has the root in memory."""
+    filesystem = volume.filesystem
+    with filesystem.lock, filesystem.operation():
+        filesystem.index.repairs().lost_folder()
+    filesystem.commit()
+    found = list(Checkup(_patient_of(volume)).link_counts())
+    with filesystem.lock:
+        Mender(filesystem.index, 0).mend(found)
+    filesystem.commit()
+
+
+def _leave_report(volume: OpenVolume, result: FsckResult) -> None:
+    """What was hurt is told in lost+found too."""
+    told = "".join(f"{one.code}: {one.kind.text}: {one.detail} {' '.join(one.paths)}\n" for one in result.findings)
+    filesystem = volume.filesystem
+    with filesystem.lock:
+        folder = filesystem.index.repairs().lost_folder()  # made before
+    name = f"fsck-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}.txt".encode()
+    inode, handle = filesystem.create(folder, name, 0o600, os.O_RDWR, Owner(os.getuid(), os.getgid()))
+    filesystem.write(handle, 0, told.encode())
+    filesystem.release(handle)
+    filesystem.forget([(inode.number, 1)])

@@ -24,6 +24,8 @@ from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION
 from cas3fs.index.trimming import complete
 
 _PACKAGE: Final = "cas3fs.migrations"
+_LOG_BYTE: Final = 18
+"""Of SQLite's header: 1 where there is a rollback journal, 2 where there is a write-ahead log."""
 
 
 def head() -> str:
@@ -39,11 +41,18 @@ def current(path: Path) -> str | None:
     """
     if not path.exists() or path.stat().st_size == 0:
         return None
-    database = Database(path, "write")
+    # a log that a crash left is taken over only by who may write
+    database = Database(path, "write" if _has_log(path) else "scratch")
     try:
         return revision_of(database)
     finally:
         database.close()
+
+
+def _has_log(path: Path) -> bool:
+    """Whether the database works with a write-ahead log; no SQLite of this process may have it open."""
+    with open(path, "rb") as file:
+        return file.read(_LOG_BYTE + 1)[_LOG_BYTE:] != b"\1"
 
 
 def upgrade(path: Path) -> bool:
@@ -57,13 +66,14 @@ def upgrade(path: Path) -> bool:
     """
     revision = current(path)
     if revision == SCHEMA_REVISION:
-        return complete(path)
+        return not _has_log(path) and complete(path)
     if revision is None:
         Index.open(path, create=True).close()
         return True
     if revision not in REVISIONS:
         raise IndexTooNew(f"{path}: made by a newer cas3fs (its revision is {revision}): use that")
-    complete(path)
+    if not _has_log(path):
+        complete(path)
     _upgrade_copy(path)
     return True
 

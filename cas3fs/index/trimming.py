@@ -13,7 +13,7 @@ from sqlalchemy import Index
 from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.schema import CreateIndex, DropIndex
 
-from cas3fs.index.database import Database
+from cas3fs.index.database import CACHE_SIZE_KIB, Database
 from cas3fs.index.tables import blocks
 
 _TRIMMED: Final[tuple[Index, ...]] = tuple(one for one in blocks.indexes if one.name == "uq_blocks_hash")
@@ -36,21 +36,19 @@ def trim(path: Path) -> None:
 
 
 def complete(path: Path) -> bool:
-    """Bring back what `trim` took out of an index, which nobody has open; whether anything was missing.
+    """Bring back what `trim` took out of a copy, which nobody has open; whether anything was missing.
+
+    Nothing waits for the disk: an index that is in use was never trimmed, so what lacks something is a copy still.
 
     Raises:
         IndexDatabaseError: it cannot be written.
     """
-    database = Database(path, "write")
+    database = Database(path, "scratch", cache_kib=CACHE_SIZE_KIB)  # what is sorted should fit
     try:
         present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
         missing = [one for one in _TRIMMED if one.name not in present]
-        if missing:
-            database.begin()
-            for one in missing:
-                database.execute(str(CreateIndex(one).compile(dialect=dialect())))
-            database.commit()
-            database.sync()
+        for one in missing:
+            database.execute(str(CreateIndex(one).compile(dialect=dialect())))
         return bool(missing)
     finally:
         database.close()

@@ -15,16 +15,23 @@ _NEAR_BYTES = 256 << 10
 class ReadAhead:
     """What is known of the reader behind one handle."""
 
-    __slots__ = ("_asked", "_furthest", "_run", "_window")
+    __slots__ = ("_asked", "_furthest", "_latest", "_run", "_window")
 
     def __init__(self) -> None:
         self._furthest = 0
         self._asked = 0  # everything before this was asked for already
         self._run = 0  # reads in sequence
+        self._latest = (0, 0)
         self._window = FIRST_BYTES
 
     def seen(self, start: int, end: int) -> tuple[int, int] | None:
-        """Takes note of a read of ``[start, end)``; the range to fetch ahead now, if any."""
+        """Takes note of a read of ``[start, end)``; the range to fetch ahead now, if any.
+
+        The same range again is the same read, tried without waiting first: it is no step of a sequence.
+        """
+        if (start, end) == self._latest:
+            return None
+        self._latest = (start, end)
         if abs(start - self._furthest) > _NEAR_BYTES:
             self._run, self._window, self._asked = 0, FIRST_BYTES, end
         self._run += 1

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 
-from cas3fs.errors import FileSystemError
+from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.base import SIZE_MAX, Caller
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.directories import Directories
@@ -186,6 +186,20 @@ class Files(Directories):
             plan = self._plan(handle, offset, size)
         if plan is None:
             return b""
+        try:
+            return self._carried_out(plan)
+        except BlockMissing:
+            with self.lock:
+                again = self._plan(handle, offset, size)
+            if again is None:
+                return b""
+            if [span.block for span in again.spans] == [span.block for span in plan.spans]:
+                with self.lock:
+                    again.finish(self.staging)
+                raise
+            return self._carried_out(again)  # the blocks had moved to another pack, and the old one went
+
+    def _carried_out(self, plan: ReadPlan) -> Buffer:
         try:
             return plan.carry_out(self.reader)
         finally:

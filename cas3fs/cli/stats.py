@@ -64,9 +64,22 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "pending" in report:
         left = report["pending"]
         rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
+    rows += _caches(report.get("process", {}))
     rows += _traffic(report.get("process", {}))
     width = max(len(title) for title, _ in rows)
     return [f"{title:<{width}}  {value}" for title, value in rows]
+
+
+def _caches(process: dict[str, Any]) -> list[tuple[str, str]]:
+    """How many of those who asked found their block, by cache, in the order of the mount's list."""
+    asked = {"memory": (process.get("reader.memory_hits", 0), process.get("reader.misses", 0))}
+    for name, hits in process.items():
+        if name.startswith("cache.") and name.endswith(".hits"):
+            tier = name.split(".")[1]
+            asked[tier] = (hits, process.get(f"cache.{tier}.misses", 0))
+    asked["memory"] = (asked["memory"][0], asked["memory"][1] + process.get("reader.cache_hits", 0))
+    found = [f"{tier} {hits:,} of {hits + misses:,}" for tier, (hits, misses) in asked.items() if hits + misses]
+    return [("found in caches", ", ".join(found))] if found else []
 
 
 def _traffic(process: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All tiers together: rot in each of them, and the bound of the disk while many read."""
+
+import random
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from cas3fs.caches import DiskCache, MemoryCache, TieredCache
+from cas3fs.caches.memcached import MemcachedCache
+from cas3fs.caches.web import WebCache
+from cas3fs.metrics import Metrics
+from cas3fs.testing.fake_memcached import FakeMemcached
+from tests.caches.conftest import make_block
+from tests.caches.web_server import WebServer
+
+VOLUME = str(uuid.UUID(int=1))
+
+
+def flipped(content: bytes, dice: random.Random) -> bytes:
+    """`content` with a few bits changed."""
+    changed = bytearray(content)
+    for _ in range(3):
+        changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+    return bytes(changed)
+
+
+def test_bytes_flipped_in_every_tier_never_yield_a_wrong_byte(
+    open_disk: Callable[..., DiskCache], tmp_path: Path, web: WebServer
+) -> None:
+    fake, dice = FakeMemcached(), random.Random(1)
+    blocks = [make_block(seed, 1000 + 90_000 * (seed % 3)) for seed in range(12)]
+    options = {"timeout_s": 5.0, "slow_s": 5.0}
+    memcached = MemcachedCache([("127.0.0.1", 1)], VOLUME, metrics=Metrics(), client_factory=fake.twin, **options)
+    far = WebCache(web.url, VOLUME, metrics=Metrics(), **options)
+    tiers = TieredCache([open_disk(), memcached, far], metrics=Metrics())
+    with closing(tiers):
+        for _ in range(10):
+            tiers.put_many(dict(blocks))
+            for path in (tmp_path / "cache").rglob("*"):
+                if path.is_file() and dice.random() < 0.7:
+                    path.write_bytes(flipped(path.read_bytes(), dice))
+            for key, value in fake.fake_server.items.items():
+                if dice.random() < 0.7:
+                    fake.fake_server.spoil(key, flipped(value, dice))
+            for name, body in list(web.files.items()):
+                if dice.random() < 0.7:
+                    web.files[name] = flipped(body, dice)
+            for block, plain in blocks:
+                part = tiers.get_part(block, 300, 500)
+                assert part is None or bytes(part) == plain[300:800]
+                assert tiers.get(block) in (None, plain)
+
+
+def test_the_disk_stays_within_its_bound_while_sixteen_readers_fill_it(
+    open_disk: Callable[..., DiskCache], tmp_path: Path
+) -> None:
+    limit_bytes, length = 1_000_000, 40_000
+    blocks = [make_block(seed, length) for seed in range(100)]
+    behind = MemoryCache(1 << 24)
+    behind.remote = True
+    behind.put_many(dict(blocks))
+    tiers = TieredCache([open_disk(limit_bytes), behind], metrics=Metrics())
+    most, ends = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not ends.is_set():
+            taken = 0
+            for path in (tmp_path / "cache").rglob("*"):
+                try:
+                    taken += path.stat().st_blocks * 512 if path.is_file() else 0
+                except FileNotFoundError:
+                    continue
+            most = max(most, taken)
+
+    def read(seed: int) -> bool:
+        dice = random.Random(seed)
+        return all(tiers.get(block) == plain for block, plain in dice.choices(blocks, k=60))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with ThreadPoolExecutor(16) as pool:
+        right = list(pool.map(read, range(16)))
+    ends.set()
+    watcher.join()
+    assert all(right)
+    assert limit_bytes // 2 < most <= limit_bytes + length

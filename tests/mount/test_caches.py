@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The list of caches on the command line, and what machines share by it."""
+
+import os
+import shutil
+
+import pytest
+
+from cas3fs.testing.memcached_process import memcached
+from tests.mount.conftest import Machine
+
+
+def test_what_one_machine_has_read_another_reads_from_memcached(machine: Machine) -> None:
+    content = os.urandom(3_000_000)
+    machine.mkfs()
+    with memcached() as server:
+        options = ("--cache", "memory:8MiB", "--cache", "disk:64MiB", "--cache", f"{server.spec}?timeout=2s&slow=2s")
+        machine.mount(*options)
+        (machine.dir / "file").write_bytes(content)
+        machine.umount()
+        machine.mount("--cache", "memory:8MiB", *options[4:])
+        assert (machine.dir / "file").read_bytes() == content
+        machine.umount()
+        machine.forget_everything()
+        machine.mount(*options)
+        assert (machine.dir / "file").read_bytes() == content
+        stats = machine.report("stats", machine.dir)["process"]
+        assert stats.get("reader.gets", 0) == 0
+        assert stats["cache.memcached.hits"] > 0
+        assert "memcached" in machine.run("stats", machine.dir).stdout
+        server.kill()
+        assert (machine.dir / "file").read_bytes() == content
+        machine.umount()
+        shutil.rmtree(machine.cache)
+        machine.mount(*options)  # a server that is not there keeps nobody from mounting
+        assert (machine.dir / "file").read_bytes() == content
+        machine.umount()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--cache", "tape:1TiB"), "no cache 'tape'"),
+        (("--cache", "disk:1GiB", "--cache", "memory:1MiB"), "comes first"),
+        (("--cache", "disk:1GiB", "--cache-size", "1GiB"), "exclude each other"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused_in_one_line(
+    machine: Machine, options: tuple[str, ...], words: str
+) -> None:
+    machine.mkfs()
+    assert words in machine.fail("mount", machine.url, machine.dir, *options, status=2)

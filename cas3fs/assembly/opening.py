@@ -204,22 +204,29 @@ def open_writer(
             epochs,
             claim,
             state,
-            newest=line.published,
+            newest=line.newest,
             changed=line.clean is None or claim.took_over is not None,
         )
-        premises = Premises(
-            store=store,
-            archive=archive,
-            epochs=epochs,
-            epoch=claim.epoch,
-            filesystem=filesystem,
-            publishing=publisher,
-            scratch=state.path,
-            pack_size_bytes=entry.pack_size,
-            compression=Compression.parse(entry.compression),
-        )
+        premises = _premises(entry, archive, epochs, claim, publisher)
         turn = Turn(claim, epochs, publisher, after_release, line.clean, premises)
         return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), turn)
+
+
+def _premises(
+    entry: VolumeEntry, archive: SnapshotArchive, epochs: Epochs, claim: Claim, publisher: Publisher
+) -> Premises:
+    """What maintenance works on."""
+    return Premises(
+        store=archive.shelf.store,
+        archive=archive,
+        epochs=epochs,
+        epoch=claim.epoch,
+        filesystem=publisher.filesystem,
+        publishing=publisher,
+        scratch=publisher.folder,
+        pack_size_bytes=entry.pack_size,
+        compression=Compression.parse(entry.compression),
+    )
 
 
 def open_view(

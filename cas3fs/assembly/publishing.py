@@ -13,21 +13,24 @@ handler of the kernel's waits for takes it, but an fsync that is to wait for the
 system's; `_tickets_lock` is held for assignments only.
 """
 
+import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.control import Message, Progress
 from cas3fs.epochs import Claim, Epochs
-from cas3fs.errors import Cas3fsError, Fenced
+from cas3fs.errors import Cas3fsError, Fenced, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
 from cas3fs.index.trimming import trim
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
 _PROGRESS_INTERVAL_S = 0.2
@@ -157,20 +160,38 @@ class Publisher:
             with IndexReader(self._state.scratch) as reader:
                 facts = reader.counts()._asdict()
             trim(self._state.scratch)
-            made = self._archive.create(
-                self._state.scratch,
-                epoch=number.epoch,
-                sequence=number.sequence,
-                parent=self.newest,
-                name=name,
-                facts=facts,
-            )
+            made = self._create(number, name, facts)
         finally:
             self._state.remove_scratch()
         self.check_fence()
         self.newest, self._seen = made.id, mark
         self.keeper.published(made)
         _log.info("published snapshot %s", made.id)
+
+    def _create(self, number: SnapshotNumber, name: str | None, facts: Mapping[str, int]) -> SnapshotInfo:
+        create = functools.partial(
+            self._archive.create,
+            self._state.scratch,
+            epoch=number.epoch,
+            sequence=number.sequence,
+            name=name,
+            facts=facts,
+        )
+        try:
+            return create(parent=self.newest)
+        except (SnapshotMissing, SnapshotDamaged) as error:  # found before anything is put
+            _log.warning("the snapshot before cannot be read, so everything is stored again: %s", error)
+            return create(parent=None)
+
+    @property
+    def filesystem(self) -> FileSystem:
+        """What is published."""
+        return self._fs
+
+    @property
+    def folder(self) -> Path:
+        """The state folder."""
+        return self._state.path
 
     @property
     def fenced(self) -> str:

@@ -235,6 +235,37 @@ def test_the_policy_of_the_volume_thins_out_after_a_publish(volume: Volume) -> N
     assert policy_offline(volume.store_settings, None)["last"] == 1
 
 
+def test_a_crashed_mount_publishes_on_though_the_snapshot_that_it_began_from_is_gone(volume: Volume) -> None:
+    policy_offline(volume.store_settings, Policy(last=1))
+    volume.use("here", a="one")
+    killed = volume.open()
+    assert killed.publisher is not None
+    for name in ("b", "c"):
+        write(killed, name, "x")
+        killed.publisher.publish()
+        with killed.publisher.exclusively():
+            killed.publisher.keeper.thin()
+    write(killed, "d", "x")
+    killed.filesystem.commit()
+    killed.close()
+    assert len(ids(volume)) == 1
+    again = volume.open()
+    assert again.finish() is not None
+    again.close()
+    assert view_of(volume, ids(volume)[-1]).keys() == {"a", "b", "c", "d"}
+
+
+def test_a_snapshot_before_that_cannot_be_read_keeps_nobody_from_publishing(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    opened = volume.open()
+    (volume.root / "v" / SnapshotEntry.key_of(first)).unlink()
+    write(opened, "b", "two")
+    newest = opened.finish()
+    opened.close()
+    assert newest is not None
+    assert view_of(volume, newest) == {"a": "one", "b": "two"}
+
+
 def test_thinning_asks_the_store_for_little_while_nothing_is_to_go(volume: Volume) -> None:
     opened = volume.open()
     publisher = opened.publisher

@@ -86,7 +86,6 @@ def test_every_retained_snapshot_mounts_as_it_was_made_beside_the_live_mount(
         assert hashes(out / snapshot) == expected
 
 
-@pytest.mark.xfail(strict=False, reason="a checkpoint does not pin the staged versions of replaced files yet")
 def test_a_file_that_is_rewritten_by_renaming_is_old_or_new_in_every_snapshot(
     each_machine: Machine, second: Machine
 ) -> None:

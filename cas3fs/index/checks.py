@@ -157,6 +157,7 @@ _BLOCKS_FROM = _query(
     "after count",
 )
 _PACKS = _query("SELECT name, size, born, died, id IN (SELECT pack FROM blocks) AS used FROM packs ORDER BY name")
+_STORED_SEQ = _query("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
 _LIVE_BYTES = _query("SELECT coalesce(sum(stored_length), 0) FROM blocks WHERE id IN (SELECT block FROM chunks)")
 
 
@@ -191,11 +192,18 @@ class Checker:
     def defects(self, code: str, *values: Any) -> list[dict[str, Any]]:
         """The defects of one kind, a row of named values each."""
         try:
-            cursor = self._database.connection.execute(QUERIES[code].text, values)
+            query = QUERIES[code]
+            placed = values if query.place is None else query.place(values)
+            cursor = self._database.connection.execute(query.text, placed)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         except sqlite3.Error as error:
             raise self._database.fault(error) from error
+
+    def stored_seq(self, inode: int) -> int | None:
+        """The newest change of the inode that is stored; None where there is no such inode."""
+        row = _STORED_SEQ.on(self._database).one(inode)
+        return None if row is None else int(row[0])
 
     def path_of(self, inode: int) -> bytes:
         """A path of the inode from the root, or what there is of one."""

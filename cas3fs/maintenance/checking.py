@@ -188,6 +188,9 @@ class Checkup:
             return
         folder, rows = self._of.staging
         for row in rows.rows():
+            stored_seq = checker.stored_seq(row.inode)
+            if stored_seq is None or row.seq <= stored_seq:
+                continue  # what it stood for is stored, or gone: a crash came before the record went, too
             name = f"{row.inode:x}-{row.seq:x}"
             if row.data is None and not (folder / name).is_file():
                 path = checker.path_of(row.inode)

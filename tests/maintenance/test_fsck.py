@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import BlockError, Cas3fsError
 from cas3fs.filesystem import Owner
-from cas3fs.index import StagingIndex, ordinal_of
+from cas3fs.index import StagedRow, StagingIndex, ordinal_of
 from cas3fs.maintenance.findings import KINDS, Finding
 from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of
 from cas3fs.maintenance.verifying import Bookmark
@@ -330,6 +330,18 @@ class TestSnapshots:
         ward.snapshots.clear()
         ward.publish()
         ward.check_snapshots()
+
+
+def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Path) -> None:
+    ward = make(tmp_path / "ward")
+    ward.write("big", noise(9, 900 * KIB))
+    ward.fs.commit()
+    ward.fs.store_all()
+    ward.rows = ward.fs.staging.records
+    number = ward.fs.lookup(1, b"big").number
+    ward.rows.save([StagedRow(number, 1, 0, 900 * KIB, 0, 0, b"", None)])
+    ward.rows.commit()
+    assert codes(ward.check()) == set()
 
 
 def test_a_record_of_staging_without_its_bytes_is_put_aside(tmp_path: Path) -> None:

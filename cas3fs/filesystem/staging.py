@@ -50,7 +50,7 @@ class Staging:
         """`limit_bytes` bounds all staged bytes (writers wait), `memory_bytes` those kept in memory (the rest goes
         to files)."""
         self.folder = folder
-        self._rows = rows
+        self.records = rows
         self.limit_bytes = limit_bytes
         self.memory_limit_bytes = memory_bytes
         self.files: dict[int, Inode] = {}
@@ -69,11 +69,6 @@ class Staging:
     def guard(self, lock: threading.Lock) -> None:
         """Takes the file system's lock as the one that `room` waits on; called once, before anything else."""
         self.room = threading.Condition(lock)
-
-    @property
-    def records(self) -> StagingIndex:
-        """The rows, for who checks them while no file system is at work with them."""
-        return self._rows
 
     @property
     def is_full(self) -> bool:
@@ -291,7 +286,7 @@ class Staging:
             self._unsettled.append(layer)
             size_bytes += layer.bytes.size_bytes + len(rows[-1].ranges)
         with self._taking_back([]):
-            self._rows.save(rows)
+            self.records.save(rows)
         return size_bytes >= limit_bytes
 
     def settle(self) -> None:
@@ -305,8 +300,8 @@ class Staging:
         if not gone and not self._unsettled:
             return
         with self._taking_back(gone):
-            self._rows.delete(gone)
-            self._rows.commit()
+            self.records.delete(gone)
+            self.records.commit()
         self._unsettled = []
 
     @contextmanager
@@ -337,7 +332,7 @@ class Staging:
             StateConflict: a row names a file that is not there.
         """
         known: set[str] = set()
-        for row in self._rows.rows():
+        for row in self.records.rows():
             current = inodes.cached.get(row.inode) or inodes.find(row.inode)
             if current is None or row.seq <= current.stored_seq:
                 self._gone.append((row.inode, row.seq))
@@ -382,7 +377,7 @@ class Staging:
             for layer in inode.layers:
                 layer.bytes.close()
         self.files.clear()
-        self._rows.close()
+        self.records.close()
 
 
 def _is_unsynced(layer: Layer) -> bool:

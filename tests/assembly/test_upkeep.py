@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc and fsck of whole volumes, without a kernel between."""
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas3fs.assembly.checking import check_mounted, check_unmounted
+from cas3fs.assembly.opening import OpenVolume
+from cas3fs.assembly.restoring import restore_head
+from cas3fs.assembly.upkeep import Upkeep, collect_unmounted, settings_of
+from cas3fs.control import Message
+from cas3fs.errors import ControlError, EpochHeld, UsageError
+from cas3fs.filesystem import Owner
+from cas3fs.maintenance.plans import GcSettings
+from cas3fs.maintenance.records import recorded
+from tests.assembly.conftest import Volume, write
+
+NOW: Message = {"grace_s": 0}
+
+
+def text(seed: int) -> str:
+    return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
+
+
+def read(volume: OpenVolume, name: str) -> str:
+    filesystem = volume.filesystem
+    inode = filesystem.lookup(1, name.encode())
+    handle = filesystem.open(inode.number, os.O_RDONLY, Owner())
+    data = bytes(filesystem.read(handle, 0, inode.size))
+    filesystem.release(handle)
+    return data.decode()
+
+
+def silent(told: Message) -> None:
+    pass
+
+
+def fsck(volume: Volume, host: str = "here", **args: Any) -> tuple[Message, list[str]]:
+    found: list[str] = []
+
+    def take(told: Message) -> None:
+        if "finding" in told:
+            found.append(told["finding"]["code"])
+
+    return check_unmounted(volume.store_settings, volume.places(host), args, take), found
+
+
+def packs(volume: Volume) -> set[str]:
+    return {info.key for info in volume.shelf.store.list("packs/")}
+
+
+def damage(volume: Volume, key: str) -> None:
+    path = volume.root / "v" / key
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.unlink()
+    volume.shelf.store.put_if_absent(key, bytes(data))
+
+
+def test_a_volume_that_is_not_open_is_collected_and_released(volume: Volume) -> None:
+    volume.use("here", one=text(1), two=text(2))
+    opened = volume.open("here")
+    opened.filesystem.unlink(1, b"one")
+    opened.finish()
+    opened.close()
+    for snapshot in volume.archive.ids()[:-1]:
+        volume.archive.delete([snapshot])
+    before = packs(volume)
+    plan = collect_unmounted(volume.store_settings, volume.places("here"), NOW | {"dry_run": True}, silent)
+    assert plan["dead_blocks"] == 1
+    assert packs(volume) == before
+    collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
+    assert recorded(volume.state("here"))["gc"]["dropped_blocks"] == 1
+    elsewhere = volume.open("there")
+    assert read(elsewhere, "two") == text(2)
+
+
+def test_a_volume_that_is_open_elsewhere_is_not_collected(volume: Volume) -> None:
+    volume.open("there")
+    with pytest.raises(EpochHeld):
+        collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
+
+
+def test_an_older_state_is_restored_collected_and_restored_forward_again(volume: Volume) -> None:
+    places = volume.places("here")
+    first = volume.use("here", one=text(1))
+    opened = volume.open("here")
+    opened.filesystem.unlink(1, b"one")
+    write(opened, "two", text(2))
+    second = opened.finish()
+    opened.close()
+    collect_unmounted(volume.store_settings, places, NOW, silent)
+    restore_head(volume.store_settings, places, first, silent)
+    volume.use("here", three=text(3))
+    collect_unmounted(volume.store_settings, places, NOW, silent)
+    assert second is not None
+    restore_head(volume.store_settings, places, second, silent)
+    collect_unmounted(volume.store_settings, places, NOW, silent)
+    opened = volume.open("elsewhere")
+    assert read(opened, "two") == text(2)
+    opened.finish()
+    opened.close()
+    restore_head(volume.store_settings, volume.places("elsewhere"), first, silent)
+    assert read(volume.open("elsewhere"), "one") == text(1)
+
+
+@pytest.mark.parametrize("args", [{"min_live": 2}, {"grace_s": -1}, {"min_live": "much"}])
+def test_settings_that_make_no_sense_are_refused(args: Message) -> None:
+    with pytest.raises(UsageError):
+        settings_of(args)
+
+
+def test_a_view_is_neither_collected_nor_checked(volume: Volume) -> None:
+    volume.use("here", one="1")
+    view = volume.view()
+    with pytest.raises(ControlError, match="read-only"):
+        Upkeep(view).gc(GcSettings(), silent)
+    with pytest.raises(ControlError, match="read-only"):
+        check_mounted(view, {}, silent)
+
+
+def test_a_gc_in_a_rhythm_ends_with_the_volume(volume: Volume) -> None:
+    opened = volume.open("here")
+    upkeep = Upkeep(opened)
+    upkeep.start(3600)
+    upkeep.stop()
+    opened.finish()
+
+
+class TestFsck:
+    """Through the process of a mount, without a claim, and with one."""
+
+    def test_an_open_volume_is_clean_while_files_wait_to_be_stored(self, volume: Volume) -> None:
+        opened = volume.open("here")
+        write(opened, "one", text(1))
+        told = check_mounted(opened, {"verify_data": True}, silent)
+        assert told["status"] == 0
+        with pytest.raises(ControlError, match="unmount it"):
+            check_mounted(opened, {"repair": True}, silent)
+
+    @pytest.mark.parametrize("host", ["here", "there"])
+    def test_a_closed_volume_is_clean_here_and_elsewhere_and_is_not_claimed(self, volume: Volume, host: str) -> None:
+        volume.use("here", one=text(1))
+        before = {info.key for info in volume.shelf.store.list()}
+        assert fsck(volume, host, verify_data=True)[0]["status"] == 0
+        assert {info.key for info in volume.shelf.store.list()} == before
+
+    def test_damage_in_the_store_is_found_and_mended_and_told_in_lost_and_found(self, volume: Volume) -> None:
+        volume.use("here", one=text(1), two="2")
+        damage(volume, min(packs(volume)))
+        assert fsck(volume, verify_data=True) == (
+            {"status": 4, "codes": {"block-damaged": 1}, "verified": fsck(volume, verify_data=True)[0]["verified"]},
+            ["block-damaged"],
+        )
+        told, _ = fsck(volume, verify_data=True, repair=True)
+        assert told["status"] == 1
+        assert fsck(volume, verify_data=True)[0]["status"] == 0
+        opened = volume.open("there")
+        lost = opened.filesystem.lookup(1, b"lost+found")
+        assert lost.is_directory
+
+    def test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored(self, volume: Volume) -> None:
+        volume.use("here", one=text(1))
+        index = volume.state("here") / "index.sqlite"
+        data = bytearray(index.read_bytes())
+        data[4096 * 2 :] = b"\xff" * (len(data) - 4096 * 2)
+        index.write_bytes(bytes(data))
+        told, found = fsck(volume)
+        assert (told["status"], found[0]) == (4, "index-damaged")
+        told, found = fsck(volume, repair=True)
+        assert (told["status"], found) == (1, ["index-damaged"])
+        assert read(volume.open("here"), "one") == text(1)
+
+    def test_the_newest_snapshot_that_is_whole_is_checked_where_there_is_no_index(self, volume: Volume) -> None:
+        volume.use("here", one=text(1))
+        newest = volume.use("here", two="2")
+        shutil.rmtree(volume.state("here"))
+        Path(volume.root / "v" / "pages" / newest).unlink()
+        told, found = fsck(volume)
+        assert told["status"] == 4
+        assert set(found) == {"snapshot-unreadable", "pages-missing"}

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc and fsck as a user runs them, with the mount serving and without."""
+
+import os
+
+from tests.mount.conftest import Machine
+
+
+def test_gc_and_fsck_beside_a_mount_in_use_and_after_it(machine: Machine) -> None:
+    machine.mkfs("--allow-unfenced", "--pack-size", "1MiB", "--block-size", "64KiB")
+    machine.mount()
+    (machine.dir / "kept").write_bytes(kept := os.urandom(3_000_000))
+    (machine.dir / "gone").write_bytes(os.urandom(3_000_000))
+    machine.run("flush", machine.dir)
+    (machine.dir / "gone").unlink()
+    plan = machine.report("gc", machine.dir, "--dry-run")
+    assert plan["dead_blocks"] > 0
+    result = machine.report("gc", machine.dir, "--grace", "0s")
+    assert result["dropped_blocks"] == plan["dead_blocks"]
+    told = machine.report("fsck", machine.dir, "--verify-data")
+    assert (told["status"], told["findings"], told["verified"]["is_complete"]) == (0, [], True)
+    assert "unmount it" in machine.fail("fsck", machine.dir, "--repair", status=8)
+    assert set(machine.report("stats", machine.dir)["maintenance"]) == {"gc", "fsck"}
+    assert (machine.dir / "kept").read_bytes() == kept
+    machine.umount()
+    assert machine.report("fsck", machine.url)["status"] == 0
+    machine.run("gc", machine.url)
+    assert machine.fail("fsck", "file:///nowhere", status=8)
+    machine.mount()
+    assert (machine.dir / "kept").read_bytes() == kept
+    machine.umount()

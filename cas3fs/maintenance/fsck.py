@@ -30,12 +30,11 @@ from cas3fs.maintenance.findings import Finding, status_of
 from cas3fs.maintenance.losses import known_losses, set_losses
 from cas3fs.maintenance.mending import Mender
 from cas3fs.maintenance.recovering import Recoverer
-from cas3fs.maintenance.survey import take_listing
+from cas3fs.maintenance.survey import DAMAGED_PREFIX, take_listing
 from cas3fs.maintenance.verifying import Bookmark, Verified, Verifier, hashes
 from cas3fs.values import BlockHash, BlockLocation
 
 MOST_ROUNDS: Final = 8
-DAMAGED_PREFIX: Final = "damaged/"
 _SNAPSHOT_CODES: Final = ("snapshot-damaged", "pages-missing", "pages-wrong-size", "snapshot-unreadable")
 _log = logging.getLogger(__name__)
 

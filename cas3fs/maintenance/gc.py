@@ -97,7 +97,8 @@ class Collector:
             survey = self._survey(report)
             uses = self._uses()
             facts = self._facts(survey, uses, settings)
-            return make_plan(attrs.evolve(facts, looked=self._looked(facts)), settings)
+            looked = None if survey.aside else self._looked(facts)
+            return make_plan(attrs.evolve(facts, looked=looked), settings)
 
     def _uses(self) -> list[PackUse]:
         with GarbageReader(self._at.filesystem.index.path) as reader:
@@ -129,7 +130,7 @@ class Collector:
         """Everything that is not known; `survey` was taken before `known` was read, and that before this."""
         known |= self._at.filesystem.unrecorded_packs()
         known |= self._recorded()
-        pages = {use.id for info in survey.snapshots for use in info.pages}
+        pages = {use.id for info in survey.snapshots for use in info.pages} | {str(one) for one in survey.aside}
         judge = Judge(
             epoch=self._at.epoch,
             overruled=self._at.epochs.overruled(),
@@ -192,7 +193,7 @@ class Collector:
         if newest not in {one.id for one in survey.snapshots}:
             raise StoreError(f"{at.store.url} does not list snapshot {newest}, which is there: nothing is deleted")
         strays = self._strays(survey, set(), settings)
-        free, held_bytes = self._freeable(survey.snapshots, newest)
+        free, held_bytes = self._freeable(survey, newest)
         self._delete_packs(free, report)
         going = [stray for stray in strays if stray.verdict == COLLECT]
         self._delete_strays(going, report)
@@ -255,7 +256,7 @@ class Collector:
         filesystem = self._at.filesystem
         filesystem.commit()
         facts = Facts(self._uses(), young, survey.snapshots, None, (), 0)
-        looked = self._looked(facts)
+        looked = None if survey.aside else self._looked(facts)
         if looked is None:
             return
         facts = attrs.evolve(facts, looked=looked)
@@ -263,10 +264,10 @@ class Collector:
         with filesystem.lock, filesystem.operation():
             filesystem.index.garbage.set_death(earlier, looked[0])
 
-    def _freeable(self, snapshots: Sequence[SnapshotInfo], newest: str) -> tuple[dict[str, int], int]:
+    def _freeable(self, survey: Survey, newest: str) -> tuple[dict[str, int], int]:
         """The packs that are dead in the snapshot `newest` and that no retained one needs, with their sizes; and how
         many bytes of other dead packs are held."""
-        numbers = [ordinal_of(one.number) for one in snapshots]
+        numbers = [ordinal_of(one) for one in (*(info.number for info in survey.snapshots), *survey.aside)]
         published = ordinal_of(SnapshotNumber.parse(newest))
         filesystem = self._at.filesystem
         with filesystem.lock:

@@ -28,6 +28,8 @@ from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
 PROBE_PREFIX: Final = "probe/"
+DAMAGED_PREFIX: Final = "damaged/"
+ASIDE_PREFIX: Final = DAMAGED_PREFIX + SnapshotEntry.prefix()
 _FOLDERS: Final = frozenset(kind.folder for kind in ALL_KINDS if kind.folder)
 _LONE_KEYS: Final = frozenset({"volume"})
 
@@ -65,6 +67,13 @@ class Survey:
     snapshots: tuple[SnapshotInfo, ...]
     """Ascending."""
     bases: tuple[Base, ...]
+
+    @property
+    def aside(self) -> tuple[SnapshotNumber, ...]:
+        """The numbers of damaged snapshots whose manifests a repair has put aside: what they need is kept until a
+        person deletes them there."""
+        names = (info.key.removeprefix(ASIDE_PREFIX) for info in self.listing.strange)
+        return tuple(SnapshotNumber.parse(name) for name in names if _is_number(name))
 
     @property
     def off_line(self) -> tuple[SnapshotInfo, ...]:

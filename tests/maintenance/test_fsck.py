@@ -316,6 +316,19 @@ class TestSnapshots:
         ward.snapshots.clear()
         ward.publish()
         ward.check_snapshots()
+        needed = set(ward.packs())
+        for name in ward.names():
+            ward.remove(name)
+        ward.publish()
+        for snapshot in [one for one in ward.snapshots if one != ward.newest]:
+            ward.drop_snapshot(snapshot)
+        ward.gc()
+        assert needed <= set(ward.packs())  # until a person deletes what was put aside
+        ward.inner.delete_many([f"damaged/{key}"])
+        for snapshot in [one for one in ward.snapshots if one != ward.newest]:
+            ward.drop_snapshot(snapshot)
+        assert ward.gc().deleted_packs > 0
+        ward.check_snapshots()
 
     @pytest.mark.parametrize("code", ["pages-missing", "pages-wrong-size"])
     def test_a_snapshot_without_its_pages_is_put_aside(self, ward: Ward, code: str) -> None:

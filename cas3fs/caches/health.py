@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Servers that may be down or slow, and must not cost those who read anything but once.
 
-A server is *up* or *down*. It goes down at the first failure, and when its answers take longer than `slow_s` on
-average; then nobody asks it any more. A thread of the cache, which lives only while some server is down, *probes* it
-after a pause, which doubles from one failed probe to the next, and lets it up again when the probe succeeds. So an
-outage costs each thread that reads at most one timeout, and readers never wait for a probe, a connection or a name
-server. Who was up only briefly pauses as long as before, and longer.
+A server is *up* or *down*. It goes down at the first failure, and when the last `ANSWERS` all took longer than `slow_s`
+(that some do is the fault of a busy machine as likely as the server's); then nobody asks it any more. A thread of the
+cache, which lives only while some server is down, *probes* it after a pause, which doubles from one failed probe to the
+next, and lets it up again when the probe succeeds. So an outage costs each thread that reads at most one timeout, and
+readers never wait for a probe, a connection or a name server. Who was up only briefly pauses as long as before, and
+longer.
 
 Locks: the watch's condition guards what is due when; no probe runs under it. The flag `up` is read without a lock.
 """
@@ -22,8 +23,7 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STEADY_AFTER_S = 60.0
 """Who was up for so long begins with the shortest pause again."""
-_WEIGHT = 0.2
-"""Of the newest answer in the average."""
+ANSWERS = 8
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Health:
         self.pause_s = 0.0
         self.up_since_s = 0.0
         self._slow_s = slow_s
-        self._average_s = 0.0
+        self._slow_answers = 0
         self._watch = watch
         self._outages = metrics.counter("cache.servers.outages")
         self._told = False
@@ -58,9 +58,9 @@ class Health:
 
     def took(self, waited_s: float) -> None:
         """Somebody got an answer, after so long."""
-        self._average_s += _WEIGHT * (waited_s - self._average_s)
-        if self._average_s > self._slow_s:
-            self._average_s = 0.0
+        self._slow_answers = self._slow_answers + 1 if waited_s > self._slow_s else 0
+        if self._slow_answers >= ANSWERS:
+            self._slow_answers = 0
             self.failed(TimeoutError(f"its answers take more than {self._slow_s * 1000:.0f} ms"))
 
 

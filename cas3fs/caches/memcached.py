@@ -20,7 +20,7 @@ wrong, or rotten, is a miss. What is wrong is deleted.
 
 What servers cost when they are down or slow is told in `cas3fs.caches.health`. The spec::
 
-    memcached://HOST[:PORT][,HOST[:PORT]...][?timeout=50ms][&slow=10ms][&item=500KiB]
+    memcached://HOST[:PORT][,HOST[:PORT]...][?timeout=100ms][&slow=10ms][&item=500KiB]
 """
 
 import struct
@@ -41,7 +41,7 @@ from cas3fs.units import KIB, MIB, parse_duration, parse_size
 from cas3fs.values import BlockHash, Buffer
 
 DEFAULT_PORT = 11211
-DEFAULT_TIMEOUT_S = 0.05
+DEFAULT_TIMEOUT_S = 0.1
 DEFAULT_SLOW_S = 0.01
 DEFAULT_ITEM_BYTES = 500 * KIB
 """With its key, just under the largest piece of memory that memcached hands out in one."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from cas3fs.units import GIB, KIB, MIB, format_size, parse_duration, parse_size
+from cas3fs.units import GIB, KIB, MIB, format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -27,6 +27,7 @@ __all__ = [
     "VolumeSettings",
     "WriterSettings",
     "find_places",
+    "format_duration",
     "format_size",
     "parse_duration",
     "parse_size",

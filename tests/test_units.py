@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.errors import UsageError
-from cas3fs.units import format_size, parse_duration, parse_size
+from cas3fs.units import format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,9 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 @given(st.integers(0, 1 << 62))
 def test_a_size_for_people_is_short_and_says_its_unit(size: int) -> None:
     assert format_size(size).split(" ")[1] in {"B", "KiB", "MiB", "GiB", "TiB"}
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (90, "90s"), (300, "5m"), (3600, "1h"), (172800, "2d")])
+def test_a_duration_for_people_has_the_largest_unit_that_divides_it(seconds: int, text: str) -> None:
+    assert format_duration(seconds) == text
+    assert parse_duration(text) == seconds

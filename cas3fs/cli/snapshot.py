@@ -22,7 +22,7 @@ from cas3fs.cli.common import (
     store_settings,
 )
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import Places, StoreSettings, find_places, format_size
+from cas3fs.config import Places, StoreSettings, find_places, format_duration, format_size
 from cas3fs.control import Message, Progress
 from cas3fs.errors import MountError, SnapshotError, UsageError
 
@@ -203,7 +203,7 @@ def delete(volume: Volume, *, snapshot_ids: tuple[str, ...], as_json: bool) -> N
     if as_json:
         print_json(told)
     else:
-        click.echo(f"{len(told['removed'])} snapshots deleted; their indexes took {format_size(told['bytes_freed'])}")
+        click.echo(f"snapshots deleted: {len(told['removed'])}; their indexes took {format_size(told['bytes_freed'])}")
 
 
 def _policy_options(command: _Command) -> _Command:
@@ -277,7 +277,7 @@ def policy(volume: Volume, *, names: tuple[str, ...], as_json: bool, **rules: An
     if as_json:
         print_json(told)
         return
-    click.echo(f"{'within':<8} {told['within_s']} s")
+    click.echo(f"{'within':<8} {format_duration(told['within_s'])}")
     for rule in _RULES:
         click.echo(f"{rule:<8} {told[rule]}")
     click.echo(f"{'names':<8} {' '.join(told['names'])}")

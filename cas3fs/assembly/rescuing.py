@@ -25,6 +25,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import SnapshotError, UsageError
 from cas3fs.filesystem import ROOT, FileSystem
 from cas3fs.filesystem.export import Exporter, ExportResult
+from cas3fs.filesystem.replay import replay
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.comparing import changed_inodes
 from cas3fs.metrics import Metrics
@@ -152,7 +153,7 @@ def _reading(store: ObjectStore, scratch: Path) -> Iterator[FileSystem]:
     filesystem = wired.filesystem
     try:
         with filesystem.lock:
-            filesystem.staging.replay(filesystem.inodes)
+            replay(filesystem.staging, filesystem.inodes)
         yield filesystem
     finally:
         filesystem.close()

@@ -8,7 +8,8 @@ layer files and which blocks are wanted for the rest.  It is then carried out wi
 from collections.abc import Sequence
 
 from cas3fs.blockstore.reader import BlockReader
-from cas3fs.filesystem.layers import FileBytes, Layer, MemoryBytes, View
+from cas3fs.filesystem.extents import FileBytes, MemoryBytes
+from cas3fs.filesystem.layers import Layer, View
 from cas3fs.filesystem.staging import Staging
 from cas3fs.index import Index
 from cas3fs.values import Buffer, ChunkSpan

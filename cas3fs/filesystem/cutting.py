@@ -22,8 +22,9 @@ import attrs
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.filesystem.contents import ReadPlan
+from cas3fs.filesystem.extents import FileBytes, MemoryBytes
 from cas3fs.filesystem.inodes import Inode
-from cas3fs.filesystem.layers import FileBytes, Layer, MemoryBytes, dirty_ranges
+from cas3fs.filesystem.layers import Layer, dirty_ranges
 from cas3fs.index import Index
 from cas3fs.values import BlockHash, NewChunk
 

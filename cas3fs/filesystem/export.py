@@ -16,9 +16,10 @@ import attrs
 
 from cas3fs.errors import Cas3fsError, FileSystemError
 from cas3fs.filesystem.base import Owner
+from cas3fs.filesystem.extents import Range
 from cas3fs.filesystem.filesystem import FileSystem
 from cas3fs.filesystem.inodes import Inode
-from cas3fs.filesystem.layers import Range, View
+from cas3fs.filesystem.layers import View
 
 _WINDOW_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20

@@ -17,8 +17,9 @@ from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.base import SIZE_MAX, Caller
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.directories import Directories
+from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
-from cas3fs.filesystem.layers import FileBytes, Layer
+from cas3fs.filesystem.layers import Layer
 from cas3fs.filesystem.readahead import ReadAhead
 from cas3fs.values import Buffer
 

@@ -18,6 +18,7 @@ from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
 from cas3fs.filesystem.checkpoint import Checkpoints
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.files import Files
+from cas3fs.filesystem.replay import replay
 from cas3fs.filesystem.staging import Staging
 from cas3fs.filesystem.storing import Storer
 from cas3fs.filesystem.xattrs import Xattrs
@@ -91,7 +92,7 @@ class FileSystem(Files, Xattrs):
         if self.settings.read_only:
             return 0
         with self.lock:
-            recovered = self.staging.replay(self.inodes)
+            recovered = replay(self.staging, self.inodes)
             for number in self.index.namespace.nameless():
                 inode = self.inodes.get(number)
                 self.staging.discard(inode)

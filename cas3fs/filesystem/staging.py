@@ -21,26 +21,20 @@ it is notified when bytes or
 writers go.
 """
 
-import logging
-import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cas3fs.errors import StateConflict
-from cas3fs.filesystem.inodes import Inode, InodeTable
-from cas3fs.filesystem.layers import FileBytes, Layer, MemoryBytes, pack_ranges, unpack_ranges
+from cas3fs.filesystem.extents import FileBytes, MemoryBytes, pack_ranges
+from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layers import Layer
 from cas3fs.index.staging import StagedRow, StagingIndex
 from cas3fs.values import Buffer
 
 SMALL_LAYER_BYTES = 256 * 1024
 """A layer that outgrows this moves from memory to a file."""
-
-_LAYER_FILE = re.compile("[0-9a-f]+-[0-9a-f]+")
-
-_log = logging.getLogger(__name__)
 
 
 class Staging:
@@ -325,51 +319,17 @@ class Staging:
 
     # -- after a crash
 
-    def replay(self, inodes: InodeTable) -> int:
-        """Takes up what an earlier process of the same claim has left; gives the number of files.
+    def forget(self, row: StagedRow) -> None:
+        """The row counts no more: it goes with the next `settle`."""
+        self._gone.append((row.inode, row.seq))
 
-        Raises:
-            StateConflict: a row names a file that is not there.
-        """
-        known: set[str] = set()
-        for row in self.records.rows():
-            current = inodes.cached.get(row.inode) or inodes.find(row.inode)
-            if current is None or row.seq <= current.stored_seq:
-                self._gone.append((row.inode, row.seq))
-                continue
-            self._take_up(current, row, known)
-        self._set_aside(known)
-        return len(self.files)
-
-    def _take_up(self, inode: Inode, row: StagedRow, known: set[str]) -> None:
-        layer = Layer(row.seq, row.size, row.mtime_ns, row.ctime_ns)
-        layer.floor = row.size if row.floor is None else row.floor
-        layer.frozen, layer.unsaved, layer.row = True, False, True
-        ranges = unpack_ranges(row.ranges)
-        if row.data is not None:
-            layer.bytes = MemoryBytes.from_joined(ranges, row.data)
-        else:
-            path = self.folder / f"{row.inode:x}-{row.seq:x}"
-            if not path.is_file():
-                raise StateConflict(
-                    f"staged bytes of inode {row.inode} are missing: {path} is named by staging.sqlite and not there"
-                )
-            layer.bytes = FileBytes(path, ranges, create=False)
-            known.add(path.name)
+    def take_up(self, inode: Inode, layer: Layer) -> None:
+        """The layer of a row that counts becomes the top one of `inode`, whose size and times it tells."""
         inode.layers.append(layer)
+        inode.size, inode.mtime_ns, inode.ctime_ns = layer.size, layer.mtime_ns, layer.ctime_ns
         inode.replaces = inode.stored_seq == 0  # who knows; it costs little to think so
-        inode.size, inode.mtime_ns, inode.ctime_ns = row.size, row.mtime_ns, row.ctime_ns
         self.files[inode.number] = inode
         self._account(layer.bytes, layer.bytes.size_bytes)
-
-    def _set_aside(self, known: set[str]) -> None:
-        """A file without its row was never promised; it is kept for a person to look at, out of the way."""
-        for path in self.folder.iterdir():
-            if _LAYER_FILE.fullmatch(path.name) and path.name not in known:
-                aside = self.folder / "aside"
-                aside.mkdir(mode=0o700, exist_ok=True)
-                path.rename(aside / f"{path.name}.{time.time_ns()}")
-                _log.warning("staging file %s has no row; it was moved to %s", path.name, aside)
 
     def close(self) -> None:
         """Closes the files; rows and files stay for the next mount."""

@@ -24,7 +24,7 @@ from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectMissing
-from cas3fs.filesystem.layers import unpack_ranges
+from cas3fs.filesystem.extents import unpack_ranges
 from cas3fs.index import Checker, StagingIndex
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.losses import known_losses, set_losses

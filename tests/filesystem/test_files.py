@@ -4,10 +4,12 @@
 import errno
 import os
 import stat
+import time
 
 import pytest
 
 from cas3fs.filesystem import FileSystem
+from cas3fs.filesystem.base import FileSystemSettings
 from tests.filesystem.machine import MIB, ROOT, USER, Machine
 from tests.filesystem.test_directories import make_file, refused
 
@@ -56,6 +58,22 @@ def test_a_mode_changed_while_data_is_staged_is_there_after_a_crash(machine: Mac
     other = machine.copy_of_the_disk()
     after = other.mount().getattr(file.number)
     assert (after.mode, after.ctime_ns, after.size) == (stat.S_IFREG | 0o600, file.ctime_ns, 4)
+    other.close()
+
+
+def test_what_is_older_than_the_commit_interval_is_there_after_a_crash(machine: Machine) -> None:
+    assert FileSystemSettings().commit_interval_s == 5
+    fs = machine.mount(FileSystemSettings(commit_interval_s=0.1, settle_s=3600, batch_wait_s=3600))
+    file = make_file(fs, 1, b"f", b"data")
+    commits, deadline_s = fs.statistics()["commits"], time.monotonic() + 10
+    while fs.statistics()["commits"] < commits + 2:  # the first may have begun before the file was made
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    other = machine.copy_of_the_disk()
+    recovered = other.mount()
+    handle = recovered.open(file.number, os.O_RDONLY, ROOT)
+    assert bytes(recovered.read(handle, 0, 10)) == b"data"
+    recovered.release(handle)
     other.close()
 
 

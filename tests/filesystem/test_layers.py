@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.filesystem.layers import (
-    FileBytes,
-    Layer,
-    MemoryBytes,
-    RangeSet,
-    View,
-    dirty_ranges,
-    pack_ranges,
-    unpack_ranges,
-)
+from cas3fs.filesystem.extents import FileBytes, MemoryBytes, RangeSet, pack_ranges, unpack_ranges
+from cas3fs.filesystem.layers import Layer, View, dirty_ranges
 
 STEPS = st.lists(
     st.one_of(

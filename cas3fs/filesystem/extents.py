@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bytes at places of a file: sets of ranges, few bytes in memory, many in a sparse file.
+
+Nothing here takes a lock, or knows what the bytes are for.
+"""
+
+import os
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cas3fs.values import Buffer
+
+Range = tuple[int, int]
+"""From (included) and to (excluded), bytes of the file."""
+
+_RANGE = struct.Struct("<qq")
+
+
+def pack_ranges(ranges: Iterable[Range]) -> bytes:
+    """The ranges as a staging row holds them: pairs of little-endian signed 64-bit numbers."""
+    return b"".join(_RANGE.pack(start, end) for start, end in ranges)
+
+
+def unpack_ranges(blob: bytes) -> list[Range]:
+    """What `pack_ranges` wrote.
+
+    Raises:
+        ValueError: the bytes are no ascending, disjoint ranges.
+    """
+    if len(blob) % _RANGE.size:
+        raise ValueError("a list of ranges is cut short")
+    ranges: list[Range] = list(_RANGE.iter_unpack(blob))
+    last = 0
+    for start, end in ranges:
+        if not last <= start < end:
+            raise ValueError("a list of ranges is not ascending")
+        last = end
+    return ranges
+
+
+class RangeSet:
+    """Disjoint, non-adjacent ranges in ascending order."""
+
+    __slots__ = ("ends", "size_bytes", "starts")
+
+    def __init__(self, ranges: Iterable[Range] = ()) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.size_bytes = 0
+        for start, end in ranges:
+            self.add(start, end)
+
+    def __iter__(self) -> "zip[Range]":
+        return zip(self.starts, self.ends, strict=True)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def add(self, start: int, end: int) -> None:
+        """Joins ``[start, end)`` with what it overlaps or touches."""
+        if self.ends and start == self.ends[-1]:  # appending, by far the most frequent case
+            self.ends[-1] = end
+            self.size_bytes += end - start
+            return
+        low = bisect_left(self.ends, start)
+        high = bisect_right(self.starts, end)
+        if low < high:
+            self.size_bytes -= sum(self.ends[i] - self.starts[i] for i in range(low, high))
+            start, end = min(start, self.starts[low]), max(end, self.ends[high - 1])
+        self.starts[low:high] = [start]
+        self.ends[low:high] = [end]
+        self.size_bytes += end - start
+
+    def truncate(self, size: int) -> None:
+        """Forgets everything from `size` on."""
+        keep = bisect_left(self.starts, size)
+        self.size_bytes -= sum(self.ends[i] - self.starts[i] for i in range(keep, len(self.starts)))
+        del self.starts[keep:], self.ends[keep:]
+        if keep and self.ends[-1] > size:
+            self.size_bytes -= self.ends[-1] - size
+            self.ends[-1] = size
+
+    def within(self, start: int, end: int) -> list[Range]:
+        """The parts of ``[start, end)`` that the set holds, ascending."""
+        found = []
+        for i in range(bisect_right(self.ends, start), len(self.starts)):
+            if self.starts[i] >= end:
+                break
+            found.append((max(start, self.starts[i]), min(end, self.ends[i])))
+        return found
+
+
+class MemoryBytes:
+    """Few bytes, as ascending, disjoint, non-adjacent extents in memory."""
+
+    __slots__ = ("extents", "size_bytes", "starts")
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.extents: list[bytearray] = []
+        self.size_bytes = 0
+
+    def ranges(self) -> list[Range]:
+        return [(start, start + len(data)) for start, data in zip(self.starts, self.extents, strict=True)]
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Takes `data` at `offset`, over what stands there."""
+        if self.starts:
+            self._merge(offset, data)
+        else:
+            self.starts.append(offset)
+            self.extents.append(bytearray(data))
+            self.size_bytes = len(data)
+
+    def _merge(self, offset: int, data: Buffer) -> None:
+        """Joins the new bytes with every extent that they overlap or touch."""
+        end = offset + len(data)
+        low = bisect_right(self.starts, offset)
+        if low and self.starts[low - 1] + len(self.extents[low - 1]) >= offset:
+            low -= 1
+        high = bisect_right(self.starts, end)
+        if low == high:
+            self.starts.insert(low, offset)
+            self.extents.insert(low, bytearray(data))
+            self.size_bytes += len(data)
+            return
+        before = sum(len(extent) for extent in self.extents[low:high])
+        start = min(offset, self.starts[low])
+        tail_start = self.starts[high - 1]
+        tail = (
+            bytes(self.extents[high - 1][end - tail_start :]) if tail_start + len(self.extents[high - 1]) > end else b""
+        )
+        if start < offset:  # the first extent stays the home of the bytes: appending copies nothing but the new
+            home = self.extents[low]
+            del home[offset - start :]
+            home += data
+        else:
+            home = bytearray(data)
+        home += tail
+        self.starts[low:high] = [start]
+        self.extents[low:high] = [home]
+        self.size_bytes += len(home) - before
+
+    def truncate(self, size: int) -> None:
+        """Forgets everything from `size` on."""
+        keep = bisect_left(self.starts, size)
+        del self.starts[keep:], self.extents[keep:]
+        if keep and self.starts[-1] + len(self.extents[-1]) > size:
+            del self.extents[-1][size - self.starts[-1] :]
+        self.size_bytes = sum(map(len, self.extents))
+
+    def within(self, start: int, end: int) -> list[Range]:
+        """The parts of ``[start, end)`` that are here, ascending."""
+        found = []
+        for begin, data in zip(self.starts, self.extents, strict=True):
+            if begin < end and begin + len(data) > start:
+                found.append((max(start, begin), min(end, begin + len(data))))
+        return found
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes of a range that lies in one extent, as `within` gives them."""
+        i = bisect_right(self.starts, start) - 1
+        begin = self.starts[i]
+        return bytes(memoryview(self.extents[i])[start - begin : end - begin])
+
+    def joined(self) -> bytes:
+        """All extents, back to back."""
+        return b"".join(self.extents)
+
+    @classmethod
+    def from_joined(cls, ranges: Sequence[Range], data: bytes) -> "MemoryBytes":
+        """The bytes of `joined`, where `ranges` says that they belong.
+
+        Raises:
+            ValueError: the lengths do not agree.
+        """
+        made, position = cls(), 0
+        for start, end in ranges:
+            made.starts.append(start)
+            made.extents.append(bytearray(data[position : position + end - start]))
+            position += end - start
+        if position != len(data):
+            raise ValueError("ranges and bytes of a staging row differ in length")
+        made.size_bytes = position
+        return made
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class FileBytes:
+    """Bytes in a sparse file of the staging folder; `ranges` says which of its bytes count."""
+
+    __slots__ = ("_new", "fd", "path", "set", "unsynced")
+
+    def __init__(self, path: Path, ranges: Iterable[Range] = (), *, create: bool) -> None:
+        """Opens or creates the file.
+
+        Raises:
+            OSError: as open(2).
+        """
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_TRUNC if create else 0)
+        self.fd = os.open(path, flags, 0o600)
+        self.path = path
+        self.set = RangeSet(ranges)
+        self.unsynced = create
+        self._new = create
+
+    @property
+    def size_bytes(self) -> int:
+        return self.set.size_bytes
+
+    def ranges(self) -> list[Range]:
+        return list(self.set)
+
+    def put(self, offset: int, data: Buffer) -> None:
+        """Writes the bytes, which do not count before `write_done`.  May block on the disk: call it without a lock.
+
+        Raises:
+            OSError: as pwrite(2), a full disk among them.
+        """
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.fd, view, offset)
+            view = view[written:]
+            offset += written
+
+    def write_done(self, offset: int, length: int) -> None:
+        """The bytes that `put` wrote count from now on."""
+        self.set.add(offset, offset + length)
+        self.unsynced = True
+
+    def truncate(self, size: int) -> None:
+        """Forgets everything from `size` on."""
+        self.set.truncate(size)
+
+    def shrink(self, size: int) -> None:
+        """Gives the room behind `size` back to the disk; only while no row names those bytes."""
+        if os.fstat(self.fd).st_size > size:
+            os.ftruncate(self.fd, size)
+
+    def within(self, start: int, end: int) -> list[Range]:
+        """The parts of ``[start, end)`` that count, ascending."""
+        return self.set.within(start, end)
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes of a range that `within` gave.
+
+        Raises:
+            OSError: as pread(2).
+            EOFError: somebody has cut the file short.
+        """
+        data = os.pread(self.fd, end - start, start)
+        while len(data) < end - start:
+            more = os.pread(self.fd, end - start - len(data), start + len(data))
+            if not more:
+                raise EOFError(f"staging file {self.path} is shorter than its ranges")
+            data += more
+        return data
+
+    def sync(self) -> None:
+        """The bytes are on the disk when this returns.
+
+        Raises:
+            OSError: as fdatasync(2).
+        """
+        self.unsynced = False  # before the call: a write during it sets the flag again
+        try:
+            os.fdatasync(self.fd)
+            if self._new:
+                _sync_folder(self.path.parent)
+                self._new = False
+        except OSError:
+            self.unsynced = True
+            raise
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def discard(self) -> None:
+        """Removes the file."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What README.rst tells the user to type exists."""
+"""What README.rst tells the user to type exists, and so do the tests that it names."""
 
 import re
 import shlex
@@ -62,3 +62,10 @@ def test_a_command_of_the_readme_and_its_options_exist(words: list[str]) -> None
 def test_a_verb_of_dev_in_the_readme_exists(words: list[str]) -> None:
     usage = subprocess.run([ROOT / "dev", "help"], capture_output=True, text=True, check=True).stdout
     assert re.search(rf"^  {re.escape(words[0])}\b", usage, re.MULTILINE)
+
+
+def test_the_tests_that_the_readme_names_exist() -> None:
+    named = re.findall(r"``(\w+/\w+\.py)::(\w+)``", (ROOT / "README.rst").read_text())
+    assert named
+    missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / "tests" / path).read_text()]
+    assert missing == []

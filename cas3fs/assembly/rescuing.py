@@ -46,9 +46,10 @@ def find_state(folder: Path) -> Path:
     if (folder / INDEX_NAME).exists():
         return folder
     found = sorted(path.parent for path in folder.glob(f"*/{INDEX_NAME}"))
-    if len(found) != 1:
-        told = ", ".join(map(str, found)) or "none"
-        raise UsageError(f"{folder} holds no index of a volume, but that of one is expected (below it: {told})")
+    if not found:
+        raise UsageError(f"{folder} holds no index of a volume, nor does a folder in it")
+    if len(found) > 1:
+        raise UsageError(f"{folder} holds several volumes; name one of {', '.join(map(str, found))}")
     return found[0]
 
 

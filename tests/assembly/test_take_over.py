@@ -187,6 +187,11 @@ def test_a_state_folder_is_found_with_the_volume_that_it_belongs_to(volume: Volu
     assert find_url(state / "set-aside" / "now") == volume.store_settings.url
     with pytest.raises(UsageError, match="holds no index"):
         find_state(tmp_path / "nowhere")
+    other = state.with_name("other")
+    other.mkdir()
+    (other / "index.sqlite").touch()
+    with pytest.raises(UsageError, match=f"several volumes; name one of .*{other}"):
+        find_state(volume.root / "here")
 
 
 def test_nothing_is_saved_over_what_is_there(volume: Volume, tmp_path: Path) -> None:

@@ -16,7 +16,11 @@ from cas3fs.values import Buffer, ChunkSpan
 
 
 class ReadPlan:
-    """The bytes ``[start, end)`` of a file, as seen through `layers`.  Made under the file system's lock."""
+    """The bytes ``[start, end)`` of a file, as seen through `layers`.  Made under the file system's lock.
+
+    Raises:
+        BlockMissing: the index has lost a block of that range.
+    """
 
     __slots__ = ("_files", "_memory", "_spans", "end", "start")
 
@@ -27,6 +31,9 @@ class ReadPlan:
         self._files: list[tuple[int, int, Layer]] = []
         self._spans: list[tuple[int, int, ChunkSpan]] = []
         view = View(layers, start, end)
+        for begin, stop in view.gaps:  # first: this may fail, and nothing is to be taken back then
+            for span in index.chunks.spans(number, begin, stop):
+                self._spans.append((max(begin, span.offset), min(stop, span.offset + span.length), span))
         for begin, stop, layer in view.pieces:
             held = layer.bytes
             if isinstance(held, MemoryBytes):
@@ -34,9 +41,6 @@ class ReadPlan:
             else:
                 layer.readers += 1
                 self._files.append((begin, stop, layer))
-        for begin, stop in view.gaps:
-            for span in index.chunks.spans(number, begin, stop):
-                self._spans.append((max(begin, span.offset), min(stop, span.offset + span.length), span))
 
     @property
     def spans(self) -> list[ChunkSpan]:

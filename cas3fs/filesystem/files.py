@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 import time
+from contextlib import suppress
 
 from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.base import SIZE_MAX, Caller
@@ -219,8 +220,9 @@ class Files(Directories):
             return None
         window = opened.ahead.seen(offset, end)
         if window is not None and window[0] < inode.size:
-            spans = self.index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
-            self.reader.prefetch([span.block for span in spans])
+            with suppress(BlockMissing):  # told to who reads there
+                spans = self.index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
+                self.reader.prefetch([span.block for span in spans])
         return ReadPlan(self.index, inode.number, inode.layers, offset, end)
 
     # -- writing

@@ -95,8 +95,9 @@ class FileSystem(Files, Xattrs):
             recovered = replay(self.staging, self.inodes)
             for number in self.index.namespace.nameless():
                 inode = self.inodes.get(number)
-                self.staging.discard(inode)
-                self.inodes.doom(inode)
+                if inode.nlink == 0:  # one that should have a name is for fsck to give it back
+                    self.staging.discard(inode)
+                    self.inodes.doom(inode)
         self.commit()
         self._commits.start()
         self._storer.start()

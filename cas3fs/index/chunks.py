@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, insert, literal_column, select, update
 
+from cas3fs.errors import BlockMissing
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, Statement, param
 from cas3fs.index.tables import blocks, chunks, inodes, packs
@@ -46,7 +47,7 @@ _SPANS = Prepared(
         blocks.c.stored_length,
         blocks.c.plain_length,
     )
-    .select_from(chunks.join(blocks, blocks.c.id == chunks.c.block).join(packs, packs.c.id == blocks.c.pack))
+    .select_from(chunks.outerjoin(blocks, blocks.c.id == chunks.c.block).outerjoin(packs, packs.c.id == blocks.c.pack))
     .where(_overlap())
     .order_by(chunks.c.offset),
     "inode start end",
@@ -107,7 +108,7 @@ _ALLOCATED = Prepared(
 
 
 class Chunks:
-    """The chunk lists of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
+    """The chunk lists of one index. Every method raises `IndexDatabaseError` and its kinds; `spans` tells what else."""
 
     def __init__(self, database: Database) -> None:
         def on(prepared: Prepared) -> Statement:
@@ -119,11 +120,17 @@ class Chunks:
         self._reaching_over = on(_REACHING_OVER)
 
     def spans(self, inode: int, start: int, end: int) -> list[ChunkSpan]:
-        """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks."""
-        return [
-            ChunkSpan(offset, length, skip, BlockLocation(*location))
-            for offset, length, skip, *location in self._spans.all(inode, start, end)
-        ]
+        """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks.
+
+        Raises:
+            BlockMissing: the index is damaged: it does not say where one of the blocks is.  That is no hole.
+        """
+        rows = self._spans.all(inode, start, end)
+        if any(row[4] is None for row in rows):
+            raise BlockMissing(
+                f"inode {inode}: the index has lost a block within {start}..{end}: cas3fs fsck --repair looks for it"
+            )
+        return [ChunkSpan(offset, length, skip, BlockLocation(*location)) for offset, length, skip, *location in rows]
 
     def bounds(self, inode: int, start: int, end: int) -> list[tuple[int, int]]:
         """(offset, length) of the chunks that overlap the bytes [start, end), ascending."""

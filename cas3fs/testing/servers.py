@@ -16,7 +16,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import Request, urlopen
@@ -67,7 +67,8 @@ class RcloneServer(S3Server):
         self._port = 0
 
     def make_bucket(self, name: str) -> None:
-        (self.root / name).mkdir(exist_ok=True)
+        # by the protocol: a folder made behind its back is not seen while the server remembers its root's listing
+        _create_bucket(self, name)
 
     def start(self) -> None:
         """Start it, at the port it had if it had one, and wait until it serves.
@@ -150,11 +151,16 @@ class MotoServer(S3Server):
         self.endpoint_url = endpoint_url
 
     def make_bucket(self, name: str) -> None:
-        client = s3_client(self)
-        try:
+        _create_bucket(self, name)
+
+
+def _create_bucket(server: S3Server, name: str) -> None:
+    client = s3_client(server)
+    try:
+        with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
             client.create_bucket(Bucket=name)
-        finally:
-            client.close()
+    finally:
+        client.close()
 
 
 @contextmanager

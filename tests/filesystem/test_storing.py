@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cas3fs.errors import StoreError
+from cas3fs.errors import BlockMissing, StoreError
 from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.objectstores.base import ObjectStore
 from tests.filesystem.gated import GatedStore
@@ -276,6 +276,29 @@ def test_reads_during_an_upload_see_the_bytes(gated: Gated) -> None:
     assert content(gated.fs, b"f") == data
     gated.open_gate(thread)
     assert content(gated.fs, b"f") == data
+
+
+def test_a_block_that_the_index_has_lost_is_an_error_for_its_range_and_no_zeros(machine: Machine) -> None:
+    fs = machine.mount()
+    data = random.Random(9).randbytes(200_000)
+    inode = make_file(fs, 1, b"f", data)
+    make_file(fs, 1, b"g", b"other" * 100)
+    fs.store_all()
+    with fs.lock, fs.operation():
+        spans = fs.index.chunks.spans(inode.number, 0, 200_000)
+        lost = spans[len(spans) // 2]
+        fs.index._database.connection.execute("DELETE FROM blocks WHERE hash = ?", (lost.block.hash,))
+    handle = fs.open(inode.number, os.O_RDWR, ROOT)
+    with pytest.raises(BlockMissing, match="--repair"):
+        fs.read(handle, lost.offset, 10)
+    assert bytes(fs.read(handle, 0, lost.offset)) == data[: lost.offset]
+    assert content(fs, b"g") == b"other" * 100
+    fs.write(handle, lost.offset + 1, b"new bytes beside lost ones")
+    fs.store_all()
+    assert bytes(fs.read(handle, lost.offset + 1, 26)) == b"new bytes beside lost ones"
+    with pytest.raises(BlockMissing):
+        fs.read(handle, lost.offset, 1)
+    fs.release(handle)
 
 
 def test_a_staged_file_whose_bytes_are_missing_is_told_not_zeroed(machine: Machine) -> None:

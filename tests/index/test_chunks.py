@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cas3fs.errors import BlockMissing
 from cas3fs.index import Index
 from cas3fs.values import ChunkSpan
 from tests.index.conftest import add_file, make_pack
@@ -156,7 +157,9 @@ def test_finding_a_chunk_in_a_long_file_reads_no_others(index: Index) -> None:
     assert steps < 3, "the statement walked through the chunk list"
 
 
-def test_blocks_that_are_gone_give_no_span(index: Index) -> None:
+def test_blocks_that_are_gone_are_an_error_and_no_hole(index: Index) -> None:
     number = add_file(index)
     index.chunks.replace(number, 0, 10, [(0, 10, 999, 0)])
-    assert (index.chunks.spans(number, 0, 10), index.chunks.bounds(number, 0, 10)) == ([], [(0, 10)])
+    with pytest.raises(BlockMissing, match=f"inode {number}"):
+        index.chunks.spans(number, 0, 10)
+    assert (index.chunks.spans(number, 10, 20), index.chunks.bounds(number, 0, 10)) == ([], [(0, 10)])

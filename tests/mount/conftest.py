@@ -120,7 +120,7 @@ def new_bucket(server: "S3Server", workspace: Path) -> str:
     """A bucket named for `workspace`, asked of the server, which would not see a new folder at once."""
     from cas3fs.testing.servers import s3_client
 
-    name = f"mount-{workspace.name.replace('_', '-')}"
+    name = f"mount-{workspace.name.replace('_', '-')}-bucket"  # ends in a letter, as a bucket's name has to
     client = s3_client(server)
     try:
         client.create_bucket(Bucket=name)

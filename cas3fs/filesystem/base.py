@@ -68,7 +68,7 @@ class FileSystemSettings:
     batch_wait_s: ... together with others that settle within this time, or as soon as they fill a pack.
     part_bytes: a file that only grows is stored in parts of this size while it is being written.
     storers: threads that store.
-    cache_writes: large blocks go to the caches as they are written, not only as they are read.
+    cache_writes: large blocks go to the caches as they are stored, unless programs are busy; not only as they are read.
     """
 
     commit_interval_s: float = 5.0
@@ -107,7 +107,9 @@ class Base:
         self.born = 0
         """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
         self.changes = 0
-        """Counts what programs change: how busy they are."""
+        """Counts what programs change."""
+        self.busy = False
+        """They changed much of late: what is not pressing waits."""
         self._refusal = errno.EROFS if settings.read_only else 0
         self.read_only_reason = "mounted read-only" if settings.read_only else ""
         self.lost_reason = ""

@@ -71,7 +71,7 @@ class Blocks:
 
     def _store(self, block_hash: BlockHash, block: Buffer) -> None:
         self._futures.append(self._session.add(block_hash, block))
-        if self._base.settings.cache_writes and len(block) >= _CACHED_BYTES:
+        if self._base.settings.cache_writes and not self._base.busy and len(block) >= _CACHED_BYTES:
             self._base.reader.admit(block_hash, block)
 
     def wait(self) -> None:

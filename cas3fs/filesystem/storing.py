@@ -136,6 +136,7 @@ class Storer:
             return False
         busy = self._base.changes - self._changes_seen > _BUSY_OPERATIONS
         self._changes_seen = self._base.changes
+        self._base.busy = busy
         if pressing or not busy:
             self._looked_at_s = now_s
             return True

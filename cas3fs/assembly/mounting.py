@@ -159,7 +159,8 @@ class MountProcess:
             snapshot = self._volume.finish(self._ending.report)
             self._volume.close()
         except BaseException as error:  # noqa: BLE001 - told to the log and to those who wait
-            _log.error("the volume could not be released: %s", error, exc_info=error)
+            expected = isinstance(error, Cas3fsError | OSError)
+            _log.error("the volume could not be released: %s", error, exc_info=None if expected else error)
             self._ending.fail(error)
             return _FAILED
         _log.info("released, with snapshot %s", snapshot)

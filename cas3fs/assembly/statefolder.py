@@ -50,7 +50,10 @@ class StateFolder:
         except BlockingIOError:
             holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
             os.close(self._lock)
-            raise StateInUse(f"the volume is open already on this machine, by process {holder} ({path})") from None
+            raise StateInUse(
+                f"the volume is open already on this machine, by process {holder} ({path}); "
+                "--read-only or --snapshot ID mounts a snapshot of it beside that"
+            ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 

@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 import llfuse
 from llfuse import EntryAttributes, FUSEError
 
-from cas3fs.errors import FileSystemError, errno_of
+from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.fuse.mountpoints import CONTROL_XATTR
@@ -91,8 +91,10 @@ def _report(operation: str, args: tuple[Any, ...], error: BaseException) -> int:
     """Logs what no program caused; gives the errno."""
     number = errno_of(error)
     about = f"inode or handle {args[0]}" if args else "the mount"
-    if number == errno.EIO:
-        _log.error("%s of %s: %s: %s", operation, about, type(error).__name__, error, exc_info=error)
+    if not isinstance(error, Cas3fsError | OSError):
+        _log.error("%s of %s failed in a way that was not foreseen", operation, about, exc_info=error)
+    elif number == errno.EIO:
+        _log.error("%s of %s: %s", operation, about, error)
     else:
         _log.warning("%s of %s: %s", operation, about, error)
     return number

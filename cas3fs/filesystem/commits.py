@@ -122,7 +122,10 @@ class Commits:
 
     def _check_disk(self) -> None:
         low = self._reserve.is_low
-        self._base.refuse_growth(self._reserve.check())
+        try:
+            self._base.refuse_growth(self._reserve.check())
+        except OSError as error:
+            _log.error("the room on the local disk cannot be told: %s", error)
         if self._reserve.is_low != low:
             _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has room again")
 

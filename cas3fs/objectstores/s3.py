@@ -238,7 +238,11 @@ class S3Store(ObjectStore):
         check_prefix(prefix)
         found, more = self._list_some(self._base + prefix, self._base + start_after)
         if any(one.key >= next_one.key for one, next_one in pairwise(found)) or (found and found[0].key <= start_after):
-            raise StoreRefused(f"{self.url}: the server lists names out of order, and cas3fs relies on the order")
+            # transient: some servers do so for an instant while somebody else creates names; from one that always does
+            # it comes out when the retries end
+            raise TransientStoreError(
+                f"{self.url}: the server lists names out of order or twice, and cas3fs relies on the order"
+            )
         # What is not ours, such as the empty objects that stand for folders in some tools, is passed over.
         objects = [info for info in found if is_key(info.key)]
         return ListPage(objects, found[-1].key if more else None)

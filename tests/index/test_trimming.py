@@ -24,7 +24,7 @@ def make(path: Path, blocks: int) -> list[BlockHash]:
 def test_no_hash_of_a_block_is_twice_in_a_trimmed_copy(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 500)
     copy = tmp_path / "copy"
-    assert all(copy.read_bytes().count(one) == 2 for one in hashes)
+    assert all(copy.read_bytes().count(one) >= 2 for one in hashes)  # split pages may keep some once more
     trim(copy)
     assert all(copy.read_bytes().count(one) == 1 for one in hashes)
 

@@ -355,6 +355,7 @@ def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Pa
     ward.rows.save([StagedRow(number, 1, 0, 900 * KIB, 0, 0, b"", None)])
     ward.rows.commit()
     assert codes(ward.check()) == set()
+    ward.close()
 
 
 def test_a_record_of_staging_without_its_bytes_is_put_aside(tmp_path: Path) -> None:

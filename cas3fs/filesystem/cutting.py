@@ -71,6 +71,8 @@ class FrozenFile:
         self.dirty = dirty_ranges(unstored)
         self.dirty.truncate(self.size)
         self.replacements: list[Replacement] = []
+        self.held = True
+        """The job that froze it keeps other jobs off it."""
 
     @property
     def chunks(self) -> list[NewChunk]:

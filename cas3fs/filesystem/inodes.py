@@ -195,10 +195,6 @@ class InodeTable:
             if inode is not None and inode.nlink == 0:
                 yield inode
 
-    def is_referenced(self, inode: Inode) -> bool:
-        """Whether something still holds it, name or not."""
-        return inode.handles > 0 or inode.number in self.lookups
-
     def doom(self, inode: Inode) -> None:
         """Nothing names or holds it any more: it goes with the next commit."""
         self.cached.pop(inode.number, None)

@@ -232,7 +232,7 @@ class Storer:
             _log.error("inode %d cannot be stored: %s", file.inode.number, error)
             file.inode.retry_at_s = time.monotonic() + _LONGEST_RETRY_S
             with base.lock:
-                file.inode.busy = False
+                _release(file)
                 self._failure = error
                 self._failures += len(self._threads)
                 self._finished.notify_all()
@@ -264,7 +264,7 @@ class Storer:
                 file.inode.stored_seq = file.seq
                 base.staging.stored(file.inode, file.unstored)
             for file in files:
-                file.inode.busy = False
+                _release(file)
 
     def _succeeded(self) -> None:
         base = self._base
@@ -279,7 +279,7 @@ class Storer:
         base = self._base
         with base.lock:
             for file in batch:
-                file.inode.busy = False
+                _release(file)
             self._retry_s = min(max(2 * self._retry_s, _FIRST_RETRY_S), _LONGEST_RETRY_S)
             self._retry_at_s = time.monotonic() + self._retry_s
             self._failure = error
@@ -314,15 +314,18 @@ class Storer:
             self._demands += 1
             self._forced += not settled
             try:
-                self._await(wanted, failures, deadline_s)
+                self._await(wanted, failures, deadline_s, settled=settled)
             finally:
                 self._demands -= 1
                 self._forced -= not settled
 
-    def _await(self, wanted: dict[int, int], failures: int, deadline_s: float | None) -> None:
-        """Waits until the layers `wanted` (inode to sequence number) are in the index.  Needs the lock."""
+    def _await(self, wanted: dict[int, int], failures: int, deadline_s: float | None, *, settled: bool) -> None:
+        """Waits until the layers `wanted` (inode to sequence number) are in the index.  Needs the lock.
+
+        With `settled`, it does not wait any longer for a file that a program begins to rewrite meanwhile.
+        """
         while True:
-            wanted = {number: seq for number, seq in wanted.items() if self._is_unstored(number, seq)}
+            wanted = {number: seq for number, seq in wanted.items() if self._is_awaited(number, seq, settled)}
             if not wanted:
                 return
             if self._failures >= failures + len(self._threads) and self._failure is not None:
@@ -333,9 +336,18 @@ class Storer:
             self._all_before_s = time.monotonic()
             self._finished.wait(_TICK_S)
 
-    def _is_unstored(self, number: int, seq: int) -> bool:
+    def _is_awaited(self, number: int, seq: int, settled: bool) -> bool:
         inode = self._base.staging.files.get(number)
-        return inode is not None and any(not layer.stored and layer.seq <= seq for layer in inode.layers)
+        if inode is None or (settled and _is_rewritten(inode)):
+            return False
+        return any(not layer.stored and layer.seq <= seq for layer in inode.layers)
+
+
+def _release(file: FrozenFile) -> None:
+    """The job lets its file go, once: after that another job may hold it."""
+    if file.held:
+        file.held = False
+        file.inode.busy = False
 
 
 def _dirty_bytes(inode: Inode) -> int:

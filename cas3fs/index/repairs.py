@@ -56,7 +56,6 @@ _ANY_CHILD = _change("SELECT 1 FROM dentries WHERE parent = :p_inode LIMIT 1 OFF
 _ANY_TARGET = _change("SELECT 1 FROM symlinks WHERE inode = :p_inode", "inode")
 _HAS_BLOCK = _change("SELECT 1 FROM blocks WHERE id = :p_block", "block")
 _DROP_TARGET = _change("DELETE FROM symlinks WHERE inode = :p_inode", "inode")
-_ADD_TARGET = _change("INSERT INTO symlinks (inode, target) VALUES (:p_inode, :p_target)", "inode target")
 _DROP_ATTRIBUTE = _change("DELETE FROM xattrs WHERE inode = :p_inode AND name = :p_name", "inode name")
 _MOVE_CHUNKS = _change("UPDATE chunks SET inode = :p_new WHERE inode = :p_old", "old new")
 _DROP_CHUNK = _change("DELETE FROM chunks WHERE inode = :p_inode AND offset = :p_offset", "inode offset")
@@ -166,10 +165,6 @@ class Repairs:
     def take_target(self, inode: int) -> None:
         """Removes the target of what is no symbolic link."""
         self._run(_DROP_TARGET, inode)
-
-    def give_target(self, inode: int, target: bytes) -> None:
-        """Gives a symbolic link a target."""
-        self._run(_ADD_TARGET, inode, target)
 
     def drop_attribute(self, inode: int, name: bytes) -> None:
         """Removes an extended attribute of an inode that does not exist."""

@@ -40,11 +40,6 @@ class Policy:
     names: tuple[str, ...] = ()
     """Patterns, as of a shell, for the names of named snapshots."""
 
-    @property
-    def keeps_something(self) -> bool:
-        """Whether there is any rule."""
-        return self != Policy()
-
 
 DEFAULT_POLICY: Final = Policy(within_s=_HOUR_S, hourly=24, daily=31, monthly=12, names=("*",))
 """All of the last hour, hourly for a day, daily for a month, monthly for a year; named ones until deleted."""

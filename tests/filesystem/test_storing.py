@@ -11,6 +11,7 @@ import pytest
 
 from cas3fs.errors import BlockMissing, StoreError
 from cas3fs.filesystem import FileSystem, FileSystemSettings
+from cas3fs.filesystem.cutting import FrozenFile
 from cas3fs.objectstores.base import ObjectStore
 from tests.filesystem.gated import GatedStore
 from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
@@ -329,3 +330,46 @@ def test_refusals_of_the_store_reach_who_waits_for_it(gated: Gated) -> None:
     with pytest.raises(StoreError):
         gated.fs.store_all()
     refused(2, gated.fs.lookup, 1, b"nothing")  # the file system itself goes on
+
+
+def test_a_settled_storing_does_not_wait_for_a_file_that_is_rewritten_meanwhile(gated: Gated) -> None:
+    fs = gated.fs
+    make_file(fs, 1, b"f", b"old" * 1000)
+    fs.store_all()
+    gated.close_gate()
+    rewrite(fs, b"f", 0, b"changed")
+    thread = threading.Thread(target=lambda: fs.store_all(settled=True))
+    thread.start()
+    assert gated.store.waiting.acquire(timeout=DEADLINE_S)
+    assert gated.store.waiting.acquire(timeout=DEADLINE_S)
+    handle = fs.open(fs.lookup(1, b"f").number, os.O_WRONLY | os.O_TRUNC, ROOT)
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+    fs.release(handle)
+
+
+def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount()
+    storer = fs._storer
+    first = make_file(fs, 1, b"a", b"first")
+    make_file(fs, 1, b"b", b"second")
+    monkeypatch.setattr("cas3fs.filesystem.storing._SLICE_FILES", 1)
+    enter, entered = storer._enter, []
+
+    def enter_one(files: list[FrozenFile]) -> None:
+        entered.append(files)
+        if len(entered) == 2:
+            first.busy = True  # as another job that has taken the file up again
+        if len(entered) > 1:
+            raise StoreError("for the test")
+        enter(files)
+
+    monkeypatch.setattr(storer, "_enter", enter_one)
+    with pytest.raises(StoreError, match="for the test"):
+        fs.store_all()
+    assert first.busy
+    first.busy = False
+    monkeypatch.setattr(storer, "_enter", enter)
+    fs.store_all()

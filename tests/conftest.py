@@ -5,6 +5,9 @@ For the length of the session every temporary file, and every default folder of 
 (`sandbox`), and every process started carries `SESSION_VARIABLE` in its environment. So when the session ends, mounts,
 processes and files that a test left behind can be told from those of any other session on the machine: they are
 removed, and the session fails.
+
+`./dev test --long` runs the same tests with more: more examples for hypothesis, more rounds, longer loads. A test asks
+the fixture `long`; one that needs more time than the 120 s of all says so: ``@pytest.mark.lasts(300, long_s=7200)``.
 """
 
 import contextlib
@@ -21,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer, S3Server
@@ -30,6 +34,37 @@ NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
 SANDBOX = pytest.StashKey[Path]()
 WATCHED_FOLDERS = ("t", "h", "w")  # TMPDIR, the default folders of programs, workspaces
 SETTLE_S, GRACE_S = 0.05, 3.0
+LONG_TIMES = 10  # how many times as many examples, and seconds before a test is given up, a long session has
+
+# A test that wants other than the 100 examples of all says so in proportion, so that a long session multiplies them
+# too: ``@settings(max_examples=settings.default.max_examples // 2)``.
+settings.register_profile("usual", deadline=None)
+settings.register_profile(
+    "long", deadline=None, max_examples=100 * LONG_TIMES, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--long`."""
+    parser.addoption("--long", action="store_true", help="the long form: more examples, more rounds, longer loads")
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Whether this session is of the long form, which may take hours."""
+    return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives each test the time it may take, if that is not the time of all."""
+    in_long = config.getoption("--long")
+    for item in items:
+        seconds = float(config.getini("timeout")) * LONG_TIMES if in_long else None
+        if lasts := item.get_closest_marker("lasts"):
+            seconds = lasts.kwargs["long_s"] if in_long else lasts.args[0]
+        if seconds is not None and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(seconds))
 
 
 @pytest.fixture
@@ -82,6 +117,8 @@ def workspace(sandbox: Path) -> Iterator[Path]:
 def pytest_configure(config: pytest.Config) -> None:
     """Lets `tmp_path` lie in the sandbox, unless `--basetemp` names a folder that shall outlive the session."""
     signal.signal(signal.SIGTERM, _interrupt)
+    config.addinivalue_line("markers", "lasts(usual_s, long_s): seconds that the test may take, by the session's form")
+    settings.load_profile("long" if config.getoption("--long") else "usual")
     root = Path(tempfile.mkdtemp(prefix="c3t-"))
     config.stash[SANDBOX] = root
     if not config.option.basetemp and not hasattr(config, "workerinput"):

@@ -35,7 +35,7 @@ def cut_in_pieces(chunker: Chunker, data: bytes, sizes: list[int]) -> list[int]:
     sizes=st.lists(st.integers(1, 50_000), min_size=1, max_size=6),
     zeros=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_cutting_in_pieces_is_cutting_at_once(name: str, seed: int, length: int, sizes: list[int], zeros: bool) -> None:
     data = bytes(length) if zeros else random.Random(seed).randbytes(length)
     sizes = [max(size, length // 50) for size in sizes]
@@ -45,7 +45,7 @@ def test_cutting_in_pieces_is_cutting_at_once(name: str, seed: int, length: int,
 
 @pytest.mark.parametrize("name", CHUNKER_NAMES)
 @given(length=st.integers(0, 100_000), more=st.integers(0, 30_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_what_is_certain_stays_whatever_follows(name: str, length: int, more: int) -> None:
     chunker = make_chunker(name, SMALL)
     certain = chunker.cut(NOISE[:length], final=False)
@@ -54,7 +54,7 @@ def test_what_is_certain_stays_whatever_follows(name: str, length: int, more: in
 
 @pytest.mark.parametrize("name", CHUNKER_NAMES)
 @given(length=st.integers(0, 120_000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_lengths_are_within_bounds_and_sum_up(name: str, length: int) -> None:
     chunker = make_chunker(name, SMALL)
     lengths = chunker.cut(NOISE[:length], final=True)

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode_verified, encode, hash_block
@@ -38,7 +38,6 @@ def with_footer(body: bytes, facts: bytes, table_bytes: int) -> bytes:
 
 
 @given(st.lists(st.binary(max_size=400), max_size=30))
-@settings(deadline=None)
 def test_every_block_is_found_by_the_table_and_decodes(plains: list[bytes]) -> None:
     image = build(plains)
     contents = read_contents(image.body, len(image.body))

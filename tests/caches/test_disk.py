@@ -99,7 +99,9 @@ def test_a_half_written_file_is_a_miss_and_is_removed(disk: DiskCache, tmp_path:
     assert disk.size_bytes == 0
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings.default.max_examples * 3 // 2
+)
 @given(st.integers(0, 100_000), st.integers(1, 255), st.tuples(st.integers(0, 69_999), st.integers(1, 70_000)))
 def test_a_flipped_byte_never_comes_out(
     disk: DiskCache, tmp_path: Path, place: int, flip: int, part_asked: tuple[int, int]

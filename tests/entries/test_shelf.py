@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.entries.attributes import attribute, stored_kind
@@ -92,7 +92,6 @@ def raw_body(key: str, attributes: object, kind: str = "book", version: int = 1,
 
 
 @given(st.text(max_size=50), st.integers(0, 2**70), st.binary(max_size=300))
-@settings(deadline=None)
 def test_what_is_saved_loads_the_same(title: str, year: int, data: bytes) -> None:
     shelf = Shelf(MemoryStore())
     book = Book(id="b", title=title.encode("utf-8", "replace").decode(), year=year)
@@ -159,7 +158,6 @@ def test_what_is_no_such_entry_is_refused_by_name(shelf: Shelf, body: bytes) -> 
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_a_flipped_bit_anywhere_is_noticed(data: st.DataObject) -> None:
     body = bytearray(encode_body(BOOK, b"some data"))
     body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]))

@@ -169,6 +169,8 @@ def test_files_hold_what_was_written_whatever_is_stored_committed_or_killed_betw
     run_state_machine_as_test(
         model,
         settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=settings.default.max_examples * 2 // 5,
+            stateful_step_count=30,
+            suppress_health_check=list(HealthCheck),
         ),
     )

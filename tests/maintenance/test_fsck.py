@@ -390,7 +390,7 @@ def test_a_damaged_database_file_is_told(ward: Ward, tmp_path: Path) -> None:
 COMBINABLE = sorted(set(DAMAGES) - {"root-missing", "content-without-inode", "wrong-type", "chunks-of-no-file"})
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples // 8, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(COMBINABLE), min_size=2, max_size=5, unique=True))
 def test_several_damages_at_once_change_no_byte_of_other_files(tmp_path_factory: Any, damages: list[str]) -> None:
     ward = make(tmp_path_factory.mktemp("many") / "ward")

@@ -25,7 +25,7 @@ def build(root: Path, wanted: set[str]) -> set[str]:
     return made
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=settings.default.max_examples * 4 // 5)
 @given(wanted=st.sets(paths, max_size=12), prefix=st.one_of(st.just(""), paths), start=st.one_of(st.just(""), paths))
 def test_it_equals_sorting_and_filtering(wanted: set[str], prefix: str, start: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -110,7 +110,7 @@ def test_what_is_restored_is_what_was_kept(store: Store, tmp_path: Path, size: i
         max_size=8,
     )
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=settings.default.max_examples * 2 // 5)
 def test_every_snapshot_of_a_changing_file_stays_restorable(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int, bytes]]
 ) -> None:

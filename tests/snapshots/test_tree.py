@@ -4,7 +4,7 @@
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.blocks.codec import Compression, encode
@@ -89,7 +89,6 @@ def test_noise_is_damage_and_never_another_error(body: bytes) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 10**8), st.integers(1, 10**6)), max_size=60))
-@settings(deadline=None)
 def test_joined_ranges_cover_everything_wanted_once(ranges: list[tuple[str, int, int]]) -> None:
     wanted = [Wanted(key, offset, length, number) for number, (key, offset, length) in enumerate(ranges)]
     seen: list[int] = []

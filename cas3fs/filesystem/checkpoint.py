@@ -61,7 +61,8 @@ class Checkpoints:
                     self._complete(copy_to, frozen)
             finally:
                 with self._base.lock:
-                    self._release(frozen)
+                    for file in frozen:
+                        file.let_go(self._base.staging)
 
     def _pin(self) -> tuple[PinnedIndex, list[FrozenFile]]:
         """Step 2; the lock is held, and the group was just committed."""
@@ -69,9 +70,6 @@ class Checkpoints:
         base = self._base
         replacing = [inode for inode in base.staging.files.values() if inode.replaces and inode.unstored]
         frozen = [FrozenFile(inode, base.staging.freeze(inode)) for inode in replacing if inode.layers]
-        for file in frozen:  # their layers' files stay open, whatever becomes of them
-            for layer in file.layers:
-                layer.readers += 1
         pinned = base.index.pin()
         pause_s = time.monotonic() - begun_s + self._commits.last_pause_s
         self._longest_pause_s = max(self._longest_pause_s, pause_s)
@@ -79,10 +77,6 @@ class Checkpoints:
         base.metrics.gauge("checkpoint.longest_pause_s").set(self._longest_pause_s)
         base.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
         return pinned, frozen
-
-    def _release(self, frozen: Sequence[FrozenFile]) -> None:
-        for file in frozen:
-            self._base.staging.done_reading(file.layers)
 
     # -- the frozen files
 

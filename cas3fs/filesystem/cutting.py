@@ -25,6 +25,7 @@ from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.extents import FileBytes, MemoryBytes
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer, dirty_ranges
+from cas3fs.filesystem.staging import Staging
 from cas3fs.index import Index
 from cas3fs.values import BlockHash, NewChunk
 
@@ -54,7 +55,10 @@ class Replacement:
 
 
 class FrozenFile:
-    """An inode as of the moment when its layers were frozen.  Made under the lock."""
+    """An inode as of the moment when its layers were frozen.  Made under the lock.
+
+    The files of its layers stay open until `let_go`, even if the inode goes before.
+    """
 
     def __init__(self, inode: Inode, layers: Sequence[Layer]) -> None:
         top = layers[-1]
@@ -72,7 +76,16 @@ class FrozenFile:
         self.dirty.truncate(self.size)
         self.replacements: list[Replacement] = []
         self.held = True
-        """The job that froze it keeps other jobs off it."""
+        """`let_go` was not called yet."""
+        for layer in self.layers:
+            layer.readers += 1
+
+    def let_go(self, staging: Staging) -> bool:
+        """Nobody reads its layers any more; whether that is new.  Needs the lock."""
+        was_held, self.held = self.held, False
+        if was_held:
+            staging.done_reading(self.layers)
+        return was_held
 
     @property
     def chunks(self) -> list[NewChunk]:

@@ -232,7 +232,7 @@ class Storer:
             _log.error("inode %d cannot be stored: %s", file.inode.number, error)
             file.inode.retry_at_s = time.monotonic() + _LONGEST_RETRY_S
             with base.lock:
-                _release(file)
+                self._release(file)
                 self._failure = error
                 self._failures += len(self._threads)
                 self._finished.notify_all()
@@ -264,7 +264,7 @@ class Storer:
                 file.inode.stored_seq = file.seq
                 base.staging.stored(file.inode, file.unstored)
             for file in files:
-                _release(file)
+                self._release(file)
 
     def _succeeded(self) -> None:
         base = self._base
@@ -279,13 +279,18 @@ class Storer:
         base = self._base
         with base.lock:
             for file in batch:
-                _release(file)
+                self._release(file)
             self._retry_s = min(max(2 * self._retry_s, _FIRST_RETRY_S), _LONGEST_RETRY_S)
             self._retry_at_s = time.monotonic() + self._retry_s
             self._failure = error
             self._failures += 1
             self._finished.notify_all()
         _log.error("storing %d files failed, next try in %.0f s: %s", len(batch), self._retry_s, error)
+
+    def _release(self, file: FrozenFile) -> None:
+        """The job lets its file go, once: after that another job may hold it.  Needs the lock."""
+        if file.let_go(self._base.staging):
+            file.inode.busy = False
 
     # -- on demand
 
@@ -341,13 +346,6 @@ class Storer:
         if inode is None or (settled and _is_rewritten(inode)):
             return False
         return any(not layer.stored and layer.seq <= seq for layer in inode.layers)
-
-
-def _release(file: FrozenFile) -> None:
-    """The job lets its file go, once: after that another job may hold it."""
-    if file.held:
-        file.held = False
-        file.inode.busy = False
 
 
 def _dirty_bytes(inode: Inode) -> int:

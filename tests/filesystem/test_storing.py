@@ -5,10 +5,13 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from cas3fs.blocks.chunkers import Chunker
 from cas3fs.errors import BlockMissing, StoreError
 from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.cutting import FrozenFile
@@ -346,6 +349,39 @@ def test_a_settled_storing_does_not_wait_for_a_file_that_is_rewritten_meanwhile(
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
     fs.release(handle)
+
+
+class InterruptingChunker:
+    """A chunker that has something else done before it cuts for the first time."""
+
+    def __init__(self, inner: Chunker, interruption: Callable[[], None]) -> None:
+        self._inner = inner
+        self._interruption: Callable[[], None] | None = interruption
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def cut(self, data: memoryview, final: bool) -> Sequence[int]:
+        interruption, self._interruption = self._interruption, None
+        if interruption is not None:
+            interruption()
+        return self._inner.cut(data, final)
+
+
+def test_a_file_that_is_removed_while_it_is_cut_fails_nothing(machine: Machine) -> None:
+    def remove_second() -> None:
+        fs.unlink(1, b"second")
+        fs.forget([(second.number, 9)])
+
+    machine.chunker = cast(Chunker, InterruptingChunker(machine.chunker, remove_second))
+    fs = machine.mount()
+    make_file(fs, 1, b"first", os.urandom(MIB))
+    second = make_file(fs, 1, b"second", os.urandom(MIB))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    fs.store_all()
+    assert fs.pending().files == 0
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors - 2  # the files of both layers
+    assert not list((machine.folder / "staging").glob("*-*"))
 
 
 def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(

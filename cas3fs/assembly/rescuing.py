@@ -2,8 +2,9 @@
 """Rescuing what only a state folder has: files that were written under a claim that is no longer in force.
 
 A file is saved if staging has bytes of it, or if it differs from the last snapshot that this claim's line has in the
-store: what was stored in packs but never published counts as well. The folder is only read: databases are copied, and
-the files of staging are linked to, in a folder that goes away at the end.
+store, in contents, attributes or name: what was stored in packs but never published counts as well. Of a folder that
+was moved everything is saved. What was removed leaves no trace. The state folder is only read: databases are copied,
+and the files of staging are linked to, in a folder that goes away at the end.
 """
 
 import logging
@@ -27,7 +28,7 @@ from cas3fs.filesystem import ROOT, FileSystem
 from cas3fs.filesystem.export import Exporter, ExportResult
 from cas3fs.filesystem.replay import replay
 from cas3fs.index import Index, StagingIndex, migrations
-from cas3fs.index.comparing import changed_inodes
+from cas3fs.index.comparing import Differences, differences
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -78,11 +79,11 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
         store = resources.enter_context(closing(open_volume_store(settings, Metrics())))
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-rescue-")))
         _copy_state(state, scratch)
-        wanted, base = _changed(store, scratch, progress)
+        found, base = _changed(store, scratch, progress)
         with _reading(store, scratch) as filesystem:
             staged = set(filesystem.staging.files)
             exporter = Exporter(filesystem, lambda files, done: progress({"what": "rescuing", "done": done}))
-            exporter.copy_wanted(ROOT, destination, wanted | staged)
+            exporter.copy_wanted(ROOT, destination, found.changed | staged, found.moved)
     return _report(exporter.result, base, len(staged))
 
 
@@ -109,8 +110,8 @@ def _copy_state(state: Path, scratch: Path) -> None:
             (scratch / "staging" / path.name).symlink_to(path.absolute())
 
 
-def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[set[int], str | None]:
-    """The inodes that differ from the last snapshot of this line, and that snapshot's id."""
+def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Differences, str | None]:
+    """What differs from the last snapshot of this line, and that snapshot's id."""
     archive = SnapshotArchive(Shelf(store))
     with Index.open(scratch / INDEX_NAME) as index:
         base = _base(archive, index.state.get(CLAIM), index.state.get(PUBLISHED) or None)
@@ -120,7 +121,7 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[set
     else:
         archive.restore(base, older, lambda done, total: progress({"what": "comparing", "done": done, "total": total}))
         migrations.upgrade(older)
-    return changed_inodes(scratch / INDEX_NAME, older), base
+    return differences(scratch / INDEX_NAME, older), base
 
 
 def _base(archive: SnapshotArchive, claim: str | None, published: str | None) -> str | None:

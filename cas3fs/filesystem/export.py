@@ -4,13 +4,18 @@ owners, modes and times.
 
 Only what this process may do is done: without root's rights owners stay the caller's, and devices are left out. What
 could not be copied is told, file by file, and the rest goes on.
+
+Trees may be deeper than Python's stack: what is left to do lies in a list. A path longer than the kernel takes is a
+problem of its own file.
 """
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -24,6 +29,8 @@ from cas3fs.filesystem.layers import View
 _WINDOW_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
 _ROOT_ID = 0
+_OF_ONE_FILE: Final = frozenset({errno.EPERM, errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ})
+"""Errors of the local disk that say nothing of the next file."""
 
 OnProgress = Callable[[int, int], None]
 """Told how many files and bytes are copied."""
@@ -41,6 +48,14 @@ class ExportResult:
     """What could not be copied, a line each."""
 
 
+class _Step(NamedTuple):
+    """An inode to be copied to a name, or, at its `end`, the attributes of a directory whose entries are copied."""
+
+    number: int
+    destination: Path
+    end: bool = False
+
+
 class Exporter:
     """Copies out of one file system, which nobody changes meanwhile. Not thread-safe."""
 
@@ -56,50 +71,93 @@ class Exporter:
         Raises:
             OSError: the local disk takes no more.
         """
-        inode = self._fs.getattr(number)
-        try:
-            self._copy(inode, destination)
-        except (Cas3fsError, PermissionError, FileExistsError) as error:
-            self.result.problems.append(f"{destination}: {error}")
-            return
-        self.result.files += 1
-        self._on_progress(self.result.files, self.result.size_bytes)
+        self._run([_Step(number, destination)])
 
     def copy_entries(self, number: int, destination: Path) -> None:
         """Copies all that is in a directory into the folder `destination`; raises as `copy`."""
-        for name, child in self._entries(number):
-            self.copy(child, destination / os.fsdecode(name))
+        self._run(self._steps_into(number, destination))
 
-    def copy_wanted(self, number: int, destination: Path, wanted: Collection[int]) -> None:
-        """Copies those of the inodes `wanted` that lie below a directory, with the folders that lead to them.
-
-        `destination` is made when there is something to copy. Raises as `copy`.
+    def copy_wanted(self, number: int, destination: Path, wanted: Collection[int], whole: Collection[int] = ()) -> None:
+        """Copies those of the inodes `wanted` that lie below a directory, and all of the directories `whole`, with the
+        folders that lead to them, which are made when there is something to copy. Raises as `copy`.
         """
-        for name, child in self._entries(number):
-            inode, target = self._fs.getattr(child), destination / os.fsdecode(name)
-            if inode.is_directory:
-                self.copy_wanted(child, target, wanted)
-                if child in wanted:
-                    target.mkdir(parents=True, exist_ok=True)
-            elif child in wanted:
-                destination.mkdir(parents=True, exist_ok=True)
-                self.copy(child, target)
+        made: list[_Step] = []
+        left = [_Step(number, destination)]
+        while left:
+            parent = left.pop()
+            for name, child in self._entries(parent.number):
+                step = _Step(child, parent.destination / os.fsdecode(name))
+                if child in whole or (child in wanted and not self._fs.getattr(child).is_directory):
+                    self._make_folders(step.destination.parent)
+                    self.copy(child, step.destination)
+                elif self._fs.getattr(child).is_directory:
+                    left.append(step)
+                    made.append(step)
+                    if child in wanted:
+                        self._make_folders(step.destination)
+        for step in reversed(made):
+            if step.destination.is_dir():
+                self._copy_attributes(self._fs.getattr(step.number), step.destination)
+
+    @staticmethod
+    def _make_folders(path: Path) -> None:
+        """Makes a folder and those that lead to it, however deep; pathlib's own way calls itself for each."""
+        missing = []
+        while not path.is_dir():
+            missing.append(path)
+            path = path.parent
+        for one in reversed(missing):
+            one.mkdir()
+
+    # -- step by step
+
+    def _run(self, left: list[_Step]) -> None:
+        """Takes the steps, the last one first, and those that they lead to."""
+        while left:
+            step = left.pop()
+            try:
+                left += self._take(step)
+            except Cas3fsError as error:
+                self._tell(step, error)
+            except OSError as error:
+                if error.errno not in _OF_ONE_FILE:
+                    raise
+                self._tell(step, error)
+
+    def _tell(self, step: _Step, error: Exception) -> None:
+        self.result.problems.append(f"{step.destination}: {error}")
+
+    def _take(self, step: _Step) -> list[_Step]:
+        """Takes a step; gives those that are left of it, the last one to be taken first."""
+        inode = self._fs.getattr(step.number)
+        if inode.is_directory and not step.end:
+            step.destination.mkdir(mode=0o700)
+            return [step._replace(end=True), *self._steps_into(step.number, step.destination)]
+        if inode.is_directory:
+            self._copy_attributes(inode, step.destination)
+        else:
+            self._copy(inode, step.destination)
+        self.result.files += 1
+        self._on_progress(self.result.files, self.result.size_bytes)
+        return []
+
+    def _steps_into(self, number: int, destination: Path) -> list[_Step]:
+        entries = self._entries(number)
+        return [_Step(child, destination / os.fsdecode(name)) for name, child in reversed(entries)]
 
     def _copy(self, inode: Inode, destination: Path) -> None:
+        """Copies what is no directory."""
         known = self._linked.get(inode.number)
         if known is not None:
             os.link(known, destination, follow_symlinks=False)
             return
-        if inode.is_directory:
-            destination.mkdir(mode=0o700)
-            self.copy_entries(inode.number, destination)
-        elif stat.S_ISREG(inode.mode):
+        if stat.S_ISREG(inode.mode):
             self._copy_content(inode, destination)
         elif stat.S_ISLNK(inode.mode):
             destination.symlink_to(os.fsdecode(self._fs.readlink(inode.number)))
         else:
             os.mknod(destination, stat.S_IFMT(inode.mode) | 0o600, inode.rdev)
-        if inode.nlink > 1 and not inode.is_directory:
+        if inode.nlink > 1:
             self._linked[inode.number] = destination
         self._copy_attributes(inode, destination)
 

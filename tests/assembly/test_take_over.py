@@ -163,6 +163,39 @@ def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -
     assert {path: path.stat().st_mtime_ns for path in volume.state("old").glob("staging/*")} == before
 
 
+def test_what_was_only_moved_linked_or_changed_in_its_attributes_is_saved_under_its_new_name(
+    volume: Volume, tmp_path: Path
+) -> None:
+    old = volume.open("old")
+    fs, caller = old.filesystem, Owner(os.getuid(), os.getgid())
+    folder = fs.mkdir(ROOT, b"folder", 0o750, caller).number
+    deep = fs.mkdir(folder, b"deep", 0o755, caller).number
+    for name in ("stays", "moves", "gets a link", "gets an attribute", "moves deep"):
+        write(old, name, name)
+    fs.rename(ROOT, b"moves deep", deep, b"file")
+    published(old)
+    fs.rename(ROOT, b"moves", ROOT, b"moved")
+    fs.rename(ROOT, b"folder", ROOT, b"moved folder")
+    fs.link(fs.lookup(ROOT, b"gets a link").number, ROOT, b"link")
+    fs.setxattr(fs.lookup(ROOT, b"gets an attribute").number, b"user.told", b"value")
+    fs.commit()
+    take_over(volume, "new")
+    old.close()
+    saved = tmp_path / "saved"
+    report = rescue(volume.store_settings, volume.state("old"), saved, silent)
+    assert report["problems"] == []
+    assert {str(path.relative_to(saved)): path.read_text() for path in saved.rglob("*") if path.is_file()} == {
+        "moved": "moves",
+        "moved folder/deep/file": "moves deep",
+        "gets a link": "gets a link",
+        "link": "gets a link",
+        "gets an attribute": "gets an attribute",
+    }
+    assert (saved / "link").samefile(saved / "gets a link")
+    assert os.getxattr(saved / "gets an attribute", "user.told") == b"value"
+    assert (saved / "moved folder").stat().st_mode & 0o7777 == 0o750
+
+
 def test_what_was_set_aside_is_saved_too(volume: Volume, tmp_path: Path) -> None:
     killed = volume.open("here")
     write(killed, "a", "never published")

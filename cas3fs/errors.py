@@ -12,6 +12,7 @@
     │   ├── StateInUse               another process works with this state directory
     │   ├── StateConflict            the state directory and the store do not belong together
     │   ├── EpochHeld                another writer has not released the volume
+    │   ├── EpochUnknown             the volume never had that epoch
     │   └── Fenced                   a later writer has taken over
     ├── EntryError                   a stored object cannot be understood
     │   ├── EntryCorrupt             damaged, cut short, or of another kind
@@ -87,6 +88,10 @@ class StateConflict(VolumeError):
 
 class EpochHeld(VolumeError):
     """Another writer has not released the volume."""
+
+
+class EpochUnknown(VolumeError):
+    """The volume never had that epoch."""
 
 
 class Fenced(VolumeError):

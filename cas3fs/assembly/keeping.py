@@ -10,7 +10,7 @@ remembered.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -40,7 +40,12 @@ class Pruning:
         """As it is told to people and programs."""
         return {
             "kept": [
-                {"id": one.snapshot.id, "name": one.snapshot.name, "kept_by": list(one.kept_by)}
+                {
+                    "id": one.snapshot.id,
+                    "name": one.snapshot.name,
+                    "time": one.snapshot.time.isoformat(),
+                    "kept_by": list(one.kept_by),
+                }
                 for one in self.verdicts
                 if one.kept_by
             ],
@@ -55,6 +60,8 @@ class Keeper:
 
     Args:
         next_number: the least number that a snapshot yet to come under this claim can have.
+        shown: tells which snapshots are read on this machine at the moment, and where: these stay. Of readers on other
+            machines nobody knows.
     """
 
     def __init__(
@@ -63,12 +70,15 @@ class Keeper:
         epochs: Epochs,
         claim: Claim,
         next_number: Callable[[], SnapshotNumber],
+        *,
+        shown: Callable[[], Mapping[str, str]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._archive = archive
         self._epochs = epochs
         self._claim = claim
         self._next_number = next_number
+        self._shown = shown
         self._now = now
         self._known: list[SnapshotInfo] | None = None
         self._policy: Policy | None = None
@@ -90,7 +100,7 @@ class Keeper:
             policy = self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
         self._known = self._archive.list()
-        verdicts = judge(self._known, policy, self._now(), spared=self._archive.strays())
+        verdicts = judge(self._known, policy, self._now(), spared=self._archive.strays(), shown=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
         return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained()))
 
@@ -110,12 +120,13 @@ class Keeper:
 
         Raises:
             SnapshotMissing: there is no such snapshot.
-            SnapshotError: one of them is the head, or one that stays cannot be read.
+            SnapshotError: one of them is the head, or being read here, or one that stays cannot be read.
             Fenced, StoreError: as `prune`.
         """
         head = self._archive.newest_id()
         if head in snapshot_ids:
             raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
+        self._refuse_shown(snapshot_ids)
         plan = plan_removal(self._archive, snapshot_ids, self._is_explained())
         self._execute(plan)
         return plan
@@ -142,7 +153,8 @@ class Keeper:
     def _has_going(self, strays: frozenset[str] | tuple[()]) -> bool:
         assert self._known is not None
         assert self._policy is not None
-        return any(not one.kept_by for one in judge(self._known, self._policy, self._now(), spared=strays))
+        verdicts = judge(self._known, self._policy, self._now(), spared=strays, shown=self._shown())
+        return any(not one.kept_by for one in verdicts)
 
     @staticmethod
     def _tell_damage(snapshot_id: str, error: SnapshotError) -> None:
@@ -159,8 +171,15 @@ class Keeper:
 
     def _execute(self, plan: RemovalPlan) -> None:
         self._known = None
-        execute_removal(self._archive, plan, self._ask_leave)
+        execute_removal(self._archive, plan, lambda: self._ask_leave(plan))
 
-    def _ask_leave(self) -> None:
+    def _refuse_shown(self, snapshot_ids: Sequence[str]) -> None:
+        shown = self._shown()
+        for one in snapshot_ids:
+            if one in shown:
+                raise SnapshotError(f"snapshot {one} is {shown[one]}: unmount it there before it is deleted")
+
+    def _ask_leave(self, plan: RemovalPlan) -> None:
+        self._refuse_shown(plan.snapshots)  # once more: who mounts one says so before reading it
         if not self._epochs.is_newest(self._claim):
             raise Fenced("another writer has taken over the volume, so nothing is deleted")

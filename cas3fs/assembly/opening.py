@@ -84,6 +84,14 @@ class OpenVolume:
         """What maintenance works on; None where the volume is open for reading only."""
         return None if self._turn is None else self._turn.premises
 
+    def shown_is_gone(self) -> bool:
+        """Whether the snapshot that a view shows was deleted meanwhile, by a writer elsewhere; one LIST.
+
+        Raises:
+            StoreError: the store failed, so nobody knows.
+        """
+        return self.shown is not None and self.shown not in self.archive.ids()
+
     def start(self, snapshot_interval_s: float) -> None:
         """Takes up what an earlier process left in staging, and begins the background work.
 
@@ -250,6 +258,7 @@ def open_view(
         archive = SnapshotArchive(Shelf(store))
         shown = settings.snapshot or archive.newest_id()
         if shown is not None:
+            state.shows(shown)
             restore_told(archive, shown, state.index, on_restore)
         migrations.upgrade(state.index)
         filesystem = _wire(

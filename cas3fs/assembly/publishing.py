@@ -64,7 +64,7 @@ class Publisher:
         self._seen = None if changed or newest is None else self._mark()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number)
+        self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number, shown=state.shown)
         self._fenced = ""
         self._tickets_lock = threading.Lock()
         self._asked = self._answered = 0
@@ -245,6 +245,8 @@ class Publisher:
                     self.publish_held(settled=True)
                     if self.newest != before:
                         self.keeper.thin()
+            except Fenced:  # has been told
+                return
             except (Cas3fsError, OSError) as error:
                 _log.error("publishing failed, will be tried again in %.0f s: %s", interval_s, error)
             if self._fs.read_only:

@@ -23,6 +23,7 @@ from cas3fs.config import StoreSettings, WriterSettings
 from cas3fs.control import MountRecord, Progress
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import History
 from cas3fs.errors import SnapshotError, UsageError
 from cas3fs.filesystem import ROOT, FileSystem
 from cas3fs.filesystem.export import Exporter, ExportResult
@@ -84,7 +85,8 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
             staged = set(filesystem.staging.files)
             exporter = Exporter(filesystem, lambda files, done: progress({"what": "rescuing", "done": done}))
             exporter.copy_wanted(ROOT, destination, found.changed | staged, found.moved)
-    return _report(exporter.result, base, len(staged))
+        epoch = _overruled(store, scratch)
+    return _report(exporter.result, base, len(staged)) | {"url": settings.url, "overruled_epoch": epoch}
 
 
 def _report(result: ExportResult, base: str | None, staged: int) -> dict[str, Any]:
@@ -136,6 +138,14 @@ def _base(archive: SnapshotArchive, claim: str | None, published: str | None) ->
             "since cannot be told"
         )
     return known[-1] if known else None
+
+
+def _overruled(store: ObjectStore, scratch: Path) -> int | None:
+    """The epoch under which the state was written, if it was taken over and nobody has released it."""
+    with Index.open(scratch / INDEX_NAME, read_only=True) as index:
+        claim = index.state.get(CLAIM)
+    past = History(Shelf(store)).told(0)
+    return next((one.entry.epoch for one in past if str(one.entry.claim) == claim), None)
 
 
 @contextmanager

@@ -11,7 +11,7 @@
     control.sock, mount.json, mount.log
     maintenance.json  what gc and fsck found last
     look-NAME/      indexes of snapshots that maintenance looks into
-    views/NAME/     state of a read-only mount, with a lock of its own
+    views/NAME/     state of a read-only mount, with a lock of its own; `shows` in it names the snapshot
     set-aside/TIME/ what belongs to no line any more but was never published
 """
 
@@ -21,11 +21,12 @@ import shutil
 import time
 from pathlib import Path
 
-from cas3fs.control import SOCKET_NAME
+from cas3fs.control import SOCKET_NAME, MountRecord
 from cas3fs.errors import StateInUse, UsageError
 
 _INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
 _VIEWS = "views"
+_SHOWS = "shows"
 _STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", "staging")
 
 
@@ -91,6 +92,12 @@ class StateFolder:
         """A snapshot that is about to become the index."""
         return self.path / "restore.sqlite"
 
+    def shown(self) -> dict[str, str]:
+        """The snapshots that processes of this machine read through this folder, each with who does."""
+        views = self.path / _VIEWS
+        found = (_look_at(path) for path in (views.iterdir() if views.is_dir() else ()))
+        return {one[0]: one[1] for one in found if one is not None}
+
     # -- the files of the line
 
     def discard_line(self) -> None:
@@ -141,6 +148,20 @@ class StateFolder:
         os.close(self._lock)
 
 
+def _look_at(view: Path) -> tuple[str, str] | None:
+    """The snapshot that a view shows, and where; None where its process is gone, or has not chosen yet."""
+    try:
+        snapshot = (view / _SHOWS).read_text()
+        with open(view / "lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        record, holder = MountRecord.load(view), (view / "lock").read_text().strip()
+        return snapshot, f"mounted on {record.mountpoint}" if record else f"being read by process {holder}"
+    except OSError:
+        pass
+    return None
+
+
 def is_view(path: Path) -> bool:
     """Whether a state folder is that of a read-only mount."""
     return path.parent.name == _VIEWS
@@ -160,6 +181,11 @@ class ViewFolder(StateFolder):
         for old in sorted(views.iterdir()) if views.is_dir() else []:
             cls._remove_abandoned(old)
         return cls(views / f"{os.getpid()}-{time.time_ns():x}")
+
+    def shows(self, snapshot: str) -> None:
+        """Lets the writer on this machine know that the snapshot is in use; to be called before it is read."""
+        (self.path / f"{_SHOWS}.new").write_text(snapshot)
+        (self.path / f"{_SHOWS}.new").replace(self.path / _SHOWS)
 
     @classmethod
     def _remove_abandoned(cls, path: Path) -> None:

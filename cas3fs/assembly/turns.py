@@ -62,7 +62,7 @@ def offline_turn(settings: StoreSettings, places: Places) -> Iterator[OfflineTur
             before = epochs.newest()
             claim = epochs.claim(Identity.of_this_process(), state.claim)
             archive = SnapshotArchive(Shelf(store))
-            keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1))
+            keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=state.shown)
             after_release = before is None or before.released
             try:
                 yield OfflineTurn(volume, state, archive, epochs, claim, keeper, after_release)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from cas3fs import __version__
+from cas3fs.cli.epochs import epochs
 from cas3fs.cli.flush import flush
 from cas3fs.cli.fsck import fsck
 from cas3fs.cli.gc import gc
@@ -31,7 +32,7 @@ def program() -> None:
     """
 
 
-for _verb in (mkfs, mount, umount, flush, stats, gc, fsck, snapshot, rescue):
+for _verb in (mkfs, mount, umount, flush, stats, gc, fsck, snapshot, rescue, epochs):
     program.add_command(_verb)
 
 

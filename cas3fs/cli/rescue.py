@@ -21,7 +21,8 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
     """Copy the files that only STATE-DIR has into the folder DEST.
 
     STATE-DIR is the folder of a writer that was taken over from, or one that a mount has set aside; it is only read.
-    Saved is every file whose data was not stored yet, or not published in a snapshot.
+    Saved is every file that no published snapshot has as it is there: new, changed, moved or linked, its data stored
+    already or not. What was removed there is not told.
     """
     from cas3fs.assembly.rescuing import find_state, find_url
     from cas3fs.assembly.rescuing import rescue as save
@@ -36,6 +37,11 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
         print_json(report)
     else:
         click.echo(f"{report['files']:,} files, {format_size(report['bytes'])}, saved in {destination}")
+        if report["overruled_epoch"] is not None and not report["problems"]:
+            click.echo(
+                "when nothing more is missed, this lets gc free what else it left in the store: "
+                f"cas3fs epochs {report['url']} --release {report['overruled_epoch']}"
+            )
     if report["problems"]:
         more = f", and {len(report['problems']) - 1} more" if len(report["problems"]) > 1 else ""
         raise SnapshotError(f"not everything could be saved: {report['problems'][0]}{more}")

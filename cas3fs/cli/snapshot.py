@@ -159,7 +159,17 @@ def show(volume: Volume, *, snapshot_id: str, as_json: bool) -> None:
         return
     facts, pages = told.pop("facts"), told.pop("pages")
     for name, value in (told | facts | {"pages objects": len(pages)}).items():
-        click.echo(f"{name.replace('_', ' '):<16} {'' if value is None else value}")
+        click.echo(f"{name.replace('_', ' '):<16} {_shown(name, value)}".rstrip())
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_bytes"):
+        return f"{value:,} ({format_size(value)})"
+    if name == "time":
+        return f"{value[:19]} (UTC)"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @snapshot.command()
@@ -253,9 +263,13 @@ def prune(volume: Volume, *, names: tuple[str, ...], dry_run: bool, as_json: boo
         print_json(told)
         return
     for one in told["kept"]:
-        click.echo(f"{'keep' if dry_run else 'kept':<8} {one['id']}  {', '.join(one['kept_by'])}")
+        why = ", ".join(one["kept_by"]) + (f" {one['name']}" if one["name"] else "")
+        click.echo(f"{'keep' if dry_run else 'kept':<8} {one['id']}  {one['time'][:19]}  {why}")
     for one in told["removed"]:
         click.echo(f"{'delete' if dry_run else 'deleted':<8} {one}")
+    kept, removed, freed = len(told["kept"]), len(told["removed"]), format_size(told["bytes_freed"])
+    counts = f"{kept} to be kept, {removed} to be deleted" if dry_run else f"{kept} kept, {removed} deleted"
+    click.echo(f"{counts}; their indexes take {freed}, and `cas3fs gc` frees what only they need")
 
 
 @snapshot.command()

@@ -56,7 +56,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows.append(("mounted on", report.get("mountpoint", "not mounted")))
     if report.get("read_only"):
         rows.append(("read-only", report.get("read_only_reason") or "yes"))
-    rows.append(("newest snapshot", report["snapshot"] or "none"))
+    rows.append(_snapshot(report))
     rows += [(title, f"{report[name]:,}") for name, title in _COUNTS.items()]
     rows += [(title, format_size(report[name])) for name, title in _SIZES.items()]
     rows.append(("deduplication", f"{report['dedup_ratio']:.2f} to 1"))
@@ -64,10 +64,29 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "pending" in report:
         left = report["pending"]
         rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
+    rows += _pauses(report.get("process", {}))
     rows += _caches(report.get("process", {}))
     rows += _traffic(report.get("process", {}))
     width = max(len(title) for title, _ in rows)
     return [f"{title:<{width}}  {value}" for title, value in rows]
+
+
+def _snapshot(report: dict[str, Any]) -> tuple[str, str]:
+    told = report["snapshot"] or "none"
+    if not report.get("is_view"):
+        return "newest snapshot", told
+    gone = (
+        "; it was deleted, so parts may be unreadable: unmount it, and mount another" if report["snapshot_gone"] else ""
+    )
+    return "shown snapshot", told + gone
+
+
+def _pauses(process: dict[str, Any]) -> list[tuple[str, str]]:
+    """How long operations stood still for a snapshot."""
+    last_s, longest_s = (process.get(f"checkpoint.{name}_pause_s", 0.0) for name in ("last", "longest"))
+    if not longest_s:
+        return []
+    return [("pause at a snapshot", f"last {last_s * 1000:.1f} ms, longest {longest_s * 1000:.1f} ms")]
 
 
 def _caches(process: dict[str, Any]) -> list[tuple[str, str]]:

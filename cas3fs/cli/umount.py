@@ -16,7 +16,7 @@ import click
 from cas3fs.cli.common import Target, find_target_of, places_options
 from cas3fs.cli.progress import progress_bar
 from cas3fs.control import ControlClient, Progress
-from cas3fs.errors import MountError, StoreError
+from cas3fs.errors import Fenced, MountError, StoreError
 
 _END_TIMEOUT_S = 60.0
 
@@ -76,6 +76,8 @@ def _store(client: ControlClient, progress: Progress, target: Target) -> None:
 def _await_end(client: ControlClient, progress: Progress, target: Target) -> None:
     try:
         client.result(progress)
+    except Fenced as error:
+        raise Fenced(f"{target.mountpoint} is unmounted, and its last changes are not published: {error}") from error
     except StoreError as error:
         raise StoreError(
             f"{error}; the volume is unmounted, and what is not in the store is safe in the state folder: "

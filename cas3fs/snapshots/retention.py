@@ -54,18 +54,27 @@ class Verdict:
 
 
 def judge(
-    snapshots: Sequence[SnapshotInfo], policy: Policy, now: datetime, *, spared: Collection[str] = ()
+    snapshots: Sequence[SnapshotInfo],
+    policy: Policy,
+    now: datetime,
+    *,
+    spared: Collection[str] = (),
+    shown: Collection[str] = (),
 ) -> tuple[Verdict, ...]:
     """What `policy` says of each of the snapshots, which are ascending. The head, which is the last of those not
     spared, is always kept.
 
     Args:
         spared: ids of snapshots that no rule may touch: those off the line.
+        shown: ids of snapshots that are being read, which stay as long as they are.
     """
     judged = [one for one in snapshots if one.id not in spared]
     reasons: dict[str, list[str]] = {one.id: [] for one in judged}
     if judged:
         reasons[judged[-1].id].append("newest")
+    for one in judged:
+        if one.id in shown:
+            reasons[one.id].append("in use")
     for rule, kept in _rules(judged, policy, now):
         for one in kept:
             reasons[one.id].append(rule)

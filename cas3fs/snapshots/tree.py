@@ -8,11 +8,18 @@ A stored list, all numbers big-endian::
 
     0   4   length of what follows, plain
     4       an encoded block of `cas3fs.blocks.codec`, of which the plain bytes are:
-            0   8      magic ``CAS3LIST`` 8   2      format version, 1 10  2      number of references, n 12  2
-            number of pages entries, m 14  2      zero m times    epoch (4 bytes) and sequence (8) of a pages entry n
-            times    2 bytes: which of those the segment lies in n times    4 bytes: its stored length n times    8
-            bytes, signed: its offset in that object, less the end of the reference before (0 before the first) n
-            times    16 bytes: its hash
+
+            0   8      magic ``CAS3LIST``
+            8   2      format version, 1
+            10  2      number of references, n
+            12  2      number of pages entries, m
+            14  2      zero
+            m times    epoch (4 bytes) and sequence (8) of a pages entry
+            n times    2 bytes: which of those the segment lies in
+            n times    4 bytes: its stored length
+            n times    8 bytes, signed: its offset in that object, less the end of the reference before (0 before the
+                       first)
+            n times    16 bytes: its hash
 
 Column by column, since numbers of a kind compress well together; segments that were stored one after the other cost
 next to nothing but their hashes. A list is named by the BLAKE3 of its stored bytes in the manifest.

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Snapshots of a volume that is open, and of one that is not: created, restored, thinned out, and read."""
 
-import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +30,7 @@ from cas3fs.errors import (
     StateInUse,
     StoreUnreachable,
 )
-from cas3fs.filesystem import ROOT, Owner
+from cas3fs.filesystem import ROOT
 from cas3fs.snapshots.retention import Policy
 
 from .conftest import Volume, read_all, write

@@ -68,16 +68,20 @@ def test_every_retained_snapshot_mounts_as_it_was_made_beside_the_live_mount(
         (machine.dir / "rewritten").write_bytes(os.urandom(200_000 - number))
         made = machine.report("snapshot", "create", machine.dir, "--name", f"number {number}")
         manifests[made["id"]] = hashes(machine.dir)
-    (machine.dir / "later").write_text("not in any")
+    (machine.dir / "later").write_text("not in any of those")
+    machine.run("flush", machine.dir)
     past = machine.root / "past"
     past.mkdir()
+    assert "pause at a snapshot  last" in machine.run("stats", machine.dir).stdout
     for snapshot, expected in manifests.items():
         machine.run("mount", machine.url, past, "--snapshot", snapshot)
         assert hashes(past) == expected
+        assert f"is mounted on {past}" in machine.fail("snapshot", "delete", machine.dir, snapshot)
+        assert f"shown snapshot       {snapshot}" in machine.run("stats", past).stdout
         with pytest.raises(OSError, match="Read-only"):
             (past / "new").touch()
         machine.run("umount", past)
-    assert [one["name"] for one in machine.report("snapshot", "list", machine.url)] == ["number 0", "number 1"]
+    assert [one["name"] for one in machine.report("snapshot", "list", machine.url)] == ["number 0", "number 1", None]
     machine.umount()
     out = second.root / "out"
     out.mkdir()
@@ -194,9 +198,16 @@ def test_unstored_data_of_a_fenced_writer_is_saved(each_machine: Machine, second
     assert "taken over" in machine.fail("flush", machine.dir)
     machine.fail("umount", machine.dir)
     wait_for_exit(pid)
-    machine.run("rescue", machine.state, machine.root / "saved")
+    told = machine.run("rescue", machine.state, machine.root / "saved").stdout
+    assert f"cas3fs epochs {machine.url} --release 1" in told
     assert (machine.root / "saved" / "folder" / "unpublished").read_bytes() == data
     assert not (machine.root / "saved" / "published").exists()
+    assert "taken over, not released" in second.run("epochs", second.dir).stdout
+    assert second.report("gc", second.dir, "--grace", "0s")["strays_left"] > 0
+    assert "gc may free" in second.run("epochs", second.dir, "--release", "1").stdout
+    assert "is the newest" in second.fail("epochs", second.dir, "--release", "2")
+    assert second.report("gc", second.dir, "--grace", "0s")["strays_left"] == 0
+    assert (second.dir / "published").read_text() == "x"
     second.umount()
     done = machine.run("mount", machine.url, machine.dir)
     assert "set aside" in done.stderr

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who claims, what was claimed, and how names of epochs read."""
+
+import os
+import pwd
+import re
+import socket
+from pathlib import Path
+from typing import NamedTuple, Self
+from uuid import UUID
+
+import attrs
+
+from cas3fs.entries.entry import SUB_SEPARATOR
+from cas3fs.entries.kinds import EpochEntry
+from cas3fs.errors import VolumeFormatError
+
+_NAME = re.compile(r"(\d{8,})(-[0-9a-f]{32})?\Z")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Identity(NamedTuple):
+    """Who claims, as others are told."""
+
+    host: str
+    user: str
+    pid: int
+    boot_id: str = ""
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """This process on this machine."""
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            user = str(os.getuid())
+        boot_id = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+        return cls(socket.gethostname(), user, os.getpid(), boot_id)
+
+
+@attrs.frozen
+class Claim:
+    """A won claim."""
+
+    epoch: int
+    uuid: UUID
+    key: str
+    """Of its entry in the store."""
+    lineage: tuple[UUID, ...]
+    """Earlier claims of this state directory, oldest first, since another writer last held the volume. Empty: what the
+    state directory holds, if anything, is not of the line that the store is on."""
+    took_over: str | None = None
+    """Key of the held epoch that this claim took over from another writer."""
+
+
+class EpochState(NamedTuple):
+    """An epoch as the store shows it."""
+
+    entry: EpochEntry
+    released: bool
+
+
+def number_of(key: str) -> int:
+    """The number of the epoch that `key`, of an epoch or its sub-entry, belongs to."""
+    name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]
+    match = _NAME.match(name)
+    if match is None:
+        raise VolumeFormatError(f"{key} is no epoch that this version of cas3fs knows: was it made by a newer one?")
+    return int(match[1])

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A snapshot that is being read on the writer's machine stays, whoever wants it gone."""
+
+import pytest
+
+from cas3fs.assembly.opening import OpenVolume, open_view
+from cas3fs.assembly.snapshotting import delete_offline, policy_offline, prune_offline
+from cas3fs.config import WriterSettings
+from cas3fs.control import MountRecord
+from cas3fs.errors import SnapshotError
+from cas3fs.snapshots.retention import Policy
+
+from .conftest import Volume, read_all, write
+
+
+def view_of(volume: Volume, snapshot_id: str, host: str = "here") -> OpenVolume:
+    settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)
+    opened = open_view(volume.store_settings, settings, volume.places(host))
+    volume.closing(opened)
+    opened.start(0)
+    return opened
+
+
+def test_a_snapshot_that_is_read_here_is_not_deleted_and_it_is_told_where(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    view = view_of(volume, first)
+    with pytest.raises(SnapshotError, match=rf"{first} is being read by process \d+: unmount it"):
+        delete_offline(volume.store_settings, volume.places("here"), [first])
+    MountRecord(volume.store_settings.url, "uuid", "/past", 1).save(view.state.path)
+    with pytest.raises(SnapshotError, match="is mounted on /past"):
+        delete_offline(volume.store_settings, volume.places("here"), [first])
+    assert read_all(view) == {"a": "one"}
+    view.close()
+    assert delete_offline(volume.store_settings, volume.places("here"), [first])["removed"] == [first]
+
+
+def test_pruning_and_thinning_leave_a_snapshot_that_is_read_here(volume: Volume) -> None:
+    first, second = volume.use("here", a="one"), volume.use("here", b="two")
+    view = view_of(volume, first)
+    told = prune_offline(volume.store_settings, volume.places("here"), Policy(last=1), dry_run=True)
+    assert [(one["id"], one["kept_by"]) for one in told["kept"]] == [(first, ["in use"]), (second, ["newest", "last"])]
+    policy_offline(volume.store_settings, Policy(last=1))
+    third = volume.use("here", c="three")
+    assert volume.archive.ids() == [first, third]
+    view.close()
+    fourth = volume.use("here", d="four")
+    assert volume.archive.ids() == [fourth]
+
+
+def test_a_reader_that_was_killed_keeps_nothing(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    left = volume.state("here") / "views" / "1-1"
+    left.mkdir(parents=True)
+    (left / "lock").write_text("1\n")
+    (left / "shows").write_text(first)
+    assert delete_offline(volume.store_settings, volume.places("here"), [first])["removed"] == [first]
+
+
+def test_a_view_tells_when_its_snapshot_was_deleted_by_a_writer_elsewhere(volume: Volume) -> None:
+    first = volume.use("here", a="one")
+    view = view_of(volume, first, host="elsewhere")
+    assert not view.shown_is_gone()
+    opened = volume.open("here")
+    write(opened, "b", "two")
+    opened.finish()
+    opened.close()
+    delete_offline(volume.store_settings, volume.places("here"), [first])
+    assert view.shown_is_gone()

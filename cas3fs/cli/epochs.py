@@ -2,13 +2,16 @@
 """``cas3fs epochs``: who has written a volume, one after the other; and giving up what a writer that was taken over
 from has left."""
 
+from collections.abc import Mapping
+from typing import Final
+
 import click
 
 from cas3fs.cli.common import find_target_of, json_option, places_options, print_json, store_options, store_settings
 from cas3fs.errors import MountError
 
-_MOST = 10
-_TOLD = {
+_MOST: Final = 10
+_TOLD: Final[Mapping[str, str]] = {
     "held": "held",
     "released": "released",
     "continued": "crashed, then gone on with",

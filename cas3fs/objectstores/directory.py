@@ -12,7 +12,8 @@ than a day are removed at the first put. Metadata lies in one extended attribute
 the file system has those, and is dropped where it has not: whoever needs it keeps it in the body. Emptied folders stay.
 
 All paths are relative to a descriptor of the directory that is held open, so a disk that is unmounted or a directory
-that is replaced meanwhile is never confused with another. Files are opened with O_NOFOLLOW and must be regular.
+that is replaced meanwhile is never confused with another. No symbolic link is followed, be it of a file or of a folder
+on the way: whatever somebody else puts into the directory, nothing outside of it is written, deleted or read.
 
 Locks: one, around the set of folders already synced; no I/O is done under it.
 """
@@ -63,6 +64,7 @@ _LEFTOVER_AGE_S: Final = 24 * 3600
 _COPY_BYTES: Final = 1 << 20
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_SUCH: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NO_XATTRS: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.ENODATA, errno.E2BIG, errno.ENOSPC)
@@ -104,16 +106,17 @@ class DirectoryStore(ObjectStore):
     # Putting
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
-        folder = check_key(key).rpartition("/")[0]
+        check_key(key)
         check_metadata(metadata)
-        partial = f"{PARTIAL}/{secrets.token_hex(12)}"
+        name = secrets.token_hex(12)
         try:
             self._prepare_partial()
-            self._write_partial(partial, body, metadata)
-            try:
-                self._place(partial, key, folder)
-            finally:
-                os.unlink(partial, dir_fd=self._root)
+            with self._folder(PARTIAL) as partial:
+                _write_partial(partial, name, body, metadata)
+                try:
+                    self._place(partial, name, key)
+                finally:
+                    os.unlink(name, dir_fd=partial)
         except OSError as error:
             self._raise(error, f"put {key}")
 
@@ -128,40 +131,22 @@ class DirectoryStore(ObjectStore):
     def _remove_leftovers(self) -> None:
         """Remove what writers that died left behind more than a day ago; a name that is gone already is fine."""
         oldest = time.time() - _LEFTOVER_AGE_S
-        folder = os.open(PARTIAL, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):
-                        if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                            os.unlink(entry.name, dir_fd=folder)
-        finally:
-            os.close(folder)
+        with self._folder(PARTIAL) as folder, os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                        os.unlink(entry.name, dir_fd=folder)
 
-    def _write_partial(self, partial: str, body: Body, metadata: Mapping[str, str]) -> None:
-        """The whole file, synced, or none."""
-        descriptor = os.open(partial, _WRITE_FLAGS, 0o666, dir_fd=self._root)
-        try:
-            for piece in _pieces(body):
-                _write_all(descriptor, piece)
-            if metadata:
-                _set_metadata(descriptor, metadata)
-            os.fsync(descriptor)
-        except BaseException:
-            os.unlink(partial, dir_fd=self._root)
-            raise
-        finally:
-            os.close(descriptor)
-
-    def _place(self, partial: str, key: str, folder: str) -> None:
+    def _place(self, partial: int, name: str, key: str) -> None:
+        folder = _folder_of(key)
         try:
             self._make_folders(folder)
-            self._link(partial, key)
+            self._link(partial, name, key)
         except FileNotFoundError:  # somebody tidied empty folders away
             with self._lock:
                 self._synced.clear()
             self._make_folders(folder)
-            self._link(partial, key)
+            self._link(partial, name, key)
 
     def _make_folders(self, folder: str) -> None:
         """Make `folder` and those above it, durably, unless this process has seen to it before."""
@@ -176,35 +161,59 @@ class DirectoryStore(ObjectStore):
                     self._synced.add(path)
 
     def _make_folder(self, path: str) -> None:
-        try:
-            os.mkdir(path, 0o777, dir_fd=self._root)
-        except FileExistsError:
-            if not stat.S_ISDIR(os.stat(path, dir_fd=self._root).st_mode):
-                raise InvalidKey(f"an object cannot lie under the object {path} in {self.url}") from None
-        # Also when it existed: who made it may not have come to this line.
-        self._sync_folder(path.rpartition("/")[0])
+        name = _name_of(path)
+        with self._folder(_folder_of(path)) as above:
+            try:
+                os.mkdir(name, 0o777, dir_fd=above)
+            except FileExistsError:
+                mode = os.stat(name, dir_fd=above, follow_symlinks=False).st_mode
+                if stat.S_ISREG(mode):
+                    raise InvalidKey(f"an object cannot lie under the object {path} in {self.url}") from None
+            # Also when it existed: who made it may not have come to this line.
+            os.fsync(above)
 
-    def _link(self, partial: str, key: str) -> None:
-        try:
-            os.link(partial, key, src_dir_fd=self._root, dst_dir_fd=self._root, follow_symlinks=False)
-        except FileExistsError:
-            if stat.S_ISDIR(os.stat(key, dir_fd=self._root, follow_symlinks=False).st_mode):
-                raise InvalidKey(f"objects lie under {key} in {self.url}, so it cannot be one itself") from None
-            # The caller may take the object for stored, but who linked it may not have come to the sync.
-            self._sync_folder(key.rpartition("/")[0])
-            raise ObjectExists(f"{self.url} already has an object {key}") from None
-        except OSError as error:
-            if error.errno in _NO_LINKS:
-                raise StoreRefused(f"{self._root_path} is on a file system without hard links: use another") from error
-            raise
-        self._sync_folder(key.rpartition("/")[0])
+    def _link(self, partial: int, name: str, key: str) -> None:
+        with self._folder(_folder_of(key)) as folder:
+            try:
+                os.link(name, _name_of(key), src_dir_fd=partial, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                if stat.S_ISDIR(os.stat(_name_of(key), dir_fd=folder, follow_symlinks=False).st_mode):
+                    raise InvalidKey(f"objects lie under {key} in {self.url}, so it cannot be one itself") from None
+                # The caller may take the object for stored, but who linked it may not have come to the sync.
+                os.fsync(folder)
+                raise ObjectExists(f"{self.url} already has an object {key}") from None
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    told = f"{self._root_path} is on a file system without hard links: use another"
+                    raise StoreRefused(told) from error
+                raise
+            os.fsync(folder)
 
-    def _sync_folder(self, folder: str) -> None:
-        descriptor = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root)
+    @contextlib.contextmanager
+    def _folder(self, path: str) -> Iterator[int]:
+        """A descriptor of the folder `path`, reached without following a symbolic link.
+
+        Raises:
+            StoreRefused: there is one on the way.
+            OSError: the folder cannot be opened.
+        """
+        descriptor = os.dup(self._root)
         try:
-            os.fsync(descriptor)
+            for part in path.split("/") if path else ():
+                inner = self._open_inner(part, descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
         finally:
             os.close(descriptor)
+
+    def _open_inner(self, part: str, above: int) -> int:
+        try:
+            return os.open(part, _FOLDER_FLAGS, dir_fd=above)
+        except NotADirectoryError:
+            if stat.S_ISLNK(os.stat(part, dir_fd=above, follow_symlinks=False).st_mode):
+                raise StoreRefused(f"{self._root_path} has a symbolic link {part}, which may lead anywhere") from None
+            raise
 
     # Reading
 
@@ -235,7 +244,8 @@ class DirectoryStore(ObjectStore):
     def _opened(self, key: str) -> Iterator[tuple[int, os.stat_result]]:
         check_key(key)
         try:
-            descriptor = os.open(key, _READ_FLAGS, dir_fd=self._root)
+            with self._folder(_folder_of(key)) as folder:
+                descriptor = os.open(_name_of(key), _READ_FLAGS, dir_fd=folder)
             try:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
@@ -277,14 +287,16 @@ class DirectoryStore(ObjectStore):
         folders: set[str] = set()
         for key in keys:
             try:
-                os.unlink(check_key(key), dir_fd=self._root)
-                folders.add(key.rpartition("/")[0])
+                with self._folder(_folder_of(check_key(key))) as folder:
+                    os.unlink(_name_of(key), dir_fd=folder)
+                folders.add(_folder_of(key))
             except OSError as error:
                 if error.errno not in (*_NO_SUCH, errno.EISDIR):
                     refused.append((key, error))
         try:
-            for folder in folders:
-                self._sync_folder(folder)
+            for path in folders:
+                with self._folder(path) as folder:
+                    os.fsync(folder)
         except OSError as error:
             self._raise(error, "delete")
         if refused:
@@ -313,6 +325,30 @@ def _translate(error: OSError, text: str) -> StoreError:
     if error.errno in (errno.ENOENT, errno.EBADF, errno.ENOTDIR):
         return StoreMissing(f"{text} (the directory was removed, or the store is closed)")
     return StoreRefused(text)
+
+
+def _folder_of(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+def _name_of(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _write_partial(folder: int, name: str, body: Body, metadata: Mapping[str, str]) -> None:
+    """The whole file, synced, or none."""
+    descriptor = os.open(name, _WRITE_FLAGS, 0o666, dir_fd=folder)
+    try:
+        for piece in _pieces(body):
+            _write_all(descriptor, piece)
+        if metadata:
+            _set_metadata(descriptor, metadata)
+        os.fsync(descriptor)
+    except BaseException:
+        os.unlink(name, dir_fd=folder)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _pieces(body: Body) -> Iterator[memoryview]:

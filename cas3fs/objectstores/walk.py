@@ -3,9 +3,11 @@
 
 Folders are read one at a time, and only those that can hold a path which is asked for. Names that cannot be part of a
 key are passed over, with all below them; what vanishes while it is looked at is passed over too; anything else that
-goes wrong raises.
+goes wrong raises. No symbolic link is followed; where the folder that is asked for is one, that raises, as an empty
+listing would pass for complete.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -19,7 +21,9 @@ def walk(root: int, prefix: str, start_after: str) -> Iterator[tuple[str, os.sta
     Raises:
         OSError: a folder cannot be read.
     """
-    yield from _walk_folder(root, prefix.rpartition("/")[0], prefix, start_after)
+    folder = prefix.rpartition("/")[0]
+    _refuse_links(root, folder)
+    yield from _walk_folder(root, folder, prefix, start_after)
 
 
 def _walk_folder(root: int, folder: str, prefix: str, start_after: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -49,6 +53,15 @@ def _sorted_names(root: int, folder: str) -> list[tuple[str, bool]]:
     return sorted(names, key=lambda found: f"{found[0]}/" if found[1] else found[0])
 
 
+def _refuse_links(root: int, folder: str) -> None:
+    """Raise OSError where `folder`, or one on the way to it, is a symbolic link."""
+    parts = folder.split("/")
+    for path in ("/".join(parts[: depth + 1]) for depth in range(len(parts))):
+        status = _status(root, path)
+        if status is not None and stat.S_ISLNK(status.st_mode):
+            raise OSError(errno.ELOOP, f"{path} is a symbolic link, which may lead anywhere")
+
+
 def _may_hold(folder: str, prefix: str, start_after: str) -> bool:
     """Whether a path that is asked for can begin with `folder`, which ends in a slash."""
     return (folder.startswith(prefix) or prefix.startswith(folder)) and (
@@ -59,5 +72,5 @@ def _may_hold(folder: str, prefix: str, start_after: str) -> bool:
 def _status(root: int, path: str) -> os.stat_result | None:
     try:
         return os.stat(path, dir_fd=root, follow_symlinks=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None

@@ -91,10 +91,52 @@ def test_foreign_things_are_neither_listed_nor_read(store: DirectoryStore, root:
     (root / "folder-link").symlink_to("/etc")
     os.mkfifo(root / "fifo")
     assert keys(store) == ["a"]
-    assert list(store.list("folder-link/")) == []
     for key in ("link", "fifo", "folder"):
         with pytest.raises(ObjectMissing):
             store.get(key)
+
+
+LINKED = {
+    "put": lambda store: store.put_if_absent("packs/1/new", b"bytes"),
+    "get": lambda store: store.get("packs/1/old"),
+    "get_range": lambda store: store.get_range("packs/1/old", 0, 1),
+    "head": lambda store: store.head("packs/1/old"),
+    "list": lambda store: list(store.list("packs/")),
+    "list deeper": lambda store: list(store.list("packs/1/")),
+    "delete": lambda store: store.delete_many(["packs/1/old"]),
+}
+
+
+@pytest.mark.parametrize("depth", ["packs", "packs/1"])
+@pytest.mark.parametrize("action", LINKED.values(), ids=LINKED.keys())
+def test_a_folder_that_is_a_symbolic_link_leads_nowhere(
+    store: DirectoryStore, root: Path, tmp_path: Path, action: Callable[[DirectoryStore], object], depth: str
+) -> None:
+    outside = tmp_path / "outside"
+    for folder in (outside, outside / "1"):
+        folder.mkdir()
+        (folder / "old").write_bytes(b"mine")
+    (root / depth).parent.mkdir(exist_ok=True)
+    (root / depth).symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    if action is LINKED["list"] and depth == "packs/1":
+        assert action(store) == []  # it is foreign there, as any file
+    else:
+        with pytest.raises(StoreRefused, match="symbolic link"):
+            action(store)
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_a_folder_of_partial_files_that_is_a_symbolic_link_is_refused(
+    store: DirectoryStore, root: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root / PARTIAL).symlink_to(outside)
+    for _ in range(2):
+        with pytest.raises(StoreRefused, match="symbolic link"):
+            store.put_if_absent("a", b"bytes")
+    assert list(outside.iterdir()) == []
 
 
 def test_a_put_that_fails_leaves_nothing(store: DirectoryStore, root: Path) -> None:

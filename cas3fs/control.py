@@ -68,7 +68,7 @@ class MountRecord:
         """The record in a volume's state folder; None when there is none that can be read."""
         try:
             return cls(**json.loads((state_dir / RECORD_NAME).read_text()))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
 

@@ -2,7 +2,7 @@
 """Small immutable values that the rooms hand to each other."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, NewType
+from typing import Final, NamedTuple, NewType
 
 BlockHash = NewType("BlockHash", bytes)
 """BLAKE3 of a block's plain bytes, 32 bytes."""
@@ -55,6 +55,11 @@ class NewChunk(NamedTuple):
     hash: BlockHash
 
 
+LARGEST_EPOCH: Final = 2**23 - 1
+LARGEST_SEQUENCE: Final = 2**40 - 1
+"""The two fit in 63 bits together, as which the index keeps them."""
+
+
 class SnapshotNumber(NamedTuple):
     """Snapshots are numbered by epoch, then by sequence within it; they sort in that order."""
 
@@ -69,9 +74,12 @@ class SnapshotNumber(NamedTuple):
         """The number that ``str()`` wrote.
 
         Raises:
-            ValueError: `text` is not two decimal numbers joined by a dash.
+            ValueError: `text` is not two decimal numbers joined by a dash, or they are too large.
         """
         epoch, _, sequence = text.partition("-")
         if not (epoch.isascii() and epoch.isdigit() and sequence.isascii() and sequence.isdigit()):
             raise ValueError(f"{text!r} is not a snapshot number such as 00000007-0000000123")
-        return cls(int(epoch), int(sequence))
+        number = cls(int(epoch), int(sequence))
+        if number.epoch > LARGEST_EPOCH or number.sequence > LARGEST_SEQUENCE:
+            raise ValueError(f"{text!r} is beyond all numbers of snapshots")
+        return number

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.values import SnapshotNumber
+from cas3fs.values import LARGEST_EPOCH, LARGEST_SEQUENCE, SnapshotNumber
 
-NUMBERS = st.builds(SnapshotNumber, st.integers(0, 99_999_999), st.integers(0, 9_999_999_999))
+NUMBERS = st.builds(SnapshotNumber, st.integers(0, LARGEST_EPOCH), st.integers(0, 9_999_999_999))
 
 
 @given(NUMBERS)
@@ -22,6 +22,13 @@ def test_snapshot_numbers_sort_as_their_texts_do(one: SnapshotNumber, other: Sna
 
 def test_a_snapshot_number_has_digits_for_a_lifetime() -> None:
     assert str(SnapshotNumber(7, 123)) == "00000007-0000000123"
+
+
+def test_a_number_that_the_index_could_not_keep_is_refused() -> None:
+    assert SnapshotNumber.parse(f"{LARGEST_EPOCH}-{LARGEST_SEQUENCE}") == (LARGEST_EPOCH, LARGEST_SEQUENCE)
+    for text in (f"{LARGEST_EPOCH + 1}-1", f"1-{LARGEST_SEQUENCE + 1}", "9" * 190 + "-1"):
+        with pytest.raises(ValueError, match="beyond"):
+            SnapshotNumber.parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "7", "7-", "-123", "7-x", "x-7", "7-1-2", "\u0667-\u0667", "+7-1"])

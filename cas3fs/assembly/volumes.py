@@ -70,7 +70,19 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
             f"the volume at {store.url} has format {entry.format}, and this cas3fs knows formats up to "
             f"{VOLUME_FORMAT}: use a newer cas3fs"
         )
+    try:
+        _check_sizes(entry.chunker, entry.block_size, entry.pack_size)
+        Compression.parse(entry.compression)
+    except UsageError as error:
+        raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
     return entry
+
+
+def _check_sizes(chunker: str, block_size: int, pack_size: int) -> None:
+    """Raises UsageError where no volume has such blocks or packs."""
+    make_chunker(chunker, block_size)
+    if not _MIN_PACK_BYTES <= pack_size <= _MAX_PACK_BYTES:
+        raise UsageError(f"the pack size must be between 1MiB and 1GiB, not {pack_size} bytes")
 
 
 def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict[str, Any]:
@@ -103,9 +115,7 @@ def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict
 
 
 def _new_entry(settings: VolumeSettings) -> VolumeEntry:
-    make_chunker(settings.chunker, settings.block_size_bytes)
-    if not _MIN_PACK_BYTES <= settings.pack_size_bytes <= _MAX_PACK_BYTES:
-        raise UsageError("the pack size must be between 1MiB and 1GiB")
+    _check_sizes(settings.chunker, settings.block_size_bytes, settings.pack_size_bytes)
     return VolumeEntry(
         uuid=uuid.uuid4(),
         format=VOLUME_FORMAT,

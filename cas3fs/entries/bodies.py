@@ -89,7 +89,7 @@ def decode_head(body: Buffer, key: str) -> Head:
         raise EntryCorrupt(f"{key} is damaged: its head is cut short or does not match its checksum")
     head = _read_json(checked[PREFIX_BYTES:], key, end)
     if head.key != key:
-        raise EntryCorrupt(f"{key} holds the entry {head.key}")
+        raise EntryCorrupt(f"{key} holds the entry {head.key!r}")
     return head
 
 
@@ -141,7 +141,7 @@ def _read_json(content: bytes, key: str, data_start: int) -> Head:
     try:
         head = json.loads(content)
         kind, own_key, attributes = head["kind"], head["key"], head["attributes"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EntryCorrupt(f"{key} has a head that cannot be read: {error!r}") from error
     if not isinstance(kind, str) or not isinstance(own_key, str) or not isinstance(attributes, dict):
         raise EntryCorrupt(f"{key} has a head of another shape")

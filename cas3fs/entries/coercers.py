@@ -9,27 +9,34 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 T = TypeVar("T")
 
 
+LARGEST_NUMBER: Final = 2**63 - 1
+"""What a database, and a file's size, can hold."""
+
+
 def text(value: Any) -> str:
-    """A string."""
+    """A string that can be written as UTF-8, which JSON's escapes do not ensure."""
     if not isinstance(value, str):
         raise TypeError("not a text")
+    value.encode()
     return value
 
 
 def natural(value: Any) -> int:
-    """A whole number, zero or more."""
+    """A whole number from zero to `LARGEST_NUMBER`."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("not a whole number")
     if value < 0:
         raise ValueError("less than zero")
+    if value > LARGEST_NUMBER:
+        raise ValueError("too large")
     return value
 
 

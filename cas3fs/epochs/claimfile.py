@@ -87,7 +87,7 @@ def read_record(path: Path) -> Record:
         )
     except FileNotFoundError:
         return Record()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StateConflict(f"{path} is damaged, so this state directory's own epochs are unknown") from error
 
 

@@ -14,8 +14,9 @@ import attrs
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.errors import VolumeFormatError
+from cas3fs.values import LARGEST_EPOCH
 
-_NAME = re.compile(r"(\d{8,})(-[0-9a-f]{32})?\Z")
+_NAME = re.compile(r"([0-9]{8,10})(-[0-9a-f]{32})?\Z")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -64,6 +65,6 @@ def number_of(key: str) -> int:
     """The number of the epoch that `key`, of an epoch or its sub-entry, belongs to."""
     name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]
     match = _NAME.match(name)
-    if match is None:
+    if match is None or not int(match[1]) < LARGEST_EPOCH:
         raise VolumeFormatError(f"{key} is no epoch that this version of cas3fs knows: was it made by a newer one?")
     return int(match[1])

@@ -16,10 +16,16 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, Row, Statement, param
 from cas3fs.index.tables import blocks, packs
-from cas3fs.values import BlockHash, BlockLocation, SnapshotNumber, StoredPack
+from cas3fs.values import (
+    LARGEST_EPOCH,
+    LARGEST_SEQUENCE,
+    BlockHash,
+    BlockLocation,
+    SnapshotNumber,
+    StoredPack,
+)
 
-_SEQUENCE_BITS: Final = 40
-_EPOCH_BITS: Final = 23
+_SEQUENCE_BITS: Final = LARGEST_SEQUENCE.bit_length()
 _BATCH: Final = 64
 _BATCH_PARAMS: Final = tuple(f"hash{number}" for number in range(_BATCH))
 
@@ -39,7 +45,7 @@ def ordinal_of(number: SnapshotNumber) -> int:
     Raises:
         ValueError: epoch or sequence is negative or too great.
     """
-    if not (0 <= number.epoch < 1 << _EPOCH_BITS and 0 <= number.sequence < 1 << _SEQUENCE_BITS):
+    if not (0 <= number.epoch <= LARGEST_EPOCH and 0 <= number.sequence <= LARGEST_SEQUENCE):
         raise ValueError(f"{number} is out of range")
     return number.epoch << _SEQUENCE_BITS | number.sequence
 

@@ -384,6 +384,6 @@ def _get_metadata(descriptor: int) -> dict[str, str]:
         if error.errno not in _NO_XATTRS:
             raise
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(name): str(value) for name, value in values.items()} if isinstance(values, dict) else {}

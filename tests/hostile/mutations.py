@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bytes and values as somebody could make them who wants harm, or as a broken disk makes them."""
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from blake3 import blake3
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+EXTREMES = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+@st.composite
+def mutated(draw: DrawFn, valid: bytes) -> bytes:
+    """`valid` after a few changes: bytes flipped, cut, doubled, put in; numbers replaced by extreme ones."""
+    data = bytearray(valid)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(data)))
+        how = draw(st.sampled_from(["flip", "cut", "double", "insert", "number", "end"]))
+        length = draw(st.integers(1, 64))
+        if how == "flip" and place < len(data):
+            data[place] ^= draw(st.integers(1, 255))
+        elif how == "cut":
+            del data[place : place + length]
+        elif how == "double":
+            data[place:place] = data[place : place + length]
+        elif how == "insert":
+            data[place:place] = draw(st.binary(min_size=1, max_size=16))
+        elif how == "number":
+            size, order = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from(["big", "little"]))
+            number = draw(st.sampled_from(EXTREMES)) % (1 << 8 * size)
+            data[place : place + size] = number.to_bytes(size, order)  # type: ignore[arg-type]
+        elif how == "end":
+            del data[place:]
+    return bytes(data)
+
+
+def bytes_like(valid: bytes) -> SearchStrategy[bytes]:
+    """`valid` mutated, or nothing like it at all."""
+    return st.one_of(mutated(valid), st.binary(max_size=256))
+
+
+json_values: SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.sampled_from([*EXTREMES, *(-one for one in EXTREMES), 10**30, 10**400])
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["..", "../../x", "/etc/passwd", "a/../../b", "\ud800", "\x1b[2J", "x\ny", "9" * 300, "nan"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def changed(draw: DrawFn, value: Any) -> Any:
+    """A JSON value in which something, at any depth, is another value, is missing, or stands twice."""
+    if isinstance(value, Mapping) and value and draw(st.integers(0, 9)):
+        name = draw(st.sampled_from(sorted(value)))
+        if draw(st.integers(0, 5)) == 0:
+            return {key: one for key, one in value.items() if key != name}
+        return {**value, name: draw(changed(value[name]))}
+    if isinstance(value, list) and value and draw(st.integers(0, 4)):
+        place = draw(st.integers(0, len(value) - 1))
+        how = draw(st.sampled_from(["change", "drop", "double"]))
+        if how == "change":
+            return [*value[:place], draw(changed(value[place])), *value[place + 1 :]]
+        return value[:place] + value[place + 1 :] if how == "drop" else [*value, value[place]]
+    return draw(json_values)
+
+
+def sealed(head: Any, data: bytes = b"") -> bytes:
+    """The body of an entry with that head, all checksums right."""
+    content = head if isinstance(head, bytes) else json.dumps(head).encode()
+    start = struct.pack(">8sH2xI", b"CAS3ENTR", 1, len(content)) + content
+    start += blake3(start).digest()
+    return start + data + blake3(data).digest()
+
+
+def head_of(body: bytes) -> Any:
+    """The head of an entry's body."""
+    length = struct.unpack_from(">I", body, 12)[0]
+    return json.loads(body[16 : 16 + length])

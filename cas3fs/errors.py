@@ -33,6 +33,7 @@
     │   ├── ObjectMissing
     │   ├── ObjectExists             create-if-absent found the name taken
     │   ├── ObjectTooShort           it ends before the range that was asked
+    │   ├── ObjectTooLong            it has more bytes than its reader takes
     │   ├── DeleteFailed             some keys of a batch were refused
     │   ├── StoreMissing             no such bucket or directory
     │   ├── AccessDenied             credentials are absent, wrong, or lack a right
@@ -174,6 +175,10 @@ class ObjectExists(StoreError):
 
 class ObjectTooShort(StoreError):
     """The object ends before the range that was asked: it is not what its reader believes."""
+
+
+class ObjectTooLong(StoreError):
+    """The object has more bytes than its reader takes into memory: it is not what its reader believes."""
 
 
 class DeleteFailed(StoreError):

@@ -45,14 +45,22 @@ settings.register_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds `--long`."""
+    """Adds `--long` and `--soak-minutes`."""
     parser.addoption("--long", action="store_true", help="the long form: more examples, more rounds, longer loads")
+    parser.addoption("--soak-minutes", type=float, metavar="N", help="how long a mount is loaded (2, or 30 if long)")
 
 
 @pytest.fixture(scope="session")
 def long(pytestconfig: pytest.Config) -> bool:
     """Whether this session is of the long form, which may take hours."""
     return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def soak_s(pytestconfig: pytest.Config, long: bool) -> float:
+    """How many seconds a mount is kept under load."""
+    asked = pytestconfig.getoption("--soak-minutes")
+    return 60.0 * float(asked if asked is not None else 30 if long else 2)
 
 
 @pytest.hookimpl(tryfirst=True)

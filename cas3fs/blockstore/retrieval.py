@@ -6,14 +6,21 @@ No state beside counters, so any thread may call anything.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from cas3fs.blocks.codec import decode_verified
 from cas3fs.blockstore.keys import pack_key
 from cas3fs.blockstore.plans import Run
-from cas3fs.errors import BlockMissing, CorruptBlock, ObjectMissing, ObjectTooShort
+from cas3fs.errors import BlockMissing, CorruptBlock, ObjectMissing, ObjectTooLong, ObjectTooShort
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
+from cas3fs.units import MIB
 from cas3fs.values import BlockLocation, Buffer
+
+LONGEST_RANGE_BYTES: Final = 64 * MIB
+"""More than any block or run: a place in the index that claims it is not believed."""
+LONGEST_PACK_BYTES: Final = 1280 * MIB
+"""The largest pack of any volume, and a block."""
 
 
 class Retrieval:
@@ -44,7 +51,7 @@ class Retrieval:
     def pack(self, pack: str) -> bytes:
         """All bytes of a pack."""
         with _told_as_missing(pack):
-            body = self._store.get(pack_key(pack))
+            body = self._store.get_within(pack_key(pack), LONGEST_PACK_BYTES)
         self._count(body)
         return body
 
@@ -67,6 +74,8 @@ class Retrieval:
             raise CorruptBlock(f"block {block.hash.hex()} at {place} is damaged: {error}") from error
 
     def _range(self, pack: str, start: int, length: int) -> bytes:
+        if start < 0 or not 0 < length <= LONGEST_RANGE_BYTES:
+            raise CorruptBlock(f"the index claims {length} bytes from {start} on of pack {pack}: nothing is that long")
         with _told_as_missing(pack):
             body = self._store.get_range(pack_key(pack), start, length)
         self._count(body)
@@ -81,5 +90,5 @@ class Retrieval:
 def _told_as_missing(pack: str) -> Iterator[None]:
     try:
         yield
-    except (ObjectMissing, ObjectTooShort) as error:
+    except (ObjectMissing, ObjectTooShort, ObjectTooLong) as error:
         raise BlockMissing(f"blocks of pack {pack} are lost: {error}") from error

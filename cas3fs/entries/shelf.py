@@ -16,7 +16,7 @@ from cas3fs.entries.bodies import PREFIX_BYTES, Head, decode_body, decode_head, 
 from cas3fs.entries.entry import SUB_SEPARATOR, Entry
 from cas3fs.entries.kinds import PartEntry
 from cas3fs.entries.nodes import NodeEntry, Part
-from cas3fs.errors import EntryCorrupt, ObjectExists
+from cas3fs.errors import EntryCorrupt, ObjectExists, ObjectTooLong
 from cas3fs.objectstores.base import ObjectInfo, ObjectStore
 from cas3fs.values import Buffer
 
@@ -24,6 +24,9 @@ E = TypeVar("E", bound=Entry)
 N = TypeVar("N", bound=NodeEntry)
 
 _FIRST_LOOK_BYTES = 4096
+LONGEST_BODY_BYTES = 128 * 1024 * 1024
+"""Of an entry that is read whole: its head and its data. More is never taken into memory; larger data is read in
+ranges."""
 
 
 class Listed(NamedTuple):
@@ -77,8 +80,8 @@ class Shelf:
         """The entry and its data; raises as `load`. The data of a kind that is not framed is unverified."""
         key = kind.key_of(entry_id, owner)
         if not kind.framed:
-            return self.peek(kind, entry_id, owner), memoryview(self.store.get(key))
-        head, data = decode_body(self.store.get(key), key)
+            return self.peek(kind, entry_id, owner), memoryview(self._read_body(key))
+        head, data = decode_body(self._read_body(key), key)
         return _from_head(kind, entry_id, owner, head), data
 
     def peek(self, kind: type[E], entry_id: str, owner: str = "") -> E:
@@ -166,6 +169,12 @@ class Shelf:
         replaced = node.changed(id=node_id, parts=tuple(parts))
         self.save(replaced)
         return replaced
+
+    def _read_body(self, key: str) -> bytes:
+        try:
+            return self.store.get_within(key, LONGEST_BODY_BYTES)
+        except ObjectTooLong as error:
+            raise EntryCorrupt(f"{key} is no entry: it has more than {LONGEST_BODY_BYTES} bytes") from error
 
     def _read_head(self, info: ObjectInfo) -> Head:
         start = self.store.get_range(info.key, 0, min(info.size, _FIRST_LOOK_BYTES))

@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import islice
 from typing import BinaryIO, Final, NamedTuple
 
-from cas3fs.errors import InvalidKey, ObjectTooShort, StoreRefused
+from cas3fs.errors import InvalidKey, ObjectTooLong, ObjectTooShort, StoreRefused
 
 Body = bytes | bytearray | memoryview | BinaryIO
 """What is put: bytes, or a seekable binary file, which is put from its position to its end."""
@@ -84,6 +84,14 @@ class ObjectStore(ABC):
             ObjectMissing: there is none.
             TruncatedBody: the answer broke off.
         """
+
+    def get_within(self, key: str, limit_bytes: int) -> bytes:
+        """As `get`, for a reader that knows how much to expect, and takes no more into memory.
+
+        Raises:
+            ObjectTooLong: the object is longer.
+        """
+        return check_length(key, self.get(key), limit_bytes)
 
     @abstractmethod
     def get_range(self, key: str, start: int, length: int) -> bytes:
@@ -213,6 +221,18 @@ def too_short(key: str, start: int, length: int, size: int | None = None) -> Obj
     """The error for a range that passes the object's end; `size` is the object's, where known."""
     known = "" if size is None else f", which has {size} bytes"
     return ObjectTooShort(f"object {key}{known}, ends before the {length} bytes from {start} on that were asked of it")
+
+
+def check_length(key: str, data: bytes, limit_bytes: int) -> bytes:
+    """`data` itself; raises ObjectTooLong where it is longer."""
+    if len(data) > limit_bytes:
+        raise too_long(key, limit_bytes)
+    return data
+
+
+def too_long(key: str, limit_bytes: int) -> ObjectTooLong:
+    """The error for an object that its reader does not take into memory."""
+    return ObjectTooLong(f"object {key} has more than {limit_bytes} bytes, which nothing of its kind has")
 
 
 def _is_part(part: str) -> bool:

@@ -54,6 +54,7 @@ from cas3fs.objectstores.base import (
     check_metadata,
     check_prefix,
     check_range,
+    too_long,
     too_short,
 )
 from cas3fs.objectstores.walk import walk
@@ -219,6 +220,12 @@ class DirectoryStore(ObjectStore):
 
     def get(self, key: str) -> bytes:
         with self._opened(key) as (descriptor, status):
+            return self._read(key, descriptor, 0, status.st_size)
+
+    def get_within(self, key: str, limit_bytes: int) -> bytes:
+        with self._opened(key) as (descriptor, status):
+            if status.st_size > limit_bytes:
+                raise too_long(key, limit_bytes)
             return self._read(key, descriptor, 0, status.st_size)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:

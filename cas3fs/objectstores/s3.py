@@ -62,9 +62,10 @@ from cas3fs.objectstores.base import (
     check_prefix,
     check_range,
     is_key,
+    too_long,
     too_short,
 )
-from cas3fs.objectstores.s3_answers import Answer, translate
+from cas3fs.objectstores.s3_answers import Answer, is_whole, line_of, reason_of, translate
 from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -167,6 +168,11 @@ class S3Store(ObjectStore):
         with self._translated(f"get {key}"):
             return self._read(key, self._client.get_object(Bucket=self._bucket, Key=self._base + key))
 
+    def get_within(self, key: str, limit_bytes: int) -> bytes:
+        check_key(key)
+        with self._translated(f"get {key}"):
+            return self._read(key, self._client.get_object(Bucket=self._bucket, Key=self._base + key), limit_bytes)
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         check_key(key)
         check_range(start, length)
@@ -181,7 +187,7 @@ class S3Store(ObjectStore):
                     raise too_short(key, start, length) from error
                 raise
             data = self._read(key, answer)
-        if _is_whole(answer):  # a server that does not know ranges
+        if is_whole(answer):  # a server that does not know ranges
             data = data[start : start + length]
         if len(data) != length:
             raise too_short(key, start, length)
@@ -203,8 +209,10 @@ class S3Store(ObjectStore):
             data = self._read(key, answer)
         return data[-length:]
 
-    def _read(self, key: str, answer: "GetObjectOutputTypeDef") -> bytes:
+    def _read(self, key: str, answer: "GetObjectOutputTypeDef", limit_bytes: int | None = None) -> bytes:
         with closing(answer["Body"]) as body:  # its own context manager gives the raw stream, past botocore's checks
+            if limit_bytes is not None and answer["ContentLength"] > limit_bytes:
+                raise too_long(key, limit_bytes)
             data = body.read()
         if len(data) != answer["ContentLength"]:
             raise TruncatedBody(f"{self.url}: {key} broke off after {len(data)} of {answer['ContentLength']} bytes")
@@ -329,12 +337,12 @@ class S3Store(ObjectStore):
         if isinstance(error, MetadataRetrievalError):
             return StoreUnreachable(f"{self.url}: no answer from the service that gives credentials: {error}")
         if isinstance(error, _NO_CREDENTIALS):
-            return AccessDenied(f"{self.url}: no usable credentials: {_line(error)} (set AWS_PROFILE, or both keys)")
+            return AccessDenied(f"{self.url}: no usable credentials: {line_of(error)} (set AWS_PROFILE, or both keys)")
         if isinstance(error, IncompleteReadError | ResponseStreamingError):
             return TruncatedBody(f"{self.url}: cannot {action}: the answer broke off")
         where = self.url if self._made is None else self._made.meta.endpoint_url
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return StoreRefused(f"{where}: its certificate is not trusted (set AWS_CA_BUNDLE): {_reason(error)}")
+            return StoreRefused(f"{where}: its certificate is not trusted (set AWS_CA_BUNDLE): {reason_of(error)}")
         if isinstance(error, SSLError) and "WRONG_VERSION_NUMBER" in str(error):
             return StoreRefused(f"{where} does not speak TLS: is it http:// instead of https:// ?")
         if isinstance(error, ReadTimeoutError):
@@ -342,8 +350,8 @@ class S3Store(ObjectStore):
         if isinstance(error, ConnectionClosedError):
             return StoreUnreachable(f"cannot reach {where} for {self.url}: it closed the connection without an answer")
         if isinstance(error, BotoConnectionError | HTTPClientError | OSError):
-            return StoreUnreachable(f"cannot reach {where} for {self.url}: {_reason(error)}")
-        return StoreRefused(f"{self.url}: cannot {action}: {_line(error)}")
+            return StoreUnreachable(f"cannot reach {where} for {self.url}: {reason_of(error)}")
+        return StoreRefused(f"{self.url}: cannot {action}: {line_of(error)}")
 
 
 def make_client(settings: S3Settings) -> "S3Client":
@@ -371,28 +379,8 @@ def make_client(settings: S3Settings) -> "S3Client":
             ),
         )
     except ValueError as error:
-        raise UsageError(f"the S3 endpoint makes no sense: {_line(error)}") from error
+        raise UsageError(f"the S3 endpoint makes no sense: {line_of(error)}") from error
 
 
 def _status_of(error: ClientError) -> int:
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-
-
-def _is_whole(answer: "GetObjectOutputTypeDef") -> bool:
-    """Whether a range was not heeded; the status alone does not tell, as rclone gives parts with 200."""
-    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and not answer.get("ContentRange")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said at the bottom, such as ``Connection refused``; otherwise the error's own words."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
-        inner = getattr(seen, "kwargs", {}).get("error")
-        seen = inner if isinstance(inner, BaseException) else (seen.__cause__ or seen.__context__)
-    return _line(error) if isinstance(error, Exception) else repr(error)

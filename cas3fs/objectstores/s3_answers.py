@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an S3 server's refusal means, as an exception whose text an administrator can act on.
+"""What an S3 server's answers mean; a refusal as an exception whose text an administrator can act on.
 
 It works on the answer's status, code and message alone, so it needs no S3 library. Codes come first, as several share a
 status; servers that send no code (any answer to HEAD) are judged by the status. Codes beyond Amazon's own are those of
@@ -7,7 +7,7 @@ MinIO and Ceph.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cas3fs.errors import (
     AccessDenied,
@@ -53,6 +53,27 @@ class Answer(NamedTuple):
     def place(self) -> str:
         """The beginning of the others: what goes wrong with everything there, such as credentials."""
         return f"{self.url} at {self.endpoint}"
+
+
+def is_whole(answer: Mapping[str, Any]) -> bool:
+    """Whether a range was not heeded; the status alone does not tell, as rclone gives parts with 200."""
+    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and not answer.get("ContentRange")
+
+
+def line_of(error: Exception) -> str:
+    """Its text, on one line."""
+    return " ".join(str(error).split())
+
+
+def reason_of(error: BaseException) -> str:
+    """What the system said at the bottom, such as ``Connection refused``; otherwise the error's own words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        inner = getattr(seen, "kwargs", {}).get("error")
+        seen = inner if isinstance(inner, BaseException) else (seen.__cause__ or seen.__context__)
+    return line_of(error) if isinstance(error, Exception) else repr(error)
 
 
 def translate(answer: Answer) -> StoreError:

@@ -13,7 +13,15 @@ from itertools import product
 
 import pytest
 
-from cas3fs.errors import InvalidKey, ObjectExists, ObjectMissing, ObjectTooShort, StoreError, StoreRefused
+from cas3fs.errors import (
+    InvalidKey,
+    ObjectExists,
+    ObjectMissing,
+    ObjectTooLong,
+    ObjectTooShort,
+    StoreError,
+    StoreRefused,
+)
 from cas3fs.objectstores import Body, ObjectStore, probe_create_if_absent
 
 CONTENT = bytes(range(256)) * 40
@@ -95,6 +103,14 @@ class ObjectStoreContract:
         store.delete_many(["a/b"])
         store.put_if_absent("a/b", b"second")
         assert store.get("a/b") == b"second"
+
+    def test_an_object_longer_than_its_reader_takes_is_an_error(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", CONTENT)
+        assert store.get_within("a", len(CONTENT)) == CONTENT
+        with pytest.raises(ObjectTooLong, match="object a has more than 10239 bytes"):
+            store.get_within("a", len(CONTENT) - 1)
+        with pytest.raises(ObjectMissing):
+            store.get_within("b", 1)
 
     # Ranges
 

@@ -38,6 +38,9 @@ class WrappedStore(ObjectStore):
     def get(self, key: str) -> bytes:
         return self.around(Operation.GET, None, lambda: self._inner.get(key))
 
+    def get_within(self, key: str, limit_bytes: int) -> bytes:
+        return self.around(Operation.GET, None, lambda: self._inner.get_within(key, limit_bytes))
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self.around(Operation.GET, length, lambda: self._inner.get_range(key, start, length))
 

@@ -47,6 +47,7 @@ from cas3fs.snapshots.tree import (
     SEGMENT_BYTES,
     Reference,
     Tree,
+    check_references,
     decode_list,
     open_segment,
     stale_pages,
@@ -298,6 +299,7 @@ class SnapshotArchive:
             number, part = one.purpose
             part.verify(stored)
             lists[number] = decode_list(stored, entry.list_length)
+            check_references(lists[number], entry.segment_size)
             if len(lists[number]) != references_in(entry, number):
                 raise SnapshotDamaged(f"list {number} has {len(lists[number])} references, which is not what is due")
 

@@ -17,6 +17,7 @@ from cas3fs.errors import (
     SnapshotError,
     VolumeFormatError,
 )
+from cas3fs.snapshots.tree import most_list_bytes
 from cas3fs.values import SnapshotNumber
 
 _LARGEST_SEGMENT_BYTES: Final = 1024 * 1024
@@ -84,6 +85,8 @@ def check_shape(entry: SnapshotEntry) -> None:
     segments = -(-entry.index_size // entry.segment_size)
     if len(entry.parts) != -(-segments // entry.list_length):
         raise SnapshotDamaged(f"snapshot {entry.id} has {len(entry.parts)} lists for {segments} segments")
+    if any(one.length > most_list_bytes(entry.list_length) for one in entry.parts):
+        raise SnapshotDamaged(f"snapshot {entry.id} has a list that is longer than lists can be")
 
 
 def references_in(entry: SnapshotEntry, number: int) -> int:

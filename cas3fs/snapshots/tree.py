@@ -52,6 +52,8 @@ _MAGIC: Final = b"CAS3LIST"
 _LENGTH: Final = struct.Struct(">I")
 _HEAD: Final = struct.Struct(">8sHHH2x")
 _SOURCE: Final = struct.Struct(">IQ")
+_CODEC_BYTES: Final = 1
+"""Before the bytes of what is stored as it is; nothing is stored that is longer than that."""
 _REFERENCE_BYTES: Final = 2 + 4 + 8 + SEGMENT_HASH_BYTES
 
 
@@ -125,11 +127,23 @@ def decode_list(stored: Buffer, most: int) -> tuple[Reference, ...]:
     """
     try:
         (length,) = _LENGTH.unpack_from(stored)
-        if length > _HEAD.size + most * (_SOURCE.size + _REFERENCE_BYTES):
+        if length > most_list_bytes(most):
             raise SnapshotDamaged(f"a list of a snapshot claims {length} bytes for at most {most} references")
         return _parse_list(decode(memoryview(stored)[_LENGTH.size :], length))
     except (struct.error, BlockError, IndexError) as error:
         raise SnapshotDamaged(f"a list of a snapshot cannot be read: {error}") from error
+
+
+def most_list_bytes(list_length: int) -> int:
+    """The longest that a stored list of at most so many references can be."""
+    return _LENGTH.size + _CODEC_BYTES + _HEAD.size + list_length * (_SOURCE.size + _REFERENCE_BYTES)
+
+
+def check_references(references: Iterable[Reference], segment_size: int) -> None:
+    """Raise SnapshotDamaged where one claims more bytes than a stored segment can have."""
+    for one in references:
+        if one.length > segment_size + _CODEC_BYTES:
+            raise SnapshotDamaged(f"a segment of {segment_size} bytes cannot be {one.length} bytes long when stored")
 
 
 def stale_pages(uses: Iterable[PagesUse]) -> frozenset[str]:

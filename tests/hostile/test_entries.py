@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from blake3 import blake3
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
@@ -15,18 +16,22 @@ from hypothesis.strategies import DataObject
 from cas3fs.assembly.volumes import load_volume
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
+from cas3fs.blocks.codec import decode as decode_block
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, Identity
-from cas3fs.errors import Cas3fsError, VolumeFormatError
+from cas3fs.errors import Cas3fsError, SnapshotDamaged, VolumeFormatError
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import read_bases, write_base
 from cas3fs.snapshots.retention import Policy, current_policy, judge, set_policy
+from cas3fs.snapshots.tree import Reference, encode_list
 from tests.hostile.mutations import bytes_like, changed, head_of, sealed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONTENT = bytes(range(256)) * 40
+MOST_BYTES = 200_000
+SNAPSHOT = "snapshots/00000001-0000000001"
 
 
 def make_objects() -> dict[str, bytes]:
@@ -113,8 +118,16 @@ def restore(archive: SnapshotArchive, snapshot: str) -> None:
         assert destination.stat().st_size <= len(CONTENT) + 5000
 
 
+class WatchedStore(MemoryStore):
+    """Sees to it that no range is asked for that no reader of these few bytes can want."""
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        assert length <= MOST_BYTES, f"{length} bytes of {key} are asked for"
+        return super().get_range(key, start, length)
+
+
 def store_with(key: str, body: bytes) -> MemoryStore:
-    store = MemoryStore()
+    store = WatchedStore()
     for name, old in OBJECTS.items():
         store.put_if_absent(name, body if name == key else old)
     return store
@@ -159,6 +172,48 @@ def test_a_head_that_is_no_head_is_refused(key: str, head: bytes) -> None:
     if key == "volume":
         with pytest.raises(VolumeFormatError):
             load_volume(store_with(key, sealed(head)))
+
+
+def store_with_list(stored: bytes, length: int | None = None) -> MemoryStore:
+    """A store with one snapshot, whose first list is `stored`, and said to be `length` bytes long."""
+    head = head_of(OBJECTS[SNAPSHOT])
+    [(name, *_), *rest] = head["attributes"]["parts"]
+    first = [name, len(OBJECTS[name]), len(stored) if length is None else length, blake3(stored).hexdigest()]
+    store = WatchedStore()
+    store.put_if_absent(name, OBJECTS[name] + stored + bytes(MOST_BYTES))
+    store.put_if_absent(SNAPSHOT, sealed({**head, "attributes": {**head["attributes"], "parts": [first, *rest]}}))
+    return store
+
+
+def first_list() -> bytes:
+    name, offset, length, _ = head_of(OBJECTS[SNAPSHOT])["attributes"]["parts"][0]
+    return OBJECTS[name][offset : offset + length]
+
+
+@given(stored=bytes_like(first_list()))
+def test_a_list_of_references_of_any_bytes_is_read_or_refused(stored: bytes) -> None:
+    archive = SnapshotArchive(Shelf(store_with_list(stored)), workers=1)
+    read_or_refuse(lambda: restore(archive, SNAPSHOT.removeprefix("snapshots/")))
+
+
+@given(plain=bytes_like(decode_block(first_list()[4:], int.from_bytes(first_list()[:4], "big"))))
+def test_a_list_of_any_references_is_read_or_refused(plain: bytes) -> None:
+    stored = len(plain).to_bytes(4, "big") + b"\0" + plain
+    archive = SnapshotArchive(Shelf(store_with_list(stored)), workers=1)
+    read_or_refuse(lambda: restore(archive, SNAPSHOT.removeprefix("snapshots/")))
+
+
+def test_a_list_that_is_said_to_be_too_long_is_not_read() -> None:
+    archive = SnapshotArchive(Shelf(store_with_list(first_list(), MOST_BYTES + 1)), workers=1)
+    with pytest.raises(SnapshotDamaged, match="list"):
+        restore(archive, SNAPSHOT.removeprefix("snapshots/"))
+
+
+def test_a_segment_that_is_said_to_be_too_long_is_not_read() -> None:
+    reference = Reference(bytes(16), "00000001-0000000001", 0, MOST_BYTES + 1)
+    archive = SnapshotArchive(Shelf(store_with_list(encode_list([reference] * 4, Compression(0)))), workers=1)
+    with pytest.raises(SnapshotDamaged, match="segment"):
+        restore(archive, SNAPSHOT.removeprefix("snapshots/"))
 
 
 @given(names=st.lists(st.from_regex(r"[0-9A-Za-z_][0-9A-Za-z_.=@-]{0,199}", fullmatch=True), max_size=4))

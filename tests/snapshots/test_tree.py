@@ -20,7 +20,7 @@ from cas3fs.snapshots.tree import (
     encode_list,
     stale_pages,
 )
-from cas3fs.values import SnapshotNumber
+from cas3fs.values import LARGEST_EPOCH, SnapshotNumber
 
 ZSTD = Compression(3)
 PAGES = [str(SnapshotNumber(epoch, sequence)) for epoch in (1, 2, 99_999_999) for sequence in (1, 2**40)]
@@ -29,7 +29,7 @@ references = st.builds(
     Reference,
     st.binary(min_size=16, max_size=16),
     st.sampled_from(
-        [str(SnapshotNumber(1, 1)), str(SnapshotNumber(7, 123)), str(SnapshotNumber(2**32 - 1, 10**10 - 1))]
+        [str(SnapshotNumber(1, 1)), str(SnapshotNumber(7, 123)), str(SnapshotNumber(LARGEST_EPOCH, 10**10 - 1))]
     ),
     st.integers(0, 2**40),
     st.integers(1, 2**32 - 1),

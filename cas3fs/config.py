@@ -97,7 +97,7 @@ class WriterSettings:
     """Of the disk cache, where `caches` names none."""
     caches: tuple[str, ...] = ()
     """The list of caches, fastest first (`cas3fs.caches.registry`); empty: the disk alone."""
-    memory_cache_bytes: int = 32 * MIB
+    memory_cache_bytes: int = 48 * MIB
     staging_size_bytes: int = 4 * GIB
     staging_memory_bytes: int = 64 * MIB
     snapshot_interval_s: float = 300.0

@@ -49,6 +49,8 @@ def wire(
     listed = parse_caches(settings.caches or default_caches(settings))
     cache = make_caches(listed.tiers, CacheContext(str(volume.uuid), cache_dir, metrics))
     memory = MemoryCache(settings.memory_cache_bytes if listed.memory_bytes is None else listed.memory_bytes)
+    # a volume on this machine's disk gains nothing from writing everything to that disk once more
+    is_near = store.url.startswith("file:")
     staging_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def make_writer(on_stored: Callable[[StoredPack], None]) -> BlockWriter:
@@ -64,13 +66,19 @@ def wire(
     filesystem = FileSystem(
         index,
         Staging(staging_dir, rows, limit_bytes=settings.staging_size_bytes, memory_bytes=settings.staging_memory_bytes),
-        BlockReader(store, memory, cache, metrics=metrics, pack_size_bytes=volume.pack_size),
+        BlockReader(
+            store,
+            memory,
+            cache,
+            metrics=metrics,
+            pack_size_bytes=volume.pack_size,
+            near_store=is_near and not settings.caches,
+        ),
         make_writer,
         make_chunker(volume.chunker, volume.block_size),
         FileSystemSettings(
             pack_bytes=volume.pack_size,
-            # a volume on this machine's disk gains nothing from writing everything to that disk once more
-            cache_writes=not store.url.startswith("file:"),
+            cache_writes=not is_near,
             read_only=settings.read_only,
         ),
         metrics,

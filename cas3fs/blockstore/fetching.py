@@ -50,7 +50,11 @@ class PackFetch:
 
 
 class Fetcher:
-    """See the module. `ahead_bytes` bounds what is fetched ahead and not yet read; `whole_packs` permits packs."""
+    """See the module.
+
+    `ahead_bytes` bounds what is fetched ahead and not yet read; `whole_packs` permits packs. `near_store` says that the
+    store is as near as the caches: then requests cost nothing, and only what a reader waited for goes to the caches.
+    """
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Fetcher:
         workers: int,
         ahead_bytes: int,
         whole_packs: bool,
+        near_store: bool,
         clock: Callable[[], float],
     ) -> None:
         self._retrieval = retrieval
@@ -69,6 +74,7 @@ class Fetcher:
         self._cache = cache
         self._filler = None if cache is None else Filler(cache)
         self._whole_packs = whole_packs
+        self._near_store = near_store
         self._lock = threading.Lock()
         self._closed = False
         self._flights = FlightTable(ahead_bytes, clock)
@@ -188,7 +194,7 @@ class Fetcher:
         except Cas3fsError as error:
             self._fail([flight], error)
         else:
-            self._land(flight, plain, fill=True)
+            self._land(flight, plain, fill=not (flight.hinted and self._near_store))
 
     def _load(self, flight: Flight) -> bool:
         """Land a flight from the caches, if they have the block."""
@@ -221,6 +227,10 @@ class Fetcher:
 
     def _plan(self, flights: list[Flight]) -> None:
         """Share new flights out among the workers: loads from the caches, and runs of neighbours."""
+        if self._near_store:
+            for flight in flights:
+                self._submit(self._load_ahead, [flight])
+            return
         try:
             held = self._held(flight.block.hash for flight in flights)
             by_block = {flight.block: flight for flight in flights if flight.block.hash not in held}
@@ -303,7 +313,7 @@ class Fetcher:
         try:
             blocks = deque(self._worth_keeping(fetch.pack, body, first_offset))
             kept = self._keep_in_memory(blocks, body, serve_wanted)
-            if self._cache is not None:
+            if self._cache is not None and not self._near_store:
                 self._keep_in_cache(self._cache, chain(kept, self._decoded(blocks, body)), serve_wanted)
         finally:
             self._run_job(self._end_pack(fetch), serve)

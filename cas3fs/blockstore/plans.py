@@ -14,7 +14,7 @@ from cas3fs.values import BlockLocation
 
 GAP_BYTES = 128 * 1024
 """A gap up to this is fetched along: it costs less than a request."""
-RUN_BYTES = 4 * 1024 * 1024
+RUN_BYTES = 8 * 1024 * 1024
 """Longer runs are cut, so that several streams share the work."""
 SMALL_BLOCK_BYTES = 128 * 1024
 NEAR_BYTES = 1024 * 1024

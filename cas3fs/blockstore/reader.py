@@ -44,8 +44,10 @@ class BlockReader:
         fetch_workers: int = 8,
         ahead_bytes: int = 64 * 1024 * 1024,
         pack_size_bytes: int = DEFAULT_PACK_BYTES,
+        near_store: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`near_store`: the store is as near as the caches, so that what is read in passing is not put into them."""
         self._memory = memory
         self._cache = None if cache is None else verified(cache)
         self._fetcher = Fetcher(
@@ -56,6 +58,7 @@ class BlockReader:
             workers=fetch_workers,
             ahead_bytes=min(ahead_bytes, memory.limit_bytes // 2),
             whole_packs=pack_size_bytes <= LARGEST_WHOLE_PACK_BYTES,
+            near_store=near_store,
             clock=clock,
         )
         self._unread = self._fetcher.unread

@@ -5,14 +5,16 @@ A `ReadPlan` is made under the lock, in microseconds: it copies what layers hold
 layer files and which blocks are wanted for the rest.  It is then carried out without any lock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.filesystem.extents import FileBytes, MemoryBytes
 from cas3fs.filesystem.layers import Layer, View
 from cas3fs.filesystem.staging import Staging
-from cas3fs.index import Index
 from cas3fs.values import Buffer, ChunkSpan
+
+Spans = Callable[[int, int], list[ChunkSpan]]
+"""The chunks of a file that overlap ``[start, end)``, ascending; called under the file system's lock."""
 
 
 class ReadPlan:
@@ -24,16 +26,18 @@ class ReadPlan:
 
     __slots__ = ("_files", "_memory", "_spans", "end", "start")
 
-    def __init__(self, index: Index, number: int, layers: Sequence[Layer], start: int, end: int) -> None:
+    def __init__(self, spans: Spans, layers: Sequence[Layer], start: int, end: int) -> None:
         self.start = start
         self.end = end
         self._memory: list[tuple[int, bytes]] = []
         self._files: list[tuple[int, int, Layer]] = []
         self._spans: list[tuple[int, int, ChunkSpan]] = []
+        if not layers:  # by far the most frequent case
+            self._want(spans, start, end)
+            return
         view = View(layers, start, end)
         for begin, stop in view.gaps:  # first: this may fail, and nothing is to be taken back then
-            for span in index.chunks.spans(number, begin, stop):
-                self._spans.append((max(begin, span.offset), min(stop, span.offset + span.length), span))
+            self._want(spans, begin, stop)
         for begin, stop, layer in view.pieces:
             held = layer.bytes
             if isinstance(held, MemoryBytes):
@@ -41,6 +45,10 @@ class ReadPlan:
             else:
                 layer.readers += 1
                 self._files.append((begin, stop, layer))
+
+    def _want(self, spans: Spans, begin: int, stop: int) -> None:
+        for span in spans(begin, stop):
+            self._spans.append((max(begin, span.offset), min(stop, span.offset + span.length), span))
 
     @property
     def spans(self) -> list[ChunkSpan]:

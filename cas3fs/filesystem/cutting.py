@@ -16,6 +16,7 @@ it is compressed.
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import attrs
 
@@ -253,7 +254,8 @@ class Cutter:
             return rest
         base = self._base
         with base.lock:
-            plan = ReadPlan(base.index, self._file.inode.number, self._file.layers, start, end)
+            spans = partial(base.index.chunks.spans, self._file.inode.number)
+            plan = ReadPlan(spans, self._file.layers, start, end)
         try:
             data = plan.carry_out(base.reader)
         finally:

@@ -22,6 +22,8 @@ from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer
 from cas3fs.filesystem.readahead import ReadAhead
+from cas3fs.filesystem.spans import KnownSpans
+from cas3fs.index import Index
 from cas3fs.values import Buffer
 
 _MODE_BITS = 0o7777
@@ -30,9 +32,9 @@ _MODE_BITS = 0o7777
 class OpenFile:
     """A handle of a regular file."""
 
-    __slots__ = ("ahead", "inode", "privileged", "readable", "writable")
+    __slots__ = ("ahead", "inode", "privileged", "readable", "spans", "writable")
 
-    def __init__(self, inode: Inode, flags: int, privileged: bool) -> None:
+    def __init__(self, inode: Inode, flags: int, privileged: bool, index: Index) -> None:
         self.inode = inode
         access = flags & os.O_ACCMODE
         self.readable = access != os.O_WRONLY
@@ -40,6 +42,7 @@ class OpenFile:
         self.privileged = privileged
         """Its writes leave set-id bits alone."""
         self.ahead = ReadAhead()
+        self.spans = KnownSpans(index, inode.number)
 
 
 class Files(Directories):
@@ -143,7 +146,7 @@ class Files(Directories):
             return self._open_inode(inode, flags, caller)
 
     def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
-        opened = OpenFile(inode, flags, caller.uid == 0)
+        opened = OpenFile(inode, flags, caller.uid == 0, self.index)
         inode.handles += 1
         inode.writers += opened.writable
         handle = self._next_handle()
@@ -223,7 +226,7 @@ class Files(Directories):
             with suppress(BlockMissing):  # told to who reads there
                 spans = self.index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
                 self.reader.prefetch([span.block for span in spans])
-        return ReadPlan(self.index, inode.number, inode.layers, offset, end)
+        return ReadPlan(opened.spans, inode.layers, offset, end)
 
     # -- writing
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, literal_column, sele
 
 from cas3fs.errors import BlockMissing
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, Statement, param
+from cas3fs.index.prepared import Prepared, Statement, count_param, param
 from cas3fs.index.tables import blocks, chunks, inodes, packs
 from cas3fs.values import BlockLocation, ChunkSpan
 
@@ -49,8 +49,10 @@ _SPANS = Prepared(
     )
     .select_from(chunks.outerjoin(blocks, blocks.c.id == chunks.c.block).outerjoin(packs, packs.c.id == blocks.c.pack))
     .where(_overlap())
-    .order_by(chunks.c.offset),
-    "inode start end",
+    .order_by(chunks.c.offset)
+    .limit(count_param("limit"))
+    .offset(literal_column("0")),
+    "inode start end limit",
 )
 _BOUNDS = Prepared(
     select(chunks.c.offset, chunks.c.length).where(_overlap()).order_by(chunks.c.offset), "inode start end"
@@ -119,13 +121,14 @@ class Chunks:
         self._insert, self._stored, self._allocated = on(_INSERT), on(_STORED), on(_ALLOCATED)
         self._reaching_over = on(_REACHING_OVER)
 
-    def spans(self, inode: int, start: int, end: int) -> list[ChunkSpan]:
-        """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks.
+    def spans(self, inode: int, start: int, end: int, limit: int = -1) -> list[ChunkSpan]:
+        """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks; the first `limit` of
+        them, if that is not negative.
 
         Raises:
             BlockMissing: the index is damaged: it does not say where one of the blocks is.  That is no hole.
         """
-        rows = self._spans.all(inode, start, end)
+        rows = self._spans.all(inode, start, end, limit)
         if any(row[4] is None for row in rows):
             raise BlockMissing(
                 f"inode {inode}: the index has lost a block within {start}..{end}: cas3fs fsck --repair looks for it"

@@ -72,6 +72,7 @@ class Database:
         connection: the driver's own; its errors are to be passed through `fault`.
         path: the file.
         writing: whether a write transaction is open.
+        undone: how often changes were undone, at least.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Database:
         """
         self.path = path
         self.writing = False
+        self.undone = 0
         self._rests = mode == "write"
         self._cursors: list[sqlite3.Cursor] = []
         self._log: int | None = None
@@ -173,6 +175,11 @@ class Database:
             self.execute("BEGIN IMMEDIATE")
             self.writing = True
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another one after every change that this connection made or undid."""
+        return self.connection.total_changes, self.undone
+
     def commit(self) -> None:
         """Ends the write transaction, if one is open, and keeps its changes; they are durable after `sync`."""
         if self.writing:
@@ -183,6 +190,7 @@ class Database:
 
     def rollback(self) -> None:
         """Ends the transaction, if one is open, and undoes its changes."""
+        self.undone += 1
         self._end("ROLLBACK")
         self.writing = False
         self._rest()
@@ -229,6 +237,7 @@ class Database:
 
     def fault(self, error: sqlite3.Error | OverflowError) -> IndexDatabaseError:
         """The exception that stands for `error`; its `group_lost` tells whether SQLite gave up the transaction."""
+        self.undone += 1
         fault = self._translated(error)
         if self.writing and not self.connection.in_transaction:
             self.writing = False

@@ -81,6 +81,7 @@ class _Operation:
             if kind is None:
                 self._execute("RELEASE operation")
             elif self._database.writing:
+                self._database.undone += 1
                 self._execute("ROLLBACK TO operation")
                 self._execute("RELEASE operation")
         except sqlite3.Error as failure:
@@ -143,6 +144,14 @@ class Index:
     def in_group(self) -> bool:
         """Whether something is uncommitted."""
         return self._database.writing
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another one after every change to the index, and every change undone: while it is the same, so are answers.
+
+        Only the writer's own changes count, but there is no other writer.
+        """
+        return self._database.version
 
     def operation(self) -> _Operation:
         """A context within which changes happen all or not at all; opens the group if none is open.

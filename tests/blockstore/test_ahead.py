@@ -203,3 +203,34 @@ def test_a_block_that_never_fits_does_not_hold_up_those_behind_it() -> None:
     table = FlightTable(40, lambda: 0.0)
     table.hint([block_at(0, 41), block_at(1)])
     assert [flight.block for flight in table.take_off(lambda block: False)] == [block_at(1)]
+
+
+def test_from_a_near_store_only_what_a_reader_waited_for_goes_to_the_caches(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(6)]
+    locations = put_pack(blocks)
+    cache = MemoryCache(1 << 30)
+    reader = open_reader(cache=cache, near_store=True)
+    reader.prefetch(locations[1:])
+    assert reader.read(locations[0], 0, LARGE) == blocks[0][1]
+    until(lambda: arrived(reader, locations))
+    assert [reader.read_now(location, 0, LARGE) for location in locations] == [plain for _, plain in blocks]
+    assert len(store.asked) == len(blocks)  # requests cost nothing there, and bytes of a run would have to be copied
+    reader.close()  # what was on its way into the cache is there, or never will be
+    assert not any(cache.contains(location.hash) for location in locations[1:])
+
+
+def test_small_blocks_of_a_near_store_are_unpacked_into_memory_alone(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
+    blocks = [make_block(seed, 1000) for seed in range(100)]
+    locations = put_pack(blocks)
+    cache = MemoryCache(1 << 30)
+    reader = open_reader(cache=cache, near_store=True)
+    for location, (_, plain) in zip(locations, blocks, strict=True):
+        assert reader.read(location, 0, 1000) == plain
+    until(lambda: arrived(reader, locations))
+    reader.close()
+    assert len(store.asked) == 2
+    assert sum(cache.contains(location.hash) for location in locations) <= 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.keys import pack_key
 from cas3fs.caches import DiskCache, MemoryCache
@@ -38,10 +39,20 @@ def test_read_now_knows_only_what_is_in_memory_and_asks_nobody(
 
 
 def test_a_block_is_fetched_by_a_range_of_its_own(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+    text = b"text " * LARGE
+    blocks = [make_block(1, LARGE), (hash_block(text), text), make_block(2, LARGE)]
+    locations = put_pack(blocks)
+    assert open_reader().read(locations[1], 0, len(text)) == text
+    assert store.asked == [(pack_key(locations[1].pack), locations[1].offset, locations[1].stored_length)]
+
+
+def test_a_block_that_is_stored_as_it_is_is_fetched_without_the_byte_that_says_so(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(3)]
     locations = put_pack(blocks)
     assert open_reader().read(locations[1], 0, LARGE) == blocks[1][1]
-    assert store.asked == [(pack_key(locations[1].pack), locations[1].offset, locations[1].stored_length)]
+    assert store.asked == [(pack_key(locations[1].pack), locations[1].offset + 1, LARGE)]
 
 
 def test_one_fetch_however_many_ask(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
@@ -234,7 +245,7 @@ def test_a_second_small_miss_nearby_fetches_the_whole_pack(
     reader = open_reader(cache=cache)
     for location, (_, plain) in zip(locations, blocks, strict=True):
         assert reader.read(location, 0, 1000) == plain
-    assert [start for _, start, _ in store.asked] == [locations[0].offset, -1]
+    assert [start for _, start, _ in store.asked] == [locations[0].offset + 1, -1]
     cache.wait_for(locations)
 
 
@@ -305,7 +316,7 @@ def test_packs_of_a_volume_with_very_large_packs_are_not_fetched_whole(
     reader = open_reader(pack_size_bytes=1 << 30)
     for location in locations:
         reader.read(location, 0, 1)
-    assert [start for _, start, _ in store.asked] == [location.offset for location in locations]
+    assert [start for _, start, _ in store.asked] == [location.offset + 1 for location in locations]
 
 
 def test_a_slow_cache_keeps_nobody_from_the_blocks_of_a_pack_in_memory(

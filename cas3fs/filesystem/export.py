@@ -7,11 +7,16 @@ could not be copied is told, file by file, and the rest goes on.
 
 Trees may be deeper than Python's stack: what is left to do lies in a list. A path longer than the kernel takes is a
 problem of its own file.
+
+The index may come from a store that others can write to. So a name that no file can have (``..``, or with a slash) is a
+problem, as are values without sense, and a directory that was met before; and no file is made through a link that was
+made before, since every name has to be new. Nothing is ever made outside of the destination.
 """
 
 import contextlib
 import errno
 import os
+import reprlib
 import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -20,7 +25,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from cas3fs.errors import Cas3fsError, FileSystemError
-from cas3fs.filesystem.base import Owner
+from cas3fs.filesystem.base import NAME_MAX, Owner
 from cas3fs.filesystem.extents import Range
 from cas3fs.filesystem.filesystem import FileSystem
 from cas3fs.filesystem.inodes import Inode
@@ -31,6 +36,8 @@ _PIECE_BYTES = 1 << 20
 _ROOT_ID = 0
 _OF_ONE_FILE: Final = frozenset({errno.EPERM, errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ})
 """Errors of the local disk that say nothing of the next file."""
+
+_NOT_IN_NAMES: Final = frozenset(b"/\0")
 
 OnProgress = Callable[[int, int], None]
 """Told how many files and bytes are copied."""
@@ -54,6 +61,8 @@ class _Step(NamedTuple):
     number: int
     destination: Path
     end: bool = False
+    within: bool = False
+    """Only what is in the directory."""
 
 
 class Exporter:
@@ -63,6 +72,8 @@ class Exporter:
         self._fs = filesystem
         self._on_progress = on_progress
         self._linked: dict[int, Path] = {}
+        self._met: set[int] = set()
+        """Directories, each of which has one place."""
         self.result = ExportResult()
 
     def copy(self, number: int, destination: Path) -> None:
@@ -75,7 +86,7 @@ class Exporter:
 
     def copy_entries(self, number: int, destination: Path) -> None:
         """Copies all that is in a directory into the folder `destination`; raises as `copy`."""
-        self._run(self._steps_into(number, destination))
+        self._run([_Step(number, destination, within=True)])
 
     def copy_wanted(self, number: int, destination: Path, wanted: Collection[int], whole: Collection[int] = ()) -> None:
         """Copies those of the inodes `wanted` that lie below a directory, and all of the directories `whole`, with the
@@ -83,8 +94,12 @@ class Exporter:
         """
         made: list[_Step] = []
         left = [_Step(number, destination)]
+        met: set[int] = set()
         while left:
             parent = left.pop()
+            if parent.number in met:
+                continue
+            met.add(parent.number)
             for name, child in self._entries(parent.number):
                 step = _Step(child, parent.destination / os.fsdecode(name))
                 if child in whole or (child in wanted and not self._fs.getattr(child).is_directory):
@@ -119,18 +134,25 @@ class Exporter:
                 left += self._take(step)
             except Cas3fsError as error:
                 self._tell(step, error)
+            except (ValueError, TypeError, OverflowError) as error:
+                self._tell(step, f"what the index says of it makes no sense: {error}")
             except OSError as error:
                 if error.errno not in _OF_ONE_FILE:
                     raise
                 self._tell(step, error)
 
-    def _tell(self, step: _Step, error: Exception) -> None:
+    def _tell(self, step: _Step, error: Exception | str) -> None:
         self.result.problems.append(f"{step.destination}: {error}")
 
     def _take(self, step: _Step) -> list[_Step]:
         """Takes a step; gives those that are left of it, the last one to be taken first."""
+        if step.within:
+            return self._steps_into(step.number, step.destination)
         inode = self._fs.getattr(step.number)
         if inode.is_directory and not step.end:
+            if step.number in self._met:
+                raise FileSystemError(errno.ELOOP, "the directory has another place already")
+            self._met.add(step.number)
             step.destination.mkdir(mode=0o700)
             return [step._replace(end=True), *self._steps_into(step.number, step.destination)]
         if inode.is_directory:
@@ -164,9 +186,17 @@ class Exporter:
     def _entries(self, number: int) -> list[tuple[bytes, int]]:
         handle = self._fs.opendir(number)
         try:
-            return [(name, inode.number) for name, inode, _ in self._fs.readdir(handle, 0)]
+            found = [(name, inode.number) for name, inode, _ in self._fs.readdir(handle, 0)]
         finally:
             self._fs.releasedir(handle)
+        named = [entry for entry in found if is_name(entry[0])]
+        if len(named) < len(found):
+            bad = next(name for name, _ in found if not is_name(name))
+            left_out = (
+                f"{len(found) - len(named)} entries have names that no file can have, such as {reprlib.repr(bad)}"
+            )
+            self.result.problems.append(f"directory {number}: {left_out}")
+        return named
 
     # -- contents
 
@@ -174,17 +204,21 @@ class Exporter:
         handle = self._fs.open(inode.number, os.O_RDONLY, Owner())
         try:
             with open(destination, "xb", buffering=0) as file:
-                for start, end in self._pieces(inode):
-                    data = self._fs.read(handle, start, end - start)
-                    os.pwrite(file.fileno(), data, start)
-                    self.result.size_bytes += len(data)
-                    self._on_progress(self.result.files, self.result.size_bytes)
-                file.truncate(inode.size)
-        except Cas3fsError:
-            destination.unlink()  # half a file would pass for a whole one
-            raise
+                try:
+                    self._fill(file.fileno(), handle, inode)
+                except BaseException:
+                    destination.unlink()  # half a file would pass for a whole one
+                    raise
         finally:
             self._fs.release(handle)
+
+    def _fill(self, descriptor: int, handle: int, inode: Inode) -> None:
+        for start, end in self._pieces(inode):
+            data = self._fs.read(handle, start, end - start)
+            os.pwrite(descriptor, data, start)
+            self.result.size_bytes += len(data)
+            self._on_progress(self.result.files, self.result.size_bytes)
+        os.ftruncate(descriptor, inode.size)
 
     def _pieces(self, inode: Inode) -> Iterator[Range]:
         """The ranges that hold data, in pieces, ascending; the rest are holes."""
@@ -220,6 +254,13 @@ class Exporter:
             destination.chmod(stat.S_IMODE(inode.mode))
         with contextlib.suppress(PermissionError):
             os.utime(destination, ns=(inode.atime_ns, inode.mtime_ns), follow_symlinks=False)
+
+
+def is_name(name: object) -> bool:
+    """Whether a file can have that name in its directory."""
+    if not isinstance(name, bytes) or not 0 < len(name) <= NAME_MAX or name in (b".", b".."):
+        return False
+    return _NOT_IN_NAMES.isdisjoint(name)
 
 
 def _joined(ranges: list[Range]) -> list[Range]:

@@ -19,6 +19,7 @@ import cas3fs
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.database import Database
 from cas3fs.index.files import put_in_place, remove_database
+from cas3fs.index.schema import check_names, refuse_programs
 from cas3fs.index.session import Index, PinnedIndex, revision_of
 from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION
 from cas3fs.index.trimming import complete
@@ -37,14 +38,18 @@ def current(path: Path) -> str | None:
     """The revision of a database file; None where there is none, or an empty one.
 
     Raises:
-        IndexCorrupt: it is no database.
+        IndexCorrupt: it is no database, or one that holds what no index does.
     """
     if not path.exists() or path.stat().st_size == 0:
         return None
     # a log that a crash left is taken over only by who may write
     database = Database(path, "write" if _has_log(path) else "scratch")
     try:
-        return revision_of(database)
+        refuse_programs(database)
+        revision = revision_of(database)
+        if revision == SCHEMA_REVISION:
+            check_names(database)
+        return revision
     finally:
         database.close()
 

@@ -4,7 +4,7 @@
 import json
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 from hypothesis import strategies as st
@@ -13,29 +13,56 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 EXTREMES = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 
 
-@st.composite
-def mutated(draw: DrawFn, valid: bytes) -> bytes:
-    """`valid` after a few changes: bytes flipped, cut, doubled, put in; numbers replaced by extreme ones."""
+class Edit(NamedTuple):
+    """A change of bytes; `place` counts in parts of the whole."""
+
+    how: str
+    place: float
+    length: int
+    number: int
+    put: bytes
+
+
+edits: SearchStrategy[list[Edit]] = st.lists(
+    st.builds(
+        Edit,
+        st.sampled_from(["flip", "cut", "double", "insert", "big", "little", "end"]),
+        st.floats(0, 1),
+        st.integers(1, 64),
+        st.sampled_from(EXTREMES),
+        st.binary(min_size=1, max_size=16),
+    ),
+    min_size=1,
+    max_size=4,
+)
+"""Bytes flipped, cut, doubled, put in; numbers replaced by extreme ones."""
+
+
+def harmed(valid: bytes, changes: list[Edit]) -> bytes:
+    """`valid` after those changes."""
     data = bytearray(valid)
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, len(data)))
-        how = draw(st.sampled_from(["flip", "cut", "double", "insert", "number", "end"]))
-        length = draw(st.integers(1, 64))
-        if how == "flip" and place < len(data):
-            data[place] ^= draw(st.integers(1, 255))
-        elif how == "cut":
-            del data[place : place + length]
-        elif how == "double":
-            data[place:place] = data[place : place + length]
-        elif how == "insert":
-            data[place:place] = draw(st.binary(min_size=1, max_size=16))
-        elif how == "number":
-            size, order = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from(["big", "little"]))
-            number = draw(st.sampled_from(EXTREMES)) % (1 << 8 * size)
-            data[place : place + size] = number.to_bytes(size, order)  # type: ignore[arg-type]
-        elif how == "end":
+    for one in changes:
+        place = int(one.place * len(data))
+        end = place + one.length
+        if one.how == "flip":
+            data[place : place + 1] = bytes(byte ^ one.length for byte in data[place : place + 1])
+        elif one.how == "cut":
+            del data[place:end]
+        elif one.how == "double":
+            data[place:place] = data[place:end]
+        elif one.how == "insert":
+            data[place:place] = one.put
+        elif one.how == "end":
             del data[place:]
+        else:
+            size = 1 << one.length % 4
+            data[place : place + size] = (one.number % (1 << 8 * size)).to_bytes(size, one.how)  # type: ignore[arg-type]
     return bytes(data)
+
+
+def mutated(valid: bytes) -> SearchStrategy[bytes]:
+    """`valid` after a few changes."""
+    return edits.map(lambda changes: harmed(valid, changes))
 
 
 def bytes_like(valid: bytes) -> SearchStrategy[bytes]:

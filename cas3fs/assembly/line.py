@@ -162,6 +162,7 @@ def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:
         _log.warning("staged data that does not belong to this index is set aside in %s", aside)
         rows = StagingIndex(state.staging_rows)
     state.staging.mkdir(exist_ok=True, mode=0o700)
+    state.sync()
     if rows.claim is None:
         rows.set_claim(lineage)
     return rows

@@ -15,6 +15,7 @@
     set-aside/TIME/ what belongs to no line any more but was never published
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -42,7 +43,7 @@ class StateFolder:
         """
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_durably(path)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(f"the state folder {path} cannot be used: {error.strerror}") from error
@@ -137,11 +138,7 @@ class StateFolder:
 
     def sync(self) -> None:
         """Makes durable which names the folder holds."""
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(self.path)
 
     def close(self) -> None:
         """Lets go of the lock."""
@@ -160,6 +157,29 @@ def _look_at(view: Path) -> tuple[str, str] | None:
     except OSError:
         pass
     return None
+
+
+def _make_durably(path: Path) -> None:
+    """Makes a folder, and those above it, where they are missing; after a loss of power it is still called that.
+
+    Also where it is there: who made it may not have come to the syncing.
+
+    Raises:
+        OSError: as mkdir(2), open(2), fsync(2).
+    """
+    if not path.parent.is_dir():
+        _make_durably(path.parent)
+    path.mkdir(exist_ok=True, mode=0o700)
+    with contextlib.suppress(PermissionError):  # of a folder that may be entered and not be read
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def is_view(path: Path) -> bool:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Failpoints: the places where order matters, named, at each of which a process of ``cas3fs`` can be killed.
+
+A *failpoint* is the moment before or after a function of cas3fs is called, perhaps only for keys of one kind. Nothing
+of cas3fs knows of it: the command is run within a process in which that function was wrapped first, so in use it costs
+nothing::
+
+    python -m cas3fs.testing.failpoints kill index-sync-before:3 mount VOLUME DIRECTORY --foreground
+    python -m cas3fs.testing.failpoints record FILE mount VOLUME DIRECTORY --foreground
+
+The first kills the process, as ``kill -9`` does, when it comes to that place for the third time. The second notes in a
+file, line by line, which places were reached.
+"""
+
+import functools
+import importlib
+import itertools
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import attrs
+
+from cas3fs.errors import UsageError
+
+USAGE: Final = "python -m cas3fs.testing.failpoints kill POINT[:COUNT]|record FILE CAS3FS-ARGUMENT..."
+_OBJECTS: Final = "cas3fs.objectstores.wrappers.measure:MeasuredStore"
+_FOLDER: Final = "cas3fs.objectstores.directory:DirectoryStore"
+
+
+@attrs.frozen
+class Failpoint:
+    """A place to be killed at."""
+
+    when: Literal["before", "after"]
+    place: str
+    """``module:function`` or ``module:Class.method``."""
+    key_prefix: str = ""
+    """Only calls whose first argument is a key, or a list of keys, that begins like this."""
+
+    def concerns(self, arguments: Sequence[Any]) -> bool:
+        """Whether a call with these arguments, the object first, passes here."""
+        if not self.key_prefix:
+            return True
+        keys = [arguments[1]] if isinstance(arguments[1], str) else arguments[1]
+        return any(key.startswith(self.key_prefix) for key in keys)
+
+
+def _around(name: str, place: str, key_prefix: str = "") -> dict[str, Failpoint]:
+    return {
+        f"{name}-before": Failpoint("before", place, key_prefix),
+        f"{name}-after": Failpoint("after", place, key_prefix),
+    }
+
+
+_COMMIT: Final[Mapping[str, Failpoint]] = {
+    # step 1: bytes, then rows
+    "layer-file-made": Failpoint("after", "cas3fs.filesystem.extents:FileBytes.__init__"),
+    **_around("layer-sync", "cas3fs.filesystem.layers:Layer.sync"),
+    "rows-saved": Failpoint("after", "cas3fs.index.staging:StagingIndex.save"),
+    **_around("rows-sync", "cas3fs.index.staging:StagingIndex.sync"),
+    # step 3 and 4: the group
+    **_around("group", "cas3fs.filesystem.commits:Commits._commit_group"),
+    "names-flushed": Failpoint("after", "cas3fs.filesystem.names:Names.flush"),
+    "inodes-written": Failpoint("after", "cas3fs.filesystem.inodes:InodeTable.write_back"),
+    **_around("index-sync", "cas3fs.index.session:Index.sync"),
+    # step 5
+    **_around("layers-drop", "cas3fs.filesystem.staging:Staging.drop"),
+    "rows-deleted": Failpoint("after", "cas3fs.index.staging:StagingIndex.delete"),
+}
+_STORING: Final[Mapping[str, Failpoint]] = {
+    **_around("pack-put", f"{_OBJECTS}.put_if_absent", "packs/"),
+    "file-half-put": Failpoint("before", f"{_FOLDER}._place"),
+    **_around("pack-record", "cas3fs.filesystem.filesystem:FileSystem.record_pack"),
+    **_around("chunks-enter", "cas3fs.filesystem.storing:Storer._enter"),
+}
+_PUBLISHING: Final[Mapping[str, Failpoint]] = {
+    "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.commits:Commits.commit_and"),
+    "checkpoint-copied": Failpoint("after", "cas3fs.index.session:PinnedIndex.copy_to"),
+    "checkpoint-trimmed": Failpoint("after", "cas3fs.assembly.publishing:trim"),
+    **_around("pages-put", f"{_OBJECTS}.put_if_absent", "pages/"),
+    **_around("manifest-put", f"{_OBJECTS}.put_if_absent", "snapshots/"),
+    "snapshot-made": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.create"),
+}
+_TURN: Final[Mapping[str, Failpoint]] = {
+    **_around("claim-put", f"{_OBJECTS}.put_if_absent", "epochs/"),
+    "claim-won": Failpoint("after", "cas3fs.epochs:Epochs.claim"),
+    "restored": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.restore"),
+    **_around("restored-in-place", "cas3fs.assembly.line:put_in_place"),
+    "line-taken-up": Failpoint("after", "cas3fs.assembly.line:_record"),
+    **_around("base-written", "cas3fs.assembly.opening:write_base"),
+    "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:replay"),
+    **_around("release", "cas3fs.epochs:Epochs.release"),
+    **_around("mark-clean", "cas3fs.assembly.opening:mark_clean"),
+}
+_REMOVING: Final[Mapping[str, Failpoint]] = {
+    **_around("snapshots-delete", f"{_OBJECTS}.delete_many", "snapshots/"),
+    **_around("pages-delete", f"{_OBJECTS}.delete_many", "pages/"),
+    **_around("packs-delete", f"{_OBJECTS}.delete_many", "packs/"),
+    "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.drop_dead"),
+    "packs-buried": Failpoint("after", "cas3fs.index.garbage:Garbage.bury"),
+    "blocks-moved": Failpoint("after", "cas3fs.index.garbage:Garbage.move_blocks"),
+    "packs-forgotten": Failpoint("after", "cas3fs.index.garbage:Garbage.forget_packs"),
+}
+FAILPOINTS: Final[Mapping[str, Failpoint]] = {**_COMMIT, **_STORING, **_PUBLISHING, **_TURN, **_REMOVING}
+"""All of them, by name, in the order in which a volume's life meets them."""
+
+
+def arm(name: str, reached: Callable[[str], None]) -> None:
+    """Has `reached` called, with `name`, whenever this process comes to that failpoint.
+
+    Raises:
+        UsageError: there is no such failpoint.
+    """
+    point = FAILPOINTS.get(name)
+    if point is None:
+        raise UsageError(f"there is no failpoint {name}; there are: {', '.join(FAILPOINTS)}")
+    module, _, path = point.place.partition(":")
+    owner: Any = importlib.import_module(module)
+    *outer, attribute = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    function = getattr(owner, attribute)
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        passes = point.concerns(arguments)
+        if passes and point.when == "before":
+            reached(name)
+        result = function(*arguments, **options)
+        if passes and point.when == "after":
+            reached(name)
+        return result
+
+    setattr(owner, attribute, wrapped)
+
+
+def killing(count: int) -> Callable[[str], None]:
+    """What kills this process when it is called for the `count`-th time, in whatever thread."""
+    calls = itertools.count(1)
+
+    def reached(_: str) -> None:
+        if next(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
+
+
+def recording(path: str) -> Callable[[str], None]:
+    """What appends a line with its name for each failpoint that is reached."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return lambda name: void(os.write(file, f"{name}\n".encode()))
+
+
+def void(_: object) -> None:
+    """Gives nothing back."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command of the module: arms, and becomes ``python -m cas3fs``."""
+    if len(arguments) < 3 or arguments[0] not in ("kill", "record"):
+        raise SystemExit(USAGE)
+    action, what, *rest = arguments
+    if action == "record":
+        reached = recording(what)
+        for name in FAILPOINTS:
+            arm(name, reached)
+    else:
+        name, _, count = what.partition(":")
+        arm(name, killing(int(count or 1)))
+    sys.argv[1:] = rest
+    runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

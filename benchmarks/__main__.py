@@ -1,112 +1,141 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m benchmarks [WORKLOAD ...]``: measures, prints a table, and exits with 1 if a goal was missed."""
+"""``python -m benchmarks [NAME ...]``: measures, prints a table, and exits with 1 if a goal was missed."""
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import snapshots
-from benchmarks.reading import READING
-from benchmarks.report import Results, as_json, lines, table
-from benchmarks.subjects import Cas3fs, Cas3fsFar, Cas3fsOnS3, NullFileSystem, PlainDirectory, Subject
-from benchmarks.workloads import WORKLOADS as WRITING
-from benchmarks.workloads import Size, Workload
+from benchmarks.bounds import LONG, PROGRAMS
+from benchmarks.comparing import behind_the_peer, missed
+from benchmarks.report.cells import WHAT_RATIO
+from benchmarks.report.page import write
+from benchmarks.report.terminal import tables
+from benchmarks.results import Results
+from benchmarks.sessions import plan
+from benchmarks.sizes import Size
+from benchmarks.sources import Sources
+from benchmarks.subjects import RcloneMount, installed, subjects
+from benchmarks.workloads import WORKLOADS, Work
 from cas3fs.cli.mount import DEFAULT_WORKERS
 
-PRINTED_COLUMNS = 120
-WORKLOADS = (*WRITING, *READING)
-SUBJECTS: Mapping[str, Callable[[Path, int], Subject]] = {
-    PlainDirectory.name: lambda folder, workers: PlainDirectory(folder),
-    NullFileSystem.name: NullFileSystem,
-    Cas3fs.name: Cas3fs,
-    Cas3fsOnS3.name: Cas3fsOnS3,
-    Cas3fsFar.name: Cas3fsFar,
-}
+PRINTED_COLUMNS = 160
+QUICK = 0.05
+EPILOG = """\
+Once through takes about 12 minutes on 2 cores, and 12 more where S3QL is installed; by default all is done three
+times. --quick takes two minutes and proves that everything runs, and nothing else. Peers are measured where their
+commands (mount.s3ql, s3fs) are found on PATH or in --peers FOLDER; rclone mount when it is named by --with rclone.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["snapshots"]:
-        return snapshots.main(given[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
-    if unknown := set(options.workloads) - {workload.name for workload in WORKLOADS}:
-        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
-    workloads = [workload for workload in WORKLOADS if not options.workloads or workload.name in options.workloads]
-    console = Console(stderr=True)
-    size = Size().scaled(options.scale)
-    results = Results()
-    folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
-    try:
-        for repetition in range(options.repeat):
-            for session in plan(options.subjects, workloads):
-                with console.status(f"{repetition + 1} of {options.repeat}: {session.title}"):
-                    session.run(folder / "subject", options.workers, size, results)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    found = lines(results, workloads)
-    Console(width=None if sys.stdout.isatty() else PRINTED_COLUMNS).print(table(found))
+    names = [workload.name for workload in WORKLOADS] + list(PROGRAMS)
+    if unknown := set(options.names) - set(names):
+        parser.error(f"no such workload: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    results = Results.read(options.from_files) if options.from_files else _measure(parser, options)
+    _tell(results)
     if options.json:
-        options.json.write_text(as_json(found, {"scale": options.scale, "workers": options.workers}) + "\n")
-    return int(any(line.met is False for line in found))
+        options.json.write_text(results.as_json() + "\n")
+    if options.rst:
+        write(options.rst, results)
+    if options.plots:
+        _draw(parser, options.plots, results)
+    return int(bool(missed(results) or results.failures))
 
 
-class Session:
-    """A subject and the workloads to run in it."""
+def _measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Results:
+    if options.peers:
+        os.environ["PATH"] = f"{os.environ['PATH']}{os.pathsep}{options.peers}"
+    wanted = set(options.names) or {workload.name for workload in WORKLOADS} | PROGRAMS.keys() - LONG
+    peers = [peer for peer in installed() if peer is not RcloneMount or "rclone" in options.also]
+    known = subjects(peers)
+    if unknown := set(options.subjects or ()) - known.keys():
+        parser.error(f"no such subject here: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    chosen = {name: make for name, make in known.items() if not options.subjects or name in options.subjects}
+    factor = QUICK if options.quick else options.scale
+    settings = {"scale": factor, "repeat": options.repeat, "workers": options.workers, "subjects": list(chosen)}
+    results = Results(settings=settings)
+    sessions = list(plan(chosen, [workload for workload in WORKLOADS if workload.name in wanted]))
+    folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
+    sources = Sources(folder)
+    console = Console(stderr=True)
+    try:
+        work = Work(Size().scaled(factor), sources)
+        for repetition in range(options.repeat):
+            for session in sessions:
+                with console.status(f"{repetition + 1} of {options.repeat}: {session.title}"):
+                    session.run(folder / "subject", options.workers, work, results)
+    finally:
+        sources.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    for name, program in PROGRAMS.items():
+        if name in wanted:
+            with console.status(name):
+                results.bounds += program(factor)
+    return results
 
-    def __init__(self, make: Callable[[Path, int], Subject], name: str, workloads: Sequence[Workload]) -> None:
-        self._make = make
-        self._name = name
-        self._workloads = workloads
 
-    @property
-    def title(self) -> str:
-        return f"{self._name}: {', '.join(workload.name for workload in self._workloads)}"
-
-    def run(self, folder: Path, workers: int, size: Size, results: Results) -> None:
-        """Brings the subject up, measures, and takes it down."""
-        subject = self._make(folder, workers)
-        try:
-            subject.start()
-            for workload in self._workloads:
-                figure = workload.measure(subject, size)
-                if figure is not None:
-                    results.add(workload.name, self._name, figure)
-                subject.settle()
-        finally:
-            subject.stop()
+def _tell(results: Results) -> None:
+    console = Console(width=None if sys.stdout.isatty() else PRINTED_COLUMNS)
+    for table in tables(results):
+        console.print(table)
+        console.print()
+    console.print(WHAT_RATIO, markup=False)
+    behind = behind_the_peer(results)
+    if behind:
+        console.print(f"S3QL is ahead in: {'; '.join(behind)}", markup=False)
+    for failure in results.failures:
+        console.print(f"failed: {failure}", markup=False)
 
 
-def plan(subjects: Sequence[str], workloads: Sequence[Workload]) -> list[Session]:
-    """The sessions of one repetition; counting requests, and reading from afar, have their own, on S3."""
-    timed = [workload for workload in workloads if not (workload.counted or workload.far)]
-    counted = [workload for workload in workloads if workload.counted]
-    sessions = [Session(SUBJECTS[name], name, timed) for name in subjects if timed and name != Cas3fsFar.name]
-    if counted and Cas3fsOnS3.name in subjects:
-        make = lambda folder, workers: Cas3fsOnS3(folder, workers, counted=True)  # noqa: E731
-        sessions.append(Session(make, Cas3fsOnS3.name, counted))
-    far = [workload for workload in workloads if workload.far]
-    if far and Cas3fsFar.name in subjects:
-        sessions.append(Session(Cas3fsFar, Cas3fsFar.name, far))
-    return sessions
+def _draw(parser: argparse.ArgumentParser, folder: Path, results: Results) -> None:
+    from benchmarks.report.plots import draw
+
+    try:
+        drawn = draw(folder, results)
+    except ImportError:
+        parser.error("--plots needs matplotlib: pip install 'cas3fs[plots]'")
+    for path in drawn:
+        print(path)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./dev bench", description="Measure cas3fs beside what could be had at best.")
-    known = " ".join(workload.name for workload in WORKLOADS)
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"all, or some of: {known}; or snapshots")
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="where to run them")
+    parser = argparse.ArgumentParser(
+        prog="./dev bench",
+        description="Measure cas3fs beside a plain directory, a file system that does nothing, and its peers.",
+        epilog="\n".join([*(f"{w.name:12} {w.what}" for w in WORKLOADS), *PROGRAM_LINES, "", EPILOG]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="workloads and programs, as below; all but scale")
+    parser.add_argument("--subjects", nargs="+", metavar="SUBJECT", help="where, such as plain nullfs cas3fs-s3")
+    parser.add_argument("--peers", metavar="FOLDER", help="where commands of peers are, beside PATH")
+    parser.add_argument("--with", dest="also", nargs="+", default=[], choices=["rclone"], help="measure that, too")
     parser.add_argument("--repeat", type=int, default=3, help="how often; medians are told")
     parser.add_argument("--scale", type=float, default=1.0, help="do this part of the full size")
+    parser.add_argument("--quick", action="store_true", help=f"the same as --scale {QUICK}")
     parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="of cas3fs and of the null file system")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    parser.add_argument("--rst", type=Path, metavar="PAGE", help="put the table between the marks of that page, too")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw what scales")
+    parser.add_argument(
+        "--from", dest="from_files", type=Path, nargs="+", metavar="FILE", help="measure nothing: tell these results"
+    )
     return parser
+
+
+PROGRAM_LINES = (
+    "snapshots    what snapshots of 200,000 and 1,000,000 files cost",
+    "maintenance  gc's plan, fsck and reading back, by size",
+    "scale        1,000,000 files and 1 TiB, from 10,000 on: long, and only when it is named",
+)
 
 
 if __name__ == "__main__":

@@ -33,14 +33,18 @@ class Item:
 Advance = Callable[[Item], None]
 
 
-def choose(roots: Iterable[Path], max_files: int, max_bytes: int) -> list[Item]:
-    """Items below `roots`, folders before what is in them, until `max_files` files or `max_bytes` of them are found."""
+def choose(roots: Iterable[Path], max_files: int, max_bytes: int, max_file_bytes: int | None = None) -> list[Item]:
+    """Items below `roots`, folders before what is in them, until `max_files` files or `max_bytes` of them are found.
+
+    Files over `max_file_bytes` are left out.
+    """
+    largest_bytes = max_bytes if max_file_bytes is None else max_file_bytes
     chosen: dict[str, Item] = {}
     files = size_bytes = 0
     for item in _walk(roots):
         if files >= max_files:
             break
-        if size_bytes + item.data_bytes > max_bytes:
+        if size_bytes + item.data_bytes > max_bytes or item.data_bytes > largest_bytes:
             continue
         if os.path.dirname(item.path) not in chosen:
             for parent in _parents(item.source):

@@ -1,64 +1,91 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How figures are compared with their goals, and what a run consists of."""
+"""How results are kept, compared and told."""
 
-import json
+import io
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from benchmarks.__main__ import main, plan
-from benchmarks.report import Results, as_json, lines
-from benchmarks.workloads import WORKLOADS, Goal
+from benchmarks.comparing import behind_the_peer, missed, rows
+from benchmarks.report.page import BEGIN, END, as_rst, write
+from benchmarks.report.plots import by_files, by_latency
+from benchmarks.report.terminal import tables
+from benchmarks.results import Bound, Results
 
-CREATE, MEMORY = (next(w for w in WORKLOADS if w.name == name) for name in ("create-4k", "memory"))
 
-
-def results(cas3fs: list[float], null: list[float]) -> Results:
-    found = Results()
-    for subject, figures in (("cas3fs-file", cas3fs), ("nullfs", null)):
+@pytest.fixture
+def results() -> Results:
+    found = Results(settings={"repeat": 3, "scale": 1.0})
+    for subject, figures in {"cas3fs-dir": [10, 31, 900], "nullfs": [100, 100, 1], "s3ql-dir": [40]}.items():
         for figure in figures:
-            found.add(CREATE.name, subject, figure)
+            found.add("small.create", subject, figure)
+    for figure in (100, 250):
+        found.add("memory", "cas3fs-dir", figure)
+    found.bounds.append(Bound("scale", "10,000 files: stat", "us/file", 40.0, at_most=50.0))
+    found.failures.append("tree in s3fs-s3: no links")
     return found
 
 
-def test_the_median_is_compared_with_the_null_file_system_of_the_same_run() -> None:
-    line, null = lines(results([10, 31, 900], [100, 100, 1]), [CREATE])
-    assert (line.median, line.of_null, line.met) == (31, 0.31, True)
-    assert null.met is None, "goals are asked of cas3fs alone"
+def test_medians_of_one_run_are_compared(results: Results) -> None:
+    of_peer, of_null, memory = rows(results)
+    assert (of_peer.figure, of_peer.spread, str(of_peer.goal), of_peer.met) == (31, (10, 900), "3 x S3QL", False)
+    assert of_null.verdict is not None
+    assert (of_null.verdict.ratio, of_null.met) == (0.31, True)
+    assert (memory.figure, memory.met) == (250, False), "the greatest of a peak counts"
 
 
-def test_a_goal_below_the_null_file_system_is_missed() -> None:
-    assert lines(results([29], [100]), [CREATE])[0].met is False
+def test_misses_are_counted_and_the_peer_ahead_is_named(results: Results) -> None:
+    assert missed(results) == 2
+    assert behind_the_peer(results) == ["small.create (dir): 0.78"]
 
 
-def test_without_the_null_file_system_nothing_is_claimed() -> None:
-    assert lines(results([29], []), [CREATE])[0].met is None
+def test_results_come_back_from_json_and_add_up(results: Results, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(results.as_json())
+    assert Results.read([tmp_path / "one.json"]) == results
+    both = Results.read([tmp_path / "one.json"] * 2)
+    assert both.figures["small.create", "s3ql-dir"] == [40, 40]
 
 
-@pytest.mark.parametrize(("figure", "met"), [(300, True), (300.1, False)])
-def test_an_upper_limit_includes_itself(figure: float, met: bool) -> None:
-    assert Goal(at_most=300).is_met(figure, None) is met
+def test_the_terminal_shows_figures_ratios_and_goals(results: Results) -> None:
+    console = Console(width=200, file=io.StringIO())
+    for table in tables(results):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    shown = " ".join(console.file.getvalue().split())
+    assert "create and close files of 4 KiB dir 31 files/s 100 40 0.78 3 x S3QL missed" in shown
+    assert "scale 10,000 files: stat 40 us/file <= 50 met" in shown
 
 
-def test_the_json_tells_figures_goals_and_circumstances() -> None:
-    told = json.loads(as_json(lines(results([29], [100]), [CREATE]), {"scale": 0.1}))
-    assert told["results"][0]["met"] is False
-    assert told["results"][0]["goal"] == ">= 0.3 of nullfs"
-    assert told["settings"] == {"scale": 0.1}
+def test_a_page_keeps_what_stands_around_the_marks(results: Results, tmp_path: Path) -> None:
+    page = tmp_path / "page.rst"
+    page.write_text(f"Before\n\n{BEGIN}\n\nold\n\n{END}\n\nAfter\n")
+    write(page, results)
+    text = page.read_text()
+    assert text.startswith("Before\n")
+    assert text.endswith("After\n")
+    assert "old" not in text
+    assert as_rst(results) in text
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        write(page, results)
 
 
-def test_requests_are_counted_apart_from_what_is_timed() -> None:
-    sessions = plan(["nullfs", "cas3fs-s3"], WORKLOADS)
-    assert [session.title.partition(":")[0] for session in sessions] == ["nullfs", "cas3fs-s3", "cas3fs-s3"]
-    assert sessions[-1].title == "cas3fs-s3: requests"
+def test_the_page_tells_the_machine_the_misses_and_the_failures(results: Results) -> None:
+    told = as_rst(results)
+    assert f"Linux {results.machine['kernel']}" in told
+    assert "S3QL is ahead in: small.create (dir): 0.78." in told
+    assert "Failed: tree in s3fs-s3: no links." in told
 
 
-def test_memory_is_looked_at_after_all_that_is_timed() -> None:
-    timed = [workload.name for workload in WORKLOADS if not workload.counted]
-    assert timed[-1] == MEMORY.name
-
-
-def test_an_unknown_workload_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["no-such"])
-    assert caught.value.code == 2
-    assert "no such workload: no-such" in capsys.readouterr().err
+def test_plots_have_a_point_for_each_size_and_place() -> None:
+    found = Results()
+    for size, us in ((10_000, 100.0), (100_000, 110.0)):
+        found.bounds.append(Bound("scale", f"{size:,} files: create", "us/file", us))
+        found.bounds.append(Bound("scale", f"{size:,} files: memory of the mount", "MiB", us))
+    found.add("small.stored", "cas3fs-dir", 4000)
+    found.add("small.stored", "cas3fs-far", 2000)
+    times, memory = by_files(found.bounds)
+    assert times == {"create": [(10_000, 100.0), (100_000, 110.0)]}
+    assert list(memory) == ["memory of the mount"]
+    assert by_latency(found) == {"small.stored": [(0, 1.0), (31, 0.5)]}

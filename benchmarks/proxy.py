@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A proxy that puts distance between an S3 server and its clients: every request waits before it is passed on.
+"""A proxy before an S3 server: every request is counted, by operation, and waits before it is passed on.
 
-Answers go from socket to socket inside of the kernel (splice), so the proxy is no bottleneck. A thread reads requests,
-another passes answers back, for each connection. Requests are counted by operation.
+Every byte is forwarded as it came, so signatures stay good: a server that checks the host gets the client's. HTTP/1.1
+with a content length is understood; that is what S3 clients send. Answers go from socket to socket inside of the
+kernel (splice), so the proxy is no bottleneck. A thread reads requests, another passes answers back, for each
+connection. One lock guards the counts and the set of open sockets; nothing is done under it but that.
 """
 
 import contextlib
@@ -14,15 +16,13 @@ from collections import Counter
 from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
-from urllib.parse import urlsplit
-
-from benchmarks.counting import body_length, operation_of
+from urllib.parse import parse_qs, urlsplit
 
 PIECE_BYTES = 1 << 20
 
 
-class DistantServer:
-    """Made by `distance`; `endpoint_url` is what clients are pointed at."""
+class Proxy:
+    """Made by `proxy`; `endpoint_url` is what clients are pointed at."""
 
     def __init__(self, upstream_url: str, delay_s: float) -> None:
         upstream = urlsplit(upstream_url)
@@ -33,7 +33,7 @@ class DistantServer:
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.endpoint_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._accepting = threading.Thread(target=self._accept, name="distance", daemon=True)
+        self._accepting = threading.Thread(target=self._accept, name="proxy", daemon=True)
         self._accepting.start()
 
     def count(self) -> dict[str, int]:
@@ -117,10 +117,33 @@ def _pass_back(server: socket.socket, client: socket.socket) -> None:
         os.close(writing)
 
 
+def operation_of(head: bytes) -> str:
+    """What the request of this HTTP head is for: LIST, DELETE-MANY, or its method."""
+    method, target = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")[:2]
+    query = parse_qs(urlsplit(target).query, keep_blank_values=True)
+    if method == "GET" and query.keys() & {"list-type", "prefix", "delimiter", "max-keys"}:
+        return "LIST"
+    if method == "POST" and "delete" in query:
+        return "DELETE-MANY"
+    return method
+
+
+def body_length(head: bytes) -> int:
+    """How many bytes follow the HTTP head.
+
+    Raises:
+        ValueError: the body comes in pieces of unknown number.
+    """
+    headers = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
+    if b"transfer-encoding" in headers:
+        raise ValueError("a body without a content length cannot be forwarded")
+    return int(headers.get(b"content-length", b"0"))
+
+
 @contextlib.contextmanager
-def distance(upstream_url: str, delay_s: float) -> Iterator[DistantServer]:
+def proxy(upstream_url: str, delay_s: float = 0.0) -> Iterator[Proxy]:
     """A proxy before the server at `upstream_url` that delays each request, for the length of the context."""
-    server = DistantServer(upstream_url, delay_s)
+    server = Proxy(upstream_url, delay_s)
     try:
         yield server
     finally:

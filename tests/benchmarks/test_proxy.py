@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The proxy that counts requests."""
+"""The proxy that counts and delays requests."""
 
 import http.client
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.counting import body_length, counting_proxy, operation_of
+from benchmarks.proxy import body_length, operation_of, proxy
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
@@ -43,15 +44,15 @@ def upstream_url() -> Iterator[str]:
 
 def test_requests_pass_unchanged_and_are_counted(upstream_url: str) -> None:
     body = bytes(range(256)) * 4096
-    with counting_proxy(upstream_url) as proxy:
-        connection = http.client.HTTPConnection(proxy.endpoint_url.removeprefix("http://"), timeout=10)
+    with proxy(upstream_url) as front:
+        connection = http.client.HTTPConnection(front.endpoint_url.removeprefix("http://"), timeout=10)
         for _ in range(2):
             connection.request("PUT", "/bucket/key", body)
             assert connection.getresponse().read() == body
         connection.request("GET", "/bucket?list-type=2&prefix=packs%2F")
         assert connection.getresponse().read() == b""
         connection.close()
-        assert proxy.count() == {"PUT": 2, "LIST": 1}
+        assert front.count() == {"PUT": 2, "LIST": 1}
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,14 @@ def test_a_body_of_unknown_length_is_refused() -> None:
     assert body_length(b"PUT / HTTP/1.1\r\nContent-Length: 12\r\n\r\n") == 12
     with pytest.raises(ValueError, match="content length"):
         body_length(b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+
+def test_every_request_waits(upstream_url: str) -> None:
+    with proxy(upstream_url, delay_s=0.05) as front:
+        connection = http.client.HTTPConnection(front.endpoint_url.removeprefix("http://"), timeout=10)
+        begun_s = time.monotonic()
+        for _ in range(3):
+            connection.request("GET", "/bucket/key")
+            connection.getresponse().read()
+        connection.close()
+        assert time.monotonic() - begun_s >= 0.15

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs that measure the inside of cas3fs, by size, without subjects: snapshots, maintenance, scale.
+
+Each yields figures with the bounds that they should keep; `./dev bench` puts them into the table of a run.
+"""
+
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from benchmarks import maintenance, scale, snapshots
+from benchmarks.results import Bound
+
+Program = Callable[[float], Iterator[Bound]]
+"""Takes the scale of the run, and yields figures; bounds are asked for at full size alone."""
+
+PLAN_S, FSCK_S, MEMORY_MIB = 3.0, 8.0, 300.0
+READ_BACK_MIB = 4096
+
+
+def run_snapshots(factor: float) -> Iterator[Bound]:
+    """What snapshots of volumes with many files cost."""
+    for files, goals in snapshots.GOALS.items():
+        scaled = max(1000, round(files * factor))
+        folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
+        try:
+            for one in snapshots.measure(
+                snapshots.Rig(folder, scaled), goals if scaled == files else snapshots.Goals()
+            ):
+                yield Bound("snapshots", f"{scaled:,} files: {one.what}", one.unit, one.figure, one.goal)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_maintenance(factor: float) -> Iterator[Bound]:
+    """gc's plan and fsck by size, each in a process of its own, and reading everything back."""
+    context = multiprocessing.get_context("spawn")
+    for files in (10_000, 100_000, 1_000_000):
+        scaled = max(1000, round(files * factor))
+        with context.Pool(1) as pool:
+            plan_s, fsck_s, memory_mib = pool.apply(maintenance.measure_index, (scaled,))
+        name, full = f"{scaled:,} files", scaled == 1_000_000
+        yield Bound("maintenance", f"{name}: gc plan", "s", plan_s, PLAN_S if full else None)
+        yield Bound("maintenance", f"{name}: fsck", "s", fsck_s, FSCK_S if full else None)
+        yield Bound("maintenance", f"{name}: memory", "MiB", memory_mib, MEMORY_MIB if full else None)
+    mib = max(32, round(READ_BACK_MIB * factor))
+    loop_s, verify_s = maintenance.measure_reading(mib)
+    least = maintenance.LEAST_OF_LOOP if factor >= 1 else None
+    yield Bound("maintenance", f"{mib:,} MiB read back", "of a plain loop", loop_s / verify_s, at_least=least)
+
+
+PROGRAMS: Mapping[str, Program] = {
+    "snapshots": run_snapshots,
+    "maintenance": run_maintenance,
+    "scale": scale.run,
+}
+LONG = frozenset({"scale"})
+"""What is only run when it is named."""

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""cas3fs, by its command line, in any place."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.lines import DIR
+from benchmarks.subjects.base import tree_bytes
+from benchmarks.subjects.mounted import Mounted
+from benchmarks.subjects.places import BUCKET, Stored
+
+if TYPE_CHECKING:
+    from cas3fs.objectstores import ObjectStore
+
+
+class Cas3fs(Mounted):
+    """A volume in a directory or on an S3 server; snapshots are taken when asked for."""
+
+    system = "cas3fs"
+
+    def __init__(self, folder: Path, workers: int, place: str = DIR) -> None:
+        super().__init__(folder, workers)
+        self.place = place
+        self.store = Stored(folder, place)
+        self.caches: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """The volume's."""
+        return self.store.folder.as_uri() if self.place == DIR else f"s3://{BUCKET}/volume"
+
+    def prepare(self) -> None:
+        self.store.open()
+        self.requests = self.store.server.counter if self.store.server is not None else None
+        unfenced = () if self.place == DIR else ("--allow-unfenced",)  # rclone ignores create-if-absent
+        self.run("mkfs", self.url, *unfenced)
+
+    def command(self) -> list[str]:
+        options = ["--foreground", "--workers", str(self.workers), "--snapshot-interval", "1h"]
+        caches = [word for spec in self.caches for word in ("--cache", spec)]
+        return [sys.executable, "-m", "cas3fs", "mount", *options, *caches, self.url, str(self.root)]
+
+    def unmount(self) -> None:
+        self.run("umount", str(self.root))
+
+    def settle(self) -> None:
+        self.run("flush", self.url)
+
+    def forget_locally(self) -> None:
+        for name in ("state", "cache"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def stored_bytes(self) -> int | None:
+        return tree_bytes(self.store.folder)
+
+    def clone(self, source: Path, target: Path) -> bool:
+        if "clone" not in self.run("--help"):
+            return False
+        self.run("clone", str(source), str(target))
+        return True
+
+    def check(self) -> float | None:
+        return self.timed_check(sys.executable, "-m", "cas3fs", "fsck", self.url)
+
+    def environment(self) -> dict[str, str]:
+        places = {"CAS3FS_STATE_DIR": str(self.folder / "state"), "CAS3FS_CACHE_DIR": str(self.folder / "cache")}
+        return {**self.store.environment(super().environment()), **places}
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            self.store.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, *words: str) -> str:
+        """Runs ``cas3fs`` with `words`, and gives what it prints.
+
+        Raises:
+            RuntimeError: it failed; with its words.
+        """
+        return self.call([sys.executable, "-m", "cas3fs", *words])
+
+    def gets(self) -> int:
+        """GETs of objects so far; of a place that counts."""
+        return 0 if self.requests is None else self.requests.count().get("GET", 0)
+
+    def open_store(self) -> "ObjectStore":
+        """The volume's store on its server, past the mount; the caller closes it."""
+        from cas3fs.metrics import Metrics
+        from cas3fs.objectstores import open_store
+
+        server = self.store.server
+        assert server is not None, "a volume in a directory has no server"
+        return open_store(
+            self.url,
+            metrics=Metrics(),
+            endpoint_url=server.endpoint_url,
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+            region=server.region,
+        )
+
+    @contextmanager
+    def memcached(self) -> Iterator[None]:
+        """Mounts from here on share a memcached behind their disk caches."""
+        from cas3fs.testing.memcached_process import memcached
+
+        with memcached(1024) as server:
+            self.caches = ("disk:10GiB", server.spec)
+            try:
+                yield
+            finally:
+                self.caches = ()

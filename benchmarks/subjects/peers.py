@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Peers: other file systems that keep their data on S3, where they are installed.
+
+S3QL is measured as its users run it at its best: unencrypted, zlib-6 (nothing for random bytes), and mounted again
+after the first files, since the statistics that its queries are planned by are stale in a fresh volume.
+"""
+
+import shutil
+from abc import abstractmethod
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.lines import DIR
+from benchmarks.subjects.base import tree_bytes
+from benchmarks.subjects.mounted import Mounted
+from benchmarks.subjects.places import BUCKET, Stored
+
+FIRST_FILES = 2000
+
+
+class Peer(Mounted):
+    """A file system of others, on a store that is made and served as that of cas3fs is."""
+
+    program: str
+    """the command whose presence tells that it is installed"""
+
+    def __init__(self, folder: Path, workers: int, place: str) -> None:
+        super().__init__(folder, workers)
+        self.place = place
+        self.store = Stored(folder, place)
+
+    def prepare(self) -> None:
+        self.store.open()
+        self.requests = self.store.server.counter if self.store.server is not None else None
+        (self.folder / "cache").mkdir()
+        self.make()
+
+    @abstractmethod
+    def make(self) -> None:
+        """Makes the file system in its store."""
+
+    def forget_locally(self) -> None:
+        shutil.rmtree(self.folder / "cache")
+        (self.folder / "cache").mkdir()
+
+    def stored_bytes(self) -> int | None:
+        return tree_bytes(self.store.folder)
+
+    def environment(self) -> dict[str, str]:
+        return self.store.environment(super().environment())
+
+    def unmount(self) -> None:
+        self.call(["fusermount", "-u", self.root])
+
+    def settle(self) -> None:
+        self.call(["sync", "-f", self.root])
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            self.store.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def host(self) -> str:
+        """Host and port of the server."""
+        assert self.store.server is not None
+        return urlsplit(self.store.server.endpoint_url).netloc
+
+
+class S3ql(Peer):
+    """S3QL."""
+
+    system = "s3ql"
+    program = "mount.s3ql"
+
+    @property
+    def url(self) -> str:
+        """The storage URL."""
+        return f"local://{self.store.folder}" if self.place == DIR else f"s3c4://{self.host}/{BUCKET}/volume"
+
+    def options(self) -> list[str]:
+        """What mkfs, mount and fsck have in common."""
+        common = ["--authfile", str(self.folder / "authfile"), "--cachedir", str(self.folder / "cache")]
+        return common if self.place == DIR else [*common, "--backend-options", "no-ssl,disable-expect100"]
+
+    def make(self) -> None:
+        server = self.store.server
+        login = "" if server is None else f"backend-login: {server.access_key}\nbackend-password: {server.secret_key}\n"
+        authfile = self.folder / "authfile"
+        authfile.write_text(f"[bench]\nstorage-url: {self.url}\n{login}")
+        authfile.chmod(0o600)
+        self.call(["mkfs.s3ql", "--plain", *self.options(), self.url])
+
+    def start(self) -> None:
+        super().start()
+        first = self.root / ".first"
+        first.mkdir()
+        for number in range(FIRST_FILES):
+            (first / str(number)).touch()
+        self.remount()
+
+    def command(self) -> list[str]:
+        compression = "zlib-6" if self.compress else "none"
+        return ["mount.s3ql", "--fg", "--compress", compression, *self.options(), self.url, str(self.root)]
+
+    def unmount(self) -> None:
+        self.call(["umount.s3ql", self.root])
+
+    def settle(self) -> None:
+        super().settle()
+        self.call(["s3qlctrl", "flushcache", self.root])
+
+    def refresh(self) -> None:
+        self.remount()
+
+    def clone(self, source: Path, target: Path) -> bool:
+        self.call(["s3qlcp", source, target])
+        return True
+
+    def check(self) -> float | None:
+        return self.timed_check("fsck.s3ql", "--force", "--batch", *self.options(), self.url)
+
+
+class S3fs(Peer):
+    """s3fs-fuse: an object a file."""
+
+    system = "s3fs"
+    program = "s3fs"
+
+    def make(self) -> None:
+        server = self.store.server
+        assert server is not None
+        passwords = self.folder / "passwords"
+        passwords.write_text(f"{server.access_key}:{server.secret_key}\n")
+        passwords.chmod(0o600)
+
+    def command(self) -> list[str]:
+        url = f"url=http://{self.host},use_path_request_style,passwd_file={self.folder / 'passwords'}"
+        return ["s3fs", BUCKET, str(self.root), "-f", "-o", f"{url},use_cache={self.folder / 'cache'}"]
+
+
+class RcloneMount(Peer):
+    """rclone mount: an object a file."""
+
+    system = "rclone"
+    program = "rclone"
+
+    def make(self) -> None:
+        """It needs nothing."""
+
+    def command(self) -> list[str]:
+        cache = ["--vfs-cache-mode", "full", "--cache-dir", str(self.folder / "cache"), "--vfs-write-back", "0s"]
+        backend = f":s3,provider=Other,env_auth=true,force_path_style=true,endpoint='http://{self.host}':{BUCKET}"
+        return ["rclone", "mount", backend, str(self.root), *cache]
+
+
+def installed(search: str | None = None) -> list[type[Peer]]:
+    """The peers whose commands are found on `search`, a path as PATH is (PATH itself, if None)."""
+    return [peer for peer in (S3ql, S3fs, RcloneMount) if shutil.which(peer.program, path=search)]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads and writes at random places of a large file of random bytes."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from benchmarks.lines import DIR
+from benchmarks.sizes import MIB, SMALL_BYTES, Size
+from benchmarks.subjects import Subject, drop_kernel_caches
+from benchmarks.workloads.base import Figures, Work, Workload, copy_synced
+
+LARGE_READ_BYTES = 128 << 10
+SYNCED_WRITES = 500
+WRITTEN_PART = 4
+"""the file that is written to is this part of the one that is read"""
+
+
+def run(subject: Subject, work: Work) -> Figures:
+    """Each place is read once; a part of the places is written, some twice."""
+    size = work.size
+    path = subject.root / "read"
+    copy_synced(work.sources.random(size.stream_mib), path)
+    subject.settle()
+    for length_bytes, name in ((SMALL_BYTES, "read-4k"), (LARGE_READ_BYTES, "read-128k")):
+        drop_kernel_caches()
+        yield f"random.{name}", _reads(path, length_bytes, size)
+    path = subject.root / "written"
+    copy_synced(work.sources.random(max(1, size.stream_mib // WRITTEN_PART)), path)
+    subject.settle()
+    drop_kernel_caches()
+    yield from _writes(subject, path, size)
+
+
+def _reads(path: Path, length_bytes: int, size: Size) -> float:
+    """Reads a second, no place twice, until all are read or the time is up."""
+    count = size.stream_mib * MIB // length_bytes
+    places = random.Random(1).sample(range(count), min(size.random_operations, count))
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        done, taken_s = _until(
+            size.random_s, places, lambda place: os.pread(descriptor, length_bytes, place * length_bytes)
+        )
+        return done / taken_s
+    finally:
+        os.close(descriptor)
+
+
+def _writes(subject: Subject, path: Path, size: Size) -> Figures:
+    noise = random.Random(2)
+    bytes_ = os.urandom(2 * SMALL_BYTES)
+    count = path.stat().st_size // SMALL_BYTES
+    places = [noise.randrange(count) for _ in range(size.random_operations // 2)]
+    descriptor = os.open(path, os.O_RDWR)
+
+    def write(place: int) -> None:
+        start = place % SMALL_BYTES
+        os.pwrite(descriptor, bytes_[start : start + SMALL_BYTES], place * SMALL_BYTES)
+
+    def write_synced(place: int) -> None:
+        write(place)
+        os.fsync(descriptor)
+
+    try:
+        begun_s = time.perf_counter()
+        done, taken_s = _until(size.random_s, places, write)
+        yield "random.write-4k", done / taken_s
+        os.fsync(descriptor)
+        yield "random.write-4k-fsync", done / (time.perf_counter() - begun_s)
+        subject.settle()
+        yield "random.write-4k-stored", done / (time.perf_counter() - begun_s)
+        done, taken_s = _until(size.random_s / 2, places[:SYNCED_WRITES], write_synced)
+        yield "random.write-4k-each", done / taken_s
+    finally:
+        os.close(descriptor)
+
+
+def _until(limit_s: float, places: Iterable[int], do: Callable[[int], object]) -> tuple[int, float]:
+    """Does it at each place until the time is up; how often, and the seconds that it took."""
+    begun_s = time.perf_counter()
+    done = 0
+    for place in places:
+        do(place)
+        done += 1
+        if time.perf_counter() - begun_s > limit_s:
+            break
+    return done, time.perf_counter() - begun_s
+
+
+RANDOM = Workload(
+    "random",
+    "reads and writes of 4 KiB at random places of 1 GiB",
+    run,
+    places=(DIR,),
+    beside=frozenset({"plain", "nullfs", "s3ql"}),
+    compress=False,
+)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run consists of, and that its workloads run, at a tiny size, where people would run them."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scale
+from benchmarks.__main__ import main
+from benchmarks.lines import line_of
+from benchmarks.results import Results
+from benchmarks.sessions import Session, plan
+from benchmarks.sizes import Size
+from benchmarks.sources import Sources, log_text
+from benchmarks.subjects import PlainDirectory, S3fs, S3ql, Subject, installed, subjects
+from benchmarks.workloads import WORKLOADS, Figures, Work, Workload
+
+TINY = Size(
+    files=100, stream_mib=2, shifted_mib=4, tree_files=60, empty_files=1000, random_operations=100, random_s=0.5
+)
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this machine has to write does not hold up the tests."""
+    monkeypatch.setattr(os, "sync", lambda: None)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Work]:
+    sources = Sources(tmp_path)
+    yield Work(TINY, sources)
+    sources.close()
+
+
+def session(system: str, run: Callable[[Subject, Work], Figures]) -> Session:
+    def make(folder: Path, workers: int) -> Subject:
+        return PlainDirectory(folder)
+
+    return Session(system, make, Workload("some", "some", run))
+
+
+def failing(subject: Subject, work: Work) -> Figures:
+    """Yields one figure and fails."""
+    yield "small.create", 1.0
+    raise RuntimeError("no more")
+
+
+def test_what_is_compared_is_measured_together() -> None:
+    titles = [session.title for session in plan(subjects([S3ql, S3fs]), WORKLOADS)]
+    assert titles[:3] == ["small in plain", "small in nullfs", "small in cas3fs-dir"]
+    of_small = [title for title in titles if title.startswith("small ")]
+    assert titles[: len(of_small)] == of_small
+    assert "small in s3ql-far" in of_small
+    assert "tree in s3fs-s3" not in titles, "s3fs knows no hard links"
+
+
+def test_a_failure_of_a_peer_is_noted_with_what_came_before_it(work: Work, tmp_path: Path) -> None:
+    results = Results()
+    session("s3ql-dir", failing).run(tmp_path / "subject", 2, work, results)
+    assert results.failures == ["some in s3ql-dir: no more"]
+    assert results.figures == {("small.create", "s3ql-dir"): [1.0]}
+    assert not (tmp_path / "subject").exists()
+
+
+def test_a_failure_of_cas3fs_ends_the_run(work: Work, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no more"):
+        session("cas3fs-dir", failing).run(tmp_path / "subject", 2, work, Results())
+    assert not (tmp_path / "subject").exists()
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_a_workload_yields_lines_that_are_known(workload: Workload, work: Work, tmp_path: Path) -> None:
+    if "plain" not in workload.beside:
+        assert workload.name in {"shifted", "tree-far"}
+        return
+    results = Results()
+    made = subjects([])["plain"]
+    Session("plain", made, workload).run(tmp_path / "subject", 2, work, results)
+    assert results.failures == []
+    found = {name for name, _ in results.figures}
+    assert found
+    for name in found - {f"{workload.name}.fsync", f"{workload.name}.read"}:
+        assert line_of(name).workload == workload.name
+
+
+def test_a_peer_is_found_by_its_command(tmp_path: Path) -> None:
+    assert installed(str(tmp_path)) == []
+    command = tmp_path / "mount.s3ql"
+    command.touch(0o755)
+    assert installed(str(tmp_path)) == [S3ql]
+
+
+def test_log_text_is_as_long_as_asked_for_and_repeats_no_line() -> None:
+    text = b"".join(log_text(1_000_001))
+    assert len(text) == 1_000_001
+    lines = text.splitlines()
+    assert len(set(lines)) == len(lines)
+
+
+def test_an_unknown_workload_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["no-such"])
+    assert caught.value.code == 2
+    assert "no such workload: no-such" in capsys.readouterr().err
+
+
+def test_results_are_told_again_without_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Results()
+    results.add("shifted.added", "cas3fs-dir", 0.2)
+    (tmp_path / "results.json").write_text(results.as_json())
+    assert main(["--from", str(tmp_path / "results.json")]) == 0
+    assert "<= 2" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("need_fuse")
+def test_a_run_of_cas3fs_beside_others_makes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--subjects", "nullfs", "cas3fs-dir", "--repeat", "1", "--scale", "0.005"]
+    main(["small", "empty", *chosen, "--json", str(tmp_path / "results.json")])
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert told["failures"] == []
+    measured = {(one["line"], one["subject"]) for one in told["figures"]}
+    wanted = {"small.create", "small.read-cold", "empty.fsck", "empty.mount", "memory"}
+    assert {(line, "cas3fs-dir") for line in wanted} <= measured
+    assert "create and close files of 4 KiB" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("need_fuse")
+def test_growing_volumes_are_compared_with_small_ones() -> None:
+    found = {bound.what: bound for bound in scale.run(0.1, sizes=[10_000])}
+    assert "create: the most files against the least" in found
+    assert all(bound.figure > 0 for bound in found.values())

@@ -14,7 +14,7 @@ import attrs
 from cas3fs.errors import UsageError
 
 GB: Final = 1_000_000_000
-_UNITS: Final = {"storage": "storage_per_gb_month", "egress": "egress_per_gb"}
+_UNITS: Final[Mapping[str, str]] = {"storage": "storage_per_gb_month", "egress": "egress_per_gb"}
 
 
 @attrs.frozen

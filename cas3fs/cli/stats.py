@@ -7,8 +7,10 @@ from typing import Any, Final
 import click
 
 from cas3fs.cli.common import find_target_of, json_option, places_options, print_json, store_options, store_settings
+from cas3fs.cli.spending import price_option, spending, told
 from cas3fs.config import find_places, format_size
 from cas3fs.errors import MountError
+from cas3fs.prices import PriceTable
 
 _SIZES: Final[Mapping[str, str]] = {
     "logical_bytes": "size of all files",
@@ -24,10 +26,20 @@ _COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders",
 @click.argument("volume")
 @places_options
 @store_options
+@price_option
 @json_option
-def stats(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None, as_json: bool) -> None:
-    """Tell what VOLUME holds: files, logical, unique and stored bytes, and what its mount has done."""
+def stats(
+    *,
+    volume: str,
+    state_dir: str | None,
+    cache_dir: str | None,
+    endpoint_url: str | None,
+    prices: PriceTable,
+    as_json: bool,
+) -> None:
+    """Tell what VOLUME holds: files, logical, unique and stored bytes, what its mount has done, and what that costs."""
     report = _report(volume, state_dir, cache_dir, endpoint_url)
+    report["spending"] = spending(report.get("process", {}), report["pack_bytes"], prices)
     if as_json:
         print_json(report)
         return
@@ -66,19 +78,19 @@ def _lines(report: dict[str, Any]) -> list[str]:
         rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
     rows += _pauses(report.get("process", {}))
     rows += _caches(report.get("process", {}))
-    rows += _traffic(report.get("process", {}))
+    rows += told(report["spending"])
     width = max(len(title) for title, _ in rows)
     return [f"{title:<{width}}  {value}" for title, value in rows]
 
 
 def _snapshot(report: dict[str, Any]) -> tuple[str, str]:
-    told = report["snapshot"] or "none"
+    newest = report["snapshot"] or "none"
     if not report.get("is_view"):
-        return "newest snapshot", told
+        return "newest snapshot", newest
     gone = (
         "; it was deleted, so parts may be unreadable: unmount it, and mount another" if report["snapshot_gone"] else ""
     )
-    return "shown snapshot", told + gone
+    return "shown snapshot", newest + gone
 
 
 def _pauses(process: dict[str, Any]) -> list[tuple[str, str]]:
@@ -99,14 +111,3 @@ def _caches(process: dict[str, Any]) -> list[tuple[str, str]]:
     asked["memory"] = (asked["memory"][0], asked["memory"][1] + process.get("reader.cache_hits", 0))
     found = [f"{tier} {hits:,} of {hits + misses:,}" for tier, (hits, misses) in asked.items() if hits + misses]
     return [("found in caches", ", ".join(found))] if found else []
-
-
-def _traffic(process: dict[str, Any]) -> list[tuple[str, str]]:
-    counts = {
-        name.split(".")[1]: value
-        for name, value in process.items()
-        if name.startswith("store.") and name.endswith(".count") and value
-    }
-    if not counts:
-        return []
-    return [("requests", ", ".join(f"{value:,} {operation}" for operation, value in sorted(counts.items())))]

@@ -14,6 +14,7 @@ import attrs
 
 from cas3fs.index import PackUse, ordinal_of
 from cas3fs.maintenance.strays import COLLECT, Stray
+from cas3fs.prices import PriceTable
 from cas3fs.snapshots.manifests import SnapshotInfo
 
 PACK_OVERHEAD_BYTES: Final = 96
@@ -21,9 +22,6 @@ LINE_BYTES: Final = 48
 """What a pack takes beside its blocks: header and footer, and a line of its table for each block."""
 DELETE_BATCH: Final = 1000
 RUN_BYTES: Final = 4 << 20
-_PUT_USD: Final = 0.005 / 1000
-_GET_USD: Final = 0.0004 / 1000
-"""Amazon's prices in us-east-1; a LIST costs what a PUT does, a DELETE nothing."""
 
 
 @attrs.frozen
@@ -62,8 +60,10 @@ class Requests:
 
     @property
     def price_usd(self) -> float:
-        """What they cost at Amazon."""
-        return (self.lists + self.puts) * _PUT_USD + self.gets * _GET_USD
+        """What they cost by the default prices; a DELETE-MANY is one request."""
+        return PriceTable().of_requests(
+            {"list": self.lists, "get": self.gets, "put": self.puts, "delete": self.deletes}
+        )
 
 
 @attrs.frozen

@@ -120,13 +120,9 @@ class MappedLayer:
         if self._held is None or start == end or self._held.within(start, end) != [(start, end)]:
             return None
         skip = start % mmap.ALLOCATIONGRANULARITY
-        window = mmap.mmap(
-            self._held.fd,
-            end - start + skip,
-            mmap.MAP_SHARED | mmap.MAP_POPULATE,
-            mmap.PROT_READ,
-            offset=start - skip,
-        )
+        # not populated: that would wait for the disk with the interpreter's lock held; who cuts and hashes holds none
+        length = end - start + skip
+        window = mmap.mmap(self._held.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start - skip)
         return memoryview(window)[skip:]
 
 

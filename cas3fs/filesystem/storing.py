@@ -25,6 +25,8 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from operator import attrgetter
 
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import BlockError, Cas3fsError
@@ -32,10 +34,13 @@ from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.cutting import Cutter, FrozenFile, enter_chunks
+from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
 
 _TICK_S = 0.25
 _BREATH_S = 0.02  # between two looks in vain, however hungry staging is
+_REST_FACTOR = 30
+"""A look in vain at many files has held programs up: so many times as long no other follows."""
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 _BATCH_FILES = 4096
@@ -47,6 +52,7 @@ _BUSY_OPERATIONS = 200
 """So many operations within a tick, and storing what has only settled waits: it would slow them down, and be no
 sooner done."""
 
+_number = attrgetter("number")
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +68,7 @@ class Storer:
         self._demands = 0  # callers of `store_all`
         self._forced = 0  # those among them who want files that are being rewritten, too
         self._looked_at_s = 0.0
+        self._rests_until_s = 0.0
         self._changes_seen = 0
         self._more = False  # the last look found more than one job could take
         self._retry_s = 0.0
@@ -103,10 +110,12 @@ class Storer:
         base = self._base
         with base.lock:
             now_s = time.monotonic()
-            if now_s < self._retry_at_s or not self._is_time(now_s):
+            if now_s < self._retry_at_s or now_s < self._rests_until_s or not self._is_time(now_s):
                 return []
             due = self._due(now_s)
-            due.sort(key=lambda inode: inode.number)
+            if not due:
+                self._rests_until_s = now_s + _REST_FACTOR * (time.monotonic() - now_s)
+            due.sort(key=_number)
             batch = self._first_of(due)
             self._more = len(batch) < len(due)
             for inode in batch:
@@ -144,7 +153,11 @@ class Storer:
 
     def _due(self, now_s: float) -> list[Inode]:
         settings, staging = self._base.settings, self._base.staging
-        free = [inode for inode in staging.files.values() if not inode.busy and inode.unstored]
+        free = [  # `unstored` spelled out: this passes over all that is staged, with the lock held
+            inode
+            for inode in staging.files.values()
+            if not inode.busy and (layers := inode.layers) and not layers[-1].stored
+        ]
         if any(inode.retry_at_s for inode in free):
             free = [inode for inode in free if inode.retry_at_s <= now_s or inode.touched_s > inode.retry_at_s]
         wanted = [inode for inode in free if inode.touched_s <= self._all_before_s]
@@ -157,8 +170,10 @@ class Storer:
         if staging.is_short_of_memory:
             # not those that are being written: what they have so far would be cut where nothing ends
             whole = [inode for inode in free if not inode.writers]
-            return whole if sum(map(_dirty_bytes, whole)) >= settings.pack_bytes else []
-        parts = [inode for inode in free if _grows(inode) and _dirty_bytes(inode) >= settings.part_bytes]
+            return whole if _reach(whole, settings.pack_bytes) else []
+        # what is in memory is smaller than any part
+        large = [inode for inode in free if len(inode.layers) > 1 or isinstance(inode.layers[0].bytes, FileBytes)]
+        parts = [inode for inode in large if _grows(inode) and _dirty_bytes(inode) >= settings.part_bytes]
         settled = [inode for inode in free if not inode.writers and now_s - inode.touched_s >= settings.settle_s]
         return parts + [inode for inode in settled if inode not in parts] if self._is_worth(settled, now_s) else parts
 
@@ -170,7 +185,7 @@ class Storer:
         oldest_s = min(inode.touched_s for inode in settled)
         if now_s - oldest_s >= settings.settle_s + settings.batch_wait_s:
             return True
-        return sum(map(_dirty_bytes, settled)) >= settings.pack_bytes
+        return _reach(settled, settings.pack_bytes)
 
     def _first_of(self, due: Sequence[Inode]) -> list[Inode]:
         batch: list[Inode] = []
@@ -349,7 +364,15 @@ class Storer:
 
 
 def _dirty_bytes(inode: Inode) -> int:
+    if len(inode.layers) == 1:
+        layer = inode.layers[0]
+        return 0 if layer.stored else layer.bytes.size_bytes
     return sum(layer.bytes.size_bytes for layer in inode.layers if not layer.stored)
+
+
+def _reach(inodes: Sequence[Inode], size_bytes: int) -> bool:
+    """Whether so much is dirty in them; counts no further than that."""
+    return any(total >= size_bytes for total in accumulate(map(_dirty_bytes, inodes)))
 
 
 def _is_rewritten(inode: Inode) -> bool:

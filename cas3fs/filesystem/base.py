@@ -183,6 +183,18 @@ class Base:
             self.index_failed(error)
             raise
 
+    def flush_names(self) -> None:
+        """Brings the names in the index up to date; see `names`.
+
+        Raises:
+            IndexDatabaseError: as by `operation`.
+        """
+        try:
+            self.names.flush()
+        except IndexDatabaseError as error:
+            self.index_failed(error)
+            raise
+
     def index_failed(self, error: IndexDatabaseError) -> None:
         if error.group_lost and not self.lost_reason:
             self.lost_reason = self.read_only_reason = f"changes of the last seconds were lost: {error}"

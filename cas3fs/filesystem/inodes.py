@@ -208,8 +208,7 @@ class InodeTable:
             IndexDatabaseError: as the index says; what was to be written stays to be written.
         """
         names = self._index.namespace
-        for number in self.doomed:
-            names.remove_inode(number)
+        names.remove_inodes(self.doomed)
         whole = [inode for inode in self.dirty.values() if not inode.unstored]
         names.save_inodes(_whole_row(inode) for inode in whole)
         names.save_attributes(_attributes_row(inode) for inode in self.dirty.values() if inode.unstored)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is known of names without asking the index.
 
-Three things, all guarded by the file system's lock:
+Four things, all guarded by the file system's lock:
 
 - names that were looked up, listed or made: directory and name to inode number, until an operation on the name;
 - names that are *not* there: the one that was looked for last, which is often made next; and all that are missing in a
   directory that was made here and whose names are all known;
 - the *newborn*: inodes and names that were made and are not in the index yet.  They are entered together, by
   `flush`: before any other change of the index, before a listing, and before a commit.  So a tree that is being
-  copied costs no statement for each file, and what a program sees is the same.
+  copied costs no statement for each file, and what a program sees is the same;
+- names that are *gone* and that the index still has.  They leave it with the same `flush`, before the newborn enter:
+  so a name may be made again at once.
 
-A failed flush leaves the newborn as they are, and the next commit fails until it succeeds.
+A failed flush leaves both as they are, and the next commit fails until it succeeds.
 """
 
 from cas3fs.index import Index
@@ -30,6 +32,7 @@ class Names:
         self._last_entry = 0
         self._inodes: list[tuple[int, ...]] = []
         self._entries: list[tuple[int, int, bytes, int]] = []
+        self._gone: set[tuple[int, bytes]] = set()
         self.newborn: set[int] = set()
         """Numbers of inodes that the index does not have yet."""
 
@@ -40,7 +43,7 @@ class Names:
     def is_absent(self, parent: int, name: bytes) -> bool:
         """Whether it is known that there is no such name."""
         key = parent, name
-        return key not in self._known and (parent in self._whole or key == self._missed)
+        return key not in self._known and (parent in self._whole or key == self._missed or key in self._gone)
 
     def miss(self, parent: int, name: bytes) -> None:
         """The index has no such name."""
@@ -56,7 +59,12 @@ class Names:
         self._missed = None
 
     def forget(self, parent: int, name: bytes) -> None:
-        """The name is gone."""
+        """The name stands for nothing any more, in the index either."""
+        self._known.pop((parent, name), None)
+
+    def remove(self, parent: int, name: bytes) -> None:
+        """The name, which the index has, goes; from the index with the next `flush`."""
+        self._gone.add((parent, name))
         self._known.pop((parent, name), None)
 
     def forget_directory(self, number: int) -> None:
@@ -82,16 +90,18 @@ class Names:
         return number
 
     def flush(self) -> None:
-        """Enters the newborn in the index.
+        """Takes the names that are gone out of the index, and enters the newborn.
 
         Raises:
-            IndexDatabaseError: it did not take them; they stay newborn.
+            IndexDatabaseError: it did not take them; they stay to be taken.
         """
-        if not self._entries:
+        if not self._entries and not self._gone:
             return
         with self._index.operation():
+            self._index.namespace.remove_entries(self._gone)
             self._index.namespace.insert_inodes(self._inodes)
             self._index.namespace.add_entries(self._entries)
+        self._gone.clear()
         self._inodes.clear()
         self._entries.clear()
         self.newborn.clear()

@@ -192,10 +192,12 @@ class Namespace:
         """
         self._save_attributes.many(rows)
 
-    def remove_inode(self, number: int) -> None:
-        """Removes the inode with its chunks, link target and extended attributes; its names are `remove_entry`'s."""
-        for removal in self._removals:
-            removal.run(number)
+    def remove_inodes(self, numbers: Iterable[int]) -> None:
+        """Removes the inodes with their chunks, link targets and extended attributes; names are `remove_entry`'s."""
+        rows = [(number,) for number in numbers]
+        if rows:
+            for removal in self._removals:
+                removal.many(rows)
 
     def nameless(self) -> list[int]:
         """The numbers of inodes that nobody can reach any more: no links, or no name; never the root's."""
@@ -233,6 +235,10 @@ class Namespace:
     def remove_entry(self, parent: int, name: bytes) -> None:
         """Removes a name; nothing happens where there is none."""
         self._remove_entry.run(parent, name)
+
+    def remove_entries(self, names: Iterable[tuple[int, bytes]]) -> None:
+        """As `remove_entry`, for many: (parent, name) each."""
+        self._remove_entry.many(names)
 
     def redirect_entry(self, parent: int, name: bytes, inode: int) -> None:
         """Lets a name stand for another inode; the entry keeps its id."""

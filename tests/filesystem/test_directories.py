@@ -151,6 +151,57 @@ def test_a_file_that_was_unlinked_while_open_is_gone_after_a_crash(machine: Mach
     other.close()
 
 
+@pytest.mark.parametrize("committed_between", [False, True])
+def test_a_name_that_was_removed_can_be_made_again_and_again(machine: Machine, committed_between: bool) -> None:
+    fs = machine.mount()
+    directory = fs.mkdir(1, b"d", 0o755, ROOT).number
+    old = make_file(fs, directory, b"f")
+    kept = make_file(fs, directory, b"kept")
+    fs.commit()
+    fs.unlink(directory, b"f")
+    refused(errno.ENOENT, fs.lookup, directory, b"f")
+    made = make_file(fs, directory, b"f")
+    if committed_between:
+        fs.commit()
+    fs.unlink(directory, b"f")
+    refused(errno.ENOENT, fs.unlink, directory, b"f")
+    newest = make_file(fs, directory, b"f")
+    assert len({old.number, made.number, newest.number}) == 3
+    assert names_in(fs, directory) == [b"kept", b"f"]
+    fs.commit()
+    other = machine.copy_of_the_disk()
+    after = other.mount()
+    assert [after.lookup(directory, name).number for name in (b"kept", b"f")] == [kept.number, newest.number]
+    other.close()
+
+
+def test_a_removed_name_takes_a_file_that_is_moved_there(machine: Machine) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f")
+    source = make_file(fs, 1, b"g")
+    fs.commit()
+    fs.unlink(1, b"f")
+    fs.rename(1, b"g", 1, b"f")
+    fs.link(source.number, 1, b"g")
+    fs.unlink(1, b"f")
+    fs.commit()
+    other = machine.copy_of_the_disk()
+    after = other.mount()
+    assert names_in(after, 1) == [b"g"]
+    assert after.lookup(1, b"g").nlink == 1
+    other.close()
+
+
+def test_an_uncommitted_removal_never_happened_after_a_crash(machine: Machine) -> None:
+    fs = machine.mount()
+    file = make_file(fs, 1, b"f", b"content")
+    fs.commit()
+    fs.unlink(1, b"f")
+    other = machine.copy_of_the_disk()
+    assert other.mount().lookup(1, b"f").number == file.number
+    other.close()
+
+
 def test_nothing_is_made_in_a_removed_directory(fs: FileSystem) -> None:
     made = fs.mkdir(1, b"d", 0o755, ROOT)
     fs.rmdir(1, b"d")

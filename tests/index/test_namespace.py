@@ -28,7 +28,7 @@ def test_inode_and_entry_numbers_are_never_used_again(index: Index) -> None:
     inode = add_file(index)
     entry = names.add_entry(1, b"a", inode)
     names.remove_entry(1, b"a")
-    names.remove_inode(inode)
+    names.remove_inodes([inode])
     index.commit()
     assert add_file(index) > inode
     assert names.add_entry(1, b"a", inode) > entry
@@ -79,7 +79,7 @@ def test_removing_an_inode_removes_all_that_belongs_to_it(index: Index) -> None:
         names.add_symlink(number, b"target")
         names.set_xattr(number, b"user.a", b"value")
         index.chunks.replace(number, 0, 10, [(0, 10, 1, 0)])
-    names.remove_inode(gone)
+    names.remove_inodes([gone])
     assert names.inode(gone) is None
     assert (names.symlink(gone), names.list_xattrs(gone), index.chunks.bounds(gone, 0, 10)) == (None, [], [])
     assert (names.symlink(kept), names.list_xattrs(kept)) == (b"target", [b"user.a"])

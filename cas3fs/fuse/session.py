@@ -5,6 +5,11 @@ The order: `open` mounts (requests wait in the kernel from then on), `serve` han
 unmounted or a signal arrives, `close` takes the mount away if it is still there. A process has one session at a time,
 as libfuse's binding keeps it in globals. SIGTERM and SIGINT end `serve` in good order (module `signals`); what has to
 be stored after that is not of this room.
+
+The global lock of the binding is replaced by one of Python's, which excludes the same. The binding's own lets the
+interpreter's lock go and takes it again twice in each request, even when nobody holds it; whichever other worker is
+awake then gets the interpreter, runs into the lock, and falls asleep again. With eight workers that is half of all
+thread switches.
 """
 
 import os
@@ -66,6 +71,7 @@ class Session:
         """
         if not os.path.exists("/dev/fuse"):  # noqa: PTH110 - a device, named for the reader of the error
             raise MountError("there is no /dev/fuse: load the kernel module fuse, or give the container the device")
+        llfuse.lock = threading.Lock()  # handlers and `lock_released` look it up by this name each time
         with _stderr_kept() as said:
             try:
                 llfuse.init(self._operations, str(self._mountpoint), self._options)

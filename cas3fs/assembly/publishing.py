@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.statefolder import StateFolder
@@ -219,15 +218,11 @@ class Publisher:
         """Packs stored from now on are in the next snapshot at the earliest."""
         self._fs.born = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
 
-    def _mark(self) -> tuple[Any, ...]:
-        """Something that differs after every commit of the index: when and how far its files were written."""
+    def _mark(self) -> int:
+        """Something that differs after every change of the index, which nobody else writes. The time of its files does
+        not: the kernel's clock stands still for milliseconds, and may be set back."""
         self._fs.commit()
-        marks = []
-        for path in (self._state.index, self._state.index.with_name("index.sqlite-wal")):
-            if path.exists():
-                told = path.stat()
-                marks.append((told.st_mtime_ns, told.st_size))
-        return tuple(marks)
+        return self._fs.index.changes
 
     # -- in a rhythm
 

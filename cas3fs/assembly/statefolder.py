@@ -114,6 +114,8 @@ class StateFolder:
         for name in _STAGING_FILES if staging_only else (*_INDEX_FILES, *_STAGING_FILES):
             if (self.path / name).exists():
                 (self.path / name).rename(aside / name)
+        for folder in (aside, aside.parent):  # before the names that they came from are gone for good
+            _sync(folder)
         self.sync()
         return aside
 

@@ -153,6 +153,11 @@ class Index:
         """
         return self._database.version
 
+    @property
+    def changes(self) -> int:
+        """How many rows were changed through this object; only ever grows."""
+        return self._database.connection.total_changes
+
     def operation(self) -> _Operation:
         """A context within which changes happen all or not at all; opens the group if none is open.
 

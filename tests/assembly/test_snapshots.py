@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Snapshots of a volume that is open, and of one that is not: created, restored, thinned out, and read."""
 
+import os
 import threading
 
 import pytest
@@ -30,7 +31,7 @@ from cas3fs.errors import (
     StateInUse,
     StoreUnreachable,
 )
-from cas3fs.filesystem import ROOT
+from cas3fs.filesystem import ROOT, Owner
 from cas3fs.snapshots.retention import Policy
 
 from .conftest import Volume, read_all, write
@@ -168,6 +169,22 @@ def test_the_one_before_a_damaged_head_becomes_the_head(volume: Volume) -> None:
     harm(volume, volume.use("here", b="two"))
     restore(volume, first, host="there")
     assert read_all(volume.open("third")) == {"a": "one"}
+
+
+@pytest.mark.parametrize("back_s", [0, 3600], ids=["standing", "set back"])
+def test_a_change_is_published_though_the_clock_does_not_show_it(volume: Volume, back_s: int) -> None:
+    here = volume.open()
+    publisher = here.publisher
+    assert publisher is not None
+    write(here, "before", "x")
+    first = publisher.publish()
+    files = [here.state.index, here.state.index.with_name("index.sqlite-wal")]
+    times = [(path.stat().st_atime_ns, path.stat().st_mtime_ns - back_s * 10**9) for path in files]
+    here.filesystem.mkdir(ROOT, b"folder", 0o755, Owner())
+    here.filesystem.commit()
+    for path, time_ns in zip(files, times, strict=True):
+        os.utime(path, ns=time_ns)
+    assert publisher.publish() != first
 
 
 def test_a_snapshot_by_command_is_made_even_when_nothing_has_changed(volume: Volume) -> None:

@@ -21,9 +21,9 @@ from tests.crash.load import Account, Marks
 from tests.crash.looking import findings, places, tree_of_machine, tree_of_store
 from tests.crash.tracing import Operation, operations, traced
 
-USUAL_LOSSES, LONG_LOSSES = 30, 400
+USUAL_LOSSES, LONG_LOSSES = 30, 250
 FOLDERS = ("s", "v", "t")  # state, store, and what was told
-USUAL_SEEDS, LONG_SEEDS = 1, 8
+USUAL_SEEDS, LONG_SEEDS = 1, 6
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

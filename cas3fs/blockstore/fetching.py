@@ -53,7 +53,8 @@ class Fetcher:
     """See the module.
 
     `ahead_bytes` bounds what is fetched ahead and not yet read; `whole_packs` permits packs. `near_store` says that the
-    store is as near as the caches: then requests cost nothing, and only what a reader waited for goes to the caches.
+    store is as near as the caches: then requests cost nothing, and only blocks that a reader waited for one by one go
+    to the caches.
     """
 
     def __init__(
@@ -210,7 +211,7 @@ class Fetcher:
         except Cas3fsError as error:
             self._fail([flight], error)
         else:
-            self._land(flight, plain, fill=True)
+            self._land(flight, plain, fill=not self._near_store)
 
     # Ahead
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What README.rst tells the user to type exists, and so do the tests that it names."""
+"""What README.rst tells the user to type exists, and so do the tests that it and the pages of docs/ name."""
 
 import re
 import shlex
@@ -11,6 +11,7 @@ import click
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 
 
 def commands() -> Iterator[list[str]]:
@@ -64,8 +65,20 @@ def test_a_verb_of_dev_in_the_readme_exists(words: list[str]) -> None:
     assert re.search(rf"^  {re.escape(words[0])}\b", usage, re.MULTILINE)
 
 
-def test_the_tests_that_the_readme_names_exist() -> None:
-    named = re.findall(r"``(\w+/\w+\.py)::(\w+)``", (ROOT / "README.rst").read_text())
-    assert named
-    missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / "tests" / path).read_text()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_tests_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"``(\w+/\w+\.py)::(\w+)``", page.read_text())
+    missing = [f"{path}::{name}" for path, name in named if not is_test(ROOT / "tests" / path, name)]
     assert missing == []
+    assert named or page.name not in ("README.rst", "rules.rst")
+
+
+def is_test(file: Path, name: str) -> bool:
+    return file.exists() and re.search(rf"^ *def {name}\(", file.read_text(), re.MULTILINE) is not None
+
+
+def test_each_of_the_rules_names_its_tests() -> None:
+    text = (ROOT / "docs" / "rules.rst").read_text()
+    rules = re.split(r"^(\d+)\. ", text, flags=re.MULTILINE)[1:]
+    assert rules[::2] == [str(number) for number in range(1, 18)]
+    assert all(re.search(r"``\w+/\w+\.py::\w+``", rule) for rule in rules[1::2])

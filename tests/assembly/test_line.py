@@ -191,3 +191,15 @@ def test_a_view_shows_the_newest_snapshot_beside_the_writer_and_leaves_nothing(v
     assert view.finish() is None
     view.close()
     assert list(volume.state("viewer").glob("views/*")) == []
+
+
+def test_who_is_refused_changes_nothing_of_the_local_index(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume.use("here", a="1")
+    volume.open("there")
+    asked: list[Path] = []
+    monkeypatch.setattr("cas3fs.index.migrations.upgrade", asked.append)
+    before = {path.name: path.read_bytes() for path in volume.state("here").glob("index.sqlite*")}
+    with pytest.raises(EpochHeld):
+        volume.open("here")
+    assert asked == []
+    assert {path.name: path.read_bytes() for path in volume.state("here").glob("index.sqlite*")} == before

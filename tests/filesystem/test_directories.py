@@ -4,6 +4,7 @@
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -323,3 +324,32 @@ def test_the_tree_is_the_same_after_a_crash_that_follows_a_commit(machine: Machi
     assert after.getattr(made.number).mode == stat.S_IFDIR | 0o751
     assert after.getattr(file.number).nlink == 2
     other.close()
+
+
+class InterruptedLock:
+    """A lock after whose first release something else comes in between."""
+
+    def __init__(self, inner: threading.Lock, interruption: Callable[[], None]) -> None:
+        self._inner = inner
+        self._interruption: Callable[[], None] | None = interruption
+
+    def __enter__(self) -> None:
+        self._inner.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.release()
+        interruption, self._interruption = self._interruption, None
+        if interruption is not None:
+            interruption()
+
+
+def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_removes_its_name(
+    fs: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs.forget([(make_file(fs, 1, b"f").number, 1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "lock", InterruptedLock(fs.lock, lambda: fs.unlink(1, b"f")))
+        found = fs.lookup(1, b"f")
+    assert fs.getattr(found.number).nlink == 0
+    fs.forget([(found.number, 1)])
+    refused(errno.ENOENT, fs.getattr, found.number)

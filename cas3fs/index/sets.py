@@ -17,7 +17,16 @@ from cas3fs.index.tables import blocks, chunks, inodes, packs
 
 _ZERO: ColumnElement[int] = literal_column("0")
 _TYPE = inodes.c.mode.bitwise_and(literal_column(str(stat.S_IFMT(0o177777)))).label("type")
-_BY_TYPE = Prepared(select(_TYPE, func.count(), func.sum(inodes.c.size)).group_by(literal_column("type")))
+_HALF_BITS = 32
+_BY_TYPE = Prepared(
+    select(
+        _TYPE,
+        func.count(),
+        # in two parts: two sparse files may be larger together than a number can be
+        func.sum(inodes.c.size.bitwise_rshift(literal_column(str(_HALF_BITS)))),
+        func.sum(inodes.c.size.bitwise_and(literal_column(str(2**_HALF_BITS - 1)))),
+    ).group_by(literal_column("type"))
+)
 _CHUNKS = Prepared(select(func.count(), func.coalesce(func.sum(chunks.c.length), _ZERO)).select_from(chunks))
 _BLOCKS = Prepared(
     select(
@@ -72,7 +81,7 @@ class IndexReader:
             self._database.rollback()
 
     def _counts(self) -> Counts:
-        types = {kind: (count, size) for kind, count, size in self._by_type.all()}
+        types = {kind: (count, (high << _HALF_BITS) + low) for kind, count, high, low in self._by_type.all()}
         files, logical_bytes = types.pop(stat.S_IFREG, (0, 0))
         directories, _ = types.pop(stat.S_IFDIR, (0, 0))
         links, _ = types.pop(stat.S_IFLNK, (0, 0))

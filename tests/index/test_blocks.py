@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cas3fs.index import Index, PackRow, number_of, ordinal_of
 from cas3fs.values import BlockHash, BlockLocation, SnapshotNumber, StoredPack
-from tests.index.conftest import FILE_MODE, add_file, make_pack
+from tests.index.conftest import FILE_MODE, NOW_NS, add_file, make_pack
 
 NUMBERS = st.builds(SnapshotNumber, st.integers(0, 2**23 - 1), st.integers(0, 2**40 - 1))
 
@@ -95,3 +95,11 @@ def test_a_reader_sees_what_is_committed_and_no_more(index: Index) -> None:
         assert reader.counts().files == 0
         index.commit()
         assert reader.counts().files == 1
+
+
+def test_sizes_of_sparse_files_add_up_beyond_what_one_file_can_have(index: Index) -> None:
+    for size in (2**63 - 1, 2**63 - 1, 5):
+        index.chunks.stored(add_file(index), size, NOW_NS, NOW_NS, 1)
+    index.commit()
+    with index.reader() as reader:
+        assert reader.counts().logical_bytes == 2**64 + 3

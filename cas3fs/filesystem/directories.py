@@ -73,8 +73,8 @@ class Directories(Base):
             return None
         row = self.index.namespace.lookup(parent, name)
         if row is None:
-            self._check_name(name)
             self.inodes.directory(parent)
+            self._check_name(name)
             self.names.miss(parent, name)
             return None
         self.names.learn(parent, name, row[0])
@@ -167,10 +167,10 @@ class Directories(Base):
 
     def _room_for(self, parent: int, name: bytes) -> Inode:
         """The directory, if the name is good and not taken there."""
+        directory = self.inodes.directory(parent)
         if name in (b".", b".."):
             raise FileSystemError(errno.EEXIST)
         self._check_name(name)
-        directory = self.inodes.directory(parent)
         if self.names.is_absent(parent, name):
             return directory
         if self.names.get(parent, name) is not None or self.index.namespace.child(parent, name) is not None:
@@ -186,13 +186,13 @@ class Directories(Base):
         with self.lock:
             self._check_writable()
             inode = self.inodes.get(number)
+            directory = self._room_for(new_parent, new_name)
             if inode.is_directory:
                 raise FileSystemError(errno.EPERM)
             if inode.nlink == 0:
                 raise FileSystemError(errno.ENOENT)
             if inode.nlink >= _LINK_MAX:
                 raise FileSystemError(errno.EMLINK)
-            directory = self._room_for(new_parent, new_name)
             with self.operation():
                 self.index.namespace.add_entry(new_parent, new_name, number)
             inode.nlink += 1
@@ -276,11 +276,11 @@ class Directories(Base):
         """
         with self.lock:
             self._check_writable()
-            self._check_name(new_name)
+            self.inodes.directory(new_parent)
             inode = self._existing(old_parent, old_name)
             if new_name in (b".", b".."):
                 raise FileSystemError(errno.EEXIST)
-            self.inodes.directory(new_parent)
+            self._check_name(new_name)
             target = self._find(new_parent, new_name)
             if target is inode:  # two names of one file: POSIX asks for nothing to happen
                 return

@@ -140,7 +140,7 @@ class Files(Directories):
                 raise FileSystemError(errno.EINVAL)
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 self._check_removable()
-                if flags & os.O_TRUNC and inode.size:
+                if flags & os.O_TRUNC:
                     self._truncate(inode, 0, time.time_ns())
                     self.inodes.touch(inode)
             return self._open_inode(inode, flags, caller)

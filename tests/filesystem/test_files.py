@@ -159,3 +159,11 @@ def test_statfs_counts_files_and_bytes(fs: FileSystem) -> None:
     figures = fs.statfs()
     assert figures.blocks - figures.blocks_free == MIB // figures.block_size
     assert figures.files - figures.files_free == 2
+
+
+def test_opening_to_truncate_changes_the_times_of_an_empty_file_too(fs: FileSystem) -> None:
+    inode, handle = fs.create(1, b"f", 0o644, os.O_RDWR, ROOT)
+    fs.release(handle)
+    fs.setattr(inode.number, ROOT, mtime_ns=5)
+    fs.release(fs.open(inode.number, os.O_WRONLY | os.O_TRUNC, ROOT))
+    assert fs.getattr(inode.number).mtime_ns > 5

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A volume in a folder, open on one machine after the other.
+
+Nothing happens in the background: what is committed, stored or published is what was asked for.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
+from cas3fs.assembly.restoring import restore_head
+from cas3fs.assembly.volumes import make_volume
+from cas3fs.config import MIB, Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.control import Message
+from cas3fs.filesystem import FileSystem, FileSystemSettings
+from cas3fs.maintenance.gc import Collector
+from cas3fs.maintenance.plans import GcSettings
+
+LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
+SETTINGS = {"cache_size_bytes": 16 * MIB, "memory_cache_bytes": 0}  # so every block is read from the disk's cache
+MEMORY = Path("/dev/shm")  # nobody's power fails here, and thousands of syncs cost nothing
+SMALL = VolumeSettings(chunker="fixed", block_size_bytes=4096)
+
+
+class Machine:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="cas3fs-model-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.machines = 0
+        (self.root / "v").mkdir()
+        self.store = StoreSettings((self.root / "v").as_uri())
+        self.uuid = str(make_volume(self.store, SMALL)["uuid"])
+        self.volume = self._open()
+
+    @property
+    def fs(self) -> FileSystem:
+        return self.volume.filesystem
+
+    @property
+    def _places(self) -> Places:
+        return Places(self.root / f"state{self.machines}", self.root / "cache")
+
+    def _open(self) -> OpenVolume:
+        volume = open_writer(self.store, WriterSettings(**SETTINGS), self._places)
+        volume.filesystem.settings = LAZY
+        volume.start(0)
+        return volume
+
+    # -- what may happen to a machine
+
+    def publish(self) -> str:
+        assert self.volume.publisher is not None
+        return self.volume.publisher.publish()
+
+    def collect_garbage(self) -> None:
+        assert self.volume.premises is not None
+        Collector(self.volume.premises).collect(GcSettings(grace_s=0), _silent)
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        self.volume.archive.delete([snapshot])
+
+    def remount(self) -> str:
+        """Unmounts and mounts again; gives the snapshot of the unmounting."""
+        newest = self._finish()
+        self.volume = self._open()
+        return newest
+
+    def move_to_another_machine(self) -> str:
+        """As `remount`, with nothing but the store."""
+        newest = self._finish()
+        shutil.rmtree(self._places.state_dir)
+        self.lose_the_cache()
+        self.volume = self._open()
+        return newest
+
+    def restore(self, snapshot: str) -> str:
+        """Unmounts, makes `snapshot` the head, and mounts; gives the snapshot of the unmounting."""
+        newest = self._finish()
+        restore_head(self.store, self._places, snapshot, _silent)
+        self.volume = self._open()
+        return newest
+
+    def kill(self) -> None:
+        """The process is killed and another one goes on with the files as they are at this moment."""
+        before, state = self.volume, self._places.state_dir
+        self.machines += 1
+        shutil.copytree(state, self._places.state_dir, ignore=shutil.ignore_patterns("reserve"))
+        before.close()
+        shutil.rmtree(state)
+        self.volume = self._open()
+
+    def lose_the_cache(self) -> None:
+        shutil.rmtree(self.root / "cache", ignore_errors=True)
+
+    def view(self, snapshot: str) -> OpenVolume:
+        """A snapshot, open for reading on another machine."""
+        settings = WriterSettings(**SETTINGS, read_only=True, snapshot=snapshot)
+        volume = open_view(self.store, settings, Places(self.root / "viewer", self.root / "viewer-cache"))
+        volume.start(0)
+        return volume
+
+    def _finish(self) -> str:
+        newest = self.volume.finish()
+        assert newest is not None
+        self.volume.close()
+        return newest
+
+    def close(self) -> None:
+        self.volume.close()
+        shutil.rmtree(self.root)
+
+
+def _silent(message: Message) -> None:
+    """Nobody watches."""

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The file system against a real directory: after every step both look the same, errno for errno and byte for byte.
+
+Times: an operation has to change those that it changes in the real directory, and no others; then the real one's are
+set to ours, so that they can be compared exactly from then on.  The ctime cannot be set, so it is ours alone that is
+compared with itself: nothing but an operation may change it.
+"""
+
+import os
+import random
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from tests.model.looks import Look, Place, changes_of_times, differences, same_inodes
+from tests.model.machine import Machine
+from tests.model.sides import KINDS, Ours, Reference, Side, outcome
+
+SECOND = 10**9
+IS_ROOT = os.geteuid() == 0
+
+NAMES = {
+    "a": b"a",
+    "b": b"b",
+    "c": b"c",
+    "odd": b"\xff\n\xe4",
+    "longest": b"n" * 255,
+    "too long": b"n" * 256,
+}
+names = st.sampled_from(["a", "b", "a", "b", "a", "b", "c", "c", "odd", "longest", "too long"])
+paths = st.one_of(names, st.lists(names, min_size=1, max_size=3).map("/".join))
+slots = st.sampled_from(["x", "y"])
+modes = st.sampled_from([0o644, 0o755, 0o000, 0o4755, 0o2755, 0o2644, 0o1777])
+offsets = st.sampled_from([0, 1, 4095, 4096, 10_000, 70_000])
+lengths = st.sampled_from([0, 1, 4096, 5000, 20_000])
+moments = st.sampled_from([0, 1, -SECOND - 1, 1_700_000_000 * SECOND + 123_456_789, 2**33 * SECOND])
+owners = st.sampled_from([(0, 0), (1000, 1000), (1000, 50), (2**31, 7)] if IS_ROOT else [(os.geteuid(), os.getegid())])
+kinds = st.sampled_from(sorted(KINDS) if IS_ROOT else ["fifo", "file", "socket"])
+xattr_flags = {"": 0, "CREATE": os.XATTR_CREATE, "REPLACE": os.XATTR_REPLACE}
+values = st.sampled_from([b"", b"1", b"\0" * 30])
+xattr_names = st.sampled_from(["trusted.a", "trusted.b"] if IS_ROOT else ["user.a", "user.b"])
+accesses = st.sampled_from(["r", "w", "r+", "truncate"])
+ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "r+": os.O_RDWR, "truncate": os.O_RDWR | os.O_TRUNC}
+
+
+def parse(path: str) -> Place:
+    return tuple(NAMES[name] for name in path.split("/"))
+
+
+class Tree(RuleBasedStateMachine):
+    """Two trees, and what may happen to them and to the machine that they are on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="cas3fs-tree-"))
+        self.umask = os.umask(0)
+        self.reference = Reference(self.folder / "reference")
+        self.machine = Machine()
+        self.ours = Ours(self.machine.fs)
+        root = self.machine.fs.getattr(1)
+        self.reference.chown((), root.uid, root.gid)
+        self.reference.chmod((), stat.S_IMODE(root.mode))
+        self.reference.utimes((), root.atime_ns, root.mtime_ns)
+        self.committed: list[Look] = []
+        """What a kill may leave: the state of the last commit, and those since then."""
+        self.snapshots: dict[str, Look] = {}
+        self.seen = self.ours.look(), self.reference.look()
+        self.now_committed()
+
+    def teardown(self) -> None:
+        self.reference.close_all()
+        self.ours.close_all()
+        self.machine.close()
+        os.umask(self.umask)
+        shutil.rmtree(self.folder)
+
+    # -- comparing
+
+    def both(self, operation: Callable[[Side], object], **names: str) -> None:
+        """Does it on both sides, and compares the outcome and all that can be seen."""
+        self.await_tick()
+        expected = outcome(operation, self.reference)
+        found = outcome(operation, self.ours)
+        assert found == expected, f"gives {found!r}, not {expected!r}"
+        self.compare()
+        self.committed.append(self.seen[0].named())
+
+    def await_tick(self) -> None:
+        """Until the clock of the reference's file system goes on, so that a change of times shows."""
+        probe = self.folder / "probe"
+        probe.touch()
+        before = probe.stat().st_ctime_ns
+        while probe.stat().st_ctime_ns == before:
+            probe.touch()
+
+    def compare(self) -> None:
+        ours, reference = self.ours.look(), self.reference.look()
+        assert not (lines := differences(reference, ours)), "\n".join(lines)
+        was = same_inodes(self.seen[0], ours)
+        assert was.keys() == same_inodes(self.seen[1], reference).keys()
+        changed = changes_of_times(self.seen[0], ours, was)
+        expected = changes_of_times(self.seen[1], reference, was)
+        assert changed == expected
+        self.adopt_times(ours, reference)
+        self.seen = ours, self.reference.look()
+
+    def adopt_times(self, ours: Look, reference: Look) -> None:
+        for place in reference.facts:
+            times = ours.times_of(place)
+            if (times.atime, times.mtime) != (reference.times_of(place).atime, reference.times_of(place).mtime):
+                self.reference.set_times(place, times)
+
+    def unchanged(self) -> None:
+        """The machine changed, the tree did not: not even a ctime."""
+        found = self.ours.look()
+        assert not (lines := differences(self.seen[0], found)), "\n".join(lines)
+        assert found.times == self.seen[0].times
+
+    def now_committed(self) -> None:
+        self.committed = [self.seen[0].named()]
+
+    # -- names
+
+    @rule(path=paths, mode=modes)
+    def create(self, path: str, mode: int) -> None:
+        self.both(lambda side: side.create(parse(path), mode))
+
+    @rule(path=paths, mode=modes)
+    def mkdir(self, path: str, mode: int) -> None:
+        self.both(lambda side: side.mkdir(parse(path), mode))
+
+    @rule(path=paths, kind=kinds, mode=modes)
+    def mknod(self, path: str, kind: str, mode: int) -> None:
+        rdev = os.makedev(7, 300) if "device" in kind else 0
+        self.both(lambda side: side.mknod(parse(path), KINDS[kind] | mode, rdev))
+
+    @rule(path=paths, points_to=st.sampled_from(["a", "../b/c", "odd", "x" * 4000]))
+    def symlink(self, path: str, points_to: str) -> None:
+        self.both(lambda side: side.symlink(parse(path), NAMES.get(points_to, points_to.encode())))
+
+    @rule(path=paths, new=paths)
+    def link(self, path: str, new: str) -> None:
+        self.both(lambda side: side.link(parse(path), parse(new)))
+
+    @rule(path=paths)
+    def unlink(self, path: str) -> None:
+        self.both(lambda side: side.unlink(parse(path)))
+
+    @rule(path=paths)
+    def rmdir(self, path: str) -> None:
+        self.both(lambda side: side.rmdir(parse(path)))
+
+    @rule(path=paths, new=paths)
+    def rename(self, path: str, new: str) -> None:
+        self.both(lambda side: side.rename(parse(path), parse(new)))
+
+    @rule(path=paths)
+    def readlink(self, path: str) -> None:
+        self.both(lambda side: side.readlink(parse(path)))
+
+    # -- attributes
+
+    @rule(path=paths, mode=modes)
+    def chmod(self, path: str, mode: int) -> None:
+        self.both(lambda side: side.chmod(parse(path), mode))
+
+    @rule(path=paths, owner=owners)
+    def chown(self, path: str, owner: tuple[int, int]) -> None:
+        self.both(lambda side: side.chown(parse(path), *owner))
+
+    @rule(path=paths, atime_ns=moments, mtime_ns=moments)
+    def utimes(self, path: str, atime_ns: int, mtime_ns: int) -> None:
+        self.both(lambda side: side.utimes(parse(path), atime_ns, mtime_ns))
+
+    @rule(path=paths, size=offsets)
+    def truncate(self, path: str, size: int) -> None:
+        self.both(lambda side: side.truncate(parse(path), size))
+
+    @rule(path=paths, name=xattr_names, value=values, flag=st.sampled_from(sorted(xattr_flags)))
+    def setxattr(self, path: str, name: str, value: bytes, flag: str) -> None:
+        self.both(lambda side: side.setxattr(parse(path), name, value, xattr_flags[flag]))
+
+    @rule(path=paths, name=xattr_names)
+    def getxattr(self, path: str, name: str) -> None:
+        self.both(lambda side: side.getxattr(parse(path), name))
+
+    @rule(path=paths, name=xattr_names)
+    def removexattr(self, path: str, name: str) -> None:
+        self.both(lambda side: side.removexattr(parse(path), name))
+
+    # -- open files
+
+    @rule(path=paths, slot=slots, access=accesses)
+    def open(self, path: str, slot: str, access: str) -> None:
+        if slot not in self.reference.files:
+            self.both(lambda side: side.open(parse(path), ACCESS[access], slot))
+
+    @rule(slot=slots, offset=offsets, length=lengths, seed=st.integers(0, 3))
+    def write(self, slot: str, offset: int, length: int, seed: int) -> None:
+        if slot in self.reference.files:
+            data = random.Random(seed).randbytes(length)
+            self.both(lambda side: side.write(slot, offset, data))
+
+    @rule(slot=slots, offset=offsets, length=lengths)
+    def read(self, slot: str, offset: int, length: int) -> None:
+        if slot in self.reference.files:
+            self.both(lambda side: side.read(slot, offset, length))
+
+    @rule(slot=slots)
+    def close(self, slot: str) -> None:
+        if slot in self.reference.files:
+            self.both(lambda side: side.close(slot))
+
+    # -- the machine
+
+    @rule()
+    def commit(self) -> None:
+        self.machine.fs.commit()
+        self.now_committed()
+        self.unchanged()
+
+    @rule()
+    def store(self) -> None:
+        self.machine.fs.store_all()
+        self.now_committed()
+        self.unchanged()
+
+    @rule()
+    def lose_the_cache(self) -> None:
+        self.machine.lose_the_cache()
+        self.unchanged()
+
+    @rule()
+    def publish(self) -> None:
+        self.published(self.machine.publish())
+        self.unchanged()
+
+    def published(self, snapshot: str) -> None:
+        self.now_committed()
+        shown = self.snapshots.setdefault(snapshot, self.committed[0])
+        assert shown == self.committed[0], f"{snapshot} is said to hold what has changed since"
+
+    @precondition(lambda self: self.snapshots)
+    @rule(which=st.integers(0, 9))
+    def view(self, which: int) -> None:
+        """A snapshot shows what was there, to another machine."""
+        snapshot, expected = self.snapshot(which)
+        opened = self.machine.view(snapshot)
+        try:
+            found = Ours(opened.filesystem).look()
+        finally:
+            opened.close()
+        assert not (lines := differences(expected, found)), "\n".join(lines)
+        assert found.times == expected.times
+
+    def snapshot(self, which: int) -> tuple[str, Look]:
+        return list(self.snapshots.items())[which % len(self.snapshots)]
+
+    @precondition(lambda self: len(self.snapshots) > 1)
+    @rule(which=st.integers(0, 9))
+    def delete_snapshot(self, which: int) -> None:
+        snapshot, _ = self.snapshot(which)
+        if snapshot != max(self.snapshots):
+            self.machine.delete_snapshot(snapshot)
+            del self.snapshots[snapshot]
+
+    @rule()
+    def collect_garbage(self) -> None:
+        self.machine.collect_garbage()
+        self.now_committed()
+        self.unchanged()
+
+    @rule(how=st.sampled_from(["remount", "move to another machine"]))
+    def remount(self, how: str) -> None:
+        self.close_all()
+        other = how == "move to another machine"
+        self.published(self.machine.move_to_another_machine() if other else self.machine.remount())
+        self.ours = Ours(self.machine.fs)
+        self.unchanged()
+
+    @precondition(lambda self: self.snapshots)
+    @rule(which=st.integers(0, 9))
+    def restore(self, which: int) -> None:
+        """A snapshot becomes the head."""
+        self.close_all()
+        snapshot, expected = self.snapshot(which)
+        self.published(self.machine.restore(snapshot))
+        self.ours = Ours(self.machine.fs)
+        self.goes_on_from(expected)
+
+    @rule()
+    def kill(self) -> None:
+        """The process is killed: what was committed is there, or a later state, whole."""
+        self.reference.close_all()
+        self.ours.files.clear()
+        self.machine.kill()
+        self.ours = Ours(self.machine.fs)
+        found = self.ours.look()
+        if found not in self.committed:
+            lines = differences(self.committed[0], found)
+            raise AssertionError("neither the last commit nor later:\n" + "\n".join(lines or ["times differ"]))
+        self.goes_on_from(found)
+
+    def goes_on_from(self, look: Look) -> None:
+        self.reference.rebuild(look)
+        self.seen = look, self.reference.look()
+        self.unchanged()
+        self.now_committed()
+
+    def close_all(self) -> None:
+        for slot in list(self.reference.files):
+            self.close(slot)
+
+
+@pytest.mark.lasts(300, long_s=7200)
+def test_the_file_system_does_what_a_real_directory_does_whatever_happens_to_the_machine() -> None:
+    run_state_machine_as_test(
+        Tree,
+        settings=settings(
+            max_examples=settings.default.max_examples // 5,
+            stateful_step_count=40,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One mount for all tests of this folder, each of which has a directory of its own in it."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cas3fs.testing.volumes import Mount, Volume
+
+USER, GROUP = 1000, 2000
+"""Whom an `AsUser` is; nobody has to have these names."""
+
+
+@pytest.fixture(scope="session")
+def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    volume = Volume.make(tmp_path_factory.mktemp("posix"))
+    mount = Mount(volume, volume.folder / "m")
+    mount.up("-o", "dev,suid")
+    try:
+        yield mount
+    finally:
+        mount.down()
+
+
+@pytest.fixture
+def mount(need_fuse: None, request: pytest.FixtureRequest) -> Mount:
+    shared: Mount = request.getfixturevalue("shared_mount")
+    return shared
+
+
+@pytest.fixture
+def folder(mount: Mount, request: pytest.FixtureRequest) -> Path:
+    """An empty directory on the mount, open to everybody."""
+    made = mount / request.node.name.replace("/", "_")[:200]
+    made.mkdir()
+    made.chmod(0o777)
+    return made
+
+
+AsUser = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def as_user(folder: Path) -> AsUser:
+    """Runs a shell command in the folder as an ordinary user, who is in `GROUP` only where told so."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as somebody else")
+
+    def run(command: str, *, user: int = USER, groups: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=folder,  # reached before root's rights are given up
+            user=user,
+            group=user,
+            extra_groups=list(groups),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        )
+
+    return run

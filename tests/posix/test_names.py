@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names and directories: lengths, links, moves, listings."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .calls import EXCHANGE, NOREPLACE, renameat2
+
+
+def refused(number: int, action: Callable[..., object], *args: object) -> None:
+    with pytest.raises(OSError) as caught:
+        action(*args)
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
+
+
+def test_a_name_has_255_bytes_at_most(folder: Path) -> None:
+    longest, too_long = folder / ("\u00e9" * 127 + "x"), folder / ("n" * 256)
+    longest.write_text("x")
+    (folder / "f").write_text("x")
+    assert os.listdir(os.fsencode(folder)).count(os.fsencode(longest.name)) == 1
+    refused(errno.ENAMETOOLONG, too_long.write_text, "x")
+    refused(errno.ENAMETOOLONG, too_long.mkdir)
+    refused(errno.ENAMETOOLONG, too_long.symlink_to, "x")
+    refused(errno.ENAMETOOLONG, os.mkfifo, too_long)
+    refused(errno.ENAMETOOLONG, os.stat, too_long)
+    refused(errno.ENAMETOOLONG, os.unlink, too_long)
+    refused(errno.ENAMETOOLONG, os.rename, folder / "f", too_long)
+    refused(errno.ENAMETOOLONG, os.link, folder / "f", too_long)
+    assert os.statvfs(folder).f_namemax == 255
+
+
+def test_trees_are_deeper_than_a_path_can_be_long(folder: Path) -> None:
+    name = "d" * 250
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(40):  # 10,000 bytes
+        os.mkdir(name, dir_fd=at)
+        below = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    assert os.listdir(at) == ["f"]
+    os.close(at)
+    refused(errno.ENAMETOOLONG, os.stat, folder.joinpath(*[name] * 40))
+    subprocess.run(["rm", "-r", folder / name], check=True)
+    assert os.listdir(folder) == []
+
+
+def test_symbolic_links_that_lead_nowhere_or_in_a_circle(folder: Path) -> None:
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+    refused(errno.ELOOP, os.stat, folder / "a")
+    refused(errno.ELOOP, os.open, folder / "a", os.O_RDONLY | os.O_NOFOLLOW)
+    (folder / "c").symlink_to("none")
+    refused(errno.ENOENT, os.stat, folder / "c")
+    assert os.readlink(folder / "c") == "none"
+    (folder / "c").write_text("x")  # makes what it points to
+    assert (folder / "none").read_text() == "x"
+
+
+def test_a_symbolic_link_holds_4095_bytes_at_most(folder: Path) -> None:
+    (folder / "l").symlink_to("x" * 4095)
+    assert os.readlink(folder / "l") == "x" * 4095
+    assert (folder / "l").lstat().st_size == 4095
+    refused(errno.ENAMETOOLONG, (folder / "m").symlink_to, "x" * 4096)
+
+
+def test_a_directory_counts_its_subdirectories_as_links(folder: Path) -> None:
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "f").write_text("x")
+    (folder / "c").mkdir()
+    assert [(folder / name).stat().st_nlink for name in (".", "a", "c")] == [4, 3, 2]
+    (folder / "a" / "b").rename(folder / "c" / "b")
+    assert [(folder / name).stat().st_nlink for name in (".", "a", "c")] == [4, 2, 3]
+    (folder / "a" / "f").unlink()
+    (folder / "c" / "b").rename(folder / "a")
+    assert [(folder / name).stat().st_nlink for name in (".", "a", "c")] == [4, 2, 2]
+
+
+def test_rename_refuses_what_would_make_the_tree_no_tree(folder: Path) -> None:
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "f").write_text("x")
+    refused(errno.EINVAL, os.rename, folder / "a", folder / "a" / "b" / "c")
+    refused(errno.ENOTEMPTY, os.rename, folder / "a" / "b", folder / "a")
+    refused(errno.ENOTDIR, os.rename, folder / "a", folder / "f")
+    refused(errno.EISDIR, os.rename, folder / "f", folder / "a" / "b")
+    refused(errno.ENOTDIR, os.rename, folder / "f", folder / "f" / "g")
+    refused(errno.EXDEV, os.rename, folder / "f", folder.parent.parent / "elsewhere")
+
+
+def test_rename_that_is_not_to_replace_or_is_to_exchange_changes_nothing(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    refused(errno.EEXIST, renameat2, folder / "a", folder / "b", NOREPLACE)
+    refused(errno.EINVAL, renameat2, folder / "a", folder / "new", NOREPLACE)
+    refused(errno.EINVAL, renameat2, folder / "a", folder / "b", EXCHANGE)
+    refused(errno.ENOENT, renameat2, folder / "a", folder / "new", EXCHANGE)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
+
+
+def test_mv_keeps_what_it_is_told_to_keep(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    subprocess.run(["mv", "-n", folder / "a", folder / "b"], check=False, capture_output=True)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
+    subprocess.run(["mv", "-n", folder / "a", folder / "c"], check=True)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"c": "a", "b": "b"}
+
+
+def test_a_listing_gives_what_stays_exactly_once_whatever_comes_and_goes(folder: Path) -> None:
+    stays = {f"stay{number:04}" for number in range(1500)}
+    for name in stays:
+        (folder / name).touch()
+        (folder / f"go{name}").touch()
+    seen = []
+    with os.scandir(folder) as listing:
+        for count, entry in enumerate(listing):
+            seen.append(entry.name)
+            if count < 1000:
+                (folder / f"come{count:04}").touch()
+            if entry.name in stays:
+                (folder / f"go{entry.name}").unlink()
+                (folder / entry.name).chmod(0o600)
+            if count == 700:
+                (folder / "come0000").rename(folder / min(stays - set(seen)))  # over one that is still to come
+    assert len(seen) == len(set(seen))
+    assert stays <= set(seen)
+
+
+def test_in_a_removed_directory_that_is_open_nothing_is_made_or_found(folder: Path) -> None:
+    (folder / "d").mkdir()
+    at = os.open(folder / "d", os.O_RDONLY)
+    (folder / "d").rmdir()
+    with pytest.raises(FileNotFoundError):
+        os.mkdir("x", dir_fd=at)
+    assert os.listdir(at) == []
+    assert os.fstat(at).st_nlink == 0
+    os.close(at)
+
+
+def test_rm_removes_a_tree_while_it_is_listed(folder: Path) -> None:
+    for number in range(30):
+        (folder / "t" / str(number)).mkdir(parents=True)
+        for name in range(30):
+            (folder / "t" / str(number) / str(name)).touch()
+    subprocess.run(["rm", "-r", folder / "t"], check=True)
+    assert os.listdir(folder) == []

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may do what: owners, groups, modes, sticky and set-id bits, as an ordinary user meets them."""
+
+import os
+import stat
+from pathlib import Path
+
+from .conftest import GROUP, USER, AsUser
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_in_a_sticky_directory_a_user_removes_and_renames_only_what_is_his(folder: Path, as_user: AsUser) -> None:
+    folder.chmod(0o1777)
+    for name in ("roots", "over"):
+        (folder / name).write_text(name)
+    assert as_user("echo x > his && mv his moved && rm moved").returncode == 0
+    for command in ("rm -f roots", "mv roots gone", "touch new && mv new over", "rmdir ."):
+        assert as_user(command).returncode != 0, command
+    assert (folder / "roots").read_text() == "roots"
+    assert (folder / "over").read_text() == "over"
+
+
+def test_what_others_may_not_write_they_neither_change_nor_remove_nor_add_to(folder: Path, as_user: AsUser) -> None:
+    folder.chmod(0o755)
+    (folder / "f").write_text("x")
+    for command in ("echo y > f", "rm -f f", "mkdir d", "ln f g", "mv f g", "ln -s f s", "chmod 777 f", "chown 1000 f"):
+        assert as_user(command).returncode != 0, command
+    assert os.listdir(folder) == ["f"]
+    assert as_user("cat f").stdout == "x"
+
+
+def test_a_path_needs_search_permission_and_a_listing_read_permission(folder: Path, as_user: AsUser) -> None:
+    for name, mode in (("search", 0o711), ("read", 0o744)):
+        (folder / name).mkdir()
+        (folder / name / "f").write_text("x")
+        (folder / name).chmod(mode)
+    assert as_user("cat search/f").stdout == "x"
+    assert "Permission denied" in as_user("ls search").stderr
+    assert "f" in as_user("ls read").stdout
+    assert "Permission denied" in as_user("cat read/f").stderr
+
+
+def test_a_supplementary_group_counts(folder: Path, as_user: AsUser) -> None:
+    (folder / "f").write_text("x")
+    os.chown(folder / "f", 0, GROUP)
+    (folder / "f").chmod(0o640)
+    assert as_user("cat f").returncode != 0
+    assert as_user("cat f", groups=(GROUP,)).stdout == "x"
+
+
+def test_in_a_set_group_id_directory_everything_gets_its_group_and_directories_the_bit(
+    folder: Path, as_user: AsUser
+) -> None:
+    os.chown(folder, 0, GROUP)
+    folder.chmod(0o2777)
+    assert as_user("umask 022; mkdir d && echo x > f && mkfifo p && ln -s f s && mkdir d/deeper").returncode == 0
+    for name in ("d", "f", "p", "s", "d/deeper"):
+        about = (folder / name).lstat()
+        assert (about.st_uid, about.st_gid) == (USER, GROUP), name
+    assert mode_of(folder / "d") == mode_of(folder / "d" / "deeper") == 0o2755
+    assert mode_of(folder / "f") == 0o644
+
+
+def test_elsewhere_everything_gets_the_group_of_who_makes_it(folder: Path, as_user: AsUser) -> None:
+    os.chown(folder, 0, GROUP)
+    assert as_user("umask 022; mkdir d && echo x > f").returncode == 0
+    assert (folder / "d").stat().st_gid == (folder / "f").stat().st_gid == USER
+
+
+def test_who_is_not_in_the_group_of_a_file_cannot_set_its_set_group_id_bit(folder: Path, as_user: AsUser) -> None:
+    (folder / "f").write_text("x")
+    os.chown(folder / "f", USER, GROUP)
+    assert as_user("chmod 2755 f").returncode == 0
+    assert mode_of(folder / "f") == 0o755
+    assert as_user("chmod 2755 f", groups=(GROUP,)).returncode == 0
+    assert mode_of(folder / "f") == 0o2755
+
+
+def test_writing_and_truncating_by_an_ordinary_user_take_set_id_bits_away(folder: Path, as_user: AsUser) -> None:
+    for command in ("echo y >> f", "echo y > f", "truncate -s 0 f"):
+        (folder / "f").write_text("x")
+        (folder / "f").chmod(0o6777)
+        assert as_user(command).returncode == 0
+        assert mode_of(folder / "f") == 0o777, command
+
+
+def test_chown_takes_set_id_bits_away_and_a_user_may_give_a_file_to_his_groups_only(
+    folder: Path, as_user: AsUser
+) -> None:
+    (folder / "f").write_text("x")
+    os.chown(folder / "f", USER, USER)
+    (folder / "f").chmod(0o6755)
+    assert as_user(f"chgrp {GROUP} f").returncode != 0
+    assert mode_of(folder / "f") == 0o6755
+    assert as_user(f"chgrp {GROUP} f", groups=(GROUP,)).returncode == 0
+    assert (mode_of(folder / "f"), (folder / "f").stat().st_gid) == (0o755, GROUP)
+
+
+def test_who_may_write_a_file_may_set_its_times_to_now_and_its_owner_to_anything(folder: Path, as_user: AsUser) -> None:
+    (folder / "f").write_text("x")
+    (folder / "f").chmod(0o666)
+    os.utime(folder / "f", (5, 5))
+    assert as_user("touch f").returncode == 0
+    assert (folder / "f").stat().st_mtime > 5
+    assert as_user("touch -d @5 f").returncode != 0
+    os.chown(folder / "f", USER, USER)
+    assert as_user("touch -d @5 f").returncode == 0
+    assert (folder / "f").stat().st_mtime == 5
+
+
+def test_set_user_id_programs_work_where_the_mount_allows_them(folder: Path, as_user: AsUser) -> None:
+    program = folder / "who"
+    program.write_bytes(Path("/usr/bin/id").read_bytes())
+    program.chmod(0o4755)
+    assert as_user("./who -u").stdout.strip() == "0"

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Random I/O on one file of a mount, and the same on a plain file: every read and every look at the size is compared.
+
+One `Exerciser` is one file, several open handles of it, a shared mapping, and a seed.  It knows nothing of mounts.
+"""
+
+import mmap
+import os
+import random
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+MAX_BYTES = 1_500_000
+HANDLES = 3
+KEPT_STEPS = 30
+
+
+class Different(AssertionError):
+    """The file is not as the plain one; tells the seed and the last steps."""
+
+
+class Exerciser:
+    """See the module."""
+
+    def __init__(self, file: Path, plain: Path, seed: int) -> None:
+        self.file = file
+        self.plain = plain
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.count = 0
+        self.steps: deque[str] = deque(maxlen=KEPT_STEPS)
+        self.noise = self.chance.randbytes(MAX_BYTES)
+        file.touch()
+        plain.touch()
+        self.open()
+        weighted: list[tuple[Callable[[], None], int]] = [
+            (self.read, 30),
+            (self.write, 30),
+            (self.append, 6),
+            (self.truncate, 6),
+            (self.read_mapped, 12),
+            (self.write_mapped, 8),
+            (self.fsync, 1),
+            (self.reopen, 2),
+            (self.look, 5),
+        ]
+        self.actions = [action for action, _ in weighted]
+        self.weights = [weight for _, weight in weighted]
+
+    # -- the frame
+
+    def run(self, count: int) -> None:
+        """Does that many steps.
+
+        Raises:
+            Different: with the seed, and the last steps.
+        """
+        for action in self.chance.choices(self.actions, self.weights, k=count):
+            action()
+            self.count += 1
+
+    def open(self) -> None:
+        self.reference = os.open(self.plain, os.O_RDWR)
+        self.handles = [os.open(self.file, os.O_RDWR) for _ in range(HANDLES)]
+        self.appending = os.open(self.file, os.O_WRONLY | os.O_APPEND)
+
+    def close(self) -> None:
+        for handle in (self.reference, self.appending, *self.handles):
+            os.close(handle)
+
+    def verify(self) -> None:
+        """Compares everything."""
+        self.note("verify")
+        self.look()
+        size = self.size()
+        for start in range(0, size, 1 << 18):
+            self.compare(os.pread(self.handle(), 1 << 18, start), start, 1 << 18)
+
+    def note(self, step: str) -> None:
+        self.steps.append(f"{self.count}: {step}")
+
+    def differs(self, what: str) -> Different:
+        steps = "\n  ".join(self.steps)
+        return Different(f"{self.file.name}, seed {self.seed}, step {self.count}: {what}; the last steps:\n  {steps}")
+
+    def compare(self, found: bytes, start: int, length: int) -> None:
+        expected = os.pread(self.reference, length, start)
+        if found != expected:
+            where = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), None)
+            at = "" if where is None else f", from {start + where} on"
+            raise self.differs(f"{len(found)} bytes read at {start} are not the {len(expected)} written{at}")
+
+    # -- choosing
+
+    def handle(self) -> int:
+        return self.chance.choice(self.handles)
+
+    def size(self) -> int:
+        return os.fstat(self.reference).st_size
+
+    def place(self) -> tuple[int, int]:
+        """An offset and a length; often small, often at a page's or a block's edge."""
+        length = self.chance.choice((1, 10, 511, 4096, 10_000, 65_536, 150_000))
+        length = self.chance.randint(1, length)
+        start = self.chance.randrange(MAX_BYTES - length)
+        if self.chance.random() < 0.3:
+            start &= ~4095
+        elif self.chance.random() < 0.5:
+            start = min(start, max(0, self.size() - self.chance.randint(0, 5000)))
+        return start, length
+
+    def bytes_of(self, length: int) -> bytes:
+        if self.chance.random() < 0.05:
+            return bytes(length)  # zeros, which are not a hole
+        start = self.chance.randrange(MAX_BYTES - length)
+        return self.noise[start : start + length]
+
+    # -- the steps
+
+    def read(self) -> None:
+        start, length = self.place()
+        self.note(f"read {length} at {start}")
+        self.compare(os.pread(self.handle(), length, start), start, length)
+
+    def write(self) -> None:
+        start, length = self.place()
+        self.note(f"write {length} at {start}")
+        data = self.bytes_of(length)
+        if (written := os.pwrite(self.handle(), data, start)) != length:
+            raise self.differs(f"only {written} bytes of {length} were written")
+        os.pwrite(self.reference, data, start)
+
+    def append(self) -> None:
+        size = self.size()
+        length = min(self.place()[1], MAX_BYTES - size)
+        self.note(f"append {length} at {size}")
+        data = self.bytes_of(length)
+        os.write(self.appending, data)
+        os.pwrite(self.reference, data, size)
+
+    def truncate(self) -> None:
+        size = self.chance.randrange(MAX_BYTES) if self.chance.random() < 0.8 else self.chance.choice((0, 4096, 70_000))
+        self.note(f"truncate to {size}")
+        if self.chance.random() < 0.5:
+            os.ftruncate(self.handle(), size)
+        else:
+            os.truncate(self.file, size)
+        os.ftruncate(self.reference, size)
+
+    def _mapped(self) -> tuple[int, int] | None:
+        """A place within the file, whose beginning is a page's."""
+        size = self.size()
+        if size == 0:
+            return None
+        start = self.chance.randrange(size) & ~(mmap.ALLOCATIONGRANULARITY - 1)
+        return start, min(size - start, self.chance.randint(1, 100_000))
+
+    def read_mapped(self) -> None:
+        if place := self._mapped():
+            start, length = place
+            self.note(f"read by mmap {length} at {start}")
+            with mmap.mmap(self.handle(), length, prot=mmap.PROT_READ, offset=start) as mapped:
+                self.compare(mapped[:], start, length)
+
+    def write_mapped(self) -> None:
+        if place := self._mapped():
+            start, length = place
+            skip = self.chance.randrange(length)
+            data = self.bytes_of(length - skip)
+            self.note(f"write by mmap {len(data)} at {start + skip}")
+            with mmap.mmap(self.handle(), length, offset=start) as mapped:
+                mapped[skip:] = data
+                if self.chance.random() < 0.5:
+                    mapped.flush()
+            os.pwrite(self.reference, data, start + skip)
+
+    def fsync(self) -> None:
+        self.note("fsync")
+        os.fsync(self.handle())
+
+    def reopen(self) -> None:
+        self.note("close and open")
+        self.close()
+        self.open()
+
+    def look(self) -> None:
+        self.note("look at the size")
+        found = os.fstat(self.handle()).st_size, os.stat(self.file).st_size
+        if found != (self.size(), self.size()):
+            raise self.differs(f"the sizes are {found}, not {self.size()}")

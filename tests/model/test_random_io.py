@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Random I/O on a real mount, by several threads on files of their own, with remounts; nothing may differ, ever."""
+
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cas3fs.testing.volumes import Mount
+from tests.model.fsx import Exerciser
+
+FILES = 4
+
+
+@pytest.fixture
+def mount(need_fuse: None, cas3fs_mount: Mount) -> Mount:
+    return cas3fs_mount
+
+
+@pytest.mark.lasts(300, long_s=6 * 3600)
+def test_a_file_is_as_a_plain_one_after_any_reads_writes_truncations_mappings_and_remounts(
+    mount: Mount, tmp_path: Path, long: bool
+) -> None:
+    """In the long form a million steps; the seed is in the failure."""
+    rounds, steps = (50, 5_000) if long else (3, 1_000)
+    seed = random.randrange(2**32)
+    files = [Exerciser(mount / f"file{number}", tmp_path / f"plain{number}", seed + number) for number in range(FILES)]
+    with ThreadPoolExecutor(FILES) as threads:
+        for turn in range(rounds):
+            list(threads.map(lambda one: one.run(steps), files))
+            for one in files:
+                one.close()
+            mount.again(keep_cache=turn % 2 == 0, keep_state=turn % 3 == 0)
+            for one in files:
+                one.open()
+                one.verify()
+    assert sum(one.count for one in files) == rounds * steps * FILES
+    for one in files:
+        one.close()
+
+
+@pytest.mark.lasts(120, long_s=3600)
+def test_a_file_is_as_a_plain_one_while_it_is_stored_and_published_all_the_time(
+    mount: Mount, tmp_path: Path, long: bool
+) -> None:
+    mount.again("--snapshot-interval", "100ms", "--cache-size", "1MiB")
+    one = Exerciser(mount / "file", tmp_path / "plain", random.randrange(2**32))
+    with ThreadPoolExecutor(1) as storing:
+        for _ in range(100 if long else 2):
+            flushed = storing.submit(mount.flush)
+            while not flushed.done():
+                one.run(50)
+            flushed.result()
+    one.verify()
+    one.close()
+
+
+@pytest.mark.lasts(120, long_s=3600)
+def test_threads_that_change_parts_of_one_file_each_find_their_own(mount: Mount, long: bool) -> None:
+    """Each thread has every fourth stretch of the file, of a length that is no page's."""
+    rounds, stretch, stretches = (20_000 if long else 500), 5_003, 100
+
+    def work(mine: int) -> None:
+        chance = random.Random(mine)
+        held = {number: bytes(stretch) for number in range(mine, stretches, FILES)}
+        with open(mount / "file", "r+b", buffering=0) as file:
+            for _ in range(rounds):
+                number = chance.choice(list(held))
+                if chance.random() < 0.5:
+                    held[number] = chance.randbytes(1) * stretch
+                    assert os.pwrite(file.fileno(), held[number], number * stretch) == stretch
+                assert os.pread(file.fileno(), stretch, number * stretch) == held[number]
+            for number, data in held.items():
+                assert os.pread(file.fileno(), stretch, number * stretch) == data
+
+    (mount / "file").write_bytes(bytes(stretch * stretches))
+    with ThreadPoolExecutor(FILES + 1) as threads:
+        works = [threads.submit(work, mine) for mine in range(FILES)]
+        threads.submit(mount.flush).result()
+        for one in works:
+            one.result()

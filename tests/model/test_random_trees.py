@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Eight processes change one tree on a mount at random; afterwards it is whole, and the same after a remount."""
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cas3fs.testing.volumes import Mount
+from tests.model.looks import Look, differences
+from tests.model.sides import Reference
+
+PROCESSES = 8
+BUSY = ("--snapshot-interval", "300ms", "--gc-interval", "1s")
+
+
+@pytest.fixture
+def mount(need_fuse: None, cas3fs_mount: Mount) -> Mount:
+    return cas3fs_mount
+
+
+def look_at(mount: Mount) -> Look:
+    seen = Reference(mount.path).look()
+    for path in (path for path, facts in seen.facts.items() if facts.kind == "directory"):
+        below = [facts for place, facts in seen.facts.items() if len(place) == len(path) + 1 and place[:-1] == path]
+        links = mount.path.joinpath(*(name.decode() for name in path)).stat().st_nlink
+        assert links == 2 + sum(facts.kind == "directory" for facts in below), path
+    return seen
+
+
+def stress(mount: Mount, seed: int, count: int) -> Counter[str]:
+    """Lets the processes loose; gives how many operations of each kind succeeded."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.model.stress", mount.path, str(seed + number), str(count)],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(PROCESSES)
+    ]
+    ends = [process.communicate() for process in processes]
+    assert not any(process.returncode for process in processes), f"seed {seed}:\n" + "".join(end[1] for end in ends)
+    return sum((Counter(json.loads(end[0])) for end in ends), Counter())
+
+
+@pytest.mark.lasts(300, long_s=3 * 3600)
+def test_a_tree_that_eight_processes_changed_is_whole_and_the_same_after_a_remount(mount: Mount, long: bool) -> None:
+    rounds, count = (20, 20_000) if long else (1, 1_200)
+    seed = random.randrange(2**32)
+    mount.again(*BUSY)
+    done: Counter[str] = Counter()
+    for turn in range(rounds):
+        done += stress(mount, seed + turn * PROCESSES, count)
+        check_after_remount(mount, keep_state=turn % 2 == 1)
+    print(f"of {rounds * PROCESSES * count} operations succeeded: {dict(done)}")
+    rare = {"rmdir", "link", "rename", "unlinked_while_open", "removexattr", "truncate"}
+    assert rare <= done.keys()
+
+
+def check_after_remount(mount: Mount, *, keep_state: bool) -> None:
+    before = look_at(mount)
+    mount.volume.run("fsck", mount.path)
+    mount.down()
+    mount.volume.run("fsck", mount.volume.url, "--verify-data")
+    mount.again(*BUSY, keep_cache=False, keep_state=keep_state)
+    after = look_at(mount)
+    assert not (lines := differences(before, after)), "\n".join(lines)
+    assert {path: after.times_of(path) for path in after.facts} == {
+        path: before.times_of(path) for path in before.facts
+    }

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A store that fails in every way that `cas3fs.testing.faults` knows: no wrong byte, nothing lost, and all is well
+again when the trouble is over."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
+from cas3fs.assembly.upkeep import Upkeep
+from cas3fs.assembly.volumes import make_volume
+from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.errors import Cas3fsError
+from cas3fs.filesystem import ROOT, FileSystemSettings, Owner
+from cas3fs.maintenance.plans import GcSettings
+from cas3fs.objectstores.s3 import S3Store
+from cas3fs.objectstores.wrappers import RetryPolicy
+from cas3fs.testing.fake_s3 import FakeS3
+from cas3fs.testing.faults import FaultKind
+from tests.crash.driver import none_of
+from tests.crash.looking import findings, places
+from tests.filesystem.machine import Machine
+from tests.filesystem.test_directories import make_file
+from tests.filesystem.test_storing import after_a_crash, until
+
+URL = StoreSettings("s3://bucket/volume")
+QUICK = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
+DELAY_S = 0.05
+OPERATIONS = ("put_object", "get_object", "head_object", "list_objects_v2", "delete_objects")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> FakeS3:
+    """What every store of this test talks to, without much patience."""
+    made = FakeS3("bucket")
+    monkeypatch.setattr("cas3fs.objectstores.s3.make_client", lambda settings: made)
+    monkeypatch.setattr("cas3fs.objectstores.opening.RetryPolicy", lambda: QUICK)
+    make_volume(URL, VolumeSettings())
+    return made
+
+
+@pytest.fixture
+def volume(s3: FakeS3, tmp_path: Path) -> Iterator[OpenVolume]:
+    opened = open_writer(URL, WriterSettings(cache_size_bytes=0, memory_cache_bytes=0), places(tmp_path))
+    opened.start(0)
+    yield opened
+    opened.close()
+
+
+def content(name: str) -> bytes:
+    return random.Random(name).randbytes(200_000)
+
+
+def write(volume: OpenVolume, name: str) -> None:
+    """Writes a file, and syncs it."""
+    fs = volume.filesystem
+    inode, handle = fs.create(ROOT, name.encode(), 0o644, os.O_WRONLY, Owner())
+    fs.write(handle, 0, content(name))
+    fs.fsync(handle)
+    fs.release(handle)
+    fs.forget([(inode.number, 1)])
+
+
+def read(volume: OpenVolume, name: str) -> bytes:
+    fs = volume.filesystem
+    handle = fs.open(fs.lookup(ROOT, name.encode()).number, os.O_RDONLY, Owner())
+    try:
+        return bytes(fs.read(handle, 0, 1 << 20))
+    finally:
+        fs.release(handle)
+
+
+def publish(volume: OpenVolume) -> None:
+    assert volume.publisher is not None
+    volume.publisher.publish(even_unchanged=True)
+
+
+def gc(volume: OpenVolume) -> None:
+    Upkeep(volume).gc(GcSettings(min_live=0.9, grace_s=0), lambda _: None)
+
+
+def on_another_machine(tmp_path: Path) -> OpenVolume:
+    view = WriterSettings(cache_size_bytes=0, memory_cache_bytes=0, read_only=True)
+    opened = open_view(URL, view, Places(tmp_path / "other", tmp_path / "other-cache"))
+    opened.start(0)
+    return opened
+
+
+@pytest.mark.parametrize("kind", FaultKind, ids=lambda kind: kind.name)
+def test_whatever_fails_for_however_long_no_byte_is_wrong_or_lost(
+    s3: FakeS3, volume: OpenVolume, tmp_path: Path, kind: FaultKind
+) -> None:
+    write(volume, "before")
+    write(volume, "removed")
+    publish(volume)
+    volume.filesystem.unlink(ROOT, b"removed")
+    with s3.faults.on(kind, key_prefix="", delay_s=DELAY_S) as fault:
+        for name in ("one", "two"):
+            write(volume, name)
+            for action in (publish, gc):
+                with suppress(Cas3fsError, OSError):
+                    action(volume)
+            for there in ("before", name):
+                with suppress(Cas3fsError, OSError):  # of what is in the store alone
+                    assert read(volume, there) == content(there)
+    assert fault.befell or kind is FaultKind.IGNORED_PRECONDITION  # which nothing depends on but claims
+    publish(volume)
+    gc(volume)
+    other = on_another_machine(tmp_path)
+    try:
+        for name in ("before", "one", "two"):
+            assert read(volume, name) == read(other, name) == content(name)
+    finally:
+        other.close()
+    volume.finish()
+    volume.close()
+    none_of(findings(URL.url, places(tmp_path), verify_data=True))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "kind",
+    [FaultKind.UNAVAILABLE, FaultKind.APPLIED_THEN_ERROR],
+    ids=lambda kind: kind.name,
+)
+def test_what_fails_twice_is_noticed_by_nobody(
+    s3: FakeS3, volume: OpenVolume, tmp_path: Path, kind: FaultKind, operation: str
+) -> None:
+    write(volume, "removed")
+    publish(volume)
+    volume.filesystem.unlink(ROOT, b"removed")
+    with s3.faults.on(kind, operations=[operation], times=2):
+        write(volume, "file")
+        publish(volume)
+        gc(volume)
+        other = on_another_machine(tmp_path)
+        try:
+            assert read(other, "file") == read(volume, "file") == content("file")
+        finally:
+            other.close()
+
+
+class FastClock:
+    """A clock of which an hour passes in seconds, for modules that know the time by ``time.monotonic`` alone."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self._start_s = time.monotonic()
+
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        return self._start_s + (time.monotonic() - self._start_s) * self.factor
+
+
+def test_an_outage_of_an_hour_loses_nothing_and_ends_by_itself(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, s3 = FastClock(2400), FakeS3("bucket")
+    for module in ("storing", "staging", "files", "commits"):
+        monkeypatch.setattr(f"cas3fs.filesystem.{module}.time", clock)
+    machine.store = S3Store("bucket", client=s3)
+    fs = machine.mount(FileSystemSettings(commit_interval_s=5, settle_s=1, batch_wait_s=1))
+    begin_s = clock.monotonic()
+    with s3.faults.on(FaultKind.RESET) as outage:
+        for number in range(20):
+            make_file(fs, 1, b"%d" % number, b"%d" % number * 50_000)
+            fs.commit()
+        until(lambda: clock.monotonic() - begin_s > 3600)
+        assert after_a_crash(machine, b"7") == b"7" * 50_000
+    assert 10 < outage.befell < 600  # it goes on trying, and not too eagerly
+    until(lambda: fs.pending().files == 0)
+    for number in range(20):
+        assert after_a_crash(machine, b"%d" % number) == b"%d" % number * 50_000
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path / "machine")
+    yield made
+    made.close()

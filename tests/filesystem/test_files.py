@@ -3,15 +3,19 @@
 
 import errno
 import os
+import sqlite3
 import stat
 import time
+from contextlib import closing
 
 import pytest
 
+from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.base import FileSystemSettings
 from tests.filesystem.machine import MIB, ROOT, USER, Machine
 from tests.filesystem.test_directories import make_file, refused
+from tests.filesystem.test_storing import content
 
 
 def test_setattr_changes_what_it_is_told_and_the_ctime(fs: FileSystem) -> None:
@@ -167,3 +171,24 @@ def test_opening_to_truncate_changes_the_times_of_an_empty_file_too(fs: FileSyst
     fs.setattr(inode.number, ROOT, mtime_ns=5)
     fs.release(fs.open(inode.number, os.O_WRONLY | os.O_TRUNC, ROOT))
     assert fs.getattr(inode.number).mtime_ns > 5
+
+
+def test_while_another_process_has_the_index_locked_nothing_is_promised_and_nothing_lost(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cas3fs.index.database.BUSY_TIMEOUT_S", 0.2)
+    fs = machine.mount()
+    make_file(fs, 1, b"before", b"x" * 1000)
+    fs.commit()
+    with closing(sqlite3.connect(machine.folder / "index.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        make_file(fs, 1, b"meanwhile", b"y" * 1000)
+        with pytest.raises(IndexDatabaseError, match="locked"):
+            fs.commit()
+        assert content(fs, b"before") == b"x" * 1000
+        other.execute("ROLLBACK")
+    fs.commit()
+    crashed = machine.copy_of_the_disk()
+    found = crashed.mount()
+    assert (content(found, b"before"), content(found, b"meanwhile")) == (b"x" * 1000, b"y" * 1000)
+    crashed.close()

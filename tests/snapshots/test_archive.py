@@ -4,6 +4,7 @@
 import random
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -356,3 +357,17 @@ def test_no_thread_is_left_after_a_failure(archive: SnapshotArchive, store: Stor
     with pytest.raises(StoreUnreachable):
         archive.restore(FIRST, index.with_name("restored"))
     assert threading.active_count() == before
+
+
+def test_a_clock_that_was_set_back_changes_nothing_in_the_order_of_snapshots(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for sequence, year in ((1, 2030), (2, 1999)):
+        file.write_bytes(b"%d" % sequence * SEGMENT)
+        archive = SnapshotArchive(
+            Shelf(store), segment_size=SEGMENT, now=lambda year=year: datetime(year, 1, 1, tzinfo=UTC)
+        )
+        archive.create(file, epoch=1, sequence=sequence, parent=archive.newest_id())
+    newest = archive.newest_id()
+    assert newest == "00000001-0000000002"
+    archive.restore(newest, tmp_path / "restored")
+    assert (tmp_path / "restored").read_bytes() == b"2" * SEGMENT

@@ -42,6 +42,25 @@ def test_all_that_are_young_enough_are_kept() -> None:
     assert kept(series(20, timedelta(minutes=10)), Policy(within_s=3600)) == list(range(14, 21))
 
 
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (Policy(), [6]),
+        (Policy(last=2), [5, 6]),
+        (Policy(within_s=3600), [1, 2, 3, 4, 5, 6]),
+        (Policy(hourly=1), [6]),
+        (Policy(hourly=2), [3, 6]),
+    ],
+)
+def test_after_the_clock_was_set_back_the_newest_are_those_with_the_greatest_numbers(
+    policy: Policy, expected: list[int]
+) -> None:
+    ahead = [snapshot(number, timedelta(minutes=-1440 - number)) for number in (1, 2, 3)]
+    assert (
+        kept([*ahead, *(snapshot(number, timedelta(minutes=9 - number)) for number in (4, 5, 6))], policy) == expected
+    )
+
+
 def test_of_each_hour_the_newest_is_kept() -> None:
     # at 12:30, 12:10, 11:50, 11:30, 11:10, 10:50 ...
     assert kept(series(12, timedelta(minutes=20)), Policy(hourly=3)) == [7, 10, 12]

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A local disk that others fill, an index that others lock, folders that cannot be written."""
+
+import errno
+import os
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import TIMEOUT_S, Machine
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("a small disk of its own needs root")
+    path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(path: Path) -> None:
+    """Takes all the room that is left on a disk."""
+    with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(1 << 16))
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def until_it_is_written(path: Path, data: bytes) -> None:
+    """Writes and syncs as soon as that is possible."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            write_durably(path, data)
+        except OSError as error:
+            assert error.errno in (errno.ENOSPC, errno.EIO), error
+            assert time.monotonic() < deadline_s, error
+            time.sleep(0.1)
+        else:
+            return
+
+
+def test_a_disk_that_others_fill_to_the_last_byte_costs_nothing_that_was_synced(machine: Machine) -> None:
+    with small_disk(machine.state, "200m"):
+        machine.mkfs()
+        pid = machine.mount()
+        for number in range(20):
+            write_durably(machine.dir / f"before {number}", b"%d" % number * 30_000)
+        fill(machine.state / "of somebody else")
+        refused = False
+        for number in range(200):
+            try:
+                write_durably(machine.dir / f"meanwhile {number}", b"%d" % number * 30_000)
+            except OSError as error:
+                assert error.errno in (errno.ENOSPC, errno.EIO)
+                refused = True
+                break
+        assert refused
+        synced = number
+        (machine.state / "of somebody else").unlink()
+        until_it_is_written(machine.dir / "afterwards", b"room again")
+        machine.kill(pid)
+        machine.run("umount", machine.dir)
+        machine.mount()
+        for word, count in (("before", 20), ("meanwhile", synced)):
+            for number in range(count):
+                assert (machine.dir / f"{word} {number}").read_bytes() == b"%d" % number * 30_000
+        assert (machine.dir / "afterwards").read_bytes() == b"room again"
+        machine.umount()
+        assert machine.report("fsck", machine.url, "--verify-data")["status"] == 0
+
+
+def test_a_full_disk_of_the_cache_fails_nobody(machine: Machine) -> None:
+    with small_disk(machine.cache, "4m"):
+        machine.mkfs()
+        machine.mount()
+        fill(machine.cache / "of somebody else")
+        data = os.urandom(8_000_000)
+        (machine.dir / "file").write_bytes(data)
+        machine.run("flush", machine.dir)
+        machine.umount()
+        machine.mount()
+        assert (machine.dir / "file").read_bytes() == data
+        machine.umount()
+
+
+def test_an_index_that_somebody_else_has_locked_is_waited_for(machine: Machine) -> None:
+    machine.mkfs()
+    pid = machine.mount()
+    index = next(machine.state.glob("*/index.sqlite"))
+    with closing(sqlite3.connect(index, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        (machine.dir / "file").write_bytes(b"x" * 1000)  # and the commit waits
+        time.sleep(1)
+        other.execute("ROLLBACK")
+    write_durably(machine.dir / "synced", b"y" * 1000)
+    machine.kill(pid)
+    machine.run("umount", machine.dir)
+    machine.mount()
+    assert (machine.dir / "file").read_bytes() == b"x" * 1000
+    assert (machine.dir / "synced").read_bytes() == b"y" * 1000
+    machine.umount()
+
+
+def test_a_state_folder_that_cannot_be_written_is_told_and_the_volume_stays_free(machine: Machine) -> None:
+    machine.mkfs()
+    machine.mount()
+    (machine.dir / "file").write_bytes(b"x")
+    machine.umount()
+    if os.geteuid() != 0:
+        pytest.skip("a read-only bind mount needs root")
+    subprocess.run(["mount", "--bind", machine.state, machine.state], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", machine.state], check=True)
+        assert "Read-only file system" in machine.fail("mount", machine.url, machine.dir, status=2)
+    finally:
+        subprocess.run(["umount", machine.state], check=True)
+    machine.mount()
+    assert (machine.dir / "file").read_bytes() == b"x"
+    machine.umount()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 r"""The Unix socket through which commands talk to the process that has a volume open.
 
-Format: lines of JSON in UTF-8, each ended by ``\n`` and at most 1 MiB long. A client sends requests, one after the
-other::
+Format: lines of JSON in UTF-8, each ended by ``\n``; a request is at most 1 MiB long, an answer 256 MiB. A client sends
+requests, one after the other::
 
     {"verb": "flush", "args": {}}
 
@@ -39,6 +39,9 @@ from cas3fs.errors import Cas3fsError, ControlError, FileSystemError
 SOCKET_NAME = "control.sock"
 RECORD_NAME = "mount.json"
 MAX_LINE_BYTES = 1 << 20
+"""Of a request."""
+MAX_ANSWER_BYTES = 256 << 20
+"""All findings of a large volume, or all its snapshots, come in one answer."""
 
 Message = dict[str, Any]
 Progress = Callable[[Message], None]
@@ -106,7 +109,8 @@ class _ClientGone(Exception):
 class _Lines:
     """One side of a connection, as lines of JSON."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
         self._connection = connection
         self._file = connection.makefile("rb")
 
@@ -115,10 +119,10 @@ class _Lines:
 
     def receive(self) -> Message | None:
         """The next message, or None at the end; raises ControlError for anything that is not one."""
-        line = self._file.readline(MAX_LINE_BYTES + 1)
+        line = self._file.readline(self._limit_bytes + 1)
         if not line:
             return None
-        if len(line) > MAX_LINE_BYTES or not line.endswith(b"\n"):
+        if len(line) > self._limit_bytes or not line.endswith(b"\n"):
             raise ControlError("a message on the control socket is too long or cut short")
         try:
             message = json.loads(line)
@@ -198,10 +202,10 @@ class ControlServer:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        lines = _Lines(connection)
+        lines = _Lines(connection, MAX_LINE_BYTES)
         try:
-            self._check_peer(connection)
             while (request := lines.receive()) is not None:
+                self._check_peer(connection)  # not before: who is still sending would not see the answer
                 self._answer(lines, request)
         except ControlError as error:
             with contextlib.suppress(OSError):
@@ -276,7 +280,7 @@ class ControlClient:
         except OSError as error:
             connection.close()
             raise ControlError(f"no process of cas3fs answers at {path}: {error.strerror}") from error
-        self._lines = _Lines(connection)
+        self._lines = _Lines(connection, MAX_ANSWER_BYTES)
 
     def call(self, verb: str, args: Message | None = None, progress: Progress | None = None) -> Message:
         """The result of `verb`; `progress` is called with each report on the way.
@@ -299,13 +303,15 @@ class ControlClient:
         """The answer to the oldest request without one; raises as `call`."""
         try:
             while (message := self._lines.receive()) is not None:
-                if "progress" in message:
-                    if progress is not None:
-                        progress(message["progress"])
-                elif "error" in message:
+                if "error" in message:
                     _raise_error(message["error"])
-                else:
-                    return dict(message["result"])
+                name, told = next(iter(message.items()), ("", None))
+                if name not in ("progress", "result") or not isinstance(told, dict):
+                    raise ControlError("the mount's process gave an answer that is none")
+                if name == "result":
+                    return told
+                if progress is not None:
+                    progress(told)
         except OSError as error:
             raise ControlError(f"the mount's process broke off the connection: {error.strerror}") from error
         raise ControlError("the mount's process ended before it answered")

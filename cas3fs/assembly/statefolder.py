@@ -31,6 +31,13 @@ _SHOWS = "shows"
 _STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", "staging")
 
 
+def _shut(path: Path) -> None:
+    """Keeps others out of a folder of ours that they may look into: names and contents of all files lie in it."""
+    status = path.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        path.chmod(0o700)
+
+
 class StateFolder:
     """A locked state folder; made where it is missing."""
 
@@ -44,6 +51,7 @@ class StateFolder:
         self.path = path
         try:
             _make_durably(path)
+            _shut(path)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(f"the state folder {path} cannot be used: {error.strerror}") from error

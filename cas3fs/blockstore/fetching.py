@@ -22,12 +22,12 @@ from itertools import chain
 
 from cas3fs.blocks.packs import read_contents
 from cas3fs.blockstore.filling import Filler
-from cas3fs.blockstore.flights import Flight, FlightTable
+from cas3fs.blockstore.flights import Flight, FlightTable, Refusals
 from cas3fs.blockstore.plans import Locality, Run, coalesce
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memory import MemoryCache
-from cas3fs.errors import BlockMissing, Cas3fsError, CorruptBlock, CorruptPack, StoreError
+from cas3fs.errors import BlockMissing, Cas3fsError, CorruptBlock, CorruptPack, StoreError, TransientStoreError
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
 
@@ -79,6 +79,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._closed = False
         self._flights = FlightTable(ahead_bytes, clock)
+        self._refusals = Refusals(clock)
         self._locality = Locality()
         self._packs: dict[str, PackFetch] = {}
         self._pack_slots = threading.Semaphore(WHOLE_PACKS_AT_ONCE)
@@ -106,6 +107,7 @@ class Fetcher:
             if plain is not None:  # it has just landed
                 self._flights.note_read(block.hash)
                 return plain
+            self._refusals.check(block.hash)
             flight, is_mine = self._flights.demand(block)
             job = self._job_for(flight) if is_mine else None
             next_flights = self._flights.take_off(self._memory.contains)
@@ -152,6 +154,7 @@ class Fetcher:
 
     def _land(self, flight: Flight, plain: bytes, *, fill: bool) -> None:
         with self._lock:
+            self._refusals.clear()
             is_open = self._flights.end(flight, arrived=True)
             self._memory.put(flight.block.hash, plain)
         if is_open:
@@ -162,6 +165,8 @@ class Fetcher:
     def _fail(self, flights: Iterable[Flight], error: BaseException) -> None:
         with self._lock:
             still_open = [flight for flight in flights if self._flights.end(flight, arrived=False)]
+            if isinstance(error, TransientStoreError):
+                self._refusals.note(still_open, error)
         self._failed.add(len(still_open))
         for flight in still_open:
             flight.future.set_exception(error)

@@ -14,21 +14,26 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from itertools import islice
 
+from cas3fs.errors import TransientStoreError
 from cas3fs.values import BlockHash, BlockLocation
 
 STALE_AFTER_S = 10.0
 """A block fetched ahead that nobody read for so long loses its share; a hint that old is forgotten."""
 REMEMBERED_HINTS = 1024
 BATCHES = 4
+REPEATED_WITHIN_S = 2.0
+"""The kernel asks again at once, page by page, for what it did not get. Where the store was asked in vain for longer
+than this, for minutes perhaps, such a repetition fails in the same way, without being tried."""
 
 
 class Flight:
     """A block being fetched; `future` resolves to its plain bytes, or fails for all who wait."""
 
-    __slots__ = ("ahead", "block", "claimed", "future", "hinted")
+    __slots__ = ("ahead", "began_s", "block", "claimed", "future", "hinted")
 
-    def __init__(self, block: BlockLocation, *, hinted: bool) -> None:
+    def __init__(self, block: BlockLocation, began_s: float, *, hinted: bool) -> None:
         self.block = block
+        self.began_s = began_s
         self.hinted = hinted
         """Made by a hint: the caches were not asked yet."""
         self.ahead = hinted
@@ -73,7 +78,7 @@ class FlightTable:
         """The flight of a block that a reader waits for, and whether the caller has to fetch it."""
         flight = self._flights.get(block.hash)
         if flight is None:
-            flight = self._flights[block.hash] = Flight(block, hinted=False)
+            flight = self._flights[block.hash] = Flight(block, self._clock(), hinted=False)
             return flight, True
         if flight.ahead:
             flight.ahead = False
@@ -104,7 +109,7 @@ class FlightTable:
                 if self._ahead_bytes + block.plain_length > self._limit_bytes:
                     break
                 self._ahead_bytes += block.plain_length
-                flights.append(Flight(block, hinted=True))
+                flights.append(Flight(block, self._clock(), hinted=True))
                 self._flights[block.hash] = flights[-1]
             self._hints.popleft()
         return flights
@@ -135,3 +140,31 @@ class FlightTable:
             if came_s >= oldest_s and is_kept(block):
                 return
             self.note_read(block)
+
+
+class Refusals:
+    """Blocks that readers waited for just now, for long and in vain."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._refused: dict[BlockHash, tuple[TransientStoreError, float]] = {}
+        """By block, what was raised, and until when it is raised again."""
+
+    def note(self, flights: Iterable[Flight], error: TransientStoreError) -> None:
+        """Remember those of the flights, which failed, that somebody has waited for so long."""
+        now_s = self._clock()
+        long_waited = (each for each in flights if not each.ahead and now_s - each.began_s >= REPEATED_WITHIN_S)
+        self._refused |= {flight.block.hash: (error, now_s + REPEATED_WITHIN_S) for flight in long_waited}
+
+    def check(self, block: BlockHash) -> None:
+        """Raises what was raised for this block just now."""
+        if block not in self._refused:
+            return
+        error, until_s = self._refused[block]
+        if self._clock() < until_s:
+            raise type(error)(str(error)) from error
+        del self._refused[block]
+
+    def clear(self) -> None:
+        """Forget all: the store answers."""
+        self._refused.clear()

@@ -12,6 +12,7 @@ each thread that reads. The caches belong to whoever made them: `close` leaves t
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from cas3fs.blockstore.fetching import Fetcher
 from cas3fs.blockstore.retrieval import Retrieval
@@ -29,6 +30,9 @@ KEPT_WHOLE_BYTES = 128 * 1024
 """A block up to this length is taken into memory whole when the caches have it."""
 STREAMED_FROM_BYTES = 64 * 1024
 """So is any block whose first so many bytes are read in one piece: the rest will most likely follow."""
+
+Gate = Callable[[], AbstractContextManager[None]]
+"""Makes the context in which a reader waits for the store; it may refuse by an exception."""
 
 
 class BlockReader:
@@ -77,8 +81,9 @@ class BlockReader:
         self._memory_hits.add()
         return part_of(plain, skip, length)
 
-    def read(self, block: BlockLocation, skip: int, length: int) -> Buffer:
-        """`length` bytes of the block from `skip` on, wherever they are; may wait for the disk and the store.
+    def read(self, block: BlockLocation, skip: int, length: int, gate: Gate = nullcontext) -> Buffer:
+        """`length` bytes of the block from `skip` on, wherever they are; may wait for the disk, and within `gate` for
+        the store.
 
         Raises:
             BlockMissing: the store has no such pack, or no such range of it.
@@ -90,7 +95,8 @@ class BlockReader:
             part = self._from_cache(block, skip, length)
         if part is None:
             self._misses.add()
-            part = part_of(self._fetcher.fetch(block), skip, length)
+            with gate():
+                part = part_of(self._fetcher.fetch(block), skip, length)
         return part
 
     def prefetch(self, blocks: Sequence[BlockLocation]) -> None:

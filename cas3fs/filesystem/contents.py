@@ -6,8 +6,9 @@ layer files and which blocks are wanted for the rest.  It is then carried out wi
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
-from cas3fs.blockstore.reader import BlockReader
+from cas3fs.blockstore.reader import BlockReader, Gate
 from cas3fs.filesystem.extents import FileBytes, MemoryBytes
 from cas3fs.filesystem.layers import Layer, View
 from cas3fs.filesystem.staging import Staging
@@ -73,7 +74,7 @@ class ReadPlan:
             found[begin - self.start : begin - self.start + len(piece)] = piece
         return found
 
-    def carry_out(self, reader: BlockReader) -> Buffer:
+    def carry_out(self, reader: BlockReader, gate: Gate = nullcontext) -> Buffer:
         """The bytes; may wait for the disk and the store.  Call it without a lock, and `finish` afterwards.
 
         Raises:
@@ -84,10 +85,10 @@ class ReadPlan:
         if len(self._spans) == 1 and not self._memory and not self._files:
             begin, stop, span = self._spans[0]
             if begin == self.start and stop == self.end:
-                return reader.read(span.block, span.skip + begin - span.offset, stop - begin)
+                return reader.read(span.block, span.skip + begin - span.offset, stop - begin, gate)
         found = bytearray(self.end - self.start)
         for begin, stop, span in self._spans:
-            data = reader.read(span.block, span.skip + begin - span.offset, stop - begin)
+            data = reader.read(span.block, span.skip + begin - span.offset, stop - begin, gate)
             found[begin - self.start : stop - self.start] = data
         for begin, stop, layer in self._files:
             held = layer.bytes

@@ -12,8 +12,9 @@ import errno
 import os
 import stat
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
+from cas3fs.blockstore.reader import Gate
 from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.base import SIZE_MAX, Caller
 from cas3fs.filesystem.contents import ReadPlan
@@ -180,8 +181,10 @@ class Files(Directories):
                 plan.finish(self.staging)
             return data
 
-    def read(self, handle: int, offset: int, size: int) -> Buffer:
+    def read(self, handle: int, offset: int, size: int, gate: Gate = nullcontext) -> Buffer:
         """Up to `size` bytes from `offset` on: fewer only at the end of the file; holes are zeros.
+
+        `gate` makes the context in which the store is waited for; what it raises ends the read.
 
         Raises:
             FileSystemError: EBADF, the handle is not open for reading.
@@ -192,7 +195,7 @@ class Files(Directories):
         if plan is None:
             return b""
         try:
-            return self._carried_out(plan)
+            return self._carried_out(plan, gate)
         except BlockMissing:
             with self.lock:
                 again = self._plan(handle, offset, size)
@@ -202,11 +205,11 @@ class Files(Directories):
                 with self.lock:
                     again.finish(self.staging)
                 raise
-            return self._carried_out(again)  # the blocks had moved to another pack, and the old one went
+            return self._carried_out(again, gate)  # the blocks had moved to another pack, and the old one went
 
-    def _carried_out(self, plan: ReadPlan) -> Buffer:
+    def _carried_out(self, plan: ReadPlan, gate: Gate) -> Buffer:
         try:
-            return plan.carry_out(self.reader)
+            return plan.carry_out(self.reader, gate)
         finally:
             if plan.holds_files:
                 with self.lock:

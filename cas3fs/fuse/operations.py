@@ -18,16 +18,16 @@ attribute exists;
 kernel leaves
   it out.
 
-Workers: reads ahead come from the kernel, which the mount option ``max_background`` bounds (module `session`). So many
-writers as `slots` has may wait for room in staging at once; one more waits a moment for a slot, and then goes over
-staging's limit with its one request: that limit is there to be near, and a worker to be free.
+Workers: who waits for room in staging or for the store needs a slot (module `slots`), and there are fewer than workers.
+A writer that finds none waits a moment, and then goes over staging's limit with its one request: that limit is there to
+be near, and a worker to be free. The kernel's own reads ahead are bounded by the mount option ``max_background`` as
+well (module `session`).
 """
 
 import errno
 import functools
 import logging
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.fuse.mountpoints import CONTROL_XATTR
+from cas3fs.fuse.slots import Slots
 from cas3fs.values import Buffer
 
 ROOT = llfuse.ROOT_INODE
@@ -107,7 +108,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         self,
         filesystem: FileSystem,
         *,
-        slots: threading.Semaphore,
+        slots: Slots,
         control: bytes = b"",
         capabilities: bool = True,
         timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -117,7 +118,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
     ) -> None:
         """Handlers for `filesystem`.
 
-        `slots` counts the writers that may still wait; `control` is the answer to the attribute of that name;
+        `slots` bounds those who wait; `control` is the answer to the attribute of that name;
         `capabilities` says whether some file may have one; `uid` and `gid` replace every owner that is shown;
         `sync` is what fsync and fsyncdir wait for, where the file system's own does not do.
         """
@@ -280,7 +281,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         if data is not None:
             return data
         with llfuse.lock_released:
-            return self._fs.read(handle, offset, size)
+            return self._fs.read(handle, offset, size, self._slots.reading)
 
     @_handler
     def write(self, handle: int, offset: int, data: bytes) -> int:
@@ -288,12 +289,12 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         if written is not None:
             return written
         with llfuse.lock_released:
-            if not self._slots.acquire(timeout=_PATIENCE_S):
+            if not self._slots.take_for_writing(_PATIENCE_S):
                 return self._fs.write(handle, offset, data, patient=False)
             try:
                 return self._fs.write(handle, offset, data)
             finally:
-                self._slots.release()
+                self._slots.give_back()
 
     @_handler
     def flush(self, handle: int) -> None:

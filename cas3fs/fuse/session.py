@@ -31,6 +31,7 @@ from cas3fs.filesystem import FileSystem
 from cas3fs.fuse.operations import DEFAULT_TIMEOUT_S, Operations
 from cas3fs.fuse.options import SessionOptions
 from cas3fs.fuse.signals import StopSignals
+from cas3fs.fuse.slots import Slots
 
 _FREE_WORKERS = 2
 _PRIORITY = 10
@@ -57,7 +58,7 @@ class Session:
         self._mountpoint = mountpoint
         self._workers = workers
         self._options = options.for_libfuse(url, workers, read_only=filesystem.read_only)
-        slots = threading.BoundedSemaphore(max(1, workers - _FREE_WORKERS))
+        slots = Slots(max(1, workers - _FREE_WORKERS))
         self._operations = Operations(
             filesystem,
             slots=slots,

@@ -16,6 +16,7 @@ from llfuse import FUSEError
 from cas3fs.errors import BlockMissing, FileSystemError, IndexFull
 from cas3fs.filesystem import Inode, VolumeStatistics
 from cas3fs.fuse.operations import Operations
+from cas3fs.fuse.slots import Slots
 
 
 def inode(number: int, mode: int = stat.S_IFREG | 0o640) -> Inode:
@@ -56,7 +57,7 @@ class StandIn:
         self._called("read_now", handle, offset, size)
         return self.now  # type: ignore[return-value]
 
-    def read(self, handle: int, offset: int, size: int) -> bytes:
+    def read(self, handle: int, offset: int, size: int, gate: object) -> bytes:
         assert lock_is_free()
         self._called("read", handle, offset, size)
         return b"read"
@@ -120,7 +121,7 @@ def operations(fs: StandIn) -> Operations:
 
 
 def make(fs: StandIn, **options: Any) -> Operations:
-    options = {"capabilities": False, "control": b"/control", "slots": threading.Semaphore(1), **options}
+    options = {"capabilities": False, "control": b"/control", "slots": Slots(1), **options}
     return Operations(fs, **options)  # type: ignore[arg-type]
 
 
@@ -219,7 +220,7 @@ def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, 
 
 
 def test_a_writer_for_whom_no_slot_comes_free_does_not_wait_in_its_worker(fs: StandIn) -> None:
-    operations = make(fs, slots=threading.Semaphore(0))
+    operations = make(fs, slots=Slots(0))
     with llfuse.lock:
         assert operations.write(1, 0, b"data") == 4
     assert [call[0] for call in fs.calls] == ["write_now", "write impatiently"]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Some workers are always free, however many requests wait for the store or for room."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from cas3fs.errors import StoreUnreachable
+from cas3fs.fuse.slots import PATIENCE_S, Slots
+
+WAIT_S = 30
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def test_writers_take_half_of_the_slots_and_readers_what_is_left() -> None:
+    slots = Slots(6)
+    assert [slots.take_for_writing(0) for _ in range(4)] == [True, True, True, False]
+    with ExitStack() as readers:
+        for _ in range(3):
+            readers.enter_context(slots.reading())
+    slots.give_back()
+    assert slots.take_for_writing(0)
+
+
+def test_readers_take_all_slots_when_nobody_writes() -> None:
+    slots = Slots(6)
+    with ExitStack() as readers:
+        for _ in range(6):
+            readers.enter_context(slots.reading())
+        assert not slots.take_for_writing(0)
+    assert slots.take_for_writing(0)
+
+
+def test_one_more_reader_waits_for_a_slot(pool: ThreadPoolExecutor) -> None:
+    slots, inside = Slots(2), threading.Event()
+
+    def read() -> None:
+        with slots.reading():
+            inside.set()
+
+    with ExitStack() as readers:
+        for _ in range(2):
+            readers.enter_context(slots.reading())
+        waiting: Future[None] = pool.submit(read)
+        assert not inside.wait(0.05)
+    waiting.result(WAIT_S)
+    assert inside.is_set()
+
+
+def test_one_more_reader_is_refused_at_once_when_the_store_has_answered_nobody_for_long() -> None:
+    now_s = [0.0]
+    slots = Slots(2, lambda: now_s[0])
+    with slots.reading(), slots.reading():
+        now_s[0] += PATIENCE_S
+        with pytest.raises(StoreUnreachable, match="2 reads wait"), slots.reading():
+            pytest.fail("there is no slot")
+    with slots.reading():
+        pass
+
+
+def test_a_full_staging_refuses_no_reader() -> None:
+    now_s = [0.0]
+    slots = Slots(2, lambda: now_s[0])
+    assert slots.take_for_writing(0)
+    now_s[0] += 10 * PATIENCE_S
+    with slots.reading():
+        pass
+
+
+def test_a_slot_is_free_again_after_a_read_that_failed() -> None:
+    slots = Slots(1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), slots.reading():
+            raise ZeroDivisionError
+    assert slots.take_for_writing(0)

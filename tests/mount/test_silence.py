@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A store that takes every request and answers none."""
+
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import TIMEOUT_S, Machine, new_bucket
+
+if TYPE_CHECKING:
+    from cas3fs.testing.servers import RcloneServer
+
+READERS = 16
+FILE_BYTES = 300_000
+PROMPT_S = 15.0
+"""How long the mount's other work may take at first: the patience with the store, and a busy machine."""
+
+
+@pytest.fixture
+def own_rclone(tmp_path: Path) -> Iterator["RcloneServer"]:
+    """A server that no other test needs meanwhile."""
+    from cas3fs.testing import servers
+
+    with servers.rclone_s3(tmp_path) as server:
+        yield server
+
+
+def read_past_the_kernel(path: Path) -> bytes:
+    """The first 4 KiB of a file by O_DIRECT: no limit of the kernel's holds such reads back."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, 4096) as aligned:
+            return bytes(aligned[: os.preadv(descriptor, [aligned], 0)])
+    finally:
+        os.close(descriptor)
+
+
+def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
+    need_fuse: None, own_rclone: "RcloneServer", workspace: Path
+) -> None:
+    machine = Machine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
+    contents = {f"f{number}": os.urandom(FILE_BYTES) for number in range(READERS)}
+    try:
+        machine.mkfs()
+        machine.mount("--cache-size", "0")
+        for name, content in contents.items():
+            (machine.dir / name).write_bytes(content)
+        machine.umount()
+        machine.mount("--cache-size", "0")
+        own_rclone.pause()
+        begun = threading.Semaphore(0)
+
+        def read(name: str) -> bytes | OSError:
+            begun.release()
+            try:
+                return read_past_the_kernel(machine.dir / name)
+            except OSError as error:
+                return error
+
+        with ThreadPoolExecutor(READERS) as pool:
+            reads = {name: pool.submit(read, name) for name in contents}
+            try:
+                for _ in reads:
+                    assert begun.acquire(timeout=TIMEOUT_S)
+                for _ in range(3):
+                    started_s = time.monotonic()
+                    (machine.dir / "new").write_bytes(b"new")
+                    (machine.dir / "new").rename(machine.dir / "renamed")
+                    assert {path.name for path in machine.dir.iterdir()} == {*contents, "renamed"}
+                    assert (machine.dir / "renamed").read_bytes() == b"new"
+                    assert time.monotonic() - started_s < PROMPT_S
+            finally:
+                own_rclone.resume()
+            answers = {name: each.result(3 * TIMEOUT_S) for name, each in reads.items()}
+        served = [name for name, answer in answers.items() if not isinstance(answer, OSError)]
+        assert served  # those who had a slot waited, and were answered in the end
+        assert all(answers[name] == contents[name][:4096] for name in served)
+        for name, content in contents.items():
+            assert (machine.dir / name).read_bytes() == content
+        machine.umount()
+    finally:
+        own_rclone.resume()
+        machine.clean_up()

@@ -24,10 +24,11 @@ from cas3fs.blocks.packs import PackBuilder, read_contents
 from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.entries.shelf import Shelf
 from cas3fs.index import GarbageReader, Index
+from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Patient
 from cas3fs.maintenance.fsck import FsckSettings, check
 from cas3fs.maintenance.plans import Facts, GcSettings, make_plan
-from cas3fs.maintenance.verifying import Bookmark, Verifier
+from cas3fs.maintenance.verifying import Verifier
 from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore

@@ -5,15 +5,17 @@ Findings are sent one by one, as ``{"finding": {...}}``, since there may be more
 
 A volume that nobody has open is checked without a claim and without changing anything: by the local index, if that is
 of the line that the store's newest epoch is on, else by the newest snapshot that can be restored. A repair opens the
-volume as its writer, and mends it before anything is taken up from staging or handed to anybody.
+volume as its writer, and mends it before anything is taken up from staging or handed to anybody. Where there is no
+local index that can be used, and the newest snapshot is damaged, it begins from the newest one that is whole; the
+manifests of those after it are put aside (`cas3fs.maintenance.fsck`).
 """
 
-import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,16 @@ from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs
-from cas3fs.errors import ControlError, IndexCorrupt, SnapshotDamaged
+from cas3fs.errors import ControlError, IndexCorrupt, SnapshotDamaged, SnapshotError
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
-from cas3fs.maintenance.checking import Checkup, Patient
+from cas3fs.maintenance.bookmarks import Bookmark
+from cas3fs.maintenance.checking import Checkup, Patient, of_snapshot
 from cas3fs.maintenance.findings import Finding
-from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of
-from cas3fs.maintenance.losses import known_losses
+from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of, put_aside
+from cas3fs.maintenance.losses import DAMAGED, known_losses
 from cas3fs.maintenance.mending import Mender
 from cas3fs.maintenance.records import record
-from cas3fs.maintenance.verifying import Bookmark
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -45,7 +47,6 @@ from cas3fs.values import SnapshotNumber
 
 _BOOKMARK = "verify.json"
 _WHATEVER_SIZE_BYTES = 1 << 60
-_log = logging.getLogger(__name__)
 
 
 def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Message:
@@ -60,9 +61,8 @@ def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Mess
         raise ControlError(f"{volume.url} is mounted read-only; check it where it is written, or unmounted")
     if args.get("repair"):
         raise ControlError(f"{volume.url} is mounted: unmount it to repair it")
-    with premises.publishing.exclusively():
-        next_ordinal = ordinal_of(premises.publishing.next_number)
-    patient = patient_of(premises, next_ordinal, is_live=True)
+    # snapshots are published meanwhile, so packs may be born with any of this epoch
+    patient = patient_of(premises, ordinal_of(SnapshotNumber(premises.epoch + 1, 1)), is_live=True)
     bookmark = Bookmark(volume.state.path / _BOOKMARK)
     result = check(patient, settings_of(args), bookmark, lambda told: progress(dict(told)))
     return _told(result, volume.state.path, progress)
@@ -83,7 +83,7 @@ def check_unmounted(store: StoreSettings, places: Places, args: Message, progres
         patient = resources.enter_context(_patient(opened, state, early))
         folder = path if state is not None else patient.index.parent
         result = check(patient, settings_of(args), Bookmark(folder / _BOOKMARK), lambda told: progress(dict(told)))
-        result = attrs.evolve(result, findings=(*early, *result.findings))
+        result = attrs.evolve(result, findings=(*_untold(early, result.findings), *result.findings))
         return _told(result, path if state is not None else None, progress)
 
 
@@ -108,7 +108,15 @@ def _told(result: FsckResult, state: Path | None, progress: Progress) -> Message
     told: dict[str, Any] = {"status": result.status, "codes": codes, "verified": verified}
     if state is not None:
         record(state, "fsck", told)
-    return told
+        if verified is not None:
+            record(state, "verify", verified)
+    return told | {"checked": dict(result.checked), "lost": sum(finding.lost for finding in result.findings)}
+
+
+def _untold(early: list[Finding], later: Sequence[Finding]) -> list[Finding]:
+    """Without what is told of the same snapshots more exactly later."""
+    named = {one.touches["snapshot"] for one in later if "snapshot" in one.touches}
+    return [one for one in early if one.touches.get("snapshot") not in named]
 
 
 # -- without a claim
@@ -126,13 +134,15 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
             staging = None
             if state.staging_rows.exists():
                 staging = (state.staging, resources.enter_context(closing(StagingIndex(state.staging_rows))))
-            index = state.index
+            index, which = state.index, "the local index"
         else:
             folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-")))
-            index, staging = _restored(archive, folder, early), None
+            index, staging = folder / "index.sqlite", None
+            which = _restore(archive, index, early)
         with Index.open(index, read_only=True) as opened:
-            losses = known_losses(opened)
-        yield Patient(index, store, archive, following, losses, staging)
+            losses, damages = known_losses(opened), known_losses(opened, DAMAGED)
+        is_live = epoch is not None and not epoch.released
+        yield Patient(index, store, archive, following, losses, damages, staging, is_live, which)
 
 
 def _is_current(index: Path, claim: str | None, early: list[Finding]) -> bool:
@@ -148,18 +158,19 @@ def _is_current(index: Path, claim: str | None, early: list[Finding]) -> bool:
         return False
 
 
-def _restored(archive: SnapshotArchive, folder: Path, early: list[Finding]) -> Path:
-    """The index of the newest snapshot that is whole; an empty one where there is none."""
-    path = folder / "index.sqlite"
+def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
+    """Restores the index of the newest snapshot that is whole, or an empty one where there is none; tells which."""
+    which = "an empty index, as there is no snapshot that is whole"
     strays = archive.strays()
     for snapshot in reversed([one for one in archive.ids() if one not in strays]):
         try:
             archive.restore(snapshot, path)
+            which = f"the index of snapshot {snapshot}, as the one here is missing, damaged, or not the newest state"
             break
         except SnapshotDamaged as error:
-            early.append(Finding("snapshot-unreadable", {"snapshot": snapshot}, str(error)))
+            early.append(of_snapshot("snapshot-unreadable", snapshot, error))
     migrations.upgrade(path)
-    return path
+    return which
 
 
 # -- with a claim
@@ -184,18 +195,36 @@ def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progre
 
 def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
     """The volume, open for writing and not started; a damaged local index is set aside, and a snapshot restored."""
-    settings = WriterSettings(cache_size_bytes=0, snapshot_interval_s=0)
+    opened = partial(_open_mending, store, places, early)
     try:
-        volume = open_writer(store, settings, places)
-    except IndexCorrupt as error:
-        _set_aside(store, places, str(error), early)
-        return open_writer(store, settings, places)
-    assert volume.premises is not None
+        volume = opened()
+    except IndexCorrupt:
+        _set_aside(store, places, "it cannot be opened as an index", early)
+        return opened()
     damage = Checkup(_patient_of(volume)).damage()
     if damage:
         volume.close()
         _set_aside(store, places, damage[0].detail, early)
-        return open_writer(store, settings, places)
+        return opened()
+    return volume
+
+
+def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
+    """The volume as its writer; damaged snapshots that it would have begun from are put aside."""
+    found: list[Finding] = []
+
+    def take(archive: SnapshotArchive, snapshot: str, error: SnapshotDamaged) -> None:
+        try:
+            archive.load(snapshot)
+            code = "snapshot-unreadable"
+        except SnapshotError:
+            code = "snapshot-damaged"
+        put_aside(archive.shelf.store, snapshot)
+        found.append(of_snapshot(code, snapshot, error, repaired=True))
+
+    settings = WriterSettings(cache_size_bytes=0, snapshot_interval_s=0)
+    volume = open_writer(store, settings, places, on_damaged=take)
+    early += found
     return volume
 
 
@@ -204,8 +233,8 @@ def _set_aside(store: StoreSettings, places: Places, detail: str, early: list[Fi
         path = places.state_of(str(load_volume(opened).uuid))
     with closing(StateFolder(path)) as state:
         aside = state.set_aside()
-    _log.warning("the local index is damaged; it is set aside in %s", aside)
-    early.append(Finding("index-damaged", {"index": str(path)}, f"{detail}; it is set aside in {aside}", repaired=True))
+    told = f"{detail}; it is set aside in {aside}"
+    early.append(Finding("index-damaged", {"index": str(path / "index.sqlite")}, told, repaired=True))
 
 
 def _patient_of(volume: OpenVolume) -> Patient:
@@ -257,7 +286,7 @@ def _make_lost_folder(volume: OpenVolume) -> None:
 
 def _leave_report(volume: OpenVolume, result: FsckResult) -> None:
     """What was hurt is told in lost+found too."""
-    told = "".join(f"{one.code}: {one.kind.text}: {one.detail} {' '.join(one.paths)}\n" for one in result.findings)
+    told = "".join(f"{one.code}: {one.kind.text}: {one.about} {' '.join(one.paths)}\n" for one in result.findings)
     filesystem = volume.filesystem
     with filesystem.lock:
         folder = filesystem.index.repairs().lost_folder()  # made before

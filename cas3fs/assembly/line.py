@@ -30,6 +30,7 @@ Where the process may die, and what the next mount finds:
 
 import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -62,10 +63,19 @@ class Line:
     """Not None when it holds nothing but that: its id, or an empty text for an empty index."""
 
 
+OnDamaged = Callable[[str, SnapshotDamaged], None]
+"""Takes a damaged snapshot, given by its id, out of the line."""
+
+
 def take_up(
-    state: StateFolder, archive: SnapshotArchive, claim: Claim, progress: Progress = lambda done, total: None
+    state: StateFolder,
+    archive: SnapshotArchive,
+    claim: Claim,
+    progress: Progress = lambda done, total: None,
+    on_damaged: OnDamaged | None = None,
 ) -> Line:
-    """Brings index and staging into place, and records `claim` in them.
+    """Brings index and staging into place, and records `claim` in them. With `on_damaged`, the newest snapshot that is
+    whole is restored, where otherwise a damaged one is an error.
 
     Raises:
         SnapshotError, StoreError: the newest snapshot cannot be read.
@@ -76,7 +86,7 @@ def take_up(
     if state.index.exists():
         _keep_or_clear(state, claim, newest)
     if not state.index.exists():
-        _install(state, archive, newest, progress)
+        newest = _install(state, archive, newest, progress, on_damaged)
     return _record(state, claim, newest)
 
 
@@ -98,8 +108,14 @@ def _keep_or_clear(state: StateFolder, claim: Claim, newest: str | None) -> None
     _log.warning("another writer has gone on with the volume; what was not published here is set aside in %s", aside)
 
 
-def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None, progress: Progress) -> None:
-    """Puts an index in place where there is none: of the snapshot `newest`, or an empty one."""
+def _install(
+    state: StateFolder,
+    archive: SnapshotArchive,
+    newest: str | None,
+    progress: Progress,
+    on_damaged: OnDamaged | None,
+) -> str | None:
+    """Puts an index in place where there is none: of the snapshot `newest`, or an empty one; gives of which."""
     if state.has_staged():
         aside = state.set_aside(staging_only=True)
         _log.warning("staged data without its index was found and is set aside in %s", aside)
@@ -107,8 +123,8 @@ def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None, p
     if newest is None:
         with Index.open(state.index, create=True) as index:
             mark_clean(index, EMPTY)
-        return
-    restore_told(archive, newest, state.restored, progress)
+        return None
+    newest = _restore_whole(state, archive, newest, progress, on_damaged)
     migrations.upgrade(state.restored)
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
@@ -119,6 +135,28 @@ def _install(state: StateFolder, archive: SnapshotArchive, newest: str | None, p
             index.state.set(CLEAN, newest)
         index.commit()
     put_in_place(state.restored, state.index)
+    return newest
+
+
+def _restore_whole(
+    state: StateFolder, archive: SnapshotArchive, newest: str, progress: Progress, on_damaged: OnDamaged | None
+) -> str:
+    """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is whole; gives which."""
+    if on_damaged is None:
+        restore_told(archive, newest, state.restored, progress)
+        return newest
+    damaged: dict[str, SnapshotDamaged] = {}
+    strays = archive.strays()
+    for one in reversed([each for each in archive.ids() if each not in strays]):
+        try:
+            archive.restore(one, state.restored, progress)
+        except SnapshotDamaged as error:
+            damaged[one] = error
+            continue
+        for hurt, why in damaged.items():
+            on_damaged(hurt, why)
+        return one
+    raise SnapshotDamaged(f"no snapshot is whole, so there is nothing to begin from: {damaged[newest]}")
 
 
 def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: Progress) -> None:

@@ -14,6 +14,7 @@ release, before the index is marked clean: the same.
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -29,7 +30,7 @@ from cas3fs.control import Progress
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, Identity
-from cas3fs.errors import Cas3fsError
+from cas3fs.errors import Cas3fsError, SnapshotDamaged
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.maintenance.base import Premises
@@ -161,14 +162,23 @@ OnState = Callable[[StateFolder], None]
 """Called with the state folder as soon as it is locked: the log goes there."""
 
 
+OnDamaged = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
+"""Called, under the claim, with the id of a damaged snapshot: takes it out of the line."""
+
+
 def open_writer(
     store_settings: StoreSettings,
     settings: WriterSettings,
     places: Places,
     on_state: OnState = lambda _: None,
     on_restore: RestoreProgress = lambda done, total: None,
+    *,
+    on_damaged: OnDamaged | None = None,
 ) -> OpenVolume:
     """Opens a volume as its only writer.
+
+    With `on_damaged`, a damaged snapshot that it should begin from is handed to that, and it begins from the newest one
+    that is whole.
 
     Raises:
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be.
@@ -186,7 +196,7 @@ def open_writer(
         after_release = before is None or before.released
         try:
             archive = SnapshotArchive(Shelf(store))
-            line = take_up(state, archive, claim, on_restore)
+            line = take_up(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
             if claim.took_over is not None:
                 _log.warning("epoch %s was not released and is taken over", claim.took_over)
                 write_base(archive.shelf, claim.key, claim.epoch, line.newest)
@@ -206,15 +216,8 @@ def open_writer(
             if after_release:
                 _release_quietly(epochs, claim)
             raise
-        publisher = Publisher(
-            filesystem,
-            archive,
-            epochs,
-            claim,
-            state,
-            newest=line.newest,
-            changed=line.clean is None or claim.took_over is not None,
-        )
+        changed = line.clean is None or claim.took_over is not None
+        publisher = Publisher(filesystem, archive, epochs, claim, state, newest=line.newest, changed=changed)
         premises = _premises(entry, archive, epochs, claim, publisher)
         turn = Turn(claim, epochs, publisher, after_release, line.clean, premises)
         return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), turn)

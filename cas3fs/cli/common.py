@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from cas3fs.config import Places, StoreSettings, find_places, parse_duration, parse_size
+from cas3fs.control import Message, Progress
 from cas3fs.errors import MountError, UsageError
 
 if TYPE_CHECKING:
     from cas3fs.fuse.mountpoints import Mount
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+Offline = Callable[[StoreSettings, Places, Message, Progress], Message]
+"""Carries out a request on a volume that no process of this machine has open."""
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -167,3 +170,32 @@ def volume_url(volume: str) -> str:
 def find_target_of(volume: str, state_dir: str | None, cache_dir: str | None = None) -> Target | None:
     """As `find_target`, from the values of the command line."""
     return find_target(volume_url(volume), find_places(state_dir, cache_dir))
+
+
+def carry_out(
+    verb: str,
+    volume: str,
+    args: Message,
+    progress: Progress,
+    offline: Callable[[], Offline],
+    *,
+    state_dir: str | None,
+    cache_dir: str | None,
+    endpoint_url: str | None,
+) -> Message:
+    """What the process that has `volume` open answers to the request `verb`; where there is none, what comes of
+    carrying it out here, by the function that `offline` imports.
+
+    Raises:
+        MountError: `volume` is neither a mount nor a URL.
+        Cas3fsError, OSError: as the request does.
+    """
+    from cas3fs.control import ControlClient
+
+    target = find_target_of(volume, state_dir, cache_dir)
+    if target is not None:
+        with ControlClient(target.socket) as client:
+            return client.call(verb, args, progress)
+    if "://" not in volume:
+        raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+    return offline()(store_settings(volume, endpoint_url), find_places(state_dir, cache_dir), args, progress)

@@ -4,31 +4,33 @@
 Exit status as fsck(8): 0 clean, 1 everything that was wrong is mended, 4 something is left, 8 it could not run.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from cas3fs.cli.common import (
     Duration,
-    find_target_of,
+    Offline,
+    carry_out,
     json_option,
     places_options,
     print_json,
     store_options,
-    store_settings,
 )
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import find_places
-from cas3fs.control import Message, Progress
-from cas3fs.errors import Cas3fsError, MountError, UsageError
+from cas3fs.control import Message
+from cas3fs.errors import Cas3fsError, UsageError
 
 COULD_NOT_RUN = 8
+MOST_SHOWN = 10
+"""Paths and ranges of a finding that are printed; ``--json`` gives more."""
 
 
 @click.command()
 @click.argument("volume")
 @click.option("--repair", is_flag=True, help="Mend what is wrong; the volume must not be mounted. Deletes nothing.")
-@click.option("--verify-data", is_flag=True, help="Read every block back and check its hash.")
+@click.option("--verify-data", is_flag=True, help="Read back what volume and snapshots need, and check hashes.")
 @click.option("--max-duration", type=Duration(), help="Read back for so long; the next run goes on from there.")
 @places_options
 @store_options
@@ -48,6 +50,8 @@ def fsck(
 
     Exit status: 0 clean, 1 all mended, 4 something is left, 8 the check could not be done.
     """
+    if max_duration is not None and not verify_data:
+        raise UsageError("--max-duration limits reading back: it goes with --verify-data")
     args: Message = {"repair": repair, "verify_data": verify_data, "max_duration_s": max_duration}
     findings: list[dict[str, Any]] = []
     try:
@@ -59,7 +63,16 @@ def fsck(
                 else:
                     show(told)
 
-            told = _run(volume, args, take, state_dir=state_dir, cache_dir=cache_dir, endpoint_url=endpoint_url)
+            told = carry_out(
+                "fsck",
+                volume,
+                args,
+                take,
+                _offline,
+                state_dir=state_dir,
+                cache_dir=cache_dir,
+                endpoint_url=endpoint_url,
+            )
     except UsageError:
         raise
     except (Cas3fsError, OSError) as error:
@@ -68,47 +81,51 @@ def fsck(
     if as_json:
         print_json(told | {"findings": findings})
     else:
-        _print(told, findings)
+        for finding in findings:
+            for line in _finding_lines(finding):
+                click.echo(line)
+        for line in _result_lines(told, repair=repair):
+            click.echo(line)
     return int(told["status"])
 
 
-def _run(
-    volume: str,
-    args: Message,
-    progress: Progress,
-    *,
-    state_dir: str | None,
-    cache_dir: str | None,
-    endpoint_url: str | None,
-) -> dict[str, Any]:
-    from cas3fs.control import ControlClient
-
-    target = find_target_of(volume, state_dir, cache_dir)
-    if target is not None:
-        with ControlClient(target.socket) as client:
-            return client.call("fsck", args, progress)
-    if "://" not in volume:
-        raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+def _offline() -> Offline:
     from cas3fs.assembly.checking import check_unmounted
 
-    return check_unmounted(store_settings(volume, endpoint_url), find_places(state_dir, cache_dir), args, progress)
+    return check_unmounted
 
 
-def _print(told: dict[str, Any], findings: list[dict[str, Any]]) -> None:
-    for finding in findings:
-        state = "repaired" if finding["repaired"] else finding["severity"]
-        click.echo(f"{state}: {finding['code']}: {finding['text']} ({finding['detail'] or finding['touches']})")
-        for path in finding["paths"]:
-            click.echo(f"    {path}")
-        if not finding["repaired"] and finding["severity"] != "note":
-            click.echo(f"    repair: {finding['repair']}")
-    verified = told["verified"]
-    if verified is not None:
-        rest = "" if verified["is_complete"] else "; the next run goes on from there"
-        click.echo(f"read back: {verified['blocks']:,} blocks{rest}")
-    summary = {
-        0: "clean",
-        1: "everything that was wrong is mended",
-        4: "something is wrong: --repair mends what can be",
-    }
-    click.echo(summary[told["status"]])
+def _finding_lines(finding: Message) -> Iterator[str]:
+    is_repaired, is_note = finding["repaired"], finding["severity"] == "note"
+    state = "lost" if is_repaired and finding["lost"] else "repaired" if is_repaired else finding["severity"]
+    yield f"{state}: {finding['code']}: {finding['text']} ({finding['about']})"
+    ranges = [f"{start:,} to {start + length - 1:,}" for start, length in finding["ranges"]]
+    where = f" (bytes {', '.join(ranges[:MOST_SHOWN])})" if ranges and finding["path_count"] == 1 else ""
+    for path in finding["paths"][:MOST_SHOWN]:
+        yield f"    {path}{where}"
+    if finding["path_count"] > MOST_SHOWN:
+        yield f"    and {finding['path_count'] - MOST_SHOWN:,} more files"
+    if not is_note:
+        yield f"    {'done' if is_repaired else 'repair'}: {finding['repair']}"
+
+
+def _result_lines(told: Message, *, repair: bool) -> Iterator[str]:
+    checked, verified = told["checked"], told["verified"]
+    numbers = ", ".join(f"{checked[name]:,} {name}" for name in ("packs", "snapshots", "objects") if name in checked)
+    yield f"checked: {checked['index']}; in the store {numbers}"
+    if verified is None:
+        yield "read back: nothing; --verify-data reads all blocks"
+    else:
+        rest = "that is all" if verified["is_complete"] else "the next run goes on from there"
+        yield f"read back: {verified['blocks']:,} blocks and {verified['snapshots']:,} snapshots; {rest}"
+    yield _summary(told, repair=repair)
+
+
+def _summary(told: Message, *, repair: bool) -> str:
+    lost = "parts of the files named above are lost: reading them gives an I/O error; an older snapshot may have them"
+    has_lost = told["lost"] or "known-loss" in told["codes"]
+    if told["status"] == 0:
+        return f"clean, but {lost}" if has_lost else "clean"
+    if told["status"] == 1:
+        return f"what was wrong is mended, but {lost}" if has_lost else "everything that was wrong is mended"
+    return "something is left that could not be mended" if repair else "something is wrong: --repair mends what can be"

@@ -2,24 +2,22 @@
 """``cas3fs gc``: frees what nothing names."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from cas3fs.cli.common import (
     Duration,
+    Offline,
     Size,
-    find_target_of,
+    carry_out,
     json_option,
     places_options,
     print_json,
     store_options,
-    store_settings,
 )
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import find_places, format_size
-from cas3fs.control import Message, Progress
-from cas3fs.errors import MountError
+from cas3fs.config import format_size
+from cas3fs.control import Message
 
 
 @click.command()
@@ -55,7 +53,16 @@ def gc(
     """
     args: Message = {"dry_run": dry_run, "min_live": min_live, "max_rewrite_bytes": max_rewrite, "grace_s": grace}
     with progress_bar("collecting") as progress:
-        told = _run(volume, args, progress, state_dir=state_dir, cache_dir=cache_dir, endpoint_url=endpoint_url)
+        told = carry_out(
+            "gc",
+            volume,
+            args,
+            progress,
+            _offline,
+            state_dir=state_dir,
+            cache_dir=cache_dir,
+            endpoint_url=endpoint_url,
+        )
     if as_json:
         print_json(told)
         return
@@ -63,51 +70,46 @@ def gc(
         click.echo(line)
 
 
-def _run(
-    volume: str,
-    args: Message,
-    progress: Progress,
-    *,
-    state_dir: str | None,
-    cache_dir: str | None,
-    endpoint_url: str | None,
-) -> dict[str, Any]:
-    from cas3fs.control import ControlClient
-
-    target = find_target_of(volume, state_dir, cache_dir)
-    if target is not None:
-        with ControlClient(target.socket) as client:
-            return client.call("gc", args, progress)
-    if "://" not in volume:
-        raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+def _offline() -> Offline:
     from cas3fs.assembly.upkeep import collect_unmounted
 
-    return collect_unmounted(store_settings(volume, endpoint_url), find_places(state_dir, cache_dir), args, progress)
+    return collect_unmounted
 
 
-def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
+def _plan_lines(plan: Message) -> Iterator[str]:
     yield f"blocks that no file names: {plan['dead_blocks']:,}, {format_size(plan['dead_block_bytes'])}"
     yield f"packs of nothing else: {plan['dead_packs']:,}, {format_size(plan['dead_pack_bytes'])}"
     yield f"freed now: {plan['free_packs']:,} packs, {format_size(plan['free_bytes'])}"
-    for held in plan["held"]:
-        alone, all_bytes = format_size(held["bytes_alone"]), format_size(held["bytes"])
-        yield f"snapshot {held['snapshot']} holds {all_bytes}; {alone} are freed if it alone goes"
-    frees, copied = format_size(plan["rewrite_frees_bytes"]), format_size(plan["rewrite_bytes"])
-    yield f"rewritten: {plan['rewrite_packs']:,} packs, {copied} to copy; {frees} are freed when no snapshot needs them"
+    if plan["rewrite_packs"]:
+        frees, copied = format_size(plan["rewrite_frees_bytes"]), format_size(plan["rewrite_bytes"])
+        then = f"{frees} are freed when no snapshot needs them"
+        yield f"rewritten: {plan['rewrite_packs']:,} packs, {copied} to copy; {then}"
     for verdict, count in plan["strays"].items():
         yield f"unknown objects, {verdict}: {count:,}"
     requests = plan["requests"]
     counts = ", ".join(f"{requests[name]:,} {name}" for name in ("lists", "gets", "puts", "deletes"))
-    yield f"requests: about {counts}; ${requests['price_usd']:.4f} at Amazon's prices"
+    yield f"requests: about {counts}; {_price(requests['price_usd'])} at Amazon's prices"
+    if plan["held"]:
+        yield "dead packs that snapshots hold:"
+        yield f"  {'snapshot':<20} {'holds':>10} {'freed if it goes':>18} {'and all older ones':>20}"
+    for held in plan["held"]:
+        sizes = [format_size(held[name]) for name in ("bytes", "bytes_alone", "bytes_with_older")]
+        yield f"  {held['snapshot']:<20} {sizes[0]:>10} {sizes[1]:>18} {sizes[2]:>20}"
 
 
-def _result_lines(result: dict[str, Any]) -> Iterator[str]:
+def _price(usd: float) -> str:
+    return f"${usd:.2f}" if usd >= 0.01 else "less than one cent"
+
+
+def _result_lines(result: Message) -> Iterator[str]:
     yield f"freed: {result['deleted_packs']:,} packs, {format_size(result['freed_bytes'])}"
+    if result["dropped_blocks"]:
+        yield f"blocks that no file names any more: {result['dropped_blocks']:,}"
     if result["rewritten_packs"]:
         yield f"rewritten: {result['rewritten_packs']:,} packs, {format_size(result['rewritten_bytes'])} copied"
     if result["deleted_strays"]:
         yield f"unknown objects removed: {result['deleted_strays']:,}, {format_size(result['stray_bytes'])}"
     if result["held_bytes"]:
-        yield f"held by snapshots: {format_size(result['held_bytes'])}"
+        yield f"held by snapshots: {format_size(result['held_bytes'])}; `cas3fs gc --dry-run` tells by which"
     if result["strays_left"]:
         yield f"unknown objects left: {result['strays_left']:,}; `cas3fs gc --dry-run` tells why"

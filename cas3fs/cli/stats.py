@@ -19,6 +19,7 @@ _SIZES: Final[Mapping[str, str]] = {
     "stored_bytes": "after compression",
     "pack_bytes": "in the store",
 }
+_STATUSES: Final[Mapping[int, str]] = {0: "clean", 1: "mended", 4: "something is wrong"}
 _COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders", "symlinks": "links", "packs": "packs"}
 
 
@@ -77,6 +78,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         left = report["pending"]
         rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
     rows += _pauses(report.get("process", {}))
+    rows += _upkeep(report.get("maintenance", {}))
     rows += _caches(report.get("process", {}))
     rows += told(report["spending"])
     width = max(len(title) for title, _ in rows)
@@ -99,6 +101,29 @@ def _pauses(process: dict[str, Any]) -> list[tuple[str, str]]:
     if not longest_s:
         return []
     return [("pause at a snapshot", f"last {last_s * 1000:.1f} ms, longest {longest_s * 1000:.1f} ms")]
+
+
+def _upkeep(known: dict[str, Any]) -> list[tuple[str, str]]:
+    """What gc, fsck and reading back found last, on this machine."""
+    rows = []
+    if "gc" in known:
+        gc = known["gc"]
+        held = f"; snapshots hold {format_size(gc['held_bytes'])} more" if gc["held_bytes"] else ""
+        rows.append(("last gc", f"{_time(gc)}: {format_size(gc['freed_bytes'])} freed{held}"))
+    if "fsck" in known:
+        fsck = known["fsck"]
+        codes = "".join(f"; {code} {count:,}" for code, count in sorted(fsck["codes"].items()))
+        rows.append(("last fsck", f"{_time(fsck)}: {_STATUSES[fsck['status']]}{codes}"))
+    if "verify" in known:
+        verify = known["verify"]
+        rest = "all read back" if verify["is_complete"] else "not all read back yet"
+        damaged = f"{verify['damaged']:,} damaged" if verify["damaged"] else "none damaged"
+        rows.append(("last read back", f"{_time(verify)}: {verify['blocks']:,} blocks, {damaged}, {rest}"))
+    return rows
+
+
+def _time(known: dict[str, Any]) -> str:
+    return str(known["time"]).replace("T", " ").replace("+00:00", " UTC")
 
 
 def _caches(process: dict[str, Any]) -> list[tuple[str, str]]:

@@ -150,15 +150,13 @@ _LOCATE = _query(
     "WHERE b.hash = :p_hash",
     "hash",
 )
-_BLOCKS_FROM = _query(
+_LIVE_BETWEEN = _query(
     "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM blocks b JOIN packs p ON p.id = b.pack "
-    "WHERE p.name IN (SELECT name FROM packs WHERE name > :p_after ORDER BY name LIMIT :p_count OFFSET 0) "
-    "AND b.id IN (SELECT block FROM chunks) ORDER BY p.name, b.offset",
-    "after count",
+    "WHERE p.name >= :p_first AND p.name <= :p_last AND b.id IN (SELECT block FROM chunks) ORDER BY p.name, b.offset",
+    "first last",
 )
 _PACKS = _query("SELECT name, size, born, died, id IN (SELECT pack FROM blocks) AS used FROM packs ORDER BY name")
 _STORED_SEQ = _query("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
-_LIVE_BYTES = _query("SELECT coalesce(sum(stored_length), 0) FROM blocks WHERE id IN (SELECT block FROM chunks)")
 
 
 class PackFact(NamedTuple):
@@ -235,13 +233,9 @@ class Checker:
         row: tuple[Any, ...] | None = _LOCATE.on(self._database).one(block)
         return row
 
-    def live_after(self, pack: str, count: int) -> list[tuple[Any, ...]]:
-        """The live blocks of the next `count` packs after that name, as `BlockLocation`, by pack and place."""
-        return _BLOCKS_FROM.on(self._database).all(pack, count)
-
-    def live_bytes(self) -> int:
-        """The encoded bytes of all live blocks."""
-        return int(_LIVE_BYTES.on(self._database).one()[0])
+    def live_between(self, first: str, last: str) -> list[tuple[Any, ...]]:
+        """The live blocks of the packs of those names and all between them, as `BlockLocation`, by pack and place."""
+        return _LIVE_BETWEEN.on(self._database).all(first, last)
 
     def packs(self) -> Sequence[PackFact]:
         """All packs, by name."""

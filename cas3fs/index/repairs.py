@@ -39,6 +39,7 @@ _NEXT_INODE = _change(
     "SELECT coalesce(max(seq), 1) FROM sqlite_sequence WHERE name = 'inodes' UNION ALL "
     "SELECT coalesce(max(inode), 1) FROM chunks) AS numbers"
 )
+_MODE = _change("SELECT mode FROM inodes WHERE id = :p_id", "id")
 _SET_MODE = _change("UPDATE inodes SET mode = :p_mode WHERE id = :p_id", "id mode")
 _SET_SIZE = _change("UPDATE inodes SET size = :p_size WHERE id = :p_id", "id size")
 _SET_LINKS = _change("UPDATE inodes SET nlink = :p_nlink WHERE id = :p_id", "id nlink")
@@ -55,7 +56,8 @@ _NAMES_OF = _change("SELECT id, parent, name FROM dentries WHERE inode = :p_inod
 _ANY_CHILD = _change("SELECT 1 FROM dentries WHERE parent = :p_inode LIMIT 1 OFFSET 0", "inode")
 _ANY_TARGET = _change("SELECT 1 FROM symlinks WHERE inode = :p_inode", "inode")
 _HAS_BLOCK = _change("SELECT 1 FROM blocks WHERE id = :p_block", "block")
-_DROP_TARGET = _change("DELETE FROM symlinks WHERE inode = :p_inode", "inode")
+_ANY_CHUNK = _change("SELECT 1 FROM chunks WHERE inode = :p_inode LIMIT 1 OFFSET 0", "inode")
+_MOVE_TARGET = _change("UPDATE symlinks SET inode = :p_new WHERE inode = :p_old", "old new")
 _DROP_ATTRIBUTE = _change("DELETE FROM xattrs WHERE inode = :p_inode AND name = :p_name", "inode name")
 _MOVE_CHUNKS = _change("UPDATE chunks SET inode = :p_new WHERE inode = :p_old", "old new")
 _DROP_CHUNK = _change("DELETE FROM chunks WHERE inode = :p_inode AND offset = :p_offset", "inode offset")
@@ -150,6 +152,15 @@ class Repairs:
                 return shown
         return stat.S_IFREG
 
+    def mode_of(self, inode: int) -> int | None:
+        """Type and permissions as they are now; None where there is no such inode."""
+        row = self._one(_MODE, inode)
+        return None if row is None else int(row[0])
+
+    def has_chunks(self, inode: int) -> bool:
+        """Whether the inode has content."""
+        return self._one(_ANY_CHUNK, inode) is not None
+
     def set_mode(self, inode: int, mode: int) -> None:
         """Corrects type and permissions."""
         self._run(_SET_MODE, inode, mode)
@@ -162,9 +173,9 @@ class Repairs:
         """Corrects the link count."""
         self._run(_SET_LINKS, inode, nlink)
 
-    def take_target(self, inode: int) -> None:
-        """Removes the target of what is no symbolic link."""
-        self._run(_DROP_TARGET, inode)
+    def move_target(self, old: int, new: int) -> None:
+        """Gives the target of one inode to another, which has none."""
+        self._run(_MOVE_TARGET, old, new)
 
     def drop_attribute(self, inode: int, name: bytes) -> None:
         """Removes an extended attribute of an inode that does not exist."""

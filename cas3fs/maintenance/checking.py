@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import attrs
 
-from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotError
+from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotError, SnapshotMissing
 from cas3fs.index import LOST_PACK, Checker, PackFact, StagingIndex, ordinal_of
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.findings import MOST_PATHS, Finding
-from cas3fs.maintenance.survey import Listing, key_of_pack, take_listing
+from cas3fs.maintenance.survey import ASIDE_PREFIX, Listing, key_of_pack, take_listing
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
@@ -29,9 +29,10 @@ class Patient:
     """What is checked.
 
     next_ordinal: of the next snapshot.
-    losses: packs that are known to be lost.
+    losses: packs that are known to be lost. damages: those known to be damaged in what only snapshots need.
     staging: folder and rows of staging, where no process works with them.
-    is_live: a file system is at work on the index.
+    is_live: a file system may be at work on index and store.
+    which: what index it is, for people.
     """
 
     index: Path
@@ -39,8 +40,10 @@ class Patient:
     archive: SnapshotArchive
     next_ordinal: int
     losses: frozenset[str] = frozenset()
+    damages: frozenset[str] = frozenset()
     staging: tuple[Path, StagingIndex] | None = None
     is_live: bool = False
+    which: str = "the local index"
 
 
 class Checkup:
@@ -50,7 +53,8 @@ class Checkup:
         self._of = patient
         self._report = report
         self._thorough = thorough
-        self.listing: Listing | None = None
+        self.checked: dict[str, Any] = {"index": patient.which}
+        """What was looked at, for people."""
 
     def run(self) -> list[Finding]:
         """Everything that is wrong, but for the bytes of blocks.
@@ -60,7 +64,8 @@ class Checkup:
             IndexDatabaseError: the index could not be read at all.
         """
         self._report({"what": "listing"})
-        listing = self.listing = take_listing(self._of.store)
+        listing = take_listing(self._of.store)
+        self.checked |= {"objects": listing.count, "packs": len(listing.packs), "snapshots": len(listing.snapshots)}
         with Checker(self._of.index) as checker:
             findings = self._damage_in(checker)
             if findings:
@@ -72,7 +77,7 @@ class Checkup:
             self._report({"what": "checking packs"})
             findings += self._packs(checker, listing, snapshots)
             findings += self._staging(checker)
-        findings += [Finding("object-unknown", {"object": info.key}) for info in listing.strange]
+        findings += [_of_object(info.key) for info in listing.strange]
         return findings
 
     def damage(self) -> list[Finding]:
@@ -129,8 +134,7 @@ class Checkup:
             paths, count = paths_of_users(checker, checker.users_of_block(block))
         elif isinstance(pack, str):
             paths, count = paths_of_users(checker, checker.users_of_pack(pack))
-        told = ", ".join(f"{name} {_text(value)}" for name, value in defect.items())
-        return Finding(code, defect, told, path_texts(paths), count if paths else 0, ranges)
+        return Finding(code, defect, "", path_texts(paths), count if paths else 0, ranges)
 
     # -- the store
 
@@ -147,7 +151,7 @@ class Checkup:
                 if pack.used:
                     yield self._of_pack(checker, "known-loss", pack)
             elif pack.name in self._of.losses:
-                yield self._of_pack(checker, "known-loss", pack)
+                yield self._of_pack(checker, "known-loss" if pack.used else "known-snapshot-loss", pack)
             elif self._is_gone(pack.name):
                 yield self._of_pack(checker, "pack-missing" if pack.used else "snapshot-pack-missing", pack)
 
@@ -160,6 +164,8 @@ class Checkup:
 
     @staticmethod
     def _of_pack(checker: Checker, code: str, pack: PackFact, detail: str = "") -> Finding:
+        if pack.name == LOST_PACK:
+            detail = "which stands for blocks that are nowhere"
         paths, count = paths_of_users(checker, checker.users_of_pack(pack.name))
         return Finding(code, {"pack": pack.name}, detail, path_texts(paths), count)
 
@@ -169,8 +175,10 @@ class Checkup:
         for snapshot in sorted(listing.snapshots):
             try:
                 info = self._of.archive.load(snapshot)
+            except SnapshotMissing:
+                continue  # it was deleted since
             except SnapshotError as error:
-                yield Finding("snapshot-damaged", {"snapshot": snapshot}, str(error))
+                yield of_snapshot("snapshot-damaged", snapshot, error)
                 continue
             good.append(info)
             for use in info.pages:
@@ -213,6 +221,16 @@ def _cycles(unreachable: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         done.update(trail)
 
 
+def of_snapshot(code: str, snapshot: str, error: object, *, repaired: bool = False) -> Finding:
+    """What is wrong with a snapshot, as an error tells it."""
+    detail = str(error).removeprefix(f"snapshot {snapshot}: ")
+    return Finding(code, {"snapshot": snapshot}, detail, repaired=repaired)
+
+
+def _of_object(key: str) -> Finding:
+    return Finding("snapshot-put-aside" if key.startswith(ASIDE_PREFIX) else "object-unknown", {"object": key})
+
+
 def paths_of_users(checker: Checker, users: Iterable[tuple[Any, ...]]) -> tuple[list[bytes], int]:
     """Paths of some of the files that use something, and how many they are."""
     inodes = list(dict.fromkeys(user[0] for user in users))
@@ -222,9 +240,3 @@ def paths_of_users(checker: Checker, users: Iterable[tuple[Any, ...]]) -> tuple[
 def path_texts(paths: Sequence[bytes]) -> tuple[str, ...]:
     """Paths as they are told."""
     return tuple(path.decode(errors="backslashreplace") for path in paths[:MOST_PATHS])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.hex() if len(value) == 32 else repr(value)[1:]
-    return str(value)

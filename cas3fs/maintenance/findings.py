@@ -21,6 +21,7 @@ class Kind(NamedTuple):
 
 
 _LOST = "looked for in other packs, caches and staging; else the range gives an I/O error"
+_NOTED = "none: it is noted; in those snapshots its files give I/O errors"
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
         "index-damaged": Kind(ERROR, "SQLite finds the index damaged", "the newest whole snapshot is restored"),
@@ -35,11 +36,15 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "wrong-type": Kind(ERROR, "an inode is of no type", "it gets the type that its content shows"),
         "link-without-target": Kind(ERROR, "a symbolic link has no target", "it becomes an empty file"),
         "target-of-no-link": Kind(
-            ERROR, "what is no symbolic link has a target", "it becomes one if it has no content"
+            ERROR,
+            "what is no symbolic link has a target",
+            "it becomes one if it is an empty file; else a link with that target is made in lost+found",
         ),
         "chunks-of-no-file": Kind(ERROR, "what is no file has content", "the content goes to a file in lost+found"),
-        "content-without-inode": Kind(ERROR, "content belongs to no inode", "it becomes a file in lost+found"),
-        "target-without-inode": Kind(ERROR, "a link's target belongs to no inode", "a link is made in lost+found"),
+        "content-without-inode": Kind(ERROR, "content belongs to no inode", "it becomes a file, perhaps in lost+found"),
+        "target-without-inode": Kind(
+            ERROR, "a link's target belongs to no inode", "it becomes a link, perhaps in lost+found"
+        ),
         "attribute-without-inode": Kind(ERROR, "an extended attribute belongs to no inode", "it is told and removed"),
         "size-negative": Kind(ERROR, "a size is negative", "it is set to where the content ends"),
         "chunk-impossible": Kind(ERROR, "a chunk has an impossible place or length", "its range gives an I/O error"),
@@ -54,7 +59,16 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "pack-born-in-future": Kind(ERROR, "a pack is born with no snapshot that could be", "it is taken to be old"),
         "pack-missing": Kind(ERROR, "a pack is not in the store", _LOST),
         "pack-wrong-size": Kind(ERROR, "a pack's object has another size", f"its blocks are {_LOST}"),
-        "snapshot-pack-missing": Kind(ERROR, "a pack that only snapshots need is not in the store", "noted"),
+        "snapshot-pack-missing": Kind(
+            ERROR,
+            "a pack that only snapshots need is not in the store",
+            "written down: in them its files give I/O errors",
+        ),
+        "snapshot-pack-damaged": Kind(
+            ERROR,
+            "a pack has damaged blocks that only snapshots need",
+            "written down: in them its files give I/O errors",
+        ),
         "object-unknown": Kind(NOTE, "an object that nothing explains", "`cas3fs gc` removes what may go"),
         "snapshot-damaged": Kind(ERROR, "a manifest cannot be read", "it is put aside, under damaged/"),
         "pages-missing": Kind(ERROR, "a snapshot's pages are not in the store", "its manifest is put aside"),
@@ -67,6 +81,12 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "block-damaged": Kind(ERROR, "a block's bytes are not what its hash names", _LOST),
         "known-loss": Kind(NOTE, "ranges of files are known to be lost", "none: restore them from a snapshot"),
+        "known-snapshot-loss": Kind(NOTE, "files of snapshots are known to be lost in parts", "none"),
+        "snapshot-put-aside": Kind(
+            NOTE,
+            "the manifest of a damaged snapshot was put aside",
+            "none: delete the object when nothing of it is missed; until then gc keeps what it may need",
+        ),
     }
 )
 
@@ -78,6 +98,7 @@ class Finding:
     touches: what it concerns, by name: inode, pack, block (in hex), snapshot, object.
     paths: files that it hurts, some of them; `path_count` says how many there are.
     ranges: (offset, length) in the file, where it is one file.
+    lost: how many blocks could not be found anywhere by a repair.
     """
 
     code: str
@@ -87,6 +108,7 @@ class Finding:
     path_count: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
     repaired: bool = False
+    lost: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -98,12 +120,19 @@ class Finding:
         """Whether something is still wrong."""
         return self.kind.severity == ERROR and not self.repaired
 
+    @property
+    def about(self) -> str:
+        """What it touches, and what is to be said beside that."""
+        touched = ", ".join(f"{name} {_text(value)}" for name, value in self.touches.items())
+        return f"{touched}; {self.detail}" if self.detail else touched
+
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
         return {
             "code": self.code,
             "severity": self.kind.severity,
             "text": self.kind.text,
+            "about": self.about,
             "detail": self.detail,
             "touches": {name: _plain(value) for name, value in self.touches.items()},
             "paths": list(self.paths),
@@ -111,11 +140,18 @@ class Finding:
             "ranges": [list(one) for one in self.ranges],
             "repair": self.kind.repair,
             "repaired": self.repaired,
+            "lost": self.lost,
         }
 
 
 def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex() if len(value) == 32 else repr(value)[1:]
+    return str(value)
 
 
 CLEAN, REPAIRED, UNREPAIRED, FAILED = 0, 1, 4, 8

@@ -5,16 +5,17 @@ With a repair, in this order, each step complete in itself, so that a process th
 
 1. the index with itself, again and again until a check finds nothing that could be mended (`mending`); not while a
    file system is at work on it;
-2. blocks that are not where they should be are found elsewhere, or written down as lost (`recovering`);
-3. manifests that cannot be read, or whose pages are gone, are copied to ``damaged/`` and then taken away from where
-   they stand; the next snapshot is stored whole, as what it would refer to may be damaged;
+2. blocks that are not where they should be are found elsewhere, or written down as lost (`recovering`), and then the
+   first step once more;
+3. manifests that cannot be read, or whose pages are gone or damaged, are copied to ``damaged/`` and then taken away
+   from where they stand; the next snapshot is stored whole, as what it would refer to may be damaged;
 4. records of staging without their bytes are put aside in a file;
 5. everything is checked once more: what is still wrong was not mended.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,20 +23,26 @@ import attrs
 
 from cas3fs.caches.base import BlockCache
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.errors import ObjectExists
+from cas3fs.errors import ObjectExists, ObjectMissing
 from cas3fs.index import Checker
 from cas3fs.maintenance.base import Premises, Report, silent
-from cas3fs.maintenance.checking import Checkup, Patient, path_texts, paths_of_users
-from cas3fs.maintenance.findings import Finding, status_of
-from cas3fs.maintenance.losses import known_losses, set_losses
+from cas3fs.maintenance.bookmarks import Bookmark
+from cas3fs.maintenance.checking import Checkup, Patient, of_snapshot, path_texts, paths_of_users
+from cas3fs.maintenance.findings import ERROR, Finding, status_of
+from cas3fs.maintenance.losses import DAMAGED, known_losses, set_losses
 from cas3fs.maintenance.mending import Mender
-from cas3fs.maintenance.recovering import Recoverer
+from cas3fs.maintenance.recovering import Recovered, Recoverer
 from cas3fs.maintenance.survey import DAMAGED_PREFIX, take_listing
-from cas3fs.maintenance.verifying import Bookmark, Verified, Verifier, hashes
+from cas3fs.maintenance.verifying import Verified, Verifier
+from cas3fs.objectstores import ObjectStore
 from cas3fs.values import BlockHash, BlockLocation
 
 MOST_ROUNDS: Final = 8
+MOST_RANGES: Final = 50
 _SNAPSHOT_CODES: Final = ("snapshot-damaged", "pages-missing", "pages-wrong-size", "snapshot-unreadable")
+_GONE: Final = ("pack-missing", "snapshot-pack-missing", "known-loss", "known-snapshot-loss")
+_READ_BACK: Final = ("block-damaged", "snapshot-pack-damaged", "snapshot-unreadable")
+"""Found by reading back alone, so another check without that does not tell whether they are mended."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,10 +57,14 @@ class FsckSettings:
 
 @attrs.frozen
 class FsckResult:
-    """What was found; `status` is that of fsck(8)."""
+    """What was found; `status` is that of fsck(8).
+
+    checked: which index (a text), and how many packs, snapshots and objects.
+    """
 
     findings: tuple[Finding, ...]
     verified: Verified | None
+    checked: Mapping[str, Any] = {}
 
     @property
     def status(self) -> int:
@@ -66,6 +77,7 @@ class FsckResult:
             "status": self.status,
             "findings": [one.as_json() for one in self.findings],
             "verified": None if self.verified is None else self.verified.as_json(),
+            "checked": dict(self.checked),
         }
 
 
@@ -75,26 +87,53 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
     Raises:
         StoreError, IndexDatabaseError, OSError: the check could not be done.
     """
-    findings = Checkup(patient, report, thorough=settings.verify_data).run()
+    checkup = Checkup(patient, report, thorough=settings.verify_data)
+    findings = checkup.run()
+    if patient.is_live and any(one.kind.severity == ERROR for one in findings):
+        # what is being changed may look damaged for an instant
+        still = {_key(one) for one in Checkup(patient, report).run()}
+        findings = [one for one in findings if _key(one) in still]
     if not settings.verify_data or any(one.code == "index-damaged" for one in findings):
-        return FsckResult(tuple(findings), None)
-    verified = Verifier(patient.store, bookmark, report).run(patient.index, settings.max_duration_s)
+        return FsckResult(tuple(findings), None, checkup.checked)
+    gone = {str(one.touches["pack"]) for one in findings if one.code in _GONE}
+    told = gone | {str(one.touches["pack"]) for one in findings if one.code == "pack-wrong-size"}
+    misplaced = {one.touches["hash"] for one in findings if "hash" in one.touches}
+    verifier = Verifier(patient.store, bookmark, report, archive=patient.archive, skipped=gone)
+    verified = verifier.run(patient.index, settings.max_duration_s)
     with Checker(patient.index) as checker:
-        known = {one.touches.get("pack") for one in findings}
-        findings += [one for one in _damaged(checker, verified) if one.touches["pack"] not in known | patient.losses]
-    return FsckResult(tuple(findings), verified)
+        blocks = list(_damaged(checker, verifier, verified))
+    findings += [one for one in blocks if one.touches["pack"] not in told and one.touches["hash"] not in misplaced]
+    findings += _hurt_packs(verified, told, patient.damages)
+    named = {one.touches.get("snapshot") for one in findings}
+    findings += [one for one in _hurt_snapshots(patient.store, verified) if one.touches["snapshot"] not in named]
+    return FsckResult(tuple(findings), verified, checkup.checked)
 
 
-def _damaged(checker: Checker, verified: Verified) -> Iterable[Finding]:
-    for block in hashes(verified):
+def _damaged(checker: Checker, verifier: Verifier, verified: Verified) -> Iterable[Finding]:
+    for block in verified.hashes:
         row = checker.locate(block)
         users = checker.users_of_block(block)
-        if row is None or not users:
-            continue  # it went since
+        if row is None or not users or verifier.is_good(BlockLocation(*row)):
+            continue  # it went since, or lies elsewhere by now
         paths, count = paths_of_users(checker, users)
-        ranges = tuple((offset, length) for _, offset, length in users[:50])
+        ranges = tuple((offset, length) for _, offset, length in users[:MOST_RANGES])
         about = {"hash": block, "pack": row[1], "offset": row[2], "plain_length": row[4]}
         yield Finding("block-damaged", about, "", path_texts(paths), count, ranges)
+
+
+def _hurt_packs(verified: Verified, told: Collection[str], known: Collection[str]) -> Iterable[Finding]:
+    for pack, detail in sorted(verified.place.hurt_packs.items()):
+        if pack not in told:
+            yield Finding("known-snapshot-loss" if pack in known else "snapshot-pack-damaged", {"pack": pack}, detail)
+
+
+def _hurt_snapshots(store: ObjectStore, verified: Verified) -> Iterable[Finding]:
+    for snapshot, detail in sorted(verified.place.hurt_snapshots.items()):
+        try:
+            store.head(SnapshotEntry.key_of(snapshot))
+        except ObjectMissing:
+            continue  # it was deleted, or put aside, since
+        yield of_snapshot("snapshot-unreadable", snapshot, detail)
 
 
 class Fsck:
@@ -131,7 +170,8 @@ class Fsck:
         if self._mend_index:
             self._mend(mended)
         first = check(self._patient(), settings, self._bookmark, self._report)
-        self._recover(first.findings, mended)
+        if self._recover(first.findings, mended) and self._mend_index:
+            self._mend(mended)  # a block that was found may be shorter than it was thought to be
         self._put_aside(first.findings, mended)
         self._drop_records(first.findings, mended)
         self._at.filesystem.commit()
@@ -139,10 +179,10 @@ class Fsck:
         left = list(last.findings)
         if first.verified is not None:
             fixed = {_key(one) for one in mended}
-            left += [one for one in first.findings if one.code == "block-damaged" and _key(one) not in fixed]
+            left += [one for one in first.findings if one.code in _READ_BACK and _key(one) not in fixed]
         still = {_key(one) for one in left}
         repaired = [attrs.evolve(one, repaired=True) for one in mended if _key(one) not in still]
-        return FsckResult((*repaired, *left), first.verified)
+        return FsckResult((*repaired, *left), first.verified, last.checked)
 
     # -- the index
 
@@ -162,32 +202,36 @@ class Fsck:
 
     # -- blocks
 
-    def _recover(self, findings: Sequence[Finding], mended: list[Finding]) -> None:
+    def _recover(self, findings: Sequence[Finding], mended: list[Finding]) -> bool:
+        """Looks for blocks; whether there was any need."""
         hurt = [one for one in findings if one.code in _BLOCK_CODES]
         if not hurt:
-            return
-        wanted: dict[BlockHash, BlockLocation] = {}
+            return False
         with Checker(self._at.filesystem.index.path) as checker:
-            for one in hurt:
-                wanted.update(_wanted(checker, one))
+            wanted = [_wanted(checker, one) for one in hurt]
         patient = self._patient()
         rows = None if patient.staging is None else patient.staging[1]
         listing = take_listing(self._at.store)
-        recovered = Recoverer(self._at, listing, self._cache, rows, self._report).recover(wanted)
-        _log.info("blocks looked for: %s", recovered)
-        self._write_down(hurt, {name: info.size for name, info in listing.packs.items()})
-        mended += hurt
+        recoverer = Recoverer(self._at, listing, self._cache, rows, self._report)
+        recovered = recoverer.recover(_places(hurt, wanted))
+        self._write_down(hurt, {name: info.size for name, info in listing.packs.items()}, recovered.damaged)
+        mended += [_told(one, blocks, recovered) for one, blocks in zip(hurt, wanted, strict=True)]
+        return True
 
-    def _write_down(self, hurt: Sequence[Finding], sizes: Mapping[str, int]) -> None:
-        """What packs really are: how large, or lost, as snapshots may need one of which nothing else is missing."""
+    def _write_down(self, hurt: Sequence[Finding], sizes: Mapping[str, int], damaged: Collection[str]) -> None:
+        """What packs really are: how large, lost, or damaged, as snapshots go on naming what is missing in them."""
+
+        def packs_of(*codes: str) -> set[str]:
+            return {str(one.touches["pack"]) for one in hurt if one.code in codes}
+
         index = self._at.filesystem.index
+        lost = packs_of("pack-missing", "snapshot-pack-missing")
+        damaged = packs_of("pack-wrong-size", "block-damaged", "snapshot-pack-damaged") | set(damaged)
         with self._at.filesystem.lock, self._at.filesystem.operation():
-            for one in hurt:
-                pack = str(one.touches.get("pack") or "")
-                if one.code == "pack-wrong-size":
-                    index.repairs().set_pack_size(pack, sizes[pack])
-                elif one.code in ("pack-missing", "snapshot-pack-missing"):
-                    set_losses(index, known_losses(index) | {pack})
+            for pack in packs_of("pack-wrong-size"):
+                index.repairs().set_pack_size(pack, sizes[pack])
+            set_losses(index, known_losses(index) | lost)
+            set_losses(index, known_losses(index, DAMAGED) | damaged, DAMAGED)
 
     # -- snapshots
 
@@ -197,14 +241,7 @@ class Fsck:
             return
         self._at.publishing.check_fence()
         for snapshot in sorted({str(one.touches["snapshot"]) for one in hurt}):
-            key = SnapshotEntry.key_of(snapshot)
-            body = self._at.store.get(key)
-            try:
-                self._at.store.put_if_absent(DAMAGED_PREFIX + key, body)
-            except ObjectExists:
-                if self._at.store.get(DAMAGED_PREFIX + key) != body:
-                    raise
-            self._at.store.delete_many([key])
+            put_aside(self._at.store, snapshot)
         self._forget_parent()
         mended += hurt
 
@@ -234,17 +271,59 @@ _BLOCK_CODES: Final = (
     "block-without-pack",
     "block-out-of-pack",
     "block-damaged",
+    "snapshot-pack-damaged",
 )
+
+
+def put_aside(store: ObjectStore, snapshot: str) -> None:
+    """Moves the manifest of a damaged snapshot to ``damaged/``; for who holds the claim. A second time is fine."""
+    key = SnapshotEntry.key_of(snapshot)
+    try:
+        body = store.get(key)
+    except ObjectMissing:
+        return
+    try:
+        store.put_if_absent(DAMAGED_PREFIX + key, body)
+    except ObjectExists:
+        if store.get(DAMAGED_PREFIX + key) != body:
+            raise
+    store.delete_many([key])
+
+
+def _told(finding: Finding, wanted: Collection[BlockHash], recovered: Recovered) -> Finding:
+    """The finding with what became of its blocks."""
+    if not wanted:
+        return finding
+    found, stored = len(recovered.found & set(wanted)), len(recovered.stored & set(wanted))
+    lost = len(wanted) - found - stored
+    parts = [(found, "found in packs"), (stored, "stored again from this machine"), (lost, "lost")]
+    told = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+    detail = f"{finding.detail}; blocks: {told}" if finding.detail else f"blocks: {told}"
+    return attrs.evolve(finding, detail=detail, lost=lost)
 
 
 def _wanted(checker: Checker, finding: Finding) -> dict[BlockHash, BlockLocation]:
     """The blocks that a finding hurts, with where the index has them."""
+    if finding.code == "snapshot-pack-damaged":
+        return {}
     if finding.code.startswith(("pack-", "snapshot-pack-")):
         places = [BlockLocation(*row) for row in checker.blocks_of(finding.touches["pack"])]
         return {place.hash: place for place in places}
     block = BlockHash(finding.touches["hash"])
-    pack = finding.touches.get("pack") or ""
+    pack = finding.touches["pack"] if finding.code == "block-damaged" else ""
     return {block: BlockLocation(block, pack, 0, 1, finding.touches["plain_length"])}
+
+
+def _places(
+    findings: Sequence[Finding], wanted: Sequence[Mapping[BlockHash, BlockLocation]]
+) -> dict[BlockHash, BlockLocation]:
+    """All that is wanted; what is said of a block itself counts more than what is said of its pack."""
+    places: dict[BlockHash, BlockLocation] = {}
+    for of_block in (False, True):
+        for one, blocks in zip(findings, wanted, strict=True):
+            if ("hash" in one.touches) is of_block:
+                places.update(blocks)
+    return places
 
 
 def _key(finding: Finding) -> tuple[str, str]:
@@ -257,12 +336,14 @@ def patient_of(premises: Premises, next_ordinal: int, *, is_live: bool, staging:
     filesystem.commit()
     with filesystem.lock:
         losses = known_losses(filesystem.index)
+        damages = known_losses(filesystem.index, DAMAGED)
     return Patient(
         index=filesystem.index.path,
         store=premises.store,
         archive=premises.archive,
         next_ordinal=next_ordinal,
         losses=losses,
+        damages=damages,
         staging=staging,
         is_live=is_live,
     )

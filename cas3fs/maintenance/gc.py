@@ -138,6 +138,7 @@ class Collector:
             next_number=self._at.publishing.next_number,
             now=cache(partial(store_now, self._at.store)),
             grace_s=settings.grace_s,
+            aside=max((one.epoch for one in survey.aside), default=0),
         )
         return find_strays(survey.listing, known, pages, judge)
 

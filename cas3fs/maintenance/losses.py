@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Known losses: packs of which a repair has found that they are gone for good.
+"""Known losses: what a repair has found to be gone for good, so that nobody is told of it again and again.
 
-They are kept as a text in the index, under `KEY`: the packs' names, one a line. Their blocks stay in the chunk lists,
-so that whoever reads them gets an I/O error and never zeros; but nobody is told of them again and again, and a gc does
-not take their absence from the listing for a listing that is incomplete.
+Two lists of packs' names, one a line, are kept as texts in the index:
+
+- *lost*: the object is gone. Its blocks stay in the chunk lists, so that whoever reads them gets an I/O error and
+  never zeros; a gc does not take its absence from the listing for a listing that is incomplete.
+- *damaged*: the object is there, with bytes that are wrong in blocks that only snapshots need. Of blocks that the
+  volume itself needs each is known for itself: it lies in the lost pack (`cas3fs.index.repairs`).
 """
 
 from collections.abc import Iterable
@@ -11,18 +14,19 @@ from typing import Final
 
 from cas3fs.index import Index
 
-KEY: Final = "lost_packs"
+LOST: Final = "lost_packs"
+DAMAGED: Final = "damaged_packs"
 
 
-def known_losses(index: Index) -> frozenset[str]:
-    """The names of packs that are known to be lost; needs the index's lock."""
-    return frozenset((index.state.get(KEY) or "").split())
+def known_losses(index: Index, which: str = LOST) -> frozenset[str]:
+    """The names of packs that are known to be lost, or `DAMAGED`; needs the index's lock."""
+    return frozenset((index.state.get(which) or "").split())
 
 
-def set_losses(index: Index, packs: Iterable[str]) -> None:
-    """Writes down which packs are lost, in place of what was there; within an operation."""
+def set_losses(index: Index, packs: Iterable[str], which: str = LOST) -> None:
+    """Writes down which packs are lost, or `DAMAGED`, in place of what was there; within an operation."""
     text = "\n".join(sorted(set(packs)))
     if text:
-        index.state.set(KEY, text)
+        index.state.set(which, text)
     else:
-        index.state.remove(KEY)
+        index.state.remove(which)

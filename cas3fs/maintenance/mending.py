@@ -2,8 +2,9 @@
 """Mending the index with itself: a repair for each code, each within one operation.
 
 The order in which they are done: inodes come into being before names are given, names before links are counted. What
-one repair uncovers is found by the next check, so checking and mending alternate until nothing changes any more. A
-process that dies in between leaves what was mended before, or nothing of it.
+one repair uncovers is found by the next check, so checking and mending alternate until nothing changes any more; and a
+repair leaves alone what an earlier one of the same round has made right. A process that dies in between leaves what was
+mended before, or nothing of it.
 
 No file system may be at work on the index: what it holds in memory would be written over the repair.
 """
@@ -43,6 +44,7 @@ ORDER: Final = (
     "wrong-link-count",
 )
 _FILE: Final = stat.S_IFREG | 0o600
+_LINK: Final = stat.S_IFLNK | 0o777
 
 
 class Mender:
@@ -98,7 +100,7 @@ class Mender:
 
     @staticmethod
     def _target_without_inode(do: Repairs, defect: Mapping[str, Any]) -> None:
-        do.add_inode(defect["inode"], stat.S_IFLNK | 0o777, len(defect["target"]))
+        do.add_inode(defect["inode"], _LINK, len(defect["target"]))
 
     @staticmethod
     def _attribute_without_inode(do: Repairs, defect: Mapping[str, Any]) -> None:
@@ -115,10 +117,22 @@ class Mender:
 
     @staticmethod
     def _target_of_no_link(do: Repairs, defect: Mapping[str, Any]) -> None:
-        do.take_target(defect["inode"])
+        inode, size = defect["inode"], len(defect["target"])
+        mode = do.mode_of(inode) or 0
+        if stat.S_ISLNK(mode):
+            return  # it has become one by an earlier repair
+        if stat.S_ISREG(mode) and not do.has_chunks(inode):
+            do.set_mode(inode, _LINK)
+            do.set_size(inode, size)
+        else:
+            number = do.add_inode(None, _LINK, size)
+            do.move_target(inode, number)
+            do.attach(number, b"from-%d" % inode)
 
     @staticmethod
     def _chunks_of_no_file(do: Repairs, defect: Mapping[str, Any]) -> None:
+        if stat.S_ISREG(do.mode_of(defect["inode"]) or 0):
+            return  # it has become one by an earlier repair
         number = do.add_inode(None, _FILE)
         do.move_chunks(defect["inode"], number)
         do.attach(number, b"from-%d" % defect["inode"])
@@ -127,7 +141,8 @@ class Mender:
 
     @staticmethod
     def _name_without_inode(do: Repairs, defect: Mapping[str, Any]) -> None:
-        do.drop_name(defect["id"])
+        if do.mode_of(defect["inode"]) is None:  # it may have come back by an earlier repair
+            do.drop_name(defect["id"])
 
     @staticmethod
     def _name_in_no_folder(do: Repairs, defect: Mapping[str, Any]) -> None:

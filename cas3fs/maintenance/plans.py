@@ -8,6 +8,7 @@ known (`looked`): which packs its chunks really need.
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 import attrs
@@ -47,6 +48,8 @@ class Held:
     """Of dead packs that it may need."""
     bytes_alone: int
     """Of those that no other snapshot may need: freed when this one goes."""
+    bytes_with_older: int
+    """Of those that no newer snapshot may need: freed when this one and all older ones go."""
 
 
 @attrs.frozen
@@ -191,13 +194,21 @@ def _held(
 ) -> tuple[Held, ...]:
     every: Counter[int] = Counter()
     alone: Counter[int] = Counter()
+    last: Counter[int] = Counter()
     for use in dead:
-        for number in needers[use.name]:
-            every[number] += use.size
-        if len(needers[use.name]) == 1:
-            alone[needers[use.name][0]] += use.size
+        numbers = needers[use.name]
+        every.update(dict.fromkeys(numbers, use.size))
+        if numbers:
+            last[max(numbers)] += use.size
+        if len(numbers) == 1:
+            alone[numbers[0]] += use.size
     by_number = {ordinal_of(one.number): one.id for one in snapshots}
-    return tuple(Held(by_number[number], every[number], alone[number]) for number in sorted(every))
+    held = sorted(every)
+    with_older = accumulate(last[number] for number in held)
+    return tuple(
+        Held(by_number[number], every[number], alone[number], older)
+        for number, older in zip(held, with_older, strict=True)
+    )
 
 
 def _requests(facts: Facts, rewrites: Sequence[PackUse], deletions: int) -> Requests:

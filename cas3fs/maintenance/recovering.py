@@ -39,11 +39,14 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Recovered:
-    """What became of the blocks: how many were found in packs, stored again, and lost."""
+    """What became of the blocks: those that were found in packs, and those that were stored again; the rest is lost.
 
-    found: int
-    stored: int
-    lost: int
+    damaged: packs that name one of them in their table of contents, and hold something else there.
+    """
+
+    found: frozenset[BlockHash]
+    stored: frozenset[BlockHash]
+    damaged: frozenset[str]
 
 
 class Recoverer:
@@ -63,6 +66,7 @@ class Recoverer:
         self._rows = rows
         self._report = report
         self._retrieval = Retrieval(premises.store, Metrics())
+        self._damaged: set[str] = set()
 
     def recover(self, wanted: Mapping[BlockHash, BlockLocation]) -> Recovered:
         """Finds what can be found of `wanted`: blocks with where the index places them (a pack of no name: nowhere).
@@ -85,7 +89,7 @@ class Recoverer:
             lost = [block for block in left if block not in stored]
             for block in lost:
                 self._lose(block, wanted[block])
-        return Recovered(len(places), len(stored), len(lost))
+        return Recovered(frozenset(places), frozenset(stored), frozenset(self._damaged))
 
     def _lose(self, block: BlockHash, place: BlockLocation) -> None:
         index = self._at.filesystem.index
@@ -104,8 +108,12 @@ class Recoverer:
             for number, places in enumerate(pool.map(self._contents, names)):
                 self._report({"what": "reading contents of packs", "done": number, "total": len(names)})
                 for place in places:
-                    if place.hash in wanted and place.hash not in found and self._is_good(place):
+                    if place.hash not in wanted or place.hash in found:
+                        continue
+                    if self._is_good(place):
                         found[place.hash] = place
+                    else:
+                        self._damaged.add(place.pack)
         return found
 
     def _contents(self, name: str) -> list[BlockLocation]:

@@ -9,7 +9,8 @@ A pack or pages object comes from an upload that was broken off, or is on its wa
 - nobody is putting it at this moment: what is in flight was read after the listing.
 
 Whatever else is there stays, and is told: packs of a writer that was taken over (he may not know it yet, and his data
-may have to be rescued), of a later epoch, of an epoch that nobody claimed, and objects of no kind.
+may have to be rescued), of a later epoch, of an epoch that nobody claimed, of no later epoch than a damaged snapshot
+that was put aside, as that may be all that names them, and objects of no kind.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -28,6 +29,7 @@ OVERRULED: Final = "of a writer that was taken over and has not released"
 LATER: Final = "of a later epoch"
 UNCLAIMED: Final = "of an epoch that nobody claimed"
 UNDER_WAY: Final = "of a snapshot that is still to come"
+ASIDE: Final = "perhaps of a damaged snapshot that a repair has put aside"
 STRANGE: Final = "of no kind that this version of cas3fs knows"
 
 
@@ -46,6 +48,7 @@ class Judge:
 
     overruled: epochs that were taken over and not released.
     next_number: the least number of a snapshot yet to come.
+    aside: the greatest epoch of a snapshot that was put aside; 0 for none.
     now: asks the store for its time; called only where something is to be judged by its age.
     """
 
@@ -55,12 +58,14 @@ class Judge:
     next_number: SnapshotNumber
     now: Callable[[], datetime]
     grace_s: float
+    aside: int = 0
 
     def pack(self, name: str, info: ObjectInfo) -> Stray:
         """What is to be done with a pack."""
         epoch = epoch_of_pack(name)
         assert epoch is not None
-        return Stray(info.key, info.size, self._of_epoch(epoch) or self._of_age(info))
+        aside = ASIDE if epoch <= self.aside else ""
+        return Stray(info.key, info.size, self._of_epoch(epoch) or aside or self._of_age(info))
 
     def pages(self, pages_id: str, info: ObjectInfo) -> Stray:
         """What is to be done with a pages object that no retained manifest refers to."""

@@ -1,30 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Verifying: every live block is read back from the store and checked against its hash.
+"""Verifying: what the volume and its snapshots need is read back from the store and checked against its hashes.
 
-Packs are taken in the order of their names, some at a time; blocks that lie together come with one ranged GET; several
-threads fetch, unpack and hash side by side. Where it is stands in a file (`Bookmark`), so that a run that was stopped
-by its time limit, or killed, goes on where it was; what was found up to then stands there too.
+First the indexes of all snapshots, each segment once. Then packs, in the order of their names, some at a time: of one
+that the volume uses wholly, the blocks that the index places there; of one of which a snapshot may need what the
+volume does not use any more, all blocks that its own table of contents names. Blocks that lie together come with one
+ranged GET; several threads fetch, unpack and hash side by side. Where it is stands in a file (`bookmarks`).
 
 Memory: a run of at most `RUN_BYTES` for each thread, and the locations of the blocks of `PACKS_AT_ONCE` packs.
 """
 
-import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from cas3fs.blockstore.keys import pack_key
 from cas3fs.blockstore.plans import Run, coalesce
 from cas3fs.blockstore.retrieval import Retrieval
-from cas3fs.errors import BlockError, BlockMissing
-from cas3fs.index import LOST_PACK, Checker
+from cas3fs.errors import BlockError, BlockMissing, ObjectMissing, SnapshotDamaged, SnapshotMissing
+from cas3fs.index import LOST_PACK, Checker, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Report, silent
+from cas3fs.maintenance.bookmarks import Bookmark, Place
+from cas3fs.maintenance.plans import live_share
+from cas3fs.maintenance.recovering import contents_of
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.tree import Reference
 from cas3fs.values import BlockHash, BlockLocation
 
 RUN_BYTES: Final = 16 << 20
@@ -34,58 +44,75 @@ WORKERS: Final = min(8, 2 * (os.cpu_count() or 1))
 
 @attrs.frozen
 class Verified:
-    """How far a verification has come.
+    """How far a verification has come, and what it found: see `Place`.
 
-    damaged: blocks whose bytes are wrong or missing, in hex.
-    is_complete: all packs were read.
+    is_complete: everything was read.
     """
 
-    blocks: int
-    bytes: int
-    damaged: tuple[str, ...]
+    place: Place
     is_complete: bool
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
-        return attrs.asdict(self) | {"damaged": len(self.damaged)}
+        place = self.place
+        return {
+            "blocks": place.blocks,
+            "bytes": place.bytes,
+            "snapshots": len(place.snapshots),
+            "damaged": len(place.damaged) + len(place.hurt_packs) + len(place.hurt_snapshots),
+            "is_complete": self.is_complete,
+        }
+
+    @property
+    def hashes(self) -> list[BlockHash]:
+        """The damaged blocks of the volume."""
+        return [BlockHash(bytes.fromhex(one)) for one in self.place.damaged]
 
 
-class Bookmark:
-    """Where a verification is, in a JSON file: ``{"after": pack, "blocks": n, "bytes": n, "damaged": [hex, ...]}``."""
+@attrs.frozen(order=True)
+class _Task:
+    """A pack that is to be read: only what is live in it, or all that it holds."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    name: str
+    size: int
+    is_whole: bool
 
-    def load(self) -> dict[str, Any]:
-        """Where an earlier run has stopped; the beginning if none has."""
-        try:
-            told = json.loads(self._path.read_text())
-            return {"after": str(told["after"]), "blocks": int(told["blocks"]), "bytes": int(told["bytes"])} | {
-                "damaged": [str(one) for one in told["damaged"]]
-            }
-        except (OSError, ValueError, KeyError, TypeError):
-            return {"after": "", "blocks": 0, "bytes": 0, "damaged": []}
 
-    def save(self, told: dict[str, Any]) -> None:
-        """Notes where the run is."""
-        temporary = self._path.with_name(self._path.name + ".new")
-        temporary.write_text(json.dumps(told))
-        temporary.replace(self._path)
+@attrs.frozen
+class _Group:
+    """Blocks of some packs that are read together; of those in `kept` only snapshots have need."""
 
-    def clear(self) -> None:
-        """The next run begins at the beginning."""
-        self._path.unlink(missing_ok=True)
+    blocks: Sequence[BlockLocation]
+    kept: frozenset[BlockLocation]
 
 
 class Verifier:
-    """Verifies the blocks of one volume."""
+    """Verifies one volume.
 
-    def __init__(self, store: ObjectStore, bookmark: Bookmark, report: Report = silent) -> None:
+    Args:
+        archive: its snapshots; without it, only what the volume itself uses is read.
+        skipped: packs that are known to be lost.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        bookmark: Bookmark,
+        report: Report = silent,
+        *,
+        archive: SnapshotArchive | None = None,
+        skipped: Collection[str] = (),
+        workers: int = WORKERS,
+    ) -> None:
+        self._store = store
         self._retrieval = Retrieval(store, Metrics())
         self._bookmark = bookmark
         self._report = report
+        self._archive = archive
+        self._skipped = {LOST_PACK, *skipped}
+        self._workers = workers
 
-    def run(self, index: Path, max_duration_s: float | None = None, *, workers: int = WORKERS) -> Verified:
+    def run(self, index: Path, max_duration_s: float | None = None) -> Verified:
         """Reads back what was not read yet.
 
         Raises:
@@ -93,87 +120,133 @@ class Verifier:
             IndexDatabaseError, OSError: the local disk failed; the same.
         """
         deadline_s = None if max_duration_s is None else time.monotonic() + max_duration_s
-        told = self._bookmark.load()
-        with Checker(index) as checker, ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
-            total = checker.live_bytes()
-            names = [pack.name for pack in checker.packs() if pack.name > told["after"] and pack.name != LOST_PACK]
-            for start in range(0, len(names), PACKS_AT_ONCE):
-                part = names[start : start + PACKS_AT_ONCE]
-                before = names[start - 1] if start else told["after"]
-                for blocks in _by_pack(checker, before, len(part), set(part)):
-                    self._verify(pool, blocks, told, total, workers)
-                    if deadline_s is not None and time.monotonic() > deadline_s:
-                        told["after"] = blocks[-1].pack
-                        self._bookmark.save(told)
-                        return _verified(told, False)
-                told["after"] = part[-1]
-                self._bookmark.save(told)
+        place = self._bookmark.load()
+        retained = [] if self._archive is None else self._archive.list(on_damaged=lambda one, error: None)
+        for _ in self._steps(index, retained, place):
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                self._bookmark.save(place)
+                return Verified(place, False)
         self._bookmark.clear()
-        return _verified(told, True)
+        return Verified(place, True)
 
-    def _verify(
-        self, pool: ThreadPoolExecutor, blocks: list[BlockLocation], told: dict[str, Any], total: int, workers: int
-    ) -> None:
-        under_way: set[Future[list[str]]] = set()
-        for run in coalesce(blocks, run_bytes=RUN_BYTES // workers):
+    def _steps(self, index: Path, retained: Sequence[SnapshotInfo], place: Place) -> Iterator[None]:
+        """Does the work; pauses wherever it could be broken off."""
+        yield from self._snapshots(retained, place)
+        numbers = [ordinal_of(one.number) for one in retained]
+        with GarbageReader(index) as reader:
+            uses = [use for use in reader.pack_uses() if use.name not in self._skipped]
+        tasks = sorted(task for use in uses if (task := _task(use, numbers)) is not None)
+        total = sum(use.size for use in uses if _task(use, numbers) is not None)
+        left = [task for task in tasks if task.name > place.after]
+        with Checker(index) as checker, ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
+            for start in range(0, len(left), PACKS_AT_ONCE):
+                for group in self._groups(pool, checker, left[start : start + PACKS_AT_ONCE], place):
+                    self._verify(pool, group, place)
+                    place.after = group.blocks[-1].pack
+                    self._report({"what": "reading blocks back", "done": place.bytes, "total": total})
+                    yield
+                place.after = left[min(start + PACKS_AT_ONCE, len(left)) - 1].name
+                self._bookmark.save(place)
+
+    # -- snapshots
+
+    def _snapshots(self, retained: Sequence[SnapshotInfo], place: Place) -> Iterator[None]:
+        seen: set[Reference] = set()
+        for number, one in enumerate(retained):
+            if one.id in place.snapshots:
+                continue
+            self._report({"what": "reading snapshots back", "done": number, "total": len(retained)})
+            assert self._archive is not None
+            try:
+                self._archive.verify(one.id, seen)
+            except SnapshotMissing:
+                continue  # it went since
+            except SnapshotDamaged as error:
+                place.hurt_snapshots[one.id] = str(error)
+            place.snapshots.append(one.id)
+            yield
+
+    # -- packs
+
+    def _groups(
+        self, pool: ThreadPoolExecutor, checker: Checker, tasks: Sequence[_Task], place: Place
+    ) -> Iterator[_Group]:
+        """The blocks of these packs, about as many at a time as a few packs hold."""
+        rows = (BlockLocation(*row) for row in checker.live_between(tasks[0].name, tasks[-1].name))
+        live = {pack: list(blocks) for pack, blocks in groupby(rows, key=lambda block: block.pack)}
+        whole = [task for task in tasks if task.is_whole]
+        held = dict(zip((task.name for task in whole), pool.map(self._contents, whole), strict=True))
+        blocks: list[BlockLocation] = []
+        kept: set[BlockLocation] = set()
+        size_bytes = 0
+        for task in tasks:
+            here, all_here = live.get(task.name, []), held.get(task.name, ())
+            if all_here is None:
+                place.hurt_packs[task.name] = "its table of contents cannot be read, so not all of it could be checked"
+            extra = set(all_here or ()) - set(here)
+            blocks += sorted([*here, *extra], key=lambda block: block.offset)
+            kept |= extra
+            size_bytes += task.size
+            if blocks and size_bytes >= RUN_BYTES * 4:
+                yield _Group(blocks, frozenset(kept))
+                blocks, kept, size_bytes = [], set(), 0
+        if blocks:
+            yield _Group(blocks, frozenset(kept))
+
+    def _contents(self, task: _Task) -> Sequence[BlockLocation] | None:
+        """All blocks that a pack says to hold; none where it is gone, None where it is damaged there."""
+        try:
+            found = contents_of(self._store, pack_key(task.name), task.size)
+        except ObjectMissing:
+            return ()  # that is told already, or it went since
+        except BlockError:
+            return None
+        return [BlockLocation(one.hash, task.name, *one[1:]) for one in found]
+
+    def _verify(self, pool: ThreadPoolExecutor, group: _Group, place: Place) -> None:
+        damaged: list[BlockLocation] = []
+        under_way: set[Future[list[BlockLocation]]] = set()
+        for run in coalesce(group.blocks, run_bytes=RUN_BYTES // self._workers):
             under_way.add(pool.submit(self._damaged_in, run))
-            if len(under_way) >= workers + 1:
+            if len(under_way) >= self._workers + 1:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                _take(done, told)
-        _take(wait(under_way).done, told)
-        told["blocks"] += len(blocks)
-        told["bytes"] += sum(block.stored_length for block in blocks)
-        self._report({"what": "reading blocks back", "done": told["bytes"], "total": total})
+                damaged += _results(done)
+        damaged += _results(wait(under_way).done)
+        place.damaged += [block.hash.hex() for block in damaged if block not in group.kept]
+        for pack, count in Counter(block.pack for block in damaged if block in group.kept).items():
+            place.hurt_packs[pack] = f"blocks that the volume itself does not use any more: {count:,}"
+        place.blocks += len(group.blocks)
+        place.bytes += sum(block.stored_length for block in group.blocks)
 
-    def _damaged_in(self, run: Run) -> list[str]:
+    def _damaged_in(self, run: Run) -> list[BlockLocation]:
         """The blocks of a run that are not what they should be."""
         try:
             body = self._retrieval.run(run)
         except BlockMissing:
-            return [block.hash.hex() for block in run.blocks if not self._is_good(block)]
-        return [block.hash.hex() for block in run.blocks if not self._is_in(body, run.start, block)]
+            return [block for block in run.blocks if not self.is_good(block)]
+        decode = partial(self._retrieval.decode, body, run.start)
+        return [block for block in run.blocks if not _succeeds(partial(decode, block))]
 
-    def _is_in(self, body: bytes, start: int, block: BlockLocation) -> bool:
-        try:
-            self._retrieval.decode(body, start, block)
-        except BlockError:
-            return False
-        return True
-
-    def _is_good(self, block: BlockLocation) -> bool:
-        try:
-            self._retrieval.block(block)
-        except BlockError:
-            return False
-        return True
+    def is_good(self, block: BlockLocation) -> bool:
+        """Whether a block lies there; raises StoreError where nobody knows."""
+        return _succeeds(partial(self._retrieval.block, block))
 
 
-def _by_pack(checker: Checker, after: str, count: int, wanted: set[str]) -> Iterator[list[BlockLocation]]:
-    """The live blocks of the next packs, about as many at a time as a few packs hold."""
-    group: list[BlockLocation] = []
-    size_bytes = 0
-    for row in checker.live_after(after, count):
-        block = BlockLocation(*row)
-        if block.pack not in wanted:
-            continue
-        if group and block.pack != group[-1].pack and size_bytes >= RUN_BYTES * 4:
-            yield group
-            group, size_bytes = [], 0
-        group.append(block)
-        size_bytes += block.stored_length
-    if group:
-        yield group
+def _succeeds(read: Callable[[], object]) -> bool:
+    try:
+        read()
+    except BlockError:
+        return False
+    return True
 
 
-def _take(done: Iterable[Future[list[str]]], told: dict[str, Any]) -> None:
-    for future in done:
-        told["damaged"] += future.result()
+def _task(use: PackUse, retained: Sequence[int]) -> _Task | None:
+    """What is to be read of a pack; nothing where nobody needs it."""
+    is_needed = any(use.born <= number and (use.died is None or number < use.died) for number in retained)
+    if use.live_blocks and (live_share(use) >= 1 or not is_needed):
+        return _Task(use.name, use.size, False)
+    return _Task(use.name, use.size, True) if is_needed else None
 
 
-def _verified(told: dict[str, Any], is_complete: bool) -> Verified:
-    return Verified(told["blocks"], told["bytes"], tuple(told["damaged"]), is_complete)
-
-
-def hashes(verified: Verified) -> list[BlockHash]:
-    """The damaged blocks."""
-    return [BlockHash(bytes.fromhex(one)) for one in verified.damaged]
+def _results(done: Iterable[Future[list[BlockLocation]]]) -> list[BlockLocation]:
+    return [block for future in done for block in future.result()]

@@ -210,6 +210,19 @@ class SnapshotArchive:
                 raise
         return info_of(entry)
 
+    def verify(self, snapshot_id: str, seen: set[Reference]) -> None:
+        """Read back what a snapshot consists of, but for segments that were `seen` before; those read now are added.
+
+        Raises:
+            SnapshotMissing: there is none of that id.
+            SnapshotDamaged: a byte of it is missing or wrong.
+            StoreError: the store failed.
+        """
+        entry = self._load(snapshot_id)
+        unseen = [(number, one) for number, one in enumerate(self._read_tree(entry).references()) if one not in seen]
+        self._read_segments(entry, unseen, lambda number, plain: None)
+        seen.update(one for _, one in unseen)
+
     def delete(self, snapshot_ids: Iterable[str]) -> None:
         """Delete the manifests of those snapshots, which are gone with them; missing ones are fine. What only they
         needed stays: `removal` decides what else goes, and whether any of it may.
@@ -252,22 +265,30 @@ class SnapshotArchive:
         lock = threading.Lock()
         done = 0
 
-        def write(one: Wanted[tuple[int, Reference]], stored: memoryview) -> None:
+        def write(number: int, plain: bytes) -> None:
             nonlocal done
-            number, reference = one.purpose
-            start = number * entry.segment_size
-            plain = open_segment(stored, reference, min(entry.segment_size, entry.index_size - start))
-            _write_all(file.fileno(), plain, start)
+            _write_all(file.fileno(), plain, number * entry.segment_size)
             with lock:
                 done += len(plain)
                 progress(done, entry.index_size)
 
+        self._read_segments(entry, enumerate(tree.references()), write)
+
+    def _read_segments(
+        self, entry: SnapshotEntry, segments: Iterable[tuple[int, Reference]], use: Callable[[int, bytes], None]
+    ) -> None:
+        """Hands segments of a snapshot, by number and verified, to `use`, which must be thread-safe."""
+
+        def take(one: Wanted[tuple[int, Reference]], stored: memoryview) -> None:
+            number, reference = one.purpose
+            length = min(entry.segment_size, entry.index_size - number * entry.segment_size)
+            use(number, open_segment(stored, reference, length))
+
         wanted = (
-            Wanted(PagesEntry.key_of(one.pages), one.offset, one.length, (number, one))
-            for number, one in enumerate(tree.references())
+            Wanted(PagesEntry.key_of(one.pages), one.offset, one.length, (number, one)) for number, one in segments
         )
         with damage_of(entry):
-            read_spans(self._shelf.store, wanted, write, self._workers)
+            read_spans(self._shelf.store, wanted, take, self._workers)
 
     def _load(self, snapshot_id: str) -> SnapshotEntry:
         try:

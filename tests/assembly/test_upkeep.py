@@ -14,7 +14,7 @@ from cas3fs.assembly.opening import OpenVolume
 from cas3fs.assembly.restoring import restore_head
 from cas3fs.assembly.upkeep import Upkeep, collect_unmounted, settings_of
 from cas3fs.control import Message
-from cas3fs.errors import ControlError, EpochHeld, UsageError
+from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.maintenance.records import recorded
@@ -153,12 +153,10 @@ class TestFsck:
     def test_damage_in_the_store_is_found_and_mended_and_told_in_lost_and_found(self, volume: Volume) -> None:
         volume.use("here", one=text(1), two="2")
         damage(volume, min(packs(volume)))
-        assert fsck(volume, verify_data=True) == (
-            {"status": 4, "codes": {"block-damaged": 1}, "verified": fsck(volume, verify_data=True)[0]["verified"]},
-            ["block-damaged"],
-        )
+        told, found = fsck(volume, verify_data=True)
+        assert (told["status"], told["codes"], found) == (4, {"block-damaged": 1}, ["block-damaged"])
         told, _ = fsck(volume, verify_data=True, repair=True)
-        assert told["status"] == 1
+        assert (told["status"], told["lost"]) == (1, 1)
         assert fsck(volume, verify_data=True)[0]["status"] == 0
         opened = volume.open("there")
         lost = opened.filesystem.lookup(1, b"lost+found")
@@ -177,10 +175,41 @@ class TestFsck:
         assert read(volume.open("here"), "one") == text(1)
 
     def test_the_newest_snapshot_that_is_whole_is_checked_where_there_is_no_index(self, volume: Volume) -> None:
-        volume.use("here", one=text(1))
+        older = volume.use("here", one=text(1))
         newest = volume.use("here", two="2")
         shutil.rmtree(volume.state("here"))
         Path(volume.root / "v" / "pages" / newest).unlink()
         told, found = fsck(volume)
-        assert told["status"] == 4
-        assert set(found) == {"snapshot-unreadable", "pages-missing"}
+        assert (told["status"], found) == (4, ["pages-missing"])
+        assert older in told["checked"]["index"]
+
+    @pytest.mark.parametrize("folder", ["pages", "snapshots"])
+    def test_a_repair_without_an_index_begins_from_the_newest_snapshot_that_is_whole(
+        self, volume: Volume, folder: str
+    ) -> None:
+        older = volume.use("here", one=text(1))
+        newest = volume.use("here", two=text(2))
+        shutil.rmtree(volume.state("here"))
+        damage(volume, f"{folder}/{newest}")
+        before = packs(volume)
+        told, found = fsck(volume)
+        code = "snapshot-unreadable" if folder == "pages" else "snapshot-damaged"
+        assert (told["status"], found) == (4, [code])
+        assert older in told["checked"]["index"]
+        told, found = fsck(volume, repair=True)
+        assert (told["status"], found) == (1, [code, "snapshot-put-aside"])
+        assert volume.shelf.store.head(f"damaged/snapshots/{newest}").size
+        told, found = fsck(volume, verify_data=True)
+        assert (told["status"], found) == (0, ["snapshot-put-aside"])
+        collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
+        assert before <= packs(volume)  # what only the snapshot that was put aside names
+        assert read(volume.open("there"), "one") == text(1)
+
+    def test_a_repair_of_a_volume_of_which_no_snapshot_is_whole_changes_nothing(self, volume: Volume) -> None:
+        only = volume.use("here", one=text(1))
+        shutil.rmtree(volume.state("here"))
+        damage(volume, f"pages/{only}")
+        before = {info.key for info in volume.shelf.store.list("snapshots/")}
+        with pytest.raises(SnapshotDamaged, match="no snapshot is whole"):
+            fsck(volume, repair=True)
+        assert {info.key for info in volume.shelf.store.list("snapshots/")} == before

@@ -20,7 +20,7 @@ def test_gc_and_fsck_beside_a_mount_in_use_and_after_it(machine: Machine) -> Non
     told = machine.report("fsck", machine.dir, "--verify-data")
     assert (told["status"], told["findings"], told["verified"]["is_complete"]) == (0, [], True)
     assert "unmount it" in machine.fail("fsck", machine.dir, "--repair", status=8)
-    assert set(machine.report("stats", machine.dir)["maintenance"]) == {"gc", "fsck"}
+    assert set(machine.report("stats", machine.dir)["maintenance"]) == {"gc", "fsck", "verify"}
     assert (machine.dir / "kept").read_bytes() == kept
     machine.umount()
     assert machine.report("fsck", machine.url)["status"] == 0

@@ -57,10 +57,14 @@ def long(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session")
-def soak_s(pytestconfig: pytest.Config, long: bool) -> float:
+def soak_s(pytestconfig: pytest.Config) -> float:
     """How many seconds a mount is kept under load."""
-    asked = pytestconfig.getoption("--soak-minutes")
-    return 60.0 * float(asked if asked is not None else 30 if long else 2)
+    return _soak_s(pytestconfig)
+
+
+def _soak_s(config: pytest.Config) -> float:
+    asked = config.getoption("--soak-minutes")
+    return 60.0 * float(asked if asked is not None else 30 if config.getoption("--long") else 2)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -71,6 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seconds = float(config.getini("timeout")) * LONG_TIMES if in_long else None
         if lasts := item.get_closest_marker("lasts"):
             seconds = lasts.kwargs["long_s"] if in_long else lasts.args[0]
+        if seconds is not None and "soak_s" in getattr(item, "fixturenames", ()):
+            seconds += _soak_s(config)
         if seconds is not None and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(seconds))
 

@@ -3,6 +3,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 import click
 
@@ -13,6 +14,7 @@ from cas3fs.cli.fsck import fsck
 from cas3fs.cli.gc import gc
 from cas3fs.cli.mkfs import mkfs
 from cas3fs.cli.mount import mount
+from cas3fs.cli.plain import PlainStream, plain
 from cas3fs.cli.rescue import rescue
 from cas3fs.cli.snapshot import snapshot
 from cas3fs.cli.stats import stats
@@ -60,10 +62,11 @@ def _os_error(error: OSError) -> str:
 
 
 def _fail(text: str, status: int) -> int:
-    click.echo(f"cas3fs: {' '.join(text.split())}", err=True)
+    click.echo(f"cas3fs: {plain(' '.join(text.split()))}", err=True)
     return status
 
 
 def main() -> None:
     """The entry point of the command ``cas3fs``."""
+    sys.stdout = cast(TextIO, PlainStream(sys.stdout))
     sys.exit(run())

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is printed is plain text: names and labels come from volumes that others may have written, and a terminal obeys
+what it is shown.
+
+Characters that steer a terminal, and those that cannot be encoded, are shown as escapes such as ``\\x1b``; ends of
+lines and tabs are left.
+"""
+
+from typing import Any, Final, TextIO
+
+_LEFT: Final = "\n\t"
+
+
+def plain(text: str) -> str:
+    """`text` without characters that steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in _LEFT else _escaped(one) for one in text)
+
+
+def _escaped(one: str) -> str:
+    return one.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+class PlainStream:
+    """A text stream to which only plain text comes."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self._inner = inner
+
+    def write(self, text: str) -> int:
+        return self._inner.write(plain(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)

@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Results:
-    if options.peers:
-        os.environ["PATH"] = f"{os.environ['PATH']}{os.pathsep}{options.peers}"
+    beside = os.path.dirname(sys.executable)  # rclone is there, even if the environment is not activated
+    os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), beside, options.peers)))
     wanted = set(options.names) or {workload.name for workload in WORKLOADS} | PROGRAMS.keys() - LONG
     peers = [peer for peer in installed() if peer is not RcloneMount or "rclone" in options.also]
     known = subjects(peers)

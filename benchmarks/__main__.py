@@ -4,10 +4,14 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -42,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no such workload: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     results = Results.read(options.from_files) if options.from_files else _measure(parser, options)
     _tell(results)
-    if options.json:
-        options.json.write_text(results.as_json() + "\n")
+    _keep(options, results)
     if options.rst:
         write(options.rst, results)
     if options.plots:
@@ -66,21 +69,45 @@ def _measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Re
     sessions = list(plan(chosen, [workload for workload in WORKLOADS if workload.name in wanted]))
     folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
     sources = Sources(folder)
-    console = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         work = Work(Size().scaled(factor), sources)
         for repetition in range(options.repeat):
             for session in sessions:
-                with console.status(f"{repetition + 1} of {options.repeat}: {session.title}"):
+                with _shown(f"{repetition + 1} of {options.repeat}: {session.title}"):
                     session.run(folder / "subject", options.workers, work, results)
+                _keep(options, results)
     finally:
         sources.close()
         shutil.rmtree(folder, ignore_errors=True)
     for name, program in PROGRAMS.items():
         if name in wanted:
-            with console.status(name):
+            with _shown(name):
                 results.bounds += program(factor)
+            _keep(options, results)
     return results
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Makes a run that is told to end clean up, as with ^C, even if it is told twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _shown(title: str) -> Iterator[None]:
+    """Says what is under way, and then how long it took."""
+    console = Console(stderr=True)
+    begun_s = time.monotonic()
+    with console.status(title):
+        yield
+    console.print(f"{title}: {time.monotonic() - begun_s:.0f} s", markup=False, highlight=False)
+
+
+def _keep(options: argparse.Namespace, results: Results) -> None:
+    """Writes what there is so far: a run that is ended early is not lost."""
+    if options.json:
+        options.json.write_text(results.as_json() + "\n")
 
 
 def _tell(results: Results) -> None:

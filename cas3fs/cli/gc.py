@@ -16,8 +16,10 @@ from cas3fs.cli.common import (
     store_options,
 )
 from cas3fs.cli.progress import progress_bar
+from cas3fs.cli.spending import dollars, planned_usd, price_option
 from cas3fs.config import format_size
 from cas3fs.control import Message
+from cas3fs.prices import PriceTable
 
 
 @click.command()
@@ -34,6 +36,7 @@ from cas3fs.control import Message
 @click.option("--grace", type=Duration(), default=3600.0, help="Leave unknown objects that are younger.  [default: 1h]")
 @places_options
 @store_options
+@price_option
 @json_option
 def gc(
     *,
@@ -45,6 +48,7 @@ def gc(
     state_dir: str | None,
     cache_dir: str | None,
     endpoint_url: str | None,
+    prices: PriceTable,
     as_json: bool,
 ) -> None:
     """Free what nothing names in VOLUME: blocks, packs, and what interrupted uploads have left.
@@ -63,6 +67,8 @@ def gc(
             cache_dir=cache_dir,
             endpoint_url=endpoint_url,
         )
+    if dry_run:
+        told["requests"]["price_usd"] = planned_usd(told["requests"], prices)
     if as_json:
         print_json(told)
         return
@@ -88,17 +94,13 @@ def _plan_lines(plan: Message) -> Iterator[str]:
         yield f"unknown objects, {verdict}: {count:,}"
     requests = plan["requests"]
     counts = ", ".join(f"{requests[name]:,} {name}" for name in ("lists", "gets", "puts", "deletes"))
-    yield f"requests: about {counts}; {_price(requests['price_usd'])} at Amazon's prices"
+    yield f"requests: about {counts}; {dollars(requests['price_usd'])}"
     if plan["held"]:
         yield "dead packs that snapshots hold:"
         yield f"  {'snapshot':<20} {'holds':>10} {'freed if it goes':>18} {'and all older ones':>20}"
     for held in plan["held"]:
         sizes = [format_size(held[name]) for name in ("bytes", "bytes_alone", "bytes_with_older")]
         yield f"  {held['snapshot']:<20} {sizes[0]:>10} {sizes[1]:>18} {sizes[2]:>20}"
-
-
-def _price(usd: float) -> str:
-    return f"${usd:.2f}" if usd >= 0.01 else "less than one cent"
 
 
 def _result_lines(result: Message) -> Iterator[str]:

@@ -62,6 +62,11 @@ def spending(process: Mapping[str, float], stored_bytes: int, prices: PriceTable
     }
 
 
+def planned_usd(requests: Mapping[str, int], prices: PriceTable) -> float:
+    """Dollars for the requests of a plan of gc, which counts ``puts``, ``gets``, ``lists`` and ``deletes``."""
+    return round(prices.of_requests({kind.removesuffix("s"): count for kind, count in requests.items()}), 6)
+
+
 def told(spent: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The lines of `spending`, a title and words each."""
     counts = ", ".join(f"{count:,} {kind}" for kind, count in spent["requests"].items() if count)

@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from cas3fs.cli.program import program
-from cas3fs.cli.spending import dollars, spending, told
+from cas3fs.cli.spending import dollars, planned_usd, spending, told
 from cas3fs.prices import PriceTable
 
 
@@ -21,6 +21,12 @@ def test_requests_bytes_and_dollars_follow_from_the_metrics_of_the_mount() -> No
     assert lines["requests"] == "2,000 put, 1,000 get"
     assert lines["price of requests"] == "$0.01; $0.09 more if what was received left the region"
     assert lines["price of storage"] == "$0.05 a month"
+
+
+def test_a_plan_is_priced_by_the_table_that_was_given() -> None:
+    requests = {"puts": 1000, "gets": 2000, "lists": 0, "deletes": 50}
+    assert planned_usd(requests, PriceTable()) == 0.0058
+    assert planned_usd(requests, PriceTable.parse("put=1,get=0.5")) == 2.0
 
 
 def test_small_amounts_are_not_rounded_to_nothing() -> None:

@@ -8,20 +8,15 @@ be stored after that is not of this room.
 
 The global lock of the binding is replaced by one of Python's, which excludes the same. The binding's own lets the
 interpreter's lock go and takes it again twice in each request, even when nobody holds it; whichever other worker is
-awake then gets the interpreter, runs into the lock, and falls asleep again.
-
-Workers run with more priority than other threads, where the process may ask for it. The reply to a request wakes the
-program that waits for it while the worker still holds the interpreter's lock; a scheduler that lets the program go
-first lets it ask for the next thing, upon which another worker wakes, wants the interpreter, and has to wait for the
-first one to be let run. Without that, eight workers need as many thread switches as one would. What they do with it
-is no more than programs ask for.
+awake then gets the interpreter, runs into the lock, and falls asleep again. With eight workers that is half of all
+thread switches.
 """
 
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import llfuse
@@ -34,8 +29,6 @@ from cas3fs.fuse.signals import StopSignals
 from cas3fs.fuse.slots import Slots
 
 _FREE_WORKERS = 2
-_PRIORITY = 10
-"""How many levels of niceness less workers have."""
 
 
 class Session:
@@ -90,29 +83,13 @@ class Session:
 
     def serve(self, signals: StopSignals) -> None:
         """Handles requests until the volume is unmounted, or `signals` has received one."""
-        signals.ending(self._main)
-
-    def _main(self) -> None:
-        with favoured():
-            llfuse.main(workers=self._workers)
+        signals.ending(lambda: llfuse.main(workers=self._workers))
 
     def close(self) -> None:
         """Takes the mount away where it still is; nothing happens the second time."""
         if self._is_open:
             self._is_open = False
             llfuse.close(unmount=True)
-
-
-@contextmanager
-def favoured() -> Iterator[None]:
-    """This thread, and those that it starts within, run with more priority, if the process has the right to that."""
-    usual = os.getpriority(os.PRIO_PROCESS, 0)  # Linux takes it for the calling thread
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, usual - _PRIORITY)
-    try:
-        yield
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, usual)
 
 
 @contextmanager

@@ -93,11 +93,10 @@ class FileSystem(Files, Xattrs):
             return 0
         with self.lock:
             recovered = replay(self.staging, self.inodes)
-            for number in self.index.namespace.nameless():
+            for number in self.index.namespace.unlinked():
                 inode = self.inodes.get(number)
-                if inode.nlink == 0:  # one that should have a name is for fsck to give it back
-                    self.staging.discard(inode)
-                    self.inodes.doom(inode)
+                self.staging.discard(inode)
+                self.inodes.doom(inode)
         self.commit()
         self._commits.start()
         self._storer.start()

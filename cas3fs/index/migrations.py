@@ -60,9 +60,9 @@ def _has_log(path: Path) -> bool:
         return file.read(_LOG_BYTE + 1)[_LOG_BYTE:] != b"\1"
 
 
-def upgrade(path: Path) -> bool:
+def upgrade(path: Path, *, for_reading: bool = False) -> bool:
     """Brings the index, which nobody may have open, to `head`, or makes an empty one; True if anything was done. What
-    `trimming` took out of a copy comes back.
+    `trimming` took out of a copy comes back, unless it is for reading: nothing that only reads looks for a hash.
 
     Raises:
         IndexTooNew: its revision is not known here.
@@ -71,7 +71,7 @@ def upgrade(path: Path) -> bool:
     """
     revision = current(path)
     if revision == SCHEMA_REVISION:
-        return not _has_log(path) and complete(path)
+        return not for_reading and not _has_log(path) and complete(path)
     if revision is None:
         Index.open(path, create=True).close()
         return True

@@ -9,7 +9,7 @@ reckon.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, column, delete, exists, insert, literal_column, or_, select, table, update
+from sqlalchemy import ColumnElement, column, delete, insert, literal_column, select, table, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from cas3fs.index.database import Database
@@ -73,11 +73,8 @@ _REMOVALS = tuple(
     Prepared(delete(column.table).where(column == param("inode")), "inode")
     for column in (inodes.c.id, chunks.c.inode, symlinks.c.inode, xattrs.c.inode)
 )
-_NAMELESS = Prepared(
-    select(inodes.c.id)
-    .where(inodes.c.id != _ROOT, or_(inodes.c.nlink == _ZERO, ~exists().where(dentries.c.inode == inodes.c.id)))
-    .order_by(inodes.c.id)
-)
+# by the count alone: to look for the names too takes five times as long, at each mount (0.4 s for a million)
+_UNLINKED = Prepared(select(inodes.c.id).where(inodes.c.nlink == _ZERO).order_by(inodes.c.id))
 
 _LOOKUP = Prepared(
     select(*inodes.c).select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode)).where(_THIS_ENTRY),
@@ -139,7 +136,7 @@ class Namespace:
         self._last_numbers = on(_LAST_NUMBERS)
         self._save_inode, self._save_attributes = on(_SAVE_INODE), on(_SAVE_ATTRIBUTES)
         self._removals = tuple(on(removal) for removal in _REMOVALS)
-        self._nameless = on(_NAMELESS)
+        self._unlinked = on(_UNLINKED)
         self._lookup, self._child, self._entries = on(_LOOKUP), on(_CHILD), on(_ENTRIES)
         self._any_entry, self._names = on(_ANY_ENTRY), on(_NAMES)
         self._add_entry, self._remove_entry = on(_ADD_ENTRY), on(_REMOVE_ENTRY)
@@ -199,9 +196,9 @@ class Namespace:
             for removal in self._removals:
                 removal.many(rows)
 
-    def nameless(self) -> list[int]:
-        """The numbers of inodes that nobody can reach any more: no links, or no name; never the root's."""
-        return [number for (number,) in self._nameless.all()]
+    def unlinked(self) -> list[int]:
+        """The numbers of inodes that have no links left; one that has, and no name, is for fsck to find."""
+        return [number for (number,) in self._unlinked.all()]
 
     def lookup(self, parent: int, name: bytes) -> Any:
         """The row of the inode of that name, in the order of `InodeRow`, or None."""

@@ -142,11 +142,11 @@ def test_a_file_may_have_many_names_and_the_root_has_none(index: Index) -> None:
     assert index.namespace.parent_of(ROOT_INODE) is None
 
 
-def test_nameless_are_those_without_links_or_names_but_not_the_root(index: Index) -> None:
+def test_unlinked_are_those_without_links_whatever_names_there_are(index: Index) -> None:
     add_file(index, b"named")
-    without_name, without_links = add_file(index), add_file(index, b"unlinked")
+    _without_name, without_links = add_file(index), add_file(index, b"unlinked")
     index.namespace.save_attributes([(without_links, FILE_MODE, 0, 0, 0, 0)])
-    assert index.namespace.nameless() == [without_name, without_links]
+    assert index.namespace.unlinked() == [without_links]
 
 
 def test_extended_attributes_are_set_replaced_listed_and_removed(index: Index) -> None:

@@ -53,3 +53,10 @@ def test_upgrading_completes(tmp_path: Path) -> None:
     trim(tmp_path / "copy")
     assert migrations.upgrade(tmp_path / "copy")
     assert not migrations.upgrade(tmp_path / "copy")
+
+
+def test_what_is_only_read_needs_no_completing(tmp_path: Path) -> None:
+    make(tmp_path / "index", 10)
+    trim(tmp_path / "copy")
+    assert not migrations.upgrade(tmp_path / "copy", for_reading=True)
+    assert complete(tmp_path / "copy")

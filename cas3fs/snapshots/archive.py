@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cas3fs.entries.bodies import BodyWriter
+from cas3fs.entries.coercers import LARGEST_NUMBER
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.nodes import Part
 from cas3fs.entries.shelf import Shelf
@@ -100,7 +101,7 @@ class SnapshotArchive:
 
         Args:
             parent: id of the snapshot that was the newest before; what that one has is not stored again.
-            facts: numbers to be told with the snapshot.
+            facts: numbers to be told with the snapshot; one that is too large is told as the largest there is.
             restored: id of an older snapshot that the file comes from, in place of the parent.
 
         Raises:
@@ -128,7 +129,7 @@ class SnapshotArchive:
             parts=tree.parts,
             pages=uses_of(tree, totals_of(old_pages) | {pages.id: new_size}),
             new_size=new_size,
-            facts=facts or {},
+            facts={fact: min(count, LARGEST_NUMBER) for fact, count in (facts or {}).items()},
             restored=restored,
         )
         self._shelf.save(entry)

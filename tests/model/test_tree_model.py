@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -319,7 +319,7 @@ class Tree(RuleBasedStateMachine):
             self.close(slot)
 
 
-@pytest.mark.lasts(300, long_s=7200)
+@pytest.mark.lasts(900, long_s=7200)  # to shrink a failure takes a while
 def test_the_file_system_does_what_a_real_directory_does_whatever_happens_to_the_machine() -> None:
     run_state_machine_as_test(
         Tree,
@@ -327,6 +327,7 @@ def test_the_file_system_does_what_a_real_directory_does_whatever_happens_to_the
             max_examples=settings.default.max_examples // 5,
             stateful_step_count=40,
             report_multiple_bugs=False,
+            phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),
     )

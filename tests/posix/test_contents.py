@@ -9,6 +9,7 @@ import os
 import resource
 import stat
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_an_unlinked_file_works_while_it_is_open(folder: Path) -> None:
         about = os.fstat(file.fileno())
         assert (about.st_nlink, about.st_size) == (0, MIB + 2)
     assert (folder / "f").read_text() == "another"
+
+
+def test_files_without_a_name_are_refused_and_python_makes_them_all_the_same(folder: Path) -> None:
+    refused(errno.EOPNOTSUPP, os.open, folder, os.O_TMPFILE | os.O_RDWR)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        assert list(folder.iterdir()) == []
 
 
 def test_a_file_that_was_renamed_over_works_while_it_is_open(folder: Path) -> None:
@@ -123,6 +131,7 @@ def test_files_end_at_2_to_the_63rd_and_together_beyond(folder: Path, mount: Mou
         os.truncate(folder / "g", LAST)
         mount.flush()
         assert os.statvfs(folder).f_blocks > 2 * LAST // 4096
+        assert mount.stats()["logical_bytes"] > LAST
         os.truncate(folder / "g", 0)
         os.ftruncate(file.fileno(), 3)
     assert (folder / "f").read_bytes() == bytes(3)

@@ -140,6 +140,13 @@ def test_what_is_told_of_a_snapshot_survives(archive: SnapshotArchive, store: St
     assert made.new_size == len(store.get("pages/00000007-0000000123"))
 
 
+def test_numbers_that_are_too_large_to_be_kept_keep_no_snapshot_from_being_made(
+    archive: SnapshotArchive, index: Path
+) -> None:
+    made = archive.create(index, epoch=7, sequence=123, facts={"logical_bytes": 2**64})
+    assert 2**62 < archive.load(made.id).facts["logical_bytes"] < 2**64
+
+
 def test_a_snapshot_is_two_puts_the_manifest_last(archive: SnapshotArchive, store: Store, index: Path) -> None:
     archive.create(index, epoch=1, sequence=1)
     assert store.puts == ["pages/" + FIRST, "snapshots/" + FIRST]

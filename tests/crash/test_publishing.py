@@ -68,8 +68,11 @@ fs.commit()
     "before the checkpoint": lambda: die_before(FileSystem, "checkpoint"),
     "after the checkpoint": lambda: die_after(FileSystem, "checkpoint"),
     "before the pages": lambda: die_before(Store, "put_if_absent", key_in("pages/")),
-    "half the pages": lambda: die_before(os, "link", lambda source, key, **more: key.startswith("pages/")),
-    "half the manifest": lambda: die_before(os, "link", lambda source, key, **more: key.startswith("snapshots/")),
+    # written, and not linked to its name yet
+    "half the pages": lambda: die_before(DirectoryStore, "_link", lambda store, *names: names[-1].startswith("pages/")),
+    "half the manifest": lambda: die_before(
+        DirectoryStore, "_link", lambda store, *names: names[-1].startswith("snapshots/")
+    ),
     "before the manifest": lambda: die_before(Store, "put_if_absent", key_in("snapshots/")),
     "after the manifest": lambda: die_after(Store, "put_if_absent", key_in("snapshots/")),
     "after the fence": lambda: die_after(SnapshotArchive, "create"),

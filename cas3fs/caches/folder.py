@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from cas3fs.values import BlockHash, Buffer
 
-_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a fifo in its place is no reason to wait
 _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _STAT_BLOCK_BYTES = 512
 _ABANDONED_AFTER_S = 600.0

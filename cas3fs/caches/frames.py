@@ -14,7 +14,8 @@ mode, the key being the block's hash, over the piece followed by its number and 
 piece is believed only in its own place of its own block: files swapped, cut short, half written or rotten do not match.
 A read of the whole block is checked against the block's hash itself.
 
-Nothing here allocates for a length that was read from a file before the file is known to be that long.
+Nothing here allocates for a length that was read from a file before the file is known to be that long, and no block is
+longer than `LARGEST_BLOCK_BYTES`: a sparse file is as long as it likes.
 """
 
 import os
@@ -27,6 +28,7 @@ from cas3fs.values import BlockHash, Buffer
 
 PIECE_BYTES = 32 * 1024
 CHECKSUM_BYTES = 8
+LARGEST_BLOCK_BYTES = 16 * 1024 * 1024
 MAGIC = b"c3cache\x01"
 _HEADER = struct.Struct("<8sQ")
 _PLACE = struct.Struct("<QQ")
@@ -107,7 +109,7 @@ def _plain_length(head: bytes) -> int:
     if len(head) < HEADER_BYTES:
         raise RottenFrame
     magic, length = _HEADER.unpack_from(head)
-    if magic != MAGIC:
+    if magic != MAGIC or length > LARGEST_BLOCK_BYTES:
         raise RottenFrame
     return int(length)
 

@@ -16,8 +16,12 @@ from typing import Any, TypeVar
 
 from cas3fs.caches.health import Health
 from cas3fs.metrics import Metrics
+from cas3fs.units import MIB
 
 WRITE_TIMEOUT_S = 1.0
+LONGEST_ANSWER_BYTES = 64 * MIB
+"""More than any batch of items that is asked for."""
+LONGEST_ANSWER_S = 10.0
 _ANSWER_BYTES_PER_S = 100_000_000
 """Time that large answers may take by their size does not count as slowness."""
 _RECEIVE_BYTES = 256 * 1024
@@ -32,10 +36,24 @@ ClientFactory = Callable[[Address, float], Any]
 
 class _WideSocket(socket.socket):
     """Receives much at once: pymemcache asks for 4 KiB at a time, which with large values is mostly waiting for the
-    interpreter's lock. It copes with more than it asked for."""
+    interpreter's lock. It copes with more than it asked for.
+
+    An answer has an end in bytes and in time, whatever length the server announces.
+    """
+
+    _sent_s = 0.0
+    _received_bytes = 0
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        super().sendall(data, flags)
+        self._sent_s, self._received_bytes = time.monotonic(), 0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        return super().recv(max(size, _RECEIVE_BYTES), flags)
+        data = super().recv(max(size, _RECEIVE_BYTES), flags)
+        self._received_bytes += len(data)
+        if self._received_bytes > LONGEST_ANSWER_BYTES or time.monotonic() - self._sent_s > LONGEST_ANSWER_S:
+            raise OSError("its answer has no end")
+        return data
 
 
 class _WideSockets:

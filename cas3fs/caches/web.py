@@ -33,6 +33,8 @@ DEFAULT_SLOW_S = 0.1
 WRITE_TIMEOUT_S = 5.0
 FIRST_WAIT_S = 0.5
 LARGEST_BLOCK_BYTES = 16 * MIB
+LONGEST_ANSWER_S = 10.0
+_PIECE_BYTES = 256 * 1024
 CONNECTIONS = 16
 ASKED_AT_ONCE = 64
 """Of so many blocks the server is asked whether it has them; longer lists count as absent beyond that."""
@@ -194,14 +196,18 @@ def _limited_body(response: "BaseHTTPResponse") -> bytes:
     """The whole body.
 
     Raises:
-        OSError: it is larger than any block.
+        OSError: it is larger than any block, or does not end.
         urllib3.exceptions.HTTPError: it breaks off.
     """
-    body = response.read(LARGEST_BLOCK_BYTES + 1)
-    if len(body) > LARGEST_BLOCK_BYTES:
-        response.close()
-        raise OSError("its answer is larger than any block")
-    return body
+    deadline_s = time.monotonic() + LONGEST_ANSWER_S
+    pieces, size_bytes = [], 0
+    while piece := response.read1(_PIECE_BYTES):
+        pieces.append(piece)
+        size_bytes += len(piece)
+        if size_bytes > LARGEST_BLOCK_BYTES or time.monotonic() > deadline_s:
+            response.close()
+            raise OSError("its answer is larger, or takes longer, than that of any block")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _split_url(url: str) -> tuple[str, dict[str, str], str]:

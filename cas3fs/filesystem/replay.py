@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from cas3fs.errors import StateConflict
+from cas3fs.filesystem.base import SIZE_MAX
 from cas3fs.filesystem.extents import FileBytes, MemoryBytes, unpack_ranges
 from cas3fs.filesystem.inodes import InodeTable
 from cas3fs.filesystem.layers import Layer
@@ -31,7 +32,7 @@ def replay(staging: Staging, inodes: InodeTable) -> int:
     known: set[str] = set()
     for row in staging.records.rows():
         inode = inodes.find(row.inode)
-        if inode is None or row.seq <= inode.stored_seq:
+        if inode is None or (isinstance(row.seq, int) and row.seq <= inode.stored_seq):
             staging.forget(row)
         else:
             staging.take_up(inode, _layer_of(row, staging.folder, known))
@@ -40,6 +41,11 @@ def replay(staging: Staging, inodes: InodeTable) -> int:
 
 
 def _layer_of(row: StagedRow, folder: Path, known: set[str]) -> Layer:
+    if not _makes_sense(row):
+        raise StateConflict(
+            f"the record of staged bytes of inode {row.inode!r} is damaged: no file has such sizes or times; moving "
+            f"{folder.parent} away lets a mount begin from the newest snapshot"
+        )
     layer = Layer(row.seq, row.size, row.mtime_ns, row.ctime_ns)
     layer.floor = row.size if row.floor is None else row.floor
     layer.frozen, layer.unsaved, layer.row = True, False, True
@@ -59,6 +65,15 @@ def _layer_of(row: StagedRow, folder: Path, known: set[str]) -> Layer:
     layer.bytes = FileBytes(path, ranges, create=False)
     known.add(path.name)
     return layer
+
+
+def _makes_sense(row: StagedRow) -> bool:
+    """Whether the values are of the types and within the bounds that a file has; SQLite holds whatever it is given."""
+    floor = row.size if row.floor is None else row.floor
+    numbers = (row.inode, row.seq, row.size, row.mtime_ns, row.ctime_ns, floor)
+    if not all(isinstance(one, int) for one in numbers) or not isinstance(row.ranges, bytes):
+        return False
+    return 0 <= row.size <= SIZE_MAX and 0 <= floor <= SIZE_MAX and isinstance(row.data, bytes | None)
 
 
 def _set_aside(folder: Path, known: set[str]) -> None:

@@ -97,13 +97,21 @@ class Storer:
     def _run(self) -> None:
         hungry = self._base.staging.hungry
         while not self._stop.is_set():
-            batch = self._pick()
+            batch = self._picked()
             if not batch:
                 hungry.wait(_TICK_S)
                 hungry.clear()
                 self._stop.wait(_BREATH_S)
                 continue
             self._store(batch)
+
+    def _picked(self) -> list[FrozenFile]:
+        try:
+            return self._pick()
+        except Exception as error:  # noqa: BLE001 - a storer that ended would leave everything unstored
+            _log.exception("looking for what is to be stored failed in a way that was not foreseen")
+            self._failed([], error)
+            return []
 
     def _pick(self) -> list[FrozenFile]:
         """Takes files for one job, freezes and marks them; none when nothing is due."""

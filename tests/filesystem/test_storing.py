@@ -409,3 +409,21 @@ def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
     first.busy = False
     monkeypatch.setattr(storer, "_enter", enter)
     fs.store_all()
+
+
+def test_a_look_for_files_that_fails_ends_no_storer(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = machine.mount()
+    storer = fs._storer
+    pick, failed = storer._pick, threading.Event()
+
+    def fail_once() -> list[FrozenFile]:
+        if failed.is_set():
+            return pick()
+        failed.set()
+        raise KeyError("for the test")
+
+    make_file(fs, 1, b"f", b"text")
+    monkeypatch.setattr(storer, "_pick", fail_once)
+    assert failed.wait(DEADLINE_S)
+    fs.store_all()
+    assert fs.pending().files == 0

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 from blake3 import blake3
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
@@ -140,12 +140,14 @@ def test_the_volume_in_order_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("key", OBJECTS)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(data=st.data())
 def test_an_object_of_any_bytes_is_read_or_refused(key: str, data: DataObject) -> None:
     read_everything(store_with(key, data.draw(bytes_like(OBJECTS[key]))))
 
 
 @pytest.mark.parametrize("key", [key for key in OBJECTS if not key.startswith("pages/")])
+@settings(max_examples=settings.default.max_examples // 2)
 @given(data=st.data())
 def test_an_entry_of_any_attributes_whose_checksums_are_right_is_read_or_refused(key: str, data: DataObject) -> None:
     head = head_of(OBJECTS[key])

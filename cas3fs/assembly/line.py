@@ -105,7 +105,11 @@ def _keep_or_clear(state: StateFolder, claim: Claim, newest: str | None) -> None
             state.discard_line()
         return
     aside = state.set_aside()
-    _log.warning("another writer has gone on with the volume; what was not published here is set aside in %s", aside)
+    _log.warning(
+        "another writer has gone on with the volume; what was not published here is set aside: "
+        "`cas3fs rescue %s FOLDER` saves it",
+        aside,
+    )
 
 
 def _install(

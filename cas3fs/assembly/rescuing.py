@@ -24,7 +24,7 @@ from cas3fs.control import MountRecord, Progress
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import History
-from cas3fs.errors import SnapshotError, UsageError
+from cas3fs.errors import SnapshotError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, FileSystem
 from cas3fs.filesystem.export import Exporter, ExportResult
 from cas3fs.filesystem.replay import replay
@@ -76,7 +76,7 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
         raise UsageError(f"{destination} is not empty")
     destination.mkdir(parents=True, exist_ok=True)
     with ExitStack() as resources:
-        resources.enter_context(closing(StateFolder(state)))
+        resources.enter_context(closing(_locked(state)))
         store = resources.enter_context(closing(open_volume_store(settings, Metrics())))
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-rescue-")))
         _copy_state(state, scratch)
@@ -87,6 +87,13 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
             exporter.copy_wanted(ROOT, destination, found.changed | staged, found.moved)
         epoch = _overruled(store, scratch)
     return _report(exporter.result, base, len(staged)) | {"url": settings.url, "overruled_epoch": epoch}
+
+
+def _locked(state: Path) -> StateFolder:
+    try:
+        return StateFolder(state)
+    except StateInUse as error:
+        raise StateInUse(f"{state} is in use by a mount; what it has is saved once it is unmounted") from error
 
 
 def _report(result: ExportResult, base: str | None, staged: int) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -
     take_over(volume, "new")
     with pytest.raises(Fenced):
         published(old)
-    with pytest.raises(StateInUse):
+    with pytest.raises(StateInUse, match="once it is unmounted"):
         rescue(volume.store_settings, volume.state("old"), tmp_path / "saved", silent)
     old.close()
     before = {path: path.stat().st_mtime_ns for path in volume.state("old").glob("staging/*")}

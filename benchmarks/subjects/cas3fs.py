@@ -9,33 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.lines import DIR
-from benchmarks.subjects.base import tree_bytes
-from benchmarks.subjects.mounted import Mounted
 from benchmarks.subjects.places import BUCKET, Stored
 
 if TYPE_CHECKING:
     from cas3fs.objectstores import ObjectStore
 
 
-class Cas3fs(Mounted):
+class Cas3fs(Stored):
     """A volume in a directory or on an S3 server; snapshots are taken when asked for."""
 
     system = "cas3fs"
-
-    def __init__(self, folder: Path, workers: int, place: str = DIR) -> None:
-        super().__init__(folder, workers)
-        self.place = place
-        self.store = Stored(folder, place)
-        self.caches: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
         """The volume's."""
-        return self.store.folder.as_uri() if self.place == DIR else f"s3://{BUCKET}/volume"
+        return self.store.as_uri() if self.place == DIR else f"s3://{BUCKET}/volume"
 
-    def prepare(self) -> None:
-        self.store.open()
-        self.requests = self.store.server.counter if self.store.server is not None else None
+    def make(self) -> None:
         unfenced = () if self.place == DIR else ("--allow-unfenced",)  # rclone ignores create-if-absent
         self.run("mkfs", self.url, *unfenced)
 
@@ -54,9 +45,6 @@ class Cas3fs(Mounted):
         for name in ("state", "cache"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def stored_bytes(self) -> int | None:
-        return tree_bytes(self.store.folder)
-
     def clone(self, source: Path, target: Path) -> bool:
         if "clone" not in self.run("--help"):
             return False
@@ -68,14 +56,7 @@ class Cas3fs(Mounted):
 
     def environment(self) -> dict[str, str]:
         places = {"CAS3FS_STATE_DIR": str(self.folder / "state"), "CAS3FS_CACHE_DIR": str(self.folder / "cache")}
-        return {**self.store.environment(super().environment()), **places}
-
-    def stop(self) -> None:
-        try:
-            super().stop()
-        finally:
-            self.store.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+        return {**super().environment(), **places}
 
     def run(self, *words: str) -> str:
         """Runs ``cas3fs`` with `words`, and gives what it prints.
@@ -94,7 +75,7 @@ class Cas3fs(Mounted):
         from cas3fs.metrics import Metrics
         from cas3fs.objectstores import open_store
 
-        server = self.store.server
+        server = self.server
         assert server is not None, "a volume in a directory has no server"
         return open_store(
             self.url,

@@ -6,48 +6,28 @@ after the first files, since the statistics that its queries are planned by are 
 """
 
 import shutil
-from abc import abstractmethod
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.lines import DIR
-from benchmarks.subjects.base import tree_bytes
-from benchmarks.subjects.mounted import Mounted
 from benchmarks.subjects.places import BUCKET, Stored
 
 FIRST_FILES = 2000
 
 
-class Peer(Mounted):
+class Peer(Stored):
     """A file system of others, on a store that is made and served as that of cas3fs is."""
 
     program: str
     """the command whose presence tells that it is installed"""
 
-    def __init__(self, folder: Path, workers: int, place: str) -> None:
-        super().__init__(folder, workers)
-        self.place = place
-        self.store = Stored(folder, place)
-
     def prepare(self) -> None:
-        self.store.open()
-        self.requests = self.store.server.counter if self.store.server is not None else None
         (self.folder / "cache").mkdir()
-        self.make()
-
-    @abstractmethod
-    def make(self) -> None:
-        """Makes the file system in its store."""
+        super().prepare()
 
     def forget_locally(self) -> None:
         shutil.rmtree(self.folder / "cache")
         (self.folder / "cache").mkdir()
-
-    def stored_bytes(self) -> int | None:
-        return tree_bytes(self.store.folder)
-
-    def environment(self) -> dict[str, str]:
-        return self.store.environment(super().environment())
 
     def unmount(self) -> None:
         self.call(["fusermount", "-u", self.root])
@@ -55,18 +35,11 @@ class Peer(Mounted):
     def settle(self) -> None:
         self.call(["sync", "-f", self.root])
 
-    def stop(self) -> None:
-        try:
-            super().stop()
-        finally:
-            self.store.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
-
     @property
     def host(self) -> str:
         """Host and port of the server."""
-        assert self.store.server is not None
-        return urlsplit(self.store.server.endpoint_url).netloc
+        assert self.server is not None
+        return urlsplit(self.server.endpoint_url).netloc
 
 
 class S3ql(Peer):
@@ -78,7 +51,7 @@ class S3ql(Peer):
     @property
     def url(self) -> str:
         """The storage URL."""
-        return f"local://{self.store.folder}" if self.place == DIR else f"s3c4://{self.host}/{BUCKET}/volume"
+        return f"local://{self.store}" if self.place == DIR else f"s3c4://{self.host}/{BUCKET}/volume"
 
     def options(self) -> list[str]:
         """What mkfs, mount and fsck have in common."""
@@ -86,7 +59,7 @@ class S3ql(Peer):
         return common if self.place == DIR else [*common, "--backend-options", "no-ssl,disable-expect100"]
 
     def make(self) -> None:
-        server = self.store.server
+        server = self.server
         login = "" if server is None else f"backend-login: {server.access_key}\nbackend-password: {server.secret_key}\n"
         authfile = self.folder / "authfile"
         authfile.write_text(f"[bench]\nstorage-url: {self.url}\n{login}")
@@ -130,7 +103,7 @@ class S3fs(Peer):
     program = "s3fs"
 
     def make(self) -> None:
-        server = self.store.server
+        server = self.server
         assert server is not None
         passwords = self.folder / "passwords"
         passwords.write_text(f"{server.access_key}:{server.secret_key}\n")

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Places: where a subject's store is. An S3 server is ``rclone serve s3`` on a folder of the subject's."""
 
+import shutil
+from abc import abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.lines import FAR, S3
+from benchmarks.lines import DIR, FAR, S3
 from benchmarks.proxy import Proxy, proxy
+from benchmarks.subjects.base import tree_bytes
+from benchmarks.subjects.mounted import Mounted
 
 DELAY_S = 0.03
 BUCKET = "bench"
@@ -58,29 +62,41 @@ def serve(folder: Path, place: str) -> Server:
     )
 
 
-class Stored:
-    """A mixin's worth of state: the store's folder, and its server where the place has one."""
+class Stored(Mounted):
+    """A mounted file system that keeps its files in a folder of the subject's, or on a server of that folder."""
 
-    def __init__(self, folder: Path, place: str) -> None:
-        self.folder = folder / "store"
+    def __init__(self, folder: Path, workers: int, place: str = DIR) -> None:
+        super().__init__(folder, workers)
         self.place = place
+        self.store = folder / "store"
         self.server: Server | None = None
 
-    def open(self) -> None:
-        """Makes the folder, and starts the server if there is to be one."""
-        self.folder.mkdir(parents=True)
-        if self.place in (S3, FAR):
-            self.server = serve(self.folder, self.place)
+    @abstractmethod
+    def make(self) -> None:
+        """Makes the file system in its store."""
 
-    def environment(self, inherited: dict[str, str]) -> dict[str, str]:
-        """`inherited`, with nothing but the server's in the settings of AWS."""
+    def prepare(self) -> None:
+        self.store.mkdir(parents=True)
+        if self.place != DIR:
+            self.server = serve(self.store, self.place)
+            self.requests = self.server.counter
+        self.make()
+
+    def stored_bytes(self) -> int | None:
+        return tree_bytes(self.store)
+
+    def environment(self) -> dict[str, str]:
+        inherited = super().environment()
         if self.server is None:
             return inherited
         kept = {name: value for name, value in inherited.items() if not name.startswith("AWS_")}
         return {**kept, **self.server.environment}
 
-    def close(self) -> None:
-        """Ends the server; in any state."""
-        if self.server is not None:
-            self.server.close()
-            self.server = None
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            if self.server is not None:
+                self.server.close()
+                self.server = None
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -45,7 +45,8 @@ class BlockFolder:
         self.root = root
         self._temporary = f"{root}/tmp"
         self._serial = itertools.count()
-        os.makedirs(self._temporary, mode=0o700, exist_ok=True)  # noqa: PTH103  (strings throughout: Path is slower)
+        for folder in (root, self._temporary):  # each by itself: the mode is for the last part alone
+            os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  (strings throughout: Path is slower)
         self.unit_bytes = max(os.statvfs(root).f_frsize, 4096)
 
     def open(self, block: BlockHash) -> int:

@@ -59,6 +59,19 @@ def test_a_file_of_any_bytes_is_a_miss_or_right(
     check(disk, skip, min(1000, len(PLAIN) - skip))
 
 
+def test_the_folder_and_the_files_in_it_are_their_users_alone(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        cache = DiskCache(tmp_path / "deep" / "cache", 1 << 30, metrics=Metrics(), keep_free_bytes=0)
+        cache.put(BLOCK, PLAIN)
+        cache.close()
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "deep" / "cache").stat().st_mode & 0o077 == 0
+    files = [path for path in (tmp_path / "deep" / "cache").rglob("*") if path.is_file()]
+    assert [path.stat().st_mode & 0o077 for path in files] == [0]
+
+
 def sparse(path: Path) -> None:
     """A frame that claims, and seems to have, more bytes than there is memory."""
     pieces = -(-HUGE_BYTES // 32768)

@@ -4,12 +4,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
+import pytest
+
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.index import StagedRow
+from cas3fs.maintenance import checking, verifying
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.fsck import FsckSettings, check
+from cas3fs.maintenance.recovering import contents_of
+from cas3fs.maintenance.survey import Listing, take_listing
+from cas3fs.objectstores import ObjectStore
 from tests.maintenance.rig import KIB, noise
-from tests.maintenance.ward import DAMAGES, Ward, codes, make, pack_of_f0
+from tests.maintenance.ward import DAMAGES, Ward, codes, held_pack, make, pack_of_f0
 
 
 def test_a_location_that_was_lost_is_found_again_in_the_pack(ward: Ward) -> None:
@@ -167,8 +174,6 @@ def test_a_damaged_database_file_is_told(ward: Ward, tmp_path: Path) -> None:
     for page in range(3, len(data) // 4096):
         data[page * 4096 : page * 4096 + 8] = b"\xff" * 8
     copy.write_bytes(bytes(data))
-    import attrs
-
     result = check(attrs.evolve(ward.patient(), index=copy), FsckSettings(), Bookmark(tmp_path / "b"))
     assert codes(result) == {"index-damaged"}
 
@@ -188,6 +193,24 @@ class TestReadingBack:
         blocks = ward.one("SELECT count(*) FROM blocks")
         assert told.place.blocks == blocks
 
+    def test_no_pack_is_passed_over_beside_what_is_lost(self, ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(verifying, "PACKS_AT_ONCE", 1)
+        ward.sql(*DAMAGES["chunk-without-block"])
+        ward.fsck()
+        verified = ward.check(verify_data=True).verified
+        assert verified is not None
+        live = "b.id IN (SELECT block FROM chunks) AND p.name NOT LIKE '00000000/%'"
+        blocks = ward.one(f"SELECT count(*) FROM blocks b JOIN packs p ON p.id = b.pack WHERE {live}")
+        assert verified.place.blocks >= blocks > 0
+
+    def test_what_only_snapshots_need_is_read_too_and_each_segment_once(self, ward: Ward) -> None:
+        held_pack(ward)
+        verified = ward.check(verify_data=True).verified
+        assert verified is not None
+        assert verified.place.snapshots == ward.archive.ids()
+        contents = [contents_of(ward.inner, key, size) for key, size in ward.packs().items()]
+        assert verified.place.blocks == sum(len(one) for one in contents)
+
     def test_all_is_read_in_few_requests(self, ward: Ward) -> None:
         asked: list[str] = []
         inner: Callable[..., bytes] = ward.inner.get_range
@@ -195,3 +218,22 @@ class TestReadingBack:
         result = ward.check(verify_data=True)
         assert result.verified is not None and result.verified.is_complete
         assert len([key for key in asked if key.startswith("packs/")]) <= 2 * len(ward.packs())
+
+
+def test_what_is_published_during_a_check_of_a_mount_is_no_finding(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def early(store: ObjectStore) -> Listing:
+        """The first time, the pages had been listed before the snapshot was published, and manifests afterwards."""
+        nonlocal calls
+        calls += 1
+        listing = take_listing(store)
+        return attrs.evolve(listing, pages={}) if calls == 1 else listing
+
+    monkeypatch.setattr(checking, "take_listing", early)
+    at_rest, in_use = ward.patient(), attrs.evolve(ward.patient(), is_live=True)
+    assert codes(check(at_rest, FsckSettings(), Bookmark(tmp_path / "b"))) == {"pages-missing"}
+    calls = 0
+    assert codes(check(in_use, FsckSettings(), Bookmark(tmp_path / "b"))) == set()

@@ -12,10 +12,11 @@ import pytest
 
 from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.reader import Gate
-from cas3fs.errors import SnapshotError, StoreBusy, StoreError, VolumeError
+from cas3fs.errors import BlockMissing, ObjectMissing, SnapshotError, StoreBusy, StoreError, VolumeError
 from cas3fs.filesystem import Owner
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.maintenance.plans import GcSettings
+from cas3fs.maintenance.survey import key_of_pack
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.values import Buffer
@@ -87,6 +88,24 @@ def test_a_plan_tells_what_is_freed_and_changes_nothing(rig: Rig) -> None:
     assert plan.requests.price_usd > 0
     assert {info.key for info in rig.inner.list()} == before
     assert rig.collector.plan(NOW).as_json() == plan.as_json()
+
+
+def test_a_plan_tells_what_goes_free_with_each_snapshot_and_with_all_older_ones(rig: Rig) -> None:
+    fill(rig, 3)
+    first = rig.publish()
+    fill(rig, 3, 10)
+    second = rig.publish()
+    for name in rig.names():
+        rig.remove(name)
+    rig.gc()
+    held = {one.snapshot: one for one in rig.collector.plan(NOW).held}
+    early, late = held[first], held[second]
+    assert early.bytes_alone == early.bytes_with_older == 0  # the second needs all of it, too
+    assert 0 < early.bytes < late.bytes == late.bytes_with_older
+    assert late.bytes_alone == late.bytes - early.bytes
+    rig.drop_snapshot(first)
+    rig.drop_snapshot(second)
+    assert rig.gc().freed_bytes == late.bytes_with_older
 
 
 def test_sparse_packs_are_rewritten_within_the_limit(rig: Rig) -> None:
@@ -356,9 +375,29 @@ class TestStoresThatFail:
         garbage(rig)
         packs = rig.packs()
         rig.inner.delete_many([next(iter(packs))])
-        with pytest.raises((StoreError, Exception), match=r"lost|not listed"):
+        with pytest.raises((StoreError, BlockMissing), match=r"lost|not listed"):
             rig.gc()
         assert set(rig.packs()) >= set(list(packs)[1:])
+
+    def test_a_pack_that_is_listed_and_answers_404(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        garbage(rig)
+        tree, before = rig.tree(), {info.key for info in rig.inner.list("p")}
+        sparse = {key_of_pack(name) for name in rig.collector.plan(NOW).rewrites}
+        assert sparse
+        get_range = rig.inner.get_range
+
+        def answer(key: str, start: int, length: int) -> bytes:
+            if key in sparse:
+                raise ObjectMissing(f"404 for {key}")
+            return get_range(key, start, length)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.inner, "get_range", answer)
+            with pytest.raises(BlockMissing):
+                rig.gc()
+        assert before <= {info.key for info in rig.inner.list("p")}
+        assert rig.tree() == tree
+        rig.check_snapshots()
 
 
 def test_a_plan_is_a_value_of_plain_numbers(rig: Rig) -> None:
@@ -391,6 +430,22 @@ def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(rig: Rig) -> 
     finally:
         ReadPlan.carry_out = carry_out  # type: ignore[method-assign]
     assert first not in rig.snapshots
+
+
+def test_an_open_file_that_was_read_before_a_rewrite_is_read_on_after_it(rig: Rig) -> None:
+    fill(rig, 3)
+    rig.publish()
+    for name in ("f0", "f1"):
+        rig.remove(name)
+    inode = rig.fs.lookup(1, b"f2")
+    handle = rig.fs.open(inode.number, os.O_RDONLY, Owner(0, 0))
+    assert bytes(rig.fs.read(handle, 0, 4096)) == noise(2)[:4096]
+    assert rig.gc().rewritten_packs == 1
+    for snapshot in [one for one in rig.snapshots if one != rig.newest]:
+        rig.drop_snapshot(snapshot)
+    assert rig.gc().deleted_packs == 1
+    assert bytes(rig.fs.read(handle, 0, inode.size)) == noise(2)
+    rig.fs.release(handle)
 
 
 class Flaky(ObjectStore):
@@ -500,5 +555,5 @@ def rounds(folder: Path, seed: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rounds_of_everything_with_kills_lose_nothing(tmp_path: Path, seed: int) -> None:
-    rounds(tmp_path, seed, 10)
+def test_rounds_of_everything_with_kills_lose_nothing(tmp_path: Path, seed: int, long: bool) -> None:
+    rounds(tmp_path, seed, 50 if long else 10)

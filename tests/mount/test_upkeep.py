@@ -15,10 +15,17 @@ def test_gc_and_fsck_beside_a_mount_in_use_and_after_it(machine: Machine) -> Non
     (machine.dir / "gone").unlink()
     plan = machine.report("gc", machine.dir, "--dry-run")
     assert plan["dead_blocks"] > 0
+    told = machine.run("gc", machine.dir, "--dry-run").stdout
+    assert f"blocks that no file names: {plan['dead_blocks']}," in told and "less than one cent" in told
     result = machine.report("gc", machine.dir, "--grace", "0s")
     assert result["dropped_blocks"] == plan["dead_blocks"]
     told = machine.report("fsck", machine.dir, "--verify-data")
     assert (told["status"], told["findings"], told["verified"]["is_complete"]) == (0, [], True)
+    told = machine.run("fsck", machine.dir).stdout.splitlines()
+    assert told[0].startswith("checked: the local index; in the store") and told[-1] == "clean"
+    told = machine.run("stats", machine.dir).stdout
+    assert all(title in told for title in ("last gc ", "last fsck ", "last read back "))
+    assert "--verify-data" in machine.fail("fsck", machine.dir, "--max-duration", "1h", status=2)
     assert "unmount it" in machine.fail("fsck", machine.dir, "--repair", status=8)
     assert set(machine.report("stats", machine.dir)["maintenance"]) == {"gc", "fsck", "verify"}
     assert (machine.dir / "kept").read_bytes() == kept

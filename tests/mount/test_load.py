@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 WORKERS = 16
 LONGEST_OPERATION_S = 5.0
 SAMPLES = 120
-GROWN_MEMORY_BYTES, MOST_LOG_BYTES = 24 * MIB, 192 * MIB
+MOST_MEMORY_BYTES, MOST_LOG_BYTES = 384 * MIB, 192 * MIB
+LONG_S = 600.0
+GROWN_BYTES, GROWN_LONG_BYTES = 64 * MIB, 24 * MIB
+"""How much memory may rise after the first third: noise, and in a short load caches that are not full yet. With some
+1,000 operations a second, 64 MiB in 80 s is what a leak of 800 bytes each makes, 24 MiB in 20 minutes one of 20."""
 SNAPSHOT_EVERY_S, GC_EVERY_S = 7.0, 20.0
 CLEAN = 0
 
@@ -102,11 +106,12 @@ def run_load(
     return workers, samples
 
 
-def check_growth(samples: list[Sample]) -> None:
+def check_growth(samples: list[Sample], duration_s: float) -> None:
     """After the first third, in which caches fill, nothing rises any more."""
     steady = samples[len(samples) // 3 :]
     memory = [one.memory_bytes for one in steady]
-    assert growth(memory) < GROWN_MEMORY_BYTES, memory
+    assert growth(memory) < (GROWN_LONG_BYTES if duration_s >= LONG_S else GROWN_BYTES), memory
+    assert max(memory) < MOST_MEMORY_BYTES, memory
     for what in ("threads", "descriptors"):
         held = [getattr(one, what) for one in steady]
         assert growth(held) < max(4.0, statistics.median(held) * 0.25), (what, held)
@@ -139,7 +144,7 @@ def test_a_mount_under_load_neither_grows_nor_stalls_nor_errs(
         latencies = Latencies()
         workers, samples = run_load(machine, pid, state, soak_s, latencies)
         tell(latencies, samples)
-        check_growth(samples)
+        check_growth(samples, soak_s)
         assert latencies.over(LONGEST_OPERATION_S) == []
         machine.run("flush", machine.dir)
         assert ask(state, "status")["pending"]["size_bytes"] == 0

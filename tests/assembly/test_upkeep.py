@@ -4,6 +4,7 @@
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cas3fs.assembly.checking import check_mounted, check_unmounted
 from cas3fs.assembly.opening import OpenVolume
 from cas3fs.assembly.restoring import restore_head
 from cas3fs.assembly.upkeep import Upkeep, collect_unmounted, settings_of
+from cas3fs.blocks.codec import hash_block
 from cas3fs.control import Message
 from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
 from cas3fs.filesystem import Owner
@@ -122,6 +124,22 @@ def test_a_view_is_neither_collected_nor_checked(volume: Volume) -> None:
         Upkeep(view).gc(GcSettings(), silent)
     with pytest.raises(ControlError, match="read-only"):
         check_mounted(view, {}, silent)
+
+
+def test_a_gc_in_a_rhythm_drops_what_was_deleted(volume: Volume) -> None:
+    volume.use("here", one=text(1), two=text(2))
+    opened = volume.open("here")
+    opened.filesystem.unlink(1, b"one")
+    upkeep = Upkeep(opened)
+    upkeep.start(0.05)
+    deadline_s = time.monotonic() + 30
+    while "gc" not in recorded(volume.state("here")) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    upkeep.stop()
+    assert recorded(volume.state("here"))["gc"]["snapshot"].startswith("00000002-")
+    assert opened.filesystem.index.blocks.find([hash_block(text(1).encode())]) == {}
+    assert read(opened, "two") == text(2)
+    opened.finish()
 
 
 def test_a_gc_in_a_rhythm_ends_with_the_volume(volume: Volume) -> None:

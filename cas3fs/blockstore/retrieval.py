@@ -45,7 +45,7 @@ class Retrieval:
         Raises:
             CorruptBlock: what lies there is not the block.
         """
-        if block.stored_length == block.plain_length + 1:
+        if block.plain_length and block.stored_length == block.plain_length + 1:
             plain = self._range(block.pack, block.offset + 1, block.plain_length)
             if hash_block(plain) == block.hash:
                 return plain

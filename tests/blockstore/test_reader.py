@@ -11,7 +11,6 @@ import pytest
 
 from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
-from cas3fs.blockstore.flights import REPEATED_WITHIN_S
 from cas3fs.blockstore.keys import pack_key
 from cas3fs.caches import DiskCache, MemoryCache
 from cas3fs.errors import BlockMissing, CorruptBlock, StoreError, StoreUnreachable
@@ -355,33 +354,6 @@ def test_a_third_pack_waits_until_one_of_two_is_unpacked(
     assert metrics.snapshot()["reader.whole_packs"] == 3
 
 
-def test_who_asks_again_at_once_when_the_store_was_asked_for_long_in_vain_gets_the_same_error_at_once(
-    open_reader: OpenReader, put_pack: PutPack, store: TestStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocks = [make_block(seed, LARGE) for seed in range(2)]
-    lost, other = put_pack(blocks)
-    now_s = [100.0]
-
-    def answer_nothing(key: str, start: int, length: int) -> bytes:
-        store.asked.append((key, start, length))
-        now_s[0] += 60
-        raise StoreUnreachable("it does not answer")
-
-    reader = open_reader(clock=lambda: now_s[0])
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "get_range", answer_nothing)
-        for _ in range(5):
-            with pytest.raises(StoreUnreachable, match="it does not answer"):
-                reader.read(lost, 0, 1)
-        assert len(store.asked) == 1
-        now_s[0] += REPEATED_WITHIN_S
-        with pytest.raises(StoreUnreachable):
-            reader.read(lost, 0, 1)
-        assert len(store.asked) == 2
-    assert reader.read(other, 0, LARGE) == blocks[1][1]
-    assert reader.read(lost, 0, LARGE) == blocks[0][1]  # the store answers again: so does whoever asks
-
-
 def test_only_who_needs_the_store_goes_through_the_gate(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
@@ -397,3 +369,8 @@ def test_only_who_needs_the_store_goes_through_the_gate(
     with pytest.raises(StoreUnreachable, match="no slot"):
         open_reader().read(location, 5, 10, refuse)
     assert store.asked == []
+
+
+def test_a_block_of_no_bytes_is_a_block(open_reader: OpenReader, put_pack: PutPack) -> None:
+    (location,) = put_pack([(hash_block(b""), b"")])
+    assert open_reader().read(location, 0, 0) == b""

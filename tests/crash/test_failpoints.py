@@ -70,6 +70,9 @@ def die(folder: Path, seed: int, point: str | None, count: int = 1) -> None:
         round_.check()
 
 
+pytestmark = pytest.mark.lasts(300, long_s=1200)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The long form has all failpoints, and more seeds."""
     long = metafunc.config.getoption("--long")

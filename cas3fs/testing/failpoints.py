@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Failpoints: the places where order matters, named, at each of which a process of ``cas3fs`` can be killed.
 
-A *failpoint* is the moment before or after a function of cas3fs is called, perhaps only for keys of one kind. Nothing
-of cas3fs knows of it: the command is run within a process in which that function was wrapped first, so in use it costs
-nothing::
+A *failpoint* is the moment before or after a function of cas3fs is called, perhaps only if it has something to do, or
+for keys of one kind. Nothing of cas3fs knows of it: the command is run within a process in which that function was
+wrapped first, so in use it costs nothing::
 
     python -m cas3fs.testing.failpoints kill index-sync-before:3 mount VOLUME DIRECTORY --foreground
     python -m cas3fs.testing.failpoints record FILE mount VOLUME DIRECTORY --foreground
@@ -31,6 +31,29 @@ _OBJECTS: Final = "cas3fs.objectstores.wrappers.measure:MeasuredStore"
 _FOLDER: Final = "cas3fs.objectstores.directory:DirectoryStore"
 
 
+Matters = Callable[[Sequence[Any], Any], bool]
+"""Whether a call counts, by its arguments, the object first, and what it gave; None before it was made."""
+
+
+def _always(arguments: Sequence[Any], given: Any) -> bool:
+    return True
+
+
+def _some(arguments: Sequence[Any], given: Any) -> bool:
+    """It has something to do."""
+    return bool(arguments[1])
+
+
+def _key(prefix: str) -> Matters:
+    """Its first argument is a key, or a list of keys, that begins like this."""
+
+    def matters(arguments: Sequence[Any], given: Any) -> bool:
+        keys = [arguments[1]] if isinstance(arguments[1], str) else arguments[1]
+        return any(key.startswith(prefix) for key in keys)
+
+    return matters
+
+
 @attrs.frozen
 class Failpoint:
     """A place to be killed at."""
@@ -38,21 +61,13 @@ class Failpoint:
     when: Literal["before", "after"]
     place: str
     """``module:function`` or ``module:Class.method``."""
-    key_prefix: str = ""
-    """Only calls whose first argument is a key, or a list of keys, that begins like this."""
-
-    def concerns(self, arguments: Sequence[Any]) -> bool:
-        """Whether a call with these arguments, the object first, passes here."""
-        if not self.key_prefix:
-            return True
-        keys = [arguments[1]] if isinstance(arguments[1], str) else arguments[1]
-        return any(key.startswith(self.key_prefix) for key in keys)
+    matters: Matters = _always
 
 
-def _around(name: str, place: str, key_prefix: str = "") -> dict[str, Failpoint]:
+def _around(name: str, place: str, matters: Matters = _always) -> dict[str, Failpoint]:
     return {
-        f"{name}-before": Failpoint("before", place, key_prefix),
-        f"{name}-after": Failpoint("after", place, key_prefix),
+        f"{name}-before": Failpoint("before", place, matters),
+        f"{name}-after": Failpoint("after", place, matters),
     }
 
 
@@ -60,19 +75,22 @@ _COMMIT: Final[Mapping[str, Failpoint]] = {
     # step 1: bytes, then rows
     "layer-file-made": Failpoint("after", "cas3fs.filesystem.extents:FileBytes.__init__"),
     **_around("layer-sync", "cas3fs.filesystem.layers:Layer.sync"),
-    "rows-saved": Failpoint("after", "cas3fs.index.staging:StagingIndex.save"),
+    "rows-saved": Failpoint("after", "cas3fs.index.staging:StagingIndex.save", _some),
     **_around("rows-sync", "cas3fs.index.staging:StagingIndex.sync"),
     # step 3 and 4: the group
+    "stored-taken": Failpoint(
+        "after", "cas3fs.filesystem.staging:Staging.take_stored", lambda arguments, given: bool(given[0])
+    ),
     **_around("group", "cas3fs.filesystem.commits:Commits._commit_group"),
     "names-flushed": Failpoint("after", "cas3fs.filesystem.names:Names.flush"),
     "inodes-written": Failpoint("after", "cas3fs.filesystem.inodes:InodeTable.write_back"),
     **_around("index-sync", "cas3fs.index.session:Index.sync"),
     # step 5
-    **_around("layers-drop", "cas3fs.filesystem.staging:Staging.drop"),
-    "rows-deleted": Failpoint("after", "cas3fs.index.staging:StagingIndex.delete"),
+    **_around("layers-drop", "cas3fs.filesystem.staging:Staging.drop", _some),
+    "rows-deleted": Failpoint("after", "cas3fs.index.staging:StagingIndex.delete", _some),
 }
 _STORING: Final[Mapping[str, Failpoint]] = {
-    **_around("pack-put", f"{_OBJECTS}.put_if_absent", "packs/"),
+    **_around("pack-put", f"{_OBJECTS}.put_if_absent", _key("packs/")),
     "file-half-put": Failpoint("before", f"{_FOLDER}._place"),
     **_around("pack-record", "cas3fs.filesystem.filesystem:FileSystem.record_pack"),
     **_around("chunks-enter", "cas3fs.filesystem.storing:Storer._enter"),
@@ -81,12 +99,12 @@ _PUBLISHING: Final[Mapping[str, Failpoint]] = {
     "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.commits:Commits.commit_and"),
     "checkpoint-copied": Failpoint("after", "cas3fs.index.session:PinnedIndex.copy_to"),
     "checkpoint-trimmed": Failpoint("after", "cas3fs.assembly.publishing:trim"),
-    **_around("pages-put", f"{_OBJECTS}.put_if_absent", "pages/"),
-    **_around("manifest-put", f"{_OBJECTS}.put_if_absent", "snapshots/"),
+    **_around("pages-put", f"{_OBJECTS}.put_if_absent", _key("pages/")),
+    **_around("manifest-put", f"{_OBJECTS}.put_if_absent", _key("snapshots/")),
     "snapshot-made": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.create"),
 }
 _TURN: Final[Mapping[str, Failpoint]] = {
-    **_around("claim-put", f"{_OBJECTS}.put_if_absent", "epochs/"),
+    **_around("claim-put", f"{_OBJECTS}.put_if_absent", _key("epochs/")),
     "claim-won": Failpoint("after", "cas3fs.epochs:Epochs.claim"),
     "restored": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.restore"),
     **_around("restored-in-place", "cas3fs.assembly.line:put_in_place"),
@@ -97,9 +115,9 @@ _TURN: Final[Mapping[str, Failpoint]] = {
     **_around("mark-clean", "cas3fs.assembly.opening:mark_clean"),
 }
 _REMOVING: Final[Mapping[str, Failpoint]] = {
-    **_around("snapshots-delete", f"{_OBJECTS}.delete_many", "snapshots/"),
-    **_around("pages-delete", f"{_OBJECTS}.delete_many", "pages/"),
-    **_around("packs-delete", f"{_OBJECTS}.delete_many", "packs/"),
+    **_around("snapshots-delete", f"{_OBJECTS}.delete_many", _key("snapshots/")),
+    **_around("pages-delete", f"{_OBJECTS}.delete_many", _key("pages/")),
+    **_around("packs-delete", f"{_OBJECTS}.delete_many", _key("packs/")),
     "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.drop_dead"),
     "packs-buried": Failpoint("after", "cas3fs.index.garbage:Garbage.bury"),
     "blocks-moved": Failpoint("after", "cas3fs.index.garbage:Garbage.move_blocks"),
@@ -127,13 +145,12 @@ def arm(name: str, reached: Callable[[str], None]) -> None:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
-        passes = point.concerns(arguments)
-        if passes and point.when == "before":
+        if point.when == "before" and point.matters(arguments, None):
             reached(name)
-        result = function(*arguments, **options)
-        if passes and point.when == "after":
+        given = function(*arguments, **options)
+        if point.when == "after" and point.matters(arguments, given):
             reached(name)
-        return result
+        return given
 
     setattr(owner, attribute, wrapped)
 

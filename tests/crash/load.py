@@ -157,15 +157,13 @@ class Worker:
         self.walk.step(top)
 
     def sync_one(self, top: Path) -> None:
-        history = self.random.choice(self.histories)
-        if history.size is None:
-            history = self.log
-        self.sync(top, history)
+        self.sync(top, self.random.choice(self.histories))
 
     def sync(self, top: Path, history: History) -> None:
-        """One fsync; what it promises beyond its file, that names are as they were, is taken at its word too."""
+        """One fsync, of the folder if the file is gone; what it promises beyond its file, that names are as they were,
+        is taken at its word too."""
         mark, steps = history.mark, self.walk.steps
-        file = os.open(top / history.path, os.O_RDONLY)
+        file = os.open(top / (self.folder if history.size is None else history.path), os.O_RDONLY)
         try:
             os.fsync(file)
         finally:
@@ -197,6 +195,10 @@ class Load:
         """Makes the first state of all, which is synced."""
         for worker in self.workers:
             worker.begin(top)
+        self.sync(top)
+
+    def sync(self, top: Path) -> None:
+        """Everything is synced, while nobody works."""
         for worker in self.workers:
             for history in worker.histories:
                 worker.sync(top, history)

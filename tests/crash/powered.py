@@ -36,6 +36,13 @@ def main(folder: Path, seed: int) -> None:
             done(f"published {round_.newest()}")
         round_.await_operations(12)
         round_.load.stop()
+        round_.load.sync(round_.top)
+        round_.kill()
+        round_.clean_up()
+        round_.mount()  # which takes up what was not stored
+        round_.load.start(round_.top)
+        round_.await_operations(12)
+        round_.load.stop()
         if seed % 4 < 2:
             round_.publish(round_.unmount, exactly=round_.exactly)
             done(f"published {round_.newest()}")

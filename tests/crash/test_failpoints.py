@@ -15,8 +15,8 @@ OTHER_PASTS = {"restored": Past.OTHER_MACHINE, "base": Past.TAKEN_OVER}
 """Failpoints, by how they begin, that come only after such a past."""
 USUAL_POINTS = {
     "rows-sync-before": 3,
-    "index-sync-before": 8,
-    "layers-drop-before": 4,
+    "stored-taken": 2,
+    "layers-drop-before": 1,
     "pack-put-after": 2,
     "chunks-enter-after": 2,
     "restored-in-place-after": 1,

@@ -47,7 +47,7 @@ def traced(command: Sequence[str], output: Path) -> None:
     """Runs a command, and all that it starts, and notes in `output` what they do."""
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-ttt", "-T", "-e", "signal=none"]
     strace += ["-e", "status=successful", "-e", f"trace={CALLS}", "-s", str(_LONGEST_WRITE_BYTES), "-o", str(output)]
-    subprocess.run([*strace, *command], check=True, timeout=100)
+    subprocess.run([*strace, *command], check=True, timeout=250)
 
 
 def operations(output: Path, folders: Iterable[Path]) -> Iterator[Operation]:

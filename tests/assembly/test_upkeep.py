@@ -4,6 +4,7 @@
 import os
 import random
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,18 @@ class TestFsck:
         with pytest.raises(SnapshotDamaged, match="no snapshot is whole"):
             fsck(volume, repair=True)
         assert {info.key for info in volume.shelf.store.list("snapshots/")} == before
+
+
+def test_who_publishes_waits_while_something_is_collected_or_pruned(volume: Volume) -> None:
+    opened = volume.open()
+    publisher = opened.publisher
+    assert publisher is not None
+    write(opened, "a", "1")
+    with publisher.exclusively():
+        thread = threading.Thread(target=publisher.publish)
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        assert volume.archive.ids() == []
+    thread.join(30)
+    assert len(volume.archive.ids()) == 1

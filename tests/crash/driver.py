@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cas3fs.assembly.volumes import make_volume
 from cas3fs.config import StoreSettings, VolumeSettings
@@ -125,7 +125,7 @@ class Round:
         if self.process.wait(TIMEOUT_S):
             raise Crashed
 
-    def _await_death(self, error: Exception) -> None:
+    def _await_death(self, error: Exception) -> NoReturn:
         """Something failed since the process dies; if it does not, that was the trouble."""
         assert self.process is not None
         try:
@@ -160,8 +160,8 @@ class Round:
         with self.load.quiet():
             try:
                 facts = facts_of(self.top)
-            except OSError:
-                raise Crashed from None
+            except OSError as error:
+                self._await_death(error)
             self._publish(what, facts)
 
     def _publish(self, what: Callable[[], object], facts: Facts) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import attrs
 
 from cas3fs.assembly.checking import check_mounted
-from cas3fs.assembly.heap import restrain_malloc
+from cas3fs.assembly.heap import SeldomCollector, restrain_malloc
 from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
 from cas3fs.assembly.reports import volume_report
 from cas3fs.assembly.snapshotting import SnapshotHandlers
@@ -232,7 +232,7 @@ def serve_mount(
     """
     restrain_malloc()
     opener = open_view if writer.read_only else open_writer
-    with StopSignals() as signals:
+    with StopSignals() as signals, SeldomCollector():
         volume = opener(
             store,
             writer,

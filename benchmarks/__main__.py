@@ -31,7 +31,7 @@ from cas3fs.cli.mount import DEFAULT_WORKERS
 PRINTED_COLUMNS = 160
 QUICK = 0.05
 EPILOG = """\
-Once through takes about 12 minutes on 2 cores, and 12 more where S3QL is installed; by default all is done three
+Once through takes about 15 minutes on 2 cores, and as long again where S3QL is installed; by default all is done three
 times. --quick takes two minutes and proves that everything runs, and nothing else. Peers are measured where their
 commands (mount.s3ql, s3fs) are found on PATH or in --peers FOLDER; rclone mount when it is named by --with rclone.
 """
@@ -115,10 +115,11 @@ def _tell(results: Results) -> None:
     for table in tables(results):
         console.print(table)
         console.print()
-    console.print(WHAT_RATIO, markup=False)
-    behind = behind_the_peer(results)
-    if behind:
-        console.print(f"S3QL is ahead in: {'; '.join(behind)}", markup=False)
+    if results.figures:
+        console.print(WHAT_RATIO, markup=False)
+        behind = behind_the_peer(results)
+        if behind:
+            console.print(f"S3QL is ahead in: {'; '.join(behind)}", markup=False)
     for failure in results.failures:
         console.print(f"failed: {failure}", markup=False)
 

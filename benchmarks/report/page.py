@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Results as reStructuredText: the table of `docs/performance.rst`, put between two marks of the page."""
+"""Results as reStructuredText: the tables of `docs/performance.rst` and `docs/scaling.rst`, put between two marks of
+the page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,10 @@ def as_rst(results: Results) -> str:
     for headings, rows in ((HEADINGS, list(cells(results))), (BOUND_HEADINGS, list(bound_cells(results)))):
         if rows:
             parts.append("\n".join(_table(headings, [told for told, _ in rows])))
-    parts.append(WHAT_RATIO)
-    behind = behind_the_peer(results)
-    parts.append("S3QL is ahead in: " + "; ".join(behind) + "." if behind else "In no line is S3QL ahead.")
+    if results.figures:
+        behind = behind_the_peer(results)
+        parts.append(WHAT_RATIO)
+        parts.append("S3QL is ahead in: " + "; ".join(behind) + "." if behind else "In no line is S3QL ahead.")
     if results.failures:
         parts.append("Failed: " + "; ".join(failure.replace("\n", " ")[:200] for failure in results.failures) + ".")
     return "\n\n".join(parts) + "\n"

@@ -78,6 +78,13 @@ def test_the_page_tells_the_machine_the_misses_and_the_failures(results: Results
     assert "Failed: tree in s3fs-s3: no links." in told
 
 
+def test_a_page_of_bounds_alone_says_nothing_of_the_peer(results: Results) -> None:
+    results.figures.clear()
+    told = as_rst(results)
+    assert "10,000 files: stat" in told
+    assert "ahead" not in told
+
+
 def test_plots_have_a_point_for_each_size_and_place() -> None:
     found = Results()
     for size, us in ((10_000, 100.0), (100_000, 110.0)):

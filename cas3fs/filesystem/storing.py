@@ -34,6 +34,7 @@ from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.cutting import Cutter, FrozenFile, enter_chunks
+from cas3fs.filesystem.demands import Demand, grows
 from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
 
@@ -64,9 +65,7 @@ class Storer:
         self._writer = writer
         self._commits = commits
         self._stop = threading.Event()
-        self._all_before_s = 0.0  # whatever was touched before this instant is wanted in the store now
-        self._demands = 0  # callers of `store_all`
-        self._forced = 0  # those among them who want files that are being rewritten, too
+        self._demands: list[Demand] = []  # of the callers of `store_all`
         self._looked_at_s = 0.0
         self._rests_until_s = 0.0
         self._changes_seen = 0
@@ -145,7 +144,7 @@ class Storer:
             staging.is_full
             or staging.is_short_of_memory
             or staging.size_bytes >= staging.limit_bytes * _PRESSING_SHARE
-            or self._demands > 0
+            or bool(self._demands)
             or self._more
             or now_s - self._looked_at_s > settings.batch_wait_s
         )
@@ -168,11 +167,9 @@ class Storer:
         ]
         if any(inode.retry_at_s for inode in free):
             free = [inode for inode in free if inode.retry_at_s <= now_s or inode.touched_s > inode.retry_at_s]
-        wanted = [inode for inode in free if inode.touched_s <= self._all_before_s]
-        if not self._forced:
-            wanted = [inode for inode in wanted if not _is_rewritten(inode)]
-        if wanted:
-            return wanted
+        for demand in self._demands:
+            if wanted := [inode for inode in free if demand.wants(inode)]:
+                return wanted
         if staging.is_full:
             return free
         if staging.is_short_of_memory:
@@ -181,7 +178,7 @@ class Storer:
             return whole if _reach(whole, settings.pack_bytes) else []
         # what is in memory is smaller than any part
         large = [inode for inode in free if len(inode.layers) > 1 or isinstance(inode.layers[0].bytes, FileBytes)]
-        parts = [inode for inode in large if _grows(inode) and _dirty_bytes(inode) >= settings.part_bytes]
+        parts = [inode for inode in large if grows(inode) and _dirty_bytes(inode) >= settings.part_bytes]
         settled = [inode for inode in free if not inode.writers and now_s - inode.touched_s >= settings.settle_s]
         return parts + [inode for inode in settled if inode not in parts] if self._is_worth(settled, now_s) else parts
 
@@ -328,47 +325,29 @@ class Storer:
         base = self._base
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with base.lock:
-            wanted = {
-                number: inode.layers[-1].seq
-                for number, inode in base.staging.files.items()
-                if inode.unstored and not (settled and _is_rewritten(inode))
-            }
-            self._all_before_s = time.monotonic()
+            demand = Demand(base.staging.files, settled=settled)
             self._retry_at_s = 0.0
-            for number in wanted:
+            for number in demand:
                 base.staging.files[number].retry_at_s = 0.0
-            failures = self._failures
             base.staging.hungry.set()
-            self._demands += 1
-            self._forced += not settled
+            self._demands.append(demand)
             try:
-                self._await(wanted, failures, deadline_s, settled=settled)
+                self._await(demand, deadline_s)
             finally:
-                self._demands -= 1
-                self._forced -= not settled
+                self._demands.remove(demand)
 
-    def _await(self, wanted: dict[int, int], failures: int, deadline_s: float | None, *, settled: bool) -> None:
-        """Waits until the layers `wanted` (inode to sequence number) are in the index.  Needs the lock.
-
-        With `settled`, it does not wait any longer for a file that a program begins to rewrite meanwhile.
-        """
+    def _await(self, demand: Demand, deadline_s: float | None) -> None:
+        """Waits until all of `demand` is in the index.  Needs the lock."""
+        failures = self._failures
         while True:
-            wanted = {number: seq for number, seq in wanted.items() if self._is_awaited(number, seq, settled)}
-            if not wanted:
+            demand.narrow(self._base.staging.files)
+            if not demand:
                 return
             if self._failures >= failures + len(self._threads) and self._failure is not None:
                 raise self._failure
             if deadline_s is not None and time.monotonic() > deadline_s:
-                raise TimeoutError(f"{len(wanted)} files are not in the store yet")
-            # a file may be touched again and again: it is wanted as of now whatever comes
-            self._all_before_s = time.monotonic()
+                raise TimeoutError(f"{len(demand)} files are not in the store yet")
             self._finished.wait(_TICK_S)
-
-    def _is_awaited(self, number: int, seq: int, settled: bool) -> bool:
-        inode = self._base.staging.files.get(number)
-        if inode is None or (settled and _is_rewritten(inode)):
-            return False
-        return any(not layer.stored and layer.seq <= seq for layer in inode.layers)
 
 
 def _dirty_bytes(inode: Inode) -> int:
@@ -381,13 +360,3 @@ def _dirty_bytes(inode: Inode) -> int:
 def _reach(inodes: Sequence[Inode], size_bytes: int) -> bool:
     """Whether so much is dirty in them; counts no further than that."""
     return any(total >= size_bytes for total in accumulate(map(_dirty_bytes, inodes)))
-
-
-def _is_rewritten(inode: Inode) -> bool:
-    """Whether a program is at putting new content in the place of old."""
-    return inode.writers > 0 and not _grows(inode)
-
-
-def _grows(inode: Inode) -> bool:
-    """Whether no unstored layer has cut off bytes that the file had."""
-    return all(layer.floor >= layer.base for layer in inode.layers if not layer.stored)

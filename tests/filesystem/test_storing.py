@@ -395,6 +395,26 @@ def test_a_file_that_is_removed_while_it_is_cut_fails_nothing(machine: Machine) 
     assert not list((machine.folder / "staging").glob("*-*"))
 
 
+def test_a_file_that_a_program_never_leaves_alone_is_stored_when_somebody_asks_for_it(machine: Machine) -> None:
+    fs = machine.mount()
+    _, handle = fs.create(1, b"file", 0o644, os.O_RDWR, ROOT)
+    fs.write(handle, 0, b"before")
+    over = threading.Event()
+
+    def touch() -> None:
+        while not over.is_set():
+            fs.write(handle, 8192, b"again")
+
+    toucher = threading.Thread(target=touch)
+    toucher.start()
+    try:
+        for _ in range(5):
+            fs.store_all(timeout_s=10)
+    finally:
+        over.set()
+        toucher.join()
+
+
 def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

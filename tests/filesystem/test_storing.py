@@ -397,7 +397,7 @@ def test_a_file_that_is_removed_while_it_is_cut_fails_nothing(machine: Machine) 
 
 def test_a_file_that_a_program_never_leaves_alone_is_stored_when_somebody_asks_for_it(machine: Machine) -> None:
     fs = machine.mount()
-    _, handle = fs.create(1, b"file", 0o644, os.O_RDWR, ROOT)
+    inode, handle = fs.create(1, b"file", 0o644, os.O_RDWR, ROOT)
     fs.write(handle, 0, b"before")
     over = threading.Event()
 
@@ -410,6 +410,7 @@ def test_a_file_that_a_program_never_leaves_alone_is_stored_when_somebody_asks_f
     try:
         for _ in range(5):
             fs.store_all(timeout_s=10)
+        assert inode.stored_seq > 0
     finally:
         over.set()
         toucher.join()

@@ -28,12 +28,13 @@ TIMEOUT_S = 3600  # as cas3fs tells the kernel
 
 @dataclass
 class Node:
-    """An inode: `names` is only used by directories."""
+    """An inode: `names` is only used by directories, `target` by symbolic links."""
 
     number: int
     mode: int
     size: int = 0
     names: dict[bytes, int] = field(default_factory=dict)
+    target: bytes = b""
 
 
 class NullOperations(llfuse.Operations):  # type: ignore[misc]  # llfuse has no types
@@ -72,6 +73,14 @@ class NullOperations(llfuse.Operations):  # type: ignore[misc]  # llfuse has no 
 
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> llfuse.EntryAttributes:
         return self._attributes(self._add(parent, name, mode | stat.S_IFDIR))
+
+    def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> llfuse.EntryAttributes:
+        node = self._add(parent, name, stat.S_IFLNK | 0o777)
+        node.target, node.size = target, len(target)
+        return self._attributes(node)
+
+    def readlink(self, inode: int, ctx: Any) -> bytes:
+        return self.nodes[inode].target
 
     def unlink(self, parent: int, name: bytes, ctx: Any) -> None:
         del self.nodes[self.nodes[parent].names.pop(name)]

@@ -98,6 +98,7 @@ class MountProcess:
             workers=mount.workers,
             options=options,
             control=volume.state.control,
+            heard=lambda: volume.archive.shelf.store.heard_s,
             capabilities=volume.filesystem.has_capabilities,
             sync=self._sync(),
         )

@@ -43,15 +43,17 @@ class Session:
         workers: int,
         options: SessionOptions,
         control: Path,
+        heard: Callable[[], float],
         capabilities: bool = True,
         sync: Callable[[], None] | None = None,
     ) -> None:
-        """`workers`: threads that handle requests, at least one; `control`: where the control socket will be; `sync`:
-        what fsync waits for, the file system's own commit unless it is given."""
+        """`workers`: threads that handle requests, at least one; `control`: where the control socket will be; `heard`:
+        when the store last gave a sign of life, by the monotonic clock; `sync`: what fsync waits for, the file system's
+        own commit unless it is given."""
         self._mountpoint = mountpoint
         self._workers = workers
         self._options = options.for_libfuse(url, workers, read_only=filesystem.read_only)
-        slots = Slots(max(1, workers - _FREE_WORKERS))
+        slots = Slots(max(1, workers - _FREE_WORKERS), heard)
         self._operations = Operations(
             filesystem,
             slots=slots,

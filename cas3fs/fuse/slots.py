@@ -5,8 +5,9 @@ Writers wait for room in staging, readers for the store. Together they never tak
 more than half, so that a full staging keeps nobody from reading.
 
 A request cannot be given back to the kernel, so who finds no slot waits for one in its worker. Readers do so while the
-store answers at all: if the longest waiting one has waited for `PATIENCE_S`, the others are refused at once. In an
-outage every worker is free again after that time, whatever programs try.
+store gives a sign of life, however slow: if it has given none for `PATIENCE_S`, and the longest waiting reader has
+waited for as long, the others are refused at once. In an outage every worker is free again after that time, whatever
+programs try.
 
 Lock: the one of `_changed`; nothing else is locked or waited for under it.
 """
@@ -22,10 +23,11 @@ PATIENCE_S = 10.0
 
 
 class Slots:
-    """`limit` slots; see the module."""
+    """`limit` slots; see the module. `heard` tells when the store last gave a sign of life, by `clock`, in seconds."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int, heard: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
+        self._heard = heard
         self._writers_limit = (limit + 1) // 2
         self._clock = clock
         self._writers = 0
@@ -52,7 +54,7 @@ class Slots:
         """A slot for a reader who asks the store.
 
         Raises:
-            StoreUnreachable: there is none, and the store has answered nobody for long.
+            StoreUnreachable: there is none, and the store has been silent for long.
         """
         ticket = object()
         with self._changed:
@@ -73,8 +75,9 @@ class Slots:
         return not self._reads or self._writers + len(self._reads) < self._limit
 
     def _left_s(self) -> float:
-        """How long to wait for the oldest reader's slot."""
-        left_s = next(iter(self._reads.values())) + PATIENCE_S - self._clock()
+        """How long to wait for the oldest reader's slot, or for a sign of life."""
+        silent_since_s = max(next(iter(self._reads.values())), self._heard())
+        left_s = silent_since_s + PATIENCE_S - self._clock()
         if left_s <= 0:
             raise StoreUnreachable(f"{len(self._reads)} reads wait for the store, which answers none of them")
         return left_s

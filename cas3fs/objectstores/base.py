@@ -11,6 +11,7 @@ help, otherwise another `StoreError`.
 """
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -62,6 +63,11 @@ class ObjectStore(ABC):
 
     url: str
     """What the user calls it, without secrets."""
+
+    @property
+    def heard_s(self) -> float:
+        """When it last gave a sign of life, by the monotonic clock, in seconds; a store on this machine always does."""
+        return time.monotonic()
 
     @abstractmethod
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = _NO_METADATA) -> None:

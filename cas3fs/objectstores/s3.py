@@ -12,6 +12,7 @@ Only this module imports boto3. Locks: one, around making the client; the client
 """
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -69,11 +70,13 @@ from cas3fs.objectstores.s3_answers import Answer, is_whole, line_of, reason_of,
 from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 _CONNECT_TIMEOUT_S: Final = 10
 _READ_TIMEOUT_S: Final = 60
+_PIECE_BYTES: Final = 1 << 20
 _DEFAULT_REGION: Final = "us-east-1"
 _MISSING_CODES: Final = ("NoSuchKey", "404")
 _NO_CREDENTIALS: Final = (
@@ -108,6 +111,11 @@ class S3Store(ObjectStore):
         self._page_size = page_size
         self._made = client
         self._conditional = True
+        self._heard_s = time.monotonic()
+
+    @property
+    def heard_s(self) -> float:
+        return self._heard_s
 
     @property
     def _client(self) -> "S3Client":
@@ -213,10 +221,15 @@ class S3Store(ObjectStore):
         with closing(answer["Body"]) as body:  # its own context manager gives the raw stream, past botocore's checks
             if limit_bytes is not None and answer["ContentLength"] > limit_bytes:
                 raise too_long(key, limit_bytes)
-            data = body.read()
+            data = b"".join(self._pieces(body))
         if len(data) != answer["ContentLength"]:
             raise TruncatedBody(f"{self.url}: {key} broke off after {len(data)} of {answer['ContentLength']} bytes")
         return data
+
+    def _pieces(self, body: "StreamingBody") -> Iterator[bytes]:
+        while piece := body.read(_PIECE_BYTES):
+            self._heard_s = time.monotonic()
+            yield piece
 
     def head(self, key: str) -> ObjectInfo:
         check_key(key)
@@ -321,6 +334,7 @@ class S3Store(ObjectStore):
         """Turn what boto3 raises into the exceptions of cas3fs."""
         try:
             yield
+            self._heard_s = time.monotonic()
         except ClientError as error:
             told = error.response.get("Error", {})
             raise self._refusal(action, _status_of(error), told.get("Code"), told.get("Message")) from error

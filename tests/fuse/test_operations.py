@@ -5,6 +5,7 @@ import errno
 import logging
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -121,7 +122,7 @@ def operations(fs: StandIn) -> Operations:
 
 
 def make(fs: StandIn, **options: Any) -> Operations:
-    options = {"capabilities": False, "control": b"/control", "slots": Slots(1), **options}
+    options = {"capabilities": False, "control": b"/control", "slots": Slots(1, time.monotonic), **options}
     return Operations(fs, **options)  # type: ignore[arg-type]
 
 
@@ -220,7 +221,7 @@ def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, 
 
 
 def test_a_writer_for_whom_no_slot_comes_free_does_not_wait_in_its_worker(fs: StandIn) -> None:
-    operations = make(fs, slots=Slots(0))
+    operations = make(fs, slots=Slots(0, time.monotonic))
     with llfuse.lock:
         assert operations.write(1, 0, b"data") == 4
     assert [call[0] for call in fs.calls] == ["write_now", "write impatiently"]

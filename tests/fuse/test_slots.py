@@ -14,6 +14,11 @@ from cas3fs.fuse.slots import PATIENCE_S, Slots
 WAIT_S = 30
 
 
+def never() -> float:
+    """A store that was never heard."""
+    return 0.0
+
+
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as pool:
@@ -21,7 +26,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_writers_take_half_of_the_slots_and_readers_what_is_left() -> None:
-    slots = Slots(6)
+    slots = Slots(6, never)
     assert [slots.take_for_writing(0) for _ in range(4)] == [True, True, True, False]
     with ExitStack() as readers:
         for _ in range(3):
@@ -31,7 +36,7 @@ def test_writers_take_half_of_the_slots_and_readers_what_is_left() -> None:
 
 
 def test_readers_take_all_slots_when_nobody_writes() -> None:
-    slots = Slots(6)
+    slots = Slots(6, never)
     with ExitStack() as readers:
         for _ in range(6):
             readers.enter_context(slots.reading())
@@ -40,7 +45,7 @@ def test_readers_take_all_slots_when_nobody_writes() -> None:
 
 
 def test_one_more_reader_waits_for_a_slot(pool: ThreadPoolExecutor) -> None:
-    slots, inside = Slots(2), threading.Event()
+    slots, inside = Slots(2, never), threading.Event()
 
     def read() -> None:
         with slots.reading():
@@ -57,7 +62,7 @@ def test_one_more_reader_waits_for_a_slot(pool: ThreadPoolExecutor) -> None:
 
 def test_one_more_reader_is_refused_at_once_when_the_store_has_answered_nobody_for_long() -> None:
     now_s = [0.0]
-    slots = Slots(2, lambda: now_s[0])
+    slots = Slots(2, never, lambda: now_s[0])
     with slots.reading(), slots.reading():
         now_s[0] += PATIENCE_S
         with pytest.raises(StoreUnreachable, match="2 reads wait"), slots.reading():
@@ -66,9 +71,30 @@ def test_one_more_reader_is_refused_at_once_when_the_store_has_answered_nobody_f
         pass
 
 
+def test_one_more_reader_waits_on_while_a_slow_store_still_sends(pool: ThreadPoolExecutor) -> None:
+    now_s, asked = [0.0], threading.Event()
+
+    def heard() -> float:
+        asked.set()
+        return now_s[0]
+
+    slots = Slots(1, heard, lambda: now_s[0])
+
+    def read() -> None:
+        with slots.reading():
+            pass
+
+    with slots.reading():
+        now_s[0] = 100 * PATIENCE_S
+        waiting: Future[None] = pool.submit(read)
+        assert asked.wait(WAIT_S)
+        assert not waiting.done()
+    waiting.result(WAIT_S)
+
+
 def test_a_full_staging_refuses_no_reader() -> None:
     now_s = [0.0]
-    slots = Slots(2, lambda: now_s[0])
+    slots = Slots(2, never, lambda: now_s[0])
     assert slots.take_for_writing(0)
     now_s[0] += 10 * PATIENCE_S
     with slots.reading():
@@ -76,7 +102,7 @@ def test_a_full_staging_refuses_no_reader() -> None:
 
 
 def test_a_slot_is_free_again_after_a_read_that_failed() -> None:
-    slots = Slots(1)
+    slots = Slots(1, never)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), slots.reading():
             raise ZeroDivisionError

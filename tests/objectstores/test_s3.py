@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -28,6 +28,8 @@ from cas3fs.errors import (
 from cas3fs.objectstores import probe_create_if_absent
 from cas3fs.objectstores.s3 import S3Store, make_client
 from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.testing.fake_s3 import FakeS3
+from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.servers import REGION, S3Server
 from tests.objectstores.scripted import Reply, Script, error, serve
 
@@ -162,6 +164,21 @@ def test_a_body_that_breaks_off_is_an_error(store: S3Store, script: Script, read
     script.replies = [Reply(200, b"12345", missing_bytes=4)]
     with pytest.raises(TruncatedBody, match="broke off"):
         read(store)
+
+
+def test_every_piece_of_a_body_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = FakeS3("bucket")
+    client.put_object(Bucket="bucket", Key="a", Body=bytes(5 << 20))
+    ticks = iter(range(1000))
+    monkeypatch.setattr("cas3fs.objectstores.s3.time.monotonic", lambda: float(next(ticks)))
+    store = S3Store("bucket", client=cast(Any, client))
+    before_s = store.heard_s
+    assert store.get("a") == bytes(5 << 20)
+    assert store.heard_s >= before_s + 5
+    with client.faults.on(FaultKind.RESET), pytest.raises(StoreUnreachable):
+        after_s = store.heard_s
+        store.get("a")
+    assert store.heard_s == after_s
 
 
 def test_a_refused_connection_says_so(script: Script) -> None:

@@ -28,6 +28,10 @@ class WrappedStore(ObjectStore):
         self.url = inner.url
         self._inner = inner
 
+    @property
+    def heard_s(self) -> float:
+        return self._inner.heard_s
+
     @abstractmethod
     def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         """Make the request and give its answer; `size_bytes` is what it carries, None where only the answer tells."""

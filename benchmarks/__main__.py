@@ -24,7 +24,7 @@ from benchmarks.results import Results
 from benchmarks.sessions import plan
 from benchmarks.sizes import Size
 from benchmarks.sources import Sources
-from benchmarks.subjects import RcloneMount, installed, subjects
+from benchmarks.subjects import RcloneMount, S3fs, installed, subjects
 from benchmarks.workloads import WORKLOADS, Work
 from cas3fs.cli.mount import DEFAULT_WORKERS
 
@@ -33,8 +33,11 @@ QUICK = 0.05
 EPILOG = """\
 Once through takes about 15 minutes on 2 cores, and as long again where S3QL is installed; by default all is done three
 times. --quick takes two minutes and proves that everything runs, and nothing else. Peers are measured where their
-commands (mount.s3ql, s3fs) are found on PATH or in --peers FOLDER; rclone mount when it is named by --with rclone.
+command (mount.s3ql) is found on PATH or in --peers FOLDER; rclone mount and s3fs when --with names them: the one stores
+files one by one, the other hangs on the S3 server that is used here.
 """
+
+ON_DEMAND = {"rclone": RcloneMount, "s3fs": S3fs}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +61,8 @@ def _measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Re
     beside = os.path.dirname(sys.executable)  # rclone is there, even if the environment is not activated
     os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), beside, options.peers)))
     wanted = set(options.names) or {workload.name for workload in WORKLOADS} | PROGRAMS.keys() - LONG
-    peers = [peer for peer in installed() if peer is not RcloneMount or "rclone" in options.also]
+    asked = [ON_DEMAND[name] for name in options.also]
+    peers = [peer for peer in installed() if peer not in ON_DEMAND.values() or peer in asked]
     known = subjects(peers)
     if unknown := set(options.subjects or ()) - known.keys():
         parser.error(f"no such subject here: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -145,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="workloads and programs, as below; all but scale")
     parser.add_argument("--subjects", nargs="+", metavar="SUBJECT", help="where, such as plain nullfs cas3fs-s3")
     parser.add_argument("--peers", metavar="FOLDER", help="where commands of peers are, beside PATH")
-    parser.add_argument("--with", dest="also", nargs="+", default=[], choices=["rclone"], help="measure that, too")
+    parser.add_argument("--with", dest="also", nargs="+", default=[], choices=ON_DEMAND, help="measure that, too")
     parser.add_argument("--repeat", type=int, default=3, help="how often; medians are told")
     parser.add_argument("--scale", type=float, default=1.0, help="do this part of the full size")
     parser.add_argument("--quick", action="store_true", help=f"the same as --scale {QUICK}")

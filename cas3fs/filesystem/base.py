@@ -102,7 +102,7 @@ class Base:
         self.metrics = metrics
         self.lock = threading.Lock()
         staging.guard(self.lock)
-        self.names = Names(index)
+        self.names = Names(index, self.index_failed)
         self.inodes = InodeTable(index, self.names.newborn)
         self.born = 0
         """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
@@ -183,19 +183,8 @@ class Base:
             self.index_failed(error)
             raise
 
-    def flush_names(self) -> None:
-        """Brings the names in the index up to date; see `names`.
-
-        Raises:
-            IndexDatabaseError: as by `operation`.
-        """
-        try:
-            self.names.flush()
-        except IndexDatabaseError as error:
-            self.index_failed(error)
-            raise
-
     def index_failed(self, error: IndexDatabaseError) -> None:
+        """Takes note of what the index could not do; needs the lock."""
         if error.group_lost and not self.lost_reason:
             self.lost_reason = self.read_only_reason = f"changes of the last seconds were lost: {error}"
             self._refusal = errno.EROFS

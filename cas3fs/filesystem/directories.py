@@ -88,7 +88,7 @@ class Directories(Base):
         return directory if above is None else self.inodes.get(above)
 
     def _parent_of(self, directory: int) -> int | None:
-        self.flush_names()
+        self.names.flush()
         return self.index.namespace.parent_of(directory)
 
     def _check_name(self, name: bytes) -> None:
@@ -245,13 +245,13 @@ class Directories(Base):
             self._remove(parent, name, inode)
 
     def _is_empty(self, directory: Inode) -> bool:
-        self.flush_names()
+        self.names.flush()
         return self.index.namespace.is_empty(directory.number)
 
     def _remove(self, parent: int, name: bytes, inode: Inode) -> None:
         directory = self.inodes.directory(parent)
         if inode.number in self.names.newborn:  # else an entry would be to go that the index does not have yet
-            self.flush_names()
+            self.names.flush()
         self.names.remove(parent, name)
         directory.nlink -= inode.is_directory
         self._lost_name(inode, self._changed_directory(directory))
@@ -376,7 +376,7 @@ class Directories(Base):
     def _read_ahead(self, listing: Listing, offset: int) -> None:
         directory = listing.directory.number
         with self.lock:
-            self.flush_names()
+            self.names.flush()
             rows = self.index.namespace.entries(directory, offset, _LISTING_ENTRIES)
             admit = self.inodes.admit
             listing.ahead = [(row[1], admit(row[2:]), row[0]) for row in rows]

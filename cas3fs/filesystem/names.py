@@ -15,6 +15,9 @@ Four things, all guarded by the file system's lock:
 A failed flush leaves both as they are, and the next commit fails until it succeeds.
 """
 
+from collections.abc import Callable
+
+from cas3fs.errors import IndexDatabaseError
 from cas3fs.index import Index
 
 _CAPACITY = 100_000
@@ -23,8 +26,10 @@ _CAPACITY = 100_000
 class Names:
     """See the module.  Every method needs the file system's lock."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, failed: Callable[[IndexDatabaseError], None]) -> None:
+        """`failed` is told when the index does not take what it is given, by whomever a flush was caused."""
         self._index = index
+        self._failed = failed
         self._known: dict[tuple[int, bytes], int] = {}
         self._whole: set[int] = set()  # directories all of whose names are in `_known`
         self._missed: tuple[int, bytes] | None = None
@@ -97,10 +102,14 @@ class Names:
         """
         if not self._entries and not self._gone:
             return
-        with self._index.operation():
-            self._index.namespace.remove_entries(self._gone)
-            self._index.namespace.insert_inodes(self._inodes)
-            self._index.namespace.add_entries(self._entries)
+        try:
+            with self._index.operation():
+                self._index.namespace.remove_entries(self._gone)
+                self._index.namespace.insert_inodes(self._inodes)
+                self._index.namespace.add_entries(self._entries)
+        except IndexDatabaseError as error:
+            self._failed(error)
+            raise
         self._gone.clear()
         self._inodes.clear()
         self._entries.clear()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cas3fs.errors import FileSystemError
+from cas3fs.errors import FileSystemError, IndexFull
 from cas3fs.filesystem import FileSystem, Inode
 from tests.filesystem.machine import ROOT, USER, Machine
 
@@ -353,3 +353,24 @@ def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_remo
     assert fs.getattr(found.number).nlink == 0
     fs.forget([(found.number, 1)])
     refused(errno.ENOENT, fs.getattr, found.number)
+
+
+def test_nothing_is_changed_any_more_once_a_lookup_has_found_that_the_index_lost_its_group(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"old")
+    fs.commit()
+    full = IndexFull("no room")
+    full.group_lost = True
+
+    def lose(_rows: object) -> None:
+        raise full
+
+    monkeypatch.setattr("cas3fs.filesystem.names._CAPACITY", 0)
+    with monkeypatch.context() as broken:
+        broken.setattr(fs.index.namespace, "insert_inodes", lose)
+        with pytest.raises(IndexFull):
+            make_file(fs, 1, b"new")
+            fs.lookup(1, b"old")
+    refused(errno.EROFS, make_file, fs, 1, b"newer")

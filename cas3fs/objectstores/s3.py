@@ -66,7 +66,7 @@ from cas3fs.objectstores.base import (
     too_long,
     too_short,
 )
-from cas3fs.objectstores.s3_answers import Answer, is_whole, line_of, reason_of, translate
+from cas3fs.objectstores.s3_answers import Answer, is_whole, line_of, reason_of, status_of, translate
 from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class S3Store(ObjectStore):
                 Bucket=self._bucket, Key=self._base + key, Body=body, Metadata=metadata, IfNoneMatch="*"
             )
         except ClientError as error:
-            if _status_of(error) != 501:
+            if status_of(error.response) != 501:
                 raise
             self._conditional = False
             return False
@@ -164,7 +164,7 @@ class S3Store(ObjectStore):
         try:
             self._client.head_object(Bucket=self._bucket, Key=self._base + key)
         except ClientError as error:
-            if _status_of(error) != 404:
+            if status_of(error.response) != 404:
                 raise
             return
         raise ObjectExists(f"{self.url} already has an object {key}")
@@ -191,7 +191,7 @@ class S3Store(ObjectStore):
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=wanted)
             except ClientError as error:
-                if _status_of(error) == 416:
+                if status_of(error.response) == 416:
                     raise too_short(key, start, length) from error
                 raise
             data = self._read(key, answer)
@@ -210,7 +210,7 @@ class S3Store(ObjectStore):
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=f"bytes=-{length}")
             except ClientError as error:
-                if _status_of(error) != 416:
+                if status_of(error.response) != 416:
                     raise
                 # The object is shorter, or empty: some servers refuse that.
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
@@ -337,7 +337,7 @@ class S3Store(ObjectStore):
             self._heard_s = time.monotonic()
         except ClientError as error:
             told = error.response.get("Error", {})
-            raise self._refusal(action, _status_of(error), told.get("Code"), told.get("Message")) from error
+            raise self._refusal(action, status_of(error.response), told.get("Code"), told.get("Message")) from error
         except (BotoCoreError, OSError) as error:
             raise self._transport_error(error, action) from error
         except RecursionError as error:  # botocore follows such answers by asking again, without an end
@@ -394,7 +394,3 @@ def make_client(settings: S3Settings) -> "S3Client":
         )
     except ValueError as error:
         raise UsageError(f"the S3 endpoint makes no sense: {line_of(error)}") from error
-
-
-def _status_of(error: ClientError) -> int:
-    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

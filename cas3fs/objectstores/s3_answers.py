@@ -55,6 +55,11 @@ class Answer(NamedTuple):
         return f"{self.url} at {self.endpoint}"
 
 
+def status_of(response: Mapping[str, Any]) -> int:
+    """The HTTP status of an answer, an error's or not; 0 where it tells none."""
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 def is_whole(answer: Mapping[str, Any]) -> bool:
     """Whether a range was not heeded; the status alone does not tell, as rclone gives parts with 200."""
     return answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and not answer.get("ContentRange")

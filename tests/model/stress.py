@@ -28,6 +28,9 @@ EXPLAINED = {
     errno.ENODATA,
     errno.EPERM,  # a further name of a directory; an attribute of a link
     errno.ENXIO,  # a fifo without a reader
+    errno.ESPIPE,  # a place in a fifo that has one
+    errno.EAGAIN,  # a fifo that is full or empty
+    errno.EPIPE,  # a fifo whose reader has gone
 }
 
 

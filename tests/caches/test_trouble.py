@@ -2,11 +2,12 @@
 """All tiers together: rot in each of them, and the bound of the disk while many read."""
 
 import random
+import stat
 import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from cas3fs.caches import DiskCache, MemoryCache, TieredCache
@@ -55,6 +56,24 @@ def test_bytes_flipped_in_every_tier_never_yield_a_wrong_byte(
                 assert tiers.get(block) in (None, plain)
 
 
+def taken_by_file(folder: Path) -> dict[tuple[Path, int, int], int]:
+    """What each file takes, in bytes, by its name, inode and time; files come and go while this looks."""
+    taken = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode):
+                taken[path, found.st_ino, found.st_mtime_ns] = found.st_blocks * 512
+    return taken
+
+
+def taken_at_one_instant(folder: Path) -> int:
+    """Bytes of the files that were there together: seen before an instant, and seen again after it."""
+    before = taken_by_file(folder)
+    after = taken_by_file(folder)
+    return sum(min(before[file], after[file]) for file in before.keys() & after.keys())
+
+
 def test_the_disk_stays_within_its_bound_while_sixteen_readers_fill_it(
     open_disk: Callable[..., DiskCache], tmp_path: Path
 ) -> None:
@@ -69,13 +88,7 @@ def test_the_disk_stays_within_its_bound_while_sixteen_readers_fill_it(
     def watch() -> None:
         nonlocal most
         while not ends.is_set():
-            taken = 0
-            for path in (tmp_path / "cache").rglob("*"):
-                try:
-                    taken += path.stat().st_blocks * 512 if path.is_file() else 0
-                except FileNotFoundError:
-                    continue
-            most = max(most, taken)
+            most = max(most, taken_at_one_instant(tmp_path / "cache"))
 
     def read(seed: int) -> bool:
         dice = random.Random(seed)

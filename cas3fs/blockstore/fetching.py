@@ -24,7 +24,7 @@ from cas3fs.blocks.packs import read_contents
 from cas3fs.blockstore.filling import Filler
 from cas3fs.blockstore.flights import Flight, FlightTable, Refusals
 from cas3fs.blockstore.plans import Locality, Run, coalesce
-from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.blockstore.retrieval import Retrieval, Unpack
 from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import BlockMissing, Cas3fsError, CorruptBlock, CorruptPack, StoreError, TransientStoreError
@@ -211,8 +211,11 @@ class Fetcher:
 
     def _decode(self, flight: Flight, body: bytes, start: int) -> None:
         """Land a flight from bytes of its pack, or fail it alone."""
+        self._unpack_one(flight, lambda: self._retrieval.decode(body, start, flight.block))
+
+    def _unpack_one(self, flight: Flight, unpack: Unpack) -> None:
         try:
-            plain = self._retrieval.decode(body, start, flight.block)
+            plain = unpack()
         except Cas3fsError as error:
             self._fail([flight], error)
         else:
@@ -257,19 +260,18 @@ class Fetcher:
         by_block = {flight.block: flight for flight in self._claim(flights)}
         try:
             for run in coalesce(list(by_block)):
-                self._fetch_run(run, [by_block[block] for block in run.blocks])
+                self._fetch_run(run, {block: by_block[block] for block in run.blocks})
         finally:
             self._run_job(list(by_block.values()), self._fetch_alone)
 
-    def _fetch_run(self, run: Run, flights: list[Flight]) -> None:
+    def _fetch_run(self, run: Run, flights: dict[BlockLocation, Flight]) -> None:
+        """Fetch a run; each of its blocks lands as soon as it has arrived, and none waits for those behind it."""
         try:
-            body = self._retrieval.run(run)
+            self._retrieval.blocks(run, lambda block, unpack: self._unpack_one(flights[block], unpack))
         except BlockMissing:
-            self._run_job(flights, self._fetch_alone)  # perhaps not all of them are lost
+            self._run_job(list(flights.values()), self._fetch_alone)  # perhaps not all of them are lost
         except Cas3fsError as error:
-            self._fail(flights, error)
-        else:
-            self._run_job(flights, lambda flight: self._decode(flight, body, run.start))
+            self._fail(flights.values(), error)
 
     def _claim(self, flights: list[Flight]) -> list[Flight]:
         with self._lock:

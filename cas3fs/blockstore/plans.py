@@ -31,6 +31,24 @@ class Run(NamedTuple):
     length: int
     blocks: tuple[BlockLocation, ...]
 
+    def pieces(self) -> Iterator[tuple[int, BlockLocation | None]]:
+        """Lengths to cut the run into, ascending, each with the block that it is; None for what lies between.
+
+        Of a block that is stored as it is, the byte that says so belongs to what lies before it.
+        """
+        position = self.start
+        for block in self.blocks:
+            begin = block.offset + is_stored_plain(block)
+            if begin > position:
+                yield begin - position, None
+            position = _end(block)
+            yield position - begin, block
+
+
+def is_stored_plain(block: BlockLocation) -> bool:
+    """Whether the encoded block can only be a byte that says so, and then the plain bytes."""
+    return block.plain_length > 0 and block.stored_length == block.plain_length + 1
+
 
 def coalesce(blocks: Sequence[BlockLocation], *, gap_bytes: int = GAP_BYTES, run_bytes: int = RUN_BYTES) -> list[Run]:
     """Runs that cover all of `blocks`, the run with the block wanted first coming first.
@@ -52,7 +70,7 @@ def _runs_of_pack(blocks: list[BlockLocation], gap_bytes: int, run_bytes: int) -
     start, end = blocks[0].offset, _end(blocks[0])
     members = [blocks[0]]
     for block in blocks[1:]:
-        if block.offset - end > gap_bytes or _end(block) - start > run_bytes:
+        if not 0 <= block.offset - end <= gap_bytes or _end(block) - start > run_bytes:
             yield Run(block.pack, start, end - start, tuple(members))
             start, end, members = block.offset, block.offset, []
         end = max(end, _end(block))

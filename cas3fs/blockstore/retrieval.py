@@ -4,18 +4,22 @@
 No state beside counters, so any thread may call anything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from cas3fs.blocks.codec import decode_verified, hash_block
 from cas3fs.blockstore.keys import pack_key
-from cas3fs.blockstore.plans import Run
+from cas3fs.blockstore.plans import Run, is_stored_plain
 from cas3fs.errors import BlockMissing, CorruptBlock, ObjectMissing, ObjectTooLong, ObjectTooShort
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.units import MIB
 from cas3fs.values import BlockLocation, Buffer
+
+Unpack = Callable[[], bytes]
+"""Gives the plain bytes of a block that has arrived; raises CorruptBlock if they are not the block."""
 
 LONGEST_RANGE_BYTES: Final = 64 * MIB
 """More than any block or run: a place in the index that claims it is not believed."""
@@ -45,7 +49,7 @@ class Retrieval:
         Raises:
             CorruptBlock: what lies there is not the block.
         """
-        if block.plain_length and block.stored_length == block.plain_length + 1:
+        if is_stored_plain(block):
             plain = self._range(block.pack, block.offset + 1, block.plain_length)
             if hash_block(plain) == block.hash:
                 return plain
@@ -55,12 +59,39 @@ class Retrieval:
         """The bytes of a run, still encoded."""
         return self._range(run.pack, run.start, run.length)
 
+    def blocks(self, run: Run, take: Callable[[BlockLocation, Unpack], None]) -> None:
+        """The blocks of a run, by one GET; `take` is called with each as soon as it has arrived."""
+        pieces = list(run.pieces())
+        _check_range(run.pack, run.start, run.length)
+        coming = iter(pieces)
+        before = b""
+
+        def arrived(piece: bytes) -> None:
+            nonlocal before
+            _, block = next(coming)
+            if block is None:
+                before = piece
+            else:
+                take(block, partial(self._unpack, before, piece, block))
+
+        with _told_as_missing(run.pack):
+            self._store.get_pieces(pack_key(run.pack), run.start, [length for length, _ in pieces], arrived)
+        self._count(run.length)
+
     def pack(self, pack: str) -> bytes:
         """All bytes of a pack."""
         with _told_as_missing(pack):
             body = self._store.get_within(pack_key(pack), LONGEST_PACK_BYTES)
-        self._count(body)
+        self._count(len(body))
         return body
+
+    def _unpack(self, before: bytes, piece: bytes, block: BlockLocation) -> bytes:
+        """The plain bytes of a block from the piece that it is, and the one before it."""
+        if not is_stored_plain(block):
+            return self.decode(piece, block.offset, block)
+        if hash_block(piece) == block.hash:
+            return piece
+        return self.decode(before[-1:] + piece, block.offset, block)
 
     def decode(self, body: Buffer, start: int, block: BlockLocation) -> bytes:
         """The plain bytes of `block` from `body`, the bytes of its pack from `start` on.
@@ -81,16 +112,20 @@ class Retrieval:
             raise CorruptBlock(f"block {block.hash.hex()} at {place} is damaged: {error}") from error
 
     def _range(self, pack: str, start: int, length: int) -> bytes:
-        if start < 0 or not 0 < length <= LONGEST_RANGE_BYTES:
-            raise CorruptBlock(f"the index claims {length} bytes from {start} on of pack {pack}: nothing is that long")
+        _check_range(pack, start, length)
         with _told_as_missing(pack):
             body = self._store.get_range(pack_key(pack), start, length)
-        self._count(body)
+        self._count(len(body))
         return body
 
-    def _count(self, body: bytes) -> None:
+    def _count(self, size_bytes: int) -> None:
         self._gets.add()
-        self._got_bytes.add(len(body))
+        self._got_bytes.add(size_bytes)
+
+
+def _check_range(pack: str, start: int, length: int) -> None:
+    if start < 0 or not 0 < length <= LONGEST_RANGE_BYTES:
+        raise CorruptBlock(f"the index claims {length} bytes from {start} on of pack {pack}: nothing is that long")
 
 
 @contextmanager

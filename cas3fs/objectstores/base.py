@@ -13,7 +13,7 @@ help, otherwise another `StoreError`.
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import BinaryIO, Final, NamedTuple
@@ -108,6 +108,18 @@ class ObjectStore(ABC):
             ObjectTooShort: the object ends before the range does.
             TruncatedBody: the answer broke off.
         """
+
+    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        """The range from `start` on that is as long as all `lengths` together, cut into pieces of these lengths.
+
+        `take` is called with one after the other, by the thread that asks, from when it has arrived; what fails
+        afterwards does not undo that. No piece comes twice.
+
+        Raises:
+            ObjectMissing, ObjectTooShort, TruncatedBody: as `get_range` does.
+        """
+        check_range(start, min((0, *lengths)))
+        cut_up(self.get_range(key, start, sum(lengths)), lengths, take)
 
     @abstractmethod
     def get_suffix(self, key: str, length: int) -> bytes:
@@ -221,6 +233,14 @@ def batches(keys: Iterable[str], size: int = DELETE_BATCH) -> Iterator[list[str]
     rest = iter(keys)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+def cut_up(body: bytes, lengths: Iterable[int], take: Callable[[bytes], None]) -> None:
+    """Hand `body` to `take` in pieces of these lengths."""
+    position = 0
+    for length in lengths:
+        take(body[position : position + length])
+        position += length
 
 
 def too_short(key: str, start: int, length: int, size: int | None = None) -> ObjectTooShort:

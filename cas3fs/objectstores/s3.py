@@ -13,8 +13,8 @@ Only this module imports boto3. Locks: one, around making the client; the client
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -62,21 +62,20 @@ from cas3fs.objectstores.base import (
     check_metadata,
     check_prefix,
     check_range,
+    cut_up,
     is_key,
-    too_long,
     too_short,
 )
-from cas3fs.objectstores.s3_answers import Answer, is_whole, line_of, reason_of, status_of, translate
+from cas3fs.objectstores.s3_answers import Answer, is_whole, line_of, no_tls, reason_of, status_of, translate
+from cas3fs.objectstores.s3_bodies import AnswerBody
 from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
-    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 _CONNECT_TIMEOUT_S: Final = 10
 _READ_TIMEOUT_S: Final = 60
-_PIECE_BYTES: Final = 1 << 20
 _DEFAULT_REGION: Final = "us-east-1"
 _MISSING_CODES: Final = ("NoSuchKey", "404")
 _NO_CREDENTIALS: Final = (
@@ -172,34 +171,49 @@ class S3Store(ObjectStore):
     # Reading
 
     def get(self, key: str) -> bytes:
-        check_key(key)
-        with self._translated(f"get {key}"):
-            return self._read(key, self._client.get_object(Bucket=self._bucket, Key=self._base + key))
+        return self._get(key, None)
 
     def get_within(self, key: str, limit_bytes: int) -> bytes:
+        return self._get(key, limit_bytes)
+
+    def _get(self, key: str, limit_bytes: int | None) -> bytes:
         check_key(key)
         with self._translated(f"get {key}"):
-            return self._read(key, self._client.get_object(Bucket=self._bucket, Key=self._base + key), limit_bytes)
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
+            return self._body(key, answer).whole(limit_bytes)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
+        pieces: list[bytes] = []
+        self.get_pieces(key, start, (length,), pieces.append)
+        return pieces[0]
+
+    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
         check_key(key)
-        check_range(start, length)
-        if length == 0:
-            return b""
-        wanted = f"bytes={start}-{start + length - 1}"
+        check_range(start, min((0, *lengths)))
+        length = sum(lengths)
         with self._translated(f"get {key}"):
-            try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=wanted)
-            except ClientError as error:
-                if status_of(error.response) == 416:
-                    raise too_short(key, start, length) from error
-                raise
-            data = self._read(key, answer)
-        if is_whole(answer):  # a server that does not know ranges
-            data = data[start : start + length]
+            answer = self._ask_for_range(key, start, length) if length else None
+            if answer is not None and not is_whole(answer):
+                self._body(key, answer).hand_out(lengths, take)
+                return
+            # a server that does not know ranges gives all of it
+            data = b"" if answer is None else self._body(key, answer).whole()[start : start + length]
         if len(data) != length:
             raise too_short(key, start, length)
-        return data
+        cut_up(data, lengths, take)
+
+    def _ask_for_range(self, key: str, start: int, length: int) -> "GetObjectOutputTypeDef":
+        try:
+            wanted = f"bytes={start}-{start + length - 1}"
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=wanted)
+        except ClientError as error:
+            if status_of(error.response) == 416:
+                raise too_short(key, start, length) from error
+            raise
+        if not is_whole(answer) and answer["ContentLength"] != length:
+            answer["Body"].close()
+            raise too_short(key, start, length)
+        return answer
 
     def get_suffix(self, key: str, length: int) -> bytes:
         check_key(key)
@@ -210,26 +224,17 @@ class S3Store(ObjectStore):
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=f"bytes=-{length}")
             except ClientError as error:
-                if status_of(error.response) != 416:
+                if status_of(error.response) != 416:  # some servers refuse so what is shorter, or empty
                     raise
-                # The object is shorter, or empty: some servers refuse that.
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
-            data = self._read(key, answer)
+            data = self._body(key, answer).whole()
         return data[-length:]
 
-    def _read(self, key: str, answer: "GetObjectOutputTypeDef", limit_bytes: int | None = None) -> bytes:
-        with closing(answer["Body"]) as body:  # its own context manager gives the raw stream, past botocore's checks
-            if limit_bytes is not None and answer["ContentLength"] > limit_bytes:
-                raise too_long(key, limit_bytes)
-            data = b"".join(self._pieces(body))
-        if len(data) != answer["ContentLength"]:
-            raise TruncatedBody(f"{self.url}: {key} broke off after {len(data)} of {answer['ContentLength']} bytes")
-        return data
+    def _body(self, key: str, answer: "GetObjectOutputTypeDef") -> AnswerBody:
+        return AnswerBody(f"{self.url}: {key}", key, answer["Body"], answer["ContentLength"], self._heard)
 
-    def _pieces(self, body: "StreamingBody") -> Iterator[bytes]:
-        while piece := body.read(_PIECE_BYTES):
-            self._heard_s = time.monotonic()
-            yield piece
+    def _heard(self) -> None:
+        self._heard_s = time.monotonic()
 
     def head(self, key: str) -> ObjectInfo:
         check_key(key)
@@ -355,10 +360,8 @@ class S3Store(ObjectStore):
         if isinstance(error, IncompleteReadError | ResponseStreamingError):
             return TruncatedBody(f"{self.url}: cannot {action}: the answer broke off")
         where = self.url if self._made is None else self._made.meta.endpoint_url
-        if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return StoreRefused(f"{where}: its certificate is not trusted (set AWS_CA_BUNDLE): {reason_of(error)}")
-        if isinstance(error, SSLError) and "WRONG_VERSION_NUMBER" in str(error):
-            return StoreRefused(f"{where} does not speak TLS: is it http:// instead of https:// ?")
+        if isinstance(error, SSLError) and (refused := no_tls(where, error)):
+            return refused
         if isinstance(error, ReadTimeoutError):
             return StoreUnreachable(f"{where} gave no answer within {_READ_TIMEOUT_S} s: cannot {action} in {self.url}")
         if isinstance(error, ConnectionClosedError):

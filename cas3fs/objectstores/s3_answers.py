@@ -81,6 +81,15 @@ def reason_of(error: BaseException) -> str:
     return line_of(error) if isinstance(error, Exception) else repr(error)
 
 
+def no_tls(where: str, error: Exception) -> StoreError | None:
+    """The exception for a TLS that will not come about however often it is tried; None for other troubles with it."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return StoreRefused(f"{where}: its certificate is not trusted (set AWS_CA_BUNDLE): {reason_of(error)}")
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return StoreRefused(f"{where} does not speak TLS: is it http:// instead of https:// ?")
+    return None
+
+
 def translate(answer: Answer) -> StoreError:
     """The exception for a refusal: transient only where asking again may help."""
     by_code = _BY_CODE.get(answer.code)

@@ -2,16 +2,18 @@
 """Fetching ahead: together, in parallel, within bounds, and never in the way of a reader."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.flights import STALE_AFTER_S, FlightTable
 from cas3fs.caches import MemoryCache
-from cas3fs.errors import StoreUnreachable
+from cas3fs.errors import CorruptBlock, StoreUnreachable
 from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import ObjectStore
 from cas3fs.values import BlockHash, BlockLocation
 from tests.blockstore.conftest import WAIT_S, Block, TestStore, make_block
 
@@ -116,6 +118,59 @@ def test_a_reader_shares_what_is_being_fetched_ahead(
         store.gets.open()
         assert wanted.result(WAIT_S) == make_block(2, LARGE)[1]
     assert len(store.asked) == 1
+
+
+@pytest.mark.parametrize("compressible", [False, True])
+def test_a_block_is_there_before_those_behind_it_have_arrived(
+    open_reader: OpenReader,
+    put_pack: PutPack,
+    store: TestStore,
+    monkeypatch: pytest.MonkeyPatch,
+    compressible: bool,
+) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(3)]
+    if compressible:
+        blocks = [(hash_block(plain), plain) for plain in (bytes([seed]) * LARGE for seed in range(3))]
+    locations = put_pack(blocks)
+    first_came, go_on = threading.Event(), threading.Event()
+
+    def get_pieces(key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        def take_slowly(piece: bytes) -> None:
+            take(piece)
+            if len(piece) > 1:
+                first_came.set()
+                go_on.wait(WAIT_S)
+
+        ObjectStore.get_pieces(store, key, start, lengths, take_slowly)
+
+    monkeypatch.setattr(store, "get_pieces", get_pieces)
+    reader = open_reader()
+    try:
+        reader.prefetch(locations)
+        assert first_came.wait(WAIT_S)
+        assert reader.read_now(locations[0], 0, LARGE) == blocks[0][1]
+        assert not arrived(reader, locations[1:2])
+    finally:
+        go_on.set()
+    until(lambda: arrived(reader, locations))
+    assert [reader.read_now(location, 0, LARGE) for location in locations] == [plain for _, plain in blocks]
+
+
+def test_a_damaged_block_among_neighbours_fails_alone(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
+) -> None:
+    blocks = [make_block(seed, LARGE) for seed in range(3)]
+    locations = put_pack(blocks)
+    key = f"packs/{locations[1].pack}"
+    body = bytearray(store.get(key))
+    body[locations[1].offset + 99] ^= 1
+    store.replace(key, bytes(body))
+    reader = open_reader()
+    reader.prefetch(locations)
+    until(lambda: arrived(reader, [locations[0], locations[2]]))
+    until(lambda: metrics.snapshot()["reader.corrupt_blocks"] == 1)
+    with pytest.raises(CorruptBlock, match=locations[1].hash.hex()):
+        reader.read(locations[1], 0, LARGE)
 
 
 def test_what_the_cache_has_is_loaded_from_there(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:

@@ -38,7 +38,7 @@ def test_the_run_wanted_first_comes_first() -> None:
 def test_every_block_is_in_one_run_that_holds_it_and_no_run_is_too_long(
     places: list[tuple[str, int]], gap_bytes: int, run_bytes: int
 ) -> None:
-    blocks = [location(place * 100, 20 + place, pack) for pack, place in places]
+    blocks = [location(place * 100, 20 + 2 * place, pack, 19 + place * (place % 3)) for pack, place in places]
     runs = coalesce(blocks, gap_bytes=gap_bytes, run_bytes=run_bytes)
     covered = [block for run in runs for block in run.blocks]
     assert sorted(covered) == sorted(set(blocks))
@@ -47,6 +47,21 @@ def test_every_block_is_in_one_run_that_holds_it_and_no_run_is_too_long(
         assert run.start == run.blocks[0].offset
         assert run.start + run.length == max(block.offset + block.stored_length for block in run.blocks)
         assert {block.pack for block in run.blocks} == {run.pack}
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.sampled_from([-1, 0, 50])), max_size=40))
+def test_a_run_is_cut_into_its_blocks_and_what_lies_between(places: list[tuple[int, int]]) -> None:
+    blocks = [location(place * 100, 20 + 2 * place, "p", 20 + 2 * place + more) for place, more in places]
+    for run in coalesce(blocks, gap_bytes=300):
+        position, found = run.start, []
+        for length, block in run.pieces():
+            position += length
+            if block is not None:
+                found.append(block)
+                is_plain = block.plain_length == block.stored_length - 1
+                assert (position, length) == (block.offset + block.stored_length, block.stored_length - is_plain)
+        assert position == run.start + run.length
+        assert tuple(found) == run.blocks
 
 
 def test_a_second_small_miss_nearby_asks_for_the_pack_and_then_it_starts_anew() -> None:

@@ -125,6 +125,37 @@ class ObjectStoreContract:
         with pytest.raises(ObjectTooShort, match="a"):
             store.get_range("a", start, length)
 
+    @pytest.mark.parametrize("lengths", [(1,), (10_240,), (1, 4_000, 0, 6_000), (0, 100), (), (0,)])
+    def test_pieces_are_a_range_cut_up(self, store: ObjectStore, lengths: tuple[int, ...]) -> None:
+        store.put_if_absent("a", CONTENT)
+        for start in (0, 239):
+            if start + sum(lengths) <= len(CONTENT):
+                pieces: list[bytes] = []
+                store.get_pieces("a", start, lengths, pieces.append)
+                assert [len(piece) for piece in pieces] == list(lengths)
+                assert b"".join(pieces) == CONTENT[start : start + sum(lengths)]
+
+    def test_large_pieces_come_whole(self, store: ObjectStore) -> None:
+        content, lengths = CONTENT * 410, (1, 3 << 20, 1 << 20, 500)
+        store.put_if_absent("a", io.BytesIO(content))
+        pieces: list[bytes] = []
+        store.get_pieces("a", 7, lengths, pieces.append)
+        assert [len(piece) for piece in pieces] == list(lengths)
+        assert b"".join(pieces) == content[7 : 7 + sum(lengths)]
+
+    def test_pieces_that_cannot_be_had_are_an_error_and_none_comes(self, store: ObjectStore) -> None:
+        store.put_if_absent("a", CONTENT)
+        pieces: list[bytes] = []
+        with pytest.raises(ObjectTooShort):
+            store.get_pieces("a", 10_000, (200, 41), pieces.append)
+        with pytest.raises(ObjectMissing):
+            store.get_pieces("b", 0, (1,), pieces.append)
+        with pytest.raises(ValueError, match="no such range"):
+            store.get_pieces("a", 0, (5, -1), pieces.append)
+        with pytest.raises(InvalidKey):
+            store.get_pieces("../a", 0, (1,), pieces.append)
+        assert pieces == []
+
     def test_an_empty_object_has_no_ranges(self, store: ObjectStore) -> None:
         store.put_if_absent("a", b"")
         with pytest.raises(ObjectTooShort):

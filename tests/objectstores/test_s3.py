@@ -166,6 +166,14 @@ def test_a_body_that_breaks_off_is_an_error(store: S3Store, script: Script, read
         read(store)
 
 
+def test_pieces_that_came_before_a_body_broke_off_are_handed_out(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(206, b"12345678", {"Content-Range": "bytes 3-14/99"}, missing_bytes=4)]
+    pieces: list[bytes] = []
+    with pytest.raises(TruncatedBody, match="broke off"):
+        store.get_pieces("a", 3, (2, 3, 7), pieces.append)
+    assert pieces == [b"12", b"345"]
+
+
 def test_every_piece_of_a_body_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     client = FakeS3("bucket")
     client.put_object(Bucket="bucket", Key="a", Body=bytes(5 << 20))
@@ -242,6 +250,9 @@ def test_a_server_that_does_not_know_ranges_gives_the_range_all_the_same(store: 
     assert store.get_suffix("a", 4) == b"6789"
     with pytest.raises(ObjectTooShort):
         store.get_range("a", 8, 4)
+    pieces: list[bytes] = []
+    store.get_pieces("a", 3, (1, 3), pieces.append)
+    assert pieces == [b"3", b"456"]
 
 
 def test_a_part_with_status_200_is_a_part(store: S3Store, script: Script) -> None:

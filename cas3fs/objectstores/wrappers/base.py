@@ -2,7 +2,7 @@
 """What wrappers have in common: every request passes one method, `around`."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TypeVar
 
@@ -47,6 +47,9 @@ class WrappedStore(ObjectStore):
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self.around(Operation.GET, length, lambda: self._inner.get_range(key, start, length))
+
+    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        self.around(Operation.GET, sum(lengths), lambda: self._inner.get_pieces(key, start, lengths, take))
 
     def get_suffix(self, key: str, length: int) -> bytes:
         return self.around(Operation.GET, None, lambda: self._inner.get_suffix(key, length))

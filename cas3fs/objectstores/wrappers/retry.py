@@ -16,7 +16,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from cas3fs.errors import DeleteFailed, ObjectExists, ObjectMissing, TransientStoreError
@@ -91,6 +91,9 @@ class RetryingStore(WrappedStore):
         put = _RepeatablePut(self._inner, key, body, metadata)
         self.around(Operation.PUT, None, put.attempt)
 
+    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        self.around(Operation.GET, None, _ResumedGet(self._inner, key, start, lengths, take).attempt)
+
     def delete_many(self, keys: Iterable[str]) -> None:
         """As in the interface; a batch that is refused in part does not keep the others from being deleted."""
         failures: list[DeleteFailed] = []
@@ -107,6 +110,27 @@ class RetryingStore(WrappedStore):
     def close(self) -> None:
         self._closed.set()
         super().close()
+
+
+class _ResumedGet:
+    """One get in pieces over all its attempts: each asks for what no earlier one has brought."""
+
+    def __init__(
+        self, inner: ObjectStore, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]
+    ) -> None:
+        self._inner = inner
+        self._key = key
+        self._start = start
+        self._lengths = lengths
+        self._take = take
+
+    def attempt(self) -> None:
+        self._inner.get_pieces(self._key, self._start, self._lengths, self._taken)
+
+    def _taken(self, piece: bytes) -> None:
+        self._start += len(piece)
+        self._lengths = self._lengths[1:]
+        self._take(piece)
 
 
 class _RepeatablePut:

@@ -3,7 +3,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import pytest
@@ -67,6 +67,7 @@ Wrap = Callable[..., RetryingStore]
 READS: list[Callable[[ObjectStore], object]] = [
     lambda store: store.get("a"),
     lambda store: store.get_range("a", 1, 2),
+    lambda store: store.get_pieces("a", 1, (2, 1), bytes),
     lambda store: store.get_suffix("a", 2),
     lambda store: store.head("a"),
     lambda store: store.list_page(),
@@ -84,6 +85,26 @@ def test_what_may_pass_is_tried_again(
     request_(retrying(inner))
     assert len(inner.requests) == 4
     assert metrics.snapshot()["store.retries"] == 2
+
+
+def test_pieces_that_came_are_not_asked_for_again(retrying: Wrap) -> None:
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    class Breaking(ScriptedStore):
+        """Breaks off after two pieces of each answer."""
+
+        def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+            asked.append((start, tuple(lengths)))
+            super().get_pieces(key, start, lengths[:2], take)
+            if len(lengths) > 2:
+                raise TruncatedBody("cut")
+
+    inner = Breaking()
+    inner.put_if_absent("a", b"0123456789")
+    pieces: list[bytes] = []
+    retrying(inner).get_pieces("a", 1, (1, 2, 3, 1, 1), pieces.append)
+    assert pieces == [b"1", b"23", b"456", b"7", b"8"]
+    assert asked == [(1, (1, 2, 3, 1, 1)), (4, (3, 1, 1)), (8, (1,))]
 
 
 @pytest.mark.parametrize(

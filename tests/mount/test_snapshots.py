@@ -8,10 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import open_store
 
 from .conftest import Machine, new_bucket, wait_for_exit
 
@@ -68,26 +72,36 @@ def test_every_retained_snapshot_mounts_as_it_was_made_beside_the_live_mount(
         (machine.dir / "rewritten").write_bytes(os.urandom(200_000 - number))
         made = machine.report("snapshot", "create", machine.dir, "--name", f"number {number}")
         manifests[made["id"]] = hashes(machine.dir)
+    (machine.dir / "rewritten").unlink()
     (machine.dir / "later").write_text("not in any of those")
     machine.run("flush", machine.dir)
+    assert "pause at a snapshot  last" in machine.run("stats", machine.dir).stdout
+    retained = machine.report("snapshot", "list", machine.dir)
+    assert [one["name"] for one in retained] == ["number 0", "number 1", None]
+    manifests[retained[-1]["id"]] = hashes(machine.dir)
     past = machine.root / "past"
     past.mkdir()
-    assert "pause at a snapshot  last" in machine.run("stats", machine.dir).stdout
     for snapshot, expected in manifests.items():
         machine.run("mount", machine.url, past, "--snapshot", snapshot)
         assert hashes(past) == expected
-        assert f"is mounted on {past}" in machine.fail("snapshot", "delete", machine.dir, snapshot)
+        why = "is the newest" if snapshot == retained[-1]["id"] else f"is mounted on {past}"
+        assert why in machine.fail("snapshot", "delete", machine.dir, snapshot)
         assert f"shown snapshot       {snapshot}" in machine.run("stats", past).stdout
         with pytest.raises(OSError, match="Read-only"):
             (past / "new").touch()
         machine.run("umount", past)
-    assert [one["name"] for one in machine.report("snapshot", "list", machine.url)] == ["number 0", "number 1", None]
     machine.umount()
-    out = second.root / "out"
-    out.mkdir()
+    assert_every_retained_is_as(second, manifests)
+
+
+def assert_every_retained_is_as(machine: Machine, manifests: dict[str, dict[str, str]]) -> None:
+    """There are those snapshots and no others, and the machine, which knew nothing of them, reads them so."""
+    assert [one["id"] for one in machine.report("snapshot", "list", machine.url)] == list(manifests)
     for snapshot, expected in manifests.items():
-        second.run("snapshot", "extract", second.url, snapshot, "/", out / snapshot)
-        assert hashes(out / snapshot) == expected
+        out = machine.root / "out" / snapshot
+        out.parent.mkdir(exist_ok=True)
+        machine.run("snapshot", "extract", machine.url, snapshot, "/", out)
+        assert hashes(out) == expected, snapshot
 
 
 def test_a_file_that_is_rewritten_by_renaming_is_old_or_new_in_every_snapshot(
@@ -155,7 +169,10 @@ def test_restoring_back_and_forth_with_a_gc_between(each_machine: Machine, secon
     second.umount()
 
 
-def test_a_writer_that_was_taken_over_from_finds_out_by_itself_and_says_so(machine: Machine, second: Machine) -> None:
+def test_a_writer_that_was_taken_over_from_finds_out_by_itself_and_says_so(
+    each_machine: Machine, second: Machine
+) -> None:
+    machine = each_machine
     machine.mkfs()
     pid = machine.mount("--snapshot-interval", "200ms")
     (machine.dir / "published").write_text("by the first")
@@ -245,7 +262,19 @@ def test_two_mounts_at_one_instant_of_which_one_wins(machine: Machine, second: M
             won[0].umount()
 
 
-def test_a_damaged_newest_snapshot_is_told_and_the_one_before_serves(machine: Machine) -> None:
+def lose(machine: Machine, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store of the machine's volume does not have that object any more."""
+    for name, value in machine.environment.items():
+        monkeypatch.setenv(name, value)
+    with closing(open_store(machine.url, metrics=Metrics())) as store:
+        store.head(key)
+        store.delete_many([key])
+
+
+def test_a_damaged_newest_snapshot_is_told_and_the_one_before_serves(
+    each_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = each_machine
     machine.mkfs()
     machine.mount()
     (machine.dir / "a").write_text("first")
@@ -254,7 +283,7 @@ def test_a_damaged_newest_snapshot_is_told_and_the_one_before_serves(machine: Ma
     (machine.dir / "b").write_text("second")
     machine.umount()
     first, newest = (one["id"] for one in machine.report("snapshot", "list", machine.url))
-    (machine.root / "v" / "pages" / newest).unlink()
+    lose(machine, f"pages/{newest}", monkeypatch)
     machine.forget_everything()
     assert f"mount --snapshot {first}" in machine.fail("mount", machine.url, machine.dir)
     machine.run("mount", machine.url, machine.dir, "--snapshot", first)

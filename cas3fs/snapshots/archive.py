@@ -191,8 +191,8 @@ class SnapshotArchive:
         return info_of(self._load(snapshot_id))
 
     def restore(self, snapshot_id: str, destination: Path, progress: Progress | None = None) -> SnapshotInfo:
-        """Write the file of a snapshot to `destination`, which must not exist, every segment verified, and sync it.
-        On failure nothing is left.
+        """Write the file of a snapshot to `destination`, which must not exist, every segment verified. On failure
+        nothing is left. It is not synced: what is to stay is changed first, and synced when it is put in its place.
 
         Raises:
             SnapshotMissing: there is none of that id.
@@ -205,7 +205,6 @@ class SnapshotArchive:
         with local_errors("restored index"), open(destination, "xb", buffering=0) as file:
             try:
                 self._write_segments(entry, tree, file, progress or (lambda done, total: None))
-                os.fsync(file.fileno())
             except BaseException:
                 destination.unlink()
                 raise

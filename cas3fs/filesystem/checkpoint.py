@@ -19,6 +19,7 @@ with the location that the index has.
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cas3fs.blockstore.writer import BlockWriter
@@ -32,6 +33,10 @@ from cas3fs.index import Index, PinnedIndex
 from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
 
 _ATTEMPTS = 3
+
+
+class _Overtaken(Exception):
+    """What was to be frozen changed before it could be."""
 
 
 class Checkpoints:
@@ -52,8 +57,7 @@ class Checkpoints:
             Cas3fsError, OSError: storing failed, or the copy cannot be made.
         """
         with self._mutex:
-            self._storer.store_all(settled=settled)
-            pinned, frozen = self._commits.commit_and(self._pin)
+            pinned, frozen = self._stored_and_pinned(settled)
             try:
                 with pinned:
                     pinned.copy_to(copy_to)
@@ -64,19 +68,48 @@ class Checkpoints:
                     for file in frozen:
                         file.let_go(self._base.staging)
 
+    def _stored_and_pinned(self, settled: bool) -> tuple[PinnedIndex, list[FrozenFile]]:
+        """Steps 1 and 2, until nothing comes between pinning and freezing."""
+        while True:
+            self._storer.store_all(settled=settled)
+            with suppress(_Overtaken):
+                return self._commits.commit_and(self._pin)
+
     def _pin(self) -> tuple[PinnedIndex, list[FrozenFile]]:
         """Step 2; the lock is held, and the group was just committed."""
         begun_s = time.monotonic()
         base = self._base
-        replacing = [inode for inode in base.staging.files.values() if inode.replaces and inode.unstored]
-        frozen = [FrozenFile(inode, base.staging.freeze(inode)) for inode in replacing if inode.layers]
         pinned = base.index.pin()
+        try:
+            frozen = self._frozen()
+        except BaseException:
+            pinned.close()
+            raise
         pause_s = time.monotonic() - begun_s + self._commits.last_pause_s
         self._longest_pause_s = max(self._longest_pause_s, pause_s)
         base.metrics.gauge("checkpoint.last_pause_s").set(pause_s)
         base.metrics.gauge("checkpoint.longest_pause_s").set(self._longest_pause_s)
         base.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
         return pinned, frozen
+
+    def _frozen(self) -> list[FrozenFile]:
+        """The certain files, those first for which no write has to be waited for: waiting lets the lock go.
+
+        Raises:
+            _Overtaken: while it was waited for, one was stored or removed, and the pinned state shows it without that.
+        """
+        staging = self._base.staging
+        certain = [(inode, inode.stored_seq) for inode in staging.files.values() if inode.replaces and inode.unstored]
+        certain.sort(key=lambda one: one[0].layers[-1].writers)
+        frozen: list[FrozenFile] = []
+        for inode, stored_seq in certain:
+            layers = staging.freeze(inode)
+            if not inode.unstored or inode.stored_seq != stored_seq:
+                for file in frozen:
+                    file.let_go(staging)
+                raise _Overtaken
+            frozen.append(FrozenFile(inode, layers))
+        return frozen
 
     # -- the frozen files
 

@@ -162,11 +162,11 @@ class Commits:
             waiting, early = base.staging.take_stored()
             try:
                 self._commit_group()
+                self.last_pause_s = time.monotonic() - begun_s
+                result = action()
             except BaseException:
                 base.staging.put_back(waiting, early)
                 raise
-            self.last_pause_s = time.monotonic() - begun_s
-            result = action()
         try:
             base.index.sync()
         except BaseException:

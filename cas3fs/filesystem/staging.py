@@ -197,11 +197,15 @@ class Staging:
         return list(inode.layers)
 
     def stored(self, inode: Inode, layers: list[Layer]) -> None:
-        """The open index transaction holds `layers`, the lowest of the inode."""
+        """The open index transaction holds `layers`, the lowest of the inode that it did not hold before.
+
+        A layer with a row stays until the index is durable, and so do those above it: if they went first, its bytes
+        would hide theirs.
+        """
         for layer in layers:
             layer.stored = True
         inode.replaces = inode.replaces and inode.unstored
-        if any(layer.row for layer in layers):
+        if inode.layers[0] is not layers[0] or any(layer.row for layer in layers):
             self._stored.append((inode, layers))
         else:
             self.early.add(inode.number)
@@ -255,8 +259,10 @@ class Staging:
     # -- saving
 
     def pin_unsynced(self) -> list[Layer]:
-        """The layers whose files hold bytes that may not be on the disk; each with one reader more."""
-        pinned = [layer for inode in self.files.values() for layer in inode.layers if _is_unsynced(layer)]
+        """The layers that need rows, and whose files hold bytes that may not be on the disk; each with one reader
+        more."""
+        unstored = [inode for inode in self.files.values() if inode.unstored]
+        pinned = [layer for inode in unstored for layer in inode.layers if _is_unsynced(layer)]
         for layer in pinned:
             layer.readers += 1
         return pinned
@@ -264,8 +270,8 @@ class Staging:
     def save_some(self, limit_bytes: int) -> bool:
         """Writes rows that have changed since the last time, about `limit_bytes` of them; whether there may be more.
 
-        A layer with unsynced bytes gets none: a row names no bytes that a loss of power could take.  The rows are
-        durable after `settle`.
+        A layer with unsynced bytes gets none: a row names no bytes that a loss of power could take.  Nor do those above
+        it: they could come to lie over a file that lacks what is in it.  The rows are durable after `settle`.
 
         Raises:
             IndexDatabaseError: the disk is full or broken; nothing since the last `settle` counts as saved.
@@ -314,7 +320,9 @@ class Staging:
         for inode in self.files.values():
             if inode.number not in self.early and inode.unstored:
                 for layer in inode.layers:
-                    if layer.unsaved and not _is_unsynced(layer):
+                    if _is_unsynced(layer):
+                        break
+                    if layer.unsaved:
                         yield inode, layer
 
     # -- after a crash
@@ -341,7 +349,7 @@ class Staging:
 
 
 def _is_unsynced(layer: Layer) -> bool:
-    return isinstance(layer.bytes, FileBytes) and layer.bytes.unsynced and not layer.stored
+    return isinstance(layer.bytes, FileBytes) and layer.bytes.unsynced
 
 
 def _row(inode: Inode, layer: Layer) -> StagedRow:

@@ -131,8 +131,8 @@ class Storer:
 
     def _frozen(self, batch: Sequence[Inode]) -> Iterator[FrozenFile]:
         for inode in batch:
-            layers = self._base.staging.freeze(inode)  # may wait, and the file may go meanwhile
-            if layers:
+            layers = self._base.staging.freeze(inode)  # may wait, and any of the files may go meanwhile
+            if inode.unstored:
                 yield FrozenFile(inode, layers)
             else:
                 inode.busy = False

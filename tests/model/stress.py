@@ -139,10 +139,10 @@ class Stress:
         assert len(names) == len(set(names))
 
     def unlinked_while_open(self) -> None:
-        path = self.path()
+        path = self.path().with_name(f"own-{self.letter.decode()}")  # another could open or link what has a common name
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
-            path.unlink()  # or what another has put there meanwhile
+            path.unlink()
             os.pwrite(file, self.letter * 5000, 0)
             assert os.pread(file, 5000, 0) == self.letter * 5000
         finally:

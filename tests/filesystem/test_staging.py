@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Staging between two commits: layers that are stored, frozen, written and removed while others are on their way, and
+what a kill or a loss of power finds then."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from cas3fs.filesystem import FileSystem
+from cas3fs.filesystem.extents import FileBytes
+from cas3fs.filesystem.layers import Layer
+from cas3fs.values import Buffer
+from tests.filesystem.machine import MIB, Machine
+from tests.filesystem.test_checkpoint import before_the_instant, shown
+from tests.filesystem.test_directories import make_file
+from tests.filesystem.test_storing import DEADLINE_S, after_a_crash, content, rewrite
+
+
+def store_without_commit(fs: FileSystem) -> None:
+    """As the storers do between two commits."""
+    fs._storer.store_all()
+
+
+def stored_twice(machine: Machine) -> FileSystem:
+    """A file whose first content has a row, which stays until the next commit, and whose second has none."""
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"1" * 1000)
+    fs.commit()
+    store_without_commit(fs)
+    rewrite(fs, b"f", 0, b"2" * 1000)
+    store_without_commit(fs)
+    return fs
+
+
+def test_a_file_stored_twice_between_commits_reads_as_the_second_time(machine: Machine) -> None:
+    assert content(stored_twice(machine), b"f") == b"2" * 1000
+
+
+def test_what_is_written_into_a_file_stored_twice_between_commits_brings_nothing_old_back(machine: Machine) -> None:
+    fs = stored_twice(machine)
+    rewrite(fs, b"f", 500, b"3")
+    fs.store_all()
+    expected = b"2" * 500 + b"3" + b"2" * 499
+    assert content(fs, b"f") == expected
+    assert after_a_crash(machine, b"f") == expected
+
+
+def test_what_is_synced_after_two_storings_without_a_commit_is_there_after_a_crash(machine: Machine) -> None:
+    fs = stored_twice(machine)
+    rewrite(fs, b"f", 0, b"3" * 1000)
+    fs.commit()
+    assert after_a_crash(machine, b"f") == b"3" * 1000
+
+
+def remove(fs: FileSystem, name: bytes) -> None:
+    """Its last name goes, and the kernel forgets it: nothing of it is kept."""
+    number = fs.lookup(1, name).number
+    fs.unlink(1, name)
+    fs.forget([(number, 100)])
+
+
+class Underway:
+    """The bytes of one write are on the way into a layer's file until `end`."""
+
+    def __init__(self, fs: FileSystem, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+        self._begun, self._may_end = threading.Event(), threading.Event()
+        put = FileBytes.put
+
+        def slow_put(held: FileBytes, offset: int, data: Buffer) -> None:
+            if len(data) == MIB:  # what was in memory goes to the file before, under the lock
+                self._begun.set()
+                assert self._may_end.wait(DEADLINE_S)
+            put(held, offset, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FileBytes, "put", slow_put)
+            self._thread = threading.Thread(target=rewrite, args=(fs, name, 0, b"w" * MIB))
+            self._thread.start()
+            assert self._begun.wait(DEADLINE_S)
+
+    def end(self) -> None:
+        self._may_end.set()
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
+
+
+def when_frozen(fs: FileSystem, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when somebody waits for a writer."""
+    waits = threading.Event()
+    wait = fs.staging.room.wait
+
+    def told(timeout: float | None = None) -> bool:
+        waits.set()
+        return wait(timeout)
+
+    monkeypatch.setattr(fs.staging.room, "wait", told)
+    return waits
+
+
+def test_a_file_removed_while_the_storer_waits_for_the_writer_of_another_holds_nothing_up(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"written", b"x")
+    make_file(fs, 1, b"removed", b"y" * 1000)
+    fs.commit()  # both have a row
+    underway = Underway(fs, monkeypatch, b"written")
+    waits = when_frozen(fs, monkeypatch)
+    storing = threading.Thread(target=fs.store_all)
+    storing.start()
+    assert waits.wait(DEADLINE_S)
+    remove(fs, b"removed")
+    underway.end()
+    storing.join(DEADLINE_S)
+    assert not storing.is_alive()
+    fs.store_all(timeout_s=DEADLINE_S)
+    assert fs.pending().files == 0
+    assert after_a_crash(machine, b"written") == b"w" * MIB
+
+
+def test_a_checkpoint_that_waits_for_a_writer_shows_one_instant(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two files are renamed over others; while the writer of the one is waited for, the other is removed."""
+    fs = machine.mount()
+    for name in (b"f", b"g"):
+        make_file(fs, 1, name, b"old")
+    fs.store_all()
+    underway: list[Underway] = []
+
+    def replace_both() -> None:
+        for name in (b"f", b"g"):
+            make_file(fs, 1, b"new", b"new" * 100)
+            fs.rename(1, b"new", 1, name)
+        underway.append(Underway(fs, monkeypatch, b"f"))
+
+    waits = when_frozen(fs, monkeypatch)
+    before_the_instant(fs, replace_both)
+    taking = threading.Thread(target=fs.checkpoint, args=(tmp_path / "copy",))
+    taking.start()
+    assert waits.wait(DEADLINE_S)
+    remove(fs, b"g")
+    underway[0].end()
+    taking.join(DEADLINE_S)
+    assert not taking.is_alive()
+    assert shown(machine, tmp_path / "copy", b"f") == b"w" * MIB
+    assert shown(machine, tmp_path / "copy", b"g") == b"new" * 100  # the instant was before it went
+
+
+def test_no_row_is_written_over_a_layer_whose_bytes_have_none(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount()
+    file = make_file(fs, 1, b"f", b"x")
+    fs.commit()
+    rewrite(fs, b"f", 0, b"a" * MIB)
+    sync, settle, found = Layer.sync, fs.staging.settle, list[bytes]()
+
+    def write_and_freeze(layer: Layer) -> None:
+        """Just after the bytes were synced more come, the layer is frozen, and few bytes go to the one above."""
+        sync(layer)
+        if not found and not layer.frozen:
+            rewrite(fs, b"f", MIB, b"b" * MIB)
+            with fs.lock:
+                fs.staging.freeze(file)
+            rewrite(fs, b"f", 2 * MIB, b"c")
+
+    def look() -> None:
+        settle()
+        found.append(after_a_crash(machine, b"f"))
+
+    monkeypatch.setattr(Layer, "sync", write_and_freeze)
+    monkeypatch.setattr(fs.staging, "settle", look)
+    fs.commit()
+    monkeypatch.undo()
+    assert found
+    assert all(len(data) <= MIB or data[MIB : 2 * MIB] == b"b" * MIB for data in found)
+    assert content(fs, b"f") == b"a" * MIB + b"b" * MIB + b"c"

@@ -4,6 +4,7 @@
 import statistics
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +36,7 @@ class Sample(NamedTuple):
     memory_bytes: int
     threads: int
     descriptors: int
+    """But those of files in staging, which come and go with what waits to be stored."""
     staging_bytes: int
     log_bytes: int
     """Of the write-ahead logs of its databases."""
@@ -45,10 +47,23 @@ def sample(pid: int, state: Path) -> Sample:
     return Sample(
         int(status["VmRSS"].split()[0]) * 1024,
         int(status["Threads"]),
-        len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        sum(not is_staged(path) for path in open_paths(pid)),
         ask(state, "status")["pending"]["size_bytes"],
         sum(path.stat().st_size for path in state.glob("*-wal")),
     )
+
+
+def open_paths(pid: int) -> list[str]:
+    """What the descriptors of a process lead to."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(descriptor.readlink()))
+    return found
+
+
+def is_staged(path: str) -> bool:
+    return "/staging/" in path
 
 
 def ask(state: Path, verb: str, **args: object) -> Message:
@@ -149,6 +164,7 @@ def test_a_mount_under_load_neither_grows_nor_stalls_nor_errs(
         machine.run("flush", machine.dir)
         assert ask(state, "status")["pending"]["size_bytes"] == 0
         assert list((state / "staging").glob("*-*")) == []
+        assert list(filter(is_staged, open_paths(pid))) == []
         machine.umount()
         machine.run("fsck", machine.url, status=CLEAN)
         machine.forget_everything()

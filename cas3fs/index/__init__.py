@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The index: which files there are, what they are called, and which blocks hold their bytes.
 
-All SQL of cas3fs is in this room; the database is SQLite, the statements are SQLAlchemy Core's.
+All SQL of cas3fs is in this room; the database is SQLite, the statements are SQLAlchemy Core's
+(`statements`), and their texts are kept (`texts`).
 
 Vocabulary
     index       the database of one volume on this machine; the store holds snapshots of it

@@ -13,48 +13,42 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
-from sqlalchemy import text
-
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared
+from cas3fs.index.prepared import Prepared, plain
 
 _DIRECTORY = "(%s.mode & 61440) = 16384"
 _IS_DIRECTORY: Final = _DIRECTORY % "i"
 
 
-def _query(sql: str, parameters: str = "") -> Prepared:
-    return Prepared(text(sql), parameters)
-
-
 QUERIES: Final[Mapping[str, Prepared]] = MappingProxyType(
     {
-        "root-missing": _query(
+        "root-missing": plain(
             f"SELECT 1 AS inode WHERE NOT EXISTS (SELECT 1 FROM inodes i WHERE i.id = 1 AND {_IS_DIRECTORY})"
         ),
-        "root-named": _query("SELECT id, parent, name FROM dentries WHERE inode = 1"),
-        "inode-without-name": _query(
+        "root-named": plain("SELECT id, parent, name FROM dentries WHERE inode = 1"),
+        "inode-without-name": plain(
             "SELECT id AS inode, mode, nlink FROM inodes WHERE id <> 1 AND id NOT IN (SELECT inode FROM dentries)"
         ),
-        "name-without-inode": _query(
+        "name-without-inode": plain(
             "SELECT d.id, d.parent, d.name, d.inode FROM dentries d LEFT JOIN inodes i ON i.id = d.inode "
             "WHERE i.id IS NULL AND d.inode <> 1"
         ),
-        "name-in-no-folder": _query(
+        "name-in-no-folder": plain(
             "SELECT d.id, d.parent, d.name, d.inode FROM dentries d LEFT JOIN inodes i ON i.id = d.parent "
             f"WHERE (i.id IS NULL AND d.parent <> 1) OR NOT ({_IS_DIRECTORY})"
         ),
-        "folder-with-many-names": _query(
+        "folder-with-many-names": plain(
             "SELECT d.inode, count(*) AS names FROM dentries d JOIN inodes i ON i.id = d.inode "
             f"WHERE {_IS_DIRECTORY} GROUP BY d.inode HAVING count(*) > 1"
         ),
-        "unreachable": _query(
+        "unreachable": plain(
             # inodes first: they tell folders from the many files
             "WITH RECURSIVE folders(inode, parent, id, name) AS MATERIALIZED (SELECT i.id, d.parent, d.id, d.name "
             f"FROM inodes i CROSS JOIN dentries d ON d.inode = i.id WHERE {_IS_DIRECTORY}), "
             "reached(inode) AS (SELECT 1 UNION SELECT f.inode FROM reached r JOIN folders f ON f.parent = r.inode) "
             "SELECT inode, parent, id, name FROM folders WHERE inode <> 1 AND inode NOT IN (SELECT inode FROM reached)"
         ),
-        "wrong-link-count": _query(
+        "wrong-link-count": plain(
             "SELECT i.id AS inode, i.nlink, c.names AS counted "
             "FROM (SELECT inode, count(*) AS names FROM dentries GROUP BY inode) c "
             "CROSS JOIN inodes i ON i.id = c.inode "
@@ -65,98 +59,98 @@ QUERIES: Final[Mapping[str, Prepared]] = MappingProxyType(
             f"WHERE {_IS_DIRECTORY} AND i.nlink <> 2 + coalesce(c.folders, 0) "
             "AND (i.id = 1 OR i.id IN (SELECT inode FROM dentries))"
         ),
-        "wrong-type": _query(
+        "wrong-type": plain(
             "SELECT id AS inode, mode FROM inodes "
             "WHERE (mode & 61440) NOT IN (4096, 8192, 16384, 24576, 32768, 40960, 49152)"
         ),
-        "link-without-target": _query(
+        "link-without-target": plain(
             "SELECT id AS inode FROM inodes WHERE (mode & 61440) = 40960 AND id NOT IN (SELECT inode FROM symlinks)"
         ),
-        "target-of-no-link": _query(
+        "target-of-no-link": plain(
             "SELECT s.inode, s.target FROM symlinks s JOIN inodes i ON i.id = s.inode WHERE (i.mode & 61440) <> 40960"
         ),
-        "chunks-of-no-file": _query(
+        "chunks-of-no-file": plain(
             "SELECT DISTINCT c.inode, i.mode FROM chunks c JOIN inodes i ON i.id = c.inode "
             "WHERE (i.mode & 61440) <> 32768"
         ),
-        "content-without-inode": _query(
+        "content-without-inode": plain(
             "SELECT c.inode, max(c.offset + c.length) AS size FROM chunks c LEFT JOIN inodes i ON i.id = c.inode "
             "WHERE i.id IS NULL GROUP BY c.inode"
         ),
-        "target-without-inode": _query(
+        "target-without-inode": plain(
             "SELECT s.inode, s.target FROM symlinks s LEFT JOIN inodes i ON i.id = s.inode WHERE i.id IS NULL"
         ),
-        "attribute-without-inode": _query(
+        "attribute-without-inode": plain(
             "SELECT x.inode, x.name, x.value FROM xattrs x LEFT JOIN inodes i ON i.id = x.inode WHERE i.id IS NULL"
         ),
-        "size-negative": _query("SELECT id AS inode, size FROM inodes WHERE size < 0"),
-        "chunk-impossible": _query(
+        "size-negative": plain("SELECT id AS inode, size FROM inodes WHERE size < 0"),
+        "chunk-impossible": plain(
             "SELECT c.inode, c.offset, c.length, c.skip FROM chunks c WHERE c.offset < 0 OR c.length <= 0 OR c.skip < 0"
         ),
-        "chunks-overlap": _query(
+        "chunks-overlap": plain(
             "SELECT inode, offset, length, following FROM (SELECT inode, offset, length, "
             "lead(offset) OVER (PARTITION BY inode ORDER BY offset) AS following FROM chunks) AS c "
             "WHERE following IS NOT NULL AND offset + length > following AND length > 0"
         ),
-        "chunk-past-end": _query(
+        "chunk-past-end": plain(
             "SELECT c.inode, i.size, max(c.offset + c.length) AS reaches FROM chunks c JOIN inodes i ON i.id = c.inode "
             "WHERE (i.mode & 61440) = 32768 GROUP BY c.inode, i.size HAVING max(c.offset + c.length) > i.size"
         ),
-        "chunk-without-block": _query(
+        "chunk-without-block": plain(
             "SELECT c.inode, c.offset, c.length, c.skip, c.block FROM chunks c LEFT JOIN blocks b ON b.id = c.block "
             "WHERE b.id IS NULL"
         ),
-        "chunk-past-block": _query(
+        "chunk-past-block": plain(
             "SELECT c.inode, c.offset, c.length, c.skip, c.block, b.plain_length FROM chunks c "
             "JOIN blocks b ON b.id = c.block WHERE c.skip + c.length > b.plain_length AND c.skip >= 0"
         ),
-        "block-without-pack": _query(
+        "block-without-pack": plain(
             "SELECT b.id AS block, b.hash, b.pack AS number, b.plain_length FROM blocks b "
             "LEFT JOIN packs p ON p.id = b.pack WHERE p.id IS NULL"
         ),
-        "block-out-of-pack": _query(
+        "block-out-of-pack": plain(
             "SELECT b.id AS block, b.hash, p.name AS pack, b.offset, b.stored_length, b.plain_length, p.size "
             "FROM blocks b JOIN packs p ON p.id = b.pack "
             "WHERE b.offset < 0 OR b.stored_length <= 0 OR b.offset + b.stored_length > p.size"
         ),
-        "pack-dead-but-used": _query(
+        "pack-dead-but-used": plain(
             "SELECT name AS pack, died FROM packs WHERE died IS NOT NULL AND id IN (SELECT pack FROM blocks)"
         ),
-        "pack-dead-before-born": _query(
+        "pack-dead-before-born": plain(
             "SELECT name AS pack, born, died FROM packs WHERE died IS NOT NULL AND died < born "
             "AND id NOT IN (SELECT pack FROM blocks)"
         ),
-        "pack-born-in-future": _query("SELECT name AS pack, born, size FROM packs WHERE born > :p_next", "next"),
+        "pack-born-in-future": plain("SELECT name AS pack, born, size FROM packs WHERE born > :p_next", "next"),
     }
 )
-_NAMES = _query("SELECT parent, name FROM dentries WHERE inode = :p_inode ORDER BY id LIMIT 1 OFFSET 0", "inode")
-_USERS = _query(
+_NAMES = plain("SELECT parent, name FROM dentries WHERE inode = :p_inode ORDER BY id LIMIT 1 OFFSET 0", "inode")
+_USERS = plain(
     "SELECT c.inode, c.offset, c.length FROM chunks c WHERE c.block IN "
     "(SELECT b.id FROM blocks b JOIN packs p ON p.id = b.pack WHERE p.name = :p_pack) ORDER BY c.inode, c.offset",
     "pack",
 )
-_USERS_OF_BLOCK = _query(
+_USERS_OF_BLOCK = plain(
     "SELECT c.inode, c.offset, c.length FROM chunks c JOIN blocks b ON b.id = c.block WHERE b.hash = :p_hash "
     "ORDER BY c.inode, c.offset",
     "hash",
 )
-_BLOCKS_OF = _query(
+_BLOCKS_OF = plain(
     "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM blocks b JOIN packs p ON p.id = b.pack "
     "WHERE p.name = :p_pack ORDER BY b.offset",
     "pack",
 )
-_LOCATE = _query(
+_LOCATE = plain(
     "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM blocks b JOIN packs p ON p.id = b.pack "
     "WHERE b.hash = :p_hash",
     "hash",
 )
-_LIVE_BETWEEN = _query(
+_LIVE_BETWEEN = plain(
     "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM blocks b JOIN packs p ON p.id = b.pack "
     "WHERE p.name >= :p_first AND p.name <= :p_last AND b.id IN (SELECT block FROM chunks) ORDER BY p.name, b.offset",
     "first last",
 )
-_PACKS = _query("SELECT name, size, born, died, id IN (SELECT pack FROM blocks) AS used FROM packs ORDER BY name")
-_STORED_SEQ = _query("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
+_PACKS = plain("SELECT name, size, born, died, id IN (SELECT pack FROM blocks) AS used FROM packs ORDER BY name")
+_STORED_SEQ = plain("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
 
 
 class PackFact(NamedTuple):

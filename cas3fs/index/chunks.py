@@ -6,107 +6,15 @@ Every query for a range therefore begins at that one, found by one step in the p
 """
 
 from collections.abc import Iterable
-from typing import Any
-
-from sqlalchemy import ColumnElement, delete, func, insert, literal_column, select, update
 
 from cas3fs.errors import BlockMissing
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, Statement, count_param, param
-from cas3fs.index.tables import blocks, chunks, inodes, packs
+from cas3fs.index.prepared import Prepared, Statement
+from cas3fs.index.texts import chunks as texts
 from cas3fs.values import BlockLocation, ChunkSpan
 
 NewRow = tuple[int, int, int, int]
 """A chunk to be entered: (offset, length, id of the block, skip)."""
-
-
-def _overlap() -> ColumnElement[Any]:
-    """Chunks of `inode` that overlap [start, end)."""
-    before = chunks.alias("before")
-    first = (
-        select(func.max(before.c.offset))
-        .where(before.c.inode == param("inode"), before.c.offset <= param("start"))
-        .scalar_subquery()
-    )
-    return (
-        (chunks.c.inode == param("inode"))
-        & (chunks.c.offset >= func.coalesce(first, param("start")))
-        & (chunks.c.offset < param("end"))
-        & (chunks.c.offset + chunks.c.length > param("start"))
-    )
-
-
-_SPANS = Prepared(
-    select(
-        chunks.c.offset,
-        chunks.c.length,
-        chunks.c.skip,
-        blocks.c.hash,
-        packs.c.name,
-        blocks.c.offset,
-        blocks.c.stored_length,
-        blocks.c.plain_length,
-    )
-    .select_from(chunks.outerjoin(blocks, blocks.c.id == chunks.c.block).outerjoin(packs, packs.c.id == blocks.c.pack))
-    .where(_overlap())
-    .order_by(chunks.c.offset)
-    .limit(count_param("limit"))
-    .offset(literal_column("0")),
-    "inode start end limit",
-)
-_BOUNDS = Prepared(
-    select(chunks.c.offset, chunks.c.length).where(_overlap()).order_by(chunks.c.offset), "inode start end"
-)
-_DELETE = Prepared(
-    delete(chunks).where(
-        chunks.c.inode == param("inode"), chunks.c.offset >= param("start"), chunks.c.offset < param("end")
-    ),
-    "inode start end",
-)
-_DELETE_FROM = Prepared(
-    delete(chunks).where(chunks.c.inode == param("inode"), chunks.c.offset >= param("start")), "inode start"
-)
-
-
-def _reaches_over(place: str) -> ColumnElement[Any]:
-    """The one chunk of `inode`, if any, that begins before `place` and reaches beyond it."""
-    before = chunks.alias("before")
-    last = (
-        select(func.max(before.c.offset))
-        .where(before.c.inode == param("inode"), before.c.offset < param(place))
-        .scalar_subquery()
-    )
-    return (
-        (chunks.c.inode == param("inode"))
-        & (chunks.c.offset == last)
-        & (chunks.c.offset + chunks.c.length > param(place))
-    )
-
-
-_SHORTEN = Prepared(
-    update(chunks).where(_reaches_over("start")).values(length=param("start") - chunks.c.offset), "inode start"
-)
-_REACHING_OVER = Prepared(
-    select(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip).where(_reaches_over("end")), "inode end"
-)
-_INSERT = Prepared(
-    insert(chunks)
-    .values(
-        inode=param("inode"), offset=param("offset"), length=param("length"), block=param("block"), skip=param("skip")
-    )
-    .inline(),
-    "inode offset length block skip",
-)
-_STORED = Prepared(
-    update(inodes)
-    .where(inodes.c.id == param("inode"))
-    .values(size=param("size"), mtime_ns=param("mtime"), ctime_ns=param("ctime"), stored_seq=param("seq")),
-    "inode size mtime ctime seq",
-)
-_ALLOCATED = Prepared(
-    select(func.coalesce(func.sum(chunks.c.length), literal_column("0"))).where(chunks.c.inode == param("inode")),
-    "inode",
-)
 
 
 class Chunks:
@@ -116,10 +24,10 @@ class Chunks:
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
-        self._spans, self._bounds = on(_SPANS), on(_BOUNDS)
-        self._delete, self._delete_from, self._shorten = on(_DELETE), on(_DELETE_FROM), on(_SHORTEN)
-        self._insert, self._stored, self._allocated = on(_INSERT), on(_STORED), on(_ALLOCATED)
-        self._reaching_over = on(_REACHING_OVER)
+        self._spans, self._bounds = on(texts.SPANS), on(texts.BOUNDS)
+        self._delete, self._delete_from, self._shorten = on(texts.DELETE), on(texts.DELETE_FROM), on(texts.SHORTEN)
+        self._insert, self._stored, self._allocated = on(texts.INSERT), on(texts.STORED), on(texts.ALLOCATED)
+        self._reaching_over = on(texts.REACHING_OVER)
 
     def spans(self, inode: int, start: int, end: int, limit: int = -1) -> list[ChunkSpan]:
         """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks; the first `limit` of

@@ -17,18 +17,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Integer, cast, delete, func, insert, literal_column, select, update
-
 from cas3fs.index.blocks import PackRow
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, Statement, param
-from cas3fs.index.tables import blocks, chunks, packs
+from cas3fs.index.prepared import Prepared, Statement
+from cas3fs.index.texts import garbage as texts
 from cas3fs.values import BlockLocation, StoredPack
-
-_ZERO: ColumnElement[int] = literal_column("0")
-_NAMED = select(chunks.c.block)
-_PACK_BATCH: Final = 64
-_BATCH_PARAMS: Final = tuple(f"name{number}" for number in range(_PACK_BATCH))
 
 
 class PackUse(NamedTuple):
@@ -46,90 +39,6 @@ class PackUse(NamedTuple):
     live_blocks: int
     live_bytes: int
 
-
-def _per_pack() -> Prepared:
-    is_live = cast(blocks.c.id.in_(_NAMED), Integer).label("live")
-    each = select(blocks.c.pack, blocks.c.stored_length, is_live).subquery("each")
-    sums = (
-        select(
-            each.c.pack,
-            func.count().label("blocks"),
-            func.sum(each.c.stored_length).label("block_bytes"),
-            func.sum(each.c.live).label("live_blocks"),
-            func.sum(each.c.live * each.c.stored_length).label("live_bytes"),
-        )
-        .group_by(each.c.pack)
-        .subquery("sums")
-    )
-    numbers = [func.coalesce(sums.c[name], _ZERO) for name in ("blocks", "block_bytes", "live_blocks", "live_bytes")]
-    return Prepared(
-        select(packs.c.id, packs.c.name, packs.c.size, packs.c.born, packs.c.died, *numbers)
-        .select_from(packs.outerjoin(sums, sums.c.pack == packs.c.id))
-        .order_by(packs.c.id)
-    )
-
-
-def _is_old() -> ColumnElement[bool]:
-    """The block's pack is not young."""
-    return blocks.c.pack.in_(select(packs.c.id).where(packs.c.born < param("young")))
-
-
-def _limits() -> Prepared:
-    """The greatest id of each batch of dead blocks."""
-    place = func.row_number().over(order_by=blocks.c.id).label("place")
-    ranked = (
-        select(blocks.c.id, place, func.count().over().label("total"))
-        .where(blocks.c.id.not_in(_NAMED), _is_old())
-        .subquery("ranked")
-    )
-    ends_batch = (ranked.c.place % param("batch") == _ZERO) | (ranked.c.place == ranked.c.total)
-    return Prepared(select(ranked.c.id).where(ends_batch).order_by(ranked.c.id), "young batch")
-
-
-def _drop() -> Prepared:
-    in_range = (blocks.c.id > param("after")) & (blocks.c.id <= param("upto"))
-    named = _NAMED.where(chunks.c.block > param("after"), chunks.c.block <= param("upto"))
-    return Prepared(delete(blocks).where(in_range, _is_old(), blocks.c.id.not_in(named)), "young after upto")
-
-
-_PER_PACK = _per_pack()
-_LIMITS = _limits()
-_DROP = _drop()
-_LIVE_OF = Prepared(
-    select(blocks.c.hash, packs.c.name, blocks.c.offset, blocks.c.stored_length, blocks.c.plain_length)
-    .select_from(blocks.join(packs, packs.c.id == blocks.c.pack))
-    .where(packs.c.name.in_([param(name) for name in _BATCH_PARAMS]), blocks.c.id.in_(_NAMED))
-    .order_by(packs.c.id, blocks.c.offset),
-    " ".join(_BATCH_PARAMS),
-)
-_USED = Prepared(select(packs.c.name).where(packs.c.id.in_(select(blocks.c.pack).where(blocks.c.id.in_(_NAMED)))))
-_FILLED = Prepared(select(packs.c.name).where(packs.c.died.is_(None), packs.c.id.in_(select(blocks.c.pack))))
-_BURY = Prepared(
-    update(packs)
-    .where(packs.c.died.is_(None), packs.c.born < param("young"), packs.c.id.not_in(select(blocks.c.pack)))
-    .values(died=param("died")),
-    "died young",
-)
-_SET_DEATH = Prepared(
-    update(packs).where(packs.c.name == param("name"), packs.c.died.is_not(None)).values(died=param("died")),
-    "died name",
-)
-_FORGET = Prepared(delete(packs).where(packs.c.name == param("name"), packs.c.died.is_not(None)), "name")
-_PACK = Prepared(select(packs.c.id, packs.c.born, packs.c.died).where(packs.c.name == param("name")), "name")
-_ADD_PACK = Prepared(
-    insert(packs).values(name=param("name"), size=param("size"), born=param("born"), died=param("died")).inline(),
-    "name size born died",
-)
-_WIDEN = Prepared(
-    update(packs).where(packs.c.id == param("id")).values(born=param("born"), died=param("died")), "id born died"
-)
-_MOVE = Prepared(
-    update(blocks)
-    .where(blocks.c.hash == param("hash"), blocks.c.pack == param("old"))
-    .values(pack=param("new"), offset=param("offset"), stored_length=param("stored_length")),
-    "hash old new offset stored_length",
-)
-_DROP_UNNAMED = Prepared(delete(blocks).where(blocks.c.id.not_in(_NAMED)))
 
 BATCH_BLOCKS: Final = 20_000
 """Dead blocks that are dropped in one go: some tenths of a second under the lock."""
@@ -149,28 +58,28 @@ class GarbageReader:
 
     def pack_uses(self) -> list[PackUse]:
         """Every pack with how much of it is used, oldest first."""
-        return [PackUse(*row) for row in _PER_PACK.on(self._database).all()]
+        return [PackUse(*row) for row in texts.PER_PACK.on(self._database).all()]
 
     def dead_limits(self, young: int, batch: int = BATCH_BLOCKS) -> list[int]:
         """Ids that cut the dead blocks outside of packs born at `young` or later into batches: the last of each."""
-        return [limit for (limit,) in _LIMITS.on(self._database).all(young, batch)]
+        return [limit for (limit,) in texts.LIMITS.on(self._database).all(young, batch)]
 
     def live_blocks(self, packs: Sequence[str]) -> Iterator[list[BlockLocation]]:
         """The live blocks of each of these packs that has any, in the order in which they lie there."""
-        statement = _LIVE_OF.on(self._database)
-        for start in range(0, len(packs), _PACK_BATCH):
-            part = packs[start : start + _PACK_BATCH]
-            rows = statement.all(*part, *[part[-1]] * (_PACK_BATCH - len(part)))
+        statement = texts.LIVE_OF.on(self._database)
+        for start in range(0, len(packs), texts.PACK_BATCH):
+            part = packs[start : start + texts.PACK_BATCH]
+            rows = statement.all(*part, *[part[-1]] * (texts.PACK_BATCH - len(part)))
             for _, group in groupby(rows, key=lambda row: row[1]):
                 yield [BlockLocation(*row) for row in group]
 
     def used_packs(self) -> set[str]:
         """The names of the packs in which a live block lies."""
-        return {name for (name,) in _USED.on(self._database).all()}
+        return {name for (name,) in texts.USED.on(self._database).all()}
 
     def filled_packs(self) -> list[str]:
         """The names of the packs that are not dead and in which the index places a block."""
-        return [name for (name,) in _FILLED.on(self._database).all()]
+        return [name for (name,) in texts.FILLED.on(self._database).all()]
 
     def close(self) -> None:
         """Closes the connection."""
@@ -191,9 +100,9 @@ class Garbage:
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
-        self._drop, self._drop_unnamed, self._bury = on(_DROP), on(_DROP_UNNAMED), on(_BURY)
-        self._set_death, self._forget, self._widen = on(_SET_DEATH), on(_FORGET), on(_WIDEN)
-        self._pack, self._add_pack, self._move = on(_PACK), on(_ADD_PACK), on(_MOVE)
+        self._drop, self._drop_unnamed, self._bury = on(texts.DROP), on(texts.DROP_UNNAMED), on(texts.BURY)
+        self._set_death, self._forget, self._widen = on(texts.SET_DEATH), on(texts.FORGET), on(texts.WIDEN)
+        self._pack, self._add_pack, self._move = on(texts.PACK), on(texts.ADD_PACK), on(texts.MOVE)
 
     def drop_dead(self, after: int, upto: int, young: int) -> int:
         """Drops the blocks with ids in (after, upto] that no chunk names, outside of young packs; gives how many."""

@@ -13,24 +13,8 @@ Numbers of inodes, names, blocks and packs go on from the greater of both sides,
 
 from pathlib import Path
 
-from sqlalchemy import column, insert, select, table, update
-
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, param
-from cas3fs.index.tables import packs
-
-_sequences = table("sqlite_sequence", column("name"), column("seq"))
-_SEQUENCES = Prepared(select(_sequences.c.name, _sequences.c.seq))
-_SET_SEQUENCE = Prepared(
-    update(_sequences).values(seq=param("seq")).where(_sequences.c.name == param("name")), "name seq"
-)
-_ADD_SEQUENCE = Prepared(insert(_sequences).values(name=param("name"), seq=param("seq")).inline(), "name seq")
-_PACKS = Prepared(select(packs.c.name, packs.c.size, packs.c.born, packs.c.died).order_by(packs.c.id))
-_KNOWN = Prepared(select(packs.c.name))
-_ADD = Prepared(
-    insert(packs).values(name=param("name"), size=param("size"), born=param("born"), died=param("died")).inline(),
-    "name size born died",
-)
+from cas3fs.index.texts import merging as texts
 
 
 def adopt_newest(path: Path, newest: Path, died: int) -> None:
@@ -44,16 +28,16 @@ def adopt_newest(path: Path, newest: Path, died: int) -> None:
     """
     with_newest = Database(newest, "read")
     try:
-        rows = _PACKS.on(with_newest).all()
-        sequences: dict[str, int] = {name: number for name, number in _SEQUENCES.on(with_newest).all()}  # noqa: C416
+        rows = texts.PACKS.on(with_newest).all()
+        sequences: dict[str, int] = {name: number for name, number in texts.SEQUENCES.on(with_newest).all()}  # noqa: C416
     finally:
         with_newest.close()
     database = Database(path, "scratch")
     try:
         database.begin()
         _raise_sequences(database, sequences)
-        known = {name for (name,) in _KNOWN.on(database).all()}
-        _ADD.on(database).many(
+        known = {name for (name,) in texts.KNOWN.on(database).all()}
+        texts.ADD.on(database).many(
             (name, size, born, died if death is None else death)
             for name, size, born, death in rows
             if name not in known
@@ -64,8 +48,8 @@ def adopt_newest(path: Path, newest: Path, died: int) -> None:
 
 
 def _raise_sequences(database: Database, sequences: dict[str, int]) -> None:
-    own: dict[str, int] = {name: number for name, number in _SEQUENCES.on(database).all()}  # noqa: C416
-    set_sequence, add = _SET_SEQUENCE.on(database), _ADD_SEQUENCE.on(database)
+    own: dict[str, int] = {name: number for name, number in texts.SEQUENCES.on(database).all()}  # noqa: C416
+    set_sequence, add = texts.SET_SEQUENCE.on(database), texts.ADD_SEQUENCE.on(database)
     for name, number in sequences.items():
         if name not in own:
             add.run(name, number)

@@ -3,25 +3,21 @@
 
 The steps are Alembic's, in the folder `migrations/` of the source tree, which is installed as ``cas3fs.migrations``.
 They run on a copy that then takes the index's place, so a migration that fails, or is killed, leaves what was there.
-Alembic is imported only when there is something to do; to know that, the revision written in the database is compared
-with `tables.REVISIONS`.
+Alembic and SQLAlchemy are imported only when there is something to do; to know that, the revision written in the
+database is compared with `revisions.REVISIONS`.
 """
 
 import importlib.util
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import create_engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
-
 import cas3fs
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.database import Database
 from cas3fs.index.files import put_in_place, remove_database
+from cas3fs.index.revisions import REVISIONS, SCHEMA_REVISION
 from cas3fs.index.schema import check_names, refuse_programs
 from cas3fs.index.session import Index, PinnedIndex, revision_of
-from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION
 from cas3fs.index.trimming import complete
 
 _PACKAGE: Final = "cas3fs.migrations"
@@ -107,6 +103,9 @@ def run_steps(path: Path) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+    from sqlalchemy.pool import StaticPool
 
     config = Config()
     config.set_main_option("script_location", str(folder()).replace("%", "%%"))

@@ -9,12 +9,9 @@ reckon.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, column, delete, insert, literal_column, select, table, update
-from sqlalchemy.dialects.sqlite import insert as upsert
-
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, Row, Statement, count_param, param
-from cas3fs.index.tables import chunks, dentries, inodes, symlinks, xattrs
+from cas3fs.index.prepared import Prepared, Row, Statement
+from cas3fs.index.texts import namespace as texts
 
 ROOT_INODE: Final = 1
 """The number of the root directory, which has no name."""
@@ -37,93 +34,6 @@ class InodeRow(NamedTuple):
     stored_seq: int
 
 
-_SAVED_COLUMNS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
-_NEW_COLUMNS = (*_SAVED_COLUMNS, "crtime_ns")
-_ATTRIBUTE_COLUMNS = ("mode", "uid", "gid", "nlink", "atime_ns")
-_ROOT: ColumnElement[int] = literal_column(str(ROOT_INODE))
-_ZERO: ColumnElement[int] = literal_column("0")
-_ONE: ColumnElement[int] = literal_column("1")
-
-_THIS_INODE = inodes.c.id == param("inode")
-_THIS_ENTRY = (dentries.c.parent == param("parent")) & (dentries.c.name == param("name"))
-
-_INSERT_INODE = Prepared(
-    insert(inodes).values({name: param(name) for name in _NEW_COLUMNS} | {"stored_seq": _ZERO}).inline(),
-    " ".join(_NEW_COLUMNS),
-)
-_INSERT_NUMBERED = Prepared(
-    insert(inodes).values({name: param(name) for name in ("id", *_NEW_COLUMNS)} | {"stored_seq": _ZERO}).inline(),
-    " ".join(("id", *_NEW_COLUMNS)),
-)
-_LAST_NUMBERS = Prepared(
-    select(column("name"), column("seq"))
-    .select_from(table("sqlite_sequence"))
-    .where(column("name").in_([literal_column("'inodes'"), literal_column("'dentries'")]))
-)
-_INODE = Prepared(select(*inodes.c).where(_THIS_INODE), "inode")
-_SAVE_INODE = Prepared(
-    update(inodes).where(_THIS_INODE).values({name: param(name) for name in _SAVED_COLUMNS}),
-    " ".join(("inode", *_SAVED_COLUMNS)),
-)
-_SAVE_ATTRIBUTES = Prepared(
-    update(inodes).where(_THIS_INODE).values({name: param(name) for name in _ATTRIBUTE_COLUMNS}),
-    " ".join(("inode", *_ATTRIBUTE_COLUMNS)),
-)
-_REMOVALS = tuple(
-    Prepared(delete(column.table).where(column == param("inode")), "inode")
-    for column in (inodes.c.id, chunks.c.inode, symlinks.c.inode, xattrs.c.inode)
-)
-# by the count alone: to look for the names too takes five times as long, at each mount (0.4 s for a million)
-_UNLINKED = Prepared(select(inodes.c.id).where(inodes.c.nlink == _ZERO).order_by(inodes.c.id))
-
-_LOOKUP = Prepared(
-    select(*inodes.c).select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode)).where(_THIS_ENTRY),
-    "parent name",
-)
-_CHILD = Prepared(select(dentries.c.id, dentries.c.inode).where(_THIS_ENTRY), "parent name")
-_ADD_ENTRY = Prepared(
-    insert(dentries).values(parent=param("parent"), name=param("name"), inode=param("inode")).inline(),
-    "parent name inode",
-)
-_ADD_NUMBERED = Prepared(
-    insert(dentries).values(id=param("id"), parent=param("parent"), name=param("name"), inode=param("inode")).inline(),
-    "id parent name inode",
-)
-_REMOVE_ENTRY = Prepared(delete(dentries).where(_THIS_ENTRY), "parent name")
-_REDIRECT_ENTRY = Prepared(update(dentries).where(_THIS_ENTRY).values(inode=param("inode")), "parent name inode")
-_RENAME_ENTRY = Prepared(update(dentries).where(_THIS_ENTRY).values(name=param("new_name")), "parent name new_name")
-_ENTRIES = Prepared(
-    select(dentries.c.id, dentries.c.name, *inodes.c)
-    .select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode))
-    .where(dentries.c.parent == param("parent"), dentries.c.id > param("after"))
-    .order_by(dentries.c.id)
-    .limit(count_param("limit"))
-    .offset(_ZERO),
-    "parent after limit",
-)
-_ANY_ENTRY = Prepared(
-    select(dentries.c.id).where(dentries.c.parent == param("parent")).limit(_ONE).offset(_ZERO), "parent"
-)
-_NAMES = Prepared(
-    select(dentries.c.parent, dentries.c.name).where(dentries.c.inode == param("inode")).order_by(dentries.c.id),
-    "inode",
-)
-
-_ADD_SYMLINK = Prepared(insert(symlinks).values(inode=param("inode"), target=param("target")).inline(), "inode target")
-_SYMLINK = Prepared(select(symlinks.c.target).where(symlinks.c.inode == param("inode")), "inode")
-
-_THIS_XATTR = (xattrs.c.inode == param("inode")) & (xattrs.c.name == param("name"))
-_INSERT_XATTR = upsert(xattrs).values(inode=param("inode"), name=param("name"), value=param("value"))
-_SET_XATTR = Prepared(
-    _INSERT_XATTR.on_conflict_do_update(index_elements=["inode", "name"], set_={"value": _INSERT_XATTR.excluded.value}),
-    "inode name value",
-)
-_GET_XATTR = Prepared(select(xattrs.c.value).where(_THIS_XATTR), "inode name")
-_REMOVE_XATTR = Prepared(delete(xattrs).where(_THIS_XATTR), "inode name")
-_LIST_XATTRS = Prepared(select(xattrs.c.name).where(xattrs.c.inode == param("inode")).order_by(xattrs.c.name), "inode")
-_ANY_XATTR = Prepared(select(xattrs.c.inode).where(xattrs.c.inode == param("inode")).limit(_ONE).offset(_ZERO), "inode")
-
-
 class Namespace:
     """Inodes and names of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
@@ -131,19 +41,23 @@ class Namespace:
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
-        self._insert_inode, self._inode = on(_INSERT_INODE), on(_INODE)
-        self._insert_numbered, self._add_numbered = on(_INSERT_NUMBERED), on(_ADD_NUMBERED)
-        self._last_numbers = on(_LAST_NUMBERS)
-        self._save_inode, self._save_attributes = on(_SAVE_INODE), on(_SAVE_ATTRIBUTES)
-        self._removals = tuple(on(removal) for removal in _REMOVALS)
-        self._unlinked = on(_UNLINKED)
-        self._lookup, self._child, self._entries = on(_LOOKUP), on(_CHILD), on(_ENTRIES)
-        self._any_entry, self._names = on(_ANY_ENTRY), on(_NAMES)
-        self._add_entry, self._remove_entry = on(_ADD_ENTRY), on(_REMOVE_ENTRY)
-        self._redirect_entry, self._rename_entry = on(_REDIRECT_ENTRY), on(_RENAME_ENTRY)
-        self._add_symlink, self._symlink = on(_ADD_SYMLINK), on(_SYMLINK)
-        self._get_xattr, self._set_xattr, self._remove_xattr = on(_GET_XATTR), on(_SET_XATTR), on(_REMOVE_XATTR)
-        self._list_xattrs, self._any_xattr = on(_LIST_XATTRS), on(_ANY_XATTR)
+        self._insert_inode, self._inode = on(texts.INSERT_INODE), on(texts.INODE)
+        self._insert_numbered, self._add_numbered = on(texts.INSERT_NUMBERED), on(texts.ADD_NUMBERED)
+        self._last_numbers = on(texts.LAST_NUMBERS)
+        self._save_inode, self._save_attributes = on(texts.SAVE_INODE), on(texts.SAVE_ATTRIBUTES)
+        self._removals = tuple(on(removal) for removal in texts.REMOVALS)
+        self._unlinked = on(texts.UNLINKED)
+        self._lookup, self._child, self._entries = on(texts.LOOKUP), on(texts.CHILD), on(texts.ENTRIES)
+        self._any_entry, self._names = on(texts.ANY_ENTRY), on(texts.NAMES)
+        self._add_entry, self._remove_entry = on(texts.ADD_ENTRY), on(texts.REMOVE_ENTRY)
+        self._redirect_entry, self._rename_entry = on(texts.REDIRECT_ENTRY), on(texts.RENAME_ENTRY)
+        self._add_symlink, self._symlink = on(texts.ADD_SYMLINK), on(texts.SYMLINK)
+        self._get_xattr, self._set_xattr, self._remove_xattr = (
+            on(texts.GET_XATTR),
+            on(texts.SET_XATTR),
+            on(texts.REMOVE_XATTR),
+        )
+        self._list_xattrs, self._any_xattr = on(texts.LIST_XATTRS), on(texts.ANY_XATTR)
 
     def insert_inode(  # noqa: PLR0917 - a row, in the order of its columns
         self,

@@ -1,68 +1,61 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Statements that are written with SQLAlchemy Core, compiled once, and run on the driver's own cursor.
+"""Statements whose text is ready, run on the driver's own cursor.
 
 SQLAlchemy's execution costs 11 to 14 microseconds a statement; its compiled text on a cursor that is kept costs what
 sqlite3 itself costs: a row by its key 2.1 to 4.3 microseconds, Python's part included, an insert 4. Calls give the
 parameters in the order in which the statement's author names them; where SQLAlchemy puts them in another order, or one
-of them twice, they are put in their places (0.1 microseconds). The text has plain ``?``, since Python deprecates
-numbered ones with values by position.
+of them twice, they are put in their places (0.1 microseconds). The texts come from `cas3fs.index.texts`, or are written
+as texts where SQLAlchemy would add nothing (`plain`).
 """
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any
-
-from sqlalchemy import BindParameter, Executable, Integer, bindparam
-from sqlalchemy.dialects.sqlite import dialect
-from sqlalchemy.sql.elements import ClauseElement
+from typing import Any, Final
 
 from cas3fs.index.database import Database
 
-_PREFIX = "p_"  # SQLAlchemy keeps the columns' own names to itself in INSERT and UPDATE
+_PARAMETER: Final = re.compile(r":p_(\w+)")
 
 Row = tuple[Any, ...]
 Place = Callable[[Sequence[Any]], Any]
 
 
-def param(name: str) -> BindParameter[Any]:
-    """A parameter of a statement, for `Prepared` to put in order."""
-    return bindparam(_PREFIX + name)
-
-
-def count_param(name: str) -> BindParameter[int]:
-    """A parameter for LIMIT, which has no column to take a type from."""
-    return bindparam(_PREFIX + name, type_=Integer())
-
-
 class Prepared:
-    """A statement's text, made once, when its module is imported.
+    """A statement's text, as the modules of `cas3fs.index.texts` keep them.
 
     Attributes:
         text: SQL for SQLite with parameters by position.
+        order: for each ``?``, which of a call's values it takes; empty when they are in place already.
         place: puts the values of a call in those positions; None when they are in place already.
     """
 
-    __slots__ = ("place", "text")
+    __slots__ = ("order", "place", "text")
 
-    def __init__(self, statement: Executable, parameters: str = "") -> None:
-        """Compiles `statement`; `parameters` names its parameters in the order in which calls give them.
-
-        Raises:
-            ValueError: the statement has other parameters, or a constant that became one.
-        """
-        assert isinstance(statement, ClauseElement)
-        compiled = statement.compile(dialect=dialect(paramstyle="qmark"))
-        names = [_PREFIX + name for name in parameters.split()]
-        placed: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        self.text = str(compiled)
-        if set(placed) != set(names) or self.text.count("?") != len(placed):
-            raise ValueError(f"the statement has the parameters {placed}, not {tuple(names)}: {compiled}")
-        self.place = None if list(placed) == names else itemgetter(*(names.index(name) for name in placed))
+    def __init__(self, text: str, order: tuple[int, ...] = ()) -> None:
+        self.text = text
+        self.order = order
+        self.place = itemgetter(*order) if order else None
 
     def on(self, database: Database) -> "Statement":
         """The statement, ready to run on that database."""
         return Statement(self.text, self.place, database)
+
+
+def plain(sql: str, parameters: str = "") -> Prepared:
+    """A statement that is written as text, with ``:p_name`` for the parameter `name`; `parameters` names them in the
+    order in which calls give them.
+
+    Raises:
+        ValueError: the statement has other parameters.
+    """
+    names = parameters.split()
+    placed = _PARAMETER.findall(sql)
+    if set(placed) != set(names):
+        raise ValueError(f"the statement has the parameters {placed}, not {names}: {sql}")
+    order = tuple(names.index(name) for name in placed)
+    return Prepared(_PARAMETER.sub("?", sql), () if order == tuple(range(len(names))) else order)
 
 
 class Statement:

@@ -13,11 +13,9 @@ import stat
 import time
 from typing import Any, Final
 
-from sqlalchemy import text
-
 from cas3fs.index.database import Database
 from cas3fs.index.namespace import ROOT_INODE
-from cas3fs.index.prepared import Prepared, Row
+from cas3fs.index.prepared import Prepared, Row, plain
 from cas3fs.values import BlockHash, BlockLocation
 
 LOST_PACK: Final = "00000000/" + "0" * 64
@@ -25,66 +23,62 @@ LOST_PACK: Final = "00000000/" + "0" * 64
 LOST_FOLDER: Final = b"lost+found"
 
 
-def _change(sql: str, parameters: str = "") -> Prepared:
-    return Prepared(text(sql), parameters)
-
-
-_ADD_INODE = _change(
+_ADD_INODE = plain(
     "INSERT INTO inodes (id, mode, uid, gid, nlink, rdev, size, atime_ns, mtime_ns, ctime_ns, crtime_ns, stored_seq) "
     "VALUES (:p_id, :p_mode, :p_uid, :p_gid, :p_nlink, 0, :p_size, :p_a, :p_m, :p_c, :p_r, 0)",
     "id mode uid gid nlink size a m c r",
 )
-_NEXT_INODE = _change(
+_NEXT_INODE = plain(
     "SELECT max(m) + 1 FROM (SELECT coalesce(max(id), 1) AS m FROM inodes UNION ALL "
     "SELECT coalesce(max(seq), 1) FROM sqlite_sequence WHERE name = 'inodes' UNION ALL "
     "SELECT coalesce(max(inode), 1) FROM chunks) AS numbers"
 )
-_MODE = _change("SELECT mode FROM inodes WHERE id = :p_id", "id")
-_SET_MODE = _change("UPDATE inodes SET mode = :p_mode WHERE id = :p_id", "id mode")
-_SET_SIZE = _change("UPDATE inodes SET size = :p_size WHERE id = :p_id", "id size")
-_SET_LINKS = _change("UPDATE inodes SET nlink = :p_nlink WHERE id = :p_id", "id nlink")
-_CHILD = _change(
+_MODE = plain("SELECT mode FROM inodes WHERE id = :p_id", "id")
+_SET_MODE = plain("UPDATE inodes SET mode = :p_mode WHERE id = :p_id", "id mode")
+_SET_SIZE = plain("UPDATE inodes SET size = :p_size WHERE id = :p_id", "id size")
+_SET_LINKS = plain("UPDATE inodes SET nlink = :p_nlink WHERE id = :p_id", "id nlink")
+_CHILD = plain(
     "SELECT d.inode, i.mode FROM dentries d JOIN inodes i ON i.id = d.inode WHERE d.parent = :p_parent "
     "AND d.name = :p_name",
     "parent name",
 )
-_ADD_NAME = _change(
+_ADD_NAME = plain(
     "INSERT INTO dentries (parent, name, inode) VALUES (:p_parent, :p_name, :p_inode)", "parent name inode"
 )
-_DROP_NAME = _change("DELETE FROM dentries WHERE id = :p_id", "id")
-_NAMES_OF = _change("SELECT id, parent, name FROM dentries WHERE inode = :p_inode ORDER BY id", "inode")
-_ANY_CHILD = _change("SELECT 1 FROM dentries WHERE parent = :p_inode LIMIT 1 OFFSET 0", "inode")
-_ANY_TARGET = _change("SELECT 1 FROM symlinks WHERE inode = :p_inode", "inode")
-_HAS_BLOCK = _change("SELECT 1 FROM blocks WHERE id = :p_block", "block")
-_ANY_CHUNK = _change("SELECT 1 FROM chunks WHERE inode = :p_inode LIMIT 1 OFFSET 0", "inode")
-_MOVE_TARGET = _change("UPDATE symlinks SET inode = :p_new WHERE inode = :p_old", "old new")
-_DROP_ATTRIBUTE = _change("DELETE FROM xattrs WHERE inode = :p_inode AND name = :p_name", "inode name")
-_MOVE_CHUNKS = _change("UPDATE chunks SET inode = :p_new WHERE inode = :p_old", "old new")
-_DROP_CHUNK = _change("DELETE FROM chunks WHERE inode = :p_inode AND offset = :p_offset", "inode offset")
-_SET_CHUNK = _change(
+_DROP_NAME = plain("DELETE FROM dentries WHERE id = :p_id", "id")
+_NAMES_OF = plain("SELECT id, parent, name FROM dentries WHERE inode = :p_inode ORDER BY id", "inode")
+_ANY_CHILD = plain("SELECT 1 FROM dentries WHERE parent = :p_inode LIMIT 1 OFFSET 0", "inode")
+_ANY_TARGET = plain("SELECT 1 FROM symlinks WHERE inode = :p_inode", "inode")
+_HAS_BLOCK = plain("SELECT 1 FROM blocks WHERE id = :p_block", "block")
+_ANY_CHUNK = plain("SELECT 1 FROM chunks WHERE inode = :p_inode LIMIT 1 OFFSET 0", "inode")
+_MOVE_TARGET = plain("UPDATE symlinks SET inode = :p_new WHERE inode = :p_old", "old new")
+_DROP_ATTRIBUTE = plain("DELETE FROM xattrs WHERE inode = :p_inode AND name = :p_name", "inode name")
+_MOVE_CHUNKS = plain("UPDATE chunks SET inode = :p_new WHERE inode = :p_old", "old new")
+_DROP_CHUNK = plain("DELETE FROM chunks WHERE inode = :p_inode AND offset = :p_offset", "inode offset")
+_SET_CHUNK = plain(
     "UPDATE chunks SET length = :p_length WHERE inode = :p_inode AND offset = :p_offset", "inode offset length"
 )
-_ADD_CHUNK = _change(
+_ADD_CHUNK = plain(
     "INSERT INTO chunks (inode, offset, length, block, skip) VALUES (:p_inode, :p_offset, :p_length, :p_block, 0)",
     "inode offset length block",
 )
-_PACK_ID = _change("SELECT id FROM packs WHERE name = :p_name", "name")
-_ADD_PACK = _change("INSERT INTO packs (name, size, born) VALUES (:p_name, :p_size, :p_born)", "name size born")
-_REVIVE = _change("UPDATE packs SET died = NULL WHERE name = :p_name", "name")
-_SET_DEATH = _change("UPDATE packs SET died = :p_died WHERE name = :p_name", "name died")
-_SET_BIRTH = _change("UPDATE packs SET born = :p_born WHERE name = :p_name", "name born")
-_SET_PACK_SIZE = _change("UPDATE packs SET size = :p_size WHERE name = :p_name", "name size")
-_ADD_BLOCK = _change(
+_PACK_ID = plain("SELECT id FROM packs WHERE name = :p_name", "name")
+_ADD_PACK = plain("INSERT INTO packs (name, size, born) VALUES (:p_name, :p_size, :p_born)", "name size born")
+_REVIVE = plain("UPDATE packs SET died = NULL WHERE name = :p_name", "name")
+_SET_DEATH = plain("UPDATE packs SET died = :p_died WHERE name = :p_name", "name died")
+_SET_BIRTH = plain("UPDATE packs SET born = :p_born WHERE name = :p_name", "name born")
+_SET_PACK_SIZE = plain("UPDATE packs SET size = :p_size WHERE name = :p_name", "name size")
+_ADD_BLOCK = plain(
     "INSERT INTO blocks (id, hash, pack, offset, stored_length, plain_length) "
     "VALUES (:p_id, :p_hash, :p_pack, 0, 1, :p_plain)",
     "id hash pack plain",
 )
-_NEXT_BLOCK = _change(
+_NEXT_BLOCK = plain(
     "SELECT max(m) + 1 FROM (SELECT coalesce(max(id), 1) AS m FROM blocks UNION ALL "
     "SELECT coalesce(max(block), 1) FROM chunks UNION ALL "
     "SELECT coalesce(max(seq), 1) FROM sqlite_sequence WHERE name = 'blocks') AS numbers"
 )
-_PLACE = _change(
+_PLACE = plain(
     "UPDATE blocks SET pack = :p_pack, offset = :p_offset, stored_length = :p_stored, plain_length = :p_plain "
     "WHERE hash = :p_hash",
     "hash pack offset stored plain",

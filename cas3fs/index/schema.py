@@ -11,10 +11,8 @@ from typing import Final
 
 from cas3fs.errors import IndexCorrupt
 from cas3fs.index.database import Database
-from cas3fs.index.tables import metadata, revision_metadata
+from cas3fs.index.texts.schema import INDEXES, TABLES
 
-_TABLES: Final = frozenset({*metadata.tables, *revision_metadata.tables})
-_INDEXES: Final = frozenset(str(one.name) for table in metadata.tables.values() for one in table.indexes)
 _SQLITES_OWN: Final = "sqlite_"
 _ALL: Final = "SELECT type, name, rootpage FROM sqlite_master"
 
@@ -30,10 +28,10 @@ def check_names(database: Database) -> None:
     """Raises IndexCorrupt where the database has other tables than an index of this cas3fs, or lacks one."""
     found = set()
     for kind, name, _ in database.execute(_ALL):
-        if not str(name).startswith(_SQLITES_OWN) and name not in (_TABLES if kind == "table" else _INDEXES):
+        if not str(name).startswith(_SQLITES_OWN) and name not in (TABLES if kind == "table" else INDEXES):
             raise _foreign(database.path, kind, name)
         found.add(name)
-    if missing := sorted(_TABLES - found):
+    if missing := sorted({*TABLES} - found):
         raise IndexCorrupt(f"{database.path}: it has no table {missing[0]}, so it is no index of cas3fs")
 
 

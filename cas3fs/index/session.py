@@ -17,10 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from sqlalchemy import insert, literal_column, select
-from sqlalchemy.dialects.sqlite import dialect
-from sqlalchemy.schema import CreateIndex, CreateTable
-
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.blocks import Blocks
 from cas3fs.index.chunks import Chunks
@@ -28,33 +24,14 @@ from cas3fs.index.database import CACHE_SIZE_KIB, SMALL_CACHE_SIZE_KIB, Database
 from cas3fs.index.files import remove_database
 from cas3fs.index.garbage import Garbage
 from cas3fs.index.namespace import ROOT_INODE, Namespace
-from cas3fs.index.prepared import Prepared, param
 from cas3fs.index.repairs import Repairs
+from cas3fs.index.revisions import REVISIONS, SCHEMA_REVISION
 from cas3fs.index.sets import IndexReader
 from cas3fs.index.state import State
-from cas3fs.index.tables import REVISIONS, SCHEMA_REVISION, alembic_version, inodes, metadata, revision_metadata
+from cas3fs.index.texts import session as texts
+from cas3fs.index.texts.schema import CREATE
 
 ROOT_MODE: Final = stat.S_IFDIR | 0o755
-
-_NOW_COLUMNS: Final = ("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns")
-_ADD_ROOT = Prepared(
-    insert(inodes)
-    .values(
-        {name: literal_column("0") for name in ("rdev", "size", "stored_seq")}
-        | {
-            "id": param("id"),
-            "mode": param("mode"),
-            "uid": param("uid"),
-            "gid": param("gid"),
-            "nlink": literal_column("2"),
-        }
-        | dict.fromkeys(_NOW_COLUMNS, param("now"))
-    )
-    .inline(),
-    "id mode uid gid now",
-)
-_STAMP = Prepared(insert(alembic_version).values(version_num=param("revision")).inline(), "revision")
-_REVISION = Prepared(select(alembic_version.c.version_num))
 
 
 class _Operation:
@@ -255,11 +232,9 @@ class PinnedIndex:
 def _create_schema(database: Database) -> None:
     """Makes all tables, the root directory and the revision's stamp, in one transaction."""
     database.begin()
-    for table in (*metadata.sorted_tables, *revision_metadata.sorted_tables):
-        database.execute(str(CreateTable(table).compile(dialect=dialect())))
-        for index in table.indexes:
-            database.execute(str(CreateIndex(index).compile(dialect=dialect())))
-    _STAMP.on(database).run(SCHEMA_REVISION)
+    for text in CREATE:
+        database.execute(text)
+    texts.STAMP.on(database).run(SCHEMA_REVISION)
     _add_root(database)
     database.commit()
     database.sync()
@@ -267,14 +242,14 @@ def _create_schema(database: Database) -> None:
 
 def _add_root(database: Database) -> None:
     """Makes the root directory, of mode 0755, as this process's user and of now."""
-    _ADD_ROOT.on(database).run(ROOT_INODE, ROOT_MODE, os.getuid(), os.getgid(), time.time_ns())
+    texts.ADD_ROOT.on(database).run(ROOT_INODE, ROOT_MODE, os.getuid(), os.getgid(), time.time_ns())
 
 
 def revision_of(database: Database) -> str | None:
     """The revision of the tables; None where nothing was ever stamped."""
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"):
         return None
-    rows = _REVISION.on(database).all()
+    rows = texts.REVISION.on(database).all()
     return str(rows[0][0]) if rows else None
 
 

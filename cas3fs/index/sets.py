@@ -9,35 +9,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, func, literal_column, select
-
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared
-from cas3fs.index.tables import blocks, chunks, inodes, packs
-
-_ZERO: ColumnElement[int] = literal_column("0")
-_TYPE = inodes.c.mode.bitwise_and(literal_column(str(stat.S_IFMT(0o177777)))).label("type")
-_HALF_BITS = 32
-_BY_TYPE = Prepared(
-    select(
-        _TYPE,
-        func.count(),
-        # in two parts: two sparse files may be larger together than a number can be
-        func.sum(inodes.c.size.bitwise_rshift(literal_column(str(_HALF_BITS)))),
-        func.sum(inodes.c.size.bitwise_and(literal_column(str(2**_HALF_BITS - 1)))),
-    ).group_by(literal_column("type"))
-)
-_CHUNKS = Prepared(select(func.count(), func.coalesce(func.sum(chunks.c.length), _ZERO)).select_from(chunks))
-_BLOCKS = Prepared(
-    select(
-        func.count(),
-        func.coalesce(func.sum(blocks.c.plain_length), _ZERO),
-        func.coalesce(func.sum(blocks.c.stored_length), _ZERO),
-    ).select_from(blocks)
-)
-_PACKS = Prepared(
-    select(func.count(), func.coalesce(func.sum(packs.c.size), _ZERO)).select_from(packs).where(packs.c.died.is_(None))
-)
+from cas3fs.index.texts import sets as texts
 
 
 class Counts(NamedTuple):
@@ -69,8 +42,8 @@ class IndexReader:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
-        self._by_type, self._chunks = _BY_TYPE.on(self._database), _CHUNKS.on(self._database)
-        self._blocks, self._packs = _BLOCKS.on(self._database), _PACKS.on(self._database)
+        self._by_type, self._chunks = texts.BY_TYPE.on(self._database), texts.CHUNKS.on(self._database)
+        self._blocks, self._packs = texts.BLOCKS.on(self._database), texts.PACKS.on(self._database)
 
     def counts(self) -> Counts:
         """Counts and sums over everything; about 0.1 s for a million files."""
@@ -81,7 +54,7 @@ class IndexReader:
             self._database.rollback()
 
     def _counts(self) -> Counts:
-        types = {kind: (count, (high << _HALF_BITS) + low) for kind, count, high, low in self._by_type.all()}
+        types = {kind: (count, (high << texts.HALF_BITS) + low) for kind, count, high, low in self._by_type.all()}
         files, logical_bytes = types.pop(stat.S_IFREG, (0, 0))
         directories, _ = types.pop(stat.S_IFDIR, (0, 0))
         links, _ = types.pop(stat.S_IFLNK, (0, 0))

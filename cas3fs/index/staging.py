@@ -11,20 +11,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import dialect, insert
-from sqlalchemy.schema import CreateTable
-
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, param
-from cas3fs.index.tables import staged, staging_meta, staging_metadata
+from cas3fs.index.texts import staging as texts
+from cas3fs.index.texts.schema import CREATE_STAGING
 
 STAGING_VERSION: Final = 1
 """In SQLite's user_version; 0 is a database without tables."""
 
 _CLAIM: Final = "claim"
-_KEY: Final = ("inode", "seq")
 
 
 class StagedRow(NamedTuple):
@@ -38,23 +33,6 @@ class StagedRow(NamedTuple):
     ctime_ns: int
     ranges: bytes
     data: bytes | None
-
-
-_INSERT = insert(staged).values({name: param(name) for name in StagedRow._fields})
-_SAVE = Prepared(
-    _INSERT.on_conflict_do_update(
-        index_elements=_KEY, set_={name: _INSERT.excluded[name] for name in StagedRow._fields if name not in _KEY}
-    ),
-    " ".join(StagedRow._fields),
-)
-_DELETE = Prepared(delete(staged).where(staged.c.inode == param("inode"), staged.c.seq == param("seq")), "inode seq")
-_KEYS = Prepared(select(staged.c.inode, staged.c.seq).order_by(staged.c.inode, staged.c.seq))
-_ROW = Prepared(select(*staged.c).where(staged.c.inode == param("inode"), staged.c.seq == param("seq")), "inode seq")
-_GET = Prepared(select(staging_meta.c.value).where(staging_meta.c.key == param("key")), "key")
-_INSERT_META = insert(staging_meta).values(key=param("key"), value=param("value"))
-_SET = Prepared(
-    _INSERT_META.on_conflict_do_update(index_elements=["key"], set_={"value": _INSERT_META.excluded.value}), "key value"
-)
 
 
 class StagingIndex:
@@ -73,9 +51,9 @@ class StagingIndex:
         self._database = Database(path, create=True)
         try:
             _prepare_schema(self._database)
-            self._save, self._delete = _SAVE.on(self._database), _DELETE.on(self._database)
-            self._keys, self._row = _KEYS.on(self._database), _ROW.on(self._database)
-            self._get, self._set = _GET.on(self._database), _SET.on(self._database)
+            self._save, self._delete = texts.SAVE.on(self._database), texts.DELETE.on(self._database)
+            self._keys, self._row = texts.KEYS.on(self._database), texts.ROW.on(self._database)
+            self._get, self._set = texts.GET.on(self._database), texts.SET.on(self._database)
         except BaseException:
             self._database.close()
             raise
@@ -164,8 +142,8 @@ def _prepare_schema(database: Database) -> None:
     if version == STAGING_VERSION:
         return
     database.begin()
-    for table in staging_metadata.sorted_tables:
-        database.execute(str(CreateTable(table).compile(dialect=dialect())))
+    for text in CREATE_STAGING:
+        database.execute(text)
     database.execute(f"PRAGMA user_version={STAGING_VERSION}")
     database.commit()
     database.sync()

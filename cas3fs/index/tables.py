@@ -22,11 +22,6 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISIONS = ("0001",)
-"""The ids of all migrations, oldest first; kept here so that a start need not import Alembic to know them."""
-
-SCHEMA_REVISION = REVISIONS[-1]
-
 # SQLite numbers rows by themselves only in a column declared INTEGER, which has 64 bits there
 Big = BigInteger().with_variant(Integer(), "sqlite")
 

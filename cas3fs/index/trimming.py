@@ -7,16 +7,9 @@ ones, which are overwritten with zeros. Making it again takes 1 to 2 microsecond
 """
 
 from pathlib import Path
-from typing import Final
-
-from sqlalchemy import Index
-from sqlalchemy.dialects.sqlite import dialect
-from sqlalchemy.schema import CreateIndex, DropIndex
 
 from cas3fs.index.database import CACHE_SIZE_KIB, Database
-from cas3fs.index.tables import blocks
-
-_TRIMMED: Final[tuple[Index, ...]] = tuple(one for one in blocks.indexes if one.name == "uq_blocks_hash")
+from cas3fs.index.texts.schema import CREATE_TRIMMED, DROP_TRIMMED, TRIMMED
 
 
 def trim(path: Path) -> None:
@@ -29,8 +22,7 @@ def trim(path: Path) -> None:
     try:
         database.execute("PRAGMA secure_delete=ON")
         database.execute("PRAGMA journal_mode=OFF")
-        for one in _TRIMMED:
-            database.execute(str(DropIndex(one, if_exists=True).compile(dialect=dialect())))
+        database.execute(DROP_TRIMMED)
     finally:
         database.close()
 
@@ -46,9 +38,9 @@ def complete(path: Path) -> bool:
     database = Database(path, "scratch", cache_kib=CACHE_SIZE_KIB)  # what is sorted should fit
     try:
         present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
-        missing = [one for one in _TRIMMED if one.name not in present]
-        for one in missing:
-            database.execute(str(CreateIndex(one).compile(dialect=dialect())))
-        return bool(missing)
+        if TRIMMED in present:
+            return False
+        database.execute(CREATE_TRIMMED)
+        return True
     finally:
         database.close()

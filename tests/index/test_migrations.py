@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
-from cas3fs.index import Index, migrations, session, tables
+from cas3fs.index import Index, migrations, revisions, session, tables
 from tests.index.conftest import add_file
 
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
@@ -80,8 +80,8 @@ def test_the_revisions_are_those_of_the_steps() -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations.folder()))
     steps = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()]
-    assert tuple(reversed(steps)) == tables.REVISIONS
-    assert migrations.head() == tables.REVISIONS[-1]
+    assert tuple(reversed(steps)) == revisions.REVISIONS
+    assert migrations.head() == revisions.REVISIONS[-1]
 
 
 def test_upgrading_makes_an_index_where_none_is(path: Path) -> None:

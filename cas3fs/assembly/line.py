@@ -93,7 +93,7 @@ def take_up(
 def _keep_or_clear(state: StateFolder, claim: Claim, newest: str | None) -> None:
     """Leaves the local index where it can be gone on with, else removes it or sets it aside."""
     try:
-        migrations.upgrade(state.index)
+        migrations.upgrade(state.index, whole=False)
         with Index.open(state.index) as index:
             written_under, clean = index.state.get(CLAIM), index.state.get(CLEAN)
     except IndexDatabaseError as error:
@@ -129,11 +129,9 @@ def _install(
             mark_clean(index, EMPTY)
         return None
     newest = _restore_whole(state, archive, newest, progress, on_damaged)
-    migrations.upgrade(state.restored)
+    migrations.upgrade(state.restored, whole=False)
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
-            # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
-            index.garbage.drop_unnamed()
             index.state.set(LINEAGE, str(uuid.uuid4()))
             index.state.set(PUBLISHED, newest)
             index.state.set(CLEAN, newest)

@@ -263,7 +263,7 @@ def open_view(
         if shown is not None:
             state.shows(shown)
             restore_told(archive, shown, state.index, on_restore)
-        migrations.upgrade(state.index, for_reading=True)
+        migrations.upgrade(state.index, whole=False)
         filesystem = _wire(
             entry,
             store,

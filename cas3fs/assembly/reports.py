@@ -77,7 +77,7 @@ def _restored_counts(archive: SnapshotArchive, newest: str | None) -> Counts:
         path = Path(folder) / "index.sqlite"
         if newest is not None:
             archive.restore(newest, path)
-        migrations.upgrade(path, for_reading=True)
+        migrations.upgrade(path, whole=False)
         return _counts(path)
 
 

@@ -129,7 +129,7 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
         Index.open(older, create=True).close()
     else:
         archive.restore(base, older, lambda done, total: progress({"what": "comparing", "done": done, "total": total}))
-        migrations.upgrade(older)
+        migrations.upgrade(older, whole=False)
     return differences(scratch / INDEX_NAME, older), base
 
 

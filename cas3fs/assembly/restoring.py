@@ -66,10 +66,10 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
         progress({"what": "restoring", "done": done, "total": total})
 
     archive.restore(snapshot_id, state.restored, report)
-    migrations.upgrade(state.restored)
+    migrations.upgrade(state.restored, whole=False)
     newest = _readable_head(archive, head, state.scratch)
     if newest is not None:
-        migrations.upgrade(state.scratch)
+        migrations.upgrade(state.scratch, whole=False)
         adopt_newest(state.restored, state.scratch, ordinal_of(number))
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, Row, Statement
 from cas3fs.index.texts import blocks as texts
+from cas3fs.index.trimming import HashIndex
 from cas3fs.values import (
     LARGEST_EPOCH,
     LARGEST_SEQUENCE,
@@ -53,7 +54,9 @@ def number_of(ordinal: int) -> SnapshotNumber:
 class Blocks:
     """Blocks and packs of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, hashes: HashIndex) -> None:
+        self._hashes = hashes
+
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
@@ -69,11 +72,13 @@ class Blocks:
 
     def find(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
         """The ids of those blocks that the index knows."""
+        self._hashes.ensure()
         rows = self._in_batches(hashes, self._find_one, self._find_batch)
         return {block_hash: number for block_hash, number in rows}  # noqa: C416 - dict() would lose the types
 
     def locate(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, BlockLocation]:
         """Where those blocks lie that the index knows."""
+        self._hashes.ensure()
         rows = self._in_batches(hashes, self._locate_one, self._locate_batch)
         return {row[0]: BlockLocation(*row) for row in rows}
 
@@ -93,6 +98,7 @@ class Blocks:
 
         A pack that is entered already is left as it is, so a retry after a failure is harmless.
         """
+        self._hashes.ensure()
         known: Any = self._pack_id.one(pack.name)
         pack_id = self._add_pack.insert(pack.name, pack.size_bytes, born) if known is None else known[0]
         self._add_block.many([(pack_id, *block) for block in pack.blocks])

@@ -21,6 +21,7 @@ from cas3fs.index.blocks import PackRow
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, Statement
 from cas3fs.index.texts import garbage as texts
+from cas3fs.index.trimming import HashIndex
 from cas3fs.values import BlockLocation, StoredPack
 
 
@@ -96,7 +97,9 @@ class GarbageReader:
 class Garbage:
     """Takes garbage out of the index; each method is to be called within an operation."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, hashes: HashIndex) -> None:
+        self._hashes = hashes
+
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
@@ -128,6 +131,7 @@ class Garbage:
     def move_blocks(self, new: StoredPack, olds: Sequence[str], born: int) -> int:
         """Enters the pack `new`, and lets each of its blocks lie there that still lies in the pack of `olds` that
         stands at the same place; gives how many do now."""
+        self._hashes.ensure()
         new_id = self._add_pack.insert(new.name, new.size_bytes, born, None)
         ids = {old: self._pack.one(old) for old in set(olds)}
         moved = 0

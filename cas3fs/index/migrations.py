@@ -56,9 +56,9 @@ def _has_log(path: Path) -> bool:
         return file.read(_LOG_BYTE + 1)[_LOG_BYTE:] != b"\1"
 
 
-def upgrade(path: Path, *, for_reading: bool = False) -> bool:
+def upgrade(path: Path, *, whole: bool = True) -> bool:
     """Brings the index, which nobody may have open, to `head`, or makes an empty one; True if anything was done. What
-    `trimming` took out of a copy comes back, unless it is for reading: nothing that only reads looks for a hash.
+    `trimming` took out comes back, unless it need not be `whole`: whoever first looks for a hash sees to it then.
 
     Raises:
         IndexTooNew: its revision is not known here.
@@ -67,16 +67,19 @@ def upgrade(path: Path, *, for_reading: bool = False) -> bool:
     """
     revision = current(path)
     if revision == SCHEMA_REVISION:
-        return not for_reading and not _has_log(path) and complete(path)
+        return whole and _made_whole(path)
     if revision is None:
         Index.open(path, create=True).close()
         return True
     if revision not in REVISIONS:
         raise IndexTooNew(f"{path}: made by a newer cas3fs (its revision is {revision}): use that")
-    if not _has_log(path):
-        complete(path)
+    _made_whole(path)
     _upgrade_copy(path)
     return True
+
+
+def _made_whole(path: Path) -> bool:
+    return complete(path, "write" if _has_log(path) else "scratch")
 
 
 def _upgrade_copy(path: Path) -> None:

@@ -30,6 +30,7 @@ from cas3fs.index.sets import IndexReader
 from cas3fs.index.state import State
 from cas3fs.index.texts import session as texts
 from cas3fs.index.texts.schema import CREATE
+from cas3fs.index.trimming import HashIndex
 
 ROOT_MODE: Final = stat.S_IFDIR | 0o755
 
@@ -86,9 +87,10 @@ class Index:
         self.path = database.path
         self.namespace = Namespace(database)
         self.chunks = Chunks(database)
-        self.blocks = Blocks(database)
+        self._hashes = HashIndex(database)
+        self.blocks = Blocks(database, self._hashes)
         self.state = State(database)
-        self.garbage = Garbage(database)
+        self.garbage = Garbage(database, self._hashes)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, read_only: bool = False, scratch: bool = False) -> Self:
@@ -141,6 +143,10 @@ class Index:
         An exception undoes what was done within, no more, and is raised on.
         """
         return self._operation
+
+    def complete(self) -> None:
+        """Brings back now what `trimming` took out, where the first who looks for a block by its hash would."""
+        self._hashes.ensure()
 
     def commit(self) -> None:
         """Ends the group and keeps its changes, which `sync` makes durable; nothing happens where no group is open."""

@@ -3,12 +3,17 @@
 
 That is the index on the hashes of blocks. Hashes are random, so every new block changes another page of it, and random
 pages do not compress: of a thousand changed files it would be most of what a snapshot stores. Its pages become free
-ones, which are overwritten with zeros. Making it again takes 1 to 2 microseconds a block.
+ones, which are overwritten with zeros. Making it again takes about a microsecond a block. Nothing that only reads files
+looks for a hash, so an index that was restored goes without until the first is asked for (`HashIndex`).
+
+Before any hash can be found in it, the blocks that no chunk names are dropped: packs that held nothing else may be gone
+(`cas3fs.maintenance.looking`), so none of them may be used again. Both happen in one transaction.
 """
 
 from pathlib import Path
 
-from cas3fs.index.database import CACHE_SIZE_KIB, Database
+from cas3fs.index.database import CACHE_SIZE_KIB, Database, Mode
+from cas3fs.index.texts.garbage import DROP_UNNAMED
 from cas3fs.index.texts.schema import CREATE_TRIMMED, DROP_TRIMMED, TRIMMED
 
 
@@ -27,20 +32,51 @@ def trim(path: Path) -> None:
         database.close()
 
 
-def complete(path: Path) -> bool:
-    """Bring back what `trim` took out of a copy, which nobody has open; whether anything was missing.
+def complete(path: Path, mode: Mode = "scratch") -> bool:
+    """Bring back what `trim` took out of an index that nobody has open; whether anything was missing.
 
-    Nothing waits for the disk: an index that is in use was never trimmed, so what lacks something is a copy still.
+    Args:
+        mode: "scratch" for a copy that nobody misses: nothing waits for the disk.
 
     Raises:
         IndexDatabaseError: it cannot be written.
     """
-    database = Database(path, "scratch", cache_kib=CACHE_SIZE_KIB)  # what is sorted should fit
+    database = Database(path, mode, cache_kib=CACHE_SIZE_KIB)  # what is sorted should fit
     try:
-        present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
-        if TRIMMED in present:
-            return False
-        database.execute(CREATE_TRIMMED)
-        return True
+        made = _complete(database)
+        database.commit()
+        return made
     finally:
         database.close()
+
+
+class HashIndex:
+    """The index on hashes of an open index; whoever looks for one calls `ensure` first. Needs the caller's lock."""
+
+    __slots__ = ("_database", "_known")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: int | None = None
+
+    def ensure(self) -> None:
+        """Makes it where it is missing, once in the life of a restored index: about 0.2 s for 200,000 blocks.
+
+        Raises:
+            IndexDatabaseError: it cannot be written; nothing has changed.
+        """
+        if self._known == self._database.undone:  # else what was undone may have been this
+            return
+        is_alone = not self._database.writing
+        if _complete(self._database) and is_alone:
+            self._database.commit()
+        self._known = self._database.undone
+
+
+def _complete(database: Database) -> bool:
+    """Brings back what is missing, in the transaction that is open or a new one; whether anything was."""
+    if database.execute(f"SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = '{TRIMMED}'"):
+        return False
+    DROP_UNNAMED.on(database).run()
+    database.execute(CREATE_TRIMMED)
+    return True

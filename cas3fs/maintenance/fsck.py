@@ -335,6 +335,7 @@ def patient_of(premises: Premises, next_ordinal: int, *, is_live: bool, staging:
     filesystem = premises.filesystem
     filesystem.commit()
     with filesystem.lock:
+        filesystem.index.complete()
         losses = known_losses(filesystem.index)
         damages = known_losses(filesystem.index, DAMAGED)
     return Patient(

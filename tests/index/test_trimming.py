@@ -4,6 +4,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from cas3fs.index import Index, IndexReader, migrations
 from cas3fs.index.trimming import complete, trim
 from cas3fs.values import BlockHash, PackedBlock, StoredPack
@@ -30,7 +32,7 @@ def test_no_hash_of_a_block_is_twice_in_a_trimmed_copy(tmp_path: Path) -> None:
 
 
 def test_a_trimmed_copy_can_be_counted_and_completed(tmp_path: Path) -> None:
-    hashes = make(tmp_path / "index", 500)
+    make(tmp_path / "index", 500)
     copy = tmp_path / "copy"
     trim(copy)
     trim(copy)
@@ -38,9 +40,28 @@ def test_a_trimmed_copy_can_be_counted_and_completed(tmp_path: Path) -> None:
         assert reader.counts().blocks == 500
     assert complete(copy)
     assert not complete(copy)
+
+
+def named(path: Path, hashes: list[BlockHash]) -> None:
+    """Lets a file consist of these blocks."""
+    with Index.open(path) as index:
+        numbers = index.blocks.find(hashes)
+        with index.operation():
+            index.chunks.append((7, place * 20, 20, numbers[one], 0) for place, one in enumerate(hashes))
+        index.commit()
+        index.copy_to(path.with_name("copy"))
+
+
+def test_an_index_that_was_trimmed_finds_blocks_and_enters_none_twice(tmp_path: Path) -> None:
+    hashes = make(tmp_path / "index", 500)
+    named(tmp_path / "index", hashes)
+    copy = tmp_path / "copy"
+    trim(copy)
     with Index.open(copy) as index:
         assert len(index.blocks.find(hashes)) == 500
-        with index.operation():  # a block that is known already is not entered twice
+    trim(copy)
+    with Index.open(copy) as index:
+        with index.operation():
             again = StoredPack("00000001/" + "b" * 64, 10, [PackedBlock(hashes[0], 0, 10, 20)])
             index.blocks.add_pack(again, 1)
         index.commit()
@@ -48,15 +69,57 @@ def test_a_trimmed_copy_can_be_counted_and_completed(tmp_path: Path) -> None:
         assert reader.counts().blocks == 500
 
 
-def test_upgrading_completes(tmp_path: Path) -> None:
+def test_no_block_that_nothing_names_is_found_in_an_index_that_was_trimmed(tmp_path: Path) -> None:
+    hashes = make(tmp_path / "index", 10)
+    named(tmp_path / "index", hashes[:4])
+    copy = tmp_path / "copy"
+    trim(copy)
+    with Index.open(copy) as index:
+        assert set(index.blocks.find(hashes)) == set(hashes[:4])
+
+
+def test_an_undone_group_takes_nothing_from_a_trimmed_index(tmp_path: Path) -> None:
+    hashes = make(tmp_path / "index", 10)
+    named(tmp_path / "index", hashes)
+    copy = tmp_path / "copy"
+    trim(copy)
+    with Index.open(copy) as index:
+        with index.operation():
+            index.state.set("key", "value")
+        assert len(index.blocks.find(hashes)) == 10  # made within the group
+        index.rollback()
+        again = StoredPack("00000001/" + "b" * 64, 10, [PackedBlock(hashes[0], 0, 10, 20)])
+        with index.operation():
+            index.blocks.add_pack(again, 1)
+        index.commit()
+        assert index.state.get("key") is None
+        assert len(index.blocks.find(hashes)) == 10
+    with IndexReader(copy) as reader:
+        assert reader.counts().blocks == 10
+
+
+def test_what_is_made_whole_at_first_use_stays_without_a_commit(tmp_path: Path) -> None:
+    hashes = make(tmp_path / "index", 10)
+    named(tmp_path / "index", hashes)
+    trim(tmp_path / "copy")
+    with Index.open(tmp_path / "copy") as index:
+        index.blocks.find(hashes)
+        assert not index.in_group
+    assert not migrations.upgrade(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("has_log", [False, True])
+def test_upgrading_completes(tmp_path: Path, has_log: bool) -> None:
     make(tmp_path / "index", 10)
     trim(tmp_path / "copy")
+    if has_log:
+        Index.open(tmp_path / "copy").close()
     assert migrations.upgrade(tmp_path / "copy")
     assert not migrations.upgrade(tmp_path / "copy")
 
 
-def test_what_is_only_read_needs_no_completing(tmp_path: Path) -> None:
+def test_what_need_not_be_whole_is_not_completed(tmp_path: Path) -> None:
     make(tmp_path / "index", 10)
     trim(tmp_path / "copy")
-    assert not migrations.upgrade(tmp_path / "copy", for_reading=True)
+    assert not migrations.upgrade(tmp_path / "copy", whole=False)
     assert complete(tmp_path / "copy")

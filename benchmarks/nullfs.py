@@ -28,11 +28,13 @@ TIMEOUT_S = 3600  # as cas3fs tells the kernel
 
 @dataclass
 class Node:
-    """An inode: `names` is only used by directories, `target` by symbolic links."""
+    """An inode: `names` is only used by directories, `target` by symbolic links, `device` by special files."""
 
     number: int
     mode: int
     size: int = 0
+    links: int = 1
+    device: int = 0
     names: dict[bytes, int] = field(default_factory=dict)
     target: bytes = b""
 
@@ -74,6 +76,17 @@ class NullOperations(llfuse.Operations):  # type: ignore[misc]  # llfuse has no 
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> llfuse.EntryAttributes:
         return self._attributes(self._add(parent, name, mode | stat.S_IFDIR))
 
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any) -> llfuse.EntryAttributes:
+        node = self._add(parent, name, mode)
+        node.device = rdev
+        return self._attributes(node)
+
+    def link(self, inode: int, new_parent: int, new_name: bytes, ctx: Any) -> llfuse.EntryAttributes:
+        node = self.nodes[inode]
+        node.links += 1
+        self.nodes[new_parent].names[new_name] = inode
+        return self._attributes(node)
+
     def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> llfuse.EntryAttributes:
         node = self._add(parent, name, stat.S_IFLNK | 0o777)
         node.target, node.size = target, len(target)
@@ -83,7 +96,10 @@ class NullOperations(llfuse.Operations):  # type: ignore[misc]  # llfuse has no 
         return self.nodes[inode].target
 
     def unlink(self, parent: int, name: bytes, ctx: Any) -> None:
-        del self.nodes[self.nodes[parent].names.pop(name)]
+        node = self.nodes[self.nodes[parent].names.pop(name)]
+        node.links -= 1
+        if not node.links:
+            del self.nodes[node.number]
 
     def rmdir(self, parent: int, name: bytes, ctx: Any) -> None:
         self.unlink(parent, name, ctx)
@@ -144,9 +160,9 @@ class NullOperations(llfuse.Operations):  # type: ignore[misc]  # llfuse has no 
         attributes.generation = 0
         attributes.entry_timeout = attributes.attr_timeout = TIMEOUT_S
         attributes.st_mode = node.mode
-        attributes.st_nlink = 1
+        attributes.st_nlink = node.links
         attributes.st_uid, attributes.st_gid = self._owner
-        attributes.st_rdev = 0
+        attributes.st_rdev = node.device
         attributes.st_size = node.size
         attributes.st_blksize = 4096
         attributes.st_blocks = (node.size + 511) // 512

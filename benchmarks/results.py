@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -92,13 +92,33 @@ class Results:
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> Self:
-        """The results of several files, as one; machine and time are the last one's."""
+        """The results of several files, as one; machine and time are the newest one's.
+
+        Figures add up. What failed in an older one is told no more where a newer one has tried it again.
+        """
         read = cls()
-        for path in paths:
-            told = json.loads(path.read_text())
+        for told in sorted((json.loads(path.read_text()) for path in paths), key=lambda told: str(told["time"])):
+            again = set(_sessions(told))
+            read.failures = [failure for failure in read.failures if _session_of(failure) not in again]
             read.time, read.machine, read.settings = told["time"], told["machine"], told["settings"]
             read.bounds += [Bound(**bound) for bound in told["bounds"]]
             read.failures += told["failures"]
             for one in told["figures"]:
                 read.figures.setdefault((one["line"], one["subject"]), []).extend(one["figures"])
         return read
+
+
+def session_title(workload: str, subject: str) -> str:
+    """What a workload in a subject is called; a failure begins with it and a colon."""
+    return f"{workload} in {subject}"
+
+
+def _sessions(told: dict[str, Any]) -> Iterator[str]:
+    """The titles of those that yielded something or failed, in a file's results."""
+    for one in told["figures"]:
+        yield session_title(one["line"].partition(".")[0], one["subject"])
+    yield from map(_session_of, told["failures"])
+
+
+def _session_of(failure: str) -> str:
+    return failure.partition(": ")[0]

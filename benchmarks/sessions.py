@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import Results
+from benchmarks.results import Results, session_title
 from benchmarks.subjects import Make
 from benchmarks.workloads import Work, Workload
 
@@ -22,7 +22,7 @@ class Session:
     @property
     def title(self) -> str:
         """For people who wait."""
-        return f"{self.workload.name} in {self.subject}"
+        return session_title(self.workload.name, self.subject)
 
     def run(self, folder: Path, workers: int, work: Work, results: Results) -> None:
         """Brings the subject up, measures, and takes it down.

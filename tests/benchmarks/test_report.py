@@ -47,6 +47,30 @@ def test_results_come_back_from_json_and_add_up(results: Results, tmp_path: Path
     assert both.figures["small.create", "s3ql-dir"] == [40, 40]
 
 
+def part(path: Path, time: str, failures: list[str], *measured: tuple[str, str]) -> Path:
+    """A file of results."""
+    results = Results(time=time, failures=failures)
+    for line, subject in measured:
+        results.add(line, subject, 1.0)
+    path.write_text(results.as_json())
+    return path
+
+
+def test_a_failure_is_told_no_more_when_a_newer_part_has_tried_it_again(tmp_path: Path) -> None:
+    stays = ["tree in s3ql-dir: old", "tree in s3fs-s3: old", "small in nullfs: old"]
+    old = part(tmp_path / "old", "2026-11-22T08:00:00Z", ["tree in nullfs: old", "empty in nullfs: old", *stays])
+    new = part(tmp_path / "new", "2026-11-23T08:00:00Z", ["empty in nullfs: new"], ("tree.copy", "nullfs"))
+    for paths in ([old, new], [new, old]):
+        read = Results.read(paths)
+        assert read.failures == [*stays, "empty in nullfs: new"], "whatever order they are given in"
+        assert read.time == "2026-11-23T08:00:00Z"
+
+
+def test_a_failure_beside_figures_of_the_same_part_is_told(tmp_path: Path) -> None:
+    path = part(tmp_path / "one", "2026-11-22T08:00:00Z", ["tree in nullfs: late"], ("tree.copy", "nullfs"))
+    assert Results.read([path]).failures == ["tree in nullfs: late"]
+
+
 def test_the_terminal_shows_figures_ratios_and_goals(results: Results) -> None:
     console = Console(width=200, file=io.StringIO())
     for table in tables(results):

@@ -43,6 +43,11 @@ from cas3fs.values import Buffer
 
 ROOT = llfuse.ROOT_INODE
 DEFAULT_TIMEOUT_S = 3600.0
+_DIRECTORY_TIMEOUT_S, _FILE_TIMEOUT_S = 1.0, 60.0
+"""How long the kernel may believe attributes at most. It may keep an answer that a change has overtaken on its way: it
+numbers what it learns by write and setattr, but at mkdir, unlink, rename or setxattr it only forgets (Linux, commit
+1fb69e7817, "fuse: fix race between getattr and write"). So the times of a directory that is changed and looked at by
+several programs at once may be old for as long, and so may the ctime of a file."""
 _CAPABILITY = b"security.capability"
 _CONTROL = CONTROL_XATTR.encode()
 _ACCESS_LISTS = b"system.posix_acl_"
@@ -129,6 +134,8 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         self._control = control
         self._capabilities = capabilities
         self._timeout_s = timeout_s
+        self._directory_timeout_s = min(timeout_s, _DIRECTORY_TIMEOUT_S)
+        self._file_timeout_s = min(timeout_s, _FILE_TIMEOUT_S)
         self._owner = None if uid is None and gid is None else (uid, gid)
         self._directories: dict[int, int] = {}  # handle to inode, for readdir's own two names
         self._absent = EntryAttributes()
@@ -149,7 +156,8 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         entry.st_atime_ns = inode.atime_ns
         entry.st_mtime_ns = inode.mtime_ns
         entry.st_ctime_ns = inode.ctime_ns
-        entry.entry_timeout = entry.attr_timeout = self._timeout_s
+        entry.entry_timeout = self._timeout_s
+        entry.attr_timeout = self._directory_timeout_s if inode.is_directory else self._file_timeout_s
         if self._owner is not None:
             self._show_owner(entry)
         return entry

@@ -33,6 +33,7 @@ class StandIn:
         self.calls: list[tuple[Any, ...]] = []
         self.raises: BaseException | None = None
         self.now: bytes | int | None = None
+        self.is_directory = False
 
     def _called(self, *call: Any) -> None:
         self.calls.append(call)
@@ -41,7 +42,10 @@ class StandIn:
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         self._called("lookup", parent, name)
-        return inode(1 if name == b".." else 42)
+        found = inode(1 if name == b".." else 42)
+        if self.is_directory:
+            found.mode = stat.S_IFDIR | 0o755
+        return found
 
     def forget(self, counts: list[tuple[int, int]]) -> None:
         self._called("forget", *counts)
@@ -139,7 +143,14 @@ def test_an_entry_shows_all_of_the_inode(operations: Operations) -> None:
     assert (entry.st_size, entry.st_blocks) == (1000, 2)
     assert (entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns) == (1_500_000_001, 2_000_000_002, -1)
     assert entry.entry_timeout > 60
-    assert entry.attr_timeout > 60
+
+
+def test_the_kernel_believes_names_for_long_and_attributes_that_may_be_overtaken_for_a_moment(fs: StandIn) -> None:
+    for given, names_s, file_s, directory_s in ((3600.0, 3600, 60, 1), (0.5, 0.5, 0.5, 0.5), (0.0, 0, 0, 0)):
+        operations = make(fs, timeout_s=given)
+        for fs.is_directory, attributes_s in ((False, file_s), (True, directory_s)):
+            entry = operations.lookup(1, b"name", None)
+            assert (entry.entry_timeout, entry.attr_timeout) == (names_s, attributes_s)
 
 
 def test_an_absent_name_is_an_entry_that_the_kernel_remembers_as_absent(operations: Operations, fs: StandIn) -> None:

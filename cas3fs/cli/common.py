@@ -122,18 +122,20 @@ def find_target(volume: str, places: Places) -> Target | None:
 
     Raises:
         MountError: the mount cannot be asked: it is another user's, or its process is gone.
+        ControlError: its process gives no sign of life.
     """
+    from cas3fs.cli.sockets import find_socket
     from cas3fs.control import SOCKET_NAME, find_records
-    from cas3fs.fuse.mountpoints import control_path, mount_at, resolve
+    from cas3fs.fuse.mountpoints import mount_at, resolve
 
     is_url = "://" in volume
     if is_url:  # the writer's state folder first: views of snapshots may be mounted beside it
         for state, record in find_records(places.state_dir):
             if volume == record.url:
                 return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
-    mount = _writer_mount(volume) if is_url else mount_at(volume)
+    mount = _writer_mount(volume, places) if is_url else mount_at(volume)
     if mount is not None:
-        socket = control_path(mount.mountpoint)
+        socket = find_socket(mount.mountpoint, places)
         if socket is None:
             raise MountError(f"the process of the mount on {mount.mountpoint} is gone; `cas3fs umount` cleans it up")
         return Target(mount.url, mount.mountpoint, socket)
@@ -143,15 +145,16 @@ def find_target(volume: str, places: Places) -> Target | None:
     return None
 
 
-def _writer_mount(url: str) -> "Mount | None":
+def _writer_mount(url: str, places: Places) -> "Mount | None":
     """The mount of a volume through which it is written; one whose process is gone, where there is no other."""
     from cas3fs.assembly.statefolder import is_view
-    from cas3fs.fuse.mountpoints import control_path, list_mounts
+    from cas3fs.cli.sockets import find_socket
+    from cas3fs.fuse.mountpoints import list_mounts
 
     dead = None
     for mount in list_mounts():
         if mount.url == url:
-            socket = control_path(mount.mountpoint)
+            socket = find_socket(mount.mountpoint, places)
             if socket is not None and not is_view(socket.parent):
                 return mount
             dead = mount if socket is None else dead

@@ -9,12 +9,12 @@ is on the local disk.
 
 import os
 import select
-from pathlib import Path
 
 import click
 
 from cas3fs.cli.common import Target, find_target_of, places_options
 from cas3fs.cli.progress import progress_bar
+from cas3fs.config import find_places
 from cas3fs.control import ControlClient, Progress
 from cas3fs.errors import Fenced, MountError, StoreError
 
@@ -22,14 +22,15 @@ _END_TIMEOUT_S = 60.0
 
 
 @click.command()
-@click.argument("directory", type=click.Path())
+@click.argument("directory")  # no click.Path: that would stat a mount that may not answer
 @places_options
 def umount(directory: str, state_dir: str | None, cache_dir: str | None) -> None:
     """Unmount DIRECTORY: return when everything is stored and published and the volume is free for others."""
+    from cas3fs.cli.sockets import find_socket
     from cas3fs.fuse.mountpoints import mount_at, unmount
 
     mount = mount_at(directory)
-    if mount is not None and _is_dead(mount.mountpoint):
+    if mount is not None and find_socket(mount.mountpoint, find_places(state_dir, cache_dir)) is None:
         unmount(mount.mountpoint)
         click.echo(f"the mount on {directory} had lost its process; it is cleaned up, mount the volume again to go on")
         return
@@ -38,12 +39,6 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None) -> None
         raise MountError(f"{directory} is not a mount of cas3fs")
     with progress_bar("storing") as progress:
         _end(target, progress, mounted=mount is not None)
-
-
-def _is_dead(mountpoint: Path) -> bool:
-    from cas3fs.fuse.mountpoints import control_path
-
-    return control_path(mountpoint) is None
 
 
 def _end(target: Target, progress: Progress, *, mounted: bool) -> None:

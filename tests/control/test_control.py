@@ -21,6 +21,7 @@ from cas3fs.control import (
     answers,
     find_records,
 )
+from cas3fs.control.lines import short_name
 from cas3fs.errors import ControlError, StoreUnreachable
 
 
@@ -171,6 +172,59 @@ def test_a_client_that_goes_away_ends_its_handler(path: Path) -> None:
     client.close()
     assert ended.wait(10)
     server.close()
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["this version", "an older version"])
+def test_a_handler_that_says_nothing_for_long_is_waited_for(path: Path, knows: bool) -> None:
+    signs = threading.Semaphore(0)
+
+    def alive(args: Message, progress: Progress) -> Message:
+        signs.release()
+        if not knows:
+            raise ControlError("the mount's process does not know the request 'alive'")
+        return {}
+
+    def slow(args: Message, progress: Progress) -> Message:
+        return {"signs": [signs.acquire(timeout=10) for _ in range(3)]}
+
+    server = ControlServer(path, {"slow": slow, "alive": alive})
+    server.start()
+    with ControlClient(path, silence_s=0.02) as client:
+        assert client.call("slow") == {"signs": [True, True, True]}
+    server.close()
+
+
+@pytest.fixture
+def mute(path: Path) -> Iterator[socket.socket]:
+    """A socket at which somebody listens who takes no request."""
+    MountRecord("file:///v", "uuid", "/mnt/there", os.getpid()).save(path.parent)
+    with socket.socket(socket.AF_UNIX) as listener, short_name(path) as name:
+        listener.bind(name)
+        listener.listen(1)
+        yield listener
+
+
+def test_a_process_without_a_sign_of_life_is_named(mute: socket.socket, path: Path) -> None:
+    with ControlClient(path, silence_s=0.02, patience_s=0.1) as client:
+        with pytest.raises(
+            ControlError, match=f"process {os.getpid()} that serves /mnt/there has given no sign"
+        ) as told:
+            client.call("stats")
+        assert f"kill -9 {os.getpid()}" in str(told.value)
+
+
+def test_a_process_that_lets_connections_wait_is_named(mute: socket.socket, path: Path) -> None:
+    waiting = [raw(path) for _ in range(2)]
+    assert answers(path)
+    with pytest.raises(ControlError, match=f"process {os.getpid()} that serves /mnt/there has given no sign"):
+        ControlClient(path, patience_s=0.1)
+    for connection in waiting:
+        connection.close()
+
+
+def test_a_request_that_does_not_fit_is_not_waited_for_forever(mute: socket.socket, path: Path) -> None:
+    with ControlClient(path, patience_s=0.1) as client, pytest.raises(ControlError, match="has given no sign"):
+        client.ask("stats", {"much": "x" * (MAX_LINE_BYTES - 100)})
 
 
 def test_the_socket_is_its_owners_alone(server: ControlServer, path: Path) -> None:

@@ -108,6 +108,7 @@ def impostor(path: Path) -> Iterator[Impostor]:
 @example(b'{"neither": 1}\n')
 @example(b'{"progress": 5}\n{"result": {}}\n')
 @example(b'{"error": null}\n')
+@example(b'{"error": {"message": ""}}\n')
 @example(b'{"error": {"type": "DeleteFailed", "message": 5}}\n')
 @example(b'{"error": {"type": "Cas3fsError", "message": "\\ud800"}}\n')
 @example(b"[" * 100_000 + b"\n")

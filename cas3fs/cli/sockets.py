@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finding the control socket of a mount by its mount point, though its process may be stopped.
+
+Only the mount itself knows for sure where its socket is, so the kernel has to ask it. Who makes such a request waits
+until it is answered, and cannot even be killed once the process has taken it. So a child makes it; where that hears
+nothing, the records in the state folder tell which process it may be, and whether that lives.
+"""
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from cas3fs.config import Places
+from cas3fs.control import PATIENCE_S, RECORD_NAME, SILENCE_S, SOCKET_NAME, MountRecord, answers, await_sign
+from cas3fs.errors import ControlError, MountError
+from cas3fs.fuse.mountpoints import control_path
+
+_GONE, _FOUND, _REFUSED = b"gfr"
+_TOLD_BYTES = 8192
+_DESCRIPTORS = 4096
+"""More than a command has open."""
+
+
+def find_socket(
+    mountpoint: Path, places: Places, *, silence_s: float = SILENCE_S, patience_s: float = PATIENCE_S
+) -> Path | None:
+    """Where the control socket of the mount on `mountpoint` is; None when its process is gone.
+
+    Raises:
+        MountError: the mount belongs to another user and cannot be looked into.
+        ControlError: its process gives no sign of life.
+    """
+    with _asked(mountpoint) as answer:
+        if not _can_read(answer, silence_s):
+            socket = _recorded(mountpoint, places)
+            if socket is not None:
+                await_sign(socket)
+                return socket
+            if not _can_read(answer, patience_s):
+                raise ControlError(_silent(mountpoint, places, silence_s + patience_s))
+        return _read(mountpoint, os.read(answer, _TOLD_BYTES))
+
+
+@contextlib.contextmanager
+def _asked(mountpoint: Path) -> Iterator[int]:
+    """A pipe through which a child tells what the mount answers; the child is ended, or it ends with the mount."""
+    answer, telling = os.pipe()
+    child = os.fork()
+    if not child:
+        _tell(mountpoint, telling)
+    os.close(telling)
+    try:
+        yield answer
+    finally:
+        has_told = _can_read(answer, 0)
+        os.close(answer)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0 if has_told else os.WNOHANG)
+
+
+def _tell(mountpoint: Path, pipe: int) -> NoReturn:
+    """The child's whole life."""
+    try:
+        os.closerange(0, pipe)  # whoever waits for the end of the command's output does not wait for the child
+        os.closerange(pipe + 1, _DESCRIPTORS)
+        socket = control_path(mountpoint)
+        os.write(pipe, bytes([_GONE]) if socket is None else bytes([_FOUND]) + os.fsencode(socket))
+    except MountError as error:
+        os.write(pipe, bytes([_REFUSED]) + os.fsencode(str(error)))
+    finally:
+        os._exit(0)
+
+
+def _read(mountpoint: Path, told: bytes) -> Path | None:
+    kind, text = told[:1], os.fsdecode(told[1:])
+    if kind == bytes([_GONE]):
+        return None
+    if kind == bytes([_FOUND]):
+        return Path(text)
+    raise MountError(text or f"the mount on {mountpoint} cannot be asked")
+
+
+def _can_read(pipe: int, limit_s: float) -> bool:
+    return bool(select.select([pipe], [], [], limit_s)[0])
+
+
+def _recorded(mountpoint: Path, places: Places) -> Path | None:
+    """The socket of the process that was the last to mount there, by the records in the state folder."""
+    files = [*places.state_dir.glob(f"*/{RECORD_NAME}"), *places.state_dir.glob(f"*/views/*/{RECORD_NAME}")]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        record, socket = MountRecord.load(file.parent), file.parent / SOCKET_NAME
+        if record is not None and Path(record.mountpoint) == mountpoint and answers(socket):
+            return socket
+    return None
+
+
+def _silent(mountpoint: Path, places: Places, waited_s: float) -> str:
+    return (
+        f"the mount on {mountpoint} has given no sign for {waited_s:.0f} s, and which process serves it "
+        f"does not stand in {places.state_dir}: give the --state-dir that it was mounted with, or see whether its "
+        "process was stopped, let it go on, and try again"
+    )

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+r"""The Unix socket through which commands talk to the process that has a volume open.
+
+Format: lines of JSON in UTF-8, each ended by ``\n``; a request is at most 1 MiB long, an answer 256 MiB. A client sends
+requests, one after the other::
+
+    {"verb": "flush", "args": {}}
+
+and for each the server answers with any number of ``{"progress": {...}}``, then one ``{"result": {...}}`` or
+``{"error": {"type": "StoreUnreachable", "message": "..."}}``. The type is a name of `cas3fs.errors`; the client
+raises it again.
+
+An answer may take hours, with no progress told. So whoever has heard nothing for some seconds asks, by a connection of
+its own, for ``alive``, which every server answers at once (one of an older version by an error, which is as good a
+sign), and goes on waiting as long as there are signs. A process that is stopped, or gives none, is given up on.
+
+The socket is ``control.sock`` in the volume's state folder, mode 0600; the peer's user id must be the server's own,
+or root. Beside it ``mount.json`` (a `MountRecord`) tells who serves it; it outlives the mount point itself while the
+process is still storing. Paths of sockets are limited to 107 bytes by the kernel: so both sides go by
+``/proc/self/fd/<folder>``.
+"""
+
+from cas3fs.control.client import PATIENCE_S, SILENCE_S, ControlClient, await_sign
+from cas3fs.control.lines import MAX_LINE_BYTES, Message, Progress
+from cas3fs.control.records import RECORD_NAME, SOCKET_NAME, MountRecord, answers, find_records
+from cas3fs.control.server import ControlServer, Handler
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "PATIENCE_S",
+    "RECORD_NAME",
+    "SILENCE_S",
+    "SOCKET_NAME",
+    "ControlClient",
+    "ControlServer",
+    "Handler",
+    "Message",
+    "MountRecord",
+    "Progress",
+    "answers",
+    "await_sign",
+    "find_records",
+]

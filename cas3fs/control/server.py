@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server's side of the control socket.
+
+Threads: one accepts, and one per client runs the handlers, which must be safe to call side by side. `_clients` is
+guarded by `_lock`, which is held for set operations only.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cas3fs.control.lines import ALIVE, MAX_LINE_BYTES, Lines, Message, Progress, peer_of, short_name
+from cas3fs.errors import Cas3fsError, ControlError
+
+Handler = Callable[[Message, Progress], Message]
+
+_log = logging.getLogger(__name__)
+
+
+class _ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class ControlServer:
+    """Answers requests on a socket until it is closed."""
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        """`handlers`: verb to a callable that takes the arguments and a way to report progress.
+
+        Raises:
+            ControlError: the socket cannot be made.
+        """
+        self._handlers = {ALIVE: lambda args, progress: {}, **handlers}
+        self._path = path
+        self._lock = threading.Lock()
+        self._clients: dict[socket.socket, threading.Thread] = {}
+        self._socket = self._bind(path)
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+
+    @staticmethod
+    def _bind(path: Path) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path.unlink(missing_ok=True)
+            with short_name(path) as name:
+                listener.bind(name)
+            path.chmod(0o600)
+            listener.listen(16)
+        except OSError as error:
+            listener.close()
+            raise ControlError(f"the control socket {path} cannot be made: {error.strerror}") from error
+        return listener
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._thread.start()
+
+    def close(self, grace_s: float = 5.0) -> None:
+        """Takes no more requests, gives those under way `grace_s` to be answered, and removes the socket."""
+        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with self._lock:
+            clients = list(self._clients.items())
+        deadline_s = time.monotonic() + grace_s
+        for how, limit_s in ((socket.SHUT_RD, deadline_s), (socket.SHUT_RDWR, deadline_s + 1.0)):
+            for connection, _ in clients:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(how)
+            for _, thread in clients:
+                thread.join(max(0.0, limit_s - time.monotonic()))
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
+            with self._lock:
+                self._clients[connection] = thread
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        lines = Lines(connection, MAX_LINE_BYTES)
+        try:
+            while (request := lines.receive()) is not None:
+                self._check_peer(connection)  # not before: who is still sending would not see the answer
+                self._answer(lines, request)
+        except ControlError as error:
+            with contextlib.suppress(OSError):
+                lines.send(_error_message(error))
+        except OSError:
+            _log.debug("a control client went away")
+        finally:
+            with self._lock:
+                self._clients.pop(connection, None)
+            lines.close()
+
+    @staticmethod
+    def _check_peer(connection: socket.socket) -> None:
+        if peer_of(connection)[1] not in (0, os.geteuid()):
+            raise ControlError("the volume is mounted by another user")
+
+    def _answer(self, lines: Lines, request: Message) -> None:
+        def report(message: Message) -> None:
+            try:
+                lines.send({"progress": message})
+            except OSError as error:
+                raise _ClientGone from error
+
+        try:
+            answer: Message = {"result": self._handle(request, report)}
+        except _ClientGone:
+            return
+        except Cas3fsError as error:
+            answer = _error_message(error)
+        except Exception as error:  # noqa: BLE001 - a defect in one request must not end the server
+            _log.exception("the request %r failed", request.get("verb"))
+            told = f"{type(error).__name__} in the mount's process ({error}); its log tells more"
+            answer = _error_message(ControlError(told))
+        lines.send(answer)
+
+    def _handle(self, request: Message, progress: Progress) -> Message:
+        verb, args = request.get("verb"), request.get("args", {})
+        if not isinstance(verb, str) or verb not in self._handlers:
+            raise ControlError(f"the mount's process does not know the request {verb!r}")
+        if not isinstance(args, dict):
+            raise ControlError("the arguments of a request must be an object")
+        return self._handlers[verb](args, progress)
+
+
+def _error_message(error: Cas3fsError) -> Message:
+    return {"error": {"type": type(error).__name__, "message": str(error)}}

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commands when the process of the mount is stopped, or its mount does not answer."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks.subjects.mounted import NullFileSystem
+from cas3fs.cli.sockets import find_socket
+from cas3fs.config import Places
+from cas3fs.control import SOCKET_NAME, ControlServer, MountRecord
+from cas3fs.errors import ControlError
+
+from .conftest import Machine
+
+
+def test_every_command_says_which_process_is_stopped_and_what_to_do(machine: Machine) -> None:
+    machine.mkfs()
+    pid = machine.mount()
+    (machine.dir / "file").write_bytes(b"kept")
+    commands: list[tuple[int, list[str | Path]]] = [
+        (1, ["stats", machine.dir]),
+        (1, ["stats", machine.url]),
+        (1, ["flush", machine.dir]),
+        (1, ["umount", machine.dir]),
+        (8, ["fsck", machine.dir]),
+        (1, ["snapshot", "list", machine.url]),
+    ]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(len(commands)) as pool:
+            lines = [pool.submit(machine.fail, *words, status=status) for status, words in commands]
+            for line in lines:
+                assert f"the process {pid} that serves {machine.dir} is stopped" in line.result()
+                assert f"kill -CONT {pid}" in line.result()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    machine.umount()
+    machine.mount()
+    assert (machine.dir / "file").read_bytes() == b"kept"
+
+
+@pytest.fixture
+def unanswering(need_fuse: None, workspace: Path) -> Iterator[Path]:
+    """A mount point at which no request is answered."""
+    mount = NullFileSystem(workspace / "null", workers=1)
+    mount.start()
+    assert mount._process is not None
+    mount._process.send_signal(signal.SIGSTOP)
+    yield mount.root
+    mount._process.send_signal(signal.SIGCONT)
+    mount.stop()
+
+
+def test_a_mount_that_does_not_answer_is_reached_by_its_socket_if_its_record_is_here(
+    unanswering: Path, workspace: Path
+) -> None:
+    (workspace / "s" / "uuid").mkdir(parents=True)
+    MountRecord("file:///v", "uuid", str(unanswering), os.getpid()).save(workspace / "s" / "uuid")
+    server = ControlServer(workspace / "s" / "uuid" / SOCKET_NAME, {})
+    server.start()
+    places = Places(workspace / "s", workspace / "c")
+    assert find_socket(unanswering, places, silence_s=0.1) == workspace / "s" / "uuid" / SOCKET_NAME
+    server.close()
+    with pytest.raises(ControlError, match=f"the mount on {unanswering} has given no sign"):
+        find_socket(unanswering, places, silence_s=0.1, patience_s=0.1)

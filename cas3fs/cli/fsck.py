@@ -5,7 +5,6 @@ Exit status as fsck(8): 0 clean, 1 everything that was wrong is mended, 4 someth
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
@@ -53,9 +52,9 @@ def fsck(
     if max_duration is not None and not verify_data:
         raise UsageError("--max-duration limits reading back: it goes with --verify-data")
     args: Message = {"repair": repair, "verify_data": verify_data, "max_duration_s": max_duration}
-    findings: list[dict[str, Any]] = []
     try:
         with progress_bar("checking") as show:
+            findings: list[Message] = []
 
             def take(told: Message) -> None:
                 if "finding" in told:
@@ -73,6 +72,8 @@ def fsck(
                 cache_dir=cache_dir,
                 endpoint_url=endpoint_url,
             )
+        status = int(told["status"])
+        lines = [] if as_json else list(_lines(told, findings, repair=repair))
     except UsageError:
         raise
     except (Cas3fsError, OSError) as error:
@@ -80,19 +81,21 @@ def fsck(
         return COULD_NOT_RUN
     if as_json:
         print_json(told | {"findings": findings})
-    else:
-        for finding in findings:
-            for line in _finding_lines(finding):
-                click.echo(line)
-        for line in _result_lines(told, repair=repair):
-            click.echo(line)
-    return int(told["status"])
+    for line in lines:
+        click.echo(line)
+    return status
 
 
 def _offline() -> Offline:
     from cas3fs.assembly.checking import check_unmounted
 
     return check_unmounted
+
+
+def _lines(told: Message, findings: list[Message], *, repair: bool) -> Iterator[str]:
+    for finding in findings:
+        yield from _finding_lines(finding)
+    yield from _result_lines(told, repair=repair)
 
 
 def _finding_lines(finding: Message) -> Iterator[str]:

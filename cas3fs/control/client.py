@@ -92,7 +92,10 @@ class ControlClient:
             raise ControlError(f"the mount's process broke off the connection: {error.strerror}") from error
 
     def result(self, progress: Progress | None = None) -> Message:
-        """The answer to the oldest request without one; raises as `call`."""
+        """The answer to the oldest request without one; raises as `call`.
+
+        Whoever looks for something in it that a process of another version does not tell gets a ControlError.
+        """
         try:
             while (message := self._lines.receive()) is not None:
                 if "error" in message:

@@ -58,6 +58,16 @@ class _Incoming(io.RawIOBase):
         return self._connection.recv_into(buffer)
 
 
+class Told(Message):
+    """An object that the other side sent. What it lacks is known to another version of cas3fs only."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ControlError(
+            f"the mount's process is of another version of cas3fs than this command ({key!r} is missing): "
+            "unmount the volume, and mount it again"
+        )
+
+
 class Lines:
     """One side of a connection, as lines of JSON."""
 
@@ -77,7 +87,7 @@ class Lines:
         if len(line) > self._limit_bytes or not line.endswith(b"\n"):
             raise ControlError("a message on the control socket is too long or cut short")
         try:
-            message = json.loads(line)
+            message = json.loads(line, object_hook=Told)
         except (ValueError, RecursionError) as error:
             raise ControlError("a message on the control socket is not JSON") from error
         if not isinstance(message, dict):

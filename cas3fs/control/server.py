@@ -132,7 +132,10 @@ class ControlServer:
     def _handle(self, request: Message, progress: Progress) -> Message:
         verb, args = request.get("verb"), request.get("args", {})
         if not isinstance(verb, str) or verb not in self._handlers:
-            raise ControlError(f"the mount's process does not know the request {verb!r}")
+            raise ControlError(
+                f"the mount's process does not know the request {verb!r}: where it is of another version of cas3fs, "
+                "unmount the volume, and mount it again"
+            )
         if not isinstance(args, dict):
             raise ControlError("the arguments of a request must be an object")
         return self._handlers[verb](args, progress)

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from cas3fs.control import SOCKET_NAME, MountRecord
+from cas3fs.durable import sync_folder
 from cas3fs.errors import StateInUse, UsageError
 
 _INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
@@ -123,7 +124,7 @@ class StateFolder:
             if (self.path / name).exists():
                 (self.path / name).rename(aside / name)
         for folder in (aside, aside.parent):  # before the names that they came from are gone for good
-            _sync(folder)
+            sync_folder(folder)
         self.sync()
         return aside
 
@@ -148,7 +149,7 @@ class StateFolder:
 
     def sync(self) -> None:
         """Makes durable which names the folder holds."""
-        _sync(self.path)
+        sync_folder(self.path)
 
     def close(self) -> None:
         """Lets go of the lock."""
@@ -181,15 +182,7 @@ def _make_durably(path: Path) -> None:
         _make_durably(path.parent)
     path.mkdir(exist_ok=True, mode=0o700)
     with contextlib.suppress(PermissionError):  # of a folder that may be entered and not be read
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        sync_folder(path.parent)
 
 
 def is_view(path: Path) -> bool:

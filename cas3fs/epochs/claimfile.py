@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import attrs
 
+from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.epochs.values import EpochState
 from cas3fs.errors import StateConflict
@@ -106,8 +107,4 @@ def write_record(path: Path, record: Record) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cas3fs.durable import sync_folder
 from cas3fs.values import Buffer
 
 Range = tuple[int, int]
@@ -270,7 +271,7 @@ class FileBytes:
         try:
             os.fdatasync(self.fd)
             if self._new:
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
                 self._new = False
         except OSError:
             self.unsynced = True
@@ -283,11 +284,3 @@ class FileBytes:
         """Removes the file."""
         self.path.unlink(missing_ok=True)
         self.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

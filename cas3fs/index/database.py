@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
 
+from cas3fs.durable import sync_folder
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull
 from cas3fs.index.files import os_fault
 
@@ -143,11 +144,7 @@ class Database:
         try:
             self._log = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
             self._reserve(self._log)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise os_fault(self.path, error) from error
 

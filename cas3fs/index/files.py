@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from cas3fs.durable import sync_folder
 from cas3fs.errors import IndexDatabaseError, IndexFull
 
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")
@@ -48,9 +49,9 @@ def put_in_place(source: Path, destination: Path) -> None:
     """
     remove_companions(destination)
     try:
-        _sync(source, os.O_RDONLY)
+        _sync(source)
         source.replace(destination)
-        _sync(destination.parent, os.O_RDONLY | os.O_DIRECTORY)
+        sync_folder(destination.parent)
     except OSError as error:
         raise os_fault(destination, error) from error
 
@@ -69,8 +70,8 @@ def _remove(path: Path) -> None:
         raise os_fault(path, error) from error
 
 
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -3,25 +3,22 @@
 
 import getpass
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from cas3fs.errors import StoreUnreachable
 from cas3fs.testing.ports import accepts, free_port
+from cas3fs.testing.processes import ServerProcess
 
 _START_DEADLINE_S: Final = 10
 _PORT_ATTEMPTS: Final = 5
 
 
-class MemcachedProcess:
+class MemcachedProcess(ServerProcess):
     """A running memcached."""
-
-    process: "subprocess.Popen[bytes]"
 
     def __init__(self, memory_mib: int, options: tuple[str, ...]) -> None:
         self.host = "127.0.0.1"
@@ -72,30 +69,10 @@ class MemcachedProcess:
         self.kill()
         return False
 
-    def pause(self) -> None:
-        """Stop it in its tracks (SIGSTOP): the kernel takes connections, and nothing answers once this returns."""
-        self.process.send_signal(signal.SIGSTOP)
-        while any(_state(task) not in "TZX" for task in Path(f"/proc/{self.process.pid}/task").iterdir()):
-            time.sleep(0.001)
-
-    def resume(self) -> None:
-        """Let it go on after `pause`."""
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """End it (SIGKILL), and wait until it is gone; fine when it is gone already."""
-        self.process.kill()
-        self.process.wait()
-
     def restart(self) -> None:
         """Kill it and start it again, empty, on the same port."""
         self.kill()
         self.start()
-
-
-def _state(task: Path) -> str:
-    """The letter for what a thread is doing."""
-    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextmanager

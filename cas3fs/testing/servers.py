@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 
 from cas3fs.errors import StoreUnreachable
 from cas3fs.testing.ports import accepts, free_port
+from cas3fs.testing.processes import ServerProcess
 
 REGION: Final = "us-east-1"
 _START_DEADLINE_S: Final = 20
@@ -54,7 +55,7 @@ class S3Server(ABC):
         """Make an empty bucket; one that exists is left as it is."""
 
 
-class RcloneServer(S3Server):
+class RcloneServer(ServerProcess, S3Server):
     """``rclone serve s3``; buckets are the folders in its root."""
 
     process: "subprocess.Popen[bytes]"
@@ -112,19 +113,6 @@ class RcloneServer(S3Server):
             if not served:
                 self.kill()
         return served
-
-    def pause(self) -> None:
-        """Stop it in its tracks (SIGSTOP): connections are taken by the kernel, but nothing answers."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on after `pause`."""
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """End it as a crash would (SIGKILL), and wait until it is gone; fine when it is gone already."""
-        self.process.kill()
-        self.process.wait()
 
     def restart(self) -> None:
         """Kill it and start it again, on the same port and folder, with the same key."""

@@ -3,7 +3,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cas3fs.testing.ports import accepts, free_port
+from cas3fs.testing.processes import ServerProcess
 
 DOCUMENT = Path(__file__).parents[2] / "docs/caches.rst"
 START_DEADLINE_S = 10
@@ -35,7 +35,7 @@ http {{
 """
 
 
-class Nginx:
+class Nginx(ServerProcess):
     """A running nginx; what is put lies below `root`."""
 
     def __init__(self, folder: Path) -> None:
@@ -60,19 +60,6 @@ class Nginx:
     def files(self) -> list[Path]:
         """The files of blocks that it keeps."""
         return [path for path in self.root.rglob("*") if path.is_file()]
-
-    def pause(self) -> None:
-        """Stop it in its tracks (SIGSTOP)."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on after `pause`."""
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """End it (SIGKILL); fine when it is gone already."""
-        self.process.kill()
-        self.process.wait()
 
 
 def documented_location() -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
@@ -136,17 +136,17 @@ class S3Store(ObjectStore):
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         check_key(key)
         check_metadata(metadata)
-        content = bytes(body) if isinstance(body, bytearray | memoryview) else body
-        start = 0 if isinstance(content, bytes) else content.tell()
+        content: Any = bytes(body) if isinstance(body, memoryview) else body  # botocore sends a bytearray uncopied
+        start = 0 if isinstance(content, bytes | bytearray) else content.tell()
         with self._translated(f"put {key}"):
             if self._conditional and self._put_conditionally(key, content, metadata):
                 return
-            if not isinstance(content, bytes):
+            if not isinstance(content, bytes | bytearray):
                 content.seek(start)
             self._refuse_existing(key)
             self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=content, Metadata=metadata)
 
-    def _put_conditionally(self, key: str, body: bytes | BinaryIO, metadata: Mapping[str, str]) -> bool:
+    def _put_conditionally(self, key: str, body: Any, metadata: Mapping[str, str]) -> bool:
         """False when the server does not know conditions."""
         try:
             self._client.put_object(

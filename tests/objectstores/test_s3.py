@@ -2,6 +2,7 @@
 """What S3 does beyond the contract: servers that fail, differ, or refuse, and the words an administrator then reads."""
 
 import os
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
@@ -371,3 +372,18 @@ def test_the_wrong_bucket_and_the_wrong_keys_are_told_apart(rclone_s3: S3Server)
         settings = S3Settings(rclone_s3.endpoint_url, access_key, secret_key, REGION)
         with closing(S3Store(bucket, "v", settings)) as store, pytest.raises(expected, match=words):
             probe_create_if_absent(store)
+
+
+def test_a_pack_is_sent_from_its_own_buffer_and_not_copied_for_it(rclone_s3: S3Server) -> None:
+    rclone_s3.make_bucket("uncopied")
+    settings = S3Settings(rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
+    pack = bytearray(os.urandom(8 << 20))
+    with closing(S3Store("uncopied", "v", settings)) as store:
+        store.put_if_absent("warm", b"connected")
+        tracemalloc.start()
+        try:
+            store.put_if_absent("pack", pack)
+            assert tracemalloc.get_traced_memory()[1] < len(pack) // 2
+        finally:
+            tracemalloc.stop()
+        assert store.get("pack") == pack

@@ -18,12 +18,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from logging.handlers import RotatingFileHandler
 from typing import Any
 
 import attrs
 
-from cas3fs.assembly.checking import check_mounted
 from cas3fs.assembly.heap import SeldomCollector, restrain_malloc
 from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
 from cas3fs.assembly.reports import volume_report
@@ -42,6 +42,7 @@ _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
 _REPORT_INTERVAL_S = 0.2
 _FAILED = 1
+_CHECKING = "cas3fs.assembly.checking"
 _UNFENCED = (
     "the store ignores create-if-absent, so it cannot keep two machines apart that mount the volume at the same time"
 )
@@ -117,7 +118,7 @@ class MountProcess:
             "flush": self._flush,
             "stats": lambda args, progress: self._stats(),
             "gc": self._upkeep.answer_gc,
-            "fsck": lambda args, progress: check_mounted(self._volume, args, progress),
+            "fsck": self._fsck,
             "end": lambda args, progress: self._ending.wait(progress),
             **SnapshotHandlers(self._volume).handlers(),
         }
@@ -138,6 +139,8 @@ class MountProcess:
             self._volume.give_back()
             raise
         ready()
+        # now, and not when it is asked for: an upgrade may have replaced it by then, and this process is of one version
+        threading.Thread(target=import_module, args=(_CHECKING,), name="importer", daemon=True).start()
         status = self._serve()
         self._server.close()
         return status
@@ -194,6 +197,11 @@ class MountProcess:
         if name is not None and not isinstance(name, str):
             raise ControlError("the name of a snapshot must be a text")
         return {"snapshot": publisher.publish(progress, name=name)}
+
+    def _fsck(self, args: Message, progress: Progress) -> Message:
+        from cas3fs.assembly.checking import check_mounted  # no mount needs to wait for it
+
+        return check_mounted(self._volume, args, progress)
 
     def _stats(self) -> dict[str, Any]:
         filesystem = self._volume.filesystem

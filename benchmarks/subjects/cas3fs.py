@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """cas3fs, by its command line, in any place."""
 
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.lines import DIR
+from benchmarks.subjects.base import set_aside
 from benchmarks.subjects.places import BUCKET, Stored
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Cas3fs(Stored):
 
     def forget_locally(self) -> None:
         for name in ("state", "cache"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            set_aside(self.folder / name)
 
     def clone(self, source: Path, target: Path) -> bool:
         if "clone" not in self.run("--help"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.lines import DIR
+from benchmarks.subjects.base import set_aside
 from benchmarks.subjects.places import BUCKET, Stored
 
 FIRST_FILES = 2000
@@ -26,7 +27,7 @@ class Peer(Stored):
         super().prepare()
 
     def forget_locally(self) -> None:
-        shutil.rmtree(self.folder / "cache")
+        set_aside(self.folder / "cache")
         (self.folder / "cache").mkdir()
 
     def unmount(self) -> None:

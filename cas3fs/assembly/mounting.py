@@ -18,7 +18,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from importlib import import_module
 from logging.handlers import RotatingFileHandler
 from typing import Any
 
@@ -42,7 +41,6 @@ _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
 _REPORT_INTERVAL_S = 0.2
 _FAILED = 1
-_CHECKING = "cas3fs.assembly.checking"
 _UNFENCED = (
     "the store ignores create-if-absent, so it cannot keep two machines apart that mount the volume at the same time"
 )
@@ -140,7 +138,7 @@ class MountProcess:
             raise
         ready()
         # now, and not when it is asked for: an upgrade may have replaced it by then, and this process is of one version
-        threading.Thread(target=import_module, args=(_CHECKING,), name="importer", daemon=True).start()
+        threading.Thread(target=_import_checking, name="importer", daemon=True).start()
         status = self._serve()
         self._server.close()
         return status
@@ -199,9 +197,7 @@ class MountProcess:
         return {"snapshot": publisher.publish(progress, name=name)}
 
     def _fsck(self, args: Message, progress: Progress) -> Message:
-        from cas3fs.assembly.checking import check_mounted  # no mount needs to wait for it
-
-        return check_mounted(self._volume, args, progress)
+        return _import_checking()(self._volume, args, progress)
 
     def _stats(self) -> dict[str, Any]:
         filesystem = self._volume.filesystem
@@ -221,6 +217,13 @@ class MountProcess:
             "process": filesystem.statistics(),
             "maintenance": recorded(self._volume.state.path),
         }
+
+
+def _import_checking() -> Callable[[OpenVolume, Message, Progress], Message]:
+    """What answers ``fsck``; it is imported here, as no mount needs to wait for it."""
+    from cas3fs.assembly.checking import check_mounted
+
+    return check_mounted
 
 
 def serve_mount(

@@ -109,7 +109,7 @@ def _report(result: ExportResult, base: str | None, staged: int) -> dict[str, An
 def _copy_state(state: Path, scratch: Path) -> None:
     with Index.open(state / INDEX_NAME, read_only=True) as index:
         index.copy_to(scratch / INDEX_NAME)
-    migrations.upgrade(scratch / INDEX_NAME)
+    migrations.upgrade(scratch / INDEX_NAME, whole=False)
     for name in ("staging.sqlite", "staging.sqlite-wal"):
         if (state / name).exists():
             shutil.copyfile(state / name, scratch / name)

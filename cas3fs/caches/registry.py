@@ -9,9 +9,8 @@ contained (its faults are misses) and checked (unless it says that it verifies).
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cas3fs.caches.base import BlockCache
 from cas3fs.caches.contained import ContainedCache
@@ -20,6 +19,9 @@ from cas3fs.caches.specs import CacheContext, CacheFactory, CacheSpec
 from cas3fs.caches.tiered import TieredCache
 from cas3fs.errors import Cas3fsError, UsageError
 from cas3fs.units import parse_size
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 GROUP: Final = "cas3fs.caches"
 MEMORY: Final = "memory"
@@ -74,6 +76,13 @@ def make_caches(specs: Sequence[CacheSpec], context: CacheContext) -> BlockCache
 def kinds() -> list[str]:
     """The names of all kinds there are."""
     return sorted({MEMORY, *_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def entry_points(*, group: str, **others: str) -> "EntryPoints":
+    """As that of `importlib.metadata`, which is imported here, as a mount without such a cache need not wait for it."""
+    from importlib import metadata
+
+    return metadata.entry_points(group=group, **others)
 
 
 def _free_name(kind: str, tiers: Sequence[BlockCache]) -> str:

@@ -125,6 +125,12 @@ class FileSystem(Files, Xattrs):
         if not self.settings.read_only:
             self._commits.commit()
 
+    def complete_index(self) -> None:
+        """Returns when those who read the index's file see all that happened before; errors as `commit`."""
+        self.commit()
+        with self.lock:
+            self.index.complete()
+
     def fsync(self, handle: int, datasync: bool = False) -> None:
         """What was written to the file is durable on this machine; errors as `commit`."""
         self.commit()

@@ -14,6 +14,7 @@ Numbers of inodes, names, blocks and packs go on from the greater of both sides,
 from pathlib import Path
 
 from cas3fs.index.database import Database
+from cas3fs.index.texts import blocks, garbage
 from cas3fs.index.texts import merging as texts
 
 
@@ -28,7 +29,7 @@ def adopt_newest(path: Path, newest: Path, died: int) -> None:
     """
     with_newest = Database(newest, "read")
     try:
-        rows = texts.PACKS.on(with_newest).all()
+        rows = blocks.PACKS.on(with_newest).all()
         sequences: dict[str, int] = {name: number for name, number in texts.SEQUENCES.on(with_newest).all()}  # noqa: C416
     finally:
         with_newest.close()
@@ -37,7 +38,7 @@ def adopt_newest(path: Path, newest: Path, died: int) -> None:
         database.begin()
         _raise_sequences(database, sequences)
         known = {name for (name,) in texts.KNOWN.on(database).all()}
-        texts.ADD.on(database).many(
+        garbage.ADD_PACK.on(database).many(
             (name, size, born, died if death is None else death)
             for name, size, born, death in rows
             if name not in known

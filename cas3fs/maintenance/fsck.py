@@ -333,9 +333,8 @@ def _key(finding: Finding) -> tuple[str, str]:
 def patient_of(premises: Premises, next_ordinal: int, *, is_live: bool, staging: Any = None) -> Patient:
     """The patient that an open volume is."""
     filesystem = premises.filesystem
-    filesystem.commit()
+    filesystem.complete_index()
     with filesystem.lock:
-        filesystem.index.complete()
         losses = known_losses(filesystem.index)
         damages = known_losses(filesystem.index, DAMAGED)
     return Patient(

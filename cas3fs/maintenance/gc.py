@@ -93,18 +93,12 @@ class Collector:
         """
         with self._alone(), self._at.publishing.exclusively():
             self._step(report, "planning")
-            self._settle()
+            self._at.filesystem.complete_index()
             survey = self._survey(report)
             uses = self._uses()
             facts = self._facts(survey, uses, settings)
             looked = None if survey.aside else self._looked(facts)
             return make_plan(attrs.evolve(facts, looked=looked), settings)
-
-    def _settle(self) -> None:
-        """Lets readers of the index see all of it."""
-        self._at.filesystem.commit()
-        with self._at.filesystem.lock:
-            self._at.filesystem.index.complete()
 
     def _uses(self) -> list[PackUse]:
         with GarbageReader(self._at.filesystem.index.path) as reader:
@@ -244,7 +238,7 @@ class Collector:
 
     def _drop(self, young: int, report: Report) -> int:
         filesystem = self._at.filesystem
-        self._settle()
+        filesystem.complete_index()
         with GarbageReader(filesystem.index.path) as reader:
             limits = reader.dead_limits(young)
         after = dropped = 0

@@ -12,9 +12,4 @@ SET_SEQUENCE = Written(
     update(_sequences).values(seq=param("seq")).where(_sequences.c.name == param("name")), "name seq"
 )
 ADD_SEQUENCE = Written(insert(_sequences).values(name=param("name"), seq=param("seq")).inline(), "name seq")
-PACKS = Written(select(packs.c.name, packs.c.size, packs.c.born, packs.c.died).order_by(packs.c.id))
 KNOWN = Written(select(packs.c.name))
-ADD = Written(
-    insert(packs).values(name=param("name"), size=param("size"), born=param("born"), died=param("died")).inline(),
-    "name size born died",
-)

@@ -6,6 +6,4 @@ from cas3fs.index.prepared import Prepared
 SEQUENCES = Prepared("SELECT sqlite_sequence.name, sqlite_sequence.seq FROM sqlite_sequence")
 SET_SEQUENCE = Prepared("UPDATE sqlite_sequence SET seq=? WHERE sqlite_sequence.name = ?", (1, 0))
 ADD_SEQUENCE = Prepared("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)")
-PACKS = Prepared("SELECT packs.name, packs.size, packs.born, packs.died FROM packs ORDER BY packs.id")
 KNOWN = Prepared("SELECT packs.name FROM packs")
-ADD = Prepared("INSERT INTO packs (name, size, born, died) VALUES (?, ?, ?, ?)")

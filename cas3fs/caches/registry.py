@@ -78,11 +78,11 @@ def kinds() -> list[str]:
     return sorted({MEMORY, *_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
-def entry_points(*, group: str, **others: str) -> "EntryPoints":
+def entry_points(*, group: str) -> "EntryPoints":
     """As that of `importlib.metadata`, which is imported here, as a mount without such a cache need not wait for it."""
     from importlib import metadata
 
-    return metadata.entry_points(group=group, **others)
+    return metadata.entry_points(group=group)
 
 
 def _free_name(kind: str, tiers: Sequence[BlockCache]) -> str:
@@ -102,7 +102,7 @@ def _make(spec: CacheSpec, context: CacheContext, name: str) -> BlockCache:
 
 def _foreign(spec: CacheSpec, context: CacheContext) -> BlockCache:
     """A cache that some installed package makes."""
-    points = entry_points(group=GROUP, name=spec.name)
+    points = entry_points(group=GROUP).select(name=spec.name)
     if not points:
         raise UsageError(f"{spec.text}: there is no cache {spec.name!r}; there are {', '.join(kinds())}")
     try:

@@ -19,7 +19,7 @@ _SETTINGS: Mapping[int, int] = MappingProxyType(
     {
         -8: 2,  # M_ARENA_MAX: all threads share two heaps
         -3: 2 << 20,  # M_MMAP_THRESHOLD: packs are mapped apart, and gone when they are freed
-        -1: 16 << 20,  # M_TRIM_THRESHOLD: so much free memory may stay at a heap's end
+        -1: 4 << 20,  # M_TRIM_THRESHOLD: so much free memory may stay at a heap's end
     }
 )
 

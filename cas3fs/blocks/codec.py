@@ -95,7 +95,12 @@ def hash_block(plain: Buffer) -> BlockHash:
 
 
 def encode(plain: Buffer, compression: Compression) -> bytes:
-    """Codec byte and payload of `plain`; stored as it is where compression gains next to nothing.
+    """Codec byte and payload of `plain`, in one piece; otherwise as `encode_parts`."""
+    return b"".join(encode_parts(plain, compression))
+
+
+def encode_parts(plain: Buffer, compression: Compression) -> tuple[bytes, Buffer]:
+    """Codec byte and payload of `plain`; the payload is `plain` itself where compression gains next to nothing.
 
     Raises:
         ValueError: `plain` is longer than `MAX_BLOCK_BYTES`.
@@ -105,8 +110,8 @@ def encode(plain: Buffer, compression: Compression) -> bytes:
     if compression.level and not (compression.level >= _SLOW_FROM_LEVEL and _looks_incompressible(plain)):
         frame = _machines.compressor(compression.level).compress(plain)
         if _is_worth_it(len(frame), len(plain)):
-            return _ZSTD_TAG + frame
-    return b"".join((_STORED_TAG, plain))
+            return _ZSTD_TAG, frame
+    return _STORED_TAG, plain
 
 
 def decode(encoded: Buffer, plain_length: int) -> bytes:

@@ -29,6 +29,7 @@ the BLAKE3 of all its bytes in hex. Its contents are known from its last bytes: 
 
 import secrets
 import struct
+from collections.abc import Sequence
 
 import attrs
 from blake3 import blake3
@@ -88,20 +89,26 @@ class PackBuilder:
             return len(self._body)
         return len(self._body) + len(self._blocks) * _LINE.size + FOOTER_BYTES
 
-    def add(self, block: BlockHash, encoded: bytes, plain_length: int) -> PackedBlock:
+    def add(self, block: BlockHash, encoded: Buffer, plain_length: int) -> PackedBlock:
         """Append an encoded block of `plain_length` plain bytes, and say where it will lie.
 
         Raises:
             ValueError: lengths that no reader would accept, or a pack that is finished.
         """
-        if len(block) != _HASH_BYTES or not encoded or not 0 <= plain_length <= MAX_BLOCK_BYTES:
-            raise ValueError(f"no block: {len(block)} bytes of hash, {len(encoded)} stored, {plain_length} plain")
+        return self.add_parts(block, (encoded,), plain_length)
+
+    def add_parts(self, block: BlockHash, parts: Sequence[Buffer], plain_length: int) -> PackedBlock:
+        """As `add`, of an encoded block that is in several pieces."""
+        length = sum(map(len, parts))
+        if len(block) != _HASH_BYTES or not length or not 0 <= plain_length <= MAX_BLOCK_BYTES:
+            raise ValueError(f"no block: {len(block)} bytes of hash, {length} stored, {plain_length} plain")
         if self._image is not None:
             raise ValueError("the pack is finished")
-        if self.size_bytes + len(encoded) + _LINE.size > _SIZE_LIMIT:
+        if self.size_bytes + length + _LINE.size > _SIZE_LIMIT:
             raise ValueError(f"a pack cannot grow over {_SIZE_LIMIT} bytes")
-        packed = PackedBlock(block, len(self._body), len(encoded), plain_length)
-        self._body += encoded
+        packed = PackedBlock(block, len(self._body), length, plain_length)
+        for part in parts:
+            self._body += part
         self._blocks.append(packed)
         return packed
 

@@ -18,6 +18,9 @@ from typing import Protocol, Self
 from cas3fs.blocks.packs import PackBuilder
 from cas3fs.values import BlockHash, Buffer
 
+Encoded = tuple[bytes, Buffer]
+"""Codec byte and payload; the payload may be the plain bytes themselves, which are copied into the pack alone."""
+
 StoredFuture = Future[None]
 """Resolves when the block's pack was stored and recorded; fails with what kept it from that."""
 
@@ -25,14 +28,16 @@ StoredFuture = Future[None]
 class PendingBlock:
     """A block on its way into a pack."""
 
-    __slots__ = ("encoded", "error", "future", "hash", "plain_length")
+    __slots__ = ("encoded", "error", "future", "hash", "held_bytes", "plain_length")
 
     def __init__(self, block: BlockHash, plain_length: int) -> None:
         self.hash = block
         self.plain_length = plain_length
+        self.held_bytes = plain_length
+        """What it takes of the writer's budget: the plain bytes, and once it is encoded, these."""
         self.future: StoredFuture = Future()
         self.future.set_running_or_notify_cancel()  # others wait for it, too: nobody can cancel it
-        self.encoded: bytes | None = None
+        self.encoded: Encoded | None = None
         self.error: BaseException | None = None
 
 
@@ -42,11 +47,13 @@ class OpenPack:
     def __init__(self) -> None:
         self.builder = PackBuilder()
         self.blocks: list[PendingBlock] = []
+        self.held_bytes = 0
 
-    def add(self, pending: PendingBlock, encoded: bytes) -> None:
+    def add(self, pending: PendingBlock, encoded: Encoded) -> None:
         """Append an encoded block."""
-        self.builder.add(pending.hash, encoded, pending.plain_length)
+        self.builder.add_parts(pending.hash, encoded, pending.plain_length)
         self.blocks.append(pending)
+        self.held_bytes += pending.held_bytes
 
 
 class Pipeline(Protocol):
@@ -56,6 +63,9 @@ class Pipeline(Protocol):
 
     def begin(self, session: "PackSession", block: BlockHash, plain: Buffer) -> StoredFuture:
         """Take the block in, and see that `line_up` and then `encoded` are called; may block."""
+
+    def rest(self, more_bytes: int) -> None:
+        """So many more bytes than before lie in the session's open pack."""
 
     def upload(self, pack: OpenPack) -> None:
         """Store a sealed pack in the background."""
@@ -73,6 +83,7 @@ class PackSession:
         self._line: deque[PendingBlock | None] = deque()
         """None is the mark that `seal` leaves."""
         self._open = OpenPack()
+        self._resting_bytes = 0  # of the open pack, as the pipeline was told
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +117,7 @@ class PackSession:
         with self._lock:
             self._line.append(pending)
 
-    def encoded(self, pending: PendingBlock, encoded: bytes | None, error: BaseException | None) -> None:
+    def encoded(self, pending: PendingBlock, encoded: Encoded | None, error: BaseException | None) -> None:
         """A block of the line is encoded, or could not be; called by the pipeline from any thread."""
         pending.error = error
         pending.encoded = encoded
@@ -125,6 +136,10 @@ class PackSession:
                     self._place(pending, pending.encoded, sealed)
                 else:
                     failed.append(pending)
+            rested_bytes = self._open.held_bytes - self._resting_bytes
+            self._resting_bytes += rested_bytes
+        if rested_bytes:
+            self._pipeline.rest(rested_bytes)
         for pack in sealed:
             self._pipeline.upload(pack)
         for pending in failed:
@@ -134,16 +149,16 @@ class PackSession:
     def _is_settled(pending: PendingBlock | None) -> bool:
         return pending is None or pending.encoded is not None or pending.error is not None
 
-    def _place(self, pending: PendingBlock, encoded: bytes, sealed: list[OpenPack]) -> None:
+    def _place(self, pending: PendingBlock, encoded: Encoded, sealed: list[OpenPack]) -> None:
         """Add to the open pack; a block that fills a pack by itself goes alone, and the open pack stays open."""
         pending.encoded = None
         limit = self._pipeline.pack_size_bytes
-        if len(encoded) >= limit:
+        if pending.held_bytes >= limit:
             alone = OpenPack()
             alone.add(pending, encoded)
             sealed.append(alone)
             return
-        if self._open.builder.size_bytes + len(encoded) > limit:
+        if self._open.builder.size_bytes + pending.held_bytes > limit:
             self._cut(sealed)
         self._open.add(pending, encoded)
 

@@ -7,8 +7,10 @@ is put by an upload thread, which then calls `on_stored`, where the index record
 the table of what is in flight, and their futures resolve. If the put or `on_stored` fails, the blocks leave the table
 and the futures fail with that error: the next attempt encodes anew, into another pack.
 
-Memory: the budget of `uploads` packs covers plain bytes that wait for an encoder and sealed packs; beside it each
-session has an open pack.
+Memory: each block is in the budget from `add` until it leaves the table: with its plain bytes first, and once it is
+encoded with those. The budget has room for `uploads` packs and one that is being filled. What lies in open packs
+rests: it moves on only when more is added, so only what moves is waited for, and however many sessions there are, none
+waits for ever.
 
 Locks: `_lock` guards the table of what is in flight, the names of packs that are being put, and the flag of closing;
 nothing else is locked, and nobody waits, under it. `on_stored` is called from upload threads, perhaps from several at
@@ -20,10 +22,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, encode
+from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, encode_parts
 from cas3fs.blockstore.budget import ByteBudget
 from cas3fs.blockstore.keys import pack_key, pack_name
-from cas3fs.blockstore.sessions import OpenPack, PackSession, PendingBlock, StoredFuture
+from cas3fs.blockstore.sessions import Encoded, OpenPack, PackSession, PendingBlock, StoredFuture
 from cas3fs.errors import ObjectExists, StoreError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
@@ -60,7 +62,7 @@ class BlockWriter:
         self._epoch = epoch
         self._compression = compression
         self._on_stored = on_stored
-        self._budget = ByteBudget(pack_size_bytes * uploads)
+        self._budget = ByteBudget(pack_size_bytes * (uploads + 1))
         self._lock = threading.Lock()
         self._closed = False
         self._in_flight: dict[BlockHash, PendingBlock] = {}
@@ -118,18 +120,19 @@ class BlockWriter:
         self._encode(session, pending, plain)
         return pending.future
 
+    def rest(self, more_bytes: int) -> None:
+        """So many more bytes than before lie in some session's open pack."""
+        self._budget.rest(more_bytes)
+
     def upload(self, pack: OpenPack) -> None:
         """Store a sealed pack in the background."""
-        size_bytes = pack.builder.size_bytes
         blocks = pack.blocks
-        self._budget.charge(size_bytes)
         try:
             done = self._uploads.submit(self._store_pack, pack)
         except RuntimeError:  # shut down
-            self._budget.release(size_bytes)
             self.fail(blocks, _closed())
             return
-        done.add_done_callback(lambda done: self._uploaded(blocks, size_bytes, done))
+        done.add_done_callback(lambda done: self._uploaded(blocks, done))
 
     def fail(self, blocks: list[PendingBlock], error: BaseException) -> None:
         """Give up blocks: they can be added again at once."""
@@ -139,25 +142,29 @@ class BlockWriter:
     # Encoding
 
     def _encode(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> None:
-        length = len(plain)
-        if length > ENCODED_ON_THE_SPOT_BYTES:
+        if len(plain) > ENCODED_ON_THE_SPOT_BYTES:
             with suppress(RuntimeError):  # shut down: then `close` fails the block
-                done = self._encoders.submit(encode, plain, self._compression)
-                done.add_done_callback(lambda done: self._encoded(session, pending, length, done))
+                done = self._encoders.submit(encode_parts, plain, self._compression)
+                done.add_done_callback(lambda done: self._encoded(session, pending, done))
             return
         try:
-            encoded = encode(plain, self._compression)
+            encoded = encode_parts(plain, self._compression)
         except BaseException as error:
-            self._budget.release(length)
             session.encoded(pending, None, error)
             raise
-        self._budget.release(length)
-        session.encoded(pending, encoded, None)
+        self._pass_on(session, pending, encoded)
 
-    def _encoded(self, session: PackSession, pending: PendingBlock, length: int, done: "Future[bytes]") -> None:
-        self._budget.release(length)
+    def _encoded(self, session: PackSession, pending: PendingBlock, done: "Future[Encoded]") -> None:
         error = _closed() if done.cancelled() else done.exception()
-        session.encoded(pending, None if error else done.result(), error)
+        if error is not None:
+            session.encoded(pending, None, error)
+        else:
+            self._pass_on(session, pending, done.result())
+
+    def _pass_on(self, session: PackSession, pending: PendingBlock, encoded: Encoded) -> None:
+        plain_bytes, pending.held_bytes = pending.held_bytes, sum(map(len, encoded))
+        self._budget.resize(plain_bytes, pending.held_bytes)
+        session.encoded(pending, encoded, None)
 
     # Uploading
 
@@ -175,8 +182,7 @@ class BlockWriter:
             with self._lock:
                 self._unrecorded.discard(name)
 
-    def _uploaded(self, blocks: list[PendingBlock], size_bytes: int, done: "Future[None]") -> None:
-        self._budget.release(size_bytes)
+    def _uploaded(self, blocks: list[PendingBlock], done: "Future[None]") -> None:
         error = _closed() if done.cancelled() else done.exception()
         if error is not None:
             self._failed_packs.add()
@@ -204,7 +210,8 @@ class BlockWriter:
             leaving = [pending for pending in blocks if self._in_flight.get(pending.hash) is pending]
             for pending in leaving:
                 del self._in_flight[pending.hash]
-            return leaving
+        self._budget.release(sum(pending.held_bytes for pending in leaving))
+        return leaving
 
 
 def _closed() -> StoreError:

@@ -65,13 +65,14 @@ class ReadPlan:
             if begin == self.start and stop == self.end:  # by far the most frequent case: no copy
                 return reader.read_now(span.block, span.skip + begin - span.offset, stop - begin)
         found = bytearray(self.end - self.start)
+        into = memoryview(found)  # a slice of the array itself would copy what it is given first
         for begin, stop, span in self._spans:
             data = reader.read_now(span.block, span.skip + begin - span.offset, stop - begin)
             if data is None:
                 return None
-            found[begin - self.start : stop - self.start] = data
+            into[begin - self.start : stop - self.start] = data
         for begin, piece in self._memory:
-            found[begin - self.start : begin - self.start + len(piece)] = piece
+            into[begin - self.start : begin - self.start + len(piece)] = piece
         return found
 
     def carry_out(self, reader: BlockReader, gate: Gate = nullcontext) -> Buffer:
@@ -87,6 +88,11 @@ class ReadPlan:
             if begin == self.start and stop == self.end:
                 return reader.read(span.block, span.skip + begin - span.offset, stop - begin, gate)
         found = bytearray(self.end - self.start)
+        self.carry_out_into(memoryview(found), reader, gate)
+        return found
+
+    def carry_out_into(self, found: memoryview, reader: BlockReader, gate: Gate = nullcontext) -> None:
+        """As `carry_out`, into memory that is as long as the range."""
         for begin, stop, span in self._spans:
             data = reader.read(span.block, span.skip + begin - span.offset, stop - begin, gate)
             found[begin - self.start : stop - self.start] = data
@@ -96,7 +102,6 @@ class ReadPlan:
             found[begin - self.start : stop - self.start] = held.read(begin, stop)
         for begin, piece in self._memory:
             found[begin - self.start : begin - self.start + len(piece)] = piece
-        return found
 
     def finish(self, staging: Staging) -> None:
         """Lets the layer files go.  Needs the lock."""

@@ -16,11 +16,13 @@ it is compressed.
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import attrs
 
 from cas3fs.blocks.chunkers import Chunker
+from cas3fs.errors import BlockMissing
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.extents import FileBytes, MemoryBytes
@@ -28,10 +30,9 @@ from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer, dirty_ranges
 from cas3fs.filesystem.staging import Staging
 from cas3fs.index import Index
-from cas3fs.values import BlockHash, NewChunk
+from cas3fs.values import BlockHash, ChunkSpan, NewChunk
 
-_PIECE_BYTES = 8 * MIB
-_FIRST_STEP_BYTES = 64 * 1024
+_PIECE_BYTES = 4 * MIB
 
 Emit = Callable[[Sequence[memoryview]], list[BlockHash]]
 """Sees to it that these blocks get stored, and gives their hashes."""
@@ -135,6 +136,7 @@ class Cutter:
         self._file = file
         self._chunker = chunker
         self._emit = emit
+        self._spans = partial(base.index.chunks.spans, file.inode.number)
         self._mapped = MappedLayer(file.layers)
         self._dirty = list(file.dirty)
         self._next = 0  # index of the next dirty range that no region has reached
@@ -170,15 +172,13 @@ class Cutter:
         chunks: list[NewChunk] = []
         position = filled = begin
         limit = self._absorbed(self._dirty[self._next][0])
-        step = _FIRST_STEP_BYTES
-        rest: bytes | memoryview = b""
+        rest = memoryview(b"")
         final = False
         while not final:
             if filled == limit:
-                limit, final = self._grown(limit, step)
-                step = min(2 * step, _PIECE_BYTES)
+                limit, final = self._grown(limit, position + _PIECE_BYTES)
             stop = min(limit, max(filled, position + _PIECE_BYTES))
-            data = self._mapped.part(position, stop) or memoryview(self._joined(rest, filled, stop))
+            data = self._mapped.part(position, stop) or self._joined(rest, filled, stop)
             filled = stop
             used = 0
             for chunk in self._emitted(data, self._chunker.cut(data, final and filled == limit), position):
@@ -221,15 +221,36 @@ class Cutter:
             self._next += 1
         return reached
 
-    def _grown(self, limit: int, step: int) -> tuple[int, bool]:
-        """How far the region reaches when it goes on from `limit`; whether it ends there."""
-        reached = self._absorbed(limit)
-        if reached > limit:
-            return reached, False
-        old = [] if self._exact else self._bounds(limit, limit + 1)
-        for offset, length in old:
-            return min(offset + length, limit + step), False
-        return limit, True
+    def _grown(self, limit: int, wanted: int) -> tuple[int, bool]:
+        """How far the region reaches when it goes on from `limit`, and whether it ends there.
+
+        It reaches up to `wanted`, or a little farther, where one old chunk after the other is dirty.
+        """
+        while True:
+            reached = self._absorbed(limit)
+            if reached == limit:
+                reached = self._old_end(limit)
+                if reached == limit:
+                    return limit, True
+            limit = reached
+            if limit >= wanted or not self._goes_on(limit):
+                return limit, False
+
+    def _goes_on(self, limit: int) -> bool:
+        """Whether the old chunk at `limit`, or what begins there, is dirty, too."""
+        return self._next < len(self._dirty) and self._dirty[self._next][0] < self._old_end(limit)
+
+    def _old_end(self, position: int) -> int:
+        """Where the old chunk ends that `position` lies in; `position` itself where there is none to go on with."""
+        old = [] if self._exact else self._bounds(position, position + 1)
+        return max((offset + length for offset, length in old), default=position)
+
+    def _ahead(self, end: int) -> list[ChunkSpan]:
+        """What will be wanted next of the old chunks; one that is lost is noticed when it is."""
+        if self._goes_on(end):
+            with suppress(BlockMissing), self._base.lock:
+                return self._spans(end, end + _PIECE_BYTES)
+        return []
 
     def _aligned_up(self, end: int) -> int:
         alignment = 1 if self._exact else self._chunker.alignment
@@ -244,18 +265,20 @@ class Cutter:
             found = self._base.index.chunks.bounds(self._file.inode.number, start, end)
         return [(offset, min(length, self._file.floor - offset)) for offset, length in found]
 
-    def _joined(self, rest: bytes | memoryview, start: int, end: int) -> bytes | memoryview:
+    def _joined(self, rest: memoryview, start: int, end: int) -> memoryview:
         """`rest`, and behind it the file's bytes ``[start, end)``."""
         if start == end:
             return rest
         base = self._base
         with base.lock:
-            spans = partial(base.index.chunks.spans, self._file.inode.number)
-            plan = ReadPlan(spans, self._file.layers, start, end)
+            plan = ReadPlan(self._spans, self._file.layers, start, end)
+        base.reader.prefetch([span.block for span in (*plan.spans, *self._ahead(end))])
+        joined = memoryview(bytearray(len(rest) + end - start))
+        joined[: len(rest)] = rest
         try:
-            data = plan.carry_out(base.reader)
+            plan.carry_out_into(joined[len(rest) :], base.reader)
         finally:
             if plan.holds_files:
                 with base.lock:
                     plan.finish(base.staging)
-        return b"".join((rest, data)) if len(rest) else memoryview(data)
+        return joined

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Collecting garbage beside a storing job whose packs are in the store, and that no file names yet."""
+
+import random
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cas3fs.objectstores.base import Body, ObjectStore
+from tests.filesystem.gated import GatedStore
+from tests.filesystem.test_storing import until
+from tests.maintenance.rig import KIB, Rig
+
+
+class SecondPackWaits(GatedStore):
+    """The second pack waits at the gate."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self.gate.clear()
+        self.packs = 0
+        self._lock = threading.Lock()
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        if key.startswith("packs/"):
+            with self._lock:
+                self.packs += 1
+                waits = self.packs == 2
+            if waits:
+                self.waiting.release()
+                self.gate.wait()
+        self.inner.put_if_absent(key, body, metadata)
+
+
+def test_what_a_storing_job_has_stored_stays_and_is_not_stored_again(tmp_path: Path) -> None:
+    stores: list[SecondPackWaits] = []
+
+    def wrap(inner: ObjectStore) -> ObjectStore:
+        stores.append(SecondPackWaits(inner))
+        return stores[-1]
+
+    rig = Rig(tmp_path / "machine", wrap=wrap)
+    rig.publish()
+    data = random.Random(1).randbytes(100 * KIB)
+    storing = threading.Thread(target=rig.fs.store_all)
+
+    def one_is_recorded() -> bool:
+        with rig.fs.lock:
+            return len(list(rig.fs.index.blocks.packs())) == 1
+
+    def meddle(told: Mapping[str, Any]) -> None:
+        if told["what"] == "merging":
+            rig.write("f", data)
+            storing.start()
+            assert stores[0].waiting.acquire(timeout=30)
+            until(one_is_recorded)
+        elif told["what"] == "publishing" and storing.ident is not None:  # what is dead has been dropped by then
+            stores[0].gate.set()
+
+    rig.gc(report=meddle)
+    storing.join(30)
+    assert rig.read("f") == data
+    assert stores[0].packs == len(rig.packs()) == 2
+    rig.close()

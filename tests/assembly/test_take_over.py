@@ -9,10 +9,12 @@ import pytest
 
 from cas3fs.assembly.opening import OpenVolume, open_writer
 from cas3fs.assembly.rescuing import find_state, find_url, rescue
+from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, Owner
+from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.lines import read_bases
 
 from .conftest import Volume, read_all, write
@@ -109,6 +111,47 @@ def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
     new.finish()
     new.close()
     assert read_all(volume.open("third")) == {"a": "one"}
+
+
+def test_a_writer_that_is_taken_over_from_while_it_publishes_acknowledges_nothing(volume: Volume) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    base = published(old)
+    write(old, "b", "late")
+    assert old.publisher is not None
+
+    def meddle(told: Message) -> None:
+        if told.get("what") == "publishing":  # it has looked for rivals, and the manifest is not put yet
+            take_over(volume, "new")
+
+    with pytest.raises(Fenced, match="cas3fs rescue"):
+        old.publisher.publish(meddle)
+    assert old.publisher.newest == base
+    assert len(volume.archive.strays()) == 1
+
+
+def test_packs_of_a_late_manifest_stay_as_long_as_it_does(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    published(old)
+    new = take_over(volume, "new")
+    before = packs(volume)
+    write(old, "b", "late")
+    assert old.publisher is not None
+    monkeypatch.setattr(old.publisher, "check_fence", lambda: None)
+    late = published(old)
+    (pack,) = packs(volume) - before
+    upkeep = Upkeep(new)
+    upkeep.gc(GcSettings(grace_s=0), silent)
+    assert pack in packs(volume)
+    volume.archive.delete([late])
+    upkeep.gc(GcSettings(grace_s=0), silent)
+    assert packs(volume) == before
+
+
+def packs(volume: Volume) -> set[Path]:
+    """The packs in the volume's store."""
+    return {path for path in (volume.root / "v" / "packs").rglob("*") if path.is_file()}
 
 
 def test_pages_that_an_overruled_writer_may_still_need_stay(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,12 @@ def published(opened: OpenVolume) -> str:
     return opened.publisher.publish()
 
 
+def published_late(opened: OpenVolume, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Publishes though another has taken over, as a writer does that looked for rivals just before they came."""
+    monkeypatch.setattr(opened.publisher, "check_fence", lambda: None)
+    return published(opened)
+
+
 def test_the_old_writer_finds_out_when_it_publishes_next_and_turns_read_only(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
@@ -97,10 +103,7 @@ def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
     new = take_over(volume, "new")
     head = published(new)
     write(old, "b", "late")
-    # it had looked for rivals just before they came
-    assert old.publisher is not None
-    monkeypatch.setattr(old.publisher, "check_fence", lambda: None)
-    late = published(old)
+    late = published_late(old, monkeypatch)
     assert volume.archive.strays() == {late}
     assert volume.archive.newest_id() == head
     assert new.publisher is not None
@@ -137,9 +140,7 @@ def test_packs_of_a_late_manifest_stay_as_long_as_it_does(volume: Volume, monkey
     new = take_over(volume, "new")
     before = packs(volume)
     write(old, "b", "late")
-    assert old.publisher is not None
-    monkeypatch.setattr(old.publisher, "check_fence", lambda: None)
-    late = published(old)
+    late = published_late(old, monkeypatch)
     (pack,) = packs(volume) - before
     upkeep = Upkeep(new)
     upkeep.gc(GcSettings(grace_s=0), silent)
@@ -160,9 +161,7 @@ def test_pages_that_an_overruled_writer_may_still_need_stay(volume: Volume, monk
     published(old)
     new = take_over(volume, "new")
     write(old, "b", "late")
-    assert old.publisher is not None
-    monkeypatch.setattr(old.publisher, "check_fence", lambda: None)
-    late = published(old)
+    late = published_late(old, monkeypatch)
     volume.archive.delete([late])
     assert new.publisher is not None
     with new.publisher.exclusively():

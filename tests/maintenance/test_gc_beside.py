@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cas3fs.objectstores.base import Body, ObjectStore
+from cas3fs.objectstores.memory import MemoryStore
 from tests.filesystem.gated import GatedStore
 from tests.filesystem.test_storing import until
 from tests.maintenance.rig import KIB, Rig
@@ -34,13 +35,8 @@ class SecondPackWaits(GatedStore):
 
 
 def test_what_a_storing_job_has_stored_stays_and_is_not_stored_again(tmp_path: Path) -> None:
-    stores: list[SecondPackWaits] = []
-
-    def wrap(inner: ObjectStore) -> ObjectStore:
-        stores.append(SecondPackWaits(inner))
-        return stores[-1]
-
-    rig = Rig(tmp_path / "machine", wrap=wrap)
+    store = SecondPackWaits(MemoryStore())
+    rig = Rig(tmp_path / "machine", store.inner, wrap=lambda _: store)
     rig.publish()
     data = random.Random(1).randbytes(100 * KIB)
     storing = threading.Thread(target=rig.fs.store_all)
@@ -53,13 +49,13 @@ def test_what_a_storing_job_has_stored_stays_and_is_not_stored_again(tmp_path: P
         if told["what"] == "merging":
             rig.write("f", data)
             storing.start()
-            assert stores[0].waiting.acquire(timeout=30)
+            assert store.waiting.acquire(timeout=30)
             until(one_is_recorded)
         elif told["what"] == "publishing" and storing.ident is not None:  # what is dead has been dropped by then
-            stores[0].gate.set()
+            store.gate.set()
 
     rig.gc(report=meddle)
     storing.join(30)
     assert rig.read("f") == data
-    assert stores[0].packs == len(rig.packs()) == 2
+    assert store.packs == len(rig.packs()) == 2
     rig.close()

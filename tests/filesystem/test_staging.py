@@ -14,7 +14,7 @@ from cas3fs.values import Buffer
 from tests.filesystem.machine import MIB, Machine
 from tests.filesystem.test_checkpoint import before_the_instant, shown
 from tests.filesystem.test_directories import make_file
-from tests.filesystem.test_storing import DEADLINE_S, after_a_crash, content, rewrite
+from tests.filesystem.test_storing import DEADLINE_S, after_a_crash, content, remove, rewrite
 
 
 def store_without_commit(fs: FileSystem) -> None:
@@ -51,13 +51,6 @@ def test_what_is_synced_after_two_storings_without_a_commit_is_there_after_a_cra
     rewrite(fs, b"f", 0, b"3" * 1000)
     fs.commit()
     assert after_a_crash(machine, b"f") == b"3" * 1000
-
-
-def remove(fs: FileSystem, name: bytes) -> None:
-    """Its last name goes, and the kernel forgets it: nothing of it is kept."""
-    number = fs.lookup(1, name).number
-    fs.unlink(1, name)
-    fs.forget([(number, 100)])
 
 
 class Underway:

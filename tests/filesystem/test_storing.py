@@ -62,6 +62,10 @@ class Gated:
         thread.join(DEADLINE_S)
         assert not thread.is_alive()
 
+    def await_job(self) -> None:
+        """Returns when the first job is over: who asked for it does not wait for a file that is gone."""
+        until(lambda: self.fs.metrics.snapshot().get("storer.jobs", 0) > 0)
+
 
 @pytest.fixture
 def gated(machine: Machine) -> Iterator[Gated]:
@@ -83,6 +87,13 @@ def rewrite(fs: FileSystem, name: bytes, offset: int, data: bytes) -> None:
     handle = fs.open(fs.lookup(1, name).number, os.O_WRONLY, ROOT)
     fs.write(handle, offset, data)
     fs.release(handle)
+
+
+def remove(fs: FileSystem, name: bytes) -> None:
+    """Its last name goes, and the kernel forgets it: nothing of it is kept."""
+    number = fs.lookup(1, name).number
+    fs.unlink(1, name)
+    fs.forget([(number, 100)])
 
 
 def stored_bytes(machine: Machine) -> int:
@@ -143,10 +154,30 @@ class TestWhatComesDuringAnUploadWins:
         gated.close_gate()
         file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
         thread = gated.storing()
-        gated.fs.unlink(1, b"f")
-        gated.fs.forget([(file.number, 9)])
+        remove(gated.fs, b"f")
+        gated.fs.commit()  # nothing would take away what came to be entered after this
         gated.open_gate(thread)
+        gated.await_job()
+        assert gated.fs.index.chunks.allocated(file.number) == 0
+        assert gated.fs.pending().files == 0
+
+    def test_a_removal_that_is_being_committed(self, gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The index knows of it, is not durable yet, and so the file's row and bytes are there still."""
+        gated.close_gate()
+        file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
         gated.fs.commit()
+        thread = gated.storing()
+        remove(gated.fs, b"f")
+        sync = gated.fs.index.sync
+
+        def late_sync() -> None:
+            gated.store.gate.set()
+            gated.await_job()
+            sync()
+
+        monkeypatch.setattr(gated.fs.index, "sync", late_sync)
+        gated.fs.commit()
+        thread.join(DEADLINE_S)
         assert gated.fs.index.chunks.allocated(file.number) == 0
         assert gated.fs.pending().files == 0
 
@@ -382,13 +413,12 @@ def open_below(folder: Path) -> list[str]:
 
 def test_a_file_that_is_removed_while_it_is_cut_fails_nothing(machine: Machine) -> None:
     def remove_second() -> None:
-        fs.unlink(1, b"second")
-        fs.forget([(second.number, 9)])
+        remove(fs, b"second")
 
     machine.chunker = cast(Chunker, InterruptingChunker(machine.chunker, remove_second))
     fs = machine.mount()
     make_file(fs, 1, b"first", os.urandom(MIB))
-    second = make_file(fs, 1, b"second", os.urandom(MIB))
+    make_file(fs, 1, b"second", os.urandom(MIB))
     staging = machine.folder / "staging"
     assert len(open_below(staging)) == 2  # the files of both layers
     fs.store_all()

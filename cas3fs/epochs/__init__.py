@@ -11,8 +11,9 @@
   stays until a person releases it in that writer's place (`history`).
 
 Where the store honours create-if-absent, at most one claim of a number can exist. Where it does not, claims are named
-``epochs/<number>-<uuid>``: after creating one, the writer lists, and any rival makes it withdraw, wait for a random
-while and try again. As every writer lists after creating, of two at the same time one at least sees the other.
+``epochs/<number>-<uuid>``: after creating one, the writer lists, and any claim that was not there when it looked, of
+whatever number, makes it withdraw, wait for a random while and try again. As every writer lists after creating, of two
+at the same time one at least sees the other. A claim that is withdrawn never was: no number is counted on from it.
 
 An epoch is refused to others while it is held, by anyone but the state directory that holds it, or one that was told
 to take over. Taking over means to claim the next number: the old writer finds it when it next asks

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Claiming an epoch, giving it back, and finding out that another has gone on; see the room's own words."""
 
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -126,7 +127,7 @@ class Epochs:
         write_record(path, pending)
         took_over = others[0].key if others else None
         entry = self._entry(identity, mine, took_over)
-        if not self._create(entry) or not (self._fenced or self._is_alone(entry)):
+        if not self._create(entry) or not (self._fenced or self._is_alone(entry, standing)):
             return None
         write_record(path, pending.won())
         lineage = tuple(one.uuid for one in record.held) if continues else ()
@@ -152,22 +153,29 @@ class Epochs:
             return self._shelf.load(EpochEntry, entry.id).claim == entry.claim
         return True
 
-    def _is_alone(self, entry: EpochEntry) -> bool:
-        """Whether no rival claims the same number or a later one; otherwise `entry` is withdrawn."""
-        start = EpochEntry.key_of(f"{entry.epoch - 1:08d}")
-        keys = (info.key for info in self._shelf.store.list(EpochEntry.prefix(), start))
-        rivals = [key for key in keys if number_of(key) >= entry.epoch and key != entry.key]
+    def _is_alone(self, entry: EpochEntry, standing: Standing) -> bool:
+        """Whether nobody has claimed anything since `standing` was read; otherwise `entry` is withdrawn.
+
+        Not only this number and later ones count: who read a standing that was just withdrawn claims a greater number
+        than a rival who did not.
+        """
+        start = EpochEntry.key_of(f"{standing.number:08d}")
+        keys = {info.key.partition(SUB_SEPARATOR)[0] for info in self._shelf.store.list(EpochEntry.prefix(), start)}
+        rivals = keys - {entry.key} - {one.entry.key for one in standing.claims}
         if rivals:
             self._shelf.remove(entry)
         return not rivals
 
     def _standing(self) -> Standing:
         keys = [info.key for info in self._shelf.store.list(EpochEntry.prefix())]
-        number = max((number_of(key) for key in keys), default=0)
-        newest = [key for key in keys if number_of(key) == number]
-        released = {key.removesuffix(SUB_SEPARATOR + RELEASED_ID) for key in newest if SUB_SEPARATOR in key}
-        claims = [self._load(key, key in released) for key in newest if SUB_SEPARATOR not in key]
-        return Standing(number, tuple(claim for claim in claims if claim is not None))
+        released = {key.removesuffix(SUB_SEPARATOR + RELEASED_ID) for key in keys if SUB_SEPARATOR in key}
+        names = sorted((key for key in keys if SUB_SEPARATOR not in key), key=number_of, reverse=True)
+        for number, group in itertools.groupby(names, number_of):
+            claims = [self._load(key, key in released) for key in group]
+            # A number that is withdrawn whole never was: what stands is the one below.
+            if found := tuple(claim for claim in claims if claim is not None):
+                return Standing(number, found)
+        return Standing(0, ())
 
     def _load(self, key: str, released: bool) -> EpochState | None:
         try:

@@ -97,7 +97,8 @@ class History:
         if following is None:
             return "held"
         claim = self._load(following)
-        return "overruled" if claim is None or claim.took_over == key else "continued"
+        # It may name a claim in between that was withdrawn since: then it took over from this one all the same.
+        return "overruled" if claim is None or claim.took_over is not None else "continued"
 
     def _names(self) -> _Names:
         keys = [info.key for info in self._shelf.store.list(EpochEntry.prefix())]

@@ -2,6 +2,7 @@
 """Staging between two commits: layers that are stored, frozen, written and removed while others are on their way, and
 what a kill or a loss of power finds then."""
 
+import random
 import threading
 from pathlib import Path
 
@@ -12,9 +13,18 @@ from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.layers import Layer
 from cas3fs.values import Buffer
 from tests.filesystem.machine import MIB, Machine
-from tests.filesystem.test_checkpoint import before_the_instant, shown
-from tests.filesystem.test_directories import make_file
-from tests.filesystem.test_storing import DEADLINE_S, after_a_crash, content, remove, rewrite
+from tests.filesystem.test_checkpoint import before_the_instant, on_another_machine, replace_by_rename, shown
+from tests.filesystem.test_directories import make_file, names_in
+from tests.filesystem.test_storing import (
+    DEADLINE_S,
+    Gated,
+    after_a_crash,
+    content,
+    open_below,
+    remove,
+    rewrite,
+    until,
+)
 
 
 def store_without_commit(fs: FileSystem) -> None:
@@ -139,6 +149,75 @@ def test_a_checkpoint_that_waits_for_a_writer_shows_one_instant(
     assert not taking.is_alive()
     assert shown(machine, tmp_path / "copy", b"f") == b"w" * MIB
     assert shown(machine, tmp_path / "copy", b"g") == b"new" * 100  # the instant was before it went
+
+
+def test_a_checkpoint_begins_anew_when_a_file_is_stored_while_its_writer_is_waited_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was stored meanwhile is neither in the pinned index nor in the layers that are left."""
+    gated = Gated(machine)
+    fs = gated.fs
+    data = random.Random(1).randbytes(2 * MIB)
+    make_file(fs, 1, b"f", b"old")
+    fs.store_all()
+    threads: list[threading.Thread] = []
+    underway: list[Underway] = []
+
+    def replace_store_and_write() -> None:
+        if not underway:
+            replace_by_rename(fs, b"f", data)
+            gated.close_gate()
+            threads.append(gated.storing())
+            underway.append(Underway(fs, monkeypatch, b"f"))
+
+    waits = when_frozen(fs, monkeypatch)
+    before_the_instant(fs, replace_store_and_write)
+    taking = threading.Thread(target=fs.checkpoint, args=(tmp_path / "copy",))
+    taking.start()
+    assert waits.wait(DEADLINE_S)
+    inode = fs.lookup(1, b"f")
+    assert inode.stored_seq == 0
+    gated.store.gate.set()
+    until(lambda: inode.stored_seq > 0)
+    underway[0].end()
+    for thread in (taking, *threads):
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    assert shown(machine, tmp_path / "copy", b"f") == b"w" * MIB + data[MIB:]
+
+
+def test_a_checkpoint_begins_anew_when_a_file_goes_while_the_writer_of_another_is_waited_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fs = machine.mount()
+    for name in (b"f", b"g"):
+        make_file(fs, 1, name, b"old")
+    fs.store_all()
+    underway: list[Underway] = []
+
+    def replace_both() -> None:
+        if not underway:
+            for name in (b"f", b"g"):
+                replace_by_rename(fs, name, b"new" * 100)
+                underway.append(Underway(fs, monkeypatch, name))
+
+    waits = when_frozen(fs, monkeypatch)
+    before_the_instant(fs, replace_both)
+    taking = threading.Thread(target=fs.checkpoint, args=(tmp_path / "copy",))
+    taking.start()
+    assert waits.wait(DEADLINE_S)  # for the writer of f
+    underway[1].end()
+    remove(fs, b"g")
+    underway[0].end()
+    taking.join(DEADLINE_S)
+    assert not taking.is_alive()
+    other = on_another_machine(machine, tmp_path / "copy")
+    after = other.mount()
+    assert names_in(after, 1) == [b"f"]
+    assert content(after, b"f") == b"w" * MIB
+    other.close()
+    fs.commit()
+    assert open_below(machine.folder / "staging") == []  # what was frozen the first time is let go
 
 
 def test_no_row_is_written_over_a_layer_whose_bytes_have_none(

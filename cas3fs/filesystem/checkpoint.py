@@ -65,15 +65,28 @@ class Checkpoints:
                     self._complete(copy_to, frozen)
             finally:
                 with self._base.lock:
-                    for file in frozen:
-                        file.let_go(self._base.staging)
+                    self._let_go(frozen)
 
     def _stored_and_pinned(self, settled: bool) -> tuple[PinnedIndex, list[FrozenFile]]:
         """Steps 1 and 2, until nothing comes between pinning and freezing."""
+        taken: list[tuple[PinnedIndex, list[FrozenFile]]] = []
         while True:
             self._storer.store_all(settled=settled)
-            with suppress(_Overtaken):
-                return self._commits.commit_and(self._pin)
+            try:
+                with suppress(_Overtaken):
+                    self._commits.commit_and(lambda: taken.append(self._pin()))
+                    return taken[0]
+            except BaseException:  # the commit may fail after the instant, too
+                for pinned, frozen in taken:
+                    pinned.close()
+                    with self._base.lock:
+                        self._let_go(frozen)
+                raise
+
+    def _let_go(self, frozen: Sequence[FrozenFile]) -> None:
+        """Needs the lock."""
+        for file in frozen:
+            file.let_go(self._base.staging)
 
     def _pin(self) -> tuple[PinnedIndex, list[FrozenFile]]:
         """Step 2; the lock is held, and the group was just committed."""
@@ -102,13 +115,15 @@ class Checkpoints:
         certain = [(inode, inode.stored_seq) for inode in staging.files.values() if inode.replaces and inode.unstored]
         certain.sort(key=lambda one: one[0].layers[-1].writers)
         frozen: list[FrozenFile] = []
-        for inode, stored_seq in certain:
-            layers = staging.freeze(inode)
-            if not inode.unstored or inode.stored_seq != stored_seq:
-                for file in frozen:
-                    file.let_go(staging)
-                raise _Overtaken
-            frozen.append(FrozenFile(inode, layers))
+        try:
+            for inode, stored_seq in certain:
+                layers = staging.freeze(inode)
+                if not inode.unstored or inode.stored_seq != stored_seq:
+                    raise _Overtaken
+                frozen.append(FrozenFile(inode, layers))
+        except BaseException:
+            self._let_go(frozen)
+            raise
         return frozen
 
     # -- the frozen files

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.extents import FileBytes
+from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer
 from cas3fs.values import Buffer
 from tests.filesystem.machine import MIB, Machine
@@ -218,6 +220,41 @@ def test_a_checkpoint_begins_anew_when_a_file_goes_while_the_writer_of_another_i
     other.close()
     fs.commit()
     assert open_below(machine.folder / "staging") == []  # what was frozen the first time is let go
+
+
+@pytest.mark.parametrize("failing", ["freezing", "syncing"])
+def test_a_checkpoint_that_fails_at_the_instant_keeps_hold_of_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str
+) -> None:
+    fs = machine.mount()
+    for name in (b"f", b"g"):
+        make_file(fs, 1, name, b"old")
+    fs.store_all()
+    freeze, frozen = fs.staging.freeze, list[Inode]()
+
+    def freeze_one(inode: Inode) -> list[Layer]:
+        if frozen:
+            raise MemoryError("for the test")
+        frozen.append(inode)
+        return freeze(inode)
+
+    def sync() -> None:
+        raise IndexDatabaseError("for the test")
+
+    with monkeypatch.context() as patch:
+
+        def replace_both() -> None:
+            for name in (b"f", b"g"):
+                replace_by_rename(fs, name, name * MIB)
+            patch.setattr(*((fs.staging, "freeze", freeze_one) if failing == "freezing" else (fs.index, "sync", sync)))
+
+        before_the_instant(fs, replace_both)
+        with pytest.raises((MemoryError, IndexDatabaseError), match="for the test"):
+            fs.checkpoint(tmp_path / "copy")
+    fs.store_all()
+    fs.commit()
+    assert open_below(machine.folder / "staging") == []
+    assert content(fs, b"f") + content(fs, b"g") == b"f" * MIB + b"g" * MIB
 
 
 def test_no_row_is_written_over_a_layer_whose_bytes_have_none(

@@ -23,7 +23,7 @@ MIN_WORKERS = 4
 
 @click.command()
 @click.argument("volume")
-@click.argument("directory", type=click.Path())
+@click.argument("directory")  # no click.Path: that would stat a mount that may not answer
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
 @click.option("--read-only", is_flag=True, help="Mount the newest snapshot, without claiming the volume.")
 @click.option("--snapshot", metavar="ID", help="Mount that snapshot, read-only, beside the volume itself.")
@@ -80,7 +80,8 @@ def mount(
 ) -> int:
     """Mount the volume at the URL VOLUME on DIRECTORY, and return when it serves."""
     from cas3fs.caches.registry import parse_caches
-    from cas3fs.fuse.mountpoints import check_mountpoint
+    from cas3fs.cli.sockets import find_socket
+    from cas3fs.fuse.mountpoints import check_mountpoint, mount_at
 
     if caches and cache_size is not None:
         raise UsageError("--cache-size and --cache exclude each other: write --cache disk:SIZE")
@@ -88,6 +89,9 @@ def mount(
     if snapshot is not None and take_over:
         raise UsageError("--snapshot only reads, so it has nothing to take over")
     split = split_options(options)
+    places = find_places(state_dir, cache_dir)
+    if (already := mount_at(directory)) is not None:
+        find_socket(already.mountpoint, places)  # says so if its process is stopped, where a look into it would wait
     mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
     writer = WriterSettings(
         read_only=read_only or snapshot is not None or "ro" in split,
@@ -105,7 +109,7 @@ def mount(
         store_settings(volume, endpoint_url),
         writer,
         session,
-        find_places(state_dir, cache_dir),
+        places,
         foreground=foreground,
         verbose=verbose,
     )

@@ -40,6 +40,7 @@ class ControlServer:
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
         self._socket = self._bind(path)
+        self._file = path.stat()
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
 
     @staticmethod
@@ -62,7 +63,7 @@ class ControlServer:
 
     def close(self, grace_s: float = 5.0) -> None:
         """Takes no more requests, gives those under way `grace_s` to be answered, and removes the socket."""
-        self._path.unlink(missing_ok=True)
+        self._remove()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -77,6 +78,12 @@ class ControlServer:
                     connection.shutdown(how)
             for _, thread in clients:
                 thread.join(max(0.0, limit_s - time.monotonic()))
+
+    def _remove(self) -> None:
+        """Removes the socket, but not that of a server that has taken its place: the next mount may begin already."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self._path.stat(), self._file):
+                self._path.unlink()
 
     def _accept(self) -> None:
         while True:

@@ -231,6 +231,17 @@ def test_the_socket_is_its_owners_alone(server: ControlServer, path: Path) -> No
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_server_that_ends_leaves_the_socket_of_the_one_that_took_its_place(server: ControlServer, path: Path) -> None:
+    successor = ControlServer(path, {"echo": echo})
+    successor.start()
+    server.close()
+    try:
+        assert answers(path)
+    finally:
+        successor.close()
+    assert not path.exists()
+
+
 def test_an_ended_server_is_an_error_of_one_line(server: ControlServer, path: Path) -> None:
     with ControlClient(path) as client:
         server.close()

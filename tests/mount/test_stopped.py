@@ -29,6 +29,7 @@ def test_every_command_says_which_process_is_stopped_and_what_to_do(machine: Mac
         (1, ["umount", machine.dir]),
         (8, ["fsck", machine.dir]),
         (1, ["snapshot", "list", machine.url]),
+        (1, ["mount", machine.url, machine.dir]),
     ]
     os.kill(pid, signal.SIGSTOP)
     try:

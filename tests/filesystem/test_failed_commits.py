@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commits that fail: what they were about is done by the next one, and no crash between finds half of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cas3fs.errors import IndexDatabaseError
+from cas3fs.filesystem import FileSystem
+from tests.filesystem.machine import Machine
+from tests.filesystem.test_directories import make_file
+from tests.filesystem.test_replay import with_part_of
+from tests.filesystem.test_staging import store_without_commit
+from tests.filesystem.test_storing import after_a_crash, content, rewrite
+
+
+@contextmanager
+def failing(holder: object, name: str) -> Iterator[None]:
+    """That method of the holder fails meanwhile, as on a broken disk."""
+
+    def fail() -> None:
+        raise IndexDatabaseError("for the test")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, name, fail)
+        yield
+
+
+def commit_in_vain(fs: FileSystem) -> None:
+    with pytest.raises(IndexDatabaseError, match="for the test"):
+        fs.commit()
+
+
+@pytest.mark.parametrize("step", ["commit", "sync"])
+def test_what_is_stored_is_let_go_by_the_commit_after_one_that_failed(machine: Machine, step: str) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"x" * 1000)
+    fs.commit()
+    store_without_commit(fs)
+    with failing(fs.index, step):
+        commit_in_vain(fs)
+    fs.commit()
+    assert fs.staging.size_bytes == 0
+    fs.commit()  # deletes the rows of what the one before let go
+    assert list(fs.staging.records.rows()) == []
+
+
+@pytest.mark.parametrize("step", ["commit", "sync"])
+def test_no_row_lies_over_what_an_index_holds_that_could_not_be_committed(machine: Machine, step: str) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f")
+    fs.commit()
+    before = machine.copy_of_the_disk()
+    rewrite(fs, b"f", 0, b"1" * 1000)
+    store_without_commit(fs)  # its bytes go, as no row names them
+    with failing(fs.index, step):
+        commit_in_vain(fs)
+        rewrite(fs, b"f", 500, b"2")
+        commit_in_vain(fs)
+    # the power goes, and with it all that the index was not synced for
+    crashed = with_part_of(machine.copy_of_the_disk(), "index.sqlite", before)
+    assert content(crashed.mount(), b"f") == b""
+    crashed.close()
+    fs.commit()
+    assert after_a_crash(machine, b"f") == b"1" * 500 + b"2" + b"1" * 499
+
+
+def test_rows_that_could_not_be_committed_are_written_by_the_next_commit(machine: Machine) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"x" * 1000)
+    with failing(fs.staging.records._database, "commit"):
+        commit_in_vain(fs)
+    fs.commit()
+    assert after_a_crash(machine, b"f") == b"x" * 1000
+
+
+def test_rows_that_could_not_be_deleted_are_by_the_next_commit(machine: Machine) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"x" * 1000)
+    fs.commit()
+    fs.store_all()
+    assert len(list(fs.staging.records.rows())) == 1
+    with failing(fs.staging.records._database, "commit"):
+        commit_in_vain(fs)
+    fs.commit()
+    assert list(fs.staging.records.rows()) == []

@@ -65,6 +65,19 @@ def test_what_is_synced_after_two_storings_without_a_commit_is_there_after_a_cra
     assert after_a_crash(machine, b"f") == b"3" * 1000
 
 
+def test_what_is_synced_after_two_layers_were_stored_at_once_is_there_after_a_crash(machine: Machine) -> None:
+    fs = machine.mount()
+    file = make_file(fs, 1, b"f", b"1" * 1000)
+    with fs.lock:
+        fs.staging.freeze(file)  # as a job does that fails
+    rewrite(fs, b"f", 0, b"2")
+    fs.commit()
+    fs.store_all()  # the next commit deletes the rows of both
+    rewrite(fs, b"f", 0, b"3")
+    fs.commit()
+    assert after_a_crash(machine, b"f") == b"3" + b"1" * 999
+
+
 class Underway:
     """The bytes of one write are on the way into a layer's file until `end`."""
 

@@ -15,6 +15,7 @@ from cas3fs.blockstore.reader import Gate
 from cas3fs.errors import BlockMissing, ObjectMissing, SnapshotError, StoreBusy, StoreError, VolumeError
 from cas3fs.filesystem import Owner
 from cas3fs.filesystem.contents import ReadPlan
+from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.maintenance.survey import key_of_pack
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore
@@ -316,6 +317,8 @@ class ScriptedStore(MemoryStore):
         super().__init__()
         self.failing_page = 0
         self.dropped_key = ""
+        self.dropped_from: str | None = None
+        """The one prefix whose listing lacks that key; None for any."""
         self.pages = 0
 
     def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
@@ -323,7 +326,8 @@ class ScriptedStore(MemoryStore):
         self.pages += prefix == ""
         if self.failing_page and self.pages >= self.failing_page and not prefix:
             raise StoreError("503 for page 3")
-        shown = [info for info in page.objects if info.key != self.dropped_key][:4]
+        dropped_key = self.dropped_key if self.dropped_from in {None, prefix} else ""
+        shown = [info for info in page.objects if info.key != dropped_key][:4]
         return ListPage(shown, shown[-1].key if len(page.objects) > 4 else page.next_start)
 
 
@@ -336,10 +340,10 @@ class TestStoresThatFail:
         garbage(rig)
         return rig
 
-    def check_nothing_went(self, rig: Rig, error: type[Exception]) -> None:
+    def check_nothing_went(self, rig: Rig, error: type[Exception], text: str, report: Report = silent) -> None:
         tree, before = rig.tree(), {info.key for info in rig.inner.list("p")}
-        with pytest.raises(error):
-            rig.gc()
+        with pytest.raises(error, match=text):
+            rig.gc(report=report)
         assert before <= {info.key for info in rig.inner.list("p")}
         assert rig.tree() == tree
         rig.check_snapshots()
@@ -348,7 +352,19 @@ class TestStoresThatFail:
     def test_an_error_on_page_three(self, scripted: Rig) -> None:
         scripted.inner.failing_page = 3
         scripted.inner.pages = 0
-        self.check_nothing_went(scripted, StoreError)
+        self.check_nothing_went(scripted, StoreError, "503 for page 3")
+
+    def test_a_listing_that_lacks_the_snapshot_that_was_just_published(self, scripted: Rig) -> None:
+        def hide(_: object) -> None:
+            scripted.inner.dropped_key = f"snapshots/{scripted.newest}"
+
+        self.check_nothing_went(scripted, StoreError, "does not list snapshot", hide)
+
+    @pytest.mark.parametrize("prefix", ["", "snapshots/"])
+    def test_two_listings_of_which_one_lacks_an_old_snapshot(self, scripted: Rig, prefix: str) -> None:
+        scripted.inner.dropped_key = f"snapshots/{scripted.archive.ids()[0]}"
+        scripted.inner.dropped_from = prefix
+        self.check_nothing_went(scripted, SnapshotError, "two listings of the snapshots differ")
 
     def test_a_listing_that_lacks_a_pack(self, scripted: Rig) -> None:
         scripted.inner.dropped_key = next(iter(scripted.packs()))

@@ -24,7 +24,7 @@ Locks: jobs are picked and entered under the file system's lock.  `Inode.busy` k
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import attrgetter
 
@@ -127,15 +127,24 @@ class Storer:
             self._more = len(batch) < len(due)
             for inode in batch:
                 inode.busy = True
-            return list(self._frozen(batch))
+            return self._frozen(batch)
 
-    def _frozen(self, batch: Sequence[Inode]) -> Iterator[FrozenFile]:
-        for inode in batch:
-            layers = self._base.staging.freeze(inode)  # may wait, and any of the files may go meanwhile
-            if inode.unstored:
-                yield FrozenFile(inode, layers)
-            else:
+    def _frozen(self, batch: Sequence[Inode]) -> list[FrozenFile]:
+        frozen: list[FrozenFile] = []
+        try:
+            for inode in batch:
+                layers = self._base.staging.freeze(inode)  # may wait, and any of the files may go meanwhile
+                if inode.unstored:
+                    frozen.append(FrozenFile(inode, layers))
+                else:
+                    inode.busy = False
+        except BaseException:
+            for file in frozen:
+                self._release(file)
+            for inode in batch:
                 inode.busy = False
+            raise
+        return frozen
 
     def _is_time(self, now_s: float) -> bool:
         """Whether to look for files at all: not while programs are busy, unless it is pressing."""

@@ -16,6 +16,8 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.errors import BlockMissing, StoreError
 from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.cutting import FrozenFile
+from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layers import Layer
 from cas3fs.objectstores.base import ObjectStore
 from tests.filesystem.gated import GatedStore
 from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
@@ -491,3 +493,23 @@ def test_a_look_for_files_that_fails_ends_no_storer(machine: Machine, monkeypatc
     assert failed.wait(DEADLINE_S)
     fs.store_all()
     assert fs.pending().files == 0
+
+
+def test_a_freezing_that_fails_keeps_no_file_from_being_stored(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount()
+    for name in (b"f", b"g"):
+        make_file(fs, 1, name, name * MIB)
+    freeze, frozen = fs.staging.freeze, list[Inode]()
+
+    def fail_once(inode: Inode) -> list[Layer]:
+        frozen.append(inode)
+        if len(frozen) == 2:
+            raise MemoryError("for the test")
+        return freeze(inode)
+
+    monkeypatch.setattr(fs.staging, "freeze", fail_once)
+    fs.store_all(timeout_s=DEADLINE_S)
+    assert fs.pending().files == 0
+    assert open_below(machine.folder / "staging") == []

@@ -283,3 +283,22 @@ def _content(database: sqlite3.Connection, store: ObjectStore, inode: int, size:
 def noise(seed: int, size: int = 20 * KIB) -> bytes:
     """Bytes that neither compress nor recur."""
     return random.Random(seed).randbytes(size)
+
+
+def fill(rig: Rig, count: int = 8, start: int = 0) -> None:
+    for number in range(start, start + count):
+        rig.write(f"f{number}", noise(number))
+
+
+def garbage(rig: Rig) -> None:
+    """Some dead packs, some sparse ones, some held by snapshots, and a stray."""
+    fill(rig, 12)
+    first = rig.publish()
+    fill(rig, 8, 20)
+    second = rig.publish()
+    for number in (0, 1, 2, 3, 5, 7, 9, 20, 21, 22, 23, 24, 25):
+        rig.remove(f"f{number}")
+    rig.publish()
+    rig.drop_snapshot(first)
+    rig.drop_snapshot(second)
+    rig.inner.put_if_absent("packs/00000001/" + "cd" * 32, b"stray")

@@ -3,7 +3,7 @@
 retained snapshot and the head stay, byte by byte, and the next gc finishes the work.
 
 That of a mount is killed at the same places in ``tests/crash/test_failpoints.py``; a process that dies with what the
-disk has at each step, more often than processes can be started, in `tests.maintenance.test_gc`.
+disk has at each step, more often than processes can be started, in `tests.maintenance.test_gc_interrupted`.
 """
 
 import os

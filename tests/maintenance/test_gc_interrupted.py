@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A gc that ends at any of its steps with what the disk has then: nothing is lost, and the next one finishes the work."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.maintenance.rig import KIB, Rig, garbage, noise
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+STEPS = (
+    "publishing",
+    "rewriting packs",
+    "moving blocks",
+    "listing",
+    "merging",
+    "dropping blocks",
+    "marking packs",
+    "putting the snapshot",
+    "acknowledging the snapshot",
+    "deleting packs",
+    "forgetting packs",
+    "deleting strays",
+)
+
+
+@pytest.mark.parametrize("commit", [False, True], ids=["in the group", "committed"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(
+    rig: Rig, tmp_path: Path, step: str, commit: bool
+) -> None:
+    garbage(rig)
+    tree = rig.tree()
+
+    def kill(told: dict[str, object]) -> None:
+        if told["what"] == step:
+            if commit:
+                rig.fs.commit()
+            raise Killed
+
+    with pytest.raises(Killed):
+        rig.gc(report=kill)
+    after = rig.killed(tmp_path / "after")
+    after.snapshots.update({one: tree for one in after.archive.ids() if one not in after.snapshots})
+    assert after.tree() == tree
+    after.check_snapshots()
+    after.gc()
+    after.check_snapshots()
+    for snapshot in [one for one in after.snapshots if one != after.newest]:
+        after.drop_snapshot(snapshot)
+    after.gc()
+    assert after.tree() == tree
+    after.check_snapshots()
+    assert sum(after.packs().values()) < 1.1 * 20 * KIB * len(tree)
+    after.close()
+
+
+def rounds(folder: Path, seed: int, count: int) -> None:
+    """Writes, deletes, snapshots, collects and is killed at random; everything retained is compared each time."""
+    chance = random.Random(seed)
+    rig = Rig(folder / "0")
+    for number in range(count):
+        for _ in range(chance.randrange(1, 8)):
+            name = f"f{chance.randrange(20)}"
+            if name in rig.names() and chance.random() < 0.5:
+                rig.remove(name)
+            else:
+                rig.write(name, noise(chance.randrange(12), chance.randrange(1, 40 * KIB)))
+        if chance.random() < 0.6:
+            rig.publish()
+        retained = sorted(one for one in rig.snapshots if one != rig.newest)
+        if retained and chance.random() < 0.5:
+            rig.drop_snapshot(chance.choice(retained))
+        tree = rig.tree()
+        if chance.random() < 0.7:
+            killed_at = chance.randrange(1, 30)
+            steps = 0
+
+            def maybe(told: object, killed_at: int = killed_at) -> None:
+                nonlocal steps
+                steps += 1
+                if steps == killed_at:
+                    raise Killed
+
+            try:
+                rig.gc(report=maybe)
+            except Killed:
+                after = rig.killed(folder / f"{number + 1}")
+                after.snapshots.update({one: tree for one in after.archive.ids() if one not in after.snapshots})
+                rig = after
+        # what was not committed when it was killed is not promised: gc commits it first
+        assert rig.tree() == tree
+        rig.check_snapshots()
+    rig.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounds_of_everything_with_kills_lose_nothing(tmp_path: Path, seed: int, long: bool) -> None:
+    rounds(tmp_path, seed, 50 if long else 10)

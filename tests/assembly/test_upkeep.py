@@ -147,7 +147,9 @@ def test_a_gc_in_a_rhythm_ends_with_the_volume(volume: Volume) -> None:
     opened = volume.open("here")
     upkeep = Upkeep(opened)
     upkeep.start(3600)
+    assert "gc" in {thread.name for thread in threading.enumerate()}
     upkeep.stop()
+    assert "gc" not in {thread.name for thread in threading.enumerate()}
     opened.finish()
 
 

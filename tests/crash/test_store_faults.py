@@ -25,8 +25,7 @@ from cas3fs.testing.faults import FaultKind
 from tests.crash.driver import none_of
 from tests.crash.looking import findings, places
 from tests.filesystem.machine import Machine
-from tests.filesystem.test_directories import make_file
-from tests.filesystem.test_storing import after_a_crash, until
+from tests.filesystem.usage import after_a_crash, make_file, until
 
 URL = StoreSettings("s3://bucket/volume")
 QUICK = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)

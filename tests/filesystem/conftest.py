@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.filesystem import FileSystem
+from tests.filesystem.gated import Gated
 from tests.filesystem.machine import Machine
 
 
@@ -20,3 +21,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 @pytest.fixture
 def fs(machine: Machine) -> FileSystem:
     return machine.mount()
+
+
+@pytest.fixture
+def gated(machine: Machine) -> Iterator[Gated]:
+    made = Gated(machine)
+    yield made
+    made.store.gate.set()
+    made.store.failing = False

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A store whose uploads wait at a gate, or fail, as the test says."""
+"""A store whose uploads wait at a gate, or fail, as the test says, and a mounted machine that has one."""
 
 import threading
 from collections.abc import Iterable, Mapping
 
 from cas3fs.errors import StoreBusy
+from cas3fs.filesystem import FileSystemSettings
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore
+from tests.filesystem.machine import Machine
+from tests.filesystem.usage import DEADLINE_S, until
 
 
 class GatedStore(ObjectStore):
@@ -49,3 +52,38 @@ class GatedStore(ObjectStore):
 
     def close(self) -> None:
         self.inner.close()
+
+
+class Gated:
+    """A mounted machine with its gate."""
+
+    def __init__(self, machine: Machine, settings: FileSystemSettings | None = None, **more: int) -> None:
+        self.machine = machine
+
+        def wrap(store: ObjectStore) -> ObjectStore:
+            self.store = GatedStore(store)
+            return self.store
+
+        self.fs = machine.mount(settings, wrap=wrap, **more)
+
+    def close_gate(self) -> None:
+        """What comes to the gate from now on waits there; what has passed before is not counted any more."""
+        self.store.gate.clear()
+        while self.store.waiting.acquire(blocking=False):
+            pass
+
+    def storing(self) -> threading.Thread:
+        """Begins to store everything; returns when an upload is at the gate."""
+        thread = threading.Thread(target=self.fs.store_all)
+        thread.start()
+        assert self.store.waiting.acquire(timeout=DEADLINE_S)
+        return thread
+
+    def open_gate(self, thread: threading.Thread) -> None:
+        self.store.gate.set()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+    def await_job(self) -> None:
+        """Returns when the first job is over: who asked for it does not wait for a file that is gone."""
+        until(lambda: self.fs.metrics.snapshot().get("storer.jobs", 0) > 0)

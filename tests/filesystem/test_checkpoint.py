@@ -3,50 +3,14 @@
 
 import os
 import random
-import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cas3fs.filesystem import FileSystem
+from tests.filesystem.gated import Gated
 from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
-from tests.filesystem.test_directories import make_file
-from tests.filesystem.test_storing import Gated, content, rewrite
-
-
-def on_another_machine(machine: Machine, copy: Path) -> Machine:
-    """A machine that has nothing but that copy of the index, and the store."""
-    machine.number += 1
-    other = Machine(machine.folder.with_name(f"other-{machine.number}"))
-    other.store, other.chunker = machine.store, machine.chunker
-    other.folder.mkdir()
-    shutil.copy(copy, other.folder / "index.sqlite")
-    return other
-
-
-def shown(machine: Machine, copy: Path, name: bytes) -> bytes:
-    other = on_another_machine(machine, copy)
-    data = content(other.mount(), name)
-    other.close()
-    return data
-
-
-def replace_by_rename(fs: FileSystem, name: bytes, data: bytes) -> None:
-    make_file(fs, 1, b"temporary", data)
-    fs.rename(1, b"temporary", 1, name)
-
-
-def before_the_instant(fs: FileSystem, action: Callable[[], None]) -> None:
-    """Does `action` between the storing and the instant of the next checkpoint."""
-    commit_and = fs._checkpoints._commits.commit_and
-
-    def late(pin):  # type: ignore[no-untyped-def]
-        action()
-        return commit_and(pin)
-
-    fs._checkpoints._commits.commit_and = late  # type: ignore[method-assign]
+from tests.filesystem.usage import before_the_instant, content, make_file, replace_by_rename, rewrite, shown
 
 
 def test_a_checkpoint_holds_what_was_written_before(machine: Machine, tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import random
 from cas3fs.objectstores.base import ObjectStore
 from tests.filesystem.gated import GatedStore
 from tests.filesystem.machine import MIB, ROOT, Machine
-from tests.filesystem.test_directories import make_file
-from tests.filesystem.test_storing import content
+from tests.filesystem.usage import content, make_file
 
 
 class CountingStore(GatedStore):

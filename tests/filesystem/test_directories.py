@@ -9,30 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from cas3fs.errors import FileSystemError, IndexFull
-from cas3fs.filesystem import FileSystem, Inode
+from cas3fs.errors import IndexFull
+from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import ROOT, USER, Machine
-
-
-def refused(number: int, action: Callable[..., object], *args: object) -> None:
-    with pytest.raises(FileSystemError) as caught:
-        action(*args)
-    assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
-
-
-def make_file(fs: FileSystem, parent: int, name: bytes, data: bytes = b"") -> Inode:
-    inode, handle = fs.create(parent, name, 0o644, os.O_RDWR, ROOT)
-    if data:
-        fs.write(handle, 0, data)
-    fs.release(handle)
-    return inode
-
-
-def names_in(fs: FileSystem, directory: int) -> list[bytes]:
-    handle = fs.opendir(directory)
-    names = [name for name, _, _ in fs.readdir(handle, 0)]
-    fs.releasedir(handle)
-    return names
+from tests.filesystem.usage import make_file, names_in, refused
 
 
 def test_a_new_file_belongs_to_the_caller_and_has_the_asked_mode(fs: FileSystem) -> None:

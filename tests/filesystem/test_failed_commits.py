@@ -9,10 +9,7 @@ import pytest
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import Machine
-from tests.filesystem.test_directories import make_file
-from tests.filesystem.test_replay import with_part_of
-from tests.filesystem.test_staging import store_without_commit
-from tests.filesystem.test_storing import after_a_crash, content, rewrite
+from tests.filesystem.usage import after_a_crash, content, make_file, rewrite, store_without_commit, with_part_of
 
 
 @contextmanager

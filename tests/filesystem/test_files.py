@@ -14,8 +14,7 @@ from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.base import FileSystemSettings
 from tests.filesystem.machine import MIB, ROOT, USER, Machine
-from tests.filesystem.test_directories import make_file, refused
-from tests.filesystem.test_storing import content
+from tests.filesystem.usage import content, make_file, refused
 
 
 def test_setattr_changes_what_it_is_told_and_the_ctime(fs: FileSystem) -> None:

@@ -2,24 +2,12 @@
 """What is taken up from staging after a crash, and what is not: staging and index are two databases, and a crash may
 come between any two of their commits."""
 
-import shutil
-
 import pytest
 
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import ROOT, Machine
-from tests.filesystem.test_directories import make_file, names_in
-from tests.filesystem.test_storing import content, rewrite
-
-
-def with_part_of(now: Machine, part: str, before: Machine) -> Machine:
-    """The disk of `now`, but for the database `part`, which is as `before` has it: what a crash in between leaves."""
-    for path in now.folder.glob(f"{part}*"):
-        path.unlink()
-    for path in before.folder.glob(f"{part}*"):
-        shutil.copy(path, now.folder)
-    return now
+from tests.filesystem.usage import content, make_file, names_in, rewrite, with_part_of
 
 
 def mounted(machine: Machine) -> FileSystem:

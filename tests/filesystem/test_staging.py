@@ -14,24 +14,24 @@ from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer
 from cas3fs.values import Buffer
+from tests.filesystem.gated import Gated
 from tests.filesystem.machine import MIB, Machine
-from tests.filesystem.test_checkpoint import before_the_instant, on_another_machine, replace_by_rename, shown
-from tests.filesystem.test_directories import make_file, names_in
-from tests.filesystem.test_storing import (
+from tests.filesystem.usage import (
     DEADLINE_S,
-    Gated,
     after_a_crash,
+    before_the_instant,
     content,
+    make_file,
+    names_in,
+    on_another_machine,
     open_below,
     remove,
+    replace_by_rename,
     rewrite,
+    shown,
+    store_without_commit,
     until,
 )
-
-
-def store_without_commit(fs: FileSystem) -> None:
-    """As the storers do between two commits."""
-    fs._storer.store_all()
 
 
 def stored_twice(machine: Machine) -> FileSystem:

@@ -4,10 +4,7 @@
 import os
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
@@ -18,84 +15,19 @@ from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.cutting import FrozenFile
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer
-from cas3fs.objectstores.base import ObjectStore
-from tests.filesystem.gated import GatedStore
+from tests.filesystem.gated import Gated
 from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
-from tests.filesystem.test_directories import make_file, refused
-
-DEADLINE_S = 30
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for what happens in another thread."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.005)
-
-
-class Gated:
-    """A mounted machine with its gate."""
-
-    def __init__(self, machine: Machine, settings: FileSystemSettings | None = None, **more: int) -> None:
-        self.machine = machine
-
-        def wrap(store: ObjectStore) -> ObjectStore:
-            self.store = GatedStore(store)
-            return self.store
-
-        self.fs = machine.mount(settings, wrap=wrap, **more)
-
-    def close_gate(self) -> None:
-        """What comes to the gate from now on waits there; what has passed before is not counted any more."""
-        self.store.gate.clear()
-        while self.store.waiting.acquire(blocking=False):
-            pass
-
-    def storing(self) -> threading.Thread:
-        """Begins to store everything; returns when an upload is at the gate."""
-        thread = threading.Thread(target=self.fs.store_all)
-        thread.start()
-        assert self.store.waiting.acquire(timeout=DEADLINE_S)
-        return thread
-
-    def open_gate(self, thread: threading.Thread) -> None:
-        self.store.gate.set()
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
-
-    def await_job(self) -> None:
-        """Returns when the first job is over: who asked for it does not wait for a file that is gone."""
-        until(lambda: self.fs.metrics.snapshot().get("storer.jobs", 0) > 0)
-
-
-@pytest.fixture
-def gated(machine: Machine) -> Iterator[Gated]:
-    made = Gated(machine)
-    yield made
-    made.store.gate.set()
-    made.store.failing = False
-
-
-def content(fs: FileSystem, name: bytes) -> bytes:
-    inode = fs.lookup(1, name)
-    handle = fs.open(inode.number, os.O_RDONLY, ROOT)
-    data = bytes(fs.read(handle, 0, inode.size + 1))
-    fs.release(handle)
-    return data
-
-
-def rewrite(fs: FileSystem, name: bytes, offset: int, data: bytes) -> None:
-    handle = fs.open(fs.lookup(1, name).number, os.O_WRONLY, ROOT)
-    fs.write(handle, offset, data)
-    fs.release(handle)
-
-
-def remove(fs: FileSystem, name: bytes) -> None:
-    """Its last name goes, and the kernel forgets it: nothing of it is kept."""
-    number = fs.lookup(1, name).number
-    fs.unlink(1, name)
-    fs.forget([(number, 100)])
+from tests.filesystem.usage import (
+    DEADLINE_S,
+    after_a_crash,
+    content,
+    make_file,
+    open_below,
+    refused,
+    remove,
+    rewrite,
+    until,
+)
 
 
 def stored_bytes(machine: Machine) -> int:
@@ -105,13 +37,6 @@ def stored_bytes(machine: Machine) -> int:
 def stored_size(fs: FileSystem, number: int) -> int:
     row = fs.index.namespace.inode(number)
     return 0 if row is None else int(row[6])
-
-
-def after_a_crash(machine: Machine, name: bytes) -> bytes:
-    other = machine.copy_of_the_disk()
-    data = content(other.mount(), name)
-    other.close()
-    return data
 
 
 class TestWhatComesDuringAnUploadWins:
@@ -402,15 +327,6 @@ class InterruptingChunker:
         if interruption is not None:
             interruption()
         return self._inner.cut(data, final)
-
-
-def open_below(folder: Path) -> list[str]:
-    """What this process has open in a folder, files without a name as well."""
-    found = []
-    for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the look itself opens one
-            found.append(str(link.readlink()))
-    return [target for target in found if target.startswith(f"{folder}/")]
 
 
 def test_a_file_that_is_removed_while_it_is_cut_fails_nothing(machine: Machine) -> None:

@@ -14,8 +14,7 @@ from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.extents import pack_ranges, unpack_ranges
 from tests.filesystem.machine import Machine
-from tests.filesystem.test_directories import make_file, names_in
-from tests.filesystem.test_storing import content
+from tests.filesystem.usage import content, make_file, names_in
 from tests.hostile.mutations import Edit, edits, harmed
 
 SMALL, LARGE = b"small" * 20, b"large" * 100_000

@@ -10,7 +10,7 @@ from typing import Any
 from cas3fs.objectstores.base import Body, ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
 from tests.filesystem.gated import GatedStore
-from tests.filesystem.test_storing import until
+from tests.filesystem.usage import until
 from tests.maintenance.rig import KIB, Rig
 
 

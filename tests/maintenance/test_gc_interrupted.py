@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A gc that ends at any of its steps with what the disk has then: nothing is lost, and the next one finishes the work."""
+"""A gc that ends at any step with what the disk has then: nothing is lost, and the next one finishes the work."""
 
 import random
 from pathlib import Path

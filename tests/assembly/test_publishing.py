@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happens while a snapshot is published is in that one, or in the next one, and never in none."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cas3fs.assembly.opening import OpenVolume
+from cas3fs.assembly.publishing import Publisher
+from cas3fs.assembly.upkeep import Upkeep
+from cas3fs.control import Message
+from cas3fs.filesystem import ROOT
+from cas3fs.maintenance.plans import GcSettings
+from cas3fs.snapshots.archive import SnapshotArchive
+
+from .conftest import Volume, read_all, write
+
+
+def publisher_of(opened: OpenVolume) -> Publisher:
+    assert opened.publisher is not None
+    return opened.publisher
+
+
+def once_while_a_snapshot_is_put(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
+    """Has `work` done after the index was copied, and before the first snapshot from now on is in the store."""
+    create = SnapshotArchive.create
+
+    def meanwhile(*args: Any, **kwargs: Any) -> object:
+        monkeypatch.undo()
+        work()
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(SnapshotArchive, "create", meanwhile)
+
+
+def test_what_changes_while_a_snapshot_is_put_is_in_the_next_one(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = volume.open()
+    write(opened, "file", "x")
+    once_while_a_snapshot_is_put(monkeypatch, lambda: opened.filesystem.rename(ROOT, b"file", ROOT, b"renamed"))
+    first = publisher_of(opened).publish()
+    assert publisher_of(opened).publish() != first
+    assert read_all(volume.view()) == {"renamed": "x"}
+
+
+def test_who_waits_for_the_store_while_a_snapshot_is_put_waits_for_the_next_one(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = volume.open()
+    publisher = publisher_of(opened)
+    write(opened, "early", "x")
+    late = threading.Thread(target=publisher.publish_shared)
+
+    def come_late() -> None:
+        write(opened, "late", "x")
+        late.start()
+        while publisher._asked < 2:
+            pass
+
+    once_while_a_snapshot_is_put(monkeypatch, come_late)
+    publisher.publish_shared()
+    late.join()
+    assert read_all(volume.view()).keys() == {"early", "late"}
+
+
+def test_a_gc_keeps_what_was_stored_at_the_instant_of_a_snapshot_that_stays(volume: Volume) -> None:
+    opened = volume.open()
+    filesystem = opened.filesystem
+    write(opened, "file", "old")
+
+    def replace(told: Message) -> None:
+        if told.get("what") == "publishing":  # all is stored, and the index is not copied yet
+            write(opened, "new", "renamed over another, so the snapshot has it")
+            filesystem.rename(ROOT, b"new", ROOT, b"file")
+
+    kept = publisher_of(opened).publish(replace)
+    view = volume.view()
+    filesystem.unlink(ROOT, b"file")
+    upkeep = Upkeep(opened)
+    for number in range(3):
+        write(opened, f"other {number}", "so that there is something to publish")
+        upkeep.gc(GcSettings(grace_s=0), lambda _: None)
+        with publisher_of(opened).exclusively():
+            publisher_of(opened).keeper.delete([one for one in volume.archive.ids()[:-1] if one != kept])
+    assert read_all(view) == {"file": "renamed over another, so the snapshot has it"}

@@ -122,10 +122,12 @@ def test_unchanged_pages_are_equal_in_successive_copies(index: Index, tmp_path: 
 def test_a_database_put_in_place_is_not_spoiled_by_the_others_log(index: Index, tmp_path: Path) -> None:
     add_file(index, b"new")
     index.commit()
+    index.copy_to(tmp_path / "copy")
+    add_file(index, b"of another line")
+    index.commit()
     old = tmp_path / "old.sqlite"
     Index.open(old, create=True).close()
     Path(f"{old}-wal").write_bytes(Path(f"{index.path}-wal").read_bytes())
-    index.copy_to(tmp_path / "copy")
     put_in_place(tmp_path / "copy", old)
     assert names_in(old) == [b"new"]
     assert not (tmp_path / "copy").exists()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Power is lost while one step is done on the local disk: what was acknowledged before is there, and the rest is whole.
+
+Each program is traced, and a disk that forgets (module `disk`) is led to many instants of it, as in `test_power_loss`,
+which looks at whole volumes.
+"""
+
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+from cas3fs.epochs.claimfile import read_record
+from cas3fs.index import Checker, Index, StagingIndex
+from tests.crash.disk import Disk, Luck
+from tests.crash.tracing import operations, traced
+
+MOST_INSTANTS = 40
+WRITES = ("open", "write", "pwrite")
+START = """
+import os, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+told = os.open(folder.parent / "t" / "told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def tell(line):
+    os.write(told, f"{line}\\n".encode())
+"""
+CLAIMS = """
+from uuid import UUID
+from cas3fs.epochs.claimfile import Mine, Record, write_record
+for number in range(8):
+    write_record(folder / "claim.json", Record((Mine(number, UUID(int=number)),)))
+    tell(number)
+"""
+INDEX = """
+from cas3fs.index import Index
+for life in range(3):
+    with Index.open(folder / "index.sqlite", create=True) as index:
+        for number in range(3):
+            with index.operation():
+                inode = index.namespace.insert_inode(0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)
+                index.namespace.add_entry(1, b"%d%d" % (life, number), inode)
+            index.commit()
+            index.sync()
+            tell(f"{life}{number}")
+"""
+ROWS = """
+from cas3fs.index import StagedRow, StagingIndex
+for life in range(3):
+    with StagingIndex(folder / "staging.sqlite") as rows:
+        for number in range(3):
+            rows.save([StagedRow(1, 1 + 3 * life + number, None, 0, 0, 0, b"", b"data")])
+            rows.commit()
+            tell(1 + 3 * life + number)
+"""
+PLACE = """
+from cas3fs.index import Index
+from cas3fs.index.files import put_in_place
+def make(path, name):
+    with Index.open(path, create=True, scratch=True) as index:
+        with index.operation():
+            index.namespace.add_entry(1, name, index.namespace.insert_inode(0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1))
+        index.commit()
+for number in range(4):
+    make(folder / "made.sqlite", b"%d" % number)
+    put_in_place(folder / "made.sqlite", folder / "index.sqlite")
+    tell(number)
+"""
+
+
+def left_by(program: str, workspace: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folder that a program worked in, as it is after losses of power, each with what was acknowledged before."""
+    for name in ("s", "t"):
+        (workspace / name).mkdir()
+    traced([sys.executable, "-c", START + program, str(workspace / "s")], workspace / "trace")
+    done = list(operations(workspace / "trace", [workspace / "s", workspace / "t"]))
+    shutil.rmtree(workspace / "s")
+    disk, told, chance = Disk(workspace, ["s", "t"]), b"", random.Random(program)
+    decisive = [n for n, one in enumerate(done) if one.call not in WRITES or one.path.endswith("/t/told")]
+    instants = chance.sample(decisive, min(MOST_INSTANTS, len(decisive)))
+    for number, operation in enumerate(done):
+        if operation.path == f"{workspace}/t/told":
+            told += operation.data
+        else:
+            disk.do(operation)
+        for luck in Luck if number in instants else ():
+            disk.lose_power(workspace / "image", luck, number)
+            try:
+                yield workspace / "image" / "s", told.decode().split()
+            except BaseException as error:
+                error.add_note(f"after {operation.call} {operation.path}, the disk has {luck.value}")
+                raise
+            shutil.rmtree(workspace / "image")
+    assert told
+
+
+def test_the_claims_of_a_state_folder(workspace: Path) -> None:
+    for folder, told in left_by(CLAIMS, workspace):
+        held = read_record(folder / "claim.json").held
+        assert held or not told
+        assert all(one.epoch >= int(told[-1]) and one.uuid == UUID(int=one.epoch) for one in held if told)
+
+
+def test_an_index_through_its_lives(workspace: Path) -> None:
+    for folder, told in left_by(INDEX, workspace):
+        with Index.open(folder / "index.sqlite", create=not told) as index:
+            found = [entry[1].decode() for entry in index.namespace.entries(1, 0, 99)]
+        assert found[: len(told)] == told
+        with Checker(folder / "index.sqlite") as checker:
+            assert checker.integrity(thorough=True) == []
+
+
+def test_the_rows_of_staging_through_their_lives(workspace: Path) -> None:
+    for folder, told in left_by(ROWS, workspace):
+        with StagingIndex(folder / "staging.sqlite") as rows:
+            assert [str(row.seq) for row in rows.rows()][: len(told)] == told
+
+
+def test_an_index_that_takes_the_place_of_another(workspace: Path) -> None:
+    for folder, told in left_by(PLACE, workspace):
+        if told or (folder / "index.sqlite").exists():
+            with Index.open(folder / "index.sqlite") as index:
+                (entry,) = index.namespace.entries(1, 0, 99)
+            assert int(entry[1]) >= int(told[-1] if told else 0)

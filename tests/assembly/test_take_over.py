@@ -16,6 +16,7 @@ from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.lines import read_bases
+from cas3fs.snapshots.retention import Policy
 
 from .conftest import Volume, read_all, write
 
@@ -131,6 +132,23 @@ def test_a_writer_that_is_taken_over_from_while_it_publishes_acknowledges_nothin
         old.publisher.publish(meddle)
     assert old.publisher.newest == base
     assert len(volume.archive.strays()) == 1
+
+
+def test_a_writer_that_was_taken_over_from_deletes_no_snapshot(volume: Volume) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    first = published(old)
+    write(old, "b", "two")
+    published(old)
+    take_over(volume, "new")
+    before = set((volume.root / "v").rglob("*"))
+    assert old.publisher is not None
+    with old.publisher.exclusively():
+        with pytest.raises(Fenced):
+            old.publisher.keeper.delete([first])
+        with pytest.raises(Fenced):
+            old.publisher.keeper.prune(Policy(last=1))
+    assert set((volume.root / "v").rglob("*")) == before
 
 
 def test_packs_of_a_late_manifest_stay_as_long_as_it_does(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

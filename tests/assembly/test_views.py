@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A snapshot that is being read on the writer's machine stays, whoever wants it gone."""
 
+from typing import Any
+
 import pytest
 
+from cas3fs.assembly import keeping
 from cas3fs.assembly.opening import OpenVolume, open_view
 from cas3fs.assembly.snapshotting import delete_offline, policy_offline, prune_offline
 from cas3fs.config import WriterSettings
 from cas3fs.control import MountRecord
 from cas3fs.errors import SnapshotError
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.removal import RemovalPlan
 from cas3fs.snapshots.retention import Policy
 
 from .conftest import Volume, read_all, write
@@ -46,6 +52,43 @@ def test_pruning_and_thinning_leave_a_snapshot_that_is_read_here(volume: Volume)
     view.close()
     fourth = volume.use("here", d="four")
     assert volume.archive.ids() == [fourth]
+
+
+def test_a_snapshot_that_is_mounted_here_while_its_deletion_is_planned_stays(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    views: list[OpenVolume] = []
+    plan_removal = keeping.plan_removal
+
+    def plan_meanwhile(*args: Any) -> RemovalPlan:
+        plan = plan_removal(*args)
+        views.append(view_of(volume, first))
+        return plan
+
+    monkeypatch.setattr(keeping, "plan_removal", plan_meanwhile)
+    with pytest.raises(SnapshotError, match=f"{first} is being read"):
+        delete_offline(volume.store_settings, volume.places("here"), [first])
+    assert first in volume.archive.ids()
+    assert read_all(views[0]) == {"a": "one"}
+
+
+def test_a_view_says_what_it_shows_before_it_reads_it(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    refused: list[str] = []
+    restore = SnapshotArchive.restore
+
+    def deleted_meanwhile(archive: SnapshotArchive, snapshot_id: str, *args: Any) -> SnapshotInfo:
+        with pytest.raises(SnapshotError, match="is being read"):
+            delete_offline(volume.store_settings, volume.places("here"), [snapshot_id])
+        refused.append(snapshot_id)
+        return restore(archive, snapshot_id, *args)
+
+    monkeypatch.setattr(SnapshotArchive, "restore", deleted_meanwhile)
+    assert read_all(view_of(volume, first)) == {"a": "one"}
+    assert refused == [first]
 
 
 def test_a_reader_that_was_killed_keeps_nothing(volume: Volume) -> None:

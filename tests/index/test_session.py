@@ -147,6 +147,25 @@ def test_an_index_is_synced_once_before_it_trusts_what_an_earlier_process_left(
     assert len(synced) == 1
 
 
+def test_what_is_committed_while_the_disk_is_waited_for_is_synced_by_the_next_one(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+
+    def fdatasync(log: int) -> None:
+        synced.append(log)
+        if len(synced) == 1:
+            add_file(index)
+            index.commit()
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    add_file(index)
+    index.commit()
+    index.sync()
+    index.sync()
+    assert len(synced) == 2
+
+
 def test_a_sync_that_failed_never_succeeds_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(5, "Input/output error")

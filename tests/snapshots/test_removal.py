@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Removing snapshots deletes what only they needed, and nothing that is not explained."""
 
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import Fenced, SnapshotError, SnapshotMissing
+from cas3fs.errors import Fenced, SnapshotError, SnapshotMissing, StoreUnreachable
+from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import write_base
@@ -86,6 +89,60 @@ def test_a_removal_that_broke_off_is_finished_by_the_next(
     (tmp_path / f"restored-{name(3)}").unlink()
     assert restored(archive, name(3), tmp_path) == contents
     assert len(list(store.list("pages/"))) <= pages_before
+
+
+class Interrupting(MemoryStore):
+    """Does something just before the `at`-th of what is asked of it, listings and removals alone."""
+
+    at = 0
+    work: Callable[[], None]
+
+    def _ask(self) -> None:
+        self.at -= 1
+        if self.at == 0:
+            self.work()
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+        self._ask()
+        return super().list(prefix, start_after)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        self._ask()
+        super().delete_many(keys)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_what_is_listed_is_whole_wherever_a_removal_breaks_off(tmp_path: Path, at: int) -> None:
+    def fail() -> None:
+        raise StoreUnreachable("no route")
+
+    store = Interrupting()
+    archive = SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=4)
+    contents = [*fill(archive, tmp_path, 2), b"new" * SEGMENT]
+    (tmp_path / "index").write_bytes(contents[2])
+    archive.create(tmp_path / "index", epoch=1, sequence=3, parent=name(2))
+    plan = plan_removal(archive, [name(1), name(2)], lambda _: True)
+    assert plan.pages == (name(1), name(2))
+    store.at, store.work = at, fail
+    with pytest.raises(StoreUnreachable):
+        execute_removal(archive, plan, leave)
+    for one in archive.ids():
+        assert restored(archive, one, tmp_path) == contents[int(one[-1]) - 1]
+
+
+def test_a_snapshot_that_comes_at_any_moment_of_planning_keeps_its_pages(tmp_path: Path) -> None:
+    for at in count(1):
+        store = Interrupting()
+        archive = SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=4)
+        fill(archive, tmp_path, 2)
+        (tmp_path / "index").write_bytes(b"new" * SEGMENT)
+        store.work = lambda archive=archive: archive.create(tmp_path / "index", epoch=1, sequence=3)
+        store.at = at
+        plan = plan_removal(archive, [name(1)], lambda _: True)
+        assert name(3) not in plan.pages
+        if store.at > 0:
+            break
+    assert at > 3
 
 
 def test_pages_of_an_attempt_that_may_go_on_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An older state that becomes the newest again knows every pack, and uses no number twice."""
+
+from pathlib import Path
+
+from cas3fs.index import Index
+from cas3fs.index.merging import adopt_newest
+from tests.index.conftest import add_file, make_pack
+
+DIED = 9
+
+
+def index_with(path: Path, *packs: str, files: int) -> Path:
+    """An index that knows those packs, born as the first snapshot, and has had so many files."""
+    with Index.open(path, create=True) as index:
+        with index.operation():
+            for name in packs:
+                index.blocks.add_pack(make_pack(name, 1), 1)
+            for _ in range(files):
+                index.namespace.remove_inodes([add_file(index)])
+        index.commit()
+    return path
+
+
+def bury(path: Path, pack: str, died: int) -> None:
+    with Index.open(path) as index:
+        with index.operation():
+            index.repairs().set_death(pack, died)
+        index.commit()
+
+
+def deaths(path: Path) -> dict[str, int | None]:
+    with Index.open(path) as index:
+        return {row.name: row.died for row in index.blocks.packs()}
+
+
+def test_an_earlier_death_is_kept_and_what_is_in_use_is_alive(tmp_path: Path) -> None:
+    older = index_with(tmp_path / "older", "both", "both, dead since", files=0)
+    newest = index_with(tmp_path / "newest", "both", "both, dead since", "newer", "dead before", files=0)
+    bury(newest, "both, dead since", 4)
+    bury(newest, "dead before", 5)
+    adopt_newest(older, newest, DIED)
+    assert deaths(older) == {"both": None, "both, dead since": None, "newer": DIED, "dead before": 5}
+
+
+def test_numbers_go_on_from_the_greater_of_both_sides(tmp_path: Path) -> None:
+    few, many = index_with(tmp_path / "few", files=3), index_with(tmp_path / "many", files=30)
+    few_again = index_with(tmp_path / "few again", files=3)
+    adopt_newest(few, many, DIED)
+    adopt_newest(many, few_again, DIED)
+    for path in (few, many):
+        with Index.open(path) as index, index.operation():
+            assert add_file(index) == 32  # after the root and thirty that went

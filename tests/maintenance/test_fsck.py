@@ -16,7 +16,7 @@ from cas3fs.maintenance.recovering import contents_of
 from cas3fs.maintenance.survey import Listing, take_listing
 from cas3fs.objectstores import ObjectStore
 from tests.maintenance.rig import KIB, noise
-from tests.maintenance.ward import DAMAGES, Ward, codes, held_pack, make, pack_of_f0
+from tests.maintenance.ward import DAMAGES, INODE, Ward, codes, held_pack, make, pack_of, pack_of_f0
 
 
 def test_a_location_that_was_lost_is_found_again_in_the_pack(ward: Ward) -> None:
@@ -44,6 +44,19 @@ class TestPacks:
         hurt = set(finding.paths)
         assert {name: data for name, data in after.items() if f"/{name}" not in hurt} == {
             name: data for name, data in before.items() if f"/{name}" not in hurt
+        }
+        ward.gc()  # goes on all the same
+
+    def test_what_was_lost_before_stays_known_when_more_is_lost(self, ward: Ward) -> None:
+        first, second = pack_of_f0(ward), pack_of(ward, INODE.format("f5"))
+        assert first != second
+        for pack in (first, second):
+            ward.inner.delete_many([f"packs/{pack}"])
+            assert ward.fsck().status == 1
+        told = ward.check()
+        assert {(one.code, one.touches["pack"]) for one in told.findings} == {
+            ("known-loss", first),
+            ("known-loss", second),
         }
         ward.gc()  # goes on all the same
 

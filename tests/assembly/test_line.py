@@ -3,12 +3,13 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cas3fs.assembly.line import CLEAN
 from cas3fs.assembly.opening import open_writer
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Claim, Epochs, Identity
 from cas3fs.errors import EpochHeld, Fenced, IndexDatabaseError, SnapshotDamaged, StateInUse
 from cas3fs.index import Index
 
@@ -54,6 +55,22 @@ def test_another_host_is_refused_while_the_volume_is_held(volume: Volume) -> Non
     volume.open("here").close()
     with pytest.raises(EpochHeld):
         volume.open("there")
+
+
+def test_what_is_published_just_before_the_claim_is_begun_from(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume.use("there", a="1")
+    there = volume.open("there")
+    write(there, "b", "2")
+    claim = Epochs.claim
+
+    def after_the_other_has_ended(*args: Any, **kwargs: Any) -> Claim:
+        monkeypatch.undo()
+        there.finish()
+        there.close()
+        return claim(*args, **kwargs)
+
+    monkeypatch.setattr(Epochs, "claim", after_the_other_has_ended)
+    assert read_all(volume.open("here")) == {"a": "1", "b": "2"}
 
 
 def test_a_process_that_dies_between_its_claim_and_its_record_of_it_loses_nothing(volume: Volume) -> None:

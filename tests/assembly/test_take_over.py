@@ -223,6 +223,24 @@ def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -
     assert {path: path.stat().st_mtime_ns for path in volume.state("old").glob("staging/*")} == before
 
 
+def test_what_only_a_snapshot_off_the_line_has_is_saved_and_not_what_others_changed_since(
+    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = volume.open("old")
+    write(old, "shared", "as it was")
+    published(old)
+    new = take_over(volume, "new")
+    new.filesystem.unlink(ROOT, b"shared")
+    write(new, "shared", "as the new one has it")
+    published(new)
+    write(old, "late", "off the line")
+    published_late(old, monkeypatch)
+    old.close()
+    rescue(volume.store_settings, volume.state("old"), tmp_path / "saved", silent)
+    saved = {path.name: path.read_text() for path in (tmp_path / "saved").iterdir()}
+    assert saved == {"late": "off the line"}
+
+
 def test_what_was_only_moved_linked_or_changed_in_its_attributes_is_saved_under_its_new_name(
     volume: Volume, tmp_path: Path
 ) -> None:

@@ -164,6 +164,16 @@ def test_without_leave_nothing_is_deleted(archive: SnapshotArchive, store: Memor
     assert [info.key for info in store.list()] == before
 
 
+def test_pages_with_nothing_but_lists_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+    (content,) = fill(archive, tmp_path, 1)
+    (tmp_path / "index").write_bytes(content[:-SEGMENT])  # no segment is new, and the last list is shorter
+    shorter = archive.create(tmp_path / "index", epoch=1, sequence=2, parent=name(1))
+    assert shorter.new_size > 0
+    assert plan_removal(archive, [], lambda _: True).is_empty
+    execute_removal(archive, plan_removal(archive, [name(1)], lambda _: True), leave)
+    assert restored(archive, shorter.id, tmp_path) == content[:-SEGMENT]
+
+
 def test_an_unreadable_manifest_that_stays_ends_it_and_one_that_goes_does_not(
     archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
 ) -> None:

@@ -2,13 +2,18 @@
 """Which index a mount goes on with, whatever happened before; nothing that was promised is lost."""
 
 import logging
+import os
+import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.line import CLEAN
 from cas3fs.assembly.opening import open_writer
+from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim, Epochs, Identity
 from cas3fs.errors import EpochHeld, Fenced, IndexDatabaseError, SnapshotDamaged, StateInUse
 from cas3fs.index import Index
@@ -127,6 +132,46 @@ def test_staging_without_its_index_is_set_aside(volume: Volume) -> None:
     (volume.state("here") / "index.sqlite").unlink()
     assert read_all(volume.open("here")) == {}
     assert "staging.sqlite" in {path.name for path in aside(volume)}
+
+
+def test_staging_of_another_line_is_set_aside(volume: Volume, tmp_path: Path) -> None:
+    killed = volume.open("here")
+    write(killed, "a", "1")
+    killed.filesystem.commit()
+    killed.close()
+    shutil.move(volume.state("here") / "staging.sqlite", tmp_path / "of another line")
+    (volume.state("here") / "index.sqlite").unlink()
+    volume.take_over("there")
+    volume.use("here", b="2")
+    shutil.move(tmp_path / "of another line", volume.state("here") / "staging.sqlite")
+    assert read_all(volume.open("here")) == {"b": "2"}
+    assert "staging.sqlite" in {path.name for path in aside(volume)}
+
+
+def test_what_is_set_aside_has_its_new_names_on_the_disk_before_the_old_ones_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(StateFolder(tmp_path / "state")) as state:
+        state.index.write_bytes(b"")
+        synced: list[Path] = []
+        monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()))
+        folder = state.set_aside()
+        assert synced == [folder, folder.parent, state.path]
+
+
+def test_old_snapshots_are_thinned_out_before_the_volume_is_given_back(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thin, released = Keeper.thin, []
+
+    def looking(keeper: Keeper) -> None:
+        newest = Epochs(volume.shelf).newest()
+        released.append(newest is None or newest.released)
+        thin(keeper)
+
+    monkeypatch.setattr(Keeper, "thin", looking)
+    volume.use("here", a="1")
+    assert released == [False]
 
 
 def test_a_damaged_local_index_is_told_and_left_as_it_is(volume: Volume) -> None:

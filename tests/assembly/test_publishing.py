@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
+from cas3fs.assembly import keeping
 from cas3fs.assembly.opening import OpenVolume
 from cas3fs.assembly.publishing import Publisher
+from cas3fs.assembly.restoring import restore_head
+from cas3fs.assembly.snapshotting import SnapshotHandlers
 from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.control import Message
+from cas3fs.errors import Fenced
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.removal import RemovalPlan
 
 from .conftest import Volume, read_all, write
 
@@ -86,3 +91,35 @@ def test_a_gc_keeps_what_was_stored_at_the_instant_of_a_snapshot_that_stays(volu
         with publisher_of(opened).exclusively():
             publisher_of(opened).keeper.delete([one for one in volume.archive.ids()[:-1] if one != kept])
     assert read_all(view) == {"file": "renamed over another, so the snapshot has it"}
+
+
+@pytest.mark.parametrize("request_", ["snapshot-delete", "snapshot-prune"])
+def test_nothing_is_published_while_snapshots_are_deleted(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    first = volume.use("here", a="one")
+    opened = volume.open()
+    write(opened, "b", "two")
+    publisher = publisher_of(opened)
+    publisher.publish()
+    excluded: list[bool] = []
+    plan_removal = keeping.plan_removal
+
+    def looking(*args: Any) -> RemovalPlan:
+        excluded.append(publisher._mutex.locked())
+        return plan_removal(*args)
+
+    monkeypatch.setattr(keeping, "plan_removal", looking)
+    told = SnapshotHandlers(opened).handlers()[request_]({"ids": [first], "policy": {"last": 1}}, lambda _: None)
+    assert told["removed"] == [first]
+    assert excluded == [True]
+
+
+def test_a_restored_head_that_another_writer_overtook_is_not_acknowledged(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = volume.use("here", a="one")
+    volume.use("here", b="two")
+    once_while_a_snapshot_is_put(monkeypatch, lambda: volume.take_over("there"))
+    with pytest.raises(Fenced):
+        restore_head(volume.store_settings, volume.places("here"), first, lambda _: None)

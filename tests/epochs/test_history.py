@@ -3,12 +3,14 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from cas3fs.entries.kinds import EpochEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, History, Identity
-from cas3fs.errors import EpochHeld, EpochUnknown
+from cas3fs.errors import EpochHeld, EpochUnknown, ObjectMissing
 from cas3fs.objectstores.memory import MemoryStore
 
 ALICE = Identity("alpha", "alice", 11)
@@ -66,3 +68,32 @@ def test_the_newest_epoch_is_not_released_by_hand(shelf: Shelf) -> None:
 def test_an_epoch_that_never_was_is_told(shelf: Shelf) -> None:
     with pytest.raises(EpochUnknown, match="no epoch 9"):
         History(shelf).release(9, NOW)
+
+
+class Vanishing(MemoryStore):
+    """Objects that are listed and gone by the time they are asked for."""
+
+    gone = ""
+
+    def get(self, key: str) -> bytes:
+        if self.gone and key.startswith(self.gone):
+            raise ObjectMissing(f"no object {key}")
+        return super().get(key)
+
+
+def test_an_epoch_counts_as_taken_over_where_the_claim_after_it_was_withdrawn_meanwhile(tmp_path: Path) -> None:
+    store = Vanishing()
+    epochs = Epochs(Shelf(store), fenced=False)
+    epochs.claim(ALICE, tmp_path / "alice")
+    epochs.claim(BOB, tmp_path / "bob", take_over=True)
+    store.gone = "epochs/00000002-"
+    assert epochs.overruled() == {1}
+
+
+def test_what_a_rival_of_the_same_number_may_have_written_ends_the_line(tmp_path: Path) -> None:
+    shelf = Shelf(MemoryStore())
+    epochs = Epochs(shelf, fenced=False)
+    epochs.claim(ALICE, tmp_path / "alice")
+    rival = EpochEntry(id=f"00000001-{'b' * 32}", epoch=1, claim=UUID("b" * 32), time=NOW, **BOB._asdict())
+    shelf.save(rival)
+    assert epochs.claim(ALICE, tmp_path / "alice", take_over=True).lineage == ()

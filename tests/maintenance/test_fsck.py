@@ -8,15 +8,16 @@ import attrs
 import pytest
 
 from cas3fs.caches.memory import MemoryCache
-from cas3fs.index import StagedRow
+from cas3fs.index import Checker, StagedRow, ordinal_of
 from cas3fs.maintenance import checking, verifying
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.fsck import FsckSettings, check
 from cas3fs.maintenance.recovering import contents_of
 from cas3fs.maintenance.survey import Listing, take_listing
 from cas3fs.objectstores import ObjectStore
+from cas3fs.values import SnapshotNumber
 from tests.maintenance.rig import KIB, noise
-from tests.maintenance.ward import DAMAGES, INODE, Ward, codes, held_pack, make, pack_of, pack_of_f0
+from tests.maintenance.ward import DAMAGES, INODE, Ward, codes, flip, held_pack, make, pack_of, pack_of_f0
 
 
 def test_a_location_that_was_lost_is_found_again_in_the_pack(ward: Ward) -> None:
@@ -117,6 +118,30 @@ class TestPacks:
         assert after.pop("f0") is None
         before.pop("f0")
         assert after == before
+
+
+class TestPacksOfOneSnapshot:
+    """A pack that was born with a snapshot, which is the only one to need it."""
+
+    @pytest.fixture
+    def pack(self, ward: Ward) -> str:
+        key = held_pack(ward)
+        with Checker(ward.fs.index.path) as checker:
+            (born,) = [pack.born for pack in checker.packs() if key.endswith(pack.name)]
+        for one in ward.archive.ids()[:-1]:
+            if ordinal_of(SnapshotNumber.parse(one)) != born:
+                ward.drop_snapshot(one)
+        assert len(ward.archive.ids()) == 2
+        return key
+
+    def test_it_is_missed(self, ward: Ward, pack: str) -> None:
+        ward.inner.delete_many([pack])
+        assert codes(ward.check()) == {"snapshot-pack-missing"}
+
+    @pytest.mark.parametrize("place", [5000, -5], ids=["a block", "its table of contents"])
+    def test_it_is_read_back(self, ward: Ward, pack: str, place: int) -> None:
+        flip(ward, pack, place)
+        assert codes(ward.check(verify_data=True)) == {"snapshot-pack-damaged"}
 
 
 class TestSnapshots:

@@ -5,7 +5,6 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -277,19 +276,6 @@ def test_any_damage_is_noticed_and_nothing_is_left(archive: SnapshotArchive, sto
         assert not target.exists()
         store.damage("pages/" + FIRST, offset)
     assert restored(archive, FIRST, index) == index.read_bytes()
-
-
-def test_lists_that_changed_places_are_damage(archive: SnapshotArchive, store: Store, index: Path) -> None:
-    archive.create(index, epoch=1, sequence=1)
-    parts = Shelf(store).load(SnapshotEntry, FIRST).parts
-    one, other = next(pair for pair in combinations(parts, 2) if pair[0].length == pair[1].length)
-    body = bytearray(store.get("pages/" + FIRST))
-    places = [slice(part.offset, part.offset + part.length) for part in (one, other)]
-    body[places[0]], body[places[1]] = body[places[1]], body[places[0]]
-    store.delete_many(["pages/" + FIRST])
-    store.put_if_absent("pages/" + FIRST, body)
-    with pytest.raises(SnapshotDamaged, match=FIRST):
-        archive_of(store).restore(FIRST, index.with_name("restored"))
 
 
 def test_missing_pages_are_damage(archive: SnapshotArchive, store: Store, index: Path) -> None:

@@ -183,6 +183,22 @@ def test_a_damaged_local_index_is_told_and_left_as_it_is(volume: Volume) -> None
     assert index.read_bytes() == b"no database" * 1000
 
 
+def test_who_cannot_open_what_an_earlier_mount_left_keeps_the_volume_for_it(volume: Volume) -> None:
+    killed = volume.open("here")
+    write(killed, "a", "1")
+    killed.filesystem.commit()
+    killed.close()
+    index = volume.state("here") / "index.sqlite"
+    body = index.read_bytes()
+    index.write_bytes(b"no database" * 1000)
+    with pytest.raises(IndexDatabaseError):
+        volume.open("here")
+    with pytest.raises(EpochHeld):
+        volume.open("there")
+    index.write_bytes(body)
+    assert read_all(volume.open("here")) == {"a": "1"}
+
+
 def test_a_mount_that_never_served_holds_nothing_up(volume: Volume) -> None:
     volume.use("here", a="1")
     unused = volume.open("here")

@@ -231,6 +231,24 @@ class TestReadingBack:
         blocks = ward.one("SELECT count(*) FROM blocks")
         assert told.place.blocks == blocks
 
+    def test_what_was_found_before_its_time_was_up_is_told_at_the_end(
+        self, ward: Ward, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(verifying, "RUN_BYTES", 8 * KIB)  # so each pack is a step of its own
+        held = held_pack(ward)
+        flip(ward, f"pages/{ward.archive.ids()[0]}")
+        flip(ward, f"packs/{pack_of_f0(ward)}", 5000)
+        flip(ward, held)
+        whole = ward.check(verify_data=True)
+        assert codes(whole) == {"snapshot-unreadable", "block-damaged", "snapshot-pack-damaged"}
+        told = ward.check(verify_data=True, max_duration_s=0)
+        steps = 1
+        while told.verified is not None and not told.verified.is_complete:
+            told = ward.check(verify_data=True, max_duration_s=0)
+            steps += 1
+        assert steps > len(ward.archive.ids()) + 2
+        assert told.as_json() == whole.as_json()
+
     def test_no_pack_is_passed_over_beside_what_is_lost(self, ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(verifying, "PACKS_AT_ONCE", 1)
         ward.sql(*DAMAGES["chunk-without-block"])

@@ -171,6 +171,26 @@ class TestFsck:
         assert fsck(volume, host, verify_data=True)[0]["status"] == 0
         assert {info.key for info in volume.shelf.store.list()} == before
 
+    def test_an_index_that_others_have_gone_on_from_is_not_the_one_that_is_checked(self, volume: Volume) -> None:
+        volume.use("here", one=text(1))
+        before = packs(volume)
+        newest = volume.use("there", two=text(2))
+        (pack,) = packs(volume) - before
+        volume.shelf.store.delete_many([pack])
+        told, found = fsck(volume, "here")
+        assert (told["status"], found) == (4, ["pack-missing"])
+        assert newest in told["checked"]["index"]
+
+    def test_staged_bytes_that_are_gone_are_found_without_a_claim(self, volume: Volume) -> None:
+        killed = volume.open("here")
+        write(killed, "big", text(1) * 5)
+        killed.filesystem.commit()
+        killed.close()
+        for path in (volume.state("here") / "staging").iterdir():
+            path.unlink()
+        told, found = fsck(volume)
+        assert (told["status"], found) == (4, ["staging-bytes-missing"])
+
     def test_damage_in_the_store_is_found_and_mended_and_told_in_lost_and_found(self, volume: Volume) -> None:
         volume.use("here", one=text(1), two="2")
         damage(volume, min(packs(volume)))

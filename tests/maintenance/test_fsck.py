@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from cas3fs.caches.memory import MemoryCache
+from cas3fs.errors import StoreUnreachable
 from cas3fs.index import Checker, StagedRow, ordinal_of
 from cas3fs.maintenance import checking, verifying
 from cas3fs.maintenance.bookmarks import Bookmark
@@ -15,6 +16,7 @@ from cas3fs.maintenance.fsck import FsckSettings, check
 from cas3fs.maintenance.recovering import contents_of
 from cas3fs.maintenance.survey import Listing, take_listing
 from cas3fs.objectstores import ObjectStore
+from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.values import SnapshotNumber
 from tests.maintenance.rig import KIB, noise
 from tests.maintenance.ward import DAMAGES, INODE, Ward, codes, flip, held_pack, make, pack_of, pack_of_f0
@@ -266,6 +268,17 @@ class TestReadingBack:
         assert verified.place.snapshots == ward.archive.ids()
         contents = [contents_of(ward.inner, key, size) for key, size in ward.packs().items()]
         assert verified.place.blocks == sum(len(one) for one in contents)
+
+    def test_where_the_store_fails_nobody_is_told_that_all_is_well(
+        self, ward: Ward, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(key: str) -> ObjectInfo:
+            raise StoreUnreachable("no route")
+
+        flip(ward, f"pages/{ward.newest}")
+        monkeypatch.setattr(ward.inner, "head", fail)
+        with pytest.raises(StoreUnreachable):
+            ward.check(verify_data=True)
 
     def test_all_is_read_in_few_requests(self, ward: Ward) -> None:
         asked: list[str] = []

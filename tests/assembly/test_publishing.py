@@ -14,7 +14,7 @@ from cas3fs.assembly.restoring import restore_head
 from cas3fs.assembly.snapshotting import SnapshotHandlers
 from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.control import Message
-from cas3fs.errors import Fenced
+from cas3fs.errors import Fenced, StoreUnreachable
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -123,3 +123,22 @@ def test_a_restored_head_that_another_writer_overtook_is_not_acknowledged(
     once_while_a_snapshot_is_put(monkeypatch, lambda: volume.take_over("there"))
     with pytest.raises(Fenced):
         restore_head(volume.store_settings, volume.places("here"), first, lambda _: None)
+
+
+def test_a_publishing_that_seemed_to_fail_is_tried_again_under_another_number(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = volume.open()
+    write(opened, "a", "one")
+    create = SnapshotArchive.create
+
+    def without_answer(*args: Any, **kwargs: Any) -> object:
+        create(*args, **kwargs)
+        raise StoreUnreachable("no route")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SnapshotArchive, "create", without_answer)
+        with pytest.raises(StoreUnreachable):
+            publisher_of(opened).publish()
+    (first,) = volume.archive.ids()
+    assert publisher_of(opened).publish() > first

@@ -85,6 +85,7 @@ def test_a_commit_is_durable_on_return(staging_path: Path, monkeypatch: pytest.M
         assert synced == []
         staging.save([row(1, 2)])
         staging.commit()
+        assert synced == [f"{staging_path}-wal"]
         staging.sync()
     assert synced == [f"{staging_path}-wal"]
 

@@ -15,6 +15,7 @@ With a repair, in this order, each step complete in itself, so that a process th
 
 import json
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from typing import Any, Final
 import attrs
 
 from cas3fs.caches.base import BlockCache
+from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import ObjectExists, ObjectMissing
 from cas3fs.index import Checker
@@ -259,6 +261,9 @@ class Fsck:
                 if (row.inode, row.seq) in keys:
                     told = row._asdict() | {"ranges": row.ranges.hex(), "data": None}
                     file.write(json.dumps(told) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(Path(folder))
         rows.delete(keys)
         rows.commit()
         mended += hurt

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a repair takes from this machine, what it puts aside, and that it does neither when another writer has come."""
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import Fenced, ObjectExists, StoreUnreachable
 from cas3fs.filesystem.extents import pack_ranges
-from cas3fs.index import Checker, StagedRow
+from cas3fs.index import Checker, StagedRow, StagingIndex
 from cas3fs.maintenance.fsck import put_aside
 from cas3fs.values import BlockHash
 from tests.maintenance.rig import KIB, noise
@@ -94,15 +96,44 @@ def test_a_manifest_stays_until_it_is_put_aside(ward: Ward, monkeypatch: pytest.
     assert ward.inner.get(key) == body
 
 
-def test_records_of_staging_stay_until_they_are_put_aside(ward: Ward) -> None:
+def lose_staged_bytes(ward: Ward) -> StagingIndex:
+    """The rows of a file whose bytes are gone."""
     ward.write("big", noise(9, 900 * KIB))
     ward.fs.commit()
     for path in (ward.folder / "staging").iterdir():
         if path.name != "reserve":
             path.unlink()
-    rows = ward.rows = ward.fs.staging.records
+    ward.rows = ward.fs.staging.records
+    return ward.rows
+
+
+def test_records_of_staging_stay_until_they_are_put_aside(ward: Ward) -> None:
+    rows = lose_staged_bytes(ward)
     before = list(rows.rows())
     Path(ward.folder / "staging" / "records-put-aside.json").mkdir()
     with pytest.raises(IsADirectoryError):
         ward.fsck()
     assert list(rows.rows()) == before != []
+
+
+def test_records_of_staging_that_are_put_aside_are_on_the_disk_before_they_go(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = lose_staged_bytes(ward)
+    fsync, delete = os.fsync, rows.delete
+    synced: list[str] = []
+    before: list[list[str]] = []
+
+    def seen(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    def delete_late(keys: Collection[tuple[int, int]]) -> None:
+        before.append(list(synced))
+        delete(keys)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    monkeypatch.setattr(rows, "delete", delete_late)
+    ward.fsck()
+    staging = ward.folder / "staging"
+    assert [one[-2:] for one in before] == [[str(staging / "records-put-aside.json"), str(staging)]]

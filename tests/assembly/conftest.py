@@ -86,6 +86,11 @@ def write(volume: OpenVolume, name: str, text: str) -> None:
     fs.forget([(inode.number, 1)])
 
 
+def packs(volume: Volume) -> set[str]:
+    """The keys of the packs in the volume's store."""
+    return {info.key for info in volume.shelf.store.list("packs/")}
+
+
 def read_all(volume: OpenVolume) -> dict[str, str]:
     """Every file of the root, with its text."""
     fs = volume.filesystem

@@ -18,7 +18,7 @@ from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.lines import read_bases
 from cas3fs.snapshots.retention import Policy
 
-from .conftest import Volume, read_all, write
+from .conftest import Volume, packs, read_all, write
 
 
 def silent(message: Message) -> None:
@@ -166,11 +166,6 @@ def test_packs_of_a_late_manifest_stay_as_long_as_it_does(volume: Volume, monkey
     volume.archive.delete([late])
     upkeep.gc(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
-
-
-def packs(volume: Volume) -> set[Path]:
-    """The packs in the volume's store."""
-    return {path for path in (volume.root / "v" / "packs").rglob("*") if path.is_file()}
 
 
 def test_pages_that_an_overruled_writer_may_still_need_stay(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.maintenance.records import recorded
-from tests.assembly.conftest import Volume, write
+from tests.assembly.conftest import Volume, packs, write
 
 NOW: Message = {"grace_s": 0}
 
@@ -51,10 +51,6 @@ def fsck(volume: Volume, host: str = "here", **args: Any) -> tuple[Message, list
             found.append(told["finding"]["code"])
 
     return check_unmounted(volume.store_settings, volume.places(host), args, take), found
-
-
-def packs(volume: Volume) -> set[str]:
-    return {info.key for info in volume.shelf.store.list("packs/")}
 
 
 def damage(volume: Volume, key: str) -> None:

@@ -4,6 +4,7 @@ what a kill or a loss of power finds then."""
 
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,18 @@ def test_a_file_removed_while_the_storer_waits_for_the_writer_of_another_holds_n
     assert after_a_crash(machine, b"written") == b"w" * MIB
 
 
+def checkpoint_that_waits(
+    fs: FileSystem, monkeypatch: pytest.MonkeyPatch, copy: Path, action: Callable[[], None]
+) -> threading.Thread:
+    """Begins a checkpoint, with `action` just before its instant; returns when it waits for a writer."""
+    waits = when_frozen(fs, monkeypatch)
+    before_the_instant(fs, action)
+    taking = threading.Thread(target=fs.checkpoint, args=(copy,))
+    taking.start()
+    assert waits.wait(DEADLINE_S)
+    return taking
+
+
 def test_a_checkpoint_that_waits_for_a_writer_shows_one_instant(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -149,15 +162,10 @@ def test_a_checkpoint_that_waits_for_a_writer_shows_one_instant(
 
     def replace_both() -> None:
         for name in (b"f", b"g"):
-            make_file(fs, 1, b"new", b"new" * 100)
-            fs.rename(1, b"new", 1, name)
+            replace_by_rename(fs, name, b"new" * 100)
         underway.append(Underway(fs, monkeypatch, b"f"))
 
-    waits = when_frozen(fs, monkeypatch)
-    before_the_instant(fs, replace_both)
-    taking = threading.Thread(target=fs.checkpoint, args=(tmp_path / "copy",))
-    taking.start()
-    assert waits.wait(DEADLINE_S)
+    taking = checkpoint_that_waits(fs, monkeypatch, tmp_path / "copy", replace_both)
     remove(fs, b"g")
     underway[0].end()
     taking.join(DEADLINE_S)
@@ -185,11 +193,7 @@ def test_a_checkpoint_begins_anew_when_a_file_is_stored_while_its_writer_is_wait
             threads.append(gated.storing())
             underway.append(Underway(fs, monkeypatch, b"f"))
 
-    waits = when_frozen(fs, monkeypatch)
-    before_the_instant(fs, replace_store_and_write)
-    taking = threading.Thread(target=fs.checkpoint, args=(tmp_path / "copy",))
-    taking.start()
-    assert waits.wait(DEADLINE_S)
+    taking = checkpoint_that_waits(fs, monkeypatch, tmp_path / "copy", replace_store_and_write)
     inode = fs.lookup(1, b"f")
     assert inode.stored_seq == 0
     gated.store.gate.set()
@@ -216,11 +220,7 @@ def test_a_checkpoint_begins_anew_when_a_file_goes_while_the_writer_of_another_i
                 replace_by_rename(fs, name, b"new" * 100)
                 underway.append(Underway(fs, monkeypatch, name))
 
-    waits = when_frozen(fs, monkeypatch)
-    before_the_instant(fs, replace_both)
-    taking = threading.Thread(target=fs.checkpoint, args=(tmp_path / "copy",))
-    taking.start()
-    assert waits.wait(DEADLINE_S)  # for the writer of f
+    taking = checkpoint_that_waits(fs, monkeypatch, tmp_path / "copy", replace_both)  # for the writer of f
     underway[1].end()
     remove(fs, b"g")
     underway[0].end()

@@ -10,11 +10,11 @@ import pytest
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import Fenced, ObjectExists, StoreUnreachable
 from cas3fs.filesystem.extents import pack_ranges
-from cas3fs.index import Checker, StagedRow, StagingIndex
+from cas3fs.index import Checker, StagedRow
 from cas3fs.maintenance.fsck import put_aside
 from cas3fs.values import BlockHash
 from tests.maintenance.rig import KIB, noise
-from tests.maintenance.ward import Ward, codes, flip, pack_of_f0
+from tests.maintenance.ward import Ward, codes, flip, lose_staged_bytes, pack_of_f0, remove_a_pack
 
 SIZE = 20 * KIB
 
@@ -31,17 +31,13 @@ def blocks_of_f0(ward: Ward) -> dict[int, BlockHash]:
     return {user[1]: one for one, found in users.items() for user in found if user[0] == ward.inode("f0")}
 
 
-def lose_pack_of_f0(ward: Ward) -> None:
-    ward.inner.delete_many([f"packs/{pack_of_f0(ward)}"])
-
-
 @pytest.mark.parametrize("seed", [0, 99], ids=["the bytes that were stored", "others"])
 def test_blocks_are_taken_from_a_record_of_staging_if_they_are_the_same(ward: Ward, seed: int) -> None:
     rows = ward.rows = ward.fs.staging.records
     row = StagedRow(ward.inode("f0"), 0, 0, SIZE, 0, 0, pack_ranges([(0, SIZE)]), noise(seed))
     rows.save([row])
     rows.commit()
-    lose_pack_of_f0(ward)
+    remove_a_pack(ward)
     assert ward.fsck().status == 1
     assert ward.found()["f0"] == (noise(0) if seed == 0 else None)
     assert codes(ward.check(verify_data=True)) == {"known-loss"}
@@ -51,7 +47,7 @@ def test_a_cache_with_other_bytes_under_a_blocks_name_is_not_believed(ward: Ward
     ward.cache = MemoryCache(10 << 20)
     for block in blocks_of_f0(ward).values():
         ward.cache.put(block, noise(99, 4096))
-    lose_pack_of_f0(ward)
+    remove_a_pack(ward)
     before = ward.packs()
     assert ward.fsck().status == 1
     assert ward.packs() == before
@@ -62,7 +58,7 @@ def test_who_was_taken_over_from_stores_nothing_again(ward: Ward, monkeypatch: p
     ward.cache = MemoryCache(10 << 20)
     for offset, block in blocks_of_f0(ward).items():
         ward.cache.put(block, noise(0)[offset : offset + 4096])
-    lose_pack_of_f0(ward)
+    remove_a_pack(ward)
     before = ward.packs()
     monkeypatch.setattr(ward.publishing, "check_fence", fenced)
     with pytest.raises(Fenced):
@@ -96,19 +92,9 @@ def test_a_manifest_stays_until_it_is_put_aside(ward: Ward, monkeypatch: pytest.
     assert ward.inner.get(key) == body
 
 
-def lose_staged_bytes(ward: Ward) -> StagingIndex:
-    """The rows of a file whose bytes are gone."""
-    ward.write("big", noise(9, 900 * KIB))
-    ward.fs.commit()
-    for path in (ward.folder / "staging").iterdir():
-        if path.name != "reserve":
-            path.unlink()
-    ward.rows = ward.fs.staging.records
-    return ward.rows
-
-
 def test_records_of_staging_stay_until_they_are_put_aside(ward: Ward) -> None:
-    rows = lose_staged_bytes(ward)
+    lose_staged_bytes(ward)
+    rows = ward.fs.staging.records
     before = list(rows.rows())
     Path(ward.folder / "staging" / "records-put-aside.json").mkdir()
     with pytest.raises(IsADirectoryError):
@@ -119,7 +105,8 @@ def test_records_of_staging_stay_until_they_are_put_aside(ward: Ward) -> None:
 def test_records_of_staging_that_are_put_aside_are_on_the_disk_before_they_go(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = lose_staged_bytes(ward)
+    lose_staged_bytes(ward)
+    rows = ward.fs.staging.records
     fsync, delete = os.fsync, rows.delete
     synced: list[str] = []
     before: list[list[str]] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULE_LINES = 400
+MODULE_LINES = 600
 FUNCTION_LINES = 60
 MODULES = sorted(
     path for folder in ("cas3fs", "benchmarks", "migrations") for path in (ROOT / folder).rglob("*.py") if path.exists()
@@ -17,7 +17,7 @@ each_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: str(pa
 
 
 @each_module
-def test_a_module_has_fewer_than_400_lines(module: Path) -> None:
+def test_a_module_has_fewer_than_600_lines(module: Path) -> None:
     assert len(module.read_text().splitlines()) < MODULE_LINES, f"{module}: it wants to become a folder"
 
 

@@ -31,6 +31,7 @@
     │   └── IndexTooNew              migrated by a newer cas3fs
     ├── StoreError                   the object store
     │   ├── ObjectMissing
+    │   ├── ObjectArchived           it lies in an archive, and cannot be read before it is restored
     │   ├── ObjectExists             create-if-absent found the name taken
     │   ├── ObjectTooShort           it ends before the range that was asked
     │   ├── ObjectTooLong            it has more bytes than its reader takes
@@ -167,6 +168,10 @@ class StoreError(Cas3fsError):
 
 class ObjectMissing(StoreError):
     """No object of that name."""
+
+
+class ObjectArchived(StoreError):
+    """The object lies in a storage class that cannot be read before it is restored."""
 
 
 class ObjectExists(StoreError):

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from cas3fs.errors import (
     AccessDenied,
+    ObjectArchived,
     ObjectExists,
     ObjectMissing,
     StoreBusy,
@@ -113,6 +114,12 @@ def _missing(answer: Answer) -> StoreError:
     return ObjectMissing(f"{answer.attempt}: there is no such object")
 
 
+def _archived(answer: Answer) -> StoreError:
+    return ObjectArchived(
+        f"{answer.attempt}: it was moved to an archive: restore it there first, and keep volumes out of such classes"
+    )
+
+
 def _exists(answer: Answer) -> StoreError:
     return ObjectExists(f"{answer.attempt}: the name is taken")
 
@@ -154,6 +161,7 @@ def _region(answer: Answer) -> StoreError:
 _BY_CODE: Final[Mapping[str, Callable[[Answer], StoreError]]] = {
     "NoSuchKey": _missing,
     "NoSuchBucket": _no_bucket,
+    "InvalidObjectState": _archived,
     "PreconditionFailed": _exists,
     "ConditionalRequestConflict": _busy,
     "OperationAborted": _busy,

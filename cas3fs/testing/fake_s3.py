@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from cas3fs.testing.faults import Fault, FaultKind, Faults
+import attrs
+
+from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.s3_errors import ENDPOINT, S3Refusal, S3Service, broken_connection, metadata
 from cas3fs.testing.s3_listing import list_objects
 from cas3fs.testing.s3_state import (
@@ -26,6 +28,7 @@ from cas3fs.testing.s3_state import (
     S3State,
     StoredObject,
     check_conditions,
+    check_digests,
     check_key,
     check_read_conditions,
     parse_range,
@@ -33,21 +36,10 @@ from cas3fs.testing.s3_state import (
 
 Answer = dict[str, Any]
 _CONTENT_TYPE: Final = "binary/octet-stream"
+HTML_PAGE: Final = b"<html><body>Please log in to use the network.</body></html>"
+"""What a proxy answers in place of the server."""
 _DELETE_LIMIT: Final = 1000
 _READ_ONLY: Final = ("Get", "Head", "List")
-
-
-class _S3Faults(Faults):
-    """Notes what is listed when `EVENTUAL_LISTING` is switched on."""
-
-    def __init__(self, listed: Callable[[], object]) -> None:
-        super().__init__()
-        self._listed = listed
-
-    def switch_on(self, kind: FaultKind, **options: Any) -> Fault:
-        if kind is FaultKind.EVENTUAL_LISTING:
-            options["memory"] = self._listed()
-        return super().switch_on(kind, **options)
 
 
 class FakeS3:
@@ -64,7 +56,7 @@ class FakeS3:
         self._state = S3State(min_part_bytes, now)
         self._lock = threading.RLock()
         self._sleep = sleep
-        self.faults: Faults = _S3Faults(self._copy_of_names)
+        self.faults = Faults(listed=self._copy_of_names)
         self.exceptions = self._service.exceptions
         self.meta = SimpleNamespace(
             endpoint_url=ENDPOINT, region_name="us-east-1", service_model=self._service.model, partition="aws"
@@ -82,10 +74,12 @@ class FakeS3:
     # Buckets
 
     def create_bucket(self, **parameters: Any) -> Answer:
-        """Bucket; CreateBucketConfiguration means nothing here."""
+        """Bucket, ObjectLockEnabledForBucket: puts then need a checksum; CreateBucketConfiguration means nothing."""
 
-        def create(*, Bucket: str, CreateBucketConfiguration: object = None) -> Answer:
-            self._state.make_bucket(Bucket)
+        def create(
+            *, Bucket: str, CreateBucketConfiguration: object = None, ObjectLockEnabledForBucket: bool = False
+        ) -> Answer:
+            self._state.make_bucket(Bucket, ObjectLockEnabledForBucket)
             return {"Location": f"/{Bucket}"}
 
         return self._call("CreateBucket", create, parameters)
@@ -121,7 +115,7 @@ class FakeS3:
     # Objects
 
     def put_object(self, **parameters: Any) -> Answer:
-        """Bucket, Key, Body, Metadata, ContentType, IfNoneMatch, IfMatch."""
+        """Bucket, Key, Body, Metadata, ContentType, IfNoneMatch, IfMatch, ContentMD5, ChecksumSHA256."""
 
         def put(
             *,
@@ -133,12 +127,16 @@ class FakeS3:
             IfNoneMatch: str | None = None,
             IfMatch: str | None = None,
             ContentLength: int | None = None,
+            ContentMD5: str = "",
+            ChecksumSHA256: str = "",
         ) -> Answer:
             bucket = self._state.bucket(Bucket)
             check_key(Key)
-            made = self._state.new_object(_bytes_of(Body)[:ContentLength], Metadata, ContentType)
+            body = self._arrived(Key, _bytes_of(Body)[:ContentLength], bool(ChecksumSHA256))
+            check_digests(bucket, body, ContentMD5, ChecksumSHA256)
+            made = self._state.new_object(body, Metadata, ContentType)
             self._keep(bucket, "put_object", Key, made, (IfMatch, IfNoneMatch))
-            return {"ETag": bucket.objects[Key].etag}
+            return {"ETag": made.etag} | ({"ChecksumSHA256": ChecksumSHA256} if ChecksumSHA256 else {})
 
         return self._call("PutObject", put, parameters)
 
@@ -148,7 +146,7 @@ class FakeS3:
         def get(
             *, Bucket: str, Key: str, Range: str = "", IfMatch: str | None = None, IfNoneMatch: str | None = None
         ) -> Answer:
-            found = self._state.bucket(Bucket).object(Key)
+            found = self._find(Bucket, Key, "get_object")
             check_read_conditions(found, IfMatch, IfNoneMatch)
             part = parse_range(Range, len(found.body)) if Range else None
             start, end = part or (0, len(found.body))
@@ -165,7 +163,7 @@ class FakeS3:
         """Bucket, Key, IfMatch, IfNoneMatch."""
 
         def head(*, Bucket: str, Key: str, IfMatch: str | None = None, IfNoneMatch: str | None = None) -> Answer:
-            found = self._state.bucket(Bucket).object(Key)
+            found = self._find(Bucket, Key, "head_object")
             check_read_conditions(found, IfMatch, IfNoneMatch)
             return _description(found) | {"ContentLength": len(found.body)}
 
@@ -175,6 +173,8 @@ class FakeS3:
         """Bucket, Key; a missing key is fine."""
 
         def delete(*, Bucket: str, Key: str) -> Answer:
+            if self.faults.befalls(FaultKind.DELETION_REFUSED, "delete_object", Key):
+                raise S3Refusal("AccessDenied")
             self._state.bucket(Bucket).objects.pop(Key, None)
             return {}
 
@@ -188,9 +188,13 @@ class FakeS3:
             keys = [one["Key"] for one in Delete["Objects"]]
             if not 1 <= len(keys) <= _DELETE_LIMIT:
                 raise S3Refusal("MalformedXML", "The XML you provided was not well-formed")
-            for key in keys:
+            kept = self.faults.struck(FaultKind.DELETION_REFUSED, "delete_objects", keys)
+            gone = [key for key in keys if key not in kept]
+            for key in gone:
                 objects.pop(key, None)
-            return {} if Delete.get("Quiet") else {"Deleted": [{"Key": key} for key in keys]}
+            deleted = [] if Delete.get("Quiet") else [{"Key": key} for key in gone]
+            errors = [{"Key": key, "Code": "AccessDenied", "Message": "Access Denied"} for key in keys if key in kept]
+            return {name: told for name, told in (("Deleted", deleted), ("Errors", errors)) if told}
 
         return self._call("DeleteObjects", delete, parameters)
 
@@ -198,12 +202,17 @@ class FakeS3:
         """Bucket, Prefix, Delimiter, StartAfter, ContinuationToken, MaxKeys."""
 
         def list_page(*, Bucket: str, **options: Any) -> Answer:
-            objects = self._state.bucket(Bucket).objects
-            stale = self.faults.befalls(FaultKind.EVENTUAL_LISTING, "list_objects_v2", options.get("Prefix", ""))
-            if stale is not None and isinstance(stale.memory, dict):
-                objects = stale.memory.get(Bucket, {})
-            answer = list_objects(objects, Bucket, **options)
-            if self.faults.befalls(FaultKind.LISTING_ENDS_EARLY, "list_objects_v2", options.get("Prefix", "")):
+            prefix = options.get("Prefix", "")
+            objects = self.faults.as_listed(
+                "list_objects_v2",
+                prefix,
+                self._state.bucket(Bucket).objects,
+                lambda fault: cast(Mapping[str, Any], fault.moment).get(Bucket, {}),
+            )
+            short = self.faults.struck(FaultKind.SHORTENED, "list_objects_v2", objects)
+            seen = {key: _shortened(one) if key in short else one for key, one in objects.items()}
+            answer = list_objects(seen, Bucket, **options)
+            if self.faults.befalls(FaultKind.LISTING_ENDS_EARLY, "list_objects_v2", prefix):
                 kept = answer.get("Contents", [])[: len(answer.get("Contents", [])) // 2]
                 answer |= {"IsTruncated": False, "KeyCount": len(kept), "Contents": kept}
                 answer.pop("NextContinuationToken", None)
@@ -297,6 +306,8 @@ class FakeS3:
             self._sleep(delay.delay_s)
         if self.faults.befalls(FaultKind.RESET, operation, key):
             raise broken_connection()
+        if self.faults.befalls(FaultKind.HTML_PAGE, operation, key):
+            return _html_page(api_name)
         try:
             if self.faults.befalls(FaultKind.UNAVAILABLE, operation, key):
                 raise S3Refusal("SlowDown")
@@ -315,13 +326,49 @@ class FakeS3:
     ) -> None:
         """Put an object in its place, if the conditions If-Match and If-None-Match hold."""
         is_conditional = conditions != (None, None)
+        if is_conditional and self.faults.befalls(FaultKind.CONDITION_REFUSED, operation, key):
+            raise S3Refusal("NotImplemented")
         if is_conditional and not self.faults.befalls(FaultKind.IGNORED_PRECONDITION, operation, key):
             check_conditions(bucket.objects.get(key), *conditions, key=key)
-        bucket.objects[key] = made
+        if not self.faults.befalls(FaultKind.PUT_FORGOTTEN, operation, key):
+            bucket.objects[key] = made
 
-    def _copy_of_names(self) -> object:
+    def _arrived(self, key: str, body: bytes, has_checksum: bool) -> bytes:
+        """What the server receives of a body."""
+        if has_checksum and self.faults.befalls(FaultKind.CHECKSUM_REFUSED, "put_object", key):
+            raise S3Refusal("InvalidRequest", "x-amz-checksum-sha256 is not known")
+        if self.faults.befalls(FaultKind.DAMAGED_UPLOAD, "put_object", key):
+            return body[:-1] + bytes([body[-1] ^ 1]) if body else b"?"
+        return body
+
+    def _find(self, bucket: str, key: str, operation: str) -> StoredObject:
+        """The object as it is read."""
+        found = self._state.bucket(bucket).object(key)
+        if self.faults.befalls(FaultKind.HIDDEN, operation, key):
+            raise S3Refusal("NoSuchKey", Key=key)
+        if operation == "get_object" and self.faults.befalls(FaultKind.ARCHIVED, operation, key):
+            raise S3Refusal("InvalidObjectState", StorageClass="GLACIER")
+        if self.faults.befalls(FaultKind.SHORTENED, operation, key):
+            return _shortened(found)
+        return found
+
+    def _copy_of_names(self) -> Mapping[str, Mapping[str, StoredObject]]:
         with self._lock:
             return {name: dict(bucket.objects) for name, bucket in self._state.buckets.items()}
+
+
+def _shortened(found: StoredObject) -> StoredObject:
+    return attrs.evolve(found, body=found.body[: len(found.body) // 2])
+
+
+def _html_page(api_name: str) -> Answer:
+    """What boto3 makes of such an answer: what it looks for is not there, and nothing says so."""
+    answer: Answer = {"ResponseMetadata": metadata(200)}
+    if api_name in ("GetObject", "HeadObject"):
+        answer |= {"ContentLength": len(HTML_PAGE), "ContentType": "text/html", "Metadata": {}}
+    if api_name == "GetObject":
+        answer["Body"] = _streaming_body(HTML_PAGE, len(HTML_PAGE))
+    return answer
 
 
 def _description(found: StoredObject) -> Answer:

@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from cas3fs.testing.fake_memcached import FakeMemcached
     from cas3fs.testing.fake_s3 import FakeS3
+    from cas3fs.testing.lying_store import LyingStores
     from cas3fs.testing.volumes import Mount, Volume
 
 pytest.register_assert_rewrite("cas3fs.testing.contracts")
@@ -35,6 +36,15 @@ def fake_memcached() -> "FakeMemcached":
     from cas3fs.testing.fake_memcached import FakeMemcached
 
     return FakeMemcached(default_noreply=False)
+
+
+@pytest.fixture
+def lying_stores() -> Iterator["LyingStores"]:
+    """Every store that cas3fs opens within this process fails and lies as the faults that are switched on say."""
+    from cas3fs.testing.lying_store import lying_stores
+
+    with lying_stores() as stores:
+        yield stores
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 It raises `S3Refusal` where S3 would refuse. Not thread-safe: the client's lock is held around every call.
 """
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -49,6 +50,7 @@ class Bucket:
 
     name: str
     created: datetime
+    has_object_lock: bool = False
     objects: dict[str, StoredObject] = attrs.field(factory=dict)
     uploads: dict[str, Upload] = attrs.field(factory=dict)
 
@@ -86,11 +88,11 @@ class S3State:
             raise S3Refusal("NoSuchBucket", BucketName=name)
         return self.buckets[name]
 
-    def make_bucket(self, name: str) -> None:
+    def make_bucket(self, name: str, has_object_lock: bool = False) -> None:
         """Make a bucket; in us-east-1 one's own may be made again."""
         if not _BUCKET.match(name):
             raise S3Refusal("InvalidBucketName", "The specified bucket is not valid.")
-        self.buckets.setdefault(name, Bucket(name, self.now))
+        self.buckets.setdefault(name, Bucket(name, self.now, has_object_lock))
 
     def drop_bucket(self, name: str) -> None:
         """Remove an empty bucket."""
@@ -138,6 +140,16 @@ def check_key(key: str) -> None:
     """Refuse what is too long to be a key."""
     if len(key.encode()) > LONGEST_KEY_BYTES:
         raise S3Refusal("KeyTooLongError", "Your key is too long")
+
+
+def check_digests(bucket: Bucket, body: bytes, md5: str, sha256: str) -> None:
+    """Refuse a body that does not have the digests, in base64, that were sent with it, or has to have one."""
+    if bucket.has_object_lock and not (md5 or sha256):
+        header = "Content-MD5 OR x-amz-checksum- HTTP header"
+        raise S3Refusal("InvalidRequest", f"{header} is required for Put Object requests with Object Lock parameters")
+    for claimed, digest in ((md5, hashlib.md5(body, usedforsecurity=False)), (sha256, hashlib.sha256(body))):
+        if claimed and claimed != base64.b64encode(digest.digest()).decode():
+            raise S3Refusal("BadDigest")
 
 
 def check_conditions(found: StoredObject | None, if_match: str | None, if_none_match: str | None, key: str) -> None:

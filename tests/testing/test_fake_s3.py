@@ -2,6 +2,8 @@
 """The fake S3: one contract with real servers, checked against botocore's description, and its faults."""
 
 import ast
+import base64
+import hashlib
 import inspect
 import secrets
 from collections.abc import Iterator
@@ -200,6 +202,58 @@ def test_conditions_can_be_ignored(fake: FakeS3) -> None:
     assert probe_create_if_absent(store)
     with fake.faults.on(FaultKind.IGNORED_PRECONDITION):
         assert not probe_create_if_absent(store)
+
+
+def test_a_page_of_html_takes_the_place_of_any_answer(fake: FakeS3) -> None:
+    place = {"Bucket": "bucket", "Key": "a"}
+    with fake.faults.on(FaultKind.HTML_PAGE):
+        assert set(fake.put_object(**place, Body=b"x")) == {"ResponseMetadata"}
+        assert set(fake.list_objects_v2(Bucket="bucket")) == {"ResponseMetadata"}
+        assert fake.get_object(**place)["Body"].read() == module.HTML_PAGE
+        assert "ETag" not in fake.head_object(**place)
+    assert names(fake.list_objects_v2(Bucket="bucket")) == []
+
+
+def test_a_condition_and_a_checksum_can_be_unknown_to_the_server(fake: FakeS3) -> None:
+    place = {"Bucket": "bucket", "Key": "a", "Body": b"x"}
+    with fake.faults.on(FaultKind.CONDITION_REFUSED), pytest.raises(fake.exceptions.ClientError) as caught:
+        fake.put_object(**place, IfNoneMatch="*")
+    assert code_of(caught) == ("NotImplemented", 501)
+    with fake.faults.on(FaultKind.CHECKSUM_REFUSED), pytest.raises(fake.exceptions.ClientError) as caught:
+        fake.put_object(**place, ChecksumSHA256=sha256_of(b"x"))
+    assert code_of(caught) == ("InvalidRequest", 400)
+    fake.put_object(**place)
+
+
+def test_a_byte_that_changes_on_its_way_is_noticed_by_a_checksum_alone(fake: FakeS3) -> None:
+    place = {"Bucket": "bucket", "Key": "a", "Body": b"xy"}
+    with fake.faults.on(FaultKind.DAMAGED_UPLOAD):
+        with pytest.raises(fake.exceptions.ClientError) as caught:
+            fake.put_object(**place, ChecksumSHA256=sha256_of(b"xy"))
+        assert code_of(caught) == ("BadDigest", 400)
+        fake.put_object(**place)
+    assert fake.get_object(Bucket="bucket", Key="a")["Body"].read() == b"xx"
+    answer = fake.put_object(**place, ChecksumSHA256=sha256_of(b"xy"))
+    assert answer["ChecksumSHA256"] == sha256_of(b"xy")
+
+
+def test_a_bucket_with_object_lock_wants_a_digest(fake: FakeS3) -> None:
+    fake.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    with pytest.raises(fake.exceptions.ClientError) as caught:
+        fake.put_object(Bucket="locked", Key="a", Body=b"x")
+    assert code_of(caught) == ("InvalidRequest", 400)
+    fake.put_object(Bucket="locked", Key="a", Body=b"x", ChecksumSHA256=sha256_of(b"x"))
+
+
+def test_a_single_deletion_can_be_refused(fake: FakeS3) -> None:
+    fake.put_object(Bucket="bucket", Key="a", Body=b"")
+    with fake.faults.on(FaultKind.DELETION_REFUSED), pytest.raises(fake.exceptions.ClientError) as caught:
+        fake.delete_object(Bucket="bucket", Key="a")
+    assert code_of(caught) == ("AccessDenied", 403)
+
+
+def sha256_of(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
 def test_a_delay_is_slept_outside_of_the_lock() -> None:

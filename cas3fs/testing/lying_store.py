@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Any object store, around which faults can be switched on: it fails, and it lies.
+
+So a directory or a store in memory can be as bad as a server on the network. Operations are ``put``, ``get`` (in all
+its forms), ``head``, ``list`` and ``delete``; the faults are those of `STORE_FAULTS`, each told as an `S3Store` tells
+what its server does. `lying_stores` has every store that this process opens lie.
+
+Locks: one in `LyingStores`, around its stores. A put over an object that is there (`FaultKind.IGNORED_PRECONDITION`)
+deletes first, so a test sees to it that nobody else puts the same key meanwhile.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, cast
+from unittest import mock
+
+from cas3fs.errors import (
+    DeleteFailed,
+    ObjectArchived,
+    ObjectMissing,
+    StoreBusy,
+    StoreUnreachable,
+    TruncatedBody,
+)
+from cas3fs.objectstores import opening
+from cas3fs.objectstores.base import (
+    Body,
+    ListPage,
+    ObjectInfo,
+    ObjectStore,
+    check_key,
+    check_prefix,
+    check_range,
+    cut_up,
+    too_long,
+    too_short,
+)
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.objectstores.opening import StoreUrl
+from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.testing.faults import FaultKind, Faults
+
+STORE_FAULTS: Final = frozenset(
+    {
+        FaultKind.DELAY,
+        FaultKind.UNAVAILABLE,
+        FaultKind.THROTTLED,
+        FaultKind.RESET,
+        FaultKind.TRUNCATED,
+        FaultKind.APPLIED_THEN_ERROR,
+        FaultKind.IGNORED_PRECONDITION,
+        FaultKind.LISTING_ENDS_EARLY,
+        FaultKind.EVENTUAL_LISTING,
+        FaultKind.LISTING_LACKS,
+        FaultKind.HIDDEN,
+        FaultKind.SHORTENED,
+        FaultKind.ARCHIVED,
+        FaultKind.DELETION_REFUSED,
+        FaultKind.PUT_FORGOTTEN,
+    }
+)
+"""What a `LyingStore` knows; the others are of the protocol that only an S3 server speaks."""
+_PAGE_SIZE: Final = 1000
+_Moment = Mapping[str, Mapping[str, ObjectInfo]]
+"""What stores list, by their URLs."""
+
+
+class LyingStore(ObjectStore):
+    """`inner`, with the faults that are switched on; stores around the same one may share `faults`."""
+
+    def __init__(
+        self, inner: ObjectStore, faults: Faults | None = None, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.url = inner.url
+        self.faults = faults or Faults(STORE_FAULTS, self._listed)
+        self._inner = inner
+        self._sleep = sleep
+
+    @property
+    def heard_s(self) -> float:
+        return self._inner.heard_s
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _listed(self) -> _Moment:
+        return {self.url: {info.key: info for info in self._inner.list()}}
+
+    def _begin(self, operation: str, key: str) -> None:
+        """What may happen before anything is done."""
+        if delay := self.faults.befalls(FaultKind.DELAY, operation, key):
+            self._sleep(delay.delay_s)
+        if self.faults.befalls(FaultKind.RESET, operation, key):
+            raise StoreUnreachable(f"cannot reach {self.url}: it closed the connection")
+        if self.faults.befalls(FaultKind.UNAVAILABLE, operation, key):
+            raise StoreBusy(f"{self.url}: 503 SlowDown")
+        if self.faults.befalls(FaultKind.THROTTLED, operation, key):
+            raise StoreBusy(f"{self.url}: 429 TooManyRequests")
+
+    def _end(self, operation: str, key: str) -> None:
+        if self.faults.befalls(FaultKind.APPLIED_THEN_ERROR, operation, key):
+            raise StoreUnreachable(f"cannot reach {self.url}: it closed the connection")
+
+    # Putting
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        self._begin("put", key)
+        if not self.faults.befalls(FaultKind.PUT_FORGOTTEN, "put", key):
+            if self.faults.befalls(FaultKind.IGNORED_PRECONDITION, "put", key):
+                self._inner.delete_many([key])
+            self._inner.put_if_absent(key, body, metadata)
+        self._end("put", key)
+
+    # Reading
+
+    def get(self, key: str) -> bytes:
+        return self._read(key, lambda: self._inner.get(key))
+
+    def get_within(self, key: str, limit_bytes: int) -> bytes:
+        if self._seen("get", self._inner.head(key)).size > limit_bytes:
+            raise too_long(key, limit_bytes)
+        return self.get(key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        check_range(start, length)
+        return self._read(key, lambda: self._inner.get_range(key, start, length), start + length)
+
+    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        check_range(start, min((0, *lengths)))
+        cut_up(self.get_range(key, start, sum(lengths)), lengths, take)
+
+    def get_suffix(self, key: str, length: int) -> bytes:
+        return self._read(key, lambda: self._inner.get_suffix(key, length))
+
+    def head(self, key: str) -> ObjectInfo:
+        self._begin("head", key)
+        self._refuse_hidden("head", key)
+        return self._seen("head", self._inner.head(key))
+
+    def _read(self, key: str, request: Callable[[], bytes], end: int | None = None) -> bytes:
+        """What `request` gives; `end` is where the range that it asks for does."""
+        self._begin("get", key)
+        self._refuse_hidden("get", key)
+        if self.faults.befalls(FaultKind.ARCHIVED, "get", key):
+            raise ObjectArchived(f"{self.url}: {key} was moved to an archive")
+        data = request()
+        if self.faults.befalls(FaultKind.TRUNCATED, "get", key):
+            raise TruncatedBody(f"{self.url}: {key} broke off")
+        if self.faults.befalls(FaultKind.SHORTENED, "get", key):
+            size = self._inner.head(key).size // 2
+            if end is not None and end > size:
+                raise too_short(key, end - len(data), len(data), size)
+            return data if end is not None else data[:size]
+        return data
+
+    def _refuse_hidden(self, operation: str, key: str) -> None:
+        if self.faults.befalls(FaultKind.HIDDEN, operation, key):
+            raise ObjectMissing(f"{self.url} has no object {key}")
+
+    def _seen(self, operation: str, info: ObjectInfo) -> ObjectInfo:
+        if self.faults.struck(FaultKind.SHORTENED, operation, [info.key]):
+            return info._replace(size=info.size // 2)
+        return info
+
+    # Listing and deleting
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        self._begin("list", prefix)
+        check_prefix(prefix)
+        present = {info.key: info for info in self._inner.list(prefix)}
+        objects = self.faults.as_listed(
+            "list", prefix, present, lambda fault: cast(_Moment, fault.moment).get(self.url, {})
+        )
+        found = [self._seen("list", objects[key]) for key in sorted(objects) if key > start_after]
+        wanted = [info for info in found if info.key.startswith(prefix)]
+        page, more = wanted[:_PAGE_SIZE], len(wanted) > _PAGE_SIZE
+        if self.faults.befalls(FaultKind.LISTING_ENDS_EARLY, "list", prefix):
+            return ListPage(page[: len(page) // 2], None)
+        return ListPage(page, page[-1].key if more else None)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        wanted = list(keys)
+        for key in wanted:
+            check_key(key)
+        self._begin("delete", "")
+        kept = self.faults.struck(FaultKind.DELETION_REFUSED, "delete", wanted)
+        self._inner.delete_many(key for key in wanted if key not in kept)
+        self._end("delete", "")
+        if kept:
+            text = f"{len(kept)} objects of {self.url} could not be deleted, such as {min(kept)}: access denied"
+            raise DeleteFailed(text, tuple(key for key in wanted if key in kept))
+
+
+class LyingStores:
+    """Every store of one test: all share `faults`, and a store in memory is the same one whenever it is opened."""
+
+    def __init__(self) -> None:
+        self.faults = Faults(STORE_FAULTS, self._listed)
+        self._lock = threading.Lock()
+        self._memories: dict[str, MemoryStore] = {}
+        self._honest: dict[str, ObjectStore] = {}
+
+    def honest(self, url: str) -> ObjectStore:
+        """The store of that URL without a fault, for `cas3fs.testing.mishaps` and to look at it."""
+        where = opening.parse_url(url)
+        with self._lock:
+            if str(where) not in self._honest:
+                self._honest[str(where)] = self._open(where, S3Settings())
+            return self._honest[str(where)]
+
+    def open_bare(self, where: StoreUrl, settings: S3Settings) -> ObjectStore:
+        """What stands in for the function of `cas3fs.objectstores.opening` that opens a bare store."""
+        self.honest(str(where))
+        return LyingStore(self._open(where, settings), self.faults)
+
+    def _open(self, where: StoreUrl, settings: S3Settings) -> ObjectStore:
+        if where.scheme == "memory":
+            return self._memories.setdefault(where.place, MemoryStore(where.place))
+        return _open_bare(where, settings)
+
+    def _listed(self) -> _Moment:
+        with self._lock:
+            stores = list(self._honest.values())
+        return {store.url: {info.key: info for info in store.list()} for store in stores}
+
+    def close(self) -> None:
+        """Close the honest ones."""
+        for store in self._honest.values():
+            store.close()
+
+
+_open_bare: Final = opening._open_bare
+
+
+@contextmanager
+def lying_stores() -> Iterator[LyingStores]:
+    """Has every store that `cas3fs.objectstores.open_store` opens meanwhile be one with faults to switch on."""
+    stores = LyingStores()
+    with mock.patch.object(opening, "_open_bare", stores.open_bare):
+        yield stores
+    stores.close()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A store that lies: without a fault it is as the one within; with one it does what the fault says, and no more."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cas3fs.errors import (
+    DeleteFailed,
+    ObjectArchived,
+    ObjectMissing,
+    ObjectTooShort,
+    StoreError,
+    StoreUnreachable,
+    TransientStoreError,
+)
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore, RetryPolicy, open_store
+from cas3fs.objectstores.directory import DirectoryStore
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.objectstores.s3 import S3Store
+from cas3fs.testing.fake_s3 import FakeS3
+from cas3fs.testing.faults import FaultKind, Faults
+from cas3fs.testing.lying_store import STORE_FAULTS, LyingStore, LyingStores
+from cas3fs.testing.mishaps import copy_of, copy_to, cut_short, lose, revert, spoil
+from tests.contracts.objectstore import CreatesOnlyOnce, KeepsMetadata, ObjectStoreContract, RefusesNesting
+
+KEYS = ("packs/1/a", "packs/1/b", "snapshots/1-1", "snapshots/1-2")
+
+
+class TestWithoutAFault(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting, KeepsMetadata):
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        return LyingStore(MemoryStore())
+
+
+class Case:
+    """A store with a few objects, and its faults."""
+
+    def __init__(self, store: ObjectStore, faults: Faults, honest: ObjectStore) -> None:
+        self.store = store
+        self.faults = faults
+        self.honest = honest
+        for key in KEYS:
+            store.put_if_absent(key, key.encode() * 10)
+
+    def listed(self, prefix: str = "") -> list[str]:
+        return [info.key for info in self.store.list(prefix)]
+
+
+@pytest.fixture(params=["fake S3", "memory", "directory"])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    if request.param == "fake S3":
+        fake = FakeS3("bucket")
+        store: ObjectStore = S3Store("bucket", client=fake)  # type: ignore[arg-type]
+        yield Case(store, fake.faults, store)
+        return
+    inner = MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path)
+    with closing(LyingStore(inner)) as lying:
+        yield Case(lying, lying.faults, inner)
+
+
+def test_a_stale_listing_is_of_one_prefix_and_from_a_moment_that_may_lie_before(case: Case) -> None:
+    moment = case.faults.moment()
+    case.store.put_if_absent("snapshots/1-3", b"")
+    case.store.delete_many(["snapshots/1-1", "packs/1/b"])
+    with case.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="snapshots/", moment=moment) as fault:
+        assert case.listed("snapshots/") == ["snapshots/1-1", "snapshots/1-2"]
+        assert case.listed("packs/") == ["packs/1/a"]
+        assert fault.befell == 1
+        assert case.listed() == ["packs/1/a", "snapshots/1-1", "snapshots/1-2"]
+        assert case.store.get("snapshots/1-3") == b""
+    assert case.listed("snapshots/") == ["snapshots/1-2", "snapshots/1-3"]
+
+
+def test_a_listing_lacks_the_keys_that_are_named(case: Case) -> None:
+    with case.faults.on(FaultKind.LISTING_LACKS, keys=["snapshots/1-2", "packs/1/a"], times=2) as fault:
+        assert case.listed() == ["packs/1/b", "snapshots/1-1"]
+        assert case.store.get("snapshots/1-2")
+        assert case.listed("epochs/") == []
+        assert fault.befell == 1
+        assert case.listed("packs/") == ["packs/1/b"]
+    assert case.listed() == list(KEYS)
+
+
+def test_a_hidden_object_is_nowhere_and_comes_back(case: Case) -> None:
+    with case.faults.on(FaultKind.HIDDEN, key_prefix="packs/1/a"):
+        for read in (case.store.get, case.store.head, lambda key: case.store.get_range(key, 0, 1)):
+            with pytest.raises(ObjectMissing):
+                read("packs/1/a")
+        assert case.listed("packs/") == ["packs/1/b"]
+    assert case.store.get("packs/1/a") == b"packs/1/a" * 10
+
+
+def test_a_shortened_object_is_short_however_it_is_looked_at(case: Case) -> None:
+    whole = b"packs/1/a" * 10
+    with case.faults.on(FaultKind.SHORTENED, keys=["packs/1/a"]):
+        assert case.store.get("packs/1/a") == whole[:45]
+        assert case.store.get_range("packs/1/a", 40, 5) == whole[40:45]
+        assert case.store.head("packs/1/a").size == 45
+        assert {info.key: info.size for info in case.store.list("packs/")} == {"packs/1/a": 45, "packs/1/b": 90}
+        with pytest.raises(ObjectTooShort):
+            case.store.get_range("packs/1/a", 40, 6)
+
+
+def test_an_archived_object_is_there_and_cannot_be_read(case: Case) -> None:
+    with case.faults.on(FaultKind.ARCHIVED, key_prefix="packs/"):
+        for read in (case.store.get, lambda key: case.store.get_range(key, 0, 1)):
+            with pytest.raises(ObjectArchived, match="archive"):
+                read("packs/1/a")
+        assert case.store.head("packs/1/a").size == 90
+        assert case.listed() == list(KEYS)
+
+
+def test_some_deletions_are_refused_and_the_others_are_done(case: Case) -> None:
+    with case.faults.on(FaultKind.DELETION_REFUSED, keys=["packs/1/b"]):
+        with pytest.raises(DeleteFailed) as caught:
+            case.store.delete_many(KEYS[:3])
+        assert caught.value.keys == ("packs/1/b",)
+        assert case.listed() == ["packs/1/b", "snapshots/1-2"]
+
+
+def test_a_put_may_be_answered_and_forgotten(case: Case) -> None:
+    with case.faults.on(FaultKind.PUT_FORGOTTEN, key_prefix="packs/"):
+        case.store.put_if_absent("packs/1/c", b"x")
+    assert case.listed() == list(KEYS)
+
+
+def test_what_a_server_says_of_its_own_is_said_for_any_store(case: Case) -> None:
+    for kind in (FaultKind.UNAVAILABLE, FaultKind.THROTTLED, FaultKind.RESET, FaultKind.TRUNCATED):
+        with case.faults.on(kind), pytest.raises(TransientStoreError):
+            case.store.get("packs/1/a")
+    with case.faults.on(FaultKind.APPLIED_THEN_ERROR), pytest.raises(StoreUnreachable):
+        case.store.put_if_absent("packs/1/c", b"x")
+    assert case.store.get("packs/1/c") == b"x"
+    with case.faults.on(FaultKind.LISTING_ENDS_EARLY):
+        assert case.listed("packs/1/") == ["packs/1/a"]
+    with case.faults.on(FaultKind.IGNORED_PRECONDITION):
+        case.store.put_if_absent("packs/1/c", b"y")
+    assert case.store.get("packs/1/c") == b"y"
+    with case.faults.on(FaultKind.DELAY, delay_s=0.001) as fault:
+        case.store.get("packs/1/c")
+    assert fault.befell == 1
+
+
+# --- what happens once, and stays
+
+
+def test_a_store_can_be_reverted_and_copied(case: Case) -> None:
+    before = copy_of(case.honest)
+    case.store.put_if_absent("snapshots/1-3", b"")
+    case.store.delete_many(["packs/1/a"])
+    spoil(case.honest, "packs/1/b")
+    assert case.store.get("packs/1/b") != before.objects["packs/1/b"][0]
+    other = MemoryStore()
+    copy_to(case.honest, other)
+    revert(case.honest, before)
+    assert copy_of(case.honest) == before
+    assert [info.key for info in other.list()] == ["packs/1/b", "snapshots/1-1", "snapshots/1-2", "snapshots/1-3"]
+
+
+def test_objects_can_be_lost_and_cut_short(case: Case) -> None:
+    assert lose(case.honest, prefix="snapshots/") == ["snapshots/1-1", "snapshots/1-2"]
+    assert lose(case.honest, ["packs/1/a"]) == ["packs/1/a"]
+    cut_short(case.honest, "packs/1/b", 3)
+    assert [(info.key, info.size) for info in case.store.list()] == [("packs/1/b", 3)]
+
+
+# --- the stores that cas3fs opens
+
+
+@pytest.mark.parametrize(
+    "url", [lambda folder: folder.as_uri(), lambda folder: "memory://here"], ids=["file", "memory"]
+)
+def test_every_store_that_is_opened_lies(lying_stores: LyingStores, tmp_path: Path, url: Callable[[Path], str]) -> None:
+    where, metrics = url(tmp_path), Metrics()
+    no_patience = RetryPolicy(deadline_s=0)
+    with closing(open_store(where, metrics=metrics, retry=no_patience)) as one:
+        one.put_if_absent("a", b"x")
+        with closing(open_store(where, metrics=metrics, retry=no_patience)) as other:
+            assert other.get("a") == lying_stores.honest(where).get("a") == b"x"
+            with lying_stores.faults.on(FaultKind.RESET), pytest.raises(StoreError):
+                other.get("a")
+            with lying_stores.faults.on(FaultKind.EVENTUAL_LISTING):
+                lying_stores.honest(where).put_if_absent("b", b"")
+                assert [info.key for info in other.list()] == ["a"]
+
+
+def test_a_fault_that_a_store_cannot_have_is_refused() -> None:
+    store = LyingStore(MemoryStore())
+    assert FaultKind.HTML_PAGE not in STORE_FAULTS
+    with pytest.raises(ValueError, match="HTML_PAGE"):
+        store.faults.switch_on(FaultKind.HTML_PAGE)

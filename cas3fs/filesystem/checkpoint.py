@@ -118,7 +118,7 @@ class Checkpoints:
         try:
             for inode, stored_seq in certain:
                 layers = staging.freeze(inode)
-                if not inode.unstored or inode.stored_seq != stored_seq:
+                if not layers or layers[-1].stored or inode.stored_seq != stored_seq:
                     raise _Overtaken
                 frozen.append(FrozenFile(inode, layers))
         except BaseException:

@@ -81,7 +81,7 @@ class ReadPlan:
         Raises:
             BlockError: a block is missing or damaged.
             StoreError: the store cannot be reached.
-            OSError, EOFError: a layer file cannot be read.
+            OSError: a layer file cannot be read.
         """
         if len(self._spans) == 1 and not self._memory and not self._files:
             begin, stop, span = self._spans[0]
@@ -99,7 +99,7 @@ class ReadPlan:
         for begin, stop, layer in self._files:
             held = layer.bytes
             assert isinstance(held, FileBytes)
-            found[begin - self.start : stop - self.start] = held.read(begin, stop)
+            held.read_into(begin, found[begin - self.start : stop - self.start])
         for begin, piece in self._memory:
             found[begin - self.start : begin - self.start + len(piece)] = piece
 

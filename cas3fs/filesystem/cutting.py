@@ -9,12 +9,10 @@ file.  What lies between is cut anew, so that the whole file ends up cut nearly 
 Where the old bytes beside the dirty ones cannot be read, `exact` cuts just the dirty ranges; the index then keeps what
 the old chunks have beside them.
 
-Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk.  Where they lie together in one
-layer's file, which is the case when a large file is written, they are mapped and not read: no byte is copied before
-it is compressed.
+Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk.  A layer's file is read into it, and
+not mapped: a sector that cannot be read is the trouble of one file, and no signal that ends the process.
 """
 
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -25,7 +23,7 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.errors import BlockMissing
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.filesystem.contents import ReadPlan
-from cas3fs.filesystem.extents import FileBytes, MemoryBytes
+from cas3fs.filesystem.extents import MemoryBytes
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer, dirty_ranges
 from cas3fs.filesystem.staging import Staging
@@ -63,6 +61,7 @@ class FrozenFile:
     """
 
     def __init__(self, inode: Inode, layers: Sequence[Layer]) -> None:
+        assert all(layer.frozen for layer in layers), "a layer that still changes would be read without a lock"
         top = layers[-1]
         unstored = [layer for layer in layers if not layer.stored]
         self.inode = inode
@@ -109,24 +108,6 @@ class FrozenFile:
         return held.joined()
 
 
-class MappedLayer:
-    """The top layer's file as memory, a window at a time; a frozen layer's file never shrinks."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        held = layers[-1].bytes
-        self._held = held if isinstance(held, FileBytes) else None
-
-    def part(self, start: int, end: int) -> memoryview | None:
-        """The bytes ``[start, end)``, if all of them are in this file."""
-        if self._held is None or start == end or self._held.within(start, end) != [(start, end)]:
-            return None
-        skip = start % mmap.ALLOCATIONGRANULARITY
-        # not populated: that would wait for the disk with the interpreter's lock held; who cuts and hashes holds none
-        length = end - start + skip
-        window = mmap.mmap(self._held.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start - skip)
-        return memoryview(window)[skip:]
-
-
 class Cutter:
     """Cuts one frozen file; used by one thread, without the file system's lock."""
 
@@ -137,7 +118,6 @@ class Cutter:
         self._chunker = chunker
         self._emit = emit
         self._spans = partial(base.index.chunks.spans, file.inode.number)
-        self._mapped = MappedLayer(file.layers)
         self._dirty = list(file.dirty)
         self._next = 0  # index of the next dirty range that no region has reached
         self._dirty_end = 0
@@ -148,7 +128,7 @@ class Cutter:
 
         Raises:
             BlockError, StoreError: old bytes next to the dirty ones cannot be read.
-            OSError, EOFError: staged bytes cannot be read.
+            OSError: staged bytes cannot be read.
         """
         while self._next < len(self._dirty):
             start, _ = self._dirty[self._next]
@@ -178,7 +158,7 @@ class Cutter:
             if filled == limit:
                 limit, final = self._grown(limit, position + _PIECE_BYTES)
             stop = min(limit, max(filled, position + _PIECE_BYTES))
-            data = self._mapped.part(position, stop) or self._joined(rest, filled, stop)
+            data = self._joined(rest, filled, stop)
             filled = stop
             used = 0
             for chunk in self._emitted(data, self._chunker.cut(data, final and filled == limit), position):

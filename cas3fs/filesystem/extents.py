@@ -4,6 +4,7 @@
 Nothing here takes a lock, or knows what the bytes are for.
 """
 
+import errno
 import os
 import struct
 from bisect import bisect_left, bisect_right
@@ -246,20 +247,21 @@ class FileBytes:
         """The parts of ``[start, end)`` that count, ascending."""
         return self.set.within(start, end)
 
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes of a range that `within` gave.
+    def read_into(self, start: int, into: memoryview) -> None:
+        """Fills `into` with the bytes from `start` on, of a range that `within` gave.
+
+        Read and not mapped: a sector that cannot be read is then an error of this call, and no signal that ends the
+        process.
 
         Raises:
-            OSError: as pread(2).
-            EOFError: somebody has cut the file short.
+            OSError: as preadv(2); EIO where somebody has cut the file short.
         """
-        data = os.pread(self.fd, end - start, start)
-        while len(data) < end - start:
-            more = os.pread(self.fd, end - start - len(data), start + len(data))
-            if not more:
-                raise EOFError(f"staging file {self.path} is shorter than its ranges")
-            data += more
-        return data
+        while into:
+            count = os.preadv(self.fd, [into], start)
+            if not count:
+                raise OSError(errno.EIO, f"staging file {self.path} is shorter than its ranges")
+            into = into[count:]
+            start += count
 
     def sync(self) -> None:
         """The bytes are on the disk when this returns.

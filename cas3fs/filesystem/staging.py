@@ -168,7 +168,9 @@ class Staging:
         held = layer.bytes
         before = held.size_bytes
         held.truncate(size)
-        if isinstance(held, FileBytes) and not layer.row:  # else a crash would leave a row without its bytes
+        # a row must not lose its bytes to a crash, nor a reader what it has planned to read, nor a writer what it has
+        # put in the file already and will count when it gets the lock
+        if isinstance(held, FileBytes) and not (layer.row or layer.readers or layer.writers):
             held.shrink(size)
         self._account(held, held.size_bytes - before)
 
@@ -182,19 +184,22 @@ class Staging:
     # -- storing
 
     def freeze(self, inode: Inode) -> list[Layer]:
-        """The layers of this moment, bottom to top, none of which will change any more.
+        """The layers of this moment, bottom to top, none of which will change any more; without those that went
+        while this waited.
 
         Waits (and lets the lock go meanwhile) for writers whose bytes are on the way into the top layer: a write
-        belongs to one layer whole, its bytes and the size that it made.
+        belongs to one layer whole, its bytes and the size that it made.  Several may wait for one writer; when the
+        last of them wakes, the next writer may have begun a layer above, which is no part of this moment.
         """
-        if inode.layers:
-            top = inode.layers[-1]
-            top.closing = True
-            while top.writers:
-                self.room.wait()
-            top.closing, top.frozen = False, True
-            self.room.notify_all()
-        return list(inode.layers)
+        if not inode.layers:
+            return []
+        top = inode.layers[-1]
+        top.closing = True
+        while top.writers:
+            self.room.wait()
+        top.closing, top.frozen = False, True
+        self.room.notify_all()
+        return [layer for layer in inode.layers if layer.seq <= top.seq]
 
     def stored(self, inode: Inode, layers: list[Layer]) -> None:
         """The open index transaction holds `layers`, the lowest of the inode that it did not hold before.

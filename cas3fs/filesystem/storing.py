@@ -134,7 +134,7 @@ class Storer:
         try:
             for inode in batch:
                 layers = self._base.staging.freeze(inode)  # may wait, and any of the files may go meanwhile
-                if inode.unstored:
+                if layers and not layers[-1].stored:
                     frozen.append(FrozenFile(inode, layers))
                 else:
                     inode.busy = False
@@ -257,7 +257,7 @@ class Storer:
                 _log.error("inode %d: bytes next to new ones cannot be read: %s", file.inode.number, error)
                 cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
                 file.replacements = list(cutter.replacements())
-        except (BlockError, OSError, EOFError) as error:
+        except (BlockError, OSError) as error:
             _log.error("inode %d cannot be stored: %s", file.inode.number, error)
             file.inode.retry_at_s = time.monotonic() + _LONGEST_RETRY_S
             with base.lock:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writers and readers of a layer's file, beside those who freeze, truncate and store it."""
+
+import os
+
+import pytest
+
+from cas3fs.filesystem.extents import FileBytes
+from cas3fs.filesystem.layers import Layer
+from cas3fs.values import Buffer
+from tests.filesystem.machine import MIB, ROOT, Machine
+from tests.filesystem.usage import content, make_file, until
+
+
+def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storer and a checkpoint wait for the same write; the checkpoint wakes when the next write has begun a layer."""
+    fs = machine.mount()
+    inode = make_file(fs, 1, b"f", b"a" * MIB)
+    by_the_other: list[Layer] = []
+
+    with fs.lock:
+        layer, held = fs.staging.file_layer(inode)  # a write is under way
+
+        def meanwhile(timeout: float | None = None) -> bool:
+            fs.staging.wrote(inode, layer, held, 0, 0)
+            by_the_other.extend(fs.staging.freeze(inode))
+            later.append(fs.staging.file_layer(inode))
+            return True
+
+        later: list[tuple[Layer, FileBytes]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(fs.staging.room, "wait", meanwhile)
+            layers = fs.staging.freeze(inode)
+        assert all(one.frozen for one in layers)
+        assert layers == by_the_other
+        fs.staging.wrote(inode, *later[0], 0, 0)
+
+
+def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount()
+    inode = make_file(fs, 1, b"f", b"a" * MIB)
+    with fs.lock:
+        layer, held = fs.staging.file_layer(inode)
+
+        def meanwhile(timeout: float | None = None) -> bool:
+            fs.staging.wrote(inode, layer, held, 0, 0)
+            fs.staging.discard(inode)
+            return True
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fs.staging.room, "wait", meanwhile)
+            assert fs.staging.freeze(inode) == []
+
+
+def test_a_reader_beside_a_truncation_reads_what_was_there(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = machine.mount()
+    inode = make_file(fs, 1, b"f", b"a" * MIB)
+    handle = fs.open(inode.number, os.O_RDONLY, ROOT)
+    read_into = FileBytes.read_into
+
+    def truncate_and_read(held: FileBytes, start: int, into: memoryview) -> None:
+        fs.setattr(inode.number, ROOT, size=0)
+        read_into(held, start, into)
+
+    monkeypatch.setattr(FileBytes, "read_into", truncate_and_read)
+    assert bytes(fs.read(handle, 0, MIB)) == b"a" * MIB
+    assert bytes(fs.read(handle, 0, MIB)) == b""
+
+
+def test_a_write_whose_bytes_came_before_a_truncation_and_its_size_after_it_is_whole(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount()
+    inode = make_file(fs, 1, b"f", b"a" * MIB)
+    handle = fs.open(inode.number, os.O_RDWR, ROOT)
+    put = FileBytes.put
+
+    def put_and_truncate(held: FileBytes, offset: int, data: Buffer) -> object:
+        done = put(held, offset, data)
+        if len(data) == MIB:
+            fs.setattr(inode.number, ROOT, size=0)
+        return done
+
+    monkeypatch.setattr(FileBytes, "put", put_and_truncate)
+    fs.write(handle, MIB, b"b" * MIB)
+    assert content(fs, b"f") == bytes(MIB) + b"b" * MIB
+    fs.store_all()
+    assert content(fs, b"f") == bytes(MIB) + b"b" * MIB
+
+
+def test_staged_bytes_that_the_disk_does_not_give_back_are_the_trouble_of_their_file_alone(machine: Machine) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"hurt", b"a" * MIB)
+    make_file(fs, 1, b"well", b"b" * MIB)
+    hurt = fs.lookup(1, b"hurt")
+    os.truncate(machine.folder / "staging" / f"{hurt.number:x}-1", 5000)
+    with pytest.raises(OSError, match="shorter than its ranges"):
+        fs.store_all()
+    with pytest.raises(OSError, match="shorter than its ranges"):
+        content(fs, b"hurt")
+    until(lambda: not fs.lookup(1, b"well").unstored)
+    assert content(fs, b"well") == b"b" * MIB
+    assert hurt.unstored
+    assert hurt.stored_seq == 0

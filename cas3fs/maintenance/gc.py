@@ -8,7 +8,9 @@ the first deletion, and was known to be dead by a snapshot that was published be
  1. publish: everything written is stored and named by a snapshot. *A snapshot more.*
  2. rewrite packs that are mostly empty (`rewriting`). *Some moved: they lie in either pack, and the index says where.*
  3. survey the store: a complete listing, every manifest read. *Nothing.*
- 4. merge in what snapshots off the line of writers need. *Rows that keep packs alive, which the next gc merges again.*
+ 4. merge in what snapshots off the line of writers need, and snapshots of an epoch from which packs are there that the
+    index does not know: it may have gone on from an older state than those had. *Rows that keep packs alive, which the
+    next gc merges again.*
  5. drop dead blocks from the index, in batches, each decided anew under the file system's lock; mark packs that have
     no block left as dead from the next snapshot on. *Some are dropped: a storer that was about to name one looks it up
     in its own transaction, finds it gone, and stores it again; the rest goes with the next gc.*
@@ -39,9 +41,10 @@ from cas3fs.index import LOST_PACK, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.looking import known_packs, needed_packs
 from cas3fs.maintenance.losses import known_losses
+from cas3fs.maintenance.naming import Named, find_named
 from cas3fs.maintenance.plans import DELETE_BATCH, Facts, GcPlan, GcSettings, choose_rewrites, death_of, make_plan
 from cas3fs.maintenance.rewriting import Rewriter
-from cas3fs.maintenance.strays import COLLECT, Judge, Stray, find_strays
+from cas3fs.maintenance.strays import COLLECT, NAMED, Judge, Stray, find_strays
 from cas3fs.maintenance.survey import Survey, key_of_pack, missing_packs, store_now, take_survey
 from cas3fs.objectstores.base import batches
 from cas3fs.snapshots.manifests import SnapshotInfo
@@ -110,7 +113,7 @@ class Collector:
             young=ordinal_of(self._at.publishing.next_number),
             snapshots=survey.snapshots,
             looked=None,
-            strays=self._strays(survey, {use.name for use in uses}, settings),
+            strays=self._unnamed(survey, self._strays(survey, {use.name for use in uses}, settings)),
             list_requests=survey.listing.requests,
         )
 
@@ -141,6 +144,11 @@ class Collector:
             aside=max((one.epoch for one in survey.aside), default=0),
         )
         return find_strays(survey.listing, known, pages, judge)
+
+    def _unnamed(self, survey: Survey, strays: Sequence[Stray]) -> tuple[Stray, ...]:
+        """The same, but that no pack goes which a snapshot of its epoch names."""
+        named = find_named(strays, survey.snapshots, self._at)
+        return tuple(attrs.evolve(one, verdict=NAMED) if named.spares(one) else one for one in strays)
 
     def _recorded(self) -> set[str]:
         """The packs of the open group too."""
@@ -185,6 +193,8 @@ class Collector:
         survey = self._survey(report)
         self._step(report, "merging")
         self._merge(survey.off_line)
+        named = find_named(self._strays(survey, set(), settings), survey.snapshots, at)
+        self._merge_named(named)
         young = ordinal_of(at.publishing.next_number)
         dropped = self._drop(young, report)
         self._settle_deaths(survey, young)
@@ -196,7 +206,7 @@ class Collector:
         strays = self._strays(survey, set(), settings)
         free, held_bytes = self._freeable(survey, newest)
         self._delete_packs(free, report)
-        going = [stray for stray in strays if stray.verdict == COLLECT]
+        going = [stray for stray in strays if stray.verdict == COLLECT and not named.spares(stray)]
         self._delete_strays(going, report)
         return GcResult(
             dropped_blocks=dropped,
@@ -235,6 +245,12 @@ class Collector:
             rows = known_packs(self._at.archive, one.id, self._at.scratch)
             with filesystem.lock, filesystem.operation():
                 filesystem.index.garbage.merge_packs(rows, ordinal_of(one.number))
+
+    def _merge_named(self, named: Named) -> None:
+        filesystem = self._at.filesystem
+        for number, rows in named.rows.items():
+            with filesystem.lock, filesystem.operation():
+                filesystem.index.garbage.merge_packs(rows, ordinal_of(number))
 
     def _drop(self, young: int, report: Report) -> int:
         filesystem = self._at.filesystem

@@ -6,7 +6,8 @@ A pack or pages object comes from an upload that was broken off, or is on its wa
 - its epoch is our own, or an earlier one whose writer is known to have ended: released, or followed by a claim of the
   same state folder; and
 - it is older than the grace period, by the store's own clock; and
-- nobody is putting it at this moment: what is in flight was read after the listing.
+- nobody is putting it at this moment: what is in flight was read after the listing; and
+- no snapshot of its epoch names it (module `naming`).
 
 Whatever else is there stays, and is told: packs of a writer that was taken over (he may not know it yet, and his data
 may have to be rescued), of a later epoch, of an epoch that nobody claimed, of no later epoch than a damaged snapshot
@@ -30,6 +31,7 @@ LATER: Final = "of a later epoch"
 UNCLAIMED: Final = "of an epoch that nobody claimed"
 UNDER_WAY: Final = "of a snapshot that is still to come"
 ASIDE: Final = "perhaps of a damaged snapshot that a repair has put aside"
+NAMED: Final = "named by a snapshot of its epoch, or perhaps so"
 STRANGE: Final = "of no kind that this version of cas3fs knows"
 
 

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packs that the index does not know, and a snapshot does."""
+
+import shutil
+from pathlib import Path
+
+from cas3fs.maintenance.strays import COLLECT
+from tests.maintenance.rig import NOW, Rig, fill
+
+KEY = "packs/00000001/" + "ab" * 32
+
+
+def test_a_pack_that_a_snapshot_of_its_own_epoch_names_stays(rig: Rig, tmp_path: Path) -> None:
+    """As where an older cas3fs went on with an old copy of the local index."""
+    fill(rig, 2)
+    rig.publish()
+    shutil.copytree(rig.folder, tmp_path / "copy")
+    fill(rig, 2, 10)
+    ahead = rig.publish()
+    rig.close()
+    after = Rig(tmp_path / "copy", rig.inner, snapshots=rig.snapshots)
+    rig.inner.put_if_absent(KEY, b"half a pack")
+    planned = {one.key for one in after.collector.plan(NOW).strays if one.verdict == COLLECT}
+    after.gc()
+    assert planned == {KEY}
+    assert KEY not in after.packs()
+    after.check_snapshots()
+    after.drop_snapshot(ahead)
+    after.gc()
+    assert len(after.packs()) == 1
+    after.check_snapshots()
+    after.close()
+
+
+def test_a_pack_of_an_epoch_with_a_snapshot_that_cannot_be_read_stays(rig: Rig, tmp_path: Path) -> None:
+    fill(rig, 2)
+    published = rig.publish()
+    after = rig.killed(tmp_path / "after")
+    after.newest = None  # so the next snapshot needs nothing of that one
+    fill(after, 1, 10)
+    after.publish()
+    rig.inner.put_if_absent(KEY, b"perhaps of that snapshot")
+    rig.inner.delete_many([f"pages/{published}"])
+    result = after.gc()
+    assert KEY in after.packs()
+    assert result.strays_left == 1
+    after.close()

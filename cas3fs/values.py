@@ -58,6 +58,8 @@ class NewChunk(NamedTuple):
 LARGEST_EPOCH: Final = 2**23 - 1
 LARGEST_SEQUENCE: Final = 2**40 - 1
 """The two fit in 63 bits together, as which the index keeps them."""
+LARGEST_PART: Final = 2**24 - 1
+"""It fits in 64 bits together with a sequence number."""
 
 
 class SnapshotNumber(NamedTuple):
@@ -83,3 +85,25 @@ class SnapshotNumber(NamedTuple):
         if number.epoch > LARGEST_EPOCH or number.sequence > LARGEST_SEQUENCE:
             raise ValueError(f"{text!r} is beyond all numbers of snapshots")
         return number
+
+
+class PagesNumber(NamedTuple):
+    """Pages entries bear the number of the snapshot that they were stored for, and count its parts."""
+
+    snapshot: SnapshotNumber
+    part: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.snapshot}-{self.part:06d}" if self.part else str(self.snapshot)
+
+    @classmethod
+    def parse(cls, text: str) -> "PagesNumber":
+        """The number that ``str()`` wrote.
+
+        Raises:
+            ValueError: `text` is none.
+        """
+        *snapshot, part = text.split("-") if text.count("-") == 2 else (text, "0")
+        if not (part.isascii() and part.isdigit()) or int(part) > LARGEST_PART:
+            raise ValueError(f"{text!r} is not the number of a pages entry such as 00000007-0000000123-000002")
+        return cls(SnapshotNumber.parse("-".join(snapshot)), int(part))

@@ -166,12 +166,12 @@ def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, 
     try:
         archive.restore(snapshot_id, destination, progress)
     except SnapshotDamaged as error:
-        earlier = [one for one in archive.ids() if one < snapshot_id and one not in archive.strays()]
-        if not earlier:
+        earlier = archive.newest_whole_before(snapshot_id)
+        if earlier is None:
             raise
         raise SnapshotDamaged(
-            f"{error}; the one before it is {earlier[-1]}: `cas3fs mount --snapshot {earlier[-1]}` shows it, and "
-            f"`cas3fs snapshot restore` makes it the newest"
+            f"{error}; the newest before it of which the store has everything is {earlier}: "
+            f"`cas3fs mount --snapshot {earlier}` shows it, and `cas3fs snapshot restore` makes it the newest"
         ) from error
 
 

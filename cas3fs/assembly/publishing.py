@@ -5,6 +5,10 @@ The order: everything is stored; the index is copied; the pages and then the man
 and only if ours is the newest is the snapshot acknowledged. A failure at any step leaves at most pages that no
 manifest names, under a number that is never used again, as every attempt uses one up.
 
+A snapshot is made only where something has changed. Where nothing has, the newest snapshot is looked up in the store:
+whenever somebody asks for a publishing, and once an hour in the rhythm. Where the store has lost it, or pages that it
+needs, another one is made, with what is missing.
+
 An ``fsync`` that waits for the store comes by `publish_shared`: those that come while one publishing is under way share
 the next one, whatever comes of it.
 
@@ -16,6 +20,7 @@ system's; `_tickets_lock` is held for assignments only.
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +38,7 @@ from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
 _PROGRESS_INTERVAL_S = 0.2
+_PROOF_FRESH_S = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +69,7 @@ class Publisher:
         self._seen = None if changed or newest is None else self._mark()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._proved_s = -_PROOF_FRESH_S
         self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number, shown=state.shown)
         self._fenced = ""
         self._tickets_lock = threading.Lock()
@@ -106,11 +113,14 @@ class Publisher:
         name: str | None = None,
         even_unchanged: bool = False,
         settled: bool = False,
+        prove: bool = True,
     ) -> str:
-        """As `publish`, for who has come in by `exclusively`."""
+        """As `publish`, for who has come in by `exclusively`; without `prove`, that the newest snapshot is in the store
+        may have been seen up to an hour ago."""
         self.check_fence()
         self.store(progress, settled=settled)
-        if self.newest is None or name is not None or even_unchanged or self._mark() != self._seen:
+        is_due = self.newest is None or name is not None or even_unchanged or self._mark() != self._seen
+        if is_due or not self._is_there(prove):
             self._publish(progress, name, settled)
         assert self.newest is not None
         return self.newest
@@ -131,7 +141,7 @@ class Publisher:
         with self._tickets_lock:
             asked = self._asked
         try:
-            self.publish_held()
+            self.publish_held(prove=False)
             self._failure = None
         except BaseException as error:
             self._failure = error
@@ -164,8 +174,25 @@ class Publisher:
             self._state.remove_scratch()
         self.check_fence()
         self.newest, self._seen = made.id, mark
+        self._proved_s = time.monotonic()
         self.keeper.published(made)
         _log.info("published snapshot %s", made.id)
+
+    def _is_there(self, prove: bool) -> bool:
+        """Whether the store has the newest snapshot, and all pages that it needs."""
+        assert self.newest is not None
+        if not prove and time.monotonic() - self._proved_s < _PROOF_FRESH_S:
+            return True
+        try:
+            lost = self._archive.lost_pages(self._archive.load(self.newest))
+        except (SnapshotMissing, SnapshotDamaged) as error:
+            _log.error("the newest snapshot is stored again: %s", error)
+            return False
+        if lost:
+            _log.error("the store has lost pages that snapshot %s needs: another one is made", self.newest)
+            return False
+        self._proved_s = time.monotonic()
+        return True
 
     def _create(self, number: SnapshotNumber, name: str | None, facts: Mapping[str, int]) -> SnapshotInfo:
         create = functools.partial(
@@ -237,7 +264,7 @@ class Publisher:
             try:
                 with self._mutex:
                     before = self.newest
-                    self.publish_held(settled=True)
+                    self.publish_held(settled=True, prove=False)
                     if self.newest != before:
                         self.keeper.thin()
             except Fenced:  # has been told

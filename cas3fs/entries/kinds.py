@@ -145,20 +145,26 @@ class SnapshotEntry(NodeEntry):
     """What this snapshot added to the store, without the manifest."""
     restored: str | None = attribute(optional(text), default=None)
     """The older snapshot that this one made the head again; the parent is still the one that was the head before."""
+    whole_at: datetime | None = attribute(optional(moment), default=None)
+    """When the last snapshot that refers to no pages of earlier ones was stored, of those that this one stems from."""
+    since_size: int = attribute(natural, default=0)
+    """What the snapshots after that one have added to the store, this one included, without manifests."""
     facts: Mapping[str, int] = attribute(counts, default={})
     """What is told of the file system at that moment: files, logical bytes and the like."""
 
 
 @stored_kind
 class PagesEntry(Entry):
-    """``pages/00000007-0000000123``: the segments and lists that were new in that snapshot. Its data is found by the
-    references in manifests and lists, which give offsets in the object."""
+    """``pages/00000007-0000000123``: the segments and lists that were new in that snapshot; where they are many, its
+    further parts are ``pages/00000007-0000000123-000001`` and so on. Its data is found by the references in manifests
+    and lists, which give offsets in the object."""
 
     kind: ClassVar[str] = "pages"
     folder: ClassVar[str] = "pages"
 
     epoch: int = attribute(natural, metadata=True)
     sequence: int = attribute(natural, metadata=True)
+    part: int = attribute(natural, default=0)
     time: datetime = attribute(moment)
 
 

@@ -20,6 +20,7 @@ from cas3fs.maintenance.survey import ASIDE_PREFIX, Listing, key_of_pack, take_l
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.parts import NOT_THERE
 
 NEEDS_NEXT: Final = "pack-born-in-future"
 
@@ -181,13 +182,13 @@ class Checkup:
                 yield of_snapshot("snapshot-damaged", snapshot, error)
                 continue
             good.append(info)
-            for use in info.pages:
-                pages = listing.pages.get(use.id)
-                about = {"snapshot": snapshot, "pages": use.id}
-                if pages is None:
+            sizes = {use.id: listing.pages[use.id].size for use in info.pages if use.id in listing.pages}
+            for pages, fault in self._of.archive.lost_pages(info, sizes).items():
+                about = {"snapshot": snapshot, "pages": pages}
+                if fault == NOT_THERE:
                     yield Finding("pages-missing", about)
-                elif pages.size != use.total_size:
-                    yield Finding("pages-wrong-size", about, f"{pages.size} bytes, not {use.total_size}")
+                else:
+                    yield Finding("pages-wrong-size", about, fault)
 
     # -- staging
 

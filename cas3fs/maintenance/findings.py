@@ -22,6 +22,7 @@ class Kind(NamedTuple):
 
 _LOST = "looked for in other packs, caches and staging; else the range gives an I/O error"
 _NOTED = "none: it is noted; in those snapshots its files give I/O errors"
+_STORED_ANEW = "its manifest is put aside, and the newest state is stored again, as the next snapshot of a mount is"
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
         "index-damaged": Kind(ERROR, "SQLite finds the index damaged", "the newest whole snapshot is restored"),
@@ -71,8 +72,8 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "object-unknown": Kind(NOTE, "an object that nothing explains", "`cas3fs gc` removes what may go"),
         "snapshot-damaged": Kind(ERROR, "a manifest cannot be read", "it is put aside, under damaged/"),
-        "pages-missing": Kind(ERROR, "a snapshot's pages are not in the store", "its manifest is put aside"),
-        "pages-wrong-size": Kind(ERROR, "a snapshot's pages have another size", "its manifest is put aside"),
+        "pages-missing": Kind(ERROR, "a snapshot's pages are not in the store", _STORED_ANEW),
+        "pages-wrong-size": Kind(ERROR, "a snapshot's pages have another size", _STORED_ANEW),
         "snapshot-unreadable": Kind(ERROR, "a snapshot's pages are damaged", "its manifest is put aside"),
         "staging-bytes-missing": Kind(
             ERROR,

@@ -27,6 +27,7 @@ lists the snapshots after his claim, and we asked for claims after our snapshot:
 needs what is deleted.
 """
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +49,10 @@ from cas3fs.maintenance.strays import COLLECT, NAMED, Judge, Stray, find_strays
 from cas3fs.maintenance.survey import Survey, key_of_pack, missing_packs, store_now, take_survey
 from cas3fs.objectstores.base import batches
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.values import SnapshotNumber
+from cas3fs.snapshots.parts import find_lost
+from cas3fs.values import PagesNumber, SnapshotNumber
+
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -67,6 +71,8 @@ class GcResult:
     strays_left: int
     snapshot: str
     """The newest snapshot."""
+    hurt_snapshots: tuple[str, ...] = ()
+    """Those of which the store has lost pages: they cannot be restored."""
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -133,7 +139,9 @@ class Collector:
         """Everything that is not known; `survey` was taken before `known` was read, and that before this."""
         known |= self._at.filesystem.unrecorded_packs()
         known |= self._recorded()
-        pages = {use.id for info in survey.snapshots for use in info.pages} | {str(one) for one in survey.aside}
+        aside = set(survey.aside)
+        pages = {use.id for info in survey.snapshots for use in info.pages}
+        pages |= {one for one in survey.listing.pages if PagesNumber.parse(one).snapshot in aside}
         judge = Judge(
             epoch=self._at.epoch,
             overruled=self._at.epochs.overruled(),
@@ -219,6 +227,7 @@ class Collector:
             held_bytes=held_bytes,
             strays_left=len(strays) - len(going),
             snapshot=newest,
+            hurt_snapshots=self._hurt(survey),
         )
 
     def _survey(self, report: Report) -> Survey:
@@ -238,6 +247,18 @@ class Collector:
                 "nothing is deleted; `cas3fs fsck` tells more"
             )
         return survey
+
+    def _hurt(self, survey: Survey) -> tuple[str, ...]:
+        """The snapshots of which the store has lost pages; the newest is never among them, as it was just published."""
+        sizes = {pages: info.size for pages, info in survey.listing.pages.items()}
+        uses = {use for info in survey.snapshots for use in info.pages}
+        lost = find_lost(self._at.store, uses, sizes)
+        hurt = [one.id for one in survey.snapshots if any(use.id in lost for use in one.pages)]
+        if hurt:
+            _log.error(
+                "pages that %d snapshots need are lost: %s; `cas3fs fsck` tells more", len(hurt), ", ".join(hurt)
+            )
+        return tuple(hurt)
 
     def _merge(self, off_line: Sequence[SnapshotInfo]) -> None:
         filesystem = self._at.filesystem

@@ -22,7 +22,7 @@ import attrs
 
 from cas3fs.maintenance.survey import Listing, epoch_of_pack
 from cas3fs.objectstores.base import ObjectInfo
-from cas3fs.values import SnapshotNumber
+from cas3fs.values import PagesNumber, SnapshotNumber
 
 COLLECT: Final = "may go"
 YOUNG: Final = "younger than the grace period"
@@ -71,7 +71,7 @@ class Judge:
 
     def pages(self, pages_id: str, info: ObjectInfo) -> Stray:
         """What is to be done with a pages object that no retained manifest refers to."""
-        number = SnapshotNumber.parse(pages_id)
+        number = PagesNumber.parse(pages_id).snapshot
         verdict = self._of_epoch(number.epoch)
         if not verdict and number >= self.next_number:
             verdict = UNDER_WAY

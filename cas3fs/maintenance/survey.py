@@ -25,7 +25,7 @@ from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import Base, is_off_line, read_bases
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.values import SnapshotNumber
+from cas3fs.values import PagesNumber, SnapshotNumber
 
 PROBE_PREFIX: Final = "probe/"
 DAMAGED_PREFIX: Final = "damaged/"
@@ -100,7 +100,7 @@ def take_listing(store: ObjectStore) -> Listing:
         folder, _, name = info.key.partition("/")
         if folder == "packs" and epoch_of_pack(name) is not None:
             packs[name] = info
-        elif folder == PagesEntry.folder and _is_number(name):
+        elif folder == PagesEntry.folder and is_pages_id(name):
             pages[name] = info
         elif folder == SnapshotEntry.folder and _is_number(name):
             snapshots[name] = info
@@ -170,6 +170,14 @@ def store_now(store: ObjectStore) -> datetime:
 def key_of_pack(name: str) -> str:
     """The key of the object of that pack."""
     return PACKS_PREFIX + name
+
+
+def is_pages_id(name: str) -> bool:
+    """Whether a pages entry can be called that."""
+    try:
+        return str(PagesNumber.parse(name)) == name
+    except ValueError:
+        return False
 
 
 def _is_number(name: str) -> bool:

@@ -4,20 +4,28 @@
 A snapshot's number is (epoch, sequence), and the greatest is the newest. Every attempt to create one needs a sequence
 of its own, so that it never meets what an earlier attempt left.
 
-Thread-safe; one lock guards the tree that is remembered of the last snapshot, and no I/O is done under it. Memory: the
-references of a tree (about 200 bytes per 16 KiB of the file) and the spans under way.
+Before a snapshot is stored, the pages entries that it would refer to are listed: what it needs of one that is missing
+or has another size is stored again. Whatever is in the store can be lost, so now and then a snapshot refers to nothing
+earlier, and what the volume needs is there twice, as long as the retention keeps an earlier snapshot: when 30 days have
+passed since the last one of that kind, or when the changes since then took as much room.
+
+Thread-safe; one lock guards the tree that is remembered of the last snapshot, and what an attempt that broke off has
+stored; no I/O is done under it. Memory: the references of a tree (about 200 bytes per 16 KiB of the file) and the spans
+under way.
 """
 
+import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-from cas3fs.entries.bodies import BodyWriter
+import attrs
+
 from cas3fs.entries.coercers import LARGEST_NUMBER
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.nodes import Part
@@ -30,7 +38,7 @@ from cas3fs.errors import (
     SnapshotMissing,
     VolumeFormatError,
 )
-from cas3fs.snapshots.building import TreeBuilder, totals_of, uses_of
+from cas3fs.snapshots.building import Attempt, TreeBuilder, totals_of, uses_of
 from cas3fs.snapshots.lines import is_off_line, newest_on_line, read_bases
 from cas3fs.snapshots.manifests import (
     SnapshotInfo,
@@ -41,9 +49,11 @@ from cas3fs.snapshots.manifests import (
     local_errors,
     references_in,
 )
+from cas3fs.snapshots.parts import PART_BYTES, PagesWriter, find_lost
 from cas3fs.snapshots.spans import Wanted, read_spans
 from cas3fs.snapshots.tree import (
     EMPTY_TREE,
+    LARGE_PAGES_BYTES,
     LIST_LENGTH,
     SEGMENT_BYTES,
     Reference,
@@ -55,8 +65,12 @@ from cas3fs.snapshots.tree import (
 )
 from cas3fs.values import SnapshotNumber
 
+WHOLE_AFTER: Final = timedelta(days=30)
+
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are restored; called by several threads, one at a time."""
+
+_log = logging.getLogger(__name__)
 
 
 class SnapshotArchive:
@@ -66,6 +80,7 @@ class SnapshotArchive:
         shelf: the volume's entries.
         workers: how many requests a restore makes side by side.
         segment_size, list_length: of new snapshots; bytes, and segments to a list.
+        part_bytes: the longest that a pages object becomes.
     """
 
     def __init__(
@@ -75,15 +90,18 @@ class SnapshotArchive:
         workers: int = 8,
         segment_size: int = SEGMENT_BYTES,
         list_length: int = LIST_LENGTH,
+        part_bytes: int = PART_BYTES,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._shelf = shelf
         self._workers = workers
         self._segment_size = segment_size
         self._list_length = list_length
+        self._part_bytes = part_bytes
         self._now = now
         self._lock = threading.Lock()
         self._remembered: tuple[str, Tree] | None = None
+        self._begun = Attempt()
 
     def create(
         self,
@@ -96,41 +114,48 @@ class SnapshotArchive:
         facts: Mapping[str, int] | None = None,
         restored: str | None = None,
     ) -> SnapshotInfo:
-        """Store a snapshot of `index_file`, which must not change meanwhile; what is new goes through a temporary file
+        """Store a snapshot of `index_file`, which must not change meanwhile; what is new goes through temporary files
         beside it.
 
         Args:
-            parent: id of the snapshot that was the newest before; what that one has is not stored again.
+            parent: id of the snapshot that was the newest before; what that one has, and the store still has, is not
+                stored again.
             facts: numbers to be told with the snapshot; one that is too large is told as the largest there is.
             restored: id of an older snapshot that the file comes from, in place of the parent.
 
         Raises:
             ObjectExists: an earlier attempt used this number.
-            SnapshotMissing, SnapshotDamaged: the parent cannot be read.
+            SnapshotMissing, SnapshotDamaged: the parent's manifest cannot be read.
             SnapshotError: the local disk failed.
-            StoreError: the store failed; whether the snapshot exists, only the store knows.
+            StoreError: the store failed; whether the snapshot exists, only the store knows. Another attempt goes on
+                with what this one has stored.
         """
         base = parent if restored is None else restored
         old = self._load(base) if base is not None else None
-        old_pages = old.pages if old is not None else ()
-        number = str(SnapshotNumber(epoch, sequence))
-        pages = PagesEntry(id=number, epoch=epoch, sequence=sequence, time=self._now())
-        tree, size, new_size = self._store_pages(pages, index_file, self._parent_tree(old), stale_pages(old_pages))
+        time = self._now()
+        number = SnapshotNumber(epoch, sequence)
+        source = self._source(old, time)
+        pages = PagesWriter(self._shelf, number, time, index_file.parent, self._part_bytes)
+        tree, size = self._store_pages(pages, index_file, source)
+        new_size = sum(pages.sizes.values())
+        totals = {**totals_of(old.pages if old is not None else ()), **source.begun.sizes, **pages.sizes}
         entry = SnapshotEntry(
-            id=pages.id,
+            id=str(number),
             epoch=epoch,
             sequence=sequence,
             parent=parent,
             name=name,
-            time=pages.time,
+            time=time,
             index_size=size,
             segment_size=self._segment_size,
             list_length=self._list_length,
             parts=tree.parts,
-            pages=uses_of(tree, totals_of(old_pages) | {pages.id: new_size}),
+            pages=uses_of(tree, totals),
             new_size=new_size,
             facts={fact: min(count, LARGEST_NUMBER) for fact, count in (facts or {}).items()},
             restored=restored,
+            whole_at=source.whole_at or time,
+            since_size=0 if source.whole_at is None else source.since_size + new_size,
         )
         self._shelf.save(entry)
         self._remember(entry.id, tree)
@@ -160,6 +185,20 @@ class SnapshotArchive:
         """The ids of snapshots that are off the line of writers: never the head, and only a person deletes them."""
         bases = read_bases(self._shelf)
         return frozenset(one for one in self.ids() if is_off_line(SnapshotNumber.parse(one), bases))
+
+    def newest_whole_before(self, snapshot_id: str) -> str | None:
+        """The newest snapshot on the line before that one whose manifest can be read and whose pages are all there, as
+        far as their sizes tell; None where there is none.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        strays = self.strays()
+        for one in reversed([each for each in self.ids() if each < snapshot_id and each not in strays]):
+            with suppress(SnapshotError):
+                if not self.lost_pages(self.load(one)):
+                    return one
+        return None
 
     def list(self, on_damaged: Callable[[str, SnapshotError], None] | None = None) -> list[SnapshotInfo]:
         """All snapshots, ascending.
@@ -238,18 +277,41 @@ class SnapshotArchive:
         """The entries of the volume."""
         return self._shelf
 
-    def _store_pages(
-        self, pages: PagesEntry, index_file: Path, parent: Tree, stale: frozenset[str]
-    ) -> tuple[Tree, int, int]:
-        """Store what is new; returns the tree, the size of the file and that of the pages object."""
-        with local_errors("snapshot"), tempfile.TemporaryFile(dir=index_file.parent) as file:
-            body = BodyWriter(file, pages)
-            builder = TreeBuilder(pages, body, parent, stale=stale, list_length=self._list_length)
-            size = self._add_all(builder, index_file)
-            tree = builder.finish()
-            if builder.wrote:
-                self._shelf.save_file(pages, body.finish())
-        return tree, size, builder.new_size()
+    def lost_pages(self, snapshot: SnapshotInfo, listed: Mapping[str, int] | None = None) -> dict[str, str]:
+        """The pages entries that a snapshot needs and that the store lacks, or has in another size: why, by id; raises
+        as `find_lost`."""
+        return find_lost(self._shelf.store, snapshot.pages, listed)
+
+    def _source(self, old: SnapshotEntry | None, now: datetime) -> "_Source":
+        """What a snapshot that goes on from `old` need not store."""
+        with self._lock:
+            begun = self._begun
+        if old is None or _is_whole_due(old, now):
+            return _Source(EMPTY_TREE, begun.without(find_lost(self._shelf.store, begun.uses)))
+        lost = find_lost(self._shelf.store, (*old.pages, *begun.uses))
+        for pages, fault in lost.items():
+            _log.error(
+                "pages %s, which snapshot %s needs: %s; the next snapshot stores again what it needs of them, and "
+                "`cas3fs fsck` tells which others are hurt",
+                pages,
+                old.id,
+                fault,
+            )
+        stale = stale_pages(old.pages) | lost.keys()
+        whole_at = old.whole_at or old.time
+        return _Source(self._parent_tree(old), begun.without(lost), stale, whole_at, old.since_size)
+
+    def _store_pages(self, pages: PagesWriter, index_file: Path, source: "_Source") -> tuple[Tree, int]:
+        """Store what is new; returns the tree and the size of the file."""
+        builder = TreeBuilder(pages, source.tree, stale=source.stale, begun=source.begun, list_length=self._list_length)
+        try:
+            with local_errors("snapshot"):
+                size = self._add_all(builder, index_file)
+                return builder.finish(), size
+        finally:  # the manifest may fail yet
+            pages.close()
+            with self._lock:
+                self._begun = builder.attempt()
 
     def _add_all(self, builder: TreeBuilder, index_file: Path) -> int:
         """Feed all segments; returns the size of the file."""
@@ -302,16 +364,23 @@ class SnapshotArchive:
         check_shape(entry)
         return entry
 
-    def _parent_tree(self, parent: SnapshotEntry | None) -> Tree:
-        if parent is None or (parent.segment_size, parent.list_length) != (self._segment_size, self._list_length):
+    def _parent_tree(self, parent: SnapshotEntry) -> Tree:
+        if (parent.segment_size, parent.list_length) != (self._segment_size, self._list_length):
             return EMPTY_TREE
         with self._lock:
             remembered = self._remembered
-        return remembered[1] if remembered and remembered[0] == parent.id else self._read_tree(parent)
+        if remembered and remembered[0] == parent.id:
+            return remembered[1]
+        try:
+            return self._read_tree(parent)
+        except SnapshotDamaged as error:
+            _log.error("%s; everything is stored again", error)
+            return EMPTY_TREE
 
     def _remember(self, snapshot_id: str, tree: Tree) -> None:
         with self._lock:
             self._remembered = (snapshot_id, tree)
+            self._begun = Attempt()
 
     def _read_tree(self, entry: SnapshotEntry) -> Tree:
         lists: list[tuple[Reference, ...]] = [()] * len(entry.parts)
@@ -328,6 +397,24 @@ class SnapshotArchive:
         with damage_of(entry):
             read_spans(self._shelf.store, wanted, take, self._workers)
         return Tree(entry.parts, tuple(lists))
+
+
+@attrs.frozen
+class _Source:
+    """What a new snapshot may refer to: the tree of the one that it goes on from, but for `stale` pages, and what an
+    attempt has stored that broke off; and since when the snapshots build on one another (None: not any more)."""
+
+    tree: Tree
+    begun: Attempt
+    stale: frozenset[str] = frozenset()
+    whole_at: datetime | None = None
+    since_size: int = 0
+
+
+def _is_whole_due(old: SnapshotEntry, now: datetime) -> bool:
+    """Whether the snapshot after `old` is to refer to nothing earlier."""
+    needed = sum(one.live_size for one in old.pages)
+    return old.since_size >= max(needed, LARGE_PAGES_BYTES) or now - (old.whole_at or old.time) >= WHOLE_AFTER
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -1,75 +1,119 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Building the tree of a file that changed little since its parent.
 
-Segments go into the body of a pages entry, unless the parent has them at the same place.
+Segments go into pages entries, unless the parent has them at the same place, or an attempt that broke off has stored
+them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import attrs
 from blake3 import blake3
 
 from cas3fs.blocks.codec import Compression, encode
-from cas3fs.entries.bodies import CHECKSUM_BYTES, BodyWriter
 from cas3fs.entries.kinds import PagesEntry, PagesUse
 from cas3fs.entries.nodes import Part
-from cas3fs.snapshots.tree import Reference, Tree, encode_list, hash_segment
+from cas3fs.snapshots.parts import PagesWriter
+from cas3fs.snapshots.tree import EMPTY_TREE, Reference, Tree, encode_list, hash_segment
 from cas3fs.values import Buffer
 
 _COMPRESSION: Final = Compression(3)
+
+
+@attrs.frozen
+class Attempt:
+    """What an attempt that broke off has stored: references by place, those to what is not in the store among them,
+    and the sizes of the pages entries that are."""
+
+    lists: Sequence[Sequence[Reference]] = ()
+    sizes: Mapping[str, int] = {}
+
+    def at(self, number: int, place: int) -> Reference | None:
+        """The stored segment of that list and place, if there is one."""
+        if number >= len(self.lists) or place >= len(self.lists[number]):
+            return None
+        found = self.lists[number][place]
+        return found if found.pages in self.sizes else None
+
+    def without(self, lost: Iterable[str]) -> "Attempt":
+        """It without pages entries that the store has lost since."""
+        gone = set(lost)
+        return Attempt(self.lists, {pages: size for pages, size in self.sizes.items() if pages not in gone})
+
+    @property
+    def uses(self) -> tuple[PagesUse, ...]:
+        """The pages entries that it stored."""
+        return tuple(PagesUse(pages, size, size) for pages, size in self.sizes.items())
 
 
 class TreeBuilder:
     """Takes the segments of a file in order; not thread-safe.
 
     Args:
-        pages: the pages entry that takes what is new.
-        body: where its bytes are written.
+        pages: takes what is new.
         parent: the tree of the parent snapshot, of the same shape.
         stale: ids of pages entries that must not be referred to any more.
+        begun: what an attempt before this one has stored.
     """
 
     def __init__(
-        self, pages: PagesEntry, body: BodyWriter, parent: Tree, *, stale: frozenset[str], list_length: int
+        self,
+        pages: PagesWriter,
+        parent: Tree = EMPTY_TREE,
+        *,
+        stale: frozenset[str] = frozenset(),
+        begun: Attempt = Attempt(),
+        list_length: int,
     ) -> None:
         self._pages = pages
-        self._body = body
         self._parent = parent
         self._stale = stale
+        self._begun = begun
         self._list_length = list_length
-        self._lists: list[tuple[Reference, ...]] = []
+        self._lists: list[Sequence[Reference]] = []
         self._open: list[Reference] = []
         self._old: tuple[Reference, ...] = parent.lists[0] if parent.lists else ()
 
-    @property
-    def wrote(self) -> bool:
-        """Whether anything is new."""
-        return self._body.position > self._body.data_start
-
     def add(self, plain: Buffer) -> None:
-        """The next segment."""
+        """The next segment; raises as `PagesWriter.write`."""
         digest = hash_segment(plain)
+        self._open.append(self._stored(digest) or self._store(digest, plain))
+        if len(self._open) == self._list_length:
+            self._close_list()
+
+    def _stored(self, digest: bytes) -> Reference | None:
+        """Where the segment is stored already."""
         place = len(self._open)
         old = self._old[place] if place < len(self._old) else None
         if old is not None and old.hash == digest and old.pages not in self._stale:
-            self._open.append(old)
-        else:
-            stored = encode(plain, _COMPRESSION)
-            offset = self._body.write(stored)
-            self._open.append(Reference(digest, self._pages.id, offset, len(stored)))
-        if len(self._open) == self._list_length:
-            self._close_list()
+            return old
+        begun = self._begun.at(len(self._lists), place)
+        return begun if begun is not None and begun.hash == digest else None
+
+    def _store(self, digest: bytes, plain: Buffer) -> Reference:
+        stored = encode(plain, _COMPRESSION)
+        pages, offset = self._pages.write(stored)
+        return Reference(digest, pages, offset, len(stored))
 
     def finish(self) -> Tree:
         """The tree; lists that the parent lacks are written now, behind all segments: they are read together."""
         if self._open:
             self._close_list()
-        parts = tuple(self._store_list(number, one) for number, one in enumerate(self._lists))
-        return Tree(parts, tuple(self._lists))
+        lists = tuple(tuple(one) for one in self._lists)
+        parts = tuple(self._store_list(number, one) for number, one in enumerate(lists))
+        self._pages.finish()
+        return Tree(parts, lists)
+
+    def attempt(self) -> Attempt:
+        """What is stored so far, with what the attempts before had stored."""
+        lists: list[Sequence[Reference]] = [*self._lists, self._open]
+        done = len(lists)
+        return Attempt((*lists, *self._begun.lists[done:]), {**self._begun.sizes, **self._pages.sizes})
 
     def _close_list(self) -> None:
-        self._lists.append(tuple(self._open))
+        self._lists.append(self._open)
         self._open = []
         number = len(self._lists)
         self._old = self._parent.lists[number] if number < len(self._parent.lists) else ()
@@ -80,12 +124,8 @@ class TreeBuilder:
             if part.key.removeprefix(PagesEntry.prefix()) not in self._stale:
                 return part
         stored = encode_list(references, _COMPRESSION)
-        offset = self._body.write(stored)
-        return Part(self._pages.key, offset, len(stored), blake3(stored).digest())
-
-    def new_size(self) -> int:
-        """Bytes of the pages object; 0 when nothing is new."""
-        return self._body.position + CHECKSUM_BYTES if self.wrote else 0
+        pages, offset = self._pages.write(stored)
+        return Part(PagesEntry.key_of(pages), offset, len(stored), blake3(stored).digest())
 
 
 def uses_of(tree: Tree, totals: Mapping[str, int]) -> tuple[PagesUse, ...]:

@@ -19,7 +19,7 @@ import attrs
 from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import SnapshotError, SnapshotMissing
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.values import SnapshotNumber
+from cas3fs.values import PagesNumber, SnapshotNumber
 
 IsExplained = Callable[[SnapshotNumber], bool]
 
@@ -53,7 +53,7 @@ def plan_removal(archive: SnapshotArchive, snapshot_ids: Collection[str], is_exp
     if missing:
         raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {missing[0]}")
     needed = _needed(archive, snapshot_ids)
-    unused = [one for one in sizes if one not in needed and is_explained(SnapshotNumber.parse(one))]
+    unused = [one for one in sizes if one not in needed and _is_over(one, is_explained)]
     return RemovalPlan(tuple(sorted(snapshot_ids)), tuple(unused), sum(sizes[one] for one in unused))
 
 
@@ -69,6 +69,14 @@ def execute_removal(archive: SnapshotArchive, plan: RemovalPlan, ask_leave: Call
     ask_leave()
     archive.delete(plan.snapshots)
     archive.shelf.store.delete_many([PagesEntry.key_of(one) for one in plan.pages])
+
+
+def _is_over(pages: str, is_explained: IsExplained) -> bool:
+    """Whether a pages entry is of an attempt that is over; an object of another kind is of none."""
+    try:
+        return is_explained(PagesNumber.parse(pages).snapshot)
+    except ValueError:
+        return False
 
 
 def _needed(archive: SnapshotArchive, going: Collection[str]) -> set[str]:

@@ -14,7 +14,7 @@ A stored list, all numbers big-endian::
             10  2      number of references, n
             12  2      number of pages entries, m
             14  2      zero
-            m times    epoch (4 bytes) and sequence (8) of a pages entry
+            m times    epoch (4 bytes), part (3) and sequence (5) of a pages entry
             n times    2 bytes: which of those the segment lies in
             n times    4 bytes: its stored length
             n times    8 bytes, signed: its offset in that object, less the end of the reference before (0 before the
@@ -36,14 +36,14 @@ from cas3fs.blocks.codec import Compression, decode, encode
 from cas3fs.entries.kinds import PagesUse
 from cas3fs.entries.nodes import Part
 from cas3fs.errors import BlockError, SnapshotDamaged
-from cas3fs.values import Buffer, SnapshotNumber
+from cas3fs.values import Buffer, PagesNumber, SnapshotNumber
 
 SEGMENT_BYTES: Final = 16 * 1024
 LIST_LENGTH: Final = 256
 SEGMENT_HASH_BYTES: Final = 16
 FORMAT_VERSION: Final = 1
 MOST_PAGES: Final = 64
-"""A snapshot that would refer to more pages entries rewrites what it needs of the least used."""
+"""A snapshot that would refer to more pages entries with little in them rewrites what it needs of the least used."""
 PAGES_AFTER_REWRITE: Final = 32
 LARGE_PAGES_BYTES: Final = 4 * 1024 * 1024
 """From this size on, a pages entry of which less than half is needed is rewritten; smaller ones are only counted."""
@@ -52,6 +52,7 @@ _MAGIC: Final = b"CAS3LIST"
 _LENGTH: Final = struct.Struct(">I")
 _HEAD: Final = struct.Struct(">8sHHH2x")
 _SOURCE: Final = struct.Struct(">IQ")
+_SEQUENCE_BITS: Final = 40
 _CODEC_BYTES: Final = 1
 """Before the bytes of what is stored as it is; nothing is stored that is longer than that."""
 _REFERENCE_BYTES: Final = 2 + 4 + 8 + SEGMENT_HASH_BYTES
@@ -109,7 +110,7 @@ def encode_list(references: Sequence[Reference], compression: Compression) -> by
     plain = b"".join(
         (
             _HEAD.pack(_MAGIC, FORMAT_VERSION, count, len(sources)),
-            *(_SOURCE.pack(*SnapshotNumber.parse(pages)) for pages in sources),
+            *(_pack_source(pages) for pages in sources),
             struct.pack(f">{count}H", *(numbers[one.pages] for one in references)),
             struct.pack(f">{count}I", *(one.length for one in references)),
             struct.pack(f">{count}q", *(one.offset - end for one, end in zip(references, ends, strict=False))),
@@ -149,13 +150,26 @@ def check_references(references: Iterable[Reference], segment_size: int) -> None
 def stale_pages(uses: Iterable[PagesUse]) -> frozenset[str]:
     """The pages entries that the next snapshot should no longer refer to.
 
-    Those are large ones of which less than half is needed and, of too many, those of which the least is needed.
+    Those are large ones of which less than half is needed and, of too many of which little is needed, those of which
+    the least is. What is needed of a large part of a large index is not worth storing again.
     """
     wasteful = {one.id for one in uses if one.total_size >= LARGE_PAGES_BYTES and one.live_size * 2 < one.total_size}
-    others = sorted((one for one in uses if one.id not in wasteful), key=lambda one: (one.live_size, one.id))
+    others = sorted(
+        (one for one in uses if one.id not in wasteful and one.live_size < LARGE_PAGES_BYTES),
+        key=lambda one: (one.live_size, one.id),
+    )
     # The next snapshot adds one of its own.
     surplus = len(others) - PAGES_AFTER_REWRITE if len(others) >= MOST_PAGES else 0
     return frozenset(wasteful | {one.id for one in others[:surplus]})
+
+
+def _pack_source(pages: str) -> bytes:
+    (epoch, sequence), part = PagesNumber.parse(pages)
+    return _SOURCE.pack(epoch, part << _SEQUENCE_BITS | sequence)
+
+
+def _unpack_source(epoch: int, number: int) -> str:
+    return str(PagesNumber(SnapshotNumber(epoch, number & (1 << _SEQUENCE_BITS) - 1), number >> _SEQUENCE_BITS))
 
 
 def _parse_list(plain: bytes) -> tuple[Reference, ...]:
@@ -165,7 +179,7 @@ def _parse_list(plain: bytes) -> tuple[Reference, ...]:
     table = _HEAD.size + source_count * _SOURCE.size
     if len(plain) != table + count * _REFERENCE_BYTES:
         raise SnapshotDamaged(f"a list of {count} references to {source_count} pages entries has {len(plain)} bytes")
-    sources = [str(SnapshotNumber(*line)) for line in _SOURCE.iter_unpack(plain[_HEAD.size : table])]
+    sources = [_unpack_source(*line) for line in _SOURCE.iter_unpack(plain[_HEAD.size : table])]
     numbers = struct.unpack_from(f">{count}H", plain, table)
     lengths = struct.unpack_from(f">{count}I", plain, table + count * 2)
     steps = struct.unpack_from(f">{count}q", plain, table + count * 6)

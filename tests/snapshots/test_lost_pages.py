@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a snapshot refers to is there when the snapshot is published, in objects of a bounded size, and twice now and
+then."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cas3fs.entries.kinds import SnapshotEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import StoreUnreachable
+from cas3fs.objectstores.base import Body, ObjectInfo
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
+
+SEGMENT = 512
+DAY = timedelta(days=1)
+
+
+class Store(MemoryStore):
+    """Notes what is put, and may hide objects from its listings or refuse to take more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.puts: list[tuple[str, int]] = []
+        self.hidden: set[str] = set()
+        self.heads = 0
+        self.room: int | None = None
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        if self.room is not None:
+            if not self.room:
+                raise StoreUnreachable("no route")
+            self.room -= 1
+        super().put_if_absent(key, body, metadata)
+        self.puts.append((key, super().head(key).size))
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+        return (info for info in super().list(prefix, start_after) if info.key not in self.hidden)
+
+    def head(self, key: str) -> ObjectInfo:
+        self.heads += 1
+        return super().head(key)
+
+    def lose(self, key: str) -> None:
+        self.delete_many([key])
+
+    def cut(self, key: str) -> None:
+        body = self.get(key)
+        self.delete_many([key])
+        super().put_if_absent(key, body[: len(body) // 2])
+
+    def stored(self, prefix: str) -> int:
+        """Bytes that were put there."""
+        return sum(size for key, size in self.puts if key.startswith(prefix))
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def archive_of(store: MemoryStore, clock: Clock | None = None, part_bytes: int = 16 << 20) -> SnapshotArchive:
+    return SnapshotArchive(
+        Shelf(store), segment_size=SEGMENT, list_length=8, workers=3, now=clock or Clock(), part_bytes=part_bytes
+    )
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    path = tmp_path / "index"
+    path.write_bytes(random.Random(3).randbytes(50_000))
+    return path
+
+
+def change(path: Path, offset: int, data: bytes = b"changed") -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def restored(store: Store, snapshot: SnapshotInfo, path: Path) -> bytes:
+    target = path.with_name("restored")
+    archive_of(store).restore(snapshot.id, target)
+    content = target.read_bytes()
+    target.unlink()
+    return content
+
+
+@pytest.mark.parametrize("harm", [Store.lose, Store.cut])
+@pytest.mark.parametrize("remembers", [True, False])
+def test_what_a_new_snapshot_refers_to_is_stored_again_where_it_is_missing_or_short(
+    store: Store, index: Path, harm: Callable[[Store, str], None], remembers: bool
+) -> None:
+    archive = archive_of(store)
+    first = archive.create(index, epoch=1, sequence=1)
+    change(index, 700)
+    second = archive.create(index, epoch=1, sequence=2, parent=first.id)
+    harm(store, "pages/" + first.id)
+    change(index, 9_000)
+    if not remembers:
+        archive = archive_of(store)
+    third = archive.create(index, epoch=1, sequence=3, parent=second.id)
+    assert restored(store, third, index) == index.read_bytes()
+    assert first.id not in {use.id for use in third.pages}
+    assert third.parent == second.id
+    change(index, 20_000)
+    fourth = archive.create(index, epoch=1, sequence=4, parent=third.id)
+    assert fourth.new_size < third.new_size / 4, "what is there is not stored once more"
+    assert restored(store, fourth, index) == index.read_bytes()
+
+
+def test_what_a_listing_lacks_is_asked_for_by_name_before_it_is_stored_again(store: Store, index: Path) -> None:
+    archive = archive_of(store)
+    first = archive.create(index, epoch=1, sequence=1)
+    store.hidden.add("pages/" + first.id)
+    change(index, 700)
+    second = archive.create(index, epoch=1, sequence=2, parent=first.id)
+    assert [use.id for use in second.pages] == [first.id, second.id]
+    assert second.new_size < first.new_size / 10
+    assert store.heads == 1
+
+
+def test_what_is_lost_is_told_of_every_snapshot_that_needs_it(store: Store, index: Path) -> None:
+    archive = archive_of(store)
+    first = archive.create(index, epoch=1, sequence=1)
+    change(index, 700)
+    second = archive.create(index, epoch=1, sequence=2, parent=first.id)
+    assert archive.lost_pages(second) == {}
+    store.cut("pages/" + first.id)
+    assert list(archive.lost_pages(second)) == [first.id]
+    store.lose("pages/" + second.id)
+    assert sorted(archive.lost_pages(archive.load(second.id))) == [first.id, second.id]
+
+
+def test_a_large_snapshot_is_several_objects_of_a_bounded_size(store: Store, index: Path) -> None:
+    archive = archive_of(store, part_bytes=8_000)
+    made = archive.create(index, epoch=1, sequence=1)
+    pages = {key: size for key, size in store.puts if key.startswith("pages/")}
+    assert len(pages) > 5 and max(pages.values()) <= 8_000
+    assert {use.id: use.total_size for use in made.pages} == {key[6:]: size for key, size in pages.items()}
+    assert made.new_size == sum(pages.values())
+    assert restored(store, made, index) == index.read_bytes()
+    change(index, 700)
+    second = archive.create(index, epoch=1, sequence=2, parent=made.id)
+    assert len(store.puts) == len(pages) + 3
+    assert restored(store, second, index) == index.read_bytes()
+
+
+def test_an_attempt_goes_on_with_what_the_one_before_had_stored(store: Store, index: Path) -> None:
+    archive = archive_of(store, part_bytes=8_000)
+    store.room = 5
+    with pytest.raises(StoreUnreachable):
+        archive.create(index, epoch=1, sequence=1)
+    before = store.stored("pages/")
+    change(index, 700)
+    store.room = None
+    made = archive.create(index, epoch=1, sequence=2)
+    assert store.stored("pages/") < before + 50_000 - before * 0.7, "most of what was stored is not stored again"
+    assert restored(store, made, index) == index.read_bytes()
+
+
+def test_an_attempt_whose_manifest_failed_has_its_pages_stored_once(store: Store, index: Path) -> None:
+    archive = archive_of(store)
+    store.room = 1
+    with pytest.raises(StoreUnreachable):
+        archive.create(index, epoch=1, sequence=1)
+    store.room = None
+    made = archive.create(index, epoch=1, sequence=2)
+    assert made.new_size < 10_000
+    assert restored(store, made, index) == index.read_bytes()
+
+
+def test_what_an_attempt_had_stored_and_lost_meanwhile_is_stored_again(store: Store, index: Path) -> None:
+    archive = archive_of(store, part_bytes=8_000)
+    store.room = 5
+    with pytest.raises(StoreUnreachable):
+        archive.create(index, epoch=1, sequence=1)
+    store.lose(store.puts[2][0])
+    store.room = None
+    made = archive.create(index, epoch=1, sequence=2)
+    assert restored(store, made, index) == index.read_bytes()
+
+
+def test_after_thirty_days_a_snapshot_is_stored_whole_so_that_what_it_needs_exists_twice(
+    store: Store, index: Path
+) -> None:
+    clock = Clock()
+    archive = archive_of(store, clock)
+    made = [archive.create(index, epoch=1, sequence=1)]
+    for sequence in range(2, 70):
+        clock.now += DAY
+        change(index, sequence * 700)
+        made.append(archive.create(index, epoch=1, sequence=sequence, parent=made[-1].id))
+    whole = [one for one in made if [use.id for use in one.pages] == [one.id]]
+    assert [one.number.sequence for one in whole] == [1, 31, 61]
+    for one in store.list("pages/"):
+        if one.key[6:] >= whole[2].id:
+            store.lose(one.key)
+    assert len(restored(store, made[59], index)) == 50_000
+
+
+def test_a_snapshot_is_stored_whole_when_its_changes_took_as_much_as_that(tmp_path: Path, store: Store) -> None:
+    archive = SnapshotArchive(Shelf(store))
+    index = tmp_path / "index"
+    content = random.Random(5)
+    index.write_bytes(content.randbytes(6 << 20))
+    made = [archive.create(index, epoch=1, sequence=1)]
+    for sequence in range(2, 9):
+        change(index, (sequence % 3) << 21, content.randbytes(2 << 20))
+        made.append(archive.create(index, epoch=1, sequence=sequence, parent=made[-1].id))
+    whole = [one.number.sequence for one in made if [use.id for use in one.pages] == [one.id]]
+    assert whole[:2] == [1, 5]
+
+
+def test_a_snapshot_of_an_earlier_version_is_gone_on_from_without_storing_it_whole(store: Store, index: Path) -> None:
+    clock = Clock()
+    archive = archive_of(store, clock)
+    first = archive.create(index, epoch=1, sequence=1)
+    entry = Shelf(store).load(SnapshotEntry, first.id)
+    old = entry.changed(id="00000001-0000000002", sequence=2, whole_at=None, since_size=0)
+    Shelf(store).save(old)
+    clock.now += DAY
+    change(index, 700)
+    second = archive.create(index, epoch=1, sequence=3, parent=old.id)
+    assert [use.id for use in second.pages] == [first.id, second.id]
+    clock.now += 31 * DAY
+    change(index, 7_000)
+    third = archive.create(index, epoch=1, sequence=4, parent=second.id)
+    assert [use.id for use in third.pages] == [third.id]

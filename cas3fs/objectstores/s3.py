@@ -3,12 +3,17 @@
 
 The key of an object is the URL's prefix, a slash, and the key. Configuration and credentials are found as boto3 finds
 them; what is passed here goes first. botocore's own retries are off, as the retry wrapper knows better what may be
-repeated; checksums beyond the signature are sent only where S3 requires them, because many servers stumble over them.
+repeated, and so are its checksums, which many servers stumble over.
 
-Creating goes with ``If-None-Match: *``. A server that answers 501 to it does not know conditions: from then on this
-store looks first and puts without one, which leaves a gap between the two that `probe_create_if_absent` reports.
+Creating goes with ``If-None-Match: *`` and a digest of the bytes that the server verifies. What a server does not know
+is found out by the first puts (`s3_puts`). Without conditions this store looks first and puts then, which leaves a gap
+between the two that `probe_create_if_absent` reports.
 
-Only this module imports boto3. Locks: one, around making the client; the client itself is thread-safe.
+An answer counts when it is S3's own: a put's has an ETag, a listing says whether it ends, a deletion names what it
+deleted. Anything else comes from something in between, such as the login page of a network, and is tried again.
+
+Only this module imports boto3. Locks: one, around making the client and what is known of the server; the client itself
+is thread-safe.
 """
 
 import threading
@@ -39,6 +44,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
 
 from cas3fs.errors import (
     AccessDenied,
@@ -66,8 +72,19 @@ from cas3fs.objectstores.base import (
     is_key,
     too_short,
 )
-from cas3fs.objectstores.s3_answers import Answer, is_whole, line_of, no_tls, reason_of, status_of, translate
+from cas3fs.objectstores.s3_answers import (
+    Answer,
+    is_foreign,
+    is_whole,
+    line_of,
+    no_tls,
+    not_its_own,
+    reason_of,
+    status_of,
+    translate,
+)
 from cas3fs.objectstores.s3_bodies import AnswerBody
+from cas3fs.objectstores.s3_puts import FIRST_WAY, PutWay, digests_of
 from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -109,7 +126,7 @@ class S3Store(ObjectStore):
         self._lock = threading.Lock()
         self._page_size = page_size
         self._made = client
-        self._conditional = True
+        self._way = FIRST_WAY
         self._heard_s = time.monotonic()
 
     @property
@@ -139,33 +156,47 @@ class S3Store(ObjectStore):
         content: Any = bytes(body) if isinstance(body, memoryview) else body  # botocore sends a bytearray uncopied
         start = 0 if isinstance(content, bytes | bytearray) else content.tell()
         with self._translated(f"put {key}"):
-            if self._conditional and self._put_conditionally(key, content, metadata):
-                return
-            if not isinstance(content, bytes | bytearray):
-                content.seek(start)
-            self._refuse_existing(key)
-            self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=content, Metadata=metadata)
+            way: PutWay | None = self._way
+            while way is not None:
+                if not isinstance(content, bytes | bytearray):
+                    content.seek(start)
+                way = self._put(way, key, content, metadata)
 
-    def _put_conditionally(self, key: str, body: Any, metadata: Mapping[str, str]) -> bool:
-        """False when the server does not know conditions."""
+    def _put(self, way: PutWay, key: str, content: Any, metadata: Mapping[str, str]) -> PutWay | None:
+        """None when it is done; otherwise the way to try next, as the server does not know this one."""
+        if not way.is_conditional:
+            self._refuse_existing(key)
+        options: dict[str, Any] = {"IfNoneMatch": "*"} if way.is_conditional else {}
+        options |= digests_of(way.digest, content)
         try:
-            self._client.put_object(
-                Bucket=self._bucket, Key=self._base + key, Body=body, Metadata=metadata, IfNoneMatch="*"
+            answer = self._client.put_object(
+                Bucket=self._bucket, Key=self._base + key, Body=content, Metadata=metadata, **options
             )
         except ClientError as error:
-            if status_of(error.response) != 501:
+            status = status_of(error.response)
+            next_way = way.after_refusal(status, str(error.response.get("Error", {}).get("Code", "")))
+            if next_way is None and status == 412:
+                self._learn(way.once_honoured())
+            if next_way is None:
                 raise
-            self._conditional = False
-            return False
-        return True
+            return next_way
+        self._check_own(answer, f"put {key}", "ETag")
+        self._learn(way.after_success(answer))
+        return None
+
+    def _learn(self, way: PutWay) -> None:
+        """From now on puts go this way."""
+        with self._lock:
+            self._way = way.with_knowledge_of(self._way)
 
     def _refuse_existing(self, key: str) -> None:
         try:
-            self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+            answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
         except ClientError as error:
-            if status_of(error.response) != 404:
+            if status_of(error.response) != 404 or is_foreign(error.response):
                 raise
             return
+        self._check_own(answer, f"look at {key}", "ETag")
         raise ObjectExists(f"{self.url} already has an object {key}")
 
     # Reading
@@ -210,7 +241,7 @@ class S3Store(ObjectStore):
             if status_of(error.response) == 416:
                 raise too_short(key, start, length) from error
             raise
-        if not is_whole(answer) and answer["ContentLength"] != length:
+        if not is_whole(answer) and answer.get("ContentLength", length) != length:
             answer["Body"].close()
             raise too_short(key, start, length)
         return answer
@@ -231,6 +262,11 @@ class S3Store(ObjectStore):
         return data[-length:]
 
     def _body(self, key: str, answer: "GetObjectOutputTypeDef") -> AnswerBody:
+        try:
+            self._check_own(answer, f"get {key}", "ETag", "ContentLength")
+        except StoreError:
+            answer["Body"].close()
+            raise
         return AnswerBody(f"{self.url}: {key}", key, answer["Body"], answer["ContentLength"], self._heard)
 
     def _heard(self) -> None:
@@ -241,11 +277,12 @@ class S3Store(ObjectStore):
         try:
             with self._translated(f"look at {key}"):
                 answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+                self._check_own(answer, f"look at {key}", "ETag", "ContentLength", "LastModified")
         except ObjectMissing:
             self._check_bucket()
             raise
         # Some servers change the case of the names.
-        metadata = {name.lower(): value for name, value in answer["Metadata"].items()}
+        metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
         return ObjectInfo(key, answer["ContentLength"], answer["LastModified"], metadata)
 
     def _check_bucket(self) -> None:
@@ -282,6 +319,9 @@ class S3Store(ObjectStore):
                 answer = self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=prefix, MaxKeys=self._page_size, **position
                 )
+                self._check_own(answer, "list it", "IsTruncated")
+                for one in answer.get("Contents", ()):
+                    self._check_own(one, "list it", "Key", "Size", "LastModified")
             found = [
                 ObjectInfo(one["Key"][len(self._base) :], one["Size"], one["LastModified"])
                 for one in answer.get("Contents", ())
@@ -308,14 +348,18 @@ class S3Store(ObjectStore):
         names: list[ObjectIdentifierTypeDef] = [{"Key": self._base + key} for key in keys]
         try:
             with self._translated(f"delete {len(keys)} objects"):
-                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": names, "Quiet": True})
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": names})
         except StoreRefused:  # not every server deletes several at once
             return self._delete_singly(keys)
         failed: dict[str, StoreError] = {}
         for error in answer.get("Errors", ()):
-            key = error["Key"][len(self._base) :]
+            key = error.get("Key", "")[len(self._base) :]
             if error.get("Code") not in _MISSING_CODES:
                 failed[key] = self._refusal(f"delete {key}", 0, error.get("Code"), error.get("Message"))
+        answered = {one.get("Key") for one in answer.get("Deleted", ())}
+        answered |= {one.get("Key") for one in answer.get("Errors", ())}
+        if unanswered := [one["Key"] for one in names if one["Key"] not in answered]:
+            raise not_its_own(f"{self.url}: cannot delete {len(keys)} objects", f"a word on {unanswered[0]}")
         return failed
 
     def _delete_singly(self, keys: list[str]) -> dict[str, StoreError]:
@@ -323,7 +367,9 @@ class S3Store(ObjectStore):
         for key in keys:
             try:
                 with self._translated(f"delete {key}"):
-                    self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
+                    answer = self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
+                    if is_foreign(answer):
+                        raise not_its_own(f"{self.url}: cannot delete {key}", "the form of S3's answers")
             except ObjectMissing:
                 pass
             except TransientStoreError:
@@ -341,12 +387,26 @@ class S3Store(ObjectStore):
             yield
             self._heard_s = time.monotonic()
         except ClientError as error:
-            told = error.response.get("Error", {})
-            raise self._refusal(action, status_of(error.response), told.get("Code"), told.get("Message")) from error
+            raise self._refused(action, error.response) from error
+        except ResponseParserError as error:
+            raise not_its_own(f"{self.url}: cannot {action}", "the form of S3's answers") from error
         except (BotoCoreError, OSError) as error:
             raise self._transport_error(error, action) from error
         except RecursionError as error:  # botocore follows such answers by asking again, without an end
             raise self._refusal(action, 301, None, "to everything") from error
+
+    def _check_own(self, answer: Mapping[str, Any], action: str, *fields: str) -> None:
+        """Raises StoreBusy where an answer lacks what S3's own always has."""
+        lacking = next((name for name in fields if name not in answer), None)
+        if lacking is not None or is_foreign(answer):
+            raise not_its_own(f"{self.url}: cannot {action}", lacking or "the form of S3's answers")
+
+    def _refused(self, action: str, response: Mapping[str, Any]) -> StoreError:
+        status, told = status_of(response), response.get("Error", {})
+        code = str(told.get("Code", ""))
+        if is_foreign(response) and code in ("", str(status)) and 400 <= status < 500:
+            return not_its_own(f"{self.url}: cannot {action}: {status}", "the form of S3's answers")
+        return self._refusal(action, status, code, told.get("Message"))
 
     def _refusal(self, action: str, status: int, code: str | None, message: str | None) -> StoreError:
         where = self._client.meta.endpoint_url

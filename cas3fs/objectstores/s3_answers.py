@@ -66,6 +66,21 @@ def is_whole(answer: Mapping[str, Any]) -> bool:
     return answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and not answer.get("ContentRange")
 
 
+def is_foreign(answer: Mapping[str, Any]) -> bool:
+    """Whether a page of HTML came in place of an answer; what comes from an S3 server has a header of its protocol."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    is_html = str(headers.get("content-type", "")).startswith("text/html")
+    return is_html and not any(name.startswith("x-amz") for name in headers)
+
+
+def not_its_own(attempt: str, lacking: str) -> StoreError:
+    """The error for an answer that is not S3's own; `attempt` says where and what was tried."""
+    return StoreBusy(
+        f"{attempt}: the answer is not an S3 server's, it lacks {lacking}: check the endpoint, and what lies in between"
+        " (a proxy, the login page of a network)"
+    )
+
+
 def line_of(error: Exception) -> str:
     """Its text, on one line."""
     return " ".join(str(error).split())

@@ -31,7 +31,7 @@ from tests.filesystem.usage import after_a_crash, make_file, until
 URL = StoreSettings("s3://bucket/volume")
 QUICK = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
 DELAY_S = 0.05
-UNNOTICEABLE = {FaultKind.PUT_FORGOTTEN, FaultKind.DAMAGED_UPLOAD, FaultKind.CHECKSUM_REFUSED, FaultKind.HTML_PAGE}
+UNNOTICEABLE = {FaultKind.PUT_FORGOTTEN}
 """What a store loses without a word is lost."""
 KINDS = [kind for kind in FaultKind if kind not in UNNOTICEABLE]
 OPERATIONS = ("put_object", "get_object", "head_object", "list_objects_v2", "delete_objects")

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What S3 does beyond the contract: servers that fail, differ, or refuse, and the words an administrator then reads."""
 
+import base64
+import hashlib
 import os
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
+from itertools import product
 from typing import Any, cast
 
 import pytest
@@ -59,6 +62,16 @@ def store(client: Any) -> S3Store:
     return S3Store("bucket", "prefix", client=client)
 
 
+STORED = Reply(headers={"ETag": '"5d41402abc4b2a76b9719d911017c592"'})
+"""The answer to a put."""
+
+
+def found(body: bytes, status: int = 200, *, missing_bytes: int = 0, **headers: str) -> Reply:
+    """The answer to a get."""
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, body, dict(STORED.headers) | told, missing_bytes)
+
+
 def listing(*keys: str, next_token: str = "") -> Reply:
     contents = "".join(
         f"<Contents><Key>{key}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
@@ -73,14 +86,15 @@ def listing(*keys: str, next_token: str = "") -> Reply:
 
 
 def test_a_put_asks_for_absence_and_carries_the_bytes_once(store: S3Store, script: Script) -> None:
-    script.replies = [Reply()]
+    script.replies = [STORED]
     store.put_if_absent("packs/3f9c", memoryview(b"bytes"), {"kind": "pack"})
     (asked,) = script.asked
     assert (asked.method, asked.path, asked.body) == ("PUT", "/bucket/prefix/packs/3f9c", b"bytes")
     assert asked.headers["if-none-match"] == "*"
     assert asked.headers["x-amz-meta-kind"] == "pack"
     assert "aws-chunked" not in asked.headers.get("content-encoding", "")
-    assert not any(name.startswith("x-amz-checksum") for name in asked.headers)
+    assert asked.headers["x-amz-checksum-sha256"] == base64.b64encode(hashlib.sha256(b"bytes").digest()).decode()
+    assert "x-amz-sdk-checksum-algorithm" not in asked.headers
 
 
 def test_botocore_does_not_try_again_by_itself(store: S3Store, script: Script) -> None:
@@ -162,13 +176,13 @@ def test_a_cut_connection_may_be_tried_again(store: S3Store, script: Script) -> 
 @pytest.mark.parametrize("read", [lambda store: store.get("a"), lambda store: store.get_range("a", 0, 9)])
 def test_a_body_that_breaks_off_is_an_error(store: S3Store, script: Script, read: object) -> None:
     assert callable(read)
-    script.replies = [Reply(200, b"12345", missing_bytes=4)]
+    script.replies = [found(b"12345", missing_bytes=4)]
     with pytest.raises(TruncatedBody, match="broke off"):
         read(store)
 
 
 def test_pieces_that_came_before_a_body_broke_off_are_handed_out(store: S3Store, script: Script) -> None:
-    script.replies = [Reply(206, b"12345678", {"Content-Range": "bytes 3-14/99"}, missing_bytes=4)]
+    script.replies = [found(b"12345678", 206, Content_Range="bytes 3-14/99", missing_bytes=4)]
     pieces: list[bytes] = []
     with pytest.raises(TruncatedBody, match="broke off"):
         store.get_pieces("a", 3, (2, 3, 7), pieces.append)
@@ -234,19 +248,141 @@ def test_no_credentials_at_all_says_what_to_set(script: Script, monkeypatch: pyt
 
 
 def test_a_server_without_conditions_is_looked_at_first_from_then_on(store: S3Store, script: Script) -> None:
-    missing = Reply(404)
-    script.replies = [error(501, "NotImplemented"), missing, Reply(), missing, Reply(), Reply()]
+    missing, unknown = Reply(404), error(501, "NotImplemented")
+    script.replies = [unknown, unknown, missing, STORED, missing, STORED, STORED]
     store.put_if_absent("a", BytesIO(b"bytes"))
     store.put_if_absent("b", BytesIO(b"bytes"))
     with pytest.raises(ObjectExists):
         store.put_if_absent("b", BytesIO(b"other"))
-    assert [asked.method for asked in script.asked] == ["PUT", "HEAD", "PUT", "HEAD", "PUT", "HEAD"]
-    assert [asked.body for asked in script.asked if asked.method == "PUT"] == [b"bytes"] * 3
-    assert "if-none-match" not in script.asked[-2].headers
+    assert [asked.method for asked in script.asked] == ["PUT", "PUT", "HEAD", "PUT", "HEAD", "PUT", "HEAD"]
+    assert [asked.body for asked in script.asked if asked.method == "PUT"] == [b"bytes"] * 4
+    assert ["if-none-match" in asked.headers for asked in script.asked] == [True, True, *[False] * 5]
+
+
+def test_a_server_that_once_heeded_a_condition_knows_it(store: S3Store, script: Script) -> None:
+    unknown = error(501, "NotImplemented")
+    script.replies = [error(412, "PreconditionFailed"), unknown, unknown]
+    with pytest.raises(ObjectExists):
+        store.put_if_absent("a", b"bytes")
+    with pytest.raises(StoreRefused, match="501"):
+        store.put_if_absent("b", b"bytes")
+    assert all("if-none-match" in asked.headers for asked in script.asked)
+
+
+def digests_sent(script: Script) -> list[str]:
+    names = ("x-amz-checksum-sha256", "content-md5")
+    return [name for asked in script.asked for name in names if name in asked.headers]
+
+
+def test_a_server_that_does_not_repeat_a_checksum_gets_one_that_all_verify(store: S3Store, script: Script) -> None:
+    script.replies = [STORED]
+    for _ in range(3):
+        store.put_if_absent("a", BytesIO(b"bytes"))
+    assert digests_sent(script) == ["x-amz-checksum-sha256", "content-md5", "content-md5"]
+    assert script.asked[1].headers["content-md5"] == md5_of(b"bytes")
+
+
+def test_a_server_that_repeats_a_checksum_gets_it_with_every_put(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(headers={**STORED.headers, "x-amz-checksum-sha256": "as sent"})]
+    for _ in range(2):
+        store.put_if_absent("a", b"bytes")
+    assert digests_sent(script) == ["x-amz-checksum-sha256"] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "InvalidRequest"), (400, "InvalidArgument"), (501, "NotImplemented")]
+)
+def test_a_server_that_refuses_a_checksum_is_asked_without(
+    store: S3Store, script: Script, status: int, code: str
+) -> None:
+    script.replies = [error(status, code), STORED]
+    store.put_if_absent("a", BytesIO(b"bytes"))
+    store.put_if_absent("b", BytesIO(b"bytes"))
+    assert digests_sent(script) == ["x-amz-checksum-sha256", "content-md5", "content-md5"]
+    assert all("if-none-match" in asked.headers and asked.body == b"bytes" for asked in script.asked)
+
+
+def test_a_checksum_that_did_not_match_is_a_put_to_try_again(store: S3Store, script: Script) -> None:
+    script.replies = [error(400, "BadDigest")]
+    with pytest.raises(StoreBusy):
+        store.put_if_absent("a", b"bytes")
+
+
+def test_a_bucket_with_object_lock_takes_objects() -> None:
+    fake = FakeS3()
+    fake.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    store = S3Store("locked", client=cast(Any, fake))
+    for key in "ab":
+        store.put_if_absent(key, BytesIO(b"bytes"))
+    assert store.get("b") == b"bytes"
+
+
+def md5_of(body: bytes) -> str:
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+# Answers that are not the server's own
+
+HTML = Reply(200, b"<html><body>Please log in.</body></html>", {"Content-Type": "text/html"})
+BROKEN_HTML = HTML._replace(body=b"<!doctype html><p>Please <br>log in.")
+REQUESTS = {
+    "put": lambda store: store.put_if_absent("a", b"bytes"),
+    "get": lambda store: store.get("a"),
+    "range": lambda store: store.get_range("a", 0, 4),
+    "suffix": lambda store: store.get_suffix("a", 4),
+    "head": lambda store: store.head("a"),
+    "list": lambda store: store.list_page(),
+    "delete": lambda store: store.delete_many(["a"]),
+}
+
+
+PAGES = {
+    "html": HTML,
+    "not even xml": BROKEN_HTML,
+    "untyped": HTML._replace(headers={}),
+    "403": HTML._replace(status=403),
+}
+
+
+@pytest.mark.parametrize(
+    ("request_name", "page"),
+    [one for one in product(REQUESTS, PAGES) if one != ("head", "403")],  # that answer has no body to tell
+)
+def test_a_page_of_html_is_no_answer_and_asked_again(
+    store: S3Store, script: Script, page: str, request_name: str
+) -> None:
+    script.replies = [PAGES[page]]
+    words = "is not an S3 server's|answers 500"  # botocore makes a 500 of what is no XML
+    with pytest.raises(StoreBusy, match=words) as caught:
+        REQUESTS[request_name](store)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_page_of_html_instead_of_a_single_deletion_is_no_answer(store: S3Store, script: Script) -> None:
+    script.replies = [error(501, "NotImplemented"), HTML]
+    with pytest.raises(StoreBusy, match="is not an S3 server's"):
+        store.delete_many(["a"])
+
+
+def test_a_listing_without_sizes_is_no_answer(store: S3Store, script: Script) -> None:
+    script.replies = [
+        Reply(
+            200,
+            b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key></Contents></ListBucketResult>",
+        )
+    ]
+    with pytest.raises(StoreBusy, match="it lacks Size"):
+        store.list_page()
+
+
+def test_a_deletion_without_a_word_on_a_key_is_not_done(store: S3Store, script: Script) -> None:
+    script.replies = [Reply(200, b"<DeleteResult><Deleted><Key>prefix/a</Key></Deleted></DeleteResult>")]
+    with pytest.raises(StoreBusy, match="it lacks a word on prefix/b"):
+        store.delete_many("ab")
 
 
 def test_a_server_that_does_not_know_ranges_gives_the_range_all_the_same(store: S3Store, script: Script) -> None:
-    script.replies = [Reply(200, b"0123456789")]
+    script.replies = [found(b"0123456789")]
     assert store.get_range("a", 3, 4) == b"3456"
     assert store.get_suffix("a", 4) == b"6789"
     with pytest.raises(ObjectTooShort):
@@ -257,17 +393,17 @@ def test_a_server_that_does_not_know_ranges_gives_the_range_all_the_same(store: 
 
 
 def test_a_part_with_status_200_is_a_part(store: S3Store, script: Script) -> None:
-    script.replies = [Reply(200, b"3456", {"Content-Range": "bytes 3-6/10"})]
+    script.replies = [found(b"3456", Content_Range="bytes 3-6/10")]
     assert store.get_range("a", 3, 4) == b"3456"
 
 
 def test_a_suffix_that_is_refused_as_too_long_is_the_whole_object(store: S3Store, script: Script) -> None:
-    script.replies = [error(416, "InvalidRange"), Reply(200, b"all")]
+    script.replies = [error(416, "InvalidRange"), found(b"all")]
     assert store.get_suffix("a", 1000) == b"all"
 
 
 def test_metadata_names_come_back_in_lower_case(store: S3Store, script: Script) -> None:
-    script.replies = [Reply(200, b"", {"X-Amz-Meta-Kind": "pack", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"})]
+    script.replies = [found(b"", X_Amz_Meta_Kind="pack", Last_Modified="Thu, 01 Jan 2026 00:00:00 GMT")]
     assert store.head("a").metadata == {"kind": "pack"}
 
 
@@ -324,20 +460,22 @@ def test_a_listing_that_fails_at_its_second_page_raises(store: S3Store, script: 
 # Deleting
 
 
-def deletion_errors(**codes: str) -> Reply:
+def deletions(*keys: str, **codes: str) -> Reply:
+    """The answer to a deletion: these keys are gone, the others refused with codes."""
+    gone = "".join(f"<Deleted><Key>prefix/{key}</Key></Deleted>" for key in keys)
     errors = "".join(f"<Error><Key>prefix/{key}</Key><Code>{code}</Code></Error>" for key, code in codes.items())
-    return Reply(200, f"<DeleteResult>{errors}</DeleteResult>".encode())
+    return Reply(200, f"<DeleteResult>{gone}{errors}</DeleteResult>".encode())
 
 
 def test_refused_keys_are_named(store: S3Store, script: Script) -> None:
-    script.replies = [deletion_errors(a="AccessDenied", b="NoSuchKey")]
+    script.replies = [deletions("c", a="AccessDenied", b="NoSuchKey")]
     with pytest.raises(DeleteFailed, match="1 objects of s3://bucket/prefix could not be deleted, such as a") as caught:
         store.delete_many("abc")
     assert caught.value.keys == ("a",)
 
 
 def test_a_deletion_that_may_work_the_next_time_is_transient(store: S3Store, script: Script) -> None:
-    script.replies = [deletion_errors(a="AccessDenied", b="InternalError")]
+    script.replies = [deletions("c", a="AccessDenied", b="InternalError")]
     with pytest.raises(StoreBusy):
         store.delete_many("abc")
 
@@ -353,12 +491,30 @@ def test_a_server_that_deletes_only_singly_is_asked_so(store: S3Store, script: S
 
 
 def test_more_than_a_thousand_are_deleted_in_batches(store: S3Store, script: Script) -> None:
-    script.replies = [deletion_errors()]
-    store.delete_many(str(number) for number in range(2001))
+    keys = [str(number) for number in range(2001)]
+    script.replies = [deletions(*keys)]
+    store.delete_many(keys)
     assert [asked.body.count(b"<Object>") for asked in script.asked] == [1000, 1000, 1]
 
 
 # On real servers
+
+
+def test_a_put_that_arrives_damaged_is_refused_by_a_real_server(rclone_s3: S3Server) -> None:
+    """Also where the signature does not cover the bytes, as over TLS; rclone knows no SHA-256, and verifies MD5."""
+    rclone_s3.make_bucket("damaged")
+    settings = S3Settings(rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
+    with closing(make_client(settings)) as client:
+        store = S3Store("damaged", "v", client=client)
+        store.put_if_absent("first", b"bytes")
+
+        def damage(params: Any, **_: Any) -> None:
+            params["body"] = b"bytfs"
+
+        client.meta.events.register_last("before-call.s3.PutObject", damage)
+        with pytest.raises(StoreBusy, match="BadDigest"):
+            store.put_if_absent("second", b"bytes")
+        assert [info.key for info in store.list()] == ["first"]
 
 
 def test_the_wrong_bucket_and_the_wrong_keys_are_told_apart(rclone_s3: S3Server) -> None:

@@ -5,7 +5,7 @@ A `Keeper` deletes nothing but under its claim: before every deletion the epochs
 it that nothing is published meanwhile (`Publisher.exclusively`); so it needs no lock of its own.
 
 Thinning after every publishing costs no request as long as nothing is to go: the snapshots are listed once, and
-remembered.
+remembered. Where something is to go they are listed once more, and only manifests that were never read are read.
 """
 
 import logging
@@ -20,7 +20,7 @@ from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.removal import RemovalPlan, execute_removal, plan_removal
+from cas3fs.snapshots.removal import RemovalPlan, execute_removal, plan_removal, take_stock
 from cas3fs.snapshots.retention import Policy, Verdict, current_policy, judge
 from cas3fs.values import SnapshotNumber
 
@@ -81,6 +81,7 @@ class Keeper:
         self._shown = shown
         self._now = now
         self._known: list[SnapshotInfo] | None = None
+        self._strays: frozenset[str] | None = None
         self._policy: Policy | None = None
         self._policy_read_s = 0.0
 
@@ -99,10 +100,14 @@ class Keeper:
         if policy is None:
             policy = self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
-        self._known = self._archive.list()
-        verdicts = judge(self._known, policy, self._now(), spared=self._archive.strays(), shown=self._shown())
+        stock = take_stock(self._archive)
+        for error in stock.damaged.values():
+            raise error
+        self._known = list(stock.snapshots)
+        self._strays = self._archive.strays([one.id for one in self._known])
+        verdicts = judge(self._known, policy, self._now(), spared=self._strays, shown=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
-        return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained()))
+        return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained(), stock))
 
     def prune(self, policy: Policy | None) -> Pruning:
         """Delete what no rule keeps.
@@ -135,7 +140,7 @@ class Keeper:
         """Delete what the volume's policy does not keep. A failure is logged: the next time makes up for it."""
         try:
             if self._may_thin():
-                removed = self.prune(None).removal.snapshots
+                removed = self.prune(self._policy).removal.snapshots
                 _log.info("the retention policy let %d snapshots go: %s", len(removed), ", ".join(removed))
         except Cas3fsError as error:
             _log.warning("old snapshots could not be thinned out: %s", error)
@@ -147,13 +152,10 @@ class Keeper:
             self._policy_read_s = time.monotonic()
         if self._known is None:
             self._known = self._archive.list(self._tell_damage)
-        strays = self._archive.strays() if self._claim.epoch > 1 and self._has_going(()) else ()
-        return self._has_going(strays)
-
-    def _has_going(self, strays: frozenset[str] | tuple[()]) -> bool:
-        assert self._known is not None
-        assert self._policy is not None
-        verdicts = judge(self._known, self._policy, self._now(), spared=strays, shown=self._shown())
+            self._strays = None
+        if self._strays is None and self._claim.epoch > 1:
+            self._strays = self._archive.strays([one.id for one in self._known])
+        verdicts = judge(self._known, self._policy, self._now(), spared=self._strays or (), shown=self._shown())
         return any(not one.kept_by for one in verdicts)
 
     @staticmethod
@@ -170,8 +172,9 @@ class Keeper:
         return lambda number: number < coming and number.epoch not in overruled
 
     def _execute(self, plan: RemovalPlan) -> None:
-        self._known = None
+        known, self._known = self._known, None  # it is listed anew where this fails
         execute_removal(self._archive, plan, lambda: self._ask_leave(plan))
+        self._known = None if known is None else [one for one in known if one.id not in plan.snapshots]
 
     def _refuse_shown(self, snapshot_ids: Sequence[str]) -> None:
         shown = self._shown()

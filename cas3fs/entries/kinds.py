@@ -4,6 +4,7 @@
 Attributes without a default are required. Sizes are in bytes, times in UTC.
 """
 
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
@@ -119,7 +120,8 @@ class PagesUse(NamedTuple):
 def _pages_use(value: Any) -> PagesUse:
     if not isinstance(value, list | tuple) or len(value) != len(PagesUse._fields):
         raise TypeError("not the use of a pages entry")
-    return PagesUse(text(value[0]), natural(value[1]), natural(value[2]))
+    # many manifests name the same pages, and many are held at once
+    return PagesUse(sys.intern(text(value[0])), natural(value[1]), natural(value[2]))
 
 
 @stored_kind

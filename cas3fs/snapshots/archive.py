@@ -17,7 +17,7 @@ under way.
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ import attrs
 from cas3fs.entries.coercers import LARGEST_NUMBER
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.nodes import Part
-from cas3fs.entries.shelf import Shelf
+from cas3fs.entries.shelf import Listed, Shelf
 from cas3fs.errors import (
     EntryError,
     ObjectMissing,
@@ -39,6 +39,7 @@ from cas3fs.errors import (
     VolumeFormatError,
 )
 from cas3fs.snapshots.building import Attempt, TreeBuilder, totals_of, uses_of
+from cas3fs.snapshots.known import KnownManifests
 from cas3fs.snapshots.lines import is_off_line, newest_on_line, read_bases
 from cas3fs.snapshots.manifests import (
     SnapshotInfo,
@@ -102,6 +103,7 @@ class SnapshotArchive:
         self._lock = threading.Lock()
         self._remembered: tuple[str, Tree] | None = None
         self._begun = Attempt()
+        self._known = KnownManifests()
 
     def create(
         self,
@@ -167,10 +169,13 @@ class SnapshotArchive:
         Raises:
             VolumeFormatError: an object among them is none.
         """
-        found = [one.id for one in self._shelf.listed(SnapshotEntry)]
+        return [one.id for one in self._listed()]
+
+    def _listed(self) -> list[Listed]:
+        found = list(self._shelf.listed(SnapshotEntry))
         for one in found:
-            check_id(one)
-        return sorted(found, key=SnapshotNumber.parse)
+            check_id(one.id)
+        return sorted(found, key=lambda one: SnapshotNumber.parse(one.id))
 
     def newest(self) -> SnapshotInfo | None:
         """The newest snapshot on the line of writers (`lines`), None where there is none; raises as `load`."""
@@ -181,10 +186,12 @@ class SnapshotArchive:
         """The id of what `newest` gives; its manifest is not read."""
         return newest_on_line(self.ids(), read_bases(self._shelf))
 
-    def strays(self) -> frozenset[str]:
-        """The ids of snapshots that are off the line of writers: never the head, and only a person deletes them."""
+    def strays(self, ids: Sequence[str] | None = None) -> frozenset[str]:
+        """The ids of snapshots, perhaps of those `ids` alone, that are off the line of writers: never the head, and
+        only a person deletes them."""
         bases = read_bases(self._shelf)
-        return frozenset(one for one in self.ids() if is_off_line(SnapshotNumber.parse(one), bases))
+        among = self.ids() if ids is None else ids
+        return frozenset(one for one in among if is_off_line(SnapshotNumber.parse(one), bases))
 
     def newest_whole_before(self, snapshot_id: str) -> str | None:
         """The newest snapshot on the line before that one whose manifest can be read and whose pages are all there, as
@@ -201,23 +208,30 @@ class SnapshotArchive:
         return None
 
     def list(self, on_damaged: Callable[[str, SnapshotError], None] | None = None) -> list[SnapshotInfo]:
-        """All snapshots, ascending.
+        """All snapshots, ascending; one LIST, and a GET for each manifest that was not read before.
 
         Args:
             on_damaged: told of each whose manifest cannot be read, which is then left out; without it, that raises.
         """
 
-        def load(one: str) -> SnapshotInfo | None:
+        def load(one: Listed) -> SnapshotInfo | None:
             try:
-                return self.load(one)
+                self._known.put(one, self.load(one.id))
             except SnapshotError as error:
                 if on_damaged is None:
                     raise
-                on_damaged(one, error)
-                return None
+                on_damaged(one.id, error)
+            return self._known.get(one)
 
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="snapshots") as pool:
-            return [info for info in pool.map(load, self.ids()) if info is not None]
+        listed = self._listed()
+        found = [self._known.get(one) for one in listed]
+        unknown = [one for one, info in zip(listed, found, strict=True) if info is None]
+        read: Iterable[SnapshotInfo | None] = ()
+        if unknown:
+            with ThreadPoolExecutor(self._workers, thread_name_prefix="snapshots") as pool:
+                read = list(pool.map(load, unknown))
+        self._known.keep([one.id for one in listed])
+        return sorted((info for info in (*found, *read) if info is not None), key=lambda info: info.number)
 
     def load(self, snapshot_id: str) -> SnapshotInfo:
         """What is told of a snapshot.

@@ -12,13 +12,14 @@ Order: the plan; leave is asked for (that we are the newest writer still); manif
 nothing is published meanwhile.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
 
 from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import SnapshotError, SnapshotMissing
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 IsExplained = Callable[[SnapshotNumber], bool]
@@ -39,20 +40,48 @@ class RemovalPlan:
         return not self.snapshots and not self.pages
 
 
-def plan_removal(archive: SnapshotArchive, snapshot_ids: Collection[str], is_explained: IsExplained) -> RemovalPlan:
-    """The plan to delete those snapshots, damaged ones among them, and what only they needed.
+@attrs.frozen
+class Stock:
+    """The pages entries and snapshots that there are.
+
+    sizes: of pages objects, by id. damaged: why manifests cannot be read, by id.
+    """
+
+    sizes: Mapping[str, int]
+    snapshots: Sequence[SnapshotInfo]
+    damaged: Mapping[str, SnapshotError]
+
+
+def take_stock(archive: SnapshotArchive) -> Stock:
+    """Lists both: two LISTs, and a GET for each manifest that was not read before.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    # Listed before the manifests: what a manifest refers to that is put in between is not in this list.
+    sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
+    damaged: dict[str, SnapshotError] = {}
+    return Stock(sizes, archive.list(damaged.__setitem__), damaged)
+
+
+def plan_removal(
+    archive: SnapshotArchive, snapshot_ids: Collection[str], is_explained: IsExplained, stock: Stock | None = None
+) -> RemovalPlan:
+    """The plan to delete those snapshots, damaged ones among them, and what only they needed; `stock` is what there is,
+    if that was taken already.
 
     Raises:
         SnapshotMissing: there is none of such an id.
         SnapshotError: one that stays cannot be read.
         StoreError: the store failed.
     """
-    # Listed before the manifests: what a manifest refers to that is put in between is not in this list.
-    sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
-    missing = sorted(set(snapshot_ids) - set(archive.ids()))
+    if stock is None:
+        stock = take_stock(archive)
+    sizes = stock.sizes
+    missing = sorted(set(snapshot_ids) - {one.id for one in stock.snapshots} - set(stock.damaged))
     if missing:
         raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {missing[0]}")
-    needed = _needed(archive, snapshot_ids)
+    needed = _needed(stock, snapshot_ids)
     unused = [one for one in sizes if one not in needed and _is_over(one, is_explained)]
     return RemovalPlan(tuple(sorted(snapshot_ids)), tuple(unused), sum(sizes[one] for one in unused))
 
@@ -79,14 +108,12 @@ def _is_over(pages: str, is_explained: IsExplained) -> bool:
         return False
 
 
-def _needed(archive: SnapshotArchive, going: Collection[str]) -> set[str]:
+def _needed(stock: Stock, going: Collection[str]) -> set[str]:
     """The pages entries that all snapshots but those refer to."""
-
-    def refuse(snapshot_id: str, error: SnapshotError) -> None:
-        if snapshot_id not in going:
+    for snapshot, error in stock.damaged.items():
+        if snapshot not in going:
             raise SnapshotError(
-                f"nothing is deleted, as snapshot {snapshot_id} cannot be read and may need anything: {error}; "
+                f"nothing is deleted, as snapshot {snapshot} cannot be read and may need anything: {error}; "
                 "`cas3fs snapshot delete` removes it"
             ) from error
-
-    return {use.id for info in archive.list(refuse) if info.id not in going for use in info.pages}
+    return {use.id for info in stock.snapshots if info.id not in going for use in info.pages}

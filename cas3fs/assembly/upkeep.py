@@ -54,6 +54,8 @@ class Upkeep:
             result = self._collector.collect(settings, lambda told: progress(dict(told))).as_json()
             record(self._volume.state.path, "gc", result)
         _log.info("gc: %s", result)
+        for problem in result["problems"]:
+            _log.error("gc went on past something: %s", problem)
         return result
 
     def answer_gc(self, args: Message, progress: Progress) -> Message:

@@ -15,6 +15,7 @@ from cas3fs.cli.common import (
     print_json,
     store_options,
 )
+from cas3fs.cli.plain import plain
 from cas3fs.cli.progress import progress_bar
 from cas3fs.cli.spending import dollars, planned_usd, price_option
 from cas3fs.config import format_size
@@ -50,10 +51,12 @@ def gc(
     endpoint_url: str | None,
     prices: PriceTable,
     as_json: bool,
-) -> None:
+) -> int:
     """Free what nothing names in VOLUME: blocks, packs, and what interrupted uploads have left.
 
-    What a snapshot still needs stays until that goes. Nothing is deleted when anything could not be listed or read.
+    What a snapshot still needs stays until that goes. Nothing is deleted when a listing or a snapshot could not be
+    read. An object that cannot be deleted, or a damaged block, keeps nothing else from being freed; the exit status is
+    1 then.
     """
     args: Message = {"dry_run": dry_run, "min_live": min_live, "max_rewrite_bytes": max_rewrite, "grace_s": grace}
     with progress_bar("collecting") as progress:
@@ -69,11 +72,15 @@ def gc(
         )
     if dry_run:
         told["requests"]["price_usd"] = planned_usd(told["requests"], prices)
+    problems = [] if dry_run else told.get("problems", ())
+    lines = [] if as_json else list(_plan_lines(told) if dry_run else _result_lines(told))
     if as_json:
         print_json(told)
-        return
-    for line in _plan_lines(told) if dry_run else _result_lines(told):
+    for line in lines:
         click.echo(line)
+    for problem in problems:
+        click.echo(f"cas3fs: {plain(' '.join(problem.split()))}", err=True)
+    return int(bool(problems))
 
 
 def _offline() -> Offline:

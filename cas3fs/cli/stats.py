@@ -110,6 +110,7 @@ def _upkeep(known: dict[str, Any]) -> list[tuple[str, str]]:
         gc = known["gc"]
         held = f"; snapshots hold {format_size(gc['held_bytes'])} more" if gc["held_bytes"] else ""
         rows.append(("last gc", f"{_time(gc)}: {format_size(gc['freed_bytes'])} freed{held}"))
+        rows += [("not done by it", problem) for problem in gc.get("problems", ())]
     if "fsck" in known:
         fsck = known["fsck"]
         codes = "".join(f"; {code} {count:,}" for code, count in sorted(fsck["codes"].items()))

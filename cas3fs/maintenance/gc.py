@@ -7,6 +7,7 @@ the first deletion, and was known to be dead by a snapshot that was published be
 
  1. publish: everything written is stored and named by a snapshot. *A snapshot more.*
  2. rewrite packs that are mostly empty (`rewriting`). *Some moved: they lie in either pack, and the index says where.*
+    One in which a block cannot be read stays as it is, and ends nothing.
  3. survey the store: a complete listing, every manifest read. *Nothing.*
  4. merge in what snapshots off the line of writers need, and snapshots of an epoch from which packs are there that the
     index does not know: it may have gone on from an older state than those had. *Rows that keep packs alive, which the
@@ -19,7 +20,8 @@ the first deletion, and was known to be dead by a snapshot that was published be
     objects are still there, marked dead: the next gc deletes them.*
  8. survey again, and only then read what is known and what is in flight; judge. *Nothing.*
  9. delete packs, in batches: the fence is checked, the objects go, then their rows. *Objects are gone whose rows say
-    that they are dead: deleting them again does no harm, as no name of a pack ever recurs.*
+    that they are dead: deleting them again does no harm, as no name of a pack ever recurs.* The row of an object that
+    the store refuses to delete stays, and all others go (`deleting`).
 10. delete strays, in batches, after the fence was checked. *Some are left for the next gc.*
 
 Another writer who takes over while step 9 deletes goes on from a snapshot that was published in step 7 or later, as he
@@ -40,13 +42,14 @@ from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import SnapshotError, StoreError, VolumeError
 from cas3fs.index import LOST_PACK, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Premises, Report, silent
+from cas3fs.maintenance.deleting import Deleter
 from cas3fs.maintenance.looking import known_packs, needed_packs
 from cas3fs.maintenance.losses import known_losses
 from cas3fs.maintenance.naming import Named, find_named
 from cas3fs.maintenance.plans import DELETE_BATCH, Facts, GcPlan, GcSettings, choose_rewrites, death_of, make_plan
 from cas3fs.maintenance.rewriting import Rewriter
 from cas3fs.maintenance.strays import COLLECT, NAMED, Judge, Stray, find_strays
-from cas3fs.maintenance.survey import Survey, key_of_pack, missing_packs, store_now, take_survey
+from cas3fs.maintenance.survey import Survey, key_of_pack, missing_packs, name_of_pack, store_now, take_survey
 from cas3fs.objectstores.base import batches
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.parts import find_lost
@@ -73,6 +76,12 @@ class GcResult:
     """The newest snapshot."""
     hurt_snapshots: tuple[str, ...] = ()
     """Those of which the store has lost pages: they cannot be restored."""
+    refused_objects: int = 0
+    """What the store did not let it delete; a later gc tries again."""
+    unreadable_packs: int = 0
+    """Sparse packs that stay as they are, since a block in them cannot be read."""
+    problems: tuple[str, ...] = ()
+    """What a person should look at, a sentence each; everything else was done."""
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -133,7 +142,13 @@ class Collector:
         held_bytes = sum(use.size for use in doubtful if use.born <= number < death_of(use, facts))
         if held_bytes <= newest.index_size:
             return None
-        return number, needed_packs(self._at.archive, newest.id, self._at.scratch)
+        try:
+            return number, needed_packs(self._at.archive, newest.id, self._at.scratch)
+        except SnapshotError as error:
+            _log.error(
+                "what snapshot %s really needs cannot be found out, so it is taken to need all: %s", newest.id, error
+            )
+            return None
 
     def _strays(self, survey: Survey, known: set[str], settings: GcSettings) -> tuple[Stray, ...]:
         """Everything that is not known; `survey` was taken before `known` was read, and that before this."""
@@ -169,8 +184,8 @@ class Collector:
         """Frees what can be freed.
 
         Raises:
-            StoreError, SnapshotError, BlockError: the store could not be listed, read or written; before the first
-                deletion, or a deletion failed. Nothing is lost, and another gc goes on.
+            StoreError, SnapshotError: the store could not be listed, read or written. Nothing is lost, and another gc
+                goes on. What the store refuses to delete, and blocks that cannot be read, end nothing: see `GcResult`.
             Fenced: another writer has taken over; the same.
             IndexDatabaseError, OSError: the local disk failed; the same.
         """
@@ -179,22 +194,28 @@ class Collector:
             with self._at.publishing.exclusively():
                 self._at.publishing.publish_held(report)
                 young = ordinal_of(self._at.publishing.next_number)
-            rewriter, rewritten = self._rewrite(settings, young, report)
+            rewriter = self._rewrite(settings, young, report)
             with self._at.publishing.exclusively():
                 result = self._collect(settings, report)
-            return attrs.evolve(result, rewritten_packs=rewritten, rewritten_bytes=rewriter.copied_bytes)
+            return attrs.evolve(
+                result,
+                rewritten_packs=rewriter.packs,
+                rewritten_bytes=rewriter.copied_bytes,
+                unreadable_packs=rewriter.unreadable,
+                problems=(*rewriter.problems, *result.problems),
+            )
 
-    def _rewrite(self, settings: GcSettings, young: int, report: Report) -> tuple[Rewriter, int]:
+    def _rewrite(self, settings: GcSettings, young: int, report: Report) -> Rewriter:
         rewriter = Rewriter(self._at, lambda told: self._told(report, told))
         if settings.min_live <= 0:
-            return rewriter, 0
+            return rewriter
         with self._at.filesystem.lock:
             lost = known_losses(self._at.filesystem.index)
         old = [use for use in self._uses() if use.born < young and use.name not in lost]
         chosen = choose_rewrites(old, settings)
         if chosen:
             rewriter.rewrite([use.name for use in chosen], sum(use.live_bytes for use in chosen))
-        return rewriter, len(chosen)
+        return rewriter
 
     def _collect(self, settings: GcSettings, report: Report) -> GcResult:
         at = self._at
@@ -213,21 +234,25 @@ class Collector:
             raise StoreError(f"{at.store.url} does not list snapshot {newest}, which is there: nothing is deleted")
         strays = self._strays(survey, set(), settings)
         free, held_bytes = self._freeable(survey, newest)
-        self._delete_packs(free, report)
-        going = [stray for stray in strays if stray.verdict == COLLECT and not named.spares(stray)]
-        self._delete_strays(going, report)
+        deleter = Deleter(at.store, at.publishing.check_fence)
+        freed = self._delete_packs(free, deleter, report)
+        unnamed = (stray for stray in strays if stray.verdict == COLLECT and not named.spares(stray))
+        going = {stray.key: stray.size for stray in unnamed}
+        removed = self._delete_strays(going, deleter, report)
         return GcResult(
             dropped_blocks=dropped,
-            deleted_packs=len(free),
-            freed_bytes=sum(free.values()),
-            deleted_strays=len(going),
-            stray_bytes=sum(stray.size for stray in going),
+            deleted_packs=len(freed),
+            freed_bytes=sum(freed),
+            deleted_strays=len(removed),
+            stray_bytes=sum(removed),
             rewritten_packs=0,
             rewritten_bytes=0,
             held_bytes=held_bytes,
-            strays_left=len(strays) - len(going),
+            strays_left=len(strays) - len(removed),
             snapshot=newest,
             hurt_snapshots=self._hurt(survey),
+            refused_objects=deleter.refused,
+            problems=(deleter.problem,) if deleter.refused else (),
         )
 
     def _survey(self, report: Report) -> Survey:
@@ -319,26 +344,31 @@ class Collector:
 
     # -- deleting
 
-    def _delete_packs(self, packs: dict[str, int], report: Report) -> None:
+    def _delete_packs(self, packs: dict[str, int], deleter: Deleter, report: Report) -> list[int]:
+        """Deletes these, of which the sizes are given, and then their rows; gives the sizes of those that went. The
+        row of one that the store refuses stays, so that the next gc finds it dead again."""
         filesystem = self._at.filesystem
-        done = 0
+        freed: list[int] = []
+        total = sum(packs.values())
         for batch in batches(packs, DELETE_BATCH):
-            self._told(report, {"what": "deleting packs", "done": done, "total": sum(packs.values())})
-            self._at.publishing.check_fence()
-            self._at.store.delete_many([key_of_pack(name) for name in batch])
+            self._told(report, {"what": "deleting packs", "done": sum(freed), "total": total})
+            gone = [name_of_pack(key) for key in deleter.delete([key_of_pack(name) for name in batch])]
             self._step(report, "forgetting packs")
             with filesystem.lock, filesystem.operation():
-                filesystem.index.garbage.forget_packs(batch)
-            done += sum(packs[name] for name in batch)
+                filesystem.index.garbage.forget_packs(gone)
+            freed += [packs[name] for name in gone]
         filesystem.commit()
+        return freed
 
-    def _delete_strays(self, strays: Sequence[Stray], report: Report) -> None:
+    def _delete_strays(self, strays: dict[str, int], deleter: Deleter, report: Report) -> list[int]:
+        """Deletes these; gives the sizes of those that went."""
         # pages after everything else: an object that a manifest could refer to goes last
-        ordered = sorted((stray.key for stray in strays), key=lambda key: (key.startswith(PagesEntry.prefix()), key))
+        ordered = sorted(strays, key=lambda key: (key.startswith(PagesEntry.prefix()), key))
+        gone: list[int] = []
         for batch in batches(ordered, DELETE_BATCH):
             self._step(report, "deleting strays")
-            self._at.publishing.check_fence()
-            self._at.store.delete_many(batch)
+            gone += [strays[key] for key in deleter.delete(batch)]
+        return gone
 
     # -- steps
 

@@ -5,10 +5,13 @@ For each new pack: the blocks are read, in joined ranges, and each is checked ag
 one operation enters it and lets those blocks lie there that still lie where they were read. What was dropped or moved
 meanwhile is left as it is. The old packs lose their blocks by that, and die with the gc that follows.
 
+A pack of which a live block cannot be read stays as it is: copying the others would free nothing. A store that fails
+for a while ends the rewriting, and nothing else.
+
 Where the process may die: before the put: nothing happened; after it: the pack is unknown, and goes as a stray when
 it is old enough; within the operation, or before it is committed: the same; after that: it is done.
 
-Memory: the blocks of one new pack, and a joined range.
+Memory: the live blocks of one old pack and of one new one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +20,7 @@ from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.blockstore.plans import coalesce
 from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.errors import BlockError, StoreError, TransientStoreError
 from cas3fs.index import GarbageReader
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.metrics import Metrics
@@ -32,15 +36,20 @@ class Rewriter:
         self._at = premises
         self._report = report
         self._retrieval = Retrieval(premises.store, Metrics())
+        self.packs = 0
+        """Of which the live blocks were read and have moved."""
         self.copied_bytes = 0
-        self.new_packs = 0
+        self.unreadable = 0
+        """Packs that stay as they are, since a block of theirs cannot be read."""
+        self.problems: list[str] = []
+        """What was not done, and why; a sentence each."""
+        self._first_reason = ""
 
     def rewrite(self, packs: Sequence[str], total_bytes: int) -> None:
         """Moves the live blocks of `packs`.
 
         Raises:
-            BlockError: a block is missing or damaged; what was moved before is moved.
-            StoreError: the store failed; the same.
+            StoreError: a new pack could not be stored; what was moved before is moved.
             IndexDatabaseError: the index failed; the same.
         """
         with GarbageReader(self._at.filesystem.index.path) as reader:
@@ -48,16 +57,44 @@ class Rewriter:
                 self._store(group)
                 self.copied_bytes += sum(len(encoded) for _, encoded in group)
                 self._report({"what": "rewriting packs", "done": self.copied_bytes, "total": total_bytes})
+        if self.unreadable:
+            self.problems.append(
+                f"{self.unreadable:,} packs that are mostly unused stay, as a block in each cannot be read "
+                f"(`cas3fs fsck --verify-data` tells more): {self._first_reason}"
+            )
 
     def _encoded(self, packs: Iterable[Sequence[BlockLocation]]) -> Iterator[Encoded]:
-        """The blocks as they are stored, verified."""
+        """The live blocks of each pack of which all can be read, as they are stored, verified."""
         for blocks in packs:
-            for run in coalesce(blocks):
-                body = self._retrieval.run(run)
-                for block in run.blocks:
-                    self._retrieval.decode(body, run.start, block)
-                    start = block.offset - run.start
-                    yield block, body[start : start + block.stored_length]
+            try:
+                encoded = self._read(blocks)
+            except TransientStoreError as error:
+                self.problems.append(
+                    f"packs that are mostly unused stay until a later gc, as the store failed: {error}"
+                )
+                return
+            except (BlockError, StoreError) as error:
+                self.unreadable += 1
+                self._first_reason = self._first_reason or f"pack {blocks[0].pack}: {error}"
+                continue
+            self.packs += 1
+            yield from encoded
+
+    def _read(self, blocks: Sequence[BlockLocation]) -> list[Encoded]:
+        """These blocks of a pack, as they are stored.
+
+        Raises:
+            BlockError: one of them is missing or damaged.
+            StoreError: the store failed.
+        """
+        encoded = []
+        for run in coalesce(blocks):
+            body = self._retrieval.run(run)
+            for block in run.blocks:
+                self._retrieval.decode(body, run.start, block)
+                start = block.offset - run.start
+                encoded.append((block, body[start : start + block.stored_length]))
+        return encoded
 
     def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:
         """As many blocks as fit in a pack, one group after the other."""
@@ -86,4 +123,3 @@ class Rewriter:
         with filesystem.lock, filesystem.operation():
             stored = StoredPack(name, len(image.body), image.blocks)
             filesystem.index.garbage.move_blocks(stored, olds, filesystem.born)
-        self.new_packs += 1

@@ -10,6 +10,7 @@ Whether a listing is as complete as it claims shows by what must be in it: see `
 
 import secrets
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
@@ -19,7 +20,7 @@ import attrs
 from cas3fs.blockstore.keys import PACKS_PREFIX
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
-from cas3fs.errors import EntryError, SnapshotError
+from cas3fs.errors import DeleteFailed, EntryError, SnapshotError
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -154,7 +155,8 @@ def missing_packs(listing: Listing, needed: Iterable[str], lost: Collection[str]
 
 
 def store_now(store: ObjectStore) -> datetime:
-    """The time of this moment by the store's own clock: an object is put, looked at, and deleted.
+    """The time of this moment by the store's own clock: an object is put, looked at, and deleted. One that the store
+    refuses to delete is left for a later gc.
 
     Raises:
         StoreError: the store failed.
@@ -164,7 +166,8 @@ def store_now(store: ObjectStore) -> datetime:
     try:
         return store.head(key).modified
     finally:
-        store.delete_many([key])
+        with suppress(DeleteFailed):
+            store.delete_many([key])
 
 
 def key_of_pack(name: str) -> str:
@@ -178,6 +181,11 @@ def is_pages_id(name: str) -> bool:
         return str(PagesNumber.parse(name)) == name
     except ValueError:
         return False
+
+
+def name_of_pack(key: str) -> str:
+    """The name of the pack in the object of that key."""
+    return key.removeprefix(PACKS_PREFIX)
 
 
 def _is_number(name: str) -> bool:

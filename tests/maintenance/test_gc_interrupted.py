@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cas3fs.objectstores import ObjectStore
+from cas3fs.testing.faults import FaultKind, Faults
+from cas3fs.testing.lying_store import STORE_FAULTS, LyingStore
 from tests.maintenance.rig import KIB, Rig, garbage, noise
 
 
@@ -61,9 +64,15 @@ def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(
 
 
 def rounds(folder: Path, seed: int, count: int) -> None:
-    """Writes, deletes, snapshots, collects and is killed at random; everything retained is compared each time."""
+    """Writes, deletes, snapshots, collects and is killed at random, on a store that refuses to delete some objects, and
+    to give some packs to the gc; everything retained is compared each time."""
     chance = random.Random(seed)
-    rig = Rig(folder / "0")
+    faults = Faults(STORE_FAULTS)
+
+    def wrap(store: ObjectStore) -> ObjectStore:
+        return LyingStore(store, faults)
+
+    rig = Rig(folder / "0", wrap=wrap)
     for number in range(count):
         for _ in range(chance.randrange(1, 8)):
             name = f"f{chance.randrange(20)}"
@@ -87,10 +96,19 @@ def rounds(folder: Path, seed: int, count: int) -> None:
                 if steps == killed_at:
                     raise Killed
 
+            for kind, operation in ((FaultKind.DELETION_REFUSED, "delete"), (FaultKind.HIDDEN, "get")):
+                keys = [key for key in rig.packs() if chance.random() < 0.2]
+                if keys:
+                    faults.switch_on(kind, operations=[operation], keys=keys)
+            killed = False
             try:
                 rig.gc(report=maybe)
             except Killed:
-                after = rig.killed(folder / f"{number + 1}")
+                killed = True
+            faults.clear()
+            rig.snapshots.update({one: tree for one in rig.archive.ids() if not rig.snapshots.get(one)})
+            if killed:
+                after = rig.killed(folder / f"{number + 1}", wrap=wrap)
                 after.snapshots.update({one: tree for one in after.archive.ids() if one not in after.snapshots})
                 rig = after
         # what was not committed when it was killed is not promised: gc commits it first

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What `gc` says, and its exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cas3fs.cli.program import run
+from cas3fs.testing.faults import FaultKind
+from cas3fs.testing.lying_store import LyingStores
+
+STRAYS = ["packs/00000001/" + digit * 64 for digit in "ab"]
+
+
+@pytest.fixture
+def command(tmp_path: Path, lying_stores: LyingStores) -> list[str]:
+    """gc of a volume in which two uploads were interrupted; the first of them may not be deleted."""
+    (tmp_path / "store").mkdir()
+    url = (tmp_path / "store").as_uri()
+    assert run(["mkfs", url]) == 0
+    for key in STRAYS:
+        lying_stores.honest(url).put_if_absent(key, b"half a pack")
+    lying_stores.faults.switch_on(FaultKind.DELETION_REFUSED, keys=STRAYS[:1])
+    return ["gc", url, "--grace", "0s", "--state-dir", str(tmp_path / "s"), "--cache-dir", str(tmp_path / "c")]
+
+
+def test_what_could_not_be_deleted_is_a_line_and_a_status_of_1(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command) == 1
+    told = capsys.readouterr()
+    assert "unknown objects removed: 1, " in told.out
+    (line,) = told.err.splitlines()
+    assert line.startswith("cas3fs: 1 objects could not be deleted, and a later gc tries again: ")
+    assert STRAYS[0] in line and line.endswith("access denied")
+    stats = ["stats", *command[1:2], *command[4:]]
+    assert run(stats) == 0
+    assert STRAYS[0] in capsys.readouterr().out
+
+
+def test_programs_are_told_too(
+    command: list[str], capsys: pytest.CaptureFixture[str], lying_stores: LyingStores
+) -> None:
+    capsys.readouterr()
+    assert run([*command, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["refused_objects"], len(told["problems"])) == (1, 1)
+    lying_stores.faults.clear()
+    assert run([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []

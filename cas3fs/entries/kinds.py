@@ -57,6 +57,14 @@ class EpochEntry(Entry):
     time: datetime = attribute(moment, metadata=True)
     took_over: str | None = attribute(optional(text), default=None)
     """Key of the unreleased epoch that this one took over."""
+    overruled: tuple[int, ...] | None = attribute(optional(sequence_of(natural)), default=None)
+    """The epochs before that were taken over and not released by then; None where that was not found out."""
+    bases: tuple[int, ...] | None = attribute(optional(sequence_of(natural)), default=None)
+    """The epochs before that have a base; None where that was not found out."""
+    unsettled: bool = attribute(flag, default=False)
+    """A writer before took over and left no base, so this one writes a base as if it had taken over itself."""
+    handover: str | None = attribute(optional(text), default=None)
+    """Key of the epoch with the last release before this claim, whose snapshots must be there."""
 
 
 @stored_kind
@@ -68,6 +76,11 @@ class ReleaseEntry(Entry):
 
     claim: UUID = attribute(identifier, metadata=True)
     time: datetime = attribute(moment, metadata=True)
+    snapshot: str | None = attribute(optional(text), default=None)
+    """Id of the newest snapshot: the next writer asks for it by name, whatever a listing shows. None where there was
+    none, or where an older cas3fs released."""
+    retained: tuple[str, ...] = attribute(sequence_of(text), default=())
+    """Ids of the snapshots that were there."""
 
 
 @stored_kind

@@ -16,7 +16,7 @@ from cas3fs.entries.bodies import PREFIX_BYTES, Head, decode_body, decode_head, 
 from cas3fs.entries.entry import SUB_SEPARATOR, Entry
 from cas3fs.entries.kinds import PartEntry
 from cas3fs.entries.nodes import NodeEntry, Part
-from cas3fs.errors import EntryCorrupt, ObjectExists, ObjectTooLong
+from cas3fs.errors import EntryCorrupt, ObjectExists, ObjectMissing, ObjectTooLong, ObjectTooShort
 from cas3fs.objectstores.base import ObjectInfo, ObjectStore
 from cas3fs.values import Buffer
 
@@ -91,6 +91,16 @@ class Shelf:
         if not kind.framed:
             return _build(kind, entry_id, owner, from_metadata(kind, info.metadata))
         return _from_head(kind, entry_id, owner, self._read_head(info))
+
+    def has(self, kind: type[Entry], entry_id: str, owner: str = "") -> bool:
+        """Whether the entry is there, damaged or not. It is asked for by its name: a listing may lack what is there."""
+        try:
+            self.store.get_range(kind.key_of(entry_id, owner), 0, 1)
+        except ObjectMissing:
+            return False
+        except ObjectTooShort:  # of no bytes: that is damage, and it is there
+            return True
+        return True
 
     def listed(self, kind: type[Entry], start_after: str = "") -> Iterator[Listed]:
         """The entries of a kind that stand alone, ascending by id; sub-entries are left out.

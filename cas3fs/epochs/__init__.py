@@ -7,6 +7,7 @@
   that after a crash or an unclear answer of the store the uuid tells whether a claim is our own.
 - *lineage*: the claims of a state directory up to now with no other writer in between: local state that belongs to one
   of them is a continuation of what the store has.
+- *handover*: what the release of an epoch says is in the store; the next claim asks for that by name.
 - *overruled*: an epoch that was taken over and never released. What its writer put in the store and did not publish
   stays until a person releases it in that writer's place (`history`).
 
@@ -19,11 +20,14 @@ An epoch is refused to others while it is held, by anyone but the state director
 to take over. Taking over means to claim the next number: the old writer finds it when it next asks
 `Epochs.is_newest`.
 
-No threads here: claiming and releasing are done once in a mount's life, and nothing keeps state.
+Numbers grow with every mount, so a claim carries on what was found out of earlier ones: which are overruled, which have
+a base, whose release was the last. What is asked of the store does not grow with the number of epochs.
+
+No threads here: claiming and releasing are done once in a mount's life.
 """
 
 from cas3fs.epochs.claiming import ATTEMPTS, Epochs
 from cas3fs.epochs.history import History, PastEpoch
-from cas3fs.epochs.values import Claim, EpochState, Identity
+from cas3fs.epochs.values import Claim, EpochState, Handover, Identity
 
-__all__ = ["ATTEMPTS", "Claim", "EpochState", "Epochs", "History", "Identity", "PastEpoch"]
+__all__ = ["ATTEMPTS", "Claim", "EpochState", "Epochs", "Handover", "History", "Identity", "PastEpoch"]

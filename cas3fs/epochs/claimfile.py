@@ -34,6 +34,16 @@ class Standing(NamedTuple):
     number: int
     claims: tuple[EpochState, ...]
 
+    @property
+    def top(self) -> EpochState | None:
+        """The claim that matters, held before released; None where there is none."""
+        return min(self.claims, key=lambda one: one.released, default=None)
+
+    def known_to(self, record: "Record") -> "Standing":
+        """With claims that cannot be read and that `record` knows to be its own; for a store that honours
+        create-if-absent, so that nobody else can have claimed their number."""
+        return Standing(self.number, tuple(_named(one, record) for one in self.claims))
+
     def has(self, mine: Mine) -> bool:
         return any((one.entry.epoch, one.entry.claim) == (mine.epoch, mine.uuid) for one in self.claims)
 
@@ -65,6 +75,11 @@ class Record:
         earlier = self.held if self.continues else ()
         return Record((*earlier, self.pending)[-LINEAGE_LENGTH:])
 
+    @property
+    def newest(self) -> int:
+        """The greatest number that is known to have been claimed here; 0 for none."""
+        return max((one.epoch for one in self.held), default=0)
+
     def is_newest(self, standing: Standing) -> bool:
         """Whether nobody but this state directory wrote the newest epoch."""
         return bool(standing.claims) and all(self.holds(one.entry) for one in standing.claims)
@@ -75,6 +90,12 @@ class Record:
         if fenced and self.pending is not None and self.pending.epoch == number:
             return self.pending
         return Mine(number, uuid4())
+
+
+def _named(one: EpochState, record: Record) -> EpochState:
+    """The claim, in the name of who knows that it is his, where it cannot be read."""
+    mine = next((mine for mine in record.held if mine.epoch == one.entry.epoch), None)
+    return one._replace(entry=one.entry.changed(claim=mine.uuid)) if one.damage and mine is not None else one
 
 
 def read_record(path: Path) -> Record:

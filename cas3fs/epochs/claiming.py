@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Claiming an epoch, giving it back, and finding out that another has gone on; see the room's own words."""
+"""Claiming an epoch, giving it back, and finding out that another has gone on; see the room's own words.
+
+What must exist is asked for by its name, and listings only add to that: numbers are claimed without a gap where the
+store honours create-if-absent, so the next one's name is known; a release is asked for under its epoch's key. An entry
+that cannot be read counts as held by nobody that is known: only a take-over goes past it, or the state directory that
+knows it as its own.
+
+An `Epochs` remembers the greatest epoch of which anything was seen; it only grows, and a writer that asks after another
+thread has seen more learns it one question later at worst.
+"""
 
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,12 +21,13 @@ from typing import Final
 import attrs
 
 from cas3fs.entries.entry import SUB_SEPARATOR
-from cas3fs.entries.kinds import RELEASED_ID, EpochEntry, ReleaseEntry
+from cas3fs.entries.kinds import BASE_ID, RELEASED_ID, BaseEntry, EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs.claimfile import Mine, Record, Standing, read_record, write_record
 from cas3fs.epochs.history import History
-from cas3fs.epochs.values import Claim, EpochState, Identity, number_of
-from cas3fs.errors import EpochHeld, ObjectExists, ObjectMissing
+from cas3fs.epochs.reading import read_entry, read_epoch, read_release
+from cas3fs.epochs.values import Claim, EpochState, Handover, Identity, number_of
+from cas3fs.errors import EpochHeld, ObjectExists
 
 ATTEMPTS: Final = 8
 """How often a claim that met a rival is tried."""
@@ -47,6 +57,7 @@ class Epochs:
         self._now = now
         self._sleep = sleep
         self._jitter = jitter
+        self._seen = 0
 
     def newest(self) -> EpochState | None:
         """The newest epoch, held before released where there are rivals; None if there never was one.
@@ -55,7 +66,7 @@ class Epochs:
             VolumeFormatError: something among the epochs is none.
             StoreError: the store does not answer, or not well.
         """
-        return min(self._standing().claims, key=lambda one: one.released, default=None)
+        return self._standing().top
 
     def claim(self, identity: Identity, claim_file: Path, *, take_over: bool = False) -> Claim:
         """Become the only writer.
@@ -72,26 +83,39 @@ class Epochs:
         """
         overruled: frozenset[str] | None = None
         for attempt in range(ATTEMPTS):
-            standing = self._standing()
-            record = read_record(claim_file).settled(standing)
+            record = read_record(claim_file)
+            standing = self._standing(record.newest)
+            if self._fenced:
+                standing = standing.known_to(record)
+            record = record.settled(standing)
             others = standing.held_by_others(record)
             if overruled is None:
                 overruled = frozenset(one.key for one in others) if take_over else frozenset()
             if any(one.key not in overruled for one in others):
-                raise EpochHeld(self._refusal(others[0], identity))
+                raise EpochHeld(self._refusal(standing, others[0], identity))
             claim = self._attempt(identity, claim_file, record, standing, others)
             if claim is not None:
                 return claim
             self._sleep(FIRST_WAIT_S * 2**attempt * self._jitter())
         raise EpochHeld(f"{self._shelf.store.url}: other writers keep claiming the volume; try again later")
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: Claim, snapshot: str | None = None, retained: tuple[str, ...] = ()) -> None:
         """Give the volume back: everything is stored. Releasing twice is fine.
+
+        Args:
+            snapshot: the newest; None where that is not known, or where it is the one that was found.
+            retained: ids of all snapshots; none where that is not known.
 
         Raises:
             StoreError: the store failed; releasing again is safe.
         """
-        entry = ReleaseEntry(owner=claim.key, claim=claim.uuid, time=self._now())
+        entry = ReleaseEntry(
+            owner=claim.key,
+            claim=claim.uuid,
+            time=self._now(),
+            snapshot=snapshot or claim.handover.snapshot,
+            retained=retained or claim.handover.retained,
+        )
         try:
             self._shelf.save(entry)
         except ObjectExists:
@@ -99,23 +123,43 @@ class Epochs:
             return
 
     def is_newest(self, claim: Claim) -> bool:
-        """Whether no later writer has claimed the volume; one LIST.
+        """Whether no later writer has claimed the volume: one LIST, and where the store honours create-if-absent the
+        epoch that comes next is asked for by its name, as a listing may lack it.
 
         Raises:
             StoreError: the store failed, so nobody knows.
         """
         start = EpochEntry.key_of(f"{claim.epoch:08d}")
         later = (number_of(info.key) for info in self._shelf.store.list(EpochEntry.prefix(), start))
-        return all(number <= claim.epoch for number in later)
+        self.saw(max(later, default=0))
+        if self._fenced and self._seen <= claim.epoch and self._has(claim.epoch + 1):
+            self.saw(claim.epoch + 1)
+        return self._seen <= claim.epoch
 
-    def overruled(self) -> frozenset[int]:
+    def saw(self, epoch: int) -> None:
+        """Something of that epoch is in the store: whoever claimed an earlier one has lost its turn."""
+        self._seen = max(self._seen, epoch)
+
+    def overruled(self, claim: Claim | None = None) -> frozenset[int]:
         """The numbers of epochs that were taken over and not released since: their writers may not know it yet, and
-        may still put what belongs to those epochs. One LIST, and a GET for each epoch that was never released.
+        may still put what belongs to those epochs. What `claim` knows of them costs a GET for each; without it, it is
+        one LIST, and a GET for each epoch that was never released, or one where the newest claim tells.
 
         Raises:
             StoreError: the store failed.
         """
-        return History(self._shelf).overruled()
+        if claim is None or claim.overruled is None:
+            return History(self._shelf).overruled()
+        return self._unreleased(claim.overruled)
+
+    def _unreleased(self, numbers: Iterable[int]) -> frozenset[int]:
+        """Those of the epochs that are not released."""
+        keys = {number: EpochEntry.key_of(f"{number:08d}") for number in numbers}
+        return frozenset(number for number, key in keys.items() if not self._shelf.has(ReleaseEntry, RELEASED_ID, key))
+
+    def _has(self, number: int) -> bool:
+        """Whether that epoch was claimed; where the store honours create-if-absent, as the name tells nothing more."""
+        return self._shelf.has(EpochEntry, f"{number:08d}")
 
     def _attempt(
         self, identity: Identity, path: Path, record: Record, standing: Standing, others: list[EpochEntry]
@@ -125,24 +169,70 @@ class Epochs:
         mine = record.next_claim(standing.number + 1, self._fenced)
         pending = attrs.evolve(record, pending=mine, continues=continues)
         write_record(path, pending)
-        took_over = others[0].key if others else None
-        entry = self._entry(identity, mine, took_over)
+        entry = self._entry(identity, mine, standing, others[0].key if others else None)
+        handover = self._handover(entry.handover)
         if not self._create(entry) or not (self._fenced or self._is_alone(entry, standing)):
             return None
         write_record(path, pending.won())
-        lineage = tuple(one.uuid for one in record.held) if continues else ()
-        return Claim(mine.epoch, mine.uuid, entry.key, lineage, took_over)
+        return Claim(
+            mine.epoch,
+            mine.uuid,
+            entry.key,
+            lineage=tuple(one.uuid for one in record.held) if continues else (),
+            took_over=entry.took_over,
+            before=standing.number,
+            after_release=standing.top is None or standing.top.released,
+            base_due=entry.took_over is not None or entry.unsettled,
+            handover=handover,
+            overruled=None if entry.overruled is None else frozenset(entry.overruled),
+            bases=None if entry.bases is None else frozenset(entry.bases),
+        )
 
-    def _entry(self, identity: Identity, mine: Mine, took_over: str | None) -> EpochEntry:
+    def _entry(self, identity: Identity, mine: Mine, standing: Standing, took_over: str | None) -> EpochEntry:
         number = f"{mine.epoch:08d}"
+        top = standing.top
+        has_base = top is not None and self._has_base(top)
+        overruled = self._overruled_by(standing, took_over) if self._fenced else None
+        bases = self._bases_by(top, has_base) if self._fenced else None
         return EpochEntry(
             id=number if self._fenced else f"{number}-{mine.uuid.hex}",
             epoch=mine.epoch,
             claim=mine.uuid,
             time=self._now(),
             took_over=took_over,
+            overruled=None if overruled is None else tuple(sorted(overruled)),
+            bases=None if bases is None else tuple(sorted(bases)),
+            unsettled=top is not None and _may_need_base(top) and not has_base,
+            handover=None if top is None else top.entry.key if top.released else top.entry.handover,
             **identity._asdict(),
         )
+
+    def _overruled_by(self, standing: Standing, took_over: str | None) -> frozenset[int]:
+        """What `EpochEntry.overruled` of a claim after `standing` is."""
+        top = standing.top
+        if top is None:
+            return frozenset()
+        known = top.entry.overruled
+        before = History(self._shelf).overruled() if known is None else self._unreleased(known)
+        return before | {standing.number} if took_over is not None else before
+
+    def _has_base(self, top: EpochState) -> bool:
+        """Whether it is written down where the line went on from when that epoch began."""
+        return _may_need_base(top) and self._shelf.has(BaseEntry, BASE_ID, top.entry.key)
+
+    def _bases_by(self, top: EpochState | None, has_base: bool) -> frozenset[int]:
+        """What `EpochEntry.bases` of a claim after `top` is."""
+        if top is None:
+            return frozenset()
+        if top.entry.bases is None:
+            keys = (info.key for info in self._shelf.store.list(EpochEntry.prefix()))
+            return frozenset(number_of(key) for key in keys if key.endswith(SUB_SEPARATOR + BASE_ID))
+        return frozenset(top.entry.bases) | ({top.entry.epoch} if has_base else set())
+
+    def _handover(self, key: str | None) -> Handover:
+        """What the release of the epoch of that key says."""
+        release = None if key is None else read_release(self._shelf, key)[1]
+        return Handover() if release is None else Handover(release.snapshot, release.retained)
 
     def _create(self, entry: EpochEntry) -> bool:
         """Whether the entry is in the store and ours."""
@@ -150,7 +240,8 @@ class Epochs:
             self._shelf.save(entry)
         except ObjectExists:
             # Perhaps an attempt of ours that seemed to fail.
-            return self._shelf.load(EpochEntry, entry.id).claim == entry.claim
+            found = read_entry(self._shelf, entry.key)
+            return found is not None and found.claim == entry.claim
         return True
 
     def _is_alone(self, entry: EpochEntry, standing: Standing) -> bool:
@@ -166,28 +257,53 @@ class Epochs:
             self._shelf.remove(entry)
         return not rivals
 
-    def _standing(self) -> Standing:
-        keys = [info.key for info in self._shelf.store.list(EpochEntry.prefix())]
-        released = {key.removesuffix(SUB_SEPARATOR + RELEASED_ID) for key in keys if SUB_SEPARATOR in key}
+    def _standing(self, known: int = 0) -> Standing:
+        """`known`: an epoch of which it is known that it was; what came before is not listed."""
+        keys = self._keys(known)
         names = sorted((key for key in keys if SUB_SEPARATOR not in key), key=number_of, reverse=True)
         for number, group in itertools.groupby(names, number_of):
-            claims = [self._load(key, key in released) for key in group]
+            claims = [read_epoch(self._shelf, key) for key in group]
             # A number that is withdrawn whole never was: what stands is the one below.
             if found := tuple(claim for claim in claims if claim is not None):
                 return Standing(number, found)
-        return Standing(0, ())
+        return self._standing() if known else Standing(0, ())
 
-    def _load(self, key: str, released: bool) -> EpochState | None:
-        try:
-            return EpochState(self._shelf.load(EpochEntry, key.removeprefix(EpochEntry.prefix())), released)
-        except ObjectMissing:
-            # Withdrawn since it was listed.
-            return None
+    def _keys(self, known: int) -> set[str]:
+        """The keys of epochs from `known` on, with those that a listing lacks."""
+        start = EpochEntry.key_of(f"{known - 1:08d}") if known > 1 else ""
+        keys = {info.key for info in self._shelf.store.list(EpochEntry.prefix(), start)}
+        if self._fenced:
+            listed = max(map(number_of, keys), default=0)
+            if (newest := self._newest_after(listed)) > listed:
+                keys.add(EpochEntry.key_of(f"{newest:08d}"))
+        return keys
 
-    def _refusal(self, holder: EpochEntry, identity: Identity) -> str:
+    def _newest_after(self, number: int) -> int:
+        """The newest epoch from `number` on, asked for by name; no number is left out, so few need to be asked for."""
+        step = 1
+        while self._has(number + step):
+            number += step
+            step *= 2
+        while (step := step // 2) > 0:
+            if self._has(number + step):
+                number += step
+        return number
+
+    def _refusal(self, standing: Standing, holder: EpochEntry, identity: Identity) -> str:
+        url = self._shelf.store.url
+        if damage := next((one.damage for one in standing.claims if one.entry.key == holder.key), ""):
+            return (
+                f"{url} is held by a writer whose claim {holder.key} cannot be read ({damage}); if it is mounted "
+                "nowhere, mount with --take-over"
+            )
         where = "this machine, but another state directory" if holder.host == identity.host else "another machine"
         return (
-            f"{self._shelf.store.url} is held by a writer that has not released it: host {holder.host} ({where}), "
+            f"{url} is held by a writer that has not released it: host {holder.host} ({where}), "
             f"user {holder.user}, process {holder.pid}, since {holder.time:%Y-%m-%d %H:%M:%S} UTC; "
             "unmount it there, or, if it is gone for good, mount with --take-over"
         )
+
+
+def _may_need_base(one: EpochState) -> bool:
+    """Whether a writer had been taken over from when that epoch began, as far as is known."""
+    return one.entry.took_over is not None or one.entry.unsettled or bool(one.damage)

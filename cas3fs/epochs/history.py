@@ -2,19 +2,19 @@
 """The epochs that a volume had, and releasing one in the place of a writer that is gone for good."""
 
 from datetime import datetime
-from typing import Final, Literal, NamedTuple
+from itertools import zip_longest
+from typing import Literal, NamedTuple
 
 from cas3fs.entries.entry import SUB_SEPARATOR
-from cas3fs.entries.kinds import RELEASED_ID, EpochEntry, ReleaseEntry
+from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs.reading import RELEASE_SUFFIX, is_damaged, read_entry
 from cas3fs.epochs.values import number_of
-from cas3fs.errors import EpochHeld, EpochUnknown, ObjectExists, ObjectMissing
+from cas3fs.errors import EpochHeld, EpochUnknown, ObjectExists
 
 Standing = Literal["held", "released", "continued", "overruled"]
 """``held``: the newest, in use or left by a crash. ``released``: given back. ``continued``: left by a crash, and gone
 on with by the state directory that held it. ``overruled``: taken over, and never released."""
-
-_SUFFIX: Final = SUB_SEPARATOR + RELEASED_ID
 
 
 class PastEpoch(NamedTuple):
@@ -30,10 +30,6 @@ class _Names(NamedTuple):
     keys: dict[int, str]
     released: frozenset[str]
 
-    def following(self, number: int) -> str | None:
-        """The key of the next epoch."""
-        return next((self.keys[one] for one in self.keys if one > number), None)
-
 
 class History:
     """The epochs of one volume."""
@@ -43,12 +39,12 @@ class History:
 
     def overruled(self) -> frozenset[int]:
         """As `Epochs.overruled`."""
-        names = self._names()
-        return frozenset(number for number in names.keys if self._standing(names, number) == "overruled")
+        standings = self._standings(self._names())
+        return frozenset(number for number, standing in standings.items() if standing == "overruled")
 
     def told(self, most: int) -> list[PastEpoch]:
-        """The last `most` epochs, ascending, and before them those that are overruled. One LIST, and a GET for each
-        and for each that was never released.
+        """The last `most` epochs, ascending, and before them those that are overruled. One LIST, a GET for each, and
+        where the newest claim does not tell which are overruled one for each that was never released.
 
         Raises:
             StoreError: the store failed.
@@ -56,10 +52,9 @@ class History:
         names = self._names()
         recent = set(list(names.keys)[max(0, len(names.keys) - most) :])
         found = []
-        for number, key in names.keys.items():
-            standing = self._standing(names, number)
+        for number, standing in self._standings(names).items():
             if number in recent or standing == "overruled":
-                entry = self._load(key)
+                entry = read_entry(self._shelf, names.keys[number])
                 found += [PastEpoch(entry, standing)] if entry is not None else []
         return found
 
@@ -75,13 +70,13 @@ class History:
         url = self._shelf.store.url
         if number not in names.keys:
             raise EpochUnknown(f"{url} had no epoch {number}")
-        standing = self._standing(names, number)
+        standing = self._standings(names)[number]
         if standing == "held":
             raise EpochHeld(
                 f"epoch {number} is the newest of {url}: `cas3fs umount` releases it where it is mounted; if that "
                 "machine is gone for good, `cas3fs mount --take-over` goes on without it"
             )
-        entry = self._load(names.keys[number]) if standing == "overruled" else None
+        entry = read_entry(self._shelf, names.keys[number]) if standing == "overruled" else None
         if entry is None:
             return False
         try:
@@ -90,25 +85,36 @@ class History:
             return False
         return True
 
-    def _standing(self, names: _Names, number: int) -> Standing:
-        key, following = names.keys[number], names.following(number)
-        if key in names.released:
-            return "released"
-        if following is None:
-            return "held"
-        claim = self._load(following)
+    def _standings(self, names: _Names) -> dict[int, Standing]:
+        """What became of each epoch, ascending."""
+        newest = max(names.keys, default=0)
+        known = self._known_by(names, newest)
+        standings: dict[int, Standing] = {}
+        for number, following in zip_longest(names.keys, list(names.keys)[1:]):
+            if names.keys[number] in names.released:
+                standings[number] = "released"
+            elif following is None:
+                standings[number] = "held"
+            elif known is None:
+                standings[number] = self._standing_before(names.keys[following])
+            else:
+                standings[number] = "overruled" if number in known else "continued"
+        return standings
+
+    def _known_by(self, names: _Names, newest: int) -> tuple[int, ...] | None:
+        """The epochs that the newest claim knows to be overruled."""
+        entry = read_entry(self._shelf, names.keys[newest]) if newest else None
+        return None if entry is None else entry.overruled
+
+    def _standing_before(self, following: str) -> Standing:
+        """What became of an epoch without a release, by the claim after it, which has the key `following`."""
+        claim = read_entry(self._shelf, following)
         # It may name a claim in between that was withdrawn since: then it took over from this one all the same.
-        return "overruled" if claim is None or claim.took_over is not None else "continued"
+        is_continued = claim is not None and claim.took_over is None and not is_damaged(claim)
+        return "continued" if is_continued else "overruled"
 
     def _names(self) -> _Names:
         keys = [info.key for info in self._shelf.store.list(EpochEntry.prefix())]
-        released = frozenset(key.removesuffix(_SUFFIX) for key in keys if key.endswith(_SUFFIX))
+        released = frozenset(key.removesuffix(RELEASE_SUFFIX) for key in keys if key.endswith(RELEASE_SUFFIX))
         claims = sorted((number_of(key), key) for key in keys if SUB_SEPARATOR not in key)
         return _Names(dict(claims), released)
-
-    def _load(self, key: str) -> EpochEntry | None:
-        try:
-            return self._shelf.load(EpochEntry, key.removeprefix(EpochEntry.prefix()))
-        except ObjectMissing:
-            # Withdrawn since it was listed.
-            return None

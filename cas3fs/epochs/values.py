@@ -6,13 +6,13 @@ import pwd
 import re
 import socket
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 import attrs
 
 from cas3fs.entries.entry import SUB_SEPARATOR
-from cas3fs.entries.kinds import EpochEntry
+from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.errors import VolumeFormatError
 from cas3fs.values import LARGEST_EPOCH
 
@@ -39,6 +39,18 @@ class Identity(NamedTuple):
         return cls(socket.gethostname(), user, os.getpid(), boot_id)
 
 
+class Handover(NamedTuple):
+    """What the last release before a claim says is in the store."""
+
+    snapshot: str | None = None
+    """Id of the newest snapshot; None where it names none."""
+    retained: tuple[str, ...] = ()
+    """Ids of all snapshots."""
+
+
+NOTHING_TOLD: Final = Handover()
+
+
 @attrs.frozen
 class Claim:
     """A won claim."""
@@ -52,13 +64,29 @@ class Claim:
     state directory holds, if anything, is not of the line that the store is on."""
     took_over: str | None = None
     """Key of the held epoch that this claim took over from another writer."""
+    before: int = 0
+    """Number of the epoch before; 0 where there was none."""
+    after_release: bool = True
+    """Whether the epoch before was released, or there was none."""
+    base_due: bool = False
+    """Whether a writer was taken over from, and no base tells where the line went on: this claim has to write one."""
+    handover: Handover = NOTHING_TOLD
+    overruled: frozenset[int] | None = None
+    """The epochs that were taken over and not released at the time of the claim; None where that is not known."""
+    bases: frozenset[int] | None = None
+    """The epochs before that have a base; None where that is not known."""
 
 
 class EpochState(NamedTuple):
     """An epoch as the store shows it."""
 
     entry: EpochEntry
+    """A claim of nobody where it could not be read."""
     released: bool
+    release: ReleaseEntry | None = None
+    """None too where it could not be read."""
+    damage: str = ""
+    """Why the entry cannot be read; empty where it can."""
 
 
 def number_of(key: str) -> int:

@@ -241,13 +241,14 @@ def test_unfenced_rivals_both_withdraw_and_one_comes_back(tmp_path: Path, here: 
     """Both put, both list, both see the other."""
     store = Store(conditional=False)
     meet = threading.Barrier(2, timeout=20)
-    met = threading.Semaphore(2)
+    listed, put = threading.Semaphore(2), threading.Semaphore(2)
 
-    def wait_for_the_other(key: str) -> None:
+    def wait_for_the_other(key: str, met: threading.Semaphore) -> None:
         if "released" not in key and met.acquire(blocking=False):
             meet.wait()
 
-    store.after_put = wait_for_the_other
+    store.before_put = lambda key: wait_for_the_other(key, listed)
+    store.after_put = lambda key: wait_for_the_other(key, put)
     waits: list[float] = []
 
     def claim(who: Identity, path: Path) -> Claim | None:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading the entries of epochs by name. What is damaged is there all the same: its number is in its name."""
+
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from cas3fs.entries.entry import SUB_SEPARATOR
+from cas3fs.entries.kinds import RELEASED_ID, EpochEntry, ReleaseEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs.values import EpochState, number_of
+from cas3fs.errors import EntryError, ObjectMissing
+
+RELEASE_SUFFIX: Final = SUB_SEPARATOR + RELEASED_ID
+_NOBODY: Final = UUID(int=0)
+_UNKNOWN: Final = "unknown"
+_NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def read_epoch(shelf: Shelf, key: str) -> EpochState | None:
+    """The epoch of that key and its release; None where there is none (any more).
+
+    Raises:
+        StoreError: the store failed.
+    """
+    try:
+        entry, damage = shelf.load(EpochEntry, key.removeprefix(EpochEntry.prefix())), ""
+    except ObjectMissing:
+        return None
+    except EntryError as error:
+        entry, damage = _of_nobody(key), str(error)
+    released, release = read_release(shelf, key)
+    return EpochState(entry, released, release, damage)
+
+
+def read_entry(shelf: Shelf, key: str) -> EpochEntry | None:
+    """As `read_epoch`, without the release."""
+    try:
+        return shelf.load(EpochEntry, key.removeprefix(EpochEntry.prefix()))
+    except ObjectMissing:
+        return None
+    except EntryError:
+        return _of_nobody(key)
+
+
+def read_release(shelf: Shelf, key: str) -> tuple[bool, ReleaseEntry | None]:
+    """Whether the epoch of that key is released, and its release where that can be read."""
+    try:
+        return True, shelf.load(ReleaseEntry, RELEASED_ID, key)
+    except ObjectMissing:
+        return False, None
+    except EntryError:
+        return True, None
+
+
+def is_damaged(entry: EpochEntry) -> bool:
+    """Whether this stands for an entry that could not be read."""
+    return entry.claim == _NOBODY
+
+
+def _of_nobody(key: str) -> EpochEntry:
+    """In place of an entry that cannot be read: a claim of nobody that anybody knows."""
+    return EpochEntry(
+        id=key.removeprefix(EpochEntry.prefix()),
+        epoch=number_of(key),
+        claim=_NOBODY,
+        host=_UNKNOWN,
+        user=_UNKNOWN,
+        pid=0,
+        time=_NO_TIME,
+    )

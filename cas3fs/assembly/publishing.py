@@ -34,7 +34,7 @@ from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
 from cas3fs.index.trimming import trim
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
 _PROGRESS_INTERVAL_S = 0.2
@@ -167,7 +167,8 @@ class Publisher:
             self._fs.checkpoint(self._state.scratch, settled=settled)
             self._await_next()
             with IndexReader(self._state.scratch) as reader:
-                facts = reader.counts()._asdict()
+                since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
+                facts = reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
             trim(self._state.scratch)
             made = self._create(number, name, facts)
         finally:

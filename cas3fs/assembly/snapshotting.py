@@ -27,7 +27,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import ControlError
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo
 from cas3fs.snapshots.removal import RemovalPlan
 from cas3fs.snapshots.retention import Policy, current_policy, set_policy
 
@@ -73,7 +73,8 @@ def describe(info: SnapshotInfo, head: str | None, strays: frozenset[str]) -> Me
         "restored": info.restored,
         "files": info.facts.get("files", 0),
         "logical_bytes": info.facts.get("logical_bytes", 0),
-        "new_bytes": info.new_size,
+        "new_bytes": info.new_size + info.facts.get(NEW_PACK_BYTES, 0),
+        "new_index_bytes": info.new_size,
         "index_bytes": info.index_size,
         "newest": info.id == head,
         "off_line": info.id in strays,

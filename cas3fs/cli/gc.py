@@ -120,7 +120,7 @@ def _result_lines(result: Message) -> Iterator[str]:
         yield f"unknown objects removed: {result['deleted_strays']:,}, {format_size(result['stray_bytes'])}"
     if result["held_bytes"]:
         yield f"held by snapshots: {format_size(result['held_bytes'])}; `cas3fs gc --dry-run` tells by which"
-    if result["hurt_snapshots"]:
+    if result.get("hurt_snapshots"):
         yield f"snapshots that cannot be restored: {', '.join(result['hurt_snapshots'])}; `cas3fs fsck` tells more"
     if result["strays_left"]:
         yield f"unknown objects left: {result['strays_left']:,}; `cas3fs gc --dry-run` tells why"

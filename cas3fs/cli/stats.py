@@ -72,6 +72,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows.append(_snapshot(report))
     rows += [(title, f"{report[name]:,}") for name, title in _COUNTS.items()]
     rows += [(title, format_size(report[name])) for name, title in _SIZES.items()]
+    if report.get("dead_packs"):
+        rows.append(("of that for snapshots", f"{format_size(report['dead_pack_bytes'])}, or for a gc to free"))
     rows.append(("deduplication", f"{report['dedup_ratio']:.2f} to 1"))
     rows.append(("compression", f"{report['compression_ratio']:.2f} to 1"))
     if "pending" in report:

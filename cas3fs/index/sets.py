@@ -35,6 +35,10 @@ class Counts(NamedTuple):
     packs: int
     """Packs that have not died."""
     pack_bytes: int
+    """Of all packs that are in the store, dead ones too."""
+    dead_packs: int
+    """Packs that no file needs now, and that snapshots may need."""
+    dead_pack_bytes: int
 
 
 class IndexReader:
@@ -44,6 +48,7 @@ class IndexReader:
         self._database = Database(path, "read")
         self._by_type, self._chunks = texts.BY_TYPE.on(self._database), texts.CHUNKS.on(self._database)
         self._blocks, self._packs = texts.BLOCKS.on(self._database), texts.PACKS.on(self._database)
+        self._born_after = texts.BORN_AFTER.on(self._database)
 
     def counts(self) -> Counts:
         """Counts and sums over everything; about 0.1 s for a million files."""
@@ -52,6 +57,11 @@ class IndexReader:
             return self._counts()
         finally:
             self._database.rollback()
+
+    def pack_bytes_after(self, ordinal: int) -> int:
+        """The size of all packs that were stored after the snapshot of that ordinal."""
+        size: int = self._born_after.one(ordinal)[0]
+        return size
 
     def _counts(self) -> Counts:
         types = {kind: (count, (high << texts.HALF_BITS) + low) for kind, count, high, low in self._by_type.all()}

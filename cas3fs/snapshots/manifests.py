@@ -22,6 +22,8 @@ from cas3fs.values import SnapshotNumber
 
 _LARGEST_SEGMENT_BYTES: Final = 1024 * 1024
 _LONGEST_LIST: Final = 65535
+NEW_PACK_BYTES: Final = "new_pack_bytes"
+"""The fact that says how many bytes of packs were stored since the snapshot before."""
 
 
 @attrs.frozen
@@ -35,7 +37,7 @@ class SnapshotInfo:
     time: datetime
     index_size: int
     new_size: int
-    """What it added to the store, without the manifest."""
+    """What it added to the store, without the manifest and packs."""
     facts: Mapping[str, int]
     pages: tuple[PagesUse, ...]
     """The pages entries that it needs."""

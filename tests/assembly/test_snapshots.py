@@ -2,11 +2,13 @@
 """Snapshots of a volume that is open, and of one that is not: created, restored, thinned out, and read."""
 
 import os
+import random
 import threading
 
 import pytest
 
 from cas3fs.assembly.opening import OpenVolume, open_view
+from cas3fs.assembly.reports import unmounted_report
 from cas3fs.assembly.restoring import restore_head
 from cas3fs.assembly.snapshotting import (
     SnapshotHandlers,
@@ -387,3 +389,25 @@ def test_those_who_share_a_snapshot_share_its_failure(volume: Volume, monkeypatc
     monkeypatch.undo()
     publisher.publish_shared()
     assert view_of(volume, ids(volume)[-1]) == {"a": "x"}
+
+
+def test_what_is_told_to_be_stored_counts_the_packs_that_only_other_snapshots_need(volume: Volume) -> None:
+    first = volume.use("here", small="x")
+    data = random.Random(2).randbytes(200_000).hex()
+    volume.use("here", large=data)
+    restore(volume, first)
+    told = unmounted_report(volume.store_settings, volume.places("here"))
+    in_store = sum(info.size for info in volume.shelf.store.list("packs/"))
+    assert told["pack_bytes"] == in_store > 150_000
+    assert told["pack_bytes"] - told["dead_pack_bytes"] < 1000
+
+
+def test_what_a_snapshot_has_added_counts_its_packs(volume: Volume) -> None:
+    volume.use("here", small="x")
+    before = sum(info.size for info in volume.shelf.store.list("packs/"))
+    volume.use("here", large=random.Random(2).randbytes(200_000).hex())
+    added = sum(info.size for info in volume.shelf.store.list("packs/")) - before
+    volume.use("here", other="y")
+    new = [one["new_bytes"] - one["new_index_bytes"] for one in list_snapshots(volume.archive)]
+    assert new[1] == added > 150_000
+    assert new[2] < 1000

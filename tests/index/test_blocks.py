@@ -86,7 +86,14 @@ def test_counts_tell_types_bytes_blocks_and_packs(index: Index) -> None:
     assert (counts.files, counts.directories, counts.symlinks, counts.others) == (2, 2, 1, 2)
     assert (counts.logical_bytes, counts.chunks, counts.chunk_bytes) == (5000, 2, 2000)
     assert (counts.blocks, counts.unique_bytes, counts.stored_bytes) == (4, 4000, 400)
-    assert (counts.packs, counts.pack_bytes) == (1, 400)
+    assert (counts.packs, counts.pack_bytes, counts.dead_packs, counts.dead_pack_bytes) == (1, 400, 0, 0)
+    index.chunks.truncate(big, 0)
+    index.garbage.drop_dead(0, 99, 5)
+    index.garbage.bury(5, 5)
+    index.commit()
+    with index.reader() as reader:
+        counts = reader.counts()
+    assert (counts.packs, counts.pack_bytes, counts.dead_packs, counts.dead_pack_bytes) == (0, 400, 1, 400)
 
 
 def test_a_reader_sees_what_is_committed_and_no_more(index: Index) -> None:

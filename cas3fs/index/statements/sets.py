@@ -4,9 +4,9 @@
 import stat
 from typing import Final
 
-from sqlalchemy import ColumnElement, func, literal_column, select
+from sqlalchemy import ColumnElement, case, func, literal_column, select
 
-from cas3fs.index.statements.writing import Written
+from cas3fs.index.statements.writing import Written, param
 from cas3fs.index.tables import blocks, chunks, inodes, packs
 
 _ZERO: ColumnElement[int] = literal_column("0")
@@ -29,6 +29,14 @@ BLOCKS = Written(
         func.coalesce(func.sum(blocks.c.stored_length), _ZERO),
     ).select_from(blocks)
 )
+_ONE: ColumnElement[int] = literal_column("1")
+_IS_DEAD = packs.c.died.is_not(None)
 PACKS = Written(
-    select(func.count(), func.coalesce(func.sum(packs.c.size), _ZERO)).select_from(packs).where(packs.c.died.is_(None))
+    select(
+        func.coalesce(func.sum(case((_IS_DEAD, _ZERO), else_=_ONE)), _ZERO),
+        func.coalesce(func.sum(packs.c.size), _ZERO),
+        func.coalesce(func.sum(case((_IS_DEAD, _ONE), else_=_ZERO)), _ZERO),
+        func.coalesce(func.sum(case((_IS_DEAD, packs.c.size), else_=_ZERO)), _ZERO),
+    ).select_from(packs)
 )
+BORN_AFTER = Written(select(func.coalesce(func.sum(packs.c.size), _ZERO)).where(packs.c.born > param("born")), "born")

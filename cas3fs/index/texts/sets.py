@@ -14,5 +14,9 @@ BLOCKS = Prepared(
     "coalesce(sum(blocks.stored_length), 0) AS coalesce_2 FROM blocks"
 )
 PACKS = Prepared(
-    "SELECT count(*) AS count_1, coalesce(sum(packs.size), 0) AS coalesce_1 FROM packs WHERE packs.died IS NULL"
+    "SELECT coalesce(sum(CASE WHEN (packs.died IS NOT NULL) THEN 0 ELSE 1 END), 0) AS coalesce_1, "
+    "coalesce(sum(packs.size), 0) AS coalesce_2, coalesce(sum(CASE WHEN (packs.died IS NOT NULL) THEN 1 "
+    "ELSE 0 END), 0) AS coalesce_3, coalesce(sum(CASE WHEN (packs.died IS NOT NULL) THEN packs.size ELSE "
+    "0 END), 0) AS coalesce_4 FROM packs"
 )
+BORN_AFTER = Prepared("SELECT coalesce(sum(packs.size), 0) AS coalesce_1 FROM packs WHERE packs.born > ?")

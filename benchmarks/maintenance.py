@@ -24,6 +24,7 @@ from cas3fs.blocks.packs import PackBuilder, read_contents
 from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.entries.shelf import Shelf
 from cas3fs.index import GarbageReader, Index
+from cas3fs.index.sums import SUM_UP
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Patient
 from cas3fs.maintenance.fsck import FsckSettings, check
@@ -40,9 +41,9 @@ BLOCKS_PER_PACK = 4000
 LEAST_OF_LOOP = 0.5
 _SERIES = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) "
 _STATEMENTS = (
-    ("folders", "INSERT INTO inodes SELECT 1 + i, 16877, 0, 0, 2, 0, 0, 1, 1, 1, 1, 0 FROM n"),
+    ("folders", "INSERT INTO inodes SELECT 1 + i, 16877, 0, 0, 2, 0, 0, 1, 1, 1, 1, 0, 0, 0 FROM n"),
     ("folders", "INSERT INTO dentries (parent, name, inode) SELECT 1, CAST('d' || i AS BLOB), 1 + i FROM n"),
-    ("files", "INSERT INTO inodes SELECT 10000 + i, 33188, 0, 0, 1, 0, 4096, 1, 1, 1, 1, 0 FROM n"),
+    ("files", "INSERT INTO inodes SELECT 10000 + i, 33188, 0, 0, 1, 0, 4096, 1, 1, 1, 1, 0, 0, 0 FROM n"),
     (
         "files",
         "INSERT INTO dentries (parent, name, inode) SELECT 2 + i % 1000, CAST('file' || i AS BLOB), 10000 + i FROM n",
@@ -77,6 +78,7 @@ def make_index(path: Path, files: int) -> int:
         insert, _, select = statement.partition(" SELECT ")
         database.execute(f"{insert} {_SERIES.format(counts[what])} SELECT {select}")
     database.execute("UPDATE inodes SET nlink = 1002 WHERE id = 1")
+    database.execute(SUM_UP)
     database.commit()
     database.close()
     return counts["packs"]

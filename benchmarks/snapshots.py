@@ -29,6 +29,7 @@ from cas3fs.assembly.opening import open_writer
 from cas3fs.assembly.volumes import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import ControlClient
+from cas3fs.index.sums import SUM_UP
 
 KIB, MIB = 1 << 10, 1 << 20
 FILES_IN_FOLDER = 1000
@@ -105,7 +106,7 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
     first = _FIRST_INODE + folders
     directory, regular = 0o040755, 0o100644
     connection.executemany(
-        "INSERT INTO inodes VALUES (?, ?, 0, 0, 2, 0, 0, 1, 1, 1, 1, 0)",
+        "INSERT INTO inodes VALUES (?, ?, 0, 0, 2, 0, 0, 1, 1, 1, 1, 0, 0, 0)",
         ((_FIRST_INODE + number, directory) for number in range(folders)),
     )
     connection.executemany(
@@ -113,7 +114,7 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
         ((b"folder%06d" % number, _FIRST_INODE + number) for number in range(folders)),
     )
     connection.executemany(
-        "INSERT INTO inodes VALUES (?, ?, 0, 0, 1, 0, 4096, ?, ?, ?, ?, 1)",
+        "INSERT INTO inodes VALUES (?, ?, 0, 0, 1, 0, 4096, ?, ?, ?, ?, 1, 0, 0)",
         ((first + number, regular, *[10**18 + number * 12345] * 4) for number in range(files)),
     )
     connection.executemany(
@@ -132,6 +133,7 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
     connection.executemany(
         "INSERT INTO chunks VALUES (?, 0, 4096, ?, 0)", ((first + number, number + 1) for number in range(files))
     )
+    connection.execute(SUM_UP)
 
 
 @contextmanager

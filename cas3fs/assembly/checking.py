@@ -39,6 +39,7 @@ from cas3fs.maintenance.findings import Finding
 from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of, put_aside
 from cas3fs.maintenance.losses import DAMAGED, known_losses
 from cas3fs.maintenance.mending import Mender
+from cas3fs.maintenance.noting import leave, losses_in, note
 from cas3fs.maintenance.records import record
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
@@ -65,6 +66,7 @@ def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Mess
     patient = patient_of(premises, ordinal_of(SnapshotNumber(premises.epoch + 1, 1)), is_live=True)
     bookmark = Bookmark(volume.state.path / _BOOKMARK)
     result = check(patient, settings_of(args), bookmark, lambda told: progress(dict(told)))
+    note(volume.filesystem, losses_in(result.findings))
     return _told(result, volume.state.path, progress)
 
 
@@ -83,6 +85,8 @@ def check_unmounted(store: StoreSettings, places: Places, args: Message, progres
         patient = resources.enter_context(_patient(opened, state, early))
         folder = path if state is not None else patient.index.parent
         result = check(patient, settings_of(args), Bookmark(folder / _BOOKMARK), lambda told: progress(dict(told)))
+        if state is not None:
+            leave(path, losses_in(result.findings))
         result = attrs.evolve(result, findings=(*_untold(early, result.findings), *result.findings))
         return _told(result, path if state is not None else None, progress)
 

@@ -34,6 +34,7 @@ from cas3fs.errors import Cas3fsError, SnapshotDamaged
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.maintenance.base import Premises
+from cas3fs.maintenance.noting import take_up as take_up_losses
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import Progress as RestoreProgress
@@ -99,6 +100,8 @@ class OpenVolume:
         Raises:
             StateConflict, IndexDatabaseError: the local state is damaged.
         """
+        if self._turn is not None:
+            take_up_losses(self.state.path, self.filesystem)
         recovered = self.filesystem.start()
         if recovered:
             _log.info("%d files of an earlier mount are not stored yet; they will be now", recovered)

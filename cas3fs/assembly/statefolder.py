@@ -10,6 +10,7 @@
     claim.json      this folder's own claims (module `cas3fs.epochs`)
     control.sock, mount.json, mount.log
     maintenance.json  what gc and fsck found last
+    lost.json       blocks and packs that a check found lost, for the next writer
     look-NAME/      indexes of snapshots that maintenance looks into
     views/NAME/     state of a read-only mount, with a lock of its own; `shows` in it names the snapshot
     set-aside/TIME/ what belongs to no line any more but was never published

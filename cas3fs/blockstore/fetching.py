@@ -27,13 +27,24 @@ from cas3fs.blockstore.plans import Locality, Run, coalesce
 from cas3fs.blockstore.retrieval import Retrieval, Unpack
 from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memory import MemoryCache
-from cas3fs.errors import BlockMissing, Cas3fsError, CorruptBlock, CorruptPack, StoreError, TransientStoreError
+from cas3fs.errors import (
+    BlockError,
+    BlockMissing,
+    Cas3fsError,
+    CorruptBlock,
+    CorruptPack,
+    StoreError,
+    TransientStoreError,
+)
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
 
 Job = Callable[[Flight], None]
 Pause = Callable[[], None]
 """Called between two blocks."""
+
+OnLost = Callable[[BlockLocation], None]
+"""Told of a block that the store has not, or not as it should be; called without a lock, by any thread."""
 
 WHOLE_PACKS_AT_ONCE = 2
 """So many are held in memory."""
@@ -89,6 +100,7 @@ class Fetcher:
         self._packs_fetched = metrics.counter("reader.whole_packs")
         self._failed = metrics.counter("reader.failed_blocks")
         metrics.watch("reader.ahead_bytes", lambda: self._flights.ahead_bytes)
+        self.on_lost: OnLost = lambda block: None
         self.unread = self._flights.unread
         """Blocks fetched ahead and not read yet; only to be looked at: `note_read` is to be called for those."""
 
@@ -169,6 +181,8 @@ class Fetcher:
                 self._refusals.note(still_open, error)
         self._failed.add(len(still_open))
         for flight in still_open:
+            if isinstance(error, BlockError):
+                self.on_lost(flight.block)  # before the reader hears of it: what he writes then is stored
             flight.future.set_exception(error)
 
     def _run_job(self, flights: Sequence[Flight], job: Callable[[Flight], None]) -> None:

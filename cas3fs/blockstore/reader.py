@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from cas3fs.blockstore.fetching import Fetcher
+from cas3fs.blockstore.fetching import Fetcher, OnLost
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache, part_of
 from cas3fs.caches.memory import MemoryCache
@@ -70,6 +70,10 @@ class BlockReader:
         self._cache_hits = metrics.counter("reader.cache_hits")
         self._misses = metrics.counter("reader.misses")
         metrics.watch("cache.memory.size_bytes", lambda: memory.size_bytes)
+
+    def report_losses(self, to: OnLost) -> None:
+        """Whom to tell of each block that the store has not, or not as it should be; see `OnLost`."""
+        self._fetcher.on_lost = to
 
     def read_now(self, block: BlockLocation, skip: int, length: int) -> Buffer | None:
         """`length` bytes of the block from `skip` on if it is in memory, else None; without I/O, waiting or copying."""

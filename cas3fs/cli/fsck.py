@@ -125,7 +125,10 @@ def _result_lines(told: Message, *, repair: bool) -> Iterator[str]:
 
 
 def _summary(told: Message, *, repair: bool) -> str:
-    lost = "parts of the files named above are lost: reading them gives an I/O error; an older snapshot may have them"
+    lost = (
+        "parts of the files named above are lost: reading them gives an I/O error until copies of them are written "
+        "again; an older snapshot may have them"
+    )
     has_lost = told["lost"] or "known-loss" in told["codes"]
     if told["status"] == 0:
         return f"clean, but {lost}" if has_lost else "clean"

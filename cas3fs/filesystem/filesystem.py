@@ -5,6 +5,7 @@ A life: made; `start` takes up what an earlier process left and begins the backg
 or `checkpoint`; `close`.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import attrs
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
+from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
 from cas3fs.filesystem.checkpoint import Checkpoints
 from cas3fs.filesystem.commits import Commits
@@ -24,12 +26,14 @@ from cas3fs.filesystem.storing import Storer
 from cas3fs.filesystem.xattrs import Xattrs
 from cas3fs.index import Index
 from cas3fs.metrics import Metrics
-from cas3fs.values import StoredPack
+from cas3fs.values import BlockLocation, StoredPack
 
 _BLOCK_BYTES = 4096
 _FREE_BLOCKS = 2**38  # 1 PiB: an object store has no end that it would tell
 _FREE_FILES = 2**40
 _COUNTS_FRESH_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 MakeWriter = Callable[[Callable[[StoredPack], None]], BlockWriter]
 
@@ -76,6 +80,7 @@ class FileSystem(Files, Xattrs):
         self._writer = make_writer(self.record_pack)
         self._storer = Storer(self, self._writer, self._commits)
         self._checkpoints = Checkpoints(self, self._storer, self._writer, self._commits)
+        reader.report_losses(self.lose_block)
         self._statistics: VolumeStatistics | None = None
         self._statistics_at_s = 0.0
 
@@ -166,6 +171,30 @@ class FileSystem(Files, Xattrs):
         with self.lock, self.operation():
             self.index.blocks.add_pack(pack, self.born)
 
+    def lose_block(self, block: BlockLocation) -> None:
+        """The store has no such block, or not as it should be: who has the same bytes stores them again."""
+        if self.read_only:
+            return
+        try:
+            with self.lock, self.operation():
+                news = self.index.blocks.lose(block.hash, block.pack)
+        except IndexDatabaseError as error:
+            _log.error("that block %s is lost could not be noted: %s", block.hash.hex(), error)
+            return
+        if news:
+            _log.error("block %s of pack %s is lost or damaged: a copy written again heals it", *_named(block))
+
+    def lose_pack(self, pack: str) -> None:
+        """The store has no such pack: as `lose_block`, of all that lies in it.
+
+        Raises:
+            IndexDatabaseError: it could not be noted.
+        """
+        with self.lock, self.operation():
+            count = self.index.blocks.lose_pack(pack)
+        if count:
+            _log.error("pack %s is lost: copies of its %d blocks that are written again heal them", pack, count)
+
     def unrecorded_packs(self) -> frozenset[str]:
         """The names of packs that may be in the store already although the index does not know them yet."""
         return self._writer.unrecorded
@@ -204,3 +233,7 @@ class FileSystem(Files, Xattrs):
                 "handles.open": len(self._open) + len(self._listings),
             }
         return own | self.metrics.snapshot()
+
+
+def _named(block: BlockLocation) -> tuple[str, str]:
+    return block.hash.hex(), block.pack

@@ -280,14 +280,14 @@ class Storer:
                 for file in whole:
                     if not file.is_new:
                         enter_chunks(base.index, file, ids)
-                base.index.chunks.append(
-                    (file.inode.number, new.offset, new.length, ids[new.hash], 0)
-                    for file in whole
-                    if file.is_new
-                    for new in file.chunks
-                )
                 base.index.chunks.all_stored(
-                    (file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq) for file in whole
+                    ((file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq) for file in whole),
+                    (
+                        (file.inode.number, (new.offset, new.length, ids[new.hash], 0))
+                        for file in whole
+                        if file.is_new
+                        for new in file.chunks
+                    ),
                 )
             for file in whole:
                 file.inode.stored_seq = file.seq

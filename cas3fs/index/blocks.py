@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Blocks and the packs that hold them.
 
+A *lost* block is one whose bytes were found missing or wrong. Its row stays, as chunks name it; but nothing is
+deduplicated onto it, and who has the same bytes stores them again: then its row says where they lie now, so every file
+that has it is whole again.
+
 The times of birth and death of a pack are snapshots' numbers, each as one integer: the epoch above 40 bits of
 sequence, so that they compare as (epoch, sequence) does. An epoch has 23 bits, so that the number stays positive in
 64.
@@ -55,7 +59,10 @@ class Blocks:
     """Blocks and packs of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
     def __init__(self, database: Database, hashes: HashIndex) -> None:
-        self._hashes = hashes
+        self._database, self._hashes = database, hashes
+        self._has_lost, self._known = False, -1
+        """Whether any block is lost, as known when so much had been undone: a look into a table for each hash that is
+        asked for would make each a sixth slower."""
 
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
@@ -69,17 +76,23 @@ class Blocks:
             on(texts.PACKS),
         )
         self._pack_size = on(texts.PACK_SIZE)
+        self._any_lost, self._is_lost, self._lost = on(texts.ANY_LOST), on(texts.IS_LOST), on(texts.LOST)
+        self._lose_block, self._lose_pack = on(texts.LOSE_BLOCK), on(texts.LOSE_PACK)
+        self._heal, self._healed = on(texts.HEAL), on(texts.HEALED)
 
     def find(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
-        """The ids of those blocks that the index knows."""
+        """The ids of those blocks that the index knows, but for those that are known to be lost."""
         self._hashes.ensure()
         rows = self._in_batches(hashes, self._find_one, self._find_batch)
+        if self._any():
+            return {block_hash: number for block_hash, number in rows if self._is_lost.one(number) is None}
         return {block_hash: number for block_hash, number in rows}  # noqa: C416 - dict() would lose the types
 
     def locate(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, BlockLocation]:
-        """Where those blocks lie that the index knows."""
+        """Where those blocks lie that the index knows, but for those that are known to be lost."""
         self._hashes.ensure()
-        rows = self._in_batches(hashes, self._locate_one, self._locate_batch)
+        there = list(self.find(hashes)) if self._any() else hashes
+        rows = self._in_batches(there, self._locate_one, self._locate_batch)
         return {row[0]: BlockLocation(*row) for row in rows}
 
     @staticmethod
@@ -94,7 +107,8 @@ class Blocks:
                 yield from batch.all(*part, *part[-1:] * (texts.BATCH - len(part)))
 
     def add_pack(self, pack: StoredPack, born: int) -> None:
-        """Enters a pack whose PUT was confirmed, and its blocks; a block already known keeps its place.
+        """Enters a pack whose PUT was confirmed, and its blocks; a block already known keeps its place, unless it is
+        known to be lost: that one lies here from now on, in every file that has it.
 
         A pack that is entered already is left as it is, so a retry after a failure is harmless.
         """
@@ -102,6 +116,39 @@ class Blocks:
         known: Any = self._pack_id.one(pack.name)
         pack_id = self._add_pack.insert(pack.name, pack.size_bytes, born) if known is None else known[0]
         self._add_block.many([(pack_id, *block) for block in pack.blocks])
+        if self._any():
+            self._heal.many([(pack_id, *block) for block in pack.blocks])
+            self._healed.many([(block.hash, pack_id) for block in pack.blocks])
+            self._known = -1
+
+    def lose(self, block: BlockHash, pack: str) -> bool:
+        """Notes that a block is not to be had from that pack (no name: it lies in none), unless it lies elsewhere by
+        now; whether that is news."""
+        self._hashes.ensure()
+        self._known = -1
+        return self._lose_block.run(block, pack) > 0
+
+    def lose_pack(self, pack: str) -> int:
+        """Notes that no block is to be had from that pack; gives for how many that is news."""
+        self._known = -1
+        return self._lose_pack.run(pack)
+
+    def found(self, block: BlockHash, pack: str) -> None:
+        """Notes that a block lies in that pack after all, if it is placed there."""
+        row = self._pack_id.one(pack)
+        if row is not None:
+            self._healed.run(block, row[0])
+            self._known = -1
+
+    def _any(self) -> bool:
+        if self._known != self._database.undone:
+            self._has_lost = self._any_lost.one() is not None
+            self._known = self._database.undone
+        return self._has_lost
+
+    def lost(self) -> list[BlockLocation]:
+        """The blocks that are known to be lost, and not stored again so far, with where they should be."""
+        return [BlockLocation(*row) for row in self._lost.all()]
 
     def pack_size(self, name: str) -> int:
         """The size of a known pack in bytes.

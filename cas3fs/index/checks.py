@@ -150,6 +150,10 @@ _LIVE_BETWEEN = plain(
     "first last",
 )
 _PACKS = plain("SELECT name, size, born, died, id IN (SELECT pack FROM blocks) AS used FROM packs ORDER BY name")
+_LOST_BLOCKS = plain(
+    "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM lost_blocks l "
+    "JOIN blocks b ON b.id = l.block JOIN packs p ON p.id = b.pack ORDER BY p.name, b.offset"
+)
 _STORED_SEQ = plain("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
 
 
@@ -230,6 +234,10 @@ class Checker:
     def live_between(self, first: str, last: str) -> list[tuple[Any, ...]]:
         """The live blocks of the packs of those names and all between them, as `BlockLocation`, by pack and place."""
         return _LIVE_BETWEEN.on(self._database).all(first, last)
+
+    def lost_blocks(self) -> list[tuple[Any, ...]]:
+        """The blocks that are known to be lost, where the index places them, as `BlockLocation`."""
+        return _LOST_BLOCKS.on(self._database).all()
 
     def packs(self) -> Sequence[PackFact]:
         """All packs, by name."""

@@ -3,18 +3,24 @@
 
 The chunks of a file never overlap, so at most one that begins before a position reaches beyond it: the last of those.
 Every query for a range therefore begins at that one, found by one step in the primary key, and reads on from there.
+
+Whatever changes chunks changes the sums in the inode's row with them (`cas3fs.index.sums`), by what it took out and
+put in. A file that is cut to nothing begins anew with sums of nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from cas3fs.errors import BlockMissing
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, Statement
+from cas3fs.index.sums import NO_SUMS, Sums, mark, sums_of
 from cas3fs.index.texts import chunks as texts
 from cas3fs.values import BlockLocation, ChunkSpan
 
 NewRow = tuple[int, int, int, int]
 """A chunk to be entered: (offset, length, id of the block, skip)."""
+StoredRow = tuple[int, int, int, int, int]
+"""What was stored of a file: (inode, size, mtime_ns, ctime_ns, stored_seq)."""
 
 
 class Chunks:
@@ -24,10 +30,11 @@ class Chunks:
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
-        self._spans, self._bounds = on(texts.SPANS), on(texts.BOUNDS)
+        self._spans, self._bounds, self._overlapping = on(texts.SPANS), on(texts.BOUNDS), on(texts.OVERLAPPING)
         self._delete, self._delete_from, self._shorten = on(texts.DELETE), on(texts.DELETE_FROM), on(texts.SHORTEN)
         self._insert, self._stored, self._allocated = on(texts.INSERT), on(texts.STORED), on(texts.ALLOCATED)
-        self._reaching_over = on(texts.REACHING_OVER)
+        self._reaching_over, self._sums_from = on(texts.REACHING_OVER), on(texts.SUMS_FROM)
+        self._change_sums, self._no_chunks = on(texts.CHANGE_SUMS), on(texts.NO_CHUNKS)
 
     def spans(self, inode: int, start: int, end: int, limit: int = -1) -> list[ChunkSpan]:
         """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks; the first `limit` of
@@ -52,37 +59,53 @@ class Chunks:
 
         Old chunks that reach into the range from before it, or beyond its end, keep what lies outside.
         """
-        rows = [(inode, *row) for row in new]
-        tail = self._tail_beyond(inode, end)
+        old: list[NewRow] = self._overlapping.all(inode, start, end)
+        entered = list(new)
+        left = list(_outside(old, start, end))
         self._shorten.run(inode, start)
         self._delete.run(inode, start, end)
-        self._insert.many(rows if tail is None else [*rows, tail])
-
-    def _tail_beyond(self, inode: int, end: int) -> tuple[int, int, int, int, int] | None:
-        """The part from `end` on of a chunk that begins before."""
-        old = self._reaching_over.one(inode, end)
-        if old is None:
-            return None
-        offset, length, block, skip = old
-        return inode, end, offset + length - end, block, skip + end - offset
-
-    def append(self, rows: Iterable[tuple[int, int, int, int, int]]) -> None:
-        """Enters chunks (inode, offset, length, block, skip) where the files have none."""
-        self._insert.many(list(rows))
+        entered += [row for row in left if row[0] >= end]
+        self._insert.many([(inode, *row) for row in entered])
+        after = sums_of([*entered, *(row for row in left if row[0] < start)])
+        self._change_sums.run(inode, *(after - sums_of(old)))
 
     def truncate(self, inode: int, size: int) -> None:
         """Drops what lies at or beyond `size` bytes."""
-        self._delete_from.run(inode, size)
-        self._shorten.run(inode, size)
+        if size <= 0:
+            self._delete_from.run(inode, size)
+            self._no_chunks.run(inode)  # whatever was lost of them before
+            return
+        reaching, gone = self._reaching_over.one(inode, size), Sums(*self._sums_from.one(inode, size))
+        if gone.number:
+            self._delete_from.run(inode, size)
+        if reaching is not None:
+            offset, _, block, skip = reaching
+            self._shorten.run(inode, size)
+            gone = Sums(gone.number, gone.total + mark(*reaching) - mark(offset, size - offset, block, skip))
+        if gone != NO_SUMS:
+            self._change_sums.run(inode, *(NO_SUMS - gone))
 
     def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
         """Notes in the inode's row what was stored: the content's size and times, and its last change's sequence."""
-        self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq)
+        self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq, *NO_SUMS)
 
-    def all_stored(self, rows: Iterable[tuple[int, int, int, int, int]]) -> None:
-        """As `stored`, for many: (inode, size, mtime_ns, ctime_ns, stored_seq) each."""
-        self._stored.many(list(rows))
+    def all_stored(self, rows: Iterable[StoredRow], new: Iterable[tuple[int, NewRow]] = ()) -> None:
+        """As `stored`, for many, and enters the chunks `new`, (inode, chunk) each, of those of them that had none."""
+        entered: dict[int, list[NewRow]] = {}
+        for inode, row in new:
+            entered.setdefault(inode, []).append(row)
+        self._insert.many([(inode, *row) for inode, chunks in entered.items() for row in chunks])
+        self._stored.many([(*row, *sums_of(entered.get(row[0], ()))) for row in rows])
 
     def allocated(self, inode: int) -> int:
         """How many bytes of the file lie in chunks, not in holes."""
         return int(self._allocated.one(inode)[0])
+
+
+def _outside(rows: Iterable[NewRow], start: int, end: int) -> Iterator[NewRow]:
+    """What is left of chunks when [start, end) is taken out of them."""
+    for offset, length, block, skip in rows:
+        if offset < start < offset + length:
+            yield offset, start - offset, block, skip
+        if offset < end < offset + length:
+            yield end, offset + length - end, block, skip + end - offset

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, Self
 from cas3fs.index.blocks import PackRow
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, Statement
+from cas3fs.index.texts import blocks as block_texts
 from cas3fs.index.texts import garbage as texts
 from cas3fs.index.trimming import HashIndex
 from cas3fs.values import BlockLocation, StoredPack
@@ -106,6 +107,7 @@ class Garbage:
         self._drop, self._drop_unnamed, self._bury = on(texts.DROP), on(texts.DROP_UNNAMED), on(texts.BURY)
         self._set_death, self._forget, self._widen = on(texts.SET_DEATH), on(texts.FORGET), on(texts.WIDEN)
         self._pack, self._add_pack, self._move = on(texts.PACK), on(texts.ADD_PACK), on(texts.MOVE)
+        self._forget_lost, self._healed = on(texts.FORGET_LOST), on(block_texts.HEALED)
 
     def drop_dead(self, after: int, upto: int, young: int) -> int:
         """Drops the blocks with ids in (after, upto] that no chunk names, outside of young packs; gives how many."""
@@ -118,6 +120,7 @@ class Garbage:
 
     def bury(self, died: int, young: int) -> int:
         """Notes of packs without blocks, but for young ones, that snapshots from `died` on do not need them."""
+        self._forget_lost.run()
         return self._bury.run(died, young)
 
     def set_death(self, names: Iterable[str], died: int) -> None:
@@ -138,6 +141,7 @@ class Garbage:
         for block, old in zip(new.blocks, olds, strict=True):
             if ids[old] is not None:
                 moved += self._move.run(block.hash, ids[old][0], new_id, block.offset, block.stored_length)
+        self._healed.many([(block.hash, new_id) for block in new.blocks])  # they were read, so they are not lost
         return moved
 
     def merge_packs(self, rows: Sequence[PackRow], number: int) -> int:

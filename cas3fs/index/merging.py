@@ -8,6 +8,8 @@ that one has to keep a row for every pack that any index before it had:
 - an earlier death is kept;
 - what only the newest state knew stays as it was born, and is dead from now on, or since it died.
 
+What the newest state knows to be lost is lost in the older one too, where that places it in the same pack.
+
 Numbers of inodes, names, blocks and packs go on from the greater of both sides, so none is used again.
 """
 
@@ -16,6 +18,7 @@ from pathlib import Path
 from cas3fs.index.database import Database
 from cas3fs.index.texts import blocks, garbage
 from cas3fs.index.texts import merging as texts
+from cas3fs.index.trimming import complete
 
 
 def adopt_newest(path: Path, newest: Path, died: int) -> None:
@@ -30,12 +33,16 @@ def adopt_newest(path: Path, newest: Path, died: int) -> None:
     with_newest = Database(newest, "read")
     try:
         rows = blocks.PACKS.on(with_newest).all()
+        lost = [(row[0], row[1]) for row in blocks.LOST.on(with_newest).all()]
         sequences: dict[str, int] = {name: number for name, number in texts.SEQUENCES.on(with_newest).all()}  # noqa: C416
     finally:
         with_newest.close()
+    if lost:
+        complete(path)
     database = Database(path, "scratch")
     try:
         database.begin()
+        blocks.LOSE_BLOCK.on(database).many(lost)
         _raise_sequences(database, sequences)
         known = {name for (name,) in texts.KNOWN.on(database).all()}
         garbage.ADD_PACK.on(database).many(

@@ -97,8 +97,8 @@ def _upgrade_copy(path: Path) -> None:
         remove_database(copy)
 
 
-def run_steps(path: Path) -> None:
-    """Runs Alembic on a database file that nobody misses, from its revision, or from nothing, to `head`.
+def run_steps(path: Path, upto: str | None = None) -> None:
+    """Runs Alembic on a database file that nobody misses, from its revision, or from nothing, to `upto` or `head`.
 
     Raises:
         IndexDatabaseError: a step failed.
@@ -117,7 +117,7 @@ def run_steps(path: Path) -> None:
     try:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, SCHEMA_REVISION)
+            command.upgrade(config, upto or SCHEMA_REVISION)
         database.execute("PRAGMA journal_mode=DELETE")
     except DBAPIError as error:
         raise database.fault(error.orig) from error  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import stat
 import time
 from typing import Any, Final
 
+from cas3fs.index.blocks import Blocks
 from cas3fs.index.database import Database
 from cas3fs.index.namespace import ROOT_INODE
 from cas3fs.index.prepared import Prepared, Row, plain
@@ -88,8 +89,9 @@ _PLACE = plain(
 class Repairs:
     """See the module."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, blocks: Blocks) -> None:
         self._database = database
+        self._blocks = blocks
 
     def _run(self, change: Prepared, *values: Any) -> int:
         return change.on(self._database).run(*values)
@@ -211,12 +213,15 @@ class Repairs:
         """Enters a block that cannot be read, under that number or a new one; gives the number."""
         if number is None:
             number = int(self._one(_NEXT_BLOCK)[0])
-        self._run(_ADD_BLOCK, number, os.urandom(32), self.lost_pack(), plain_length)
+        block = BlockHash(os.urandom(32))
+        self._run(_ADD_BLOCK, number, block, self.lost_pack(), plain_length)
+        self._blocks.lose(block, LOST_PACK)
         return number
 
     def misplace(self, block: BlockHash, plain_length: int) -> None:
         """Notes that a block is nowhere to be found."""
         self._run(_PLACE, block, self.lost_pack(), 0, 1, plain_length)
+        self._blocks.lose(block, LOST_PACK)
 
     def place(self, location: BlockLocation, pack_size: int, born: int) -> None:
         """Notes where a block was found; a pack that is not known is entered, one that was dead is alive again."""
@@ -226,6 +231,7 @@ class Repairs:
             row = self._one(_PACK_ID, location.pack)
         self._run(_REVIVE, location.pack)
         self._run(_PLACE, location.hash, row[0], location.offset, location.stored_length, location.plain_length)
+        self._blocks.found(location.hash, location.pack)
 
     def revive(self, pack: str) -> None:
         """A pack that was said to be dead is in use."""

@@ -3,7 +3,7 @@
 
 from typing import Final
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """All of them, oldest first."""
 
 SCHEMA_REVISION: Final = REVISIONS[-1]

@@ -175,7 +175,7 @@ class Index:
 
     def repairs(self) -> Repairs:
         """Changes that mend what a check has found; for an index on which no file system is at work."""
-        return Repairs(self._database)
+        return Repairs(self._database, self.blocks)
 
     def close(self) -> None:
         """Closes the index; what is uncommitted is undone."""

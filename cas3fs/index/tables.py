@@ -43,6 +43,9 @@ inodes = Table(
     Column("crtime_ns", Big, nullable=False),
     # the sequence of the newest staged change whose bytes are in `chunks`: what is not newer is not replayed
     Column("stored_seq", Big, nullable=False),
+    # what `chunks` has of it, counted and summed up by those who changed it (`sums`): what is lost there shows here
+    Column("chunk_count", Big, nullable=False, server_default="0"),
+    Column("chunk_sum", Big, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
 
@@ -98,6 +101,13 @@ blocks = Table(
     # no constraint, so that copies can do without it: module `trimming`
     Index("uq_blocks_hash", "hash", unique=True),
     sqlite_autoincrement=True,
+)
+
+# blocks whose bytes were found missing or wrong: nothing is deduplicated onto them until they were stored again
+lost_blocks = Table(
+    "lost_blocks",
+    metadata,
+    Column("block", Big, primary_key=True, autoincrement=False),
 )
 
 packs = Table(

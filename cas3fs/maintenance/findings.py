@@ -20,7 +20,9 @@ class Kind(NamedTuple):
     repair: str
 
 
-_LOST = "looked for in other packs, caches and staging; else the range gives an I/O error"
+_LOST = (
+    "looked for in other packs, caches and staging; else the range gives an I/O error until the file is copied in again"
+)
 _NOTED = "none: it is noted; in those snapshots its files give I/O errors"
 _STORED_ANEW = "its manifest is put aside, and the newest state is stored again, as the next snapshot of a mount is"
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
@@ -81,7 +83,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             "the file keeps what was stored; the record is put aside",
         ),
         "block-damaged": Kind(ERROR, "a block's bytes are not what its hash names", _LOST),
-        "known-loss": Kind(NOTE, "ranges of files are known to be lost", "none: restore them from a snapshot"),
+        "known-loss": Kind(
+            NOTE, "ranges of files are known to be lost", "copying such a file in again heals all that share its bytes"
+        ),
         "known-snapshot-loss": Kind(NOTE, "files of snapshots are known to be lost in parts", "none"),
         "snapshot-put-aside": Kind(
             NOTE,

@@ -17,16 +17,18 @@ import json
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.errors import ObjectExists, ObjectMissing
-from cas3fs.index import Checker
+from cas3fs.errors import BlockError, ObjectExists, ObjectMissing
+from cas3fs.index import LOST_PACK, Checker
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Checkup, Patient, of_snapshot, path_texts, paths_of_users
@@ -36,6 +38,7 @@ from cas3fs.maintenance.mending import Mender
 from cas3fs.maintenance.recovering import Recovered, Recoverer
 from cas3fs.maintenance.survey import DAMAGED_PREFIX, take_listing
 from cas3fs.maintenance.verifying import Verified, Verifier
+from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.values import BlockHash, BlockLocation
 
@@ -44,7 +47,7 @@ MOST_RANGES: Final = 50
 _SNAPSHOT_CODES: Final = ("snapshot-damaged", "pages-missing", "pages-wrong-size", "snapshot-unreadable")
 _GONE: Final = ("pack-missing", "snapshot-pack-missing", "known-loss", "known-snapshot-loss")
 _READ_BACK: Final = ("block-damaged", "snapshot-pack-damaged", "snapshot-unreadable")
-"""Found by reading back alone, so another check without that does not tell whether they are mended."""
+"""Found by reading back alone, so another check without that may not tell whether they are mended."""
 _log = logging.getLogger(__name__)
 
 
@@ -95,24 +98,27 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
         # what is being changed may look damaged for an instant
         still = {_key(one) for one in Checkup(patient, report).run()}
         findings = [one for one in findings if _key(one) in still]
-    if not settings.verify_data or any(one.code == "index-damaged" for one in findings):
+    if any(one.code == "index-damaged" for one in findings):
         return FsckResult(tuple(findings), None, checkup.checked)
     gone = {str(one.touches["pack"]) for one in findings if one.code in _GONE}
     told = gone | {str(one.touches["pack"]) for one in findings if one.code == "pack-wrong-size"}
     misplaced = {one.touches["hash"] for one in findings if "hash" in one.touches}
     verifier = Verifier(patient.store, bookmark, report, archive=patient.archive, skipped=gone)
-    verified = verifier.run(patient.index, settings.max_duration_s)
+    verified = verifier.run(patient.index, settings.max_duration_s) if settings.verify_data else None
     with Checker(patient.index) as checker:
-        blocks = list(_damaged(checker, verifier, verified))
+        doubtful = {BlockLocation(*row).hash for row in checker.lost_blocks() if row[1] not in told | {LOST_PACK}}
+        blocks = list(_damaged(checker, verifier, doubtful | set(verified.hashes if verified else ())))
     findings += [one for one in blocks if one.touches["pack"] not in told and one.touches["hash"] not in misplaced]
+    if verified is None:
+        return FsckResult(tuple(findings), None, checkup.checked)
     findings += _hurt_packs(verified, told, patient.damages)
     named = {one.touches.get("snapshot") for one in findings}
     findings += [one for one in _hurt_snapshots(patient.store, verified) if one.touches["snapshot"] not in named]
     return FsckResult(tuple(findings), verified, checkup.checked)
 
 
-def _damaged(checker: Checker, verifier: Verifier, verified: Verified) -> Iterable[Finding]:
-    for block in verified.hashes:
+def _damaged(checker: Checker, verifier: Verifier, doubtful: Iterable[BlockHash]) -> Iterable[Finding]:
+    for block in sorted(doubtful):
         row = checker.locate(block)
         users = checker.users_of_block(block)
         if row is None or not users or verifier.is_good(BlockLocation(*row)):
@@ -174,14 +180,14 @@ class Fsck:
         first = check(self._patient(), settings, self._bookmark, self._report)
         if self._recover(first.findings, mended) and self._mend_index:
             self._mend(mended)  # a block that was found may be shorter than it was thought to be
+        self._believe_again(first.findings)
         self._put_aside(first.findings, mended)
         self._drop_records(first.findings, mended)
         self._at.filesystem.commit()
         last = check(self._patient(), attrs.evolve(settings, verify_data=False), self._bookmark, self._report)
         left = list(last.findings)
-        if first.verified is not None:
-            fixed = {_key(one) for one in mended}
-            left += [one for one in first.findings if one.code in _READ_BACK and _key(one) not in fixed]
+        fixed, seen = {_key(one) for one in mended}, {_key(one) for one in left}
+        left += [one for one in first.findings if one.code in _READ_BACK and _key(one) not in fixed | seen]
         still = {_key(one) for one in left}
         repaired = [attrs.evolve(one, repaired=True) for one in mended if _key(one) not in still]
         return FsckResult((*repaired, *left), first.verified, last.checked)
@@ -220,6 +226,22 @@ class Fsck:
         mended += [_told(one, blocks, recovered) for one, blocks in zip(hurt, wanted, strict=True)]
         return True
 
+    def _believe_again(self, findings: Sequence[Finding]) -> None:
+        """Blocks that could not be read once, and can be, are not lost."""
+        told = {one.touches.get("hash") for one in findings} | {one.touches.get("pack") for one in findings}
+        retrieval = Retrieval(self._at.store, Metrics())
+        for block in self._lost_blocks():
+            if block.pack == LOST_PACK or block.hash in told or block.pack in told:
+                continue
+            with suppress(BlockError):
+                retrieval.block(block)
+                with self._at.filesystem.lock, self._at.filesystem.operation():
+                    self._at.filesystem.index.blocks.found(block.hash, block.pack)
+
+    def _lost_blocks(self) -> list[BlockLocation]:
+        with self._at.filesystem.lock:
+            return self._at.filesystem.index.blocks.lost()
+
     def _write_down(self, hurt: Sequence[Finding], sizes: Mapping[str, int], damaged: Collection[str]) -> None:
         """What packs really are: how large, lost, or damaged, as snapshots go on naming what is missing in them."""
 
@@ -233,6 +255,8 @@ class Fsck:
             for pack in packs_of("pack-wrong-size"):
                 index.repairs().set_pack_size(pack, sizes[pack])
             set_losses(index, known_losses(index) | lost)
+            for pack in lost:
+                index.blocks.lose_pack(pack)
             set_losses(index, known_losses(index, DAMAGED) | damaged, DAMAGED)
 
     # -- snapshots

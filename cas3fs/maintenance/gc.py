@@ -39,7 +39,7 @@ from typing import Any
 import attrs
 
 from cas3fs.entries.kinds import PagesEntry
-from cas3fs.errors import SnapshotError, StoreError, VolumeError
+from cas3fs.errors import ObjectMissing, SnapshotError, StoreError, VolumeError
 from cas3fs.index import LOST_PACK, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.deleting import Deleter
@@ -267,6 +267,7 @@ class Collector:
         if set(survey.listing.snapshots) != {one.id for one in survey.snapshots}:
             raise SnapshotError("two listings of the snapshots differ, so nothing is deleted")
         if missing := missing_packs(survey.listing, needed, lost):
+            self._note_lost(missing)
             raise StoreError(
                 f"{len(missing)} packs that are in use are not listed by {at.store.url}, such as {missing[0]}: "
                 "nothing is deleted; `cas3fs fsck` tells more"
@@ -284,6 +285,14 @@ class Collector:
                 "pages that %d snapshots need are lost: %s; `cas3fs fsck` tells more", len(hurt), ", ".join(hurt)
             )
         return tuple(hurt)
+
+    def _note_lost(self, packs: Sequence[str]) -> None:
+        """Of packs that a listing lacks, those that are not there by name either are lost."""
+        for pack in packs:
+            try:
+                self._at.store.head(key_of_pack(pack))
+            except ObjectMissing:
+                self._at.filesystem.lose_pack(pack)
 
     def _merge(self, off_line: Sequence[SnapshotInfo]) -> None:
         filesystem = self._at.filesystem

@@ -6,7 +6,8 @@ cache; in staging. What was found in a pack is placed there; what was found here
 block that is found is checked against its hash before anything is changed.
 
 What is nowhere: a pack that is wholly gone is written down as lost (`losses`), and its blocks stay placed in it; any
-other block is placed in the lost pack (`cas3fs.index.repairs`). Either way its ranges give an I/O error.
+other block is placed in the lost pack (`cas3fs.index.repairs`). Either way its ranges give an I/O error, and the block
+is known to be lost (`cas3fs.index.blocks`): a file with the same bytes that is copied in again heals it everywhere.
 
 Where the process may die: packs that were put and are not entered yet are strays; everything else is one operation.
 """
@@ -95,6 +96,7 @@ class Recoverer:
         index = self._at.filesystem.index
         if place.pack and place.pack not in self._listing.packs:
             set_losses(index, known_losses(index) | {place.pack})
+            index.blocks.lose(block, place.pack)
         else:
             index.repairs().misplace(block, place.plain_length)
 

@@ -61,6 +61,11 @@ def damage(volume: Volume, key: str) -> None:
     volume.shelf.store.put_if_absent(key, bytes(data))
 
 
+def lose_packs(volume: Volume) -> None:
+    for key in packs(volume):
+        (volume.root / "v" / key).unlink()
+
+
 def test_a_volume_that_is_not_open_is_collected_and_released(volume: Volume) -> None:
     volume.use("here", one=text(1), two=text(2))
     opened = volume.open("here")
@@ -198,6 +203,33 @@ class TestFsck:
         opened = volume.open("there")
         lost = opened.filesystem.lookup(1, b"lost+found")
         assert lost.is_directory
+
+    @pytest.mark.parametrize("repair", [False, True], ids=["told", "repaired"])
+    def test_files_of_a_lost_pack_are_healed_by_a_copy_after_a_check(self, volume: Volume, repair: bool) -> None:
+        volume.use("here", photo=text(1), twin=text(1))
+        lose_packs(volume)
+        assert fsck(volume, repair=repair)[1] == (["pack-missing", "known-loss"] if repair else ["pack-missing"])
+        volume.use("here", copy=text(1))
+        assert not (volume.state("here") / "lost.json").exists()
+        opened = volume.open("there")
+        assert [read(opened, name) for name in ("photo", "twin", "copy")] == [text(1)] * 3
+
+    def test_a_check_of_an_open_volume_makes_what_is_lost_known_to_it(self, volume: Volume) -> None:
+        volume.use("here", photo=text(1))
+        lose_packs(volume)
+        opened = volume.open("here")
+        assert check_mounted(opened, {}, silent)["codes"] == {"pack-missing": 1}
+        write(opened, "copy", text(1))
+        opened.filesystem.store_all()
+        assert read(opened, "photo") == text(1)
+        assert check_mounted(opened, {}, silent)["codes"] == {"snapshot-pack-missing": 1}
+
+    def test_a_note_of_losses_that_cannot_be_read_keeps_nobody_from_mounting(self, volume: Volume) -> None:
+        volume.use("here", photo="1")
+        note = volume.state("here") / "lost.json"
+        note.write_text('{"packs": 3}')
+        assert read(volume.open("here"), "photo") == "1"
+        assert not note.exists()
 
     def test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored(self, volume: Volume) -> None:
         volume.use("here", one=text(1))

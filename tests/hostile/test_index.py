@@ -20,7 +20,7 @@ from tests.assembly.conftest import Volume, write
 from tests.hostile.mutations import Edit, edits, harmed
 
 FILE_MODE, LINK_MODE, DIR_MODE = 0o100644, 0o120777, 0o040755
-ADD_INODE = "INSERT INTO inodes VALUES (?, ?, 0, 0, ?, 0, ?, 0, 0, 0, 0, 1)"
+ADD_INODE = "INSERT INTO inodes VALUES (?, ?, 0, 0, ?, 0, ?, 0, 0, 0, 0, 1, 0, 0)"
 ADD_NAME = "INSERT INTO dentries (parent, name, inode) VALUES (?, ?, ?)"
 HOSTILE_NAMES = [b"..", b".", b"", b"/", b"../../out", b"a/b", b"a\0b", b"x" * 256]
 

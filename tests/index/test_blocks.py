@@ -110,3 +110,56 @@ def test_sizes_of_sparse_files_add_up_beyond_what_one_file_can_have(index: Index
     index.commit()
     with index.reader() as reader:
         assert reader.counts().logical_bytes == 2**64 + 3
+
+
+class TestLostBlocks:
+    """Blocks that are known to be lost."""
+
+    PACK = make_pack("00000001/a", 30)
+
+    def hashes(self, index: Index) -> list[BlockHash]:
+        index.blocks.add_pack(self.PACK, 1)
+        return [block.hash for block in self.PACK.blocks]
+
+    def test_are_not_found_and_the_others_are(self, index: Index) -> None:
+        hashes = self.hashes(index)
+        assert index.blocks.lose(hashes[3], "00000001/a")
+        assert not index.blocks.lose(hashes[3], "00000001/a")
+        assert not index.blocks.lose(hashes[4], "00000001/b")
+        rest = {*hashes} - {hashes[3]}
+        assert set(index.blocks.find(hashes)) == set(index.blocks.locate(hashes)) == rest
+        assert index.blocks.find(hashes[3:4]) == index.blocks.locate(hashes[3:4]) == {}
+        assert index.blocks.lose_pack("00000001/a") == 29
+        assert index.blocks.find(hashes) == {}
+
+    def test_lie_in_the_pack_in_which_they_are_stored_again_under_the_same_number(self, index: Index) -> None:
+        hashes = self.hashes(index)
+        before = index.blocks.find(hashes)
+        index.blocks.lose_pack("00000001/a")
+        again = StoredPack("00000001/b", 999, [self.PACK.blocks[3]._replace(offset=7, stored_length=55)])
+        index.blocks.add_pack(again, 2)
+        assert index.blocks.find(hashes) == {hashes[3]: before[hashes[3]]}
+        assert index.blocks.locate(hashes) == {hashes[3]: BlockLocation(hashes[3], "00000001/b", 7, 55, 4096)}
+        assert [one.hash for one in index.blocks.lost()] == hashes[:3] + hashes[4:]
+
+    def test_are_as_they_were_when_that_is_undone(self, index: Index) -> None:
+        hashes = self.hashes(index)
+        index.commit()
+        index.blocks.lose_pack("00000001/a")
+        assert index.blocks.find(hashes) == {}
+        index.rollback()
+        assert set(index.blocks.find(hashes)) == set(hashes)
+
+    def test_are_forgotten_with_their_rows(self, index: Index) -> None:
+        self.hashes(index)
+        index.blocks.lose_pack("00000001/a")
+        index.garbage.drop_dead(0, 1 << 40, 9)
+        index.garbage.bury(9, 9)
+        assert index._database.execute("SELECT count(*) FROM lost_blocks") == [(0,)]
+
+    def test_that_are_found_are_no_longer_lost(self, index: Index) -> None:
+        hashes = self.hashes(index)
+        index.blocks.lose_pack("00000001/a")
+        index.blocks.found(hashes[0], "00000001/b")
+        index.blocks.found(hashes[1], "00000001/a")
+        assert set(index.blocks.find(hashes)) == {hashes[1]}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cas3fs.index import Index
 from cas3fs.index.merging import adopt_newest
+from cas3fs.index.trimming import trim
 from tests.index.conftest import add_file, make_pack
 
 DIED = 9
@@ -51,3 +52,26 @@ def test_numbers_go_on_from_the_greater_of_both_sides(tmp_path: Path) -> None:
     for path in (few, many):
         with Index.open(path) as index, index.operation():
             assert add_file(index) == 32  # after the root and thirty that went
+
+
+def test_what_the_newest_state_knows_to_be_lost_is_lost_in_the_older_one_where_it_lies_in_the_same_pack(
+    tmp_path: Path,
+) -> None:
+    lost, moved = make_pack("lost", 2), make_pack("moved", 1)
+    for name in ("older", "newest"):
+        with Index.open(tmp_path / name, create=True) as index:
+            with index.operation():
+                file = add_file(index)
+                index.blocks.add_pack(lost, 1)
+                index.blocks.add_pack(moved._replace(name=f"moved in {name}"), 1)
+                ids = index.blocks.find([one.hash for one in (*lost.blocks, *moved.blocks)])
+                index.chunks.replace(file, 0, 30, [(10 * n, 10, block, 0) for n, block in enumerate(ids.values())])
+            index.commit()
+    with Index.open(tmp_path / "newest") as index:
+        index.blocks.lose(lost.blocks[1].hash, "lost")
+        index.blocks.lose(moved.blocks[0].hash, "moved in newest")
+        index.commit()
+    trim(tmp_path / "older")
+    adopt_newest(tmp_path / "older", tmp_path / "newest", DIED)
+    with Index.open(tmp_path / "older") as index:
+        assert [one.hash for one in index.blocks.lost()] == [lost.blocks[1].hash]

@@ -15,16 +15,18 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
-from cas3fs.index import Index, migrations, revisions, session, tables
+from cas3fs.index import LOST_PACK, Checker, Index, migrations, revisions, session, tables
+from cas3fs.index.trimming import trim
 from tests.index.conftest import add_file
 
+NOW = revisions.SCHEMA_REVISION
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 
 NEXT_STEP = '''
 """A step of a later version."""
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "9000", "%s", None, None
 
 
 def upgrade():
@@ -47,12 +49,12 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Lets this be a later version, with one step more; the file of that step."""
     folder = tmp_path / "100% later"
     shutil.copytree(migrations.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    step = folder / "versions" / "0002_next.py"
-    step.write_text(NEXT_STEP % "")
+    step = folder / "versions" / "9000_next.py"
+    step.write_text(NEXT_STEP % (NOW, ""))
     monkeypatch.setattr(migrations, "folder", lambda: folder)
     for module in (migrations, session):
-        monkeypatch.setattr(module, "REVISIONS", ("0001", "0002"))
-        monkeypatch.setattr(module, "SCHEMA_REVISION", "0002")
+        monkeypatch.setattr(module, "REVISIONS", (*revisions.REVISIONS, "9000"))
+        monkeypatch.setattr(module, "SCHEMA_REVISION", "9000")
     return step
 
 
@@ -120,12 +122,52 @@ def test_an_older_index_is_upgraded_with_all_it_holds(path: Path, request: pytes
     assert not list(path.parent.glob("*migrating*"))
 
 
+def as_of_the_first_revision(path: Path) -> None:
+    """An index as the first version made it: files of 0 to 4 chunks, a pack that is known to be lost and one that is
+    not, a file that went, and room for ten more numbers."""
+    migrations.run_steps(path, "0001")
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO inodes VALUES (1, 16877, 0, 0, 2, 0, 0, 1, 2, 3, 4, 0)")
+        for number in range(2, 7):
+            database.execute("INSERT INTO inodes VALUES (?, 33188, 0, 0, 1, 0, 90, 1, 2, 3, 4, 5)", (number,))
+            database.execute("INSERT INTO dentries (parent, name, inode) VALUES (1, ?, ?)", (b"%d" % number, number))
+            for place in range(number - 2):
+                database.execute("INSERT INTO chunks VALUES (?, ?, 20, ?, 1)", (number, place * 20, place % 4 + 1))
+        database.executemany("INSERT INTO packs VALUES (?, ?, 400, 1, NULL)", [(1, "a"), (2, "ab"), (3, LOST_PACK)])
+        database.executemany(
+            "INSERT INTO blocks VALUES (?, ?, ?, 0, 100, 100)",
+            [(number, bytes([number]) * 32, number % 3 + 1) for number in range(1, 5)],
+        )
+        database.execute("INSERT INTO volume_state VALUES ('lost_packs', 'ab' || char(10) || 'b')")
+        database.execute("UPDATE sqlite_sequence SET seq = 16 WHERE name = 'inodes'")
+    database.close()
+
+
+@pytest.mark.parametrize("is_trimmed", [False, True])
+def test_an_index_of_the_first_revision_gets_its_sums_and_what_is_lost(path: Path, is_trimmed: bool) -> None:
+    as_of_the_first_revision(path)
+    if is_trimmed:
+        trim(path)
+    rows = "SELECT id, mode, size, atime_ns, crtime_ns, stored_seq FROM inodes ORDER BY id"
+    before = read(path, rows)
+    assert migrations.upgrade(path, whole=False)
+    assert read(path, rows) == before
+    with Checker(path) as checker:
+        assert checker.integrity(thorough=True) == []
+    assert read(path, "SELECT chunk_count FROM inodes WHERE id > 1 ORDER BY id") == [(0,), (1,), (2,), (3,), (4,)]
+    # 1 and 4 lie in ab, 2 in the lost pack, 3 in a
+    assert read(path, "SELECT block FROM lost_blocks ORDER BY block") == [(1,), (2,), (4,)]
+    with Index.open(path) as index:
+        assert add_file(index) == 17
+        assert len(index.chunks.spans(6, 0, 100)) == 4
+
+
 @pytest.mark.parametrize("fault", ["op.execute('no SQL')", "raise sa.exc.InvalidRequestError('no')"])
 def test_a_step_that_fails_leaves_the_index_as_it_was(path: Path, request: pytest.FixtureRequest, fault: str) -> None:
     Index.open(path, create=True).close()
     before = path.read_bytes()
     step: Path = request.getfixturevalue("later")
-    step.write_text(NEXT_STEP % fault)
+    step.write_text(NEXT_STEP % (NOW, fault))
     with pytest.raises(IndexDatabaseError):
         migrations.upgrade(path)
     assert path.read_bytes() == before

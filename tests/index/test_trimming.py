@@ -47,7 +47,8 @@ def named(path: Path, hashes: list[BlockHash]) -> None:
     with Index.open(path) as index:
         numbers = index.blocks.find(hashes)
         with index.operation():
-            index.chunks.append((7, place * 20, 20, numbers[one], 0) for place, one in enumerate(hashes))
+            rows = [(place * 20, 20, numbers[one], 0) for place, one in enumerate(hashes)]
+            index.chunks.replace(7, 0, 20 * len(rows), rows)
         index.commit()
         index.copy_to(path.with_name("copy"))
 

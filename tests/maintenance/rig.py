@@ -233,6 +233,13 @@ class Rig:
             assert contents(path, self.inner) == tree, snapshot
             path.unlink()
 
+    def check_newest(self, tree: Tree) -> None:
+        """The newest snapshot holds that, byte by byte."""
+        path = self.folder / "newest.sqlite"
+        self.archive.restore(str(self.newest), path)
+        assert contents(path, self.inner) == tree
+        path.unlink()
+
     def check_snapshots_that_can_be_read(self) -> None:
         """The newest snapshot can be restored."""
         path = self.folder / "newest.sqlite"

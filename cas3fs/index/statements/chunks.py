@@ -6,7 +6,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, insert, literal_column, select, update
 
 from cas3fs.index.statements.writing import Written, count_param, param
+from cas3fs.index.sums import MARK as _MARK
 from cas3fs.index.tables import blocks, chunks, inodes, packs
+
+_ZERO: ColumnElement[int] = literal_column("0")
 
 
 def _overlap() -> ColumnElement[Any]:
@@ -46,6 +49,16 @@ SPANS = Written(
 BOUNDS = Written(
     select(chunks.c.offset, chunks.c.length).where(_overlap()).order_by(chunks.c.offset), "inode start end"
 )
+OVERLAPPING = Written(
+    select(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip).where(_overlap()).order_by(chunks.c.offset),
+    "inode start end",
+)
+SUMS_FROM = Written(
+    select(func.count(), func.coalesce(func.sum(literal_column(_MARK.format("chunks."))), _ZERO))
+    .select_from(chunks)
+    .where(chunks.c.inode == param("inode"), chunks.c.offset >= param("start")),
+    "inode start",
+)
 DELETE = Written(
     delete(chunks).where(
         chunks.c.inode == param("inode"), chunks.c.offset >= param("start"), chunks.c.offset < param("end")
@@ -76,7 +89,7 @@ SHORTEN = Written(
     update(chunks).where(_reaches_over("start")).values(length=param("start") - chunks.c.offset), "inode start"
 )
 REACHING_OVER = Written(
-    select(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip).where(_reaches_over("end")), "inode end"
+    select(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip).where(_reaches_over("start")), "inode start"
 )
 INSERT = Written(
     insert(chunks)
@@ -86,11 +99,32 @@ INSERT = Written(
     .inline(),
     "inode offset length block skip",
 )
+
+
+def _changed_sums() -> dict[str, ColumnElement[Any]]:
+    return {
+        "chunk_count": inodes.c.chunk_count + param("count"),
+        "chunk_sum": inodes.c.chunk_sum + param("total"),
+    }
+
+
 STORED = Written(
     update(inodes)
     .where(inodes.c.id == param("inode"))
-    .values(size=param("size"), mtime_ns=param("mtime"), ctime_ns=param("ctime"), stored_seq=param("seq")),
-    "inode size mtime ctime seq",
+    .values(
+        {
+            "size": param("size"),
+            "mtime_ns": param("mtime"),
+            "ctime_ns": param("ctime"),
+            "stored_seq": param("seq"),
+        }
+        | _changed_sums()
+    ),
+    "inode size mtime ctime seq count total",
+)
+CHANGE_SUMS = Written(update(inodes).where(inodes.c.id == param("inode")).values(_changed_sums()), "inode count total")
+NO_CHUNKS = Written(
+    update(inodes).where(inodes.c.id == param("inode")).values(chunk_count=_ZERO, chunk_sum=_ZERO), "inode"
 )
 ALLOCATED = Written(
     select(func.coalesce(func.sum(chunks.c.length), literal_column("0"))).where(chunks.c.inode == param("inode")),

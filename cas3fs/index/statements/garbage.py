@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Integer, cast, delete, func, insert, literal_column, select, update
 
 from cas3fs.index.statements.writing import Written, param
-from cas3fs.index.tables import blocks, chunks, packs
+from cas3fs.index.tables import blocks, chunks, lost_blocks, packs
 
 _ZERO: ColumnElement[int] = literal_column("0")
 _NAMED = select(chunks.c.block)
@@ -97,3 +97,4 @@ MOVE = Written(
     "hash old new offset stored_length",
 )
 DROP_UNNAMED = Written(delete(blocks).where(blocks.c.id.not_in(_NAMED)))
+FORGET_LOST = Written(delete(lost_blocks).where(lost_blocks.c.block.not_in(select(blocks.c.id))))

@@ -10,6 +10,8 @@ from cas3fs.index.tables import chunks, dentries, inodes, symlinks, xattrs
 _SAVED_COLUMNS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
 _NEW_COLUMNS = (*_SAVED_COLUMNS, "crtime_ns")
 _ATTRIBUTE_COLUMNS = ("mode", "uid", "gid", "nlink", "atime_ns")
+_TOLD = (*("id", *_NEW_COLUMNS), "stored_seq")
+_ROW = tuple(inodes.c[name] for name in _TOLD)
 _ZERO: ColumnElement[int] = literal_column("0")
 _ONE: ColumnElement[int] = literal_column("1")
 _THIS_INODE = inodes.c.id == param("inode")
@@ -27,7 +29,7 @@ LAST_NUMBERS = Written(
     .select_from(table("sqlite_sequence"))
     .where(column("name").in_([literal_column("'inodes'"), literal_column("'dentries'")]))
 )
-INODE = Written(select(*inodes.c).where(_THIS_INODE), "inode")
+INODE = Written(select(*_ROW).where(_THIS_INODE), "inode")
 SAVE_INODE = Written(
     update(inodes).where(_THIS_INODE).values({name: param(name) for name in _SAVED_COLUMNS}),
     " ".join(("inode", *_SAVED_COLUMNS)),
@@ -43,7 +45,7 @@ REMOVALS = tuple(
 # by the count alone: to look for the names too takes five times as long, at each mount (0.4 s for a million)
 UNLINKED = Written(select(inodes.c.id).where(inodes.c.nlink == _ZERO).order_by(inodes.c.id))
 LOOKUP = Written(
-    select(*inodes.c).select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode)).where(_THIS_ENTRY),
+    select(*_ROW).select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode)).where(_THIS_ENTRY),
     "parent name",
 )
 CHILD = Written(select(dentries.c.id, dentries.c.inode).where(_THIS_ENTRY), "parent name")
@@ -59,7 +61,7 @@ REMOVE_ENTRY = Written(delete(dentries).where(_THIS_ENTRY), "parent name")
 REDIRECT_ENTRY = Written(update(dentries).where(_THIS_ENTRY).values(inode=param("inode")), "parent name inode")
 RENAME_ENTRY = Written(update(dentries).where(_THIS_ENTRY).values(name=param("new_name")), "parent name new_name")
 ENTRIES = Written(
-    select(dentries.c.id, dentries.c.name, *inodes.c)
+    select(dentries.c.id, dentries.c.name, *_ROW)
     .select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode))
     .where(dentries.c.parent == param("parent"), dentries.c.id > param("after"))
     .order_by(dentries.c.id)

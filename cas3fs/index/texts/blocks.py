@@ -31,3 +31,29 @@ ADD_BLOCK = Prepared(
     (1, 0, 2, 3, 4),
 )
 PACKS = Prepared("SELECT packs.name, packs.size, packs.born, packs.died FROM packs ORDER BY packs.id")
+ANY_LOST = Prepared("SELECT lost_blocks.block FROM lost_blocks LIMIT 1 OFFSET 0")
+IS_LOST = Prepared("SELECT lost_blocks.block FROM lost_blocks WHERE lost_blocks.block = ?")
+LOSE_BLOCK = Prepared(
+    "INSERT INTO lost_blocks (block) SELECT blocks.id FROM blocks WHERE blocks.hash = ? AND "
+    "coalesce((SELECT packs.name FROM packs WHERE packs.id = blocks.pack), '') = ? ON CONFLICT DO NOTHING"
+)
+LOSE_PACK = Prepared(
+    "INSERT INTO lost_blocks (block) SELECT blocks.id FROM blocks JOIN packs ON packs.id = blocks.pack "
+    "WHERE packs.name = ? ON CONFLICT DO NOTHING"
+)
+HEAL = Prepared(
+    (
+        'UPDATE blocks SET pack=?, "offset"=?, stored_length=?, plain_length=? WHERE blocks.hash = ? AND '
+        "blocks.id IN (SELECT lost_blocks.block FROM lost_blocks)"
+    ),
+    (0, 2, 3, 4, 1),
+)
+HEALED = Prepared(
+    "DELETE FROM lost_blocks WHERE lost_blocks.block IN (SELECT blocks.id FROM blocks WHERE blocks.hash ="
+    " ? AND blocks.pack = ?)"
+)
+LOST = Prepared(
+    'SELECT blocks.hash, packs.name, blocks."offset", blocks.stored_length, blocks.plain_length FROM '
+    "lost_blocks JOIN blocks ON blocks.id = lost_blocks.block JOIN packs ON packs.id = blocks.pack ORDER "
+    'BY packs.name, blocks."offset"'
+)

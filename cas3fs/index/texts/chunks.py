@@ -23,6 +23,20 @@ BOUNDS = Prepared(
     ),
     (0, 0, 1, 1, 2, 1),
 )
+OVERLAPPING = Prepared(
+    (
+        'SELECT chunks."offset", chunks.length, chunks.block, chunks.skip FROM chunks WHERE chunks.inode = ? '
+        'AND chunks."offset" >= coalesce((SELECT max("before"."offset") AS max_1 FROM chunks AS "before" '
+        'WHERE "before".inode = ? AND "before"."offset" <= ?), ?) AND chunks."offset" < ? AND chunks."offset"'
+        ' + chunks.length > ? ORDER BY chunks."offset"'
+    ),
+    (0, 0, 1, 1, 2, 1),
+)
+SUMS_FROM = Prepared(
+    "SELECT count(*) AS count_1, coalesce(sum(chunks.block % 2147483647 * ((chunks.offset % 2147483647 * "
+    "3 + chunks.length % 2147483647 * 5 + chunks.skip % 2147483647 * 7 + 1) % 2147483647) % 2147483647), "
+    '0) AS coalesce_1 FROM chunks WHERE chunks.inode = ? AND chunks."offset" >= ?'
+)
 DELETE = Prepared('DELETE FROM chunks WHERE chunks.inode = ? AND chunks."offset" >= ? AND chunks."offset" < ?')
 DELETE_FROM = Prepared('DELETE FROM chunks WHERE chunks.inode = ? AND chunks."offset" >= ?')
 SHORTEN = Prepared(
@@ -42,5 +56,16 @@ REACHING_OVER = Prepared(
     (0, 0, 1, 1),
 )
 INSERT = Prepared('INSERT INTO chunks (inode, "offset", length, block, skip) VALUES (?, ?, ?, ?, ?)')
-STORED = Prepared("UPDATE inodes SET size=?, mtime_ns=?, ctime_ns=?, stored_seq=? WHERE inodes.id = ?", (1, 2, 3, 4, 0))
+STORED = Prepared(
+    (
+        "UPDATE inodes SET size=?, mtime_ns=?, ctime_ns=?, stored_seq=?, chunk_count=(inodes.chunk_count + "
+        "?), chunk_sum=(inodes.chunk_sum + ?) WHERE inodes.id = ?"
+    ),
+    (1, 2, 3, 4, 5, 6, 0),
+)
+CHANGE_SUMS = Prepared(
+    ("UPDATE inodes SET chunk_count=(inodes.chunk_count + ?), chunk_sum=(inodes.chunk_sum + ?) WHERE inodes.id = ?"),
+    (1, 2, 0),
+)
+NO_CHUNKS = Prepared("UPDATE inodes SET chunk_count=0, chunk_sum=0 WHERE inodes.id = ?")
 ALLOCATED = Prepared("SELECT coalesce(sum(chunks.length), 0) AS coalesce_1 FROM chunks WHERE chunks.inode = ?")

@@ -55,3 +55,4 @@ MOVE = Prepared(
     'UPDATE blocks SET pack=?, "offset"=?, stored_length=? WHERE blocks.hash = ? AND blocks.pack = ?', (2, 3, 4, 0, 1)
 )
 DROP_UNNAMED = Prepared("DELETE FROM blocks WHERE (blocks.id NOT IN (SELECT chunks.block FROM chunks))")
+FORGET_LOST = Prepared("DELETE FROM lost_blocks WHERE (lost_blocks.block NOT IN (SELECT blocks.id FROM blocks))")

@@ -55,10 +55,13 @@ CREATE = (
         "\tmtime_ns INTEGER NOT NULL, \n"
         "\tctime_ns INTEGER NOT NULL, \n"
         "\tcrtime_ns INTEGER NOT NULL, \n"
-        "\tstored_seq INTEGER NOT NULL\n"
+        "\tstored_seq INTEGER NOT NULL, \n"
+        "\tchunk_count INTEGER DEFAULT '0' NOT NULL, \n"
+        "\tchunk_sum INTEGER DEFAULT '0' NOT NULL\n"
         ")\n"
         "\n"
     ),
+    ("\nCREATE TABLE lost_blocks (\n\tblock INTEGER NOT NULL, \n\tPRIMARY KEY (block)\n)\n\n"),
     (
         "\n"
         "CREATE TABLE packs (\n"
@@ -135,6 +138,7 @@ TABLES = (
     "chunks",
     "dentries",
     "inodes",
+    "lost_blocks",
     "packs",
     "symlinks",
     "volume_state",

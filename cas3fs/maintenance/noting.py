@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Noting: what a check has found lost is made known to the index, so that nothing is deduplicated onto it.
+
+A check of a mounted volume tells its file system at once. One of a volume that nobody has open changes nothing; it
+leaves a note in the state folder, which the next writer takes up. It is a JSON file, replaced as a whole::
+
+    {"packs": [name, ...], "blocks": [[hash in hex, name of the pack or an empty text], ...]}
+
+Nothing depends on it: what it tells is found again by the next check, or by who reads the block.
+"""
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from cas3fs.filesystem import FileSystem
+from cas3fs.maintenance.findings import Finding
+from cas3fs.values import BlockHash
+
+NOTE_NAME: Final = "lost.json"
+_PACKS: Final = ("pack-missing", "pack-wrong-size", "known-loss")
+_BLOCKS: Final = ("block-damaged", "block-without-pack", "block-out-of-pack")
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Losses:
+    """Packs that are gone or not to be relied on, and blocks, each with the pack that it should lie in."""
+
+    packs: frozenset[str]
+    blocks: frozenset[tuple[BlockHash, str]]
+
+
+def losses_in(findings: Iterable[Finding]) -> Losses:
+    """What findings tell to be lost, but for what was mended."""
+    found = [one for one in findings if not one.repaired]
+    return Losses(
+        frozenset(str(one.touches["pack"]) for one in found if one.code in _PACKS),
+        frozenset(_block_of(one) for one in found if one.code in _BLOCKS),
+    )
+
+
+def _block_of(finding: Finding) -> tuple[BlockHash, str]:
+    return BlockHash(finding.touches["hash"]), str(finding.touches.get("pack", ""))
+
+
+def note(filesystem: FileSystem, losses: Losses) -> None:
+    """Makes losses known to an open volume.
+
+    Raises:
+        IndexDatabaseError: the index could not be written.
+    """
+    for pack in sorted(losses.packs):
+        filesystem.lose_pack(pack)
+    with filesystem.lock, filesystem.operation():
+        for block, pack in sorted(losses.blocks):
+            filesystem.index.blocks.lose(block, pack)
+
+
+def leave(folder: Path, losses: Losses) -> None:
+    """Leaves a note for the next writer, in place of an earlier one; nothing is left where there is nothing to tell.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = folder / NOTE_NAME
+    if not losses.packs and not losses.blocks:
+        path.unlink(missing_ok=True)
+        return
+    told = {"packs": sorted(losses.packs), "blocks": sorted([block.hex(), pack] for block, pack in losses.blocks)}
+    temporary = path.with_name(f"{NOTE_NAME}.new")
+    temporary.write_text(json.dumps(told))
+    temporary.replace(path)
+
+
+def take_up(folder: Path, filesystem: FileSystem) -> None:
+    """Makes what a note tells known to an open volume, and removes the note when that is on the disk.
+
+    Raises:
+        IndexDatabaseError, OSError: the local disk failed.
+    """
+    path = folder / NOTE_NAME
+    try:
+        told = json.loads(path.read_text())
+        losses = Losses(
+            frozenset(str(pack) for pack in told["packs"]),
+            frozenset((BlockHash(bytes.fromhex(block)), str(pack)) for block, pack in told["blocks"]),
+        )
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        _log.warning("%s cannot be read and is removed; cas3fs fsck writes it again: %s", path, error)
+    else:
+        note(filesystem, losses)
+        filesystem.commit()
+    path.unlink()

@@ -15,6 +15,7 @@ Memory: the live blocks of one old pack and of one new one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore.keys import pack_key, pack_name
@@ -89,12 +90,24 @@ class Rewriter:
         """
         encoded = []
         for run in coalesce(blocks):
-            body = self._retrieval.run(run)
+            with self._losing(run.blocks):
+                body = self._retrieval.run(run)
             for block in run.blocks:
-                self._retrieval.decode(body, run.start, block)
+                with self._losing([block]):
+                    self._retrieval.decode(body, run.start, block)
                 start = block.offset - run.start
                 encoded.append((block, body[start : start + block.stored_length]))
         return encoded
+
+    @contextmanager
+    def _losing(self, blocks: Iterable[BlockLocation]) -> Iterator[None]:
+        """Whatever cannot be read within is known to be lost."""
+        try:
+            yield
+        except BlockError:
+            for block in blocks:
+                self._at.filesystem.lose_block(block)
+            raise
 
     def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:
         """As many blocks as fit in a pack, one group after the other."""

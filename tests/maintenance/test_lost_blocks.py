@@ -10,6 +10,7 @@ import pytest
 from cas3fs.errors import BlockError, StoreError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.noting import losses_in, note
+from cas3fs.maintenance.plans import GcSettings
 from cas3fs.values import BlockHash
 from tests.maintenance.rig import NOW, Rig, noise
 from tests.maintenance.ward import Ward, codes, cut, flip, pack_of_f0, remove_a_pack
@@ -92,6 +93,18 @@ def test_a_block_that_was_stored_and_is_found_gone_before_its_file_is_entered_is
     rig.fs.index.blocks.find = lose_after  # type: ignore[method-assign,assignment]
     rig.publish()
     assert rig.tree() == {"photo": PHOTO, "copy": PHOTO}
+
+
+def test_a_block_that_a_gc_could_not_move_is_known_to_be_lost(ward: Ward) -> None:
+    ward.write("f1", noise(1001))
+    ward.write("f2", noise(1002))
+    ward.publish()
+    flip_a_block(ward)
+    ward.gc(GcSettings(min_live=1, grace_s=0))
+    assert ward.one("SELECT count(*) FROM lost_blocks") == 1
+    ward.write("copy", noise(0))
+    ward.publish()
+    assert ward.found()["f0"] == noise(0)
 
 
 def flip_a_block(ward: Ward) -> None:

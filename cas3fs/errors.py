@@ -217,6 +217,9 @@ class StoreRefused(StoreError):
 class TransientStoreError(StoreError):
     """Asking again may help."""
 
+    moving_s = 0.0
+    """For so many seconds of the attempt bytes moved, before it failed."""
+
 
 class StoreUnreachable(TransientStoreError):
     """No connection, no name, or no answer in time."""

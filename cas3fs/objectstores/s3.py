@@ -44,6 +44,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
 from cas3fs.errors import (
@@ -83,7 +84,7 @@ from cas3fs.objectstores.s3_answers import (
     status_of,
     translate,
 )
-from cas3fs.objectstores.s3_bodies import AnswerBody
+from cas3fs.objectstores.s3_bodies import AnswerBody, Moving, SentBody
 from cas3fs.objectstores.s3_puts import FIRST_WAY, PutWay, digests_of
 from cas3fs.objectstores.s3_settings import S3Settings
 
@@ -153,24 +154,25 @@ class S3Store(ObjectStore):
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         check_key(key)
         check_metadata(metadata)
-        content: Any = bytes(body) if isinstance(body, memoryview) else body  # botocore sends a bytearray uncopied
+        content: Any = bytes(body) if isinstance(body, memoryview) else body
         start = 0 if isinstance(content, bytes | bytearray) else content.tell()
-        with self._translated(f"put {key}"):
+        with self._translated(f"put {key}") as moving:
             way: PutWay | None = self._way
             while way is not None:
                 if not isinstance(content, bytes | bytearray):
                     content.seek(start)
-                way = self._put(way, key, content, metadata)
+                way = self._put(way, key, content, metadata, moving)
 
-    def _put(self, way: PutWay, key: str, content: Any, metadata: Mapping[str, str]) -> PutWay | None:
+    def _put(self, way: PutWay, key: str, content: Any, metadata: Mapping[str, str], moving: Moving) -> PutWay | None:
         """None when it is done; otherwise the way to try next, as the server does not know this one."""
         if not way.is_conditional:
             self._refuse_existing(key)
         options: dict[str, Any] = {"IfNoneMatch": "*"} if way.is_conditional else {}
         options |= digests_of(way.digest, content)
         try:
+            body: Any = SentBody(content, moving.note)
             answer = self._client.put_object(
-                Bucket=self._bucket, Key=self._base + key, Body=content, Metadata=metadata, **options
+                Bucket=self._bucket, Key=self._base + key, Body=body, Metadata=metadata, **options
             )
         except ClientError as error:
             status = status_of(error.response)
@@ -209,9 +211,9 @@ class S3Store(ObjectStore):
 
     def _get(self, key: str, limit_bytes: int | None) -> bytes:
         check_key(key)
-        with self._translated(f"get {key}"):
+        with self._translated(f"get {key}") as moving:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
-            return self._body(key, answer).whole(limit_bytes)
+            return self._body(key, answer, moving).whole(limit_bytes)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         pieces: list[bytes] = []
@@ -222,13 +224,13 @@ class S3Store(ObjectStore):
         check_key(key)
         check_range(start, min((0, *lengths)))
         length = sum(lengths)
-        with self._translated(f"get {key}"):
+        with self._translated(f"get {key}") as moving:
             answer = self._ask_for_range(key, start, length) if length else None
             if answer is not None and not is_whole(answer):
-                self._body(key, answer).hand_out(lengths, take)
+                self._body(key, answer, moving).hand_out(lengths, take)
                 return
             # a server that does not know ranges gives all of it
-            data = b"" if answer is None else self._body(key, answer).whole()[start : start + length]
+            data = b"" if answer is None else self._body(key, answer, moving).whole()[start : start + length]
         if len(data) != length:
             raise too_short(key, start, length)
         cut_up(data, lengths, take)
@@ -251,26 +253,28 @@ class S3Store(ObjectStore):
         check_range(0, length)
         if length == 0:
             return b""
-        with self._translated(f"get {key}"):
+        with self._translated(f"get {key}") as moving:
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=f"bytes=-{length}")
             except ClientError as error:
                 if status_of(error.response) != 416:  # some servers refuse so what is shorter, or empty
                     raise
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
-            data = self._body(key, answer).whole()
+            data = self._body(key, answer, moving).whole()
         return data[-length:]
 
-    def _body(self, key: str, answer: "GetObjectOutputTypeDef") -> AnswerBody:
+    def _body(self, key: str, answer: "GetObjectOutputTypeDef", moving: Moving) -> AnswerBody:
         try:
             self._check_own(answer, f"get {key}", "ETag", "ContentLength")
         except StoreError:
             answer["Body"].close()
             raise
-        return AnswerBody(f"{self.url}: {key}", key, answer["Body"], answer["ContentLength"], self._heard)
 
-    def _heard(self) -> None:
-        self._heard_s = time.monotonic()
+        def heard() -> None:
+            self._heard_s = time.monotonic()
+            moving.note()
+
+        return AnswerBody(f"{self.url}: {key}", key, answer["Body"], answer["ContentLength"], heard)
 
     def head(self, key: str) -> ObjectInfo:
         check_key(key)
@@ -381,8 +385,18 @@ class S3Store(ObjectStore):
     # Errors
 
     @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        """Turn what boto3 raises into the exceptions of cas3fs."""
+    def _translated(self, action: str) -> Iterator[Moving]:
+        """Turn what boto3 raises into the exceptions of cas3fs, which say for how long bytes had moved."""
+        moving = Moving()
+        try:
+            with self._as_our_own(action):
+                yield moving
+        except TransientStoreError as error:
+            error.moving_s = moving.seconds
+            raise
+
+    @contextmanager
+    def _as_our_own(self, action: str) -> Iterator[None]:
         try:
             yield
             self._heard_s = time.monotonic()
@@ -439,7 +453,7 @@ def make_client(settings: S3Settings) -> "S3Client":
     """
     try:
         session = boto3.session.Session()
-        return session.client(
+        client = session.client(
             "s3",
             endpoint_url=settings.endpoint_url,
             aws_access_key_id=settings.access_key,
@@ -455,5 +469,8 @@ def make_client(settings: S3Settings) -> "S3Client":
                 response_checksum_validation="when_required",
             ),
         )
+        # botocore would ask before it sends anything, and wait: a round trip, or a second where nobody answers
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        return client
     except ValueError as error:
         raise UsageError(f"the S3 endpoint makes no sense: {line_of(error)}") from error

@@ -1,18 +1,79 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The body of an answer of S3, as it arrives.
+"""The bodies of requests to S3 and of its answers, as they move.
 
 What is asked of the connection in one piece is the very bytes that the caller gets: nothing is copied but where it is
-longer than `PIECE_BYTES`. Each piece is a sign of life.
+longer than `PIECE_BYTES`; and what is put from memory is handed to the connection uncopied. Each piece shows that the
+line moves, so that a request may take long on a slow one (`Moving`). The connection's limits in time hold for each
+piece: bytes that are handed over all at once would have to be through within the limit for one.
 """
 
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from cas3fs.errors import TruncatedBody
-from cas3fs.objectstores.base import too_long
+from cas3fs.objectstores.base import body_size, too_long
 
 PIECE_BYTES: Final = 1 << 20
+_SENT_BYTES: Final = 1 << 16
+"""The least that is handed to the connection in one piece, which asks for less: fewer calls for the same bytes."""
+
+
+class Moving:
+    """For how long the bytes of one request move, from its beginning to the last sign of it."""
+
+    def __init__(self) -> None:
+        self._begin_s = self._last_s = time.monotonic()
+
+    def note(self) -> None:
+        """They moved just now."""
+        self._last_s = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long they have moved so far."""
+        return self._last_s - self._begin_s
+
+
+class SentBody:
+    """What is put, as the connection reads it: bytes, or a file from its position on. Positions count from there."""
+
+    def __init__(self, content: bytes | bytearray | BinaryIO, note: Callable[[], None]) -> None:
+        """`note` is called with each piece that the connection takes."""
+        self._content = memoryview(content) if isinstance(content, bytes | bytearray) else content
+        self._size = body_size(content)
+        self._start = 0 if isinstance(self._content, memoryview) else self._content.tell()
+        self._position = 0
+        self._note = note
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, amount_bytes: int | None = None) -> bytes | memoryview:
+        """The next bytes, perhaps more than `amount_bytes`; all that are left for None."""
+        left = self._size - self._position
+        length = left if amount_bytes is None or amount_bytes < 0 else min(left, max(amount_bytes, _SENT_BYTES))
+        if isinstance(self._content, memoryview):
+            piece: bytes | memoryview = self._content[self._position : self._position + length]
+        else:
+            piece = self._content.read(length)
+        self._position += len(piece)
+        self._note()
+        return piece
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move there."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        if not isinstance(self._content, memoryview):
+            self._content.seek(self._start + self._position)
+        return self._position
 
 
 class Stream(Protocol):

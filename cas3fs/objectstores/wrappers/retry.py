@@ -3,7 +3,8 @@
 
 The pause grows: it is a random part of ``base_delay_s * 2**n`` (full jitter: many clients that failed together do not
 come back together), at most a random part of ``max_delay_s``. When the next attempt would begin after the deadline, the
-last error is raised, with the number of attempts in its text.
+last error is raised, with the number of attempts in its text. The time for which the bytes of a request moved does not
+count: over a slow line a long object is tried as often as a short one.
 
 A put that failed unclearly may have been applied. If a later attempt of it finds the name taken, what lies there is
 read and compared: the same bytes are ours, and the put succeeded. Whoever needs to tell two writers apart puts
@@ -34,7 +35,7 @@ class RetryPolicy(NamedTuple):
     """How long, and how eagerly."""
 
     deadline_s: float = 120
-    """No attempt begins later than this after the first one began."""
+    """No attempt begins later than this after the first one began, not counting the time for which bytes moved."""
     base_delay_s: float = 0.2
     max_delay_s: float = 20
 
@@ -65,12 +66,14 @@ class RetryingStore(WrappedStore):
     def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         begin_s = self._clock()
         attempts = 0
+        moving_s = 0.0
         while True:
             try:
                 return request()
             except TransientStoreError as error:
                 attempts += 1
-                self._pause(error, attempts, begin_s)
+                moving_s += error.moving_s
+                self._pause(error, attempts, begin_s + moving_s)
 
     def _pause(self, error: TransientStoreError, attempts: int, begin_s: float) -> None:
         """Wait for the next attempt, or raise what ends them."""

@@ -143,6 +143,22 @@ def test_after_the_deadline_the_last_error_tells_how_often_it_was_tried(
     assert metrics.snapshot()["store.given_up"] == 1
 
 
+def test_the_time_for_which_bytes_moved_does_not_count(retrying: Wrap, time: Time) -> None:
+    """A long object over a slow line is tried as often as a short one, and no oftener."""
+    inner = ScriptedStore(*[broken_after(300.0) for _ in range(99)])
+    inner.on_request = lambda: time.wait(300)
+    with pytest.raises(StoreUnreachable, match=r"gave up after 6 attempts in 31 s"):
+        retrying(inner, RetryPolicy(deadline_s=60, base_delay_s=1, max_delay_s=100)).put_if_absent("a", b"bytes")
+    inner.script = [broken_after(300.0), None]
+    retrying(inner).put_if_absent("a", b"bytes")
+
+
+def broken_after(moving_s: float) -> StoreUnreachable:
+    error = StoreUnreachable("reset")
+    error.moving_s = moving_s
+    return error
+
+
 def test_the_log_mentions_what_keeps_failing_only(retrying: Wrap, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for failures, lines in ((2, 0), (4, 2)):

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A line that is slow but moves: what is sent over it takes its time, and is neither cut off nor given up for that."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from io import BytesIO
+
+import pytest
+
+from cas3fs.errors import StoreUnreachable
+from cas3fs.objectstores import Body
+from cas3fs.objectstores.s3 import S3Store
+from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.testing.servers import REGION
+
+LIMIT_S = 0.3
+"""Of the connection, for a single step."""
+SIZE = 6 << 20
+STEP = 64 << 10
+ANSWER = b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+
+
+class SlowServer:
+    """Takes `bytes_per_s` of each request, and perhaps breaks off when nearly all has come."""
+
+    def __init__(self, bytes_per_s: int, *, breaks: bool) -> None:
+        self.bytes_per_s = bytes_per_s
+        self.breaks = breaks
+        self._done = threading.Event()
+        self._listening = socket.socket()
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STEP)
+        self._listening.bind(("127.0.0.1", 0))
+        self._listening.listen()
+        self.endpoint_url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            with connection:
+                self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(STEP)
+        left = SIZE - len(head.partition(b"\r\n\r\n")[2])
+        while left > 0:
+            left -= len(connection.recv(min(STEP, left)))
+            self._done.wait(STEP / self.bytes_per_s)
+            if left < STEP and self.breaks:
+                return
+        connection.sendall(ANSWER)
+
+    def close(self) -> None:
+        self._done.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join()
+
+
+@contextmanager
+def slow_store(server: SlowServer) -> Iterator[S3Store]:
+    settings = S3Settings(server.endpoint_url, "key", "secret", REGION)
+    with closing(server), closing(S3Store("bucket", "", settings)) as store:
+        yield store
+
+
+@pytest.fixture(autouse=True)
+def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cas3fs.objectstores.s3._CONNECT_TIMEOUT_S", LIMIT_S)
+
+
+@pytest.mark.parametrize("make", [bytes, bytearray, memoryview, BytesIO])
+def test_a_put_may_take_longer_than_any_step_of_it(make: Callable[[bytes], Body]) -> None:
+    with slow_store(SlowServer(bytes_per_s=4 * SIZE // 3, breaks=False)) as store:
+        store.put_if_absent("a", make(bytes(SIZE)))  # the connection alone would give it LIMIT_S
+
+
+def test_a_put_that_breaks_off_tells_for_how_long_it_moved() -> None:
+    with slow_store(SlowServer(bytes_per_s=2 * SIZE, breaks=True)) as store, pytest.raises(StoreUnreachable) as caught:
+        store.put_if_absent("a", bytes(SIZE))
+    assert 0.2 < caught.value.moving_s < 5

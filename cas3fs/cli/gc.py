@@ -31,7 +31,7 @@ from cas3fs.prices import PriceTable
     type=click.FloatRange(0, 1),
     default=0.7,
     show_default=True,
-    help="Rewrite packs of which less than this part is used; 0: none.",
+    help="Rewrite packs of which less than this part is used, where that pays; 0: none.",
 )
 @click.option("--max-rewrite", type=Size(), help="Copy no more than this.")
 @click.option("--grace", type=Duration(), default=3600.0, help="Leave unknown objects that are younger.  [default: 1h]")
@@ -97,6 +97,7 @@ def _plan_lines(plan: Message) -> Iterator[str]:
         frees, copied = format_size(plan["rewrite_frees_bytes"]), format_size(plan["rewrite_bytes"])
         then = f"{frees} are freed when no snapshot needs them"
         yield f"rewritten: {plan['rewrite_packs']:,} packs, {copied} to copy; {then}"
+    yield from _left_lines(plan)
     for verdict, count in plan["strays"].items():
         yield f"unknown objects, {verdict}: {count:,}"
     requests = plan["requests"]
@@ -116,6 +117,7 @@ def _result_lines(result: Message) -> Iterator[str]:
         yield f"blocks that no file names any more: {result['dropped_blocks']:,}"
     if result["rewritten_packs"]:
         yield f"rewritten: {result['rewritten_packs']:,} packs, {format_size(result['rewritten_bytes'])} copied"
+    yield from _left_lines(result)
     if result["deleted_strays"]:
         yield f"unknown objects removed: {result['deleted_strays']:,}, {format_size(result['stray_bytes'])}"
     if result["held_bytes"]:
@@ -124,3 +126,10 @@ def _result_lines(result: Message) -> Iterator[str]:
         yield f"snapshots that cannot be restored: {', '.join(result['hurt_snapshots'])}; `cas3fs fsck` tells more"
     if result["strays_left"]:
         yield f"unknown objects left: {result['strays_left']:,}; `cas3fs gc --dry-run` tells why"
+
+
+def _left_lines(told: Message) -> Iterator[str]:
+    """Packs that are not rewritten, though little of them is used."""
+    for left in told.get("left", ()):
+        such = f", such as {left['snapshot']}" if left["snapshot"] else ""
+        yield f"not rewritten: {left['packs']:,} packs, {format_size(left['bytes'])} unused: {left['why']}{such}"

@@ -6,8 +6,8 @@ nobody else publishes or deletes snapshots. Whatever is deleted is explained, wa
 the first deletion, and was known to be dead by a snapshot that was published before.
 
  1. publish: everything written is stored and named by a snapshot. *A snapshot more.*
- 2. rewrite packs that are mostly empty (`rewriting`). *Some moved: they lie in either pack, and the index says where.*
-    One in which a block cannot be read stays as it is, and ends nothing.
+ 2. rewrite packs that are mostly empty, where that pays (`choosing`, `rewriting`). *Some moved: they lie in either
+    pack, and the index says where.* One in which a block cannot be read stays as it is, and ends nothing.
  3. survey the store: a complete listing, every manifest read. *Nothing.*
  4. merge in what snapshots off the line of writers need, and snapshots of an epoch from which packs are there that the
     index does not know: it may have gone on from an older state than those had. *Rows that keep packs alive, which the
@@ -31,17 +31,19 @@ needs what is deleted.
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
 import attrs
 
 from cas3fs.entries.kinds import PagesEntry
-from cas3fs.errors import ObjectMissing, SnapshotError, StoreError, VolumeError
+from cas3fs.errors import EntryError, ObjectMissing, SnapshotError, StoreError, VolumeError
 from cas3fs.index import LOST_PACK, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Premises, Report, silent
+from cas3fs.maintenance.choosing import Stays
 from cas3fs.maintenance.deleting import Deleter
 from cas3fs.maintenance.looking import known_packs, needed_packs
 from cas3fs.maintenance.losses import known_losses
@@ -49,10 +51,20 @@ from cas3fs.maintenance.naming import Named, find_named
 from cas3fs.maintenance.plans import DELETE_BATCH, Facts, GcPlan, GcSettings, choose_rewrites, death_of, make_plan
 from cas3fs.maintenance.rewriting import Rewriter
 from cas3fs.maintenance.strays import COLLECT, NAMED, Judge, Stray, find_strays
-from cas3fs.maintenance.survey import Survey, key_of_pack, missing_packs, name_of_pack, store_now, take_survey
+from cas3fs.maintenance.survey import (
+    Survey,
+    key_of_pack,
+    missing_packs,
+    name_of_pack,
+    store_now,
+    take_aside,
+    take_survey,
+)
 from cas3fs.objectstores.base import batches
+from cas3fs.snapshots.lifetimes import lifetimes
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.parts import find_lost
+from cas3fs.snapshots.retention import current_policy
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 _log = logging.getLogger(__name__)
@@ -80,6 +92,8 @@ class GcResult:
     """What the store did not let it delete; a later gc tries again."""
     unreadable_packs: int = 0
     """Sparse packs that stay as they are, since a block in them cannot be read."""
+    left: tuple[Mapping[str, Any], ...] = ()
+    """Sparse packs that were not to be rewritten, and why: as `Left`."""
     problems: tuple[str, ...] = ()
     """What a person should look at, a sentence each; everything else was done."""
 
@@ -130,7 +144,19 @@ class Collector:
             looked=None,
             strays=self._unnamed(survey, self._strays(survey, {use.name for use in uses}, settings)),
             list_requests=survey.listing.requests,
+            stays=self._stays(survey.snapshots, survey.aside),
         )
+
+    def _stays(self, snapshots: Sequence[SnapshotInfo], aside: Sequence[SnapshotNumber]) -> Stays:
+        """For how long the snapshots will need what is in use now."""
+        archive = self._at.archive
+        try:
+            policy = current_policy(archive.shelf)
+        except EntryError as error:
+            _log.error("the policy cannot be read, so every snapshot is taken to stay for good: %s", error)
+            return Stays(snapshots, {}, aside)
+        strays = archive.strays([one.id for one in snapshots])
+        return Stays(snapshots, lifetimes(snapshots, policy, datetime.now(UTC), spared=strays), aside)
 
     def _looked(self, facts: Facts) -> tuple[int, set[str]] | None:
         """What the newest snapshot really needs, if finding out costs less than it may free."""
@@ -202,6 +228,7 @@ class Collector:
                 rewritten_packs=rewriter.packs,
                 rewritten_bytes=rewriter.copied_bytes,
                 unreadable_packs=rewriter.unreadable,
+                left=tuple(attrs.asdict(one) for one in rewriter.left),
                 problems=(*rewriter.problems, *result.problems),
             )
 
@@ -211,10 +238,15 @@ class Collector:
             return rewriter
         with self._at.filesystem.lock:
             lost = known_losses(self._at.filesystem.index)
-        old = [use for use in self._uses() if use.born < young and use.name not in lost]
-        chosen = choose_rewrites(old, settings)
-        if chosen:
-            rewriter.rewrite([use.name for use in chosen], sum(use.live_bytes for use in chosen))
+        damaged: list[str] = []
+        snapshots = self._at.archive.list(lambda one, error: damaged.append(one))
+        if damaged:  # the survey says so, and ends the gc
+            return rewriter
+        stays = self._stays(snapshots, take_aside(self._at.store))
+        chosen = choose_rewrites((use for use in self._uses() if use.name not in lost), settings, stays, young)
+        rewriter.left = chosen.left
+        if chosen.packs:
+            rewriter.rewrite([use.name for use in chosen.packs], chosen.live_bytes)
         return rewriter
 
     def _collect(self, settings: GcSettings, report: Report) -> GcResult:

@@ -7,20 +7,18 @@ known (`looked`): which packs its chunks really need.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
 import attrs
 
 from cas3fs.index import PackUse, ordinal_of
+from cas3fs.maintenance.choosing import Choice, Chooser, Left, Stays
 from cas3fs.maintenance.strays import COLLECT, Stray
 from cas3fs.prices import PriceTable
 from cas3fs.snapshots.manifests import SnapshotInfo
 
-PACK_OVERHEAD_BYTES: Final = 96
-LINE_BYTES: Final = 48
-"""What a pack takes beside its blocks: header and footer, and a line of its table for each block."""
 DELETE_BATCH: Final = 1000
 RUN_BYTES: Final = 4 << 20
 
@@ -86,6 +84,8 @@ class GcPlan:
     """To be copied."""
     rewrite_frees_bytes: int
     """Freed by it, when no snapshot needs the old packs any more."""
+    left: tuple[Left, ...]
+    """What is not rewritten, though little of it is used."""
     strays: tuple[Stray, ...]
     requests: Requests
 
@@ -107,6 +107,7 @@ class GcPlan:
             "rewrite_packs": len(self.rewrites),
             "rewrite_bytes": self.rewrite_bytes,
             "rewrite_frees_bytes": self.rewrite_frees_bytes,
+            "left": [attrs.asdict(one) for one in self.left],
             "stray_bytes": self.stray_bytes,
             "strays": tally(self.strays),
             "requests": attrs.asdict(self.requests) | {"price_usd": round(self.requests.price_usd, 6)},
@@ -125,6 +126,8 @@ class Facts:
     """Ordinal of the newest snapshot and the packs that it needs, if it was looked into."""
     strays: tuple[Stray, ...]
     list_requests: int
+    stays: Stays = attrs.field(factory=lambda: Stays((), {}))
+    """For how long snapshots need what is in use."""
 
 
 def make_plan(facts: Facts, settings: GcSettings) -> GcPlan:
@@ -135,8 +138,8 @@ def make_plan(facts: Facts, settings: GcSettings) -> GcPlan:
     numbers = [ordinal_of(one.number) for one in facts.snapshots]
     needers = {use.name: [n for n in numbers if use.born <= n < deaths[use.name]] for use in dead}
     free = [use for use in dead if not needers[use.name]]
-    rewrites = choose_rewrites(old, settings)
-    rewrite_bytes = sum(use.live_bytes for use in rewrites)
+    choice = choose_rewrites(old, settings, facts.stays, facts.young)
+    rewrites, rewrite_bytes = choice.packs, choice.live_bytes
     strays = [one for one in facts.strays if one.verdict == COLLECT]
     return GcPlan(
         dead_blocks=sum(use.blocks - use.live_blocks for use in old),
@@ -149,6 +152,7 @@ def make_plan(facts: Facts, settings: GcSettings) -> GcPlan:
         rewrites=tuple(use.name for use in rewrites),
         rewrite_bytes=rewrite_bytes,
         rewrite_frees_bytes=sum(use.size for use in rewrites) - rewrite_bytes,
+        left=choice.left,
         strays=facts.strays,
         requests=_requests(facts, rewrites, len(free) + len(strays)),
     )
@@ -164,24 +168,12 @@ def death_of(use: PackUse, facts: Facts) -> int:
     return death
 
 
-def choose_rewrites(uses: Sequence[PackUse], settings: GcSettings) -> list[PackUse]:
-    """The packs that are to be rewritten, the emptiest first, while the bytes to be copied are within the limit."""
-    sparse = [use for use in uses if use.live_blocks and use.died is None and live_share(use) < settings.min_live]
-    sparse.sort(key=lambda use: (live_share(use), use.id))
-    if settings.max_rewrite_bytes is None:
-        return sparse
-    chosen, size_bytes = [], 0
-    for use in sparse:
-        size_bytes += use.live_bytes
-        if size_bytes > settings.max_rewrite_bytes:
-            break
-        chosen.append(use)
-    return chosen
-
-
-def live_share(use: PackUse) -> float:
-    """How large a pack with the live blocks alone would be, as a part of what it is: 1 where all blocks are live."""
-    return (PACK_OVERHEAD_BYTES + use.live_blocks * LINE_BYTES + use.live_bytes) / use.size if use.size else 1.0
+def choose_rewrites(uses: Iterable[PackUse], settings: GcSettings, stays: Stays, young: int) -> Choice:
+    """Which of these packs are to be rewritten."""
+    chooser = Chooser(settings.min_live, settings.max_rewrite_bytes, stays, young)
+    for use in uses:
+        chooser.see(use)
+    return chooser.choice()
 
 
 def tally(strays: Sequence[Stray]) -> dict[str, int]:

@@ -24,6 +24,7 @@ from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.errors import BlockError, StoreError, TransientStoreError
 from cas3fs.index import GarbageReader
 from cas3fs.maintenance.base import Premises, Report
+from cas3fs.maintenance.choosing import Left
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockLocation, StoredPack
 
@@ -44,6 +45,8 @@ class Rewriter:
         """Packs that stay as they are, since a block of theirs cannot be read."""
         self.problems: list[str] = []
         """What was not done, and why; a sentence each."""
+        self.left: tuple[Left, ...] = ()
+        """What was not to be rewritten."""
         self._first_reason = ""
 
     def rewrite(self, packs: Sequence[str], total_bytes: int) -> None:

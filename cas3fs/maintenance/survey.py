@@ -73,8 +73,7 @@ class Survey:
     def aside(self) -> tuple[SnapshotNumber, ...]:
         """The numbers of damaged snapshots whose manifests a repair has put aside: what they need is kept until a
         person deletes them there."""
-        names = (info.key.removeprefix(ASIDE_PREFIX) for info in self.listing.strange)
-        return tuple(SnapshotNumber.parse(name) for name in names if _is_number(name))
+        return _aside(self.listing.strange)
 
     @property
     def off_line(self) -> tuple[SnapshotInfo, ...]:
@@ -139,6 +138,16 @@ def take_survey(store: ObjectStore, archive: SnapshotArchive) -> Survey:
             f"nothing is deleted, as something that may need anything cannot be read: {error}"
         ) from error
     return Survey(listing, tuple(snapshots), bases)
+
+
+def take_aside(store: ObjectStore) -> tuple[SnapshotNumber, ...]:
+    """As `Survey.aside`, by a listing of its own."""
+    return _aside(store.list(ASIDE_PREFIX))
+
+
+def _aside(infos: Iterable[ObjectInfo]) -> tuple[SnapshotNumber, ...]:
+    names = (info.key.removeprefix(ASIDE_PREFIX) for info in infos)
+    return tuple(SnapshotNumber.parse(name) for name in names if _is_number(name))
 
 
 def epoch_of_pack(name: str) -> int | None:

@@ -28,7 +28,7 @@ from cas3fs.errors import BlockError, BlockMissing, ObjectMissing, SnapshotDamag
 from cas3fs.index import LOST_PACK, Checker, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark, Place
-from cas3fs.maintenance.plans import live_share
+from cas3fs.maintenance.choosing import live_share
 from cas3fs.maintenance.recovering import contents_of
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore

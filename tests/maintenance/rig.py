@@ -56,18 +56,19 @@ class Publishing:
         with self._mutex:
             yield
 
-    def publish_held(self, progress: Callable[[Mapping[str, Any]], None] = silent) -> str:
+    def publish_held(self, progress: Callable[[Mapping[str, Any]], None] = silent, *, name: str | None = None) -> str:
         rig = self._rig
         rig.fs.store_all()
         copy = rig.folder / "publish.sqlite"
         rig.fs.checkpoint(copy)
         digest = hashlib.sha256(copy.read_bytes()).digest()
-        if digest != self._last or rig.newest is None:
+        if digest != self._last or rig.newest is None or name is not None:
             self._sequence += 1
             number = SnapshotNumber(rig.epoch, self._sequence)
             self._await_next()
             progress({"what": "putting the snapshot"})
-            made = rig.archive.create(copy, epoch=number.epoch, sequence=number.sequence, parent=rig.newest)
+            of = {"epoch": number.epoch, "sequence": number.sequence}
+            made = rig.archive.create(copy, **of, parent=rig.newest, name=name)
             progress({"what": "acknowledging the snapshot"})
             self.check_fence()
             rig.newest, self._last = made.id, digest
@@ -206,9 +207,9 @@ class Rig:
 
     # -- maintenance
 
-    def publish(self) -> str:
+    def publish(self, name: str | None = None) -> str:
         with self.publishing.exclusively():
-            return self.publishing.publish_held()
+            return self.publishing.publish_held(name=name)
 
     def gc(self, settings: GcSettings = NOW, report: Callable[[Mapping[str, Any]], None] = silent) -> Any:
         return self.collector.collect(settings, report)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""For how long snapshots will stay."""
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cas3fs.snapshots.lifetimes import lifetimes
+from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.retention import DEFAULT_POLICY, Policy
+from cas3fs.values import SnapshotNumber
+
+NOW = datetime(2026, 6, 15, 12, 30, tzinfo=UTC)
+HOUR, DAY = 3600.0, 86400.0
+
+
+def snapshot(number: int, age_s: float, name: str | None = None) -> SnapshotInfo:
+    time = NOW - timedelta(seconds=age_s)
+    of = SnapshotNumber(1, number)
+    return SnapshotInfo(
+        id=str(of), number=of, parent=None, name=name, time=time, index_size=1, new_size=1, facts={}, pages=()
+    )
+
+
+def stays(snapshots: list[SnapshotInfo], policy: Policy = DEFAULT_POLICY) -> list[float]:
+    return list(lifetimes(snapshots, policy, NOW).values())
+
+
+def test_one_of_many_an_hour_goes_when_the_hour_has_passed() -> None:
+    many = [snapshot(number, (100 - number) * 60) for number in range(100)]
+    assert max(stays(many)[-10:]) <= DAY
+    assert stays(many)[-1] <= DAY  # the newest is so until another one comes
+
+
+def test_one_that_a_monthly_rule_has_kept_goes_within_a_year_and_not_before_half_of_it() -> None:
+    monthly = [snapshot(number, (12 - number) * 30.5 * DAY) for number in range(12)]
+    recent = [snapshot(20 + number, (20 - number) * HOUR) for number in range(20)]
+    last_of_may = stays([*monthly, *recent])[11]
+    assert 183 * DAY < last_of_may <= 367 * DAY
+    assert max(stays([*monthly, *recent])) < math.inf
+
+
+def test_what_a_name_keeps_stays() -> None:
+    assert stays([snapshot(1, DAY, "final"), snapshot(2, HOUR)])[0] == math.inf
+
+
+def test_where_snapshots_are_rare_the_newest_stays() -> None:
+    rare = [snapshot(number, (3 - number) * 400 * DAY + DAY) for number in range(1, 4)]
+    assert stays(rare, Policy(last=1))[-1] == math.inf
+
+
+def test_what_no_policy_touches_stays() -> None:
+    told = lifetimes([snapshot(1, DAY), snapshot(2, HOUR)], DEFAULT_POLICY, NOW, spared=[str(SnapshotNumber(1, 1))])
+    assert next(iter(told.values())) == math.inf
+
+
+@pytest.mark.parametrize("policy", [DEFAULT_POLICY, Policy(last=3), Policy(within_s=3600)])
+def test_without_snapshots_nothing_stays(policy: Policy) -> None:
+    assert lifetimes([], policy, NOW) == {}

@@ -28,6 +28,7 @@
     ├── IndexDatabaseError           the local database
     │   ├── IndexFull                no room on the local disk
     │   ├── IndexCorrupt
+    │   ├── IndexRowRefused          a value that no row can hold
     │   └── IndexTooNew              migrated by a newer cas3fs
     ├── StoreError                   the object store
     │   ├── ObjectMissing
@@ -156,6 +157,10 @@ class IndexFull(IndexDatabaseError):
 
 class IndexCorrupt(IndexDatabaseError):
     """SQLite finds the database damaged."""
+
+
+class IndexRowRefused(IndexDatabaseError):
+    """SQLite does not take a row: a number has more than 64 bits, or something of that name is there."""
 
 
 class IndexTooNew(IndexDatabaseError):

@@ -272,8 +272,6 @@ class Publisher:
                 return
             except (Cas3fsError, OSError) as error:
                 _log.error("publishing failed, will be tried again in %.0f s: %s", interval_s, error)
-            if self._fs.read_only:
-                return
 
     def stop(self) -> None:
         """Ends the rhythm; a publishing under way is finished."""

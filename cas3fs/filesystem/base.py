@@ -24,7 +24,7 @@ import attrs
 
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
-from cas3fs.errors import FileSystemError, IndexDatabaseError
+from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.inodes import Inode, InodeTable
 from cas3fs.filesystem.names import Names
 from cas3fs.filesystem.staging import Staging
@@ -102,7 +102,8 @@ class Base:
         self.metrics = metrics
         self.lock = threading.Lock()
         staging.guard(self.lock)
-        self.names = Names(index, self.index_failed)
+        index.watch(self._index_told)
+        self.names = Names(index)
         self.inodes = InodeTable(index, self.names.newborn)
         self.born = 0
         """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
@@ -110,32 +111,55 @@ class Base:
         """Counts what programs change."""
         self.busy = False
         """They changed much of late: what is not pressing waits."""
-        self._refusal = errno.EROFS if settings.read_only else 0
-        self.read_only_reason = "mounted read-only" if settings.read_only else ""
+        self._closed_reason = "mounted read-only" if settings.read_only else ""
+        self._is_low = False
         self.lost_reason = ""
-        """Set when the index has lost a group: memory is ahead of it for good, and nothing can be committed."""
+        """Set while the index has lost its group: memory is ahead of it, and nothing can be committed."""
+        self._refusal = 0
+        """The errno that every change meets, by the three above."""
+        self._judge()
 
     # -- refusing
 
     @property
+    def read_only_reason(self) -> str:
+        """Why changes are refused; empty while they are not."""
+        return self._closed_reason or self.lost_reason
+
+    @property
     def read_only(self) -> bool:
-        """Whether changes are refused for good."""
+        """Whether changes are refused: for good, or until the index has its group again."""
         return bool(self.read_only_reason)
 
     def turn_read_only(self, reason: str) -> None:
         """Refuses every change from now on; what is staged stays staged."""
         with self.lock:
-            self.read_only_reason = self.read_only_reason or reason
-            self._refusal = errno.EROFS
+            self._closed_reason = self._closed_reason or reason
+            self._judge()
             self.staging.room.notify_all()
 
     def refuse_growth(self, full: bool) -> None:
         """Says whether the local disk has come down to its reserve; until it has room again, writers get ENOSPC."""
         with self.lock:
-            if not self.read_only_reason:
-                self._refusal = errno.ENOSPC if full else 0
-                if full:
-                    self.staging.room.notify_all()
+            self._is_low = full
+            self._judge()
+            if full:
+                self.staging.room.notify_all()
+
+    def _judge(self) -> None:
+        self._refusal = errno.EROFS if self.read_only_reason else errno.ENOSPC if self._is_low else 0
+
+    def _index_told(self, lost: str) -> None:
+        """SQLite has undone the group, whatever statement failed, or it was done again.  The lock is held."""
+        if lost:
+            if not self.lost_reason:
+                _log.critical("read-only until it can be written again: %s", lost)
+            self.lost_reason = f"the changes of the last seconds cannot be written, it is tried again: {lost}"
+            self.staging.room.notify_all()
+        else:
+            _log.warning("the changes of the last seconds are written again, so the mount takes changes again")
+            self.lost_reason = ""
+        self._judge()
 
     def _check_writable(self) -> None:
         self.changes += 1
@@ -159,7 +183,7 @@ class Base:
         """An entry of `directory` came or went; gives the time of it."""
         now = time.time_ns()
         directory.mtime_ns = directory.ctime_ns = now
-        self.inodes.dirty[directory.number] = directory
+        self.inodes.touch(directory)
         return now
 
     def _unreferenced(self, inode: Inode) -> None:
@@ -170,22 +194,7 @@ class Base:
 
     @contextmanager
     def operation(self) -> Iterator[None]:
-        """All that the statements within do to the index, or nothing.
-
-        A full disk may undo more than that, the whole group; the file system in memory is ahead of the index then,
-        so it takes no more changes.
-        """
-        try:
-            self.names.flush()
-            with self.index.operation():
-                yield
-        except IndexDatabaseError as error:
-            self.index_failed(error)
-            raise
-
-    def index_failed(self, error: IndexDatabaseError) -> None:
-        """Takes note of what the index could not do; needs the lock."""
-        if error.group_lost and not self.lost_reason:
-            self.lost_reason = self.read_only_reason = f"changes of the last seconds were lost: {error}"
-            self._refusal = errno.EROFS
-            _log.critical("turning read-only: %s", self.lost_reason)
+        """All that the statements within do to the index, or nothing."""
+        self.names.flush()
+        with self.index.operation():
+            yield

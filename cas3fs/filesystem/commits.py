@@ -14,6 +14,10 @@ most what happened since the commit before:
 Two and three in this order: a rename in the index never becomes durable before the staged bytes of what was renamed.
 Four before five: a staging row goes only when the index is durable.
 
+The group stays in memory until it is committed, so one that has changed many pages is committed at once.  One that
+SQLite has undone is done again by the index (`cas3fs.index.database`): the file system takes no changes while that
+fails, and each commit tries it.
+
 `commit_mutex` makes commits one at a time; callers that come while one is under way share the next.
 """
 
@@ -25,13 +29,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from cas3fs.errors import Cas3fsError, IndexDatabaseError
+from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem.base import MIB, Base
 
 _SLICE_BYTES = 4 * MIB
 _RESERVE_BYTES = 32 * MIB
 _RESERVE_SHARE = 20
 _DISK_CHECK_S = 0.5
+_LOST_RETRY_S = 1.0
+_GROUP_PAGES = 20_000
+"""So many changed pages, 80 MiB at most, and the group is committed at the next look."""
 
 Result = TypeVar("Result")
 
@@ -113,12 +120,19 @@ class Commits:
             self._wake.wait(_DISK_CHECK_S)
             self._check_disk()
             waited_s += _DISK_CHECK_S
-            if waited_s >= self._base.settings.commit_interval_s and not self._stopping:
+            if self._is_time(waited_s) and not self._stopping:
                 waited_s = 0.0
                 try:
                     self.commit()
                 except (Cas3fsError, OSError) as error:
                     _log.error("commit failed, will be tried again: %s", error)
+
+    def _is_time(self, waited_s: float) -> bool:
+        base = self._base
+        interval_s = base.settings.commit_interval_s
+        if base.lost_reason:
+            interval_s = min(interval_s, _LOST_RETRY_S)
+        return waited_s >= interval_s or base.index.weight >= _GROUP_PAGES
 
     def _check_disk(self) -> None:
         low = self._reserve.is_low
@@ -153,8 +167,6 @@ class Commits:
 
     def _commit(self, action: Callable[[], Result]) -> Result:
         base = self._base
-        if base.lost_reason:
-            raise IndexDatabaseError(f"nothing can be committed any more: {base.lost_reason}")
         self._prepare()
         with base.lock:
             begun_s = time.monotonic()
@@ -213,13 +225,9 @@ class Commits:
     def _commit_group(self) -> None:
         """Step 3."""
         base = self._base
-        try:
-            base.names.flush()
-            if base.inodes.dirty or base.inodes.doomed:
-                with base.index.operation():
-                    base.inodes.write_back()
-            base.index.commit()
-        except IndexDatabaseError as error:
-            base.index_failed(error)
-            raise
+        base.names.flush()
+        if base.inodes.dirty or base.inodes.doomed:
+            with base.index.operation():
+                base.inodes.write_back()
+        base.index.commit()
         base.inodes.written_back()

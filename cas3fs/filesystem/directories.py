@@ -5,7 +5,7 @@ Who may do what is for the kernel to check (``default_permissions``): it knows t
 What is checked here is what keeps the tree a tree.
 
 An operation that takes several statements is one savepoint of the index: all of it or nothing.  What it changes in
-memory, it changes after its last statement.
+memory, it changes after its last statement, and any of them may fail: so what it needs to know it asks before.
 """
 
 import errno
@@ -156,9 +156,11 @@ class Directories(Base):
         now = time.time_ns()
         is_directory = stat.S_ISDIR(mode)
         row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
+        number = self.names.reserve()
         if target is not None:
-            self.index.namespace.add_symlink(self.names.reserve(), target)
-        number = self.names.add(parent, name, row, is_directory=is_directory)
+            with self.index.operation():
+                self.index.namespace.add_symlink(number, target)
+        self.names.add(number, parent, name, row, is_directory=is_directory)
         directory.nlink += is_directory
         self._changed_directory(directory)
         inode = self.inodes.admit((number, *row, 0))
@@ -309,6 +311,7 @@ class Directories(Base):
 
     def _move(self, inode: Inode, target: Inode | None, old: Name, new: Name) -> None:
         space = self.index.namespace
+        source, destination = self.inodes.get(old[0]), self.inodes.get(new[0])
         with self.operation():
             if target is not None:  # the entry stays in its place: a readdir under way neither skips nor repeats it
                 space.remove_entry(*old)
@@ -317,13 +320,12 @@ class Directories(Base):
                 space.rename_entry(*old, new[1])
             else:
                 space.move_entry(*old, *new)
-        self._moved(inode, target, old, new)
-
-    def _moved(self, inode: Inode, target: Inode | None, old: Name, new: Name) -> None:
-        """What a move that has happened in the index changes in memory."""
         self.names.forget(*old)
         self.names.learn(*new, inode.number)
-        source, destination = self.inodes.get(old[0]), self.inodes.get(new[0])
+        self._moved(inode, target, source, destination)
+
+    def _moved(self, inode: Inode, target: Inode | None, source: Inode, destination: Inode) -> None:
+        """What a move that has happened in the index changes in memory; nothing here asks the index."""
         if inode.is_directory:
             source.nlink -= 1
             destination.nlink += 1

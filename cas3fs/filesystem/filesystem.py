@@ -108,16 +108,21 @@ class FileSystem(Files, Xattrs):
         return recovered
 
     def close(self) -> None:
-        """Stops the background work, after a last commit; what is not stored yet stays staged."""
-        if not self.settings.read_only:
-            self._storer.stop()
-            self._commits.stop()
-            if not self.lost_reason:
+        """Stops the background work, after a last commit; what is not stored yet stays staged.
+
+        Raises:
+            IndexDatabaseError, OSError: that commit failed; all is closed nevertheless.
+        """
+        try:
+            if not self.settings.read_only:
+                self._storer.stop()
+                self._commits.stop()
                 self.commit()
-        self._writer.close()
-        self.reader.close()
-        self.staging.close()
-        self.index.close()
+        finally:
+            self._writer.close()
+            self.reader.close()
+            self.staging.close()
+            self.index.close()
 
     # -- durability
 

@@ -176,8 +176,8 @@ class InodeTable:
             del self.cached[number]
 
     def touch(self, inode: Inode) -> None:
-        """Its row is to be written at the next commit."""
-        self.dirty[inode.number] = inode
+        """Its row is to be written at the next commit; until then it is the one to be found, whatever was evicted."""
+        self.dirty[inode.number] = self.cached[inode.number] = inode
 
     def remember(self, number: int) -> None:
         """The kernel was told of this inode once more."""

@@ -15,9 +15,6 @@ Four things, all guarded by the file system's lock:
 A failed flush leaves both as they are, and the next commit fails until it succeeds.
 """
 
-from collections.abc import Callable
-
-from cas3fs.errors import IndexDatabaseError
 from cas3fs.index import Index
 
 _CAPACITY = 100_000
@@ -26,10 +23,8 @@ _CAPACITY = 100_000
 class Names:
     """See the module.  Every method needs the file system's lock."""
 
-    def __init__(self, index: Index, failed: Callable[[IndexDatabaseError], None]) -> None:
-        """`failed` is told when the index does not take what it is given, by whomever a flush was caused."""
+    def __init__(self, index: Index) -> None:
         self._index = index
-        self._failed = failed
         self._known: dict[tuple[int, bytes], int] = {}
         self._whole: set[int] = set()  # directories all of whose names are in `_known`
         self._missed: tuple[int, bytes] | None = None
@@ -55,13 +50,16 @@ class Names:
         self._missed = parent, name
 
     def learn(self, parent: int, name: bytes, number: int) -> None:
-        """The name stands for that inode."""
+        """The name stands for that inode; raises as `flush`, where anything is to be flushed."""
+        self._make_room()
+        self._known[parent, name] = number
+        self._missed = None
+
+    def _make_room(self) -> None:
         if len(self._known) >= _CAPACITY:
             self.flush()
             self._known.clear()
             self._whole.clear()
-        self._known[parent, name] = number
-        self._missed = None
 
     def forget(self, parent: int, name: bytes) -> None:
         """The name stands for nothing any more, in the index either."""
@@ -77,22 +75,28 @@ class Names:
         self._whole.discard(number)
 
     def reserve(self) -> int:
-        """The number of the inode that `add` will make next; no inode had it before."""
+        """The number of the inode that `add` will make next; no inode had it before.
+
+        Raises:
+            IndexDatabaseError: it is not known, or what was made before could not be entered.
+        """
+        self._make_room()
         if not self._entries:  # the index may have given numbers itself since
             self._last_inode, self._last_entry = self._index.namespace.last_numbers()
         return self._last_inode + 1
 
-    def add(self, parent: int, name: bytes, row: tuple[int, ...], *, is_directory: bool) -> int:
-        """Makes an inode of that row (mode to crtime_ns, as the columns stand) with that name; gives its number."""
-        self._last_inode = number = self.reserve()
+    def add(self, number: int, parent: int, name: bytes, row: tuple[int, ...], *, is_directory: bool) -> None:
+        """Makes the inode of that number, which `reserve` gave, of that row (mode to crtime_ns, as the columns stand)
+        with that name; cannot fail."""
+        self._last_inode = number
         self._last_entry += 1
         self._inodes.append((number, *row))
         self._entries.append((self._last_entry, parent, name, number))
         self.newborn.add(number)
-        self.learn(parent, name, number)
+        self._known[parent, name] = number
+        self._missed = None
         if is_directory:
             self._whole.add(number)
-        return number
 
     def flush(self) -> None:
         """Takes the names that are gone out of the index, and enters the newborn.
@@ -102,14 +106,10 @@ class Names:
         """
         if not self._entries and not self._gone:
             return
-        try:
-            with self._index.operation():
-                self._index.namespace.remove_entries(self._gone)
-                self._index.namespace.insert_inodes(self._inodes)
-                self._index.namespace.add_entries(self._entries)
-        except IndexDatabaseError as error:
-            self._failed(error)
-            raise
+        with self._index.operation():
+            self._index.namespace.remove_entries(self._gone)
+            self._index.namespace.insert_inodes(self._inodes)
+            self._index.namespace.add_entries(self._entries)
         self._gone.clear()
         self._inodes.clear()
         self._entries.clear()

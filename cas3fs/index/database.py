@@ -22,6 +22,17 @@ disk when it is opened, more than it takes as a rule, unless the disk is nearly 
 behind the end of a log, as every log that is used anew has some; and a sync has less to do when the file does not
 grow.
 
+Spilling. Within a transaction that has outgrown its cache SQLite writes changed pages to the log early. Before 3.50.2
+it then loses commits: a page is changed and written again in its place in the log, a savepoint is rolled back, and the
+frames that follow are left without checksums. Those who read the live log see the commit, and recovery after a crash
+ends before it. Every operation here is a savepoint. So a writer never spills, and is refused where SQLite cannot be
+told so; its changed pages stay in memory until the commit, which `weight` lets callers bound.
+
+A lost group. SQLite answers some errors, no room and failed reads among them, by undoing the whole transaction, and
+says so nowhere but in `in_transaction`. `fault` looks there, whatever statement failed. From then on nothing is read
+or committed that lacks what was undone: a database that was opened with `repeats` keeps what the group has done, and
+does it once more before the next statement; until that has succeeded every statement fails.
+
 A warning. POSIX drops all of a process's locks on a file when it closes any descriptor of it. So nothing in this
 process may open the database file but SQLite. The log is not a file that SQLite locks; `sync` keeps a descriptor of
 that.
@@ -29,13 +40,15 @@ that.
 
 import os
 import sqlite3
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
 from cas3fs.durable import sync_folder
-from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull
+from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull, IndexRowRefused
 from cas3fs.index.files import os_fault
 
 Mode = Literal["write", "read", "scratch"]
@@ -51,10 +64,20 @@ CHECKPOINT_PAGES: Final = 4096
 BUSY_TIMEOUT_S: Final = 10.0
 LEAST_ROOM_BYTES: Final = 1 << 20
 LOG_RESERVE_BYTES: Final = 32 << 20
+REPEAT_PAUSE_S: Final = 1.0
+"""A lost group is not done again more often for the sake of those who read."""
+
+FAULTS: Final = (sqlite3.Error, OverflowError, MemoryError)
+"""What the driver raises when a statement fails: a number has more than 64 bits; SQLite finds no memory."""
+_ROW_CODES: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
+
+Step = tuple[Callable[..., Any], str, Sequence[Any]]
+"""A change that was made: the driver's call, the statement's text, its parameters or rows of them."""
 
 _WRITE_PRAGMAS: Final = (
     "PRAGMA synchronous=NORMAL",
     f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}",
+    "PRAGMA cache_spill=OFF",
 )
 _SCRATCH_PRAGMAS: Final = ("PRAGMA journal_mode=MEMORY", "PRAGMA synchronous=OFF")
 _COMMON_PRAGMAS: Final = (
@@ -76,12 +99,26 @@ class Database:
         path: the file.
         writing: whether a write transaction is open.
         undone: how often changes were undone, at least.
+        lost: why SQLite has undone the group, while it is not done again; empty as a rule.
+        on_lost: called with `lost` whenever that changes, by whoever uses the database at the time.
+        done: the changes of the open group, in order, for doing them again.
+        marks: how long `done` was when each operation under way began.
     """
 
+    connection_class: ClassVar[type[sqlite3.Connection]] = sqlite3.Connection
+    """What connections are made of; tests put one here that fails (`cas3fs.testing.sqlite_faults`)."""
+
     def __init__(
-        self, path: Path, mode: Mode = "write", *, create: bool = False, cache_kib: int = SMALL_CACHE_SIZE_KIB
+        self,
+        path: Path,
+        mode: Mode = "write",
+        *,
+        create: bool = False,
+        cache_kib: int = SMALL_CACHE_SIZE_KIB,
+        repeats: bool = False,
     ) -> None:
-        """Opens the file; `cache_kib` bounds what SQLite keeps of it in memory.
+        """Opens the file; `cache_kib` bounds what SQLite keeps of it in memory. With `repeats`, a group that SQLite
+        undoes is done again.
 
         Raises:
             IndexCorrupt: it is no SQLite file.
@@ -91,6 +128,14 @@ class Database:
         self.path = path
         self.writing = False
         self.undone = 0
+        self.lost = ""
+        self.on_lost: Callable[[str], None] = lambda lost: None
+        self.repeats = repeats
+        self.done: list[Step] = []
+        self.marks: list[int] = []
+        self._repeat_at_s = 0.0
+        self._changes_before = 0
+        self._values_bytes = 0
         self._rests = mode == "write"
         self._cursors: list[sqlite3.Cursor] = []
         self._log: int | None = None
@@ -115,6 +160,7 @@ class Database:
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=256,
+                factory=self.connection_class,
             )
         except sqlite3.Error as error:
             if not create and not os.path.lexists(self.path):
@@ -130,11 +176,19 @@ class Database:
         for pragma in pragmas:
             self.execute(pragma)
         if mode == "write":
+            self._refuse_spilling()
             self._start_log()
         self.execute("SELECT count(*) FROM sqlite_master")
         if mode == "write":
             self._open_log()
             self._rest()
+
+    def _refuse_spilling(self) -> None:
+        if self.execute("PRAGMA cache_spill") != [(0,)]:
+            raise IndexDatabaseError(
+                f"{self.path}: SQLite {sqlite3.sqlite_version} cannot be kept from writing pages before a commit, "
+                "which may lose commits: use SQLite 3.50.2 or later"
+            )
 
     def _start_log(self) -> None:
         if self.execute("PRAGMA journal_mode=WAL") != [("wal",)]:
@@ -155,11 +209,18 @@ class Database:
             os.posix_fallocate(log, 0, LOG_RESERVE_BYTES)
 
     def execute(self, text: str) -> list[tuple[object, ...]]:
-        """Runs a statement without parameters and returns its rows; for what is not hot."""
+        """Runs a statement without parameters and returns its rows; for what is not hot, and no change of a group."""
         try:
             return self.connection.execute(text).fetchall()
-        except sqlite3.Error as error:
+        except FAULTS as error:
             raise self.fault(error) from error
+
+    def change(self, text: str) -> None:
+        """Runs a change without parameters within the group; for what is not hot."""
+        self.begin()
+        self.execute(text)
+        if self.repeats:
+            self.done.append((self.connection.execute, text, ()))
 
     def cursor(self) -> sqlite3.Cursor:
         """A cursor to be kept; it is closed with the database, which SQLite would otherwise keep open for its sake."""
@@ -167,32 +228,121 @@ class Database:
         self._cursors.append(cursor)
         return cursor
 
+    # -- the group
+
     def begin(self) -> None:
-        """Opens a write transaction, unless one is open."""
+        """Opens a write transaction, unless one is open; a lost group is done again first.
+
+        Raises:
+            IndexDatabaseError: neither is possible now; with `group_lost` where the group stays lost.
+        """
+        if self.lost:
+            self._repeat()
         if not self.writing:
             self._end("COMMIT")
             self.execute("BEGIN IMMEDIATE")
+            self._changes_before = self.connection.total_changes
             self.writing = True
+
+    def require(self) -> None:
+        """For those who read: a lost group is done again first, but not again and again; raises as `begin`."""
+        if self.lost:
+            if time.monotonic() < self._repeat_at_s:
+                raise self.loss()
+            self.begin()
 
     @property
     def version(self) -> tuple[int, int]:
         """Another one after every change that this connection made or undid."""
         return self.connection.total_changes, self.undone
 
+    @property
+    def weight(self) -> int:
+        """About how many pages the open group has changed, all of which stay in memory until it ends: at most one for
+        each row, as rows that are made together lie together, and those of large values."""
+        if not self.writing:
+            return 0
+        return self.connection.total_changes - self._changes_before + self._values_bytes // PAGE_SIZE_BYTES
+
+    def weigh(self, size_bytes: int) -> None:
+        """A value of that size enters the group."""
+        self._values_bytes += size_bytes
+
     def commit(self) -> None:
-        """Ends the write transaction, if one is open, and keeps its changes; they are durable after `sync`."""
+        """Ends the write transaction, if one is open, and keeps its changes; they are durable after `sync`.
+
+        Raises:
+            IndexDatabaseError: with `group_lost` where SQLite has undone it; it is done again by the next commit.
+        """
+        if self.lost:
+            self.begin()
         if self.writing:
+            if not self.connection.in_transaction:
+                raise self._given_up("SQLite has ended the transaction by itself")
             self._end("COMMIT")
-            self.writing = False
             self._commits += 1
-            self._rest()
+            self._ended()
 
     def rollback(self) -> None:
-        """Ends the transaction, if one is open, and undoes its changes."""
+        """Ends the transaction, if one is open, and undoes its changes; what was lost stays undone."""
         self.undone += 1
-        self._end("ROLLBACK")
+        try:
+            self._end("ROLLBACK")
+        except IndexDatabaseError as error:
+            raise self.give_up(error) from error
+        self._ended()
+
+    def _ended(self) -> None:
         self.writing = False
+        self.done.clear()
+        self._values_bytes = 0
+        self._say_lost("")
         self._rest()
+
+    def give_up(self, error: BaseException) -> IndexDatabaseError:
+        """Undoes the whole group, as a part of it could not be undone; gives what is to be raised for that."""
+        with suppress(*FAULTS):
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+        return self._given_up(str(error) or type(error).__name__)
+
+    def _given_up(self, reason: str) -> IndexDatabaseError:
+        self.writing = False
+        self.undone += 1
+        self._say_lost(reason)
+        return self.loss()
+
+    def _repeat(self) -> None:
+        """Does all that the lost group had done once more, in a new transaction.
+
+        Within an operation that has lost its own beginning nothing can be done any more.
+        """
+        if not self.repeats or self.marks:
+            raise self.loss()
+        self._repeat_at_s = time.monotonic() + REPEAT_PAUSE_S
+        try:
+            if self.connection.in_transaction:  # one that reads, or what could not be undone
+                self.connection.execute("ROLLBACK")
+            self.connection.execute("BEGIN IMMEDIATE")
+            self._changes_before = self.connection.total_changes
+            for run, text, values in self.done:
+                run(text, values)
+        except FAULTS as error:
+            raise self.give_up(self._translated(error)) from error
+        self.undone += 1
+        self.writing = True
+        self._say_lost("")
+
+    def loss(self) -> IndexDatabaseError:
+        """What is to be raised while the group is lost."""
+        error = IndexDatabaseError(f"{self.path}: SQLite has undone the changes since the last commit: {self.lost}")
+        error.group_lost = True
+        return error
+
+    def _say_lost(self, reason: str) -> None:
+        if reason != self.lost:
+            self.lost = reason
+            self.on_lost(reason)
 
     def _end(self, how: str) -> None:
         if self.connection.in_transaction:
@@ -234,23 +384,26 @@ class Database:
         except sqlite3.Error as error:
             raise self.fault(error) from error
 
-    def fault(self, error: sqlite3.Error | OverflowError) -> IndexDatabaseError:
+    def fault(self, error: sqlite3.Error | OverflowError | MemoryError) -> IndexDatabaseError:
         """The exception that stands for `error`; its `group_lost` tells whether SQLite gave up the transaction."""
         self.undone += 1
         fault = self._translated(error)
         if self.writing and not self.connection.in_transaction:
             self.writing = False
             fault.group_lost = True
+            self._say_lost(str(fault))
         return fault
 
-    def _translated(self, error: sqlite3.Error | OverflowError) -> IndexDatabaseError:
+    def _translated(self, error: sqlite3.Error | OverflowError | MemoryError) -> IndexDatabaseError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         primary = code & 0xFF
         if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and self._disk_is_full()):
             return IndexFull(f"{self.path}: no room on its disk")
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return IndexCorrupt(f"{self.path}: {error}")
-        return IndexDatabaseError(f"{self.path}: {error}")
+        if primary in _ROW_CODES or isinstance(error, OverflowError) or "binding parameter" in str(error):
+            return IndexRowRefused(f"{self.path}: {error}")
+        return IndexDatabaseError(f"{self.path}: {str(error) or 'no memory'}")
 
     def _room_bytes(self) -> int:
         room = os.statvfs(self.path.parent)

@@ -38,6 +38,8 @@ class Namespace:
     """Inodes and names of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
     def __init__(self, database: Database) -> None:
+        self._weigh = database.weigh
+
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
@@ -177,6 +179,7 @@ class Namespace:
     def add_symlink(self, inode: int, target: bytes) -> None:
         """Gives a new symbolic link its target."""
         self._add_symlink.run(inode, target)
+        self._weigh(len(target))
 
     def symlink(self, inode: int) -> bytes | None:
         """The target of a symbolic link, or None."""
@@ -191,6 +194,7 @@ class Namespace:
     def set_xattr(self, inode: int, name: bytes, value: bytes) -> None:
         """Sets an extended attribute, new or not."""
         self._set_xattr.run(inode, name, value)
+        self._weigh(len(value))
 
     def remove_xattr(self, inode: int, name: bytes) -> bool:
         """Removes an extended attribute; False where there is none."""

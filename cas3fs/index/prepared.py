@@ -9,12 +9,11 @@ as texts where SQLAlchemy would add nothing (`plain`).
 """
 
 import re
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from cas3fs.index.database import Database
+from cas3fs.index.database import FAULTS, Database
 
 _PARAMETER: Final = re.compile(r":p_(\w+)")
 
@@ -78,47 +77,61 @@ class Statement:
 
     def one(self, *values: Any) -> Any:
         """The row, or None; for statements that give one row at most. A tuple, typed loosely so that it unpacks."""
+        if self._database.lost:
+            self._database.require()
         try:
             self._execute(self._text, values if self._place is None else self._place(values))
             return self._fetchone()
-        except (sqlite3.Error, OverflowError) as error:
+        except FAULTS as error:
             raise self._database.fault(error) from error
 
     def all(self, *values: Any) -> list[Row]:
         """All rows."""
+        if self._database.lost:
+            self._database.require()
         try:
             self._execute(self._text, values if self._place is None else self._place(values))
             return self._fetchall()
-        except (sqlite3.Error, OverflowError) as error:
+        except FAULTS as error:
             raise self._database.fault(error) from error
 
     def run(self, *values: Any) -> int:
         """Runs a change; returns how many rows it changed."""
-        try:
-            if not self._database.writing:
-                self._database.begin()
-            self._execute(self._text, values if self._place is None else self._place(values))
-        except (sqlite3.Error, OverflowError) as error:
-            raise self._database.fault(error) from error
+        self._change(values)
         return self._cursor.rowcount
 
     def insert(self, *values: Any) -> int:
         """Inserts a row; returns the number that it was given."""
-        try:
-            if not self._database.writing:
-                self._database.begin()
-            self._execute(self._text, values if self._place is None else self._place(values))
-        except (sqlite3.Error, OverflowError) as error:
-            raise self._database.fault(error) from error
+        self._change(values)
         number = self._cursor.lastrowid
         assert number is not None
         return number
 
+    def _change(self, values: Sequence[Any]) -> None:
+        database = self._database
+        if not database.writing:
+            database.begin()
+        if self._place is not None:
+            values = self._place(values)
+        try:
+            self._execute(self._text, values)
+        except FAULTS as error:
+            raise database.fault(error) from error
+        if database.repeats:
+            database.done.append((self._execute, self._text, values))
+
     def many(self, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a change once for each row of parameters."""
+        database = self._database
+        if not database.writing:
+            database.begin()
+        if self._place is not None:
+            rows = map(self._place, rows)
+        if database.repeats:
+            rows = list(rows)
         try:
-            if not self._database.writing:
-                self._database.begin()
-            self._cursor.executemany(self._text, rows if self._place is None else map(self._place, rows))
-        except (sqlite3.Error, OverflowError) as error:
-            raise self._database.fault(error) from error
+            self._cursor.executemany(self._text, rows)
+        except FAULTS as error:
+            raise database.fault(error) from error
+        if database.repeats:
+            database.done.append((self._cursor.executemany, self._text, rows))  # type: ignore[arg-type]

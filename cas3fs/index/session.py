@@ -5,14 +5,15 @@ The life of a change: `Index.operation` opens the group, if none is open, and a 
 the operation ends. `Index.commit` ends the group, and `Index.sync` makes durable what was committed. The first two
 happen under the caller's one lock, the last without it.
 
-When SQLite runs out of room it may undo the whole group, not just the operation. The error then says so by
-``group_lost``, and `Index.in_group` is False: what was done since the last commit is gone.
+When SQLite runs out of room, or cannot read, it may undo the whole group, not just the operation. The error then says
+so by ``group_lost``, and `Index.lost` says why. What the group did is done again before the next statement; while that
+fails every call fails, reads too, as they would miss what was undone, and nothing is committed.
 """
 
 import os
-import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -20,7 +21,7 @@ from typing import Final, Self
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.blocks import Blocks
 from cas3fs.index.chunks import Chunks
-from cas3fs.index.database import CACHE_SIZE_KIB, SMALL_CACHE_SIZE_KIB, Database, Mode
+from cas3fs.index.database import CACHE_SIZE_KIB, FAULTS, SMALL_CACHE_SIZE_KIB, Database, Mode
 from cas3fs.index.files import remove_database
 from cas3fs.index.garbage import Garbage
 from cas3fs.index.namespace import ROOT_INODE, Namespace
@@ -45,25 +46,38 @@ class _Operation:
         self._execute = database.cursor().execute
 
     def __enter__(self) -> None:
+        database = self._database
+        if not database.writing:
+            database.begin()
         try:
-            if not self._database.writing:
-                self._database.begin()
             self._execute("SAVEPOINT operation")
-        except sqlite3.Error as error:
-            raise self._database.fault(error) from error
+        except FAULTS as error:
+            raise database.fault(error) from error
+        database.marks.append(len(database.done))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        database = self._database
+        mark = database.marks.pop()
+        if kind is None and database.writing:
+            try:
+                self._execute("RELEASE operation")
+            except FAULTS as failure:
+                del database.done[mark:]
+                raise database.give_up(failure) from failure
+            return
+        del database.done[mark:]
+        if not database.writing:  # SQLite has undone more than the operation
             if kind is None:
-                self._execute("RELEASE operation")
-            elif self._database.writing:
-                self._database.undone += 1
-                self._execute("ROLLBACK TO operation")
-                self._execute("RELEASE operation")
-        except sqlite3.Error as failure:
-            raise self._database.fault(failure) from failure
+                raise database.loss()
+            return
+        database.undone += 1
+        try:
+            self._execute("ROLLBACK TO operation")
+            self._execute("RELEASE operation")
+        except FAULTS as failure:
+            raise database.give_up(failure) from failure
 
 
 class Index:
@@ -109,7 +123,7 @@ class Index:
         """
         mode: Mode = "read" if read_only else "scratch" if scratch else "write"
         cache_kib = SMALL_CACHE_SIZE_KIB if scratch else CACHE_SIZE_KIB
-        database = Database(path, mode, create=create, cache_kib=cache_kib)
+        database = Database(path, mode, create=create, cache_kib=cache_kib, repeats=mode == "write")
         try:
             if create and not database.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
                 _create_schema(database)
@@ -123,6 +137,20 @@ class Index:
     def in_group(self) -> bool:
         """Whether something is uncommitted."""
         return self._database.writing
+
+    @property
+    def lost(self) -> str:
+        """Why SQLite has undone the group, while it is not done again; empty as a rule."""
+        return self._database.lost
+
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """Has `on_lost` called with `lost` whenever that changes, under the lock of whoever calls the index."""
+        self._database.on_lost = on_lost
+
+    @property
+    def weight(self) -> int:
+        """About how many pages the group has changed; they stay in memory until it ends."""
+        return self._database.weight
 
     @property
     def version(self) -> tuple[int, int]:
@@ -239,7 +267,7 @@ def _create_schema(database: Database) -> None:
     """Makes all tables, the root directory and the revision's stamp, in one transaction."""
     database.begin()
     for text in CREATE:
-        database.execute(text)
+        database.change(text)
     texts.STAMP.on(database).run(SCHEMA_REVISION)
     _add_root(database)
     database.commit()

@@ -118,13 +118,15 @@ class StagingIndex:
 
 
 class _Undoing:
-    """Rolls the transaction back when its body fails, so that no half of a batch is committed later."""
+    """Rolls the transaction back when its body fails, so that no half of a batch is committed later; where that failed,
+    before the next body begins."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def __enter__(self) -> None:
-        pass
+        if self._database.lost:
+            self._database.rollback()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:

@@ -67,7 +67,7 @@ class HashIndex:
         """
         if self._known == self._database.undone:  # else what was undone may have been this
             return
-        is_alone = not self._database.writing
+        is_alone = not self._database.writing and not self._database.lost
         if _complete(self._database) and is_alone:
             self._database.commit()
         self._known = self._database.undone
@@ -78,5 +78,5 @@ def _complete(database: Database) -> bool:
     if database.execute(f"SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = '{TRIMMED}'"):
         return False
     DROP_UNNAMED.on(database).run()
-    database.execute(CREATE_TRIMMED)
+    database.change(CREATE_TRIMMED)
     return True

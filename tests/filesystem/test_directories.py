@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 
-from cas3fs.errors import IndexFull
 from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import ROOT, USER, Machine
 from tests.filesystem.usage import make_file, names_in, refused
@@ -335,22 +334,19 @@ def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_remo
     refused(errno.ENOENT, fs.getattr, found.number)
 
 
-def test_nothing_is_changed_any_more_once_a_lookup_has_found_that_the_index_lost_its_group(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_inode_that_leaves_the_cache_while_it_gets_a_name_is_found_with_its_new_link_count(machine: Machine) -> None:
     fs = machine.mount()
-    make_file(fs, 1, b"old")
+    others = [make_file(fs, 1, b"f%d" % number).number for number in range(4)]
+    folder = fs.mkdir(1, b"folder", 0o755, ROOT).number
     fs.commit()
-    full = IndexFull("no room")
-    full.group_lost = True
-
-    def lose(_rows: object) -> None:
-        raise full
-
-    monkeypatch.setattr("cas3fs.filesystem.names._CAPACITY", 0)
-    with monkeypatch.context() as broken:
-        broken.setattr(fs.index.namespace, "insert_inodes", lose)
-        with pytest.raises(IndexFull):
-            make_file(fs, 1, b"new")
-            fs.lookup(1, b"old")
-    refused(errno.EROFS, make_file, fs, 1, b"newer")
+    fs.inodes.cached.clear()
+    fs.inodes._capacity = len(others)
+    for number in others:
+        fs.getattr(number)
+    fs.link(others[0], folder, b"a")  # the folder takes the place of the inode that was read first
+    fs.link(others[0], folder, b"b")
+    assert fs.getattr(others[0]).nlink == 3
+    fs.unlink(folder, b"a")
+    fs.unlink(folder, b"b")
+    fs.forget([(others[0], 100)])
+    assert names_in(fs, 1) == [b"f0", b"f1", b"f2", b"f3", b"folder"]

@@ -9,7 +9,15 @@ import pytest
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import Machine
-from tests.filesystem.usage import after_a_crash, content, make_file, rewrite, store_without_commit, with_part_of
+from tests.filesystem.usage import (
+    after_a_crash,
+    content,
+    make_file,
+    rewrite,
+    store_without_commit,
+    until,
+    with_part_of,
+)
 
 
 @contextmanager
@@ -82,3 +90,16 @@ def test_rows_that_could_not_be_deleted_are_by_the_next_commit(machine: Machine)
         commit_in_vain(fs)
     fs.commit()
     assert list(fs.staging.records.rows()) == []
+
+
+def test_a_group_that_has_changed_many_pages_is_committed_early(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cas3fs.filesystem.commits._GROUP_PAGES", 50)
+    fs = machine.mount()  # commits once an hour
+    make_file(fs, 1, b"f")
+    number = fs.lookup(1, b"f").number
+    fs.setxattr(number, b"user.small", b"x")
+    for name in range(5):
+        fs.setxattr(number, b"user.%d" % name, bytes(60_000))
+    until(lambda: not fs.index.in_group)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Errors of SQLite at the n-th statement: a full disk, a disk that cannot be read, a row that is not taken.
+
+As SQLite does, most errors undo the whole open transaction before they are raised, whatever the statement was::
+
+    with sqlite_faults() as faults:
+        index = Index.open(path, create=True)
+        with faults.on(SqliteFault.FULL, at=3):
+            ...
+
+Databases that are opened within the context are concerned, whatever thread uses them. A fault counts the statements
+that SQLite is given from then on, those that open and end transactions and savepoints included. Nothing else of
+SQLite's behaviour is imitated: what is raised is what Python's driver would raise.
+
+Locks: one, around the faults and their counts.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from cas3fs.index.database import Database
+
+
+class SqliteFault(Enum):
+    """What a statement meets: SQLite's code, and whether the transaction is undone by it."""
+
+    FULL = (sqlite3.SQLITE_FULL, "database or disk is full", True)
+    FULL_STATEMENT = (sqlite3.SQLITE_FULL, "database or disk is full", False)
+    IOERR = (sqlite3.SQLITE_IOERR_READ, "disk I/O error", True)
+    NOMEM = (sqlite3.SQLITE_NOMEM, "out of memory", True)
+    CONSTRAINT = (sqlite3.SQLITE_CONSTRAINT, "constraint failed", False)
+
+    @property
+    def undoes(self) -> bool:
+        """Whether it takes the whole transaction."""
+        return self.value[2]
+
+    def error(self) -> Exception:
+        """What the driver raises."""
+        code, message, _ = self.value
+        if self is SqliteFault.NOMEM:
+            return MemoryError()
+        kind = sqlite3.IntegrityError if self is SqliteFault.CONSTRAINT else sqlite3.OperationalError
+        error = kind(message)
+        error.sqlite_errorcode = code
+        return error
+
+
+@attrs.define(eq=False)
+class _Armed:
+    kind: SqliteFault
+    at: int
+    times: int | None
+    text: str
+    file: str
+    seen: int = 0
+    befell: int = 0
+
+    def meets(self, path: str, text: str) -> bool:
+        if self.text not in text or not path.endswith(self.file):
+            return False
+        self.seen += 1
+        if self.seen < self.at or (self.times is not None and self.befell >= self.times):
+            return False
+        self.befell += 1
+        return True
+
+
+class SqliteFaults:
+    """The faults that are switched on for the databases of one context."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._on: list[_Armed] = []
+
+    @contextmanager
+    def on(
+        self, kind: SqliteFault, *, at: int = 1, times: int | None = 1, text: str = "", file: str = ""
+    ) -> Iterator[_Armed]:
+        """Lets `kind` befall `times` statements (None: all) from the `at`-th on, counting only those that contain
+        `text`, on databases whose path ends with `file`; gives what tells how often it `befell`, and how many such
+        statements were `seen`."""
+        armed = _Armed(kind, at, times, text, file)
+        with self._lock:
+            self._on.append(armed)
+        try:
+            yield armed
+        finally:
+            with self._lock:
+                self._on.remove(armed)
+
+    def before(self, connection: sqlite3.Connection, path: str, text: str) -> None:
+        """A statement is about to run."""
+        with self._lock:
+            met = next((armed for armed in self._on if armed.meets(path, text)), None)
+        if met is None:
+            return
+        if met.kind.undoes and connection.in_transaction:
+            sqlite3.Connection.rollback(connection)
+        raise met.kind.error()
+
+
+@contextmanager
+def sqlite_faults() -> Iterator[SqliteFaults]:
+    """Within it, databases that are opened can be made to fail."""
+    faults = SqliteFaults()
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, text: str, values: Any = ()) -> "Cursor":
+            faults.before(self.connection, self.connection.path, text)  # type: ignore[attr-defined]
+            super().execute(text, values)
+            return self
+
+        def executemany(self, text: str, rows: Any) -> "Cursor":
+            faults.before(self.connection, self.connection.path, text)  # type: ignore[attr-defined]
+            super().executemany(text, rows)
+            return self
+
+    class Connection(sqlite3.Connection):
+        def __init__(self, database: str, *args: Any, **options: Any) -> None:
+            super().__init__(database, *args, **options)
+            self.path = database.partition("?")[0]
+
+        def cursor(self, *_: Any) -> Cursor:  # type: ignore[override]
+            return Cursor(self)
+
+        def execute(self, text: str, values: Any = ()) -> Cursor:
+            return self.cursor().execute(text, values)
+
+    usual = Database.connection_class
+    Database.connection_class = Connection
+    try:
+        yield faults
+    finally:
+        Database.connection_class = usual

@@ -21,8 +21,8 @@ from typing import Any
 
 import attrs
 
-from cas3fs.assembly.line import CLAIM
 from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.assembly.proving import Comparison, Facts, Standing
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.caches.disk import DiskCache
@@ -134,7 +134,7 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
     following = ordinal_of(SnapshotNumber(1 if epoch is None else epoch.entry.epoch + 1, 1))
     claim = None if epoch is None else str(epoch.entry.claim)
     with ExitStack() as resources:
-        if state is not None and _is_current(state.index, claim, early):
+        if state is not None and _is_current(state.index, archive, claim, early):
             staging = None
             if state.staging_rows.exists():
                 staging = (state.staging, resources.enter_context(closing(StagingIndex(state.staging_rows))))
@@ -149,14 +149,17 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
         yield Patient(index, store, archive, following, losses, damages, staging, is_live, which)
 
 
-def _is_current(index: Path, claim: str | None, early: list[Finding]) -> bool:
-    """Whether the local index is there, can be read, and is of the line that the store is on."""
+def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early: list[Finding]) -> bool:
+    """Whether the local index is there, can be read, and is what the store has, or ahead of it."""
     if not index.exists():
         return False
     try:
         migrations.upgrade(index)
         with Index.open(index, read_only=True) as opened:
-            return opened.state.get(CLAIM) == claim
+            facts = Facts.read(opened)
+        if claim is None or facts.claim != claim:
+            return False
+        return Comparison(archive, facts, archive.newest_id(), (claim,)).judge().standing is Standing.CURRENT
     except IndexCorrupt as error:
         early.append(Finding("index-damaged", {"index": str(index)}, str(error)))
         return False

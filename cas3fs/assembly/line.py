@@ -2,22 +2,15 @@
 """Which index a writer goes on with: the local one, the newest snapshot, or an empty one.
 
 The epoch is claimed first, and only then snapshots are listed, so the newest one seen is the newest there will be.
-What the local index says of itself (`index.state`):
+What the local index says of itself is compared with the store (module `proving`). The decision:
 
-- ``claim``: uuid of the claim under which it was written last; set before anything else is written under it.
-- ``lineage``: uuid of this file's life, from its creation or restoration on; staging bears the same uuid.
-- ``published``: id of the snapshot that was made of it last, or that it was restored from.
-- ``clean``: that id again (or an empty text where there is none), while nothing has changed since and nothing is
-  staged; removed before anything can change.
-
-The decision:
-
-1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`): go
-   on with it, ahead of the newest snapshot or not; staging of the same lineage is replayed.
-2. Else, if it is clean and its snapshot is the newest one: it is the same, go on with it.
-3. Else, if it is clean, or there is none: restore the newest snapshot.
-4. Else it has changes that were never published and that no longer fit: it is set aside, with its staging, and the
-   newest snapshot is restored. Nothing is deleted.
+1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`), it is
+   no old copy, and the store is the one that it knows, and not an older state of it: go on with it, ahead of the newest
+   snapshot or not; staging of the same lineage is replayed.
+2. Else, if it is clean and its snapshot is the newest one, byte for byte: it is the same, go on with it.
+3. Else, if it is clean and others have gone on, or there is none: restore the newest snapshot.
+4. Else it has what the newest snapshot lacks, or may have it: it is set aside, with its staging, and the newest
+   snapshot is restored. Nothing is deleted.
 
 Where the process may die, and what the next mount finds:
 
@@ -35,16 +28,27 @@ from pathlib import Path
 
 import attrs
 
+from cas3fs.assembly.proving import (
+    ATTEMPTED,
+    CLAIM,
+    CLEAN,
+    EMPTY,
+    LINEAGE,
+    PROOF,
+    PUBLISHED,
+    Comparison,
+    Facts,
+    Standing,
+    attempt_text,
+    proof_text,
+)
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
 from cas3fs.errors import IndexDatabaseError, SnapshotDamaged
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.files import put_in_place
 from cas3fs.snapshots.archive import Progress, SnapshotArchive
-
-CLAIM, LINEAGE, PUBLISHED, CLEAN = "claim", "lineage", "published", "clean"
-EMPTY = ""
-"""Stands for the snapshot of an empty index, which is never published."""
+from cas3fs.values import SnapshotNumber
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +65,8 @@ class Line:
     """The newest snapshot in the store, from which a writer who took over goes on."""
     clean: str | None
     """Not None when it holds nothing but that: its id, or an empty text for an empty index."""
+    lineage: str
+    """The life of the index: a uuid."""
 
 
 OnDamaged = Callable[[str, SnapshotDamaged], None]
@@ -84,32 +90,35 @@ def take_up(
     newest = archive.newest_id()
     state.remove_scratch()
     if state.index.exists():
-        _keep_or_clear(state, claim, newest)
+        newest = _keep_or_clear(state, archive, claim, newest)
     if not state.index.exists():
         newest = _install(state, archive, newest, progress, on_damaged)
-    return _record(state, claim, newest)
+    return _record(state, archive, claim, newest)
 
 
-def _keep_or_clear(state: StateFolder, claim: Claim, newest: str | None) -> None:
-    """Leaves the local index where it can be gone on with, else removes it or sets it aside."""
+def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
+    """Leaves the local index where it can be gone on with, else removes it or sets it aside; gives the newest snapshot,
+    which may be newer than the one listed."""
     try:
         migrations.upgrade(state.index, whole=False)
         with Index.open(state.index) as index:
-            written_under, clean = index.state.get(CLAIM), index.state.get(CLEAN)
+            facts = Facts.read(index)
     except IndexDatabaseError as error:
         raise type(error)(f"{error}; moving {state.path} away lets the mount begin from the newest snapshot") from error
-    if written_under in {str(one) for one in claim.lineage}:
-        return
-    if clean is not None:
-        if clean != (newest or EMPTY):
-            state.discard_line()
-        return
-    aside = state.set_aside()
+    found = Comparison(archive, facts, newest, {str(one) for one in claim.lineage}).judge()
+    if found.standing is Standing.CURRENT:
+        return found.newest
+    if found.standing is Standing.SUPERSEDED and facts.clean is not None:
+        state.discard_line()
+        return found.newest
+    began = f"snapshot {found.newest}" if found.newest else "an empty volume, as there is no snapshot"
     _log.warning(
-        "another writer has gone on with the volume; what was not published here is set aside: "
-        "`cas3fs rescue %s FOLDER` saves it",
-        aside,
+        "%s, so it is set aside, and the mount begins from %s; `cas3fs rescue %s FOLDER` saves what only it has",
+        found.standing.value.format(published=facts.published, state=state.path, url=archive.shelf.store.url),
+        began,
+        state.set_aside(),
     )
+    return found.newest
 
 
 def _install(
@@ -134,6 +143,7 @@ def _install(
         with index.operation():
             index.state.set(LINEAGE, str(uuid.uuid4()))
             index.state.set(PUBLISHED, newest)
+            index.state.set(PROOF, proof_text(newest, archive.load(newest).digest))
             index.state.set(CLEAN, newest)
         index.commit()
     put_in_place(state.restored, state.index)
@@ -175,22 +185,36 @@ def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, 
         ) from error
 
 
-def _record(state: StateFolder, claim: Claim, newest: str | None) -> Line:
+def _record(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> Line:
     """Opens both databases and says in the index that it is written under `claim` from now on."""
     index = Index.open(state.index)
     try:
-        published, clean = index.state.get(PUBLISHED) or None, index.state.get(CLEAN)
+        facts = Facts.read(index)
+        proof = _missing_proof(archive, facts, newest)
         lineage = index.state.get(LINEAGE) or str(uuid.uuid4())
         with index.operation():
             index.state.set(CLAIM, str(claim.uuid))
+            index.state.set(ATTEMPTED, attempt_text(claim.uuid, SnapshotNumber(claim.epoch, 0)))
             index.state.set(LINEAGE, lineage)
+            if proof:
+                index.state.set(PROOF, proof)
             index.state.remove(CLEAN)
         index.commit()
         index.sync()
-        return Line(index, _open_rows(state, lineage), published, newest, clean)
+        return Line(index, _open_rows(state, lineage), facts.published, newest, facts.clean, lineage)
     except BaseException:
         index.close()
         raise
+
+
+def _missing_proof(archive: SnapshotArchive, facts: Facts, newest: str | None) -> str:
+    """What an index lacks that an earlier version wrote; empty where it lacks nothing, or nothing can be told."""
+    if newest is None or facts.published != newest or facts.digest is not None:
+        return ""
+    try:
+        return proof_text(newest, archive.load(newest).digest)
+    except SnapshotDamaged:
+        return ""
 
 
 def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:

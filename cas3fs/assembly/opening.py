@@ -220,7 +220,7 @@ def open_writer(
                 _release_quietly(epochs, claim)
             raise
         changed = line.clean is None or claim.took_over is not None
-        publisher = Publisher(filesystem, archive, epochs, claim, state, newest=line.newest, changed=changed)
+        publisher = Publisher(filesystem, archive, epochs, claim, state, line=line, changed=changed)
         premises = _premises(entry, archive, epochs, claim, publisher)
         turn = Turn(claim, epochs, publisher, after_release, line.clean, premises)
         return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), turn)

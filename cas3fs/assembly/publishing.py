@@ -24,21 +24,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 from cas3fs.assembly.keeping import Keeper
+from cas3fs.assembly.line import Line
+from cas3fs.assembly.proving import ATTEMPTED, PROOF, PUBLISHED, attempt_text, proof_text
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.control import Message, Progress
 from cas3fs.epochs import Claim, Epochs
-from cas3fs.errors import Cas3fsError, Fenced, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
 from cas3fs.index.trimming import trim
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo
+from cas3fs.snapshots.manifests import NEW_PACK_BYTES, Origin, SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
 _PROGRESS_INTERVAL_S = 0.2
 _PROOF_FRESH_S = 3600.0
+
+_TWICE = (
+    "the store has a snapshot {number} already that is not of this process ({error}): this machine was set back to an "
+    "earlier state, or another one works with a copy of its state folder"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -54,19 +62,20 @@ class Publisher:
         claim: Claim,
         state: StateFolder,
         *,
-        newest: str | None,
+        line: Line,
         changed: bool,
     ) -> None:
-        """`newest` is the snapshot that the index stems from; `changed`, whether it may hold more than that."""
+        """`changed`: whether the index may hold more than the newest snapshot of `line`."""
         self._fs = filesystem
         self._archive = archive
         self._epochs = epochs
         self._claim = claim
         self._state = state
         self._mutex = threading.Lock()
-        self._sequence = 0
-        self.newest = newest
-        self._seen = None if changed or newest is None else self._mark()
+        self._sequence = self._noted = 0
+        self._origin = Origin(UUID(line.lineage), claim.uuid)
+        self.newest = line.newest
+        self._seen = None if changed or line.newest is None else self._mark()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._proved_s = -_PROOF_FRESH_S
@@ -162,6 +171,8 @@ class Publisher:
         self._sequence += 1
         number = SnapshotNumber(self._claim.epoch, self._sequence)
         progress({"what": "publishing"})
+        # the checkpoint makes it durable: whoever finds a greater number in the store has an old copy of this index
+        self._note({ATTEMPTED: attempt_text(self._claim.uuid, number)})
         mark = self._mark()
         try:
             self._fs.checkpoint(self._state.scratch, settled=settled)
@@ -174,6 +185,7 @@ class Publisher:
         finally:
             self._state.remove_scratch()
         self.check_fence()
+        self._note({PUBLISHED: made.id, PROOF: proof_text(made.id, made.digest)})
         self.newest, self._seen = made.id, mark
         self._proved_s = time.monotonic()
         self.keeper.published(made)
@@ -203,12 +215,17 @@ class Publisher:
             sequence=number.sequence,
             name=name,
             facts=facts,
+            origin=self._origin,
         )
         try:
-            return create(parent=self.newest)
-        except (SnapshotMissing, SnapshotDamaged) as error:  # found before anything is put
-            _log.warning("the snapshot before cannot be read, so everything is stored again: %s", error)
-            return create(parent=None)
+            try:
+                return create(parent=self.newest)
+            except (SnapshotMissing, SnapshotDamaged) as error:  # found before anything is put
+                _log.warning("the snapshot before cannot be read, so everything is stored again: %s", error)
+                return create(parent=None)
+        except ObjectExists as error:
+            self._fence(_TWICE.format(number=number, error=error))
+            raise Fenced(self._fenced) from error
 
     @property
     def filesystem(self) -> FileSystem:
@@ -233,24 +250,35 @@ class Publisher:
             StoreError: nobody knows.
         """
         if not self._fenced and not self._epochs.is_newest(self._claim):
-            self._fenced = (
-                "another writer has taken over the volume, so this mount is read-only now and publishes nothing any "
-                f"more; when it is unmounted, `cas3fs rescue {self._state.path} FOLDER` saves what it alone has"
-            )
-            _log.error("%s", self._fenced)
-            self._fs.turn_read_only(self._fenced)
+            self._fence("another writer has taken over the volume")
         if self._fenced:
             raise Fenced(self._fenced)
+
+    def _fence(self, why: str) -> None:
+        self._fenced = (
+            f"{why}, so this mount is read-only now and publishes nothing any more; when it is unmounted, "
+            f"`cas3fs rescue {self._state.path} FOLDER` saves what it alone has"
+        )
+        _log.error("%s", self._fenced)
+        self._fs.turn_read_only(self._fenced)
+
+    def _note(self, texts: Mapping[str, str]) -> None:
+        """Has the index remember `texts` of itself, with its next commit."""
+        with self._fs.lock, self._fs.operation():
+            before = self._fs.index.changes
+            for key, text in texts.items():
+                self._fs.index.state.set(key, text)
+            self._noted += self._fs.index.changes - before
 
     def _await_next(self) -> None:
         """Packs stored from now on are in the next snapshot at the earliest."""
         self._fs.born = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
 
     def _mark(self) -> int:
-        """Something that differs after every change of the index, which nobody else writes. The time of its files does
-        not: the kernel's clock stands still for milliseconds, and may be set back."""
+        """Something that differs after every change of the index but what is noted here; nobody else writes it. The
+        time of its files does not: the kernel's clock stands still for milliseconds, and may be set back."""
         self._fs.commit()
-        return self._fs.index.changes
+        return self._fs.index.changes - self._noted
 
     # -- in a rhythm
 

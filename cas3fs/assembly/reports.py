@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cas3fs.assembly.line import CLEAN
+from cas3fs.assembly.proving import Comparison, Facts, Standing
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.config import Places, StoreSettings
@@ -50,14 +50,14 @@ def unmounted_report(settings: StoreSettings, places: Places) -> dict[str, Any]:
         archive = SnapshotArchive(Shelf(store))
         newest = archive.newest()
         newest_id = None if newest is None else newest.id
-        counts = _local_counts(places.state_of(str(entry.uuid)), newest_id)
+        counts = _local_counts(places.state_of(str(entry.uuid)), archive, newest_id)
         if counts is None:
             counts = _restored_counts(archive, newest_id)
         known = recorded(places.state_of(str(entry.uuid)))
         return volume_report(entry, store.url, counts) | {"snapshot": newest_id, "maintenance": known}
 
 
-def _local_counts(path: Path, newest: str | None) -> Counts | None:
+def _local_counts(path: Path, archive: SnapshotArchive, newest: str | None) -> Counts | None:
     """The counts of the local index, if that is the newest snapshot."""
     if newest is None or not path.is_dir():
         return None
@@ -66,8 +66,8 @@ def _local_counts(path: Path, newest: str | None) -> Counts | None:
             if not state.index.exists() or migrations.current(state.index) != migrations.head():
                 return None
             with Index.open(state.index) as index:
-                is_newest = index.state.get(CLEAN) == newest
-            return _counts(state.index) if is_newest else None
+                found = Comparison(archive, Facts.read(index), newest, ()).judge()
+            return _counts(state.index) if found.standing is Standing.CURRENT else None
     except (StateInUse, IndexDatabaseError):
         return None
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cas3fs.assembly.line import CLAIM, PUBLISHED
+from cas3fs.assembly.proving import CLAIM, Facts
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.assembly.wiring import wire
@@ -33,7 +33,7 @@ from cas3fs.index.comparing import Differences, differences
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.values import SnapshotNumber
+from cas3fs.values import LARGEST_SEQUENCE, SnapshotNumber
 
 INDEX_NAME = "index.sqlite"
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
     """What differs from the last snapshot of this line, and that snapshot's id."""
     archive = SnapshotArchive(Shelf(store))
     with Index.open(scratch / INDEX_NAME) as index:
-        base = _base(archive, index.state.get(CLAIM), index.state.get(PUBLISHED) or None)
+        base = _base(archive, Facts.read(index))
     older = scratch / "older.sqlite"
     if base is None:
         Index.open(older, create=True).close()
@@ -133,18 +133,23 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
     return differences(scratch / INDEX_NAME, older), base
 
 
-def _base(archive: SnapshotArchive, claim: str | None, published: str | None) -> str | None:
-    """The newest snapshot on the line that is not younger than the claim's epoch."""
-    epochs = [entry.epoch for entry in archive.shelf.load_all(EpochEntry) if str(entry.claim) == claim]
-    strays = archive.strays()
-    limit = max(epochs, default=0 if published is None else SnapshotNumber.parse(published).epoch)
-    known = [one for one in archive.ids() if one not in strays and SnapshotNumber.parse(one).epoch <= limit]
-    if not known and published is not None:
+def _base(archive: SnapshotArchive, facts: Facts) -> str | None:
+    """The newest snapshot on the line that the index knows."""
+    strays, limit = archive.strays(), facts.limit or _limit_of_epoch(archive, facts)
+    known = [one for one in archive.ids() if one not in strays and SnapshotNumber.parse(one) <= limit]
+    if not known and facts.published is not None:
         raise SnapshotError(
-            f"snapshot {published}, from which this state went on, is gone with all before it, so what has changed "
-            "since cannot be told"
+            f"snapshot {facts.published}, from which this state went on, is gone with all before it, so what has "
+            "changed since cannot be told"
         )
     return known[-1] if known else None
+
+
+def _limit_of_epoch(archive: SnapshotArchive, facts: Facts) -> SnapshotNumber:
+    """The greatest number in the claim's epoch: more is not known of an index that an earlier version wrote."""
+    epochs = [entry.epoch for entry in archive.shelf.load_all(EpochEntry) if str(entry.claim) == facts.claim]
+    started = 0 if facts.published is None else SnapshotNumber.parse(facts.published).epoch
+    return SnapshotNumber(max(epochs, default=started), LARGEST_SEQUENCE)
 
 
 def _overruled(store: ObjectStore, scratch: Path) -> int | None:

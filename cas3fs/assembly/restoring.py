@@ -14,7 +14,7 @@ import logging
 import uuid
 from pathlib import Path
 
-from cas3fs.assembly.line import CLEAN, LINEAGE, PUBLISHED
+from cas3fs.assembly.proving import CLEAN, LINEAGE, PUBLISHED
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.turns import OfflineTurn, offline_turn
 from cas3fs.config import Places, StoreSettings
@@ -24,7 +24,7 @@ from cas3fs.index import Index, IndexReader, migrations, ordinal_of
 from cas3fs.index.merging import adopt_newest
 from cas3fs.index.trimming import trim
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.manifests import Origin, SnapshotInfo
 
 _log = logging.getLogger(__name__)
 
@@ -71,11 +71,12 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
     if newest is not None:
         migrations.upgrade(state.scratch, whole=False)
         adopt_newest(state.restored, state.scratch, ordinal_of(number))
+    lineage = uuid.uuid4()
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
             # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
             index.garbage.drop_unnamed()
-            index.state.set(LINEAGE, str(uuid.uuid4()))
+            index.state.set(LINEAGE, str(lineage))
             index.state.remove(CLEAN)
             index.state.set(PUBLISHED, snapshot_id)
         index.commit()
@@ -91,6 +92,7 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
         parent=head,
         facts=facts,
         restored=snapshot_id,
+        origin=Origin(lineage, turn.claim.uuid),
     )
     if not turn.epochs.is_newest(turn.claim):
         raise Fenced("another writer has taken over the volume meanwhile")

@@ -160,6 +160,10 @@ class SnapshotEntry(NodeEntry):
     """What this snapshot added to the store, without the manifest."""
     restored: str | None = attribute(optional(text), default=None)
     """The older snapshot that this one made the head again; the parent is still the one that was the head before."""
+    lineage: UUID | None = attribute(optional(identifier), default=None)
+    """The life of the local index that it was made of (`cas3fs.assembly.proving`)."""
+    claim: UUID | None = attribute(optional(identifier), default=None)
+    """The claim under which it was published."""
     whole_at: datetime | None = attribute(optional(moment), default=None)
     """When the last snapshot that refers to no pages of earlier ones was stored, of those that this one stems from."""
     since_size: int = attribute(natural, default=0)

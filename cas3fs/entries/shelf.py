@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import BinaryIO, NamedTuple, TypeVar
 
+from blake3 import blake3
+
 from cas3fs.entries.attributes import KIND_METADATA, arguments, construct, from_metadata, to_metadata
 from cas3fs.entries.bodies import PREFIX_BYTES, Head, decode_body, decode_head, encode_body, head_length
 from cas3fs.entries.entry import SUB_SEPARATOR, Entry
@@ -75,6 +77,13 @@ class Shelf:
             BadAttribute: one cannot be coerced.
         """
         return self.load_with_data(kind, entry_id, owner)[0]
+
+    def load_with_digest(self, kind: type[E], entry_id: str) -> tuple[E, str]:
+        """The entry of a framed kind, and the BLAKE3 of its object's bytes in hex digits; raises as `load`."""
+        key = kind.key_of(entry_id)
+        body = self._read_body(key)
+        head, _ = decode_body(body, key)
+        return _from_head(kind, entry_id, "", head), digest_of(body)
 
     def load_with_data(self, kind: type[E], entry_id: str, owner: str = "") -> tuple[E, memoryview]:
         """The entry and its data; raises as `load`. The data of a kind that is not framed is unverified."""
@@ -192,6 +201,11 @@ class Shelf:
         if len(start) < needed <= info.size:
             start = self.store.get_range(info.key, 0, needed)
         return decode_head(start, info.key)
+
+
+def digest_of(body: Buffer) -> str:
+    """BLAKE3 of the bytes of an object, in hex digits."""
+    return blake3(body).hexdigest()
 
 
 def _metadata_of(entry: Entry) -> dict[str, str]:

@@ -26,10 +26,11 @@ from typing import BinaryIO, Final
 
 import attrs
 
+from cas3fs.entries.bodies import encode_body
 from cas3fs.entries.coercers import LARGEST_NUMBER
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.nodes import Part
-from cas3fs.entries.shelf import Listed, Shelf
+from cas3fs.entries.shelf import Listed, Shelf, digest_of
 from cas3fs.errors import (
     EntryError,
     ObjectMissing,
@@ -42,6 +43,8 @@ from cas3fs.snapshots.building import Attempt, TreeBuilder, totals_of, uses_of
 from cas3fs.snapshots.known import KnownManifests
 from cas3fs.snapshots.lines import is_off_line, newest_on_line, read_bases
 from cas3fs.snapshots.manifests import (
+    UNTOLD,
+    Origin,
     SnapshotInfo,
     check_id,
     check_shape,
@@ -115,6 +118,7 @@ class SnapshotArchive:
         name: str | None = None,
         facts: Mapping[str, int] | None = None,
         restored: str | None = None,
+        origin: Origin = UNTOLD,
     ) -> SnapshotInfo:
         """Store a snapshot of `index_file`, which must not change meanwhile; what is new goes through temporary files
         beside it.
@@ -156,12 +160,14 @@ class SnapshotArchive:
             new_size=new_size,
             facts={fact: min(count, LARGEST_NUMBER) for fact, count in (facts or {}).items()},
             restored=restored,
+            lineage=origin.lineage,
+            claim=origin.claim,
             whole_at=source.whole_at or time,
             since_size=0 if source.whole_at is None else source.since_size + new_size,
         )
         self._shelf.save(entry)
         self._remember(entry.id, tree)
-        return info_of(entry)
+        return info_of(entry, digest_of(encode_body(entry, b"")))
 
     def ids(self) -> list[str]:
         """The ids of all snapshots, ascending.
@@ -241,7 +247,7 @@ class SnapshotArchive:
             SnapshotDamaged: its manifest cannot be read.
             StoreError: the store failed.
         """
-        return info_of(self._load(snapshot_id))
+        return info_of(*self._load_with_digest(snapshot_id))
 
     def restore(self, snapshot_id: str, destination: Path, progress: Progress | None = None) -> SnapshotInfo:
         """Write the file of a snapshot to `destination`, which must not exist, every segment verified. On failure
@@ -253,7 +259,7 @@ class SnapshotArchive:
             SnapshotError: the local disk failed.
             StoreError: the store failed.
         """
-        entry = self._load(snapshot_id)
+        entry, digest = self._load_with_digest(snapshot_id)
         tree = self._read_tree(entry)
         with local_errors("restored index"), open(destination, "xb", buffering=0) as file:
             try:
@@ -261,7 +267,7 @@ class SnapshotArchive:
             except BaseException:
                 destination.unlink()
                 raise
-        return info_of(entry)
+        return info_of(entry, digest)
 
     def verify(self, snapshot_id: str, seen: set[Reference]) -> None:
         """Read back what a snapshot consists of, but for segments that were `seen` before; those read now are added.
@@ -367,8 +373,11 @@ class SnapshotArchive:
             read_spans(self._shelf.store, wanted, take, self._workers)
 
     def _load(self, snapshot_id: str) -> SnapshotEntry:
+        return self._load_with_digest(snapshot_id)[0]
+
+    def _load_with_digest(self, snapshot_id: str) -> tuple[SnapshotEntry, str]:
         try:
-            entry = self._shelf.load(SnapshotEntry, check_id(snapshot_id))
+            entry, digest = self._shelf.load_with_digest(SnapshotEntry, check_id(snapshot_id))
         except VolumeFormatError as error:
             raise SnapshotMissing(str(error)) from error
         except ObjectMissing as error:
@@ -376,7 +385,7 @@ class SnapshotArchive:
         except EntryError as error:
             raise SnapshotDamaged(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
         check_shape(entry)
-        return entry
+        return entry, digest
 
     def _parent_tree(self, parent: SnapshotEntry) -> Tree:
         if (parent.segment_size, parent.list_length) != (self._segment_size, self._list_length):

@@ -4,7 +4,8 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import UUID
 
 import attrs
 
@@ -26,6 +27,18 @@ NEW_PACK_BYTES: Final = "new_pack_bytes"
 """The fact that says how many bytes of packs were stored since the snapshot before."""
 
 
+class Origin(NamedTuple):
+    """Where a snapshot comes from."""
+
+    lineage: UUID | None = None
+    """The life of the local index that it is a copy of."""
+    claim: UUID | None = None
+    """The claim under which it is published."""
+
+
+UNTOLD: Final = Origin()
+
+
 @attrs.frozen
 class SnapshotInfo:
     """What is told of a snapshot; sizes are in bytes."""
@@ -43,10 +56,14 @@ class SnapshotInfo:
     """The pages entries that it needs."""
     restored: str | None = None
     """The older snapshot that this one made the head again."""
+    claim: UUID | None = None
+    """The claim under which it was published; None where an earlier version did."""
+    digest: str = ""
+    """BLAKE3 of the manifest's bytes, in hex digits."""
 
 
-def info_of(entry: SnapshotEntry) -> SnapshotInfo:
-    """What is told of the snapshot of that manifest."""
+def info_of(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
+    """What is told of the snapshot of that manifest, whose bytes have that digest."""
     return SnapshotInfo(
         id=entry.id,
         number=SnapshotNumber(entry.epoch, entry.sequence),
@@ -58,6 +75,8 @@ def info_of(entry: SnapshotEntry) -> SnapshotInfo:
         facts=entry.facts,
         pages=entry.pages,
         restored=entry.restored,
+        claim=entry.claim,
+        digest=digest,
     )
 
 

@@ -86,6 +86,21 @@ def write(volume: OpenVolume, name: str, text: str) -> None:
     fs.forget([(inode.number, 1)])
 
 
+def publish(opened: OpenVolume) -> str:
+    """Publishes; gives the snapshot."""
+    assert opened.publisher is not None
+    return opened.publisher.publish()
+
+
+def view_of(volume: Volume, snapshot_id: str, host: str = "viewer") -> OpenVolume:
+    """Opens a snapshot for reading."""
+    settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)
+    opened = open_view(volume.store_settings, settings, volume.places(host))
+    volume.closing(opened)
+    opened.start(0)
+    return opened
+
+
 def packs(volume: Volume) -> set[str]:
     """The keys of the packs in the volume's store."""
     return {info.key for info in volume.shelf.store.list("packs/")}

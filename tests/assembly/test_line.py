@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cas3fs.assembly.keeping import Keeper
-from cas3fs.assembly.line import CLEAN
 from cas3fs.assembly.opening import open_writer
+from cas3fs.assembly.proving import CLEAN
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim, Epochs, Identity
 from cas3fs.errors import EpochHeld, Fenced, IndexDatabaseError, SnapshotDamaged, StateInUse

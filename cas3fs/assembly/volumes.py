@@ -6,16 +6,20 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
+
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import GIB, MIB, StoreSettings, VolumeSettings
-from cas3fs.entries.kinds import VOLUME_FORMAT, VOLUME_ID, VolumeEntry
+from cas3fs.entries.kinds import ALL_KINDS, VOLUME_FORMAT, VOLUME_ID, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import (
     EntryError,
     ObjectExists,
     ObjectMissing,
+    StoreError,
     StoreRefused,
+    TransientStoreError,
     UsageError,
     VolumeExists,
     VolumeFormatError,
@@ -26,6 +30,8 @@ from cas3fs.objectstores import ObjectStore, open_store, parse_url, probe_create
 
 _MIN_PACK_BYTES = MIB
 _MAX_PACK_BYTES = GIB
+_OWN_NAMES = frozenset({VOLUME_ID, "probe", "damaged", *(kind.folder for kind in ALL_KINDS if kind.folder)})
+"""What a volume's keys begin with."""
 
 
 def normal_url(url: str) -> str:
@@ -90,13 +96,14 @@ def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict
 
     Raises:
         UsageError: a setting makes no sense.
-        VolumeExists: there is a volume already.
+        VolumeExists: there is a volume already, or the place lies among the objects of one.
         StoreRefused: the store ignores create-if-absent, and that was not allowed.
         StoreError: the store cannot be reached or written.
     """
     entry = _new_entry(settings)
     with closing(open_volume_store(store_settings, Metrics())) as store:
         _refuse_existing(store)
+        _refuse_inside_another(store_settings)
         entry = entry.changed(fenced=_check_fence(store, settings))
         try:
             Shelf(store).save(entry)
@@ -134,6 +141,25 @@ def _refuse_existing(store: ObjectStore) -> None:
     except ObjectMissing:
         return
     raise VolumeExists(f"there is a volume at {store.url} already")
+
+
+def _refuse_inside_another(settings: StoreSettings) -> None:
+    """Raises VolumeExists where a volume keeps its own objects: its gc and fsck would meet what they do not know."""
+    for outer, name in parse_url(settings.url).parents():
+        if name in _OWN_NAMES and _is_volume(attrs.evolve(settings, url=str(outer))):
+            raise VolumeExists(f"{settings.url} lies among the objects of the volume at {outer}: choose another place")
+
+
+def _is_volume(settings: StoreSettings) -> bool:
+    """Whether a volume is there, as far as one may look."""
+    try:
+        with closing(open_volume_store(settings, Metrics())) as store:
+            Shelf(store).load(VolumeEntry, VOLUME_ID)
+    except TransientStoreError:
+        raise
+    except (StoreError, EntryError):
+        return False
+    return True
 
 
 def _check_fence(store: ObjectStore, settings: VolumeSettings) -> bool:

@@ -6,8 +6,9 @@ administrator), and one that the ledger does not know is used if it is there. At
 enters names and sizes in the ledger without opening a file; until it is done, blocks are read but none is added, so
 that the bound holds from the first moment.
 
-Trouble is a miss. A rotten or half-written file is removed when it is met. The cache gives way to others: where the
-disk has less than `keep_free_bytes` left, or is full, files are removed instead of added.
+Trouble is a miss. A rotten or half-written file is removed when it is met. A folder that somebody removed is made
+again by the next write; one that cannot be written is logged once, and tried again by each write. The cache gives way
+to others: where the disk has less than `keep_free_bytes` left, or is full, files are removed instead of added.
 
 Locks: one, `_lock`, around the ledger alone; no system call is made under it. Room for a file is booked in the
 ledger, and the files that must go for it are removed, before it is written; so the folder takes no more than the
@@ -16,6 +17,7 @@ folders themselves, 1 MiB or so, are not counted.)
 """
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -35,6 +37,7 @@ DEFAULT_KEEP_FREE_BYTES = 256 * 1024 * 1024
 DEFAULT_LIMIT_FILES = 400_000
 """Each file known costs about 200 bytes of memory."""
 
+_log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Part = TypeVar("Part", bytes, Buffer)
@@ -65,6 +68,8 @@ class DiskCache(BlockCache):
         self._rotten = metrics.counter("cache.disk.rotten")
         self._failed_writes = metrics.counter("cache.disk.failed_writes")
         self._removed = metrics.counter("cache.disk.removed")
+        self._is_failing = False
+        """Whether writes fail, and the log says so."""
         self._closing = threading.Event()
         self._ready = threading.Event()
         self._scanner: threading.Thread | None = None
@@ -102,6 +107,9 @@ class DiskCache(BlockCache):
             self._failed_writes.add()
             if error.errno in _FULL:
                 self._release(len(plain))
+            elif not self._is_failing:
+                self._is_failing = True
+                _log.warning("the cache in %s cannot be written, so nothing is added: %s", self._folder.root, error)
         finally:
             self._settle(block, taken_bytes)
 
@@ -170,6 +178,18 @@ class DiskCache(BlockCache):
 
     def _write(self, block: BlockHash, plain: Buffer) -> int | None:
         """Write the file unless the disk is too full: then remove as much instead. What it takes, or None."""
+        try:
+            taken_bytes = self._write_in_place(block, plain)
+        except FileNotFoundError:
+            self._folder.make()
+            _log.warning("the cache's folder %s was removed, and is made again", self._folder.root)
+            taken_bytes = self._write_in_place(block, plain)
+        if self._is_failing and taken_bytes is not None:
+            self._is_failing = False
+            _log.warning("the cache in %s can be written again", self._folder.root)
+        return taken_bytes
+
+    def _write_in_place(self, block: BlockHash, plain: Buffer) -> int | None:
         lacking_bytes = self._keep_free_bytes + len(plain) - self._folder.free_bytes()
         if lacking_bytes > 0:
             self._release(lacking_bytes)

@@ -45,9 +45,13 @@ class BlockFolder:
         self.root = root
         self._temporary = f"{root}/tmp"
         self._serial = itertools.count()
-        for folder in (root, self._temporary):  # each by itself: the mode is for the last part alone
-            os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  (strings throughout: Path is slower)
+        self.make()
         self.unit_bytes = max(os.statvfs(root).f_frsize, 4096)
+
+    def make(self) -> None:
+        """Make what is missing of the folder itself."""
+        for folder in (self.root, self._temporary):  # each by itself: the mode is for the last part alone
+            os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  (strings throughout: Path is slower)
 
     def open(self, block: BlockHash) -> int:
         """A file descriptor to read the block's file with."""

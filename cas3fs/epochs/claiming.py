@@ -25,7 +25,7 @@ from cas3fs.entries.kinds import BASE_ID, RELEASED_ID, BaseEntry, EpochEntry, Re
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs.claimfile import Mine, Record, Standing, read_record, write_record
 from cas3fs.epochs.history import History
-from cas3fs.epochs.reading import read_entry, read_epoch, read_release
+from cas3fs.epochs.reading import list_keys, read_entry, read_epoch, read_release
 from cas3fs.epochs.values import Claim, EpochState, Handover, Identity, number_of
 from cas3fs.errors import EpochHeld, ObjectExists
 
@@ -130,7 +130,7 @@ class Epochs:
             StoreError: the store failed, so nobody knows.
         """
         start = EpochEntry.key_of(f"{claim.epoch:08d}")
-        later = (number_of(info.key) for info in self._shelf.store.list(EpochEntry.prefix(), start))
+        later = map(number_of, list_keys(self._shelf, start))
         self.saw(max(later, default=0))
         if self._fenced and self._seen <= claim.epoch and self._has(claim.epoch + 1):
             self.saw(claim.epoch + 1)
@@ -225,7 +225,7 @@ class Epochs:
         if top is None:
             return frozenset()
         if top.entry.bases is None:
-            keys = (info.key for info in self._shelf.store.list(EpochEntry.prefix()))
+            keys = list_keys(self._shelf)
             return frozenset(number_of(key) for key in keys if key.endswith(SUB_SEPARATOR + BASE_ID))
         return frozenset(top.entry.bases) | ({top.entry.epoch} if has_base else set())
 
@@ -251,7 +251,7 @@ class Epochs:
         than a rival who did not.
         """
         start = EpochEntry.key_of(f"{standing.number:08d}")
-        keys = {info.key.partition(SUB_SEPARATOR)[0] for info in self._shelf.store.list(EpochEntry.prefix(), start)}
+        keys = {key.partition(SUB_SEPARATOR)[0] for key in list_keys(self._shelf, start)}
         rivals = keys - {entry.key} - {one.entry.key for one in standing.claims}
         if rivals:
             self._shelf.remove(entry)
@@ -271,7 +271,7 @@ class Epochs:
     def _keys(self, known: int) -> set[str]:
         """The keys of epochs from `known` on, with those that a listing lacks."""
         start = EpochEntry.key_of(f"{known - 1:08d}") if known > 1 else ""
-        keys = {info.key for info in self._shelf.store.list(EpochEntry.prefix(), start)}
+        keys = set(list_keys(self._shelf, start, warn=True))
         if self._fenced:
             listed = max(map(number_of, keys), default=0)
             if (newest := self._newest_after(listed)) > listed:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs.reading import RELEASE_SUFFIX, is_damaged, read_entry
+from cas3fs.epochs.reading import RELEASE_SUFFIX, is_damaged, list_keys, read_entry
 from cas3fs.epochs.values import number_of
 from cas3fs.errors import EpochHeld, EpochUnknown, ObjectExists
 
@@ -114,7 +114,7 @@ class History:
         return "continued" if is_continued else "overruled"
 
     def _names(self) -> _Names:
-        keys = [info.key for info in self._shelf.store.list(EpochEntry.prefix())]
+        keys = list(list_keys(self._shelf))
         released = frozenset(key.removesuffix(RELEASE_SUFFIX) for key in keys if key.endswith(RELEASE_SUFFIX))
         claims = sorted((number_of(key), key) for key in keys if SUB_SEPARATOR not in key)
         return _Names(dict(claims), released)

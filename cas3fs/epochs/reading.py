@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reading the entries of epochs by name. What is damaged is there all the same: its number is in its name."""
 
+import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -8,13 +10,27 @@ from uuid import UUID
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import RELEASED_ID, EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs.values import EpochState, number_of
+from cas3fs.epochs.values import EpochState, is_foreign, number_of
 from cas3fs.errors import EntryError, ObjectMissing
 
+_log = logging.getLogger(__name__)
 RELEASE_SUFFIX: Final = SUB_SEPARATOR + RELEASED_ID
 _NOBODY: Final = UUID(int=0)
 _UNKNOWN: Final = "unknown"
 _NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def list_keys(shelf: Shelf, start_after: str = "", *, warn: bool = False) -> Iterator[str]:
+    """The keys of epochs and their sub-entries after `start_after`, without what somebody else has put there.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    for info in shelf.store.list(EpochEntry.prefix(), start_after):
+        if not is_foreign(info.key):
+            yield info.key
+        elif warn:
+            _log.warning("%s has an object %s, which is none of cas3fs and is passed over", shelf.store.url, info.key)
 
 
 def read_epoch(shelf: Shelf, key: str) -> EpochState | None:

@@ -17,6 +17,7 @@ from cas3fs.errors import VolumeFormatError
 from cas3fs.values import LARGEST_EPOCH
 
 _NAME = re.compile(r"([0-9]{8,10})(-[0-9a-f]{32})?\Z")
+_LIKE_A_NAME = re.compile(r"[0-9]+(-[0-9a-f]*)?\Z")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -87,6 +88,12 @@ class EpochState(NamedTuple):
     """None too where it could not be read."""
     damage: str = ""
     """Why the entry cannot be read; empty where it can."""
+
+
+def is_foreign(key: str) -> bool:
+    """Whether no version of cas3fs put the object `key`, which lies where epochs do: nothing depends on it."""
+    name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]
+    return _LIKE_A_NAME.match(name) is None
 
 
 def number_of(key: str) -> int:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from cas3fs.errors import MountError
 
@@ -23,6 +24,7 @@ CONTROL_XATTR = "user.cas3fs.control"
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _UNMOUNT_TIMEOUT_S = 60
+_PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
 class Mount(NamedTuple):
@@ -39,8 +41,18 @@ def list_mounts(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Mount]:
         before, _, after = line.partition(b" - ")
         kind, source = after.split(b" ")[:2]
         if kind == FILE_SYSTEM_TYPE.encode():
-            found.append(Mount(Path(_plain(before.split(b" ")[4])), _plain(source)))
+            found.append(Mount(Path(_plain(before.split(b" ")[4])), url_of(_plain(source))))
     return found
+
+
+def source_of(url: str) -> str:
+    """What the kernel is given as the source of a mount: the URL, in ASCII, which is all that the binding hands on."""
+    return url if url.startswith("file:") else quote(url, safe=_PLAIN)  # a directory's URL is percent-encoded already
+
+
+def url_of(source: str) -> str:
+    """The URL of which `source_of` made `source`."""
+    return source if source.startswith("file:") else unquote(source)
 
 
 def _plain(escaped: bytes) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import attrs
 
 from cas3fs.errors import UsageError
-from cas3fs.fuse.mountpoints import SUBTYPE
+from cas3fs.fuse.mountpoints import SUBTYPE, source_of
 
 _BASE = frozenset({"big_writes", "default_permissions", "no_splice_read", "splice_write", "splice_move"})
 _OURS = frozenset({"ro", "rw", "noallow_other", "nonempty", "defaults", "_netdev", "auto", "noauto", "user", "nofail"})
@@ -36,7 +36,7 @@ class SessionOptions:
 
         Read-ahead may occupy half of the workers, the rest is for what waits for staging or needs no waiting.
         """
-        escaped = url.replace("\\", "\\\\").replace(",", "\\,")
+        escaped = source_of(url).replace("\\", "\\\\").replace(",", "\\,")
         options = {f"fsname={escaped}", f"subtype={SUBTYPE}", *_BASE, *self.handed_on}
         background = max(_MIN_BACKGROUND, workers // 2)
         options |= {f"max_background={background}", f"congestion_threshold={background}"}

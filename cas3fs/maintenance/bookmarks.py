@@ -4,7 +4,8 @@
 It is a JSON file in the state folder, replaced as a whole::
 
     {"after": pack, "blocks": n, "bytes": n, "damaged": [block in hex, ...],
-     "snapshots": [id, ...], "hurt_snapshots": {id: text}, "hurt_packs": {pack: text}}
+     "snapshots": [id, ...], "hurt_snapshots": {id: text}, "hurt_packs": {pack: text},
+     "archived": {key: text}}
 
 What was found up to then stands there too; nothing depends on it.
 """
@@ -23,6 +24,7 @@ class Place:
     blocks, bytes: read so far. damaged: blocks of the volume that are not what they should be, in hex.
     snapshots: ids of those of which the index was read. hurt_snapshots: of those, what is wrong with which.
     hurt_packs: by pack, what is wrong in it with what only snapshots need.
+    archived: by key, objects that could not be read as they lie in an archive.
     """
 
     after: str = ""
@@ -32,6 +34,7 @@ class Place:
     snapshots: list[str] = attrs.field(factory=list)
     hurt_snapshots: dict[str, str] = attrs.field(factory=dict)
     hurt_packs: dict[str, str] = attrs.field(factory=dict)
+    archived: dict[str, str] = attrs.field(factory=dict)
 
 
 class Bookmark:
@@ -52,6 +55,7 @@ class Bookmark:
                 snapshots=[str(one) for one in told.get("snapshots", ())],
                 hurt_snapshots=dict(told.get("hurt_snapshots", {})),
                 hurt_packs=dict(told.get("hurt_packs", {})),
+                archived=dict(told.get("archived", {})),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Place()

@@ -72,6 +72,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             "a pack has damaged blocks that only snapshots need",
             "written down: in them its files give I/O errors",
         ),
+        "object-archived": Kind(
+            ERROR, "an object lies in an archive, and cannot be read", "none: restore it there, and check again"
+        ),
         "object-unknown": Kind(NOTE, "an object that nothing explains", "`cas3fs gc` removes what may go"),
         "snapshot-damaged": Kind(ERROR, "a manifest cannot be read", "it is put aside, under damaged/"),
         "pages-missing": Kind(ERROR, "a snapshot's pages are not in the store", _STORED_ANEW),

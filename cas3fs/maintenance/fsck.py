@@ -27,7 +27,7 @@ from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.errors import BlockError, ObjectExists, ObjectMissing
+from cas3fs.errors import BlockError, ObjectArchived, ObjectExists, ObjectMissing
 from cas3fs.index import LOST_PACK, Checker
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark
@@ -46,7 +46,7 @@ MOST_ROUNDS: Final = 8
 MOST_RANGES: Final = 50
 _SNAPSHOT_CODES: Final = ("snapshot-damaged", "pages-missing", "pages-wrong-size", "snapshot-unreadable")
 _GONE: Final = ("pack-missing", "snapshot-pack-missing", "known-loss", "known-snapshot-loss")
-_READ_BACK: Final = ("block-damaged", "snapshot-pack-damaged", "snapshot-unreadable")
+_READ_BACK: Final = ("block-damaged", "snapshot-pack-damaged", "snapshot-unreadable", "object-archived")
 """Found by reading back alone, so another check without that may not tell whether they are mended."""
 _log = logging.getLogger(__name__)
 
@@ -112,6 +112,9 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
     if verified is None:
         return FsckResult(tuple(findings), None, checkup.checked)
     findings += _hurt_packs(verified, told, patient.damages)
+    findings += [
+        Finding("object-archived", {"object": key}, why) for key, why in sorted(verified.place.archived.items())
+    ]
     named = {one.touches.get("snapshot") for one in findings}
     findings += [one for one in _hurt_snapshots(patient.store, verified) if one.touches["snapshot"] not in named]
     return FsckResult(tuple(findings), verified, checkup.checked)
@@ -233,7 +236,7 @@ class Fsck:
         for block in self._lost_blocks():
             if block.pack == LOST_PACK or block.hash in told or block.pack in told:
                 continue
-            with suppress(BlockError):
+            with suppress(BlockError, ObjectArchived):
                 retrieval.block(block)
                 with self._at.filesystem.lock, self._at.filesystem.operation():
                     self._at.filesystem.index.blocks.found(block.hash, block.pack)

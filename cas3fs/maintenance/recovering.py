@@ -24,7 +24,7 @@ from cas3fs.blocks.packs import FOOTER_BYTES, GUESSED_TAIL_BYTES, PackBuilder, r
 from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
-from cas3fs.errors import BlockError, ObjectMissing
+from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.extents import unpack_ranges
 from cas3fs.index import Checker, StagingIndex
 from cas3fs.maintenance.base import Premises, Report
@@ -122,14 +122,14 @@ class Recoverer:
         info = self._listing.packs[name]
         try:
             return [BlockLocation(one.hash, name, *one[1:]) for one in contents_of(self._at.store, info.key, info.size)]
-        except (BlockError, ObjectMissing) as error:
+        except (BlockError, ObjectMissing, ObjectArchived) as error:
             _log.warning("the table of contents of pack %s cannot be read: %s", name, error)
             return []
 
     def _is_good(self, place: BlockLocation) -> bool:
         try:
             self._retrieval.block(place)
-        except BlockError:
+        except (BlockError, ObjectArchived):
             return False
         return True
 

@@ -18,8 +18,8 @@ from typing import Final
 import attrs
 
 from cas3fs.blockstore.keys import PACKS_PREFIX
-from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
+from cas3fs.epochs.values import is_foreign, number_of
 from cas3fs.errors import DeleteFailed, EntryError, SnapshotError
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
@@ -32,6 +32,8 @@ PROBE_PREFIX: Final = "probe/"
 DAMAGED_PREFIX: Final = "damaged/"
 ASIDE_PREFIX: Final = DAMAGED_PREFIX + SnapshotEntry.prefix()
 _FOLDERS: Final = frozenset(kind.folder for kind in ALL_KINDS if kind.folder)
+_CHECKED: Final = frozenset({"packs", "pages", "snapshots", "epochs"})
+"""Of which the names are looked at: others there are of no kind."""
 _LONE_KEYS: Final = frozenset({"volume"})
 
 
@@ -104,11 +106,11 @@ def take_listing(store: ObjectStore) -> Listing:
             pages[name] = info
         elif folder == SnapshotEntry.folder and _is_number(name):
             snapshots[name] = info
-        elif folder == EpochEntry.folder and name[:8].isdigit():
-            epochs.add(int(name.partition(SUB_SEPARATOR)[0].partition("-")[0]))
+        elif folder == EpochEntry.folder and not is_foreign(info.key):
+            epochs.add(number_of(info.key))
         elif info.key.startswith(PROBE_PREFIX):
             probes.append(info)
-        elif info.key not in _LONE_KEYS and (folder not in _FOLDERS or folder in {"packs", "pages", "snapshots"}):
+        elif info.key not in _LONE_KEYS and (folder not in _FOLDERS or folder in _CHECKED):
             strange.append(info)
     return Listing(
         MappingProxyType(packs),

@@ -24,7 +24,8 @@ import attrs
 from cas3fs.blockstore.keys import pack_key
 from cas3fs.blockstore.plans import Run, coalesce
 from cas3fs.blockstore.retrieval import Retrieval
-from cas3fs.errors import BlockError, BlockMissing, ObjectMissing, SnapshotDamaged, SnapshotMissing
+from cas3fs.entries.kinds import SnapshotEntry
+from cas3fs.errors import BlockError, BlockMissing, ObjectArchived, ObjectMissing, SnapshotDamaged, SnapshotMissing
 from cas3fs.index import LOST_PACK, Checker, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark, Place
@@ -111,6 +112,8 @@ class Verifier:
         self._archive = archive
         self._skipped = {LOST_PACK, *skipped}
         self._workers = workers
+        self._archived: dict[str, str] = {}
+        """By key, what lies in an archive; entered by any thread."""
 
     def run(self, index: Path, max_duration_s: float | None = None) -> Verified:
         """Reads back what was not read yet.
@@ -163,6 +166,8 @@ class Verifier:
                 continue  # it went since
             except SnapshotDamaged as error:
                 place.hurt_snapshots[one.id] = str(error)
+            except ObjectArchived as error:
+                place.archived[SnapshotEntry.key_of(one.id)] = str(error)
             place.snapshots.append(one.id)
             yield
 
@@ -199,6 +204,9 @@ class Verifier:
             found = contents_of(self._store, pack_key(task.name), task.size)
         except ObjectMissing:
             return ()  # that is told already, or it went since
+        except ObjectArchived as error:
+            self._archived[pack_key(task.name)] = str(error)
+            return ()
         except BlockError:
             return None
         return [BlockLocation(one.hash, task.name, *one[1:]) for one in found]
@@ -215,21 +223,28 @@ class Verifier:
         place.damaged += [block.hash.hex() for block in damaged if block not in group.kept]
         for pack, count in Counter(block.pack for block in damaged if block in group.kept).items():
             place.hurt_packs[pack] = f"blocks that the volume itself does not use any more: {count:,}"
+        place.archived |= self._archived
         place.blocks += len(group.blocks)
         place.bytes += sum(block.stored_length for block in group.blocks)
 
     def _damaged_in(self, run: Run) -> list[BlockLocation]:
-        """The blocks of a run that are not what they should be."""
+        """The blocks of a run that are not what they should be; of what lies in an archive nobody knows."""
         try:
             body = self._retrieval.run(run)
+        except ObjectArchived as error:
+            self._archived[pack_key(run.pack)] = str(error)
+            return []
         except BlockMissing:
             return [block for block in run.blocks if not self.is_good(block)]
         decode = partial(self._retrieval.decode, body, run.start)
         return [block for block in run.blocks if not _succeeds(partial(decode, block))]
 
     def is_good(self, block: BlockLocation) -> bool:
-        """Whether a block lies there; raises StoreError where nobody knows."""
-        return _succeeds(partial(self._retrieval.block, block))
+        """Whether a block lies there, or perhaps so in an archive; raises StoreError where nobody knows."""
+        try:
+            return _succeeds(partial(self._retrieval.block, block))
+        except ObjectArchived:
+            return True
 
 
 def _succeeds(read: Callable[[], object]) -> bool:

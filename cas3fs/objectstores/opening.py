@@ -2,6 +2,7 @@
 """From a URL to a store: what the URL says, and the wrappers that every store gets."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -33,6 +34,17 @@ class StoreUrl(NamedTuple):
         if self.scheme == "file":
             return Path(self.place).as_uri()
         return f"{self.scheme}://{self.place}/{self.prefix}" if self.prefix else f"{self.scheme}://{self.place}"
+
+    def parents(self) -> Iterator[tuple["StoreUrl", str]]:
+        """The places that this one lies in, innermost first, each with the first part of the way from there to here."""
+        if self.scheme == "file":
+            here = Path(self.place)
+            for inner, outer in zip((here, *here.parents), here.parents, strict=False):
+                yield self._replace(place=str(outer)), inner.name
+            return
+        parts = self.prefix.split("/") if self.prefix else []
+        for depth in reversed(range(len(parts))):
+            yield self._replace(prefix="/".join(parts[:depth])), parts[depth]
 
 
 def parse_url(url: str) -> StoreUrl:

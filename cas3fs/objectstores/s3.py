@@ -12,15 +12,21 @@ between the two that `probe_create_if_absent` reports.
 An answer counts when it is S3's own: a put's has an ETag, a listing says whether it ends, a deletion names what it
 deleted. Anything else comes from something in between, such as the login page of a network, and is tried again.
 
+Credentials that the server refuses are read again where one of boto3's files has changed since, as whoever rotates
+them expects; those that boto3 renews by itself are its business.
+
 Only this module imports boto3. Locks: one, around making the client and what is known of the server; the client itself
 is thread-safe.
 """
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -52,6 +58,7 @@ from cas3fs.errors import (
     DeleteFailed,
     ObjectExists,
     ObjectMissing,
+    StoreBusy,
     StoreError,
     StoreRefused,
     StoreUnreachable,
@@ -92,6 +99,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
 
+_log = logging.getLogger(__name__)
+_NOT_OURS: Final[tuple[object, ...]] = ("not made here",)
 _CONNECT_TIMEOUT_S: Final = 10
 _READ_TIMEOUT_S: Final = 60
 _DEFAULT_REGION: Final = "us-east-1"
@@ -127,6 +136,7 @@ class S3Store(ObjectStore):
         self._lock = threading.Lock()
         self._page_size = page_size
         self._made = client
+        self._files = _NOT_OURS if client is not None else ()
         self._way = FIRST_WAY
         self._heard_s = time.monotonic()
 
@@ -141,8 +151,18 @@ class S3Store(ObjectStore):
             return made
         with self._lock:
             if self._made is None:
+                self._files = credential_files()
                 self._made = make_client(self._settings)
             return self._made
+
+    def _has_new_credentials(self) -> bool:
+        """Whether the files that credentials come from have changed; then they are read at the next request."""
+        with self._lock:
+            if self._files == _NOT_OURS or self._files == credential_files():
+                return False
+            self._made = None  # who is under way keeps the one it has
+        _log.warning("%s: the credentials were refused, and are read again, as their file has changed", self.url)
+        return True
 
     def close(self) -> None:
         with self._lock:
@@ -401,11 +421,17 @@ class S3Store(ObjectStore):
             yield
             self._heard_s = time.monotonic()
         except ClientError as error:
-            raise self._refused(action, error.response) from error
+            refused = self._refused(action, error.response)
+            if isinstance(refused, AccessDenied) and self._has_new_credentials():
+                raise StoreBusy(f"{refused}; they were changed, and are tried") from error
+            raise refused from error
         except ResponseParserError as error:
             raise not_its_own(f"{self.url}: cannot {action}", "the form of S3's answers") from error
         except (BotoCoreError, OSError) as error:
-            raise self._transport_error(error, action) from error
+            failed = self._transport_error(error, action)
+            if isinstance(failed, AccessDenied) and self._has_new_credentials():
+                raise StoreBusy(f"{failed}; they were changed, and are tried") from error
+            raise failed from error
         except RecursionError as error:  # botocore follows such answers by asking again, without an end
             raise self._refusal(action, 301, None, "to everything") from error
 
@@ -443,6 +469,19 @@ class S3Store(ObjectStore):
         if isinstance(error, BotoConnectionError | HTTPClientError | OSError):
             return StoreUnreachable(f"cannot reach {where} for {self.url}: {reason_of(error)}")
         return StoreRefused(f"{self.url}: cannot {action}: {line_of(error)}")
+
+
+def credential_files() -> tuple[object, ...]:
+    """What tells whether boto3's files with credentials have changed: their places, times and sizes."""
+    found: list[object] = []
+    for variable, usual in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")):
+        path = Path(os.environ.get(variable) or f"~/.aws/{usual}").expanduser()
+        try:
+            status = path.stat()
+            found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
+        except (OSError, RuntimeError):
+            found.append((path, None))
+    return tuple(found)
 
 
 def make_client(settings: S3Settings) -> "S3Client":

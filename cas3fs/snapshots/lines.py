@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cas3fs.entries.entry import SUB_SEPARATOR
-from cas3fs.entries.kinds import BASE_ID, BaseEntry, EpochEntry
+from cas3fs.entries.kinds import BASE_ID, BaseEntry
 from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs.reading import list_keys
 from cas3fs.errors import EntryCorrupt, ObjectExists
 from cas3fs.values import SnapshotNumber
 
@@ -36,7 +37,7 @@ def read_bases(shelf: Shelf) -> tuple[Base, ...]:
         StoreError: the store failed.
     """
     suffix = SUB_SEPARATOR + BASE_ID
-    keys = [info.key for info in shelf.store.list(EpochEntry.prefix()) if info.key.endswith(suffix)]
+    keys = [key for key in list_keys(shelf) if key.endswith(suffix)]
     return tuple(_base(shelf.load(BaseEntry, BASE_ID, key.removesuffix(suffix))) for key in keys)
 
 

@@ -28,6 +28,21 @@ def test_a_volume_is_not_made_twice(volume: Volume) -> None:
         make_volume(volume.store_settings, VolumeSettings())
 
 
+@pytest.mark.parametrize("place", ["packs", "snapshots/deep/down", "epochs"])
+def test_a_volume_is_not_made_among_the_objects_of_another(volume: Volume, place: str) -> None:
+    inside = volume.root / "v" / place
+    inside.mkdir(parents=True, exist_ok=True)
+    with pytest.raises(VolumeExists, match="lies among the objects of the volume at file:"):
+        make_volume(StoreSettings(inside.as_uri()), VolumeSettings())
+    assert list(inside.iterdir()) == []
+
+
+def test_a_volume_may_lie_beside_another_or_in_a_folder_that_is_named_alike(volume: Volume, tmp_path: Path) -> None:
+    for place in (volume.root / "v" / "beside", tmp_path / "packs"):
+        place.mkdir()
+        make_volume(StoreSettings(place.as_uri()), VolumeSettings())
+
+
 @pytest.mark.parametrize(
     "settings",
     [

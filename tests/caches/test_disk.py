@@ -4,6 +4,7 @@
 import errno
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -169,12 +170,42 @@ def test_files_removed_by_others_are_misses_and_their_room_is_used_again(disk: D
     assert disk.size_bytes == taken_bytes(tmp_path)
 
 
-def test_the_whole_folder_may_vanish(disk: DiskCache, tmp_path: Path) -> None:
+def test_the_whole_folder_may_vanish_and_is_made_again(
+    disk: DiskCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     disk.put(*make_block(1))
-    shutil.rmtree(tmp_path / "cache")
+    for removed in (tmp_path / "cache", tmp_path / "cache" / "tmp"):
+        caplog.clear()
+        shutil.rmtree(removed)
+        for seed in (2, 3):
+            disk.evict(make_block(seed)[0])
+            disk.put(*make_block(seed))
+            assert disk.get(make_block(seed)[0]) == make_block(seed)[1]
+        assert [record.message for record in caplog.records] == [
+            f"the cache's folder {tmp_path / 'cache'} was removed, and is made again"
+        ]
     assert disk.get(make_block(1)[0]) is None
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+    assert disk.size_bytes == taken_bytes(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_in_the_log_once_until_it_can(
+    disk: DiskCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folder: BlockFolder, block: BlockHash, content: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockFolder, "write", refuse)
+        for seed in range(3):
+            disk.put(*make_block(seed))
+    disk.put(*make_block(1))
     disk.put(*make_block(2))
-    assert not disk.contains(make_block(2)[0])
+    told = [record.message for record in caplog.records]
+    assert len(told) == 2
+    assert "cannot be written" in told[0]
+    assert "can be written again" in told[1]
+    assert disk.get(make_block(2)[0]) == make_block(2)[1]
 
 
 def test_what_another_process_added_is_used_and_counted(open_disk: Opener, tmp_path: Path) -> None:

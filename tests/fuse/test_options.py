@@ -4,6 +4,7 @@
 import pytest
 
 from cas3fs.errors import UsageError
+from cas3fs.fuse.mountpoints import url_of
 from cas3fs.fuse.options import parse_options
 
 
@@ -30,6 +31,16 @@ def test_roots_mounts_are_open_to_all_unless_told_otherwise() -> None:
 def test_libfuse_gets_the_volumes_name_and_the_permission_checks() -> None:
     given = parse_options([], is_root=False).for_libfuse("file:///a,b", 16, read_only=True)
     assert {"fsname=file:///a\\,b", "subtype=cas3fs", "default_permissions", "big_writes", "ro"} <= given
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/bücher, %20 mehr", "s3://bucket/a%2Fb", "file:///b%C3%BCcher", "s3://b/a+b#?"]
+)
+def test_the_kernel_gets_any_url_in_ascii_and_gives_it_back(url: str) -> None:
+    given = parse_options([], is_root=False).for_libfuse(url, 16, read_only=False)
+    (source,) = (option.removeprefix("fsname=") for option in given if option.startswith("fsname="))
+    assert source.isascii()
+    assert url_of(source.replace("\\,", ",")) == url
 
 
 def test_read_ahead_leaves_half_of_the_workers_free() -> None:

@@ -18,15 +18,17 @@ from cas3fs.errors import ObjectMissing
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.findings import ERROR, KINDS, NOTE, Finding
 from tests.assembly.test_upkeep import TestFsck as WholeVolumes
+from tests.maintenance import test_archived as archived
 from tests.maintenance.ward import DAMAGES, NOTED, STORE_DAMAGES, Ward, codes, lose_staged_bytes, make
 
 EIO = {"chunk-impossible", "chunk-without-block", "chunk-past-block"}
 """After these f0 cannot be read in parts, for ever."""
 MOVED = {"inode-without-name", "name-in-no-folder"}
-ELSEWHERE = {
+ELSEWHERE: dict[str, Callable[..., object]] = {
+    "object-archived": archived.test_what_lies_in_an_archive_is_named_and_all_else_is_read_back,
     "index-damaged": WholeVolumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
 }
-"""Codes that only a whole volume can have, and the test of each."""
+"""Codes that only a whole volume can have, or that nothing mends, and the test of each."""
 
 INDEX_DAMAGES: dict[str, Callable[[Ward], object]] = {
     code: partial(lambda statements, ward: ward.sql(*statements), statements) for code, statements in DAMAGES.items()

@@ -97,8 +97,9 @@ class Ward(Rig):
         return self.names_in(self.inode("lost+found"))
 
 
-def make(folder: Path) -> Ward:
-    ward = Ward(folder)
+def make(folder: Path, **options: Any) -> Ward:
+    """A ward with a few files; options are the rig's."""
+    ward = Ward(folder, **options)
     for number in range(6):
         ward.write(f"f{number}", noise(number))
     outer = ward.folder_in("outer")

@@ -88,3 +88,16 @@ def test_boto3_is_imported_only_when_a_bucket_is_opened(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "parents"),
+    [
+        ("s3://bucket", []),
+        ("s3://bucket/a/b", [("s3://bucket/a", "b"), ("s3://bucket", "a")]),
+        ("file:///a/b", [("file:///a", "b"), ("file:///", "a")]),
+        ("memory://a", []),
+    ],
+)
+def test_a_place_knows_what_it_lies_in(url: str, parents: list[tuple[str, str]]) -> None:
+    assert [(str(outer), name) for outer, name in parse_url(url).parents()] == parents

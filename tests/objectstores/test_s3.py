@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
 from itertools import product
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -29,9 +30,11 @@ from cas3fs.errors import (
     TruncatedBody,
     UsageError,
 )
-from cas3fs.objectstores import probe_create_if_absent
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import RetryPolicy, probe_create_if_absent
 from cas3fs.objectstores.s3 import S3Store, make_client
 from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.objectstores.wrappers import RetryingStore
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.servers import REGION, S3Server
@@ -242,6 +245,47 @@ def test_no_credentials_at_all_says_what_to_set(script: Script, monkeypatch: pyt
         monkeypatch.setenv("AWS_PROFILE", "nobody")
         with pytest.raises(AccessDenied, match="nobody"):
             S3Store("bucket", "", S3Settings(script.endpoint_url)).get("a")
+
+
+@pytest.fixture
+def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """boto3's file, and nothing else to find credentials in."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    path = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    return path
+
+
+def write_key(path: Path, key: str) -> None:
+    path.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret-of-{key}\n")
+
+
+@pytest.mark.parametrize(
+    "refusal", [error(400, "ExpiredToken"), error(403, "InvalidAccessKeyId"), error(403, "AccessDenied"), Reply(403)]
+)
+def test_credentials_that_were_rotated_are_read_again(credentials: Path, script: Script, refusal: Reply) -> None:
+    write_key(credentials, "OLD")
+    with closing(S3Store("bucket", "", S3Settings(script.endpoint_url, region=REGION))) as store:
+        script.replies = [refusal]
+        with pytest.raises(AccessDenied):
+            store.get("a")
+        write_key(credentials, "ROTATED")
+        script.replies = [refusal, found(b"bytes")]
+        assert RetryingStore(store, RetryPolicy(base_delay_s=0.01), Metrics()).get("a") == b"bytes"
+    keys = [asked.headers["authorization"].partition("Credential=")[2].partition("/")[0] for asked in script.asked]
+    assert keys == ["OLD", "OLD", "ROTATED"]
+
+
+def test_credentials_that_come_late_are_found(credentials: Path, script: Script) -> None:
+    script.replies = [found(b"bytes")]
+    with closing(S3Store("bucket", "", S3Settings(script.endpoint_url, region=REGION))) as store:
+        with pytest.raises(AccessDenied, match="no usable credentials"):
+            store.get("a")
+        write_key(credentials, "NEW")
+        assert RetryingStore(store, RetryPolicy(base_delay_s=0.01), Metrics()).get("a") == b"bytes"
 
 
 # Servers that differ

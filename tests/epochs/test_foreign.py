@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What somebody else has put where epochs lie: it is told, and hinders nothing; what a newer version may mean does."""
+
+from pathlib import Path
+
+import pytest
+
+from cas3fs.entries.entry import SUB_SEPARATOR
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs, History, Identity
+from cas3fs.errors import VolumeFormatError
+from cas3fs.maintenance.survey import take_listing
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.snapshots.lines import read_bases
+
+ALICE = Identity("alpha", "alice", 11, "boot-a")
+FOREIGN = ("epochs/README", "epochs/00000001-old", "epochs/old/00000001/base", f"epochs/x{SUB_SEPARATOR}base")
+
+
+def test_an_object_that_is_none_of_ours_does_not_block_the_volume(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    shelf = Shelf(store)
+    for key in FOREIGN:
+        store.put_if_absent(key, b"anything")
+    for number in (1, 2):
+        epochs = Epochs(shelf)
+        claim = epochs.claim(ALICE, tmp_path / "claim")
+        assert claim.epoch == number
+        assert epochs.is_newest(claim)
+        epochs.release(claim)
+    assert [one.entry.epoch for one in History(shelf).told(9)] == [1, 2]
+    assert read_bases(shelf) == ()
+    assert any("epochs/README, which is none of cas3fs" in record.message for record in caplog.records)
+
+
+def test_a_survey_names_it_and_knows_the_epochs() -> None:
+    store = MemoryStore()
+    for key in (*FOREIGN, "epochs/00000007", f"epochs/00000007{SUB_SEPARATOR}released"):
+        store.put_if_absent(key, b"anything")
+    listing = take_listing(store)
+    assert listing.epochs == {7}
+    assert sorted(info.key for info in listing.strange) == sorted(FOREIGN)
+
+
+@pytest.mark.parametrize("key", ["epochs/123456789012", "epochs/7", "epochs/00000007-abc"])
+def test_what_may_be_an_epoch_of_a_newer_version_is_not_passed_over(tmp_path: Path, key: str) -> None:
+    store = MemoryStore()
+    store.put_if_absent(key, b"anything")
+    with pytest.raises(VolumeFormatError, match="newer"):
+        Epochs(Shelf(store)).claim(ALICE, tmp_path / "claim")

@@ -86,6 +86,8 @@ class VolumeSettings:
     compression: str = "zstd:3"
     label: str = ""
     allow_unfenced: bool = False
+    group_readable: bool = False
+    """Of a store in a directory: its group may read it."""
 
 
 @attrs.frozen

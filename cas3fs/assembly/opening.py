@@ -22,7 +22,7 @@ import attrs
 from cas3fs.assembly.line import mark_clean, restore_told, take_up
 from cas3fs.assembly.publishing import Publisher
 from cas3fs.assembly.statefolder import StateFolder, ViewFolder
-from cas3fs.assembly.volumes import load_volume, open_volume_store
+from cas3fs.assembly.volumes import load_volume, open_volume_store, warn_of_exposure
 from cas3fs.assembly.wiring import wire
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import Places, StoreSettings, WriterSettings
@@ -285,6 +285,7 @@ def open_view(
 def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> tuple[ObjectStore, VolumeEntry]:
     store = open_volume_store(settings, metrics)
     resources.callback(store.close)
+    warn_of_exposure(store)
     return store, load_volume(store)
 
 

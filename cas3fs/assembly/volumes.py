@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Making a volume, and finding one: its store, and the entry that says how it was made."""
 
+import logging
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from cas3fs.errors import (
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store, parse_url, probe_create_if_absent
 
+_log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB
 _MAX_PACK_BYTES = GIB
 _OWN_NAMES = frozenset({VOLUME_ID, "probe", "damaged", *(kind.folder for kind in ALL_KINDS if kind.folder)})
@@ -55,6 +57,12 @@ def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
         endpoint_url=settings.endpoint_url,
         max_concurrency=settings.max_concurrency,
     )
+
+
+def warn_of_exposure(store: ObjectStore) -> None:
+    """Logs who may read a store in a directory and should not; raises StoreError where it cannot be looked at."""
+    if warning := store.exposure():
+        _log.warning("%s", warning)
 
 
 def load_volume(store: ObjectStore) -> VolumeEntry:
@@ -104,6 +112,9 @@ def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict
     with closing(open_volume_store(store_settings, Metrics())) as store:
         _refuse_existing(store)
         _refuse_inside_another(store_settings)
+        if settings.group_readable:
+            store.share_with_group()
+        warn_of_exposure(store)
         entry = entry.changed(fenced=_check_fence(store, settings))
         try:
             Shelf(store).save(entry)

@@ -23,6 +23,7 @@ from cas3fs.config import MIB, VolumeSettings
 @click.option("--compression", default="zstd:3", show_default=True, help="zstd:LEVEL or none.")
 @click.option("--label", default="", help="A name for people.")
 @click.option("--allow-unfenced", is_flag=True, help="Accept a store that ignores create-if-absent.")
+@click.option("--group-readable", is_flag=True, help="Let the group of a store in a directory read it.")
 @store_options
 @json_option
 @verbose_option
@@ -35,18 +36,19 @@ def mkfs(
     compression: str,
     label: str,
     allow_unfenced: bool,
+    group_readable: bool,
     endpoint_url: str | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
     """Create a volume at the URL VOLUME.
 
-    The bucket or folder must exist; a volume that is there already is left alone.
+    The bucket or folder must exist; a volume that is there already is left alone. In a folder, only you can read it.
     """
     from cas3fs.assembly.volumes import make_volume
 
     log_to_stderr(verbose)
-    settings = VolumeSettings(chunker, block_size, pack_size, compression, label, allow_unfenced)
+    settings = VolumeSettings(chunker, block_size, pack_size, compression, label, allow_unfenced, group_readable)
     made = make_volume(store_settings(volume, endpoint_url), settings)
     if as_json:
         print_json(made)

@@ -18,7 +18,7 @@ from datetime import datetime
 from itertools import islice
 from typing import BinaryIO, Final, NamedTuple
 
-from cas3fs.errors import InvalidKey, ObjectTooLong, ObjectTooShort, StoreRefused
+from cas3fs.errors import InvalidKey, ObjectTooLong, ObjectTooShort, StoreRefused, UsageError
 
 Body = bytes | bytearray | memoryview | BinaryIO
 """What is put: bytes, or a seekable binary file, which is put from its position to its end."""
@@ -68,6 +68,22 @@ class ObjectStore(ABC):
     def heard_s(self) -> float:
         """When it last gave a sign of life, by the monotonic clock, in seconds; a store on this machine always does."""
         return time.monotonic()
+
+    def share_with_group(self) -> None:
+        """Let the group of a store in a directory read it, from the first object on.
+
+        Raises:
+            UsageError: this is no directory, or it has objects already.
+        """
+        raise UsageError(f"{self.url} is no directory, so it has no group that could read it")
+
+    def exposure(self) -> str:
+        """Who may read the objects of a store in a directory beside those who should: a warning, or nothing.
+
+        Raises:
+            StoreError: the directory cannot be looked at.
+        """
+        return ""
 
     @abstractmethod
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = _NO_METADATA) -> None:

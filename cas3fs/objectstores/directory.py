@@ -10,6 +10,7 @@ So a volume's directory can be copied to a bucket, and back, by any tool. How a 
 Names that begin with a dot are no keys, so listings never show what a crash left in ``.partial``; leftovers of more
 than a day are removed at the first put. Metadata lies in one extended attribute, ``user.cas3fs.metadata`` (JSON), where
 the file system has those, and is dropped where it has not: whoever needs it keeps it in the body. Emptied folders stay.
+Only their owner may read files and folders, unless `sharing` says otherwise.
 
 All paths are relative to a descriptor of the directory that is held open, so a disk that is unmounted or a directory
 that is replaced meanwhile is never confused with another. No symbolic link is followed, be it of a file or of a folder
@@ -44,6 +45,7 @@ from cas3fs.errors import (
     StoreMissing,
     StoreRefused,
     TruncatedBody,
+    UsageError,
 )
 from cas3fs.objectstores.base import (
     Body,
@@ -57,6 +59,7 @@ from cas3fs.objectstores.base import (
     too_long,
     too_short,
 )
+from cas3fs.objectstores.sharing import Modes, exposure_of
 from cas3fs.objectstores.walk import walk
 
 PARTIAL: Final = ".partial"
@@ -88,6 +91,7 @@ class DirectoryStore(ObjectStore):
         self._synced: set[str] = set()
         self._swept = False
         self._root = self._open_root()
+        self._modes = Modes.of(self._root, PARTIAL)
 
     def _open_root(self) -> int:
         try:
@@ -104,6 +108,28 @@ class DirectoryStore(ObjectStore):
         if root >= 0:
             os.close(root)
 
+    def share_with_group(self) -> None:
+        modes = Modes(is_shared=True)
+        try:
+            modes.make_folder(PARTIAL, self._root)
+        except FileExistsError:
+            raise UsageError(f"{self._root_path} has been a store before: change its modes by hand") from None
+        except OSError as error:
+            self._raise(error, "make a folder in it")
+        self._modes = modes
+
+    def exposure(self) -> str:
+        try:
+            who = exposure_of(self._root, self._modes)
+        except OSError as error:
+            self._raise(error, "look at it")
+        if not who:
+            return ""
+        return (
+            f"{self._root_path} can be read by {who}, with all files of the volume, whatever their modes: "
+            f"`chmod -R {'go' if who == 'everybody' else 'g'}-rwx {self._root_path}` closes it"
+        )
+
     # Putting
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
@@ -113,7 +139,7 @@ class DirectoryStore(ObjectStore):
         try:
             self._prepare_partial()
             with self._folder(PARTIAL) as partial:
-                _write_partial(partial, name, body, metadata)
+                _write_partial(partial, name, body, metadata, self._modes.file_bits)
                 try:
                     self._place(partial, name, key)
                 finally:
@@ -125,7 +151,7 @@ class DirectoryStore(ObjectStore):
         if self._swept:
             return
         with contextlib.suppress(FileExistsError):
-            os.mkdir(PARTIAL, 0o777, dir_fd=self._root)
+            self._modes.make_folder(PARTIAL, self._root)
         self._swept = True
         self._remove_leftovers()
 
@@ -165,7 +191,7 @@ class DirectoryStore(ObjectStore):
         name = _name_of(path)
         with self._folder(_folder_of(path)) as above:
             try:
-                os.mkdir(name, 0o777, dir_fd=above)
+                self._modes.make_folder(name, above)
             except FileExistsError:
                 mode = os.stat(name, dir_fd=above, follow_symlinks=False).st_mode
                 if stat.S_ISREG(mode):
@@ -342,10 +368,12 @@ def _name_of(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _write_partial(folder: int, name: str, body: Body, metadata: Mapping[str, str]) -> None:
+def _write_partial(folder: int, name: str, body: Body, metadata: Mapping[str, str], more_bits: int) -> None:
     """The whole file, synced, or none."""
-    descriptor = os.open(name, _WRITE_FLAGS, 0o666, dir_fd=folder)
+    descriptor = os.open(name, _WRITE_FLAGS, 0o600, dir_fd=folder)
     try:
+        if more_bits:
+            os.fchmod(descriptor, 0o600 | more_bits)
         for piece in _pieces(body):
             _write_all(descriptor, piece)
         if metadata:

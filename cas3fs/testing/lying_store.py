@@ -85,6 +85,12 @@ class LyingStore(ObjectStore):
     def close(self) -> None:
         self._inner.close()
 
+    def share_with_group(self) -> None:
+        self._inner.share_with_group()
+
+    def exposure(self) -> str:
+        return self._inner.exposure()
+
     def _listed(self) -> _Moment:
         return {self.url: {info.key: info for info in self._inner.list()}}
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Making a volume, finding one, and what is told of it."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,30 @@ def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> Non
 def test_a_volume_is_not_made_twice(volume: Volume) -> None:
     with pytest.raises(VolumeExists):
         make_volume(volume.store_settings, VolumeSettings())
+
+
+def test_mkfs_and_whoever_opens_a_volume_are_told_that_others_can_read_it(
+    volume: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume.use("here", a="1")
+    assert caplog.records == []
+    (volume.root / "v").chmod(0o755)
+    (volume.root / "v" / "packs").chmod(0o755)
+    volume.use("here", b="2")
+    assert any("can be read by everybody" in record.message for record in caplog.records)
+    caplog.clear()
+    (tmp_path / "open" / "data").mkdir(parents=True)
+    (tmp_path / "open").chmod(0o755)
+    (tmp_path / "open" / "data").chmod(0o755)
+    make_volume(StoreSettings((tmp_path / "open").as_uri()), VolumeSettings())
+    assert any("can be read by everybody" in record.message for record in caplog.records)
+
+
+def test_a_volume_whose_group_may_read_it(tmp_path: Path) -> None:
+    make_volume(StoreSettings(tmp_path.as_uri()), VolumeSettings(group_readable=True))
+    assert stat.S_IMODE((tmp_path / "volume").stat().st_mode) == 0o640
+    with pytest.raises(UsageError, match="no directory"):
+        make_volume(StoreSettings("memory://x"), VolumeSettings(group_readable=True))
 
 
 @pytest.mark.parametrize("place", ["packs", "snapshots/deep/down", "epochs"])

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,6 +23,7 @@ from cas3fs.errors import (
     StoreFull,
     StoreMissing,
     StoreRefused,
+    UsageError,
 )
 from cas3fs.objectstores.directory import PARTIAL, DirectoryStore
 
@@ -53,6 +55,53 @@ def fail_with(number: int) -> Callable[..., Any]:
 def test_an_object_is_a_file_with_the_same_bytes(store: DirectoryStore, root: Path) -> None:
     store.put_if_absent("packs/00000007/3f9c", b"bytes", {"kind": "pack"})
     assert (root / "packs/00000007/3f9c").read_bytes() == b"bytes"
+
+
+def modes(root: Path) -> dict[str, int]:
+    """Of all that lies in a store."""
+    return {path.relative_to(root).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*")}
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def test_only_the_owner_can_read_it(store: DirectoryStore, root: Path, umask: None) -> None:
+    store.put_if_absent("packs/7/3f9c", b"bytes")
+    assert modes(root) == {PARTIAL: 0o700, "packs": 0o700, "packs/7": 0o700, "packs/7/3f9c": 0o600}
+    root.chmod(0o755)
+    assert store.exposure() == ""
+
+
+def test_its_group_can_read_it_where_that_was_asked_for(store: DirectoryStore, root: Path, umask: None) -> None:
+    store.share_with_group()
+    store.put_if_absent("packs/a", b"bytes")
+    with closing(DirectoryStore(root)) as again:
+        again.put_if_absent("pages/b", b"bytes")
+        root.chmod(0o755)
+        assert again.exposure() == ""
+    folders, files = (PARTIAL, "packs", "pages"), ("packs/a", "pages/b")
+    assert modes(root) == dict.fromkeys(folders, 0o750) | dict.fromkeys(files, 0o640)
+    with pytest.raises(UsageError, match="by hand"):
+        store.share_with_group()
+
+
+@pytest.mark.parametrize(
+    ("top", "inner", "words"),
+    [(0o755, 0o755, "by everybody"), (0o755, 0o750, "by its group"), (0o700, 0o755, ""), (0o755, 0o700, "")],
+)
+def test_a_store_that_lets_others_in_says_so(
+    store: DirectoryStore, root: Path, top: int, inner: int, words: str
+) -> None:
+    store.put_if_absent("packs/a", b"bytes")
+    (root / "packs").chmod(inner)
+    root.chmod(top)
+    assert words in store.exposure()
+    assert bool(store.exposure()) == bool(words)
+    assert not store.exposure() or "chmod -R" in store.exposure()
 
 
 def test_what_other_tools_copied_in_is_an_object(store: DirectoryStore, root: Path) -> None:

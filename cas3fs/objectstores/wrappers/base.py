@@ -32,6 +32,12 @@ class WrappedStore(ObjectStore):
     def heard_s(self) -> float:
         return self._inner.heard_s
 
+    def share_with_group(self) -> None:
+        self._inner.share_with_group()
+
+    def exposure(self) -> str:
+        return self._inner.exposure()
+
     @abstractmethod
     def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         """Make the request and give its answer; `size_bytes` is what it carries, None where only the answer tells."""

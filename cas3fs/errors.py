@@ -146,9 +146,11 @@ class CorruptPack(BlockError):
 
 
 class IndexDatabaseError(Cas3fsError):
-    """The local database; `group_lost` says that its open transaction is gone, with all operations in it."""
+    """The local database; `group_lost` says that its open transaction is gone, with all operations in it, `is_final`
+    that trying again cannot help this process."""
 
     group_lost = False
+    is_final = False
 
 
 class IndexFull(IndexDatabaseError):

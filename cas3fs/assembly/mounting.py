@@ -12,12 +12,18 @@ signal comes; store, publish, release; tell those who wait; end. The control soc
     gc       frees what nothing names (module `upkeep`)
     fsck     what is wrong (module `checking`)
     end      returns when the volume is released, with the newest snapshot, or the error that kept it from that
+
+What a program has done in the last seconds is in the memory of this process alone, and stays there while the local disk
+cannot be written. So at the end, however it comes, the process goes on trying, and answers `stats` and `end` meanwhile;
+only what is on the local disk is left to the next mount.
 """
 
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from typing import Any
 
@@ -40,6 +46,7 @@ from cas3fs.maintenance.records import recorded
 _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
 _REPORT_INTERVAL_S = 0.2
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 10.0
 _FAILED = 1
 _UNFENCED = (
     "the store ignores create-if-absent, so it cannot keep two machines apart that mount the volume at the same time"
@@ -54,6 +61,8 @@ class Ending:
     def __init__(self) -> None:
         self._over = threading.Event()
         self._report: Message = {}
+        self.trouble = ""
+        """What keeps the process from ending; empty while nothing does."""
         self._result: Message = {}
         self._error: Cas3fsError | None = None
 
@@ -158,16 +167,47 @@ class MountProcess:
             _log.info("no request comes any more; storing the rest")
             self._session.close()
             self._upkeep.stop()
+            self._write_out()
             snapshot = self._volume.finish(self._ending.report)
+            self._write_out()
             self._volume.close()
         except BaseException as error:  # noqa: BLE001 - told to the log and to those who wait
             expected = isinstance(error, Cas3fsError | OSError)
             _log.error("the volume could not be released: %s", error, exc_info=None if expected else error)
+            with suppress(Exception):  # the first error is told
+                self._write_out()
             self._ending.fail(error)
             return _FAILED
         _log.info("released, with snapshot %s", snapshot)
         self._ending.succeed(snapshot)
         return 0
+
+    def _write_out(self) -> None:
+        """Returns when all that programs did is on the local disk, however long that takes.
+
+        Raises:
+            IndexDatabaseError: that disk has lost what was written before, so no later try can prove anything.
+        """
+        pause_s = _FIRST_RETRY_S
+        while True:
+            try:
+                self._volume.filesystem.commit()
+            except (Cas3fsError, OSError) as error:
+                if getattr(error, "is_final", False):
+                    raise
+                self._ending.trouble = str(error)
+            else:
+                self._ending.trouble = ""
+                return
+            _log.error(
+                "the local disk cannot be written, next try in %.0f s: %s; kill -9 %d gives up what is not written",
+                pause_s,
+                self._ending.trouble,
+                os.getpid(),
+            )
+            self._ending.report({"what": f"not on the local disk yet, trying again: {self._ending.trouble}"})
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
 
     # -- requests
 
@@ -201,7 +241,11 @@ class MountProcess:
 
     def _stats(self) -> dict[str, Any]:
         filesystem = self._volume.filesystem
-        filesystem.commit()
+        trouble = self._ending.trouble
+        try:
+            filesystem.commit()
+        except (Cas3fsError, OSError) as error:
+            trouble = str(error)
         with filesystem.index.reader() as reader:
             report = volume_report(self._volume.entry, self._volume.url, reader.counts())
         publisher = self._volume.publisher
@@ -209,6 +253,7 @@ class MountProcess:
             "mountpoint": str(self._mount.mountpoint),
             "read_only": filesystem.read_only,
             "read_only_reason": filesystem.read_only_reason,
+            "not_on_disk_reason": trouble,
             "is_view": publisher is None,
             "fenced": publisher is not None and bool(publisher.fenced),
             "snapshot": self._volume.shown if publisher is None else publisher.newest,

@@ -69,6 +69,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows.append(("mounted on", report.get("mountpoint", "not mounted")))
     if report.get("read_only"):
         rows.append(("read-only", report.get("read_only_reason") or "yes"))
+    if report.get("not_on_disk_reason"):
+        rows.append(("not on the local disk", f"the last changes: {report['not_on_disk_reason']}"))
     rows.append(_snapshot(report))
     rows += [(title, f"{report[name]:,}") for name, title in _COUNTS.items()]
     rows += [(title, format_size(report[name])) for name, title in _SIZES.items()]
@@ -79,6 +81,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if "pending" in report:
         left = report["pending"]
         rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
+    if refused := report.get("process", {}).get("inodes.refused"):
+        rows.append(("not kept", f"attributes of {refused:,} files; the log names them"))
     rows += _pauses(report.get("process", {}))
     rows += _upkeep(report.get("maintenance", {}))
     rows += _caches(report.get("process", {}))

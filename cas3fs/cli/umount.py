@@ -16,7 +16,7 @@ from cas3fs.cli.common import Target, find_target_of, places_options
 from cas3fs.cli.progress import progress_bar
 from cas3fs.config import find_places
 from cas3fs.control import ControlClient, Progress
-from cas3fs.errors import Fenced, MountError, StoreError
+from cas3fs.errors import Fenced, IndexDatabaseError, MountError, StoreError
 
 _END_TIMEOUT_S = 60.0
 
@@ -66,6 +66,10 @@ def _store(client: ControlClient, progress: Progress, target: Target) -> None:
         raise StoreError(
             f"{error}; {target.mountpoint} stays mounted, and what is not in the store is safe in the state folder"
         ) from error
+    except IndexDatabaseError as error:
+        raise type(error)(
+            f"{error}; {target.mountpoint} stays mounted, as its process alone has what was changed last"
+        ) from error
 
 
 def _await_end(client: ControlClient, progress: Progress, target: Target) -> None:
@@ -73,6 +77,10 @@ def _await_end(client: ControlClient, progress: Progress, target: Target) -> Non
         client.result(progress)
     except Fenced as error:
         raise Fenced(f"{target.mountpoint} is unmounted, and its last changes are not published: {error}") from error
+    except IndexDatabaseError as error:
+        raise type(error)(
+            f"{error}; the volume is unmounted and not released, and what was changed last may not be on the local disk"
+        ) from error
     except StoreError as error:
         raise StoreError(
             f"{error}; the volume is unmounted, and what is not in the store is safe in the state folder: "

@@ -24,7 +24,7 @@ import attrs
 
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
-from cas3fs.errors import FileSystemError
+from cas3fs.errors import FileSystemError, IndexRowRefused
 from cas3fs.filesystem.inodes import Inode, InodeTable
 from cas3fs.filesystem.names import Names
 from cas3fs.filesystem.staging import Staging
@@ -103,8 +103,10 @@ class Base:
         self.lock = threading.Lock()
         staging.guard(self.lock)
         index.watch(self._index_told)
-        self.names = Names(index)
+        self.names = Names(index, self._newborn_refused)
         self.inodes = InodeTable(index, self.names.newborn)
+        self.rejected: dict[int, str] = {}
+        """Inodes that were made, and that the index never took, and why."""
         self.born = 0
         """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
         self.changes = 0
@@ -172,6 +174,20 @@ class Base:
             raise FileSystemError(errno.EROFS)
 
     # -- inodes
+
+    def _newborn_refused(self, number: int, parent: int, error: IndexRowRefused) -> None:
+        """The index does not take an inode that was made: it has no name any more, as if it had been removed."""
+        _log.error("inode %d cannot be entered in the index and is gone: %s", number, error)
+        self.metrics.counter("commits.refused").add(1)
+        self.rejected[number] = str(error)
+        inode, directory = self.inodes.cached.get(number), self.inodes.cached.get(parent)
+        if inode is None:
+            return
+        if inode.is_directory and directory is not None:
+            directory.nlink -= 1
+            self.inodes.touch(directory)
+        inode.nlink = 0
+        self._unreferenced(inode)
 
     def _changed(self, inode: Inode) -> None:
         """Attributes of `inode` have changed: in the index with the next commit, in staging while it owns them."""

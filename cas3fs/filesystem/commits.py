@@ -25,7 +25,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,6 +96,7 @@ class Commits:
         self.commit_mutex = threading.Lock()
         self.last_pause_s = 0.0
         """How long the last commit kept operations out."""
+        self._refused: Set[int] = frozenset()
         self._asked = 0
         self._done = 0
         self._wake = threading.Event()
@@ -230,4 +231,14 @@ class Commits:
             with base.index.operation():
                 base.inodes.write_back()
         base.index.commit()
+        self._report_refused()
         base.inodes.written_back()
+
+    def _report_refused(self) -> None:
+        refused = self._base.inodes.refused
+        for number in refused.keys() - self._refused:
+            _log.error(
+                "attributes of inode %d cannot be kept, it stays as it was last kept: %s", number, refused[number]
+            )
+            self._base.metrics.counter("commits.refused").add(1)
+        self._refused = refused.keys()

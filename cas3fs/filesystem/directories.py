@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.base import NAME_MAX, Base, Caller
+from cas3fs.filesystem.borders import INTEGER_MAX, checked_device, checked_owner
 from cas3fs.filesystem.inodes import Inode
 
 _LISTING_ENTRIES = 1000
@@ -71,6 +72,8 @@ class Directories(Base):
         if self.names.is_absent(parent, name):
             self._check_name(name)
             return None
+        if parent > INTEGER_MAX:
+            raise FileSystemError(errno.ENOENT)
         row = self.index.namespace.lookup(parent, name)
         if row is None:
             self.inodes.directory(parent)
@@ -155,7 +158,8 @@ class Directories(Base):
                 mode |= stat.S_ISGID
         now = time.time_ns()
         is_directory = stat.S_ISDIR(mode)
-        row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
+        owner, device = (checked_owner(caller.uid), checked_owner(gid)), checked_device(rdev)
+        row = (mode, *owner, 2 if is_directory else 1, device, len(target or b""), now, now, now, now)
         number = self.names.reserve()
         if target is not None:
             with self.index.operation():
@@ -260,7 +264,7 @@ class Directories(Base):
 
     def _lost_name(self, inode: Inode, now: int) -> None:
         """One name of `inode` is gone; a directory has only the one."""
-        inode.nlink = 0 if inode.is_directory else inode.nlink - 1
+        inode.nlink = 0 if inode.is_directory else max(0, inode.nlink - 1)
         if inode.is_directory:
             self.names.forget_directory(inode.number)
         inode.ctime_ns = now

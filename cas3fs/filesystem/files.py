@@ -17,6 +17,7 @@ from contextlib import nullcontext, suppress
 from cas3fs.blockstore.reader import Gate
 from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.base import SIZE_MAX, Caller
+from cas3fs.filesystem.borders import checked_offset, checked_owner, clamped_ns
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.directories import Directories
 from cas3fs.filesystem.extents import FileBytes
@@ -75,11 +76,15 @@ class Files(Directories):
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Inode:
-        """Changes what is not None; of `mode` only the permission bits count.
+        """Changes what is not None; of `mode` only the permission bits count, and times are kept from 1677 to 2262.
 
         Raises:
-            FileSystemError: ENOENT, EROFS, ENOSPC; for a size also EISDIR, EINVAL, EFBIG.
+            FileSystemError: ENOENT, EROFS, ENOSPC; EINVAL for an owner that there cannot be; for a size also EISDIR,
+                EINVAL, EFBIG.
         """
+        for owner in (uid, gid):
+            if owner is not None:
+                checked_owner(owner)
         with self.lock:
             self._check_writable()
             inode = self.inodes.get(number)
@@ -91,9 +96,9 @@ class Files(Directories):
             if mode is not None:
                 inode.mode = stat.S_IFMT(inode.mode) | mode & _MODE_BITS
             if atime_ns is not None:
-                inode.atime_ns = atime_ns
+                inode.atime_ns = clamped_ns(atime_ns)
             if mtime_ns is not None:
-                inode.mtime_ns = mtime_ns
+                inode.mtime_ns = clamped_ns(mtime_ns)
             inode.ctime_ns = now
             self._changed(inode)
             return inode
@@ -187,7 +192,7 @@ class Files(Directories):
         `gate` makes the context in which the store is waited for; what it raises ends the read.
 
         Raises:
-            FileSystemError: EBADF, the handle is not open for reading.
+            FileSystemError: EBADF, the handle is not open for reading; EINVAL.
             BlockError, StoreError, OSError: bytes of this range cannot be had.
         """
         with self.lock:
@@ -221,7 +226,7 @@ class Files(Directories):
         if not opened.readable:
             raise FileSystemError(errno.EBADF)
         inode = opened.inode
-        end = min(offset + size, inode.size)
+        end = min(checked_offset(offset) + size, inode.size)
         if offset >= end:
             return None
         window = opened.ahead.seen(offset, end)
@@ -247,7 +252,7 @@ class Files(Directories):
         """Takes all of `data` at `offset`; waits while staging is full, unless the caller is not `patient`.
 
         Raises:
-            FileSystemError: EBADF, EFBIG, ENOSPC (the local disk), EROFS.
+            FileSystemError: EBADF, EFBIG, EINVAL, ENOSPC (the local disk), EROFS.
         """
         done = self.write_now(handle, offset, data)
         if done is not None:
@@ -275,7 +280,7 @@ class Files(Directories):
         opened = self._open[handle]
         if not opened.writable:
             raise FileSystemError(errno.EBADF)
-        if offset + len(data) > SIZE_MAX:
+        if checked_offset(offset) + len(data) > SIZE_MAX:
             raise FileSystemError(errno.EFBIG)
         inode = opened.inode
         if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:

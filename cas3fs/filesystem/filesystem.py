@@ -15,7 +15,7 @@ import attrs
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.errors import IndexDatabaseError
+from cas3fs.errors import IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
 from cas3fs.filesystem.checkpoint import Checkpoints
 from cas3fs.filesystem.commits import Commits
@@ -142,12 +142,23 @@ class FileSystem(Files, Xattrs):
             self.index.complete()
 
     def fsync(self, handle: int, datasync: bool = False) -> None:
-        """What was written to the file is durable on this machine; errors as `commit`."""
+        """What was written to the file is durable on this machine; errors as `commit`, and IndexRowRefused."""
         self.commit()
+        opened = self._open.get(handle)
+        if opened is not None:
+            self._check_kept(opened.inode.number)
 
     def fsyncdir(self, handle: int) -> None:
-        """What happened in the directory is durable on this machine; errors as `commit`."""
+        """What happened in the directory is durable on this machine; errors as `fsync`."""
         self.commit()
+        listing = self._listings.get(handle)
+        if listing is not None:
+            self._check_kept(listing.directory.number)
+
+    def _check_kept(self, number: int) -> None:
+        reason = self.inodes.refused.get(number) or self.rejected.get(number)
+        if reason:
+            raise IndexRowRefused(reason)
 
     def store_all(self, timeout_s: float | None = None, *, settled: bool = False) -> None:
         """Returns when everything written before the call is in the store, and the index says so.
@@ -234,6 +245,7 @@ class FileSystem(Files, Xattrs):
                 "staging.size_bytes": self.staging.size_bytes,
                 "staging.memory_bytes": self.staging.memory_bytes,
                 "inodes.cached": len(self.inodes.cached),
+                "inodes.refused": len(self.inodes.refused),
                 "inodes.known_to_kernel": len(self.inodes.lookups),
                 "handles.open": len(self._open) + len(self._listings),
             }

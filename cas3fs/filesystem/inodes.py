@@ -15,7 +15,8 @@ import errno
 import stat
 from collections.abc import Iterable, Iterator, Set
 
-from cas3fs.errors import FileSystemError
+from cas3fs.errors import FileSystemError, IndexRowRefused
+from cas3fs.filesystem.borders import INTEGER_MAX
 from cas3fs.filesystem.layers import Layer
 from cas3fs.index import Index
 
@@ -119,6 +120,8 @@ class InodeTable:
         self.dirty: dict[int, Inode] = {}
         self.lookups: dict[int, int] = {}
         self.doomed: set[int] = set()
+        self.refused: dict[int, str] = {}
+        """Those whose row the index did not take at the last commit, and why; it keeps what it had of them."""
 
     def get(self, number: int) -> Inode:
         """The inode of that number.
@@ -134,7 +137,7 @@ class InodeTable:
     def find(self, number: int) -> Inode | None:
         """As `get`, and None where there is none."""
         inode = self.cached.get(number)
-        if inode is not None or number in self.doomed:
+        if inode is not None or number in self.doomed or not 0 < number <= INTEGER_MAX:
             return inode
         row = self._index.namespace.inode(number)
         return None if row is None else self.admit(row)
@@ -202,20 +205,40 @@ class InodeTable:
         self.doomed.add(inode.number)
 
     def write_back(self) -> None:
-        """Brings the rows of the dirty and the doomed up to date, inside the open group.
+        """Brings the rows of the dirty and the doomed up to date, inside the open group, but for those `refused`.
 
         Raises:
             IndexDatabaseError: as the index says; what was to be written stays to be written.
         """
-        names = self._index.namespace
-        names.remove_inodes(self.doomed)
-        whole = [inode for inode in self.dirty.values() if not inode.unstored]
-        names.save_inodes(_whole_row(inode) for inode in whole)
-        names.save_attributes(_attributes_row(inode) for inode in self.dirty.values() if inode.unstored)
+        self._index.namespace.remove_inodes(self.doomed)
+        before, self.refused = self.refused, {}
+        try:
+            with self._index.operation():
+                self._save([inode for inode in self.dirty.values() if inode.number not in before])
+        except IndexRowRefused:
+            before = dict.fromkeys(self.dirty, "")
+        for number in before:
+            if number in self.dirty:
+                self._save_alone(self.dirty[number])
+
+    def _save(self, inodes: Iterable[Inode]) -> None:
+        whole: list[Inode] = []
+        staged: list[Inode] = []
+        for inode in inodes:
+            (staged if inode.unstored else whole).append(inode)
+        self._index.namespace.save_inodes(map(_whole_row, whole))
+        self._index.namespace.save_attributes(map(_attributes_row, staged))
+
+    def _save_alone(self, inode: Inode) -> None:
+        try:
+            with self._index.operation():
+                self._save([inode])
+        except IndexRowRefused as error:
+            self.refused[inode.number] = str(error)
 
     def written_back(self) -> None:
-        """The commit that `write_back` was part of has succeeded."""
-        self.dirty.clear()
+        """The commit that `write_back` was part of has succeeded; what was refused is tried again with the next."""
+        self.dirty = {number: self.dirty[number] for number in self.refused}
         self.doomed.clear()
 
 

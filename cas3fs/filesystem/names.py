@@ -12,19 +12,28 @@ Four things, all guarded by the file system's lock:
 - names that are *gone* and that the index still has.  They leave it with the same `flush`, before the newborn enter:
   so a name may be made again at once.
 
-A failed flush leaves both as they are, and the next commit fails until it succeeds.
+A failed flush leaves both as they are, and the next commit fails until it succeeds.  But a single inode or name that
+the index refuses goes out of memory, with all that was made below it, and the others enter.
 """
 
+from collections.abc import Callable
+
+from cas3fs.errors import IndexRowRefused
 from cas3fs.index import Index
 
 _CAPACITY = 100_000
+
+Refused = Callable[[int, int, IndexRowRefused], None]
+"""Is given the number of an inode that was made, and cannot be entered, and that of its directory."""
 
 
 class Names:
     """See the module.  Every method needs the file system's lock."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, refused: Refused) -> None:
+        """`refused` is called, under the lock, with each of the newborn that the index does not take."""
         self._index = index
+        self._refused = refused
         self._known: dict[tuple[int, bytes], int] = {}
         self._whole: set[int] = set()  # directories all of whose names are in `_known`
         self._missed: tuple[int, bytes] | None = None
@@ -82,7 +91,8 @@ class Names:
         """
         self._make_room()
         if not self._entries:  # the index may have given numbers itself since
-            self._last_inode, self._last_entry = self._index.namespace.last_numbers()
+            last_inode, self._last_entry = self._index.namespace.last_numbers()
+            self._last_inode = max(self._last_inode, last_inode)  # the last one may have been refused
         return self._last_inode + 1
 
     def add(self, number: int, parent: int, name: bytes, row: tuple[int, ...], *, is_directory: bool) -> None:
@@ -106,11 +116,39 @@ class Names:
         """
         if not self._entries and not self._gone:
             return
-        with self._index.operation():
-            self._index.namespace.remove_entries(self._gone)
-            self._index.namespace.insert_inodes(self._inodes)
-            self._index.namespace.add_entries(self._entries)
+        refused: dict[int, IndexRowRefused] = {}
+        try:
+            with self._index.operation():
+                self._index.namespace.remove_entries(self._gone)
+                self._index.namespace.insert_inodes(self._inodes)
+                self._index.namespace.add_entries(self._entries)
+        except IndexRowRefused:
+            refused = self._flush_singly()
+        entries = self._entries.copy()
         self._gone.clear()
         self._inodes.clear()
         self._entries.clear()
         self.newborn.clear()
+        for _, parent, name, number in entries:
+            if number in refused:
+                self.forget(parent, name)
+                self._whole.discard(number)
+                self._refused(number, parent, refused[number])
+
+    def _flush_singly(self) -> dict[int, IndexRowRefused]:
+        """As `flush`, each inode with its name by itself; gives those that were refused, and what is below them."""
+        refused: dict[int, IndexRowRefused] = {}
+        with self._index.operation():
+            self._index.namespace.remove_entries(self._gone)
+            for inode, entry in zip(self._inodes, self._entries, strict=True):
+                _, parent, _, number = entry
+                if parent in refused:
+                    refused[number] = refused[parent]
+                    continue
+                try:
+                    with self._index.operation():
+                        self._index.namespace.insert_inodes([inode])
+                        self._index.namespace.add_entries([entry])
+                except IndexRowRefused as error:
+                    refused[number] = error
+        return refused

@@ -363,10 +363,12 @@ class Database:
 
         Raises:
             IndexFull: no room on the disk.
-            IndexDatabaseError: the disk failed now or before.
+            IndexDatabaseError: the disk failed now or before; `is_final` if before.
         """
         if self._sync_failed:
-            raise IndexDatabaseError(f"{self.path}: an earlier write to the disk failed")
+            error = IndexDatabaseError(f"{self.path}: an earlier write to the disk failed")
+            error.is_final = True
+            raise error
         commits = self._commits
         if self._log is None or self._synced_commits >= commits:
             return

@@ -8,23 +8,32 @@ As SQLite does, most errors undo the whole open transaction before they are rais
         with faults.on(SqliteFault.FULL, at=3):
             ...
 
-Databases that are opened within the context are concerned, whatever thread uses them. A fault counts the statements
-that SQLite is given from then on, those that open and end transactions and savepoints included. Nothing else of
-SQLite's behaviour is imitated: what is raised is what Python's driver would raise.
+A command may be run under a fault that lasts while a file exists, on the databases of that name::
+
+    python -m cas3fs.testing.sqlite_faults FULL WHILE-FILE index.sqlite mount VOLUME DIRECTORY
+
+Databases that are opened for writing within the context are concerned, whatever thread uses them. A fault counts the
+statements that SQLite is given from then on, those that open and end transactions and savepoints included. Nothing else
+of SQLite's behaviour is imitated: what is raised is what Python's driver would raise.
 
 Locks: one, around the faults and their counts.
 """
 
+import os
+import runpy
 import sqlite3
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from cas3fs.index.database import Database
+
+USAGE: Final = "python -m cas3fs.testing.sqlite_faults KIND WHILE-FILE DATABASE CAS3FS-ARGUMENT..."
 
 
 class SqliteFault(Enum):
@@ -59,10 +68,13 @@ class _Armed:
     times: int | None
     text: str
     file: str
+    lasts: Callable[[], bool] = lambda: True
     seen: int = 0
     befell: int = 0
 
     def meets(self, path: str, text: str) -> bool:
+        if not path or not self.lasts():
+            return False
         if self.text not in text or not path.endswith(self.file):
             return False
         self.seen += 1
@@ -81,12 +93,19 @@ class SqliteFaults:
 
     @contextmanager
     def on(
-        self, kind: SqliteFault, *, at: int = 1, times: int | None = 1, text: str = "", file: str = ""
+        self,
+        kind: SqliteFault,
+        *,
+        at: int = 1,
+        times: int | None = 1,
+        text: str = "",
+        file: str = "",
+        lasts: Callable[[], bool] = lambda: True,
     ) -> Iterator[_Armed]:
         """Lets `kind` befall `times` statements (None: all) from the `at`-th on, counting only those that contain
-        `text`, on databases whose path ends with `file`; gives what tells how often it `befell`, and how many such
-        statements were `seen`."""
-        armed = _Armed(kind, at, times, text, file)
+        `text`, on databases whose path ends with `file`, while `lasts` says so; gives what tells how often it
+        `befell`, and how many such statements were `seen`."""
+        armed = _Armed(kind, at, times, text, file, lasts)
         with self._lock:
             self._on.append(armed)
         try:
@@ -125,7 +144,8 @@ def sqlite_faults() -> Iterator[SqliteFaults]:
     class Connection(sqlite3.Connection):
         def __init__(self, database: str, *args: Any, **options: Any) -> None:
             super().__init__(database, *args, **options)
-            self.path = database.partition("?")[0]
+            path, _, mode = database.partition("?")
+            self.path = "" if mode == "mode=ro" else path
 
         def cursor(self, *_: Any) -> Cursor:  # type: ignore[override]
             return Cursor(self)
@@ -139,3 +159,19 @@ def sqlite_faults() -> Iterator[SqliteFaults]:
         yield faults
     finally:
         Database.connection_class = usual
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command of the module: becomes ``python -m cas3fs`` under a fault."""
+    if len(arguments) < 4 or arguments[0] not in SqliteFault.__members__:
+        raise SystemExit(USAGE)
+    kind, flag, database, *rest = arguments
+    sys.argv[1:] = rest
+    with sqlite_faults() as faults:
+        while_there = faults.on(SqliteFault[kind], times=None, file=database, lasts=lambda: os.path.exists(flag))  # noqa: PTH110
+        with while_there:
+            runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

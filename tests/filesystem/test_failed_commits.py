@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Commits that fail: what they were about is done by the next one, and no crash between finds half of it."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from cas3fs.errors import IndexDatabaseError
+from cas3fs.errors import IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem import FileSystem
-from tests.filesystem.machine import Machine
+from cas3fs.index import Checker
+from cas3fs.testing.sqlite_faults import SqliteFault, sqlite_faults
+from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import (
     after_a_crash,
     content,
     make_file,
+    names_in,
+    refused,
     rewrite,
     store_without_commit,
     until,
@@ -103,3 +109,70 @@ def test_a_group_that_has_changed_many_pages_is_committed_early(
     for name in range(5):
         fs.setxattr(number, b"user.%d" % name, bytes(60_000))
     until(lambda: not fs.index.in_group)
+
+
+def test_a_row_that_the_index_refuses_stays_as_it_was_and_the_others_are_committed(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    fs = machine.mount()
+    numbers = {name: make_file(fs, 1, name).number for name in (b"a", b"odd", b"z")}
+    fs.commit()
+    handle = fs.open(numbers[b"odd"], os.O_RDWR, ROOT)
+    for number in numbers.values():
+        fs.setattr(number, ROOT, mode=0o600)
+    fs.getattr(numbers[b"odd"]).rdev = 2**64
+    fs.commit()
+    fs.commit()
+    assert [record.message for record in caplog.records if f"inode {numbers[b'odd']}" in record.message][1:] == []
+    assert fs.statistics()["inodes.refused"] == 1
+    with pytest.raises(IndexRowRefused):
+        fs.fsync(handle)
+    crashed = machine.copy_of_the_disk()
+    again = crashed.mount()
+    modes = [again.lookup(1, name).mode & 0o777 for name in numbers]
+    crashed.close()
+    assert modes == [0o600, 0o644, 0o600]
+    fs.getattr(numbers[b"odd"]).rdev = 0
+    fs.fsync(handle)
+    assert fs.statistics()["inodes.refused"] == 0
+    crashed = machine.copy_of_the_disk()
+    assert crashed.mount().lookup(1, b"odd").mode & 0o777 == 0o600
+    crashed.close()
+
+
+def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_enter(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sqlite_faults() as faults:
+        fs = machine.mount()
+        make_file(fs, 1, b"before", b"content")
+        with faults.on(SqliteFault.CONSTRAINT, at=1, times=1, text="INSERT INTO inodes"):  # the whole batch
+            fs.commit()
+        folder = fs.mkdir(1, b"odd", 0o755, ROOT).number
+        handle = fs.opendir(folder)
+        make_file(fs, folder, b"below", b"content")
+        make_file(fs, 1, b"after", b"content")
+        with faults.on(SqliteFault.CONSTRAINT, at=1, times=2, text="INSERT INTO inodes"):  # and its first row
+            fs.commit()
+    assert f"inode {folder} cannot be entered" in caplog.text
+    assert names_in(fs, 1) == [b"before", b"after"]
+    assert fs.getattr(1).nlink == 2
+    with pytest.raises(IndexRowRefused):
+        fs.fsyncdir(handle)
+    fs.releasedir(handle)
+    fs.forget([(folder, 1), (folder + 1, 1)])
+    refused(errno.ENOENT, fs.getattr, folder)
+    assert make_file(fs, 1, b"last").number > folder + 1, "no number is used again"
+    fs.commit()
+    fs.store_all()
+    crashed = machine.copy_of_the_disk()
+    again = crashed.mount()
+    assert {name: content(again, name) for name in names_in(again, 1)} == {
+        b"before": b"content",
+        b"after": b"content",
+        b"last": b"",
+    }
+    with Checker(again.index.path) as checker:
+        codes = ("name-without-inode", "name-in-no-folder", "wrong-link-count")
+        assert [code for code in codes if checker.defects(code)] == []
+    crashed.close()

@@ -33,7 +33,7 @@ class Ward(Rig):
                 self.fs.index._database.connection.execute(statement, values)
         self.fs.commit()
         self.fs.inodes.cached.clear()
-        self.fs.names = type(self.fs.names)(self.fs.index)
+        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._newborn_refused)
 
     def one(self, query: str) -> Any:
         return self.fs.index._database.connection.execute(query).fetchone()[0]
@@ -59,7 +59,7 @@ class Ward(Rig):
         )
         result = fsck.repair(FsckSettings(repair=True, **options))
         self.fs.inodes.cached.clear()
-        self.fs.names = type(self.fs.names)(self.fs.index)
+        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._newborn_refused)
         return result
 
     def found(self) -> dict[str, bytes | None]:

@@ -209,3 +209,43 @@ def test_a_foreground_mount_ends_with_the_status_of_its_release(volume: Machine)
         process.terminate()
         assert process.wait(60) == 0
     assert not os.path.ismount(volume.dir)
+
+
+def test_times_beyond_what_can_be_kept_disturb_nobody(volume: Machine) -> None:
+    """Any user may set them: they become the nearest that can be kept, and all that others do is kept as ever."""
+    if os.geteuid() != 0:
+        pytest.skip("another user takes root")
+    pid = volume.mount()
+    volume.dir.chmod(0o777)
+    wanted = {
+        "1601": "1601-01-01T00:00:00Z",
+        "2300": "2300-01-01T00:00:00Z",
+        "end": "@9223372036854775807",
+        "begin": "@-9223372036854775808",
+        "1970": "1969-12-31T23:59:59.5Z",
+    }
+    for name, time in wanted.items():
+        subprocess.run(["touch", "-d", time, name], cwd=volume.dir, check=True, user=65534, group=65534)
+    kept_ns = {
+        "1601": -(2**63),
+        "2300": 2**63 - 1,
+        "end": 2**63 - 1,
+        "begin": -(2**63),
+        "1970": -500_000_000,
+    }
+    assert {name: (volume.dir / name).stat().st_mtime_ns for name in wanted} == kept_ns
+    descriptor = os.open(volume.dir / "of another", os.O_CREAT | os.O_WRONLY)
+    os.write(descriptor, b"synced")
+    os.fsync(descriptor)
+    os.close(descriptor)
+    volume.kill(pid)
+    volume.run("umount", volume.dir)
+    volume.mount()
+    assert (volume.dir / "of another").read_bytes() == b"synced"
+    assert {name: (volume.dir / name).stat().st_atime_ns for name in wanted} == kept_ns
+    volume.umount()
+    target = volume.root / "extracted"
+    newest = volume.report("snapshot", "list", volume.url)[-1]["id"]
+    volume.run("snapshot", "extract", volume.url, newest, "/", target)
+    assert (target / "1970").stat().st_mtime_ns == kept_ns["1970"]
+    assert (target / "of another").read_bytes() == b"synced"

@@ -2,9 +2,12 @@
 """A local disk that others fill, an index that others lock, folders that cannot be written."""
 
 import errno
+import json
 import os
+import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import TIMEOUT_S, Machine
+from tests.mount.conftest import TIMEOUT_S, Machine, wait_for_exit
 
 
 @contextmanager
@@ -133,3 +136,51 @@ def test_a_state_folder_that_cannot_be_written_is_told_and_the_volume_stays_free
     machine.mount()
     assert (machine.dir / "file").read_bytes() == b"x"
     machine.umount()
+
+
+def mount_under(fault: str, flag: Path, machine: Machine) -> int:
+    """Mounts; while the file `flag` is there the index meets the fault. Gives the process id."""
+    places = {"CAS3FS_STATE_DIR": str(machine.state), "CAS3FS_CACHE_DIR": str(machine.cache)}
+    command = [sys.executable, "-m", "cas3fs.testing.sqlite_faults", fault, flag, "index.sqlite"]
+    subprocess.run(
+        [*command, "mount", machine.url, machine.dir], env=machine.environment | places, check=True, timeout=TIMEOUT_S
+    )
+    pid = int(json.loads(next(machine.state.glob("*/mount.json")).read_text())["pid"])
+    machine.pids.append(pid)
+    return pid
+
+
+@pytest.mark.parametrize("ended_by", ["umount", "signal"])
+def test_a_mount_whose_last_commit_fails_goes_on_trying_and_loses_nothing(machine: Machine, ended_by: str) -> None:
+    machine.mkfs()
+    flag = machine.root / "full"
+    pid = mount_under("FULL", flag, machine)
+    (machine.dir / "kept").write_bytes(b"old")
+    machine.run("flush", machine.dir)
+    (machine.dir / "new").write_bytes(b"in memory only")
+    (machine.dir / "kept").rename(machine.dir / "renamed")
+    flag.touch()
+    assert "no room on its disk" in machine.fail("umount", machine.dir)
+    assert "no room on its disk" in machine.report("stats", machine.dir)["not_on_disk_reason"]
+    if ended_by == "umount":
+        subprocess.run(["umount", machine.dir], check=True)
+    else:
+        os.kill(pid, signal.SIGTERM)
+    until_logged(machine, "the local disk cannot be written, next try")
+    assert "no room on its disk" in machine.report("stats", machine.url)["not_on_disk_reason"]
+    assert "not on the local disk" in machine.run("stats", machine.url).stdout
+    flag.unlink()
+    wait_for_exit(pid)
+    machine.mount()
+    assert {path.name: path.read_bytes() for path in machine.dir.iterdir()} == {
+        "new": b"in memory only",
+        "renamed": b"old",
+    }
+    machine.umount()
+
+
+def until_logged(machine: Machine, words: str) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while words not in machine.log():
+        assert time.monotonic() < deadline_s, machine.log()
+        time.sleep(0.05)

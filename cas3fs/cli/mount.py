@@ -2,6 +2,8 @@
 """``cas3fs mount``: mounts a volume, and returns when it serves."""
 
 import gc
+import os
+from pathlib import Path
 
 import click
 
@@ -93,6 +95,8 @@ def mount(
     if (already := mount_at(directory)) is not None:
         find_socket(already.mountpoint, places)  # says so if its process is stopped, where a look into it would wait
     mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
+    settings = store_settings(volume, endpoint_url)
+    _refuse_hiding(mountpoint, places, settings)
     writer = WriterSettings(
         read_only=read_only or snapshot is not None or "ro" in split,
         cache_size_bytes=10 * GIB if cache_size is None else cache_size,
@@ -106,13 +110,31 @@ def mount(
     )
     session = MountSettings(mountpoint, workers, split)
     return _serve(
-        store_settings(volume, endpoint_url),
+        settings,
         writer,
         session,
         places,
         foreground=foreground,
         verbose=verbose,
     )
+
+
+def _refuse_hiding(mountpoint: Path, places: Places, store: StoreSettings) -> None:
+    """Raises UsageError where the mount would cover what its own process works with: both would wait for each other."""
+    from cas3fs.objectstores.opening import parse_url
+
+    where = parse_url(store.url)
+    own = {
+        "state folder": (places.state_dir, "choose another with --state-dir"),
+        "cache folder": (places.cache_dir, "choose another with --cache-dir"),
+    }
+    if where.scheme == "file":
+        own["store"] = (Path(where.place), "mount elsewhere")
+    for what, (path, remedy) in own.items():
+        if Path(os.path.realpath(path)).is_relative_to(mountpoint):
+            raise UsageError(
+                f"the {what} {path} lies below the mount point {mountpoint}, which would hide it: {remedy}"
+            )
 
 
 def _serve(

@@ -34,7 +34,9 @@ from cas3fs.filesystem.layers import View
 _WINDOW_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
 _ROOT_ID = 0
-_OF_ONE_FILE: Final = frozenset({errno.EPERM, errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ})
+_OF_ONE_FILE: Final = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.EINVAL}
+)
 """Errors of the local disk that say nothing of the next file."""
 
 _NOT_IN_NAMES: Final = frozenset(b"/\0")
@@ -213,19 +215,34 @@ class Exporter:
             self._fs.release(handle)
 
     def _fill(self, descriptor: int, handle: int, inode: Inode) -> None:
+        os.ftruncate(descriptor, inode.size)  # first: a size that the destination does not take costs no copying
         for start, end in self._pieces(inode):
             data = self._fs.read(handle, start, end - start)
             os.pwrite(descriptor, data, start)
             self.result.size_bytes += len(data)
             self._on_progress(self.result.files, self.result.size_bytes)
-        os.ftruncate(descriptor, inode.size)
 
     def _pieces(self, inode: Inode) -> Iterator[Range]:
-        """The ranges that hold data, in pieces, ascending; the rest are holes."""
-        for window in range(0, inode.size, _WINDOW_BYTES):
-            for start, end in self._data_ranges(inode, window, min(window + _WINDOW_BYTES, inode.size)):
+        """The ranges that hold data, in pieces, ascending; the rest are holes, which take no time however long."""
+        window_end = 0
+        while (window := self._next_data(inode, window_end)) is not None:
+            window_end = min(window + _WINDOW_BYTES, inode.size)
+            for start, end in self._data_ranges(inode, window, window_end):
                 for piece in range(start, end, _PIECE_BYTES):
                     yield piece, min(piece + _PIECE_BYTES, end)
+
+    def _next_data(self, inode: Inode, position: int) -> int | None:
+        """Where data begin from `position` on; None when there are none."""
+        with self._fs.lock:
+            view = View(inode.layers, position, inode.size)
+            first = min((begin for begin, _, _ in view.pieces), default=inode.size)
+            for begin, stop in view.gaps:
+                if begin >= first:
+                    break
+                if spans := self._fs.index.chunks.spans(inode.number, begin, min(stop, first), 1):
+                    first = max(begin, spans[0].offset)
+                    break
+        return first if first < inode.size else None
 
     def _data_ranges(self, inode: Inode, start: int, end: int) -> list[Range]:
         with self._fs.lock:

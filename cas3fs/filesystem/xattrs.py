@@ -9,6 +9,8 @@ from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.base import NAME_MAX, Base
 
 VALUE_MAX = 64 * 1024
+NAMES_MAX = 64 * 1024
+"""The names of one file with a zero byte each, together: the kernel hands on no longer list."""
 CAPABILITY = b"security.capability"
 _CAPABILITIES_KEY = "has_capabilities"
 
@@ -42,7 +44,7 @@ class Xattrs(Base):
 
         Raises:
             FileSystemError: EEXIST or ENODATA as the flag asks, ERANGE for the name, E2BIG for the value, ENOENT,
-                EROFS, ENOSPC.
+                EROFS, ENOSPC, also where the file has so many that they could not be listed any more.
         """
         if not 0 < len(name) <= NAME_MAX:
             raise FileSystemError(errno.ERANGE)
@@ -56,6 +58,8 @@ class Xattrs(Base):
                 raise FileSystemError(errno.EEXIST)
             if not exists and flags & os.XATTR_REPLACE:
                 raise FileSystemError(errno.ENODATA)
+            if not exists and self._length_of_names(number) + len(name) + 1 > NAMES_MAX:
+                raise FileSystemError(errno.ENOSPC)
             with self.operation():
                 self.index.namespace.set_xattr(number, name, value)
                 if name == CAPABILITY and not self.has_capabilities:
@@ -63,6 +67,9 @@ class Xattrs(Base):
             self.has_capabilities = self.has_capabilities or name == CAPABILITY
             inode.ctime_ns = time.time_ns()
             self._changed(inode)
+
+    def _length_of_names(self, number: int) -> int:
+        return sum(len(name) + 1 for name in self.index.namespace.list_xattrs(number))
 
     def removexattr(self, number: int, name: bytes) -> None:
         """Removes the attribute.

@@ -77,6 +77,25 @@ def test_a_snapshot_is_not_taken_over(url: str, tmp_path: Path, capsys: pytest.C
     assert "only reads" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("what", ["state folder", "cache folder", "store"])
+def test_a_mount_that_would_hide_what_it_works_with_is_refused(
+    url: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["mkfs", url])
+    mountpoint, elsewhere = tmp_path / "mnt", tmp_path / "elsewhere"
+    (mountpoint / "v").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(mountpoint)
+    inside = tmp_path / "link" / "below"
+    state, cache = (inside if what == name else elsewhere for name in ("state folder", "cache folder"))
+    store = (mountpoint / "v").as_uri() if what == "store" else url
+    places = ["--state-dir", str(state), "--cache-dir", str(cache)]
+    capsys.readouterr()
+    assert run(["mount", store, str(mountpoint), "-o", "nonempty", *places]) == 2
+    assert f"the {what} " in (told := capsys.readouterr().err)
+    assert f"lies below the mount point {mountpoint}" in told
+    assert not inside.exists()
+
+
 def test_stats_of_an_unmounted_volume_are_a_table_or_json(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,6 +145,19 @@ def test_extended_attributes_heed_create_replace_and_limits(fs: FileSystem) -> N
     refused(errno.ENODATA, fs.removexattr, file.number, b"user.a")
 
 
+def test_a_file_has_no_more_attributes_than_can_be_listed(fs: FileSystem) -> None:
+    """The kernel hands on 64 KiB of names; a file with more could never be copied with its attributes again."""
+    file = make_file(fs, 1, b"f")
+    names = [b"user.%03d" % number + b"n" * 191 for number in range(400)]
+    for name in names[:327]:
+        fs.setxattr(file.number, name, b"")
+    refused(errno.ENOSPC, fs.setxattr, file.number, names[327], b"")
+    fs.setxattr(file.number, names[0], b"another value")
+    assert sum(len(name) + 1 for name in fs.listxattr(file.number)) <= 65_536
+    fs.removexattr(file.number, names[0])
+    fs.setxattr(file.number, names[327], b"")
+
+
 def test_a_read_only_file_system_changes_nothing(fs: FileSystem) -> None:
     file = make_file(fs, 1, b"f", b"content")
     handle = fs.open(file.number, os.O_RDWR, ROOT)

@@ -54,6 +54,9 @@ class EpochEntry(Entry):
     user: str = attribute(text)
     pid: int = attribute(natural)
     boot_id: str = attribute(text, default="")
+    machine: str = attribute(text, default="")
+    board: str = attribute(text, default="")
+    """Hashes of what is known of the machine (`cas3fs.epochs.machines`); empty where it is not."""
     time: datetime = attribute(moment, metadata=True)
     took_over: str | None = attribute(optional(text), default=None)
     """Key of the unreleased epoch that this one took over."""

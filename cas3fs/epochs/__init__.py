@@ -17,8 +17,8 @@ whatever number, makes it withdraw, wait for a random while and try again. As ev
 at the same time one at least sees the other. A claim that is withdrawn never was: no number is counted on from it.
 
 An epoch is refused to others while it is held, by anyone but the state directory that holds it, or one that was told
-to take over. Taking over means to claim the next number: the old writer finds it when it next asks
-`Epochs.is_newest`.
+to take over. A state directory that was copied to another machine (`machines`) holds nothing there. Taking over means
+to claim the next number: the old writer finds it when it next asks `Epochs.is_newest`.
 
 Numbers grow with every mount, so a claim carries on what was found out of earlier ones: which are overruled, which have
 a base, whose release was the last. What is asked of the store does not grow with the number of epochs.

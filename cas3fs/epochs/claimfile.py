@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The claim file of a state directory. It is JSON, replaced atomically and synced::
 
-{"held": [{"epoch": 7, "uuid": "..."}, ...], "pending": null or {"epoch": 8, "uuid": "...", "continues": true}}
+{"held": [{"epoch": 7, "uuid": "..."}, ...], "machine": {"machine": "...", "board": "..."}, "seen": 7,
+ "pending": null or {"epoch": 8, "uuid": "...", "continues": true, "machine": {...}}}
 """
 
 import json
@@ -14,6 +15,7 @@ import attrs
 
 from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import EpochEntry
+from cas3fs.epochs.machines import UNKNOWN, Machine
 from cas3fs.epochs.values import EpochState
 from cas3fs.errors import StateConflict
 
@@ -47,8 +49,11 @@ class Standing(NamedTuple):
     def has(self, mine: Mine) -> bool:
         return any((one.entry.epoch, one.entry.claim) == (mine.epoch, mine.uuid) for one in self.claims)
 
-    def held_by_others(self, mine: "Record") -> list[EpochEntry]:
-        return [one.entry for one in self.claims if not one.released and not mine.holds(one.entry)]
+    def held_by_others(self, mine: "Record", machine: Machine) -> list[EpochEntry]:
+        """Those that are not released, but for our own: what is in the claim file is so only on the `machine` that
+        wrote it."""
+        is_copy = mine.is_copy(machine)
+        return [one.entry for one in self.claims if not one.released and (is_copy or not mine.holds(one.entry))]
 
 
 @attrs.frozen
@@ -59,6 +64,16 @@ class Record:
     pending: Mine | None = None
     continues: bool = False
     """Whether the pending claim, if it came to be, goes on from those held."""
+    machine: Machine = UNKNOWN
+    """Where those held were claimed last."""
+    claimant: Machine = UNKNOWN
+    """Where the pending claim was made."""
+    seen: int = 0
+    """The greatest number of which anything was seen: no claim may have it, or a lesser one, again."""
+
+    def is_copy(self, machine: Machine) -> bool:
+        """Whether the claim file was copied to `machine` from another one."""
+        return bool(self.held) and self.machine.differs(machine)
 
     def holds(self, entry: EpochEntry) -> bool:
         return Mine(entry.epoch, entry.claim) in self.held
@@ -67,13 +82,21 @@ class Record:
         """Without a pending claim, unless it could still come to be: held if the store has it."""
         if self.pending is None or self.pending.epoch > standing.number:
             return self
-        return self.won() if standing.has(self.pending) else Record(self.held)
+        if standing.has(self.pending):
+            return self.won()
+        return attrs.evolve(self, pending=None, continues=False, claimant=UNKNOWN)
+
+    def begun(self, mine: Mine, standing: Standing, machine: Machine) -> "Record":
+        """With `mine` as the pending claim."""
+        continues, seen = self.is_newest(standing), max(self.seen, standing.number)
+        return attrs.evolve(self, pending=mine, continues=continues, claimant=machine, seen=seen)
 
     def won(self) -> "Record":
         """The pending claim is held."""
         assert self.pending is not None
         earlier = self.held if self.continues else ()
-        return Record((*earlier, self.pending)[-LINEAGE_LENGTH:])
+        held = (*earlier, self.pending)[-LINEAGE_LENGTH:]
+        return Record(held, machine=self.claimant, seen=max(self.seen, self.pending.epoch))
 
     @property
     def newest(self) -> int:
@@ -102,14 +125,19 @@ def read_record(path: Path) -> Record:
     try:
         content = json.loads(path.read_bytes())
         pending = content["pending"]
+        held = tuple(_mine(one) for one in content["held"])
+        mine = _mine(pending) if pending else None
         return Record(
-            tuple(_mine(one) for one in content["held"]),
-            _mine(pending) if pending else None,
+            held,
+            mine,
             bool(pending and pending["continues"]),
+            machine=_machine(content),
+            claimant=_machine(pending or {}),
+            seen=max([int(content.get("seen", 0)), *(one.epoch for one in held)]),
         )
     except FileNotFoundError:
         return Record()
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StateConflict(f"{path} is damaged, so this state directory's own epochs are unknown") from error
 
 
@@ -117,14 +145,26 @@ def _mine(value: dict[str, Any]) -> Mine:
     return Mine(int(value["epoch"]), UUID(value["uuid"]))
 
 
+def _machine(content: dict[str, Any]) -> Machine:
+    """What an earlier version wrote says nothing of machines."""
+    known = content.get("machine", {})
+    return Machine(str(known.get("machine", "")), str(known.get("board", "")))
+
+
 def write_record(path: Path, record: Record) -> None:
     """Replace the claim file; it is on the disk on return."""
     held = [{"epoch": one.epoch, "uuid": str(one.uuid)} for one in record.held]
     mine = record.pending
-    pending = mine and {"epoch": mine.epoch, "uuid": str(mine.uuid), "continues": record.continues}
+    pending = mine and {
+        "epoch": mine.epoch,
+        "uuid": str(mine.uuid),
+        "continues": record.continues,
+        "machine": record.claimant._asdict(),
+    }
+    content = {"held": held, "pending": pending, "machine": record.machine._asdict(), "seen": record.seen}
     temporary = path.with_name(path.name + ".new")
     with open(temporary, "w") as file:
-        json.dump({"held": held, "pending": pending}, file)
+        json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -25,6 +25,7 @@ from cas3fs.entries.kinds import BASE_ID, RELEASED_ID, BaseEntry, EpochEntry, Re
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs.claimfile import Mine, Record, Standing, read_record, write_record
 from cas3fs.epochs.history import History
+from cas3fs.epochs.machines import Machine
 from cas3fs.epochs.reading import list_keys, read_entry, read_epoch, read_release
 from cas3fs.epochs.values import Claim, EpochState, Handover, Identity, number_of
 from cas3fs.errors import EpochHeld, ObjectExists
@@ -88,16 +89,37 @@ class Epochs:
             if self._fenced:
                 standing = standing.known_to(record)
             record = record.settled(standing)
-            others = standing.held_by_others(record)
+            others = standing.held_by_others(record, identity.home)
             if overruled is None:
                 overruled = frozenset(one.key for one in others) if take_over else frozenset()
             if any(one.key not in overruled for one in others):
-                raise EpochHeld(self._refusal(standing, others[0], identity))
+                raise EpochHeld(self._refusal(standing, others[0], identity, record))
             claim = self._attempt(identity, claim_file, record, standing, others)
             if claim is not None:
-                return claim
+                return self._past(record.seen, claim, identity, claim_file)
             self._sleep(FIRST_WAIT_S * 2**attempt * self._jitter())
         raise EpochHeld(f"{self._shelf.store.url}: other writers keep claiming the volume; try again later")
+
+    def _past(self, seen: int, claim: Claim, identity: Identity, claim_file: Path) -> Claim:
+        """A claim of a number greater than `seen`: where the store has lost epochs that were claimed from here, as one
+        that was put back from a backup, what they named is not named again. No number is left out."""
+        first = claim
+        while claim.epoch <= seen:
+            record = read_record(claim_file)
+            standing = self._standing(claim.epoch)
+            following = self._attempt(identity, claim_file, record, standing, [])
+            if following is None or not record.is_newest(standing):
+                raise EpochHeld(f"{self._shelf.store.url}: another writer has just claimed the volume; try again later")
+            claim = following
+        return attrs.evolve(
+            claim,
+            lineage=(*first.lineage, *(one for one in claim.lineage if one not in first.lineage)),
+            took_over=first.took_over,
+            before=first.before,
+            after_release=first.after_release,
+            base_due=first.base_due,
+            handover=first.handover,
+        )
 
     def release(self, claim: Claim, snapshot: str | None = None, retained: tuple[str, ...] = ()) -> None:
         """Give the volume back: everything is stored. Releasing twice is fine.
@@ -165,9 +187,8 @@ class Epochs:
         self, identity: Identity, path: Path, record: Record, standing: Standing, others: list[EpochEntry]
     ) -> Claim | None:
         """Try the next number once; None when a rival was met."""
-        continues = record.is_newest(standing)
         mine = record.next_claim(standing.number + 1, self._fenced)
-        pending = attrs.evolve(record, pending=mine, continues=continues)
+        pending = record.begun(mine, standing, identity.home)
         write_record(path, pending)
         entry = self._entry(identity, mine, standing, others[0].key if others else None)
         handover = self._handover(entry.handover)
@@ -178,7 +199,7 @@ class Epochs:
             mine.epoch,
             mine.uuid,
             entry.key,
-            lineage=tuple(one.uuid for one in record.held) if continues else (),
+            lineage=tuple(one.uuid for one in record.held) if pending.continues else (),
             took_over=entry.took_over,
             before=standing.number,
             after_release=standing.top is None or standing.top.released,
@@ -289,19 +310,27 @@ class Epochs:
                 number += step
         return number
 
-    def _refusal(self, standing: Standing, holder: EpochEntry, identity: Identity) -> str:
+    def _refusal(self, standing: Standing, holder: EpochEntry, identity: Identity, record: Record) -> str:
         url = self._shelf.store.url
         if damage := next((one.damage for one in standing.claims if one.entry.key == holder.key), ""):
             return (
                 f"{url} is held by a writer whose claim {holder.key} cannot be read ({damage}); if it is mounted "
                 "nowhere, mount with --take-over"
             )
-        where = "this machine, but another state directory" if holder.host == identity.host else "another machine"
+        where = "another machine" if _is_elsewhere(holder, identity) else "this machine, but another state directory"
+        if record.is_copy(identity.home) and record.holds(holder):
+            where = "another machine, from which the state directory here was copied"
         return (
             f"{url} is held by a writer that has not released it: host {holder.host} ({where}), "
             f"user {holder.user}, process {holder.pid}, since {holder.time:%Y-%m-%d %H:%M:%S} UTC; "
             "unmount it there, or, if it is gone for good, mount with --take-over"
         )
+
+
+def _is_elsewhere(holder: EpochEntry, identity: Identity) -> bool:
+    if holder.machine and identity.machine:
+        return Machine(holder.machine, holder.board).differs(identity.home)
+    return holder.host != identity.host
 
 
 def _may_need_base(one: EpochState) -> bool:

@@ -13,6 +13,7 @@ import attrs
 
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
+from cas3fs.epochs.machines import Machine, this_machine
 from cas3fs.errors import VolumeFormatError
 from cas3fs.values import LARGEST_EPOCH
 
@@ -28,6 +29,14 @@ class Identity(NamedTuple):
     user: str
     pid: int
     boot_id: str = ""
+    machine: str = ""
+    board: str = ""
+    """As in `Machine`."""
+
+    @property
+    def home(self) -> Machine:
+        """The machine."""
+        return Machine(self.machine, self.board)
 
     @classmethod
     def of_this_process(cls) -> Self:
@@ -37,7 +46,7 @@ class Identity(NamedTuple):
         except KeyError:
             user = str(os.getuid())
         boot_id = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-        return cls(socket.gethostname(), user, os.getpid(), boot_id)
+        return cls(socket.gethostname(), user, os.getpid(), boot_id, *this_machine())
 
 
 class Handover(NamedTuple):

@@ -38,8 +38,9 @@ class Volume:
     def state(self, host: str) -> Path:
         return self.places(host).state_of(str(self.made["uuid"]))
 
-    def open(self, host: str = "here") -> OpenVolume:
-        volume = open_writer(self.store_settings, SETTINGS, self.places(host))
+    def open(self, host: str = "here", *, take_over: bool = False) -> OpenVolume:
+        settings = WriterSettings(cache_size_bytes=0, take_over=take_over)
+        volume = open_writer(self.store_settings, settings, self.places(host))
         self._open.append(volume)
         volume.start(0)
         return volume

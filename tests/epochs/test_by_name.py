@@ -224,4 +224,9 @@ def test_an_older_store_than_the_claim_file_knows_is_read_all_the_same(
     for _ in range(3):
         epochs.release(epochs.claim(ALICE, at("alice")))
     lose(bare, ["epochs/00000003", "epochs/00000003.released", "epochs/00000002", "epochs/00000002.released"])
-    assert epochs.claim(ALICE, at("alice")).epoch == 2
+    claim = epochs.claim(ALICE, at("alice"))
+    assert claim.epoch == 4  # no number is claimed twice
+    assert len(claim.lineage) == 5
+    assert sorted(info.key for info in bare.list("epochs/") if "." not in info.key) == [
+        f"epochs/{number:08d}" for number in range(1, 5)
+    ]

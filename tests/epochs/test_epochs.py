@@ -2,6 +2,7 @@
 """One writer at a time: claims, releases, rivals, crashes and take-over."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -118,6 +119,45 @@ def test_a_crashed_mount_goes_on_from_its_own_state_directory(epochs: Epochs, he
     once_more = epochs.claim(ALICE, here)
     assert (again.epoch, again.lineage) == (2, (crashed.uuid,))
     assert (once_more.epoch, once_more.lineage) == (3, (crashed.uuid, again.uuid))
+
+
+def test_what_was_copied_to_another_machine_holds_nothing_there(epochs: Epochs, here: Path, there: Path) -> None:
+    alpha, beta = ALICE._replace(machine="a" * 32), ALICE._replace(machine="b" * 32)
+    held = epochs.claim(alpha, here)
+    shutil.copy(here, there)
+    for _ in range(2):
+        with pytest.raises(EpochHeld, match=r"from which the state directory here was copied.*--take-over"):
+            epochs.claim(beta, there)
+    assert epochs.claim(alpha, here).lineage == (held.uuid,)
+    shutil.copy(here, there)
+    taken = epochs.claim(beta, there, take_over=True)
+    assert taken.took_over is not None
+    assert taken.took_over.startswith("epochs/00000002")
+    assert taken.lineage[0] == held.uuid  # so it can be gone on with, if it proves to be what the store has
+    assert epochs.claim(beta, there).took_over is None
+    with pytest.raises(EpochHeld):
+        epochs.claim(alpha, here)
+
+
+def test_a_board_tells_clones_apart_that_share_their_machine_id(epochs: Epochs, here: Path) -> None:
+    clone = ALICE._replace(machine="a" * 32, board="1" * 32)
+    epochs.claim(clone, here)
+    with pytest.raises(EpochHeld):
+        epochs.claim(clone._replace(board="2" * 32), here)
+    epochs.claim(clone._replace(board=""), here)  # who is not root cannot read it
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_claim_file_of_an_earlier_version_and_a_machine_without_an_id_are_accepted(
+    epochs: Epochs, here: Path, known: bool
+) -> None:
+    held = epochs.claim(ALICE, here)
+    if known:
+        content = json.loads(here.read_text())
+        del content["machine"], content["seen"]
+        here.write_text(json.dumps(content))
+    again = epochs.claim(ALICE._replace(machine="a" * 32), here)
+    assert again.lineage == (held.uuid,)
 
 
 def test_another_writer_in_between_ends_the_line(epochs: Epochs, here: Path, there: Path) -> None:
@@ -300,8 +340,10 @@ def test_the_claim_file_is_written_before_the_claim(epochs: Epochs, store: Store
     seen: list[dict[str, object]] = []
     store.before_put = lambda key: seen.append(json.loads(here.read_text())["pending"])
     claim = epochs.claim(ALICE, here)
-    assert seen == [{"epoch": 1, "uuid": str(claim.uuid), "continues": False}]
-    assert json.loads(here.read_text()) == {"held": [{"epoch": 1, "uuid": str(claim.uuid)}], "pending": None}
+    unknown = {"machine": "", "board": ""}
+    assert seen == [{"epoch": 1, "uuid": str(claim.uuid), "continues": False, "machine": unknown}]
+    held = [{"epoch": 1, "uuid": str(claim.uuid)}]
+    assert json.loads(here.read_text()) == {"held": held, "pending": None, "machine": unknown, "seen": 1}
 
 
 def test_the_claim_file_does_not_grow_without_end(epochs: Epochs, here: Path) -> None:

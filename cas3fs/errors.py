@@ -21,6 +21,7 @@
     ├── SnapshotError
     │   ├── SnapshotMissing          no snapshot of that id
     │   └── SnapshotDamaged          a manifest, list or segment is missing or does not match its hash
+    ├── FilesUnstored                files that cannot be stored although others can
     ├── BlockError                   one block or pack; EIO for the range of the file it belongs to
     │   ├── BlockMissing
     │   ├── CorruptBlock
@@ -55,6 +56,8 @@ The front-end maps `FileSystemError` to its errno and everything else of this tr
 
 import errno as _errno
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class Cas3fsError(Exception):
@@ -127,6 +130,25 @@ class SnapshotMissing(SnapshotError):
 
 class SnapshotDamaged(SnapshotError):
     """A manifest, list or segment is missing or does not match its hash."""
+
+
+class FilesUnstored(Cas3fsError):
+    """Files that cannot be stored although others can; `files` has what is told of each, for JSON."""
+
+    def __init__(self, message: str, files: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.files = files
+
+    @classmethod
+    def of(cls, files: Sequence[Mapping[str, Any]], then: str) -> "FilesUnstored":
+        """The error that names the first of the files, by `path` and `reason`, and says what `then` is so."""
+        count = "1 file is" if len(files) == 1 else f"{len(files):,} files are"
+        such_as = "" if len(files) == 1 else "such as "
+        return cls(
+            f"{count} not in the store: {such_as}{files[0]['path']}: {files[0]['reason']}; {then}; it is tried again "
+            "and again: `cas3fs stats` shows which, and a file that is written anew or removed is none of them",
+            files,
+        )
 
 
 class BlockError(Cas3fsError):

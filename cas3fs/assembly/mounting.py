@@ -31,13 +31,13 @@ import attrs
 
 from cas3fs.assembly.heap import SeldomCollector, restrain_malloc
 from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
-from cas3fs.assembly.reports import volume_report
+from cas3fs.assembly.reports import list_unstored, volume_report
 from cas3fs.assembly.snapshotting import SnapshotHandlers
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.config import MIB, MountSettings, Places, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, Handler, Message, MountRecord, Progress
-from cas3fs.errors import Cas3fsError, ControlError, StoreError
+from cas3fs.errors import Cas3fsError, ControlError, FilesUnstored, StoreError
 from cas3fs.fuse.options import parse_options
 from cas3fs.fuse.session import Session
 from cas3fs.fuse.signals import StopSignals
@@ -73,6 +73,11 @@ class Ending:
     def succeed(self, snapshot: str | None) -> None:
         """The volume is published and released."""
         self._result = {"snapshot": snapshot}
+        self._over.set()
+
+    def leave(self, error: FilesUnstored) -> None:
+        """The volume is published, and stays held as files could not be stored."""
+        self._result = {"snapshot": None, "unstored": list(error.files), "told": str(error)}
         self._over.set()
 
     def fail(self, error: BaseException) -> None:
@@ -171,6 +176,13 @@ class MountProcess:
             snapshot = self._volume.finish(self._ending.report)
             self._write_out()
             self._volume.close()
+        except FilesUnstored as error:
+            for file in error.files:
+                _log.error("%s is not in the store: %s", file["path"], file["reason"])
+            _log.error("the volume is not released: %s", error)
+            self._volume.close()
+            self._ending.leave(error)
+            return _FAILED
         except BaseException as error:  # noqa: BLE001 - told to the log and to those who wait
             expected = isinstance(error, Cas3fsError | OSError)
             _log.error("the volume could not be released: %s", error, exc_info=None if expected else error)
@@ -225,6 +237,8 @@ class MountProcess:
         publisher = self._volume.publisher
         if publisher is not None:
             publisher.store(progress)
+            if self._volume.filesystem.unstored():
+                publisher.publish(progress)  # which shows whether the store takes anything
         return {}
 
     def _flush(self, args: Message, progress: Progress) -> Message:
@@ -234,7 +248,7 @@ class MountProcess:
         name = args.get("name")
         if name is not None and not isinstance(name, str):
             raise ControlError("the name of a snapshot must be a text")
-        return {"snapshot": publisher.publish(progress, name=name)}
+        return {"snapshot": publisher.publish(progress, name=name), "unstored": list_unstored(self._volume.filesystem)}
 
     def _fsck(self, args: Message, progress: Progress) -> Message:
         return _import_checking()(self._volume, args, progress)
@@ -259,6 +273,7 @@ class MountProcess:
             "snapshot": self._volume.shown if publisher is None else publisher.newest,
             "snapshot_gone": publisher is None and self._volume.shown_is_gone(),
             "pending": attrs.asdict(filesystem.pending()),
+            "unstored": list_unstored(filesystem),
             "process": filesystem.statistics(),
             "maintenance": recorded(self._volume.state.path),
         }

@@ -30,7 +30,7 @@ from cas3fs.control import Progress
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, Identity
-from cas3fs.errors import Cas3fsError, SnapshotDamaged
+from cas3fs.errors import Cas3fsError, FilesUnstored, SnapshotDamaged
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.maintenance.base import Premises
@@ -115,6 +115,8 @@ class OpenVolume:
         """Stores and publishes everything, and releases the epoch; gives the id of the newest snapshot.
 
         Raises:
+            FilesUnstored: files cannot be stored although others can. Everything else is published; the epoch stays
+                held, as those files are here alone.
             StoreError: the store failed; what it lacks is safe in the state folder.
             Fenced: another writer has taken over.
             Cas3fsError, OSError: the local disk failed.
@@ -125,6 +127,12 @@ class OpenVolume:
         newest = self._turn.publisher.publish(progress)
         with self._turn.publisher.exclusively():
             self._turn.publisher.keeper.thin()
+        if left := self.filesystem.unstored():
+            raise FilesUnstored.of(
+                [attrs.asdict(one) for one in left],
+                f"snapshot {newest} has everything else, and the volume stays held for this machine: mount {self.url} "
+                "here again to go on",
+            )
         progress({"what": "releasing"})
         self._turn.epochs.release(self._turn.claim)
         self._clean = newest

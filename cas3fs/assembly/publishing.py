@@ -96,7 +96,8 @@ class Publisher:
         even_unchanged: bool = False,
         settled: bool = False,
     ) -> str:
-        """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot.
+        """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot. Files
+        that cannot be stored although others can are in it as they were stored last: `FileSystem.unstored` tells them.
 
         With `settled`, a file that is being rewritten at the time appears as it was before.
 
@@ -164,8 +165,9 @@ class Publisher:
         return SnapshotNumber(self._claim.epoch, self._sequence + 1)
 
     def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
-        """Returns when everything written before is in the store; raises as `publish`, but for Fenced."""
-        watched(self._fs, lambda: self._fs.store_all(settled=settled), progress)
+        """Returns when everything written before is in the store, but for files that cannot be stored although others
+        can (`FileSystem.unstored`); raises as `publish`, but for Fenced."""
+        watched(self._fs, lambda: self._fs.store_all(settled=settled, leave=True), progress)
 
     def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:
         self._sequence += 1

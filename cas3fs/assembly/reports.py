@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from cas3fs.assembly.proving import Comparison, Facts, Standing
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
@@ -14,6 +16,7 @@ from cas3fs.config import Places, StoreSettings
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import IndexDatabaseError, StateInUse
+from cas3fs.filesystem import FileSystem
 from cas3fs.index import Counts, Index, IndexReader, migrations
 from cas3fs.maintenance.records import recorded
 from cas3fs.metrics import Metrics
@@ -32,6 +35,15 @@ def volume_report(entry: VolumeEntry, url: str, counts: Counts) -> dict[str, Any
         "dedup_ratio": _ratio(counts.chunk_bytes, counts.unique_bytes),
         "compression_ratio": _ratio(counts.unique_bytes, counts.stored_bytes),
     }
+
+
+def list_unstored(filesystem: FileSystem) -> list[dict[str, Any]]:
+    """What is told of files that cannot be stored although others can.
+
+    Raises:
+        IndexDatabaseError: their paths cannot be read.
+    """
+    return [attrs.asdict(one) for one in filesystem.unstored()]
 
 
 def _ratio(before: int, after: int) -> float:

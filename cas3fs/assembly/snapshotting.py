@@ -19,6 +19,7 @@ import attrs
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.opening import OpenVolume, open_writer
 from cas3fs.assembly.publishing import Publisher
+from cas3fs.assembly.reports import list_unstored
 from cas3fs.assembly.turns import offline_turn
 from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.config import Places, StoreSettings, WriterSettings
@@ -134,7 +135,8 @@ class SnapshotHandlers:
     def _create(self, args: Message, progress: Progress) -> Message:
         name = None if args.get("name") is None else _text(args, "name")
         made = self._publisher().publish(progress, name=name, even_unchanged=True, settled=True)
-        return show_snapshot(self._volume.archive, made)
+        unstored = list_unstored(self._volume.filesystem)
+        return show_snapshot(self._volume.archive, made) | {"unstored": unstored}
 
     def _delete(self, args: Message, progress: Progress) -> Message:
         ids = args.get("ids")

@@ -13,7 +13,7 @@ import click
 
 from cas3fs.config import Places, StoreSettings, find_places, parse_duration, parse_size
 from cas3fs.control import Message, Progress
-from cas3fs.errors import MountError, UsageError
+from cas3fs.errors import FilesUnstored, MountError, UsageError
 
 if TYPE_CHECKING:
     from cas3fs.fuse.mountpoints import Mount
@@ -82,6 +82,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def print_json(value: Any) -> None:
     """Prints `value` as one JSON value over several lines."""
     click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def refuse_unstored(result: Message) -> None:
+    """Raises what says that files could not be stored, where the answer `result` names any."""
+    if result.get("unstored"):
+        snapshot = result.get("snapshot") or result.get("id")
+        raise FilesUnstored.of(result["unstored"], f"snapshot {snapshot} has everything else")
 
 
 def log_to_stderr(verbose: bool) -> None:

@@ -3,7 +3,7 @@
 
 import click
 
-from cas3fs.cli.common import find_target_of, json_option, places_options, print_json
+from cas3fs.cli.common import find_target_of, json_option, places_options, print_json, refuse_unstored
 from cas3fs.cli.progress import progress_bar
 from cas3fs.errors import MountError
 
@@ -23,5 +23,6 @@ def flush(volume: str, state_dir: str | None, cache_dir: str | None, as_json: bo
         result = client.call("flush", progress=progress)
     if as_json:
         print_json(result)
-    else:
+    refuse_unstored(result)
+    if not as_json:
         click.echo(f"everything is in the store, in snapshot {result['snapshot']}")

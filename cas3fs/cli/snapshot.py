@@ -18,6 +18,7 @@ from cas3fs.cli.common import (
     json_option,
     places_options,
     print_json,
+    refuse_unstored,
     store_options,
     store_settings,
 )
@@ -93,6 +94,7 @@ def create(volume: Volume, *, name: str | None, as_json: bool) -> None:
         print_json(made)
     else:
         click.echo(f"snapshot {made['id']}: {made['files']:,} files, {format_size(made['logical_bytes'])}")
+    refuse_unstored(made)
 
 
 @snapshot.command("list")

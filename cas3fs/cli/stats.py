@@ -19,6 +19,7 @@ _SIZES: Final[Mapping[str, str]] = {
     "stored_bytes": "after compression",
     "pack_bytes": "in the store",
 }
+_MOST_UNSTORED: Final = 10
 _STATUSES: Final[Mapping[int, str]] = {0: "clean", 1: "mended", 4: "something is wrong"}
 _COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders", "symlinks": "links", "packs": "packs"}
 
@@ -83,6 +84,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
         rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
     if refused := report.get("process", {}).get("inodes.refused"):
         rows.append(("not kept", f"attributes of {refused:,} files; the log names them"))
+    for one in report.get("unstored", [])[:_MOST_UNSTORED]:
+        rows.append(("cannot be stored", f"{one['path']}: {one['reason']}"))
+    if (count := len(report.get("unstored", []))) > _MOST_UNSTORED:
+        rows.append(("cannot be stored", f"{count - _MOST_UNSTORED:,} more files; --json lists them"))
     rows += _pauses(report.get("process", {}))
     rows += _upkeep(report.get("maintenance", {}))
     rows += _caches(report.get("process", {}))

@@ -12,11 +12,11 @@ import select
 
 import click
 
-from cas3fs.cli.common import Target, find_target_of, places_options
+from cas3fs.cli.common import Target, find_target_of, json_option, places_options, print_json
 from cas3fs.cli.progress import progress_bar
 from cas3fs.config import find_places
-from cas3fs.control import ControlClient, Progress
-from cas3fs.errors import Fenced, IndexDatabaseError, MountError, StoreError
+from cas3fs.control import ControlClient, Message, Progress
+from cas3fs.errors import Fenced, FilesUnstored, IndexDatabaseError, MountError, StoreError
 
 _END_TIMEOUT_S = 60.0
 
@@ -24,7 +24,8 @@ _END_TIMEOUT_S = 60.0
 @click.command()
 @click.argument("directory")  # no click.Path: that would stat a mount that may not answer
 @places_options
-def umount(directory: str, state_dir: str | None, cache_dir: str | None) -> None:
+@json_option
+def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
     """Unmount DIRECTORY: return when everything is stored and published and the volume is free for others."""
     from cas3fs.cli.sockets import find_socket
     from cas3fs.fuse.mountpoints import mount_at, unmount
@@ -38,10 +39,15 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None) -> None
     if target is None:
         raise MountError(f"{directory} is not a mount of cas3fs")
     with progress_bar("storing") as progress:
-        _end(target, progress, mounted=mount is not None)
+        result = _end(target, progress, mounted=mount is not None)
+    if as_json:
+        print_json({"snapshot": result.get("snapshot"), "unstored": result.get("unstored", [])})
+    if result.get("unstored"):
+        raise FilesUnstored(str(result["told"]))
 
 
-def _end(target: Target, progress: Progress, *, mounted: bool) -> None:
+def _end(target: Target, progress: Progress, *, mounted: bool) -> Message:
+    """What the mount's process told at its end."""
     from cas3fs.fuse.mountpoints import unmount
 
     with ControlClient(target.socket) as asking, ControlClient(target.socket) as ending:
@@ -53,8 +59,9 @@ def _end(target: Target, progress: Progress, *, mounted: bool) -> None:
                 unmount(target.mountpoint)
             else:
                 ending.ask("end")
-            _await_end(ending, progress, target)
+            result = _await_end(ending, progress, target)
             _await_exit(process, target)
+            return result
         finally:
             os.close(process)
 
@@ -72,9 +79,9 @@ def _store(client: ControlClient, progress: Progress, target: Target) -> None:
         ) from error
 
 
-def _await_end(client: ControlClient, progress: Progress, target: Target) -> None:
+def _await_end(client: ControlClient, progress: Progress, target: Target) -> Message:
     try:
-        client.result(progress)
+        return client.result(progress)
     except Fenced as error:
         raise Fenced(f"{target.mountpoint} is unmounted, and its last changes are not published: {error}") from error
     except IndexDatabaseError as error:

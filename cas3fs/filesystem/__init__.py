@@ -9,6 +9,7 @@ Vocabulary
     group       the operations that one commit makes durable together (`commits`)
     region      a dirty part of a file, widened to where blocks begin and end (`cutting`)
     storing     dirty regions become blocks in packs, and chunks in the index (`storing`)
+    refusal     what keeps one file from being stored although others can be (`refusals`)
 
 What reads see: the layers of a file from the top down, then its chunk list, then zeros.
 
@@ -18,6 +19,7 @@ It does not know of llfuse, of buckets, of snapshots' format, or of epochs.
 from cas3fs.filesystem.base import Caller, FileSystemSettings, Owner
 from cas3fs.filesystem.filesystem import FileSystem, Pending, VolumeStatistics
 from cas3fs.filesystem.inodes import ROOT, Inode
+from cas3fs.filesystem.refusals import UnstoredFile
 from cas3fs.filesystem.staging import Staging
 
 __all__ = [
@@ -29,5 +31,6 @@ __all__ = [
     "Owner",
     "Pending",
     "Staging",
+    "UnstoredFile",
     "VolumeStatistics",
 ]

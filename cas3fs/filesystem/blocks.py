@@ -10,6 +10,7 @@ from concurrent.futures import Future
 
 from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore.writer import BlockWriter, PackSession
+from cas3fs.errors import StoreError
 from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.cutting import FrozenFile, Replacement
 from cas3fs.values import BlockHash, Buffer, NewChunk
@@ -27,7 +28,8 @@ class Blocks:
         self._base = base
         self._writer = writer
         self._session = session
-        self._futures: list[Future[None]] = []
+        self._futures: list[tuple[BlockHash, Future[None]]] = []
+        self._failures: dict[BlockHash, BaseException] = {}
         self._waiting: list[tuple[FrozenFile, bytes]] = []
 
     def emit(self, blocks: Sequence[Buffer]) -> list[BlockHash]:
@@ -60,7 +62,7 @@ class Blocks:
             if future is None:
                 unknown[block_hash] = block
             else:
-                self._futures.append(future)
+                self._futures.append((block_hash, future))
         if unknown:
             with self._base.lock:
                 known = self._base.index.blocks.find(list(unknown))
@@ -70,18 +72,23 @@ class Blocks:
         return hashes
 
     def _store(self, block_hash: BlockHash, block: Buffer) -> None:
-        self._futures.append(self._session.add(block_hash, block))
+        try:
+            future = self._session.add(block_hash, block)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it cannot be encoded, which says nothing of other blocks
+            self._failures[block_hash] = error
+            return
+        self._futures.append((block_hash, future))
         if self._base.settings.cache_writes and not self._base.busy and len(block) >= _CACHED_BYTES:
             self._base.reader.admit(block_hash, block)
 
-    def wait(self) -> None:
-        """Returns when all of them are stored and recorded; the session must be sealed.
-
-        Raises:
-            StoreError: one could not be stored.
-        """
-        failure: BaseException | None = None
-        for future in self._futures:
-            failure = future.exception() or failure
-        if failure is not None:
-            raise failure
+    def wait(self) -> dict[BlockHash, BaseException]:
+        """Returns when all of them are stored and recorded, but for those that it gives, with what kept them from that;
+        the session must be sealed."""
+        failures = self._failures
+        for block_hash, future in self._futures:
+            failure = future.exception()
+            if failure is not None:
+                failures[block_hash] = failure
+        return failures

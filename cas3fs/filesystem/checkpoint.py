@@ -12,13 +12,17 @@ old one do so lest anybody see an empty file; so nobody does.  A file that was t
 no such care: the index keeps its old content until the new one is stored, and with `settled` step 1 leaves it alone
 until it is closed.
 
+Where one of these files cannot be stored, the copy says so: all of its content gives an I/O error there. Other files
+that cannot be stored are in the copy as they were stored last.
+
 A pack that was stored after the instant is unknown to the copy; what it holds of the frozen files is entered there,
 with the location that the index has.
 """
 
+import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,11 +32,14 @@ from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.cutting import Cutter, FrozenFile, enter_chunks
+from cas3fs.filesystem.refusals import is_of_one_file
 from cas3fs.filesystem.storing import Storer
 from cas3fs.index import Index, PinnedIndex
 from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
 
 _ATTEMPTS = 3
+
+_log = logging.getLogger(__name__)
 
 
 class _Overtaken(Exception):
@@ -71,7 +78,7 @@ class Checkpoints:
         """Steps 1 and 2, until nothing comes between pinning and freezing."""
         taken: list[tuple[PinnedIndex, list[FrozenFile]]] = []
         while True:
-            self._storer.store_all(settled=settled)
+            self._storer.store_all(settled=settled, leave=True)
             try:
                 with suppress(_Overtaken):
                     self._commits.commit_and(lambda: taken.append(self._pin()))
@@ -134,29 +141,56 @@ class Checkpoints:
         A block that gc frees between its storing and its being looked up is stored once more.
         """
         for attempt in range(_ATTEMPTS):
-            self._upload(frozen)
-            hashes = [new.hash for file in frozen for new in file.chunks]
+            unreadable = self._upload(frozen)
+            whole = [file for file in frozen if file not in unreadable]
+            hashes = [new.hash for file in whole for new in file.chunks]
             with self._base.lock:
                 locations = self._base.index.blocks.locate(hashes)
             if all(block_hash in locations for block_hash in hashes):
-                self._enter(copy, frozen, locations)
+                self._enter(copy, whole, unreadable, locations)
                 return
             self._base.metrics.counter("checkpoint.repeated").add(attempt + 1)
         raise BlockMissing(
             "blocks of files that are being replaced were freed again and again; the next try may succeed"
         )
 
-    def _upload(self, frozen: Sequence[FrozenFile]) -> None:
+    def _upload(self, frozen: Sequence[FrozenFile]) -> set[FrozenFile]:
+        """Gives the files that cannot be stored.
+
+        Raises:
+            Cas3fsError: the store or the index failed, so none can be.
+        """
         base = self._base
+        unreadable: dict[FrozenFile, BaseException] = {}
         with self._writer.session() as session:
             blocks = Blocks(base, self._writer, session)
             for file in frozen:
-                # just what the layers hold: beside it the index may be newer than the copy by now
-                cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
-                file.replacements = list(cutter.replacements())
-        blocks.wait()
+                try:
+                    # just what the layers hold: beside it the index may be newer than the copy by now
+                    cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
+                    file.replacements = list(cutter.replacements())
+                except Exception as error:
+                    if not is_of_one_file(error):
+                        raise
+                    unreadable[file] = error
+        failures = blocks.wait()
+        for file in frozen:
+            for new in file.chunks if file not in unreadable else ():
+                if (failure := failures.get(new.hash)) is not None:
+                    if not is_of_one_file(failure):
+                        raise failure
+                    unreadable[file] = failure
+        for file, why in unreadable.items():
+            _log.error("inode %d replaces a file and gives I/O errors in this snapshot: %s", file.inode.number, why)
+        return set(unreadable)
 
-    def _enter(self, copy: Path, frozen: Sequence[FrozenFile], locations: dict[BlockHash, BlockLocation]) -> None:
+    def _enter(
+        self,
+        copy: Path,
+        frozen: Sequence[FrozenFile],
+        unreadable: Iterable[FrozenFile],
+        locations: dict[BlockHash, BlockLocation],
+    ) -> None:
         with Index.open(copy, scratch=True) as index:
             with index.operation():
                 known = index.blocks.find(list(locations))
@@ -166,6 +200,11 @@ class Checkpoints:
                 ids = index.blocks.find(list(locations))
                 for file in frozen:
                     enter_chunks(index, file, ids)
+                    index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
+                for file in unreadable:
+                    index.chunks.truncate(file.inode.number, 0)
+                    if file.size:
+                        index.repairs().lose_range(file.inode.number, 0, file.size)
                     index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
             index.commit()
 

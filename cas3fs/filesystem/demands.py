@@ -7,7 +7,7 @@ stored like any other, while the program writes to a newer one.
 Everything here needs the file system's lock.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from cas3fs.filesystem.inodes import Inode
 
@@ -15,13 +15,17 @@ from cas3fs.filesystem.inodes import Inode
 class Demand:
     """All that was staged when it was made, until it is in the index.
 
-    With `settled`, a file that a program is at rewriting is not asked for, even if it begins after the demand.
+    With `settled`, a file that a program is at rewriting is not asked for, even if it begins after the demand. A file
+    is not asked for any more once `is_refused`, given its inode's number, says so.
     """
 
-    __slots__ = ("_left", "_settled")
+    __slots__ = ("_is_refused", "_left", "_settled")
 
-    def __init__(self, files: Mapping[int, Inode], *, settled: bool) -> None:
+    def __init__(
+        self, files: Mapping[int, Inode], *, settled: bool, is_refused: Callable[[int], bool] = lambda number: False
+    ) -> None:
         self._settled = settled
+        self._is_refused = is_refused
         self._left = {
             number: inode.layers[-1].seq
             for number, inode in files.items()
@@ -38,7 +42,7 @@ class Demand:
     def wants(self, inode: Inode) -> bool:
         """Whether a layer of the inode is waited for."""
         seq = self._left.get(inode.number)
-        if seq is None or (self._settled and is_rewritten(inode)):
+        if seq is None or (self._settled and is_rewritten(inode)) or self._is_refused(inode.number):
             return False
         for layer in inode.layers:  # ascending
             if not layer.stored:

@@ -5,6 +5,7 @@ A life: made; `start` takes up what an earlier process left and begins the backg
 or `checkpoint`; `close`.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -15,16 +16,18 @@ import attrs
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.errors import IndexDatabaseError, IndexRowRefused
+from cas3fs.errors import FileSystemError, IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
 from cas3fs.filesystem.checkpoint import Checkpoints
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.files import Files
+from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.refusals import UnstoredFile
 from cas3fs.filesystem.replay import replay
 from cas3fs.filesystem.staging import Staging
 from cas3fs.filesystem.storing import Storer
 from cas3fs.filesystem.xattrs import Xattrs
-from cas3fs.index import Index
+from cas3fs.index import Checker, Index
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockLocation, StoredPack
 
@@ -160,22 +163,24 @@ class FileSystem(Files, Xattrs):
         if reason:
             raise IndexRowRefused(reason)
 
-    def store_all(self, timeout_s: float | None = None, *, settled: bool = False) -> None:
+    def store_all(self, timeout_s: float | None = None, *, settled: bool = False, leave: bool = False) -> None:
         """Returns when everything written before the call is in the store, and the index says so.
 
-        With `settled`, a file that was truncated and is being rewritten is left alone until it is closed.
+        With `settled`, a file that was truncated and is being rewritten is left alone until it is closed; with `leave`,
+        files that cannot be stored although others can are left out: `unstored` tells them.
 
         Raises:
             Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
             TimeoutError: not in that time.
         """
-        self._storer.store_all(timeout_s, settled=settled)
+        self._storer.store_all(timeout_s, settled=settled, leave=leave)
         self.commit()
 
     def checkpoint(self, copy_to: Path, *, settled: bool = False) -> None:
         """Stores everything, then copies the index to that file: a state the file system had after the call.
 
-        `settled` as in `store_all`; without it, what was written before the call is in the copy.
+        `settled` as in `store_all`; without it, what was written before the call is in the copy, but for files that
+        cannot be stored although others can: `unstored` tells them.
 
         Raises:
             as `store_all`, and IndexDatabaseError where the copy cannot be made.
@@ -214,6 +219,31 @@ class FileSystem(Files, Xattrs):
     def unrecorded_packs(self) -> frozenset[str]:
         """The names of packs that may be in the store already although the index does not know them yet."""
         return self._writer.unrecorded
+
+    def unstored(self) -> list[UnstoredFile]:
+        """The files that cannot be stored although others can; each is tried again and again.
+
+        Raises:
+            IndexDatabaseError: their paths cannot be read.
+        """
+        with self.lock:
+            refused = self._storer.refused()
+            sizes = {number: _staged_bytes(self.staging.files[number]) for number in refused}
+        if not refused:
+            return []
+        with Checker(self.index.path) as checker:
+            return [
+                UnstoredFile(number, checker.path_of(number).decode(errors="backslashreplace"), sizes[number], reason)
+                for number, reason in sorted(refused.items())
+            ]
+
+    def check_stored(self, handle: int) -> None:
+        """Raises FileSystemError where the file of the handle cannot be stored, for who waited for that."""
+        with self.lock:
+            opened = self._open.get(handle)
+            reason = None if opened is None else self._storer.refused().get(opened.inode.number)
+        if reason is not None:
+            raise FileSystemError(errno.EIO, f"the file cannot be stored: {reason}")
 
     # -- figures
 
@@ -254,3 +284,7 @@ class FileSystem(Files, Xattrs):
 
 def _named(block: BlockLocation) -> tuple[str, str]:
     return block.hash.hex(), block.pack
+
+
+def _staged_bytes(inode: Inode) -> int:
+    return sum(layer.bytes.size_bytes for layer in inode.layers if not layer.stored)

@@ -12,7 +12,8 @@ What is stored when:
 
 One job: freeze the files' layers (under the lock); cut, hash, compress and upload (without it); when every pack that
 is needed is confirmed, enter the chunks (under the lock, in the open group).  What changed meanwhile is in newer
-layers, and stays there.  A job that fails leaves all as it was, and is tried again.
+layers, and stays there.  A job that fails leaves all as it was, and is tried again.  Where one file cannot be stored,
+the others are, and who waits goes on without it (module `refusals`).
 
 A block that the index knows, or that is on its way, is not stored again.  Since what the index knows may go before
 the job ends, each block is looked up once more in the transaction that enters the chunk; if one is gone, the file is
@@ -22,14 +23,15 @@ Locks: jobs are picked and entered under the file system's lock.  `Inode.busy` k
 """
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import attrgetter
 
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.errors import BlockError, Cas3fsError
+from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
@@ -37,6 +39,8 @@ from cas3fs.filesystem.cutting import Cutter, FrozenFile, enter_chunks
 from cas3fs.filesystem.demands import Demand, grows
 from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.refusals import Refusals, is_of_one_file
+from cas3fs.values import BlockHash
 
 _TICK_S = 0.25
 _BREATH_S = 0.02  # between two looks in vain, however hungry staging is
@@ -75,6 +79,7 @@ class Storer:
         self._finished = threading.Condition(base.lock)
         self._failure: BaseException | None = None
         self._failures = 0
+        self._refusals = Refusals(base.staging.files)
         self._threads = [
             threading.Thread(target=self._run, name=f"storer-{n}", daemon=True) for n in range(base.settings.storers)
         ]
@@ -204,7 +209,9 @@ class Storer:
     def _first_of(self, due: Sequence[Inode]) -> list[Inode]:
         batch: list[Inode] = []
         size_bytes = 0
-        for inode in due[:_BATCH_FILES]:
+        together = [inode for inode in due if not self._refusals.is_alone(inode.number)]
+        # any of those, lest the first are tried again and again before the last
+        for inode in (together or [random.choice(due)] if due else ())[:_BATCH_FILES]:
             batch.append(inode)
             size_bytes += _dirty_bytes(inode)
             if size_bytes >= self._base.settings.batch_bytes:
@@ -215,10 +222,13 @@ class Storer:
 
     def _store(self, batch: list[FrozenFile]) -> None:
         try:
-            cut = self._upload(batch)
+            cut, refused = self._upload(batch)
             for start in range(0, len(cut), _SLICE_FILES):
                 self._enter(cut[start : start + _SLICE_FILES])
-            self._succeeded()
+            if refused:
+                self._refuse(refused, by_store=True)
+            if cut:
+                self._succeeded()
         except (Cas3fsError, OSError) as error:
             self._failed(batch, error)
         except Exception as error:  # noqa: BLE001 - a storer that ended would leave everything unstored
@@ -226,11 +236,12 @@ class Storer:
             self._failed(batch, error)
         self._base.metrics.counter("storer.jobs").add(1)
 
-    def _upload(self, batch: list[FrozenFile]) -> list[FrozenFile]:
-        """Cuts the files; when it returns, the blocks of those that it gives are in confirmed packs.
+    def _upload(self, batch: list[FrozenFile]) -> tuple[list[FrozenFile], list[tuple[FrozenFile, BaseException]]]:
+        """Cuts the files; when it returns, the blocks of the first that it gives are in confirmed packs. The others
+        could be cut, and a block of theirs not stored.
 
         Raises:
-            StoreError: a pack could not be stored.
+            StoreError: a pack could not be stored, and no other one could be now.
         """
         cut = []
         with self._writer.session() as session:
@@ -243,30 +254,54 @@ class Storer:
                 elif self._cut(file, blocks):
                     cut.append(file)
             blocks.emit_waiting()
-        blocks.wait()
-        return cut
+        failures = blocks.wait()
+        for failure in failures.values():
+            if not is_of_one_file(failure):
+                raise failure
+        refused = {file: error for file in cut if (error := _first(failures, file)) is not None}
+        return [file for file in cut if file not in refused], list(refused.items())
 
     def _cut(self, file: FrozenFile, blocks: Blocks) -> bool:
-        """Cuts one file; when bytes cannot be read, that is the trouble of this file alone."""
+        """Cuts one file; when bytes cannot be read, that is the trouble of this file alone.
+
+        Raises:
+            StoreError: the store is away.
+        """
         base = self._base
         try:
             try:
                 cutter = Cutter(base, file, base.chunker, blocks.emit)
                 file.replacements = list(cutter.replacements())
-            except BlockError as error:
+            except Cas3fsError as error:
+                if not is_of_one_file(error):
+                    raise
                 _log.error("inode %d: bytes next to new ones cannot be read: %s", file.inode.number, error)
                 cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
                 file.replacements = list(cutter.replacements())
-        except (BlockError, OSError) as error:
-            _log.error("inode %d cannot be stored: %s", file.inode.number, error)
-            file.inode.retry_at_s = time.monotonic() + _LONGEST_RETRY_S
-            with base.lock:
-                self._release(file)
-                self._failure = error
-                self._failures += len(self._threads)
-                self._finished.notify_all()
+        except Exception as error:
+            if not is_of_one_file(error):
+                raise
+            self._refuse([(file, error)], by_store=False)
             return False
         return True
+
+    def _refuse(self, refused: Sequence[tuple[FrozenFile, BaseException]], *, by_store: bool) -> None:
+        """These files could not be stored: one by itself is put off, several are stored each alone."""
+        with self._base.lock:
+            for file, _ in refused:
+                self._release(file)
+            if not self._refusals.set_apart([file.inode.number for file, _ in refused]):
+                for file, error in refused:
+                    file.inode.retry_at_s = time.monotonic() + _LONGEST_RETRY_S
+                    self._refusals.add(file.inode.number, error, alone=by_store and len(refused) == 1)
+                    _log.error(
+                        "inode %d cannot be stored, next try in %.0f s: %s: %s",
+                        file.inode.number,
+                        _LONGEST_RETRY_S,
+                        type(error).__name__,
+                        error,
+                    )
+            self._finished.notify_all()
 
     def _enter(self, files: list[FrozenFile]) -> None:
         """Enters what was stored in the index, in one operation."""
@@ -292,6 +327,7 @@ class Storer:
             for file in whole:
                 file.inode.stored_seq = file.seq
                 base.staging.stored(file.inode, file.unstored)
+                self._refusals.stored(file.inode.number)
             for file in files:
                 self._release(file)
 
@@ -323,10 +359,11 @@ class Storer:
 
     # -- on demand
 
-    def store_all(self, timeout_s: float | None = None, *, settled: bool = False) -> None:
+    def store_all(self, timeout_s: float | None = None, *, settled: bool = False, leave: bool = False) -> None:
         """Returns when everything written before the call is in the store, and entered in the index.
 
-        With `settled`, a file that was cut short and is being rewritten is left alone until it is closed.
+        With `settled`, a file that was cut short and is being rewritten is left alone until it is closed; with `leave`,
+        files that cannot be stored, although others can, are left out once they were tried: `refused` tells them.
 
         Raises:
             Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
@@ -334,7 +371,10 @@ class Storer:
         base = self._base
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with base.lock:
-            demand = Demand(base.staging.files, settled=settled)
+            turn = self._refusals.turn
+            demand = Demand(
+                base.staging.files, settled=settled, is_refused=lambda number: self._refusals.after(number, turn)
+            )
             self._retry_at_s = 0.0
             for number in demand:
                 base.staging.files[number].retry_at_s = 0.0
@@ -344,6 +384,13 @@ class Storer:
                 self._await(demand, deadline_s)
             finally:
                 self._demands.remove(demand)
+            error = self._refusals.first_after(turn)
+        if error is not None and not leave:
+            raise error
+
+    def refused(self) -> dict[int, str]:
+        """By inode, why it cannot be stored.  Needs the lock."""
+        return {number: _named(refusal.error) for number, refusal in self._refusals.current().items()}
 
     def _await(self, demand: Demand, deadline_s: float | None) -> None:
         """Waits until all of `demand` is in the index.  Needs the lock."""
@@ -357,6 +404,16 @@ class Storer:
             if deadline_s is not None and time.monotonic() > deadline_s:
                 raise TimeoutError(f"{len(demand)} files are not in the store yet")
             self._finished.wait(_TICK_S)
+
+
+def _first(failures: Mapping[BlockHash, BaseException], file: FrozenFile) -> BaseException | None:
+    """What a block of the file met, if any did."""
+    return next((failures[new.hash] for new in file.chunks if new.hash in failures), None) if failures else None
+
+
+def _named(error: BaseException) -> str:
+    """An error for people; one that is not of this project's or the system's tells its kind."""
+    return str(error) if isinstance(error, Cas3fsError | OSError) else f"{type(error).__name__}: {error}"
 
 
 def _dirty_bytes(inode: Inode) -> int:

@@ -319,6 +319,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
                 self._fs.fsync(handle, datasync)
             else:
                 self._sync()
+                self._fs.check_stored(handle)
 
     # -- folders
 

@@ -74,6 +74,10 @@ class StoreSettings:
     url: str
     endpoint_url: str | None = None
     max_concurrency: int = 32
+    timeout_s: float | None = None
+    """A request that fails is tried again for so long; None: for a time that bridges a short outage."""
+    first_answer_s: float | None = None
+    """The same, as long as the store has not answered at all."""
 
 
 @attrs.frozen

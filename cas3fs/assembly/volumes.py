@@ -27,7 +27,7 @@ from cas3fs.errors import (
     VolumeMissing,
 )
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores import ObjectStore, open_store, parse_url, probe_create_if_absent
+from cas3fs.objectstores import ObjectStore, RetryPolicy, open_store, parse_url, probe_create_if_absent
 
 _log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB
@@ -56,7 +56,17 @@ def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
         metrics=metrics,
         endpoint_url=settings.endpoint_url,
         max_concurrency=settings.max_concurrency,
+        retry=_retry_of(settings),
+        timeout_s=settings.timeout_s,
     )
+
+
+def _retry_of(settings: StoreSettings) -> RetryPolicy | None:
+    if settings.timeout_s is not None:
+        return RetryPolicy(deadline_s=settings.timeout_s)
+    if settings.first_answer_s is not None:
+        return RetryPolicy(first_answer_s=settings.first_answer_s)
+    return None
 
 
 def warn_of_exposure(store: ObjectStore) -> None:

@@ -23,6 +23,10 @@ Offline = Callable[[StoreSettings, Places, Message, Progress], Message]
 """Carries out a request on a volume that no process of this machine has open."""
 
 
+FIRST_ANSWER_S = 20.0
+_TIMEOUT = "cas3fs.timeout"
+
+
 class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes, such as 512MiB."""
 
@@ -65,7 +69,29 @@ def places_options(command: _Command) -> _Command:
 
 
 def store_options(command: _Command) -> _Command:
-    """The options that say how to reach the object store."""
+    """The options that say how to reach the object store, for who waits at a terminal."""
+    return _store_options(command, FIRST_ANSWER_S)
+
+
+def mount_store_options(command: _Command) -> _Command:
+    """The same for what is started with the machine, when the network may still be to come."""
+    return _store_options(command, None)
+
+
+def _store_options(command: _Command, first_answer_s: float | None) -> _Command:
+    """`store_settings` finds the value of ``--timeout`` in the context: no command has to hand it on."""
+
+    def keep(context: click.Context, _: click.Parameter, timeout_s: float | None) -> None:
+        context.meta[_TIMEOUT] = (timeout_s, first_answer_s)
+
+    usual = "2m" if first_answer_s is None else f"{first_answer_s:.0f}s for the first answer, 2m after it"
+    command = click.option(
+        "--timeout",
+        type=Duration(),
+        callback=keep,
+        expose_value=False,
+        help=f"Give up when the store has not answered for so long.  [default: {usual}]",
+    )(command)
     return click.option("--endpoint-url", metavar="URL", help="The S3 endpoint, in place of boto3's configuration.")(
         command
     )
@@ -106,7 +132,11 @@ def quiet_libraries() -> None:
 
 def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
     """The settings of the store at `url`."""
-    return StoreSettings(url=normal_url(url), endpoint_url=endpoint_url)
+    context = click.get_current_context(silent=True)
+    timeout_s, first_answer_s = (None, None) if context is None else context.meta.get(_TIMEOUT, (None, None))
+    return StoreSettings(
+        url=normal_url(url), endpoint_url=endpoint_url, timeout_s=timeout_s, first_answer_s=first_answer_s
+    )
 
 
 def normal_url(url: str) -> str:

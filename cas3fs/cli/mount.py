@@ -11,8 +11,8 @@ from cas3fs.cli.background import Ready, in_background, in_foreground
 from cas3fs.cli.common import (
     Duration,
     Size,
+    mount_store_options,
     places_options,
-    store_options,
     store_settings,
     verbose_option,
 )
@@ -57,7 +57,7 @@ MIN_WORKERS = 4
 @click.option("--workers", type=click.IntRange(MIN_WORKERS, 256), default=DEFAULT_WORKERS, show_default=True)
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, separated by commas.")
 @places_options
-@store_options
+@mount_store_options
 @verbose_option
 def mount(
     *,
@@ -95,8 +95,7 @@ def mount(
     if (already := mount_at(directory)) is not None:
         find_socket(already.mountpoint, places)  # says so if its process is stopped, where a look into it would wait
     mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
-    settings = store_settings(volume, endpoint_url)
-    _refuse_hiding(mountpoint, places, settings)
+    _refuse_hiding(mountpoint, places)
     writer = WriterSettings(
         read_only=read_only or snapshot is not None or "ro" in split,
         cache_size_bytes=10 * GIB if cache_size is None else cache_size,
@@ -110,7 +109,7 @@ def mount(
     )
     session = MountSettings(mountpoint, workers, split)
     return _serve(
-        settings,
+        store_settings(volume, endpoint_url),
         writer,
         session,
         places,
@@ -119,21 +118,17 @@ def mount(
     )
 
 
-def _refuse_hiding(mountpoint: Path, places: Places, store: StoreSettings) -> None:
-    """Raises UsageError where the mount would cover what its own process works with: both would wait for each other."""
-    from cas3fs.objectstores.opening import parse_url
+def _refuse_hiding(mountpoint: Path, places: Places) -> None:
+    """Raises UsageError where the mount would cover the folders of its own process: both would wait for each other.
 
-    where = parse_url(store.url)
-    own = {
-        "state folder": (places.state_dir, "choose another with --state-dir"),
-        "cache folder": (places.cache_dir, "choose another with --cache-dir"),
-    }
-    if where.scheme == "file":
-        own["store"] = (Path(where.place), "mount elsewhere")
-    for what, (path, remedy) in own.items():
+    The store is no such folder: it is reached through a descriptor, also below a mount.
+    """
+    own = {"state folder": (places.state_dir, "--state-dir"), "cache folder": (places.cache_dir, "--cache-dir")}
+    for what, (path, option) in own.items():
         if Path(os.path.realpath(path)).is_relative_to(mountpoint):
             raise UsageError(
-                f"the {what} {path} lies below the mount point {mountpoint}, which would hide it: {remedy}"
+                f"the {what} {path} lies below the mount point {mountpoint}, which would hide it: "
+                f"choose another with {option}"
             )
 
 

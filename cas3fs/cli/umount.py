@@ -26,11 +26,15 @@ _END_TIMEOUT_S = 60.0
 @places_options
 @json_option
 def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
-    """Unmount DIRECTORY: return when everything is stored and published and the volume is free for others."""
+    """Unmount DIRECTORY: return when everything is stored and published and the volume is free for others.
+
+    The URL of a volume stands for the directory that it is mounted on. However long storing takes it is waited for, as
+    long as the mount's process gives a sign of life.
+    """
     from cas3fs.cli.sockets import find_socket
     from cas3fs.fuse.mountpoints import mount_at, unmount
 
-    mount = mount_at(directory)
+    mount = None if "://" in directory else mount_at(directory)
     if mount is not None and find_socket(mount.mountpoint, find_places(state_dir, cache_dir)) is None:
         unmount(mount.mountpoint)
         click.echo(f"the mount on {directory} had lost its process; it is cleaned up, mount the volume again to go on")
@@ -38,8 +42,9 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
     target = find_target_of(directory, state_dir, cache_dir)
     if target is None:
         raise MountError(f"{directory} is not a mount of cas3fs")
+    mount = mount_at(target.mountpoint)  # gone where the process is ending already, and perhaps another volume's since
     with progress_bar("storing") as progress:
-        result = _end(target, progress, mounted=mount is not None)
+        result = _end(target, progress, mounted=mount is not None and mount.url == target.url)
     if as_json:
         print_json({"snapshot": result.get("snapshot"), "unstored": result.get("unstored", [])})
     if result.get("unstored"):

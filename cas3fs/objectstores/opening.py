@@ -76,18 +76,19 @@ def open_store(
     retry: RetryPolicy | None = None,
     upload_bytes_per_s: float | None = None,
     download_bytes_per_s: float | None = None,
+    timeout_s: float | None = None,
 ) -> ObjectStore:
     """The store that `url` names, with all wrappers around it.
 
     What is None of endpoint, keys and region is found as boto3 finds it; no `retry` means `RetryPolicy`'s defaults, no
-    bandwidth means no limit. Nothing is asked of an S3 server yet.
+    bandwidth means no limit, no timeout the usual ones for a step of a request. Nothing is asked of an S3 server yet.
 
     Raises:
         UsageError: the URL names no store.
         StoreMissing: there is no such directory.
         AccessDenied: the directory may not be opened.
     """
-    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency)
+    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency, timeout_s)
     bare = _open_bare(parse_url(url), settings)
     upload = TokenBucket(upload_bytes_per_s) if upload_bytes_per_s else None
     download = TokenBucket(download_bytes_per_s) if download_bytes_per_s else None

@@ -463,7 +463,8 @@ class S3Store(ObjectStore):
         if isinstance(error, SSLError) and (refused := no_tls(where, error)):
             return refused
         if isinstance(error, ReadTimeoutError):
-            return StoreUnreachable(f"{where} gave no answer within {_READ_TIMEOUT_S} s: cannot {action} in {self.url}")
+            limit_s = min(_READ_TIMEOUT_S, self._settings.timeout_s or _READ_TIMEOUT_S)
+            return StoreUnreachable(f"{where} gave no answer within {limit_s:.0f} s: cannot {action} in {self.url}")
         if isinstance(error, ConnectionClosedError):
             return StoreUnreachable(f"cannot reach {where} for {self.url}: it closed the connection without an answer")
         if isinstance(error, BotoConnectionError | HTTPClientError | OSError):
@@ -500,8 +501,8 @@ def make_client(settings: S3Settings) -> "S3Client":
             region_name=settings.region or session.region_name or _DEFAULT_REGION,
             config=Config(
                 retries={"total_max_attempts": 1},
-                connect_timeout=_CONNECT_TIMEOUT_S,
-                read_timeout=_READ_TIMEOUT_S,
+                connect_timeout=min(_CONNECT_TIMEOUT_S, settings.timeout_s or _CONNECT_TIMEOUT_S),
+                read_timeout=min(_READ_TIMEOUT_S, settings.timeout_s or _READ_TIMEOUT_S),
                 max_pool_connections=settings.connections,
                 tcp_keepalive=True,
                 request_checksum_calculation="when_required",

@@ -13,3 +13,5 @@ class S3Settings(NamedTuple):
     region: str | None = None
     connections: int = 32
     """How many are kept open: as many as there are requests at once."""
+    timeout_s: float | None = None
+    """No step of a request may take longer, where that is less than the usual limits."""

@@ -3,12 +3,17 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from cas3fs.cli.common import store_settings
 from cas3fs.cli.program import program, run
 
 
@@ -77,23 +82,54 @@ def test_a_snapshot_is_not_taken_over(url: str, tmp_path: Path, capsys: pytest.C
     assert "only reads" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["state folder", "cache folder", "store"])
+@pytest.mark.parametrize("what", ["state folder", "cache folder"])
 def test_a_mount_that_would_hide_what_it_works_with_is_refused(
     url: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(["mkfs", url])
     mountpoint, elsewhere = tmp_path / "mnt", tmp_path / "elsewhere"
-    (mountpoint / "v").mkdir(parents=True)
+    mountpoint.mkdir()
     (tmp_path / "link").symlink_to(mountpoint)
     inside = tmp_path / "link" / "below"
     state, cache = (inside if what == name else elsewhere for name in ("state folder", "cache folder"))
-    store = (mountpoint / "v").as_uri() if what == "store" else url
     places = ["--state-dir", str(state), "--cache-dir", str(cache)]
     capsys.readouterr()
-    assert run(["mount", store, str(mountpoint), "-o", "nonempty", *places]) == 2
+    assert run(["mount", url, str(mountpoint), *places]) == 2
     assert f"the {what} " in (told := capsys.readouterr().err)
     assert f"lies below the mount point {mountpoint}" in told
     assert not inside.exists()
+
+
+@pytest.fixture
+def silent_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that takes connections, and never says anything."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", [["mkfs"], ["stats"], ["snapshot", "list"], ["epochs"]])
+def test_a_store_that_does_not_answer_is_waited_for_as_long_as_was_said(
+    silent_endpoint: str, command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    begin_s = time.monotonic()
+    places = [] if command == ["mkfs"] else ["--state-dir", str(tmp_path)]
+    assert run([*command, "s3://bucket/v", "--endpoint-url", silent_endpoint, "--timeout", "1s", *places]) == 1
+    assert time.monotonic() - begin_s < 20
+    assert "gave no answer within 1 s" in capsys.readouterr().err
+
+
+def test_who_waits_at_a_terminal_waits_shortly_for_the_first_answer_unless_it_is_a_mount() -> None:
+    waits = {}
+    for name in ("stats", "fsck", "mount"):
+        command = program.commands[name]
+        (option,) = (one for one in command.params if one.name == "timeout")
+        context = click.Context(command)
+        with context:
+            option.process_value(context, None)
+            waits[name] = store_settings("s3://bucket/v", None).first_answer_s
+    assert waits == {"stats": 20, "fsck": 20, "mount": None}
 
 
 def test_stats_of_an_unmounted_volume_are_a_table_or_json(

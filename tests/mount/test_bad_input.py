@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import Machine, new_bucket
+from .conftest import Machine, new_bucket, wait_for_exit
 
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer, S3Server
@@ -140,6 +140,16 @@ def test_an_unknown_mount_option(volume: Machine) -> None:
 def test_umount_of_what_is_no_mount(volume: Machine) -> None:
     assert "is not a mount of cas3fs" in volume.fail("umount", volume.dir)
     assert "not a mount" in volume.fail("umount", volume.root / "nowhere")
+
+
+def test_the_url_of_a_volume_stands_for_its_mount_when_it_is_unmounted(volume: Machine) -> None:
+    pid = volume.mount()
+    with open(volume.dir / "file", "w"):
+        assert "in use" in volume.fail("umount", volume.url)
+    volume.run("umount", volume.url)
+    wait_for_exit(pid)
+    assert not os.path.ismount(volume.dir)
+    assert "is not a mount of cas3fs" in volume.fail("umount", volume.url)
 
 
 def test_umount_of_a_mount_in_use_names_who_uses_it_and_leaves_it(volume: Machine) -> None:

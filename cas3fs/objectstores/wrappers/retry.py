@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from cas3fs.errors import DeleteFailed, ObjectExists, ObjectMissing, TransientStoreError
+from cas3fs.errors import DeleteFailed, ObjectExists, ObjectMissing, StoreError, TransientStoreError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import Body, ObjectStore, batches, body_size
 from cas3fs.objectstores.wrappers.base import Operation, Result, WrappedStore
@@ -38,6 +38,9 @@ class RetryPolicy(NamedTuple):
     """No attempt begins later than this after the first one began, not counting the time for which bytes moved."""
     base_delay_s: float = 0.2
     max_delay_s: float = 20
+    first_answer_s: float | None = None
+    """In place of the deadline as long as the store has answered nothing at all: who waits at a terminal wants to know
+    soon that an endpoint is wrong, and that a store which answers is only troubled."""
 
 
 class RetryingStore(WrappedStore):
@@ -59,6 +62,7 @@ class RetryingStore(WrappedStore):
         self._retries = metrics.counter("store.retries")
         self._given_up = metrics.counter("store.given_up")
         self._closed = threading.Event()
+        self._has_answered = False
         self._clock = clock
         self._wait = wait or self._closed.wait
         self._jitter = jitter
@@ -69,18 +73,25 @@ class RetryingStore(WrappedStore):
         moving_s = 0.0
         while True:
             try:
-                return request()
+                result = request()
+                self._has_answered = True
+                return result
             except TransientStoreError as error:
                 attempts += 1
                 moving_s += error.moving_s
                 self._pause(error, attempts, begin_s + moving_s)
+            except StoreError:
+                self._has_answered = True
+                raise
 
     def _pause(self, error: TransientStoreError, attempts: int, begin_s: float) -> None:
         """Wait for the next attempt, or raise what ends them."""
         policy = self._policy
         delay_s = self._jitter() * min(policy.max_delay_s, policy.base_delay_s * 2 ** min(attempts - 1, 30))
         spent_s = self._clock() - begin_s
-        if spent_s + delay_s > policy.deadline_s:
+        first_s = None if self._has_answered else policy.first_answer_s
+        deadline_s = policy.deadline_s if first_s is None else first_s
+        if spent_s + delay_s > deadline_s:
             self._given_up.add()
             tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             raise type(error)(f"{error} (gave up after {tries} in {spent_s:.0f} s)") from error

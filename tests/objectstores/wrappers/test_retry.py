@@ -4,6 +4,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import BytesIO
 
 import pytest
@@ -141,6 +142,21 @@ def test_after_the_deadline_the_last_error_tells_how_often_it_was_tried(
         retrying(inner, RetryPolicy(deadline_s=60, base_delay_s=1, max_delay_s=100)).get("a")
     assert time.now_s <= 60
     assert metrics.snapshot()["store.given_up"] == 1
+
+
+def test_a_store_that_never_answered_is_given_up_sooner(retrying: Wrap) -> None:
+    policy = RetryPolicy(deadline_s=60, base_delay_s=1, max_delay_s=100, first_answer_s=10)
+    with pytest.raises(StoreUnreachable, match="gave up after 4 attempts in 7 s"):
+        retrying(ScriptedStore(*[StoreUnreachable("reset")] * 99), policy).get("a")
+    for answer in (None, ObjectMissing("404"), AccessDenied("403")):
+        inner = ScriptedStore()
+        inner.put_if_absent("a", b"")
+        inner.script = [answer, *[StoreUnreachable("reset")] * 99]
+        store = retrying(inner, policy)
+        with suppress(ObjectMissing, AccessDenied):
+            store.get("a")
+        with pytest.raises(StoreUnreachable, match="gave up after 6 attempts in 31 s"):
+            store.get("a")
 
 
 def test_the_time_for_which_bytes_moved_does_not_count(retrying: Wrap, time: Time) -> None:

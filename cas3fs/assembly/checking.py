@@ -21,6 +21,7 @@ from typing import Any
 
 import attrs
 
+from cas3fs.assembly.handover import expect_head
 from cas3fs.assembly.opening import OpenVolume, open_writer
 from cas3fs.assembly.proving import Comparison, Facts, Standing
 from cas3fs.assembly.statefolder import StateFolder
@@ -30,7 +31,7 @@ from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs
-from cas3fs.errors import ControlError, IndexCorrupt, SnapshotDamaged, SnapshotError
+from cas3fs.errors import ControlError, IndexCorrupt, SnapshotDamaged, SnapshotError, SnapshotMissing
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
 from cas3fs.maintenance.bookmarks import Bookmark
@@ -131,6 +132,10 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
     """The index to check: the local one, or one restored; `early` takes what is found on the way."""
     archive = SnapshotArchive(Shelf(store))
     epoch = Epochs(Shelf(store)).newest()
+    expect_head(archive, epoch)
+    head = archive.newest_id()
+    if head is not None and head not in archive.ids():
+        early.append(Finding("snapshot-missing", {"snapshot": head}, "its writer named it when it ended"))
     following = ordinal_of(SnapshotNumber(1 if epoch is None else epoch.entry.epoch + 1, 1))
     claim = None if epoch is None else str(epoch.entry.claim)
     with ExitStack() as resources:
@@ -224,6 +229,8 @@ def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) ->
         try:
             archive.load(snapshot)
             code = "snapshot-unreadable"
+        except SnapshotMissing:
+            code = "snapshot-missing"
         except SnapshotError:
             code = "snapshot-damaged"
         put_aside(archive.shelf.store, snapshot)

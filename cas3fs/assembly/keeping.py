@@ -101,10 +101,11 @@ class Keeper:
             policy = self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
         stock = take_stock(self._archive)
+        self._epochs.saw(stock.latest_epoch)
         for error in stock.damaged.values():
             raise error
         self._known = list(stock.snapshots)
-        self._strays = self._archive.strays([one.id for one in self._known])
+        self._strays = self._archive.spared([one.id for one in self._known])
         verdicts = judge(self._known, policy, self._now(), spared=self._strays, shown=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
         return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained(), stock))
@@ -132,7 +133,9 @@ class Keeper:
         if head in snapshot_ids:
             raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
         self._refuse_shown(snapshot_ids)
-        plan = plan_removal(self._archive, snapshot_ids, self._is_explained())
+        stock = take_stock(self._archive)
+        self._epochs.saw(stock.latest_epoch)
+        plan = plan_removal(self._archive, snapshot_ids, self._is_explained(), stock)
         self._execute(plan)
         return plan
 
@@ -154,7 +157,7 @@ class Keeper:
             self._known = self._archive.list(self._tell_damage)
             self._strays = None
         if self._strays is None and self._claim.epoch > 1:
-            self._strays = self._archive.strays([one.id for one in self._known])
+            self._strays = self._archive.spared([one.id for one in self._known])
         verdicts = judge(self._known, self._policy, self._now(), spared=self._strays or (), shown=self._shown())
         return any(not one.kept_by for one in verdicts)
 
@@ -167,7 +170,7 @@ class Keeper:
         self._policy = None
 
     def _is_explained(self) -> Callable[[SnapshotNumber], bool]:
-        overruled = self._epochs.overruled()
+        overruled = self._epochs.overruled(self._claim)
         coming = self._next_number()
         return lambda number: number < coming and number.epoch not in overruled
 

@@ -44,7 +44,7 @@ from cas3fs.assembly.proving import (
 )
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
-from cas3fs.errors import IndexDatabaseError, SnapshotDamaged
+from cas3fs.errors import IndexDatabaseError, SnapshotDamaged, SnapshotMissing
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.files import put_in_place
 from cas3fs.snapshots.archive import Progress, SnapshotArchive
@@ -158,8 +158,10 @@ def _restore_whole(
         restore_told(archive, newest, state.restored, progress)
         return newest
     damaged: dict[str, SnapshotDamaged] = {}
-    strays = archive.strays()
-    for one in reversed([each for each in archive.ids() if each not in strays]):
+    ids, strays = archive.ids(), archive.strays()
+    if newest not in ids:
+        damaged[newest] = SnapshotDamaged(f"{archive.shelf.store.url} has no snapshot {newest}, which was the newest")
+    for one in reversed([each for each in ids if each not in strays]):
         try:
             archive.restore(one, state.restored, progress)
         except SnapshotDamaged as error:
@@ -167,15 +169,21 @@ def _restore_whole(
             continue
         for hurt, why in damaged.items():
             on_damaged(hurt, why)
+        if damaged:
+            archive.expect(None)
         return one
     raise SnapshotDamaged(f"no snapshot is whole, so there is nothing to begin from: {damaged[newest]}")
 
 
 def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: Progress) -> None:
-    """As `SnapshotArchive.restore`; where the snapshot is damaged, the error tells what serves instead."""
+    """As `SnapshotArchive.restore`; where the snapshot is damaged, or the head is lost, the error tells what serves
+    instead."""
     try:
         archive.restore(snapshot_id, destination, progress)
-    except SnapshotDamaged as error:
+    except (SnapshotDamaged, SnapshotMissing) as error:
+        is_lost = isinstance(error, SnapshotMissing)
+        if is_lost and archive.newest_id() != snapshot_id:
+            raise
         earlier = archive.newest_whole_before(snapshot_id)
         if earlier is None:
             raise
@@ -213,7 +221,7 @@ def _missing_proof(archive: SnapshotArchive, facts: Facts, newest: str | None) -
         return ""
     try:
         return proof_text(newest, archive.load(newest).digest)
-    except SnapshotDamaged:
+    except (SnapshotDamaged, SnapshotMissing):
         return ""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import attrs
 
+from cas3fs.assembly.handover import expect_head, note_known, release, take_handover
 from cas3fs.assembly.line import mark_clean, restore_told, take_up
 from cas3fs.assembly.publishing import Publisher
 from cas3fs.assembly.statefolder import StateFolder, ViewFolder
@@ -39,7 +40,6 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import Progress as RestoreProgress
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import write_base
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class OpenVolume:
         if recovered:
             _log.info("%d files of an earlier mount are not stored yet; they will be now", recovered)
         if self._turn is not None:
-            if self._turn.claim.took_over is not None:
+            if self._turn.claim.base_due:
                 # From here on whatever the old writer still publishes sorts before the newest.
                 self._turn.publisher.publish()
             self._turn.publisher.start(snapshot_interval_s)
@@ -134,7 +134,8 @@ class OpenVolume:
                 "here again to go on",
             )
         progress({"what": "releasing"})
-        self._turn.epochs.release(self._turn.claim)
+        release(self._turn.epochs, self._turn.claim, self.archive, newest)
+        note_known(self.archive, self.state.known_snapshots)
         self._clean = newest
         return newest
 
@@ -202,15 +203,14 @@ def open_writer(
         resources.callback(state.close)
         on_state(state)
         epochs = Epochs(Shelf(store), fenced=entry.fenced)
-        before = epochs.newest()
         claim = epochs.claim(Identity.of_this_process(), state.claim, take_over=settings.take_over)
-        after_release = before is None or before.released
+        after_release = claim.after_release
         try:
             archive = SnapshotArchive(Shelf(store))
+            take_handover(archive, claim, state.known_snapshots)
             line = take_up(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
             if claim.took_over is not None:
                 _log.warning("epoch %s was not released and is taken over", claim.took_over)
-                write_base(archive.shelf, claim.key, claim.epoch, line.newest)
             filesystem = _wire(
                 entry,
                 store,
@@ -227,7 +227,7 @@ def open_writer(
             if after_release:
                 _release_quietly(epochs, claim)
             raise
-        changed = line.clean is None or claim.took_over is not None
+        changed = line.clean is None or claim.base_due
         publisher = Publisher(filesystem, archive, epochs, claim, state, line=line, changed=changed)
         premises = _premises(entry, archive, epochs, claim, publisher)
         turn = Turn(claim, epochs, publisher, after_release, line.clean, premises)
@@ -270,6 +270,8 @@ def open_view(
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))
+        if not settings.snapshot:
+            expect_head(archive, Epochs(Shelf(store), fenced=entry.fenced).newest())
         shown = settings.snapshot or archive.newest_id()
         if shown is not None:
             state.shows(shown)

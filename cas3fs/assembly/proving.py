@@ -189,7 +189,7 @@ class Comparison:
     def _load(self, snapshot_id: str | None) -> SnapshotInfo | None:
         try:
             return None if snapshot_id is None else self._archive.load(snapshot_id)
-        except SnapshotDamaged:
+        except (SnapshotDamaged, SnapshotMissing):  # missing: a release names it, so the store is none that is older
             return None
 
     def _was_put_aside(self, snapshot_id: str) -> bool:

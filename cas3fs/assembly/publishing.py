@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
+from cas3fs.assembly.handover import note_known
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.line import Line
 from cas3fs.assembly.proving import ATTEMPTED, PROOF, PUBLISHED, attempt_text, proof_text
@@ -191,6 +192,7 @@ class Publisher:
         self.newest, self._seen = made.id, mark
         self._proved_s = time.monotonic()
         self.keeper.published(made)
+        note_known(self._archive, self._state.known_snapshots)
         _log.info("published snapshot %s", made.id)
 
     def _is_there(self, prove: bool) -> bool:

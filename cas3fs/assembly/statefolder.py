@@ -8,6 +8,7 @@
     staging.sqlite  rows of staging, with -wal and -shm
     staging/        bytes of staging
     claim.json      this folder's own claims (module `cas3fs.epochs`)
+    snapshots.json  the snapshots that this machine knows
     control.sock, mount.json, mount.log
     maintenance.json  what gc and fsck found last
     lost.json       blocks and packs that a check found lost, for the next writer
@@ -84,6 +85,11 @@ class StateFolder:
     @property
     def claim(self) -> Path:
         return self.path / "claim.json"
+
+    @property
+    def known_snapshots(self) -> Path:
+        """The snapshots that this machine knows (`cas3fs.snapshots.memory`)."""
+        return self.path / "snapshots.json"
 
     @property
     def control(self) -> Path:

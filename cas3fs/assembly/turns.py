@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 
 import attrs
 
+from cas3fs.assembly.handover import note_known, release, take_handover
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
@@ -59,20 +60,20 @@ def offline_turn(settings: StoreSettings, places: Places) -> Iterator[OfflineTur
         volume = load_volume(store)
         with closing(StateFolder(places.state_of(str(volume.uuid)))) as state:
             epochs = Epochs(Shelf(store), fenced=volume.fenced)
-            before = epochs.newest()
             claim = epochs.claim(Identity.of_this_process(), state.claim)
             archive = SnapshotArchive(Shelf(store))
-            keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=state.shown)
-            after_release = before is None or before.released
             try:
-                yield OfflineTurn(volume, state, archive, epochs, claim, keeper, after_release)
+                take_handover(archive, claim, state.known_snapshots)
+                keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=state.shown)
+                yield OfflineTurn(volume, state, archive, epochs, claim, keeper, claim.after_release)
             finally:
-                if after_release:
-                    _release(epochs, claim)
+                note_known(archive, state.known_snapshots)
+                if claim.after_release:
+                    _release(epochs, claim, archive)
 
 
-def _release(epochs: Epochs, claim: Claim) -> None:
+def _release(epochs: Epochs, claim: Claim, archive: SnapshotArchive) -> None:
     try:
-        epochs.release(claim)
+        release(epochs, claim, archive, archive.newest_id())
     except Cas3fsError as error:
         _log.warning("epoch %d could not be released; the next mount here releases it: %s", claim.epoch, error)

@@ -76,6 +76,11 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             ERROR, "an object lies in an archive, and cannot be read", "none: restore it there, and check again"
         ),
         "object-unknown": Kind(NOTE, "an object that nothing explains", "`cas3fs gc` removes what may go"),
+        "snapshot-missing": Kind(
+            ERROR,
+            "the newest snapshot is not in the store",
+            "the newest whole one before it is restored, where this machine does not have the state",
+        ),
         "snapshot-damaged": Kind(ERROR, "a manifest cannot be read", "it is put aside, under damaged/"),
         "pages-missing": Kind(ERROR, "a snapshot's pages are not in the store", _STORED_ANEW),
         "pages-wrong-size": Kind(ERROR, "a snapshot's pages have another size", _STORED_ANEW),

@@ -296,7 +296,12 @@ class Collector:
         with GarbageReader(filesystem.index.path) as reader:
             needed = reader.filled_packs()
         survey = take_survey(at.store, at.archive)
-        if set(survey.listing.snapshots) != {one.id for one in survey.snapshots}:
+        if survey.listing.latest_epoch > at.epoch:
+            at.epochs.saw(survey.listing.latest_epoch)
+            at.publishing.check_fence()
+        if unlisted := [one.id for one in survey.snapshots if one.id not in survey.listing.snapshots]:
+            raise StoreError(f"{at.store.url} does not list snapshot {unlisted[0]}, which is there: nothing is deleted")
+        if len(survey.listing.snapshots) != len(survey.snapshots):
             raise SnapshotError("two listings of the snapshots differ, so nothing is deleted")
         if missing := missing_packs(survey.listing, needed, lost):
             self._note_lost(missing)

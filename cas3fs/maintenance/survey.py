@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
@@ -24,7 +25,7 @@ from cas3fs.errors import DeleteFailed, EntryError, SnapshotError
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import Base, is_off_line, read_bases
+from cas3fs.snapshots.lines import Base, may_be_off_line
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import PagesNumber, SnapshotNumber
 
@@ -57,6 +58,14 @@ class Listing:
     size_bytes: int
 
     @property
+    def latest_epoch(self) -> int:
+        """The greatest epoch that anything is of; 0 for none."""
+        packs = (epoch_of_pack(name) or 0 for name in self.packs)
+        pages = (PagesNumber.parse(one).snapshot.epoch for one in self.pages)
+        snapshots = (SnapshotNumber.parse(one).epoch for one in self.snapshots)
+        return max(chain(self.epochs, packs, pages, snapshots), default=0)
+
+    @property
     def requests(self) -> int:
         """How many requests listing it takes."""
         return self.count // 1000 + 1
@@ -79,8 +88,8 @@ class Survey:
 
     @property
     def off_line(self) -> tuple[SnapshotInfo, ...]:
-        """The snapshots that a writer published who had been taken over from."""
-        return tuple(one for one in self.snapshots if is_off_line(one.number, self.bases))
+        """The snapshots that a writer published who had been taken over from, as far as may be."""
+        return tuple(one for one in self.snapshots if may_be_off_line(one.number, self.bases))
 
 
 def take_listing(store: ObjectStore) -> Listing:
@@ -133,8 +142,8 @@ def take_survey(store: ObjectStore, archive: SnapshotArchive) -> Survey:
     """
     listing = take_listing(store)
     try:
-        snapshots = archive.list()
-        bases = read_bases(archive.shelf)
+        snapshots = archive.list(pages=listing.pages)
+        bases = archive.bases.all()
     except (SnapshotError, EntryError) as error:
         raise SnapshotError(
             f"nothing is deleted, as something that may need anything cannot be read: {error}"

@@ -41,7 +41,7 @@ from cas3fs.errors import (
 )
 from cas3fs.snapshots.building import Attempt, TreeBuilder, totals_of, uses_of
 from cas3fs.snapshots.known import KnownManifests
-from cas3fs.snapshots.lines import is_off_line, newest_on_line, read_bases
+from cas3fs.snapshots.lines import Bases, is_off_line, may_be_off_line, newest_on_line
 from cas3fs.snapshots.manifests import (
     UNTOLD,
     Origin,
@@ -51,8 +51,11 @@ from cas3fs.snapshots.manifests import (
     damage_of,
     info_of,
     local_errors,
+    named_in,
     references_in,
+    snapshots_of,
 )
+from cas3fs.snapshots.memory import KnownSnapshots
 from cas3fs.snapshots.parts import PART_BYTES, PagesWriter, find_lost
 from cas3fs.snapshots.spans import Wanted, read_spans
 from cas3fs.snapshots.tree import (
@@ -70,6 +73,8 @@ from cas3fs.snapshots.tree import (
 from cas3fs.values import SnapshotNumber
 
 WHOLE_AFTER: Final = timedelta(days=30)
+LOOK_BEYOND: Final = 16
+"""Numbers after the last one that is known of a writer who released nothing: it may have used up some in vain."""
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are restored; called by several threads, one at a time."""
@@ -107,6 +112,9 @@ class SnapshotArchive:
         self._remembered: tuple[str, Tree] | None = None
         self._begun = Attempt()
         self._known = KnownManifests()
+        self._expected: str | None = None
+        self.memory = KnownSnapshots(shelf.store, workers)
+        self.bases = Bases(shelf)
 
     def create(
         self,
@@ -170,10 +178,11 @@ class SnapshotArchive:
         return info_of(entry, digest_of(encode_body(entry, b"")))
 
     def ids(self) -> list[str]:
-        """The ids of all snapshots, ascending.
+        """The ids of all snapshots, ascending: those listed, and those known to be there all the same (`memory`).
 
         Raises:
             VolumeFormatError: an object among them is none.
+            StoreError: the store failed.
         """
         return [one.id for one in self._listed()]
 
@@ -181,7 +190,7 @@ class SnapshotArchive:
         found = list(self._shelf.listed(SnapshotEntry))
         for one in found:
             check_id(one.id)
-        return sorted(found, key=lambda one: SnapshotNumber.parse(one.id))
+        return sorted(self.memory.complete(found), key=lambda one: SnapshotNumber.parse(one.id))
 
     def newest(self) -> SnapshotInfo | None:
         """The newest snapshot on the line of writers (`lines`), None where there is none; raises as `load`."""
@@ -189,15 +198,48 @@ class SnapshotArchive:
         return self.load(found) if found is not None else None
 
     def newest_id(self) -> str | None:
-        """The id of what `newest` gives; its manifest is not read."""
-        return newest_on_line(self.ids(), read_bases(self._shelf))
+        """The id of what `newest` gives; its manifest is not read. What `expect` was told of may be lost."""
+        found = [one for one in (newest_on_line(self.ids(), self.bases.all()), self._expected) if one is not None]
+        return max(found, key=SnapshotNumber.parse, default=None)
+
+    def expect(self, snapshot_id: str | None) -> None:
+        """That one was the head when its writer released the volume, so nothing older is, even if it cannot be found;
+        None: no such thing is known."""
+        self._expected = snapshot_id
+        if snapshot_id is not None:
+            self.memory.remember([check_id(snapshot_id)])
+
+    def look_beyond(self, epoch: int) -> bool:
+        """Find what a writer of `epoch` who released nothing may have published, whatever a listing shows: the numbers
+        that follow its last one are asked for by name, and those of pages, which are put before their manifest. Whether
+        there is any snapshot of that epoch.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        mine = [one.sequence for one in map(SnapshotNumber.parse, self.ids()) if one.epoch == epoch]
+        last = SnapshotNumber(epoch, max(mine, default=0))
+        pages = snapshots_of(one.id for one in self._shelf.listed(PagesEntry, start_after=str(last)))
+        wanted = {one for one in map(SnapshotNumber.parse, pages) if one.epoch == epoch and one > last}
+        while True:
+            wanted |= {SnapshotNumber(epoch, last.sequence + step) for step in range(1, LOOK_BEYOND + 1)}
+            found = self.memory.find([str(one) for one in wanted])
+            if not found:
+                return last.sequence > 0
+            last, wanted = max(SnapshotNumber.parse(one.id) for one in found), set()
 
     def strays(self, ids: Sequence[str] | None = None) -> frozenset[str]:
         """The ids of snapshots, perhaps of those `ids` alone, that are off the line of writers: never the head, and
         only a person deletes them."""
-        bases = read_bases(self._shelf)
+        bases = self.bases.all()
         among = self.ids() if ids is None else ids
         return frozenset(one for one in among if is_off_line(SnapshotNumber.parse(one), bases))
+
+    def spared(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of the snapshots `ids` that only a person deletes: those off the line, or that may be, as a base cannot
+        be read."""
+        bases = self.bases.all()
+        return frozenset(one for one in ids if may_be_off_line(SnapshotNumber.parse(one), bases))
 
     def newest_whole_before(self, snapshot_id: str) -> str | None:
         """The newest snapshot on the line before that one whose manifest can be read and whose pages are all there, as
@@ -213,31 +255,47 @@ class SnapshotArchive:
                     return one
         return None
 
-    def list(self, on_damaged: Callable[[str, SnapshotError], None] | None = None) -> list[SnapshotInfo]:
-        """All snapshots, ascending; one LIST, and a GET for each manifest that was not read before.
-
-        Args:
-            on_damaged: told of each whose manifest cannot be read, which is then left out; without it, that raises.
-        """
-
+    def _read(
+        self, listed: Iterable[Listed], on_damaged: Callable[[str, SnapshotError], None] | None
+    ) -> list[SnapshotInfo]:
         def load(one: Listed) -> SnapshotInfo | None:
             try:
-                self._known.put(one, self.load(one.id))
+                self._known.put(one, attrs.evolve(self.load(one.id), stored_at=one.modified))
             except SnapshotError as error:
                 if on_damaged is None:
                     raise
                 on_damaged(one.id, error)
             return self._known.get(one)
 
-        listed = self._listed()
-        found = [self._known.get(one) for one in listed]
-        unknown = [one for one, info in zip(listed, found, strict=True) if info is None]
+        found = {one: self._known.get(one) for one in listed}
+        unknown = [one for one, info in found.items() if info is None]
         read: Iterable[SnapshotInfo | None] = ()
         if unknown:
             with ThreadPoolExecutor(self._workers, thread_name_prefix="snapshots") as pool:
                 read = list(pool.map(load, unknown))
-        self._known.keep([one.id for one in listed])
-        return sorted((info for info in (*found, *read) if info is not None), key=lambda info: info.number)
+        return [info for info in (*found.values(), *read) if info is not None]
+
+    def list(
+        self, on_damaged: Callable[[str, SnapshotError], None] | None = None, *, pages: Iterable[str] | None = None
+    ) -> list[SnapshotInfo]:
+        """All snapshots, ascending; one LIST, and a GET for each manifest that was not read before.
+
+        Args:
+            on_damaged: told of each whose manifest cannot be read, which is then left out; without it, that raises.
+            pages: ids of pages entries that are there. With them, every snapshot that these or a manifest name is asked
+                for, once: for who deletes what nothing names.
+        """
+        listed = self._listed()
+        if pages is not None:
+            listed += self.memory.find(snapshots_of(pages))
+        infos = self._read(listed, on_damaged)
+        named = infos if pages is not None else []
+        while found := self.memory.find(named_in(named)):
+            named = self._read(found, on_damaged)
+            listed += found
+            infos += named
+        self._known.keep(sorted(one.id for one in listed))
+        return sorted(infos, key=lambda info: info.number)
 
     def load(self, snapshot_id: str) -> SnapshotInfo:
         """What is told of a snapshot.
@@ -290,7 +348,9 @@ class SnapshotArchive:
             VolumeFormatError: one is not the id of a snapshot.
             DeleteFailed: some are left; deleting again is safe.
         """
-        self._shelf.store.delete_many([SnapshotEntry.key_of(check_id(one)) for one in snapshot_ids])
+        ids = [check_id(one) for one in snapshot_ids]
+        self._shelf.store.delete_many([SnapshotEntry.key_of(one) for one in ids])
+        self.memory.forget(ids)
 
     @property
     def shelf(self) -> Shelf:
@@ -401,6 +461,7 @@ class SnapshotArchive:
             return EMPTY_TREE
 
     def _remember(self, snapshot_id: str, tree: Tree) -> None:
+        self.memory.remember([snapshot_id])
         with self._lock:
             self._remembered = (snapshot_id, tree)
             self._begun = Attempt()

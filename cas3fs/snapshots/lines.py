@@ -5,40 +5,81 @@ A writer that takes over while another has not released cannot know whether that
 snapshots once, and writes down, beside its claim, which one it goes on from: the *base*. What an earlier epoch
 publishes after that base is *off the line*: it is never the head, and only a person deletes it, by its id.
 
-The base is written before the first manifest of its epoch. A writer that died between the claim and the base has
-published nothing, so whoever comes next lists anew.
+The base is written before anything is restored, and before the first manifest of its epoch. A writer that died between
+the claim and the base has published nothing, so whoever claims next lists anew, and writes the base that is missing.
+
+A base that cannot be read tells which epoch went on, by its name, and not from where: then the head is what is the
+newest anyway, and no snapshot of an earlier epoch is deleted but by a person.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cas3fs.entries.entry import SUB_SEPARATOR
-from cas3fs.entries.kinds import BASE_ID, BaseEntry
+from cas3fs.entries.kinds import BASE_ID, BaseEntry, EpochEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs.reading import list_keys
-from cas3fs.errors import EntryCorrupt, ObjectExists
+from cas3fs.errors import EntryError, ObjectExists, ObjectMissing
 from cas3fs.values import SnapshotNumber
 
+_SUFFIX: Final = SUB_SEPARATOR + BASE_ID
 _BEFORE_ALL: Final = SnapshotNumber(0, 0)
 
 
 class Base(NamedTuple):
-    """Epoch `epoch` went on from snapshot `start`."""
+    """Epoch `epoch` went on from snapshot `start`; None where that is not known, as the entry is damaged or lost."""
 
     epoch: int
-    start: SnapshotNumber
+    start: SnapshotNumber | None
+
+
+class Bases:
+    """The bases of a volume, each of which is read once.
+
+    Not locked: two threads that read the same base at once read the same.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._known: dict[str, Base] = {}
+        self._is_complete = False
+
+    def expect(self, epochs: Iterable[int]) -> None:
+        """These are all, up to an epoch of one's own: they are asked for by name, and never listed.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        for epoch in epochs:
+            key = EpochEntry.key_of(f"{epoch:08d}")
+            self._known[key] = _load(self._shelf, key) or Base(epoch, None)
+        self._is_complete = True
+
+    def write(self, claim_key: str, epoch: int, snapshot: str | None) -> None:
+        """As `write_base`."""
+        write_base(self._shelf, claim_key, epoch, snapshot)
+        self._known[claim_key] = _load(self._shelf, claim_key) or Base(epoch, None)
+
+    def all(self) -> tuple[Base, ...]:
+        """All of them, ascending; one LIST, unless they are known, and a GET for each that is new.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        listed = () if self._is_complete else list_keys(self._shelf)
+        for key in (one.removesuffix(_SUFFIX) for one in listed if one.endswith(_SUFFIX)):
+            if key not in self._known and (found := _load(self._shelf, key)) is not None:
+                self._known[key] = found
+        return tuple(sorted(self._known.values(), key=lambda one: one.epoch))
 
 
 def read_bases(shelf: Shelf) -> tuple[Base, ...]:
     """All bases; one LIST, and a GET for each time that a writer was taken over from.
 
     Raises:
-        EntryError: one of them is damaged, so it cannot be told what is on the line.
         StoreError: the store failed.
     """
-    suffix = SUB_SEPARATOR + BASE_ID
-    keys = [key for key in list_keys(shelf) if key.endswith(suffix)]
-    return tuple(_base(shelf.load(BaseEntry, BASE_ID, key.removesuffix(suffix))) for key in keys)
+    return Bases(shelf).all()
 
 
 def write_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str | None) -> None:
@@ -51,17 +92,27 @@ def write_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str | None) -
 
 def is_off_line(number: SnapshotNumber, bases: Iterable[Base]) -> bool:
     """Whether a snapshot was published by a writer that had been taken over from."""
-    return any(number.epoch < base.epoch and number > base.start for base in bases)
+    return any(base.start is not None and number.epoch < base.epoch and number > base.start for base in bases)
+
+
+def may_be_off_line(number: SnapshotNumber, bases: Iterable[Base]) -> bool:
+    """Whether a snapshot is off the line, or may be as far as is known, since a base cannot be read."""
+    return any(number.epoch < base.epoch and (base.start is None or number > base.start) for base in bases)
 
 
 def newest_on_line(ids: Sequence[str], bases: Iterable[Base]) -> str | None:
-    """The newest of the snapshots `ids`, ascending, that is on the line."""
+    """The newest of the snapshots `ids`, ascending, that is on the line, as far as is known."""
     known = tuple(bases)
     return next((one for one in reversed(ids) if not is_off_line(SnapshotNumber.parse(one), known)), None)
 
 
-def _base(entry: BaseEntry) -> Base:
+def _load(shelf: Shelf, key: str) -> Base | None:
+    """The base of the epoch of that key; None where there is none."""
     try:
+        entry = shelf.load(BaseEntry, BASE_ID, key)
         return Base(entry.epoch, SnapshotNumber.parse(entry.snapshot) if entry.snapshot else _BEFORE_ALL)
-    except ValueError as error:
-        raise EntryCorrupt(f"{entry.key} names no snapshot: {error}") from error
+    except ObjectMissing:
+        return None
+    except (EntryError, ValueError):
+        # The epoch is in the name.
+        return Base(int(key.removeprefix(EpochEntry.prefix()).partition("-")[0]), None)

@@ -2,7 +2,7 @@
 """Manifests: what is told of a snapshot, what one must satisfy before it is believed, and how errors are named."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -19,7 +19,7 @@ from cas3fs.errors import (
     VolumeFormatError,
 )
 from cas3fs.snapshots.tree import most_list_bytes
-from cas3fs.values import SnapshotNumber
+from cas3fs.values import PagesNumber, SnapshotNumber
 
 _LARGEST_SEGMENT_BYTES: Final = 1024 * 1024
 _LONGEST_LIST: Final = 65535
@@ -60,6 +60,8 @@ class SnapshotInfo:
     """The claim under which it was published; None where an earlier version did."""
     digest: str = ""
     """BLAKE3 of the manifest's bytes, in hex digits."""
+    stored_at: datetime | None = None
+    """When the manifest was stored, by the store's clock; None where that was not asked for."""
 
 
 def info_of(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
@@ -78,6 +80,22 @@ def info_of(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
         claim=entry.claim,
         digest=digest,
     )
+
+
+def snapshots_of(pages: Iterable[str]) -> set[str]:
+    """The ids of the snapshots for which those pages entries were stored; what is none is passed over."""
+    found = set()
+    for one in pages:
+        with contextlib.suppress(ValueError):
+            found.add(str(PagesNumber.parse(one).snapshot))
+    return found
+
+
+def named_in(infos: Iterable[SnapshotInfo]) -> set[str]:
+    """The ids of snapshots that manifests tell of."""
+    infos = tuple(infos)
+    named = {one for info in infos for one in (info.parent, info.restored) if one is not None}
+    return named | snapshots_of(use.id for info in infos for use in info.pages)
 
 
 def check_id(snapshot_id: str) -> str:

@@ -19,7 +19,7 @@ import attrs
 from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import SnapshotError, SnapshotMissing
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.manifests import SnapshotInfo, snapshots_of
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 IsExplained = Callable[[SnapshotNumber], bool]
@@ -51,9 +51,16 @@ class Stock:
     snapshots: Sequence[SnapshotInfo]
     damaged: Mapping[str, SnapshotError]
 
+    @property
+    def latest_epoch(self) -> int:
+        """The greatest epoch that any of it is of; 0 for none."""
+        ids = snapshots_of((*self.sizes, *self.damaged, *(one.id for one in self.snapshots)))
+        return max((SnapshotNumber.parse(one).epoch for one in ids), default=0)
+
 
 def take_stock(archive: SnapshotArchive) -> Stock:
-    """Lists both: two LISTs, and a GET for each manifest that was not read before.
+    """Lists both: two LISTs, and a GET for each manifest that was not read before. What a listing of the snapshots
+    lacks and something else names is asked for, once.
 
     Raises:
         StoreError: the store failed.
@@ -61,7 +68,7 @@ def take_stock(archive: SnapshotArchive) -> Stock:
     # Listed before the manifests: what a manifest refers to that is put in between is not in this list.
     sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
     damaged: dict[str, SnapshotError] = {}
-    return Stock(sizes, archive.list(damaged.__setitem__), damaged)
+    return Stock(sizes, archive.list(damaged.__setitem__, pages=sizes), damaged)
 
 
 def plan_removal(

@@ -23,7 +23,7 @@ from cas3fs.blockstore.keys import pack_key
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, Identity
-from cas3fs.errors import Cas3fsError, FileSystemError
+from cas3fs.errors import Cas3fsError, Fenced, FileSystemError
 from cas3fs.filesystem import FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
 from cas3fs.maintenance.base import Premises, silent
@@ -80,7 +80,8 @@ class Publishing:
         return SnapshotNumber(self._rig.epoch, self._sequence + 1)
 
     def check_fence(self) -> None:
-        assert self._rig.epochs.is_newest(self._rig.claim)
+        if not self._rig.epochs.is_newest(self._rig.claim):
+            raise Fenced("another writer has taken over")
 
     def _await_next(self) -> None:
         self._rig.fs.born = ordinal_of(self.next_number)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cas3fs.errors import ObjectMissing
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.findings import ERROR, KINDS, NOTE, Finding
+from tests.assembly import test_listings as listings
 from tests.assembly.test_upkeep import TestFsck as WholeVolumes
 from tests.maintenance import test_archived as archived
 from tests.maintenance.ward import DAMAGES, NOTED, STORE_DAMAGES, Ward, codes, lose_staged_bytes, make
@@ -26,6 +27,7 @@ EIO = {"chunk-impossible", "chunk-without-block", "chunk-past-block"}
 MOVED = {"inode-without-name", "name-in-no-folder"}
 ELSEWHERE: dict[str, Callable[..., object]] = {
     "object-archived": archived.test_what_lies_in_an_archive_is_named_and_all_else_is_read_back,
+    "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
     "index-damaged": WholeVolumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
 }
 """Codes that only a whole volume can have, or that nothing mends, and the test of each."""

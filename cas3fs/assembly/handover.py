@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a claim knows of the snapshots of a volume before it lists them, and what it leaves to the next one.
+
+A release names the newest snapshot and all others; the next claim asks for these by name. Where the writer before
+released nothing, the numbers after the last one that is known of it are asked for. This machine remembers, in a file of
+the state folder, which snapshots it knew. So a listing that lacks something neither rolls the volume back nor lets
+anything be deleted that a snapshot needs.
+
+A claim that took over, or that follows one which did and died, writes down where it goes on from before it restores
+anything: what the writer before still publishes is off the line from then on.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from cas3fs.epochs import Claim, Epochs, EpochState
+from cas3fs.errors import VolumeFormatError
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import check_id
+from cas3fs.snapshots.memory import load_ids, save_ids
+
+_MOST_EPOCHS_BACK: Final = 4
+"""Epochs in which a head is looked for that nobody named: writers may have died before they published anything."""
+
+
+def take_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
+    """Brings what is known into `archive`, and writes the base that is due. `known`: this machine's file.
+
+    Raises:
+        StoreError: the store failed; nothing has changed, but that the base may be written.
+    """
+    archive.memory.remember([*load_ids(known), *_ids(claim.handover.retained)])
+    if claim.bases is not None:
+        archive.bases.expect(claim.bases)
+    last = _last(claim.handover.snapshot)
+    if claim.after_release:
+        archive.expect(last)
+    elif last is not None:
+        archive.memory.remember([last])
+    if last is None or not claim.after_release:
+        for back in range(min(_MOST_EPOCHS_BACK, claim.before)):
+            if archive.look_beyond(claim.before - back):
+                break
+    if claim.base_due:
+        archive.bases.write(claim.key, claim.epoch, archive.newest_id())
+
+
+def expect_head(archive: SnapshotArchive, newest: EpochState | None) -> None:
+    """The same for who only reads: what the release of the newest epoch names is the head."""
+    if newest is not None and newest.release is not None:
+        archive.expect(_last(newest.release.snapshot))
+
+
+def release(epochs: Epochs, claim: Claim, archive: SnapshotArchive, newest: str | None) -> None:
+    """Releases a claim, and tells the next one what is there; raises as `Epochs.release`."""
+    epochs.release(claim, newest, tuple(archive.memory.ids()))
+
+
+def note_known(archive: SnapshotArchive, known: Path) -> None:
+    """Writes this machine's file."""
+    save_ids(known, archive.memory.ids())
+
+
+def _last(snapshot: str | None) -> str | None:
+    return next(iter(_ids([snapshot] if snapshot else [])), None)
+
+
+def _ids(told: tuple[str, ...] | list[str]) -> list[str]:
+    """Those that are ids of snapshots."""
+    return [one for one in told if _is_id(one)]
+
+
+def _is_id(told: str) -> bool:
+    try:
+        check_id(told)
+    except VolumeFormatError:
+        return False
+    return True

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Volumes that an earlier cas3fs made, each with the state folder of its machine, can be read and written.
+
+``earlier/version-0.1.0.tar.xz`` holds two volumes in folders, made with the first formats by the commands of that
+version: one that was unmounted, and one whose mount was killed after two fsyncs of files that were not stored yet.
+"""
+
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Machine
+
+EARLIER = Path(__file__).parent / "earlier" / "version-0.1.0.tar.xz"
+NUMBERS = b"".join(b"%07d\n" % number for number in range(25_000))
+STAGED = {"staged": b"staged \n" * 40_000, "small": b"small" * 10}
+
+
+@pytest.fixture(params=["released", "crashed"])
+def earlier(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[Machine]:
+    """The machine on which the volume was made."""
+    with tarfile.open(EARLIER) as archive:
+        archive.extractall(workspace, filter="data")
+    folder = workspace / request.param
+    (folder / "state").rename(folder / "s")
+    (folder / "store").chmod(0o700)  # as a mount asks for now
+    made = Machine(folder, (folder / "store").as_uri(), {})
+    yield made
+    made.clean_up()
+
+
+def check_tree(machine: Machine) -> None:
+    """What the earlier version wrote is there: bytes, links, attributes, times."""
+    tree = machine.dir
+    assert (tree / "d" / "a").read_bytes() == NUMBERS
+    assert (tree / "d" / "b").read_bytes() == b"hello" * 1000 + bytes(1000)
+    assert (tree / "d" / "b").stat().st_mtime_ns == 1_600_000_000_123_456_789
+    assert os.getxattr(tree / "d" / "b", "user.k") == b"v"
+    assert (tree / "sym").readlink() == Path("d/a")
+    assert (tree / "sparse").read_bytes() == bytes(1 << 20) + b"end"
+    assert not (tree / "hard").exists()
+    if machine.root.name == "released":
+        assert (tree / "later").read_bytes() == b"later\n"
+    else:
+        assert {name: (tree / name).read_bytes() for name in STAGED} == STAGED
+
+
+def test_its_own_machine_goes_on_with_it(earlier: Machine) -> None:
+    """Everything is there, what was only staged among it; new files join it, and a machine without state sees all."""
+    earlier.mount()
+    check_tree(earlier)
+    (earlier.dir / "new").write_bytes(NUMBERS + b"new")
+    earlier.umount()
+    assert earlier.run("fsck", earlier.url, "--verify-data").returncode == 0
+    earlier.run("gc", earlier.url, "--grace", "0s")
+    earlier.forget_everything()
+    earlier.mount()
+    check_tree(earlier)
+    assert (earlier.dir / "new").read_bytes() == NUMBERS + b"new"
+    earlier.umount()
+
+
+def test_a_snapshot_of_it_can_be_read_and_become_the_head(earlier: Machine) -> None:
+    """The snapshot that the earlier version named is shown as it was, and the volume goes back to it."""
+    (first,) = (one["id"] for one in earlier.report("snapshot", "list", earlier.url) if one["name"] == "first")
+    earlier.run("mount", earlier.url, earlier.dir, "--snapshot", first)
+    assert (earlier.dir / "hard").read_bytes() == NUMBERS
+    earlier.umount()
+    earlier.mount()
+    earlier.umount()
+    earlier.run("snapshot", "restore", earlier.url, first)
+    earlier.mount()
+    assert (earlier.dir / "hard").read_bytes() == NUMBERS
+    earlier.umount()
+
+
+def test_another_machine_takes_it_over(earlier: Machine) -> None:
+    """A machine without the earlier one's state has what was published."""
+    shutil.rmtree(earlier.state)
+    if earlier.root.name == "crashed":
+        assert "has not released it" in earlier.fail("mount", earlier.url, earlier.dir)
+    earlier.mount("--take-over")
+    assert (earlier.dir / "d" / "a").read_bytes() == NUMBERS
+    (earlier.dir / "new").write_bytes(b"new")
+    earlier.umount()
+    assert earlier.run("fsck", earlier.url, "--verify-data").returncode == 0

@@ -99,6 +99,8 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
         Compression.parse(entry.compression)
     except UsageError as error:
         raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
+    if entry.fenced:
+        store.require_conditions()
     return entry
 
 

@@ -69,6 +69,10 @@ class ObjectStore(ABC):
         """When it last gave a sign of life, by the monotonic clock, in seconds; a store on this machine always does."""
         return time.monotonic()
 
+    def require_conditions(self) -> None:  # noqa: B027 - most stores never do without
+        """From now on never put without a condition: the store was found to heed it when its volume was made, so an
+        answer that it does not know one is a failure of the store, or of something on the way to it."""
+
     def share_with_group(self) -> None:
         """Let the group of a store in a directory read it, from the first object on.
 

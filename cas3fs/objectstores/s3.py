@@ -171,6 +171,10 @@ class S3Store(ObjectStore):
 
     # Putting
 
+    def require_conditions(self) -> None:
+        with self._lock:
+            self._way = self._way._replace(is_conditional=True, has_honoured=True)
+
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         check_key(key)
         check_metadata(metadata)

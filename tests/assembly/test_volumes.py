@@ -9,8 +9,22 @@ import pytest
 from cas3fs.assembly.reports import unmounted_report
 from cas3fs.assembly.volumes import load_volume, make_volume, normal_url, open_volume_store
 from cas3fs.config import KIB, StoreSettings, VolumeSettings
-from cas3fs.errors import StoreMissing, UsageError, VolumeExists, VolumeFormatError, VolumeMissing
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs, Identity
+from cas3fs.errors import (
+    ObjectExists,
+    StoreMissing,
+    StoreRefused,
+    UsageError,
+    VolumeExists,
+    VolumeFormatError,
+    VolumeMissing,
+)
 from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore, opening
+from cas3fs.objectstores.s3 import S3Store
+from cas3fs.testing.fake_s3 import FakeS3
+from cas3fs.testing.faults import FaultKind
 
 from .conftest import Volume
 
@@ -22,6 +36,30 @@ def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> Non
     assert (str(entry.uuid), entry.fenced) == (made["uuid"], True)
     assert (entry.chunker, entry.block_size, entry.pack_size) == ("fixed", 65536, 2 << 20)
     assert (entry.compression, entry.label) == ("none", "name")
+
+
+def test_a_fenced_volume_puts_nothing_without_a_condition_whatever_the_store_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeS3("bucket")
+    monkeypatch.setattr(opening, "_open_bare", lambda where, settings: S3Store("bucket", where.prefix, client=fake))
+    settings = StoreSettings("s3://bucket/v")
+    assert make_volume(settings, VolumeSettings())["fenced"]
+    store = open_volume_store(settings, Metrics())
+    load_volume(store)
+    before = keys_of(store)
+    identity = Identity("here", "user", 1)
+    with fake.faults.on(FaultKind.CONDITION_REFUSED), pytest.raises(StoreRefused, match="501"):
+        Epochs(Shelf(store)).claim(identity, tmp_path / "claim.json")
+    assert keys_of(store) == before
+    with fake.faults.on(FaultKind.CONDITION_REFUSED, times=1):  # it is asked again, under the condition
+        assert Epochs(Shelf(store)).claim(identity, tmp_path / "claim.json").epoch == 1
+    with pytest.raises(ObjectExists):
+        store.put_if_absent("epochs/00000001", b"another")
+
+
+def keys_of(store: ObjectStore) -> list[str]:
+    return [info.key for info in store.list()]
 
 
 def test_a_volume_is_not_made_twice(volume: Volume) -> None:

@@ -32,6 +32,9 @@ class WrappedStore(ObjectStore):
     def heard_s(self) -> float:
         return self._inner.heard_s
 
+    def require_conditions(self) -> None:
+        self._inner.require_conditions()
+
     def share_with_group(self) -> None:
         self._inner.share_with_group()
 

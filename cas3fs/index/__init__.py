@@ -27,7 +27,7 @@ It knows nothing of the object store, of staging files, of FUSE, or of what a ch
 """
 
 from cas3fs.index.blocks import Blocks, PackRow, number_of, ordinal_of
-from cas3fs.index.checks import Checker, PackFact
+from cas3fs.index.checks import Checker, FileState, PackFact
 from cas3fs.index.chunks import Chunks
 from cas3fs.index.garbage import Garbage, GarbageReader, PackUse
 from cas3fs.index.namespace import ROOT_INODE, InodeRow, Namespace
@@ -44,6 +44,7 @@ __all__ = [
     "Checker",
     "Chunks",
     "Counts",
+    "FileState",
     "Garbage",
     "GarbageReader",
     "Index",

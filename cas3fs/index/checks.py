@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple, Self
 
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, plain
+from cas3fs.index.sums import FILES_UNLIKE, Sums, sums_of
+from cas3fs.values import BlockLocation
 
 _DIRECTORY = "(%s.mode & 61440) = 16384"
 _IS_DIRECTORY: Final = _DIRECTORY % "i"
@@ -84,6 +86,7 @@ QUERIES: Final[Mapping[str, Prepared]] = MappingProxyType(
             "SELECT x.inode, x.name, x.value FROM xattrs x LEFT JOIN inodes i ON i.id = x.inode WHERE i.id IS NULL"
         ),
         "size-negative": plain("SELECT id AS inode, size FROM inodes WHERE size < 0"),
+        "chunks-unlike-sums": plain(FILES_UNLIKE),
         "chunk-impossible": plain(
             "SELECT c.inode, c.offset, c.length, c.skip FROM chunks c WHERE c.offset < 0 OR c.length <= 0 OR c.skip < 0"
         ),
@@ -154,6 +157,15 @@ _LOST_BLOCKS = plain(
     "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM lost_blocks l "
     "JOIN blocks b ON b.id = l.block JOIN packs p ON p.id = b.pack ORDER BY p.name, b.offset"
 )
+_FILE = plain(
+    "SELECT size, mtime_ns, chunk_count, chunk_sum FROM inodes WHERE id = :p_inode AND (mode & 61440) = 32768", "inode"
+)
+_PLACED_CHUNKS = plain(
+    "SELECT c.offset, c.length, c.skip, c.block, b.hash, p.name, b.offset, b.stored_length, b.plain_length, p.size, "
+    "p.born FROM chunks c LEFT JOIN blocks b ON b.id = c.block LEFT JOIN packs p ON p.id = b.pack "
+    "WHERE c.inode = :p_inode ORDER BY c.offset",
+    "inode",
+)
 _STORED_SEQ = plain("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
 
 
@@ -165,6 +177,33 @@ class PackFact(NamedTuple):
     born: int
     died: int | None
     used: bool
+
+
+class PlacedChunk(NamedTuple):
+    """A chunk, with all that is to be known of its block and pack."""
+
+    offset: int
+    length: int
+    skip: int
+    block: int
+    location: BlockLocation
+    pack_size: int
+    pack_born: int
+
+
+class FileState(NamedTuple):
+    """A file as an index has it."""
+
+    size: int
+    mtime_ns: int
+    sums: Sums
+    """As its inode has them."""
+    chunks: tuple[PlacedChunk, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the chunks are those that the sums tell of."""
+        return sums_of((one.offset, one.length, one.block, one.skip) for one in self.chunks) == self.sums
 
 
 class Checker:
@@ -238,6 +277,19 @@ class Checker:
     def lost_blocks(self) -> list[tuple[Any, ...]]:
         """The blocks that are known to be lost, where the index places them, as `BlockLocation`."""
         return _LOST_BLOCKS.on(self._database).all()
+
+    def file_state(self, inode: int) -> FileState | None:
+        """The file of that number; None where there is none, or a block of it that lies in no pack."""
+        row = _FILE.on(self._database).one(inode)
+        if row is None:
+            return None
+        rows = _PLACED_CHUNKS.on(self._database).all(inode)
+        if any(one[5] is None for one in rows):
+            return None
+        chunks = tuple(
+            PlacedChunk(one[0], one[1], one[2], one[3], BlockLocation(*one[4:9]), one[9], one[10]) for one in rows
+        )
+        return FileState(row[0], row[1], Sums(row[2], row[3]), chunks)
 
     def packs(self) -> Sequence[PackFact]:
         """All packs, by name."""

@@ -34,6 +34,7 @@ class Chunks:
         self._delete, self._delete_from, self._shorten = on(texts.DELETE), on(texts.DELETE_FROM), on(texts.SHORTEN)
         self._insert, self._stored, self._allocated = on(texts.INSERT), on(texts.STORED), on(texts.ALLOCATED)
         self._reaching_over, self._sums_from = on(texts.REACHING_OVER), on(texts.SUMS_FROM)
+        self._last = on(texts.LAST)
         self._change_sums, self._no_chunks = on(texts.CHANGE_SUMS), on(texts.NO_CHUNKS)
 
     def spans(self, inode: int, start: int, end: int, limit: int = -1) -> list[ChunkSpan]:
@@ -61,13 +62,16 @@ class Chunks:
         """
         old: list[NewRow] = self._overlapping.all(inode, start, end)
         entered = list(new)
-        left = list(_outside(old, start, end))
-        self._shorten.run(inode, start)
+        after = entered
+        if old:
+            left = list(_outside(old, start, end))
+            after = entered + left
+            entered = entered + [row for row in left if row[0] >= end]
+            if old[0][0] < start:
+                self._shorten.run(inode, start)
         self._delete.run(inode, start, end)
-        entered += [row for row in left if row[0] >= end]
         self._insert.many([(inode, *row) for row in entered])
-        after = sums_of([*entered, *(row for row in left if row[0] < start)])
-        self._change_sums.run(inode, *(after - sums_of(old)))
+        self._add(inode, sums_of(after) - sums_of(old))
 
     def truncate(self, inode: int, size: int) -> None:
         """Drops what lies at or beyond `size` bytes."""
@@ -75,15 +79,21 @@ class Chunks:
             self._delete_from.run(inode, size)
             self._no_chunks.run(inode)  # whatever was lost of them before
             return
-        reaching, gone = self._reaching_over.one(inode, size), Sums(*self._sums_from.one(inode, size))
-        if gone.number:
-            self._delete_from.run(inode, size)
+        last = self._last.one(inode)
+        if last is None or last[0] + last[1] <= size:  # by far the most frequent case
+            return
+        gone = Sums(*self._sums_from.one(inode, size))
+        self._delete_from.run(inode, size)
+        reaching = self._reaching_over.one(inode, size)
         if reaching is not None:
             offset, _, block, skip = reaching
             self._shorten.run(inode, size)
             gone = Sums(gone.number, gone.total + mark(*reaching) - mark(offset, size - offset, block, skip))
-        if gone != NO_SUMS:
-            self._change_sums.run(inode, *(NO_SUMS - gone))
+        self._add(inode, NO_SUMS - gone)
+
+    def _add(self, inode: int, difference: Sums) -> None:
+        if difference != NO_SUMS:
+            self._change_sums.run(inode, *difference)
 
     def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
         """Notes in the inode's row what was stored: the content's size and times, and its last change's sequence."""
@@ -91,11 +101,14 @@ class Chunks:
 
     def all_stored(self, rows: Iterable[StoredRow], new: Iterable[tuple[int, NewRow]] = ()) -> None:
         """As `stored`, for many, and enters the chunks `new`, (inode, chunk) each, of those of them that had none."""
-        entered: dict[int, list[NewRow]] = {}
+        entered = []
+        sums: dict[int, tuple[int, int]] = {}
         for inode, row in new:
-            entered.setdefault(inode, []).append(row)
-        self._insert.many([(inode, *row) for inode, chunks in entered.items() for row in chunks])
-        self._stored.many([(*row, *sums_of(entered.get(row[0], ()))) for row in rows])
+            entered.append((inode, *row))
+            number, total = sums.get(inode, NO_SUMS)
+            sums[inode] = number + 1, total + mark(*row)
+        self._insert.many(entered)
+        self._stored.many([(*row, *sums.get(row[0], NO_SUMS)) for row in rows])
 
     def allocated(self, inode: int) -> int:
         """How many bytes of the file lie in chunks, not in holes."""

@@ -19,7 +19,8 @@ from typing import Final, NamedTuple, Self
 
 from cas3fs.index.blocks import PackRow
 from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, Statement
+from cas3fs.index.prepared import Prepared, Statement, plain
+from cas3fs.index.sums import NUMBER_UNLIKE
 from cas3fs.index.texts import blocks as block_texts
 from cas3fs.index.texts import garbage as texts
 from cas3fs.index.trimming import HashIndex
@@ -42,6 +43,7 @@ class PackUse(NamedTuple):
     live_bytes: int
 
 
+_UNLIKE: Final = plain(NUMBER_UNLIKE, "after upto")
 BATCH_BLOCKS: Final = 20_000
 """Dead blocks that are dropped in one go: some tenths of a second under the lock."""
 
@@ -65,6 +67,11 @@ class GarbageReader:
     def dead_limits(self, young: int, batch: int = BATCH_BLOCKS) -> list[int]:
         """Ids that cut the dead blocks outside of packs born at `young` or later into batches: the last of each."""
         return [limit for (limit,) in texts.LIMITS.on(self._database).all(young, batch)]
+
+    def unlike_sums(self) -> int:
+        """The number of files of which the index has other chunks than their sums tell of: it has lost some, and what
+        no chunk names may be in use."""
+        return int(_UNLIKE.on(self._database).one(-1, 2**63 - 1)[0])
 
     def live_blocks(self, packs: Sequence[str]) -> Iterator[list[BlockLocation]]:
         """The live blocks of each of these packs that has any, in the order in which they lie there."""

@@ -11,13 +11,17 @@ those inodes and names. All raise `IndexDatabaseError` and its kinds, and nothin
 import os
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from cas3fs.index.blocks import Blocks
+from cas3fs.index.checks import FileState, PlacedChunk
 from cas3fs.index.database import Database
 from cas3fs.index.namespace import ROOT_INODE
 from cas3fs.index.prepared import Prepared, Row, plain
-from cas3fs.values import BlockHash, BlockLocation
+from cas3fs.index.sums import MARK, SUM_UP, Sums
+from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
 
 LOST_PACK: Final = "00000000/" + "0" * 64
 """Epochs begin at 1, and no digest is that: nobody has ever stored such a pack."""
@@ -60,9 +64,26 @@ _SET_CHUNK = plain(
     "UPDATE chunks SET length = :p_length WHERE inode = :p_inode AND offset = :p_offset", "inode offset length"
 )
 _ADD_CHUNK = plain(
-    "INSERT INTO chunks (inode, offset, length, block, skip) VALUES (:p_inode, :p_offset, :p_length, :p_block, 0)",
-    "inode offset length block",
+    "INSERT INTO chunks (inode, offset, length, block, skip) VALUES "
+    "(:p_inode, :p_offset, :p_length, :p_block, :p_skip)",
+    "inode offset length block skip",
 )
+_DROP_CHUNKS = plain("DELETE FROM chunks WHERE inode = :p_inode", "inode")
+_COPY_CHUNKS = plain(
+    "INSERT INTO chunks (inode, offset, length, block, skip) "
+    "SELECT :p_new, offset, length, block, skip FROM chunks WHERE inode = :p_old",
+    "old new",
+)
+_BOUNDS = plain("SELECT offset, length FROM chunks WHERE inode = :p_inode ORDER BY offset", "inode")
+_SIZE_AND_MODE = plain("SELECT size, mode FROM inodes WHERE id = :p_id", "id")
+_SET_CONTENT = plain("UPDATE inodes SET size = :p_size, mtime_ns = :p_mtime WHERE id = :p_id", "id size mtime")
+_SUMS = plain(f"SELECT count(*), coalesce(sum({MARK.format('')}), 0) FROM chunks WHERE inode = :p_inode", "inode")
+_SUM_UP = plain(f"{SUM_UP} WHERE id = :p_id", "id")
+_CHANGE_SUMS = plain(
+    "UPDATE inodes SET chunk_count = chunk_count + :p_number, chunk_sum = chunk_sum + :p_total WHERE id = :p_id",
+    "id number total",
+)
+_BLOCK_ID = plain("SELECT id FROM blocks WHERE hash = :p_hash", "hash")
 _PACK_ID = plain("SELECT id FROM packs WHERE name = :p_name", "name")
 _ADD_PACK = plain("INSERT INTO packs (name, size, born) VALUES (:p_name, :p_size, :p_born)", "name size born")
 _REVIVE = plain("UPDATE packs SET died = NULL WHERE name = :p_name", "name")
@@ -107,6 +128,7 @@ class Repairs:
         if number is None:
             number = int(self._one(_NEXT_INODE)[0])
         self._run(_ADD_INODE, number, mode, os.getuid(), os.getgid(), 1, size, now, now, now, now)
+        self._run(_SUM_UP, number)  # there may be chunks of that number
         return number
 
     def lost_folder(self) -> int:
@@ -182,18 +204,69 @@ class Repairs:
     def move_chunks(self, old: int, new: int) -> None:
         """Gives the chunks of one inode to another, which has none."""
         self._run(_MOVE_CHUNKS, old, new)
+        self._run(_SUM_UP, old)
+        self._run(_SUM_UP, new)
 
     def shorten_chunk(self, inode: int, offset: int, length: int) -> None:
         """Cuts a chunk to `length` bytes; with 0 it goes."""
-        if length > 0:
-            self._run(_SET_CHUNK, inode, offset, length)
-        else:
-            self._run(_DROP_CHUNK, inode, offset)
+        with self._counted(inode):
+            if length > 0:
+                self._run(_SET_CHUNK, inode, offset, length)
+            else:
+                self._run(_DROP_CHUNK, inode, offset)
 
     def lose_range(self, inode: int, offset: int, length: int) -> None:
         """Notes that a range in which no chunk lies cannot be read."""
         block = self.lose_block(None, length)
-        self._run(_ADD_CHUNK, inode, offset, length, block)
+        with self._counted(inode):
+            self._run(_ADD_CHUNK, inode, offset, length, block, 0)
+
+    @contextmanager
+    def _counted(self, inode: int) -> Iterator[None]:
+        """What changes within is added to the sums; what was lost before still lacks in them."""
+        before = Sums(*self._one(_SUMS, inode))
+        yield
+        self._run(_CHANGE_SUMS, inode, *(Sums(*self._one(_SUMS, inode)) - before))
+
+    def keep_copy(self, inode: int) -> bytes:
+        """Gives what the index has of a file, as it is, to another one, in the folder for what was detached; its name
+        there."""
+        size, mode = self._one(_SIZE_AND_MODE, inode)
+        number = self.add_inode(None, mode, size)
+        self._run(_COPY_CHUNKS, inode, number)
+        self._run(_SUM_UP, number)
+        return self.attach(number, b"from-%d" % inode)
+
+    def lose_holes(self, inode: int) -> int:
+        """Notes that a file's chunks are those that there are, and that what lies between them cannot be read; gives
+        how many such ranges there are."""
+        position, holes = 0, []
+        for offset, length in [*_BOUNDS.on(self._database).all(inode), (self._one(_SIZE_AND_MODE, inode)[0], 0)]:
+            if offset > position:
+                holes.append((position, offset - position))
+            position = max(position, offset + length)
+        for offset, length in holes:
+            self.lose_range(inode, offset, length)
+        self._run(_SUM_UP, inode)
+        return len(holes)
+
+    def restore_file(self, inode: int, state: FileState) -> None:
+        """Lets a file be as in `state`, which another index has of it."""
+        self._run(_DROP_CHUNKS, inode)
+        for chunk in state.chunks:
+            row = self._one(_BLOCK_ID, chunk.location.hash)
+            if row is None:
+                self._enter_block(chunk)
+                row = self._one(_BLOCK_ID, chunk.location.hash)
+            self._run(_ADD_CHUNK, inode, chunk.offset, chunk.length, row[0], chunk.skip)
+        self._run(_SET_CONTENT, inode, state.size, state.mtime_ns)
+        self._run(_SUM_UP, inode)
+
+    def _enter_block(self, chunk: PlacedChunk) -> None:
+        place = chunk.location
+        self._enter_pack(place.pack, chunk.pack_size, chunk.pack_born)
+        block = PackedBlock(place.hash, place.offset, place.stored_length, place.plain_length)
+        self._blocks.add_pack(StoredPack(place.pack, chunk.pack_size, [block]), chunk.pack_born)
 
     # -- blocks and packs
 
@@ -225,13 +298,18 @@ class Repairs:
 
     def place(self, location: BlockLocation, pack_size: int, born: int) -> None:
         """Notes where a block was found; a pack that is not known is entered, one that was dead is alive again."""
-        row = self._one(_PACK_ID, location.pack)
-        if row is None:
-            self._run(_ADD_PACK, location.pack, pack_size, born)
-            row = self._one(_PACK_ID, location.pack)
-        self._run(_REVIVE, location.pack)
-        self._run(_PLACE, location.hash, row[0], location.offset, location.stored_length, location.plain_length)
+        number = self._enter_pack(location.pack, pack_size, born)
+        self._run(_PLACE, location.hash, number, location.offset, location.stored_length, location.plain_length)
         self._blocks.found(location.hash, location.pack)
+
+    def _enter_pack(self, pack: str, size: int, born: int) -> int:
+        """The number of a pack, which is alive from now on."""
+        row = self._one(_PACK_ID, pack)
+        if row is None:
+            self._run(_ADD_PACK, pack, size, born)
+            row = self._one(_PACK_ID, pack)
+        self._run(_REVIVE, pack)
+        return int(row[0])
 
     def revive(self, pack: str) -> None:
         """A pack that was said to be dead is in use."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cas3fs.index.database import Database
+from cas3fs.index.prepared import plain
+from cas3fs.index.sums import NUMBER_UNLIKE
 from cas3fs.index.texts import sets as texts
 
 
@@ -47,6 +49,7 @@ class IndexReader:
     def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
         self._by_type, self._chunks = texts.BY_TYPE.on(self._database), texts.CHUNKS.on(self._database)
+        self._unlike = plain(NUMBER_UNLIKE, "after upto").on(self._database)
         self._blocks, self._packs = texts.BLOCKS.on(self._database), texts.PACKS.on(self._database)
         self._born_after = texts.BORN_AFTER.on(self._database)
 
@@ -79,6 +82,15 @@ class IndexReader:
             *self._blocks.one(),
             *self._packs.one(),
         )
+
+    def unlike_sums(self, after: int, upto: int) -> int:
+        """How many numbers of inodes in (after, upto] have other chunks than the inode's sums tell of; 10 ms for
+        10,000."""
+        return int(self._unlike.one(after, upto)[0])
+
+    def last_inode(self) -> int:
+        """The greatest number of an inode."""
+        return int(str(self._database.execute("SELECT coalesce(max(id), 0) FROM inodes")[0][0]))
 
     def close(self) -> None:
         """Closes the connection."""

@@ -27,6 +27,27 @@ SUM_UP: Final = (
 )
 """SQL that lets the sums be what the chunks say."""
 
+_OF_CHUNKS: Final = f"SELECT inode, count(*) AS number, sum({MARK.format('')}) AS total FROM chunks "
+_NO_CHUNKS: Final = "NOT EXISTS (SELECT 1 FROM chunks c WHERE c.inode = i.id)"
+_UNLIKE: Final = "(i.chunk_count <> s.number OR i.chunk_sum <> s.total)"
+# each in the order of the primary keys, so that a million files take a second and no memory
+FILES_UNLIKE: Final = (
+    "SELECT i.id AS inode, i.chunk_count AS noted, s.number AS counted "
+    f"FROM ({_OF_CHUNKS} GROUP BY inode) s CROSS JOIN inodes i ON i.id = s.inode "
+    f"WHERE (i.mode & 61440) = 32768 AND {_UNLIKE} UNION ALL "
+    "SELECT i.id, i.chunk_count, 0 FROM inodes i "
+    f"WHERE (i.mode & 61440) = 32768 AND (i.chunk_count <> 0 OR i.chunk_sum <> 0) AND {_NO_CHUNKS}"
+)
+"""SQL that gives the files of which the chunks are not what the sums say."""
+NUMBER_UNLIKE: Final = (
+    "SELECT count(*) FROM (SELECT s.inode FROM "
+    f"({_OF_CHUNKS} WHERE inode > :p_after AND inode <= :p_upto GROUP BY inode) s "
+    f"LEFT JOIN inodes i ON i.id = s.inode WHERE i.id IS NULL OR {_UNLIKE} UNION ALL "
+    "SELECT i.id FROM inodes i WHERE i.id > :p_after AND i.id <= :p_upto "
+    f"AND (i.chunk_count <> 0 OR i.chunk_sum <> 0) AND {_NO_CHUNKS}) AS unlike"
+)
+"""SQL that counts the numbers in a range under which there are other chunks than an inode says."""
+
 
 class Sums(NamedTuple):
     """How many chunks there are, and the sum of their marks; or a difference of such."""
@@ -48,5 +69,8 @@ def mark(offset: int, length: int, block: int, skip: int) -> int:
 
 def sums_of(rows: Iterable[tuple[int, int, int, int]]) -> Sums:
     """Sums of chunks (offset, length, block, skip)."""
-    marks = [mark(*row) for row in rows]
-    return Sums(len(marks), sum(marks))
+    number = total = 0
+    for row in rows:
+        number += 1
+        total += mark(*row)
+    return Sums(number, total)

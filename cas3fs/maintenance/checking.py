@@ -113,6 +113,12 @@ class Checkup:
                     continue
                 yield self._of_index(checker, code, defect)
 
+    def unlike_sums(self, checker: Checker) -> Iterator[Finding]:
+        """Files of which the index has other chunks than were entered."""
+        code = "chunks-unlike-sums"
+        self._report({"what": f"checking for {code}"})
+        return (self._of_index(checker, code, defect) for defect in checker.defects(code))
+
     def link_counts(self) -> list[Finding]:
         """Link counts that are wrong."""
         with Checker(self._of.index) as checker:

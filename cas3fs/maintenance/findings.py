@@ -50,6 +50,11 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "attribute-without-inode": Kind(ERROR, "an extended attribute belongs to no inode", "it is told and removed"),
         "size-negative": Kind(ERROR, "a size is negative", "it is set to where the content ends"),
+        "chunks-unlike-sums": Kind(
+            ERROR,
+            "the index has other chunks of a file than were entered",
+            "the file is taken from the newest snapshot that has it whole; where none has, its holes give I/O errors",
+        ),
         "chunk-impossible": Kind(ERROR, "a chunk has an impossible place or length", "its range gives an I/O error"),
         "chunks-overlap": Kind(ERROR, "chunks of a file overlap", "the first is shortened"),
         "chunk-past-end": Kind(ERROR, "content lies beyond a file's end", "the size is set to where the content ends"),

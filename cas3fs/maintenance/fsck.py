@@ -3,8 +3,9 @@
 
 With a repair, in this order, each step complete in itself, so that a process that dies leaves what was mended before:
 
-1. the index with itself, again and again until a check finds nothing that could be mended (`mending`); not while a
-   file system is at work on it;
+1. files of which the index has lost chunks are taken from snapshots (`reverting`); then the index is mended with
+   itself, again and again until a check finds nothing that could be mended (`mending`); not while a file system is at
+   work on it;
 2. blocks that are not where they should be are found elsewhere, or written down as lost (`recovering`), and then the
    first step once more;
 3. manifests that cannot be read, or whose pages are gone or damaged, are copied to ``damaged/`` and then taken away
@@ -36,6 +37,7 @@ from cas3fs.maintenance.findings import ERROR, Finding, status_of
 from cas3fs.maintenance.losses import DAMAGED, known_losses, set_losses
 from cas3fs.maintenance.mending import Mender
 from cas3fs.maintenance.recovering import Recovered, Recoverer
+from cas3fs.maintenance.reverting import Reverter
 from cas3fs.maintenance.survey import DAMAGED_PREFIX, take_listing
 from cas3fs.maintenance.verifying import Verified, Verifier
 from cas3fs.metrics import Metrics
@@ -179,6 +181,7 @@ class Fsck:
         """Checks, mends, and checks again; raises as `check`, and what writing the store raises."""
         mended: list[Finding] = []
         if self._mend_index:
+            self._revert(mended)
             self._mend(mended)
         first = check(self._patient(), settings, self._bookmark, self._report)
         if self._recover(first.findings, mended) and self._mend_index:
@@ -196,6 +199,25 @@ class Fsck:
         return FsckResult((*repaired, *left), first.verified, last.checked)
 
     # -- the index
+
+    def _revert(self, mended: list[Finding]) -> None:
+        """Takes files of which the index has lost chunks from snapshots."""
+        filesystem = self._at.filesystem
+        filesystem.commit()
+        patient = self._patient()
+        checkup = Checkup(patient, self._report)
+        with Checker(patient.index) as checker:
+            files = {one.touches["inode"] for one in checkup.unlike_sums(checker)}
+            if not files:
+                return
+            told = [one for one in checkup.index_findings(checker) if one.code.startswith("chunk")]
+        became = Reverter(self._at, self._report).revert(files)
+        filesystem.commit()
+        for one in told:
+            if one.touches["inode"] in became:
+                what = became[one.touches["inode"]]
+                is_it = one.code == "chunks-unlike-sums"
+                mended.append(attrs.evolve(one, detail=what.told, lost=what.lost_ranges) if is_it else one)
 
     def _mend(self, mended: list[Finding]) -> None:
         filesystem = self._at.filesystem

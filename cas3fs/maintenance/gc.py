@@ -12,9 +12,11 @@ the first deletion, and was known to be dead by a snapshot that was published be
  4. merge in what snapshots off the line of writers need, and snapshots of an epoch from which packs are there that the
     index does not know: it may have gone on from an older state than those had. *Rows that keep packs alive, which the
     next gc merges again.*
- 5. drop dead blocks from the index, in batches, each decided anew under the file system's lock; mark packs that have
-    no block left as dead from the next snapshot on. *Some are dropped: a storer that was about to name one looks it up
-    in its own transaction, finds it gone, and stores it again; the rest goes with the next gc.*
+ 5. check that the chunks in the index are those that its sums tell of (`cas3fs.index.sums`), or end: where some are
+    lost, what they name would be taken for dead. Then drop dead blocks from the index, in batches, each decided
+    anew under the file system's lock; mark packs that have no block left as dead from the next snapshot on. *Some are
+    dropped: a storer that was about to name one looks it up in its own transaction, finds it gone, and stores it again;
+    the rest goes with the next gc.*
  6. look into the newest snapshot, where that pays (`looking`). *Nothing, or an earlier death that is as true.*
  7. publish a snapshot in which they are dead; it is acknowledged, so no other writer had taken over by then. *The
     objects are still there, marked dead: the next gc deletes them.*
@@ -45,7 +47,7 @@ from cas3fs.index import LOST_PACK, GarbageReader, PackUse, ordinal_of
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.choosing import Stays
 from cas3fs.maintenance.deleting import Deleter
-from cas3fs.maintenance.looking import known_packs, needed_packs
+from cas3fs.maintenance.looking import check_sums, known_packs, needed_packs
 from cas3fs.maintenance.losses import known_losses
 from cas3fs.maintenance.naming import Named, find_named
 from cas3fs.maintenance.plans import DELETE_BATCH, Facts, GcPlan, GcSettings, choose_rewrites, death_of, make_plan
@@ -126,6 +128,8 @@ class Collector:
         with self._alone(), self._at.publishing.exclusively():
             self._step(report, "planning")
             self._at.filesystem.complete_index()
+            with GarbageReader(self._at.filesystem.index.path) as reader:
+                check_sums(reader)
             survey = self._survey(report)
             uses = self._uses()
             facts = self._facts(survey, uses, settings)
@@ -213,7 +217,7 @@ class Collector:
             StoreError, SnapshotError: the store could not be listed, read or written. Nothing is lost, and another gc
                 goes on. What the store refuses to delete, and blocks that cannot be read, end nothing: see `GcResult`.
             Fenced: another writer has taken over; the same.
-            IndexDatabaseError, OSError: the local disk failed; the same.
+            IndexDatabaseError, OSError: the local disk failed, or the index has lost chunks; the same.
         """
         with self._alone():
             self._step(report, "publishing")
@@ -348,6 +352,7 @@ class Collector:
         filesystem = self._at.filesystem
         filesystem.complete_index()
         with GarbageReader(filesystem.index.path) as reader:
+            check_sums(reader)
             limits = reader.dead_limits(young)
         after = dropped = 0
         for number, limit in enumerate(limits):

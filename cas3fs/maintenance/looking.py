@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cas3fs.errors import IndexCorrupt
 from cas3fs.index import GarbageReader, Index, PackRow, migrations
 from cas3fs.snapshots.archive import SnapshotArchive
 
@@ -37,7 +38,21 @@ def restored(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator
 def needed_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> set[str]:
     """The names of the packs that the snapshot's files need; raises as `restored`."""
     with restored(archive, snapshot, scratch) as path, GarbageReader(path) as reader:
+        check_sums(reader)
         return reader.used_packs()
+
+
+def check_sums(reader: GarbageReader) -> None:
+    """To be called before anything is taken for dead.
+
+    Raises:
+        IndexCorrupt: the index has lost chunks, so what no chunk names may be in use.
+    """
+    if unlike := reader.unlike_sums():
+        raise IndexCorrupt(
+            f"the index has lost parts of {unlike:,} files, so nothing is deleted: `cas3fs fsck` tells of which, and "
+            "--repair takes them from snapshots"
+        )
 
 
 def known_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Sequence[PackRow]:

@@ -137,6 +137,7 @@ DAMAGES: dict[str, tuple[str, ...]] = {
         "INSERT INTO xattrs (inode, name, value) VALUES (8888, CAST('user.x' AS BLOB), CAST('v' AS BLOB))",
     ),
     "size-negative": (f"UPDATE inodes SET size = -1 WHERE id = {F0}",),
+    "chunks-unlike-sums": (f"DELETE FROM chunks WHERE inode = {F0} AND offset = 4096",),
     "chunk-impossible": (f"UPDATE chunks SET skip = -4 WHERE inode = {F0} AND offset = 4096",),
     "chunks-overlap": (
         f"UPDATE chunks SET length = 5000 WHERE inode = {F0} AND offset = 0",

@@ -53,6 +53,14 @@ OVERLAPPING = Written(
     select(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip).where(_overlap()).order_by(chunks.c.offset),
     "inode start end",
 )
+LAST = Written(
+    select(chunks.c.offset, chunks.c.length)
+    .where(chunks.c.inode == param("inode"))
+    .order_by(chunks.c.offset.desc())
+    .limit(literal_column("1"))
+    .offset(_ZERO),
+    "inode",
+)
 SUMS_FROM = Written(
     select(func.count(), func.coalesce(func.sum(literal_column(_MARK.format("chunks."))), _ZERO))
     .select_from(chunks)

@@ -32,6 +32,10 @@ OVERLAPPING = Prepared(
     ),
     (0, 0, 1, 1, 2, 1),
 )
+LAST = Prepared(
+    'SELECT chunks."offset", chunks.length FROM chunks WHERE chunks.inode = ? ORDER BY chunks."offset" '
+    "DESC LIMIT 1 OFFSET 0"
+)
 SUMS_FROM = Prepared(
     "SELECT count(*) AS count_1, coalesce(sum(chunks.block % 2147483647 * ((chunks.offset % 2147483647 * "
     "3 + chunks.length % 2147483647 * 5 + chunks.skip % 2147483647 * 7 + 1) % 2147483647) % 2147483647), "

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reverting: a file of which the index has lost chunks is taken from the newest snapshot that has it whole.
+
+Snapshots are restored to temporary files, the newest first, until every such file is found. Where a snapshot has the
+very chunks that the file's sums tell of, nothing is lost. Else the file has the content of that snapshot from then on,
+and what the index had left of it is kept in lost+found.
+
+A file that no snapshot has whole keeps what is left of it; what may have been lost of it, which is where it has holes,
+gives I/O errors from then on, and never zeros.
+
+Where the process may die: each file is one operation.
+"""
+
+import logging
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cas3fs.errors import SnapshotError
+from cas3fs.index import Checker, FileState
+from cas3fs.maintenance.base import Premises, Report
+from cas3fs.maintenance.looking import restored
+
+_log = logging.getLogger(__name__)
+
+
+class Reverted(NamedTuple):
+    """What became of a file."""
+
+    told: str
+    lost_ranges: int = 0
+
+
+class Reverter:
+    """Takes files of an open volume from its snapshots; no file system may be at work on them."""
+
+    def __init__(self, premises: Premises, report: Report) -> None:
+        self._at = premises
+        self._report = report
+
+    def revert(self, inodes: Collection[int]) -> dict[int, Reverted]:
+        """Takes these files from snapshots; tells of each what it is now.
+
+        Raises:
+            StoreError, IndexDatabaseError, OSError: the store or the local disk failed; what was done is done.
+        """
+        left, told = set(inodes), dict[int, Reverted]()
+        for snapshot, path in self._snapshots(left):
+            with Checker(path) as checker:
+                states = {inode: checker.file_state(inode) for inode in sorted(left)}
+            for inode, state in states.items():
+                if state is not None and state.is_whole:
+                    told[inode] = Reverted(self._take(inode, state, snapshot))
+                    left.discard(inode)
+        return told | {inode: self._give_up(inode) for inode in sorted(left)}
+
+    def _give_up(self, inode: int) -> Reverted:
+        filesystem = self._at.filesystem
+        with filesystem.lock, filesystem.operation():
+            lost = filesystem.index.repairs().lose_holes(inode)
+        return Reverted(
+            f"no snapshot has it whole: what is left may be of an older content, and {lost} ranges without any give "
+            "I/O errors",
+            max(lost, 1),
+        )
+
+    def _snapshots(self, left: Collection[int]) -> Iterator[tuple[str, Path]]:
+        """The indexes of snapshots, while anything is left to be found."""
+        strays = self._at.archive.strays()
+        for snapshot in reversed([one for one in self._at.archive.ids() if one not in strays]):
+            if not left:
+                return
+            self._report({"what": f"looking into snapshot {snapshot}"})
+            try:
+                with restored(self._at.archive, snapshot, self._at.scratch) as path:
+                    yield snapshot, path
+            except SnapshotError as error:
+                _log.warning("%s", error)
+
+    def _take(self, inode: int, state: FileState, snapshot: str) -> str:
+        filesystem = self._at.filesystem
+        with Checker(filesystem.index.path) as checker:
+            here = checker.file_state(inode)
+        with filesystem.lock, filesystem.operation():
+            repairs = filesystem.index.repairs()
+            if here is not None and (here.sums, here.size) == (state.sums, state.size):
+                told = f"it is whole again, from snapshot {snapshot}"
+            else:
+                kept = repairs.keep_copy(inode).decode(errors="backslashreplace")
+                told = f"it is as in snapshot {snapshot}; what was left of it since is lost+found/{kept}"
+            repairs.restore_file(inode, state)
+        return told

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sums in an inode's row tell of a lost write to the table of chunks, whatever page of it is hit."""
+
+import random
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cas3fs.errors import IndexCorrupt
+from cas3fs.index import Checker, GarbageReader, Index
+from cas3fs.index.sums import MARK, SUM_UP, Sums, mark, sums_of
+from cas3fs.testing.pages import closed, leaves, lose_write
+from tests.index.conftest import add_file, make_pack
+
+BLOCKS: Final = 40
+CODES: Final = ("chunks-unlike-sums", "content-without-inode")
+Numbers = st.integers(0, 2**63 - 1)
+
+
+@given(st.tuples(Numbers, Numbers, Numbers, Numbers))
+def test_sqlite_makes_the_same_mark(row: tuple[int, int, int, int]) -> None:
+    with sqlite3.connect(":memory:") as database:
+        query = f"SELECT {MARK.format('')} FROM (SELECT ? AS offset, ? AS length, ? AS block, ? AS skip)"
+        assert database.execute(query, row).fetchone() == (mark(*row),)
+    database.close()
+
+
+def sums_in(index: Index, inode: int) -> Sums:
+    (row,) = index._database.execute(f"SELECT chunk_count, chunk_sum FROM inodes WHERE id = {inode}")
+    return Sums(*row)  # type: ignore[arg-type]
+
+
+def chunks_in(index: Index, inode: int) -> Sums:
+    rows = index._database.execute(f"SELECT offset, length, block, skip FROM chunks WHERE inode = {inode}")
+    return sums_of(rows)  # type: ignore[arg-type]
+
+
+def change(index: Index, dice: random.Random, files: list[int]) -> None:
+    """One of the things that happen to files."""
+    what = dice.choice(["new", "new", "replace", "replace", "truncate", "empty", "remove"])
+    if what == "new" or not files:
+        file = add_file(index)
+        rows = [(4096 * n, 4096, dice.randint(1, BLOCKS), 0) for n in range(dice.randint(0, 60))]
+        index.chunks.all_stored([(file, 4096 * len(rows), 0, 0, 1)], ((file, row) for row in rows))
+        files.append(file)
+        return
+    file, start = dice.choice(files), dice.randrange(60 * 4096)
+    if what == "replace":
+        end = start + dice.randrange(9000)
+        index.chunks.replace(
+            file, start, end, [(start, end - start, dice.randint(1, BLOCKS), 3)] if end > start else []
+        )
+    elif what == "remove":
+        files.remove(file)
+        index.namespace.remove_inodes([file])
+    else:
+        index.chunks.truncate(file, start if what == "truncate" else 0)
+
+
+def index_at(path: Path) -> Index:
+    index = Index.open(path, create=True)
+    index.blocks.add_pack(make_pack("00000001/a", BLOCKS, plain_length=9000), 0)
+    return index
+
+
+@given(st.integers())
+def test_sums_are_what_the_chunks_say_whatever_happens_to_files(seed: int) -> None:
+    dice, files = random.Random(seed), list[int]()
+    with tempfile.TemporaryDirectory() as folder, index_at(Path(folder) / "index.sqlite") as index:
+        for _ in range(30):
+            with index.operation():
+                change(index, dice, files)
+        assert [sums_in(index, file) for file in files] == [chunks_in(index, file) for file in files]
+        index.commit()
+        with Checker(index.path) as checker:
+            assert checker.defects("chunks-unlike-sums") == []
+        with GarbageReader(index.path) as reader:
+            assert reader.unlike_sums() == 0
+
+
+def seen_by_a_check(path: Path) -> bool:
+    try:
+        with Checker(path) as checker:
+            return bool(checker.integrity()) or any(checker.defects(code) for code in CODES)
+    except IndexCorrupt:
+        return True
+
+
+def refused_by_a_gc(path: Path) -> bool:
+    try:
+        with GarbageReader(path) as reader:
+            return reader.unlike_sums() > 0
+    except IndexCorrupt:
+        return True
+
+
+def rows_of(path: Path) -> list[tuple[int, ...]] | None:
+    database = sqlite3.connect(path)
+    try:
+        return database.execute("SELECT * FROM chunks ORDER BY inode, offset").fetchall()
+    except sqlite3.DatabaseError:
+        return None
+    finally:
+        database.close()
+
+
+@settings(suppress_health_check=list(HealthCheck), max_examples=settings.default.max_examples // 2)
+@given(st.integers(), st.booleans())
+def test_a_lost_write_to_any_page_of_chunks_is_seen_by_a_check_and_by_a_gc(seed: int, is_empty: bool) -> None:
+    dice, files = random.Random(seed), list[int]()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index.sqlite"
+        with index_at(path) as index:
+            for _ in range(40):
+                change(index, dice, files)
+            index.commit()
+        before = closed(path)
+        with Index.open(path) as index:
+            for _ in range(dice.randint(1, 40)):
+                change(index, dice, files)
+            index.commit()
+        rows = rows_of(path)
+        assert (seen_by_a_check(path), refused_by_a_gc(path)) == (False, False)
+        lose_write(path, dice.choice(leaves(path, "chunks")), b"" if is_empty else before)
+        is_hurt = rows_of(path) != rows
+        assert (seen_by_a_check(path), refused_by_a_gc(path)) == (is_hurt, is_hurt)
+
+
+def test_a_page_that_is_as_it_was_before_hurts_though_sqlite_finds_nothing(path: Path) -> None:
+    with index_at(path) as index:
+        files = [add_file(index) for _ in range(20)]
+        for file in files:
+            index.chunks.replace(file, 0, 60 * 4096, [(4096 * n, 4096, 1, 0) for n in range(60)])
+        index.commit()
+    before = closed(path)
+    with Index.open(path) as index:
+        index.chunks.replace(files[10], 4096, 8192, [(4096, 4096, 2, 0)])  # the same place, other bytes
+        index.commit()
+    assert [lose_write(path, page, before) for page in leaves(path, "chunks")].count(True) == 1
+    with Checker(path) as checker:
+        assert checker.integrity(thorough=True) == []
+    assert seen_by_a_check(path)
+    assert refused_by_a_gc(path)
+
+
+def test_a_file_that_is_cut_to_nothing_begins_anew(path: Path) -> None:
+    with index_at(path) as index:
+        file = add_file(index)
+        index.chunks.replace(file, 0, 100, [(0, 100, 1, 0)])
+        index._database.begin()
+        index._database.execute("DELETE FROM chunks")
+        index.chunks.truncate(file, 0)
+        index.chunks.replace(file, 0, 50, [(0, 50, 2, 0)])
+        assert sums_in(index, file) == chunks_in(index, file)
+
+
+@pytest.mark.parametrize("files", [0, 3])
+def test_summing_up_makes_the_sums_what_the_chunks_say(path: Path, files: int) -> None:
+    with index_at(path) as index:
+        for file in [add_file(index) for _ in range(files)]:
+            index.chunks.replace(file, 0, 200, [(0, 100, 1, 0), (100, 100, file, 7)])
+        index._database.begin()
+        index._database.execute("UPDATE inodes SET chunk_count = 9, chunk_sum = 9")
+        index._database.execute(SUM_UP)
+        index.commit()
+        with GarbageReader(path) as reader:
+            assert reader.unlike_sums() == 0

@@ -3,7 +3,8 @@
 
 Vocabulary: a *counter* only grows; a *timer* counts how often something was done, the seconds it took in all and the
 longest one; a *gauge* is a value that rises and falls, set by its owner or asked for when a snapshot is taken; a
-*snapshot* is all of them at one moment, as plain numbers by name. Names are words joined by dots, from the room to the
+*snapshot* is all of them at one moment, as plain numbers by name; a *trouble* is the last error of something that goes
+on in spite of errors. Names are words joined by dots, from the room to the
 detail: ``store.put.bytes``. There is no global registry: who wants to count is given a `Metrics`.
 
 Locks: each counter and timer has one of its own, held for an addition and nothing else, so it may be taken under any
@@ -13,6 +14,8 @@ other lock. The registry's lock is held while a name is looked up or made: keep 
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 
 class Counter:
@@ -101,6 +104,15 @@ class Gauge:
         return self._value
 
 
+class Trouble(NamedTuple):
+    """The last error of something that went on, and how many there were."""
+
+    error: str
+    time: str
+    """ISO 8601, UTC."""
+    times: int
+
+
 class Metrics:
     """All counters, timers and gauges of one program or test, by name."""
 
@@ -111,6 +123,20 @@ class Metrics:
         self._timers: dict[str, Timer] = {}
         self._gauges: dict[str, Gauge] = {}
         self._watched: dict[str, Callable[[], float]] = {}
+        self._troubles: dict[str, Trouble] = {}
+
+    def note(self, name: str, error: BaseException) -> None:
+        """Something of that name failed, and goes on; safe from any thread."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        said = str(error) or type(error).__name__
+        with self._lock:
+            before = self._troubles.get(name)
+            self._troubles[name] = Trouble(said, now, 1 if before is None else before.times + 1)
+
+    def troubles(self) -> dict[str, Trouble]:
+        """The last error of each name that had any."""
+        with self._lock:
+            return dict(sorted(self._troubles.items()))
 
     def counter(self, name: str) -> Counter:
         """The counter of that name, made at first use."""

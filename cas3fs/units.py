@@ -58,3 +58,11 @@ def format_duration(seconds: int) -> str:
         if seconds and seconds % length == 0:
             return f"{seconds // length}{unit}"
     return f"{seconds}s"
+
+
+def format_age(age_s: float) -> str:
+    """A length of time for people, roughly: ``40 s``, ``5 min``, ``3 h``, ``12 days``."""
+    for unit, length_s, limit_s in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
+        if age_s < limit_s:
+            return f"{age_s / length_s:.0f} {unit}"
+    return f"{age_s / 86400:.0f} days"

@@ -22,7 +22,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -37,12 +38,15 @@ from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotDamaged, Sn
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
 from cas3fs.index.trimming import trim
+from cas3fs.rhythms import Guard, Rhythm
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, Origin, SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
 _PROGRESS_INTERVAL_S = 0.2
 _PROOF_FRESH_S = 3600.0
+_TAKEN = "newest_taken"
+"""In the index: the newest snapshot and when it was taken."""
 
 _TWICE = (
     "the store has a snapshot {number} already that is not of this process ({error}): this machine was set back to an "
@@ -76,9 +80,9 @@ class Publisher:
         self._sequence = self._noted = 0
         self._origin = Origin(UUID(line.lineage), claim.uuid)
         self.newest = line.newest
+        self._taken = self._remembered()
         self._seen = None if changed or line.newest is None else self._mark()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._rhythm: Rhythm | None = None
         self._proved_s = -_PROOF_FRESH_S
         self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number, shown=state.shown)
         self._fenced = ""
@@ -188,8 +192,9 @@ class Publisher:
         finally:
             self._state.remove_scratch()
         self.check_fence()
-        self._note({PUBLISHED: made.id, PROOF: proof_text(made.id, made.digest)})
-        self.newest, self._seen = made.id, mark
+        taken = f"{made.id} {made.time.isoformat()}"
+        self._note({PUBLISHED: made.id, PROOF: proof_text(made.id, made.digest), _TAKEN: taken})
+        self.newest, self._seen, self._taken = made.id, mark, (made.id, made.time)
         self._proved_s = time.monotonic()
         self.keeper.published(made)
         note_known(self._archive, self._state.known_snapshots)
@@ -289,27 +294,50 @@ class Publisher:
     def start(self, interval_s: float) -> None:
         """Publishes every `interval_s` what has changed; an interval of 0 means never."""
         if interval_s > 0:
-            self._thread = threading.Thread(target=self._run, args=(interval_s,), name="publisher", daemon=True)
-            self._thread.start()
+            guard = Guard("snapshots", self._fs.metrics, f"publishing failed, tried again in {interval_s:.0f} s")
+            self._rhythm = Rhythm("publisher", interval_s, self._publish_changes, guard)
+            self._rhythm.start()
 
-    def _run(self, interval_s: float) -> None:
-        while not self._stopping.wait(interval_s):
-            try:
-                with self._mutex:
-                    before = self.newest
-                    self.publish_held(settled=True, prove=False)
-                    if self.newest != before:
-                        self.keeper.thin()
-            except Fenced:  # has been told
-                return
-            except (Cas3fsError, OSError) as error:
-                _log.error("publishing failed, will be tried again in %.0f s: %s", interval_s, error)
+    def _publish_changes(self) -> bool:
+        """A turn of the rhythm; whether it was the last."""
+        try:
+            with self._mutex:
+                before = self.newest
+                self.publish_held(settled=True, prove=False)
+                if self.newest != before:
+                    self.keeper.thin()
+        except Fenced:  # has been told
+            return True
+        return False
 
     def stop(self) -> None:
         """Ends the rhythm; a publishing under way is finished."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._rhythm is not None:
+            self._rhythm.stop()
+
+    def newest_age_s(self) -> float | None:
+        """How long ago the newest snapshot was taken, by this machine's clock; None if there is none, or nobody knows.
+
+        It is asked of the store where an earlier version, or another machine, has made that snapshot.
+        """
+        newest = self.newest
+        if newest is None:
+            return None
+        if self._taken is None or self._taken[0] != newest:
+            with suppress(Cas3fsError):
+                self._taken = newest, self._archive.load(newest).time
+        if self._taken is None or self._taken[0] != newest:
+            return None
+        return max(0.0, (datetime.now(UTC) - self._taken[1]).total_seconds())
+
+    def _remembered(self) -> tuple[str, datetime] | None:
+        """The newest snapshot that the index knows the time of."""
+        with self._fs.lock:
+            text = self._fs.index.state.get(_TAKEN)
+        snapshot_id, _, time_text = (text or "").partition(" ")
+        with suppress(ValueError):
+            return snapshot_id, datetime.fromisoformat(time_text)
+        return None
 
 
 def watched(filesystem: FileSystem, work: Callable[[], None], progress: Progress) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 from cas3fs.assembly.opening import OpenVolume, open_writer
 from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
-from cas3fs.errors import Cas3fsError, ControlError, UsageError
+from cas3fs.errors import ControlError, UsageError
 from cas3fs.maintenance.base import Premises
 from cas3fs.maintenance.gc import Collector
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.maintenance.records import record
+from cas3fs.rhythms import Guard, Rhythm
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +31,7 @@ class Upkeep:
         self._volume = volume
         self._collector: Collector | None = None if volume.premises is None else Collector(volume.premises)
         self._running = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._rhythm: Rhythm | None = None
 
     @property
     def premises(self) -> Premises:
@@ -67,25 +67,21 @@ class Upkeep:
     def start(self, interval_s: float) -> None:
         """Does a gc every `interval_s`; an interval of 0 means never."""
         if interval_s > 0 and self._collector is not None:
-            self._thread = threading.Thread(target=self._run, args=(interval_s,), name="gc", daemon=True)
-            self._thread.start()
+            guard = Guard("gc", self._volume.metrics, "gc ended, nothing is lost")
+            self._rhythm = Rhythm("gc", interval_s, self._collect, guard)
+            self._rhythm.start()
 
-    def _run(self, interval_s: float) -> None:
-        while not self._stopping.wait(interval_s):
-            try:
-                self.gc(GcSettings(), lambda _: None)
-            except (Cas3fsError, OSError) as error:
-                _log.error("gc ended, nothing is lost: %s", error)
+    def _collect(self) -> None:
+        self.gc(GcSettings(), lambda _: None)
 
     def stop(self) -> None:
         """Ends what is under way, at its next step."""
-        self._stopping.set()
         if self._collector is not None:
             self._collector.stop()
+        if self._rhythm is not None:
+            self._rhythm.stop()
         with self._running:
             pass
-        if self._thread is not None:
-            self._thread.join()
 
 
 def settings_of(args: Message) -> GcSettings:

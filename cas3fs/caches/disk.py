@@ -225,9 +225,13 @@ class DiskCache(BlockCache):
 
     def _scan(self) -> None:
         """Enter in the ledger what an earlier run left, the longest unused first."""
-        with suppress(OSError):
-            found = sorted(self._folder.walk(self._closing.is_set))
-            with self._lock:
-                victims = self._ledger.adopt((file.block, file.taken_bytes) for file in found)
-            self._remove(victims)
-        self._ready.set()
+        try:
+            with suppress(OSError):
+                found = sorted(self._folder.walk(self._closing.is_set))
+                with self._lock:
+                    victims = self._ledger.adopt((file.block, file.taken_bytes) for file in found)
+                self._remove(victims)
+        except Exception:  # noqa: BLE001 - a cache that was not looked through serves all the same
+            _log.exception("what an earlier run left in the cache could not be looked through")
+        finally:
+            self._ready.set()

@@ -11,6 +11,7 @@ from cas3fs.cli.spending import price_option, spending, told
 from cas3fs.config import find_places, format_size
 from cas3fs.errors import MountError
 from cas3fs.prices import PriceTable
+from cas3fs.units import format_age
 
 _SIZES: Final[Mapping[str, str]] = {
     "logical_bytes": "size of all files",
@@ -88,6 +89,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         rows.append(("cannot be stored", f"{one['path']}: {one['reason']}"))
     if (count := len(report.get("unstored", []))) > _MOST_UNSTORED:
         rows.append(("cannot be stored", f"{count - _MOST_UNSTORED:,} more files; --json lists them"))
+    rows += _troubles(report.get("troubles", {}))
     rows += _pauses(report.get("process", {}))
     rows += _upkeep(report.get("maintenance", {}))
     rows += _caches(report.get("process", {}))
@@ -99,11 +101,21 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _snapshot(report: dict[str, Any]) -> tuple[str, str]:
     newest = report["snapshot"] or "none"
     if not report.get("is_view"):
-        return "newest snapshot", newest
+        age_s = report.get("snapshots", {}).get("newest_age_s")
+        return "newest snapshot", newest if age_s is None else f"{newest}, taken {format_age(age_s)} ago"
     gone = (
         "; it was deleted, so parts may be unreadable: unmount it, and mount another" if report["snapshot_gone"] else ""
     )
     return "shown snapshot", newest + gone
+
+
+def _troubles(known: dict[str, Any]) -> list[tuple[str, str]]:
+    """The last error of each thing that goes on in the background."""
+    rows = []
+    for name, trouble in known.items():
+        often = "" if trouble["times"] == 1 else f" ({trouble['times']:,} times)"
+        rows.append((f"last error of {name}", f"{_time(trouble)}{often}: {trouble['error']}"))
+    return rows
 
 
 def _pauses(process: dict[str, Any]) -> list[tuple[str, str]]:

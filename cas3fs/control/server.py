@@ -19,6 +19,8 @@ from cas3fs.errors import Cas3fsError, ControlError
 
 Handler = Callable[[Message, Progress], Message]
 
+_PAUSE_S = 0.5
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +41,7 @@ class ControlServer:
         self._path = path
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
+        self._closing = threading.Event()
         self._socket = self._bind(path)
         self._file = path.stat()
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
@@ -63,6 +66,7 @@ class ControlServer:
 
     def close(self, grace_s: float = 5.0) -> None:
         """Takes no more requests, gives those under way `grace_s` to be answered, and removes the socket."""
+        self._closing.set()
         self._remove()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -89,12 +93,26 @@ class ControlServer:
         while True:
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
-            with self._lock:
-                self._clients[connection] = thread
+            except OSError as error:
+                if self._closing.is_set():
+                    return
+                _log.error("a request cannot be taken: %s", error)  # no descriptor is free, as a rule
+                self._closing.wait(_PAUSE_S)
+                continue
+            self._begin(connection)
+
+    def _begin(self, connection: socket.socket) -> None:
+        """Serves a client by a thread of its own; without one the client is sent away."""
+        thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
+        with self._lock:
+            self._clients[connection] = thread
+        try:
             thread.start()
+        except (RuntimeError, MemoryError):
+            _log.exception("a request cannot be answered")
+            with self._lock:
+                self._clients.pop(connection, None)
+            connection.close()
 
     def _serve(self, connection: socket.socket) -> None:
         lines = Lines(connection, MAX_LINE_BYTES)

@@ -29,8 +29,8 @@ from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TypeVar
 
-from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem.base import MIB, Base
+from cas3fs.rhythms import Guard
 
 _SLICE_BYTES = 4 * MIB
 _RESERVE_BYTES = 32 * MIB
@@ -101,10 +101,14 @@ class Commits:
         self._done = 0
         self._wake = threading.Event()
         self._stopping = False
+        self._waited_s = 0.0
+        self._disk_guard = Guard("local disk", base.metrics, "the room on the local disk cannot be told")
+        self._commit_guard = Guard("commits", base.metrics, "commit failed, will be tried again")
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
-        self._check_disk()
+        with self._disk_guard:
+            self._check_disk()
         self._thread.start()
 
     def stop(self) -> None:
@@ -116,31 +120,29 @@ class Commits:
         self._reserve.close()
 
     def _run(self) -> None:
-        waited_s = 0.0
         while not self._stopping:
             self._wake.wait(_DISK_CHECK_S)
-            self._check_disk()
-            waited_s += _DISK_CHECK_S
-            if self._is_time(waited_s) and not self._stopping:
-                waited_s = 0.0
-                try:
-                    self.commit()
-                except (Cas3fsError, OSError) as error:
-                    _log.error("commit failed, will be tried again: %s", error)
+            with self._disk_guard:
+                self._check_disk()
+            with self._commit_guard:
+                self._commit_in_time()
+
+    def _commit_in_time(self) -> None:
+        self._waited_s += _DISK_CHECK_S
+        if self._is_time(self._waited_s) and not self._stopping:
+            self._waited_s = 0.0
+            self.commit()
 
     def _is_time(self, waited_s: float) -> bool:
         base = self._base
         interval_s = base.settings.commit_interval_s
         if base.lost_reason:
-            interval_s = min(interval_s, _LOST_RETRY_S)
+            interval_s = min(interval_s, _LOST_RETRY_S + self._commit_guard.pause_s)
         return waited_s >= interval_s or base.index.weight >= _GROUP_PAGES
 
     def _check_disk(self) -> None:
         low = self._reserve.is_low
-        try:
-            self._base.refuse_growth(self._reserve.check())
-        except OSError as error:
-            _log.error("the room on the local disk cannot be told: %s", error)
+        self._base.refuse_growth(self._reserve.check())
         if self._reserve.is_low != low:
             _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has room again")
 

@@ -350,6 +350,7 @@ class Storer:
             self._failure = error
             self._failures += 1
             self._finished.notify_all()
+        base.metrics.note("storing", error)
         _log.error("storing %d files failed, next try in %.0f s: %s", len(batch), self._retry_s, error)
 
     def _release(self, file: FrozenFile) -> None:

@@ -74,7 +74,10 @@ class StopSignals:
             if not self._loop_begun.is_set():
                 os._exit(_FATAL_BASE + told.si_signo)
             while not self._loop_over.wait(_WAKE_INTERVAL_S):
-                self._wake()
+                try:
+                    self._wake()
+                except Exception:  # noqa: BLE001 - the next try may reach the loop, which nothing else would end
+                    _log.exception("the threads of the mount could not be woken")
 
     def _wake(self) -> None:
         signal.pthread_kill(self._main, signal.SIGHUP)

@@ -184,3 +184,23 @@ def until_logged(machine: Machine, words: str) -> None:
     while words not in machine.log():
         assert time.monotonic() < deadline_s, machine.log()
         time.sleep(0.05)
+
+
+def test_stats_tells_the_age_of_the_newest_snapshot_and_the_last_error(machine: Machine) -> None:
+    machine.mkfs()
+    flag = machine.root / "full"
+    mount_under("FULL", flag, machine)
+    (machine.dir / "file").write_bytes(b"x")
+    assert machine.report("stats", machine.dir)["snapshots"] == {"newest_age_s": None}
+    machine.run("flush", machine.dir)
+    (machine.dir / "other").write_bytes(b"x")
+    flag.touch()
+    until_logged(machine, "commit failed")
+    flag.unlink()
+    report = machine.report("stats", machine.dir)
+    assert 0 <= report["snapshots"]["newest_age_s"] < TIMEOUT_S
+    assert "no room on its disk" in report["troubles"]["commits"]["error"]
+    told = machine.run("stats", machine.dir).stdout
+    assert "s ago" in told
+    assert "last error of commits" in told
+    machine.umount()

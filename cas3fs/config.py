@@ -40,13 +40,14 @@ CACHE_VARIABLE = "CAS3FS_CACHE_DIR"
 
 @attrs.frozen
 class Places:
-    """The two folders of this machine; each volume has one of its own below, named by the volume's uuid."""
+    """The two folders of this machine; each volume has one of its own below, named by the volume's uuid.
+    Of several places with volumes of one uuid each has a state folder of its own (`cas3fs.assembly.places`)."""
 
     state_dir: Path
     cache_dir: Path
 
     def state_of(self, volume_uuid: str) -> Path:
-        """Where the state of one volume lies."""
+        """Where the state of one volume lies, kept in one place."""
         return self.state_dir / volume_uuid
 
     def cache_of(self, volume_uuid: str) -> Path:

@@ -23,6 +23,7 @@ import attrs
 
 from cas3fs.assembly.handover import expect_head
 from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.assembly.places import find_state
 from cas3fs.assembly.proving import Comparison, Facts, Standing
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
@@ -78,7 +79,7 @@ def check_unmounted(store: StoreSettings, places: Places, args: Message, progres
     metrics = Metrics()
     with closing(open_volume_store(store, metrics)) as opened, ExitStack() as resources:
         entry = load_volume(opened)
-        path = places.state_of(str(entry.uuid))
+        path = find_state(places, str(entry.uuid), store)
         state = StateFolder(path) if path.is_dir() else None
         if state is not None:
             resources.callback(state.close)
@@ -244,7 +245,7 @@ def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) ->
 
 def _set_aside(store: StoreSettings, places: Places, detail: str, early: list[Finding]) -> None:
     with closing(open_volume_store(store, Metrics())) as opened:
-        path = places.state_of(str(load_volume(opened).uuid))
+        path = find_state(places, str(load_volume(opened).uuid), store)
     with closing(StateFolder(path)) as state:
         aside = state.set_aside()
     told = f"{detail}; it is set aside in {aside}"

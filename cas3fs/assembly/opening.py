@@ -21,6 +21,7 @@ import attrs
 
 from cas3fs.assembly.handover import expect_head, note_known, release, take_handover
 from cas3fs.assembly.line import mark_clean, restore_told, take_up
+from cas3fs.assembly.places import find_state, lock_state
 from cas3fs.assembly.publishing import Publisher
 from cas3fs.assembly.statefolder import StateFolder, ViewFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store, warn_of_exposure
@@ -199,7 +200,7 @@ def open_writer(
     metrics = Metrics()
     with ExitStack() as resources:
         store, entry = _open_store(store_settings, metrics, resources)
-        state = StateFolder(places.state_of(str(entry.uuid)))
+        state = lock_state(places, str(entry.uuid), store_settings)
         resources.callback(state.close)
         on_state(state)
         epochs = Epochs(Shelf(store), fenced=entry.fenced)
@@ -266,7 +267,7 @@ def open_view(
     metrics = Metrics()
     with ExitStack() as resources:
         store, entry = _open_store(store_settings, metrics, resources)
-        state = ViewFolder.make(places.state_of(str(entry.uuid)))
+        state = ViewFolder.make(find_state(places, str(entry.uuid), store_settings))
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))

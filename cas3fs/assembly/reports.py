@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from cas3fs.assembly.places import find_state
 from cas3fs.assembly.proving import Comparison, Facts, Standing
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
@@ -62,10 +63,11 @@ def unmounted_report(settings: StoreSettings, places: Places) -> dict[str, Any]:
         archive = SnapshotArchive(Shelf(store))
         newest = archive.newest()
         newest_id = None if newest is None else newest.id
-        counts = _local_counts(places.state_of(str(entry.uuid)), archive, newest_id)
+        state = find_state(places, str(entry.uuid), settings)
+        counts = _local_counts(state, archive, newest_id)
         if counts is None:
             counts = _restored_counts(archive, newest_id)
-        known = recorded(places.state_of(str(entry.uuid)))
+        known = recorded(state)
         return volume_report(entry, store.url, counts) | {"snapshot": newest_id, "maintenance": known}
 
 

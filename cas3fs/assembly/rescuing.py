@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cas3fs.assembly.places import read_place
 from cas3fs.assembly.proving import CLAIM, Facts
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
@@ -58,7 +59,7 @@ def find_state(folder: Path) -> Path:
 def find_url(state: Path) -> str | None:
     """The URL of the volume that a state folder, or one set aside in it, belongs to; None where it is not known."""
     for folder in (state, state.parent.parent):
-        record = MountRecord.load(folder)
+        record = MountRecord.load(folder) or read_place(folder)
         if record is not None:
             return record.url
     return None

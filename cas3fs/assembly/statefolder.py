@@ -10,6 +10,7 @@
     claim.json      this folder's own claims (module `cas3fs.epochs`)
     snapshots.json  the snapshots that this machine knows
     control.sock, mount.json, mount.log
+    place.json      which volume's place it belongs to (module `places`)
     maintenance.json  what gc and fsck found last
     lost.json       blocks and packs that a check found lost, for the next writer
     look-NAME/      indexes of snapshots that maintenance looks into

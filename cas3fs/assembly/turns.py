@@ -15,6 +15,7 @@ import attrs
 
 from cas3fs.assembly.handover import note_known, release, take_handover
 from cas3fs.assembly.keeping import Keeper
+from cas3fs.assembly.places import lock_state
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.config import Places, StoreSettings
@@ -58,7 +59,7 @@ def offline_turn(settings: StoreSettings, places: Places) -> Iterator[OfflineTur
     """
     with closing(open_volume_store(settings, Metrics())) as store:
         volume = load_volume(store)
-        with closing(StateFolder(places.state_of(str(volume.uuid)))) as state:
+        with closing(lock_state(places, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), fenced=volume.fenced)
             claim = epochs.claim(Identity.of_this_process(), state.claim)
             archive = SnapshotArchive(Shelf(store))

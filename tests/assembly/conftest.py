@@ -23,14 +23,23 @@ SETTINGS = WriterSettings(cache_size_bytes=0)
 class Volume:
     """A volume in a folder, and hosts by name."""
 
-    def __init__(self, root: Path) -> None:
-        (root / "v").mkdir()
+    def __init__(self, root: Path, store: Path | None = None) -> None:
+        """Makes one, or goes on with the one in `store`."""
         self.root = root
-        self.store_settings = StoreSettings((root / "v").as_uri())
-        self.made = make_volume(self.store_settings, VolumeSettings())
+        self.store_settings = StoreSettings((store or root / "v").as_uri())
+        if store is None:
+            (root / "v").mkdir()
+            self.made = make_volume(self.store_settings, VolumeSettings())
         self.shelf = Shelf(open_store(self.store_settings.url, metrics=Metrics()))
         self.archive = SnapshotArchive(self.shelf)
         self._open: list[OpenVolume] = []
+
+    def at(self, store: Path) -> "Volume":
+        """The volume in another folder, used by the same hosts; closed with this one."""
+        other = Volume(self.root, store)
+        other.made = self.made
+        other._open = self._open
+        return other
 
     def places(self, host: str) -> Places:
         return Places(self.root / host, self.root / "cache" / host)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.assembly.checking import check_unmounted
+from cas3fs.assembly.places import PLACE_NAME
 from cas3fs.assembly.rescuing import rescue
 from cas3fs.assembly.upkeep import collect_unmounted
 from cas3fs.control import Message
@@ -149,6 +150,7 @@ def test_a_state_folder_that_was_copied_to_another_machine_does_not_mount_there(
     publish(opened)
     opened.filesystem.commit()
     shutil.copytree(volume.root / "here", volume.root / "copied")
+    (volume.state("copied") / PLACE_NAME).unlink()  # which names a folder that is not on the other machine
     write(opened, "thesis", "years of work")
     published = publish(opened)
     on(THERE)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.assembly.places import PLACE_NAME
 from cas3fs.assembly.rescuing import find_state, find_url, rescue
 from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.config import WriterSettings
@@ -287,6 +288,8 @@ def test_a_state_folder_is_found_with_the_volume_that_it_belongs_to(volume: Volu
     state = volume.state("here")
     assert find_state(volume.root / "here") == state
     assert find_state(state) == state
+    assert find_url(state) == volume.store_settings.url
+    (state / PLACE_NAME).unlink()  # as an earlier version leaves it
     assert find_url(state) is None
     MountRecord(volume.store_settings.url, "uuid", "/m", 1).save(state)
     assert find_url(state) == volume.store_settings.url

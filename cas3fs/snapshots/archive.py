@@ -4,8 +4,9 @@
 A snapshot's number is (epoch, sequence), and the greatest is the newest. Every attempt to create one needs a sequence
 of its own, so that it never meets what an earlier attempt left.
 
-Before a snapshot is stored, the pages entries that it would refer to are listed: what it needs of one that is missing
-or has another size is stored again. Whatever is in the store can be lost, so now and then a snapshot refers to nothing
+Before the manifest of a snapshot is put, the pages entries that it refers to are listed, those that were put just now
+among them: what it needs of one that is missing or has another size is stored again. The manifest is asked for when it
+was put. Whatever is in the store can be lost, so now and then a snapshot refers to nothing
 earlier, and what the volume needs is there twice, as long as the retention keeps an earlier snapshot: when 30 days have
 passed since the last one of that kind, or when the changes since then took as much room.
 
@@ -28,7 +29,7 @@ import attrs
 
 from cas3fs.entries.bodies import encode_body
 from cas3fs.entries.coercers import LARGEST_NUMBER
-from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
+from cas3fs.entries.kinds import PagesEntry, PagesUse, SnapshotEntry
 from cas3fs.entries.nodes import Part
 from cas3fs.entries.shelf import Listed, Shelf, digest_of
 from cas3fs.errors import (
@@ -37,6 +38,7 @@ from cas3fs.errors import (
     SnapshotDamaged,
     SnapshotError,
     SnapshotMissing,
+    StoreError,
     VolumeFormatError,
 )
 from cas3fs.snapshots.building import Attempt, TreeBuilder, totals_of, uses_of
@@ -72,6 +74,7 @@ from cas3fs.snapshots.tree import (
 )
 from cas3fs.values import SnapshotNumber
 
+_ATTEMPTS: Final = 3
 WHOLE_AFTER: Final = timedelta(days=30)
 LOOK_BEYOND: Final = 16
 """Numbers after the last one that is known of a writer who released nothing: it may have used up some in vain."""
@@ -150,9 +153,8 @@ class SnapshotArchive:
         number = SnapshotNumber(epoch, sequence)
         source = self._source(old, time)
         pages = PagesWriter(self._shelf, number, time, index_file.parent, self._part_bytes)
-        tree, size = self._store_pages(pages, index_file, source)
+        tree, size, uses = self._store_proven(pages, index_file, source)
         new_size = sum(pages.sizes.values())
-        totals = {**totals_of(old.pages if old is not None else ()), **source.begun.sizes, **pages.sizes}
         entry = SnapshotEntry(
             id=str(number),
             epoch=epoch,
@@ -164,7 +166,7 @@ class SnapshotArchive:
             segment_size=self._segment_size,
             list_length=self._list_length,
             parts=tree.parts,
-            pages=uses_of(tree, totals),
+            pages=uses,
             new_size=new_size,
             facts={fact: min(count, LARGEST_NUMBER) for fact, count in (facts or {}).items()},
             restored=restored,
@@ -174,6 +176,7 @@ class SnapshotArchive:
             since_size=0 if source.whole_at is None else source.since_size + new_size,
         )
         self._shelf.save(entry)
+        self._prove(entry)
         self._remember(entry.id, tree)
         return info_of(entry, digest_of(encode_body(entry, b"")))
 
@@ -363,23 +366,59 @@ class SnapshotArchive:
         return find_lost(self._shelf.store, snapshot.pages, listed)
 
     def _source(self, old: SnapshotEntry | None, now: datetime) -> "_Source":
-        """What a snapshot that goes on from `old` need not store."""
+        """What a snapshot that goes on from `old` need not store, as far as the store has it still."""
         with self._lock:
             begun = self._begun
         if old is None or _is_whole_due(old, now):
-            return _Source(EMPTY_TREE, begun.without(find_lost(self._shelf.store, begun.uses)))
-        lost = find_lost(self._shelf.store, (*old.pages, *begun.uses))
-        for pages, fault in lost.items():
-            _log.error(
-                "pages %s, which snapshot %s needs: %s; the next snapshot stores again what it needs of them, and "
-                "`cas3fs fsck` tells which others are hurt",
-                pages,
-                old.id,
-                fault,
-            )
-        stale = stale_pages(old.pages) | lost.keys()
-        whole_at = old.whole_at or old.time
-        return _Source(self._parent_tree(old), begun.without(lost), stale, whole_at, old.since_size)
+            return _Source(EMPTY_TREE, begun, begun.sizes)
+        sizes = {**totals_of(old.pages), **begun.sizes}
+        return _Source(
+            self._parent_tree(old), begun, sizes, stale_pages(old.pages), old.whole_at or old.time, old.since_size
+        )
+
+    def _store_proven(
+        self, pages: PagesWriter, index_file: Path, source: "_Source"
+    ) -> tuple[Tree, int, tuple[PagesUse, ...]]:
+        """As `_store_pages`, until the store shows all pages entries that are needed; gives these, too.
+
+        Raises:
+            StoreError: it loses what it has just taken.
+        """
+        for _ in range(_ATTEMPTS):
+            tree, size = self._store_pages(pages, index_file, source)
+            uses = uses_of(tree, {**source.sizes, **pages.sizes})
+            lost = find_lost(self._shelf.store, uses)
+            if not lost:
+                return tree, size, uses
+            for one, fault in lost.items():
+                _log.error(
+                    "pages %s, which a snapshot needs: %s; what it needs of them is stored again, and `cas3fs fsck` "
+                    "tells which other snapshots are hurt",
+                    one,
+                    fault,
+                )
+            with self._lock:
+                begun = self._begun = self._begun.without(lost)
+            pages.forget(lost)
+            source = attrs.evolve(source, begun=begun, stale=source.stale | lost.keys())
+        raise StoreError(
+            f"{self._shelf.store.url} does not have what it has just taken, pages {min(lost)}: {lost[min(lost)]}; no "
+            "snapshot was published, and what was written is on this machine"
+        )
+
+    def _prove(self, entry: SnapshotEntry) -> None:
+        """The store has the manifest that it has just taken.
+
+        Raises:
+            StoreError: it has not.
+        """
+        try:
+            self._shelf.store.head(entry.key)
+        except ObjectMissing as error:
+            raise StoreError(
+                f"{self._shelf.store.url} does not have what it has just taken, {entry.key}: the snapshot is not "
+                "published, and what was written is on this machine"
+            ) from error
 
     def _store_pages(self, pages: PagesWriter, index_file: Path, source: "_Source") -> tuple[Tree, int]:
         """Store what is new; returns the tree and the size of the file."""
@@ -486,10 +525,12 @@ class SnapshotArchive:
 @attrs.frozen
 class _Source:
     """What a new snapshot may refer to: the tree of the one that it goes on from, but for `stale` pages, and what an
-    attempt has stored that broke off; and since when the snapshots build on one another (None: not any more)."""
+    attempt has stored that broke off, with the sizes of these pages; and since when the snapshots build on one another
+    (None: not any more)."""
 
     tree: Tree
     begun: Attempt
+    sizes: Mapping[str, int]
     stale: frozenset[str] = frozenset()
     whole_at: datetime | None = None
     since_size: int = 0

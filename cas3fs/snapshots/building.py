@@ -42,11 +42,6 @@ class Attempt:
         gone = set(lost)
         return Attempt(self.lists, {pages: size for pages, size in self.sizes.items() if pages not in gone})
 
-    @property
-    def uses(self) -> tuple[PagesUse, ...]:
-        """The pages entries that it stored."""
-        return tuple(PagesUse(pages, size, size) for pages, size in self.sizes.items())
-
 
 class TreeBuilder:
     """Takes the segments of a file in order; not thread-safe.

@@ -70,6 +70,11 @@ class PagesWriter:
         self.sizes[pages.id] = body.position + CHECKSUM_BYTES
         self._open = None
 
+    def forget(self, lost: Iterable[str]) -> None:
+        """The store has not what it has taken: these do not count."""
+        for pages in lost:
+            self.sizes.pop(pages, None)
+
     def close(self) -> None:
         """Lets go of a part that was not put."""
         if self._open is not None:

@@ -11,11 +11,13 @@ import pytest
 
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import StoreUnreachable
+from cas3fs.errors import StoreError, StoreUnreachable
 from cas3fs.objectstores.base import Body, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.testing.faults import FaultKind
+from cas3fs.testing.lying_store import LyingStore
 
 SEGMENT = 512
 DAY = timedelta(days=1)
@@ -43,7 +45,7 @@ class Store(MemoryStore):
         return (info for info in super().list(prefix, start_after) if info.key not in self.hidden)
 
     def head(self, key: str) -> ObjectInfo:
-        self.heads += 1
+        self.heads += key.startswith("pages/")
         return super().head(key)
 
     def lose(self, key: str) -> None:
@@ -242,3 +244,36 @@ def test_a_snapshot_of_an_earlier_version_is_gone_on_from_without_storing_it_who
     change(index, 7_000)
     third = archive.create(index, epoch=1, sequence=4, parent=second.id)
     assert [use.id for use in third.pages] == [third.id]
+
+
+@pytest.fixture
+def lying() -> LyingStore:
+    return LyingStore(MemoryStore())
+
+
+def test_what_the_store_took_and_does_not_have_is_stored_again_before_the_manifest(
+    lying: LyingStore, index: Path
+) -> None:
+    archive = archive_of(lying, part_bytes=8_000)
+    with lying.faults.on(FaultKind.PUT_FORGOTTEN, key_prefix="pages/", times=1):
+        made = archive.create(index, epoch=1, sequence=1)
+    archive_of(lying).restore(made.id, index.with_name("restored"))
+    assert index.with_name("restored").read_bytes() == index.read_bytes()
+    in_store = {info.key[6:]: info.size for info in lying.list("pages/")}
+    assert {use.id: use.total_size for use in made.pages} == in_store
+    assert made.new_size == sum(in_store.values())
+
+
+@pytest.mark.parametrize("folder", ["pages/", "snapshots/"])
+def test_a_store_that_goes_on_losing_what_it_takes_is_told_and_no_snapshot_acknowledged(
+    lying: LyingStore, index: Path, folder: str
+) -> None:
+    archive = archive_of(lying)
+    with (
+        lying.faults.on(FaultKind.PUT_FORGOTTEN, key_prefix=folder),
+        pytest.raises(StoreError, match="does not have what it has just taken"),
+    ):
+        archive.create(index, epoch=1, sequence=1)
+    assert archive.ids() == []
+    made = archive.create(index, epoch=1, sequence=2)
+    archive_of(lying).restore(made.id, index.with_name("restored"))

@@ -5,7 +5,7 @@ The order keeps a running file system from looking damaged: objects are listed f
 a pack that came in between is asked for by name.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,11 +72,18 @@ class Checkup:
             if findings:
                 return findings
             findings = list(self.index_findings(checker))
-            snapshots: list[SnapshotInfo] = []
-            self._report({"what": "checking snapshots"})
-            findings += self._snapshots(listing, snapshots)
-            self._report({"what": "checking packs"})
-            findings += self._packs(checker, listing, snapshots)
+        # nobody reads the index while the store is asked: its log would grow meanwhile
+        snapshots: list[SnapshotInfo] = []
+        self._report({"what": "checking snapshots"})
+        findings += self._snapshots(listing, snapshots)
+        self._report({"what": "checking packs"})
+        numbers = [ordinal_of(one.number) for one in snapshots]
+        with Checker(self._of.index) as checker:
+            needed = [pack.name for pack in checker.packs() if _is_needed(pack, numbers)]
+        known = {*listing.packs, *self._of.losses, LOST_PACK}
+        gone = {name for name in needed if name not in known and self._is_gone(name)}
+        with Checker(self._of.index) as checker:
+            findings += self._packs(checker, listing, numbers, gone)
             findings += self._staging(checker)
         findings += [_of_object(info.key) for info in listing.strange]
         return findings
@@ -145,21 +152,21 @@ class Checkup:
 
     # -- the store
 
-    def _packs(self, checker: Checker, listing: Listing, snapshots: Sequence[SnapshotInfo]) -> Iterator[Finding]:
-        numbers = [ordinal_of(one.number) for one in snapshots]
+    def _packs(
+        self, checker: Checker, listing: Listing, numbers: Sequence[int], gone: Collection[str]
+    ) -> Iterator[Finding]:
         for pack in checker.packs():
             info = listing.packs.get(pack.name)
             if info is not None:
                 if info.size != pack.size and pack.used:
                     yield self._of_pack(checker, "pack-wrong-size", pack, f"{info.size} bytes, not {pack.size}")
                 continue
-            is_needed = pack.used or any(pack.born <= number < (pack.died or number + 1) for number in numbers)
-            if pack.name == LOST_PACK or not is_needed:
+            if pack.name == LOST_PACK or not _is_needed(pack, numbers):
                 if pack.used:
                     yield self._of_pack(checker, "known-loss", pack)
             elif pack.name in self._of.losses:
                 yield self._of_pack(checker, "known-loss" if pack.used else "known-snapshot-loss", pack)
-            elif self._is_gone(pack.name):
+            elif pack.name in gone:
                 yield self._of_pack(checker, "pack-missing" if pack.used else "snapshot-pack-missing", pack)
 
     def _is_gone(self, name: str) -> bool:
@@ -211,6 +218,11 @@ class Checkup:
                 path = checker.path_of(row.inode)
                 about = {"inode": row.inode, "seq": row.seq}
                 yield Finding("staging-bytes-missing", about, f"{name} is not there", path_texts([path]), 1)
+
+
+def _is_needed(pack: PackFact, numbers: Iterable[int]) -> bool:
+    """Whether the volume, or one of the snapshots of these numbers, needs the pack."""
+    return pack.used or any(pack.born <= number < (pack.died or number + 1) for number in numbers)
 
 
 def _cycles(unreachable: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

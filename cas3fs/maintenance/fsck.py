@@ -109,7 +109,11 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
     verified = verifier.run(patient.index, settings.max_duration_s) if settings.verify_data else None
     with Checker(patient.index) as checker:
         doubtful = {BlockLocation(*row).hash for row in checker.lost_blocks() if row[1] not in told | {LOST_PACK}}
-        blocks = list(_damaged(checker, verifier, doubtful | set(verified.hashes if verified else ())))
+        doubtful |= set(verified.hashes if verified else ())
+        places = {block: BlockLocation(*row) for block in doubtful if (row := checker.locate(block)) is not None}
+    bad = {block: place for block, place in places.items() if not verifier.is_good(place)}
+    with Checker(patient.index) as checker:
+        blocks = list(_damaged(checker, bad))
     findings += [one for one in blocks if one.touches["pack"] not in told and one.touches["hash"] not in misplaced]
     if verified is None:
         return FsckResult(tuple(findings), None, checkup.checked)
@@ -122,11 +126,11 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
     return FsckResult(tuple(findings), verified, checkup.checked)
 
 
-def _damaged(checker: Checker, verifier: Verifier, doubtful: Iterable[BlockHash]) -> Iterable[Finding]:
-    for block in sorted(doubtful):
+def _damaged(checker: Checker, bad: Mapping[BlockHash, BlockLocation]) -> Iterable[Finding]:
+    for block in sorted(bad):
         row = checker.locate(block)
         users = checker.users_of_block(block)
-        if row is None or not users or verifier.is_good(BlockLocation(*row)):
+        if row is None or not users or BlockLocation(*row) != bad[block]:
             continue  # it went since, or lies elsewhere by now
         paths, count = paths_of_users(checker, users)
         ranges = tuple((offset, length) for _, offset, length in users[:MOST_RANGES])

@@ -141,9 +141,12 @@ class Verifier:
         tasks = sorted(task for use in uses if (task := _task(use, numbers)) is not None)
         total = sum(use.size for use in uses if _task(use, numbers) is not None)
         left = [task for task in tasks if task.name > place.after]
-        with Checker(index) as checker, ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
             for start in range(0, len(left), PACKS_AT_ONCE):
-                for group in self._groups(pool, checker, left[start : start + PACKS_AT_ONCE], place):
+                some = left[start : start + PACKS_AT_ONCE]
+                with Checker(index) as checker:  # closed before the store is read: its log grows as long as one reads
+                    rows = checker.live_between(some[0].name, some[-1].name)
+                for group in self._groups(pool, [BlockLocation(*row) for row in rows], some, place):
                     self._verify(pool, group, place)
                     place.after = group.blocks[-1].pack
                     self._report({"what": "reading blocks back", "done": place.bytes, "total": total})
@@ -174,10 +177,9 @@ class Verifier:
     # -- packs
 
     def _groups(
-        self, pool: ThreadPoolExecutor, checker: Checker, tasks: Sequence[_Task], place: Place
+        self, pool: ThreadPoolExecutor, rows: Sequence[BlockLocation], tasks: Sequence[_Task], place: Place
     ) -> Iterator[_Group]:
-        """The blocks of these packs, about as many at a time as a few packs hold."""
-        rows = (BlockLocation(*row) for row in checker.live_between(tasks[0].name, tasks[-1].name))
+        """The blocks of these packs, about as many at a time as a few packs hold; `rows` are those that are live."""
         live = {pack: list(blocks) for pack, blocks in groupby(rows, key=lambda block: block.pack)}
         whole = [task for task in tasks if task.is_whole]
         held = dict(zip((task.name for task in whole), pool.map(self._contents, whole), strict=True))

@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self
 
 from cas3fs.errors import (
     AccessDenied,
@@ -72,6 +72,28 @@ _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEX
 _NO_SUCH: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NO_XATTRS: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.ENODATA, errno.E2BIG, errno.ENOSPC)
+
+
+class _Cursor(str):
+    """Where a listing goes on: a key, and the walk that came to it, so that no folder is read again for each page.
+
+    The walk goes on once; who comes back to the same place later, as after a failure, walks anew from the key.
+    """
+
+    __slots__ = ("_of", "_walker")
+
+    def at(self, walker: Iterator[tuple[str, os.stat_result]], store: ObjectStore, prefix: str) -> Self:
+        """This cursor, for a walk of `store`."""
+        self._walker: Iterator[tuple[str, os.stat_result]] | None = walker
+        self._of = (store, prefix)
+        return self
+
+    def take(self, store: ObjectStore, prefix: str) -> Iterator[tuple[str, os.stat_result]] | None:
+        """The walk, where it is of this store and prefix and nobody has taken it."""
+        if self._of[0] is not store or self._of[1] != prefix:
+            return None
+        walker, self._walker = self._walker, None
+        return walker
 
 
 class DirectoryStore(ObjectStore):
@@ -307,13 +329,17 @@ class DirectoryStore(ObjectStore):
 
     def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
         check_prefix(prefix)
+        walker = start_after.take(self, prefix) if isinstance(start_after, _Cursor) else None
         try:
             self._check_root()
-            found = list(islice(walk(self._root, prefix, start_after), self._page_size + 1))
+            if walker is None:
+                walker = walk(self._root, prefix, str(start_after))
+            found = list(islice(walker, self._page_size))
         except OSError as error:
             self._raise(error, "list it")
-        page = [ObjectInfo(key, status.st_size, _modified(status)) for key, status in found[: self._page_size]]
-        return ListPage(page, page[-1].key if len(found) > len(page) else None)
+        page = [ObjectInfo(key, status.st_size, _modified(status)) for key, status in found]
+        more = len(page) == self._page_size
+        return ListPage(page, _Cursor(page[-1].key).at(walker, self, prefix) if more else None)
 
     def delete_many(self, keys: Iterable[str]) -> None:
         refused: list[tuple[str, OSError]] = []

@@ -306,6 +306,27 @@ def test_an_error_while_listing_is_never_the_end_of_the_list(
         list(store.list())
 
 
+def test_a_listing_reads_each_folder_once_however_many_pages_it_has(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans: list[object] = []
+    scandir = os.scandir
+    with closing(DirectoryStore(root, page_size=3)) as store:
+        wanted = [f"{folder}/{number:02}" for folder in ("packs", "pages") for number in range(20)]
+        for key in wanted:
+            store.put_if_absent(key, b"")
+        monkeypatch.setattr(os, "scandir", lambda folder: scans.append(folder) or scandir(folder))
+        assert keys(store) == wanted
+        assert len(scans) == 3  # the root and the two folders
+        page = store.list_page("packs/")
+        assert page.next_start is not None
+        store.put_if_absent("packs/02x", b"")
+        first, again = (store.list_page("packs/", page.next_start) for _ in range(2))
+        assert [info.key for info in first.objects] == ["packs/03", "packs/04", "packs/05"]
+        assert [info.key for info in again.objects] == ["packs/02x", "packs/03", "packs/04"]  # looked anew
+        assert [info.key for info in store.list_page("pages/", page.next_start).objects] == wanted[20:23]
+
+
 def test_a_directory_must_exist(tmp_path: Path) -> None:
     with pytest.raises(StoreMissing, match=r"no such directory: .*/none \(make it first\)"):
         DirectoryStore(tmp_path / "none")

@@ -4,10 +4,12 @@
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cas3fs.objectstores import walk as walk_module
 from cas3fs.objectstores.walk import walk
 
 parts = st.text("ab-.0", min_size=1, max_size=3).filter(lambda part: part[0] not in "-.")
@@ -26,9 +28,15 @@ def build(root: Path, wanted: set[str]) -> set[str]:
 
 
 @settings(max_examples=settings.default.max_examples * 4 // 5)
-@given(wanted=st.sets(paths, max_size=12), prefix=st.one_of(st.just(""), paths), start=st.one_of(st.just(""), paths))
-def test_it_equals_sorting_and_filtering(wanted: set[str], prefix: str, start: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+@given(
+    wanted=st.sets(paths, max_size=12),
+    prefix=st.one_of(st.just(""), paths),
+    start=st.one_of(st.just(""), paths),
+    at_once=st.sampled_from([1, 2, 100]),
+)
+def test_it_equals_sorting_and_filtering(wanted: set[str], prefix: str, start: str, at_once: int) -> None:
+    """However many names are held in memory."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(walk_module, "NAMES_AT_ONCE", at_once):
         made = build(Path(folder), wanted)
         root = os.open(folder, os.O_RDONLY)
         try:

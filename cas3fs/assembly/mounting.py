@@ -180,7 +180,9 @@ class MountProcess:
             for file in error.files:
                 _log.error("%s is not in the store: %s", file["path"], file["reason"])
             _log.error("the volume is not released: %s", error)
-            self._volume.close()
+            with suppress(Exception):  # this error is told
+                self._write_out()
+                self._volume.close()
             self._ending.leave(error)
             return _FAILED
         except BaseException as error:  # noqa: BLE001 - told to the log and to those who wait

@@ -18,10 +18,10 @@ attribute exists;
 kernel leaves
   it out.
 
-Workers: who waits for room in staging or for the store needs a slot (module `slots`), and there are fewer than workers.
-A writer that finds none waits a moment, and then goes over staging's limit with its one request: that limit is there to
-be near, and a worker to be free. The kernel's own reads ahead are bounded by the mount option ``max_background`` as
-well (module `session`).
+Workers: who waits for room in staging or for the store, to read or to sync, needs a slot (module `slots`), and there
+are fewer than workers. A writer that finds none waits a moment, and then goes over staging's limit with its one
+request: that limit is there to be near, and a worker to be free. The kernel's own reads ahead are bounded by the mount
+option ``max_background`` as well (module `session`).
 """
 
 import errno
@@ -318,7 +318,8 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
             if self._sync is None:
                 self._fs.fsync(handle, datasync)
             else:
-                self._sync()
+                with self._slots.syncing():
+                    self._sync()
                 self._fs.check_stored(handle)
 
     # -- folders
@@ -363,7 +364,8 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
             if self._sync is None:
                 self._fs.fsyncdir(handle)
             else:
-                self._sync()
+                with self._slots.syncing():
+                    self._sync()
 
     @_handler
     def releasedir(self, handle: int) -> None:

@@ -107,3 +107,45 @@ def test_a_slot_is_free_again_after_a_read_that_failed() -> None:
         with pytest.raises(ZeroDivisionError), slots.reading():
             raise ZeroDivisionError
     assert slots.take_for_writing(0)
+
+
+def test_syncs_leave_two_slots_to_readers_and_writers() -> None:
+    now_s = [0.0]
+    slots = Slots(6, never, lambda: now_s[0])
+    with ExitStack() as waiting:
+        for _ in range(4):
+            waiting.enter_context(slots.syncing())
+        now_s[0] += PATIENCE_S
+        with pytest.raises(StoreUnreachable, match="4 syncs wait"), slots.syncing():
+            pytest.fail("there is no slot")
+        assert slots.take_for_writing(0)
+        waiting.enter_context(slots.reading())
+        assert not slots.take_for_writing(0)
+    with slots.syncing():
+        pass
+
+
+def test_syncs_readers_and_writers_together_leave_two_workers(pool: ThreadPoolExecutor) -> None:
+    slots, inside = Slots(6, never), threading.Event()
+
+    def sync() -> None:
+        with slots.syncing():
+            inside.set()
+
+    with ExitStack() as waiting:
+        for _ in range(3):
+            assert slots.take_for_writing(0)
+        waiting.enter_context(slots.reading())
+        with ExitStack() as syncs:
+            for _ in range(2):
+                syncs.enter_context(slots.syncing())
+            late: Future[None] = pool.submit(sync)
+            assert not inside.wait(0.05)
+        late.result(WAIT_S)
+
+
+def test_the_first_sync_and_the_first_read_find_a_slot_whatever_others_wait() -> None:
+    slots = Slots(1, never)
+    assert slots.take_for_writing(0)
+    with slots.syncing(), slots.reading():
+        pass

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer
 
 READERS = 16
+SYNCS = 12
 FILE_BYTES = 300_000
 PROMPT_S = 15.0
 """How long the mount's other work may take at first: the patience with the store, and a busy machine."""
@@ -84,6 +85,53 @@ def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
         assert all(answers[name] == contents[name][:4096] for name in served)
         for name, content in contents.items():
             assert (machine.dir / name).read_bytes() == content
+        machine.umount()
+    finally:
+        own_rclone.resume()
+        machine.clean_up()
+
+
+def test_while_many_syncs_wait_for_a_silent_store_everything_else_goes_on(
+    need_fuse: None, own_rclone: "RcloneServer", workspace: Path
+) -> None:
+    machine = Machine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
+    try:
+        machine.mkfs()
+        machine.mount("--fsync", "remote")
+        names = [f"f{number}" for number in range(SYNCS)]
+        for name in names:
+            (machine.dir / name).write_bytes(b"old")
+        own_rclone.pause()
+        begun = threading.Semaphore(0)
+
+        def sync(name: str) -> OSError | None:
+            descriptor = os.open(machine.dir / name, os.O_WRONLY)
+            try:
+                os.write(descriptor, b"new")
+                begun.release()
+                os.fsync(descriptor)
+            except OSError as error:
+                return error
+            finally:
+                os.close(descriptor)
+            return None
+
+        with ThreadPoolExecutor(SYNCS) as pool:
+            syncs = [pool.submit(sync, name) for name in names]
+            try:
+                for _ in syncs:
+                    assert begun.acquire(timeout=TIMEOUT_S)
+                for number in range(3):
+                    started_s = time.monotonic()
+                    (machine.dir / f"made {number}").write_bytes(b"made")
+                    assert {path.name for path in machine.dir.iterdir()} >= {*names, f"made {number}"}
+                    assert (machine.dir / f"made {number}").read_bytes() == b"made"
+                    assert time.monotonic() - started_s < PROMPT_S
+            finally:
+                own_rclone.resume()
+            answers = [each.result(3 * TIMEOUT_S) for each in syncs]
+        assert None in answers  # those who had a slot waited, and were answered in the end
+        assert all((machine.dir / name).read_bytes() == b"new" for name in names)
         machine.umount()
     finally:
         own_rclone.resume()

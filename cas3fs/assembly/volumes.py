@@ -12,7 +12,7 @@ import attrs
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import GIB, MIB, StoreSettings, VolumeSettings
-from cas3fs.entries.kinds import ALL_KINDS, VOLUME_FORMAT, VOLUME_ID, VolumeEntry
+from cas3fs.entries.kinds import ALL_KINDS, VOLUME_FORMAT, VOLUME_ID, ForkEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import (
     EntryError,
@@ -101,6 +101,19 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
         raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
     if entry.fenced:
         store.require_conditions()
+    return _forked(store, entry)
+
+
+def _forked(store: ObjectStore, entry: VolumeEntry) -> VolumeEntry:
+    """With the uuid that the volume has got as a copy, if it is one. Forks are asked for by name: a listing may be
+    stale, and the uuid says whose local state is used."""
+    shelf, number = Shelf(store), 1
+    try:
+        while shelf.has(ForkEntry, ForkEntry.id_of(number)):
+            entry = entry.changed(uuid=shelf.load(ForkEntry, ForkEntry.id_of(number)).uuid)
+            number += 1
+    except EntryError as error:
+        raise VolumeFormatError(f"the identity of the volume at {store.url} cannot be understood: {error}") from error
     return entry
 
 

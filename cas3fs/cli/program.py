@@ -10,6 +10,7 @@ import click
 from cas3fs import __version__
 from cas3fs.cli.epochs import epochs
 from cas3fs.cli.flush import flush
+from cas3fs.cli.fork import fork
 from cas3fs.cli.fsck import fsck
 from cas3fs.cli.gc import gc
 from cas3fs.cli.mkfs import mkfs
@@ -34,7 +35,7 @@ def program() -> None:
     """
 
 
-for _verb in (mkfs, mount, umount, flush, stats, gc, fsck, snapshot, rescue, epochs):
+for _verb in (mkfs, mount, umount, flush, stats, gc, fsck, snapshot, rescue, epochs, fork):
     program.add_command(_verb)
 
 

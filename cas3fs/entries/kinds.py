@@ -42,6 +42,25 @@ class VolumeEntry(Entry):
 
 
 @stored_kind
+class ForkEntry(Entry):
+    """``forks/00000001``: a copy of a volume has become a volume of its own; the greatest id counts. Numbers begin with
+    1, and none is left out, so that they can be asked for by name."""
+
+    kind: ClassVar[str] = "fork"
+    folder: ClassVar[str] = "forks"
+
+    uuid: UUID = attribute(identifier, metadata=True)
+    """Of the volume from now on."""
+    was: UUID = attribute(identifier, metadata=True)
+    time: datetime = attribute(moment, metadata=True)
+
+    @staticmethod
+    def id_of(number: int) -> str:
+        """The id of a fork's number."""
+        return f"{number:08d}"
+
+
+@stored_kind
 class EpochEntry(Entry):
     """``epochs/00000007``: one writer's claim; ``epochs/00000007-<claim>`` where the store ignores conditions."""
 
@@ -202,6 +221,7 @@ class PartEntry(Entry):
 
 ALL_KINDS: tuple[type[Entry], ...] = (
     VolumeEntry,
+    ForkEntry,
     EpochEntry,
     ReleaseEntry,
     BaseEntry,

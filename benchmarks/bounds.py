@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks import maintenance, scale, snapshots
+from benchmarks import maintenance, retained, scale, snapshots
 from benchmarks.results import Bound
 
 Program = Callable[[float], Iterator[Bound]]
@@ -18,6 +18,7 @@ Program = Callable[[float], Iterator[Bound]]
 
 PLAN_S, FSCK_S, MEMORY_MIB = 3.0, 8.0, 300.0
 READ_BACK_MIB = 4096
+KEPT, MOST_GETS, MOST_LISTINGS, KEPT_MIB = 200, 0.0, 8.0, 4.0
 
 
 def run_snapshots(factor: float) -> Iterator[Bound]:
@@ -32,6 +33,13 @@ def run_snapshots(factor: float) -> Iterator[Bound]:
                 yield Bound("snapshots", f"{scaled:,} files: {one.what}", one.unit, one.figure, one.goal)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+    kept = max(20, round(KEPT * factor))
+    cost = retained.measure(kept)
+    name = f"{kept:,} snapshots kept, thinning out after a publishing"
+    yield Bound("snapshots", f"{name}: objects read", "", cost.gets, MOST_GETS)
+    yield Bound("snapshots", f"{name}: listings", "", cost.listings, MOST_LISTINGS)
+    yield Bound("snapshots", f"{name}: time", "s", cost.seconds)
+    yield Bound("snapshots", f"{kept:,} snapshots kept: memory", "MiB", cost.memory_mib, KEPT_MIB)
 
 
 def run_maintenance(factor: float) -> Iterator[Bound]:

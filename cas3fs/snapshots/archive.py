@@ -175,10 +175,9 @@ class SnapshotArchive:
             whole_at=source.whole_at or time,
             since_size=0 if source.whole_at is None else source.since_size + new_size,
         )
-        self._shelf.save(entry)
-        self._prove(entry)
+        info = self._save_proven(entry)
         self._remember(entry.id, tree)
-        return info_of(entry, digest_of(encode_body(entry, b"")))
+        return info
 
     def ids(self) -> list[str]:
         """The ids of all snapshots, ascending: those listed, and those known to be there all the same (`memory`).
@@ -406,19 +405,26 @@ class SnapshotArchive:
             "snapshot was published, and what was written is on this machine"
         )
 
-    def _prove(self, entry: SnapshotEntry) -> None:
-        """The store has the manifest that it has just taken.
+    def _save_proven(self, entry: SnapshotEntry) -> SnapshotInfo:
+        """Put the manifest; what it says is known from now on.
 
         Raises:
-            StoreError: it has not.
+            StoreError: the store failed, or does not have what it has just taken.
         """
+        self._shelf.save(entry)
+        key, body = entry.key, encode_body(entry, b"")
+        info, size = info_of(entry, digest_of(body)), len(body)
         try:
-            self._shelf.store.head(entry.key)
-        except ObjectMissing as error:
+            head = self._shelf.store.head(key)
+        except ObjectMissing:
+            head = None
+        if head is None or head.size != size:
             raise StoreError(
-                f"{self._shelf.store.url} does not have what it has just taken, {entry.key}: the snapshot is not "
-                "published, and what was written is on this machine"
-            ) from error
+                f"{self._shelf.store.url} does not have what it has just taken, {key}: the snapshot is not published, "
+                "and what was written is on this machine"
+            )
+        self._known.put(Listed(info.id, key, size, head.modified), attrs.evolve(info, stored_at=head.modified))
+        return info
 
     def _store_pages(self, pages: PagesWriter, index_file: Path, source: "_Source") -> tuple[Tree, int]:
         """Store what is new; returns the tree and the size of the file."""

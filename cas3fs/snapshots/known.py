@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Manifests that were read: they never change, so a listing tells of each whether it has to be read again.
 
-It has to where size or time in the listing are others than when it was read. One that was just put is read once, as
-nothing else proves that the store has it.
+It has to where size or time in the listing are others than when it was read, or, of one that this process has put, than
+the store told then. Some stores tell the time of an object less exactly than they list it; such a one is read once.
 
 Thread-safe; one lock, held for assignments only. Memory: about 10 KiB for each of at most `MOST_KNOWN` snapshots.
 """

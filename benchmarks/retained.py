@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What it costs to keep many snapshots: the requests, the time and the memory of thinning out after a publishing."""
+
+import tempfile
+import time
+import tracemalloc
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from cas3fs.assembly.keeping import Keeper
+from cas3fs.entries.kinds import PagesUse, SnapshotEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs, Identity
+from cas3fs.objectstores.base import ListPage
+from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.retention import Policy, set_policy
+from cas3fs.values import SnapshotNumber
+
+PAGES_OF_ONE = 64
+_PUBLISHINGS = 5
+_INTERVAL = timedelta(minutes=5)
+
+
+class Cost(NamedTuple):
+    """Of one thinning, on average; and what is held of all snapshots."""
+
+    gets: float
+    listings: float
+    seconds: float
+    memory_mib: float
+
+
+class _Counting(MemoryStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    def get(self, key: str) -> bytes:
+        self.asked["get"] += 1
+        return super().get(key)
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        self.asked["list"] += 1
+        return super().list_page(prefix, start_after)
+
+
+def measure(snapshots: int) -> Cost:
+    """A volume with so many snapshots, of which the oldest goes with each publishing."""
+    store = _Counting()
+    _fill(store, snapshots)
+    archive, epochs = SnapshotArchive(Shelf(store)), Epochs(Shelf(store))
+    set_policy(archive.shelf, Policy(last=snapshots), fenced=True)
+    with tempfile.TemporaryDirectory(prefix="cas3fs-bench-") as folder:
+        claim = epochs.claim(Identity.of_this_process(), Path(folder) / "claim.json")
+        keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=dict)
+        tracemalloc.start()
+        keeper.thin()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        index = Path(folder) / "index"
+        asked: Counter[str] = Counter()
+        spent_s = 0.0
+        for number in range(snapshots + 1, snapshots + 1 + _PUBLISHINGS):
+            index.write_bytes(number.to_bytes(8, "big") * 4096)
+            keeper.published(archive.create(index, epoch=1, sequence=number))
+            store.asked.clear()
+            begun_s = time.perf_counter()
+            keeper.thin()
+            spent_s += time.perf_counter() - begun_s
+            asked += store.asked
+    gets, listings = (asked[kind] / _PUBLISHINGS for kind in ("get", "list"))
+    return Cost(gets, listings, spent_s / _PUBLISHINGS, held / (1 << 20))
+
+
+def _fill(store: MemoryStore, snapshots: int) -> None:
+    begun = datetime.now(UTC) - _INTERVAL * (snapshots + 1)
+    for number in range(1, snapshots + 1):
+        pages = (str(SnapshotNumber(1, max(number - back, 1))) for back in range(PAGES_OF_ONE))
+        entry = SnapshotEntry(
+            id=str(SnapshotNumber(1, number)),
+            epoch=1,
+            sequence=number,
+            time=begun + _INTERVAL * number,
+            index_size=0,
+            segment_size=16384,
+            list_length=256,
+            parts=(),
+            pages=tuple(PagesUse(one, 70_000 + number, 80_000) for one in pages),
+        )
+        Shelf(store).save(entry)

@@ -18,10 +18,11 @@ import attrs
 
 from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
+from cas3fs.maintenance.survey import store_now
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.removal import RemovalPlan, execute_removal, plan_removal, take_stock
-from cas3fs.snapshots.retention import Policy, Verdict, current_policy, judge
+from cas3fs.snapshots.retention import Policy, Verdict, check_clocks, current_policy, judge
 from cas3fs.values import SnapshotNumber
 
 _POLICY_FRESH_S: Final = 3600.0
@@ -94,7 +95,7 @@ class Keeper:
         """What `policy`, or else the volume's own, makes of the snapshots there are; nothing is changed.
 
         Raises:
-            SnapshotError: a manifest cannot be read.
+            SnapshotError: a manifest cannot be read, or the store's clock and that of this machine disagree.
             StoreError: the store failed.
         """
         if policy is None:
@@ -106,7 +107,9 @@ class Keeper:
             raise error
         self._known = list(stock.snapshots)
         self._strays = self._archive.spared([one.id for one in self._known])
-        verdicts = judge(self._known, policy, self._now(), spared=self._strays, shown=self._shown())
+        now = store_now(self._archive.shelf.store) if policy.has_ages else self._now()
+        check_clocks(policy, self._now(), now)
+        verdicts = judge(self._known, policy, now, spared=self._strays, shown=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
         return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained(), stock))
 

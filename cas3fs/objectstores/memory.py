@@ -5,7 +5,7 @@ One lock guards the dictionary; nothing else is done under it but copying.
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from cas3fs.errors import InvalidKey, ObjectExists, ObjectMissing
@@ -23,11 +23,14 @@ from cas3fs.objectstores.base import (
 
 
 class MemoryStore(ObjectStore):
-    """A dictionary; each instance is a store of its own, whatever its name."""
+    """A dictionary; each instance is a store of its own, whatever its name. `now` is its clock."""
 
-    def __init__(self, name: str = "", *, page_size: int = 1000) -> None:
+    def __init__(
+        self, name: str = "", *, page_size: int = 1000, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self.url = f"memory://{name}"
         self._page_size = page_size
+        self._now = now
         self._lock = threading.Lock()
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
         self._folders: dict[str, int] = {}
@@ -36,7 +39,7 @@ class MemoryStore(ObjectStore):
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         check_key(key)
         data = bytes(body) if isinstance(body, bytes | bytearray | memoryview) else body.read()
-        info = ObjectInfo(key, len(data), datetime.now(UTC), dict(check_metadata(metadata)))
+        info = ObjectInfo(key, len(data), self._now(), dict(check_metadata(metadata)))
         with self._lock:
             if key in self._objects:
                 raise ObjectExists(f"{self.url} already has an object {key}")

@@ -6,6 +6,10 @@ in which there were any (the newest of each, by UTC), or those whose names match
 A *policy* is a set of rules. The one of a volume lies with it, as an entry that is never changed: a new policy has the
 next number, and the greatest is in force. A volume without any has `DEFAULT_POLICY`.
 
+A snapshot bears the time of the machine that made it, and its manifest that of the store. Where they differ by more
+than `TOLERANCE`, one clock was wrong, or the manifest took long, or was copied. One that claims to be younger than its
+manifest is as old as that. One that claims to be older is kept if a rule keeps it by either time.
+
 Nothing here deletes.
 """
 
@@ -19,8 +23,11 @@ import attrs
 
 from cas3fs.entries.kinds import PolicyEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import ObjectExists
+from cas3fs.errors import ObjectExists, SnapshotError
 from cas3fs.snapshots.manifests import SnapshotInfo
+
+TOLERANCE: Final = timedelta(minutes=15)
+"""By how much clocks may differ: as much as S3 takes in a request's signature."""
 
 _HOUR_S: Final = 3600
 _NUMBER_DIGITS: Final = 8
@@ -39,6 +46,11 @@ class Policy:
     monthly: int = 0
     names: tuple[str, ...] = ()
     """Patterns, as of a shell, for the names of named snapshots."""
+
+    @property
+    def has_ages(self) -> bool:
+        """Whether any rule asks how old a snapshot is."""
+        return any((self.within_s, self.hourly, self.daily, self.weekly, self.monthly))
 
 
 DEFAULT_POLICY: Final = Policy(within_s=_HOUR_S, hourly=24, daily=31, monthly=12, names=("*",))
@@ -75,9 +87,14 @@ def judge(
     for one in judged:
         if one.id in shown:
             reasons[one.id].append("in use")
-    for rule, kept in _rules(judged, policy, now):
+    for rule, kept in _rules(judged, policy, now, _made):
         for one in kept:
             reasons[one.id].append(rule)
+    if doubtful := {one.id for one in judged if _differ(_made(one), _stored(one))}:
+        for rule, kept in _rules(judged, policy, now, _stored):
+            for one in kept:
+                if one.id in doubtful and rule not in reasons[one.id]:
+                    reasons[one.id].append(rule)
     return tuple(Verdict(one, tuple(reasons.get(one.id, ["off the line"]))) for one in snapshots)
 
 
@@ -125,18 +142,46 @@ def _newest_id(shelf: Shelf) -> str | None:
     return max((one.id for one in shelf.listed(PolicyEntry)), default=None)
 
 
+def check_clocks(policy: Policy, here: datetime, store: datetime) -> None:
+    """What rules about ages delete is decided while this machine and the store agree on the time.
+
+    Raises:
+        SnapshotError: they do not.
+    """
+    if policy.has_ages and _differ(here, store):
+        raise SnapshotError(
+            f"no snapshot is deleted by its age, as it is {here:%Y-%m-%d %H:%M:%S} by the clock of this machine and "
+            f"{store:%Y-%m-%d %H:%M:%S} by that of the store (UTC): set right the one that is wrong"
+        )
+
+
+def _differ(one: datetime, other: datetime) -> bool:
+    return abs(one - other) > TOLERANCE
+
+
+def _made(one: SnapshotInfo) -> datetime:
+    """When a snapshot was made; by the store's clock where it claims to be younger than its manifest."""
+    stored = _stored(one)
+    return stored if one.time > stored + TOLERANCE else one.time
+
+
+def _stored(one: SnapshotInfo) -> datetime:
+    """When its manifest was stored, where that was told."""
+    return one.time if one.stored_at is None else one.stored_at
+
+
 def _rules(
-    snapshots: Sequence[SnapshotInfo], policy: Policy, now: datetime
+    snapshots: Sequence[SnapshotInfo], policy: Policy, now: datetime, moment: Callable[[SnapshotInfo], datetime]
 ) -> Iterable[tuple[str, Iterable[SnapshotInfo]]]:
-    """Each rule's name and what it keeps."""
+    """Each rule's name and what it keeps; `moment` is when a snapshot was made."""
     youngest = now - timedelta(seconds=policy.within_s)
     if policy.within_s:
-        yield "recent", [one for one in snapshots if one.time >= youngest]
+        yield "recent", [one for one in snapshots if moment(one) >= youngest]
     yield "last", snapshots[-policy.last :] if policy.last else ()
-    yield "hourly", _newest_of_each(snapshots, policy.hourly, lambda time: (time.date(), time.hour))
-    yield "daily", _newest_of_each(snapshots, policy.daily, lambda time: time.date())
-    yield "weekly", _newest_of_each(snapshots, policy.weekly, lambda time: time.isocalendar()[:2])
-    yield "monthly", _newest_of_each(snapshots, policy.monthly, lambda time: (time.year, time.month))
+    yield "hourly", _newest_of_each(snapshots, policy.hourly, moment, lambda time: (time.date(), time.hour))
+    yield "daily", _newest_of_each(snapshots, policy.daily, moment, lambda time: time.date())
+    yield "weekly", _newest_of_each(snapshots, policy.weekly, moment, lambda time: time.isocalendar()[:2])
+    yield "monthly", _newest_of_each(snapshots, policy.monthly, moment, lambda time: (time.year, time.month))
     named = [one for one in snapshots if one.name is not None]
     yield (
         "name",
@@ -145,13 +190,17 @@ def _rules(
 
 
 def _newest_of_each(
-    snapshots: Sequence[SnapshotInfo], count: int, period: Callable[[datetime], object]
+    snapshots: Sequence[SnapshotInfo],
+    count: int,
+    moment: Callable[[SnapshotInfo], datetime],
+    period: Callable[[datetime], object],
 ) -> list[SnapshotInfo]:
     """The newest snapshot of each of the last `count` periods that have any."""
     newest: dict[object, SnapshotInfo] = {}
     for one in reversed(snapshots):
-        if len(newest) == count and period(one.time.astimezone(UTC)) not in newest:
+        when = period(moment(one).astimezone(UTC))
+        if len(newest) == count and when not in newest:
             break
         if count:
-            newest.setdefault(period(one.time.astimezone(UTC)), one)
+            newest.setdefault(when, one)
     return list(newest.values())

@@ -23,7 +23,7 @@ from cas3fs.blocks.codec import Compression, decode_verified, encode, hash_block
 from cas3fs.blocks.packs import PackBuilder, read_contents
 from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.entries.shelf import Shelf
-from cas3fs.index import GarbageReader, Index
+from cas3fs.index import Index, UseRoll
 from cas3fs.index.sums import SUM_UP
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Patient
@@ -99,8 +99,8 @@ def measure_index(files: int) -> tuple[float, float, float]:
 
 
 def _plan(path: Path) -> None:
-    with GarbageReader(path) as reader:
-        make_plan(Facts(reader.pack_uses(), 1 << 50, (), None, (), 1), GcSettings())
+    with UseRoll(path) as uses:
+        make_plan(Facts(uses, 1 << 50, (), None, (), 1), GcSettings())
 
 
 def _assert_clean(patient: Patient, folder: Path) -> None:

@@ -27,11 +27,23 @@ It knows nothing of the object store, of staging files, of FUSE, or of what a ch
 """
 
 from cas3fs.index.blocks import Blocks, PackRow, number_of, ordinal_of
-from cas3fs.index.checks import Checker, FileState, PackFact
+from cas3fs.index.checks import Checker, FileState
 from cas3fs.index.chunks import Chunks
-from cas3fs.index.garbage import Garbage, GarbageReader, PackUse
+from cas3fs.index.garbage import Garbage, GarbageReader
 from cas3fs.index.namespace import ROOT_INODE, InodeRow, Namespace
 from cas3fs.index.repairs import LOST_PACK, Repairs
+from cas3fs.index.rolls import (
+    DeadPack,
+    DeadPackRoll,
+    DeadRoll,
+    EmptyRoll,
+    LiveRoll,
+    NeededRoll,
+    PackEntry,
+    PackRoll,
+    PackUse,
+    UseRoll,
+)
 from cas3fs.index.session import Index, PinnedIndex
 from cas3fs.index.sets import Counts, IndexReader
 from cas3fs.index.staging import StagedRow, StagingIndex
@@ -44,14 +56,21 @@ __all__ = [
     "Checker",
     "Chunks",
     "Counts",
+    "DeadPack",
+    "DeadPackRoll",
+    "DeadRoll",
+    "EmptyRoll",
     "FileState",
     "Garbage",
     "GarbageReader",
     "Index",
     "IndexReader",
     "InodeRow",
+    "LiveRoll",
     "Namespace",
-    "PackFact",
+    "NeededRoll",
+    "PackEntry",
+    "PackRoll",
     "PackRow",
     "PackUse",
     "PinnedIndex",
@@ -59,6 +78,7 @@ __all__ = [
     "StagedRow",
     "StagingIndex",
     "State",
+    "UseRoll",
     "number_of",
     "ordinal_of",
 ]

@@ -8,7 +8,7 @@ Every method raises `IndexDatabaseError` and its kinds, and nothing else.
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
@@ -147,12 +147,6 @@ _LOCATE = plain(
     "WHERE b.hash = :p_hash",
     "hash",
 )
-_LIVE_BETWEEN = plain(
-    "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM blocks b JOIN packs p ON p.id = b.pack "
-    "WHERE p.name >= :p_first AND p.name <= :p_last AND b.id IN (SELECT block FROM chunks) ORDER BY p.name, b.offset",
-    "first last",
-)
-_PACKS = plain("SELECT name, size, born, died, id IN (SELECT pack FROM blocks) AS used FROM packs ORDER BY name")
 _LOST_BLOCKS = plain(
     "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM lost_blocks l "
     "JOIN blocks b ON b.id = l.block JOIN packs p ON p.id = b.pack ORDER BY p.name, b.offset"
@@ -167,16 +161,6 @@ _PLACED_CHUNKS = plain(
     "inode",
 )
 _STORED_SEQ = plain("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
-
-
-class PackFact(NamedTuple):
-    """A pack, and whether the index places blocks in it."""
-
-    name: str
-    size: int
-    born: int
-    died: int | None
-    used: bool
 
 
 class PlacedChunk(NamedTuple):
@@ -270,10 +254,6 @@ class Checker:
         row: tuple[Any, ...] | None = _LOCATE.on(self._database).one(block)
         return row
 
-    def live_between(self, first: str, last: str) -> list[tuple[Any, ...]]:
-        """The live blocks of the packs of those names and all between them, as `BlockLocation`, by pack and place."""
-        return _LIVE_BETWEEN.on(self._database).all(first, last)
-
     def lost_blocks(self) -> list[tuple[Any, ...]]:
         """The blocks that are known to be lost, where the index places them, as `BlockLocation`."""
         return _LOST_BLOCKS.on(self._database).all()
@@ -290,10 +270,6 @@ class Checker:
             PlacedChunk(one[0], one[1], one[2], one[3], BlockLocation(*one[4:9]), one[9], one[10]) for one in rows
         )
         return FileState(row[0], row[1], Sums(row[2], row[3]), chunks)
-
-    def packs(self) -> Sequence[PackFact]:
-        """All packs, by name."""
-        return [PackFact(row[0], row[1], row[2], row[3], bool(row[4])) for row in _PACKS.on(self._database).all()]
 
     def close(self) -> None:
         """Closes the connection."""

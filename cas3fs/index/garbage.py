@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What no chunk names any more: found on a reading connection, taken out of the index on the writer's.
+"""What no chunk names any more: taken out of the index, on the writer's connection.
 
 A *live* block is one that a chunk names. A pack is *young* when it was born with the snapshot that is yet to come:
 its blocks may be on their way into chunks, so garbage in it is left alone. A pack *dies* when none of its blocks is in
 the index any more; its row stays, since earlier snapshots may need it, until its object is gone.
 
-`GarbageReader` sees what is committed and needs no lock. `Garbage` is the writer's: its methods need the caller's
-lock, and decide anew what is dead at the moment when they delete. Each of its statements passes over all chunks, about
-a tenth of a second for a million; so that other operations get in between, `drop_dead` is given ranges of ids.
+What is dead is found by passes over the whole index, without a lock (`cas3fs.index.rolls`), and may be named again
+before it is taken out. So whoever takes out garbage has the index *watched* first, and looks for it afterwards: the
+writer's connection then notes every block that a chunk comes to name, and every pack in which a block comes to lie,
+whatever statement does that, and what was noted stays. The notes are undone with the change that made them.
 
-Every method raises `IndexDatabaseError` and its kinds, and nothing else.
+The methods of `Garbage` need the caller's lock. Every one raises `IndexDatabaseError` and its kinds, and nothing else.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from cas3fs.index.blocks import PackRow
 from cas3fs.index.database import Database
@@ -24,75 +24,59 @@ from cas3fs.index.sums import NUMBER_UNLIKE
 from cas3fs.index.texts import blocks as block_texts
 from cas3fs.index.texts import garbage as texts
 from cas3fs.index.trimming import HashIndex
-from cas3fs.values import BlockLocation, StoredPack
+from cas3fs.values import StoredPack
 
-
-class PackUse(NamedTuple):
-    """How much of a pack the index uses; sizes in bytes."""
-
-    id: int
-    name: str
-    size: int
-    born: int
-    died: int | None
-    blocks: int
-    """Blocks that the index places in it."""
-    block_bytes: int
-    """Their encoded bytes."""
-    live_blocks: int
-    live_bytes: int
+_NOTED: Final = (("chunk_named", "chunks", "block", "named"), ("block_placed", "blocks", "pack", "filled"))
+"""The trigger, the table that it watches, the column, and the table of what was noted."""
+_WATCH: Final = tuple(
+    statement
+    for trigger, table, column, notes in _NOTED
+    for statement in (
+        f"CREATE TEMP TABLE IF NOT EXISTS {notes} (id INTEGER PRIMARY KEY)",
+        f"DELETE FROM temp.{notes}",
+        f"CREATE TEMP TRIGGER IF NOT EXISTS {trigger}_new AFTER INSERT ON main.{table} "
+        f"BEGIN INSERT OR IGNORE INTO {notes} VALUES (new.{column}); END",
+        f"CREATE TEMP TRIGGER IF NOT EXISTS {trigger}_changed AFTER UPDATE OF {column} ON main.{table} "
+        f"BEGIN INSERT OR IGNORE INTO {notes} VALUES (new.{column}); END",
+    )
+)
+_UNWATCH: Final = tuple(
+    statement
+    for trigger, _, _, notes in _NOTED
+    for statement in (
+        f"DROP TRIGGER IF EXISTS temp.{trigger}_new",
+        f"DROP TRIGGER IF EXISTS temp.{trigger}_changed",
+        f"DELETE FROM temp.{notes}",  # the table stays: dropping it fails while any statement of the connection runs
+    )
+)
+_DROP: Final = plain(
+    "DELETE FROM blocks WHERE id = :p_block AND id NOT IN (SELECT id FROM temp.named) "
+    "AND EXISTS (SELECT 1 FROM packs WHERE packs.id = blocks.pack AND packs.born < :p_young)",
+    "block young",
+)
+_BURY: Final = plain(
+    "UPDATE packs SET died = :p_died WHERE id = :p_pack AND died IS NULL AND born < :p_young "
+    "AND id NOT IN (SELECT id FROM temp.filled)",
+    "died pack young",
+)
 
 
 _UNLIKE: Final = plain(NUMBER_UNLIKE, "after upto")
-BATCH_BLOCKS: Final = 20_000
-"""Dead blocks that are dropped in one go: some tenths of a second under the lock."""
 
 
 class GarbageReader:
-    """Questions about garbage, on a connection of its own; for one thread. One transaction while it is open: all
-    answers are of one instant."""
+    """What has to be asked before anything is taken for dead, on a connection of its own; for one thread."""
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
-        try:
-            self._database.execute("BEGIN")
-        except BaseException:
-            self._database.close()
-            raise
-
-    def pack_uses(self) -> list[PackUse]:
-        """Every pack with how much of it is used, oldest first."""
-        return [PackUse(*row) for row in texts.PER_PACK.on(self._database).all()]
-
-    def dead_limits(self, young: int, batch: int = BATCH_BLOCKS) -> list[int]:
-        """Ids that cut the dead blocks outside of packs born at `young` or later into batches: the last of each."""
-        return [limit for (limit,) in texts.LIMITS.on(self._database).all(young, batch)]
 
     def unlike_sums(self) -> int:
         """The number of files of which the index has other chunks than their sums tell of: it has lost some, and what
         no chunk names may be in use."""
         return int(_UNLIKE.on(self._database).one(-1, 2**63 - 1)[0])
 
-    def live_blocks(self, packs: Sequence[str]) -> Iterator[list[BlockLocation]]:
-        """The live blocks of each of these packs that has any, in the order in which they lie there."""
-        statement = texts.LIVE_OF.on(self._database)
-        for start in range(0, len(packs), texts.PACK_BATCH):
-            part = packs[start : start + texts.PACK_BATCH]
-            rows = statement.all(*part, *[part[-1]] * (texts.PACK_BATCH - len(part)))
-            for _, group in groupby(rows, key=lambda row: row[1]):
-                yield [BlockLocation(*row) for row in group]
-
-    def used_packs(self) -> set[str]:
-        """The names of the packs in which a live block lies."""
-        return {name for (name,) in texts.USED.on(self._database).all()}
-
-    def filled_packs(self) -> list[str]:
-        """The names of the packs that are not dead and in which the index places a block."""
-        return [name for (name,) in texts.FILLED.on(self._database).all()]
-
     def close(self) -> None:
         """Closes the connection."""
-        self._database.rollback()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -111,24 +95,42 @@ class Garbage:
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
-        self._drop, self._drop_unnamed, self._bury = on(texts.DROP), on(texts.DROP_UNNAMED), on(texts.BURY)
+        self._database = database
+        self._drop, self._drop_unnamed, self._bury = on(_DROP), on(texts.DROP_UNNAMED), on(_BURY)
         self._set_death, self._forget, self._widen = on(texts.SET_DEATH), on(texts.FORGET), on(texts.WIDEN)
         self._pack, self._add_pack, self._move = on(texts.PACK), on(texts.ADD_PACK), on(texts.MOVE)
         self._forget_lost, self._healed = on(texts.FORGET_LOST), on(block_texts.HEALED)
 
-    def drop_dead(self, after: int, upto: int, young: int) -> int:
-        """Drops the blocks with ids in (after, upto] that no chunk names, outside of young packs; gives how many."""
-        return self._drop.run(young, after, upto)
+    def watch(self) -> None:
+        """Begins to note what is named; to be committed before anything dead is looked for."""
+        for statement in _WATCH:
+            self._database.change(statement)
+
+    def unwatch(self) -> None:
+        """Ends that."""
+        for statement in _UNWATCH:
+            self._database.change(statement)
+
+    def drop(self, blocks: Sequence[int], young: int) -> int:
+        """Drops those of these blocks, which were dead after `watch`, that are so still, outside of young packs; gives
+        how many."""
+        before = self._database.connection.total_changes
+        self._drop.many([(block, young) for block in blocks])
+        return self._database.connection.total_changes - before
 
     def drop_unnamed(self) -> int:
         """Drops every block that no chunk names; for an index that was just restored, as packs that held nothing else
         may be gone by now."""
         return self._drop_unnamed.run()
 
-    def bury(self, died: int, young: int) -> int:
-        """Notes of packs without blocks, but for young ones, that snapshots from `died` on do not need them."""
+    def bury(self, packs: Sequence[int], died: int, young: int) -> None:
+        """Notes of those of these packs, which were empty after `watch`, that are so still, but for young ones, that
+        snapshots from `died` on do not need them."""
+        self._bury.many([(died, pack, young) for pack in packs])
+
+    def forget_lost(self) -> None:
+        """Removes what is noted of lost blocks that are gone."""
         self._forget_lost.run()
-        return self._bury.run(died, young)
 
     def set_death(self, names: Iterable[str], died: int) -> None:
         """Lets packs that have died be dead from the snapshot `died` on."""
@@ -137,6 +139,15 @@ class Garbage:
     def forget_packs(self, names: Iterable[str]) -> None:
         """Removes the rows of dead packs whose objects are gone."""
         self._forget.many([(name,) for name in names])
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those of these packs that are not in the index, the open group included."""
+        return [name for name in names if self._pack.one(name) is None]
+
+    def still_dead(self, names: Iterable[str], published: int) -> list[str]:
+        """Those of these packs that snapshots from `published` on do not need."""
+        rows = ((name, self._pack.one(name)) for name in names)
+        return [name for name, row in rows if row is not None and row[2] is not None and row[2] <= published]
 
     def move_blocks(self, new: StoredPack, olds: Sequence[str], born: int) -> int:
         """Enters the pack `new`, and lets each of its blocks lie there that still lies in the pack of `olds` that

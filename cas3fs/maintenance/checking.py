@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Checking: the index against itself and the store's listing, snapshots, staging. Nothing is changed.
 
-The order keeps a running file system from looking damaged: objects are listed first, the index is read afterwards, and
-a pack that came in between is asked for by name.
+Packs are compared with the index while they are listed, both by name, so that neither is held whole. A running file
+system does not look damaged by that: what the index knows of packs is read before, and a pack that is not listed is
+asked for by name.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -12,12 +13,13 @@ from typing import Any, Final
 import attrs
 
 from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotError, SnapshotMissing
-from cas3fs.index import LOST_PACK, Checker, PackFact, StagingIndex, ordinal_of
+from cas3fs.index import LOST_PACK, Checker, PackEntry, PackRoll, StagingIndex, ordinal_of
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.findings import MOST_PATHS, Finding
-from cas3fs.maintenance.survey import ASIDE_PREFIX, Listing, key_of_pack, take_listing
+from cas3fs.maintenance.survey import ASIDE_PREFIX, MOST_TOLD, Comparison, Listing, key_of_pack, take_listing
 from cas3fs.objectstores import ObjectStore
+from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.parts import NOT_THERE
@@ -47,6 +49,24 @@ class Patient:
     which: str = "the local index"
 
 
+class _Amiss:
+    """Packs that the listing lacks, or has with another size; the first `MOST_TOLD` of each."""
+
+    def __init__(self) -> None:
+        self.other_sizes: list[tuple[PackEntry, int]] = []
+        self.not_listed: list[PackEntry] = []
+
+    def listed(self, pack: PackEntry, info: ObjectInfo) -> None:
+        """A pack of the index, as it is listed."""
+        if info.size != pack.size and pack.used and len(self.other_sizes) < MOST_TOLD:
+            self.other_sizes.append((pack, info.size))
+
+    def unlisted(self, pack: PackEntry) -> None:
+        """One that is not."""
+        if len(self.not_listed) < MOST_TOLD:
+            self.not_listed.append(pack)
+
+
 class Checkup:
     """One check of a volume."""
 
@@ -64,13 +84,16 @@ class Checkup:
             StoreError: the store could not be listed.
             IndexDatabaseError: the index could not be read at all.
         """
+        if findings := self.damage():
+            return findings
         self._report({"what": "listing"})
-        listing = take_listing(self._of.store)
-        self.checked |= {"objects": listing.count, "packs": len(listing.packs), "snapshots": len(listing.snapshots)}
+        amiss = _Amiss()
+        with PackRoll(self._of.index) as roll:
+            comparison = Comparison(roll, listed=amiss.listed, unlisted=amiss.unlisted)
+            listing = take_listing(self._of.store, comparison.see)
+            comparison.finish()
+        self.checked |= {"objects": listing.count, "packs": listing.pack_count, "snapshots": len(listing.snapshots)}
         with Checker(self._of.index) as checker:
-            findings = self._damage_in(checker)
-            if findings:
-                return findings
             findings = list(self.index_findings(checker))
         # nobody reads the index while the store is asked: its log would grow meanwhile
         snapshots: list[SnapshotInfo] = []
@@ -78,12 +101,11 @@ class Checkup:
         findings += self._snapshots(listing, snapshots)
         self._report({"what": "checking packs"})
         numbers = [ordinal_of(one.number) for one in snapshots]
+        known = {*self._of.losses, LOST_PACK}
+        needed = [pack.name for pack in amiss.not_listed if _is_needed(pack, numbers) and pack.name not in known]
+        gone = {name for name in needed if self._is_gone(name)}
         with Checker(self._of.index) as checker:
-            needed = [pack.name for pack in checker.packs() if _is_needed(pack, numbers)]
-        known = {*listing.packs, *self._of.losses, LOST_PACK}
-        gone = {name for name in needed if name not in known and self._is_gone(name)}
-        with Checker(self._of.index) as checker:
-            findings += self._packs(checker, listing, numbers, gone)
+            findings += self._packs(checker, amiss, numbers, gone)
             findings += self._staging(checker)
         findings += [_of_object(info.key) for info in listing.strange]
         return findings
@@ -153,14 +175,11 @@ class Checkup:
     # -- the store
 
     def _packs(
-        self, checker: Checker, listing: Listing, numbers: Sequence[int], gone: Collection[str]
+        self, checker: Checker, amiss: "_Amiss", numbers: Sequence[int], gone: Collection[str]
     ) -> Iterator[Finding]:
-        for pack in checker.packs():
-            info = listing.packs.get(pack.name)
-            if info is not None:
-                if info.size != pack.size and pack.used:
-                    yield self._of_pack(checker, "pack-wrong-size", pack, f"{info.size} bytes, not {pack.size}")
-                continue
+        for pack, size in amiss.other_sizes:
+            yield self._of_pack(checker, "pack-wrong-size", pack, f"{size} bytes, not {pack.size}")
+        for pack in amiss.not_listed:
             if pack.name == LOST_PACK or not _is_needed(pack, numbers):
                 if pack.used:
                     yield self._of_pack(checker, "known-loss", pack)
@@ -177,7 +196,7 @@ class Checkup:
         return False
 
     @staticmethod
-    def _of_pack(checker: Checker, code: str, pack: PackFact, detail: str = "") -> Finding:
+    def _of_pack(checker: Checker, code: str, pack: PackEntry, detail: str = "") -> Finding:
         if pack.name == LOST_PACK:
             detail = "which stands for blocks that are nowhere"
         paths, count = paths_of_users(checker, checker.users_of_pack(pack.name))
@@ -220,7 +239,7 @@ class Checkup:
                 yield Finding("staging-bytes-missing", about, f"{name} is not there", path_texts([path]), 1)
 
 
-def _is_needed(pack: PackFact, numbers: Iterable[int]) -> bool:
+def _is_needed(pack: PackEntry, numbers: Iterable[int]) -> bool:
     """Whether the volume, or one of the snapshots of these numbers, needs the pack."""
     return pack.used or any(pack.born <= number < (pack.died or number + 1) for number in numbers)
 

@@ -23,6 +23,8 @@ LINE_BYTES: Final = 48
 """What a pack takes beside its blocks: header and footer, and a line of its table for each block."""
 SAVING_S: Final = 183 * 86400.0
 """What comes free is taken to save room for so long."""
+MOST_PACKS: Final = 20_000
+"""That one gc rewrites: as many are held in memory."""
 KEPT: Final = "a snapshot that stays for long needs them"
 LIMITED: Final = "more than is to be copied"
 
@@ -94,6 +96,7 @@ class Chooser:
         self._sparse: list[PackUse] = []
         self._kept = Left(KEPT, 0, 0)
         self._kept_longest_s = 0.0
+        self._over_packs = self._over_bytes = 0
 
     def see(self, use: PackUse) -> None:
         """One of all packs."""
@@ -104,14 +107,24 @@ class Chooser:
         stay_s, snapshot = self._stays.of(use.born)
         if use.live_bytes * stay_s <= (use.size - use.live_bytes) * SAVING_S:
             self._sparse.append(use)
+            if len(self._sparse) >= 2 * MOST_PACKS:
+                self._leave_fullest()
             return
         told = snapshot if stay_s > self._kept_longest_s else self._kept.snapshot
         self._kept_longest_s = max(stay_s, self._kept_longest_s)
         self._kept = Left(KEPT, self._kept.packs + 1, self._kept.bytes + use.size - use.live_bytes, told)
 
+    def _leave_fullest(self) -> None:
+        """Brings the emptiest to the front, and leaves to a later gc what would be too many."""
+        self._sparse.sort(key=lambda use: (live_share(use), use.id))
+        for use in self._sparse[MOST_PACKS:]:
+            self._over_packs += 1
+            self._over_bytes += use.size - use.live_bytes
+        del self._sparse[MOST_PACKS:]
+
     def choice(self) -> Choice:
         """What was chosen of those seen, the emptiest first, while the bytes to be copied are within the limit."""
-        self._sparse.sort(key=lambda use: (live_share(use), use.id))
+        self._leave_fullest()
         chosen, size_bytes = 0, 0
         for use in self._sparse:
             size_bytes += use.live_bytes
@@ -119,10 +132,16 @@ class Chooser:
                 break
             chosen += 1
         over = self._sparse[chosen:]
-        limited = Left(LIMITED, len(over), sum(use.size - use.live_bytes for use in over))
+        unused_bytes = self._over_bytes + sum(use.size - use.live_bytes for use in over)
+        limited = Left(LIMITED, self._over_packs + len(over), unused_bytes)
         return Choice(self._sparse[:chosen], tuple(one for one in (self._kept, limited) if one.packs))
+
+
+def packed_bytes(blocks: int, block_bytes: int) -> int:
+    """How large a pack of so many blocks, of so many encoded bytes, is."""
+    return PACK_OVERHEAD_BYTES + blocks * LINE_BYTES + block_bytes
 
 
 def live_share(use: PackUse) -> float:
     """How large a pack with the live blocks alone would be, as a part of what it is: 1 where all blocks are live."""
-    return (PACK_OVERHEAD_BYTES + use.live_blocks * LINE_BYTES + use.live_bytes) / use.size if use.size else 1.0
+    return packed_bytes(use.live_blocks, use.live_bytes) / use.size if use.size else 1.0

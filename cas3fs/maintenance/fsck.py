@@ -38,7 +38,7 @@ from cas3fs.maintenance.losses import DAMAGED, known_losses, set_losses
 from cas3fs.maintenance.mending import Mender
 from cas3fs.maintenance.recovering import Recovered, Recoverer
 from cas3fs.maintenance.reverting import Reverter
-from cas3fs.maintenance.survey import DAMAGED_PREFIX, take_listing
+from cas3fs.maintenance.survey import DAMAGED_PREFIX, key_of_pack
 from cas3fs.maintenance.verifying import Verified, Verifier
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
@@ -248,10 +248,11 @@ class Fsck:
             wanted = [_wanted(checker, one) for one in hurt]
         patient = self._patient()
         rows = None if patient.staging is None else patient.staging[1]
-        listing = take_listing(self._at.store)
-        recoverer = Recoverer(self._at, listing, self._cache, rows, self._report)
+        recoverer = Recoverer(self._at, self._cache, rows, self._report)
         recovered = recoverer.recover(_places(hurt, wanted))
-        self._write_down(hurt, {name: info.size for name, info in listing.packs.items()}, recovered.damaged)
+        resized = {str(one.touches["pack"]) for one in hurt if one.code == "pack-wrong-size"}
+        sizes = {pack: self._at.store.head(key_of_pack(pack)).size for pack in resized}
+        self._write_down(hurt, sizes, recovered.damaged)
         mended += [_told(one, blocks, recovered) for one, blocks in zip(hurt, wanted, strict=True)]
         return True
 

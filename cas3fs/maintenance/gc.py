@@ -8,19 +8,21 @@ the first deletion, and was known to be dead by a snapshot that was published be
  1. publish: everything written is stored and named by a snapshot. *A snapshot more.*
  2. rewrite packs that are mostly empty, where that pays (`choosing`, `rewriting`). *Some moved: they lie in either
     pack, and the index says where.* One in which a block cannot be read stays as it is, and ends nothing.
- 3. survey the store: a complete listing, every manifest read. *Nothing.*
+ 3. survey the store: one complete listing, every manifest read. What is there and not known is judged, and so is what
+    should be there. *Nothing.*
  4. merge in what snapshots off the line of writers need, and snapshots of an epoch from which packs are there that the
     index does not know: it may have gone on from an older state than those had. *Rows that keep packs alive, which the
     next gc merges again.*
  5. check that the chunks in the index are those that its sums tell of (`cas3fs.index.sums`), or end: where some are
     lost, what they name would be taken for dead. Then drop dead blocks from the index, in batches, each decided
-    anew under the file system's lock; mark packs that have no block left as dead from the next snapshot on. *Some are
-    dropped: a storer that was about to name one looks it up in its own transaction, finds it gone, and stores it again;
-    the rest goes with the next gc.*
+    anew under the file system's lock; mark packs that have no block left as dead from the next snapshot on
+    (`dropping`). *Some are dropped: a storer that was about to name one looks it up in its own transaction, finds it
+    gone, and stores it again; the rest goes with the next gc.*
  6. look into the newest snapshot, where that pays (`looking`). *Nothing, or an earlier death that is as true.*
  7. publish a snapshot in which they are dead; it is acknowledged, so no other writer had taken over by then. *The
     objects are still there, marked dead: the next gc deletes them.*
- 8. survey again, and only then read what is known and what is in flight; judge. *Nothing.*
+ 8. list the snapshots again: what was just published is there, or no listing is believed. Of what was not known in
+    step 3, what is known by now, or in flight, is left alone. *Nothing.*
  9. delete packs, in batches: the fence is checked, the objects go, then their rows. *Objects are gone whose rows say
     that they are dead: deleting them again does no harm, as no name of a pack ever recurs.* The row of an object that
     the store refuses to delete stays, and all others go (`deleting`).
@@ -29,40 +31,56 @@ the first deletion, and was known to be dead by a snapshot that was published be
 Another writer who takes over while step 9 deletes goes on from a snapshot that was published in step 7 or later, as he
 lists the snapshots after his claim, and we asked for claims after our snapshot: no snapshot that he could go on from
 needs what is deleted.
+
+Memory: the manifests, and some MiB. Packs and blocks are gone through by rolls (`cas3fs.index.rolls`); of strays, and
+of packs to be rewritten, a bounded number is held, and the next gc goes on with the rest. The file system's lock is
+held for some milliseconds at a time.
 """
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import attrs
 
 from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import EntryError, ObjectMissing, SnapshotError, StoreError, VolumeError
-from cas3fs.index import LOST_PACK, GarbageReader, PackUse, ordinal_of
+from cas3fs.index import (
+    LOST_PACK,
+    DeadPack,
+    DeadPackRoll,
+    GarbageReader,
+    PackRoll,
+    PackRow,
+    PackUse,
+    UseRoll,
+    ordinal_of,
+)
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.choosing import Stays
 from cas3fs.maintenance.deleting import Deleter
+from cas3fs.maintenance.dropping import drop_dead
 from cas3fs.maintenance.looking import check_sums, known_packs, needed_packs
 from cas3fs.maintenance.losses import known_losses
-from cas3fs.maintenance.naming import Named, find_named
-from cas3fs.maintenance.plans import DELETE_BATCH, Facts, GcPlan, GcSettings, choose_rewrites, death_of, make_plan
+from cas3fs.maintenance.naming import find_named
+from cas3fs.maintenance.plans import DELETE_BATCH, Deaths, Facts, GcPlan, GcSettings, Sum, choose_rewrites, make_plan
 from cas3fs.maintenance.rewriting import Rewriter
 from cas3fs.maintenance.strays import COLLECT, NAMED, Judge, Stray, find_strays
 from cas3fs.maintenance.survey import (
     Survey,
     key_of_pack,
-    missing_packs,
     name_of_pack,
     store_now,
     take_aside,
     take_survey,
 )
-from cas3fs.objectstores.base import batches
+from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.lifetimes import lifetimes
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.parts import find_lost
@@ -70,6 +88,8 @@ from cas3fs.snapshots.retention import current_policy
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 _log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 @attrs.frozen
@@ -131,25 +151,20 @@ class Collector:
             with GarbageReader(self._at.filesystem.index.path) as reader:
                 check_sums(reader)
             survey = self._survey(report)
-            uses = self._uses()
-            facts = self._facts(survey, uses, settings)
-            looked = None if survey.aside else self._looked(facts)
-            return make_plan(attrs.evolve(facts, looked=looked), settings)
-
-    def _uses(self) -> list[PackUse]:
-        with GarbageReader(self._at.filesystem.index.path) as reader:
-            return reader.pack_uses()
-
-    def _facts(self, survey: Survey, uses: Sequence[PackUse], settings: GcSettings) -> Facts:
-        return Facts(
-            uses=uses,
-            young=ordinal_of(self._at.publishing.next_number),
-            snapshots=survey.snapshots,
-            looked=None,
-            strays=self._unnamed(survey, self._strays(survey, {use.name for use in uses}, settings)),
-            list_requests=survey.listing.requests,
-            stays=self._stays(survey.snapshots, survey.aside),
-        )
+            strays = self._strays(survey, survey.snapshots, self._judge(survey, settings))
+            facts = Facts(
+                uses=(),
+                young=ordinal_of(self._at.publishing.next_number),
+                snapshots=survey.snapshots,
+                looked=None,
+                strays=self._unnamed(survey, strays),
+                list_requests=survey.listing.requests,
+                stays=self._stays(survey.snapshots, survey.aside),
+            )
+            with UseRoll(self._at.filesystem.index.path) as uses:
+                dead = (use for use in uses if use.born < facts.young and not use.live_blocks)
+                with self._looked(survey, facts.young, dead) as looked:
+                    return make_plan(attrs.evolve(facts, uses=uses, looked=looked), settings)
 
     def _stays(self, snapshots: Sequence[SnapshotInfo], aside: Sequence[SnapshotNumber]) -> Stays:
         """For how long the snapshots will need what is in use now."""
@@ -162,32 +177,31 @@ class Collector:
         strays = archive.strays([one.id for one in snapshots])
         return Stays(snapshots, lifetimes(snapshots, policy, datetime.now(UTC), spared=strays), aside)
 
-    def _looked(self, facts: Facts) -> tuple[int, set[str]] | None:
-        """What the newest snapshot really needs, if finding out costs less than it may free."""
-        if not facts.snapshots:
-            return None
-        newest = facts.snapshots[-1]
+    @contextmanager
+    def _looked(
+        self, survey: Survey, young: int, dead: Iterable[PackUse | DeadPack]
+    ) -> Iterator[tuple[int, Container[str]] | None]:
+        """What the newest snapshot really needs, if finding out costs less than it may free of `dead`."""
+        if not survey.snapshots or survey.aside:
+            yield None
+            return
+        newest = survey.snapshots[-1]
         number = ordinal_of(newest.number)
-        doubtful = [use for use in facts.uses if use.born < facts.young and not use.live_blocks]
-        held_bytes = sum(use.size for use in doubtful if use.born <= number < death_of(use, facts))
-        if held_bytes <= newest.index_size:
-            return None
-        try:
-            return number, needed_packs(self._at.archive, newest.id, self._at.scratch)
-        except SnapshotError as error:
-            _log.error(
-                "what snapshot %s really needs cannot be found out, so it is taken to need all: %s", newest.id, error
-            )
-            return None
+        deaths = Deaths(young, (), None)
+        held_bytes = sum(pack.size for pack in dead if pack.born <= number < deaths.of(pack))
+        with ExitStack() as resources:
+            looked = None
+            if held_bytes > newest.index_size:
+                try:
+                    needed = needed_packs(self._at.archive, newest.id, self._at.scratch)
+                    looked = number, resources.enter_context(needed)
+                except SnapshotError as error:
+                    _log.error("snapshot %s cannot be looked into, and is taken to need all: %s", newest.id, error)
+            yield looked
 
-    def _strays(self, survey: Survey, known: set[str], settings: GcSettings) -> tuple[Stray, ...]:
-        """Everything that is not known; `survey` was taken before `known` was read, and that before this."""
-        known |= self._at.filesystem.unrecorded_packs()
-        known |= self._recorded()
-        aside = set(survey.aside)
-        pages = {use.id for info in survey.snapshots for use in info.pages}
-        pages |= {one for one in survey.listing.pages if PagesNumber.parse(one).snapshot in aside}
-        judge = Judge(
+    def _judge(self, survey: Survey, settings: GcSettings) -> Judge:
+        """Who says which strays may go; asked before anything more is published."""
+        return Judge(
             epoch=self._at.epoch,
             overruled=self._at.epochs.overruled(),
             claimed=survey.listing.epochs,
@@ -196,17 +210,31 @@ class Collector:
             grace_s=settings.grace_s,
             aside=max((one.epoch for one in survey.aside), default=0),
         )
-        return find_strays(survey.listing, known, pages, judge)
+
+    def _strays(self, survey: Survey, snapshots: Iterable[SnapshotInfo], judge: Judge) -> tuple[Stray, ...]:
+        """Everything in the survey that is not known by now, with what `judge` says of it.
+
+        Args:
+            snapshots: all that are retained by now.
+        """
+        aside = set(survey.aside)
+        pages = {use.id for info in snapshots for use in info.pages}
+        pages |= {one for one in survey.listing.pages if PagesNumber.parse(one).snapshot in aside}
+        return find_strays(survey.listing, self._still_unknown(survey.unknown), pages, judge)
+
+    def _still_unknown(self, packs: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """Those of the packs in a listing that nobody knows, the open group and what is on its way included."""
+        filesystem = self._at.filesystem
+        for batch in _some(packs, DELETE_BATCH):
+            under_way = filesystem.unrecorded_packs()
+            with filesystem.lock:
+                unknown = set(filesystem.index.garbage.unknown([name_of_pack(info.key) for info in batch]))
+            yield from (info for info in batch if name_of_pack(info.key) in unknown - under_way)
 
     def _unnamed(self, survey: Survey, strays: Sequence[Stray]) -> tuple[Stray, ...]:
         """The same, but that no pack goes which a snapshot of its epoch names."""
         named = find_named(strays, survey.snapshots, self._at)
         return tuple(attrs.evolve(one, verdict=NAMED) if named.spares(one) else one for one in strays)
-
-    def _recorded(self) -> set[str]:
-        """The packs of the open group too."""
-        with self._at.filesystem.lock:
-            return {row.name for row in self._at.filesystem.index.blocks.packs()}
 
     # -- the execution
 
@@ -247,49 +275,64 @@ class Collector:
         if damaged:  # the survey says so, and ends the gc
             return rewriter
         stays = self._stays(snapshots, take_aside(self._at.store))
-        chosen = choose_rewrites((use for use in self._uses() if use.name not in lost), settings, stays, young)
+        with UseRoll(self._at.filesystem.index.path) as uses:
+            chosen = choose_rewrites((use for use in uses if use.name not in lost), settings, stays, young)
         rewriter.left = chosen.left
         if chosen.packs:
-            rewriter.rewrite([use.name for use in chosen.packs], chosen.live_bytes)
+            rewriter.rewrite([use.id for use in chosen.packs], chosen.live_bytes)
         return rewriter
 
     def _collect(self, settings: GcSettings, report: Report) -> GcResult:
         at = self._at
         survey = self._survey(report)
+        judge = self._judge(survey, settings)
         self._step(report, "merging")
-        self._merge(survey.off_line)
-        named = find_named(self._strays(survey, set(), settings), survey.snapshots, at)
-        self._merge_named(named)
+        for one in survey.off_line:
+            self._merge(known_packs(at.archive, one.id, at.scratch), one.number)
+        named = find_named(self._strays(survey, survey.snapshots, judge), survey.snapshots, at)
+        for number, rows in named.rows.items():
+            self._merge(rows, number)
         young = ordinal_of(at.publishing.next_number)
-        dropped = self._drop(young, report)
+        dropped = drop_dead(at.filesystem, young, lambda told: self._told(report, told))
         self._settle_deaths(survey, young)
         self._step(report, "publishing")
         newest = at.publishing.publish_held(report)
-        survey = self._survey(report)
-        if newest not in {one.id for one in survey.snapshots}:
-            raise StoreError(f"{at.store.url} does not list snapshot {newest}, which is there: nothing is deleted")
-        strays = self._strays(survey, set(), settings)
-        free, held_bytes = self._freeable(survey, newest)
+        self._step(report, "listing snapshots")
+        retained = self._retained(survey, newest)
+        strays = self._strays(survey, retained, judge)
         deleter = Deleter(at.store, at.publishing.check_fence)
-        freed = self._delete_packs(free, deleter, report)
+        freed, held = self._delete_packs([one.number for one in retained], survey.aside, newest, deleter, report)
         unnamed = (stray for stray in strays if stray.verdict == COLLECT and not named.spares(stray))
-        going = {stray.key: stray.size for stray in unnamed}
-        removed = self._delete_strays(going, deleter, report)
+        removed = self._delete_strays({stray.key: stray.size for stray in unnamed}, deleter, report)
         return GcResult(
             dropped_blocks=dropped,
-            deleted_packs=len(freed),
-            freed_bytes=sum(freed),
-            deleted_strays=len(removed),
-            stray_bytes=sum(removed),
+            deleted_packs=freed.count,
+            freed_bytes=freed.bytes,
+            deleted_strays=removed.count,
+            stray_bytes=removed.bytes,
             rewritten_packs=0,
             rewritten_bytes=0,
-            held_bytes=held_bytes,
-            strays_left=len(strays) - len(removed),
+            held_bytes=held.bytes,
+            strays_left=len(strays) - removed.count,
             snapshot=newest,
             hurt_snapshots=self._hurt(survey),
             refused_objects=deleter.refused,
             problems=(deleter.problem,) if deleter.refused else (),
         )
+
+    def _retained(self, survey: Survey, newest: str) -> list[SnapshotInfo]:
+        """The snapshots that are retained by now: those of the survey, and what came since.
+
+        Raises:
+            StoreError: the one that was just published is not listed.
+            SnapshotError: one cannot be read.
+        """
+        now = self._at.archive.list()
+        if newest not in {one.id for one in now}:
+            raise StoreError(
+                f"{self._at.store.url} does not list snapshot {newest}, which is there: nothing is deleted"
+            )
+        return list(({one.id: one for one in survey.snapshots} | {one.id: one for one in now}).values())
 
     def _survey(self, report: Report) -> Survey:
         """A survey in which everything is that must be there; where one thing lacks, anything may."""
@@ -297,9 +340,9 @@ class Collector:
         at, filesystem = self._at, self._at.filesystem
         with filesystem.lock:
             lost = known_losses(filesystem.index) | {LOST_PACK}
-        with GarbageReader(filesystem.index.path) as reader:
-            needed = reader.filled_packs()
-        survey = take_survey(at.store, at.archive)
+        filesystem.commit()
+        with PackRoll(filesystem.index.path) as known:
+            survey = take_survey(at.store, at.archive, known, lost)
         if survey.listing.latest_epoch > at.epoch:
             at.epochs.saw(survey.listing.latest_epoch)
             at.publishing.check_fence()
@@ -307,11 +350,11 @@ class Collector:
             raise StoreError(f"{at.store.url} does not list snapshot {unlisted[0]}, which is there: nothing is deleted")
         if len(survey.listing.snapshots) != len(survey.snapshots):
             raise SnapshotError("two listings of the snapshots differ, so nothing is deleted")
-        if missing := missing_packs(survey.listing, needed, lost):
-            self._note_lost(missing)
+        if survey.missing:
+            self._note_lost(survey.missing)
             raise StoreError(
-                f"{len(missing)} packs that are in use are not listed by {at.store.url}, such as {missing[0]}: "
-                "nothing is deleted; `cas3fs fsck` tells more"
+                f"{survey.missing_count} packs that are in use are not listed by {at.store.url}, such as "
+                f"{survey.missing[0]}: nothing is deleted; `cas3fs fsck` tells more"
             )
         return survey
 
@@ -335,91 +378,76 @@ class Collector:
             except ObjectMissing:
                 self._at.filesystem.lose_pack(pack)
 
-    def _merge(self, off_line: Sequence[SnapshotInfo]) -> None:
+    def _merge(self, rows: Iterable[PackRow], number: SnapshotNumber) -> None:
+        """The index knows that the snapshot of that number may need these packs, some at a time."""
         filesystem = self._at.filesystem
-        for one in off_line:
-            rows = known_packs(self._at.archive, one.id, self._at.scratch)
+        for batch in _some(rows, DELETE_BATCH):
             with filesystem.lock, filesystem.operation():
-                filesystem.index.garbage.merge_packs(rows, ordinal_of(one.number))
-
-    def _merge_named(self, named: Named) -> None:
-        filesystem = self._at.filesystem
-        for number, rows in named.rows.items():
-            with filesystem.lock, filesystem.operation():
-                filesystem.index.garbage.merge_packs(rows, ordinal_of(number))
-
-    def _drop(self, young: int, report: Report) -> int:
-        filesystem = self._at.filesystem
-        filesystem.complete_index()
-        with GarbageReader(filesystem.index.path) as reader:
-            check_sums(reader)
-            limits = reader.dead_limits(young)
-        after = dropped = 0
-        for number, limit in enumerate(limits):
-            self._told(report, {"what": "dropping blocks", "done": number, "total": len(limits)})
-            with filesystem.lock, filesystem.operation():
-                dropped += filesystem.index.garbage.drop_dead(after, limit, young)
-            after = limit
-        self._step(report, "marking packs")
-        with filesystem.lock, filesystem.operation():
-            filesystem.index.garbage.bury(young, young)
-        return dropped
+                filesystem.index.garbage.merge_packs(batch, ordinal_of(number))
 
     def _settle_deaths(self, survey: Survey, young: int) -> None:
         """Corrects the deaths of packs of which a look tells that the newest snapshot does not need them."""
         filesystem = self._at.filesystem
-        filesystem.commit()
-        facts = Facts(self._uses(), young, survey.snapshots, None, (), 0)
-        looked = None if survey.aside else self._looked(facts)
-        if looked is None:
-            return
-        facts = attrs.evolve(facts, looked=looked)
-        earlier = [use.name for use in facts.uses if use.died is not None and death_of(use, facts) < use.died]
-        with filesystem.lock, filesystem.operation():
-            filesystem.index.garbage.set_death(earlier, looked[0])
-
-    def _freeable(self, survey: Survey, newest: str) -> tuple[dict[str, int], int]:
-        """The packs that are dead in the snapshot `newest` and that no retained one needs, with their sizes; and how
-        many bytes of other dead packs are held."""
-        numbers = [ordinal_of(one) for one in (*(info.number for info in survey.snapshots), *survey.aside)]
-        published = ordinal_of(SnapshotNumber.parse(newest))
-        filesystem = self._at.filesystem
-        with filesystem.lock:
-            deaths = [(row, row.died) for row in filesystem.index.blocks.packs() if row.died is not None]
-        free = {
-            row.name: row.size
-            for row, died in deaths
-            if died <= published and not any(row.born <= number < died for number in numbers)
-        }
-        return free, sum(row.size for row, _ in deaths) - sum(free.values())
+        with DeadPackRoll(filesystem.index.path) as dead, self._looked(survey, young, dead) as looked:
+            if looked is None:
+                return
+            deaths = Deaths(young, [ordinal_of(one.number) for one in survey.snapshots], looked)
+            earlier = (pack.name for pack in dead if deaths.of(pack) < pack.died)
+            for batch in _some(earlier, DELETE_BATCH):
+                with filesystem.lock, filesystem.operation():
+                    filesystem.index.garbage.set_death(batch, looked[0])
 
     # -- deleting
 
-    def _delete_packs(self, packs: dict[str, int], deleter: Deleter, report: Report) -> list[int]:
-        """Deletes these, of which the sizes are given, and then their rows; gives the sizes of those that went. The
-        row of one that the store refuses stays, so that the next gc finds it dead again."""
+    def _delete_packs(
+        self,
+        retained: Iterable[SnapshotNumber],
+        aside: Iterable[SnapshotNumber],
+        newest: str,
+        deleter: Deleter,
+        report: Report,
+    ) -> tuple[Sum, Sum]:
+        """Deletes the packs that are dead in the snapshot `newest` and that no retained one needs, nor one put aside,
+        and then their rows; gives how many went, and how many others are dead and held. The row of one that the store
+        refuses stays, so that the next gc finds it dead again."""
         filesystem = self._at.filesystem
-        freed: list[int] = []
-        total = sum(packs.values())
-        for batch in batches(packs, DELETE_BATCH):
-            self._told(report, {"what": "deleting packs", "done": sum(freed), "total": total})
-            gone = [name_of_pack(key) for key in deleter.delete([key_of_pack(name) for name in batch])]
-            self._step(report, "forgetting packs")
-            with filesystem.lock, filesystem.operation():
-                filesystem.index.garbage.forget_packs(gone)
-            freed += [packs[name] for name in gone]
-        filesystem.commit()
-        return freed
+        numbers = sorted(ordinal_of(one) for one in (*retained, *aside))
+        published = ordinal_of(SnapshotNumber.parse(newest))
+        freed, held = Sum(), Sum()
 
-    def _delete_strays(self, strays: dict[str, int], deleter: Deleter, report: Report) -> list[int]:
-        """Deletes these; gives the sizes of those that went."""
+        def is_free(pack: DeadPack) -> bool:
+            return pack.died <= published and bisect_left(numbers, pack.born) >= bisect_left(numbers, pack.died)
+
+        filesystem.commit()
+        with DeadPackRoll(filesystem.index.path) as dead:
+            total = sum(pack.size for pack in dead if is_free(pack))
+            for pack in dead:
+                if not is_free(pack):
+                    held.add(pack.size)
+            for batch in _some(filter(is_free, dead), DELETE_BATCH):
+                self._told(report, {"what": "deleting packs", "done": freed.bytes, "total": total})
+                sizes = {pack.name: pack.size for pack in batch}
+                with filesystem.lock:
+                    going = filesystem.index.garbage.still_dead(sizes, published)
+                gone = [name_of_pack(key) for key in deleter.delete([key_of_pack(name) for name in going])]
+                self._step(report, "forgetting packs")
+                with filesystem.lock, filesystem.operation():
+                    filesystem.index.garbage.forget_packs(gone)
+                for name in gone:
+                    freed.add(sizes[name])
+        filesystem.commit()
+        return freed, held
+
+    def _delete_strays(self, strays: Mapping[str, int], deleter: Deleter, report: Report) -> Sum:
+        """Deletes these, of which the sizes are given; gives how many went."""
         # pages after everything else: an object that a manifest could refer to goes last
         ordered = sorted(strays, key=lambda key: (key.startswith(PagesEntry.prefix()), key))
-        gone: list[int] = []
-        for batch in batches(ordered, DELETE_BATCH):
+        removed = Sum()
+        for batch in _some(ordered, DELETE_BATCH):
             self._step(report, "deleting strays")
-            gone += [strays[key] for key in deleter.delete(batch)]
-        return gone
+            for key in deleter.delete(batch):
+                removed.add(strays[key])
+        return removed
 
     # -- steps
 
@@ -439,3 +467,10 @@ class Collector:
         if self._stopping:
             raise VolumeError("the gc was stopped, as the volume is being closed; the next one goes on")
         report(told)
+
+
+def _some(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
+    """`items` in lists of `count`; the last may be shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, count)):
+        yield batch

@@ -11,12 +11,12 @@ head again therefore drops such blocks first (`Garbage.drop_unnamed`).
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cas3fs.errors import IndexCorrupt
-from cas3fs.index import GarbageReader, Index, PackRow, migrations
+from cas3fs.index import GarbageReader, NeededRoll, PackRoll, PackRow, migrations
 from cas3fs.snapshots.archive import SnapshotArchive
 
 
@@ -35,11 +35,14 @@ def restored(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator
         yield path
 
 
-def needed_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> set[str]:
+@contextmanager
+def needed_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[Container[str]]:
     """The names of the packs that the snapshot's files need; raises as `restored`."""
-    with restored(archive, snapshot, scratch) as path, GarbageReader(path) as reader:
-        check_sums(reader)
-        return reader.used_packs()
+    with restored(archive, snapshot, scratch) as path:
+        with GarbageReader(path) as reader:
+            check_sums(reader)
+        with NeededRoll(path) as needed:
+            yield needed
 
 
 def check_sums(reader: GarbageReader) -> None:
@@ -55,7 +58,8 @@ def check_sums(reader: GarbageReader) -> None:
         )
 
 
-def known_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Sequence[PackRow]:
-    """The packs that the snapshot's index knows; raises as `restored`."""
-    with restored(archive, snapshot, scratch) as path, Index.open(path) as index:
-        return index.blocks.packs()
+def known_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[PackRow]:
+    """The packs that the snapshot's index knows, one by one; raises as `restored`."""
+    with restored(archive, snapshot, scratch) as path, PackRoll(path) as roll:
+        for pack in roll:
+            yield PackRow(*pack[:4])

@@ -32,7 +32,7 @@ class Named:
     rows: Mapping[SnapshotNumber, Sequence[PackRow]]
     """The packs among the strays that a snapshot knows, by its number."""
     known: Mapping[int, frozenset[str]]
-    """The names of all packs that the last snapshot of an epoch knows, by epoch, of those that were looked into."""
+    """Those of the strays that the last snapshot of an epoch knows, by epoch, of the epochs that were looked into."""
     last: Mapping[int, SnapshotInfo]
     """The last snapshot of each earlier epoch."""
 
@@ -60,11 +60,11 @@ def find_named(strays: Iterable[Stray], snapshots: Sequence[SnapshotInfo], at: P
     known: dict[int, frozenset[str]] = {}
     for each in sorted({found for name in names if (found := epoch_of_pack(name)) in last and found is not None}):
         try:
-            packs = known_packs(at.archive, last[each].id, at.scratch)
+            packs = [row for row in known_packs(at.archive, last[each].id, at.scratch) if row.name in names]
         except SnapshotDamaged as error:
             _log.warning("packs of epoch %d that nothing else names are kept: %s", each, error)
             continue
         known[each] = frozenset(row.name for row in packs)
         # whatever it still lists may be needed by an earlier one, too, so it counts as needed up to here
-        rows[last[each].number] = [row._replace(died=None) for row in packs if row.name in names]
+        rows[last[each].number] = [row._replace(died=None) for row in packs]
     return Named(rows, known, last)

@@ -6,14 +6,15 @@ from two numbers: the snapshot it was born with, and the one it has died before.
 known (`looked`): which packs its chunks really need.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
 import attrs
 
-from cas3fs.index import PackUse, ordinal_of
+from cas3fs.index import DeadPack, PackUse, ordinal_of
 from cas3fs.maintenance.choosing import Choice, Chooser, Left, Stays
 from cas3fs.maintenance.strays import COLLECT, Stray
 from cas3fs.prices import PriceTable
@@ -75,7 +76,7 @@ class GcPlan:
     dead_block_bytes: int
     dead_packs: int
     dead_pack_bytes: int
-    free_packs: tuple[str, ...]
+    free_packs: int
     """Dead packs that no retained snapshot needs."""
     free_bytes: int
     held: tuple[Held, ...]
@@ -101,7 +102,7 @@ class GcPlan:
             "dead_block_bytes": self.dead_block_bytes,
             "dead_packs": self.dead_packs,
             "dead_pack_bytes": self.dead_pack_bytes,
-            "free_packs": len(self.free_packs),
+            "free_packs": self.free_packs,
             "free_bytes": self.free_bytes,
             "held": [attrs.asdict(one) for one in self.held],
             "rewrite_packs": len(self.rewrites),
@@ -114,58 +115,87 @@ class GcPlan:
         }
 
 
+class Deaths:
+    """When packs that no file uses any more have died.
+
+    Args:
+        young: ordinal of the next snapshot.
+        numbers: ordinals of the retained snapshots, ascending.
+        looked: ordinal of the newest snapshot and the packs that it needs, if it was looked into.
+    """
+
+    def __init__(self, young: int, numbers: Sequence[int], looked: tuple[int, Container[str]] | None) -> None:
+        self._young = young
+        self._looked = looked
+        newer = numbers[bisect_right(numbers, looked[0]) :] if looked is not None else ()
+        self._next_newer = newer[0] if newer else None
+
+    def of(self, use: PackUse | DeadPack) -> int:
+        """The ordinal of the first snapshot that does not need an unused pack."""
+        death = self._young if use.died is None else use.died
+        if self._looked is None or self._looked[0] >= death or use.name in self._looked[1]:
+            return death
+        return self._looked[0] if self._next_newer is None or self._next_newer >= death else death
+
+
 @attrs.frozen
 class Facts:
     """What a plan is made from."""
 
-    uses: Sequence[PackUse]
+    uses: Iterable[PackUse]
+    """Of all packs; gone through once."""
     young: int
     """Ordinal of the next snapshot: packs born with it are left alone."""
     snapshots: Sequence[SnapshotInfo]
-    looked: tuple[int, Collection[str]] | None
+    """Ascending."""
+    looked: tuple[int, Container[str]] | None
     """Ordinal of the newest snapshot and the packs that it needs, if it was looked into."""
     strays: tuple[Stray, ...]
     list_requests: int
     stays: Stays = attrs.field(factory=lambda: Stays((), {}))
     """For how long snapshots need what is in use."""
 
+    @property
+    def numbers(self) -> list[int]:
+        """The ordinals of the snapshots."""
+        return [ordinal_of(one.number) for one in self.snapshots]
+
 
 def make_plan(facts: Facts, settings: GcSettings) -> GcPlan:
     """The plan."""
-    old = [use for use in facts.uses if use.born < facts.young]
-    dead = [use for use in old if not use.live_blocks]
-    deaths = {use.name: death_of(use, facts) for use in dead}
-    numbers = [ordinal_of(one.number) for one in facts.snapshots]
-    needers = {use.name: [n for n in numbers if use.born <= n < deaths[use.name]] for use in dead}
-    free = [use for use in dead if not needers[use.name]]
-    choice = choose_rewrites(old, settings, facts.stays, facts.young)
-    rewrites, rewrite_bytes = choice.packs, choice.live_bytes
+    numbers = facts.numbers
+    deaths = Deaths(facts.young, numbers, facts.looked)
+    chooser = Chooser(settings.min_live, settings.max_rewrite_bytes, facts.stays, facts.young)
+    blocks, block_bytes, dead, free = 0, 0, Sum(), Sum()
+    holding = _Holding(numbers)
+    for use in facts.uses:
+        if use.born >= facts.young:
+            continue
+        blocks += use.blocks - use.live_blocks
+        block_bytes += use.block_bytes - use.live_bytes
+        if use.live_blocks:
+            chooser.see(use)
+            continue
+        dead.add(use.size)
+        if not holding.see(use.born, deaths.of(use), use.size):
+            free.add(use.size)
+    choice = chooser.choice()
     strays = [one for one in facts.strays if one.verdict == COLLECT]
     return GcPlan(
-        dead_blocks=sum(use.blocks - use.live_blocks for use in old),
-        dead_block_bytes=sum(use.block_bytes - use.live_bytes for use in old),
-        dead_packs=len(dead),
-        dead_pack_bytes=sum(use.size for use in dead),
-        free_packs=tuple(use.name for use in free),
-        free_bytes=sum(use.size for use in free),
-        held=_held(dead, needers, facts.snapshots),
-        rewrites=tuple(use.name for use in rewrites),
-        rewrite_bytes=rewrite_bytes,
-        rewrite_frees_bytes=sum(use.size for use in rewrites) - rewrite_bytes,
+        dead_blocks=blocks,
+        dead_block_bytes=block_bytes,
+        dead_packs=dead.count,
+        dead_pack_bytes=dead.bytes,
+        free_packs=free.count,
+        free_bytes=free.bytes,
+        held=holding.held({ordinal_of(one.number): one.id for one in facts.snapshots}),
+        rewrites=tuple(use.name for use in choice.packs),
+        rewrite_bytes=choice.live_bytes,
+        rewrite_frees_bytes=sum(use.size for use in choice.packs) - choice.live_bytes,
         left=choice.left,
         strays=facts.strays,
-        requests=_requests(facts, rewrites, len(free) + len(strays)),
+        requests=_requests(facts, choice.packs, free.count + len(strays)),
     )
-
-
-def death_of(use: PackUse, facts: Facts) -> int:
-    """The ordinal of the first snapshot that does not need an unused pack."""
-    death = facts.young if use.died is None else use.died
-    if facts.looked is not None and facts.looked[0] < death and use.name not in facts.looked[1]:
-        newer = [n for one in facts.snapshots if (n := ordinal_of(one.number)) > facts.looked[0]]
-        if not any(n < death for n in newer):
-            return facts.looked[0]
-    return death
 
 
 def choose_rewrites(uses: Iterable[PackUse], settings: GcSettings, stays: Stays, young: int) -> Choice:
@@ -181,33 +211,55 @@ def tally(strays: Sequence[Stray]) -> dict[str, int]:
     return dict(Counter(one.verdict for one in strays))
 
 
-def _held(
-    dead: Sequence[PackUse], needers: Mapping[str, Sequence[int]], snapshots: Sequence[SnapshotInfo]
-) -> tuple[Held, ...]:
-    every: Counter[int] = Counter()
-    alone: Counter[int] = Counter()
-    last: Counter[int] = Counter()
-    for use in dead:
-        numbers = needers[use.name]
-        every.update(dict.fromkeys(numbers, use.size))
-        if numbers:
-            last[max(numbers)] += use.size
-        if len(numbers) == 1:
-            alone[numbers[0]] += use.size
-    by_number = {ordinal_of(one.number): one.id for one in snapshots}
-    held = sorted(every)
-    with_older = accumulate(last[number] for number in held)
-    return tuple(
-        Held(by_number[number], every[number], alone[number], older)
-        for number, older in zip(held, with_older, strict=True)
-    )
+@attrs.define
+class Sum:
+    """How many there are, and how many bytes they have."""
+
+    count: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        """One more."""
+        self.count += 1
+        self.bytes += size
+
+
+class _Holding:
+    """Adds up what each retained snapshot keeps from being freed.
+
+    A pack is needed by the snapshots of a range of numbers, so its size is noted where the range begins and ends.
+    """
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+        self._steps = [0] * (len(numbers) + 1)
+        self._alone = [0] * len(numbers)
+        self._last = [0] * len(numbers)
+
+    def see(self, born: int, death: int, size: int) -> bool:
+        """A dead pack; whether any snapshot needs it."""
+        first, end = bisect_left(self._numbers, born), bisect_left(self._numbers, death)
+        if first >= end:
+            return False
+        self._steps[first] += size
+        self._steps[end] -= size
+        self._last[end - 1] += size
+        if end - first == 1:
+            self._alone[first] += size
+        return True
+
+    def held(self, ids: Mapping[int, str]) -> tuple[Held, ...]:
+        """What those that hold anything hold, ascending."""
+        every, older = accumulate(self._steps), accumulate(self._last)
+        rows = zip(self._numbers, every, self._alone, older, strict=False)
+        return tuple(Held(ids[number], held, alone, with_older) for number, held, alone, with_older in rows if held)
 
 
 def _requests(facts: Facts, rewrites: Sequence[PackUse], deletions: int) -> Requests:
     copied = sum(use.live_bytes for use in rewrites)
     return Requests(
-        lists=2 * facts.list_requests + 3 + deletions // DELETE_BATCH,
-        gets=sum(1 + use.size // RUN_BYTES for use in rewrites) + 2 * len(facts.snapshots),
+        lists=facts.list_requests + 6 + deletions // DELETE_BATCH,
+        gets=sum(1 + use.size // RUN_BYTES for use in rewrites) + len(facts.snapshots),
         puts=4 + (copied // (16 << 20) + 1 if rewrites else 0),
         deletes=-(-deletions // DELETE_BATCH),
     )

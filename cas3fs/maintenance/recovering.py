@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Recovering: blocks that are not where the index places them are looked for elsewhere.
 
-In this order: in every pack of the store, by the tables of contents (one request each for most packs); in the disk
-cache; in staging. What was found in a pack is placed there; what was found here is stored again, in a new pack. Every
-block that is found is checked against its hash before anything is changed.
+In this order: in packs of the store, by the tables of contents (one request each for most packs); in the disk cache; in
+staging. Only packs that may hold what the index does not place there are read: those that it does not know, those that
+are larger than the blocks that it places in them, and those in which it places a block that is looked for. What was
+found in a pack is placed there; what was found here is stored again, in a new pack. Every block that is found is
+checked against its hash before anything is changed.
 
 What is nowhere: a pack that is wholly gone is written down as lost (`losses`), and its blocks stay placed in it; any
 other block is placed in the lost pack (`cas3fs.index.repairs`). Either way its ranges give an I/O error, and the block
@@ -15,26 +17,30 @@ Where the process may die: packs that were put and are not entered yet are stray
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Final
 
 import attrs
 
 from cas3fs.blocks.codec import encode, hash_block
 from cas3fs.blocks.packs import FOOTER_BYTES, GUESSED_TAIL_BYTES, PackBuilder, read_contents, tail_length
-from cas3fs.blockstore.keys import pack_key, pack_name
+from cas3fs.blockstore.keys import PACKS_PREFIX, pack_key, pack_name
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.extents import unpack_ranges
-from cas3fs.index import Checker, StagingIndex
+from cas3fs.index import Checker, PackEntry, PackRoll, StagingIndex
 from cas3fs.maintenance.base import Premises, Report
+from cas3fs.maintenance.choosing import packed_bytes
 from cas3fs.maintenance.losses import known_losses, set_losses
-from cas3fs.maintenance.survey import Listing
+from cas3fs.maintenance.survey import Comparison, epoch_of_pack, name_of_pack
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
+from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.values import BlockHash, BlockLocation, PackedBlock
 
 _WORKERS: Final = 8
+PACKS_AT_ONCE: Final = 64
 _log = logging.getLogger(__name__)
 
 
@@ -58,16 +64,17 @@ class Recoverer:
         rows: of staging, while no file system works with it.
     """
 
-    def __init__(
-        self, premises: Premises, listing: Listing, cache: BlockCache | None, rows: StagingIndex | None, report: Report
-    ) -> None:
+    def __init__(self, premises: Premises, cache: BlockCache | None, rows: StagingIndex | None, report: Report) -> None:
         self._at = premises
-        self._listing = listing
         self._cache = cache
         self._rows = rows
         self._report = report
         self._retrieval = Retrieval(premises.store, Metrics())
         self._damaged: set[str] = set()
+        self._sizes: dict[str, int] = {}
+        """Of packs in which something was found."""
+        self._listed: set[str] = set()
+        """Of the packs in which the index places what is looked for, those that are in the store."""
 
     def recover(self, wanted: Mapping[BlockHash, BlockLocation]) -> Recovered:
         """Finds what can be found of `wanted`: blocks with where the index places them (a pack of no name: nowhere).
@@ -84,7 +91,7 @@ class Recoverer:
         with self._at.filesystem.lock, self._at.filesystem.operation():
             repairs = index.repairs()
             for found in places.values():
-                repairs.place(found, self._listing.packs[found.pack].size, 0)
+                repairs.place(found, self._sizes[found.pack], 0)
             for made, size in stored.values():
                 repairs.place(made, size, born)
             lost = [block for block in left if block not in stored]
@@ -94,7 +101,7 @@ class Recoverer:
 
     def _lose(self, block: BlockHash, place: BlockLocation) -> None:
         index = self._at.filesystem.index
-        if place.pack and place.pack not in self._listing.packs:
+        if place.pack and place.pack not in self._listed:
             set_losses(index, known_losses(index) | {place.pack})
             index.blocks.lose(block, place.pack)
         else:
@@ -102,24 +109,52 @@ class Recoverer:
 
     # -- in packs
 
-    def _in_packs(self, wanted: Mapping[BlockHash, object]) -> dict[BlockHash, BlockLocation]:
+    def _in_packs(self, wanted: Mapping[BlockHash, BlockLocation]) -> dict[BlockHash, BlockLocation]:
         """Where the blocks really lie, each read and verified there."""
         found: dict[BlockHash, BlockLocation] = {}
-        names = list(self._listing.packs)
+        candidates = self._candidates(wanted)
+        read = 0
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="contents") as pool:
-            for number, places in enumerate(pool.map(self._contents, names)):
-                self._report({"what": "reading contents of packs", "done": number, "total": len(names)})
-                for place in places:
-                    if place.hash not in wanted or place.hash in found:
-                        continue
-                    if self._is_good(place):
-                        found[place.hash] = place
-                    else:
-                        self._damaged.add(place.pack)
+            while len(found) < len(wanted) and (some := list(islice(candidates, PACKS_AT_ONCE))):
+                self._report({"what": "reading contents of packs", "done": read, "total": 0})
+                read += len(some)
+                for info, places in zip(some, pool.map(self._contents, some), strict=True):
+                    for place in places:
+                        if place.hash not in wanted or place.hash in found:
+                            continue
+                        if self._is_good(place):
+                            found[place.hash] = place
+                            self._sizes[place.pack] = info.size
+                        else:
+                            self._damaged.add(place.pack)
+        for _ in candidates if len(found) < len(wanted) else ():
+            pass  # to the end, so that it is known what is listed
         return found
 
-    def _contents(self, name: str) -> list[BlockLocation]:
-        info = self._listing.packs[name]
+    def _candidates(self, wanted: Mapping[BlockHash, BlockLocation]) -> Iterator[ObjectInfo]:
+        """The packs that may hold one of the blocks at a place that the index does not tell."""
+        index = self._at.filesystem.index
+        with Checker(index.path) as checker:
+            rows = [checker.locate(block) for block in wanted]
+        placed = {row[1] for row in rows if row is not None} | {place.pack for place in wanted.values()}
+        with PackRoll(index.path) as roll:
+            due: list[ObjectInfo] = []
+
+            def listed(pack: PackEntry, info: ObjectInfo) -> None:
+                if pack.name in placed:
+                    self._listed.add(pack.name)
+                if pack.name in placed or info.size != packed_bytes(pack.blocks, pack.block_bytes):
+                    due.append(info)
+
+            comparison = Comparison(roll, listed=listed, unknown=due.append)
+            for info in self._at.store.list(PACKS_PREFIX):
+                if epoch_of_pack(name_of_pack(info.key)) is not None:
+                    comparison.see(info)
+                yield from due
+                due.clear()
+
+    def _contents(self, info: ObjectInfo) -> list[BlockLocation]:
+        name = name_of_pack(info.key)
         try:
             return [BlockLocation(one.hash, name, *one[1:]) for one in contents_of(self._at.store, info.key, info.size)]
         except (BlockError, ObjectMissing, ObjectArchived) as error:

@@ -11,25 +11,23 @@ for a while ends the rewriting, and nothing else.
 Where the process may die: before the put: nothing happened; after it: the pack is unknown, and goes as a stray when
 it is old enough; within the operation, or before it is committed: the same; after that: it is done.
 
-Memory: the live blocks of one old pack and of one new one, and where those of `_PACKS_AT_ONCE` packs lie.
+Memory: the live blocks of one old pack and of one new one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
 
 from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.blockstore.plans import coalesce
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.errors import BlockError, StoreError, TransientStoreError
-from cas3fs.index import GarbageReader
+from cas3fs.index import LiveRoll
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.choosing import Left
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockLocation, StoredPack
 
-_PACKS_AT_ONCE: Final = 64
 Encoded = tuple[BlockLocation, bytes]
 
 
@@ -51,30 +49,23 @@ class Rewriter:
         """What was not to be rewritten."""
         self._first_reason = ""
 
-    def rewrite(self, packs: Sequence[str], total_bytes: int) -> None:
-        """Moves the live blocks of `packs`.
+    def rewrite(self, packs: Sequence[int], total_bytes: int) -> None:
+        """Moves the live blocks of the packs of those ids.
 
         Raises:
             StoreError: a new pack could not be stored; what was moved before is moved.
             IndexDatabaseError: the index failed; the same.
         """
-        for group in self._groups(self._encoded(self._live_blocks(packs))):
-            self._store(group)
-            self.copied_bytes += sum(len(encoded) for _, encoded in group)
-            self._report({"what": "rewriting packs", "done": self.copied_bytes, "total": total_bytes})
+        with LiveRoll(self._at.filesystem.index.path, packs) as live:
+            for group in self._groups(self._encoded(live)):
+                self._store(group)
+                self.copied_bytes += sum(len(encoded) for _, encoded in group)
+                self._report({"what": "rewriting packs", "done": self.copied_bytes, "total": total_bytes})
         if self.unreadable:
             self.problems.append(
                 f"{self.unreadable:,} packs that are mostly unused stay, as a block in each cannot be read "
                 f"(`cas3fs fsck --verify-data` tells more): {self._first_reason}"
             )
-
-    def _live_blocks(self, packs: Sequence[str]) -> Iterator[list[BlockLocation]]:
-        """The live blocks of each of these packs; nobody reads the index while the store is asked for them, as its log
-        would grow meanwhile."""
-        for start in range(0, len(packs), _PACKS_AT_ONCE):
-            with GarbageReader(self._at.filesystem.index.path) as reader:
-                found = list(reader.live_blocks(packs[start : start + _PACKS_AT_ONCE]))
-            yield from found
 
     def _encoded(self, packs: Iterable[Sequence[BlockLocation]]) -> Iterator[Encoded]:
         """The live blocks of each pack of which all can be read, as they are stored, verified."""

@@ -20,7 +20,7 @@ from typing import Final
 
 import attrs
 
-from cas3fs.maintenance.survey import Listing, epoch_of_pack
+from cas3fs.maintenance.survey import Listing, epoch_of_pack, name_of_pack
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.values import PagesNumber, SnapshotNumber
 
@@ -93,14 +93,13 @@ class Judge:
 
 
 def find_strays(
-    listing: Listing, known_packs: Collection[str], needed_pages: Collection[str], judge: Judge
+    listing: Listing, unknown_packs: Iterable[ObjectInfo], needed_pages: Collection[str], judge: Judge
 ) -> tuple[Stray, ...]:
     """Every stray in the listing with its verdict."""
 
     def found() -> Iterable[Stray]:
-        for name, info in listing.packs.items():
-            if name not in known_packs:
-                yield judge.pack(name, info)
+        for info in unknown_packs:
+            yield judge.pack(name_of_pack(info.key), info)
         for pages_id, info in listing.pages.items():
             if pages_id not in needed_pages:
                 yield judge.pages(pages_id, info)

@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The survey: everything that the store holds, as one complete listing, and every manifest.
+"""The survey: everything that the store holds, by one complete listing, and every manifest.
 
-It is complete, or it raises; nothing is ever concluded from a part of it. The order matters: the objects are listed
-first, and what is known of them is read afterwards. So an object that comes meanwhile is not in the list, and one that
-is in the list is known by then, or was never finished.
+It is complete, or it raises; nothing is ever concluded from a part of it. Packs are compared with what the index knows
+while they are listed, as both come by name: so neither is ever held whole (`Comparison`). What the index knows was read
+before, so a pack that it knows and that is not listed is missing; one that comes meanwhile may seem unknown, so whoever
+deletes asks once more.
 
-Whether a listing is as complete as it claims shows by what must be in it: see `missing_packs`.
+Whether a listing is as complete as it claims shows by what must be in it: packs in use, and what was just published. A
+listing that does not ascend is not believed either.
 """
 
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import attrs
 
 from cas3fs.blockstore.keys import PACKS_PREFIX
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
 from cas3fs.epochs.values import is_foreign, number_of
-from cas3fs.errors import DeleteFailed, EntryError, SnapshotError
+from cas3fs.errors import DeleteFailed, EntryError, SnapshotError, StoreError
+from cas3fs.index import PackEntry
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -32,18 +35,36 @@ from cas3fs.values import PagesNumber, SnapshotNumber
 PROBE_PREFIX: Final = "probe/"
 DAMAGED_PREFIX: Final = "damaged/"
 ASIDE_PREFIX: Final = DAMAGED_PREFIX + SnapshotEntry.prefix()
+MOST_TOLD: Final = 20_000
+"""Objects that are not as they should be are held in memory up to this number; a later run finds the rest."""
+Item = TypeVar("Item")
 _FOLDERS: Final = frozenset(kind.folder for kind in ALL_KINDS if kind.folder)
 _CHECKED: Final = frozenset({"packs", "pages", "snapshots", "epochs"})
 """Of which the names are looked at: others there are of no kind."""
 _LONE_KEYS: Final = frozenset({"volume"})
 
 
+class _Some(Generic[Item]):
+    """The first `MOST_TOLD` of many, and how many they are."""
+
+    def __init__(self) -> None:
+        self.first: list[Item] = []
+        self.count = 0
+
+    def add(self, item: Item) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.first) < MOST_TOLD:
+            self.first.append(item)
+
+
 @attrs.frozen
 class Listing:
     """The objects of a volume by what they are."""
 
-    packs: Mapping[str, ObjectInfo]
-    """By name: epoch, slash, hash."""
+    pack_count: int
+    pack_epoch: int
+    """The greatest of any pack; 0 for none."""
     pages: Mapping[str, ObjectInfo]
     """By id."""
     snapshots: Mapping[str, ObjectInfo]
@@ -53,17 +74,19 @@ class Listing:
     probes: tuple[ObjectInfo, ...]
     """What attempts to find out how the store behaves have left."""
     strange: tuple[ObjectInfo, ...]
-    """Objects of no kind."""
+    """Objects of no kind, the first `MOST_TOLD`."""
+    strange_count: int
+    aside: tuple[SnapshotNumber, ...]
+    """The numbers of damaged snapshots whose manifests a repair has put aside."""
     count: int
     size_bytes: int
 
     @property
     def latest_epoch(self) -> int:
         """The greatest epoch that anything is of; 0 for none."""
-        packs = (epoch_of_pack(name) or 0 for name in self.packs)
         pages = (PagesNumber.parse(one).snapshot.epoch for one in self.pages)
         snapshots = (SnapshotNumber.parse(one).epoch for one in self.snapshots)
-        return max(chain(self.epochs, packs, pages, snapshots), default=0)
+        return max(chain(self.epochs, (self.pack_epoch,), pages, snapshots), default=0)
 
     @property
     def requests(self) -> int:
@@ -76,6 +99,12 @@ class Survey:
     """A listing, and what the manifests say."""
 
     listing: Listing
+    unknown: tuple[ObjectInfo, ...]
+    """Packs that the index did not know when the listing began, the first `MOST_TOLD`."""
+    unknown_count: int
+    missing: tuple[str, ...]
+    """The names of packs in use that were not listed, the first `MOST_TOLD`."""
+    missing_count: int
     snapshots: tuple[SnapshotInfo, ...]
     """Ascending."""
     bases: tuple[Base, ...]
@@ -84,7 +113,7 @@ class Survey:
     def aside(self) -> tuple[SnapshotNumber, ...]:
         """The numbers of damaged snapshots whose manifests a repair has put aside: what they need is kept until a
         person deletes them there."""
-        return _aside(self.listing.strange)
+        return self.listing.aside
 
     @property
     def off_line(self) -> tuple[SnapshotInfo, ...]:
@@ -92,25 +121,70 @@ class Survey:
         return tuple(one for one in self.snapshots if may_be_off_line(one.number, self.bases))
 
 
-def take_listing(store: ObjectStore) -> Listing:
-    """Lists all of the volume.
+class Comparison:
+    """Compares packs as they are listed with those in the index, both by name.
+
+    Args:
+        known: what the index knows, ascending.
+        listed: called for each that is in both.
+        unlisted: called for each that is in the index alone.
+        unknown: called for each that is listed alone.
+    """
+
+    def __init__(
+        self,
+        known: Iterable[PackEntry],
+        *,
+        listed: Callable[[PackEntry, ObjectInfo], None] = lambda pack, info: None,
+        unlisted: Callable[[PackEntry], None] = lambda pack: None,
+        unknown: Callable[[ObjectInfo], None] = lambda info: None,
+    ) -> None:
+        self._known = iter(known)
+        self._next = next(self._known, None)
+        self._listed, self._unlisted, self._unknown = listed, unlisted, unknown
+
+    def see(self, info: ObjectInfo) -> None:
+        """The next pack in the listing."""
+        name = name_of_pack(info.key)
+        while self._next is not None and self._next.name < name:
+            self._pass(self._unlisted)
+        if self._next is not None and self._next.name == name:
+            self._pass(lambda pack: self._listed(pack, info))
+        else:
+            self._unknown(info)
+
+    def finish(self) -> None:
+        """The listing has ended."""
+        while self._next is not None:
+            self._pass(self._unlisted)
+
+    def _pass(self, tell: Callable[[PackEntry], None]) -> None:
+        assert self._next is not None
+        tell(self._next)
+        self._next = next(self._known, None)
+
+
+def take_listing(store: ObjectStore, see_pack: Callable[[ObjectInfo], None] = lambda info: None) -> Listing:
+    """Lists all of the volume; `see_pack` is called with each pack, by name.
 
     Raises:
-        StoreError: a page of the listing could not be had.
+        StoreError: a page of the listing could not be had, or it does not ascend.
     """
-    packs: dict[str, ObjectInfo] = {}
     pages: dict[str, ObjectInfo] = {}
     snapshots: dict[str, ObjectInfo] = {}
     epochs: set[int] = set()
     probes: list[ObjectInfo] = []
     strange: list[ObjectInfo] = []
-    count = size_bytes = 0
-    for info in store.list():
+    aside: list[SnapshotNumber] = []
+    count = size_bytes = packs = pack_epoch = stranges = 0
+    for info in _ascending(store):
         count += 1
         size_bytes += info.size
         folder, _, name = info.key.partition("/")
-        if folder == "packs" and epoch_of_pack(name) is not None:
-            packs[name] = info
+        if folder == "packs" and (epoch := epoch_of_pack(name)) is not None:
+            packs += 1
+            pack_epoch = max(pack_epoch, epoch)
+            see_pack(info)
         elif folder == PagesEntry.folder and is_pages_id(name):
             pages[name] = info
         elif folder == SnapshotEntry.folder and _is_number(name):
@@ -120,27 +194,53 @@ def take_listing(store: ObjectStore) -> Listing:
         elif info.key.startswith(PROBE_PREFIX):
             probes.append(info)
         elif info.key not in _LONE_KEYS and (folder not in _FOLDERS or folder in _CHECKED):
-            strange.append(info)
+            stranges += 1
+            aside += _aside([info])
+            if stranges <= MOST_TOLD:
+                strange.append(info)
     return Listing(
-        MappingProxyType(packs),
+        packs,
+        pack_epoch,
         MappingProxyType(pages),
         MappingProxyType(snapshots),
         frozenset(epochs),
         tuple(probes),
         tuple(strange),
+        stranges,
+        tuple(aside),
         count,
         size_bytes,
     )
 
 
-def take_survey(store: ObjectStore, archive: SnapshotArchive) -> Survey:
-    """Lists the volume and reads all manifests.
+def _ascending(store: ObjectStore) -> Iterator[ObjectInfo]:
+    before = ""
+    for info in store.list():
+        if info.key <= before:
+            raise StoreError(f"{store.url} lists {info.key} behind {before}: its listings cannot be relied on")
+        before = info.key
+        yield info
+
+
+def take_survey(
+    store: ObjectStore, archive: SnapshotArchive, known: Iterable[PackEntry], lost: Collection[str] = ()
+) -> Survey:
+    """Lists the volume, compares its packs with those that the index knows, by name, and reads all manifests; packs
+    that are known to be lost are not missed.
 
     Raises:
         SnapshotError: a manifest cannot be read: it may need anything.
         StoreError: the store failed.
     """
-    listing = take_listing(store)
+    unknown, missing = _Some[ObjectInfo](), _Some[str]()
+
+    def miss(pack: PackEntry) -> None:
+        if pack.used and pack.died is None and pack.name not in lost:
+            missing.add(pack.name)
+
+    comparison = Comparison(known, unlisted=miss, unknown=unknown.add)
+    listing = take_listing(store, comparison.see)
+    comparison.finish()
     try:
         snapshots = archive.list(pages=listing.pages)
         bases = archive.bases.all()
@@ -148,7 +248,9 @@ def take_survey(store: ObjectStore, archive: SnapshotArchive) -> Survey:
         raise SnapshotError(
             f"nothing is deleted, as something that may need anything cannot be read: {error}"
         ) from error
-    return Survey(listing, tuple(snapshots), bases)
+    return Survey(
+        listing, tuple(unknown.first), unknown.count, tuple(missing.first), missing.count, tuple(snapshots), bases
+    )
 
 
 def take_aside(store: ObjectStore) -> tuple[SnapshotNumber, ...]:
@@ -166,12 +268,6 @@ def epoch_of_pack(name: str) -> int | None:
     epoch, _, digest = name.partition("/")
     is_name = len(epoch) >= 8 and epoch.isascii() and epoch.isdigit() and len(digest) == 64
     return int(epoch) if is_name and not set(digest) - set("0123456789abcdef") else None
-
-
-def missing_packs(listing: Listing, needed: Iterable[str], lost: Collection[str]) -> list[str]:
-    """Those of the packs `needed`, which were recorded before the listing began, that it lacks, without those known to
-    be lost."""
-    return [name for name in needed if name not in listing.packs and name not in lost]
 
 
 def store_now(store: ObjectStore) -> datetime:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from cas3fs.blockstore.plans import Run, coalesce
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import BlockError, BlockMissing, ObjectArchived, ObjectMissing, SnapshotDamaged, SnapshotMissing
-from cas3fs.index import LOST_PACK, Checker, GarbageReader, PackUse, ordinal_of
+from cas3fs.index import LOST_PACK, LiveRoll, PackUse, UseRoll, ordinal_of
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark, Place
 from cas3fs.maintenance.choosing import live_share
@@ -87,6 +87,20 @@ class _Group:
     kept: frozenset[BlockLocation]
 
 
+class _ByPack:
+    """Blocks that come pack by pack, by name, for who asks for one pack after the other, by name."""
+
+    def __init__(self, packs: Iterable[list[BlockLocation]]) -> None:
+        self._rest = iter(packs)
+        self._next = next(self._rest, None)
+
+    def of(self, pack: str) -> list[BlockLocation]:
+        """Those of a pack; earlier ones are passed over."""
+        while self._next is not None and self._next[0].pack < pack:
+            self._next = next(self._rest, None)
+        return self._next if self._next is not None and self._next[0].pack == pack else []
+
+
 class Verifier:
     """Verifies one volume.
 
@@ -136,23 +150,25 @@ class Verifier:
         """Does the work; pauses wherever it could be broken off."""
         yield from self._snapshots(retained, place)
         numbers = [ordinal_of(one.number) for one in retained]
-        with GarbageReader(index) as reader:
-            uses = [use for use in reader.pack_uses() if use.name not in self._skipped]
-        tasks = sorted(task for use in uses if (task := _task(use, numbers)) is not None)
-        total = sum(use.size for use in uses if _task(use, numbers) is not None)
-        left = [task for task in tasks if task.name > place.after]
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
-            for start in range(0, len(left), PACKS_AT_ONCE):
-                some = left[start : start + PACKS_AT_ONCE]
-                with Checker(index) as checker:  # closed before the store is read: its log grows as long as one reads
-                    rows = checker.live_between(some[0].name, some[-1].name)
-                for group in self._groups(pool, [BlockLocation(*row) for row in rows], some, place):
-                    self._verify(pool, group, place)
-                    place.after = group.blocks[-1].pack
-                    self._report({"what": "reading blocks back", "done": place.bytes, "total": total})
-                    yield
-                place.after = left[min(start + PACKS_AT_ONCE, len(left)) - 1].name
-                self._bookmark.save(place)
+        with UseRoll(index, by_name=True) as uses, LiveRoll(index, after=place.after) as live:
+
+            def tasks() -> Iterator[_Task]:
+                for use in uses:
+                    if use.name not in self._skipped and (task := _task(use, numbers)) is not None:
+                        yield task
+
+            total = sum(task.size for task in tasks())
+            left = (task for task in tasks() if task.name > place.after)
+            blocks = _ByPack(live)
+            with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
+                while some := list(islice(left, PACKS_AT_ONCE)):
+                    for group in self._groups(pool, blocks, some, place):
+                        self._verify(pool, group, place)
+                        place.after = group.blocks[-1].pack
+                        self._report({"what": "reading blocks back", "done": place.bytes, "total": total})
+                        yield
+                    place.after = some[-1].name
+                    self._bookmark.save(place)
 
     # -- snapshots
 
@@ -177,17 +193,16 @@ class Verifier:
     # -- packs
 
     def _groups(
-        self, pool: ThreadPoolExecutor, rows: Sequence[BlockLocation], tasks: Sequence[_Task], place: Place
+        self, pool: ThreadPoolExecutor, live: "_ByPack", tasks: Sequence[_Task], place: Place
     ) -> Iterator[_Group]:
-        """The blocks of these packs, about as many at a time as a few packs hold; `rows` are those that are live."""
-        live = {pack: list(blocks) for pack, blocks in groupby(rows, key=lambda block: block.pack)}
+        """The blocks of these packs, about as many at a time as a few packs hold."""
         whole = [task for task in tasks if task.is_whole]
         held = dict(zip((task.name for task in whole), pool.map(self._contents, whole), strict=True))
         blocks: list[BlockLocation] = []
         kept: set[BlockLocation] = set()
         size_bytes = 0
         for task in tasks:
-            here, all_here = live.get(task.name, []), held.get(task.name, ())
+            here, all_here = live.of(task.name), held.get(task.name, ())
             if all_here is None:
                 place.hurt_packs[task.name] = "its table of contents cannot be read, so not all of it could be checked"
             extra = set(all_here or ()) - set(here)

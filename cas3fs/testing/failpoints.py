@@ -118,7 +118,7 @@ _REMOVING: Final[Mapping[str, Failpoint]] = {
     **_around("snapshots-delete", f"{_OBJECTS}.delete_many", _key("snapshots/")),
     **_around("pages-delete", f"{_OBJECTS}.delete_many", _key("pages/")),
     **_around("packs-delete", f"{_OBJECTS}.delete_many", _key("packs/")),
-    "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.drop_dead"),
+    "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.drop"),
     "packs-buried": Failpoint("after", "cas3fs.index.garbage:Garbage.bury"),
     "blocks-moved": Failpoint("after", "cas3fs.index.garbage:Garbage.move_blocks"),
     "packs-forgotten": Failpoint("after", "cas3fs.index.garbage:Garbage.forget_packs"),

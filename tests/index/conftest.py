@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.index import Index
+from cas3fs.index import DeadRoll, EmptyRoll, Index
 from cas3fs.values import BlockHash, PackedBlock, StoredPack
 
 NOW_NS = 1_700_000_000_123_456_789
 FILE_MODE = 0o100644
+YOUNG = 10
+"""Packs born with that snapshot are young."""
 
 
 def add_file(index: Index, name: bytes = b"", parent: int = 1, mode: int = FILE_MODE) -> int:
@@ -37,3 +39,34 @@ def path(tmp_path: Path) -> Path:
 def index(path: Path) -> Iterator[Index]:
     with Index.open(path, create=True) as index:
         yield index
+
+
+def watch(index: Index) -> None:
+    """From now on it is noted what is named."""
+    with index.operation():
+        index.garbage.watch()
+    index.commit()
+
+
+def bury(index: Index, young: int = YOUNG) -> None:
+    """Marks packs that are empty as dead."""
+    with EmptyRoll(index.path, young) as empty:
+        for packs in empty:
+            with index.operation():
+                index.garbage.bury(packs, YOUNG, young)
+
+
+def drop_all(index: Index, young: int = YOUNG) -> int:
+    """Drops what no chunk names, and marks packs that are empty; gives the number of blocks."""
+    watch(index)
+    dropped = 0
+    with DeadRoll(index.path, young) as dead:
+        for blocks in dead:
+            with index.operation():
+                dropped += index.garbage.drop(blocks, young)
+    index.commit()
+    bury(index, young)
+    with index.operation():
+        index.garbage.unwatch()
+    index.commit()
+    return dropped

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cas3fs.index import Index, PackRow, number_of, ordinal_of
 from cas3fs.values import BlockHash, BlockLocation, SnapshotNumber, StoredPack
-from tests.index.conftest import FILE_MODE, NOW_NS, add_file, make_pack
+from tests.index.conftest import FILE_MODE, NOW_NS, add_file, drop_all, make_pack
 
 NUMBERS = st.builds(SnapshotNumber, st.integers(0, 2**23 - 1), st.integers(0, 2**40 - 1))
 
@@ -88,9 +88,7 @@ def test_counts_tell_types_bytes_blocks_and_packs(index: Index) -> None:
     assert (counts.blocks, counts.unique_bytes, counts.stored_bytes) == (4, 4000, 400)
     assert (counts.packs, counts.pack_bytes, counts.dead_packs, counts.dead_pack_bytes) == (1, 400, 0, 0)
     index.chunks.truncate(big, 0)
-    index.garbage.drop_dead(0, 99, 5)
-    index.garbage.bury(5, 5)
-    index.commit()
+    drop_all(index, 5)
     with index.reader() as reader:
         counts = reader.counts()
     assert (counts.packs, counts.pack_bytes, counts.dead_packs, counts.dead_pack_bytes) == (0, 400, 1, 400)
@@ -153,8 +151,8 @@ class TestLostBlocks:
     def test_are_forgotten_with_their_rows(self, index: Index) -> None:
         self.hashes(index)
         index.blocks.lose_pack("00000001/a")
-        index.garbage.drop_dead(0, 1 << 40, 9)
-        index.garbage.bury(9, 9)
+        drop_all(index, 9)
+        index.garbage.forget_lost()
         assert index._database.execute("SELECT count(*) FROM lost_blocks") == [(0,)]
 
     def test_that_are_found_are_no_longer_lost(self, index: Index) -> None:

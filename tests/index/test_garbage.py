@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What no chunk names is found, taken out, and never more than that."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from cas3fs.index import GarbageReader, Index, PackRow
-from tests.index.conftest import add_file, make_pack
+import pytest
 
-YOUNG = 10
+from cas3fs.index import (
+    DeadPackRoll,
+    DeadRoll,
+    EmptyRoll,
+    Index,
+    LiveRoll,
+    NeededRoll,
+    PackRoll,
+    PackRow,
+    UseRoll,
+    rolls,
+)
+from tests.index.conftest import YOUNG, add_file, bury, drop_all, make_pack, watch
 
 
 def put(index: Index, name: str, born: int, used: int, count: int = 4) -> tuple[int, list[bytes]]:
@@ -23,28 +35,15 @@ def put(index: Index, name: str, born: int, used: int, count: int = 4) -> tuple[
 
 
 def uses(path: Path) -> dict[str, tuple[int, int, int | None]]:
-    with GarbageReader(path) as reader:
-        return {use.name: (use.blocks, use.live_blocks, use.died) for use in reader.pack_uses()}
-
-
-def drop_all(index: Index, young: int = YOUNG, batch: int = 1000) -> int:
-    with GarbageReader(index.path) as reader:
-        limits = reader.dead_limits(young, batch)
-    after, dropped = 0, 0
-    with index.operation():
-        for limit in limits:
-            dropped += index.garbage.drop_dead(after, limit, young)
-            after = limit
-        index.garbage.bury(YOUNG, young)
-    index.commit()
-    return dropped
+    with UseRoll(path) as roll:
+        return {use.name: (use.blocks, use.live_blocks, use.died) for use in roll}
 
 
 def test_dead_blocks_go_and_live_ones_stay(index: Index, path: Path) -> None:
     _, hashes = put(index, "half", 1, 2)
     put(index, "dead", 1, 0)
     assert uses(path) == {"half": (4, 2, None), "dead": (4, 0, None)}
-    assert drop_all(index, batch=3) == 6
+    assert drop_all(index) == 6
     assert uses(path) == {"half": (2, 2, None), "dead": (0, 0, YOUNG)}
     assert set(index.blocks.find(hashes)) == set(hashes[:2])
 
@@ -55,32 +54,78 @@ def test_what_is_young_is_left_alone(index: Index, path: Path) -> None:
     assert uses(path) == {"young": (4, 0, None)}
 
 
-def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path: Path) -> None:
+@pytest.mark.parametrize("how", ["replaced", "entered with others", "by a repair"])
+def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path: Path, how: str) -> None:
     file, hashes = put(index, "pack", 1, 0)
-    with GarbageReader(path) as reader:
-        (limit,) = reader.dead_limits(YOUNG)
+    watch(index)
+    with DeadRoll(path, YOUNG) as roll:
+        (dead,) = roll
+    number = index.blocks.find(hashes)[hashes[1]]
     with index.operation():
-        number = index.blocks.find(hashes)[hashes[1]]
-        index.chunks.replace(file, 0, 4096, [(0, 4096, number, 0)])
+        if how == "replaced":
+            index.chunks.replace(file, 0, 4096, [(0, 4096, number, 0)])
+        elif how == "entered with others":
+            index.chunks.all_stored([(file, 4096, 1, 1, 1)], [(file, (0, 4096, number, 0))])
+        else:
+            index.repairs()._database.execute(f"INSERT INTO chunks VALUES ({file}, 0, 4096, {number}, 0)")
     with index.operation():
-        assert index.garbage.drop_dead(0, limit, YOUNG) == 3
-        assert index.garbage.bury(YOUNG, YOUNG) == 0
+        assert index.garbage.drop(dead, YOUNG) == 3
+    index.commit()
+    bury(index)
+    assert uses(path) == {"pack": (1, 1, None)}
     assert set(index.blocks.find(hashes)) == {hashes[1]}
 
 
-def test_batches_cover_all_that_is_dead(index: Index, path: Path) -> None:
+def test_a_block_of_which_the_naming_was_undone_is_dropped(index: Index, path: Path) -> None:
+    file, hashes = put(index, "pack", 1, 0)
+    watch(index)
+    number = index.blocks.find(hashes)[hashes[1]]
+    with suppress(KeyError), index.operation():
+        index.chunks.replace(file, 0, 4096, [(0, 4096, number, 0)])
+        raise KeyError
+    with DeadRoll(path, YOUNG) as roll, index.operation():
+        assert sum(index.garbage.drop(dead, YOUNG) for dead in roll) == 4
+
+
+def test_a_pack_in_which_a_block_came_to_lie_after_the_look_is_not_dead(index: Index, path: Path) -> None:
+    put(index, "empty", 1, 0)
+    drop_all(index)
+    with index.operation():
+        index._database.execute("UPDATE packs SET died = NULL")
+    watch(index)
+    with EmptyRoll(path, YOUNG) as roll:
+        (empty,) = roll
+    with index.operation():
+        index.blocks.add_pack(make_pack("empty", 4), 1)
+        index.garbage.bury(empty, YOUNG, YOUNG)
+    index.commit()
+    assert uses(path) == {"empty": (4, 0, None)}
+
+
+def test_what_is_dead_comes_in_batches(index: Index, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolls, "PAGE_ROWS", 20)
     put(index, "one", 1, 1, count=100)
     put(index, "two", 1, 0, count=50)
-    with GarbageReader(path) as reader:
-        assert len(reader.dead_limits(YOUNG, 20)) == 8
-        assert reader.dead_limits(YOUNG, 149) == reader.dead_limits(YOUNG)
-    assert drop_all(index, batch=20) == 149
+    with DeadRoll(path, YOUNG) as dead:
+        assert [len(blocks) for blocks in dead] == [20] * 7 + [9]
+    assert drop_all(index) == 149
+
+
+def test_packs_come_by_name_with_what_lies_in_them(index: Index, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolls, "PAGE_ROWS", 2)
+    for name in ("b", "c", "a"):
+        put(index, name, 1, 1)
+    with PackRoll(path) as roll:
+        found = list(roll)
+        assert [(pack.name, pack.blocks) for pack in found] == [("a", 4), ("b", 4), ("c", 4)]
+        assert all(pack.used and 0 < pack.block_bytes <= pack.size for pack in found)
+        assert list(roll) == found
 
 
 def test_moved_blocks_lie_in_the_new_pack_alone(index: Index, path: Path) -> None:
     _, hashes = put(index, "old", 1, 2)
-    with GarbageReader(path) as reader:
-        (live,) = reader.live_blocks(["other", "old"])
+    with UseRoll(path) as used, LiveRoll(path, [use.id for use in used] + [77]) as blocks:
+        (live,) = blocks
     assert [block.hash for block in live] == hashes[:2]
     moved = make_pack("new", 2)
     blocks = [block._replace(hash=was.hash) for block, was in zip(moved.blocks, live, strict=True)]
@@ -90,8 +135,9 @@ def test_moved_blocks_lie_in_the_new_pack_alone(index: Index, path: Path) -> Non
     assert uses(path) == {"old": (3, 1, None), "new": (1, 1, None)}
     drop_all(index)
     assert uses(path) == {"old": (1, 1, None), "new": (1, 1, None)}
-    with GarbageReader(path) as reader:
-        assert reader.used_packs() == {"old", "new"}
+    put(index, "dead", 1, 0)
+    with NeededRoll(path) as needed:
+        assert [name in needed for name in ("old", "new", "dead", "gone")] == [True, True, False, False]
 
 
 def test_rows_of_dead_packs_go_and_of_others_stay(index: Index, path: Path) -> None:
@@ -102,6 +148,12 @@ def test_rows_of_dead_packs_go_and_of_others_stay(index: Index, path: Path) -> N
         index.garbage.set_death(["dead", "live"], 7)
         index.garbage.forget_packs(["live"])
     assert [(row.name, row.died) for row in index.blocks.packs()] == [("dead", 7), ("live", None)]
+    index.commit()
+    with DeadPackRoll(path) as dead:
+        assert [(pack.name, pack.born, pack.died) for pack in dead] == [("dead", 1, 7)]
+    assert index.garbage.still_dead(["dead", "live", "gone"], 6) == []
+    assert index.garbage.still_dead(["dead", "live", "gone"], 7) == ["dead"]
+    assert index.garbage.unknown(["dead", "live", "gone"]) == ["gone"]
     with index.operation():
         index.garbage.forget_packs(["dead", "live"])
     assert [row.name for row in index.blocks.packs()] == ["live"]

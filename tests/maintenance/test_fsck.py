@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import StoreUnreachable
-from cas3fs.index import Checker, StagedRow, ordinal_of
+from cas3fs.index import PackRoll, StagedRow, ordinal_of
 from cas3fs.maintenance import checking, verifying
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.fsck import FsckSettings, check
@@ -128,8 +128,8 @@ class TestPacksOfOneSnapshot:
     @pytest.fixture
     def pack(self, ward: Ward) -> str:
         key = held_pack(ward)
-        with Checker(ward.fs.index.path) as checker:
-            (born,) = [pack.born for pack in checker.packs() if key.endswith(pack.name)]
+        with PackRoll(ward.fs.index.path) as roll:
+            (born,) = [pack.born for pack in roll if key.endswith(pack.name)]
         for one in ward.archive.ids()[:-1]:
             if ordinal_of(SnapshotNumber.parse(one)) != born:
                 ward.drop_snapshot(one)
@@ -294,14 +294,14 @@ def test_what_is_published_during_a_check_of_a_mount_is_no_finding(
 ) -> None:
     calls = 0
 
-    def early(store: ObjectStore) -> Listing:
+    def early(store: ObjectStore, see_pack: Callable[[ObjectInfo], None]) -> Listing:
         """The first time, something is not seen as it is in the end, and the pages had been listed before the snapshot
         was published, and manifests afterwards."""
         nonlocal calls
         calls += 1
-        listing = take_listing(store)
-        sizes = {name: info._replace(size=info.size + 1) for name, info in listing.packs.items()}
-        return attrs.evolve(listing, packs=sizes, pages={}) if calls == 1 else listing
+        if calls > 1:
+            return take_listing(store, see_pack)
+        return attrs.evolve(take_listing(store, lambda info: see_pack(info._replace(size=info.size + 1))), pages={})
 
     monkeypatch.setattr(checking, "take_listing", early)
     at_rest, in_use = ward.patient(), attrs.evolve(ward.patient(), is_live=True)

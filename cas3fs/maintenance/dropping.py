@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Dropping: blocks that no chunk names leave the index, and packs without blocks are marked dead.
+
+What is dead is found off the file system's lock, and decided anew under it: from before the search on, the index notes
+what comes to be named (`cas3fs.index.garbage`). The lock is held for a few thousand rows at a time.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from cas3fs.filesystem import FileSystem
+from cas3fs.index import DeadRoll, EmptyRoll, GarbageReader
+from cas3fs.maintenance.looking import check_sums
+
+BATCHES_IN_GROUP: Final = 32
+"""What is changed stays in memory until it is committed."""
+
+
+def drop_dead(filesystem: FileSystem, young: int, tell: Callable[[Any], None]) -> int:
+    """Drops what is dead, outside of packs born at `young` or later, and marks packs that are empty as dead from then
+    on; gives how many blocks were dropped.
+
+    Raises:
+        IndexCorrupt: it has lost chunks, so nobody knows what is dead.
+        IndexDatabaseError: it failed; what was dropped before is dropped.
+    """
+    dropped = 0
+    filesystem.complete_index()
+    with _watched(filesystem):
+        with GarbageReader(filesystem.index.path) as reader:
+            check_sums(reader)
+        with DeadRoll(filesystem.index.path, young) as dead:
+            for number, blocks in enumerate(dead, 1):
+                tell({"what": "dropping blocks", "done": dropped, "total": 0})
+                with filesystem.lock, filesystem.operation():
+                    dropped += filesystem.index.garbage.drop(blocks, young)
+                time.sleep(0)  # whoever waits for the lock comes first
+                if number % BATCHES_IN_GROUP == 0:
+                    filesystem.commit()
+        filesystem.commit()
+        tell({"what": "marking packs"})
+        with filesystem.lock, filesystem.operation():
+            filesystem.index.garbage.forget_lost()
+        with EmptyRoll(filesystem.index.path, young) as empty:
+            for packs in empty:
+                with filesystem.lock, filesystem.operation():
+                    filesystem.index.garbage.bury(packs, young, young)
+                time.sleep(0)
+    filesystem.commit()
+    return dropped
+
+
+@contextmanager
+def _watched(filesystem: FileSystem) -> Iterator[None]:
+    """The index notes meanwhile what is named; everything that was done before is committed."""
+    with filesystem.lock, filesystem.operation():
+        filesystem.index.garbage.watch()
+    filesystem.commit()
+    try:
+        yield
+    finally:
+        with filesystem.lock, filesystem.operation():
+            filesystem.index.garbage.unwatch()

@@ -20,36 +20,11 @@ def clamped_ns(time_ns: int) -> int:
     return min(max(time_ns, TIME_MIN_NS), TIME_MAX_NS)
 
 
-def checked_owner(number: int) -> int:
-    """A user or group.
+def check_owner(uid: int, gid: int) -> None:
+    """Whether there can be such a user and such a group.
 
     Raises:
-        FileSystemError: EINVAL, there is none of that number.
+        FileSystemError: EINVAL, there cannot.
     """
-    return _checked(number, OWNER_MAX)
-
-
-def checked_device(number: int) -> int:
-    """The number of a device.
-
-    Raises:
-        FileSystemError: EINVAL, there is none of that number.
-    """
-    return _checked(number, INTEGER_MAX)
-
-
-def checked_offset(offset: int) -> int:
-    """A place in a file.
-
-    Raises:
-        FileSystemError: EINVAL, it lies before the file's beginning.
-    """
-    if offset < 0:
+    if not (0 <= uid <= OWNER_MAX and 0 <= gid <= OWNER_MAX):
         raise FileSystemError(errno.EINVAL)
-    return offset
-
-
-def _checked(number: int, most: int) -> int:
-    if not 0 <= number <= most:
-        raise FileSystemError(errno.EINVAL)
-    return number

@@ -26,9 +26,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from cas3fs.errors import Cas3fsError, IndexDatabaseError
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.rhythms import Guard
 
@@ -169,6 +171,24 @@ class Commits:
             return self._commit(action)
 
     def _commit(self, action: Callable[[], Result]) -> Result:
+        try:
+            return self._commit_durably(action)
+        except IndexDatabaseError as error:
+            if error.is_final:
+                self._hand_over(error)
+            raise
+
+    def _hand_over(self, error: IndexDatabaseError) -> None:
+        """Takes no more changes, and leaves to the system what is in memory: the next mount finds it, unless the
+        machine goes down before or the disk loses it again, which nobody can know."""
+        base = self._base
+        base.turn_read_only(f"{error}, so nothing can be kept for sure: unmount, see to the disk, and mount again")
+        with base.lock:
+            for step in (self._save_rest, self._commit_group):
+                with suppress(Cas3fsError, OSError):
+                    step()
+
+    def _commit_durably(self, action: Callable[[], Result]) -> Result:
         base = self._base
         self._prepare()
         with base.lock:

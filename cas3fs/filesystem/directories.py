@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.base import NAME_MAX, Base, Caller
-from cas3fs.filesystem.borders import INTEGER_MAX, checked_device, checked_owner
+from cas3fs.filesystem.borders import INTEGER_MAX, check_owner
 from cas3fs.filesystem.inodes import Inode
 
 _LISTING_ENTRIES = 1000
@@ -158,12 +158,13 @@ class Directories(Base):
                 mode |= stat.S_ISGID
         now = time.time_ns()
         is_directory = stat.S_ISDIR(mode)
-        owner, device = (checked_owner(caller.uid), checked_owner(gid)), checked_device(rdev)
-        row = (mode, *owner, 2 if is_directory else 1, device, len(target or b""), now, now, now, now)
+        check_owner(caller.uid, gid)
+        if not 0 <= rdev <= INTEGER_MAX:
+            raise FileSystemError(errno.EINVAL)
+        row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
         number = self.names.reserve()
         if target is not None:
-            with self.index.operation():
-                self.index.namespace.add_symlink(number, target)
+            self.index.namespace.add_symlink(number, target)
         self.names.add(number, parent, name, row, is_directory=is_directory)
         directory.nlink += is_directory
         self._changed_directory(directory)

@@ -17,7 +17,7 @@ from contextlib import nullcontext, suppress
 from cas3fs.blockstore.reader import Gate
 from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.base import SIZE_MAX, Caller
-from cas3fs.filesystem.borders import checked_offset, checked_owner, clamped_ns
+from cas3fs.filesystem.borders import check_owner, clamped_ns
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.directories import Directories
 from cas3fs.filesystem.extents import FileBytes
@@ -82,9 +82,7 @@ class Files(Directories):
             FileSystemError: ENOENT, EROFS, ENOSPC; EINVAL for an owner that there cannot be; for a size also EISDIR,
                 EINVAL, EFBIG.
         """
-        for owner in (uid, gid):
-            if owner is not None:
-                checked_owner(owner)
+        check_owner(uid or 0, gid or 0)
         with self.lock:
             self._check_writable()
             inode = self.inodes.get(number)
@@ -226,7 +224,9 @@ class Files(Directories):
         if not opened.readable:
             raise FileSystemError(errno.EBADF)
         inode = opened.inode
-        end = min(checked_offset(offset) + size, inode.size)
+        if offset < 0:
+            raise FileSystemError(errno.EINVAL)
+        end = min(offset + size, inode.size)
         if offset >= end:
             return None
         window = opened.ahead.seen(offset, end)
@@ -280,8 +280,8 @@ class Files(Directories):
         opened = self._open[handle]
         if not opened.writable:
             raise FileSystemError(errno.EBADF)
-        if checked_offset(offset) + len(data) > SIZE_MAX:
-            raise FileSystemError(errno.EFBIG)
+        if offset < 0 or offset + len(data) > SIZE_MAX:
+            raise FileSystemError(errno.EINVAL if offset < 0 else errno.EFBIG)
         inode = opened.inode
         if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:
             inode.mode = _without_set_ids(inode.mode)

@@ -176,3 +176,36 @@ def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_e
         codes = ("name-without-inode", "name-in-no-folder", "wrong-link-count")
         assert [code for code in codes if checker.defects(code)] == []
     crashed.close()
+
+
+@pytest.mark.parametrize("broken", ["index", "records"])
+def test_a_disk_that_lost_a_commit_makes_the_mount_read_only_and_the_system_gets_the_rest(
+    machine: Machine, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    fs = machine.mount()
+    make_file(fs, 1, b"f")
+    fs.commit()
+    rewrite(fs, b"f", 0, b"content")
+    fs.rename(1, b"f", 1, b"renamed")
+    database = fs.index._database if broken == "index" else fs.staging.records._database
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        database.begin()
+        with pytest.raises(IndexDatabaseError, match="Input/output error"):
+            fs.commit()
+    assert not fs.read_only
+    make_file(fs, 1, b"later", b"more")
+    with pytest.raises(IndexDatabaseError, match="earlier"):
+        fs.commit()
+    assert "earlier write to the disk failed" in fs.read_only_reason
+    refused(errno.EROFS, make_file, fs, 1, b"refused")
+    crashed = machine.copy_of_the_disk()
+    again = crashed.mount()
+    assert {name: content(again, name) for name in names_in(again, 1)} == {b"renamed": b"content", b"later": b"more"}
+    crashed.close()
+    with pytest.raises(IndexDatabaseError, match="earlier"):
+        fs.close()
+    machine.running.clear()

@@ -259,3 +259,21 @@ def test_times_beyond_what_can_be_kept_disturb_nobody(volume: Machine) -> None:
     volume.run("snapshot", "extract", volume.url, newest, "/", target)
     assert (target / "1970").stat().st_mtime_ns == kept_ns["1970"]
     assert (target / "of another").read_bytes() == b"synced"
+
+
+def test_files_of_the_greatest_size_are_counted_published_and_restored(volume: Machine) -> None:
+    """Their sizes add up to more than 64 bits hold."""
+    volume.mount()
+    for number in range(5):
+        with open(volume.dir / f"f{number}", "wb") as file:
+            file.truncate(2**63 - 1)
+    volume.run("flush", volume.dir)
+    assert volume.report("stats", volume.dir)["logical_bytes"] == 5 * (2**63 - 1)
+    assert os.statvfs(volume.dir).f_blocks > 0
+    volume.umount()
+    volume.forget_everything()
+    volume.mount()
+    assert {path.stat().st_size for path in volume.dir.iterdir()} == {2**63 - 1}
+    assert volume.report("fsck", volume.dir)["status"] == 0
+    volume.umount()
+    assert volume.report("snapshot", "list", volume.url)

@@ -204,3 +204,42 @@ def test_stats_tells_the_age_of_the_newest_snapshot_and_the_last_error(machine: 
     assert "s ago" in told
     assert "last error of commits" in told
     machine.umount()
+
+
+LOSING = """
+import os, runpy, sys
+real, flag = os.fdatasync, sys.argv.pop(1)
+def fdatasync(descriptor):
+    if os.path.exists(flag):
+        raise OSError(5, "Input/output error")
+    real(descriptor)
+os.fdatasync = fdatasync
+runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_mount_whose_disk_has_lost_a_commit_says_so_and_ends_with_an_error(machine: Machine) -> None:
+    """No later try could prove that what was committed is on the disk."""
+    machine.mkfs()
+    flag = machine.root / "broken"
+    places = {"CAS3FS_STATE_DIR": str(machine.state), "CAS3FS_CACHE_DIR": str(machine.cache)}
+    with subprocess.Popen(
+        [sys.executable, "-c", LOSING, flag, "mount", machine.url, machine.dir, "--foreground"],
+        env=machine.environment | places,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        machine.pids.append(process.pid)
+        assert process.stderr is not None
+        while "mounted" not in process.stderr.readline():
+            assert process.poll() is None
+        (machine.dir / "file").write_bytes(b"x")
+        flag.touch()
+        subprocess.run(["umount", machine.dir], check=True)
+        _, told = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "an earlier write to the disk failed" in told
+    assert "Traceback" not in told
+    machine.mount()
+    assert (machine.dir / "file").read_bytes() == b"x"
+    machine.umount()

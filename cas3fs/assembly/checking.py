@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 
 from cas3fs.assembly.handover import expect_head
+from cas3fs.assembly.line import damage_since_closed
 from cas3fs.assembly.opening import OpenVolume, open_writer
 from cas3fs.assembly.places import find_state
 from cas3fs.assembly.proving import Comparison, Facts, Standing
@@ -160,6 +161,8 @@ def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early:
     if not index.exists():
         return False
     try:
+        if detail := damage_since_closed(index):
+            raise IndexCorrupt(detail)
         migrations.upgrade(index)
         with Index.open(index, read_only=True) as opened:
             facts = Facts.read(opened)
@@ -209,6 +212,7 @@ def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progre
 def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
     """The volume, open for writing and not started; a damaged local index is set aside, and a snapshot restored."""
     opened = partial(_open_mending, store, places, early)
+    _set_aside_unlike(store, places, early)
     try:
         volume = opened()
     except IndexCorrupt:
@@ -220,6 +224,14 @@ def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenV
         _set_aside(store, places, damage[0].detail, early)
         return opened()
     return volume
+
+
+def _set_aside_unlike(store: StoreSettings, places: Places, early: list[Finding]) -> None:
+    """Sets a local index aside of which the bytes are not those that were written."""
+    with closing(open_volume_store(store, Metrics())) as opened:
+        path = places.state_of(str(load_volume(opened).uuid)) / "index.sqlite"
+    if detail := damage_since_closed(path):
+        _set_aside(store, places, detail, early)
 
 
 def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:

@@ -4,6 +4,8 @@
 The epoch is claimed first, and only then snapshots are listed, so the newest one seen is the newest there will be.
 What the local index says of itself is compared with the store (module `proving`). The decision:
 
+0. The local index was closed as what a snapshot holds, and its bytes are others now (`cas3fs.index.fingerprints`): it
+   is set aside, and removed when the newest snapshot is restored in its place.
 1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`), it is
    no old copy, and the store is the one that it knows, and not an older state of it: go on with it, ahead of the newest
    snapshot or not; staging of the same lineage is replayed.
@@ -24,6 +26,7 @@ Where the process may die, and what the next mount finds:
 import logging
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -44,9 +47,10 @@ from cas3fs.assembly.proving import (
 )
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
-from cas3fs.errors import IndexDatabaseError, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import IndexCorrupt, IndexDatabaseError, SnapshotDamaged, SnapshotMissing
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.files import put_in_place
+from cas3fs.index.fingerprints import check_fingerprint, fingerprinted, remove_fingerprint, write_fingerprint
 from cas3fs.snapshots.archive import Progress, SnapshotArchive
 from cas3fs.values import SnapshotNumber
 
@@ -89,11 +93,69 @@ def take_up(
     """
     newest = archive.newest_id()
     state.remove_scratch()
+    damaged = _set_aside_damaged(state) if state.index.exists() else None
     if state.index.exists():
+        remove_fingerprint(state.index)
         newest = _keep_or_clear(state, archive, claim, newest)
     if not state.index.exists():
         newest = _install(state, archive, newest, progress, on_damaged)
+    if damaged is not None:
+        _drop_damaged(state, archive, damaged)
     return _record(state, archive, claim, newest)
+
+
+@attrs.frozen
+class _Damaged:
+    """An index that was closed as what a snapshot holds, and is damaged since; where it is, and of which snapshot."""
+
+    aside: Path
+    snapshot: str
+
+
+def damage_since_closed(index: Path) -> str:
+    """What is wrong with an index that was closed as what a snapshot holds; empty where nothing is, or nobody knows.
+
+    An index that does not say of itself that it was closed so is another one that was put in its place.
+
+    Raises:
+        IndexDatabaseError: the disk failed.
+    """
+    try:
+        check_fingerprint(index)
+    except IndexCorrupt as error:
+        return str(error) if _may_be(index, fingerprinted(index)) else ""
+    return ""
+
+
+def _set_aside_damaged(state: StateFolder) -> _Damaged | None:
+    """Sets the local index aside if its bytes are not those that were written when it was closed."""
+    detail, snapshot = damage_since_closed(state.index), fingerprinted(state.index)
+    if not detail:
+        return None
+    aside = state.set_aside()
+    _log.error("%s: the newest snapshot is restored in its place; until then it is in %s", detail, aside)
+    return _Damaged(aside, str(snapshot))
+
+
+def _may_be(index: Path, snapshot: str | None) -> bool:
+    """Whether an index says that it holds what `snapshot` holds, or can say nothing."""
+    try:
+        with Index.open(index, read_only=True) as opened:
+            return Facts.read(opened).clean == snapshot
+    except IndexDatabaseError:
+        return True
+
+
+def _drop_damaged(state: StateFolder, archive: SnapshotArchive, damaged: _Damaged) -> None:
+    """Removes a damaged index of which the store has everything, now that there is another one."""
+    try:
+        with closing(StagingIndex(damaged.aside / "staging.sqlite")) as rows:
+            is_staged = any(True for _ in rows.rows())
+    except IndexDatabaseError:
+        is_staged = True
+    is_stored = damaged.snapshot in {EMPTY, *archive.ids()}
+    if is_stored and not is_staged and state.drop_aside(damaged.aside):
+        _log.warning("the damaged index is removed: it held what snapshot %s holds", damaged.snapshot)
 
 
 def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
@@ -247,3 +309,13 @@ def mark_clean(index: Index, snapshot: str) -> None:
         index.state.set(CLEAN, snapshot)
     index.commit()
     index.sync()
+
+
+def close_clean(path: Path, snapshot: str) -> None:
+    """Notes of an index that nobody has open, durably, that it holds what `snapshot` holds, and which bytes it has."""
+    with Index.open(path) as index:
+        mark_clean(index, snapshot)
+    try:
+        write_fingerprint(path, snapshot)
+    except IndexDatabaseError as error:  # the next mount goes without
+        _log.warning("%s", error)

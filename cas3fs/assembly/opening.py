@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 
 from cas3fs.assembly.handover import expect_head, note_known, release, take_handover
-from cas3fs.assembly.line import mark_clean, restore_told, take_up
+from cas3fs.assembly.line import close_clean, restore_told, take_up
 from cas3fs.assembly.places import find_state, lock_state
 from cas3fs.assembly.publishing import Publisher
 from cas3fs.assembly.statefolder import StateFolder, ViewFolder
@@ -157,8 +157,7 @@ class OpenVolume:
         try:
             self.filesystem.close()
             if self._clean is not None:
-                with Index.open(self.state.index) as index:
-                    mark_clean(index, self._clean)
+                close_clean(self.state.index, self._clean)
         finally:
             self._resources.close()
 

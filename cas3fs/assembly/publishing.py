@@ -31,6 +31,7 @@ from cas3fs.assembly.handover import note_known
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.line import Line
 from cas3fs.assembly.proving import ATTEMPTED, PROOF, PUBLISHED, attempt_text, proof_text
+from cas3fs.assembly.sampling import Sampler
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.control import Message, Progress
 from cas3fs.epochs import Claim, Epochs
@@ -78,6 +79,7 @@ class Publisher:
         self._state = state
         self._mutex = threading.Lock()
         self._sequence = self._noted = 0
+        self._sampler = Sampler()
         self._origin = Origin(UUID(line.lineage), claim.uuid)
         self.newest = line.newest
         self._taken = self._remembered()
@@ -186,6 +188,7 @@ class Publisher:
             self._await_next()
             with IndexReader(self._state.scratch) as reader:
                 since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
+                self._sampler.look(reader)
                 facts = reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
             trim(self._state.scratch)
             made = self._create(number, name, facts)

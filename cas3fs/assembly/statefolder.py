@@ -4,7 +4,7 @@
 ::
 
     lock            held by flock as long as the process lives; tells its process id
-    index.sqlite    the index, with -wal and -shm
+    index.sqlite    the index, with -wal and -shm, and -fingerprint while it holds what a snapshot holds
     staging.sqlite  rows of staging, with -wal and -shm
     staging/        bytes of staging
     claim.json      this folder's own claims (module `cas3fs.epochs`)
@@ -29,7 +29,7 @@ from cas3fs.control import SOCKET_NAME, MountRecord
 from cas3fs.durable import sync_folder
 from cas3fs.errors import StateInUse, UsageError
 
-_INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm")
+_INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-fingerprint")
 _VIEWS = "views"
 _SHOWS = "shows"
 _STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", "staging")
@@ -135,6 +135,14 @@ class StateFolder:
             sync_folder(folder)
         self.sync()
         return aside
+
+    def drop_aside(self, aside: Path) -> bool:
+        """Removes what was set aside, unless there are staged bytes among it; whether it could be."""
+        staged = aside / "staging"
+        if staged.is_dir() and any(staged.iterdir()):
+            return False
+        self._remove(aside)
+        return True
 
     def has_staged(self) -> bool:
         """Whether there are bytes or rows of staging."""

@@ -14,7 +14,9 @@ from typing import Final
 from cas3fs.durable import sync_folder
 from cas3fs.errors import IndexDatabaseError, IndexFull
 
-_COMPANIONS: Final = ("-wal", "-shm", "-journal")
+FINGERPRINT_SUFFIX: Final = "-fingerprint"
+"""Of a file beside a database that tells which bytes it has (`fingerprints`)."""
+_COMPANIONS: Final = ("-wal", "-shm", "-journal", FINGERPRINT_SUFFIX)
 
 
 def remove_database(path: Path) -> None:

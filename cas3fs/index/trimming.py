@@ -13,6 +13,7 @@ Before any hash can be found in it, the blocks that no chunk names are dropped: 
 from pathlib import Path
 
 from cas3fs.index.database import CACHE_SIZE_KIB, Database, Mode
+from cas3fs.index.fingerprints import remove_fingerprint
 from cas3fs.index.texts.garbage import DROP_UNNAMED
 from cas3fs.index.texts.schema import CREATE_TRIMMED, DROP_TRIMMED, TRIMMED
 
@@ -44,6 +45,8 @@ def complete(path: Path, mode: Mode = "scratch") -> bool:
     database = Database(path, mode, cache_kib=CACHE_SIZE_KIB)  # what is sorted should fit
     try:
         made = _complete(database)
+        if made:
+            remove_fingerprint(path)
         database.commit()
         return made
     finally:

@@ -174,8 +174,10 @@ def test_old_snapshots_are_thinned_out_before_the_volume_is_given_back(
     assert released == [False]
 
 
-def test_a_damaged_local_index_is_told_and_left_as_it_is(volume: Volume) -> None:
-    volume.use("here", a="1")
+def test_a_damaged_local_index_that_was_not_closed_is_told_and_left_as_it_is(volume: Volume) -> None:
+    killed = volume.open("here")
+    write(killed, "a", "1")
+    killed.close()
     index = volume.state("here") / "index.sqlite"
     index.write_bytes(b"no database" * 1000)
     with pytest.raises(IndexDatabaseError, match=r"moving .* away"):

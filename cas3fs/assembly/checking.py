@@ -229,7 +229,7 @@ def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenV
 def _set_aside_unlike(store: StoreSettings, places: Places, early: list[Finding]) -> None:
     """Sets a local index aside of which the bytes are not those that were written."""
     with closing(open_volume_store(store, Metrics())) as opened:
-        path = places.state_of(str(load_volume(opened).uuid)) / "index.sqlite"
+        path = find_state(places, str(load_volume(opened).uuid), store) / "index.sqlite"
     if detail := damage_since_closed(path):
         _set_aside(store, places, detail, early)
 

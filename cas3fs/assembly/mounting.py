@@ -30,6 +30,7 @@ from typing import Any
 import attrs
 
 from cas3fs.assembly.heap import SeldomCollector, restrain_malloc
+from cas3fs.assembly.limits import use_all_descriptors
 from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
 from cas3fs.assembly.reports import list_unstored, volume_report
 from cas3fs.assembly.snapshotting import SnapshotHandlers
@@ -307,6 +308,7 @@ def serve_mount(
         Cas3fsError: it could not be mounted.
     """
     restrain_malloc()
+    use_all_descriptors()
     opener = open_view if writer.read_only else open_writer
     with StopSignals() as signals, SeldomCollector():
         volume = opener(

@@ -120,6 +120,11 @@ class BlockReader:
         if self._cache is not None:
             self._fetcher.fill(block, plain if isinstance(plain, bytes) else bytes(plain), dispensable=True)
 
+    def give_way(self) -> None:
+        """The caches free room on the local disk if it has little left."""
+        if self._cache is not None:
+            self._cache.give_way()
+
     def close(self) -> None:
         """Fail what is being fetched for those who wait, and end all workers. Closing twice is harmless."""
         self._fetcher.close()

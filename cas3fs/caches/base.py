@@ -79,6 +79,9 @@ class BlockCache(ABC):
         for block in blocks:
             self.evict(block)
 
+    def give_way(self) -> None:  # noqa: B027  (most caches take no room on the local disk)
+        """Free room on the local disk if it has little left; called twice a second."""
+
     def close(self) -> None:  # noqa: B027  (most caches hold nothing that needs closing)
         """Let go of threads and connections; afterwards every `get` may miss. Calling it twice is harmless."""
 

@@ -70,6 +70,9 @@ class ContainedCache(BlockCache):
         """As the inner cache says."""
         return self._guard(lambda: int(self._inner.size_bytes), 0)
 
+    def give_way(self) -> None:
+        self._guard(self._inner.give_way, None)
+
     def close(self) -> None:
         """Closes the inner cache."""
         self._guard(self._inner.close, None)

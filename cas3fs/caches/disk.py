@@ -30,6 +30,7 @@ from cas3fs.caches.folder import BlockFolder
 from cas3fs.caches.frames import RottenFrame, frame_head, frame_length, read_part, read_whole
 from cas3fs.caches.ledger import Ledger
 from cas3fs.errors import UsageError
+from cas3fs.localdisk import LocalDisk
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, Buffer
 
@@ -61,6 +62,7 @@ class DiskCache(BlockCache):
         metrics: Metrics,
         keep_free_bytes: int = DEFAULT_KEEP_FREE_BYTES,
         limit_files: int = DEFAULT_LIMIT_FILES,
+        disk: LocalDisk | None = None,
     ) -> None:
         self._ledger = Ledger(limit_bytes, limit_files)
         self._lock = threading.Lock()
@@ -74,7 +76,7 @@ class DiskCache(BlockCache):
         self._ready = threading.Event()
         self._scanner: threading.Thread | None = None
         try:
-            self._folder = BlockFolder(str(directory))
+            self._folder = BlockFolder(str(directory), disk or LocalDisk())
             self._begin()
         except OSError as error:
             raise UsageError(f"cache directory {directory}: {error.strerror}") from error
@@ -134,6 +136,13 @@ class DiskCache(BlockCache):
         """What the known files take on the disk."""
         with self._lock:
             return self._ledger.size_bytes
+
+    def give_way(self) -> None:
+        """Remove files until the disk has `keep_free_bytes` left, or there are none."""
+        with suppress(OSError):
+            lacking_bytes = self._keep_free_bytes - self._folder.free_bytes()
+            if lacking_bytes > 0:
+                self._release(lacking_bytes)
 
     def wait_ready(self, timeout_s: float | None = None) -> bool:
         """Wait until the folder was walked, and blocks are added; False if that takes longer."""

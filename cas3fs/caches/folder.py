@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from cas3fs.localdisk import LocalDisk
 from cas3fs.values import BlockHash, Buffer
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a fifo in its place is no reason to wait
@@ -41,8 +42,9 @@ class FoundFile(NamedTuple):
 class BlockFolder:
     """The folder at `root`, made if it is missing."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, disk: LocalDisk) -> None:
         self.root = root
+        self._disk = disk
         self._temporary = f"{root}/tmp"
         self._serial = itertools.count()
         self.make()
@@ -55,7 +57,7 @@ class BlockFolder:
 
     def open(self, block: BlockHash) -> int:
         """A file descriptor to read the block's file with."""
-        return os.open(self._path(block), _READ_FLAGS)
+        return self._disk.open(self._path(block), _READ_FLAGS)
 
     def taken_by(self, block: BlockHash) -> int:
         """What the block's file takes, in bytes."""
@@ -64,13 +66,13 @@ class BlockFolder:
     def write(self, block: BlockHash, content: Sequence[Buffer]) -> int:
         """Create or replace the block's file; what it takes, in bytes. Leaves nothing behind when it fails."""
         temporary = f"{self._temporary}/{os.getpid()}-{id(self):x}-{next(self._serial)}"
-        file = os.open(temporary, _WRITE_FLAGS, 0o600)
+        file = self._disk.open(temporary, _WRITE_FLAGS)
         try:
             try:
-                _write_all(file, content)
+                self._write_all(file, content)
                 taken_bytes = os.fstat(file).st_blocks * _STAT_BLOCK_BYTES
             finally:
-                os.close(file)
+                self._disk.close(file)
             self._rename(temporary, self._path(block))
         except OSError:
             with suppress(OSError):
@@ -85,8 +87,7 @@ class BlockFolder:
 
     def free_bytes(self) -> int:
         """What an ordinary user may still write on this disk."""
-        state = os.statvfs(self.root)
-        return state.f_bavail * state.f_frsize
+        return self._disk.free_bytes(self.root)
 
     def is_fresh(self) -> bool:
         """Whether no block's file was ever here."""
@@ -112,6 +113,16 @@ class BlockFolder:
                     if entry.stat(follow_symlinks=False).st_mtime < oldest_s:
                         os.unlink(entry.path)  # noqa: PTH108
 
+    def _write_all(self, file: int, content: Sequence[Buffer]) -> None:
+        """All of `content`, in one system call where the system takes it in one."""
+        rest = [memoryview(piece) for piece in content if len(piece)]
+        while rest:
+            written = self._disk.append(file, rest)
+            while rest and written >= len(rest[0]):
+                written -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][written:]
+
     def _path(self, block: BlockHash) -> str:
         name = block.hex()
         return f"{self.root}/{name[:2]}/{name}"
@@ -122,17 +133,6 @@ class BlockFolder:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)  # noqa: PTH103, PTH120
             os.rename(temporary, path)  # noqa: PTH104
-
-
-def _write_all(file: int, content: Sequence[Buffer]) -> None:
-    """All of `content`, in one system call where the system takes it in one."""
-    rest = [memoryview(piece) for piece in content if len(piece)]
-    while rest:
-        written = os.writev(file, rest)
-        while rest and written >= len(rest[0]):
-            written -= len(rest.pop(0))
-        if rest:
-            rest[0] = rest[0][written:]
 
 
 def _found(entry: "os.DirEntry[str]") -> Iterator[FoundFile]:

@@ -99,6 +99,10 @@ class TieredCache(BlockCache):
         """Of all tiers together."""
         return sum(tier.cache.size_bytes for tier in self._tiers)
 
+    def give_way(self) -> None:
+        for tier in self._tiers:
+            tier.cache.give_way()
+
     def close(self) -> None:
         """Close every tier."""
         for tier in self._tiers:

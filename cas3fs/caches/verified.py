@@ -57,6 +57,9 @@ class VerifiedCache(BlockCache):
         """Of the inner cache."""
         return self._inner.size_bytes
 
+    def give_way(self) -> None:
+        self._inner.give_way()
+
     def close(self) -> None:
         """Closes the inner cache."""
         self._inner.close()

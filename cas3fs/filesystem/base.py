@@ -145,8 +145,7 @@ class Base:
         with self.lock:
             self._is_low = full
             self._judge()
-            if full:
-                self.staging.room.notify_all()
+            self.staging.room.notify_all()
 
     def _judge(self) -> None:
         self._refusal = errno.EROFS if self.read_only_reason else errno.ENOSPC if self._is_low else 0

@@ -119,7 +119,7 @@ class Checkpoints:
             _Overtaken: while it was waited for, one was stored or removed, and the pinned state shows it without that.
         """
         staging = self._base.staging
-        certain = [(inode, inode.stored_seq) for inode in staging.files.values() if inode.replaces and inode.unstored]
+        certain = [(inode, inode.stored_seq) for inode in staging.waiting.values() if inode.replaces]
         certain.sort(key=lambda one: one[0].layers[-1].writers)
         frozen: list[FrozenFile] = []
         try:
@@ -169,6 +169,7 @@ class Checkpoints:
                     # just what the layers hold: beside it the index may be newer than the copy by now
                     cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
                     file.replacements = list(cutter.replacements())
+                    file.verify()
                 except Exception as error:
                     if not is_of_one_file(error):
                         raise

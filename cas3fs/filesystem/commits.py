@@ -5,7 +5,8 @@ Operations run in one open transaction of the index, the *group*; a commit ends 
 fsyncdir, and before a snapshot.  One commit, step by step; a kill or a loss of power between any two of them loses at
 most what happened since the commit before:
 
-1. outside the lock: the bytes of layer files are synced, staging rows are written and made durable;
+1. outside the lock: the bytes of layer files are synced, staging rows are written and made durable; what the disk
+   loses of a file is the trouble of that file, whose row says so (module `layerfiles`), and of those who fsync it;
 2. under the lock, so that no operation comes between: the same for the little that has changed meanwhile;
 3. under the lock: dirty inodes are written back, and the group is committed;
 4. outside the lock: the index is synced;
@@ -32,11 +33,13 @@ from typing import TypeVar
 
 from cas3fs.errors import Cas3fsError, IndexDatabaseError
 from cas3fs.filesystem.base import MIB, Base
+from cas3fs.localdisk import LocalDisk
 from cas3fs.rhythms import Guard
 
 _SLICE_BYTES = 4 * MIB
 _RESERVE_BYTES = 32 * MIB
 _RESERVE_SHARE = 20
+_ROOM_RESERVES = 2
 _DISK_CHECK_S = 0.5
 _LOST_RETRY_S = 1.0
 _GROUP_PAGES = 20_000
@@ -52,19 +55,24 @@ class DiskReserve:
 
     While it is given up, writers are refused with ENOSPC; so a commit never meets a full disk, which would undo all
     operations of its group.
+
+    Before it comes to that, staging has no room any more: it leaves twice the reserve to others.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, local_disk: LocalDisk) -> None:
         self._path = folder / "reserve"
         self._folder = folder
+        self._disk = local_disk
         disk = os.statvfs(folder)
         self._size_bytes = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
         self.is_low = False
+        self.room_bytes = 0
+        """What may be staged beside what is, by the last check."""
 
     def check(self) -> bool:
         """Whether the disk is nearly full; gives the reserve up, or makes it, as needed."""
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize
+        free = self._disk.free_bytes(self._folder)
+        self.room_bytes = max(0, free - _ROOM_RESERVES * self._size_bytes)
         if self.is_low:
             self.is_low = free < 3 * self._size_bytes
         elif free < self._size_bytes // 2:
@@ -94,7 +102,7 @@ class Commits:
 
     def __init__(self, base: Base, folder: Path) -> None:
         self._base = base
-        self._reserve = DiskReserve(folder)
+        self._reserve = DiskReserve(folder, base.staging.open_files.disk)
         self.commit_mutex = threading.Lock()
         self.last_pause_s = 0.0
         """How long the last commit kept operations out."""
@@ -144,7 +152,10 @@ class Commits:
 
     def _check_disk(self) -> None:
         low = self._reserve.is_low
+        self._base.reader.give_way()  # first: what is in the caches can be had again
         self._base.refuse_growth(self._reserve.check())
+        with self._base.lock:
+            self._base.staging.set_room(self._reserve.room_bytes)
         if self._reserve.is_low != low:
             _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has room again")
 
@@ -226,6 +237,7 @@ class Commits:
         finally:
             with base.lock:
                 base.staging.done_reading(pinned)
+                base.staging.note_losses()
         more = True
         while more:
             with base.lock:
@@ -241,6 +253,7 @@ class Commits:
                 layer.sync()
         finally:
             staging.done_reading(pinned)
+            staging.note_losses()
         while staging.save_some(_SLICE_BYTES):
             pass
         staging.settle()

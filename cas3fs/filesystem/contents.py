@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from cas3fs.blockstore.reader import BlockReader, Gate
-from cas3fs.filesystem.extents import FileBytes, MemoryBytes
+from cas3fs.filesystem.extents import MemoryBytes
+from cas3fs.filesystem.layerfiles import FileBytes
 from cas3fs.filesystem.layers import Layer, View
 from cas3fs.filesystem.staging import Staging
 from cas3fs.values import Buffer, ChunkSpan

@@ -13,6 +13,7 @@ Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chun
 not mapped: a sector that cannot be read is the trouble of one file, and no signal that ends the process.
 """
 
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,7 @@ from cas3fs.filesystem.base import MIB, Base
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.extents import MemoryBytes
 from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layerfiles import FileBytes
 from cas3fs.filesystem.layers import Layer, dirty_ranges
 from cas3fs.filesystem.staging import Staging
 from cas3fs.index import Index
@@ -80,6 +82,18 @@ class FrozenFile:
         """`let_go` was not called yet."""
         for layer in self.layers:
             layer.readers += 1
+        self._files = [(layer.bytes, layer.bytes.failures) for layer in layers if isinstance(layer.bytes, FileBytes)]
+
+    def verify(self) -> None:
+        """What was read of the layers' files so far are the bytes that were written.
+
+        Raises:
+            OSError: perhaps not: the disk has lost some of them meanwhile.
+        """
+        for held, failures in self._files:
+            held.verify()
+            if held.failures != failures:
+                raise OSError(errno.EIO, f"the local disk has lost bytes of staging file {held.path}")
 
     def let_go(self, staging: Staging) -> bool:
         """Nobody reads its layers any more; whether that is new.  Needs the lock."""

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes at places of a file: sets of ranges, few bytes in memory, many in a sparse file.
+"""Bytes at places of a file: sets of ranges, and few bytes in memory (for many see module `layerfiles`).
 
 Nothing here takes a lock, or knows what the bytes are for.
 """
 
-import errno
-import os
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from cas3fs.durable import sync_folder
 from cas3fs.values import Buffer
 
 Range = tuple[int, int]
 """From (included) and to (excluded), bytes of the file."""
+
+EXTENT_COST_BYTES = 128
+"""What an extent takes in memory beside its bytes."""
 
 _RANGE = struct.Struct("<qq")
 
@@ -75,6 +74,19 @@ class RangeSet:
         self.ends[low:high] = [end]
         self.size_bytes += end - start
 
+    def remove(self, start: int, end: int) -> None:
+        """Takes ``[start, end)`` out."""
+        low = bisect_right(self.ends, start)
+        high = bisect_left(self.starts, end)
+        if low >= high:
+            return
+        left = [(self.starts[low], start)] if self.starts[low] < start else []
+        right = [(end, self.ends[high - 1])] if self.ends[high - 1] > end else []
+        self.size_bytes -= sum(self.ends[i] - self.starts[i] for i in range(low, high))
+        self.starts[low:high] = [one for one, _ in left + right]
+        self.ends[low:high] = [other for _, other in left + right]
+        self.size_bytes += sum(other - one for one, other in left + right)
+
     def truncate(self, size: int) -> None:
         """Forgets everything from `size` on."""
         keep = bisect_left(self.starts, size)
@@ -103,6 +115,15 @@ class MemoryBytes:
         self.starts: list[int] = []
         self.extents: list[bytearray] = []
         self.size_bytes = 0
+
+    @property
+    def cost_bytes(self) -> int:
+        """What it takes in memory, nearly."""
+        return self.size_bytes + EXTENT_COST_BYTES * len(self.starts)
+
+    @property
+    def range_count(self) -> int:
+        return len(self.starts)
 
     def ranges(self) -> list[Range]:
         return [(start, start + len(data)) for start, data in zip(self.starts, self.extents, strict=True)]
@@ -156,9 +177,10 @@ class MemoryBytes:
     def within(self, start: int, end: int) -> list[Range]:
         """The parts of ``[start, end)`` that are here, ascending."""
         found = []
-        for begin, data in zip(self.starts, self.extents, strict=True):
-            if begin < end and begin + len(data) > start:
-                found.append((max(start, begin), min(end, begin + len(data))))
+        for i in range(max(bisect_right(self.starts, start) - 1, 0), bisect_left(self.starts, end)):
+            begin, stop = self.starts[i], self.starts[i] + len(self.extents[i])
+            if stop > start:
+                found.append((max(start, begin), min(end, stop)))
         return found
 
     def read(self, start: int, end: int) -> bytes:
@@ -191,98 +213,4 @@ class MemoryBytes:
     def close(self) -> None:
         """Nothing to let go."""
 
-
-class FileBytes:
-    """Bytes in a sparse file of the staging folder; `ranges` says which of its bytes count."""
-
-    __slots__ = ("_new", "fd", "path", "set", "unsynced")
-
-    def __init__(self, path: Path, ranges: Iterable[Range] = (), *, create: bool) -> None:
-        """Opens or creates the file.
-
-        Raises:
-            OSError: as open(2).
-        """
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_TRUNC if create else 0)
-        self.fd = os.open(path, flags, 0o600)
-        self.path = path
-        self.set = RangeSet(ranges)
-        self.unsynced = create
-        self._new = create
-
-    @property
-    def size_bytes(self) -> int:
-        return self.set.size_bytes
-
-    def ranges(self) -> list[Range]:
-        return list(self.set)
-
-    def put(self, offset: int, data: Buffer) -> None:
-        """Writes the bytes, which do not count before `write_done`.  May block on the disk: call it without a lock.
-
-        Raises:
-            OSError: as pwrite(2), a full disk among them.
-        """
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self.fd, view, offset)
-            view = view[written:]
-            offset += written
-
-    def write_done(self, offset: int, length: int) -> None:
-        """The bytes that `put` wrote count from now on."""
-        self.set.add(offset, offset + length)
-        self.unsynced = True
-
-    def truncate(self, size: int) -> None:
-        """Forgets everything from `size` on."""
-        self.set.truncate(size)
-
-    def shrink(self, size: int) -> None:
-        """Gives the room behind `size` back to the disk; only while no row names those bytes."""
-        if os.fstat(self.fd).st_size > size:
-            os.ftruncate(self.fd, size)
-
-    def within(self, start: int, end: int) -> list[Range]:
-        """The parts of ``[start, end)`` that count, ascending."""
-        return self.set.within(start, end)
-
-    def read_into(self, start: int, into: memoryview) -> None:
-        """Fills `into` with the bytes from `start` on, of a range that `within` gave.
-
-        Read and not mapped: a sector that cannot be read is then an error of this call, and no signal that ends the
-        process.
-
-        Raises:
-            OSError: as preadv(2); EIO where somebody has cut the file short.
-        """
-        while into:
-            count = os.preadv(self.fd, [into], start)
-            if not count:
-                raise OSError(errno.EIO, f"staging file {self.path} is shorter than its ranges")
-            into = into[count:]
-            start += count
-
-    def sync(self) -> None:
-        """The bytes are on the disk when this returns.
-
-        Raises:
-            OSError: as fdatasync(2).
-        """
-        self.unsynced = False  # before the call: a write during it sets the flag again
-        try:
-            os.fdatasync(self.fd)
-            if self._new:
-                sync_folder(self.path.parent)
-                self._new = False
-        except OSError:
-            self.unsynced = True
-            raise
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-    def discard(self) -> None:
-        """Removes the file."""
-        self.path.unlink(missing_ok=True)
-        self.close()
+    discard = close

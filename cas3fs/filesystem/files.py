@@ -20,8 +20,8 @@ from cas3fs.filesystem.base import SIZE_MAX, Caller
 from cas3fs.filesystem.borders import check_owner, clamped_ns
 from cas3fs.filesystem.contents import ReadPlan
 from cas3fs.filesystem.directories import Directories
-from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layerfiles import FileBytes, Put
 from cas3fs.filesystem.layers import Layer
 from cas3fs.filesystem.readahead import ReadAhead
 from cas3fs.filesystem.spans import KnownSpans
@@ -29,12 +29,14 @@ from cas3fs.index import Index
 from cas3fs.values import Buffer
 
 _MODE_BITS = 0o7777
+_LOOK_S = 1.0
+"""A writer that waits for room looks at least so often."""
 
 
 class OpenFile:
     """A handle of a regular file."""
 
-    __slots__ = ("ahead", "inode", "privileged", "readable", "spans", "writable")
+    __slots__ = ("ahead", "failures_seen", "inode", "privileged", "readable", "spans", "writable")
 
     def __init__(self, inode: Inode, flags: int, privileged: bool, index: Index) -> None:
         self.inode = inode
@@ -45,6 +47,8 @@ class OpenFile:
         """Its writes leave set-id bits alone."""
         self.ahead = ReadAhead()
         self.spans = KnownSpans(index, inode.number)
+        self.failures_seen = 0
+        """How many losses of staged bytes its program knows of."""
 
 
 class Files(Directories):
@@ -151,6 +155,8 @@ class Files(Directories):
 
     def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
         opened = OpenFile(inode, flags, caller.uid == 0, self.index)
+        if (failure := self.staging.failures.get(inode.number)) is not None:
+            opened.failures_seen = failure.reported
         inode.handles += 1
         inode.writers += opened.writable
         handle = self._next_handle()
@@ -169,6 +175,21 @@ class Files(Directories):
                     inode.touched_s = time.monotonic()
             if not inode.nlink:
                 self._unreferenced(inode)
+
+    def check_losses(self, handle: int) -> None:
+        """Tells a handle once that staged bytes of its file are lost.
+
+        Raises:
+            FileSystemError: EIO.
+        """
+        with self.lock:
+            self.staging.note_losses()
+            opened = self._open.get(handle)
+            failure = None if opened is None else self.staging.failures.get(opened.inode.number)
+            if opened is None or failure is None or opened.failures_seen >= failure.count:
+                return
+            opened.failures_seen = failure.reported = failure.count
+            raise FileSystemError(errno.EIO, failure.reason)
 
     def flush(self, handle: int) -> None:
         """A descriptor of the handle was closed; what was written is staged already, so nothing is left to do."""
@@ -241,6 +262,8 @@ class Files(Directories):
     def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
         """As `write`, when the bytes fit in memory; None when they do not.  Never waits."""
         with self.lock:
+            if self._refusal == errno.ENOSPC and self.staging.may_get_room:
+                return None
             inode = self._begin_write(handle, offset, data)
             if not self.staging.write_small(inode, offset, data):
                 return None
@@ -249,30 +272,48 @@ class Files(Directories):
             return len(data)
 
     def write(self, handle: int, offset: int, data: Buffer, *, patient: bool = True) -> int:
-        """Takes all of `data` at `offset`; waits while staging is full, unless the caller is not `patient`.
+        """Takes all of `data` at `offset`; waits while staging is full.
+
+        A caller that is not `patient` waits two seconds at most, and goes over the limit then, up to a point.
 
         Raises:
-            FileSystemError: EBADF, EFBIG, EINVAL, ENOSPC (the local disk), EROFS.
+            FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no room, and storing what is
+                staged gives it none, or for a caller that could not wait.
         """
         done = self.write_now(handle, offset, data)
         if done is not None:
             return done
         with self.lock:
-            while patient and self.staging.is_full and not self._refusal:
-                self.staging.hungry.set()
-                self.staging.room.wait()
+            self._await_room(None if patient else time.monotonic() + self.staging.patience_s)
+            if self.staging.is_short_of_disk and not self.staging.may_get_room:
+                raise FileSystemError(errno.ENOSPC, "the local disk has no room for what waits for the store")
+            if not patient and self.staging.is_overfull:
+                raise FileSystemError(errno.ENOSPC, "staging is full, and too many writers wait for the store already")
             inode = self._begin_write(handle, offset, data)
             layer, held = self._file_layer(inode)
-        written = 0
+        put = None
         try:
-            held.put(offset, data)
-            written = len(data)
+            put = held.put(offset, data)
         except OSError as error:
             raise FileSystemError(error.errno or errno.EIO, str(error)) from error
         finally:
             with self.lock:
-                self._wrote_to_file(inode, layer, held, offset, written)
-        return written
+                self._wrote_to_file(inode, layer, held, put)
+        return len(data)
+
+    def _await_room(self, deadline_s: float | None) -> None:
+        """Returns when there is room in staging, or waiting for it makes no sense, or at the deadline."""
+        staging = self.staging
+        while not self.read_only_reason:
+            if staging.size_bytes < staging.limit_bytes:
+                is_short = staging.is_short_of_disk or self._refusal == errno.ENOSPC
+                if not is_short or not staging.may_get_room:
+                    return
+            left_s = _LOOK_S if deadline_s is None else deadline_s - time.monotonic()
+            if left_s <= 0:
+                return
+            staging.hungry.set()
+            staging.room.wait(min(left_s, _LOOK_S))
 
     def _begin_write(self, handle: int, offset: int, data: Buffer) -> Inode:
         """Checks that the bytes may be written, and clears set-id bits as write(2) says."""
@@ -294,10 +335,10 @@ class Files(Directories):
         except OSError as error:
             raise FileSystemError(error.errno or errno.EIO, str(error)) from error
 
-    def _wrote_to_file(self, inode: Inode, layer: Layer, held: FileBytes, offset: int, written: int) -> None:
-        if written:
-            self._wrote(inode, offset + written)
-        self.staging.wrote(inode, layer, held, offset, written)
+    def _wrote_to_file(self, inode: Inode, layer: Layer, held: FileBytes, put: Put | None) -> None:
+        if put is not None:
+            self._wrote(inode, put.offset + put.length)
+        self.staging.wrote(inode, layer, held, put)
 
     def _wrote(self, inode: Inode, end: int) -> None:
         """Size and times after a write that reached `end`."""

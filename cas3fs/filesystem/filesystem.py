@@ -145,11 +145,17 @@ class FileSystem(Files, Xattrs):
             self.index.complete()
 
     def fsync(self, handle: int, datasync: bool = False) -> None:
-        """What was written to the file is durable on this machine; errors as `commit`, and IndexRowRefused."""
+        """What was written to the file is durable on this machine.
+
+        Raises:
+            FileSystemError: EIO, the local disk has lost bytes of it; each handle is told once, whenever it happened.
+            IndexDatabaseError, OSError: as `commit`, and IndexRowRefused.
+        """
         self.commit()
         opened = self._open.get(handle)
         if opened is not None:
             self._check_kept(opened.inode.number)
+        self.check_losses(handle)
 
     def fsyncdir(self, handle: int) -> None:
         """What happened in the directory is durable on this machine; errors as `fsync`."""
@@ -250,8 +256,7 @@ class FileSystem(Files, Xattrs):
     def pending(self) -> Pending:
         """What is not in the store yet."""
         with self.lock:
-            waiting = [inode for inode in self.staging.files.values() if inode.unstored]
-            return Pending(len(waiting), self.staging.size_bytes)
+            return Pending(len(self.staging.waiting), self.staging.size_bytes)
 
     def statfs(self) -> VolumeStatistics:
         """Room and use; at most a few seconds old."""
@@ -274,6 +279,8 @@ class FileSystem(Files, Xattrs):
                 "staging.files": len(self.staging.files),
                 "staging.size_bytes": self.staging.size_bytes,
                 "staging.memory_bytes": self.staging.memory_bytes,
+                "staging.open_files": self.staging.open_files.open_count,
+                "staging.lost_files": len(self.staging.failures),
                 "inodes.cached": len(self.inodes.cached),
                 "inodes.refused": len(self.inodes.refused),
                 "inodes.known_to_kernel": len(self.inodes.lookups),

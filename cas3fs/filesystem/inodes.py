@@ -115,7 +115,7 @@ class InodeTable:
         """`newborn`: the numbers of those that the index does not have yet (module `names`)."""
         self._index = index
         self._newborn = newborn
-        self._capacity = capacity
+        self._capacity = self._evict_at = capacity
         self.cached: dict[int, Inode] = {}
         self.dirty: dict[int, Inode] = {}
         self.lookups: dict[int, int] = {}
@@ -159,7 +159,7 @@ class InodeTable:
         """The cached inode of a row of the index, or a new one made from it: what is in memory is newer."""
         inode = self.cached.get(row[0])
         if inode is None:
-            if len(self.cached) >= self._capacity:
+            if len(self.cached) >= self._evict_at:
                 self._evict()
             inode = self.cached[row[0]] = Inode(*row)
         return inode
@@ -177,6 +177,8 @@ class InodeTable:
         ][: self._capacity // 4]
         for number in going:
             del self.cached[number]
+        # where most of them are staged, few can go, and looking through all again for each that comes would take long
+        self._evict_at = max(self._capacity, len(self.cached) + self._capacity // 4)
 
     def touch(self, inode: Inode) -> None:
         """Its row is to be written at the next commit; until then it is the one to be found, whatever was evicted."""

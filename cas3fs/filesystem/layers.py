@@ -14,13 +14,14 @@ file: from then on the layer is an exact state that the file had, which can be r
 changes go to a new layer above it.  When the index durably holds a layer's content, the layer is dropped whole.  So
 writes, truncations, changed times and removals during an upload win without any merging.
 
-The bytes of a layer are kept in memory while they are few, else in a sparse file (module `extents`).
+The bytes of a layer are kept in memory while they are few, else in a sparse file (modules `extents`, `layerfiles`).
 Nothing here takes a lock: `Staging` says who may call what, and when.
 """
 
 from collections.abc import Sequence
 
-from cas3fs.filesystem.extents import FileBytes, MemoryBytes, Range, RangeSet
+from cas3fs.filesystem.extents import MemoryBytes, Range, RangeSet
+from cas3fs.filesystem.layerfiles import FileBytes
 
 
 class Layer:
@@ -73,10 +74,10 @@ class Layer:
         self.readers = 0
 
     def sync(self) -> None:
-        """The bytes of its file, if it has one, are on the disk when this returns.
+        """The bytes of its file, if it has one, are on the disk when this returns, or count as lost.
 
         Raises:
-            OSError: as fdatasync(2).
+            OSError: nothing was tried, as the file cannot be opened.
         """
         if isinstance(self.bytes, FileBytes):
             self.bytes.sync()

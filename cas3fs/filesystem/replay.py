@@ -12,8 +12,9 @@ from pathlib import Path
 
 from cas3fs.errors import StateConflict
 from cas3fs.filesystem.base import SIZE_MAX
-from cas3fs.filesystem.extents import FileBytes, MemoryBytes, unpack_ranges
+from cas3fs.filesystem.extents import MemoryBytes, unpack_ranges
 from cas3fs.filesystem.inodes import InodeTable
+from cas3fs.filesystem.layerfiles import GONE, FileBytes
 from cas3fs.filesystem.layers import Layer
 from cas3fs.filesystem.staging import Staging
 from cas3fs.index.staging import StagedRow
@@ -31,16 +32,17 @@ def replay(staging: Staging, inodes: InodeTable) -> int:
     """
     known: set[str] = set()
     for row in staging.records.rows():
-        inode = inodes.find(row.inode)
+        inode = inodes.find(row.inode) if isinstance(row.inode, int) else None
         if inode is None or (isinstance(row.seq, int) and row.seq <= inode.stored_seq):
             staging.forget(row)
         else:
-            staging.take_up(inode, _layer_of(row, staging.folder, known))
+            staging.take_up(inode, _layer_of(row, staging, known))
     _set_aside(staging.folder, known)
     return len(staging.files)
 
 
-def _layer_of(row: StagedRow, folder: Path, known: set[str]) -> Layer:
+def _layer_of(row: StagedRow, staging: Staging, known: set[str]) -> Layer:
+    folder = staging.folder
     if not _makes_sense(row):
         raise StateConflict(
             f"the record of staged bytes of inode {row.inode!r} is damaged: no file has such sizes or times; moving "
@@ -50,7 +52,7 @@ def _layer_of(row: StagedRow, folder: Path, known: set[str]) -> Layer:
     layer.floor = row.size if row.floor is None else row.floor
     layer.frozen, layer.unsaved, layer.row = True, False, True
     try:
-        ranges = unpack_ranges(row.ranges)
+        ranges, lost = unpack_ranges(row.ranges), unpack_ranges(row.lost or b"")
         if row.data is not None:
             layer.bytes = MemoryBytes.from_joined(ranges, row.data)
             return layer
@@ -62,7 +64,7 @@ def _layer_of(row: StagedRow, folder: Path, known: set[str]) -> Layer:
             f"staged bytes of inode {row.inode} are missing: {path} is named by staging.sqlite and not there; "
             "cas3fs fsck --repair puts the record aside"
         )
-    layer.bytes = FileBytes(path, ranges, create=False)
+    layer.bytes = FileBytes(path, staging.open_files, ranges, lost, create=False)
     known.add(path.name)
     return layer
 
@@ -73,13 +75,17 @@ def _makes_sense(row: StagedRow) -> bool:
     numbers = (row.inode, row.seq, row.size, row.mtime_ns, row.ctime_ns, floor)
     if not all(isinstance(one, int) for one in numbers) or not isinstance(row.ranges, bytes):
         return False
-    return 0 <= row.size <= SIZE_MAX and 0 <= floor <= SIZE_MAX and isinstance(row.data, bytes | None)
+    if not isinstance(row.data, bytes | None) or not isinstance(row.lost, bytes | None):
+        return False
+    return 0 <= row.size <= SIZE_MAX and 0 <= floor <= SIZE_MAX
 
 
 def _set_aside(folder: Path, known: set[str]) -> None:
     """A file without its row was never promised; it is kept for a person to look at, out of the way."""
     for path in folder.iterdir():
-        if _LAYER_FILE.fullmatch(path.name) and path.name not in known:
+        if path.name.endswith(GONE):  # its bytes are in the store, or of no use: a kill came before it was removed
+            path.unlink()
+        elif _LAYER_FILE.fullmatch(path.name) and path.name not in known:
             aside = folder / "aside"
             aside.mkdir(mode=0o700, exist_ok=True)
             path.rename(aside / f"{path.name}.{time.time_ns()}")

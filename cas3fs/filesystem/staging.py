@@ -13,6 +13,7 @@ Rows and the index are two databases.  What makes every crash between their comm
   back what was never promised.  Until that commit no later layer of the inode gets a row (`early`): it could come to
   lie over an index that lacks what went;
 - so rows are written for all layers of an inode or for none;
+- what the disk has lost of a layer's file (module `layerfiles`) the row says too: it is lost at the next mount as well;
 - a row counts at the next mount only if its sequence number is greater than the inode's ``stored_seq`` in the index.
   So a row that should have gone already is ignored, and one whose index transaction was lost is still there.
 
@@ -21,52 +22,139 @@ it is notified when bytes or
 writers go.
 """
 
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cas3fs.filesystem.extents import FileBytes, MemoryBytes, pack_ranges
+import attrs
+
+from cas3fs.filesystem.extents import MemoryBytes, pack_ranges
 from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layerfiles import FileBytes, LayerFiles, Put
 from cas3fs.filesystem.layers import Layer
 from cas3fs.index.staging import StagedRow, StagingIndex
+from cas3fs.localdisk import LocalDisk
 from cas3fs.values import Buffer
 
 SMALL_LAYER_BYTES = 256 * 1024
 """A layer that outgrows this moves from memory to a file."""
+_LEAST_OVERFLOW_BYTES = 8 * 1024 * 1024
+_OVERFLOW_SHARE = 8
+_PATIENCE_S = 2.0
+MOST_RANGES = 4096
+"""A layer of more ranges takes no more writes: its row, 16 bytes a range, is not written again."""
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.define
+class Failure:
+    """The disk has lost staged bytes of a file; each handle is told once, by an fsync."""
+
+    count: int = 0
+    reported: int = 0
+    """Those that some handle was told of: handles that are opened later are not."""
+    reason: str = ""
 
 
 class Staging:
     """See the module."""
 
-    def __init__(self, folder: Path, rows: StagingIndex, *, limit_bytes: int, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: StagingIndex,
+        *,
+        limit_bytes: int,
+        memory_bytes: int,
+        disk: LocalDisk | None = None,
+        most_open: int | None = None,
+    ) -> None:
         """`limit_bytes` bounds all staged bytes (writers wait), `memory_bytes` those kept in memory (the rest goes
-        to files)."""
+        to files), `most_open` the files that are open at once (a share of what the process may have, for None)."""
         self.folder = folder
+        self.open_files = LayerFiles(folder, disk or LocalDisk(), self._on_lost, most_open)
         self.records = rows
         self.limit_bytes = limit_bytes
         self.memory_limit_bytes = memory_bytes
         self.files: dict[int, Inode] = {}
         """Every inode that has layers."""
+        self.waiting: dict[int, Inode] = {}
+        """Those of which a layer is not in the index yet."""
+        self.failures: dict[int, Failure] = {}
+        """By the number of the inode."""
         self.size_bytes = 0
         self.memory_bytes = 0
         self.early: set[int] = set()
         """Inodes of which a layer went before the index transaction that stored it was committed."""
         self.hungry = threading.Event()
         """Set when writers wait, or memory runs short: storers should not wait for files to settle."""
+        self.is_stuck = False
+        """The last attempt to store anything has failed: waiting for room may take for ever."""
         self.room = threading.Condition()  # replaced by `guard`
+        self._disk_limit_bytes: int | None = None
         self._stored: list[tuple[Inode, list[Layer]]] = []
         self._gone: list[tuple[int, int]] = []  # keys of rows to delete
-        self._unsettled: list[Layer] = []  # saved since the last settle
+        self._unsettled: list[tuple[Inode, Layer]] = []  # saved since the last settle
+        self._changed: dict[int, Inode] = {}  # those that may have something to save; the others have not
+        self._lost: deque[tuple[FileBytes, OSError]] = deque()  # not noted yet
 
     def guard(self, lock: threading.Lock) -> None:
         """Takes the file system's lock as the one that `room` waits on; called once, before anything else."""
         self.room = threading.Condition(lock)
 
+    # -- room
+
+    @property
+    def limit_now_bytes(self) -> int:
+        """What may be staged: the limit, or less where the local disk has not so much room."""
+        if self._disk_limit_bytes is None:
+            return self.limit_bytes
+        return min(self.limit_bytes, self._disk_limit_bytes)
+
     @property
     def is_full(self) -> bool:
-        return self.size_bytes >= self.limit_bytes
+        return self.size_bytes >= self.limit_now_bytes
+
+    @property
+    def is_short_of_disk(self) -> bool:
+        """Whether it is the local disk that has no room for more."""
+        return self._disk_limit_bytes is not None and self.size_bytes >= self._disk_limit_bytes
+
+    @property
+    def may_get_room(self) -> bool:
+        """Whether storing what is staged would give the local disk room, and goes on."""
+        if self.is_stuck:
+            return False
+        now_s = time.monotonic()
+        return any(inode.retry_at_s <= now_s for inode in self.files.values())
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether even those who cannot wait may not add anything."""
+        return self.size_bytes >= self.limit_bytes + self._overflow_bytes
+
+    @property
+    def _overflow_bytes(self) -> int:
+        return max(self.limit_bytes // _OVERFLOW_SHARE, _LEAST_OVERFLOW_BYTES)
+
+    @property
+    def patience_s(self) -> float:
+        """How long a writer waits for room that cannot wait as long as it takes."""
+        near = self.size_bytes >= self.limit_bytes + self._overflow_bytes // 2
+        return _PATIENCE_S if near or self.is_short_of_disk else 0.0
+
+    def set_room(self, free_bytes: int) -> None:
+        """So much of the local disk's room is there for staging, beside what its files take already."""
+        in_files = max(0, self.size_bytes - self.memory_bytes)
+        was_full = self.is_full
+        self._disk_limit_bytes = in_files + max(0, free_bytes)
+        if was_full and not self.is_full:
+            self.room.notify_all()
 
     @property
     def is_short_of_memory(self) -> bool:
@@ -87,30 +175,39 @@ class Staging:
             self.files[inode.number] = inode
         made = Layer(seq, inode.size, inode.mtime_ns, inode.ctime_ns)
         layers.append(made)
+        self.waiting[inode.number] = self._changed[inode.number] = inode
         return made
 
     def follow(self, inode: Inode) -> None:
         """Size and times of `inode` have changed: its active layer says so too."""
         layer = self.active(inode)
         layer.size, layer.mtime_ns, layer.ctime_ns, layer.unsaved = inode.size, inode.mtime_ns, inode.ctime_ns, True
+        self._changed[inode.number] = inode
         inode.touched_s = time.monotonic()
 
     def write_small(self, inode: Inode, offset: int, data: Buffer) -> bool:
         """Takes the bytes into memory; False when they are to go to a file, or when there is no room."""
         if self.is_full or self.memory_bytes >= self.memory_limit_bytes:
             return False
-        layer = self.active(inode)
+        layer = self._layer_for_bytes(inode)
         held = layer.bytes
         if not isinstance(held, MemoryBytes) or held.size_bytes + len(data) > SMALL_LAYER_BYTES:
             return False
-        before = held.size_bytes
+        before, cost = held.size_bytes, held.cost_bytes
         held.write(offset, data)
-        grown = held.size_bytes - before
-        self.size_bytes += grown
-        self.memory_bytes += grown
+        self.size_bytes += held.size_bytes - before
+        self.memory_bytes += held.cost_bytes - cost
         if self.is_short_of_memory:
             self.hungry.set()
         return True
+
+    def _layer_for_bytes(self, inode: Inode) -> Layer:
+        """The active layer, which has not too many ranges, unless a write to it is under way."""
+        layer = self.active(inode)
+        if layer.bytes.range_count < MOST_RANGES or layer.writers or layer.closing:
+            return layer
+        layer.frozen = True
+        return self.active(inode)
 
     def file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
         """The active layer, its bytes moved to a file, with one writer more: give it back by `wrote`.
@@ -120,10 +217,10 @@ class Staging:
         Raises:
             OSError: the file could not be made; the layer is as it was.
         """
-        layer = self.active(inode)
+        layer = self._layer_for_bytes(inode)
         while layer.closing:
             self.room.wait()
-            layer = self.active(inode)
+            layer = self._layer_for_bytes(inode)
         held = layer.bytes
         if isinstance(held, MemoryBytes):
             held = self._spill(inode, layer, held)
@@ -131,23 +228,23 @@ class Staging:
         return layer, held
 
     def _spill(self, inode: Inode, layer: Layer, held: MemoryBytes) -> FileBytes:
-        moved = FileBytes(self.folder / f"{inode.number:x}-{layer.seq:x}", create=True)
+        moved = FileBytes(self.folder / f"{inode.number:x}-{layer.seq:x}", self.open_files, create=True)
         try:
-            for (start, end), data in zip(held.ranges(), held.extents, strict=True):
-                moved.put(start, data)
-                moved.write_done(start, end - start)
+            for start, data in zip(held.starts, held.extents, strict=True):
+                moved.write_done(moved.put(start, data))
         except OSError:
             moved.discard()
             raise
-        self.memory_bytes -= held.size_bytes
+        self.memory_bytes -= held.cost_bytes
         layer.bytes, layer.unsaved = moved, True
+        self._changed[inode.number] = inode
         return moved
 
-    def wrote(self, inode: Inode, layer: Layer, held: FileBytes, offset: int, length: int) -> None:
-        """The writer that `file_layer` let in is done; `length` 0 when it failed."""
-        if length:
+    def wrote(self, inode: Inode, layer: Layer, held: FileBytes, put: Put | None) -> None:
+        """The writer that `file_layer` let in is done; it has put nothing when it failed."""
+        if put is not None:
             before = held.size_bytes
-            held.write_done(offset, length)
+            held.write_done(put)
             self.size_bytes += held.size_bytes - before
             self.follow(inode)
         layer.writers -= 1
@@ -159,25 +256,25 @@ class Staging:
         for layer in layers:
             layer.readers -= 1
             if layer.dropped and not layer.readers:
-                layer.bytes.close()
+                layer.bytes.discard()
 
     def truncate(self, inode: Inode, size: int) -> None:
         """The file was cut or grown to `size`: what lies below its active layer is dead from there on."""
         layer = self.active(inode)
         layer.floor = min(layer.floor, size)
         held = layer.bytes
-        before = held.size_bytes
+        before = _sizes(held)
         held.truncate(size)
         # a row must not lose its bytes to a crash, nor a reader what it has planned to read, nor a writer what it has
         # put in the file already and will count when it gets the lock
         if isinstance(held, FileBytes) and not (layer.row or layer.readers or layer.writers):
             held.shrink(size)
-        self._account(held, held.size_bytes - before)
+        now = _sizes(held)
+        self._account(now[0] - before[0], now[1] - before[1])
 
-    def _account(self, held: MemoryBytes | FileBytes, grown: int) -> None:
+    def _account(self, grown: int, grown_in_memory: int) -> None:
         self.size_bytes += grown
-        if isinstance(held, MemoryBytes):
-            self.memory_bytes += grown
+        self.memory_bytes += grown_in_memory
         if grown < 0:
             self.room.notify_all()
 
@@ -209,12 +306,19 @@ class Staging:
         """
         for layer in layers:
             layer.stored = True
+        self._note_waiting(inode)
         inode.replaces = inode.replaces and inode.unstored
         if inode.layers[0] is not layers[0] or any(layer.row for layer in layers):
             self._stored.append((inode, layers))
         else:
             self.early.add(inode.number)
             self._drop_lowest(inode, layers)
+
+    def _note_waiting(self, inode: Inode) -> None:
+        if inode.unstored:
+            self.waiting[inode.number] = inode
+        else:
+            self.waiting.pop(inode.number, None)
 
     def take_stored(self) -> tuple[list[tuple[Inode, list[Layer]]], set[int]]:
         """What has come by `stored` since the last commit: layers to be given to `drop` when the index is durable,
@@ -237,8 +341,10 @@ class Staging:
         for layer in layers:
             self._drop(inode, layer)
         inode.layers = [layer for layer in inode.layers if not layer.dropped]
+        self._note_waiting(inode)
         if not inode.layers:
             self.files.pop(inode.number, None)
+            self._changed.pop(inode.number, None)
 
     def discard(self, inode: Inode) -> None:
         """The inode is gone, and all that was staged for it.
@@ -248,25 +354,28 @@ class Staging:
         self._drop_lowest(inode, [layer for layer in inode.layers if not layer.row])
         for layer in inode.layers:
             layer.stored = True
+        self._note_waiting(inode)
+        self.failures.pop(inode.number, None)
         if inode.layers:
             self._stored.append((inode, list(inode.layers)))
 
     def _drop(self, inode: Inode, layer: Layer) -> None:
         if layer.row:
             self._gone.append((inode.number, layer.seq))
-        self._account(layer.bytes, -layer.bytes.size_bytes)
+        size_bytes, in_memory = _sizes(layer.bytes)
+        self._account(-size_bytes, -in_memory)
         layer.dropped = True
-        if isinstance(layer.bytes, FileBytes):
-            layer.bytes.path.unlink(missing_ok=True)
         if not layer.readers:
-            layer.bytes.close()
+            layer.bytes.discard()
+        elif isinstance(layer.bytes, FileBytes):
+            layer.bytes.retire()
 
     # -- saving
 
     def pin_unsynced(self) -> list[Layer]:
         """The layers that need rows, and whose files hold bytes that may not be on the disk; each with one reader
         more."""
-        unstored = [inode for inode in self.files.values() if inode.unstored]
+        unstored = [inode for inode in self._changed.values() if inode.unstored]
         pinned = [layer for inode in unstored for layer in inode.layers if _is_unsynced(layer)]
         for layer in pinned:
             layer.readers += 1
@@ -288,11 +397,14 @@ class Staging:
                 break
             rows.append(_row(inode, layer))
             layer.unsaved, layer.row = False, True
-            self._unsettled.append(layer)
-            size_bytes += layer.bytes.size_bytes + len(rows[-1].ranges)
+            self._unsettled.append((inode, layer))
+            size_bytes += len(rows[-1].data or b"") + len(rows[-1].ranges)
         with self._taking_back([]):
             self.records.save(rows)
-        return size_bytes >= limit_bytes
+        if size_bytes >= limit_bytes:
+            return True
+        self._changed = {number: inode for number, inode in self._changed.items() if _has_unsaved(inode)}
+        return False
 
     def settle(self) -> None:
         """Makes what was saved durable, and forgets the rows of what was dropped.  Needs no lock while only one
@@ -316,19 +428,42 @@ class Staging:
             yield
         except BaseException:
             self._gone += gone
-            for layer in self._unsettled:
+            for inode, layer in self._unsettled:
                 layer.unsaved = True
+                if not layer.dropped:
+                    self._changed[inode.number] = inode
             self._unsettled = []
             raise
 
     def _unsaved(self) -> Iterator[tuple[Inode, Layer]]:
-        for inode in self.files.values():
+        for inode in self._changed.values():
             if inode.number not in self.early and inode.unstored:
                 for layer in inode.layers:
                     if _is_unsynced(layer):
                         break
                     if layer.unsaved:
                         yield inode, layer
+
+    # -- what the disk loses
+
+    def _on_lost(self, held: FileBytes, error: OSError) -> None:
+        self._lost.append((held, error))
+
+    def note_losses(self) -> None:
+        """Takes note of what the disk has lost since the last time: rows are to say so, and programs to be told."""
+        while self._lost:
+            held, error = self._lost.popleft()
+            number = int(held.path.name.partition("-")[0], 16)
+            inode = self.files.get(number)
+            layer = next((one for one in inode.layers if one.bytes is held), None) if inode is not None else None
+            if inode is None or layer is None or layer.stored:
+                continue  # it is gone, or in a pack
+            layer.unsaved = True
+            self._changed[number] = inode
+            failure = self.failures.setdefault(number, Failure())
+            failure.count += 1
+            failure.reason = f"the local disk has lost bytes of inode {number} that were not in the store yet: {error}"
+            _log.error("%s; they cannot be read until they are written again", failure.reason)
 
     # -- after a crash
 
@@ -341,14 +476,12 @@ class Staging:
         inode.layers.append(layer)
         inode.size, inode.mtime_ns, inode.ctime_ns = layer.size, layer.mtime_ns, layer.ctime_ns
         inode.replaces = inode.stored_seq == 0  # who knows; it costs little to think so
-        self.files[inode.number] = inode
-        self._account(layer.bytes, layer.bytes.size_bytes)
+        self.files[inode.number] = self.waiting[inode.number] = inode
+        self._account(*_sizes(layer.bytes))
 
     def close(self) -> None:
         """Closes the files; rows and files stay for the next mount."""
-        for inode in self.files.values():
-            for layer in inode.layers:
-                layer.bytes.close()
+        self.open_files.close()
         self.files.clear()
         self.records.close()
 
@@ -357,9 +490,19 @@ def _is_unsynced(layer: Layer) -> bool:
     return isinstance(layer.bytes, FileBytes) and layer.bytes.unsynced
 
 
+def _has_unsaved(inode: Inode) -> bool:
+    return inode.unstored and any(layer.unsaved or _is_unsynced(layer) for layer in inode.layers)
+
+
+def _sizes(held: MemoryBytes | FileBytes) -> tuple[int, int]:
+    """How much is staged, and what it takes in memory."""
+    return held.size_bytes, held.cost_bytes if isinstance(held, MemoryBytes) else 0
+
+
 def _row(inode: Inode, layer: Layer) -> StagedRow:
     held = layer.bytes
     data = held.joined() if isinstance(held, MemoryBytes) else None
+    lost = held.lost_ranges() if isinstance(held, FileBytes) else []
     return StagedRow(
         inode.number,
         layer.seq,
@@ -369,4 +512,5 @@ def _row(inode: Inode, layer: Layer) -> StagedRow:
         layer.ctime_ns,
         pack_ranges(held.ranges()),
         data,
+        pack_ranges(lost) if lost else None,
     )

@@ -37,8 +37,8 @@ from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
 from cas3fs.filesystem.cutting import Cutter, FrozenFile, enter_chunks
 from cas3fs.filesystem.demands import Demand, grows
-from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layerfiles import FileBytes
 from cas3fs.filesystem.refusals import Refusals, is_of_one_file
 from cas3fs.values import BlockHash
 
@@ -157,7 +157,7 @@ class Storer:
         pressing = (
             staging.is_full
             or staging.is_short_of_memory
-            or staging.size_bytes >= staging.limit_bytes * _PRESSING_SHARE
+            or staging.size_bytes >= staging.limit_now_bytes * _PRESSING_SHARE
             or bool(self._demands)
             or self._more
             or now_s - self._looked_at_s > settings.batch_wait_s
@@ -176,7 +176,7 @@ class Storer:
         settings, staging = self._base.settings, self._base.staging
         free = [  # `unstored` spelled out: this passes over all that is staged, with the lock held
             inode
-            for inode in staging.files.values()
+            for inode in staging.waiting.values()
             if not inode.busy and (layers := inode.layers) and not layers[-1].stored
         ]
         if any(inode.retry_at_s for inode in free):
@@ -278,6 +278,7 @@ class Storer:
                 _log.error("inode %d: bytes next to new ones cannot be read: %s", file.inode.number, error)
                 cutter = Cutter(base, file, base.chunker, blocks.emit, exact=True)
                 file.replacements = list(cutter.replacements())
+            file.verify()
         except Exception as error:
             if not is_of_one_file(error):
                 raise
@@ -335,6 +336,7 @@ class Storer:
         base = self._base
         with base.lock:
             self._retry_s = self._retry_at_s = 0.0
+            base.staging.is_stuck = False
             self._finished.notify_all()
             is_full = base.staging.is_full
         if is_full:  # layers with rows go with the next commit
@@ -349,6 +351,8 @@ class Storer:
             self._retry_at_s = time.monotonic() + self._retry_s
             self._failure = error
             self._failures += 1
+            base.staging.is_stuck = True
+            base.staging.room.notify_all()
             self._finished.notify_all()
         base.metrics.note("storing", error)
         _log.error("storing %d files failed, next try in %.0f s: %s", len(batch), self._retry_s, error)
@@ -374,7 +378,7 @@ class Storer:
         with base.lock:
             turn = self._refusals.turn
             demand = Demand(
-                base.staging.files, settled=settled, is_refused=lambda number: self._refusals.after(number, turn)
+                base.staging.waiting, settled=settled, is_refused=lambda number: self._refusals.after(number, turn)
             )
             self._retry_at_s = 0.0
             for number in demand:

@@ -320,6 +320,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
             else:
                 with self._slots.syncing():
                     self._sync()
+                self._fs.check_losses(handle)
                 self._fs.check_stored(handle)
 
     # -- folders

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple, Self
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.database import Database
 from cas3fs.index.texts import staging as texts
-from cas3fs.index.texts.schema import CREATE_STAGING
+from cas3fs.index.texts.schema import ADD_LOST, CREATE_STAGING
 
-STAGING_VERSION: Final = 1
-"""In SQLite's user_version; 0 is a database without tables."""
+STAGING_VERSION: Final = 2
+"""In SQLite's user_version; 0 is a database without tables, and 1 had no column for what is lost."""
 
 _CLAIM: Final = "claim"
 
@@ -33,6 +33,7 @@ class StagedRow(NamedTuple):
     ctime_ns: int
     ranges: bytes
     data: bytes | None
+    lost: bytes | None = None
 
 
 class StagingIndex:
@@ -144,7 +145,7 @@ def _prepare_schema(database: Database) -> None:
     if version == STAGING_VERSION:
         return
     database.begin()
-    for text in CREATE_STAGING:
+    for text in CREATE_STAGING if version == 0 else (ADD_LOST,):
         database.execute(text)
     database.execute(f"PRAGMA user_version={STAGING_VERSION}")
     database.commit()

@@ -162,4 +162,6 @@ staged = Table(
     Column("ctime_ns", Big, nullable=False),
     Column("ranges", LargeBinary, nullable=False),
     Column("data", LargeBinary, nullable=True),
+    # the ranges, of those above, that the local disk has lost
+    Column("lost", LargeBinary, nullable=True),
 )

@@ -233,10 +233,13 @@ class Checkup:
             if stored_seq is None or row.seq <= stored_seq:
                 continue  # what it stood for is stored, or gone: a crash came before the record went, too
             name = f"{row.inode:x}-{row.seq:x}"
+            about = {"inode": row.inode, "seq": row.seq}
             if row.data is None and not (folder / name).is_file():
                 path = checker.path_of(row.inode)
-                about = {"inode": row.inode, "seq": row.seq}
                 yield Finding("staging-bytes-missing", about, f"{name} is not there", path_texts([path]), 1)
+            elif row.lost:
+                path = checker.path_of(row.inode)
+                yield Finding("staging-bytes-lost", about, f"of {name}", path_texts([path]), 1)
 
 
 def _is_needed(pack: PackEntry, numbers: Iterable[int]) -> bool:

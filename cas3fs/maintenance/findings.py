@@ -95,6 +95,11 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             "bytes that wait for the store are missing",
             "the file keeps what was stored; the record is put aside",
         ),
+        "staging-bytes-lost": Kind(
+            NOTE,
+            "the local disk has lost bytes that wait for the store",
+            "none: reading them gives an I/O error until they are written again, and the file is not stored before",
+        ),
         "block-damaged": Kind(ERROR, "a block's bytes are not what its hash names", _LOST),
         "known-loss": Kind(
             NOTE, "ranges of files are known to be lost", "copying such a file in again heals all that share its bytes"

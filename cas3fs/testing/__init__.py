@@ -7,6 +7,8 @@ Vocabulary:
 - *fault*: trouble of a kind that can be switched on for a fake (`cas3fs.testing.faults`), or for any object store
   (`cas3fs.testing.lying_store`).
 - *mishap*: what happens to the objects of a store once, and stays (`cas3fs.testing.mishaps`).
+- *faulty disk*: the local disk under staging and the disk cache, failing when it is told to
+  (`cas3fs.testing.faulty_disk`).
 - *contract*: tests that hold of every implementation of an interface, as classes to inherit from
   (`cas3fs.testing.contracts`).
 - *server*: a real one on a port of its own, that lives as long as a ``with`` (`cas3fs.testing.servers`,

@@ -73,7 +73,7 @@ def _around(name: str, place: str, matters: Matters = _always) -> dict[str, Fail
 
 _COMMIT: Final[Mapping[str, Failpoint]] = {
     # step 1: bytes, then rows
-    "layer-file-made": Failpoint("after", "cas3fs.filesystem.extents:FileBytes.__init__"),
+    "layer-file-made": Failpoint("after", "cas3fs.filesystem.layerfiles:FileBytes.__init__"),
     **_around("layer-sync", "cas3fs.filesystem.layers:Layer.sync"),
     "rows-saved": Failpoint("after", "cas3fs.index.staging:StagingIndex.save", _some),
     **_around("rows-sync", "cas3fs.index.staging:StagingIndex.sync"),

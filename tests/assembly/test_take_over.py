@@ -201,6 +201,7 @@ def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -
     fs.write(handle, 2, b"XX")
     fs.release(handle)
     write(old, "only staged", "durable")
+    write(old, "in a file of staging", "large" * 100_000)
     fs.commit()
     take_over(volume, "new")
     with pytest.raises(Fenced):
@@ -215,7 +216,9 @@ def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -
     assert (saved / "folder" / "large").read_bytes() == data
     assert (saved / "changed").read_text() == "beXXre"
     assert (saved / "only staged").read_text() == "durable"
-    assert sorted(path.name for path in saved.rglob("*")) == ["changed", "folder", "large", "only staged"]
+    assert (saved / "in a file of staging").read_text() == "large" * 100_000
+    names = ["changed", "folder", "in a file of staging", "large", "only staged"]
+    assert sorted(path.name for path in saved.rglob("*")) == names
     assert {path: path.stat().st_mtime_ns for path in volume.state("old").glob("staging/*")} == before
 
 

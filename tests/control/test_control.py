@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The control socket: requests, reports and errors between a command and the process of a mount."""
 
+import errno
 import os
 import socket
 import threading
@@ -265,3 +266,30 @@ def test_only_records_whose_process_answers_are_found(tmp_path: Path) -> None:
     server.close()
     assert list(find_records(tmp_path)) == []
     assert list(find_records(tmp_path / "nowhere")) == []
+
+
+def test_a_server_without_a_descriptor_for_a_request_serves_it_when_one_comes_free(
+    path: Path, server: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exhausted:
+        """A listening socket whose next requests find no descriptor."""
+
+        def __init__(self, inner: socket.socket) -> None:
+            self.inner, self.left = inner, 2
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if self.left:
+                self.left -= 1
+                raise OSError(errno.EMFILE, "for the test")
+            return self.inner.accept()
+
+        def shutdown(self, how: int) -> None:
+            self.inner.shutdown(how)
+
+        def close(self) -> None:
+            self.inner.close()
+
+    server._socket = Exhausted(server._socket)  # type: ignore[assignment]
+    for _ in range(3):  # the first is accepted by the call that is under way
+        with ControlClient(path) as client:
+            assert client.call("echo") == {"args": {}}

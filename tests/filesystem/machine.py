@@ -14,6 +14,7 @@ from cas3fs.index import Index, StagingIndex
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
+from cas3fs.testing.faulty_disk import FaultyDisk
 from cas3fs.values import StoredPack
 
 ROOT = Owner(0, 0)
@@ -30,6 +31,7 @@ class Machine:
         self.chunker = make_chunker(chunker, block_size)
         self.running: list[FileSystem] = []
         self.number = 0
+        self.disk = FaultyDisk()
 
     def mount(
         self,
@@ -38,6 +40,7 @@ class Machine:
         limit_bytes: int = 64 * MIB,
         memory_bytes: int = 16 * MIB,
         cache_bytes: int = 4 * MIB,
+        most_open: int | None = None,
         wrap: Callable[[ObjectStore], ObjectStore] = lambda store: store,
     ) -> FileSystem:
         staging = self.folder / "staging"
@@ -62,6 +65,8 @@ class Machine:
                 StagingIndex(self.folder / "staging.sqlite"),
                 limit_bytes=limit_bytes,
                 memory_bytes=memory_bytes,
+                disk=self.disk,
+                most_open=most_open,
             ),
             BlockReader(store, MemoryCache(cache_bytes), None, metrics=metrics),
             make_writer,

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.filesystem.extents import FileBytes, MemoryBytes, RangeSet, pack_ranges, unpack_ranges
+from cas3fs.filesystem.extents import MemoryBytes, RangeSet, pack_ranges, unpack_ranges
+from cas3fs.filesystem.layerfiles import FileBytes, LayerFiles
 from cas3fs.filesystem.layers import Layer, View, dirty_ranges
+from cas3fs.localdisk import LocalDisk
 
 STEPS = st.lists(
     st.one_of(
@@ -22,10 +24,13 @@ STEPS = st.lists(
 @given(STEPS, st.integers(0, 80), st.integers(0, 80))
 def test_a_range_set_is_a_set_of_bytes(steps: list[tuple[str, int, int]], start: int, end: int) -> None:
     ranges, model = RangeSet(), set[int]()
-    for step, at, length in steps:
+    for step, at, length in [*steps, ("remove", start, 7)]:
         if step == "write":
             ranges.add(at, at + length)
             model |= set(range(at, at + length))
+        elif step == "remove":
+            ranges.remove(at, at + length)
+            model -= set(range(at, at + length))
         else:
             ranges.truncate(at)
             model = {byte for byte in model if byte < at}
@@ -69,16 +74,16 @@ def test_a_damaged_list_of_ranges_is_refused(blob: bytes) -> None:
 
 
 def test_a_file_that_was_cut_short_is_told(tmp_path: Path) -> None:
-    held = FileBytes(tmp_path / "1-1", create=True)
-    held.put(0, b"x" * 100)
-    held.write_done(0, 100)
+    files = LayerFiles(tmp_path, LocalDisk(), lambda held, error: None)
+    held = FileBytes(tmp_path / "1-1", files, create=True)
+    held.write_done(held.put(0, b"x" * 100))
     found = memoryview(bytearray(10))
     held.read_into(10, found)
     assert found == b"x" * 10
     (tmp_path / "1-1").write_bytes(b"x" * 15)
     with pytest.raises(OSError, match="shorter than its ranges"):
         held.read_into(10, found)
-    held.close()
+    files.close()
 
 
 def layer(seq: int, size: int, floor: int, *written: tuple[int, bytes]) -> Layer:

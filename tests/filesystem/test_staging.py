@@ -11,8 +11,8 @@ import pytest
 
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
-from cas3fs.filesystem.extents import FileBytes
 from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.layerfiles import FileBytes, Put
 from cas3fs.filesystem.layers import Layer
 from cas3fs.values import Buffer
 from tests.filesystem.gated import Gated
@@ -86,11 +86,11 @@ class Underway:
         self._begun, self._may_end = threading.Event(), threading.Event()
         put = FileBytes.put
 
-        def slow_put(held: FileBytes, offset: int, data: Buffer) -> None:
+        def slow_put(held: FileBytes, offset: int, data: Buffer) -> Put:
             if len(data) == MIB:  # what was in memory goes to the file before, under the lock
                 self._begun.set()
                 assert self._may_end.wait(DEADLINE_S)
-            put(held, offset, data)
+            return put(held, offset, data)
 
         with monkeypatch.context() as patch:
             patch.setattr(FileBytes, "put", slow_put)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cas3fs.filesystem.extents import FileBytes
+from cas3fs.filesystem.layerfiles import FileBytes, Put
 from cas3fs.filesystem.layers import Layer
 from cas3fs.values import Buffer
 from tests.filesystem.machine import MIB, ROOT, Machine
@@ -24,7 +24,7 @@ def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
         layer, held = fs.staging.file_layer(inode)  # a write is under way
 
         def meanwhile(timeout: float | None = None) -> bool:
-            fs.staging.wrote(inode, layer, held, 0, 0)
+            fs.staging.wrote(inode, layer, held, None)
             by_the_other.extend(fs.staging.freeze(inode))
             later.append(fs.staging.file_layer(inode))
             return True
@@ -35,7 +35,7 @@ def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
             layers = fs.staging.freeze(inode)
         assert all(one.frozen for one in layers)
         assert layers == by_the_other
-        fs.staging.wrote(inode, *later[0], 0, 0)
+        fs.staging.wrote(inode, *later[0], None)
 
 
 def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
@@ -47,7 +47,7 @@ def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
         layer, held = fs.staging.file_layer(inode)
 
         def meanwhile(timeout: float | None = None) -> bool:
-            fs.staging.wrote(inode, layer, held, 0, 0)
+            fs.staging.wrote(inode, layer, held, None)
             fs.staging.discard(inode)
             return True
 
@@ -79,7 +79,7 @@ def test_a_write_whose_bytes_came_before_a_truncation_and_its_size_after_it_is_w
     handle = fs.open(inode.number, os.O_RDWR, ROOT)
     put = FileBytes.put
 
-    def put_and_truncate(held: FileBytes, offset: int, data: Buffer) -> object:
+    def put_and_truncate(held: FileBytes, offset: int, data: Buffer) -> Put:
         done = put(held, offset, data)
         if len(data) == MIB:
             fs.setattr(inode.number, ROOT, size=0)

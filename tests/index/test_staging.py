@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,21 @@ def test_rows_come_back_as_they_were_in_order(staging_path: Path) -> None:
         staging.commit()
     with StagingIndex(staging_path) as staging:
         assert list(staging.rows()) == sorted(rows, key=lambda saved: saved[:2])
+
+
+def test_rows_of_an_older_version_are_taken_up_and_lost_ranges_are_kept(staging_path: Path) -> None:
+    with StagingIndex(staging_path) as staging:
+        staging.save([row(1, 1)])
+        staging.commit()
+    with closing(sqlite3.connect(staging_path)) as database:
+        database.execute("ALTER TABLE staged DROP COLUMN lost")
+        database.execute("PRAGMA user_version = 1")
+    with StagingIndex(staging_path) as staging:
+        assert list(staging.rows()) == [row(1, 1)]
+        staging.save([row(1, 2)._replace(lost=b"ranges")])
+        staging.commit()
+    with StagingIndex(staging_path) as staging:
+        assert [one.lost for one in staging.rows()] == [None, b"ranges"]
 
 
 def test_a_row_replaces_the_one_of_the_same_inode_and_sequence(staging_path: Path) -> None:

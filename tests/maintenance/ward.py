@@ -9,7 +9,8 @@ from typing import Any, Final
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import BlockError, Cas3fsError
 from cas3fs.filesystem import Owner
-from cas3fs.index import StagingIndex, ordinal_of
+from cas3fs.filesystem.extents import pack_ranges
+from cas3fs.index import StagedRow, StagingIndex, ordinal_of
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of
 from tests.maintenance.rig import KIB, Rig, noise
@@ -238,11 +239,24 @@ STORE_DAMAGES: Final[dict[str, Callable[[Ward], object]]] = {
     "pages-wrong-size": lambda ward: cut(ward, f"pages/{ward.newest}"),
 }
 """By code, what damages the store."""
+
+
+def note_lost_bytes(ward: Ward) -> None:
+    """The record of a layer of which the local disk has lost bytes."""
+    inode = ward.fs.lookup(1, b"f0")
+    (ward.folder / "staging" / f"{inode.number:x}-{inode.stored_seq + 1:x}").write_bytes(bytes(4096))
+    ward.rows = ward.fs.staging.records
+    ranges = pack_ranges([(0, 4096)])
+    ward.rows.save([StagedRow(inode.number, inode.stored_seq + 1, None, inode.size, 0, 0, ranges, None, ranges)])
+    ward.rows.commit()
+
+
 NOTED: Final[dict[str, Callable[[Ward], object]]] = {
     "object-unknown": lambda ward: ward.inner.put_if_absent("who/knows", b"x"),
     "snapshot-put-aside": lambda ward: (flip(ward, f"snapshots/{ward.newest}"), ward.fsck()),
     "known-loss": lose_a_pack,
     "known-snapshot-loss": lose_a_held_pack,
+    "staging-bytes-lost": note_lost_bytes,
 }
 """By code, what leads to a note."""
 

@@ -33,12 +33,15 @@ class Machine:
         self.dir.mkdir(parents=True)
         self.environment = os.environ | environment
         self.pids: list[int] = []
+        self.most_open: int | None = None
+        """How many files a process of the command may have open."""
 
     def run(self, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Runs ``cas3fs`` and checks the exit status."""
         places = {"CAS3FS_STATE_DIR": str(self.state), "CAS3FS_CACHE_DIR": str(self.cache)}
+        limited = [] if self.most_open is None else ["sh", "-c", f'ulimit -n {self.most_open} && exec "$@"', "sh"]
         done = subprocess.run(
-            [sys.executable, "-m", "cas3fs", *map(str, arguments)],
+            [*limited, sys.executable, "-m", "cas3fs", *map(str, arguments)],
             env=self.environment | places,
             capture_output=True,
             text=True,

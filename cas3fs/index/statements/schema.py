@@ -8,7 +8,7 @@ from sqlalchemy import Index, MetaData
 from sqlalchemy.schema import CreateIndex, CreateTable, DropIndex
 
 from cas3fs.index.statements.writing import ddl
-from cas3fs.index.tables import blocks, metadata, revision_metadata, staging_metadata
+from cas3fs.index.tables import blocks, metadata, revision_metadata, staged, staging_metadata
 
 
 def _creating(*declared: MetaData) -> tuple[str, ...]:
@@ -26,6 +26,7 @@ def _by_name(indexes: Iterable[Index]) -> list[Index]:
 
 CREATE: Final = _creating(metadata, revision_metadata)
 CREATE_STAGING: Final = _creating(staging_metadata)
+ADD_LOST: Final = f"ALTER TABLE {staged.name} ADD COLUMN {staged.c.lost.name} BLOB"
 TABLES: Final = tuple(sorted((*metadata.tables, *revision_metadata.tables)))
 INDEXES: Final = tuple(sorted(str(one.name) for table in metadata.tables.values() for one in table.indexes))
 

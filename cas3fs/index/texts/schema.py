@@ -127,11 +127,13 @@ CREATE_STAGING = (
         "\tctime_ns INTEGER NOT NULL, \n"
         "\tranges BLOB NOT NULL, \n"
         "\tdata BLOB, \n"
+        "\tlost BLOB, \n"
         "\tPRIMARY KEY (inode, seq)\n"
         ")\n"
         "\n"
     ),
 )
+ADD_LOST = "ALTER TABLE staged ADD COLUMN lost BLOB"
 TABLES = (
     "alembic_version",
     "blocks",

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an operation costs does not grow with what is staged."""
+
+import os
+
+import pytest
+
+from cas3fs.filesystem import FileSystem, staging
+from cas3fs.filesystem.layers import Layer
+from cas3fs.filesystem.staging import MOST_RANGES
+from cas3fs.index import StagedRow
+from tests.filesystem.machine import ROOT, Machine
+from tests.filesystem.usage import after_a_crash, content, make_file
+
+FILES = 500
+
+
+def test_an_fsync_looks_only_at_what_has_changed(
+    machine: Machine, fs: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(FILES):
+        make_file(fs, 1, b"%d" % number, b"x")
+    handle = fs.create(1, b"log", 0o644, os.O_RDWR, ROOT)[1]
+    fs.fsync(handle)
+    looked: list[Layer] = []
+    is_unsynced = staging._is_unsynced
+
+    def counted(layer: Layer) -> bool:
+        looked.append(layer)
+        return is_unsynced(layer)
+
+    monkeypatch.setattr(staging, "_is_unsynced", counted)
+    fs.write(handle, 0, b"line")
+    fs.fsync(handle)
+    assert 0 < len(looked) < FILES / 10
+    assert fs.pending().files == FILES + 1
+    assert after_a_crash(machine, b"log") == b"line"
+
+
+def test_making_files_while_more_are_staged_than_are_cached_seldom_looks_for_one_to_let_go(
+    fs: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs.inodes._capacity = fs.inodes._evict_at = 100
+    looks: list[int] = []
+    evict = fs.inodes._evict
+    monkeypatch.setattr(fs.inodes, "_evict", lambda: (looks.append(1), evict())[1])
+    for number in range(FILES):
+        make_file(fs, 1, b"%d" % number, b"x")
+    assert len(looks) <= FILES / 25
+    fs.store_all()
+    fs.forget([(number, 2**40) for number in list(fs.inodes.lookups)])
+    for number in range(200):
+        fs.mkdir(1, b"d%d" % number, 0o755, ROOT)
+    fs.commit()
+    for number in range(FILES):
+        fs.lookup(1, b"%d" % number)
+        fs.forget([(fs.lookup(1, b"%d" % number).number, 2)])
+    assert len(fs.inodes.cached) < 2 * FILES
+
+
+def test_a_file_of_many_ranges_costs_a_sync_what_is_new(
+    machine: Machine, fs: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 5 * MOST_RANGES
+    inode, handle = fs.create(1, b"f", 0o644, os.O_RDWR, ROOT)
+    for number in range(count):
+        fs.write(handle, 2 * number, b"x")
+    fs.fsync(handle)
+    saved: list[StagedRow] = []
+    save = fs.staging.records.save
+
+    def noted(rows: list[StagedRow]) -> None:
+        saved.extend(rows)
+        save(rows)
+
+    monkeypatch.setattr(fs.staging.records, "save", noted)
+    fs.write(handle, 1, b"y")
+    fs.fsync(handle)
+    assert 0 < sum(len(row.ranges) for row in saved) <= 16 * (MOST_RANGES + 1)
+    expected = bytearray(b"x\0" * count)[:-1]
+    expected[1] = ord("y")
+    assert content(fs, b"f") == expected
+    assert after_a_crash(machine, b"f") == expected
+    fs.store_all()
+    assert content(fs, b"f") == expected
+    assert inode.layers == []
+
+
+def test_small_extents_count_as_what_they_take_in_memory(fs: FileSystem) -> None:
+    _, handle = fs.create(1, b"f", 0o644, os.O_RDWR, ROOT)
+    for number in range(1000):
+        fs.write(handle, 2 * number, b"x")
+    assert fs.staging.memory_bytes > 100_000
+    fs.store_all()
+    fs.commit()
+    assert fs.staging.memory_bytes == 0

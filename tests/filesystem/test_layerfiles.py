@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Many files of layers, few descriptors."""
+
+import errno
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from cas3fs.filesystem import FileSystem
+from cas3fs.filesystem.cutting import FrozenFile
+from cas3fs.filesystem.layerfiles import FileBytes
+from tests.filesystem.machine import MIB, ROOT, Machine
+from tests.filesystem.usage import content, make_file, open_below, refused
+
+MOST_OPEN = 4
+
+
+@pytest.fixture
+def fs(machine: Machine) -> FileSystem:
+    return machine.mount(most_open=MOST_OPEN)
+
+
+def data_of(number: int) -> bytes:
+    return random.Random(number).randbytes(300_000)
+
+
+def test_however_many_files_are_staged_few_are_open(machine: Machine, fs: FileSystem) -> None:
+    for number in range(30):
+        make_file(fs, 1, b"%d" % number, data_of(number))
+    staging = machine.folder / "staging"
+    assert len(open_below(staging)) <= MOST_OPEN + 1  # the folder
+    fs.commit()
+    assert [content(fs, b"%d" % number) for number in range(30)] == [data_of(number) for number in range(30)]
+    assert len(open_below(staging)) <= MOST_OPEN + 1
+    crashed = machine.copy_of_the_disk()
+    after = crashed.mount(most_open=MOST_OPEN)
+    assert content(after, b"7") == data_of(7)
+    after.store_all()
+    assert [content(after, b"%d" % number) for number in range(30)] == [data_of(number) for number in range(30)]
+    crashed.close()
+
+
+def test_a_file_that_is_written_is_synced_before_it_is_closed_and_a_loss_is_told(
+    machine: Machine, fs: FileSystem
+) -> None:
+    handle = fs.open(make_file(fs, 1, b"f", data_of(0)).number, os.O_RDWR, ROOT)
+    with machine.disk.failing("sync", times=1):
+        for number in range(MOST_OPEN):
+            make_file(fs, 1, b"%d" % number, data_of(number))
+    refused(errno.EIO, fs.fsync, handle)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_where_the_process_has_no_descriptor_left_another_file_is_closed(
+    machine: Machine, fs: FileSystem, number: int
+) -> None:
+    make_file(fs, 1, b"f", data_of(0))
+    with machine.disk.failing("open", number, times=1) as fault:
+        make_file(fs, 1, b"g", data_of(1))
+    assert fault.befell == 1
+    assert content(fs, b"f") + content(fs, b"g") == data_of(0) + data_of(1)
+
+
+def test_a_file_is_read_to_the_end_by_who_froze_it_though_it_is_removed_and_was_closed(
+    machine: Machine, fs: FileSystem
+) -> None:
+    inode = make_file(fs, 1, b"f", b"x" * MIB)
+    fs.unlink(1, b"f")
+    with fs.lock:
+        frozen = FrozenFile(inode, fs.staging.freeze(inode))
+    fs.forget([(inode.number, 2**40)])
+    for number in range(2 * MOST_OPEN):
+        make_file(fs, 1, b"%d" % number, data_of(number))
+    held = frozen.layers[0].bytes
+    assert isinstance(held, FileBytes)
+    assert held.descriptor < 0
+    found = memoryview(bytearray(MIB))
+    held.read_into(0, found)
+    assert found == b"x" * MIB
+    with fs.lock:
+        frozen.let_go(fs.staging)
+    assert not list((machine.folder / "staging").glob("*.gone"))
+
+
+def test_a_file_that_a_kill_left_for_its_last_reader_is_removed(machine: Machine, fs: FileSystem) -> None:
+    inode = make_file(fs, 1, b"f", b"x" * MIB)
+    fs.unlink(1, b"f")
+    with fs.lock:
+        FrozenFile(inode, fs.staging.freeze(inode))
+    fs.forget([(inode.number, 2**40)])
+    crashed = machine.copy_of_the_disk()
+    left: list[Path] = list((crashed.folder / "staging").glob("*.gone"))
+    assert left
+    crashed.mount()
+    assert not any(path.exists() for path in left)
+    crashed.close()

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cas3fs.assembly.handover import release, take_handover
 from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.config import StoreSettings
 from cas3fs.entries.kinds import ForkEntry, VolumeEntry
@@ -25,7 +26,6 @@ from cas3fs.epochs import Epochs, Identity
 from cas3fs.errors import EpochHeld
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import write_base
 
 
 def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
@@ -46,15 +46,15 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="cas3fs-fork-") as folder:
             try:
                 claim = epochs.claim(Identity.of_this_process(), Path(folder) / "claim.json", take_over=take_over)
+                archive = SnapshotArchive(shelf)
+                take_handover(archive, claim, Path(folder) / "known")
             except EpochHeld as error:
                 raise EpochHeld(
                     f"{error}; if that writer works with the volume that this one was copied from, "
                     "`cas3fs fork --take-over` goes on without it"
                 ) from error
-        if claim.base_due:
-            write_base(shelf, claim.key, claim.epoch, SnapshotArchive(shelf).newest_id())
         made = _save(shelf, volume)
-        epochs.release(claim)
+        release(epochs, claim, archive, archive.newest_id())
         return {"url": store.url, "uuid": str(made.uuid), "was": str(volume.uuid)}
 
 

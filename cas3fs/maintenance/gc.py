@@ -346,6 +346,11 @@ class Collector:
         if survey.listing.latest_epoch > at.epoch:
             at.epochs.saw(survey.listing.latest_epoch)
             at.publishing.check_fence()
+        if foreign := [one.id for one in survey.snapshots if one.number >= at.publishing.next_number]:
+            raise SnapshotError(
+                f"{at.store.url} has snapshot {foreign[-1]}, which is not of this mount, though it bears its epoch: "
+                "was this machine set back to an earlier state? Nothing is deleted; unmount and mount again"
+            )
         if unlisted := [one.id for one in survey.snapshots if one.id not in survey.listing.snapshots]:
             raise StoreError(f"{at.store.url} does not list snapshot {unlisted[0]}, which is there: nothing is deleted")
         if len(survey.listing.snapshots) != len(survey.snapshots):

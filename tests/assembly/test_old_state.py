@@ -14,7 +14,7 @@ from cas3fs.assembly.proving import ATTEMPTED, CLEAN, LINEAGE, PROOF
 from cas3fs.assembly.rescuing import rescue
 from cas3fs.assembly.upkeep import Upkeep, collect_unmounted
 from cas3fs.control import Message
-from cas3fs.errors import Fenced
+from cas3fs.errors import Fenced, SnapshotError
 from cas3fs.index import Index
 from cas3fs.maintenance.plans import GcSettings
 
@@ -194,6 +194,24 @@ def test_a_mount_on_a_machine_that_was_set_back_stops_where_a_number_is_taken(vo
     opened.close()
     view = view_of(volume, second)
     assert read_all(view) == {"a": "1", "b": "2"}
+
+
+def test_a_gc_on_a_machine_that_was_set_back_deletes_nothing(volume: Volume) -> None:
+    opened = volume.open()
+    write(opened, "a", "1")
+    publish(opened)
+    assert opened.publisher is not None
+    publisher = opened.publisher
+    kept = publisher._sequence, publisher.newest, publisher._seen
+    other = volume.archive
+    path = volume.root / "copy.sqlite"
+    other.restore(str(publisher.newest), path)
+    ahead = other.create(path, epoch=1, sequence=publisher.next_number.sequence, parent=publisher.newest)
+    assert (publisher._sequence, publisher.newest, publisher._seen) == kept
+    before = packs(volume)
+    with pytest.raises(SnapshotError, match=rf"snapshot {ahead.id}, which is not of this mount"):
+        Upkeep(opened).gc(GcSettings(grace_s=0), silent)
+    assert packs(volume) == before
 
 
 def test_an_index_of_an_earlier_version_is_gone_on_with_as_before(volume: Volume) -> None:

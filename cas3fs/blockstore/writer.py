@@ -142,10 +142,7 @@ class BlockWriter:
     # Encoding
 
     def _encode(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> None:
-        if len(plain) > ENCODED_ON_THE_SPOT_BYTES:
-            with suppress(RuntimeError):  # shut down: then `close` fails the block
-                done = self._encoders.submit(encode_parts, plain, self._compression)
-                done.add_done_callback(lambda done: self._encoded(session, pending, done))
+        if len(plain) > ENCODED_ON_THE_SPOT_BYTES and self._encode_elsewhere(session, pending, plain):
             return
         try:
             encoded = encode_parts(plain, self._compression)
@@ -153,6 +150,15 @@ class BlockWriter:
             session.encoded(pending, None, error)
             raise
         self._pass_on(session, pending, encoded)
+
+    def _encode_elsewhere(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> bool:
+        """Has another thread encode the block; whether there is one: not after the end, nor on a machine without."""
+        try:
+            done = self._encoders.submit(encode_parts, plain, self._compression)
+        except RuntimeError:
+            return False
+        done.add_done_callback(lambda done: self._encoded(session, pending, done))
+        return True
 
     def _encoded(self, session: PackSession, pending: PendingBlock, done: "Future[Encoded]") -> None:
         error = _closed() if done.cancelled() else done.exception()

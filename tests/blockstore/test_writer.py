@@ -302,3 +302,20 @@ def test_a_pack_that_is_put_and_not_recorded_yet_is_named(
     future.result(WAIT_S)
     assert [pack.name for pack in record.packs] == [name]
     assert writer.unrecorded == frozenset()
+
+
+def test_a_large_block_is_stored_though_no_thread_can_be_started_to_encode_it(
+    open_writer: OpenWriter, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    block, plain = make_block(1, 300_000)
+    with open_writer().session() as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            future = session.add(block, plain)
+        future_of_small = session.add(*make_block(2, 10))
+    future.result(WAIT_S)
+    future_of_small.result(WAIT_S)
+    assert record.hashes() == [block, make_block(2, 10)[0]]

@@ -99,10 +99,10 @@ def refused_by_a_gc(path: Path) -> bool:
         return True
 
 
-def rows_of(path: Path) -> list[tuple[int, ...]] | None:
+def rows_of(path: Path, table: str = "chunks") -> list[tuple[int, ...]] | None:
     database = sqlite3.connect(path)
     try:
-        return database.execute("SELECT * FROM chunks ORDER BY inode, offset").fetchall()
+        return database.execute(f"SELECT * FROM {table} NOT INDEXED").fetchall()
     except sqlite3.DatabaseError:
         return None
     finally:
@@ -146,6 +146,36 @@ def test_a_page_that_is_as_it_was_before_hurts_though_sqlite_finds_nothing(path:
         assert checker.integrity(thorough=True) == []
     assert seen_by_a_check(path)
     assert refused_by_a_gc(path)
+
+
+@settings(suppress_health_check=list(HealthCheck), max_examples=settings.default.max_examples // 4)
+@given(st.integers(), st.booleans())
+def test_a_lost_write_to_any_page_of_names_is_seen_by_a_check(seed: int, is_empty: bool) -> None:
+    dice = random.Random(seed)
+
+    def change_names(index: Index, count: int) -> None:
+        for number in range(count):
+            name = b"%d" % dice.randrange(300)
+            if index.namespace.child(1, name) is None:
+                index.namespace.add_entry(1, name, add_file(index))
+            elif index.namespace.child(1, b"new %d" % number) is None:
+                index.namespace.rename_entry(1, name, b"new %d" % number)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index.sqlite"
+        with index_at(path) as index:
+            change_names(index, 300)
+            index.commit()
+        before = closed(path)
+        with Index.open(path) as index:
+            change_names(index, dice.randint(1, 20))
+            index.commit()
+        rows = rows_of(path, "dentries")
+        with Checker(path) as checker:
+            assert checker.integrity() == []
+        lose_write(path, dice.choice(leaves(path, "dentries")), b"" if is_empty else before)
+        if rows_of(path, "dentries") != rows:
+            assert seen_by_a_check(path)
 
 
 def test_a_file_that_is_cut_to_nothing_begins_anew(path: Path) -> None:

@@ -96,6 +96,7 @@ _STORING: Final[Mapping[str, Failpoint]] = {
     **_around("chunks-enter", "cas3fs.filesystem.storing:Storer._enter"),
 }
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {
+    "snapshot-noted": Failpoint("after", "cas3fs.assembly.publishing:Publisher._note"),
     "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.commits:Commits.commit_and"),
     "checkpoint-copied": Failpoint("after", "cas3fs.index.session:PinnedIndex.copy_to"),
     "checkpoint-trimmed": Failpoint("after", "cas3fs.assembly.publishing:trim"),
@@ -109,10 +110,10 @@ _TURN: Final[Mapping[str, Failpoint]] = {
     "restored": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.restore"),
     **_around("restored-in-place", "cas3fs.assembly.line:put_in_place"),
     "line-taken-up": Failpoint("after", "cas3fs.assembly.line:_record"),
-    **_around("base-written", "cas3fs.assembly.opening:write_base"),
+    **_around("base-written", "cas3fs.snapshots.lines:write_base"),
     "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:replay"),
     **_around("release", "cas3fs.epochs:Epochs.release"),
-    **_around("mark-clean", "cas3fs.assembly.opening:mark_clean"),
+    **_around("mark-clean", "cas3fs.assembly.opening:close_clean"),
 }
 _REMOVING: Final[Mapping[str, Failpoint]] = {
     **_around("snapshots-delete", f"{_OBJECTS}.delete_many", _key("snapshots/")),

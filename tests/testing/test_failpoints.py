@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Failpoints name places that exist."""
+
+import importlib
+from functools import reduce
+
+import pytest
+
+from cas3fs.testing.failpoints import FAILPOINTS
+
+
+@pytest.mark.parametrize("name", FAILPOINTS)
+def test_the_place_of_a_failpoint_exists(name: str) -> None:
+    module, _, path = FAILPOINTS[name].place.partition(":")
+    assert callable(reduce(getattr, path.split("."), importlib.import_module(module)))

@@ -55,14 +55,15 @@ def place_of(settings: StoreSettings, environment: Mapping[str, str] = os.enviro
     where = parse_url(settings.url)
     if where.scheme == "file":
         return Place(Path(where.place).resolve().as_uri())
-    if where.scheme != "s3":
-        return Place(str(where))
+    return Place(str(where), _endpoint_of(settings, environment))
+
+
+def _endpoint_of(settings: StoreSettings, environment: Mapping[str, str]) -> str:
+    """The endpoint in one spelling."""
+    if not settings.url.startswith("s3://"):
+        return ""
     named = [settings.endpoint_url, *(environment.get(name) for name in _ENDPOINT_VARIABLES)]
-    return Place(str(where), normal_endpoint(next((one for one in named if one), "")))
-
-
-def normal_endpoint(url: str) -> str:
-    """One spelling of an endpoint."""
+    url = next((one for one in named if one), "")
     with contextlib.suppress(ValueError):
         if (urlsplit(url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
             return ""
@@ -106,6 +107,12 @@ def read_place(folder: Path) -> Place | None:
         return Place(str(record["url"]), str(record["endpoint"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def is_at(folder: Path, settings: StoreSettings) -> bool:
+    """Whether a state folder belongs to the endpoint that settings name, as far as either says."""
+    known, wanted = read_place(folder), _endpoint_of(settings, os.environ)
+    return known is None or not wanted or known.endpoint == wanted
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -154,13 +154,15 @@ class Target(NamedTuple):
     socket: Path
 
 
-def find_target(volume: str, places: Places) -> Target | None:
-    """The mount that `volume`, a URL or a mount point, means; None where no process of this machine serves it.
+def find_target(volume: str, places: Places, endpoint_url: str | None = None) -> Target | None:
+    """The mount that `volume`, a URL or a mount point, means; None where no process of this machine serves it. Of two
+    mounts of one URL through two endpoints it is the one of that endpoint.
 
     Raises:
         MountError: the mount cannot be asked: it is another user's, or its process is gone.
         ControlError: its process gives no sign of life.
     """
+    from cas3fs.assembly.places import is_at
     from cas3fs.cli.sockets import find_socket
     from cas3fs.control import SOCKET_NAME, find_records
     from cas3fs.fuse.mountpoints import mount_at, resolve
@@ -168,9 +170,9 @@ def find_target(volume: str, places: Places) -> Target | None:
     is_url = "://" in volume
     if is_url:  # the writer's state folder first: views of snapshots may be mounted beside it
         for state, record in find_records(places.state_dir):
-            if volume == record.url:
+            if volume == record.url and is_at(state, StoreSettings(volume, endpoint_url)):
                 return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
-    mount = _writer_mount(volume, places) if is_url else mount_at(volume)
+    mount = _writer_mount(volume, places, endpoint_url) if is_url else mount_at(volume)
     if mount is not None:
         socket = find_socket(mount.mountpoint, places)
         if socket is None:
@@ -182,8 +184,9 @@ def find_target(volume: str, places: Places) -> Target | None:
     return None
 
 
-def _writer_mount(url: str, places: Places) -> "Mount | None":
+def _writer_mount(url: str, places: Places, endpoint_url: str | None) -> "Mount | None":
     """The mount of a volume through which it is written; one whose process is gone, where there is no other."""
+    from cas3fs.assembly.places import is_at
     from cas3fs.assembly.statefolder import is_view
     from cas3fs.cli.sockets import find_socket
     from cas3fs.fuse.mountpoints import list_mounts
@@ -192,7 +195,8 @@ def _writer_mount(url: str, places: Places) -> "Mount | None":
     for mount in list_mounts():
         if mount.url == url:
             socket = find_socket(mount.mountpoint, places)
-            if socket is not None and not is_view(socket.parent):
+            is_served = socket is not None and is_at(socket.parent, StoreSettings(url, endpoint_url))
+            if socket is not None and is_served and not is_view(socket.parent):
                 return mount
             dead = mount if socket is None else dead
     return dead
@@ -207,9 +211,11 @@ def volume_url(volume: str) -> str:
     return normal_url(volume) if "://" in volume else volume
 
 
-def find_target_of(volume: str, state_dir: str | None, cache_dir: str | None = None) -> Target | None:
+def find_target_of(
+    volume: str, state_dir: str | None, cache_dir: str | None = None, endpoint_url: str | None = None
+) -> Target | None:
     """As `find_target`, from the values of the command line."""
-    return find_target(volume_url(volume), find_places(state_dir, cache_dir))
+    return find_target(volume_url(volume), find_places(state_dir, cache_dir), endpoint_url)
 
 
 def carry_out(
@@ -232,7 +238,7 @@ def carry_out(
     """
     from cas3fs.control import ControlClient
 
-    target = find_target_of(volume, state_dir, cache_dir)
+    target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
     if target is not None:
         with ControlClient(target.socket) as client:
             return client.call(verb, args, progress)

@@ -46,7 +46,7 @@ def epochs(
     """
     from cas3fs.assembly.writers import list_epochs, release_epoch
 
-    target = find_target_of(volume, state_dir, cache_dir)
+    target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
     if target is None and "://" not in volume:
         raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
     url = volume if target is None else target.url

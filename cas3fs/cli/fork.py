@@ -40,7 +40,7 @@ def fork(
     from cas3fs.assembly.forking import fork as make
 
     log_to_stderr(False)
-    target = find_target_of(volume, state_dir, cache_dir)
+    target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
     if target is not None:
         raise MountError(f"{target.url} is mounted on {target.mountpoint}: unmount it first; or is it the original?")
     settings = store_settings(volume, endpoint_url)

@@ -59,7 +59,7 @@ class Volume:
         self._named = named
         self._endpoint_url = endpoint_url
         self.places: Places = find_places(state_dir, cache_dir)
-        self.target: Target | None = find_target_of(named, state_dir, cache_dir)
+        self.target: Target | None = find_target_of(named, state_dir, cache_dir, endpoint_url)
 
     @property
     def settings(self) -> StoreSettings:

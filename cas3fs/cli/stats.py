@@ -53,7 +53,7 @@ def stats(
 def _report(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None) -> dict[str, Any]:
     from cas3fs.control import ControlClient
 
-    target = find_target_of(volume, state_dir, cache_dir)
+    target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
     if target is not None:
         with ControlClient(target.socket) as client:
             return client.call("stats")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which mount a URL means."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cas3fs.assembly.places import lock_state
+from cas3fs.cli.common import find_target
+from cas3fs.config import Places, StoreSettings
+from cas3fs.control import ControlServer, MountRecord
+
+URL = "s3://bucket/volume"
+ONE, TWO = "http://one:9000", "http://two:9000"
+
+
+def test_of_two_mounts_of_one_url_it_is_the_one_of_that_endpoint(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(workspace / "s", workspace / "c")
+    with (
+        closing(lock_state(places, "u", StoreSettings(URL, ONE))) as first,
+        closing(lock_state(places, "u", StoreSettings(URL, TWO))) as second,
+    ):
+        servers = []
+        for number, state in enumerate((first, second)):
+            MountRecord(URL, "u", f"/mnt/{number}", 1).save(state.path)
+            servers.append(ControlServer(state.control, {}))
+            servers[-1].start()
+        try:
+            for endpoint, mountpoint in ((ONE, "/mnt/0"), (f"{TWO}/", "/mnt/1")):
+                target = find_target(URL, places, endpoint)
+                assert target is not None
+                assert str(target.mountpoint) == mountpoint
+            assert find_target(URL, places, "http://three:9000") is None
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", TWO)
+            target = find_target(URL, places)
+            assert target is not None
+            assert target.socket == second.control
+        finally:
+            for server in servers:
+                server.close()

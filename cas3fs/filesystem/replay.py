@@ -28,7 +28,7 @@ def replay(staging: Staging, inodes: InodeTable) -> int:
     """Takes up the rows of staging; gives the number of files.  Needs the file system's lock.
 
     Raises:
-        StateConflict: a row names a file that is not there, or makes no sense.
+        StateConflict: a row makes no sense.
     """
     known: set[str] = set()
     for row in staging.records.rows():
@@ -60,10 +60,13 @@ def _layer_of(row: StagedRow, staging: Staging, known: set[str]) -> Layer:
         raise StateConflict(f"the record of staged bytes of inode {row.inode} is damaged: {error}") from error
     path = folder / f"{row.inode:x}-{row.seq:x}"
     if not path.is_file():
-        raise StateConflict(
-            f"staged bytes of inode {row.inode} are missing: {path} is named by staging.sqlite and not there; "
-            "cas3fs fsck --repair puts the record aside"
+        _log.error(
+            "staged bytes of inode %d are missing: %s is named by staging.sqlite and not there; they cannot be read "
+            "until they are written again, and `cas3fs fsck --repair` gives the file back as it was stored last",
+            row.inode,
+            path,
         )
+        lost = ranges
     layer.bytes = FileBytes(path, staging.open_files, ranges, lost, create=False)
     known.add(path.name)
     return layer

@@ -20,8 +20,8 @@ from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
 from cas3fs.maintenance.survey import store_now
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.removal import RemovalPlan, execute_removal, plan_removal, take_stock
+from cas3fs.snapshots.manifests import SnapshotInfo, around_in
+from cas3fs.snapshots.removal import RemovalPlan, Stock, execute_removal, plan_removal, take_stock
 from cas3fs.snapshots.retention import Policy, Verdict, check_clocks, current_policy, judge
 from cas3fs.values import SnapshotNumber
 
@@ -106,12 +106,12 @@ class Keeper:
         for error in stock.damaged.values():
             raise error
         self._known = list(stock.snapshots)
-        self._strays = self._archive.spared([one.id for one in self._known])
+        self._strays = self._spared()
         now = store_now(self._archive.shelf.store) if policy.has_ages else self._now()
         check_clocks(policy, self._now(), now)
         verdicts = judge(self._known, policy, now, spared=self._strays, shown=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
-        return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained(), stock))
+        return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained(stock), stock))
 
     def prune(self, policy: Policy | None) -> Pruning:
         """Delete what no rule keeps.
@@ -138,7 +138,7 @@ class Keeper:
         self._refuse_shown(snapshot_ids)
         stock = take_stock(self._archive)
         self._epochs.saw(stock.latest_epoch)
-        plan = plan_removal(self._archive, snapshot_ids, self._is_explained(), stock)
+        plan = plan_removal(self._archive, snapshot_ids, self._is_explained(stock), stock)
         self._execute(plan)
         return plan
 
@@ -160,7 +160,7 @@ class Keeper:
             self._known = self._archive.list(self._tell_damage)
             self._strays = None
         if self._strays is None and self._claim.epoch > 1:
-            self._strays = self._archive.spared([one.id for one in self._known])
+            self._strays = self._spared()
         verdicts = judge(self._known, self._policy, self._now(), spared=self._strays or (), shown=self._shown())
         return any(not one.kept_by for one in verdicts)
 
@@ -172,10 +172,19 @@ class Keeper:
         """The volume has another policy."""
         self._policy = None
 
-    def _is_explained(self) -> Callable[[SnapshotNumber], bool]:
+    def _spared(self) -> frozenset[str]:
+        """The snapshots that no rule may touch: off the line, or damaged and gone around."""
+        assert self._known is not None
+        return self._archive.spared([one.id for one in self._known]) | around_in(self._known)
+
+    def _is_explained(self, stock: Stock) -> Callable[[SnapshotNumber], bool]:
         overruled = self._epochs.overruled(self._claim)
-        coming = self._next_number()
-        return lambda number: number < coming and number.epoch not in overruled
+        coming, lost = self._next_number(), stock.lost
+
+        def is_over(number: SnapshotNumber) -> bool:
+            return number < coming and number.epoch not in overruled and (lost is None or number > lost)
+
+        return is_over
 
     def _execute(self, plan: RemovalPlan) -> None:
         known, self._known = self._known, None  # it is listed anew where this fails

@@ -67,7 +67,7 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
 
     archive.restore(snapshot_id, state.restored, report)
     migrations.upgrade(state.restored, whole=False)
-    newest = _readable_head(archive, head, state.scratch)
+    newest, around = _readable_head(archive, head, state.scratch)
     if newest is not None:
         migrations.upgrade(state.scratch, whole=False)
         adopt_newest(state.restored, state.scratch, ordinal_of(number))
@@ -76,6 +76,9 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
         with index.operation():
             # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
             index.garbage.drop_unnamed()
+            if around:  # what is dead here may be in use there
+                dead = [row.name for row in index.blocks.packs() if row.died is not None]
+                index.garbage.set_death(dead, ordinal_of(number))
             index.state.set(LINEAGE, str(lineage))
             index.state.remove(CLEAN)
             index.state.set(PUBLISHED, snapshot_id)
@@ -93,23 +96,31 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
         facts=facts,
         restored=snapshot_id,
         origin=Origin(lineage, turn.claim.uuid),
+        around=around,
     )
     if not turn.epochs.is_newest(turn.claim):
         raise Fenced("another writer has taken over the volume meanwhile")
     return made
 
 
-def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path) -> str | None:
-    """Restores the newest state that can be read; what only a damaged newer one knew is left to a gc's caution."""
-    strays = archive.strays()
-    for one in reversed([one for one in archive.ids() if one not in strays and head is not None and one <= head]):
+def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path) -> tuple[str | None, set[str]]:
+    """Restores the newest state that can be read; gives which it is, and the newer ones that cannot: they stay, with
+    all that they may need, as what only they knew is not known to the new index."""
+    if head is None:
+        return None, set()
+    # manifests tell what was gone around before
+    archive.list(lambda one, error: _log.warning("snapshot %s cannot be read: %s", one, error))
+    ids, strays = archive.ids(), archive.strays()
+    around = set() if head in ids else {head}
+    for one in reversed([each for each in ids if each not in strays and each <= head]):
         try:
             archive.restore(one, destination)
         except SnapshotDamaged as error:
             _log.warning("%s", error)
+            around.add(one)
             continue
-        return one
-    return None
+        return one, around
+    return None, around
 
 
 def _clear_line(state: StateFolder) -> None:

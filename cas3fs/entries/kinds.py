@@ -186,6 +186,8 @@ class SnapshotEntry(NodeEntry):
     """The life of the local index that it was made of (`cas3fs.assembly.proving`)."""
     claim: UUID | None = attribute(optional(identifier), default=None)
     """The claim under which it was published."""
+    around: tuple[str, ...] = attribute(sequence_of(text), default=())
+    """Ids of damaged snapshots that the line has gone around: they stay, with all that they may need."""
     whole_at: datetime | None = attribute(optional(moment), default=None)
     """When the last snapshot that refers to no pages of earlier ones was stored, of those that this one stems from."""
     since_size: int = attribute(natural, default=0)

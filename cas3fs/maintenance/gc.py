@@ -220,6 +220,8 @@ class Collector:
         aside = set(survey.aside)
         pages = {use.id for info in snapshots for use in info.pages}
         pages |= {one for one in survey.listing.pages if PagesNumber.parse(one).snapshot in aside}
+        if (lost := survey.lost) is not None:
+            pages |= {one for one in survey.listing.pages if PagesNumber.parse(one).snapshot <= lost}
         return find_strays(survey.listing, self._still_unknown(survey.unknown), pages, judge)
 
     def _still_unknown(self, packs: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:

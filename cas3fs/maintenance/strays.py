@@ -30,7 +30,7 @@ OVERRULED: Final = "of a writer that was taken over and has not released"
 LATER: Final = "of a later epoch"
 UNCLAIMED: Final = "of an epoch that nobody claimed"
 UNDER_WAY: Final = "of a snapshot that is still to come"
-ASIDE: Final = "perhaps of a damaged snapshot that a repair has put aside"
+ASIDE: Final = "perhaps of a damaged snapshot that was put aside, or gone around"
 NAMED: Final = "named by a snapshot of its epoch, or perhaps so"
 STRANGE: Final = "of no kind that this version of cas3fs knows"
 

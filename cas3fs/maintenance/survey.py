@@ -29,7 +29,7 @@ from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import Base, may_be_off_line
-from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.manifests import SnapshotInfo, around_in, snapshots_of
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 PROBE_PREFIX: Final = "probe/"
@@ -111,9 +111,18 @@ class Survey:
 
     @property
     def aside(self) -> tuple[SnapshotNumber, ...]:
-        """The numbers of damaged snapshots whose manifests a repair has put aside: what they need is kept until a
-        person deletes them there."""
-        return self.listing.aside
+        """The numbers of damaged snapshots whose manifests a repair has put aside, or that the line has gone around:
+        what they need is kept until a person deletes them."""
+        there = {*self.listing.snapshots, *snapshots_of(self.listing.pages)}
+        around = sorted(one for one in around_in(self.snapshots) if one in there)
+        return (*self.listing.aside, *map(SnapshotNumber.parse, around))
+
+    @property
+    def lost(self) -> SnapshotNumber | None:
+        """The newest snapshot that the line has gone around, and of which only pages are left: it may need any pages
+        before. None where there is none."""
+        left = (around_in(self.snapshots) - set(self.listing.snapshots)) & snapshots_of(self.listing.pages)
+        return max(map(SnapshotNumber.parse, left), default=None)
 
     @property
     def off_line(self) -> tuple[SnapshotInfo, ...]:

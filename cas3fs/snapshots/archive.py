@@ -116,6 +116,7 @@ class SnapshotArchive:
         self._begun = Attempt()
         self._known = KnownManifests()
         self._expected: str | None = None
+        self._around: set[str] = set()
         self.memory = KnownSnapshots(shelf.store, workers)
         self.bases = Bases(shelf)
 
@@ -130,15 +131,16 @@ class SnapshotArchive:
         facts: Mapping[str, int] | None = None,
         restored: str | None = None,
         origin: Origin = UNTOLD,
+        around: Iterable[str] = (),
     ) -> SnapshotInfo:
-        """Store a snapshot of `index_file`, which must not change meanwhile; what is new goes through temporary files
-        beside it.
+        """Store a snapshot of `index_file`, which must not change; what is new goes through temporary files beside it.
 
         Args:
             parent: id of the snapshot that was the newest before; what that one has, and the store still has, is not
                 stored again.
             facts: numbers to be told with the snapshot; one that is too large is told as the largest there is.
             restored: id of an older snapshot that the file comes from, in place of the parent.
+            around: ids of damaged snapshots that the file does not descend from though it should.
 
         Raises:
             ObjectExists: an earlier attempt used this number.
@@ -170,14 +172,13 @@ class SnapshotArchive:
             new_size=new_size,
             facts={fact: min(count, LARGEST_NUMBER) for fact, count in (facts or {}).items()},
             restored=restored,
+            around=self._around_with(around),
             lineage=origin.lineage,
             claim=origin.claim,
             whole_at=source.whole_at or time,
             since_size=0 if source.whole_at is None else source.since_size + new_size,
         )
-        info = self._save_proven(entry)
-        self._remember(entry.id, tree)
-        return info
+        return self._save_proven(entry, tree)
 
     def ids(self) -> list[str]:
         """The ids of all snapshots, ascending: those listed, and those known to be there all the same (`memory`).
@@ -405,8 +406,8 @@ class SnapshotArchive:
             "snapshot was published, and what was written is on this machine"
         )
 
-    def _save_proven(self, entry: SnapshotEntry) -> SnapshotInfo:
-        """Put the manifest; what it says is known from now on.
+    def _save_proven(self, entry: SnapshotEntry, tree: Tree) -> SnapshotInfo:
+        """Put the manifest; what it says is known from now on, and its tree remembered.
 
         Raises:
             StoreError: the store failed, or does not have what it has just taken.
@@ -424,6 +425,7 @@ class SnapshotArchive:
                 "and what was written is on this machine"
             )
         self._known.put(Listed(info.id, key, size, head.modified), attrs.evolve(info, stored_at=head.modified))
+        self._remember(entry.id, tree)
         return info
 
     def _store_pages(self, pages: PagesWriter, index_file: Path, source: "_Source") -> tuple[Tree, int]:
@@ -477,6 +479,12 @@ class SnapshotArchive:
         with damage_of(entry):
             read_spans(self._shelf.store, wanted, take, self._workers)
 
+    def _around_with(self, more: Iterable[str]) -> tuple[str, ...]:
+        """The damaged snapshots that any manifest read up to now went around, and `more`; not those that are gone."""
+        with self._lock:
+            self._around.update(more)
+            return tuple(sorted(one for one in self._around if not self.memory.is_gone(one)))
+
     def _load(self, snapshot_id: str) -> SnapshotEntry:
         return self._load_with_digest(snapshot_id)[0]
 
@@ -490,6 +498,8 @@ class SnapshotArchive:
         except EntryError as error:
             raise SnapshotDamaged(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
         check_shape(entry)
+        with self._lock:
+            self._around.update(entry.around)
         return entry, digest
 
     def _parent_tree(self, parent: SnapshotEntry) -> Tree:

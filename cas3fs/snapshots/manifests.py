@@ -60,6 +60,8 @@ class SnapshotInfo:
     """The claim under which it was published; None where an earlier version did."""
     digest: str = ""
     """BLAKE3 of the manifest's bytes, in hex digits."""
+    around: tuple[str, ...] = ()
+    """The damaged snapshots that the line has gone around."""
     stored_at: datetime | None = None
     """When the manifest was stored, by the store's clock; None where that was not asked for."""
 
@@ -77,6 +79,7 @@ def info_of(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
         facts=entry.facts,
         pages=entry.pages,
         restored=entry.restored,
+        around=entry.around,
         claim=entry.claim,
         digest=digest,
     )
@@ -89,6 +92,11 @@ def snapshots_of(pages: Iterable[str]) -> set[str]:
         with contextlib.suppress(ValueError):
             found.add(str(PagesNumber.parse(one).snapshot))
     return found
+
+
+def around_in(infos: Iterable[SnapshotInfo]) -> set[str]:
+    """The ids of damaged snapshots that any of these went around: only a person deletes them."""
+    return {one for info in infos for one in info.around}
 
 
 def named_in(infos: Iterable[SnapshotInfo]) -> set[str]:

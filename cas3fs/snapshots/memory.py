@@ -40,6 +40,7 @@ class KnownSnapshots:
         self._lock = threading.Lock()
         self._there: set[str] = set()
         self._gone: set[str] = set()
+        self._deleted: set[str] = set()
 
     def remember(self, ids: Iterable[str]) -> None:
         """These were there; whether they still are is asked when it matters."""
@@ -47,10 +48,17 @@ class KnownSnapshots:
             self._there.update(ids)
 
     def forget(self, ids: Iterable[str]) -> None:
-        """These were deleted."""
+        """These were deleted, by whoever calls."""
+        ids = tuple(ids)
         with self._lock:
             self._there.difference_update(ids)
             self._gone.update(ids)
+            self._deleted.update(ids)
+
+    def is_gone(self, snapshot_id: str) -> bool:
+        """Whether it was deleted here."""
+        with self._lock:
+            return snapshot_id in self._deleted
 
     def complete(self, listed: Sequence[Listed]) -> list[Listed]:
         """What is listed, and what is known and there though it is not listed.

@@ -19,7 +19,7 @@ import attrs
 from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import SnapshotError, SnapshotMissing
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo, snapshots_of
+from cas3fs.snapshots.manifests import SnapshotInfo, around_in, snapshots_of
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 IsExplained = Callable[[SnapshotNumber], bool]
@@ -50,6 +50,14 @@ class Stock:
     sizes: Mapping[str, int]
     snapshots: Sequence[SnapshotInfo]
     damaged: Mapping[str, SnapshotError]
+
+    @property
+    def lost(self) -> SnapshotNumber | None:
+        """The newest snapshot that the line has gone around, and of which only pages are left: it may need any pages
+        before. None where there is none."""
+        there = {one.id for one in self.snapshots} | set(self.damaged)
+        left = (around_in(self.snapshots) - there) & snapshots_of(self.sizes)
+        return max(map(SnapshotNumber.parse, left), default=None)
 
     @property
     def latest_epoch(self) -> int:

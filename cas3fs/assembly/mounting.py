@@ -71,9 +71,9 @@ class Ending:
         """Tells how far it is."""
         self._report = message
 
-    def succeed(self, snapshot: str | None) -> None:
-        """The volume is published and released."""
-        self._result = {"snapshot": snapshot}
+    def succeed(self, snapshot: str | None, refused: int) -> None:
+        """The volume is published and released; so many files are in the index otherwise than programs left them."""
+        self._result = {"snapshot": snapshot, "refused": refused}
         self._over.set()
 
     def leave(self, error: FilesUnstored) -> None:
@@ -176,6 +176,7 @@ class MountProcess:
             self._write_out()
             snapshot = self._volume.finish(self._ending.report)
             self._write_out()
+            refused = self._volume.filesystem.refused
             self._volume.close()
         except FilesUnstored as error:
             for file in error.files:
@@ -194,8 +195,8 @@ class MountProcess:
             self._ending.fail(error)
             return _FAILED
         _log.info("released, with snapshot %s", snapshot)
-        self._ending.succeed(snapshot)
-        return 0
+        self._ending.succeed(snapshot, refused)
+        return _FAILED if refused else 0
 
     def _write_out(self) -> None:
         """Returns when all that programs did is on the local disk, however long that takes.

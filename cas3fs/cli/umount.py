@@ -16,7 +16,7 @@ from cas3fs.cli.common import Target, find_target_of, json_option, places_option
 from cas3fs.cli.progress import progress_bar
 from cas3fs.config import find_places
 from cas3fs.control import ControlClient, Message, Progress
-from cas3fs.errors import Fenced, FilesUnstored, IndexDatabaseError, MountError, StoreError
+from cas3fs.errors import Fenced, FilesUnstored, IndexDatabaseError, IndexRowRefused, MountError, StoreError
 
 _END_TIMEOUT_S = 60.0
 
@@ -46,9 +46,15 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
     with progress_bar("storing") as progress:
         result = _end(target, progress, mounted=mount is not None and mount.url == target.url)
     if as_json:
-        print_json({"snapshot": result.get("snapshot"), "unstored": result.get("unstored", [])})
+        told = {"snapshot": result.get("snapshot"), "unstored": result.get("unstored", [])}
+        print_json(told | {"refused": result.get("refused", 0)})
     if result.get("unstored"):
         raise FilesUnstored(str(result["told"]))
+    if result.get("refused"):
+        raise IndexRowRefused(
+            f"{directory} is unmounted and released, but {result['refused']:,} files are not as programs left them: "
+            "the index did not take their attributes; the log names them"
+        )
 
 
 def _end(target: Target, progress: Progress, *, mounted: bool) -> Message:
@@ -80,7 +86,8 @@ def _store(client: ControlClient, progress: Progress, target: Target) -> None:
         ) from error
     except IndexDatabaseError as error:
         raise type(error)(
-            f"{error}; {target.mountpoint} stays mounted, as its process alone has what was changed last"
+            f"{error}; {target.mountpoint} stays mounted, as its process alone has what was changed last: "
+            "mend that, or let umount(8) end it, upon which it goes on trying"
         ) from error
 
 

@@ -164,6 +164,11 @@ class FileSystem(Files, Xattrs):
         if listing is not None:
             self._check_kept(listing.directory.number)
 
+    @property
+    def refused(self) -> int:
+        """How many inodes are not in the index as programs left them, as it does not take their rows."""
+        return len(self.inodes.refused) + len(self.rejected)
+
     def _check_kept(self, number: int) -> None:
         reason = self.inodes.refused.get(number) or self.rejected.get(number)
         if reason:
@@ -282,7 +287,7 @@ class FileSystem(Files, Xattrs):
                 "staging.open_files": self.staging.open_files.open_count,
                 "staging.lost_files": len(self.staging.failures),
                 "inodes.cached": len(self.inodes.cached),
-                "inodes.refused": len(self.inodes.refused),
+                "inodes.refused": self.refused,
                 "inodes.known_to_kernel": len(self.inodes.lookups),
                 "handles.open": len(self._open) + len(self._listings),
             }

@@ -8,9 +8,11 @@ As SQLite does, most errors undo the whole open transaction before they are rais
         with faults.on(SqliteFault.FULL, at=3):
             ...
 
-A command may be run under a fault that lasts while a file exists, on the databases of that name::
+A command may be run under a fault that lasts while a file exists, on the databases of that name, and on statements that
+contain a text where one follows the name::
 
     python -m cas3fs.testing.sqlite_faults FULL WHILE-FILE index.sqlite mount VOLUME DIRECTORY
+    python -m cas3fs.testing.sqlite_faults FULL WHILE-FILE "index.sqlite:INSERT INTO xattrs" mount VOLUME DIRECTORY
 
 Databases that are opened for writing within the context are concerned, whatever thread uses them. A fault counts the
 statements that SQLite is given from then on, those that open and end transactions and savepoints included. Nothing else
@@ -19,6 +21,7 @@ of SQLite's behaviour is imitated: what is raised is what Python's driver would 
 Locks: one, around the faults and their counts.
 """
 
+import functools
 import os
 import runpy
 import sqlite3
@@ -33,7 +36,7 @@ import attrs
 
 from cas3fs.index.database import Database
 
-USAGE: Final = "python -m cas3fs.testing.sqlite_faults KIND WHILE-FILE DATABASE CAS3FS-ARGUMENT..."
+USAGE: Final = "python -m cas3fs.testing.sqlite_faults KIND WHILE-FILE DATABASE[:TEXT] CAS3FS-ARGUMENT..."
 
 
 class SqliteFault(Enum):
@@ -165,11 +168,12 @@ def main(arguments: Sequence[str]) -> None:
     """The command of the module: becomes ``python -m cas3fs`` under a fault."""
     if len(arguments) < 4 or arguments[0] not in SqliteFault.__members__:
         raise SystemExit(USAGE)
-    kind, flag, database, *rest = arguments
+    kind, flag, place, *rest = arguments
+    database, _, text = place.partition(":")
     sys.argv[1:] = rest
     with sqlite_faults() as faults:
-        while_there = faults.on(SqliteFault[kind], times=None, file=database, lasts=lambda: os.path.exists(flag))  # noqa: PTH110
-        with while_there:
+        is_there = functools.partial(os.path.exists, flag)
+        with faults.on(SqliteFault[kind], times=None, file=database, text=text, lasts=is_there):
             runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
 
 

@@ -138,10 +138,11 @@ def test_a_state_folder_that_cannot_be_written_is_told_and_the_volume_stays_free
     machine.umount()
 
 
-def mount_under(fault: str, flag: Path, machine: Machine) -> int:
-    """Mounts; while the file `flag` is there the index meets the fault. Gives the process id."""
+def mount_under(fault: str, flag: Path, machine: Machine, text: str = "") -> int:
+    """Mounts; while the file `flag` is there, statements with `text` of the index meet the fault. Gives the process
+    id."""
     places = {"CAS3FS_STATE_DIR": str(machine.state), "CAS3FS_CACHE_DIR": str(machine.cache)}
-    command = [sys.executable, "-m", "cas3fs.testing.sqlite_faults", fault, flag, "index.sqlite"]
+    command = [sys.executable, "-m", "cas3fs.testing.sqlite_faults", fault, flag, f"index.sqlite:{text}"]
     subprocess.run(
         [*command, "mount", machine.url, machine.dir], env=machine.environment | places, check=True, timeout=TIMEOUT_S
     )
@@ -242,4 +243,21 @@ def test_a_mount_whose_disk_has_lost_a_commit_says_so_and_ends_with_an_error(mac
     assert "Traceback" not in told
     machine.mount()
     assert (machine.dir / "file").read_bytes() == b"x"
+    machine.umount()
+
+
+def test_umount_says_that_the_index_did_not_take_what_programs_set(machine: Machine) -> None:
+    machine.mkfs()
+    flag = machine.root / "refusing"
+    pid = mount_under("CONSTRAINT", flag, machine, "UPDATE inodes SET mode")
+    (machine.dir / "file").write_bytes(b"x")
+    machine.run("flush", machine.dir)
+    (machine.dir / "file").chmod(0o600)
+    (machine.dir / "other").write_bytes(b"y")
+    flag.touch()
+    assert "not as programs left them" in machine.fail("umount", machine.dir)
+    wait_for_exit(pid)
+    machine.mount()
+    assert (machine.dir / "file").stat().st_mode & 0o777 == 0o644
+    assert (machine.dir / "other").read_bytes() == b"y"
     machine.umount()

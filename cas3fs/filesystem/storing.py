@@ -380,7 +380,7 @@ class Storer:
             demand = Demand(
                 base.staging.waiting, settled=settled, is_refused=lambda number: self._refusals.after(number, turn)
             )
-            self._retry_at_s = 0.0
+            self._retry_s = self._retry_at_s = 0.0  # who waits learns of an outage from the next few attempts
             for number in demand:
                 base.staging.files[number].retry_at_s = 0.0
             base.staging.hungry.set()

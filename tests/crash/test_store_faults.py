@@ -22,7 +22,7 @@ from cas3fs.objectstores.s3 import S3Store
 from cas3fs.objectstores.wrappers import RetryPolicy
 from cas3fs.snapshots.retention import Policy
 from cas3fs.testing.fake_s3 import FakeS3
-from cas3fs.testing.faults import FaultKind
+from cas3fs.testing.faults import Fault, FaultKind
 from tests.crash.driver import none_of
 from tests.crash.looking import findings, places
 from tests.filesystem.machine import Machine
@@ -125,6 +125,70 @@ def test_whatever_fails_for_however_long_no_byte_is_wrong_or_lost(
     try:
         for name in ("before", "one", "two"):
             assert read(volume, name) == read(other, name) == content(name)
+    finally:
+        other.close()
+    volume.finish()
+    volume.close()
+    none_of(findings(URL.url, places(tmp_path), verify_data=True))
+
+
+SEEDS = range(3)
+STEPS = 30
+PLACES = ("", "packs/", "pages/", "snapshots/", "epochs/")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_mixture_of_faults_costs_time_and_nothing_else(
+    s3: FakeS3, volume: OpenVolume, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults come and go, several at once, for some operations and some of the keys."""
+    monkeypatch.setattr("cas3fs.filesystem.storing._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("cas3fs.filesystem.storing._LONGEST_RETRY_S", 0.05)
+    dice = random.Random(seed)
+    on: list[Fault] = []
+    there: set[str] = set()
+    told: list[str] = []
+
+    def switch() -> None:
+        if on and dice.random() < 0.5:
+            s3.faults.switch_off(on.pop(dice.randrange(len(on))))
+            return
+        kind, place, times = dice.choice(KINDS), dice.choice(PLACES), dice.choice([None, 1, 3])
+        if kind is FaultKind.HIDDEN and place in ("", "snapshots/"):
+            return  # a manifest that neither a listing nor its name finds is lost, and gc frees what it alone needed
+        place = f"volume/{place}"
+        told.append(f"{kind.name} {place} {times}")
+        on.append(s3.faults.switch_on(kind, key_prefix=place, times=times, delay_s=0.002))
+
+    def create() -> None:
+        name = f"{seed}-{len(there)}-{dice.random()}"
+        write(volume, name)
+        there.add(name)
+
+    def remove() -> None:
+        if there:
+            name = dice.choice(sorted(there))
+            volume.filesystem.unlink(ROOT, name.encode())
+            there.remove(name)
+
+    def look() -> None:
+        if there:
+            name = dice.choice(sorted(there))
+            assert read(volume, name) == content(name), told
+
+    actions = (switch, switch, create, create, remove, look, look, publish, publish, prune, gc)
+    for _ in range(STEPS):
+        action = dice.choice(actions)
+        told.append(getattr(action, "__name__", ""))
+        with suppress(Cas3fsError, OSError):
+            action(volume) if action in (publish, prune, gc) else action()  # type: ignore[call-arg]
+    s3.faults.clear()
+    publish(volume)
+    gc(volume)
+    other = on_another_machine(tmp_path)
+    try:
+        for name in there:
+            assert read(volume, name) == read(other, name) == content(name), told
     finally:
         other.close()
     volume.finish()

@@ -10,11 +10,14 @@ from typing import cast
 import pytest
 
 from cas3fs.blocks.chunkers import Chunker
-from cas3fs.errors import BlockMissing, StoreError
+from cas3fs.errors import BlockMissing, StoreError, StoreUnreachable
 from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.cutting import FrozenFile
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer
+from cas3fs.objectstores.base import ObjectStore
+from cas3fs.testing.faults import FaultKind
+from cas3fs.testing.lying_store import LyingStore
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
 from tests.filesystem.usage import (
@@ -439,3 +442,20 @@ def test_a_freezing_that_fails_keeps_no_file_from_being_stored(
     fs.store_all(timeout_s=DEADLINE_S)
     assert fs.pending().files == 0
     assert open_below(machine.folder / "staging") == []
+
+
+def test_who_waits_for_the_store_learns_of_a_long_outage_from_the_next_few_attempts(machine: Machine) -> None:
+    """However long the pauses between attempts have become in the background."""
+    lying: list[LyingStore] = []
+
+    def wrap(store: ObjectStore) -> ObjectStore:
+        lying.append(LyingStore(store))
+        return lying[0]
+
+    fs = machine.mount(FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600), wrap=wrap)
+    make_file(fs, 1, b"f", b"data")
+    with lying[0].faults.on(FaultKind.RESET):
+        fs._storer._retry_s = 60.0
+        with pytest.raises(StoreUnreachable):
+            fs.store_all(timeout_s=25)
+    fs.store_all(timeout_s=25)

@@ -166,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
 PROGRAM_LINES = (
     "snapshots    what snapshots of 200,000 and 1,000,000 files cost",
     "maintenance  gc's plan, fsck and reading back, by size",
+    "crowd        100,000 packs, 10,000 epochs, 60,000 files that wait for the store",
     "scale        1,000,000 files and 1 TiB, from 10,000 on: long, and only when it is named",
 )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that measure the inside of cas3fs, by size, without subjects: snapshots, maintenance, scale.
+"""Programs that measure the inside of cas3fs, by size, without subjects: snapshots, maintenance, crowd, scale.
 
 Each yields figures with the bounds that they should keep; `./dev bench` puts them into the table of a run.
 """
@@ -9,8 +9,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
-from benchmarks import maintenance, retained, scale, snapshots
+from benchmarks import crowd, maintenance, retained, scale, snapshots
 from benchmarks.results import Bound
 
 Program = Callable[[float], Iterator[Bound]]
@@ -19,6 +21,23 @@ Program = Callable[[float], Iterator[Bound]]
 PLAN_S, FSCK_S, MEMORY_MIB = 3.0, 8.0, 300.0
 READ_BACK_MIB = 4096
 KEPT, MOST_GETS, MOST_LISTINGS, KEPT_MIB = 200, 0.0, 8.0, 4.0
+CROWD_GOALS: Final[Mapping[tuple[str, str], float]] = MappingProxyType(
+    {
+        ("100,000 packs", "gc plan"): 10.0,
+        ("100,000 packs", "gc that drops the blocks"): 15.0,
+        ("100,000 packs", "listings of that"): 120,
+        ("100,000 packs", "gc that deletes the packs"): 30.0,
+        ("100,000 packs", "longest stall during gc"): 100.0,
+        ("100,000 packs", "fsck"): 10.0,
+        ("100,000 packs", "memory more than before"): 100.0,
+        ("10,000 epochs", "claim"): 3.0,
+        ("10,000 epochs", "requests of that"): 200,
+        ("10,000 epochs", "who was overruled"): 1.0,
+        ("10,000 epochs", "requests of that question"): 30,
+        ("60,000 staged files", "create, the last"): 300.0,
+        ("60,000 staged files", "fsync of one more"): 50.0,
+    }
+)
 
 
 def run_snapshots(factor: float) -> Iterator[Bound]:
@@ -59,9 +78,34 @@ def run_maintenance(factor: float) -> Iterator[Bound]:
     yield Bound("maintenance", f"{mib:,} MiB read back", "of a plain loop", loop_s / verify_s, at_least=least)
 
 
+def run_crowd(factor: float) -> Iterator[Bound]:
+    """Much of everything, each in a process of its own."""
+    packs, epochs, files = (max(1000, round(count * factor)) for count in (100_000, 10_000, 60_000))
+    yield from _crowd(f"{packs:,} packs", (crowd.fill_packs, packs), (crowd.measure_packs,), factor)
+    yield from _crowd(f"{epochs:,} epochs", None, (crowd.measure_epochs, epochs), factor)
+    yield from _crowd(f"{files:,} staged files", None, (crowd.measure_staged, files), factor)
+
+
+def _crowd(name: str, fill: tuple[Any, ...] | None, measure: tuple[Any, ...], factor: float) -> Iterator[Bound]:
+    """What `measure` finds of what `fill` has made: functions that take a folder, with their further arguments."""
+    context = multiprocessing.get_context("spawn")
+    folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
+    try:
+        for work in (fill, measure):
+            if work is not None:
+                with context.Pool(1) as pool:
+                    found = pool.apply(work[0], (folder, *work[1:]))
+        for one in found:
+            goal = CROWD_GOALS.get((name, one.what)) if factor >= 1 else None
+            yield Bound("crowd", f"{name}: {one.what}", one.unit, one.figure, goal)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 PROGRAMS: Mapping[str, Program] = {
     "snapshots": run_snapshots,
     "maintenance": run_maintenance,
+    "crowd": run_crowd,
     "scale": scale.run,
 }
 LONG = frozenset({"scale"})

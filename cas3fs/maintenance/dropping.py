@@ -2,11 +2,11 @@
 """Dropping: blocks that no chunk names leave the index, and packs without blocks are marked dead.
 
 What is dead is found off the file system's lock, and decided anew under it: from before the search on, the index notes
-what comes to be named (`cas3fs.index.garbage`). The lock is held for a few thousand rows at a time.
+what comes to be named (`cas3fs.index.garbage`). The lock is held for some hundred rows at a time.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -14,8 +14,10 @@ from cas3fs.filesystem import FileSystem
 from cas3fs.index import DeadRoll, EmptyRoll, GarbageReader
 from cas3fs.maintenance.looking import check_sums
 
-BATCHES_IN_GROUP: Final = 32
-"""What is changed stays in memory until it is committed."""
+ROWS_AT_ONCE: Final = 500
+"""Under the lock; each may change a page of the index on hashes that lies alone."""
+BATCHES_IN_GROUP: Final = 4
+"""What is changed stays in memory until it is committed, and a commit writes it under the lock."""
 
 
 def drop_dead(filesystem: FileSystem, young: int, tell: Callable[[Any], None]) -> int:
@@ -32,7 +34,7 @@ def drop_dead(filesystem: FileSystem, young: int, tell: Callable[[Any], None]) -
         with GarbageReader(filesystem.index.path) as reader:
             check_sums(reader)
         with DeadRoll(filesystem.index.path, young) as dead:
-            for number, blocks in enumerate(dead, 1):
+            for number, blocks in enumerate(_pieces(dead), 1):
                 tell({"what": "dropping blocks", "done": dropped, "total": 0})
                 with filesystem.lock, filesystem.operation():
                     dropped += filesystem.index.garbage.drop(blocks, young)
@@ -44,7 +46,7 @@ def drop_dead(filesystem: FileSystem, young: int, tell: Callable[[Any], None]) -
         with filesystem.lock, filesystem.operation():
             filesystem.index.garbage.forget_lost()
         with EmptyRoll(filesystem.index.path, young) as empty:
-            for packs in empty:
+            for packs in _pieces(empty):
                 with filesystem.lock, filesystem.operation():
                     filesystem.index.garbage.bury(packs, young, young)
                 time.sleep(0)
@@ -63,3 +65,10 @@ def _watched(filesystem: FileSystem) -> Iterator[None]:
     finally:
         with filesystem.lock, filesystem.operation():
             filesystem.index.garbage.unwatch()
+
+
+def _pieces(batches: Iterable[list[int]]) -> Iterator[list[int]]:
+    """The same, `ROWS_AT_ONCE` at a time."""
+    for batch in batches:
+        for start in range(0, len(batch), ROWS_AT_ONCE):
+            yield batch[start : start + ROWS_AT_ONCE]

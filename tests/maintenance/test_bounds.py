@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What gc and fsck take beside the store's answers does not grow with the volume: memory, listings, the time that the
+lock is held, and the packs that a repair reads. The times are measured by ``./dev bench crowd``.
+"""
+
+import sqlite3
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas3fs.errors import StoreError
+from cas3fs.index import rolls
+from cas3fs.maintenance import dropping, gc
+from cas3fs.objectstores.base import Body, ListPage, ObjectInfo
+from cas3fs.objectstores.memory import MemoryStore
+from tests.maintenance.rig import KIB, NOW, Rig, fill, noise
+from tests.maintenance.ward import Ward, flip, make, pack_of_f0
+
+SIZE = 8_000_000
+OLD = datetime.now(UTC) - timedelta(days=1)
+
+
+class Crowded(MemoryStore):
+    """Holds, beside its objects, packs that are only listed, and notes what is listed and read of packs."""
+
+    def __init__(self, packs: int = 0) -> None:
+        super().__init__()
+        self._count = packs
+        self.whole_listings = 0
+        self.read: list[str] = []
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        self.whole_listings += prefix == start_after == ""
+        page = super().list_page(prefix, start_after)
+        if self._count and "packs/00000001/".startswith(prefix):
+            crowd = self._crowd(start_after)
+            own = [info for info in page.objects if not crowd or info.key <= crowd[-1].key or len(crowd) < 1000]
+            found = sorted([*own, *crowd], key=lambda info: info.key)
+            is_last = page.next_start is None and len(own) == len(page.objects) and len(crowd) < 1000
+            return ListPage(found, None if is_last else found[-1].key)
+        return page
+
+    def _crowd(self, start_after: str) -> list[ObjectInfo]:
+        key = "packs/00000001/{:064x}".format
+        after = 0
+        if start_after.startswith("packs/00000001/"):
+            after = int(start_after.rpartition("/")[2], 16) + 1
+        elif start_after > "packs/00000001/":
+            return []
+        return [ObjectInfo(key(one), SIZE, OLD) for one in range(after, min(after + 1000, self._count))]
+
+    def get_suffix(self, key: str, length: int) -> bytes:
+        self.read.append(key)
+        return super().get_suffix(key, length)
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        super().put_if_absent(key, body, metadata)
+
+
+def enter(rig: Rig, packs: int) -> None:
+    """The crowd's packs in the index, each with a block that nothing names."""
+    rig.fs.commit()
+    with closing(sqlite3.connect(rig.folder / "index.sqlite")) as database, database:
+        names = ((1000 + one, f"00000001/{one:064x}", SIZE, 1) for one in range(packs))
+        database.executemany("INSERT INTO packs (id, name, size, born) VALUES (?, ?, ?, ?)", names)
+        blocks = ((one.to_bytes(32, "big"), 1000 + one) for one in range(packs))
+        database.executemany(
+            "INSERT INTO blocks (hash, pack, offset, stored_length, plain_length) VALUES (?, ?, 32, 4000, 4096)", blocks
+        )
+
+
+def peak_of_a_gc(folder: Path, packs: int) -> int:
+    """The most memory that a plan of a gc takes, in bytes."""
+    rig = Rig(folder, Crowded(packs))
+    fill(rig, 2)
+    rig.publish()
+    enter(rig, packs)
+    rig.collector.plan(NOW)
+    tracemalloc.start()
+    plan = rig.collector.plan(NOW)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.dead_packs == packs
+    rig.close()
+    return peak
+
+
+def test_the_memory_of_a_gc_does_not_grow_with_the_packs(tmp_path: Path) -> None:
+    few, many = peak_of_a_gc(tmp_path / "few", 3000), peak_of_a_gc(tmp_path / "many", 12_000)
+    assert many < few + 500 * KIB  # a name and a number of each are 2 MB more
+
+
+def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) -> None:
+    store = Crowded()
+    rig = Rig(tmp_path / "rig", store)
+    for number in range(5):
+        rig.write(f"f{number}", noise(number))
+        rig.publish()
+    rig.remove("f0")
+    store.whole_listings = 0
+    asked: list[str] = []
+    get = store.get
+    store.get = lambda key: asked.append(key) or get(key)  # type: ignore[method-assign,func-returns-value]
+    rig.gc()
+    manifests = [key for key in asked if key.startswith("snapshots/")]
+    assert store.whole_listings == 1
+    assert len(manifests) == len(set(manifests))
+    rig.close()
+
+
+def test_the_lock_is_held_for_a_bounded_number_of_rows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolls, "PAGE_ROWS", 10)
+    monkeypatch.setattr(gc, "DELETE_BATCH", 10)
+    monkeypatch.setattr(dropping, "BATCHES_IN_GROUP", 3)
+    for number in range(30):
+        rig.write(f"f{number}", noise(number))
+        rig.fs.store_all()
+    first = rig.publish()
+    for number in range(30):
+        rig.remove(f"f{number}")
+    rig.publish()
+    rig.drop_snapshot(first)
+    changed: list[int] = []
+    operation = rig.fs.operation
+
+    def counted() -> Any:
+        return _Counted(operation(), rig, changed)
+
+    monkeypatch.setattr(rig.fs, "operation", counted)
+    assert rig.gc().deleted_packs == 30
+    assert len(changed) > 15
+    assert max(changed) <= 20
+
+
+class _Counted:
+    """An operation, of which the changed rows are counted."""
+
+    def __init__(self, inner: Any, rig: Rig, changed: list[int]) -> None:
+        self._inner, self._rig, self._changed = inner, rig, changed
+
+    def __enter__(self) -> None:
+        self._before = self._rig.fs.index.changes
+        self._inner.__enter__()
+
+    def __exit__(self, *about: Any) -> Any:
+        self._changed.append(self._rig.fs.index.changes - self._before)
+        return self._inner.__exit__(*about)
+
+
+def test_a_listing_that_does_not_ascend_is_not_believed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(rig, 8)
+    first = rig.publish()
+    for name in rig.names():
+        rig.remove(name)
+    rig.publish()
+    rig.drop_snapshot(first)
+    packs = rig.packs()
+    listed = rig.inner.list
+
+    def turned(prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+        found = list(listed(prefix, start_after))
+        return iter(found[::-1] if prefix == "" else found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.inner, "list", turned)
+        with pytest.raises(StoreError, match="cannot be relied on"):
+            rig.gc()
+    assert rig.packs() == packs
+
+
+class TestALostBlock:
+    """A repair looks for it."""
+
+    @pytest.fixture
+    def ward(self, tmp_path: Path) -> Iterator[Ward]:
+        made = make(tmp_path / "ward", store=Crowded())
+        yield made
+        made.close()
+
+    def test_packs_that_hold_nothing_but_what_the_index_places_there_are_not_read(self, ward: Ward) -> None:
+        for number in range(20):
+            ward.write(f"other{number}", noise(100 + number))
+            ward.fs.store_all()
+        hurt = f"packs/{pack_of_f0(ward)}"
+        flip(ward, hurt, 5000)
+        assert isinstance(ward.inner, Crowded)
+        ward.inner.read.clear()
+        assert ward.fsck(verify_data=True).status == 1
+        assert set(ward.inner.read) == {hurt}
+
+    def test_packs_with_something_more_are_and_so_are_those_that_nobody_knows(self, ward: Ward) -> None:
+        ward.write("a", noise(100))
+        ward.write("b", noise(101))
+        ward.fs.store_all()
+        ward.remove("a")
+        ward.gc()
+        ward.inner.put_if_absent("packs/00000001/" + "ab" * 32, b"an upload that broke off")
+        hurt = f"packs/{pack_of_f0(ward)}"
+        flip(ward, hurt, 5000)
+        assert isinstance(ward.inner, Crowded)
+        ward.inner.read.clear()
+        ward.fsck(verify_data=True)
+        assert hurt in ward.inner.read and "packs/00000001/" + "ab" * 32 in ward.inner.read
+        assert len(set(ward.inner.read)) == 3

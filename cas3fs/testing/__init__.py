@@ -9,6 +9,8 @@ Vocabulary:
 - *mishap*: what happens to the objects of a store once, and stays (`cas3fs.testing.mishaps`).
 - *faulty disk*: the local disk under staging and the disk cache, failing when it is told to
   (`cas3fs.testing.faulty_disk`).
+- *lost write*: a page of a database that is as it was before, or empty, as a disk may give it back
+  (`cas3fs.testing.pages`).
 - *contract*: tests that hold of every implementation of an interface, as classes to inherit from
   (`cas3fs.testing.contracts`).
 - *server*: a real one on a port of its own, that lives as long as a ``with`` (`cas3fs.testing.servers`,

@@ -18,10 +18,11 @@ from tests.filesystem.usage import content, make_file, names_in, refused, until
 
 INDEX, STAGING = "/machine/index.sqlite", "/machine/staging.sqlite"
 KINDS = [SqliteFault.FULL, SqliteFault.FULL_STATEMENT, SqliteFault.IOERR, SqliteFault.NOMEM]
-SEEDS = range(8)
+SEEDS = range(6)
 STEPS = 60
 SQLITE_ERRORS = (IndexDatabaseError,)
 NEVER = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600, storers=0)
+STORING = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600, storers=1)
 
 
 @pytest.fixture
@@ -123,14 +124,34 @@ def test_errors_of_sqlite_at_random_lose_nothing_acknowledged_and_do_nothing_by_
     assert tree_after_a_crash(machine) == user.expected()
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_stored_while_sqlite_fails_at_random_is_whole(
+    machine: Machine, faults: SqliteFaults, seed: int
+) -> None:
+    chance = random.Random(seed)
+    user = User(machine.mount(STORING), chance, stores=True)
+    for _ in range(STEPS):
+        kind, file = chance.choice(KINDS), chance.choice([INDEX, INDEX, STAGING])
+        with faults.on(kind, at=chance.randrange(1, 20), times=chance.choice([1, 1, 3]), file=file):
+            user.act()
+            if chance.random() < 0.2 and user.commits() and chance.random() < 0.3:
+                assert tree_after_a_crash(machine) == user.expected()
+    user.look()
+    assert tree_after_a_crash(machine) == user.expected()
+    user.fs.store_all()
+    assert user.fs.pending().files == 0
+    assert tree_after_a_crash(machine) == user.expected()
+
+
 Tree = dict[bytes, bytes | str]
 
 
 class User:
     """A program that makes files, links and folders in the root, and knows what there should be."""
 
-    def __init__(self, fs: FileSystem, chance: random.Random) -> None:
+    def __init__(self, fs: FileSystem, chance: random.Random, *, stores: bool = False) -> None:
         self.fs = fs
+        self._stores = stores
         self._chance = chance
         self._files: Tree = {}
         self._number = 0
@@ -148,6 +169,8 @@ class User:
     def act(self) -> None:
         """One operation; its error is that nothing happened."""
         acts = [self._create, self._symlink, self._rename, self._replace, self._link, self._unlink, self._mark]
+        if self._stores:
+            acts += [self._rewrite, self._rewrite, self._store, self._store]
         act = self._chance.choice(acts)
         try:
             act()
@@ -207,6 +230,21 @@ class User:
         if old in self._files:
             self.fs.unlink(1, old)
             del self._files[old]
+
+    def _rewrite(self) -> None:
+        old = self._old()
+        if not isinstance(self._files.get(old), bytes):
+            return
+        number, data = self.fs.lookup(1, old).number, old * self._chance.randrange(1, 5000)
+        names = [name for name in self._files if self.fs.lookup(1, name).number == number]
+        handle = self.fs.open(number, os.O_WRONLY, ROOT)
+        self.fs.write(handle, 0, data)
+        for name in names:
+            self._files[name] = data + bytes(self._files[name])[len(data) :]  # type: ignore[arg-type]
+        self.fs.release(handle)
+
+    def _store(self) -> None:
+        self.fs.store_all()
 
     def _mark(self) -> None:
         old = self._old()

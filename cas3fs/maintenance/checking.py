@@ -17,6 +17,7 @@ from cas3fs.index import LOST_PACK, Checker, PackEntry, PackRoll, StagingIndex, 
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.findings import MOST_PATHS, Finding
+from cas3fs.maintenance.succession import epoch_findings
 from cas3fs.maintenance.survey import ASIDE_PREFIX, MOST_TOLD, Comparison, Listing, key_of_pack, take_listing
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
@@ -99,6 +100,7 @@ class Checkup:
         snapshots: list[SnapshotInfo] = []
         self._report({"what": "checking snapshots"})
         findings += self._snapshots(listing, snapshots)
+        findings += epoch_findings(self._of.archive)
         self._report({"what": "checking packs"})
         numbers = [ordinal_of(one.number) for one in snapshots]
         known = {*self._of.losses, LOST_PACK}

@@ -81,6 +81,16 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             ERROR, "an object lies in an archive, and cannot be read", "none: restore it there, and check again"
         ),
         "object-unknown": Kind(NOTE, "an object that nothing explains", "`cas3fs gc` removes what may go"),
+        "epoch-damaged": Kind(
+            ERROR,
+            "the claim of an epoch cannot be read",
+            "it is put aside, under damaged/, and one of an unknown writer takes its place",
+        ),
+        "base-damaged": Kind(
+            ERROR,
+            "what says where a take-over went on from cannot be read",
+            "it is put aside, under damaged/, and written anew from what the snapshots tell",
+        ),
         "snapshot-missing": Kind(
             ERROR,
             "the newest snapshot is not in the store",

@@ -38,6 +38,7 @@ from cas3fs.maintenance.losses import DAMAGED, known_losses, set_losses
 from cas3fs.maintenance.mending import Mender
 from cas3fs.maintenance.recovering import Recovered, Recoverer
 from cas3fs.maintenance.reverting import Reverter
+from cas3fs.maintenance.succession import LOST_BASE, LOST_CLAIM, fill_place
 from cas3fs.maintenance.survey import DAMAGED_PREFIX, key_of_pack
 from cas3fs.maintenance.verifying import Verified, Verifier
 from cas3fs.metrics import Metrics
@@ -192,6 +193,7 @@ class Fsck:
             self._mend(mended)  # a block that was found may be shorter than it was thought to be
         self._believe_again(first.findings)
         self._put_aside(first.findings, mended)
+        self._fill_places(first.findings, mended)
         self._drop_records(first.findings, mended)
         self._at.filesystem.commit()
         last = check(self._patient(), attrs.evolve(settings, verify_data=False), self._bookmark, self._report)
@@ -301,6 +303,20 @@ class Fsck:
         self._forget_parent()
         mended += hurt
 
+    # -- epochs
+
+    def _fill_places(self, findings: Sequence[Finding], mended: list[Finding]) -> None:
+        """Puts other entries in the place of damaged ones of epochs."""
+        hurt = [one for one in findings if one.code in (LOST_CLAIM, LOST_BASE)]
+        if not hurt:
+            return
+        self._at.publishing.check_fence()
+        snapshots = self._at.archive.list(lambda one, error: None)
+        for one in hurt:
+            put_key_aside(self._at.store, str(one.touches["object"]))
+            fill_place(self._at.archive, one, snapshots)
+        mended += hurt
+
     # -- staging
 
     def _drop_records(self, findings: Sequence[Finding], mended: list[Finding]) -> None:
@@ -336,7 +352,11 @@ _BLOCK_CODES: Final = (
 
 def put_aside(store: ObjectStore, snapshot: str) -> None:
     """Moves the manifest of a damaged snapshot to ``damaged/``; for who holds the claim. A second time is fine."""
-    key = SnapshotEntry.key_of(snapshot)
+    put_key_aside(store, SnapshotEntry.key_of(snapshot))
+
+
+def put_key_aside(store: ObjectStore, key: str) -> None:
+    """The same for a damaged object of that key."""
     try:
         body = store.get(key)
     except ObjectMissing:

@@ -18,6 +18,7 @@ from cas3fs.errors import Fenced, SnapshotDamaged, StoreError
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.objectstores.base import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import read_bases
 from cas3fs.snapshots.retention import Policy
 from cas3fs.testing.faults import FaultKind
@@ -347,6 +348,53 @@ def test_a_damaged_base_leaves_a_way_to_mount_and_no_snapshot_before_it_is_delet
     before = packs(volume)
     Upkeep(opened).gc(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
+
+
+def repaired_on(volume: Volume, host: str) -> list[str]:
+    """The codes that a repair on `host` tells of as mended."""
+    found: list[str] = []
+
+    def take(told: Message) -> None:
+        if "finding" in told and told["finding"]["repaired"]:
+            found.append(told["finding"]["code"])
+
+    check_unmounted(volume.store_settings, volume.places(host), {"repair": True}, take)
+    return found
+
+
+def test_a_damaged_base_is_told_and_written_anew_by_a_repair(
+    volume: Volume, bare: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = volume.open("old")
+    write(old, "a", "one")
+    base = published(old)
+    new = take_over(volume, "new")
+    write(old, "b", "late")
+    late = published_late(old, monkeypatch)
+    new.finish()
+    new.close()
+    good = bare.get("epochs/00000002.base")
+    spoiled(volume, "epochs/00000002.base")
+    bad = bare.get("epochs/00000002.base")
+    assert looked_at(volume) == ["base-damaged"]
+    assert repaired_on(volume, "third") == ["base-damaged"]
+    assert bare.get("epochs/00000002.base") == good
+    assert bare.get("damaged/epochs/00000002.base") == bad
+    assert "base-damaged" not in looked_at(volume)
+    archive = SnapshotArchive(volume.shelf)
+    assert archive.strays() == {late}
+    assert base in archive.ids()
+
+
+def test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place(volume: Volume, bare: ObjectStore) -> None:
+    volume.use("A", a="one")
+    spoiled(volume, "epochs/00000001")
+    bad = bare.get("epochs/00000001")
+    assert looked_at(volume) == ["epoch-damaged"]
+    assert repaired_on(volume, "B") == ["epoch-damaged"]
+    assert bare.get("damaged/epochs/00000001") == bad
+    assert "epoch-damaged" not in looked_at(volume)
+    assert "a" in read_all_names(volume.open("A"))
 
 
 def test_a_damaged_newest_epoch_leaves_a_way_to_look_and_to_take_over(volume: Volume) -> None:

@@ -29,6 +29,8 @@ RESTORED = {"chunks-unlike-sums", "chunk-impossible", "chunk-past-block", "chunk
 MOVED = {"inode-without-name", "name-in-no-folder"}
 ELSEWHERE: dict[str, Callable[..., object]] = {
     "object-archived": archived.test_what_lies_in_an_archive_is_named_and_all_else_is_read_back,
+    "epoch-damaged": listings.test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place,
+    "base-damaged": listings.test_a_damaged_base_is_told_and_written_anew_by_a_repair,
     "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
     "index-damaged": WholeVolumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
 }

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
 
-from cas3fs.entries.kinds import PagesEntry
-from cas3fs.errors import SnapshotError, SnapshotMissing
+from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
+from cas3fs.errors import DeleteFailed, SnapshotError, SnapshotMissing
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, around_in, snapshots_of
 from cas3fs.values import PagesNumber, SnapshotNumber
@@ -102,17 +102,38 @@ def plan_removal(
 
 
 def execute_removal(archive: SnapshotArchive, plan: RemovalPlan, ask_leave: Callable[[], None]) -> None:
-    """Delete what `plan` says, after `ask_leave`, which raises if it may not be.
+    """Delete what `plan` says, after `ask_leave`, which raises if it may not be. A manifest that the store refuses to
+    delete keeps the pages that it needs, and everything else goes.
 
     Raises:
-        DeleteFailed: some objects are left; removing again is safe.
+        DeleteFailed: some objects are left, as the store refused; all others are gone.
         StoreError: the store failed; removing again is safe.
     """
     if plan.is_empty:
         return
     ask_leave()
-    archive.delete(plan.snapshots)
-    archive.shelf.store.delete_many([PagesEntry.key_of(one) for one in plan.pages])
+    pages, refusal = set(plan.pages), None
+    try:
+        archive.delete(plan.snapshots)
+    except DeleteFailed as error:
+        refusal = error
+        pages = _without_needed(pages, archive, error)
+    archive.shelf.store.delete_many([PagesEntry.key_of(one) for one in plan.pages if one in pages])
+    if refusal is not None:
+        raise refusal
+
+
+def _without_needed(pages: Collection[str], archive: SnapshotArchive, refusal: DeleteFailed) -> set[str]:
+    """Those of `pages` that no snapshot needs of which the manifest was not deleted; none where one cannot be read."""
+    left = set(pages)
+    for key in refusal.keys:
+        try:
+            left -= {use.id for use in archive.load(key.removeprefix(SnapshotEntry.prefix())).pages}
+        except SnapshotMissing:
+            continue
+        except SnapshotError:
+            return set()
+    return left
 
 
 def _is_over(pages: str, is_explained: IsExplained) -> bool:

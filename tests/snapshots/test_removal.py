@@ -9,12 +9,14 @@ import pytest
 
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import Fenced, SnapshotError, SnapshotMissing, StoreUnreachable
+from cas3fs.errors import DeleteFailed, Fenced, SnapshotError, SnapshotMissing, StoreUnreachable
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import write_base
 from cas3fs.snapshots.removal import execute_removal, plan_removal
+from cas3fs.testing.faults import FaultKind
+from cas3fs.testing.lying_store import LyingStore
 from cas3fs.values import SnapshotNumber
 
 SEGMENT = 512
@@ -219,3 +221,61 @@ def test_the_pages_that_stay_are_read_after_a_restored_snapshot_became_the_head(
     assert not list(store.list(PagesEntry.key_of(made.id)))
     assert restored(archive, made.id, tmp_path) == contents[0]
     assert restored(archive, name(4), tmp_path) == contents[3]
+
+
+class TestRefusedDeletions:
+    """A manifest or pages that the store does not let go, as they are under a lock."""
+
+    @pytest.fixture
+    def lying(self) -> LyingStore:
+        return LyingStore(MemoryStore())
+
+    @pytest.fixture
+    def archive(self, lying: LyingStore) -> SnapshotArchive:
+        return SnapshotArchive(Shelf(lying), segment_size=SEGMENT, list_length=4)
+
+    @staticmethod
+    def fill(archive: SnapshotArchive, folder: Path) -> list[bytes]:
+        """Three snapshots that share pages, and a fourth that has its own; gives their contents."""
+        contents = [*fill(archive, folder, 3), b"new" * SEGMENT]
+        (folder / "index").write_bytes(contents[3])
+        archive.create(folder / "index", epoch=1, sequence=4, parent=name(3))
+        return contents
+
+    def test_a_manifest_that_stays_keeps_its_pages_and_all_else_goes(
+        self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
+    ) -> None:
+        contents = self.fill(archive, tmp_path)
+        plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
+        key = SnapshotEntry.key_of(name(2))
+        with lying.faults.on(FaultKind.DELETION_REFUSED, keys=[key]), pytest.raises(DeleteFailed, match="denied"):
+            execute_removal(archive, plan, leave)
+        assert archive.ids() == [name(2), name(4)]
+        assert restored(archive, name(2), tmp_path) == contents[1]
+        assert restored(archive, name(4), tmp_path) == contents[3]
+        assert [info.key for info in lying.list("pages/")] == [PagesEntry.key_of(name(one)) for one in (1, 2, 4)]
+
+    def test_pages_that_stay_go_with_the_next_removal(
+        self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
+    ) -> None:
+        self.fill(archive, tmp_path)
+        plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
+        key = PagesEntry.key_of(name(1))
+        with lying.faults.on(FaultKind.DELETION_REFUSED, keys=[key]), pytest.raises(DeleteFailed):
+            execute_removal(archive, plan, leave)
+        assert archive.ids() == [name(4)]
+        assert plan_removal(archive, [], lambda _: True).pages == (name(1),)
+
+    def test_where_what_stays_cannot_be_read_no_pages_go(
+        self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
+    ) -> None:
+        self.fill(archive, tmp_path)
+        key = SnapshotEntry.key_of(name(2))
+        lying.delete_many([key])
+        lying.put_if_absent(key, b"rotten")
+        pages = {info.key for info in lying.list("pages/")}
+        plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
+        with lying.faults.on(FaultKind.DELETION_REFUSED, keys=[key]), pytest.raises(DeleteFailed):
+            execute_removal(archive, plan, leave)
+        assert {info.key for info in lying.list("pages/")} == pages
+        assert archive.ids() == [name(2), name(4)]

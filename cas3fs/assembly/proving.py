@@ -29,7 +29,7 @@ from collections.abc import Collection
 
 import attrs
 
-from cas3fs.errors import ObjectMissing, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotDamaged, SnapshotMissing
 from cas3fs.index import Index
 from cas3fs.maintenance.survey import ASIDE_PREFIX
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -76,15 +76,21 @@ class Facts:
 
     @classmethod
     def read(cls, index: Index) -> "Facts":
-        """Those of an open index."""
+        """Those of an open index.
+
+        Raises:
+            IndexCorrupt: what it says is nonsense.
+        """
         claim, published = index.state.get(CLAIM), index.state.get(PUBLISHED) or None
+        if published is not None and _number(published) is None:
+            raise IndexCorrupt(f"{index.path} names {published!r} as the snapshot that it goes on from, which is none")
         under, _, number = (index.state.get(ATTEMPTED) or "").partition(" ")
         proven, _, digest = (index.state.get(PROOF) or "").partition(" ")
         return cls(
             claim,
             published,
             index.state.get(CLEAN),
-            SnapshotNumber.parse(number) if under == claim and number else None,
+            _number(number) if under == claim else None,
             digest if proven == published and digest else None,
         )
 
@@ -93,6 +99,13 @@ class Facts:
         """The greatest number that a snapshot of it can have; None where that is not known."""
         known = [SnapshotNumber.parse(self.published)] if self.published else []
         return None if self.attempted is None else max([self.attempted, *known])
+
+
+def _number(text: str) -> SnapshotNumber | None:
+    try:
+        return SnapshotNumber.parse(text)
+    except ValueError:
+        return None
 
 
 def attempt_text(claim: object, number: SnapshotNumber) -> str:

@@ -102,12 +102,15 @@ class Epochs:
 
     def _past(self, seen: int, claim: Claim, identity: Identity, claim_file: Path) -> Claim:
         """A claim of a number greater than `seen`: where the store has lost epochs that were claimed from here, as one
-        that was put back from a backup, what they named is not named again. No number is left out."""
+        that was put back from a backup, what they named is not named again. No number is left out. Those in between
+        count as taken over: what the store may still have of them stays until a person releases it.
+        """
         first = claim
         while claim.epoch <= seen:
             record = read_record(claim_file)
             standing = self._standing(claim.epoch)
-            following = self._attempt(identity, claim_file, record, standing, [])
+            lost = [one.entry for one in standing.claims]
+            following = self._attempt(identity, claim_file, record, standing, lost)
             if following is None or not record.is_newest(standing):
                 raise EpochHeld(f"{self._shelf.store.url}: another writer has just claimed the volume; try again later")
             claim = following
@@ -117,7 +120,7 @@ class Epochs:
             took_over=first.took_over,
             before=first.before,
             after_release=first.after_release,
-            base_due=first.base_due,
+            base_due=first.base_due or claim.base_due,
             handover=first.handover,
         )
 

@@ -10,11 +10,11 @@ import pytest
 
 from cas3fs.assembly.checking import check_unmounted
 from cas3fs.assembly.opening import OpenVolume
-from cas3fs.assembly.proving import ATTEMPTED, CLEAN, LINEAGE, PROOF
+from cas3fs.assembly.proving import ATTEMPTED, CLEAN, LINEAGE, PROOF, PUBLISHED
 from cas3fs.assembly.rescuing import rescue
 from cas3fs.assembly.upkeep import Upkeep, collect_unmounted
 from cas3fs.control import Message
-from cas3fs.errors import Fenced, SnapshotError
+from cas3fs.errors import Fenced, IndexCorrupt, SnapshotError
 from cas3fs.index import Index
 from cas3fs.maintenance.plans import GcSettings
 
@@ -229,6 +229,17 @@ def test_an_index_of_an_earlier_version_is_gone_on_with_as_before(volume: Volume
     assert read_all(again) == {"a": "1", "b": "2"}
     assert aside(volume) == []
     assert again.filesystem.index.state.get(PROOF) is not None
+
+
+def test_an_index_that_says_nonsense_of_itself_is_told(volume: Volume) -> None:
+    volume.open().close()
+    with Index.open(volume.state("here") / "index.sqlite") as index:
+        with index.operation():
+            index.state.set(ATTEMPTED, "nobody 1-x")
+            index.state.set(PUBLISHED, "one")
+        index.commit()
+    with pytest.raises(IndexCorrupt, match=r"which is none.*moving .* away"):
+        volume.open()
 
 
 def test_a_manifest_says_which_life_of_the_index_and_which_claim_it_is_of(volume: Volume) -> None:

@@ -100,6 +100,24 @@ def test_a_store_that_was_put_back_from_a_backup_is_begun_from_as_it_is(
         assert (volume.root / "saved" / "c").read_text() == "not published"
 
 
+def test_what_a_store_still_has_of_lost_epochs_stays_for_a_rescue(volume: Volume) -> None:
+    volume.use("here", a="1")
+    keep_store(volume)
+    opened = volume.open()
+    write(opened, "b", "stored, and its snapshot is lost")
+    publish(opened)
+    opened.close()
+    (kept,) = (volume.root / "v" / "packs" / "00000002").iterdir()
+    shutil.copytree(kept.parent, volume.root / "backup" / "packs" / "00000002")
+    put_store_back(volume)
+    assert volume.use("here", c="3")[:8] > "00000002"
+    check(volume, {})
+    assert kept.exists()
+    report = rescue(volume.store_settings, aside(volume)[0], volume.root / "saved", silent)
+    assert report["problems"] == []
+    assert (volume.root / "saved" / "b").read_text() == "stored, and its snapshot is lost"
+
+
 def test_an_empty_store_under_the_same_url_is_told(volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
     keep_store(volume)
     volume.use("here", a="1")

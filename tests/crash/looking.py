@@ -75,6 +75,12 @@ def tree_of_machine(url: str, machine: Places, out: Path, *, take_over: bool = F
         volume.close()
 
 
+def forget_places(state_dir: Path) -> None:
+    """What stands for the disk of a machine lies elsewhere than that did; it belongs to the store beside it."""
+    for record in (*state_dir.glob("*/place.json"), *state_dir.glob("*/mount.json")):
+        record.unlink()
+
+
 def copy_of(folder: Path, copy: Path) -> None:
     """Copies folders with what a crash left: no sockets."""
     shutil.copytree(folder, copy, symlinks=True, ignore=shutil.ignore_patterns("*.sock"))

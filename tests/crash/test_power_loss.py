@@ -18,7 +18,7 @@ import pytest
 from tests.crash.disk import Disk, Luck
 from tests.crash.driver import none_of
 from tests.crash.load import Account, Marks
-from tests.crash.looking import findings, places, tree_of_machine, tree_of_store
+from tests.crash.looking import findings, forget_places, places, tree_of_machine, tree_of_store
 from tests.crash.tracing import Operation, operations, traced
 
 USUAL_LOSSES, LONG_LOSSES = 30, 250
@@ -105,6 +105,7 @@ def beginning(done: list[Operation], account: Account) -> int:
 def check(image: Path, account: Account, told: Acknowledged, published: dict[str, tuple[Marks, object]]) -> None:
     """What is left on a machine, and in its store."""
     url, machine = (image / "v").as_uri(), places(image)
+    forget_places(machine.state_dir)
     newest = tree_of_store(url, places(image / "other"), image / "stored")
     assert (newest or "") >= told.published
     if newest in published:

@@ -227,6 +227,7 @@ def test_an_older_store_than_the_claim_file_knows_is_read_all_the_same(
     claim = epochs.claim(ALICE, at("alice"))
     assert claim.epoch == 4  # no number is claimed twice
     assert len(claim.lineage) == 5
+    assert epochs.overruled(claim) == {2, 3}  # what the store may still have of them stays
     assert sorted(info.key for info in bare.list("epochs/") if "." not in info.key) == [
         f"epochs/{number:08d}" for number in range(1, 5)
     ]

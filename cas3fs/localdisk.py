@@ -38,6 +38,10 @@ class LocalDisk:
         """As preadv(2): how many bytes were read, 0 at the end."""
         return os.preadv(descriptor, [into], offset)
 
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        """As pread(2)."""
+        return os.pread(descriptor, length, offset)
+
     def write(self, descriptor: int, data: memoryview, offset: int) -> int:
         """As pwrite(2)."""
         return os.pwrite(descriptor, data, offset)

@@ -86,6 +86,11 @@ class BlockWriter:
         return None if pending is None else pending.future
 
     @property
+    def heard_s(self) -> float:
+        """When the store last gave a sign of life, by the monotonic clock, in seconds."""
+        return self._store.heard_s
+
+    @property
     def unrecorded(self) -> frozenset[str]:
         """The names of packs that are being put, or were and are not recorded yet."""
         with self._lock:

@@ -18,7 +18,6 @@ folders themselves, 1 MiB or so, are not counted.)
 
 import errno
 import logging
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,6 +66,7 @@ class DiskCache(BlockCache):
         self._ledger = Ledger(limit_bytes, limit_files)
         self._lock = threading.Lock()
         self._keep_free_bytes = keep_free_bytes
+        self._disk = disk or LocalDisk()
         self._rotten = metrics.counter("cache.disk.rotten")
         self._failed_writes = metrics.counter("cache.disk.failed_writes")
         self._removed = metrics.counter("cache.disk.removed")
@@ -76,7 +76,7 @@ class DiskCache(BlockCache):
         self._ready = threading.Event()
         self._scanner: threading.Thread | None = None
         try:
-            self._folder = BlockFolder(str(directory), disk or LocalDisk())
+            self._folder = BlockFolder(str(directory), self._disk)
             self._begin()
         except OSError as error:
             raise UsageError(f"cache directory {directory}: {error.strerror}") from error
@@ -84,13 +84,13 @@ class DiskCache(BlockCache):
 
     def get(self, block: BlockHash) -> bytes | None:
         """All of the block, checked against its hash."""
-        return self._read(block, lambda file: read_whole(file, block))
+        return self._read(block, lambda file: read_whole(self._disk, file, block))
 
     def get_part(self, block: BlockHash, skip: int, length: int) -> Buffer | None:
         """A part of the block, read with no more than the 32 KiB pieces it touches, each checked."""
         if length <= 0:
             return b""
-        return self._read(block, lambda file: read_part(file, block, skip, length))
+        return self._read(block, lambda file: read_part(self._disk, file, block, skip, length))
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
         """Write the block's file, after those that must go for it are removed."""
@@ -171,7 +171,7 @@ class DiskCache(BlockCache):
             self.evict(block)
             return None
         finally:
-            os.close(file)
+            self._disk.close(file)
         self._note_use(block)
         return part
 

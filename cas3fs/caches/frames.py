@@ -24,6 +24,7 @@ import struct
 from blake3 import blake3
 
 from cas3fs.caches.base import part_of
+from cas3fs.localdisk import LocalDisk
 from cas3fs.values import BlockHash, Buffer
 
 PIECE_BYTES = 32 * 1024
@@ -59,23 +60,23 @@ def frame_head(block: BlockHash, plain: Buffer) -> bytes:
     return b"".join([_HEADER.pack(MAGIC, length), *checksums])
 
 
-def read_whole(file: int, block: BlockHash) -> bytes:
+def read_whole(disk: LocalDisk, file: int, block: BlockHash) -> bytes:
     """The plain bytes in the open file.
 
     Raises:
         RottenFrame: they are not those of `block`.
         OSError: reading failed.
     """
-    length = _plain_length(os.pread(file, HEADER_BYTES, 0))
+    length = _plain_length(disk.read(file, HEADER_BYTES, 0))
     if os.fstat(file).st_size != frame_length(length):
         raise RottenFrame
-    plain = os.pread(file, length, frame_length(length) - length)
+    plain = disk.read(file, length, frame_length(length) - length)
     if blake3(plain).digest() != block:
         raise RottenFrame
     return plain
 
 
-def read_part(file: int, block: BlockHash, skip: int, length: int) -> Buffer:
+def read_part(disk: LocalDisk, file: int, block: BlockHash, skip: int, length: int) -> Buffer:
     """`length` bytes (at least 1) from `skip` on, read with the pieces they lie in and nothing else.
 
     Raises:
@@ -83,12 +84,12 @@ def read_part(file: int, block: BlockHash, skip: int, length: int) -> Buffer:
         OSError: reading failed.
     """
     first, last = skip // PIECE_BYTES, (skip + length - 1) // PIECE_BYTES
-    head = os.pread(file, HEADER_BYTES + CHECKSUM_BYTES * (last + 1), 0)
+    head = disk.read(file, HEADER_BYTES + CHECKSUM_BYTES * (last + 1), 0)
     plain_length = _plain_length(head)
     if skip + length > plain_length:
         raise RottenFrame
     start, stop = first * PIECE_BYTES, min((last + 1) * PIECE_BYTES, plain_length)
-    pieces = os.pread(file, stop - start, frame_length(plain_length) - plain_length + start)
+    pieces = disk.read(file, stop - start, frame_length(plain_length) - plain_length + start)
     if len(pieces) != stop - start:
         raise RottenFrame
     _check_pieces(block, head, pieces, first, plain_length)

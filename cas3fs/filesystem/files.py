@@ -284,11 +284,8 @@ class Files(Directories):
         if done is not None:
             return done
         with self.lock:
-            self._await_room(None if patient else time.monotonic() + self.staging.patience_s)
-            if self.staging.is_short_of_disk and not self.staging.may_get_room:
-                raise FileSystemError(errno.ENOSPC, "the local disk has no room for what waits for the store")
-            if not patient and self.staging.is_overfull:
-                raise FileSystemError(errno.ENOSPC, "staging is full, and too many writers wait for the store already")
+            if self.staging.is_full or self._refusal:
+                self._find_room(patient)
             inode = self._begin_write(handle, offset, data)
             layer, held = self._file_layer(inode)
         put = None
@@ -301,13 +298,26 @@ class Files(Directories):
                 self._wrote_to_file(inode, layer, held, put)
         return len(data)
 
-    def _await_room(self, deadline_s: float | None) -> None:
+    def _find_room(self, patient: bool) -> None:
+        """Waits for room in staging.
+
+        Raises:
+            FileSystemError: ENOSPC, as `write` says.
+        """
+        staging, since_s = self.staging, time.monotonic()
+        self._await_room(since_s, None if patient else since_s + staging.patience_s)
+        if staging.is_short_of_disk and staging.is_hopeless(since_s):
+            raise FileSystemError(errno.ENOSPC, "the local disk has no room for what waits for the store")
+        if not patient and staging.is_overfull:
+            raise FileSystemError(errno.ENOSPC, "staging is full, and too many writers wait for the store already")
+
+    def _await_room(self, since_s: float, deadline_s: float | None) -> None:
         """Returns when there is room in staging, or waiting for it makes no sense, or at the deadline."""
         staging = self.staging
         while not self.read_only_reason:
             if staging.size_bytes < staging.limit_bytes:
                 is_short = staging.is_short_of_disk or self._refusal == errno.ENOSPC
-                if not is_short or not staging.may_get_room:
+                if not is_short or staging.is_hopeless(since_s):
                     return
             left_s = _LOOK_S if deadline_s is None else deadline_s - time.monotonic()
             if left_s <= 0:

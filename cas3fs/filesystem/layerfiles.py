@@ -130,7 +130,9 @@ class FileBytes:
             OSError: as pwrite(2), a full disk among them.
         """
         view = memoryview(data)
-        put = Put(offset, len(view), self._touch(offset, len(view)))
+        with self._lock:
+            put = Put(offset, len(view), self.failures)
+            dirty = self._touch(put)
         descriptor = self._files.take(self)
         try:
             while view:
@@ -138,15 +140,16 @@ class FileBytes:
                 view = view[written:]
                 offset += written
         finally:
-            self._touch(put.offset, put.length)  # a sync may have come between
+            if dirty is not self._dirty:  # a sync has begun meanwhile; one that begins now covers all of it
+                with self._lock:
+                    self._touch(put)
             self._files.give(self)
         return put
 
-    def _touch(self, offset: int, length: int) -> int:
-        with self._lock:
-            if length:
-                self._dirty.add(offset, offset + length)
-            return self.failures
+    def _touch(self, put: Put) -> RangeSet:
+        if put.length:
+            self._dirty.add(put.offset, put.offset + put.length)
+        return self._dirty
 
     def write_done(self, put: Put) -> None:
         """The bytes that `put` wrote count from now on."""

@@ -26,7 +26,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,7 @@ SMALL_LAYER_BYTES = 256 * 1024
 _LEAST_OVERFLOW_BYTES = 8 * 1024 * 1024
 _OVERFLOW_SHARE = 8
 _PATIENCE_S = 2.0
+_SILENCE_S = 20.0
 MOST_RANGES = 4096
 """A layer of more ranges takes no more writes: its row, 16 bytes a range, is not written again."""
 
@@ -79,7 +80,8 @@ class Staging:
         self.folder = folder
         self.open_files = LayerFiles(folder, disk or LocalDisk(), self._on_lost, most_open)
         self.records = rows
-        self.limit_bytes = limit_bytes
+        self.limit_bytes = self.limit_now_bytes = limit_bytes
+        """What may be staged, and what of that the local disk has room for."""
         self.memory_limit_bytes = memory_bytes
         self.files: dict[int, Inode] = {}
         """Every inode that has layers."""
@@ -95,6 +97,9 @@ class Staging:
         """Set when writers wait, or memory runs short: storers should not wait for files to settle."""
         self.is_stuck = False
         """The last attempt to store anything has failed: waiting for room may take for ever."""
+        self.heard: Callable[[], float] = time.monotonic
+        """When the store last gave a sign of life, by the monotonic clock, in seconds."""
+        self._let_go_s = 0.0
         self.room = threading.Condition()  # replaced by `guard`
         self._disk_limit_bytes: int | None = None
         self._stored: list[tuple[Inode, list[Layer]]] = []
@@ -108,13 +113,6 @@ class Staging:
         self.room = threading.Condition(lock)
 
     # -- room
-
-    @property
-    def limit_now_bytes(self) -> int:
-        """What may be staged: the limit, or less where the local disk has not so much room."""
-        if self._disk_limit_bytes is None:
-            return self.limit_bytes
-        return min(self.limit_bytes, self._disk_limit_bytes)
 
     @property
     def is_full(self) -> bool:
@@ -132,6 +130,13 @@ class Staging:
             return False
         now_s = time.monotonic()
         return any(inode.retry_at_s <= now_s for inode in self.files.values())
+
+    def is_hopeless(self, since_s: float) -> bool:
+        """Whether who waits for room on the local disk since then waits in vain: nothing would give it room, or the
+        store has been silent for long."""
+        if not self.may_get_room:
+            return True
+        return time.monotonic() - max(since_s, self._let_go_s, self.heard()) > _SILENCE_S
 
     @property
     def is_overfull(self) -> bool:
@@ -153,6 +158,7 @@ class Staging:
         in_files = max(0, self.size_bytes - self.memory_bytes)
         was_full = self.is_full
         self._disk_limit_bytes = in_files + max(0, free_bytes)
+        self.limit_now_bytes = min(self.limit_bytes, self._disk_limit_bytes)
         if was_full and not self.is_full:
             self.room.notify_all()
 
@@ -276,6 +282,7 @@ class Staging:
         self.size_bytes += grown
         self.memory_bytes += grown_in_memory
         if grown < 0:
+            self._let_go_s = time.monotonic()
             self.room.notify_all()
 
     # -- storing

@@ -30,6 +30,7 @@ from cas3fs.values import Buffer
 
 OPERATIONS: Final = (
     "open",
+    "read",
     "read_into",
     "write",
     "append",
@@ -185,6 +186,10 @@ class FaultyDisk(LocalDisk):
     def read_into(self, descriptor: int, into: memoryview, offset: int) -> int:
         self._befall("read_into", self._path(descriptor))
         return super().read_into(descriptor, into, offset)
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        self._befall("read", self._path(descriptor))
+        return super().read(descriptor, length, offset)
 
     def write(self, descriptor: int, data: memoryview, offset: int) -> int:
         self._befall("write", self._path(descriptor))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """All tiers together: rot in each of them, and the bound of the disk while many read."""
 
+import errno
 import random
 import stat
 import threading
@@ -15,9 +16,11 @@ from cas3fs.caches.memcached import MemcachedCache
 from cas3fs.caches.web import WebCache
 from cas3fs.metrics import Metrics
 from cas3fs.testing.fake_memcached import FakeMemcached
+from cas3fs.testing.faulty_disk import FaultyDisk
 from tests.caches.conftest import make_block
 from tests.caches.web_server import WebServer
 
+DEADLINE_S = 30
 VOLUME = str(uuid.UUID(int=1))
 
 
@@ -54,6 +57,28 @@ def test_bytes_flipped_in_every_tier_never_yield_a_wrong_byte(
                 part = tiers.get_part(block, 300, 500)
                 assert part is None or bytes(part) == plain[300:800]
                 assert tiers.get(block) in (None, plain)
+
+
+def test_a_disk_that_fails_at_random_is_a_miss_and_never_a_wrong_byte(tmp_path: Path) -> None:
+    disk, dice = FaultyDisk(), random.Random(3)
+    blocks = [make_block(seed, 1000 + 90_000 * (seed % 3)) for seed in range(8)]
+    with closing(DiskCache(tmp_path / "cache", 1 << 20, metrics=Metrics(), keep_free_bytes=0, disk=disk)) as cache:
+        assert cache.wait_ready(DEADLINE_S)
+        for _ in range(60):
+            operation = dice.choice(["open", "read", "append", "free_bytes"])
+            disk.fail(operation, dice.choice([errno.EIO, errno.ENOSPC, errno.EMFILE]), after=dice.randrange(4))
+            for block, plain in dice.sample(blocks, 4):
+                cache.put(block, plain)
+                part = cache.get_part(block, 300, 500)
+                assert part is None or bytes(part) == plain[300:800]
+                assert cache.get(block) in (None, plain)
+            cache.give_way()
+        assert disk.befell > 30
+        disk.heal()
+        for block, plain in blocks:
+            cache.put(block, plain)
+            assert cache.get(block) == plain
+            assert cache.size_bytes <= 1 << 20
 
 
 def taken_by_file(folder: Path) -> dict[tuple[Path, int, int], int]:

@@ -12,7 +12,7 @@ import pytest
 from cas3fs.blocks.codec import hash_block
 from cas3fs.caches.disk import DiskCache
 from cas3fs.errors import FileSystemError
-from cas3fs.filesystem import FileSystem, FileSystemSettings
+from cas3fs.filesystem import FileSystem, FileSystemSettings, staging
 from cas3fs.metrics import Metrics
 from cas3fs.testing.faulty_disk import FaultyDisk
 from tests.filesystem.gated import Gated
@@ -87,6 +87,18 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_away(ma
     fs.store_all()
     fs._commits._check_disk()
     fs.write(handle, MIB, b"x" * MIB)
+
+
+def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_silent(
+    machine: Machine, gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_SILENCE_S", 0.3)
+    fs, handle = gated.fs, opened(gated.fs)
+    fs.write(handle, 0, b"a" * MIB)
+    fs.staging.heard = lambda: 0.0
+    gated.close_gate()
+    let_the_disk_have(machine, fs, 0)
+    refused(errno.ENOSPC, fs.write, handle, MIB, b"x" * MIB)
 
 
 def test_staging_takes_no_more_than_the_local_disk_has(machine: Machine, gated: Gated) -> None:

@@ -196,6 +196,45 @@ def test_any_mixture_of_faults_costs_time_and_nothing_else(
     none_of(findings(URL.url, places(tmp_path), verify_data=True))
 
 
+LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.LISTING_LACKS)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whoever_mounts_beside_listings_that_lie_finds_all_that_was_released(
+    s3: FakeS3, tmp_path: Path, seed: int
+) -> None:
+    """The turns of two machines, each of which lists the past, or a part of it, or not the newest names."""
+    dice = random.Random(seed)
+    settings = WriterSettings(cache_size_bytes=0, memory_cache_bytes=0)
+    there: list[str] = []
+    moments = [s3.faults.moment()]
+    for turn in range(4):
+        kind, place = dice.choice(LISTINGS), f"volume/{dice.choice(PLACES)}"
+        newest = sorted(info["Key"] for info in s3.list_objects_v2(Bucket="bucket", Prefix=place).get("Contents", ()))
+        keys = newest[-1:] if kind is FaultKind.LISTING_LACKS else ()
+        options = {"moment": dice.choice(moments)} if kind is FaultKind.EVENTUAL_LISTING else {}
+        with s3.faults.on(kind, key_prefix=place, keys=keys, **options):
+            try:
+                opened = open_writer(URL, settings, places(tmp_path / f"machine{turn % 2}"))
+            except Cas3fsError:
+                opened = None  # what cannot be told is refused
+        if opened is None:
+            opened = open_writer(URL, settings, places(tmp_path / f"machine{turn % 2}"))
+        try:
+            opened.start(0)
+            for name in there:
+                assert read(opened, name) == content(name), f"turn {turn}: {kind.name} {place}"
+            write(opened, f"{seed}-{turn}")
+            there.append(f"{seed}-{turn}")
+            publish(opened)
+            moments.append(s3.faults.moment())
+            opened.finish()
+        finally:
+            opened.close()
+        moments.append(s3.faults.moment())
+    none_of(findings(URL.url, places(tmp_path / "machine1"), verify_data=True))
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(
     "kind",

@@ -33,6 +33,8 @@ from cas3fs.errors import EpochHeld, ObjectExists
 ATTEMPTS: Final = 8
 """How often a claim that met a rival is tried."""
 FIRST_WAIT_S: Final = 0.2
+MOST_FILLED: Final = 1000
+"""So many lost numbers are claimed one by one."""
 
 
 class Epochs:
@@ -102,13 +104,16 @@ class Epochs:
 
     def _past(self, seen: int, claim: Claim, identity: Identity, claim_file: Path) -> Claim:
         """A claim of a number greater than `seen`: where the store has lost epochs that were claimed from here, as one
-        that was put back from a backup, what they named is not named again. No number is left out. Those in between
-        count as taken over: what the store may still have of them stays until a person releases it.
+        that was put back from a backup, what they named is not named again. No number is left out, unless they are
+        more than `MOST_FILLED`. Those in between count as taken over: what the store may still have of them stays until
+        a person releases it.
         """
         first = claim
         while claim.epoch <= seen:
             record = read_record(claim_file)
             standing = self._standing(claim.epoch)
+            if seen - claim.epoch > MOST_FILLED:
+                standing = standing._replace(number=seen)
             lost = [one.entry for one in standing.claims]
             following = self._attempt(identity, claim_file, record, standing, lost)
             if following is None or not record.is_newest(standing):

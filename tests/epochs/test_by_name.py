@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, History, Identity
+from cas3fs.epochs.claimfile import read_record, write_record
 from cas3fs.errors import EpochHeld
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.lines import write_base
@@ -216,6 +218,20 @@ def test_what_became_of_ten_thousand_epochs_is_found_out_in_one_pass(tmp_path: P
     store.asked.clear()
     assert History(shelf).overruled() == {9_999}
     assert store.asked["get"] <= 10_001
+
+
+def test_of_very_many_lost_numbers_not_each_is_claimed(
+    epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
+) -> None:
+    epochs.release(epochs.claim(ALICE, at("alice")))
+    record = read_record(at("alice"))
+    write_record(at("alice"), attrs.evolve(record, seen=100_000))
+    claim = epochs.claim(ALICE, at("alice"))
+    assert claim.epoch == 100_001
+    assert epochs.is_newest(claim)
+    assert len(list(bare.list("epochs/"))) == 4
+    epochs.release(claim)
+    assert epochs.claim(ALICE, at("alice")).epoch == 100_002
 
 
 def test_an_older_store_than_the_claim_file_knows_is_read_all_the_same(

@@ -8,6 +8,7 @@ whatever the process's umask. With `share_with_group` they have 0750 and 0640; t
 
 import os
 import stat
+from contextlib import suppress
 from typing import Final
 
 _OTHERS: Final = 0o007
@@ -50,12 +51,13 @@ class Modes:
 
 def exposure_of(root: int, modes: Modes) -> str:
     """Whom the folders at the top of a store let in who should not be: `everybody`, `its group`, or nobody."""
-    if not os.fstat(root).st_mode & (_OTHERS | _GROUP) & 0o011:
-        return ""
-    open_to = 0
+    top = os.fstat(root).st_mode
+    found = 0
     with os.scandir(root) as entries:
         for entry in entries:
-            open_to |= entry.stat(follow_symlinks=False).st_mode
-    if open_to & _OTHERS:
+            with suppress(FileNotFoundError):  # it went just now
+                mode = entry.stat(follow_symlinks=False).st_mode
+                found |= 0 if stat.S_ISLNK(mode) else mode
+    if top & 0o001 and found & _OTHERS:
         return "everybody"
-    return "its group" if open_to & _GROUP and not modes.is_shared else ""
+    return "its group" if top & 0o010 and found & _GROUP and not modes.is_shared else ""

@@ -91,12 +91,19 @@ def test_its_group_can_read_it_where_that_was_asked_for(store: DirectoryStore, r
 
 @pytest.mark.parametrize(
     ("top", "inner", "words"),
-    [(0o755, 0o755, "by everybody"), (0o755, 0o750, "by its group"), (0o700, 0o755, ""), (0o755, 0o700, "")],
+    [
+        (0o755, 0o755, "by everybody"),
+        (0o755, 0o750, "by its group"),
+        (0o750, 0o755, "by its group"),
+        (0o700, 0o755, ""),
+        (0o755, 0o700, ""),
+    ],
 )
 def test_a_store_that_lets_others_in_says_so(
     store: DirectoryStore, root: Path, top: int, inner: int, words: str
 ) -> None:
     store.put_if_absent("packs/a", b"bytes")
+    (root / "link").symlink_to("anywhere")
     (root / "packs").chmod(inner)
     root.chmod(top)
     assert words in store.exposure()

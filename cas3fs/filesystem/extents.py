@@ -96,6 +96,11 @@ class RangeSet:
             self.size_bytes -= self.ends[-1] - size
             self.ends[-1] = size
 
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether the set holds any of ``[start, end)``."""
+        i = bisect_right(self.ends, start)
+        return i < len(self.starts) and self.starts[i] < end
+
     def within(self, start: int, end: int) -> list[Range]:
         """The parts of ``[start, end)`` that the set holds, ascending."""
         found = []
@@ -173,6 +178,11 @@ class MemoryBytes:
         if keep and self.starts[-1] + len(self.extents[-1]) > size:
             del self.extents[-1][size - self.starts[-1] :]
         self.size_bytes = sum(map(len, self.extents))
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether any of ``[start, end)`` is here."""
+        i = bisect_left(self.starts, end) - 1
+        return i >= 0 and self.starts[i] + len(self.extents[i]) > start
 
     def within(self, start: int, end: int) -> list[Range]:
         """The parts of ``[start, end)`` that are here, ascending."""

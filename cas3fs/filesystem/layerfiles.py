@@ -180,6 +180,10 @@ class FileBytes:
             finally:
                 self._files.give(self)
 
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether any of ``[start, end)`` counts."""
+        return self.set.overlaps(start, end)
+
     def within(self, start: int, end: int) -> list[Range]:
         """The parts of ``[start, end)`` that count, ascending."""
         return self.set.within(start, end)

@@ -102,7 +102,9 @@ class View:
     def _take(self, layer: Layer) -> list[Range]:
         """Takes what `layer` holds out of the gaps; what is left from its floor on is dead."""
         left: list[Range] = []
-        for start, end in self.gaps:
+        # a file of many small ranges has many layers, most of which hold nothing of this
+        is_here = layer.bytes.overlaps(self.gaps[0][0], self.gaps[-1][1])
+        for start, end in self.gaps if is_here else ():
             position = start
             for begin, stop in layer.bytes.within(start, end):
                 self.pieces.append((begin, stop, layer))
@@ -111,6 +113,7 @@ class View:
                 position = stop
             if position < end:
                 left.append((position, end))
+        left = left if is_here else self.gaps
         floor = layer.floor
         return [(start, min(end, floor)) for start, end in left if start < floor]
 

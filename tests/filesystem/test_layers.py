@@ -39,6 +39,7 @@ def test_a_range_set_is_a_set_of_bytes(steps: list[tuple[str, int, int]], start:
     assert all(high < low for high, low in zip(ranges.ends, ranges.starts[1:], strict=False))
     found = {byte for low, high in ranges.within(start, end) for byte in range(low, high)}
     assert found == {byte for byte in model if start <= byte < end}
+    assert ranges.overlaps(start, end) == bool(found) or start >= end
 
 
 @given(STEPS, st.integers(0, 80), st.integers(0, 80))
@@ -56,6 +57,7 @@ def test_memory_bytes_give_back_what_was_written_last(steps: list[tuple[str, int
     for low, high in held.within(start, end):
         found |= dict(zip(range(low, high), held.read(low, high), strict=True))
     assert found == {byte: value for byte, value in model.items() if start <= byte < end}
+    assert held.overlaps(start, end) == bool(found) or start >= end
     again = MemoryBytes.from_joined(held.ranges(), held.joined())
     assert again.ranges() == held.ranges()
     assert again.joined() == held.joined()

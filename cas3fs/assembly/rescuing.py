@@ -65,6 +65,15 @@ def find_url(state: Path) -> str | None:
     return None
 
 
+def find_endpoint(state: Path) -> str | None:
+    """The endpoint of that volume's store, as far as the folder tells."""
+    for folder in (state, state.parent.parent):
+        place = read_place(folder)
+        if place is not None:
+            return place.endpoint or None
+    return None
+
+
 def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Progress) -> dict[str, Any]:
     """Copies what only `state` has into the folder `destination`, under the paths of the volume; gives a report.
 

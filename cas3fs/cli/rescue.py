@@ -24,15 +24,16 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
     Saved is every file that no published snapshot has as it is there: new, changed, moved or linked, its data stored
     already or not. What was removed there is not told.
     """
-    from cas3fs.assembly.rescuing import find_state, find_url
+    from cas3fs.assembly.rescuing import find_endpoint, find_state, find_url
     from cas3fs.assembly.rescuing import rescue as save
 
     found = find_state(state)
     known = url or find_url(found)
     if known is None:
         raise UsageError(f"{found} does not tell which volume it belongs to; --volume URL does")
+    endpoint = endpoint_url or (None if url else find_endpoint(found))
     with progress_bar("rescuing") as progress:
-        report = save(store_settings(known, endpoint_url), found, destination, progress)
+        report = save(store_settings(known, endpoint), found, destination, progress)
     if as_json:
         print_json(report)
     else:

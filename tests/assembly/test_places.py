@@ -11,7 +11,7 @@ import pytest
 
 from cas3fs.assembly.checking import check_unmounted
 from cas3fs.assembly.places import PLACE_NAME, Place, find_state, lock_state, place_of
-from cas3fs.assembly.rescuing import find_url
+from cas3fs.assembly.rescuing import find_endpoint, find_url
 from cas3fs.config import Places, StoreSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.errors import EpochHeld, StateInUse
@@ -130,4 +130,5 @@ def test_the_same_url_at_two_endpoints_is_two_places(tmp_path: Path) -> None:
     with closing(lock_state(places, "u", at[0])) as first, closing(lock_state(places, "u", at[1])) as second:
         assert first.path == places.state_of("u")
         assert second.path.name.startswith("u-")
+        assert find_endpoint(second.path / "set-aside" / "now") == find_endpoint(second.path) == "http://two:9000"
         assert [find_state(places, "u", one) for one in at] == [first.path, second.path]

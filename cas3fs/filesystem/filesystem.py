@@ -265,11 +265,16 @@ class FileSystem(Files, Xattrs):
             return Pending(len(self.staging.waiting), self.staging.size_bytes)
 
     def statfs(self) -> VolumeStatistics:
-        """Room and use; at most a few seconds old."""
+        """Room and use; at most a few seconds old, unless the index cannot be opened once more."""
         now_s = time.monotonic()
         if self._statistics is None or now_s - self._statistics_at_s > _COUNTS_FRESH_S:
-            with self.index.reader() as reader:
-                counts = reader.counts()
+            try:
+                with self.index.reader() as reader:
+                    counts = reader.counts()
+            except IndexDatabaseError:  # no descriptor is left, perhaps
+                if self._statistics is None:
+                    raise
+                return self._statistics
             used = -(-counts.logical_bytes // _BLOCK_BYTES)
             files = counts.files + counts.directories + counts.symlinks + counts.others
             self._statistics = VolumeStatistics(

@@ -255,25 +255,32 @@ class FileBytes:
             OSError: nothing was tried, as the file cannot be opened; the bytes are as they were.
         """
         with self._sync_mutex:
+            self._sync()
+
+    def sync_at_once(self) -> bool:
+        """As `sync`, but False if another sync is under way: waits for nobody."""
+        if not self._sync_mutex.acquire(blocking=False):
+            return False
+        try:
+            self._sync()
+        finally:
+            self._sync_mutex.release()
+        return True
+
+    def _sync(self) -> None:
+        descriptor = self._files.take(self)  # first: while it looks clean, it could be closed
+        try:
             self.unsynced = False  # before the call: a write during it sets the flag again
             with self._lock:
                 syncing, self._dirty = self._dirty, RangeSet()
-            try:
-                descriptor = self._files.take(self)
-            except OSError:
-                with self._lock:
-                    for start, end in syncing:
-                        self._dirty.add(start, end)
-                    self.unsynced = True
-                raise
             try:
                 self._files.disk.sync(descriptor)
             except OSError as error:
                 self._lose(syncing, error)
             else:
                 self._sync_name()
-            finally:
-                self._files.give(self)
+        finally:
+            self._files.give(self)
 
     def _sync_name(self) -> None:
         """Without its name the disk has nothing of the file."""
@@ -436,24 +443,29 @@ class LayerFiles:
 
     def _close_one(self) -> bool:
         """Closes the longest unused file, one that needs no sync before if there is one; False if all are in use, or
-        being written."""
+        being written.
+
+        Waits for no other thread: whoever is here may be in the middle of a sync of its own.
+        """
         with self._lock:
             idle = [held for held in self._open if not held.uses]
-            if not idle:
-                return False
-            victim = next((held for held in idle if held.is_clean), idle[0])
-            if victim.is_clean:
-                descriptor = self._taken_out(victim)
-            else:
-                victim.uses += 1
-                descriptor = -1
-        if descriptor < 0:
-            victim.sync()
-            with self._lock:
-                victim.uses -= 1
-                if victim.uses or not (victim.is_clean or victim.forgotten):
-                    return False
-                descriptor = self._taken_out(victim)
+            clean = next((held for held in idle if held.is_clean), None)
+            descriptor = -1 if clean is None else self._taken_out(clean)
         if descriptor >= 0:
             self.disk.close(descriptor)
-        return True
+        return descriptor >= 0 or any(self._close_dirty(held) for held in idle[:_ATTEMPTS])
+
+    def _close_dirty(self, held: FileBytes) -> bool:
+        """Syncs a file and closes it, unless somebody uses it."""
+        with self._lock:
+            if held.uses or held.descriptor < 0:
+                return False
+            held.uses += 1
+        was_synced = held.sync_at_once()
+        with self._lock:
+            held.uses -= 1
+            may_go = not held.uses and ((was_synced and held.is_clean) or held.forgotten)
+            descriptor = self._taken_out(held) if may_go else -1
+        if descriptor >= 0:
+            self.disk.close(descriptor)
+        return descriptor >= 0

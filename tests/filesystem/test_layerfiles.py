@@ -4,15 +4,18 @@
 import errno
 import os
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cas3fs.filesystem import FileSystem
+from cas3fs.errors import IndexDatabaseError
+from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.cutting import FrozenFile
 from cas3fs.filesystem.layerfiles import FileBytes
 from tests.filesystem.machine import MIB, ROOT, Machine
-from tests.filesystem.usage import content, make_file, open_below, refused
+from tests.filesystem.usage import DEADLINE_S, content, make_file, open_below, refused
 
 MOST_OPEN = 4
 
@@ -96,3 +99,75 @@ def test_a_file_that_a_kill_left_for_its_last_reader_is_removed(machine: Machine
     crashed.mount()
     assert not any(path.exists() for path in left)
     crashed.close()
+
+
+def test_the_volume_tells_its_last_figures_where_the_index_cannot_be_opened_once_more(
+    fs: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fs.statfs()
+
+    def fail() -> None:
+        raise IndexDatabaseError("unable to open database file, for the test")
+
+    monkeypatch.setattr(fs.index, "reader", fail)
+    fs._statistics_at_s = -1e9
+    assert fs.statfs() == before
+
+
+def test_who_needs_a_descriptor_waits_for_no_sync_of_another_file(machine: Machine) -> None:
+    """The sync may belong to who needs one, too: each would wait for the other."""
+    fs = machine.mount(most_open=1)
+    layers = make_file(fs, 1, b"f", data_of(0)).layers
+    held = layers[0].bytes
+    assert isinstance(held, FileBytes)
+    with held._sync_mutex:
+        making = threading.Thread(target=make_file, args=(fs, 1, b"g", data_of(1)))
+        making.start()
+        making.join(DEADLINE_S)
+        assert not making.is_alive()
+    assert content(fs, b"f") + content(fs, b"g") == data_of(0) + data_of(1)
+
+
+def test_a_file_that_is_being_synced_is_not_closed_though_nothing_is_left_to_sync(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = machine.mount(most_open=1)
+    held = make_file(fs, 1, b"f", data_of(0)).layers[0].bytes
+    assert isinstance(held, FileBytes)
+    descriptors: list[int] = []
+    sync = machine.disk.sync
+
+    def sync_beside_others(descriptor: int) -> None:
+        monkeypatch.setattr(machine.disk, "sync", sync)
+        make_file(fs, 1, b"g", data_of(1))
+        descriptors.append(held.descriptor)
+        sync(descriptor)
+
+    monkeypatch.setattr(machine.disk, "sync", sync_beside_others)
+    held.sync()
+    assert descriptors[0] >= 0
+
+
+def test_many_threads_share_few_descriptors(machine: Machine) -> None:
+    fs = machine.mount(
+        FileSystemSettings(commit_interval_s=0.1, settle_s=0.05, batch_wait_s=0.1), most_open=3, limit_bytes=16 * MIB
+    )
+
+    def work(thread: int) -> None:
+        for number in range(8):
+            name = b"%d-%d" % (thread, number)
+            _, handle = fs.create(1, name, 0o644, os.O_RDWR, ROOT)
+            for offset in range(3):
+                fs.write(handle, offset * 300_000, data_of(thread + offset))
+            if number % 3 == 0:
+                fs.fsync(handle)
+            assert fs.read(handle, 0, 900_000) == b"".join(data_of(thread + offset) for offset in range(3))
+            fs.release(handle)
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, thread) for thread in range(6)]:
+            done.result(2 * DEADLINE_S)
+    fs.store_all(timeout_s=DEADLINE_S)
+    fs.commit()
+    assert fs.staging.size_bytes == 0
+    assert [path.name for path in (machine.folder / "staging").iterdir()] == ["reserve"]

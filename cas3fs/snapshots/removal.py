@@ -124,8 +124,9 @@ def execute_removal(archive: SnapshotArchive, plan: RemovalPlan, ask_leave: Call
 
 
 def _without_needed(pages: Collection[str], archive: SnapshotArchive, refusal: DeleteFailed) -> set[str]:
-    """Those of `pages` that no snapshot needs of which the manifest was not deleted; none where one cannot be read."""
-    left = set(pages)
+    """Those of `pages` that no snapshot needs of which the manifest was not deleted; none where one cannot be read, or
+    nobody knows which they are."""
+    left = set(pages) if refusal.keys else set()
     for key in refusal.keys:
         try:
             left -= {use.id for use in archive.load(key.removeprefix(SnapshotEntry.prefix())).pages}

@@ -171,6 +171,9 @@ class Database:
         pragmas: tuple[str, ...] = (f"PRAGMA cache_size=-{cache_kib}", *_COMMON_PRAGMAS)
         if mode == "scratch":
             pragmas = (*_LAYOUT_PRAGMAS, *_SCRATCH_PRAGMAS, *pragmas)
+        elif mode == "read":
+            # what is sorted or held of a whole table goes to a file of SQLite's own, not into memory
+            pragmas = (*pragmas, "PRAGMA temp_store=FILE")
         elif mode == "write":
             pragmas = (*_LAYOUT_PRAGMAS, *_WRITE_PRAGMAS, *pragmas)
         for pragma in pragmas:

@@ -308,6 +308,8 @@ class Files(Directories):
         self._await_room(since_s, None if patient else since_s + staging.patience_s)
         if staging.is_short_of_disk and staging.is_hopeless(since_s):
             raise FileSystemError(errno.ENOSPC, "the local disk has no room for what waits for the store")
+        if staging.is_full_of_refused:
+            raise FileSystemError(errno.ENOSPC, "staging is full of files that cannot be stored: see `cas3fs stats`")
         if not patient and staging.is_overfull:
             raise FileSystemError(errno.ENOSPC, "staging is full, and too many writers wait for the store already")
 
@@ -319,6 +321,8 @@ class Files(Directories):
                 is_short = staging.is_short_of_disk or self._refusal == errno.ENOSPC
                 if not is_short or staging.is_hopeless(since_s):
                     return
+            elif staging.is_full_of_refused:
+                return
             left_s = _LOOK_S if deadline_s is None else deadline_s - time.monotonic()
             if left_s <= 0:
                 return

@@ -62,6 +62,7 @@ class FileBytes:
         "_lock",
         "_new",
         "_sync_mutex",
+        "_syncing",
         "descriptor",
         "failures",
         "forgotten",
@@ -99,6 +100,8 @@ class FileBytes:
         self._sync_mutex = threading.Lock()
         self._dirty = RangeSet()
         """What was put since the last sync began, whether it counts or not."""
+        self._syncing = RangeSet()
+        """What a sync is at."""
         self._new = create
         if create:
             files.create(self)
@@ -208,14 +211,17 @@ class FileBytes:
                     raise OSError(errno.EIO, f"staging file {self.path} is shorter than its ranges")
                 into = into[count:]
                 position += count
-            if self._dirty.starts and self._sync_mutex.acquire(blocking=False):  # else the sync that is on will tell
-                try:
+            if self._is_unproven(start, end):
+                with self._sync_mutex:  # a sync that is under way has the word
                     self._check(descriptor)
-                finally:
-                    self._sync_mutex.release()
         finally:
             self._files.give(self)
         self._refuse_lost(start, end)
+
+    def _is_unproven(self, start: int, end: int) -> bool:
+        """Whether the disk may have lost some of these bytes, and nobody was told."""
+        with self._lock:
+            return self._dirty.overlaps(start, end) or self._syncing.overlaps(start, end)
 
     def _refuse_lost(self, start: int, end: int) -> None:
         with self._lock:
@@ -272,7 +278,8 @@ class FileBytes:
         try:
             self.unsynced = False  # before the call: a write during it sets the flag again
             with self._lock:
-                syncing, self._dirty = self._dirty, RangeSet()
+                syncing = self._syncing = self._dirty
+                self._dirty = RangeSet()
             try:
                 self._files.disk.sync(descriptor)
             except OSError as error:
@@ -280,6 +287,8 @@ class FileBytes:
             else:
                 self._sync_name()
         finally:
+            with self._lock:
+                self._syncing = RangeSet()
             self._files.give(self)
 
     def _sync_name(self) -> None:

@@ -126,8 +126,15 @@ class Staging:
     @property
     def may_get_room(self) -> bool:
         """Whether storing what is staged would give the local disk room, and goes on."""
-        if self.is_stuck:
-            return False
+        return not self.is_stuck and self._may_store
+
+    @property
+    def is_full_of_refused(self) -> bool:
+        """Whether all that fills it are files that cannot be stored, though others could."""
+        return self.size_bytes >= self.limit_bytes and not self._may_store
+
+    @property
+    def _may_store(self) -> bool:
         now_s = time.monotonic()
         return any(inode.retry_at_s <= now_s for inode in self.files.values())
 

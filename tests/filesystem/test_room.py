@@ -17,7 +17,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.testing.faulty_disk import FaultyDisk
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import MIB, ROOT, Machine
-from tests.filesystem.usage import DEADLINE_S, content, refused, until
+from tests.filesystem.usage import DEADLINE_S, content, refused, remove, until
 
 SETTINGS = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
 RESERVE_BYTES = 2 * 32 * MIB
@@ -125,6 +125,19 @@ def test_writers_that_cannot_wait_go_over_the_limit_up_to_a_point(machine: Machi
     assert caught.value.errno == errno.ENOSPC
     assert MIB < written <= 10 * MIB
     gated.store.failing = False
+
+
+def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging(machine: Machine) -> None:
+    fs = machine.mount(SETTINGS, limit_bytes=MIB)
+    handle = opened(fs)
+    fs.write(handle, 0, b"a" * MIB)
+    machine.disk.lose_writes()
+    with pytest.raises(OSError, match="lost"):
+        fs.store_all()
+    refused(errno.ENOSPC, fs.write, opened(fs, b"g"), 0, b"x" * MIB)
+    fs.release(handle)
+    remove(fs, b"f")
+    fs.write(opened(fs, b"h"), 0, b"x" * MIB)
 
 
 def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:

@@ -188,6 +188,8 @@ class Fsck:
         if self._mend_index:
             self._revert(mended)
             self._mend(mended)
+            if self._revert(mended):  # what had no type before is a file now, whose chunks are compared with its sums
+                self._mend(mended)
         first = check(self._patient(), settings, self._bookmark, self._report)
         if self._recover(first.findings, mended) and self._mend_index:
             self._mend(mended)  # a block that was found may be shorter than it was thought to be
@@ -206,8 +208,8 @@ class Fsck:
 
     # -- the index
 
-    def _revert(self, mended: list[Finding]) -> None:
-        """Takes files of which the index has lost chunks from snapshots."""
+    def _revert(self, mended: list[Finding]) -> bool:
+        """Takes files of which the index has lost chunks from snapshots; whether there were any."""
         filesystem = self._at.filesystem
         filesystem.commit()
         patient = self._patient()
@@ -215,7 +217,7 @@ class Fsck:
         with Checker(patient.index) as checker:
             files = {one.touches["inode"] for one in checkup.unlike_sums(checker)}
             if not files:
-                return
+                return False
             told = [one for one in checkup.index_findings(checker) if one.code.startswith("chunk")]
         became = Reverter(self._at, self._report).revert(files)
         filesystem.commit()
@@ -224,6 +226,7 @@ class Fsck:
                 what = became[one.touches["inode"]]
                 is_it = one.code == "chunks-unlike-sums"
                 mended.append(attrs.evolve(one, detail=what.told, lost=what.lost_ranges) if is_it else one)
+        return True
 
     def _mend(self, mended: list[Finding]) -> None:
         filesystem = self._at.filesystem

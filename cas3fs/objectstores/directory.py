@@ -236,7 +236,14 @@ class DirectoryStore(ObjectStore):
                     told = f"{self._root_path} is on a file system without hard links: use another"
                     raise StoreRefused(told) from error
                 raise
-            os.fsync(folder)
+            try:
+                os.fsync(folder)
+            except OSError:
+                # A disk tells of a lost write once: the next sync would succeed without the name. So whoever puts
+                # again has to link it again.
+                with contextlib.suppress(OSError):
+                    os.unlink(_name_of(key), dir_fd=folder)
+                raise
 
     @contextlib.contextmanager
     def _folder(self, path: str) -> Iterator[int]:

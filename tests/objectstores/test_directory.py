@@ -239,6 +239,26 @@ def test_file_and_folders_are_synced_before_a_put_returns(
     assert synced == [PARTIAL, "a"]  # who put it may not have come to its sync
 
 
+def test_a_name_whose_sync_failed_is_not_taken_for_stored_by_the_next_put(
+    store: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_if_absent("a/1", b"")
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real_fsync(descriptor)
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == root / "a":
+            raise OSError(errno.EIO, "the disk has lost a write")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", fsync)
+        with pytest.raises(StoreError):
+            store.put_if_absent("a/2", b"bytes")
+    assert keys(store) == ["a/1"]
+    store.put_if_absent("a/2", b"bytes")
+    assert store.get("a/2") == b"bytes"
+
+
 def test_a_folder_that_was_tidied_away_is_made_again(store: DirectoryStore, root: Path) -> None:
     store.put_if_absent("a/b/1", b"")
     store.delete_many(["a/b/1"])

@@ -3,9 +3,11 @@
 
 Each listens on a free port of the loopback interface and is gone when its ``with`` ends, whatever happened in it. What
 to know of them: rclone ignores the conditions of conditional puts, checks access keys and signatures, and cannot hold
-an object under another object's name; moto honours conditions and takes any access key.
+an object under another object's name; moto honours conditions and takes any access key. moto looks and writes in two
+steps, so it is given one request after the other here: of two conditional puts at once it would let both succeed.
 """
 
+import io
 import os
 import secrets
 import shutil
@@ -13,9 +15,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -170,18 +173,35 @@ def rclone_s3(root: Path) -> Iterator[RcloneServer]:
 @contextmanager
 def moto_s3() -> Iterator[MotoServer]:
     """moto's S3 server, empty at the beginning."""
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
-    thread = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    application = _one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, name="moto", daemon=True)
     thread.start()
     try:
-        host, port = thread.get_host_and_port()
-        endpoint_url = f"http://{host}:{port}"
+        endpoint_url = f"http://127.0.0.1:{server.port}"
         yield MotoServer(endpoint_url)
         # moto keeps its buckets for the whole process, whichever server they were made through.
         urlopen(Request(f"{endpoint_url}/moto-api/reset", method="POST")).close()
     finally:
-        thread.stop()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application, for one request after the other, each of which has arrived whole."""
+    lock = threading.Lock()
+
+    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if length := environ.get("CONTENT_LENGTH"):
+            environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(length)))
+        with lock:
+            return list(application(environ, start_response))
+
+    return serve
 
 
 def s3_client(server: S3Server) -> Any:

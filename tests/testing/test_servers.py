@@ -3,13 +3,16 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cas3fs.errors import AccessDenied, StoreUnreachable
+from cas3fs.errors import AccessDenied, ObjectExists, StoreUnreachable
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.objectstores.s3_settings import S3Settings
 from cas3fs.testing import servers
@@ -87,6 +90,30 @@ def test_moto_forgets_everything_at_its_end() -> None:
             with closing(open_bucket(server)) as store:
                 store.put_if_absent("a", b"bytes")
                 assert [info.key for info in store.list()] == ["a"]
+
+
+def test_of_two_puts_at_once_on_moto_one_finds_the_name_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moto.s3.models import S3Backend
+
+    put = S3Backend.put_object
+
+    def put_late(*args: Any, **options: Any) -> Any:
+        time.sleep(0.2)  # the condition was looked at already
+        return put(*args, **options)
+
+    monkeypatch.setattr(S3Backend, "put_object", put_late)
+    with servers.moto_s3() as server:
+        server.make_bucket("volume")
+        with closing(open_bucket(server)) as store, ThreadPoolExecutor(2) as pool:
+
+            def creates(body: bytes) -> bool:
+                try:
+                    store.put_if_absent("a", body)
+                except ObjectExists:
+                    return False
+                return True
+
+            assert sorted(pool.map(creates, (b"one", b"two"))) == [False, True]
 
 
 def test_the_environment_is_all_that_a_program_needs(rclone: RcloneServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,14 @@ def find_target(volume: str, places: Places, endpoint_url: str | None = None) ->
         MountError: the mount cannot be asked: it is another user's, or its process is gone.
         ControlError: its process gives no sign of life.
     """
+    found = find_target_or_lost(volume, places, endpoint_url)
+    if found is None or isinstance(found, Target):
+        return found
+    raise MountError(f"the process of the mount on {found.mountpoint} is gone; `cas3fs umount` cleans it up")
+
+
+def find_target_or_lost(volume: str, places: Places, endpoint_url: str | None = None) -> "Target | Mount | None":
+    """As `find_target`, but that a mount whose process is gone is given, too."""
     from cas3fs.assembly.places import is_at
     from cas3fs.cli.sockets import find_socket
     from cas3fs.control import SOCKET_NAME, find_records
@@ -175,9 +183,7 @@ def find_target(volume: str, places: Places, endpoint_url: str | None = None) ->
     mount = _writer_mount(volume, places, endpoint_url) if is_url else mount_at(volume)
     if mount is not None:
         socket = find_socket(mount.mountpoint, places)
-        if socket is None:
-            raise MountError(f"the process of the mount on {mount.mountpoint} is gone; `cas3fs umount` cleans it up")
-        return Target(mount.url, mount.mountpoint, socket)
+        return mount if socket is None else Target(mount.url, mount.mountpoint, socket)
     for state, record in () if is_url else find_records(places.state_dir):
         if resolve(volume) == Path(record.mountpoint):
             return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)

@@ -12,7 +12,7 @@ import select
 
 import click
 
-from cas3fs.cli.common import Target, find_target_of, json_option, places_options, print_json
+from cas3fs.cli.common import Target, find_target_or_lost, json_option, places_options, print_json, volume_url
 from cas3fs.cli.progress import progress_bar
 from cas3fs.config import find_places
 from cas3fs.control import ControlClient, Message, Progress
@@ -31,15 +31,13 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
     The URL of a volume stands for the directory that it is mounted on. However long storing takes it is waited for, as
     long as the mount's process gives a sign of life.
     """
-    from cas3fs.cli.sockets import find_socket
-    from cas3fs.fuse.mountpoints import mount_at, unmount
+    from cas3fs.fuse.mountpoints import Mount, mount_at, unmount
 
-    mount = None if "://" in directory else mount_at(directory)
-    if mount is not None and find_socket(mount.mountpoint, find_places(state_dir, cache_dir)) is None:
-        unmount(mount.mountpoint)
-        click.echo(f"the mount on {directory} had lost its process; it is cleaned up, mount the volume again to go on")
+    target = find_target_or_lost(volume_url(directory), find_places(state_dir, cache_dir))
+    if isinstance(target, Mount):
+        unmount(target.mountpoint)
+        click.echo(f"the mount on {target.mountpoint} had lost its process; it is cleaned up, mount again to go on")
         return
-    target = find_target_of(directory, state_dir, cache_dir)
     if target is None:
         raise MountError(f"{directory} is not a mount of cas3fs")
     mount = mount_at(target.mountpoint)  # gone where the process is ending already, and perhaps another volume's since

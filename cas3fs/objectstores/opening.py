@@ -88,7 +88,8 @@ def open_store(
         StoreMissing: there is no such directory.
         AccessDenied: the directory may not be opened.
     """
-    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency, timeout_s)
+    first_answer_s = None if retry is None else retry.first_answer_s
+    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency, timeout_s, first_answer_s)
     bare = _open_bare(parse_url(url), settings)
     upload = TokenBucket(upload_bytes_per_s) if upload_bytes_per_s else None
     download = TokenBucket(download_bytes_per_s) if download_bytes_per_s else None

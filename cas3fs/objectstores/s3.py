@@ -136,6 +136,8 @@ class S3Store(ObjectStore):
         self._lock = threading.Lock()
         self._page_size = page_size
         self._made = client
+        self._session: boto3.session.Session | None = None
+        self._has_answered = False
         self._files = _NOT_OURS if client is not None else ()
         self._way = FIRST_WAY
         self._heard_s = time.monotonic()
@@ -151,16 +153,31 @@ class S3Store(ObjectStore):
             return made
         with self._lock:
             if self._made is None:
-                self._files = credential_files()
-                self._made = make_client(self._settings)
+                if self._session is None:
+                    self._files = credential_files()
+                    self._session = boto3.session.Session()
+                self._made = make_client(self._in_force, self._session)
             return self._made
+
+    @property
+    def _in_force(self) -> S3Settings:
+        return self._settings if self._has_answered else self._settings.until_answered()
+
+    def _has_heard(self) -> None:
+        """The server has answered; from the first time on another client waits as long as is usual."""
+        if self._has_answered:
+            return
+        with self._lock:
+            self._has_answered = True
+            if self._session is not None and self._settings.first_answer_s is not None:
+                self._made = None  # who is under way keeps the one it has
 
     def _has_new_credentials(self) -> bool:
         """Whether the files that credentials come from have changed; then they are read at the next request."""
         with self._lock:
             if self._files == _NOT_OURS or self._files == credential_files():
                 return False
-            self._made = None  # who is under way keeps the one it has
+            self._made = self._session = None  # who is under way keeps the one it has
         _log.warning("%s: the credentials were refused, and are read again, as their file has changed", self.url)
         return True
 
@@ -424,7 +441,9 @@ class S3Store(ObjectStore):
         try:
             yield
             self._heard_s = time.monotonic()
+            self._has_heard()
         except ClientError as error:
+            self._has_heard()
             refused = self._refused(action, error.response)
             if isinstance(refused, AccessDenied) and self._has_new_credentials():
                 raise StoreBusy(f"{refused}; they were changed, and are tried") from error
@@ -467,7 +486,7 @@ class S3Store(ObjectStore):
         if isinstance(error, SSLError) and (refused := no_tls(where, error)):
             return refused
         if isinstance(error, ReadTimeoutError):
-            limit_s = min(_READ_TIMEOUT_S, self._settings.timeout_s or _READ_TIMEOUT_S)
+            limit_s = min(_READ_TIMEOUT_S, self._in_force.timeout_s or _READ_TIMEOUT_S)
             return StoreUnreachable(f"{where} gave no answer within {limit_s:.0f} s: cannot {action} in {self.url}")
         if isinstance(error, ConnectionClosedError):
             return StoreUnreachable(f"cannot reach {where} for {self.url}: it closed the connection without an answer")
@@ -489,14 +508,14 @@ def credential_files() -> tuple[object, ...]:
     return tuple(found)
 
 
-def make_client(settings: S3Settings) -> "S3Client":
-    """A client as this store needs it.
+def make_client(settings: S3Settings, session: boto3.session.Session | None = None) -> "S3Client":
+    """A client as this store needs it; a second one of a `session` takes a tenth of the time.
 
     Raises:
         UsageError: the endpoint is no URL.
     """
     try:
-        session = boto3.session.Session()
+        session = session or boto3.session.Session()
         client = session.client(
             "s3",
             endpoint_url=settings.endpoint_url,

@@ -15,3 +15,10 @@ class S3Settings(NamedTuple):
     """How many are kept open: as many as there are requests at once."""
     timeout_s: float | None = None
     """No step of a request may take longer, where that is less than the usual limits."""
+    first_answer_s: float | None = None
+    """The same, as long as the server has answered nothing at all."""
+
+    def until_answered(self) -> "S3Settings":
+        """The settings for that time."""
+        limits = [one for one in (self.timeout_s, self.first_answer_s) if one is not None]
+        return self._replace(timeout_s=min(limits, default=None))

@@ -41,7 +41,7 @@ OPERATIONS = ("put_object", "get_object", "head_object", "list_objects_v2", "del
 def s3(monkeypatch: pytest.MonkeyPatch) -> FakeS3:
     """What every store of this test talks to, without much patience."""
     made = FakeS3("bucket")
-    monkeypatch.setattr("cas3fs.objectstores.s3.make_client", lambda settings: made)
+    monkeypatch.setattr("cas3fs.objectstores.s3.make_client", lambda settings, session: made)
     monkeypatch.setattr("cas3fs.objectstores.opening.RetryPolicy", lambda: QUICK)
     make_volume(URL, VolumeSettings())
     return made

@@ -88,6 +88,13 @@ def test_a_volume_of_a_newer_format(machine: Machine) -> None:
     assert "newer" in line
 
 
+def test_the_url_of_a_mount_that_has_lost_its_process_cleans_it_up(volume: Machine) -> None:
+    volume.kill(volume.mount())
+    assert "is cleaned up" in volume.run("umount", volume.url).stdout
+    volume.mount()
+    volume.umount()
+
+
 def test_a_mount_point_that_does_not_exist(volume: Machine) -> None:
     assert "does not exist" in volume.fail("mount", volume.url, volume.root / "nowhere")
 

@@ -3,14 +3,17 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
 import pytest
 
 from cas3fs.errors import StoreUnreachable
-from cas3fs.objectstores import Body
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import Body, RetryPolicy, open_store
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.objectstores.s3_settings import S3Settings
 from cas3fs.testing.servers import REGION
@@ -87,3 +90,54 @@ def test_a_put_that_breaks_off_tells_for_how_long_it_moved() -> None:
     with slow_store(SlowServer(bytes_per_s=2 * SIZE, breaks=True)) as store, pytest.raises(StoreUnreachable) as caught:
         store.put_if_absent("a", bytes(SIZE))
     assert 0.2 < caught.value.moving_s < 5
+
+
+@contextmanager
+def silent_after(answers: int, silence_s: float) -> Iterator[str]:
+    """The endpoint of a server that answers so many requests at once, and each later one after `silence_s`."""
+    ended = threading.Event()
+    left = [answers]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                ended.wait(silence_s)
+            self.send_response(200)
+            for name, value in (("ETag", '"x"'), ("Last-Modified", "Sat, 01 Jan 2022 00:00:00 GMT")):
+                self.send_header(name, value)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_given_up_when_its_first_answer_is_due() -> None:
+    with silent_after(0, 60) as endpoint_url:
+        policy = RetryPolicy(first_answer_s=1)
+        settings = {"endpoint_url": endpoint_url, "access_key": "key", "secret_key": "secret", "region": REGION}
+        with closing(open_store("s3://bucket/v", metrics=Metrics(), retry=policy, **settings)) as store:
+            begin_s = time.monotonic()
+            with pytest.raises(StoreUnreachable, match="no answer within 1 s"):
+                store.head("key")
+            assert time.monotonic() - begin_s < 20
+
+
+def test_a_server_that_has_answered_once_may_take_longer_than_its_first_answer() -> None:
+    with silent_after(1, 2) as endpoint_url:
+        settings = S3Settings(endpoint_url, "key", "secret", REGION, first_answer_s=0.5)
+        with closing(S3Store("bucket", settings=settings)) as store:
+            assert [store.head("key").size for _ in range(2)] == [5, 5]

@@ -36,6 +36,7 @@ from cas3fs.epochs import Epochs
 from cas3fs.errors import ControlError, IndexCorrupt, SnapshotDamaged, SnapshotError, SnapshotMissing
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
+from cas3fs.index.salvaging import find_damage
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Checkup, Patient, of_snapshot
 from cas3fs.maintenance.findings import Finding
@@ -142,18 +143,22 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
     claim = None if epoch is None else str(epoch.entry.claim)
     with ExitStack() as resources:
         if state is not None and _is_current(state.index, archive, claim, early):
-            staging = None
-            if state.staging_rows.exists():
+            staging, staging_folder = None, state.staging
+            if damage := find_damage(state.staging_rows):
+                early.append(Finding("staging-damaged", {"file": str(state.staging_rows)}, damage))
+            elif state.staging_rows.exists():
                 staging = (state.staging, resources.enter_context(closing(StagingIndex(state.staging_rows))))
             index, which = state.index, "the local index"
         else:
             folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-")))
-            index, staging = folder / "index.sqlite", None
+            index, staging, staging_folder = folder / "index.sqlite", None, None
             which = _restore(archive, index, early)
         with Index.open(index, read_only=True) as opened:
             losses, damages = known_losses(opened), known_losses(opened, DAMAGED)
         is_live = epoch is not None and not epoch.released
-        yield Patient(index, store, archive, following, losses, damages, staging, is_live, which)
+        yield Patient(
+            index, store, archive, following, losses, damages, staging, staging_folder, is_live=is_live, which=which
+        )
 
 
 def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early: list[Finding]) -> bool:
@@ -222,7 +227,10 @@ def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenV
     if damage:
         volume.close()
         _set_aside(store, places, damage[0].detail, early)
-        return opened()
+        volume = opened()
+    if salvaged := volume.filesystem.staging.records.salvaged:
+        touched = {"file": str(volume.state.staging_rows)}
+        early.append(Finding("staging-damaged", touched, salvaged, repaired=True))
     return volume
 
 

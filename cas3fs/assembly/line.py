@@ -48,9 +48,11 @@ from cas3fs.assembly.proving import (
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError, SnapshotDamaged, SnapshotMissing
+from cas3fs.filesystem.asides import aside_of
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.files import put_in_place
 from cas3fs.index.fingerprints import check_fingerprint, fingerprinted, remove_fingerprint, write_fingerprint
+from cas3fs.index.salvaging import open_or_salvage
 from cas3fs.snapshots.archive import Progress, SnapshotArchive
 from cas3fs.values import SnapshotNumber
 
@@ -289,7 +291,7 @@ def _missing_proof(archive: SnapshotArchive, facts: Facts, newest: str | None) -
 
 def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:
     """The rows of staging; those of another lineage are set aside."""
-    rows = StagingIndex(state.staging_rows)
+    rows = open_or_salvage(state.staging_rows, aside_of(state.staging))
     if rows.claim not in (lineage, None):
         rows.close()
         aside = state.set_aside(staging_only=True)

@@ -99,7 +99,7 @@ class OpenVolume:
         """Takes up what an earlier process left in staging, and begins the background work.
 
         Raises:
-            StateConflict, IndexDatabaseError: the local state is damaged.
+            IndexDatabaseError, OSError: the local state is damaged, or cannot be written.
         """
         if self._turn is not None:
             take_up_losses(self.state.path, self.filesystem)

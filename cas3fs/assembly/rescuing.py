@@ -4,12 +4,14 @@
 A file is saved if staging has bytes of it, or if it differs from the last snapshot that this claim's line has in the
 store, in contents, attributes or name: what was stored in packs but never published counts as well. Of a folder that
 was moved everything is saved. What was removed leaves no trace. The state folder is only read: databases are copied,
-and the files of staging are linked to, in a folder that goes away at the end.
+and the files of staging are linked to, in a folder that goes away at the end. Records of staging that are damaged, and
+their bytes, are saved as they are, in a folder of their own.
 """
 
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -27,16 +29,19 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import History
 from cas3fs.errors import SnapshotError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, FileSystem
+from cas3fs.filesystem.asides import aside_of, save_aside
 from cas3fs.filesystem.export import Exporter, ExportResult
 from cas3fs.filesystem.replay import replay
-from cas3fs.index import Index, StagingIndex, migrations
+from cas3fs.index import Index, migrations
 from cas3fs.index.comparing import Differences, differences
+from cas3fs.index.salvaging import open_or_salvage
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import LARGEST_SEQUENCE, SnapshotNumber
 
 INDEX_NAME = "index.sqlite"
+_ASIDE = "cas3fs-aside"
 _log = logging.getLogger(__name__)
 
 
@@ -96,7 +101,17 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
             exporter = Exporter(filesystem, lambda files, done: progress({"what": "rescuing", "done": done}))
             exporter.copy_wanted(ROOT, destination, found.changed | staged, found.moved)
         epoch = _overruled(store, scratch)
-    return _report(exporter.result, base, len(staged)) | {"url": settings.url, "overruled_epoch": epoch}
+        aside = _save_aside(state, scratch, destination)
+    return _report(exporter.result, base, len(staged)) | {"url": settings.url, "overruled_epoch": epoch, "aside": aside}
+
+
+def _save_aside(state: Path, scratch: Path, destination: Path) -> str | None:
+    """Saves what was put aside of staging, by a mount or just now; gives the folder, None where there is nothing."""
+    folder = destination / _ASIDE
+    if folder.exists():  # a file of the volume
+        folder = destination / f"{_ASIDE}.{time.time_ns()}"
+    saved = sum(save_aside(one / "staging", folder) for one in (state, scratch))
+    return str(folder) if saved else None
 
 
 def _locked(state: Path) -> StateFolder:
@@ -177,7 +192,7 @@ def _reading(store: ObjectStore, scratch: Path) -> Iterator[FileSystem]:
         load_volume(store),
         store,
         Index.open(scratch / INDEX_NAME),
-        StagingIndex(scratch / "staging.sqlite"),
+        open_or_salvage(scratch / "staging.sqlite", aside_of(scratch / "staging")),
         staging_dir=scratch / "staging",
         cache_dir=scratch / "cache",
         epoch=0,

@@ -38,6 +38,8 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
         print_json(report)
     else:
         click.echo(f"{report['files']:,} files, {format_size(report['bytes'])}, saved in {destination}")
+        if report["aside"]:
+            click.echo(f"records of staged bytes were damaged; what is left of them is in {report['aside']}")
         if report["overruled_epoch"] is not None and not report["problems"]:
             click.echo(
                 "when nothing more is missed, this lets gc free what else it left in the store: "

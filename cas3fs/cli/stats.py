@@ -85,6 +85,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
     if refused := report.get("process", {}).get("inodes.refused"):
         rows.append(("not kept", f"attributes of {refused:,} files; the log names them"))
+    if aside := report.get("process", {}).get("staging.put_aside"):
+        rows.append(("put aside", f"{aside:,} damaged records of staged bytes; the log names them, fsck too"))
     for one in report.get("unstored", [])[:_MOST_UNSTORED]:
         rows.append(("cannot be stored", f"{one['path']}: {one['reason']}"))
     if (count := len(report.get("unstored", []))) > _MOST_UNSTORED:

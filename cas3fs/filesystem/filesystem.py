@@ -16,7 +16,7 @@ import attrs
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.errors import FileSystemError, IndexDatabaseError, IndexRowRefused
+from cas3fs.errors import FileSystemError, IndexCorrupt, IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
 from cas3fs.filesystem.checkpoint import Checkpoints
 from cas3fs.filesystem.commits import Commits
@@ -95,8 +95,8 @@ class FileSystem(Files, Xattrs):
             how many files had staged data.
 
         Raises:
-            StateConflict: staged bytes are missing.
-            IndexDatabaseError: the index cannot be read or written.
+            IndexDatabaseError: index or records of staging cannot be read or written.
+            OSError: what is to be put aside cannot be written.
         """
         if self.settings.read_only:
             return 0
@@ -107,9 +107,24 @@ class FileSystem(Files, Xattrs):
                 self.staging.discard(inode)
                 self.inodes.doom(inode)
         self.commit()
+        self._report_put_aside()
         self._commits.start()
         self._storer.start()
         return recovered
+
+    def _report_put_aside(self) -> None:
+        """Tells which files have lost what was staged of them, in the log and in the figures."""
+        if self.staging.records.salvaged:
+            _log.error("%s", self.staging.records.salvaged)
+            self.metrics.note("staging", IndexCorrupt(self.staging.records.salvaged))
+        if not self.staging.put_aside:
+            return
+        with Checker(self.index.path) as checker:
+            for number, reason in self.staging.put_aside:
+                path = checker.path_of(number).decode(errors="backslashreplace") if number else "an unknown file"
+                told = f"a record of staged bytes of {path} is damaged, so it is as it was before them: {reason}"
+                _log.error("%s", told)
+                self.metrics.note("staging", IndexCorrupt(told))
 
     def close(self) -> None:
         """Stops the background work, after a last commit; what is not stored yet stays staged.
@@ -292,6 +307,7 @@ class FileSystem(Files, Xattrs):
                 "staging.memory_bytes": self.staging.memory_bytes,
                 "staging.open_files": self.staging.open_files.open_count,
                 "staging.lost_files": len(self.staging.failures),
+                "staging.put_aside": len(self.staging.put_aside),
                 "inodes.cached": len(self.inodes.cached),
                 "inodes.refused": self.refused,
                 "inodes.known_to_kernel": len(self.inodes.lookups),

@@ -3,17 +3,20 @@
 
 A row counts if its inode is there and has stored nothing as new.  Its layer is frozen at once: it is what that process
 had promised, and is stored before anything that changes from now on.
+
+A row that is damaged is put aside, and so is what lies over it, unless that hides all below: the file is as it was
+before.  Its bytes are kept (module `asides`), and `Staging.put_aside` tells of it.
 """
 
 import logging
 import re
-import time
+import stat
 from pathlib import Path
 
-from cas3fs.errors import StateConflict
+from cas3fs.filesystem.asides import Aside
 from cas3fs.filesystem.base import SIZE_MAX
 from cas3fs.filesystem.extents import MemoryBytes, unpack_ranges
-from cas3fs.filesystem.inodes import InodeTable
+from cas3fs.filesystem.inodes import Inode, InodeTable
 from cas3fs.filesystem.layerfiles import GONE, FileBytes
 from cas3fs.filesystem.layers import Layer
 from cas3fs.filesystem.staging import Staging
@@ -28,37 +31,73 @@ def replay(staging: Staging, inodes: InodeTable) -> int:
     """Takes up the rows of staging; gives the number of files.  Needs the file system's lock.
 
     Raises:
-        StateConflict: a row makes no sense.
+        IndexDatabaseError: index or rows cannot be read.
+        OSError: what is to be put aside cannot be written.
     """
     known: set[str] = set()
+    aside = Aside(staging.folder)
     for row in staging.records.rows():
-        inode = inodes.find(row.inode) if isinstance(row.inode, int) else None
-        if inode is None or (isinstance(row.seq, int) and row.seq <= inode.stored_seq):
+        inode, damage = inodes.find(row.inode) if isinstance(row.inode, int) else None, damage_of(row)
+        if has_key(row) and (inode is None or row.seq <= inode.stored_seq):
             staging.forget(row)
-        else:
+        elif inode is not None and not (damage := damage or _misfit(row, inode)):
             staging.take_up(inode, _layer_of(row, staging, known))
-    _set_aside(staging.folder, known)
+        else:
+            kept = aside.keep(row, damage)
+            staging.put_aside.append((inode.number if inode is not None else 0, f"{damage}; it is kept as {kept}"))
+            staging.forget(row)
+    _set_aside(staging.folder, known, aside)
+    aside.sync()
     return len(staging.files)
 
 
+def has_key(row: StagedRow) -> bool:
+    """Whether a row says to which change of which file it belongs."""
+    return isinstance(row.inode, int) and isinstance(row.seq, int) and row.inode > 0 and row.seq >= 0
+
+
+def damage_of(row: StagedRow) -> str:
+    """What is wrong with a row, as far as it shows by itself; empty where nothing is.  SQLite holds whatever it is
+    given."""
+    floor = row.size if row.floor is None else row.floor
+    numbers = (row.inode, row.seq, row.size, row.mtime_ns, row.ctime_ns, floor)
+    if not all(isinstance(one, int) for one in numbers) or not isinstance(row.ranges, bytes):
+        return "no file has such a size, time or place"
+    if not isinstance(row.data, bytes | None) or not isinstance(row.lost, bytes | None):
+        return "its bytes are no bytes"
+    if not has_key(row) or not 0 <= floor <= row.size <= SIZE_MAX:
+        return "no file has such a size or number"
+    try:
+        ranges = unpack_ranges(row.ranges)
+        unpack_ranges(row.lost or b"")
+    except ValueError as error:
+        return str(error)
+    if ranges and ranges[-1][1] > row.size:
+        return "its bytes reach beyond the size of the file"
+    if row.data is not None and len(row.data) != sum(end - start for start, end in ranges):
+        return "its ranges and its bytes differ in length"
+    return ""
+
+
+def _misfit(row: StagedRow, inode: Inode) -> str:
+    """Why a row cannot be taken up over what is known of its inode; empty where it can."""
+    if not stat.S_ISREG(inode.mode):
+        return "it belongs to no regular file"
+    below = inode.layers[-1].seq if inode.layers else inode.stored_seq
+    if row.seq != below + 1 and row.floor != 0:  # one that was cut to nothing needs nothing from below
+        return f"change {row.seq} of the file lies over change {row.seq - 1}, which is missing"
+    return ""
+
+
 def _layer_of(row: StagedRow, staging: Staging, known: set[str]) -> Layer:
-    folder = staging.folder
-    if not _makes_sense(row):
-        raise StateConflict(
-            f"the record of staged bytes of inode {row.inode!r} is damaged: no file has such sizes or times; moving "
-            f"{folder.parent} away lets a mount begin from the newest snapshot"
-        )
     layer = Layer(row.seq, row.size, row.mtime_ns, row.ctime_ns)
     layer.floor = row.size if row.floor is None else row.floor
     layer.frozen, layer.unsaved, layer.row = True, False, True
-    try:
-        ranges, lost = unpack_ranges(row.ranges), unpack_ranges(row.lost or b"")
-        if row.data is not None:
-            layer.bytes = MemoryBytes.from_joined(ranges, row.data)
-            return layer
-    except ValueError as error:
-        raise StateConflict(f"the record of staged bytes of inode {row.inode} is damaged: {error}") from error
-    path = folder / f"{row.inode:x}-{row.seq:x}"
+    ranges, lost = unpack_ranges(row.ranges), unpack_ranges(row.lost or b"")
+    if row.data is not None:
+        layer.bytes = MemoryBytes.from_joined(ranges, row.data)
+        return layer
+    path = staging.folder / f"{row.inode:x}-{row.seq:x}"
     if not path.is_file():
         _log.error(
             "staged bytes of inode %d are missing: %s is named by staging.sqlite and not there; they cannot be read "
@@ -72,24 +111,12 @@ def _layer_of(row: StagedRow, staging: Staging, known: set[str]) -> Layer:
     return layer
 
 
-def _makes_sense(row: StagedRow) -> bool:
-    """Whether the values are of the types and within the bounds that a file has; SQLite holds whatever it is given."""
-    floor = row.size if row.floor is None else row.floor
-    numbers = (row.inode, row.seq, row.size, row.mtime_ns, row.ctime_ns, floor)
-    if not all(isinstance(one, int) for one in numbers) or not isinstance(row.ranges, bytes):
-        return False
-    if not isinstance(row.data, bytes | None) or not isinstance(row.lost, bytes | None):
-        return False
-    return 0 <= row.size <= SIZE_MAX and 0 <= floor <= SIZE_MAX
-
-
-def _set_aside(folder: Path, known: set[str]) -> None:
-    """A file without its row was never promised; it is kept for a person to look at, out of the way."""
+def _set_aside(folder: Path, known: set[str], aside: Aside) -> None:
+    """A file without its row was never promised, or its row is damaged; it is kept for a person to look at, out of the
+    way."""
     for path in folder.iterdir():
         if path.name.endswith(GONE):  # its bytes are in the store, or of no use: a kill came before it was removed
             path.unlink()
         elif _LAYER_FILE.fullmatch(path.name) and path.name not in known:
-            aside = folder / "aside"
-            aside.mkdir(mode=0o700, exist_ok=True)
-            path.rename(aside / f"{path.name}.{time.time_ns()}")
-            _log.warning("staging file %s has no row; it was moved to %s", path.name, aside)
+            aside.move(path)
+            _log.warning("staging file %s has no row; it was moved to %s", path.name, aside.folder)

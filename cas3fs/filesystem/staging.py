@@ -89,6 +89,8 @@ class Staging:
         """Those of which a layer is not in the index yet."""
         self.failures: dict[int, Failure] = {}
         """By the number of the inode."""
+        self.put_aside: list[tuple[int, str]] = []
+        """Records that could not be taken up: inode, 0 for unknown, and why."""
         self.size_bytes = 0
         self.memory_bytes = 0
         self.early: set[int] = set()

@@ -19,7 +19,7 @@ from cas3fs.index.texts.schema import ADD_LOST, CREATE_STAGING
 STAGING_VERSION: Final = 2
 """In SQLite's user_version; 0 is a database without tables, and 1 had no column for what is lost."""
 
-_CLAIM: Final = "claim"
+CLAIM: Final = "claim"
 
 
 class StagedRow(NamedTuple):
@@ -48,6 +48,8 @@ class StagingIndex:
         Raises:
             IndexTooNew: a newer cas3fs made it.
         """
+        self.salvaged = ""
+        """What was lost when the database was damaged and what could be read was taken over (`salvaging`)."""
         self._lock = threading.Lock()
         self._database = Database(path, create=True)
         try:
@@ -63,13 +65,13 @@ class StagingIndex:
     def claim(self) -> str | None:
         """The uuid of the claim that the rows belong to, or None."""
         with self._lock:
-            row = self._get.one(_CLAIM)
+            row = self._get.one(CLAIM)
             return None if row is None else str(row[0])
 
     def set_claim(self, claim: str) -> None:
         """Says to which claim the rows belong; durable on return, together with what else was changed before."""
         with self._lock:
-            self._set.run(_CLAIM, claim)
+            self._set.run(CLAIM, claim)
         self.commit()
 
     def save(self, rows: Iterable[StagedRow]) -> None:
@@ -91,6 +93,12 @@ class StagingIndex:
                 row = self._row.one(*key)
             if row is not None:
                 yield StagedRow(*row)
+
+    def check(self) -> str:
+        """What is wrong with the structure of the database, one line; empty where nothing is."""
+        with self._lock:
+            found = self._database.execute("PRAGMA quick_check(1)")
+        return "" if found == [("ok",)] else str(found[0][0]).replace("\n", "; ")
 
     def commit(self, *, durable: bool = True) -> None:
         """Keeps all changes so far; `durable` waits until they are on the disk, else `sync` does."""

@@ -13,6 +13,8 @@ from typing import Any, Final
 import attrs
 
 from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotError, SnapshotMissing
+from cas3fs.filesystem.asides import told_aside
+from cas3fs.filesystem.replay import damage_of, has_key
 from cas3fs.index import LOST_PACK, Checker, PackEntry, PackRoll, StagingIndex, ordinal_of
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.base import Report, silent
@@ -34,7 +36,7 @@ class Patient:
 
     next_ordinal: of the next snapshot.
     losses: packs that are known to be lost. damages: those known to be damaged in what only snapshots need.
-    staging: folder and rows of staging, where no process works with them.
+    staging: folder and rows of staging, where no process works with them. staging_folder: the folder in any case.
     is_live: a file system may be at work on index and store.
     which: what index it is, for people.
     """
@@ -46,6 +48,7 @@ class Patient:
     losses: frozenset[str] = frozenset()
     damages: frozenset[str] = frozenset()
     staging: tuple[Path, StagingIndex] | None = None
+    staging_folder: Path | None = None
     is_live: bool = False
     which: str = "the local index"
 
@@ -227,16 +230,25 @@ class Checkup:
     # -- staging
 
     def _staging(self, checker: Checker) -> Iterator[Finding]:
+        if self._of.staging_folder is not None:
+            for kept, reason in told_aside(self._of.staging_folder):
+                yield Finding("staging-put-aside", {"file": str(kept)}, reason)
         if self._of.staging is None:
             return
         folder, rows = self._of.staging
         for row in rows.rows():
+            if not has_key(row):
+                yield Finding("staging-record-damaged", {"inode": str(row.inode), "seq": str(row.seq)}, damage_of(row))
+                continue
             stored_seq = checker.stored_seq(row.inode)
             if stored_seq is None or row.seq <= stored_seq:
                 continue  # what it stood for is stored, or gone: a crash came before the record went, too
             name = f"{row.inode:x}-{row.seq:x}"
             about = {"inode": row.inode, "seq": row.seq}
-            if row.data is None and not (folder / name).is_file():
+            if damage := damage_of(row):
+                path = checker.path_of(row.inode)
+                yield Finding("staging-record-damaged", about, damage, path_texts([path]), 1)
+            elif row.data is None and not (folder / name).is_file():
                 path = checker.path_of(row.inode)
                 yield Finding("staging-bytes-missing", about, f"{name} is not there", path_texts([path]), 1)
             elif row.lost:

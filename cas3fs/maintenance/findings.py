@@ -105,6 +105,21 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             "bytes that wait for the store are missing",
             "the file keeps what was stored; the record is put aside",
         ),
+        "staging-record-damaged": Kind(
+            ERROR,
+            "a record of bytes that wait for the store is damaged",
+            "the file keeps what was stored; the record and its bytes are put aside, where `cas3fs rescue` finds them",
+        ),
+        "staging-damaged": Kind(
+            ERROR,
+            "the database of what waits for the store is damaged",
+            "what can be read of it is taken over; it is put aside, where `cas3fs rescue` finds it",
+        ),
+        "staging-put-aside": Kind(
+            NOTE,
+            "records of bytes that wait for the store were damaged, and are put aside",
+            "none: `cas3fs rescue` saves them; delete the file when nothing of it is missed",
+        ),
         "staging-bytes-lost": Kind(
             NOTE,
             "the local disk has lost bytes that wait for the store",

@@ -29,6 +29,8 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import BlockError, ObjectArchived, ObjectExists, ObjectMissing
+from cas3fs.filesystem.asides import Aside
+from cas3fs.filesystem.replay import damage_of
 from cas3fs.index import LOST_PACK, Checker
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark
@@ -324,24 +326,31 @@ class Fsck:
 
     def _drop_records(self, findings: Sequence[Finding], mended: list[Finding]) -> None:
         patient = self._patient()
-        hurt = [one for one in findings if one.code == "staging-bytes-missing"]
+        hurt = [one for one in findings if one.code in _RECORD_CODES]
         if not hurt or patient.staging is None:
             return
         folder, rows = patient.staging
-        keys = {(one.touches["inode"], one.touches["seq"]) for one in hurt}
+        missing = {(one.touches["inode"], one.touches["seq"]) for one in hurt if one.code == "staging-bytes-missing"}
+        damaged = []
+        aside = Aside(folder)
         with open(Path(folder) / "records-put-aside.json", "a") as file:
             for row in rows.rows():
-                if (row.inode, row.seq) in keys:
+                if (row.inode, row.seq) in missing:
                     told = row._asdict() | {"ranges": row.ranges.hex(), "data": None}
                     file.write(json.dumps(told) + "\n")
+                elif damage := damage_of(row):
+                    aside.keep(row, damage)
+                    damaged.append((row.inode, row.seq))
             file.flush()
             os.fsync(file.fileno())
         sync_folder(Path(folder))
-        rows.delete(keys)
+        aside.sync()
+        rows.delete([*missing, *damaged])
         rows.commit()
         mended += hurt
 
 
+_RECORD_CODES: Final = ("staging-bytes-missing", "staging-record-damaged")
 _BLOCK_CODES: Final = (
     "pack-missing",
     "snapshot-pack-missing",
@@ -427,5 +436,6 @@ def patient_of(premises: Premises, next_ordinal: int, *, is_live: bool, staging:
         losses=losses,
         damages=damages,
         staging=staging,
+        staging_folder=filesystem.staging.folder,
         is_live=is_live,
     )

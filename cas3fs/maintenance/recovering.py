@@ -29,6 +29,7 @@ from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.extents import unpack_ranges
+from cas3fs.filesystem.replay import damage_of
 from cas3fs.index import Checker, PackEntry, PackRoll, StagingIndex
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.choosing import packed_bytes
@@ -189,7 +190,7 @@ class Recoverer:
                      for inode, offset, length in checker.users_of_block(block)}  # fmt: skip
         wanted_inodes = {inode for inode, _ in users}
         for row in self._rows.rows():
-            if row.inode not in wanted_inodes:
+            if row.inode not in wanted_inodes or damage_of(row):
                 continue
             path = folder / f"{row.inode:x}-{row.seq:x}"
             position = 0

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cas3fs.errors import ObjectMissing
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.findings import ERROR, KINDS, NOTE, Finding
+from tests.assembly import test_damaged_staging as damaged_staging
 from tests.assembly import test_listings as listings
 from tests.assembly.test_upkeep import TestFsck as WholeVolumes
 from tests.maintenance import test_archived as archived
@@ -32,6 +33,8 @@ ELSEWHERE: dict[str, Callable[..., object]] = {
     "epoch-damaged": listings.test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place,
     "base-damaged": listings.test_a_damaged_base_is_told_and_written_anew_by_a_repair,
     "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
+    "staging-record-damaged": damaged_staging.test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount,
+    "staging-damaged": damaged_staging.test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read,
     "index-damaged": WholeVolumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
 }
 """Codes that only a whole volume can have, or that nothing mends, and the test of each."""

@@ -19,7 +19,18 @@ from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.values import SnapshotNumber
 from tests.maintenance.rig import KIB, noise
-from tests.maintenance.ward import DAMAGES, INODE, Ward, codes, flip, held_pack, make, pack_of, pack_of_f0
+from tests.maintenance.ward import (
+    DAMAGES,
+    INODE,
+    Ward,
+    codes,
+    damage_a_record,
+    flip,
+    held_pack,
+    make,
+    pack_of,
+    pack_of_f0,
+)
 
 
 def test_a_location_that_was_lost_is_found_again_in_the_pack(ward: Ward) -> None:
@@ -188,6 +199,17 @@ def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Pa
     ward.rows.save([StagedRow(number, 1, 0, 900 * KIB, 0, 0, b"", None)])
     ward.rows.commit()
     assert codes(ward.check()) == set()
+    ward.close()
+
+
+def test_a_damaged_record_of_staging_is_put_aside_with_its_bytes(tmp_path: Path) -> None:
+    ward = make(tmp_path / "ward")
+    damage_a_record(ward)
+    assert codes(ward.check()) == {"staging-record-damaged"}
+    assert (ward.fsck().status, list(ward.fs.staging.records.rows())) == (1, [])
+    kept = [path.read_bytes() for path in (ward.folder / "staging" / "aside").glob("*.bytes")]
+    assert kept == [b"staged"]
+    assert (ward.check().status, codes(ward.check())) == (0, {"staging-put-aside"})
     ward.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import BlockError, Cas3fsError
 from cas3fs.filesystem import Owner
+from cas3fs.filesystem.asides import Aside
 from cas3fs.filesystem.extents import pack_ranges
 from cas3fs.index import StagedRow, StagingIndex, ordinal_of
 from cas3fs.maintenance.bookmarks import Bookmark
@@ -227,6 +228,15 @@ def lose_staged_bytes(ward: Ward) -> None:
     ward.rows = ward.fs.staging.records
 
 
+def damage_a_record(ward: Ward) -> None:
+    ward.write("small", b"staged")
+    ward.fs.commit()
+    ward.rows = ward.fs.staging.records
+    (row,) = ward.rows.rows()
+    ward.rows.save([row._replace(size=-5)])
+    ward.rows.commit()
+
+
 STORE_DAMAGES: Final[dict[str, Callable[[Ward], object]]] = {
     "pack-missing": remove_a_pack,
     "pack-wrong-size": lambda ward: cut(ward, f"packs/{pack_of_f0(ward)}"),
@@ -251,12 +261,17 @@ def note_lost_bytes(ward: Ward) -> None:
     ward.rows.commit()
 
 
+def put_a_record_aside(ward: Ward) -> None:
+    Aside(ward.folder / "staging").keep(StagedRow(7, 1, None, -5, 0, 0, b"", b"bytes"), "for the test")
+
+
 NOTED: Final[dict[str, Callable[[Ward], object]]] = {
     "object-unknown": lambda ward: ward.inner.put_if_absent("who/knows", b"x"),
     "snapshot-put-aside": lambda ward: (flip(ward, f"snapshots/{ward.newest}"), ward.fsck()),
     "known-loss": lose_a_pack,
     "known-snapshot-loss": lose_a_held_pack,
     "staging-bytes-lost": note_lost_bytes,
+    "staging-put-aside": put_a_record_aside,
 }
 """By code, what leads to a note."""
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The statements of `cas3fs.index.staging`."""
 
-from sqlalchemy import delete, select
+from typing import Final
+
+from sqlalchemy import Integer, delete, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
 
 from cas3fs.index.statements.writing import Written, param
@@ -19,6 +21,12 @@ SAVE = Written(
 DELETE = Written(delete(staged).where(staged.c.inode == param("inode"), staged.c.seq == param("seq")), "inode seq")
 KEYS = Written(select(staged.c.inode, staged.c.seq).order_by(staged.c.inode, staged.c.seq))
 ROW = Written(select(*staged.c).where(staged.c.inode == param("inode"), staged.c.seq == param("seq")), "inode seq")
+_ROWID: Final = literal_column("rowid", Integer)
+_ONE: Final = literal_column("1", Integer)
+_ZERO: Final = literal_column("0", Integer)
+NEXT = Written(
+    select(_ROWID, *staged.c).where(param("rowid") < _ROWID).order_by(_ROWID).limit(_ONE).offset(_ZERO), "rowid"
+)
 GET = Written(select(staging_meta.c.value).where(staging_meta.c.key == param("key")), "key")
 _INSERT_META = insert(staging_meta).values(key=param("key"), value=param("value"))
 SET = Written(

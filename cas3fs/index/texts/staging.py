@@ -15,5 +15,9 @@ ROW = Prepared(
     "SELECT staged.inode, staged.seq, staged.floor, staged.size, staged.mtime_ns, staged.ctime_ns, "
     "staged.ranges, staged.data, staged.lost FROM staged WHERE staged.inode = ? AND staged.seq = ?"
 )
+NEXT = Prepared(
+    "SELECT rowid, staged.inode, staged.seq, staged.floor, staged.size, staged.mtime_ns, staged.ctime_ns,"
+    " staged.ranges, staged.data, staged.lost FROM staged WHERE ? < rowid ORDER BY rowid LIMIT 1 OFFSET 0"
+)
 GET = Prepared('SELECT meta.value FROM meta WHERE meta."key" = ?')
 SET = Prepared('INSERT INTO meta ("key", value) VALUES (?, ?) ON CONFLICT ("key") DO UPDATE SET value = excluded.value')

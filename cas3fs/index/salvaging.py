@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Records of staging in a damaged database: those that can be read go to a new one, and the old one is kept.
+
+SQLite ends a statement where it meets a damaged page; what lies behind it can be read nevertheless. So rows are read
+one by one, in the order in which they lie, and where that fails the next place at which it does not is looked for in
+steps that double. The index over the rows lies on pages of its own, and tells which rows are missing.
+
+What happens when the process dies: before the new database takes the place of the old one, this begins anew; the old
+one is linked to from the folder for what is put aside before that.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from cas3fs.durable import sync_folder
+from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexRowRefused
+from cas3fs.index.database import Database
+from cas3fs.index.files import os_fault, put_in_place, remove_database
+from cas3fs.index.prepared import Statement
+from cas3fs.index.staging import CLAIM, StagedRow, StagingIndex
+from cas3fs.index.texts import staging as texts
+
+_LAST_ROWID: Final = 2**62
+_MOST_NAMED: Final = 10
+_BATCH: Final = 64
+
+
+def open_or_salvage(path: Path, aside: Path) -> StagingIndex:
+    """Opens the records of staging; a database that is damaged is kept in the folder `aside`, and what can be read of
+    it is in the one that is opened, whose `salvaged` tells what happened.
+
+    Raises:
+        IndexTooNew: a newer cas3fs made it.
+        IndexDatabaseError: the disk failed, or is full.
+    """
+    damage = find_damage(path)
+    if not damage:
+        return StagingIndex(path)
+    kept = _keep(path, aside)
+    fresh = path.with_name(f"{path.name}.new")
+    remove_database(fresh)
+    with StagingIndex(fresh) as rows:
+        number = _fill(rows, path)
+    lost = _lost_keys(path, fresh)
+    put_in_place(fresh, path)
+    opened = StagingIndex(path)
+    opened.salvaged = (
+        f"{damage}; of the records of staged bytes {number:,} could be read, {_told(lost)}, and files without a record "
+        f"are as they were stored last; the damaged database is kept as {kept}, and the bytes beside it: "
+        "`cas3fs rescue` saves them"
+    )
+    return opened
+
+
+def find_damage(path: Path) -> str:
+    """What is wrong with the database of records; empty where nothing is, or there is none.
+
+    Raises:
+        IndexDatabaseError: it cannot be opened.
+    """
+    if not path.exists():
+        return ""
+    try:
+        with StagingIndex(path) as rows:
+            found = rows.check()
+    except IndexDatabaseError as error:
+        if _is_damage(error):
+            return str(error)
+        raise
+    return f"{path}: {found}" if found else ""
+
+
+def _is_damage(error: IndexDatabaseError) -> bool:
+    """Whether a part of the database cannot be read, now or ever."""
+    code = getattr(error.__cause__, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return isinstance(error, IndexCorrupt) or code & 0xFF == sqlite3.SQLITE_IOERR
+
+
+def _keep(path: Path, aside: Path) -> Path:
+    kept = aside / f"{path.name}.{time.time_ns()}"
+    try:
+        aside.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                os.link(f"{path}{suffix}", f"{kept}{suffix}")
+        sync_folder(aside)
+        sync_folder(aside.parent)
+    except OSError as error:
+        raise os_fault(kept, error) from error
+    return kept
+
+
+def _fill(rows: StagingIndex, damaged: Path) -> int:
+    """Takes over the claim and what can be read; gives how many rows."""
+    number = 0
+    with suppress(IndexDatabaseError), closing(Database(damaged, "read")) as source:
+        with suppress(IndexDatabaseError):
+            claim = texts.GET.on(source).one(CLAIM)
+            if claim is not None:
+                rows.set_claim(str(claim[0]))
+        for row in _readable(texts.NEXT.on(source)):
+            with suppress(IndexRowRefused):
+                rows.save([row])
+                number += 1
+            if not number % _BATCH:
+                rows.commit(durable=False)
+    rows.commit()
+    return number
+
+
+def _readable(following: Statement) -> Iterator[StagedRow]:
+    at = 0
+    while True:
+        try:
+            found = following.one(at)
+        except IndexDatabaseError as error:
+            behind = _behind(following, at) if _is_damage(error) else None
+            if behind is None:
+                return
+            at = behind
+            continue
+        if found is None:
+            return
+        at, *values = found
+        yield StagedRow(*values)
+
+
+def _behind(following: Statement, at: int) -> int | None:
+    """The least number behind `at` from which on something can be read; None where nothing can."""
+    step = 1
+    while not _is_readable(following, at + step):
+        at, step = at + step, 2 * step
+        if at + step > _LAST_ROWID:
+            return None
+    low, high = at, at + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _is_readable(following, middle) else (middle, high)
+    return high
+
+
+def _is_readable(following: Statement, at: int) -> bool:
+    try:
+        following.one(at)
+    except IndexDatabaseError:
+        return False
+    return True
+
+
+def _lost_keys(damaged: Path, fresh: Path) -> set[tuple[int, int]] | None:
+    """The keys that the index of the damaged database has and the new one has not; None where nobody knows."""
+    try:
+        with closing(Database(damaged, "read")) as source, closing(Database(fresh, "read")) as destination:
+            return set(texts.KEYS.on(source).all()) - set(texts.KEYS.on(destination).all())
+    except IndexDatabaseError:
+        return None
+
+
+def _told(lost: set[tuple[int, int]] | None) -> str:
+    if lost is None:
+        return "which others there were cannot be told"
+    inodes = sorted({str(inode) for inode, _ in lost})
+    if not inodes:
+        return "which are all"
+    more = f" and {len(inodes) - _MOST_NAMED:,} more" if len(inodes) > _MOST_NAMED else ""
+    return f"those of inodes {', '.join(inodes[:_MOST_NAMED])}{more} could not"

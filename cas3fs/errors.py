@@ -132,6 +132,10 @@ class SnapshotDamaged(SnapshotError):
     """A manifest, list or segment is missing or does not match its hash."""
 
 
+class SnapshotArchived(SnapshotError):
+    """A manifest, or pages of a snapshot, lie in an archive: nothing is lost, and nobody can read it for now."""
+
+
 class FilesUnstored(Cas3fsError):
     """Files that cannot be stored although others can; `files` has what is told of each, for JSON."""
 

@@ -31,14 +31,15 @@ from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.caches.disk import DiskCache
 from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
+from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs
-from cas3fs.errors import ControlError, IndexCorrupt, SnapshotDamaged, SnapshotError, SnapshotMissing
+from cas3fs.errors import ControlError, IndexCorrupt, SnapshotArchived, SnapshotDamaged, SnapshotError, SnapshotMissing
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
 from cas3fs.index.salvaging import find_damage
 from cas3fs.maintenance.bookmarks import Bookmark
-from cas3fs.maintenance.checking import Checkup, Patient, of_snapshot
+from cas3fs.maintenance.checking import Checkup, Patient, of_archived, of_snapshot
 from cas3fs.maintenance.findings import Finding
 from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of, put_aside
 from cas3fs.maintenance.losses import DAMAGED, known_losses
@@ -122,9 +123,9 @@ def _told(result: FsckResult, state: Path | None, progress: Progress) -> Message
 
 
 def _untold(early: list[Finding], later: Sequence[Finding]) -> list[Finding]:
-    """Without what is told of the same snapshots more exactly later."""
-    named = {one.touches["snapshot"] for one in later if "snapshot" in one.touches}
-    return [one for one in early if one.touches.get("snapshot") not in named]
+    """Without what is told of the same snapshots or objects more exactly later."""
+    named = {one.touches[what] for one in later for what in ("snapshot", "object") if what in one.touches}
+    return [one for one in early if named.isdisjoint(one.touches.values())]
 
 
 # -- without a claim
@@ -190,6 +191,8 @@ def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
             break
         except SnapshotDamaged as error:
             early.append(of_snapshot("snapshot-unreadable", snapshot, error))
+        except SnapshotArchived as error:
+            early.append(of_archived(SnapshotEntry.key_of(snapshot), error))
     migrations.upgrade(path)
     return which
 

@@ -47,7 +47,7 @@ from cas3fs.assembly.proving import (
 )
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
-from cas3fs.errors import IndexCorrupt, IndexDatabaseError, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import IndexCorrupt, IndexDatabaseError, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem.asides import aside_of
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.files import put_in_place
@@ -285,7 +285,7 @@ def _missing_proof(archive: SnapshotArchive, facts: Facts, newest: str | None) -
         return ""
     try:
         return proof_text(newest, archive.load(newest).digest)
-    except (SnapshotDamaged, SnapshotMissing):
+    except (SnapshotDamaged, SnapshotArchived, SnapshotMissing):
         return ""
 
 

@@ -29,7 +29,7 @@ from collections.abc import Collection
 
 import attrs
 
-from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.index import Index
 from cas3fs.maintenance.survey import ASIDE_PREFIX
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -184,7 +184,7 @@ class Comparison:
             self._archive.load(snapshot_id)
         except SnapshotMissing:
             return False
-        except SnapshotDamaged:
+        except (SnapshotDamaged, SnapshotArchived):
             return True
         return True
 
@@ -202,7 +202,8 @@ class Comparison:
     def _load(self, snapshot_id: str | None) -> SnapshotInfo | None:
         try:
             return None if snapshot_id is None else self._archive.load(snapshot_id)
-        except (SnapshotDamaged, SnapshotMissing):  # missing: a release names it, so the store is none that is older
+        except (SnapshotDamaged, SnapshotArchived, SnapshotMissing):
+            # missing: a release names it, so the store is none that is older
             return None
 
     def _was_put_aside(self, snapshot_id: str) -> bool:

@@ -35,7 +35,7 @@ from cas3fs.assembly.sampling import Sampler
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.control import Message, Progress
 from cas3fs.epochs import Claim, Epochs
-from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
 from cas3fs.index.trimming import trim
@@ -210,7 +210,7 @@ class Publisher:
             return True
         try:
             lost = self._archive.lost_pages(self._archive.load(self.newest))
-        except (SnapshotMissing, SnapshotDamaged) as error:
+        except (SnapshotMissing, SnapshotDamaged, SnapshotArchived) as error:
             _log.error("the newest snapshot is stored again: %s", error)
             return False
         if lost:
@@ -232,7 +232,7 @@ class Publisher:
         try:
             try:
                 return create(parent=self.newest)
-            except (SnapshotMissing, SnapshotDamaged) as error:  # found before anything is put
+            except (SnapshotMissing, SnapshotDamaged, SnapshotArchived) as error:  # found before anything is put
                 _log.warning("the snapshot before cannot be read, so everything is stored again: %s", error)
                 return create(parent=None)
         except ObjectExists as error:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import attrs
 
-from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotError, SnapshotMissing
+from cas3fs.entries.kinds import SnapshotEntry
+from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotError, SnapshotMissing
 from cas3fs.filesystem.asides import told_aside
 from cas3fs.filesystem.replay import damage_of, has_key
 from cas3fs.index import LOST_PACK, Checker, PackEntry, PackRoll, StagingIndex, ordinal_of
@@ -215,6 +216,9 @@ class Checkup:
                 info = self._of.archive.load(snapshot)
             except SnapshotMissing:
                 continue  # it was deleted since
+            except SnapshotArchived as error:
+                yield of_archived(SnapshotEntry.key_of(snapshot), error)
+                continue
             except SnapshotError as error:
                 yield of_snapshot("snapshot-damaged", snapshot, error)
                 continue
@@ -280,6 +284,11 @@ def of_snapshot(code: str, snapshot: str, error: object, *, repaired: bool = Fal
     """What is wrong with a snapshot, as an error tells it."""
     detail = str(error).removeprefix(f"snapshot {snapshot}: ")
     return Finding(code, {"snapshot": snapshot}, detail, repaired=repaired)
+
+
+def of_archived(key: str, error: object) -> Finding:
+    """What is told of an object that cannot be read as it lies in an archive."""
+    return Finding("object-archived", {"object": key}, str(error))
 
 
 def _of_object(key: str) -> Finding:

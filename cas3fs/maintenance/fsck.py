@@ -28,13 +28,13 @@ from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.errors import BlockError, ObjectArchived, ObjectExists, ObjectMissing
+from cas3fs.errors import BlockError, ObjectArchived, ObjectExists, ObjectMissing, SnapshotArchived
 from cas3fs.filesystem.asides import Aside
 from cas3fs.filesystem.replay import damage_of
 from cas3fs.index import LOST_PACK, Checker
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark
-from cas3fs.maintenance.checking import Checkup, Patient, of_snapshot, path_texts, paths_of_users
+from cas3fs.maintenance.checking import Checkup, Patient, of_archived, of_snapshot, path_texts, paths_of_users
 from cas3fs.maintenance.findings import ERROR, Finding, status_of
 from cas3fs.maintenance.losses import DAMAGED, known_losses, set_losses
 from cas3fs.maintenance.mending import Mender
@@ -121,9 +121,8 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
     if verified is None:
         return FsckResult(tuple(findings), None, checkup.checked)
     findings += _hurt_packs(verified, told, patient.damages)
-    findings += [
-        Finding("object-archived", {"object": key}, why) for key, why in sorted(verified.place.archived.items())
-    ]
+    archived = {one.touches.get("object") for one in findings if one.code == "object-archived"}
+    findings += [of_archived(key, why) for key, why in sorted(verified.place.archived.items()) if key not in archived]
     named = {one.touches.get("snapshot") for one in findings}
     findings += [one for one in _hurt_snapshots(patient.store, verified) if one.touches["snapshot"] not in named]
     return FsckResult(tuple(findings), verified, checkup.checked)
@@ -316,7 +315,12 @@ class Fsck:
         if not hurt:
             return
         self._at.publishing.check_fence()
-        snapshots = self._at.archive.list(lambda one, error: None)
+        archived: list[str] = []
+        snapshots = self._at.archive.list(
+            lambda one, error: archived.append(one) if isinstance(error, SnapshotArchived) else None
+        )
+        if archived:  # where a take-over went on from, they may tell
+            hurt = [one for one in hurt if one.code != LOST_BASE]
         for one in hurt:
             put_key_aside(self._at.store, str(one.touches["object"]))
             fill_place(self._at.archive, one, snapshots)

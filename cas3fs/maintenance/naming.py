@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from cas3fs.blockstore.keys import PACKS_PREFIX
-from cas3fs.errors import SnapshotDamaged
+from cas3fs.errors import SnapshotArchived, SnapshotDamaged
 from cas3fs.index import PackRow
 from cas3fs.maintenance.base import Premises
 from cas3fs.maintenance.looking import known_packs
@@ -61,7 +61,7 @@ def find_named(strays: Iterable[Stray], snapshots: Sequence[SnapshotInfo], at: P
     for each in sorted({found for name in names if (found := epoch_of_pack(name)) in last and found is not None}):
         try:
             packs = [row for row in known_packs(at.archive, last[each].id, at.scratch) if row.name in names]
-        except SnapshotDamaged as error:
+        except (SnapshotDamaged, SnapshotArchived) as error:
             _log.warning("packs of epoch %d that nothing else names are kept: %s", each, error)
             continue
         known[each] = frozenset(row.name for row in packs)

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cas3fs.errors import SnapshotError
+from cas3fs.errors import SnapshotArchived, SnapshotError
 from cas3fs.index import Checker, FileState
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.looking import restored
@@ -37,6 +37,7 @@ class Reverter:
     def __init__(self, premises: Premises, report: Report) -> None:
         self._at = premises
         self._report = report
+        self._archived = ""
 
     def revert(self, inodes: Collection[int]) -> dict[int, Reverted]:
         """Takes these files from snapshots; tells of each what it is now.
@@ -52,6 +53,9 @@ class Reverter:
                 if state is not None and state.is_whole:
                     told[inode] = Reverted(self._take(inode, state, snapshot))
                     left.discard(inode)
+        if self._archived:
+            _log.warning("%s: what only that may have is left as it is", self._archived)
+            return told
         return told | {inode: self._give_up(inode) for inode in sorted(left)}
 
     def _give_up(self, inode: int) -> Reverted:
@@ -74,6 +78,9 @@ class Reverter:
             try:
                 with restored(self._at.archive, snapshot, self._at.scratch) as path:
                     yield snapshot, path
+            except SnapshotArchived as error:  # an older one would give an older content
+                self._archived = str(error)
+                return
             except SnapshotError as error:
                 _log.warning("%s", error)
 

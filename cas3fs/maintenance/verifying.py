@@ -25,7 +25,15 @@ from cas3fs.blockstore.keys import pack_key
 from cas3fs.blockstore.plans import Run, coalesce
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.errors import BlockError, BlockMissing, ObjectArchived, ObjectMissing, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import (
+    BlockError,
+    BlockMissing,
+    ObjectArchived,
+    ObjectMissing,
+    SnapshotArchived,
+    SnapshotDamaged,
+    SnapshotMissing,
+)
 from cas3fs.index import LOST_PACK, LiveRoll, PackUse, UseRoll, ordinal_of
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark, Place
@@ -185,7 +193,7 @@ class Verifier:
                 continue  # it went since
             except SnapshotDamaged as error:
                 place.hurt_snapshots[one.id] = str(error)
-            except ObjectArchived as error:
+            except SnapshotArchived as error:
                 place.archived[SnapshotEntry.key_of(one.id)] = str(error)
             place.snapshots.append(one.id)
             yield

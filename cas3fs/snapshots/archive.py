@@ -34,7 +34,9 @@ from cas3fs.entries.nodes import Part
 from cas3fs.entries.shelf import Listed, Shelf, digest_of
 from cas3fs.errors import (
     EntryError,
+    ObjectArchived,
     ObjectMissing,
+    SnapshotArchived,
     SnapshotDamaged,
     SnapshotError,
     SnapshotMissing,
@@ -144,7 +146,7 @@ class SnapshotArchive:
 
         Raises:
             ObjectExists: an earlier attempt used this number.
-            SnapshotMissing, SnapshotDamaged: the parent's manifest cannot be read.
+            SnapshotMissing, SnapshotDamaged, SnapshotArchived: the parent's manifest cannot be read.
             SnapshotError: the local disk failed.
             StoreError: the store failed; whether the snapshot exists, only the store knows. Another attempt goes on
                 with what this one has stored.
@@ -306,6 +308,7 @@ class SnapshotArchive:
         Raises:
             SnapshotMissing: there is none of that id.
             SnapshotDamaged: its manifest cannot be read.
+            SnapshotArchived: it, or another part of a snapshot, lies in an archive; so from every method that reads.
             StoreError: the store failed.
         """
         return info_of(*self._load_with_digest(snapshot_id))
@@ -497,6 +500,8 @@ class SnapshotArchive:
             raise SnapshotMissing(f"{self._shelf.store.url} has no snapshot {snapshot_id}") from error
         except EntryError as error:
             raise SnapshotDamaged(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
+        except ObjectArchived as error:
+            raise SnapshotArchived(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
         check_shape(entry)
         with self._lock:
             self._around.update(entry.around)
@@ -511,7 +516,7 @@ class SnapshotArchive:
             return remembered[1]
         try:
             return self._read_tree(parent)
-        except SnapshotDamaged as error:
+        except (SnapshotDamaged, SnapshotArchived) as error:
             _log.error("%s; everything is stored again", error)
             return EMPTY_TREE
 

@@ -12,8 +12,10 @@ import attrs
 from cas3fs.entries.kinds import PagesUse, SnapshotEntry
 from cas3fs.errors import (
     EntryError,
+    ObjectArchived,
     ObjectMissing,
     ObjectTooShort,
+    SnapshotArchived,
     SnapshotDamaged,
     SnapshotError,
     VolumeFormatError,
@@ -149,6 +151,8 @@ def damage_of(entry: SnapshotEntry) -> Iterator[None]:
         yield
     except (ObjectMissing, ObjectTooShort, EntryError) as error:
         raise SnapshotDamaged(f"snapshot {entry.id} is incomplete: {error}") from error
+    except ObjectArchived as error:
+        raise SnapshotArchived(f"snapshot {entry.id} cannot be read: {error}") from error
     except SnapshotDamaged as error:
         raise SnapshotDamaged(f"snapshot {entry.id}: {error}") from error
 

@@ -31,7 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from cas3fs.errors import Cas3fsError, IndexDatabaseError
+from cas3fs.errors import Cas3fsError, IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.localdisk import LocalDisk
 from cas3fs.rhythms import Guard
@@ -107,6 +107,7 @@ class Commits:
         self.last_pause_s = 0.0
         """How long the last commit kept operations out."""
         self._refused: Set[int] = frozenset()
+        self._refused_staged: Set[int] = frozenset()
         self._asked = 0
         self._done = 0
         self._wake = threading.Event()
@@ -230,6 +231,7 @@ class Commits:
         """Step 1: most of the bytes, in slices, so that operations go on meanwhile."""
         base = self._base
         with base.lock:
+            base.staging.retry_refused()
             pinned = base.staging.pin_unsynced()
         try:
             for layer in pinned:
@@ -277,3 +279,8 @@ class Commits:
             )
             self._base.metrics.counter("commits.refused").add(1)
         self._refused = refused.keys()
+        staged = self._base.staging.refused
+        for number in staged.keys() - self._refused_staged:
+            _log.error("%s", staged[number])
+            self._base.metrics.note("staging", IndexRowRefused(staged[number]))
+        self._refused_staged = frozenset(staged)

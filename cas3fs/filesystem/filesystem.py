@@ -183,10 +183,10 @@ class FileSystem(Files, Xattrs):
     @property
     def refused(self) -> int:
         """How many inodes are not in the index as programs left them, as it does not take their rows."""
-        return len(self.inodes.refused) + len(self.rejected)
+        return len(self.inodes.refused) + len(self.rejected) + len(self.staging.refused)
 
     def _check_kept(self, number: int) -> None:
-        reason = self.inodes.refused.get(number) or self.rejected.get(number)
+        reason = self.inodes.refused.get(number) or self.rejected.get(number) or self.staging.refused.get(number)
         if reason:
             raise IndexRowRefused(reason)
 
@@ -307,9 +307,10 @@ class FileSystem(Files, Xattrs):
                 "staging.memory_bytes": self.staging.memory_bytes,
                 "staging.open_files": self.staging.open_files.open_count,
                 "staging.lost_files": len(self.staging.failures),
+                "staging.refused": len(self.staging.refused),
                 "staging.put_aside": len(self.staging.put_aside),
                 "inodes.cached": len(self.inodes.cached),
-                "inodes.refused": self.refused,
+                "inodes.refused": self.refused - len(self.staging.refused),
                 "inodes.known_to_kernel": len(self.inodes.lookups),
                 "handles.open": len(self._open) + len(self._listings),
             }

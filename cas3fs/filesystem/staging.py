@@ -32,6 +32,7 @@ from pathlib import Path
 
 import attrs
 
+from cas3fs.errors import IndexRowRefused
 from cas3fs.filesystem.extents import MemoryBytes, pack_ranges
 from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layerfiles import FileBytes, LayerFiles, Put
@@ -91,6 +92,10 @@ class Staging:
         """By the number of the inode."""
         self.put_aside: list[tuple[int, str]] = []
         """Records that could not be taken up: inode, 0 for unknown, and why."""
+        self.refused: dict[int, str] = {}
+        """Inodes of which the database does not take a record as it is now, and why."""
+        self._one_by_one = False
+        self._put_off: set[int] = set()  # those of them that were tried since `retry_refused`
         self.size_bytes = 0
         self.memory_bytes = 0
         self.early: set[int] = set()
@@ -335,6 +340,7 @@ class Staging:
             self.waiting[inode.number] = inode
         else:
             self.waiting.pop(inode.number, None)
+            self.refused.pop(inode.number, None)
 
     def take_stored(self) -> tuple[list[tuple[Inode, list[Layer]]], set[int]]:
         """What has come by `stored` since the last commit: layers to be given to `drop` when the index is durable,
@@ -416,11 +422,43 @@ class Staging:
             self._unsettled.append((inode, layer))
             size_bytes += len(rows[-1].data or b"") + len(rows[-1].ranges)
         with self._taking_back([]):
-            self.records.save(rows)
+            if not self._save(rows):
+                return True
         if size_bytes >= limit_bytes:
             return True
         self._changed = {number: inode for number, inode in self._changed.items() if _has_unsaved(inode)}
         return False
+
+    def _save(self, rows: list[StagedRow]) -> bool:
+        """Writes rows; False where one is refused, and so all since the last `settle` has to be written again: one by
+        one, until none is refused."""
+        if not self._one_by_one:
+            try:
+                self.records.save(rows)
+            except IndexRowRefused:
+                self._one_by_one = True
+                self._take_back()
+                return False
+            return True
+        for number in {row.inode for row in rows}:
+            self.refused.pop(number, None)
+        for row, error in self.records.save_each(rows):
+            self._refuse(row, error)
+        return True
+
+    def _refuse(self, row: StagedRow, error: IndexRowRefused) -> None:
+        """A record stays as it was, or absent; those above it go, lest they come to lie over what lacks it."""
+        self.refused[row.inode] = f"what is staged of inode {row.inode} cannot be kept: {error}"
+        self._put_off.add(row.inode)
+        layers = [layer for layer in self.files[row.inode].layers if layer.seq >= row.seq]
+        for layer in layers:
+            layer.unsaved = True
+        self.records.delete((row.inode, layer.seq) for layer in layers[1:])
+
+    def retry_refused(self) -> None:
+        """Records that were refused are tried again by the next `save_some`."""
+        self._put_off.clear()
+        self._one_by_one = bool(self.refused)
 
     def settle(self) -> None:
         """Makes what was saved durable, and forgets the rows of what was dropped.  Needs no lock while only one
@@ -444,16 +482,19 @@ class Staging:
             yield
         except BaseException:
             self._gone += gone
-            for inode, layer in self._unsettled:
-                layer.unsaved = True
-                if not layer.dropped:
-                    self._changed[inode.number] = inode
-            self._unsettled = []
+            self._take_back()
             raise
+
+    def _take_back(self) -> None:
+        for inode, layer in self._unsettled:
+            layer.unsaved = True
+            if not layer.dropped:
+                self._changed[inode.number] = inode
+        self._unsettled = []
 
     def _unsaved(self) -> Iterator[tuple[Inode, Layer]]:
         for inode in self._changed.values():
-            if inode.number not in self.early and inode.unstored:
+            if inode.number not in self.early and inode.unstored and inode.number not in self._put_off:
                 for layer in inode.layers:
                     if _is_unsynced(layer):
                         break

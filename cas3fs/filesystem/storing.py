@@ -31,7 +31,7 @@ from itertools import accumulate
 from operator import attrgetter
 
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.errors import Cas3fsError
+from cas3fs.errors import Cas3fsError, IndexRowRefused
 from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.blocks import Blocks
 from cas3fs.filesystem.commits import Commits
@@ -224,7 +224,7 @@ class Storer:
         try:
             cut, refused = self._upload(batch)
             for start in range(0, len(cut), _SLICE_FILES):
-                self._enter(cut[start : start + _SLICE_FILES])
+                self._enter_all(cut[start : start + _SLICE_FILES])
             if refused:
                 self._refuse(refused, by_store=True)
             if cut:
@@ -303,6 +303,20 @@ class Storer:
                         error,
                     )
             self._finished.notify_all()
+
+    def _enter_all(self, files: list[FrozenFile]) -> None:
+        """Enters files; those of which the index refuses a row are put off, and all others entered."""
+        try:
+            self._enter(files)
+        except IndexRowRefused as error:
+            if error.group_lost:
+                raise
+            if len(files) == 1:
+                self._refuse([(files[0], error)], by_store=False)
+                return
+            middle = len(files) // 2
+            self._enter_all(files[:middle])
+            self._enter_all(files[middle:])
 
     def _enter(self, files: list[FrozenFile]) -> None:
         """Enters what was stored in the index, in one operation."""

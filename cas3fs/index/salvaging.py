@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cas3fs.durable import sync_folder
-from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexRowRefused
+from cas3fs.errors import IndexCorrupt, IndexDatabaseError
 from cas3fs.index.database import Database
 from cas3fs.index.files import os_fault, put_in_place, remove_database
 from cas3fs.index.prepared import Statement
@@ -104,9 +104,7 @@ def _fill(rows: StagingIndex, damaged: Path) -> int:
             if claim is not None:
                 rows.set_claim(str(claim[0]))
         for row in _readable(texts.NEXT.on(source)):
-            with suppress(IndexRowRefused):
-                rows.save([row])
-                number += 1
+            number += not rows.save_each([row])
             if not number % _BATCH:
                 rows.commit(durable=False)
     rows.commit()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from cas3fs.errors import IndexDatabaseError, IndexTooNew
+from cas3fs.errors import IndexDatabaseError, IndexRowRefused, IndexTooNew
 from cas3fs.index.database import Database
 from cas3fs.index.texts import staging as texts
 from cas3fs.index.texts.schema import ADD_LOST, CREATE_STAGING
@@ -75,9 +75,26 @@ class StagingIndex:
         self.commit()
 
     def save(self, rows: Iterable[StagedRow]) -> None:
-        """Enters rows, in place of those with the same inode and sequence."""
+        """Enters rows, in place of those with the same inode and sequence.
+
+        Raises:
+            IndexRowRefused: SQLite does not take one of them, so all is undone; `save_each` enters the others.
+        """
         with self._lock, self._undoing():
             self._save.many(rows)
+
+    def save_each(self, rows: Iterable[StagedRow]) -> list[tuple[StagedRow, IndexRowRefused]]:
+        """As `save`, one by one; gives the rows that SQLite does not take."""
+        refused = []
+        with self._lock, self._undoing():
+            for row in rows:
+                try:
+                    self._save.run(*row)
+                except IndexRowRefused as error:
+                    if error.group_lost:
+                        raise
+                    refused.append((row, error))
+        return refused
 
     def delete(self, keys: Iterable[tuple[int, int]]) -> None:
         """Removes the rows of these (inode, sequence); missing ones are fine."""

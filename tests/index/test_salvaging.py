@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
     made = tmp_path / "staging.sqlite"
     with StagingIndex(made) as rows:
         rows.set_claim("the claim")
-        rows.save(row(inode) for inode in range(1, ROWS + 1))
+        rows.save([row(inode) for inode in range(1, ROWS + 1)])
         rows.commit()
     return made
 

@@ -232,7 +232,8 @@ class Staging:
     def file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
         """The active layer, its bytes moved to a file, with one writer more: give it back by `wrote`.
 
-        Waits (and lets the lock go meanwhile) while a storer is about to freeze the layer.
+        Bytes that a row holds stay where they are, below a new layer: they are durable, and in a file the disk could
+        lose them. Waits (and lets the lock go meanwhile) while a storer is about to freeze the layer.
 
         Raises:
             OSError: the file could not be made; the layer is as it was.
@@ -241,6 +242,9 @@ class Staging:
         while layer.closing:
             self.room.wait()
             layer = self._layer_for_bytes(inode)
+        if layer.row and isinstance(layer.bytes, MemoryBytes) and layer.bytes.size_bytes:
+            layer.frozen = True
+            layer = self.active(inode)
         held = layer.bytes
         if isinstance(held, MemoryBytes):
             held = self._spill(inode, layer, held)

@@ -76,6 +76,23 @@ def test_what_was_synced_before_stays_whole(machine: Machine, fs: FileSystem, ha
     unreadable(fs, handle, MIB)
 
 
+@pytest.mark.parametrize("operation", ["sync", "sync_folder"])
+def test_what_was_synced_while_it_was_small_is_not_lost_with_what_makes_the_file_large(
+    machine: Machine, fs: FileSystem, operation: str
+) -> None:
+    handle = fs.open(make_file(fs, 1, b"f", b"a" * 8192).number, os.O_RDWR, ROOT)
+    fs.fsync(handle)  # the row of the file holds its bytes
+    fs.write(handle, 8192, DATA)
+    with machine.disk.failing(operation, times=1):
+        fs.commit()
+    crashed = machine.copy_of_the_disk()
+    for there in (fs, crashed.mount()):
+        reading = there.open(there.lookup(1, b"f").number, os.O_RDWR, ROOT)
+        assert there.read(reading, 0, 8192) == b"a" * 8192
+        unreadable(there, reading, 8192)
+    crashed.close()
+
+
 def test_what_was_lost_stays_lost_after_a_crash(machine: Machine, fs: FileSystem, handle: int) -> None:
     fs.fsync(handle)
     fs.write(handle, MIB, b"b" * MIB)

@@ -11,6 +11,7 @@ Vocabulary:
   (`cas3fs.testing.faulty_disk`).
 - *lost write*: a page of a database that is as it was before, or empty, as a disk may give it back
   (`cas3fs.testing.pages`).
+- *random faults*: a command is run while disk, databases and store fail at random (`cas3fs.testing.random_faults`).
 - *contract*: tests that hold of every implementation of an interface, as classes to inherit from
   (`cas3fs.testing.contracts`).
 - *server*: a real one on a port of its own, that lives as long as a ``with`` (`cas3fs.testing.servers`,

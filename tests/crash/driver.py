@@ -81,8 +81,7 @@ class Round:
             Crashed: it died before it served.
         """
         machine = places(self.folder)
-        module = ["cas3fs.testing.failpoints", *armed] if armed else ["cas3fs"]
-        command = [sys.executable, "-m", *module, "mount", self.url, self.top, "--foreground", *options]
+        command = [sys.executable, "-m", *self.module(armed), "mount", self.url, self.top, "--foreground", *options]
         command += ["--snapshot-interval", "0", "--state-dir", machine.state_dir, "--cache-dir", machine.cache_dir]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(list(map(str, command)), stderr=log, stdout=log)
@@ -93,14 +92,18 @@ class Round:
             assert time.monotonic() < deadline_s, self.log()
             time.sleep(0.01)
 
+    def module(self, armed: tuple[str, ...]) -> list[str]:
+        """What Python runs, and its first arguments."""
+        return ["cas3fs.testing.failpoints", *armed] if armed else ["cas3fs"]
+
     def is_mounted(self) -> bool:
         try:
             return self.top.is_mount()
         except OSError:
             return True  # but nobody serves it
 
-    def ask(self, request: Request) -> None:
-        """Has the mount's process do something.
+    def ask(self, request: Request) -> dict[str, Any]:
+        """Has the mount's process do something; gives its reply.
 
         Raises:
             Crashed: it died before it was done.
@@ -108,7 +111,7 @@ class Round:
         """
         try:
             with ControlClient(next((self.folder / "s").glob("*/control.sock"))) as client:
-                client.call(*request)
+                return client.call(*request)
         except ControlError as error:
             self._await_death(error)
 

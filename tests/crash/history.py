@@ -4,14 +4,19 @@
 A *mark* is a number of events: "from here on nothing is promised". Between two marks every unit may be as it was at the
 first, or as any event between them made it. One thread at a time changes a history; an event is noted before the
 operation is asked for, since a crash may come before the answer.
+
+Where operations may fail, an event becomes *doubtful* when its operation has: from then on a unit may be as before, or
+as the event made it. Where the disk may lose bytes, whatever is not synced may be `LOST`: reading it is an I/O error.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tests.crash.stamps import HOLE, UNIT_BYTES, NotWritten, versions
 
 ABSENT = None
+LOST = -1
+"""The version of a unit that cannot be read."""
 Key = str | int
 """``size`` (units, None while there is no file) or the number of a unit (its version)."""
 
@@ -27,6 +32,10 @@ class History:
         self.version = HOLE
         self.synced = 1
         """The mark up to which everything is durable on the machine."""
+        self.doubtful: set[int] = set()
+        """Which events may not have happened."""
+        self.disk_loses = False
+        """Whether the local disk may lose what is not synced."""
 
     @property
     def mark(self) -> int:
@@ -60,21 +69,47 @@ class History:
         self.events.append({"size": ABSENT, **dict.fromkeys(range(self.size or 0), ABSENT)})
         self.size = ABSENT
 
+    def failed(self, mark: int, size: int | None) -> None:
+        """The operation whose events were noted since `mark` has failed; the file is of `size` units now."""
+        self.doubtful.update(range(mark, self.mark))
+        greatest = max((event["size"] or 0 for event in self.events), default=0)
+        self.events.append({"size": size, **dict.fromkeys(range(size or 0, greatest), ABSENT)})
+        self.size = size
+
+    def lost(self) -> None:
+        """An fsync has told that something was lost since the last one that succeeded."""
+        self.doubtful.add(self.mark)
+        self.events.append({"size": self.size, **dict.fromkeys(self._touched(self.synced, self.mark), LOST)})
+
+    def _touched(self, low: int, high: int) -> set[int]:
+        return {key for event in self.events[low:high] for key in event if isinstance(key, int)}
+
     # -- what may be found
 
     def possible(self, low: int, high: int) -> dict[Key, set[Any]]:
         """What each unit, and the size, may be if everything up to the mark `low` is certain, and nothing after."""
-        now: dict[Key, Any] = {}
-        for event in self.events[:low]:
-            now.update(event)
-        found: dict[Key, set[Any]] = {key: {value} for key, value in now.items()}
-        for event in self.events[low:high]:
+        found: dict[Key, set[Any]] = {}
+        for number, event in enumerate(self.events[:high]):
             for key, value in event.items():
-                found.setdefault(key, {ABSENT}).add(value)
+                if number >= low or number in self.doubtful:
+                    found.setdefault(key, {ABSENT}).add(value)
+                else:
+                    found[key] = {value}
+        if self.disk_loses:
+            for key in self._touched(low, high):
+                found[key].add(LOST)
         return found
 
-    def problems(self, data: bytes | None, low: int, high: int) -> Iterable[str]:
-        """What is wrong with the content `data` (None: no such file)."""
+    def problems(
+        self,
+        data: bytes | None,
+        low: int,
+        high: int,
+        unreadable: Collection[int] = frozenset(),
+        *,
+        errors_are_fine: bool = False,
+    ) -> Iterable[str]:
+        """What is wrong with the content `data` (None: no such file), in which units are `unreadable`."""
         possible = self.possible(low, high)
         size = None if data is None else len(data) // UNIT_BYTES
         if size not in possible["size"] or len(data or b"") % UNIT_BYTES:
@@ -84,6 +119,10 @@ class History:
             return
         seen: set[int] = set()
         for unit in range(len(data) // UNIT_BYTES):
+            if unit in unreadable:
+                if not errors_are_fine and LOST not in possible.get(unit, set()):
+                    yield f"{self.path}: unit {unit} of {size} cannot be read, may be {possible.get(unit)}"
+                continue
             piece = data[unit * UNIT_BYTES : (unit + 1) * UNIT_BYTES]
             try:
                 found = versions(self.file, unit, piece)

@@ -29,6 +29,25 @@ def content(file: int, version: int, start: int, units: int) -> bytes:
     return b"".join(stamp(file, version, unit) for unit in range(start, start + units))
 
 
+def read_units(path: Path) -> tuple[bytes | None, set[int]]:
+    """The content of a file, None if there is none, and which of its units cannot be read: zeros stand for these."""
+    if not path.exists():
+        return None, set()
+    unreadable: set[int] = set()
+    pieces: list[bytes] = []
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        for unit in range((size + UNIT_BYTES - 1) // UNIT_BYTES):
+            try:
+                pieces.append(os.pread(file.fileno(), UNIT_BYTES, unit * UNIT_BYTES))
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                unreadable.add(unit)
+                pieces.append(bytes(min(UNIT_BYTES, size - unit * UNIT_BYTES)))
+    return b"".join(pieces), unreadable
+
+
 class Walk:
     """Names that tell the instant: step n makes the folder ``steps/n``, then renames ``at/n`` to ``at/n+1``."""
 
@@ -118,7 +137,8 @@ class Worker:
         file = os.open(top / history.path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             history.wrote(start, units, version)
-            os.pwrite(file, data, start * UNIT_BYTES)
+            if os.pwrite(file, data, start * UNIT_BYTES) < len(data):
+                raise OSError(errno.EIO, "it was written in part", history.path)
         finally:
             os.close(file)
 
@@ -179,9 +199,15 @@ Marks = dict[str, int]
 class Load:
     """Some workers on one mount."""
 
-    def __init__(self, seed: int, workers: int = 3, done: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        workers: int = 3,
+        done: Callable[[str], None] = lambda _: None,
+        kind: Callable[[int, int, Callable[[str], None]], Worker] = Worker,
+    ) -> None:
         """`done` is told of every fsync that has returned."""
-        self.workers = [Worker(number, seed, done) for number in range(workers)]
+        self.workers = [kind(number, seed, done) for number in range(workers)]
         self.failures: list[BaseException] = []
         self._go = threading.Event()
         self._stopping = False
@@ -271,9 +297,8 @@ class Account:
         high = self.now() if high is None else high
         found: list[str] = []
         for history in self.histories:
-            path = top / history.path
-            data = path.read_bytes() if path.exists() else None
-            found += history.problems(data, low[history.path], high[history.path])
+            data, unreadable = read_units(top / history.path)
+            found += history.problems(data, low[history.path], high[history.path], unreadable)
         for walk in self.walks:
             found += walk.problems(top, low[walk.folder], high[walk.folder])
         return found

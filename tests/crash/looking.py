@@ -50,26 +50,35 @@ def findings(url: str, machine: Places, **args: Any) -> list[str]:
     return told
 
 
-def tree_of_store(url: str, machine: Places, out: Path, snapshot: str | None = None) -> str | None:
-    """Copies the newest snapshot's tree, or that of another, to `out`, with nothing but the store; gives its id."""
+def tree_of_store(
+    url: str, machine: Places, out: Path, snapshot: str | None = None, problems: list[str] | None = None
+) -> str | None:
+    """Copies the newest snapshot's tree, or that of another, to `out`, with nothing but the store; gives its id.
+
+    Nothing may be in the way, or it is added to `problems`.
+    """
     view = open_view(StoreSettings(url), WriterSettings(read_only=True, cache_size_bytes=0, snapshot=snapshot), machine)
     try:
         exporter = Exporter(view.filesystem)
         exporter.copy(ROOT, out)
-        assert exporter.result.problems == []
+        assert problems is not None or exporter.result.problems == [], exporter.result.problems[:9]
+        (problems if problems is not None else []).extend(exporter.result.problems)
         return view.shown
     finally:
         view.close()
 
 
-def tree_of_machine(url: str, machine: Places, out: Path, *, take_over: bool = False) -> None:
-    """Opens the volume as its writer, copies the tree to `out`, and publishes and releases it."""
+def tree_of_machine(
+    url: str, machine: Places, out: Path, *, take_over: bool = False, problems: list[str] | None = None
+) -> None:
+    """Opens the volume as its writer, copies the tree to `out`, and publishes and releases it; `problems` as above."""
     volume = open_writer(StoreSettings(url), WriterSettings(cache_size_bytes=0, take_over=take_over), machine)
     try:
         volume.start(0)
         exporter = Exporter(volume.filesystem)
         exporter.copy(ROOT, out)
-        assert exporter.result.problems == []
+        assert problems is not None or exporter.result.problems == [], exporter.result.problems[:9]
+        (problems if problems is not None else []).extend(exporter.result.problems)
         void(volume.finish())
     finally:
         volume.close()

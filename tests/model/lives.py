@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lives of a volume, at random, beside a model of what was acknowledged.
+
+Two machines mount it in turn; they write, publish, collect, restore, unmount and die. State folders are put back from
+old copies, the store is put back from a backup, and copied; one machine takes over from the other. Requests to the
+store fail and listings lie while all that goes on. The model is a tree, a dict of texts by name: the one that is open,
+that of each machine's state folder, and that of each snapshot.
+"""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import attrs
+
+from cas3fs.assembly.checking import check_unmounted
+from cas3fs.assembly.opening import OpenVolume
+from cas3fs.assembly.restoring import restore_head
+from cas3fs.assembly.upkeep import Upkeep, collect_unmounted
+from cas3fs.control import Message
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs.machines import Machine
+from cas3fs.errors import Cas3fsError, EpochHeld, Fenced, StateConflict
+from cas3fs.filesystem import ROOT
+from cas3fs.maintenance.plans import GcSettings
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.retention import Policy
+from cas3fs.testing.faults import FaultKind
+from cas3fs.testing.lying_store import LyingStores
+from cas3fs.testing.mishaps import StoreCopy, copy_of, copy_to, revert
+from tests.assembly.conftest import Volume, read_all, view_of, write
+
+HOSTS = {"one": Machine("a" * 32), "two": Machine("b" * 32)}
+LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.LISTING_LACKS)
+FAILURES = (
+    FaultKind.UNAVAILABLE,
+    FaultKind.RESET,
+    FaultKind.TRUNCATED,
+    FaultKind.APPLIED_THEN_ERROR,
+    FaultKind.DELETION_REFUSED,
+    *LISTINGS,
+)
+PREFIXES = ("", "packs/", "pages/", "snapshots/", "epochs/")
+Tree = dict[str, str]
+
+
+def silent(message: Message) -> None:
+    """Nobody watches."""
+
+
+@attrs.frozen
+class Local:
+    """What a state folder has: its tree, the newest snapshot that it knows of, and how often anybody has claimed."""
+
+    tree: Tree
+    head: str | None
+    claims: int
+
+
+class Lives:
+    """One volume; `step` does one thing at random, and `check` looks at everything."""
+
+    def __init__(self, folder: Path, seed: int, stores: LyingStores) -> None:
+        self.folder, self.chance, self.stores = folder, random.Random(seed), stores
+        self.host = "one"
+        self.volume = Volume(folder)
+        self.store = stores.honest(self.volume.store_settings.url)
+        self.archive = SnapshotArchive(Shelf(self.store))
+        self.opened: OpenVolume | None = None
+        self.tree: Tree = {}
+        self.local: dict[str, Local] = {}
+        self.published: dict[str, Tree] = {}
+        self.claims = 0
+        self.number = 0
+        self.state_copies: list[tuple[str, Path, Local]] = []
+        self.backups: list[tuple[StoreCopy, dict[str, Tree]]] = []
+        self.told: list[str] = []
+
+    # -- one thing after the other
+
+    def step(self) -> None:
+        """Does something."""
+        mounted: list[Callable[[], None]] = [
+            *[self.write] * 6,
+            *[self.remove] * 2,
+            *[self.publish] * 3,
+            self.gc,
+            self.prune,
+            self.finish,
+            self.finish,
+            self.kill,
+            self.take_over,
+            self.copy_state,
+            self.back_up,
+            self.copy_store,
+        ]
+        unmounted: list[Callable[[], None]] = [
+            *[self.open] * 4,
+            self.put_state_back,
+            self.put_store_back,
+            self.restore,
+            self.collect,
+            self.lose_machine,
+        ]
+        act = self.chance.choice(mounted if self.opened is not None else unmounted)
+        self.told.append(f"{act.__name__} on {self.host}")
+        act()
+
+    def try_to(self, act: Callable[[], object], *, note: bool = True) -> bool:
+        """Whether it could, with a fault of the store or without."""
+        fault = None
+        if self.chance.random() < 0.4:
+            kind, prefix = self.chance.choice(FAILURES), self.chance.choice(PREFIXES)
+            times = self.chance.choice([1, 2, None]) if kind in LISTINGS else self.chance.choice([1, 3, 8])
+            keys = sorted(info.key for info in self.store.list(prefix))[-1:] if kind is FaultKind.LISTING_LACKS else ()
+            fault = self.stores.faults.switch_on(kind, key_prefix=prefix, times=times, keys=keys)
+            self.told.append(f"  with {kind.name} {prefix} {times}")
+        try:
+            act()
+        except Cas3fsError as error:
+            assert fault is not None, error
+            self.told.append(f"  {type(error).__name__}: {error}")
+            return False
+        finally:
+            if fault is not None:
+                self.stores.faults.switch_off(fault)
+            if note:
+                self.note_published()
+        return True
+
+    def note_published(self) -> None:
+        """A snapshot that nobody knew is of this moment, though who made it may have failed afterwards."""
+        present = self.archive.ids()
+        for snapshot in present:
+            if snapshot not in self.published:
+                self.published[snapshot] = dict(self.tree)
+                self.told.append(f"  {snapshot}: {brief(self.tree)}")
+        self.published = {snapshot: self.published[snapshot] for snapshot in present}
+
+    @property
+    def newest(self) -> str | None:
+        return max(self.archive.ids(), default=None)
+
+    # -- while it is open
+
+    def write(self) -> None:
+        assert self.opened is not None
+        self.number += 1
+        name = f"f{self.chance.randrange(8)}"
+        text = f"{self.number} " * self.chance.choice([1, 400, 30_000]) if self.chance.random() < 0.8 else "same" * 9000
+        if name in self.tree:
+            self.opened.filesystem.unlink(ROOT, name.encode())
+        write(self.opened, name, text)
+        self.tree[name] = text
+
+    def remove(self) -> None:
+        assert self.opened is not None
+        if self.tree:
+            name = self.chance.choice(sorted(self.tree))
+            self.opened.filesystem.unlink(ROOT, name.encode())
+            del self.tree[name]
+
+    def publish(self) -> None:
+        opened = self.opened
+        assert opened is not None and opened.publisher is not None
+        publisher = opened.publisher
+        made: list[str] = []
+        if self.try_to(lambda: made.append(publisher.publish())):
+            assert self.published[made[0]] == self.tree, made[0]
+        self.compare()
+
+    def compare(self) -> None:
+        """What is open is as it should be."""
+        assert self.opened is not None
+        assert read_all(self.opened) == self.tree
+
+    def gc(self) -> None:
+        opened = self.opened
+        assert opened is not None
+        self.try_to(lambda: Upkeep(opened).gc(GcSettings(grace_s=0), silent))
+        self.compare()
+
+    def prune(self) -> None:
+        assert self.opened is not None and self.opened.publisher is not None
+        publisher = self.opened.publisher
+
+        def prune() -> None:
+            with publisher.exclusively():
+                publisher.keeper.prune(Policy(last=2))
+
+        self.try_to(prune)
+        self.compare()
+
+    def finish(self) -> None:
+        assert self.opened is not None
+        if self.try_to(self.opened.finish):
+            assert self.published[str(self.newest)] == self.tree
+        self.close()
+
+    def kill(self) -> None:
+        """The process dies, when all was synced."""
+        assert self.opened is not None
+        self.opened.filesystem.commit()
+        self.close()
+
+    def close(self) -> None:
+        assert self.opened is not None
+        self.local[self.host] = Local(dict(self.tree), self.newest, self.claims)
+        self.opened.close()
+        self.opened = None
+
+    def take_over(self) -> None:
+        """The other machine takes over, while this one still believes that it is the writer."""
+        assert self.opened is not None and self.opened.publisher is not None
+        old, before = self.opened, self.host
+        old.filesystem.commit()
+        self.local[before] = Local(dict(self.tree), self.newest, self.claims)
+        self.opened = None
+        self.host = next(host for host in HOSTS if host != before)
+        self.open()
+        there = self.archive.ids()
+        write(old, "of nobody", str(self.number))
+        with self.on(before):
+            try:
+                old.publisher.publish()  # type: ignore[union-attr]
+            except Fenced:
+                pass
+            else:
+                raise AssertionError("a writer that was taken over has acknowledged something")
+        assert self.archive.ids() == there
+        old.close()
+        self.local[before] = Local({**self.local[before].tree, "of nobody": str(self.number)}, None, -1)
+        self.compare()
+
+    # -- while it is not
+
+    def on(self, host: str) -> "mock._patch[Callable[[], Machine]]":
+        """This process runs on that machine."""
+        return mock.patch("cas3fs.epochs.values.this_machine", lambda: HOSTS[host])
+
+    def open(self) -> None:
+        local, newest = self.local.get(self.host), self.newest
+        published = self.published.get(newest, {}) if newest is not None else {}
+        opened: list[OpenVolume] = []
+
+        def open_() -> None:
+            with self.on(self.host):
+                opened.append(self.volume.open(self.host, take_over=True))
+
+        self.claims += 1
+        if not self.try_to(open_, note=False):
+            open_()
+        self.opened = opened[-1]
+        found = read_all(self.opened)
+        allowed = [published]
+        if local is not None and local.head == newest and local.tree != published:
+            # what only this machine has is gone on with, unless somebody else has been the writer since
+            allowed = [local.tree] if local.claims == self.claims - 1 else [local.tree, published]
+        elif local is not None and local.claims == -1:
+            allowed = [published]
+        assert found in allowed, f"there is {brief(found)}, and should be one of {list(map(brief, allowed))}"
+        self.tree = found
+        self.note_published()  # who takes over publishes where it goes on from
+
+    def copy_state(self) -> None:
+        """A backup of the state folder, while the volume is open."""
+        assert self.opened is not None
+        self.opened.filesystem.commit()
+        copy = self.folder / f"copy{len(self.state_copies)}"
+        shutil.copytree(self.volume.state(self.host), copy, ignore=shutil.ignore_patterns("*.sock"))
+        self.state_copies.append((self.host, copy, Local(dict(self.tree), self.newest, self.claims)))
+
+    def put_state_back(self) -> None:
+        if self.state_copies:
+            self.host, copy, local = self.chance.choice(self.state_copies)
+            state = self.volume.state(self.host)
+            if state.exists():
+                shutil.rmtree(state)
+            shutil.copytree(copy, state)
+            self.local[self.host] = attrs.evolve(local, claims=0)
+        self.open()
+
+    def lose_machine(self) -> None:
+        """The disk of the machine is gone."""
+        shutil.rmtree(self.volume.state(self.host), ignore_errors=True)
+        self.local.pop(self.host, None)
+        self.open()
+
+    def back_up(self) -> None:
+        self.backups.append((copy_of(self.store), dict(self.published)))
+
+    def put_store_back(self) -> None:
+        if self.backups:
+            copy, self.published = self.chance.choice(self.backups)
+            self.published = dict(self.published)
+            revert(self.store, copy)
+        self.open()
+
+    def copy_store(self) -> None:
+        """The volume lives on elsewhere, too, and neither knows of the other."""
+        place = self.folder / f"elsewhere{self.number}-{len(self.told)}"
+        place.mkdir()
+        other = self.volume.at(place)
+        copy_to(self.store, self.stores.honest(other.store_settings.url))
+        newest = self.newest
+        with self.on("two"):
+            opened = other.open("of the copy", take_over=True)
+            assert read_all(opened) == (self.published[newest] if newest else {})
+            write(opened, "of the copy", "1")
+            opened.finish()
+            opened.close()
+        clean(other, "of the copy")
+        self.compare()
+
+    def restore(self) -> None:
+        """An older snapshot becomes the head, where no machine has anything that was not published."""
+        local = self.local.get(self.host)
+        snapshot = self.chance.choice(self.archive.ids() or [None])  # type: ignore[list-item]
+        if snapshot is None or local is None:
+            return
+        is_head = snapshot == self.newest
+        try:
+            with self.on(self.host):
+                restore_head(self.volume.store_settings, self.volume.places(self.host), snapshot, silent)
+        except (StateConflict, EpochHeld) as error:
+            self.told.append(f"  {type(error).__name__}: {error}")
+            return
+        self.claims += 1
+        self.tree = local.tree if is_head else self.published[snapshot]
+        self.note_published()
+        self.local[self.host] = Local(dict(self.tree), self.newest, self.claims)
+
+    def collect(self) -> None:
+        def collect() -> None:
+            with self.on(self.host):
+                collect_unmounted(self.volume.store_settings, self.volume.places(self.host), {"grace_s": 0}, silent)
+
+        self.open()
+        self.finish_well()
+        self.try_to(collect)
+        self.claims += 1
+        self.local[self.host] = Local(dict(self.tree), self.newest, self.claims)
+
+    def finish_well(self) -> None:
+        assert self.opened is not None
+        self.opened.finish()
+        self.note_published()
+        self.close()
+
+    # -- at the end
+
+    def check(self) -> None:
+        """Every snapshot shows what it showed, and nothing is to be found wrong."""
+        if self.opened is None:
+            self.open()
+        self.finish_well()
+        for snapshot, tree in self.published.items():
+            view = view_of(self.volume, snapshot, f"viewer of {snapshot}")
+            found = read_all(view)
+            view.close()
+            assert found == tree, f"{snapshot} has {brief(found)}, had {brief(tree)}"
+        clean(self.volume, self.host)
+
+
+def brief(tree: Tree) -> dict[str, str]:
+    """To tell of it."""
+    return {name: text[:9] for name, text in sorted(tree.items())}
+
+
+def clean(volume: Volume, host: str) -> None:
+    told: list[Message] = []
+    result = check_unmounted(volume.store_settings, volume.places(host), {"verify_data": True}, told.append)
+    assert (result["status"], result["codes"]) == (0, {}), [one for one in told if "finding" in one]

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whole lives of a volume against a model of what was acknowledged: see module `lives`."""
+
+from pathlib import Path
+
+import pytest
+
+from cas3fs.objectstores.wrappers import RetryPolicy
+from cas3fs.testing.lying_store import lying_stores
+from tests.model.lives import Lives
+
+USUAL_SEEDS, LONG_SEEDS, STEPS = range(4), range(400), 60
+
+pytestmark = pytest.mark.lasts(120, long_s=600)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The long form has more seeds."""
+    metafunc.parametrize("seed", LONG_SEEDS if metafunc.config.getoption("--long") else USUAL_SEEDS)
+
+
+def test_whatever_a_volume_goes_through_nothing_acknowledged_is_lost(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
+    monkeypatch.setattr("cas3fs.objectstores.opening.RetryPolicy", lambda: quick)
+    with lying_stores() as stores:
+        lives = Lives(tmp_path, seed, stores)
+        try:
+            for _ in range(STEPS):
+                lives.step()
+            lives.check()
+        except BaseException as error:
+            error.add_note("\n".join(lives.told))
+            raise
+        finally:
+            stores.faults.clear()
+            lives.volume.close()

@@ -91,6 +91,11 @@ class Keeper:
         if self._known is not None:
             self._known.append(snapshot)
 
+    def stored_bytes(self) -> int | None:
+        """How much room the snapshots take in the store, without the packs; None while nobody has looked."""
+        known = self._known
+        return None if known is None else self._archive.known_bytes(list(known))
+
     def plan(self, policy: Policy | None) -> Pruning:
         """What `policy`, or else the volume's own, makes of the snapshots there are; nothing is changed.
 

@@ -276,6 +276,7 @@ class MountProcess:
             "fenced": publisher is not None and bool(publisher.fenced),
             "snapshot": self._volume.shown if publisher is None else publisher.newest,
             "snapshot_gone": publisher is None and self._volume.shown_is_gone(),
+            "snapshot_bytes": None if publisher is None else publisher.keeper.stored_bytes(),
             "snapshots": {"newest_age_s": None if publisher is None else publisher.newest_age_s()},
             "troubles": {name: trouble._asdict() for name, trouble in self._volume.metrics.troubles().items()},
             "pending": attrs.asdict(filesystem.pending()),

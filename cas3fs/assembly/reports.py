@@ -68,7 +68,11 @@ def unmounted_report(settings: StoreSettings, places: Places) -> dict[str, Any]:
         if counts is None:
             counts = _restored_counts(archive, newest_id)
         known = recorded(state)
-        return volume_report(entry, store.url, counts) | {"snapshot": newest_id, "maintenance": known}
+        return volume_report(entry, store.url, counts) | {
+            "snapshot": newest_id,
+            "snapshot_bytes": archive.stored_bytes(),
+            "maintenance": known,
+        }
 
 
 def _local_counts(path: Path, archive: SnapshotArchive, newest: str | None) -> Counts | None:

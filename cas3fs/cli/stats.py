@@ -42,7 +42,9 @@ def stats(
 ) -> None:
     """Tell what VOLUME holds: files, logical, unique and stored bytes, what its mount has done, and what that costs."""
     report = _report(volume, state_dir, cache_dir, endpoint_url)
-    report["spending"] = spending(report.get("process", {}), report["pack_bytes"], prices)
+    report["spending"] = spending(
+        report.get("process", {}), report["pack_bytes"] + (report.get("snapshot_bytes") or 0), prices
+    )
     if as_json:
         print_json(report)
         return
@@ -78,6 +80,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows += [(title, format_size(report[name])) for name, title in _SIZES.items()]
     if report.get("dead_packs"):
         rows.append(("of that for snapshots", f"{format_size(report['dead_pack_bytes'])}, or for a gc to free"))
+    rows.append(("and for snapshots' indexes", _of_indexes(report.get("snapshot_bytes"))))
     rows.append(("deduplication", f"{report['dedup_ratio']:.2f} to 1"))
     rows.append(("compression", f"{report['compression_ratio']:.2f} to 1"))
     if "pending" in report:
@@ -98,6 +101,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows += told(report["spending"])
     width = max(len(title) for title, _ in rows)
     return [f"{title:<{width}}  {value}" for title, value in rows]
+
+
+def _of_indexes(size_bytes: int | None) -> str:
+    return "not known yet, and not in the price" if size_bytes is None else format_size(size_bytes)
 
 
 def _snapshot(report: dict[str, Any]) -> tuple[str, str]:

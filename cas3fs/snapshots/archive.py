@@ -358,6 +358,16 @@ class SnapshotArchive:
         self._shelf.store.delete_many([SnapshotEntry.key_of(one) for one in ids])
         self.memory.forget(ids)
 
+    def stored_bytes(self) -> int:
+        """How much room all snapshots take in the store, manifests and pages; two LISTs or a few."""
+        return sum(one.size for kind in (SnapshotEntry, PagesEntry) for one in self._shelf.listed(kind))
+
+    def known_bytes(self, snapshots: Iterable[SnapshotInfo]) -> int:
+        """The same of those snapshots, as far as this process knows; asks nobody."""
+        infos = list(snapshots)
+        pages = {use.id: use.total_size for info in infos for use in info.pages}
+        return sum(pages.values()) + self._known.size_bytes(info.id for info in infos)
+
     @property
     def shelf(self) -> Shelf:
         """The entries of the volume."""

@@ -43,6 +43,11 @@ class KnownManifests:
         with self._lock:
             self._read[listed.id] = _Read(info, listed.size, listed.modified)
 
+    def size_bytes(self, ids: Iterable[str]) -> int:
+        """How long the manifests are of those of the snapshots that were read."""
+        with self._lock:
+            return sum(self._read[one].size for one in ids if one in self._read)
+
     def keep(self, ids: Iterable[str]) -> None:
         """Forgets all others, and the oldest of too many; `ids` are ascending."""
         with self._lock:

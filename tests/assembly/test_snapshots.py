@@ -402,6 +402,26 @@ def test_what_is_told_to_be_stored_counts_the_packs_that_only_other_snapshots_ne
     assert told["pack_bytes"] - told["dead_pack_bytes"] < 1000
 
 
+def in_store(volume: Volume, *prefixes: str) -> int:
+    return sum(info.size for prefix in prefixes for info in volume.shelf.store.list(prefix))
+
+
+def test_what_snapshots_take_in_the_store_is_told_beside_the_packs(volume: Volume) -> None:
+    volume.use("here", small="x")
+    volume.use("here", other="y" * 5000)
+    told = unmounted_report(volume.store_settings, volume.places("here"))
+    assert told["snapshot_bytes"] == in_store(volume, "snapshots/", "pages/") > 1000
+    opened = volume.open("here")
+    assert opened.publisher is not None
+    keeper = opened.publisher.keeper
+    assert keeper.stored_bytes() is None  # nothing was asked for
+    keeper.thin()
+    assert keeper.stored_bytes() == in_store(volume, "snapshots/", "pages/")
+    write(opened, "third", "z" * 5000)
+    opened.publisher.publish()
+    assert keeper.stored_bytes() == in_store(volume, "snapshots/", "pages/")
+
+
 def test_what_a_snapshot_has_added_counts_its_packs(volume: Volume) -> None:
     volume.use("here", small="x")
     before = sum(info.size for info in volume.shelf.store.list("packs/"))

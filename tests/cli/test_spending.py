@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from cas3fs.cli.program import program
@@ -49,3 +50,10 @@ def test_prices_can_be_set_by_option_and_environment(tmp_path: Path) -> None:
     refused = runner.invoke(program, ["stats", url, *places], env={"CAS3FS_PRICE": "copy=3"})
     assert refused.exit_code == 2
     assert "'copy=3' sets no price" in refused.stderr
+
+
+def test_the_price_of_storage_counts_what_snapshots_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = {"pack_bytes": 10**9, "snapshot_bytes": 10**9}
+    monkeypatch.setattr("cas3fs.cli.stats._report", lambda *_: dict(report))
+    told = CliRunner().invoke(program, ["stats", "file:///x", "--json", "--price", "storage=1"])
+    assert json.loads(told.stdout)["spending"]["storage_usd_per_month"] == 2

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """gc goes on past what it cannot delete or read: everything else is freed, and the result says what is left."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -15,8 +16,10 @@ from tests.maintenance.rig import KIB, Rig, fill, noise
 
 
 @pytest.fixture
-def lying(tmp_path: Path) -> Rig:
-    return Rig(tmp_path / "lying", wrap=LyingStore)
+def lying(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path / "lying", wrap=LyingStore)
+    yield made
+    made.close()
 
 
 def faults(rig: Rig) -> Faults:

@@ -12,7 +12,7 @@ import attrs
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import GIB, MIB, StoreSettings, VolumeSettings
-from cas3fs.entries.kinds import ALL_KINDS, VOLUME_FORMAT, VOLUME_ID, ForkEntry, VolumeEntry
+from cas3fs.entries.kinds import ALL_KINDS, VOLUME_FORMAT, VOLUME_ID, EpochEntry, ForkEntry, SnapshotEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import (
     EntryError,
@@ -86,6 +86,8 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
     try:
         entry = Shelf(store).load(VolumeEntry, VOLUME_ID)
     except ObjectMissing as error:
+        if told := _remains(store):
+            raise VolumeMissing(told) from error
         raise VolumeMissing(f"there is no volume at {store.url}; `cas3fs mkfs {store.url}` makes one") from error
     except EntryError as error:
         raise VolumeFormatError(f"the volume at {store.url} cannot be understood: {error}") from error
@@ -129,7 +131,7 @@ def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict
 
     Raises:
         UsageError: a setting makes no sense.
-        VolumeExists: there is a volume already, or the place lies among the objects of one.
+        VolumeExists: there is a volume already, or what is left of one, or the place lies among the objects of one.
         StoreRefused: the store ignores create-if-absent, and that was not allowed.
         StoreError: the store cannot be reached or written.
     """
@@ -175,8 +177,24 @@ def _refuse_existing(store: ObjectStore) -> None:
     try:
         store.head(VolumeEntry.key_of(VOLUME_ID))
     except ObjectMissing:
+        if told := _remains(store):
+            raise VolumeExists(told) from None
         return
     raise VolumeExists(f"there is a volume at {store.url} already")
+
+
+def _remains(store: ObjectStore) -> str:
+    """What to say of a place that has objects of a volume and lacks the one that `mkfs` made; nothing of any other.
+
+    A new volume there would have their files and another identity: what a machine has not stored yet would be passed
+    over without a word."""
+    for folder in (EpochEntry.folder, SnapshotEntry.folder):
+        for found in store.list(f"{folder}/"):
+            return (
+                f"{store.url} has objects of a volume, such as {found.key}, and lacks its object {VOLUME_ID!r}: put that "
+                f"back from a copy, or make a new volume in an empty place"
+            )
+    return ""
 
 
 def _refuse_inside_another(settings: StoreSettings) -> None:

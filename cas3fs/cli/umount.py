@@ -39,7 +39,8 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
         click.echo(f"the mount on {target.mountpoint} had lost its process; it is cleaned up, mount again to go on")
         return
     if target is None:
-        raise MountError(f"{directory} is not a mount of cas3fs")
+        is_url = "://" in directory
+        raise MountError(f"{directory} is not {'mounted on this machine' if is_url else 'a mount of cas3fs'}")
     mount = mount_at(target.mountpoint)  # gone where the process is ending already, and perhaps another volume's since
     with progress_bar("storing") as progress:
         result = _end(target, progress, mounted=mount is not None and mount.url == target.url)

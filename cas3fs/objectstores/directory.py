@@ -233,7 +233,10 @@ class DirectoryStore(ObjectStore):
                 raise ObjectExists(f"{self.url} already has an object {key}") from None
             except OSError as error:
                 if error.errno in _NO_LINKS:
-                    told = f"{self._root_path} is on a file system without hard links: use another"
+                    told = (
+                        f"{self._root_path}: cannot make a hard link: {error.strerror}; a folder there is immutable "
+                        "(lsattr shows it), or its file system has no hard links, and the store needs another"
+                    )
                     raise StoreRefused(told) from error
                 raise
             try:

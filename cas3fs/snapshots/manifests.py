@@ -119,7 +119,9 @@ def check_id(snapshot_id: str) -> str:
             return snapshot_id
     except ValueError:
         pass
-    raise VolumeFormatError(f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123")
+    raise VolumeFormatError(
+        f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123; `cas3fs snapshot list` shows the ids"
+    )
 
 
 def check_shape(entry: SnapshotEntry) -> None:

@@ -26,7 +26,7 @@ from cas3fs.objectstores.s3 import S3Store
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import FaultKind
 
-from .conftest import Volume
+from .conftest import Volume, read_all
 
 
 def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> None:
@@ -65,6 +65,24 @@ def keys_of(store: ObjectStore) -> list[str]:
 def test_a_volume_is_not_made_twice(volume: Volume) -> None:
     with pytest.raises(VolumeExists):
         make_volume(volume.store_settings, VolumeSettings())
+
+
+def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes_on_when_that_is_put_back(
+    volume: Volume,
+) -> None:
+    """A new one would show the old files, and pass over what a machine has not stored yet."""
+    volume.use("here", file="text")
+    own = volume.root / "v" / "volume"
+    kept = own.read_bytes()
+    own.unlink()
+    with pytest.raises(VolumeMissing, match="has objects of a volume, .* lacks its object 'volume': put that back"):
+        load_volume(volume.shelf.store)
+    with pytest.raises(VolumeExists, match="has objects of a volume, .* lacks its object 'volume': put that back"):
+        make_volume(volume.store_settings, VolumeSettings())
+    assert not own.exists()
+    own.write_bytes(kept)
+    opened = volume.open()
+    assert read_all(opened) == {"file": "text"}
 
 
 def test_mkfs_and_whoever_opens_a_volume_are_told_that_others_can_read_it(

@@ -156,7 +156,7 @@ def test_the_url_of_a_volume_stands_for_its_mount_when_it_is_unmounted(volume: M
     volume.run("umount", volume.url)
     wait_for_exit(pid)
     assert not os.path.ismount(volume.dir)
-    assert "is not a mount of cas3fs" in volume.fail("umount", volume.url)
+    assert f"{volume.url} is not mounted on this machine" in volume.fail("umount", volume.url)
 
 
 def test_umount_of_a_mount_in_use_names_who_uses_it_and_leaves_it(volume: Machine) -> None:

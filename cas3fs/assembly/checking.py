@@ -33,7 +33,7 @@ from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs
+from cas3fs.epochs import Epochs, EpochState
 from cas3fs.errors import ControlError, IndexCorrupt, SnapshotArchived, SnapshotDamaged, SnapshotError, SnapshotMissing
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
@@ -136,9 +136,8 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
     """The index to check: the local one, or one restored; `early` takes what is found on the way."""
     archive = SnapshotArchive(Shelf(store))
     epoch = Epochs(Shelf(store)).newest()
-    expect_head(archive, epoch)
-    head = archive.newest_id()
-    if head is not None and head not in archive.ids():
+    head = _lost_head(archive, epoch)
+    if head is not None:
         early.append(Finding("snapshot-missing", {"snapshot": head}, "its writer named it when it ended"))
     following = ordinal_of(SnapshotNumber(1 if epoch is None else epoch.entry.epoch + 1, 1))
     claim = None if epoch is None else str(epoch.entry.claim)
@@ -160,6 +159,13 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
         yield Patient(
             index, store, archive, following, losses, damages, staging, staging_folder, is_live=is_live, which=which
         )
+
+
+def _lost_head(archive: SnapshotArchive, epoch: EpochState | None) -> str | None:
+    """The snapshot that the last writer named as the newest when it ended, if the store has it no more."""
+    expect_head(archive, epoch)
+    head = archive.newest_id()
+    return None if head in archive.ids() else head
 
 
 def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early: list[Finding]) -> bool:
@@ -202,7 +208,12 @@ def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
 
 def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progress: Progress) -> Message:
     early: list[Finding] = []
+    with closing(open_volume_store(store, Metrics())) as opened:
+        shelf = Shelf(opened)
+        lost = _lost_head(SnapshotArchive(shelf), Epochs(shelf).newest())
     volume = _opened(store, places, early)
+    if lost is not None and lost not in (one.touches.get("snapshot") for one in early):
+        early.append(Finding("snapshot-missing", {"snapshot": lost}, "this machine has its state", repaired=True))
     try:
         result = _mended(volume, places, settings, progress)
         result = attrs.evolve(result, findings=(*early, *result.findings))

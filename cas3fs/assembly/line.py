@@ -249,6 +249,11 @@ def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, 
         if is_lost and archive.newest_id() != snapshot_id:
             raise
         earlier = archive.newest_whole_before(snapshot_id)
+        if earlier is None and archive.newest_id() == snapshot_id:
+            raise SnapshotDamaged(
+                f"{error}; no snapshot before it is whole: mount the volume on the machine that wrote it last, if its "
+                "state directory is left there, or put the objects back from a copy"
+            ) from error
         if earlier is None:
             raise
         raise SnapshotDamaged(

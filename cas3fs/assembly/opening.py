@@ -210,7 +210,12 @@ def open_writer(
             take_handover(archive, claim, state.known_snapshots)
             line = take_up(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
             if claim.took_over is not None:
-                _log.warning("epoch %s was not released and is taken over", claim.took_over)
+                _log.warning(
+                    "the writer of epoch %d had not released the volume, and is taken over from; "
+                    "`cas3fs epochs %s` tells who that is",
+                    claim.before,
+                    store.url,
+                )
             filesystem = _wire(
                 entry,
                 store,

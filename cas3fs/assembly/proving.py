@@ -47,7 +47,10 @@ class Standing(enum.Enum):
     goes on from."""
 
     CURRENT = "the state in {state} is what {url} has, or ahead of it"
-    SUPERSEDED = "another writer has gone on, and the state in {state} holds changes that were not published"
+    SUPERSEDED = (
+        "another writer, or a later copy of this state, has gone on, and the state in {state} holds changes that were "
+        "not published"
+    )
     OLD_COPY = (
         "the state in {state} is an old copy: newer snapshots were published from it (was it, or this machine, put "
         "back from a backup?)"

@@ -268,8 +268,8 @@ class Publisher:
 
     def _fence(self, why: str) -> None:
         self._fenced = (
-            f"{why}, so this mount is read-only now and publishes nothing any more; when it is unmounted, "
-            f"`cas3fs rescue {self._state.path} FOLDER` saves what it alone has"
+            f"{why}, so this mount is read-only now and publishes nothing any more; "
+            f"`cas3fs rescue {self._state.path} FOLDER`, after unmounting, saves what it alone has"
         )
         _log.error("%s", self._fenced)
         self._fs.turn_read_only(self._fenced)

@@ -88,7 +88,8 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
     except ObjectMissing as error:
         if told := _remains(store):
             raise VolumeMissing(told) from error
-        raise VolumeMissing(f"there is no volume at {store.url}; `cas3fs mkfs {store.url}` makes one") from error
+        place = "; is its disk mounted?" if store.url.startswith("file:") else ";"
+        raise VolumeMissing(f"there is no volume at {store.url}{place} `cas3fs mkfs {store.url}` makes one") from error
     except EntryError as error:
         raise VolumeFormatError(f"the volume at {store.url} cannot be understood: {error}") from error
     if entry.format > VOLUME_FORMAT:
@@ -191,8 +192,8 @@ def _remains(store: ObjectStore) -> str:
     for folder in (EpochEntry.folder, SnapshotEntry.folder):
         for found in store.list(f"{folder}/"):
             return (
-                f"{store.url} has objects of a volume, such as {found.key}, and lacks its object {VOLUME_ID!r}: put that "
-                f"back from a copy, or make a new volume in an empty place"
+                f"{store.url} has objects of a volume, such as {found.key}, and lacks its object {VOLUME_ID!r}: put "
+                "that back from a copy, or make a new volume in an empty place"
             )
     return ""
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import click
 
 from cas3fs import errors
+from cas3fs.cli.plain import system_error
 from cas3fs.cli.progress import progress_bar
 from cas3fs.errors import Cas3fsError, MountError
 
@@ -118,6 +119,8 @@ def _run_child(work: Work, pipe: int) -> NoReturn:
         status = work(Ready(serves, lambda message: _say(pipe, {"progress": message})))
     except Cas3fsError as error:
         _tell(pipe, type(error).__name__, str(error))
+    except OSError as error:
+        _tell(pipe, "Cas3fsError", system_error(error))
     except BaseException as error:  # noqa: BLE001 - there is nobody above; the parent prints it
         _tell(pipe, "Cas3fsError", f"{type(error).__name__}: {error}")
     finally:

@@ -17,6 +17,7 @@ from cas3fs.cli.common import (
     print_json,
     store_options,
 )
+from cas3fs.cli.plain import system_error
 from cas3fs.cli.progress import progress_bar
 from cas3fs.control import Message
 from cas3fs.errors import Cas3fsError, UsageError
@@ -77,7 +78,8 @@ def fsck(
     except UsageError:
         raise
     except (Cas3fsError, OSError) as error:
-        click.echo(f"cas3fs: {' '.join(str(error).split())}", err=True)
+        told_error = system_error(error) if isinstance(error, OSError) else str(error)
+        click.echo(f"cas3fs: {' '.join(told_error.split())}", err=True)
         return COULD_NOT_RUN
     if as_json:
         print_json(told | {"findings": findings})

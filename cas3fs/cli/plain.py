@@ -6,9 +6,11 @@ Characters that steer a terminal, and those that cannot be encoded, are shown as
 lines and tabs are left.
 """
 
+import errno
 from typing import Any, Final, TextIO
 
 _LEFT: Final = "\n\t"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def plain(text: str) -> str:
@@ -16,6 +18,15 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or one in _LEFT else _escaped(one) for one in text)
+
+
+def system_error(error: OSError) -> str:
+    """What the operating system refused, to what, and what to do where that is known."""
+    about = f"{error.filename}: " if error.filename else ""
+    text = f"{about}{error.strerror or error}"
+    if error.errno in _FULL:
+        text += "; make room on the disk of the state directory, or of temporary files, and do this again"
+    return text
 
 
 def _escaped(one: str) -> str:

@@ -15,7 +15,7 @@ from cas3fs.cli.fsck import fsck
 from cas3fs.cli.gc import gc
 from cas3fs.cli.mkfs import mkfs
 from cas3fs.cli.mount import mount
-from cas3fs.cli.plain import PlainStream, plain
+from cas3fs.cli.plain import PlainStream, plain, system_error
 from cas3fs.cli.rescue import rescue
 from cas3fs.cli.snapshot import snapshot
 from cas3fs.cli.stats import stats
@@ -53,13 +53,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
     except OSError as error:
-        return _fail(_os_error(error), FAILURE)
+        return _fail(system_error(error), FAILURE)
     return status if isinstance(status, int) else 0
-
-
-def _os_error(error: OSError) -> str:
-    about = f"{error.filename}: " if error.filename else ""
-    return f"{about}{error.strerror or error}"
 
 
 def _fail(text: str, status: int) -> int:

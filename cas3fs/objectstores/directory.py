@@ -119,7 +119,9 @@ class DirectoryStore(ObjectStore):
         try:
             return os.open(self._root_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise StoreMissing(f"no such directory: {self._root_path} (make it first)") from error
+            raise StoreMissing(
+                f"no such directory: {self._root_path} (make it first, or mount the disk that it is on)"
+            ) from error
         except NotADirectoryError as error:
             raise StoreMissing(f"not a directory: {self._root_path}") from error
         except OSError as error:

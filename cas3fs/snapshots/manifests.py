@@ -120,7 +120,7 @@ def check_id(snapshot_id: str) -> str:
     except ValueError:
         pass
     raise VolumeFormatError(
-        f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123; `cas3fs snapshot list` shows the ids"
+        f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123: `cas3fs snapshot list` shows them"
     )
 
 

@@ -146,6 +146,31 @@ def test_the_machine_that_has_the_state_goes_on_when_the_head_is_lost(volume: Vo
     assert read_all(volume.open("B")) == {"a": "one", "b": "two"}
 
 
+def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_again(
+    volume: Volume, bare: ObjectStore
+) -> None:
+    last = volume.use("A", a="one")
+    lose(bare, [f"snapshots/{last}"])
+    told: list[Message] = []
+    result = check_unmounted(volume.store_settings, volume.places("A"), {"repair": True}, told.append)
+    assert result["status"] == 1
+    (found,) = [one["finding"] for one in told if one.get("finding", {}).get("code") == "snapshot-missing"]
+    assert found["repaired"]
+    assert "this machine has its state" in found["about"]
+    assert "snapshot-missing" not in looked_at(volume)
+    assert read_all_names(volume.open("B")) >= {"a"}
+
+
+def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_where_to_go_on(
+    volume: Volume, bare: ObjectStore
+) -> None:
+    last = volume.use("A", a="one")
+    lose(bare, [f"snapshots/{last}"])
+    with pytest.raises(SnapshotDamaged, match=f"no snapshot {last}; no snapshot before it is whole: mount .* wrote it"):
+        volume.open("B")
+    assert read_all(volume.open("A")) == {"a": "one"}
+
+
 # -- the fence
 
 

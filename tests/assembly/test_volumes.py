@@ -75,9 +75,9 @@ def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes
     own = volume.root / "v" / "volume"
     kept = own.read_bytes()
     own.unlink()
-    with pytest.raises(VolumeMissing, match="has objects of a volume, .* lacks its object 'volume': put that back"):
+    with pytest.raises(VolumeMissing, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
         load_volume(volume.shelf.store)
-    with pytest.raises(VolumeExists, match="has objects of a volume, .* lacks its object 'volume': put that back"):
+    with pytest.raises(VolumeExists, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
         make_volume(volume.store_settings, VolumeSettings())
     assert not own.exists()
     own.write_bytes(kept)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+FULL = "make room on the disk of the state directory, or of temporary files, and do this again"
 SCRIPT = """
 import sys, os
 from cas3fs.cli.background import in_background
@@ -45,6 +46,8 @@ def test_the_parent_returns_when_the_child_serves_while_that_goes_on(tmp_path: P
     [
         ("raise EpochHeld('held by another')", "EpochHeld held by another"),
         ("raise KeyError('defect')", "Cas3fsError KeyError: 'defect'"),
+        ("raise OSError(28, 'No space left on device')", f"Cas3fsError No space left on device; {FULL}"),
+        ("raise OSError(5, 'Input/output error', '/a')", "Cas3fsError /a: Input/output error"),
         ("os._exit(3)", "MountError the process of the mount ended before it served"),
         ("sys.exit(3)", "Cas3fsError SystemExit: 3"),
     ],

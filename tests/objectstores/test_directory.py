@@ -320,7 +320,9 @@ def test_a_file_system_without_hard_links_is_refused_by_name(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(os, "link", fail_with(number))
-    with pytest.raises(StoreRefused, match=r"cannot make a hard link: .*immutable .*, or its file system has no hard links"):
+    with pytest.raises(
+        StoreRefused, match=r"cannot make a hard link: .*immutable .*, or its file system has no hard links"
+    ):
         store.put_if_absent("a", b"")
 
 
@@ -355,7 +357,9 @@ def test_a_listing_reads_each_folder_once_however_many_pages_it_has(
 
 
 def test_a_directory_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissing, match=r"no such directory: .*/none \(make it first\)"):
+    with pytest.raises(
+        StoreMissing, match=r"no such directory: .*/none \(make it first, or mount the disk that it is on\)"
+    ):
         DirectoryStore(tmp_path / "none")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreMissing, match="not a directory"):

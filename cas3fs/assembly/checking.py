@@ -268,7 +268,7 @@ def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) ->
             code = "snapshot-missing"
         except SnapshotError:
             code = "snapshot-damaged"
-        put_aside(archive.shelf.store, snapshot)
+        put_aside(archive, snapshot)
         found.append(of_snapshot(code, snapshot, error, repaired=True))
 
     settings = WriterSettings(cache_size_bytes=0, snapshot_interval_s=0)

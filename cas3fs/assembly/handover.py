@@ -10,6 +10,7 @@ A claim that took over, or that follows one which did and died, writes down wher
 anything: what the writer before still publishes is off the line from then on.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,10 @@ def take_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
     Raises:
         StoreError: the store failed; nothing has changed, but that the base may be written.
     """
-    archive.memory.remember([*load_ids(known), *_ids(claim.handover.retained)])
+    # others may have deleted what this machine knew, unless it was the last to write
+    ids, under = load_ids(known)
+    archive.memory.remember(ids, retained=not claim.after_release and under in map(str, claim.lineage[-1:]))
+    archive.memory.remember(_ids(claim.handover.retained), retained=claim.after_release)
     if claim.bases is not None:
         archive.bases.expect(claim.bases)
     last = _last(claim.handover.snapshot)
@@ -48,6 +52,7 @@ def take_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
 def expect_head(archive: SnapshotArchive, newest: EpochState | None) -> None:
     """The same for who only reads: what the release of the newest epoch names is the head."""
     if newest is not None and newest.release is not None:
+        archive.memory.remember(_ids(newest.release.retained), retained=True)
         archive.expect(_last(newest.release.snapshot))
 
 
@@ -56,9 +61,10 @@ def release(epochs: Epochs, claim: Claim, archive: SnapshotArchive, newest: str 
     epochs.release(claim, newest, tuple(archive.memory.ids()))
 
 
-def note_known(archive: SnapshotArchive, known: Path) -> None:
-    """Writes this machine's file."""
-    save_ids(known, archive.memory.ids())
+def note_known(archive: SnapshotArchive, claim: Claim, known: Path, going: Collection[str] = ()) -> None:
+    """Writes this machine's file; without those that are about to be deleted, so that who dies meanwhile does not miss
+    them."""
+    save_ids(known, [one for one in archive.memory.ids() if one not in going], str(claim.uuid))
 
 
 def _last(snapshot: str | None) -> str | None:

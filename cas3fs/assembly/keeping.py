@@ -10,7 +10,7 @@ remembered. Where something is to go they are listed once more, and only manifes
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -63,6 +63,7 @@ class Keeper:
         next_number: the least number that a snapshot yet to come under this claim can have.
         shown: tells which snapshots are read on this machine at the moment, and where: these stay. Of readers on other
             machines nobody knows.
+        going: called before snapshots are deleted, with their ids.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Keeper:
         next_number: Callable[[], SnapshotNumber],
         *,
         shown: Callable[[], Mapping[str, str]],
+        going: Callable[[Collection[str]], None] = lambda ids: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._archive = archive
@@ -80,6 +82,7 @@ class Keeper:
         self._claim = claim
         self._next_number = next_number
         self._shown = shown
+        self._going = going
         self._now = now
         self._known: list[SnapshotInfo] | None = None
         self._strays: frozenset[str] | None = None
@@ -142,6 +145,7 @@ class Keeper:
             raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
         self._refuse_shown(snapshot_ids)
         stock = take_stock(self._archive)
+        stock = attrs.evolve(stock, denied=stock.denied - set(snapshot_ids))
         self._epochs.saw(stock.latest_epoch)
         plan = plan_removal(self._archive, snapshot_ids, self._is_explained(stock), stock)
         self._execute(plan)
@@ -206,3 +210,5 @@ class Keeper:
         self._refuse_shown(plan.snapshots)  # once more: who mounts one says so before reading it
         if not self._epochs.is_newest(self._claim):
             raise Fenced("another writer has taken over the volume, so nothing is deleted")
+        if plan.snapshots:
+            self._going(plan.snapshots)

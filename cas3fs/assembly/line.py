@@ -172,6 +172,8 @@ def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, n
     found = Comparison(archive, facts, newest, {str(one) for one in claim.lineage}).judge()
     if found.standing is Standing.CURRENT:
         return found.newest
+    if found.standing is not Standing.SUPERSEDED:
+        archive.memory.doubt()
     if found.standing is Standing.SUPERSEDED and facts.clean is not None:
         state.discard_line()
         return found.newest

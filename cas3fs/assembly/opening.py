@@ -136,7 +136,7 @@ class OpenVolume:
             )
         progress({"what": "releasing"})
         release(self._turn.epochs, self._turn.claim, self.archive, newest)
-        note_known(self.archive, self.state.known_snapshots)
+        note_known(self.archive, self._turn.claim, self.state.known_snapshots)
         self._clean = newest
         return newest
 
@@ -209,6 +209,7 @@ def open_writer(
             archive = SnapshotArchive(Shelf(store))
             take_handover(archive, claim, state.known_snapshots)
             line = take_up(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
+            note_known(archive, claim, state.known_snapshots)
             if claim.took_over is not None:
                 _log.warning(
                     "the writer of epoch %d had not released the volume, and is taken over from; "

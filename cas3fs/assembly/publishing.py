@@ -86,7 +86,8 @@ class Publisher:
         self._seen = None if changed or line.newest is None else self._mark()
         self._rhythm: Rhythm | None = None
         self._proved_s = -_PROOF_FRESH_S
-        self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number, shown=state.shown)
+        going = functools.partial(note_known, archive, claim, state.known_snapshots)
+        self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number, shown=state.shown, going=going)
         self._fenced = ""
         self._tickets_lock = threading.Lock()
         self._asked = self._answered = 0
@@ -200,7 +201,7 @@ class Publisher:
         self.newest, self._seen, self._taken = made.id, mark, (made.id, made.time)
         self._proved_s = time.monotonic()
         self.keeper.published(made)
-        note_known(self._archive, self._state.known_snapshots)
+        note_known(self._archive, self._claim, self._state.known_snapshots)
         _log.info("published snapshot %s", made.id)
 
     def _is_there(self, prove: bool) -> bool:

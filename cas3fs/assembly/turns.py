@@ -10,6 +10,7 @@ so, since what that mount had not stored is still only here.
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 import attrs
 
@@ -65,10 +66,17 @@ def offline_turn(settings: StoreSettings, places: Places) -> Iterator[OfflineTur
             archive = SnapshotArchive(Shelf(store))
             try:
                 take_handover(archive, claim, state.known_snapshots)
-                keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=state.shown)
+                keeper = Keeper(
+                    archive,
+                    epochs,
+                    claim,
+                    lambda: SnapshotNumber(claim.epoch, 1),
+                    shown=state.shown,
+                    going=partial(note_known, archive, claim, state.known_snapshots),
+                )
                 yield OfflineTurn(volume, state, archive, epochs, claim, keeper, claim.after_release)
             finally:
-                note_known(archive, state.known_snapshots)
+                note_known(archive, claim, state.known_snapshots)
                 if claim.after_release:
                     _release(epochs, claim, archive)
 

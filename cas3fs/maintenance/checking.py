@@ -21,7 +21,7 @@ from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.findings import MOST_PATHS, Finding
 from cas3fs.maintenance.succession import epoch_findings
-from cas3fs.maintenance.survey import ASIDE_PREFIX, MOST_TOLD, Comparison, Listing, key_of_pack, take_listing
+from cas3fs.maintenance.survey import ASIDE_PREFIX, MOST_TOLD, Comparison, Listing, denied_in, key_of_pack, take_listing
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -104,6 +104,8 @@ class Checkup:
         snapshots: list[SnapshotInfo] = []
         self._report({"what": "checking snapshots"})
         findings += self._snapshots(listing, snapshots)
+        self._of.archive.ids()  # what a listing lacks is asked for by name
+        findings += [Finding("snapshot-missing", {"snapshot": one}) for one in denied_in(self._of.archive, listing)]
         findings += epoch_findings(self._of.archive)
         self._report({"what": "checking packs"})
         numbers = [ordinal_of(one.number) for one in snapshots]

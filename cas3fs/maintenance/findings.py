@@ -93,8 +93,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "snapshot-missing": Kind(
             ERROR,
-            "the newest snapshot is not in the store",
-            "where this machine has its state, that is stored again; else the newest whole one before it is restored",
+            "a snapshot that nobody deleted is not in the store",
+            "what it alone needs is given up; for the newest: where this machine has its state, that is stored again, "
+            "else the newest whole one before it is restored",
         ),
         "snapshot-damaged": Kind(ERROR, "a manifest cannot be read", "it is put aside, under damaged/"),
         "pages-missing": Kind(ERROR, "a snapshot's pages are not in the store", _STORED_ANEW),

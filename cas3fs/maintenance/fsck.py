@@ -45,6 +45,7 @@ from cas3fs.maintenance.survey import DAMAGED_PREFIX, key_of_pack
 from cas3fs.maintenance.verifying import Verified, Verifier
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import BlockHash, BlockLocation
 
 MOST_ROUNDS: Final = 8
@@ -196,6 +197,7 @@ class Fsck:
             self._mend(mended)  # a block that was found may be shorter than it was thought to be
         self._believe_again(first.findings)
         self._put_aside(first.findings, mended)
+        self._give_up(first.findings, mended)
         self._fill_places(first.findings, mended)
         self._drop_records(first.findings, mended)
         self._at.filesystem.commit()
@@ -303,9 +305,17 @@ class Fsck:
             return
         self._at.publishing.check_fence()
         for snapshot in sorted({str(one.touches["snapshot"]) for one in hurt}):
-            put_aside(self._at.store, snapshot)
+            put_aside(self._at.archive, snapshot)
         self._forget_parent()
         mended += hurt
+
+    def _give_up(self, findings: Sequence[Finding], mended: list[Finding]) -> None:
+        """Nothing is kept any more for snapshots that the store denies."""
+        denied = [one for one in findings if one.code == "snapshot-missing"]
+        if denied:
+            self._at.publishing.check_fence()
+            self._at.archive.memory.forget(str(one.touches["snapshot"]) for one in denied)
+            mended += denied
 
     # -- epochs
 
@@ -366,9 +376,10 @@ _BLOCK_CODES: Final = (
 )
 
 
-def put_aside(store: ObjectStore, snapshot: str) -> None:
+def put_aside(archive: SnapshotArchive, snapshot: str) -> None:
     """Moves the manifest of a damaged snapshot to ``damaged/``; for who holds the claim. A second time is fine."""
-    put_key_aside(store, SnapshotEntry.key_of(snapshot))
+    put_key_aside(archive.shelf.store, SnapshotEntry.key_of(snapshot))
+    archive.memory.moved([snapshot])
 
 
 def put_key_aside(store: ObjectStore, key: str) -> None:

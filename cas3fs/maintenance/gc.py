@@ -319,7 +319,7 @@ class Collector:
             snapshot=newest,
             hurt_snapshots=self._hurt(survey),
             refused_objects=deleter.refused,
-            problems=(deleter.problem,) if deleter.refused else (),
+            problems=(*((deleter.problem,) if deleter.refused else ()), *_problems_of(survey)),
         )
 
     def _retained(self, survey: Survey, newest: str) -> list[SnapshotInfo]:
@@ -474,6 +474,17 @@ class Collector:
         if self._stopping:
             raise VolumeError("the gc was stopped, as the volume is being closed; the next one goes on")
         report(told)
+
+
+def _problems_of(survey: Survey) -> tuple[str, ...]:
+    """What a person is told of the snapshots."""
+    if not survey.denied:
+        return ()
+    more = f", and {len(survey.denied) - 1:,} more" if len(survey.denied) > 1 else ""
+    return (
+        f"the store says that snapshot {survey.denied[0]}{more} is not there, though nobody deleted it here: what it "
+        "may need is kept; `cas3fs snapshot delete` gives up one, and `cas3fs fsck --repair` all",
+    )
 
 
 def _some(items: Iterable[Item], count: int) -> Iterator[list[Item]]:

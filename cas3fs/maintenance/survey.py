@@ -108,21 +108,23 @@ class Survey:
     snapshots: tuple[SnapshotInfo, ...]
     """Ascending."""
     bases: tuple[Base, ...]
+    denied: tuple[str, ...] = ()
+    """Ids of snapshots that must be there and that the store denies, in a listing and by name."""
 
     @property
     def aside(self) -> tuple[SnapshotNumber, ...]:
-        """The numbers of damaged snapshots whose manifests a repair has put aside, or that the line has gone around:
-        what they need is kept until a person deletes them."""
+        """The numbers of damaged snapshots whose manifests a repair has put aside, or that the line has gone around,
+        and of denied ones: what they need is kept until a person deletes them."""
         there = {*self.listing.snapshots, *snapshots_of(self.listing.pages)}
         around = sorted(one for one in around_in(self.snapshots) if one in there)
-        return (*self.listing.aside, *map(SnapshotNumber.parse, around))
+        return (*self.listing.aside, *map(SnapshotNumber.parse, (*around, *self.denied)))
 
     @property
     def lost(self) -> SnapshotNumber | None:
-        """The newest snapshot that the line has gone around, and of which only pages are left: it may need any pages
-        before. None where there is none."""
+        """The newest snapshot that is denied, or that the line has gone around and of which only pages are left: it may
+        need any pages before. None where there is none."""
         left = (around_in(self.snapshots) - set(self.listing.snapshots)) & snapshots_of(self.listing.pages)
-        return max(map(SnapshotNumber.parse, left), default=None)
+        return max(map(SnapshotNumber.parse, left | set(self.denied)), default=None)
 
     @property
     def off_line(self) -> tuple[SnapshotInfo, ...]:
@@ -258,8 +260,21 @@ def take_survey(
             f"nothing is deleted, as something that may need anything cannot be read: {error}"
         ) from error
     return Survey(
-        listing, tuple(unknown.first), unknown.count, tuple(missing.first), missing.count, tuple(snapshots), bases
+        listing,
+        tuple(unknown.first),
+        unknown.count,
+        tuple(missing.first),
+        missing.count,
+        tuple(snapshots),
+        bases,
+        denied_in(archive, listing),
     )
+
+
+def denied_in(archive: SnapshotArchive, listing: Listing) -> tuple[str, ...]:
+    """The ids of snapshots that must be there and are denied, but for those that a repair has put aside."""
+    aside = {str(one) for one in listing.aside}
+    return tuple(one for one in archive.memory.denied() if one not in aside)
 
 
 def take_aside(store: ObjectStore) -> tuple[SnapshotNumber, ...]:

@@ -33,6 +33,7 @@ from cas3fs.entries.kinds import PagesEntry, PagesUse, SnapshotEntry
 from cas3fs.entries.nodes import Part
 from cas3fs.entries.shelf import Listed, Shelf, digest_of
 from cas3fs.errors import (
+    DeleteFailed,
     EntryError,
     ObjectArchived,
     ObjectMissing,
@@ -355,8 +356,13 @@ class SnapshotArchive:
             DeleteFailed: some are left; deleting again is safe.
         """
         ids = [check_id(one) for one in snapshot_ids]
-        self._shelf.store.delete_many([SnapshotEntry.key_of(one) for one in ids])
-        self.memory.forget(ids)
+        self.memory.forget(ids)  # first: where the store fails, nobody knows which are left
+        try:
+            self._shelf.store.delete_many([SnapshotEntry.key_of(one) for one in ids])
+        except DeleteFailed as error:
+            left = {key.removeprefix(SnapshotEntry.prefix()) for key in error.keys} or set(ids)
+            self.memory.refused(left)
+            raise
 
     def stored_bytes(self) -> int:
         """How much room all snapshots take in the store, manifests and pages; two LISTs or a few."""
@@ -531,7 +537,7 @@ class SnapshotArchive:
             return EMPTY_TREE
 
     def _remember(self, snapshot_id: str, tree: Tree) -> None:
-        self.memory.remember([snapshot_id])
+        self.memory.remember([snapshot_id], retained=True)
         with self._lock:
             self._remembered = (snapshot_id, tree)
             self._begun = Attempt()

@@ -7,8 +7,12 @@ is concluded from a snapshot's absence in a listing, but that nobody here knew o
 
 A number is never used twice, so what was asked for and is not there will never be: it is asked for once.
 
-Across mounts the ids are kept in a file of the state folder, JSON: ``{"snapshots": [...]}``. Losing it costs nothing
-but knowledge.
+What this claim has seen, and what the release before it retained, only this writer deletes. Where the store has it no
+more all the same, it is *denied*: it may be lost, or come back, so what it may need is kept until a person gives it up,
+by a repair or by deleting it.
+
+Across mounts the ids are kept in a file of the state folder, JSON: ``{"claim": "...", "snapshots": [...]}``, with the
+uuid of the claim under which they were written down. Losing it costs nothing but knowledge.
 
 Thread-safe: one lock around the sets, and no request under it.
 """
@@ -41,19 +45,49 @@ class KnownSnapshots:
         self._there: set[str] = set()
         self._gone: set[str] = set()
         self._deleted: set[str] = set()
+        self._retained: set[str] = set()
+        self._denied: set[str] = set()
 
-    def remember(self, ids: Iterable[str]) -> None:
-        """These were there; whether they still are is asked when it matters."""
-        with self._lock:
-            self._there.update(ids)
-
-    def forget(self, ids: Iterable[str]) -> None:
-        """These were deleted, by whoever calls."""
+    def remember(self, ids: Iterable[str], *, retained: bool = False) -> None:
+        """These were there; whether they still are is asked when it matters. `retained`: nobody else deletes them."""
         ids = tuple(ids)
         with self._lock:
-            self._there.difference_update(ids)
-            self._gone.update(ids)
+            self._there.update(ids)
+            if retained:
+                self._retained.update(ids)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """These are deleted, by whoever calls, or given up."""
+        ids = tuple(ids)
+        self.moved(ids)
+        with self._lock:
             self._deleted.update(ids)
+
+    def moved(self, ids: Iterable[str]) -> None:
+        """These are not to be found under their names any more, and are not lost."""
+        ids = tuple(ids)
+        with self._lock:
+            for known in (self._there, self._retained, self._denied):
+                known.difference_update(ids)
+            self._gone.update(ids)
+
+    def refused(self, ids: Iterable[str]) -> None:
+        """The store did not let these be deleted."""
+        ids = tuple(ids)
+        with self._lock:
+            self._deleted.difference_update(ids)
+        self.remember(ids, retained=True)
+
+    def doubt(self) -> None:
+        """What was told to be retained is of another state of the store: nothing follows from its absence."""
+        with self._lock:
+            self._retained.clear()
+            self._denied.clear()
+
+    def denied(self) -> list[str]:
+        """Those that must be there and were not when they were asked for last, ascending."""
+        with self._lock:
+            return sorted(self._denied)
 
     def is_gone(self, snapshot_id: str) -> bool:
         """Whether it was deleted here."""
@@ -70,7 +104,9 @@ class KnownSnapshots:
         with self._lock:
             self._there |= ids
             self._gone -= ids
-            unlisted = self._there - ids
+            self._retained |= ids - self._deleted
+            self._denied -= ids
+            unlisted = (self._there | self._denied) - ids
         return [*listed, *self._ask(unlisted)]
 
     def find(self, ids: Collection[str]) -> list[Listed]:
@@ -80,9 +116,9 @@ class KnownSnapshots:
         return self._ask(unknown)
 
     def ids(self) -> list[str]:
-        """All that are known, ascending."""
+        """All that are known, ascending, and those that are denied."""
         with self._lock:
-            return sorted(self._there)
+            return sorted(self._there | self._denied)
 
     def _ask(self, ids: Collection[str]) -> list[Listed]:
         """Those that are there."""
@@ -94,6 +130,8 @@ class KnownSnapshots:
         with self._lock:
             self._there = (self._there - set(ids)) | there
             self._gone |= set(ids) - there
+            self._denied = (self._denied - there) | ((self._retained & set(ids)) - there)
+            self._retained |= there
         return found
 
     def _look(self, snapshot_id: str) -> Listed | None:
@@ -105,18 +143,18 @@ class KnownSnapshots:
         return Listed(snapshot_id, key, info.size, info.modified)
 
 
-def load_ids(path: Path) -> list[str]:
-    """The ids in the file at `path`; none where it is missing or damaged."""
+def load_ids(path: Path) -> tuple[list[str], str]:
+    """The ids in the file at `path`, none where it is missing or damaged, and under which claim they were written."""
     try:
-        found = json.loads(path.read_bytes())["snapshots"]
-        return [check_id(one) for one in found]
+        found = json.loads(path.read_bytes())
+        return [check_id(one) for one in found["snapshots"]], str(found.get("claim", ""))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError, VolumeFormatError):
-        return []
+        return [], ""
 
 
-def save_ids(path: Path, ids: Iterable[str]) -> None:
+def save_ids(path: Path, ids: Iterable[str], claim: str) -> None:
     """Replace the file; a failure leaves the one before, as what it is for is a second opinion."""
     temporary = path.with_name(path.name + ".new")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps({"snapshots": list(ids)}))
+        temporary.write_text(json.dumps({"claim": claim, "snapshots": list(ids)}))
         temporary.replace(path)

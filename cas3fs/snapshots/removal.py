@@ -44,19 +44,21 @@ class RemovalPlan:
 class Stock:
     """The pages entries and snapshots that there are.
 
-    sizes: of pages objects, by id. damaged: why manifests cannot be read, by id.
+    sizes: of pages objects, by id. damaged: why manifests cannot be read, by id. denied: ids of snapshots that must be
+    there and that the store denies.
     """
 
     sizes: Mapping[str, int]
     snapshots: Sequence[SnapshotInfo]
     damaged: Mapping[str, SnapshotError]
+    denied: frozenset[str] = frozenset()
 
     @property
     def lost(self) -> SnapshotNumber | None:
-        """The newest snapshot that the line has gone around, and of which only pages are left: it may need any pages
-        before. None where there is none."""
+        """The newest snapshot that is denied, or that the line has gone around and of which only pages are left: it may
+        need any pages before. None where there is none."""
         there = {one.id for one in self.snapshots} | set(self.damaged)
-        left = (around_in(self.snapshots) - there) & snapshots_of(self.sizes)
+        left = (around_in(self.snapshots) - there) & snapshots_of(self.sizes) | self.denied
         return max(map(SnapshotNumber.parse, left), default=None)
 
     @property
@@ -76,7 +78,8 @@ def take_stock(archive: SnapshotArchive) -> Stock:
     # Listed before the manifests: what a manifest refers to that is put in between is not in this list.
     sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
     damaged: dict[str, SnapshotError] = {}
-    return Stock(sizes, archive.list(damaged.__setitem__, pages=sizes), damaged)
+    snapshots = archive.list(damaged.__setitem__, pages=sizes)
+    return Stock(sizes, snapshots, damaged, frozenset(archive.memory.denied()))
 
 
 def plan_removal(
@@ -93,7 +96,8 @@ def plan_removal(
     if stock is None:
         stock = take_stock(archive)
     sizes = stock.sizes
-    missing = sorted(set(snapshot_ids) - {one.id for one in stock.snapshots} - set(stock.damaged))
+    known = {one.id for one in stock.snapshots} | set(stock.damaged) | set(archive.memory.denied())
+    missing = sorted(set(snapshot_ids) - known)
     if missing:
         raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {missing[0]}")
     needed = _needed(stock, snapshot_ids)

@@ -110,7 +110,8 @@ def test_a_copy_comes_back_after_publishings_and_a_gc(volume: Volume) -> None:
     second = publish(opened)
     before = packs(volume)
     third = Upkeep(opened).gc(GcSettings(grace_s=0), silent)["snapshot"]
-    volume.archive.delete([first, second])
+    assert opened.publisher is not None
+    opened.publisher.keeper.delete([first, second])
     Upkeep(opened).gc(GcSettings(grace_s=0), silent)
     assert packs(volume) < before
     opened.finish()

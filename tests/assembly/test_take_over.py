@@ -164,7 +164,8 @@ def test_packs_of_a_late_manifest_stay_as_long_as_it_does(volume: Volume, monkey
     upkeep = Upkeep(new)
     upkeep.gc(GcSettings(grace_s=0), silent)
     assert pack in packs(volume)
-    volume.archive.delete([late])
+    assert new.publisher is not None
+    new.publisher.keeper.delete([late])
     upkeep.gc(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
 

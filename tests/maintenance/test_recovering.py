@@ -84,11 +84,11 @@ def test_a_manifest_stays_until_it_is_put_aside(ward: Ward, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(ward.inner, "put_if_absent", fail)
         with pytest.raises(StoreUnreachable):
-            put_aside(ward.inner, str(ward.newest))
+            put_aside(ward.archive, str(ward.newest))
     assert ward.inner.get(key) == body
     ward.inner.put_if_absent(f"damaged/{key}", b"another one, of the same name")
     with pytest.raises(ObjectExists):
-        put_aside(ward.inner, str(ward.newest))
+        put_aside(ward.archive, str(ward.newest))
     assert ward.inner.get(key) == body
 
 

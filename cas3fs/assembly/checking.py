@@ -282,7 +282,7 @@ def _set_aside(store: StoreSettings, places: Places, detail: str, early: list[Fi
         path = find_state(places, str(load_volume(opened).uuid), store)
     with closing(StateFolder(path)) as state:
         aside = state.set_aside()
-    told = f"{detail}; it is set aside in {aside}"
+    told = f"{detail}; it is set aside in {aside}, and `cas3fs rescue {aside} FOLDER` saves what only it has"
     early.append(Finding("index-damaged", {"index": str(path / "index.sqlite")}, told, repaired=True))
 
 

@@ -168,7 +168,10 @@ def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, n
         with Index.open(state.index) as index:
             facts = Facts.read(index)
     except IndexDatabaseError as error:
-        raise type(error)(f"{error}; moving {state.path} away lets the mount begin from the newest snapshot") from error
+        url = archive.shelf.store.url
+        by_repair = f"`cas3fs fsck --repair {url}` sets it aside and begins from the newest snapshot, as does "
+        told = by_repair if isinstance(error, IndexCorrupt) else "a mount begins from the newest snapshot after "
+        raise type(error)(f"{error}; {told}moving {state.path} away, and `cas3fs mount --take-over`") from error
     found = Comparison(archive, facts, newest, {str(one) for one in claim.lineage}).judge()
     if found.standing is Standing.CURRENT:
         return found.newest

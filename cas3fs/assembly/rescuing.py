@@ -27,11 +27,11 @@ from cas3fs.control import MountRecord, Progress
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import History
-from cas3fs.errors import SnapshotError, StateInUse, UsageError
+from cas3fs.errors import IndexCorrupt, SnapshotError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, FileSystem
-from cas3fs.filesystem.asides import aside_of, save_aside
+from cas3fs.filesystem.asides import Aside, aside_of, save_aside
 from cas3fs.filesystem.export import Exporter, ExportResult
-from cas3fs.filesystem.replay import replay
+from cas3fs.filesystem.replay import is_layer_file, replay
 from cas3fs.index import Index, migrations
 from cas3fs.index.comparing import Differences, differences
 from cas3fs.index.salvaging import open_or_salvage
@@ -41,6 +41,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import LARGEST_SEQUENCE, SnapshotNumber
 
 INDEX_NAME = "index.sqlite"
+_RECORDS_NAME = "staging.sqlite"
 _ASIDE = "cas3fs-aside"
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def find_state(folder: Path) -> Path:
     Raises:
         UsageError: there is none, or more than one.
     """
-    if (folder / INDEX_NAME).exists():
+    if any((folder / name).exists() for name in (INDEX_NAME, _RECORDS_NAME)):
         return folder
     found = sorted(path.parent for path in folder.glob(f"*/{INDEX_NAME}"))
     if not found:
@@ -94,7 +95,9 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
         resources.enter_context(closing(_locked(state)))
         store = resources.enter_context(closing(open_volume_store(settings, Metrics())))
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-rescue-")))
-        _copy_state(state, scratch)
+        _copy_staging(state, scratch)
+        if why := _copy_index(state, scratch):
+            return _save_nameless(why, settings, state, scratch, destination)
         found, base = _changed(store, scratch, progress)
         with _reading(store, scratch) as filesystem:
             staged = set(filesystem.staging.files)
@@ -131,11 +134,42 @@ def _report(result: ExportResult, base: str | None, staged: int) -> dict[str, An
     }
 
 
-def _copy_state(state: Path, scratch: Path) -> None:
-    with Index.open(state / INDEX_NAME, read_only=True) as index:
-        index.copy_to(scratch / INDEX_NAME)
-    migrations.upgrade(scratch / INDEX_NAME, whole=False)
-    for name in ("staging.sqlite", "staging.sqlite-wal"):
+def _copy_index(state: Path, scratch: Path) -> str:
+    """Copies the index; why it cannot be used, where it cannot."""
+    if not (state / INDEX_NAME).exists():
+        return f"{state} has no index"
+    try:
+        with Index.open(state / INDEX_NAME, read_only=True) as index:
+            index.copy_to(scratch / INDEX_NAME)
+        migrations.upgrade(scratch / INDEX_NAME, whole=False)
+    except IndexCorrupt as error:
+        return str(error)
+    return ""
+
+
+def _save_nameless(why: str, settings: StoreSettings, state: Path, scratch: Path, destination: Path) -> dict[str, Any]:
+    """Saves what is staged where no index tells the names of the files."""
+    aside = Aside(scratch / "staging")
+    with open_or_salvage(scratch / _RECORDS_NAME, aside.folder) as rows:
+        staged = 0
+        for row in rows.rows():
+            aside.keep(row, "no index tells which file it is")
+            staged += 1
+    for path in (scratch / "staging").iterdir():
+        if path.is_symlink() and is_layer_file(path):
+            aside.move(path)
+    folder = _save_aside(state, scratch, destination)
+    result = ExportResult()
+    result.problems.append(f"{why}, so no file has its name; " + _kept(folder))
+    return _report(result, None, staged) | {"url": settings.url, "overruled_epoch": None, "aside": folder}
+
+
+def _kept(folder: str | None) -> str:
+    return f"what is staged is in {folder}, by the numbers of inodes" if folder else "nothing is staged"
+
+
+def _copy_staging(state: Path, scratch: Path) -> None:
+    for name in (_RECORDS_NAME, f"{_RECORDS_NAME}-wal"):
         if (state / name).exists():
             shutil.copyfile(state / name, scratch / name)
     (scratch / "staging").mkdir()

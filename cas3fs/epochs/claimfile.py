@@ -6,7 +6,9 @@
 """
 
 import json
+import logging
 import os
+import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
@@ -18,6 +20,8 @@ from cas3fs.entries.kinds import EpochEntry
 from cas3fs.epochs.machines import UNKNOWN, Machine
 from cas3fs.epochs.values import EpochState
 from cas3fs.errors import StateConflict
+
+_log = logging.getLogger(__name__)
 
 LINEAGE_LENGTH: Final = 32
 """Claims that a state directory remembers: more than can have left something behind."""
@@ -138,7 +142,25 @@ def read_record(path: Path) -> Record:
     except FileNotFoundError:
         return Record()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StateConflict(f"{path} is damaged, so this state directory's own epochs are unknown") from error
+        raise StateConflict(
+            f"{path} is damaged, so which epochs are this state directory's own is not known; a mount with --take-over "
+            "begins from the newest snapshot, and sets aside what only this machine has, for `cas3fs rescue`"
+        ) from error
+
+
+def put_damaged_aside(path: Path) -> None:
+    """Renames a claim file that is damaged: who takes over needs none.
+
+    Raises:
+        OSError: it could not be renamed.
+    """
+    try:
+        read_record(path)
+    except StateConflict as error:
+        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        path.rename(aside)
+        sync_folder(path.parent)
+        _log.warning("%s; it is kept as %s", error, aside.name)
 
 
 def _mine(value: dict[str, Any]) -> Mine:

@@ -23,7 +23,7 @@ import attrs
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import BASE_ID, RELEASED_ID, BaseEntry, EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs.claimfile import Mine, Record, Standing, read_record, write_record
+from cas3fs.epochs.claimfile import Mine, Record, Standing, put_damaged_aside, read_record, write_record
 from cas3fs.epochs.history import History
 from cas3fs.epochs.machines import Machine
 from cas3fs.epochs.reading import list_keys, read_entry, read_epoch, read_release
@@ -77,7 +77,8 @@ class Epochs:
         Args:
             identity: what others are told when they are refused.
             claim_file: of the state directory, which only this process may use now; made if it is not there.
-            take_over: claim although another writer has not released: whoever it was when this began.
+            take_over: claim although another writer has not released: whoever it was when this began; and although the
+                claim file is damaged, which is put aside.
 
         Raises:
             EpochHeld: another writer holds the volume.
@@ -85,6 +86,8 @@ class Epochs:
             StoreError: the store failed; claiming again is safe.
         """
         overruled: frozenset[str] | None = None
+        if take_over:
+            put_damaged_aside(claim_file)
         for attempt in range(ATTEMPTS):
             record = read_record(claim_file)
             standing = self._standing(record.newest)

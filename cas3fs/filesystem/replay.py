@@ -51,6 +51,11 @@ def replay(staging: Staging, inodes: InodeTable) -> int:
     return len(staging.files)
 
 
+def is_layer_file(path: Path) -> bool:
+    """Whether staged bytes lie in a file, by its name."""
+    return _LAYER_FILE.fullmatch(path.name) is not None
+
+
 def has_key(row: StagedRow) -> bool:
     """Whether a row says to which change of which file it belongs."""
     return isinstance(row.inode, int) and isinstance(row.seq, int) and row.inode > 0 and row.seq >= 0
@@ -117,6 +122,6 @@ def _set_aside(folder: Path, known: set[str], aside: Aside) -> None:
     for path in folder.iterdir():
         if path.name.endswith(GONE):  # its bytes are in the store, or of no use: a kill came before it was removed
             path.unlink()
-        elif _LAYER_FILE.fullmatch(path.name) and path.name not in known:
+        elif is_layer_file(path) and path.name not in known:
             aside.move(path)
             _log.warning("staging file %s has no row; it was moved to %s", path.name, aside.folder)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.assembly.rescuing import rescue
+from cas3fs.assembly.rescuing import find_state, rescue
+from cas3fs.errors import IndexCorrupt, StateConflict
 from cas3fs.testing.pages import leaves
 from tests.assembly.conftest import Volume, read_all, write
 from tests.assembly.test_upkeep import fsck, read, silent
@@ -121,3 +122,48 @@ def test_a_rescue_reads_what_can_be_read_of_a_damaged_database(killed: Volume, t
     assert len(saved) >= len(STAGED) - 8
     assert damaged in [path.read_bytes() for path in Path(report["aside"]).iterdir()]
     assert rows_of(killed).read_bytes() == damaged  # the state folder is only read
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["a damaged index", "no index"])
+def test_staged_bytes_without_an_index_are_saved_by_a_rescue(killed: Volume, tmp_path: Path, is_there: bool) -> None:
+    opened = killed.open("here")
+    write(opened, "large", "l" * 400_000)
+    opened.filesystem.commit()
+    opened.close()
+    index = killed.state("here") / "index.sqlite"
+    index.unlink()
+    if is_there:
+        index.write_bytes(b"garbage" * 5000)
+    assert find_state(killed.state("here")) == killed.state("here")
+    report = rescue(killed.store_settings, killed.state("here"), tmp_path / "saved", silent)
+    assert "no file has its name" in report["problems"][0] and report["aside"] in report["problems"][0]
+    kept = [path.read_text() for path in Path(report["aside"]).iterdir() if path.suffix != ".json"]
+    assert "l" * 400_000 in kept
+
+
+def test_a_damaged_index_is_refused_with_the_command_that_mends_it(killed: Volume, tmp_path: Path) -> None:
+    (killed.state("here") / "index.sqlite").write_bytes(b"garbage" * 5000)
+    with pytest.raises(IndexCorrupt, match="fsck --repair file:"):
+        killed.open("here")
+    told, found = fsck(killed, repair=True)
+    assert (told["status"], found) == (1, ["index-damaged"])
+    assert read(killed.open("here"), "stored") == "before"
+    (aside,) = (killed.state("here") / "set-aside").iterdir()
+    report = rescue(killed.store_settings, aside, tmp_path / "saved", silent)
+    kept = {path.read_text() for path in Path(report["aside"]).glob("*.bytes")}
+    assert kept == set(STAGED.values())
+
+
+def test_a_damaged_claim_file_is_refused_and_a_take_over_goes_on_without_it(killed: Volume, tmp_path: Path) -> None:
+    (killed.state("here") / "claim.json").write_bytes(b"\xff{")
+    with pytest.raises(StateConflict, match="--take-over"):
+        killed.open("here")
+    opened = killed.open("here", take_over=True)
+    assert read_all(opened) == {"stored": "before"}
+    opened.finish()
+    opened.close()
+    (kept,) = killed.state("here").glob("claim.json.damaged-*")
+    assert kept.read_bytes() == b"\xff{"
+    (aside,) = (killed.state("here") / "set-aside").iterdir()
+    rescue(killed.store_settings, aside, tmp_path / "saved", silent)
+    assert {name: (tmp_path / "saved" / name).read_text() for name in STAGED} == STAGED

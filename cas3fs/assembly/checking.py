@@ -216,7 +216,11 @@ def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progre
         early.append(Finding("snapshot-missing", {"snapshot": lost}, "this machine has its state", repaired=True))
     try:
         result = _mended(volume, places, settings, progress)
-        result = attrs.evolve(result, findings=(*early, *result.findings))
+        missing = {one.touches["snapshot"] for one in early if one.code == "snapshot-missing"}
+        later = [
+            one for one in result.findings if one.code != "snapshot-missing" or one.touches["snapshot"] not in missing
+        ]
+        result = attrs.evolve(result, findings=(*early, *later))
         if result.status:
             _make_lost_folder(volume)
         volume.start(0)

@@ -146,7 +146,10 @@ def _users_of(directory: Path) -> str:
         except OSError:
             continue
         if any(_points_into(link, directory) for link in links):
-            users.append(f"{_name_of(process)} (pid {process.name})")
+            is_own = process.name == str(os.getpid())
+            users.append(
+                "this command (go to another directory)" if is_own else f"{_name_of(process)} (pid {process.name})"
+            )
     return f" by {', '.join(sorted(users)[:5])}" if users else ""
 
 

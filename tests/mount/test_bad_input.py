@@ -170,6 +170,14 @@ def test_umount_of_a_mount_in_use_names_who_uses_it_and_leaves_it(volume: Machin
     volume.umount()
 
 
+def test_umount_from_within_the_mount_says_so(volume: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume.mount()
+    with monkeypatch.context() as within:
+        within.chdir(volume.dir)
+        assert "this command (go to another directory)" in volume.fail("umount", volume.dir)
+    volume.umount()
+
+
 def test_flush_of_a_volume_that_is_not_mounted(volume: Machine) -> None:
     assert "not mounted" in volume.fail("flush", volume.url)
 

@@ -274,7 +274,11 @@ class FileBytes:
         return True
 
     def _sync(self) -> None:
-        descriptor = self._files.take(self)  # first: while it looks clean, it could be closed
+        try:
+            descriptor = self._files.take(self)  # first: while it looks clean, it could be closed
+        except FileNotFoundError as error:  # somebody has removed it: no later sync can find it either
+            self._lose(self.set, error)
+            return
         try:
             self.unsynced = False  # before the call: a write during it sets the flag again
             with self._lock:

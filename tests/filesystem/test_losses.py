@@ -11,7 +11,16 @@ import pytest
 from cas3fs.errors import BlockError
 from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import MIB, ROOT, Machine
-from tests.filesystem.usage import content, make_file, on_another_machine, refused, replace_by_rename, rewrite, until
+from tests.filesystem.usage import (
+    after_a_crash,
+    content,
+    make_file,
+    on_another_machine,
+    refused,
+    replace_by_rename,
+    rewrite,
+    until,
+)
 
 DATA = b"a" * MIB
 
@@ -91,6 +100,24 @@ def test_what_was_synced_while_it_was_small_is_not_lost_with_what_makes_the_file
         assert there.read(reading, 0, 8192) == b"a" * 8192
         unreadable(there, reading, 8192)
     crashed.close()
+
+
+def test_a_staging_file_that_somebody_removed_is_the_trouble_of_its_file_alone(machine: Machine) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"removed", b"r" * 400_000)
+    make_file(fs, 1, b"other", b"important")
+    removed = fs.lookup(1, b"removed").number
+    handle = fs.open(removed, os.O_RDWR, ROOT)
+    fs.staging.open_files.close()  # as when others are opened
+    (path,) = (machine.folder / "staging").glob(f"{removed:x}-*")
+    path.unlink()
+    fs.commit()
+    refused(errno.EIO, fs.fsync, handle)
+    assert after_a_crash(machine, b"other") == b"important"
+    with pytest.raises(OSError, match="has lost bytes"):
+        content(fs, b"removed")
+    fs.store_all(leave=True)
+    assert [one.path for one in fs.unstored()] == ["/removed"]
 
 
 def test_what_was_lost_stays_lost_after_a_crash(machine: Machine, fs: FileSystem, handle: int) -> None:

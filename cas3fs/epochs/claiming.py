@@ -328,7 +328,9 @@ class Epochs:
                 f"{url} is held by a writer whose claim {holder.key} cannot be read ({damage}); if it is mounted "
                 "nowhere, mount with --take-over"
             )
-        where = "another machine" if _is_elsewhere(holder, identity) else "this machine, but another state directory"
+        where = "this machine, but another state directory, or another copy of the volume"
+        if _is_elsewhere(holder, identity):
+            where = "another machine"
         if record.is_copy(identity.home) and record.holds(holder):
             where = "another machine, from which the state directory here was copied"
         return (

@@ -31,7 +31,7 @@ from cas3fs.testing.lying_store import STORE_FAULTS, LyingStores, lying_stores
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults, sqlite_faults
 
 USAGE: Final = "python -m cas3fs.testing.random_faults SEED WHILE-FILE disk,sqlite,store CAS3FS-ARGUMENT..."
-LONGEST_BREATH_S: Final = 0.1
+LONGEST_BREATH_S: Final = 0.05
 DISK_OPERATIONS: Final = (
     "open",
     "read",
@@ -52,7 +52,7 @@ STORE_KINDS: Final = sorted(
 )
 DATABASES: Final = ("index.sqlite", "staging.sqlite")
 PREFIXES: Final = ("", "packs/", "pages/", "snapshots/", "epochs/")
-MOST_AT_ONCE: Final = 6
+MOST_AT_ONCE: Final = 8
 Trouble = Callable[[], Callable[[], object]]
 """Switches something on, and gives what switches it off."""
 

@@ -7,6 +7,7 @@ import pytest
 
 from cas3fs.objectstores.wrappers import RetryPolicy
 from cas3fs.testing.lying_store import lying_stores
+from cas3fs.testing.sqlite_faults import sqlite_faults
 from tests.model.lives import Lives
 
 USUAL_SEEDS, LONG_SEEDS, STEPS = range(4), range(400), 60
@@ -24,8 +25,8 @@ def test_whatever_a_volume_goes_through_nothing_acknowledged_is_lost(
 ) -> None:
     quick = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
     monkeypatch.setattr("cas3fs.objectstores.opening.RetryPolicy", lambda: quick)
-    with lying_stores() as stores:
-        lives = Lives(tmp_path, seed, stores)
+    with lying_stores() as stores, sqlite_faults() as sqlite:
+        lives = Lives(tmp_path, seed, stores, sqlite)
         try:
             for _ in range(STEPS):
                 lives.step()

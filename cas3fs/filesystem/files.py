@@ -9,6 +9,7 @@ requests with few threads tries the first and calls the second where waiting hur
 """
 
 import errno
+import logging
 import os
 import stat
 import time
@@ -28,7 +29,10 @@ from cas3fs.filesystem.spans import KnownSpans
 from cas3fs.index import Index
 from cas3fs.values import Buffer
 
+_log = logging.getLogger(__name__)
+
 _MODE_BITS = 0o7777
+_TELL_S = 60.0
 _LOOK_S = 1.0
 """A writer that waits for room looks at least so often."""
 
@@ -56,6 +60,8 @@ class Files(Directories):
 
     def _start_files(self) -> None:
         self._open: dict[int, OpenFile] = {}
+        self._room_told_s: dict[str, float] = {}
+        """When a reason for refusing writers may be in the log again."""
 
     # -- attributes
 
@@ -307,11 +313,20 @@ class Files(Directories):
         staging, since_s = self.staging, time.monotonic()
         self._await_room(since_s, None if patient else since_s + staging.patience_s)
         if staging.is_short_of_disk and staging.is_hopeless(since_s):
-            raise FileSystemError(errno.ENOSPC, "the local disk has no room for what waits for the store")
+            raise self._no_room("the local disk has no room for what waits for the store")
         if staging.is_full_of_refused:
-            raise FileSystemError(errno.ENOSPC, "staging is full of files that cannot be stored: see `cas3fs stats`")
+            raise self._no_room("staging is full of files that cannot be stored: see `cas3fs stats`")
         if not patient and staging.is_overfull:
-            raise FileSystemError(errno.ENOSPC, "staging is full, and too many writers wait for the store already")
+            raise self._no_room("staging is full, and too many writers wait for the store already")
+
+    def _no_room(self, reason: str) -> FileSystemError:
+        """What a writer gets, noted for ``stats``; the log has each reason once in a while."""
+        error, now_s = FileSystemError(errno.ENOSPC, reason), time.monotonic()
+        self.metrics.note("writing", error)
+        if now_s >= self._room_told_s.get(reason, now_s):
+            self._room_told_s[reason] = now_s + _TELL_S
+            _log.error("writers get ENOSPC: %s", reason)
+        return error
 
     def _await_room(self, since_s: float, deadline_s: float | None) -> None:
         """Returns when there is room in staging, or waiting for it makes no sense, or at the deadline."""

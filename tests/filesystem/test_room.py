@@ -127,7 +127,9 @@ def test_writers_that_cannot_wait_go_over_the_limit_up_to_a_point(machine: Machi
     gated.store.failing = False
 
 
-def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging(machine: Machine) -> None:
+def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
     fs = machine.mount(SETTINGS, limit_bytes=MIB)
     handle = opened(fs)
     fs.write(handle, 0, b"a" * MIB)
@@ -135,6 +137,9 @@ def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging
     with pytest.raises(OSError, match="lost"):
         fs.store_all()
     refused(errno.ENOSPC, fs.write, opened(fs, b"g"), 0, b"x" * MIB)
+    refused(errno.ENOSPC, fs.write, opened(fs, b"i"), 0, b"x" * MIB)
+    assert "cannot be stored" in fs.metrics.troubles()["writing"].error
+    assert len([one for one in caplog.records if "writers get ENOSPC" in one.message]) == 1
     fs.release(handle)
     remove(fs, b"f")
     fs.write(opened(fs, b"h"), 0, b"x" * MIB)

@@ -10,6 +10,8 @@ A put that failed unclearly may have been applied. If a later attempt of it find
 read and compared: the same bytes are ours, and the put succeeded. Whoever needs to tell two writers apart puts
 something of its own into the bytes.
 
+From the third attempt on an error is in the log, and noted in the metrics, where ``stats`` shows the last one.
+
 Closing ends the pauses: whoever waits gets the last error at once.
 """
 
@@ -59,6 +61,7 @@ class RetryingStore(WrappedStore):
         """`wait` sleeps so many seconds and tells whether the store was closed; `jitter` gives a number in [0, 1)."""
         super().__init__(inner)
         self._policy = policy
+        self._metrics = metrics
         self._retries = metrics.counter("store.retries")
         self._given_up = metrics.counter("store.given_up")
         self._closed = threading.Event()
@@ -95,7 +98,10 @@ class RetryingStore(WrappedStore):
             self._given_up.add()
             tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             raise type(error)(f"{error} (gave up after {tries} in {spent_s:.0f} s)") from error
-        level = logging.DEBUG if attempts <= _QUIET_ATTEMPTS else logging.WARNING
+        level = logging.DEBUG
+        if attempts > _QUIET_ATTEMPTS:
+            level = logging.WARNING
+            self._metrics.note("the store", error)
         _log.log(level, "%s; attempt %d follows in %.1f s", error, attempts + 1, delay_s)
         self._retries.add()
         if self._wait(delay_s):

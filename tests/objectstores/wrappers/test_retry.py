@@ -274,3 +274,12 @@ def test_closing_ends_a_pause_with_the_error_that_caused_it(metrics: Metrics) ->
     assert not thread.is_alive()
     assert [str(error) for error in caught] == ["503"]
     assert inner.closed == 1
+
+
+def test_the_last_error_is_noted_once_a_store_has_failed_three_times(retrying: Wrap, metrics: Metrics) -> None:
+    """What now and then fails once is no trouble; an outage is one, also while it is still tried again."""
+    retrying(ScriptedStore(*[StoreBusy("now and then")] * 2)).list_page()
+    assert metrics.troubles() == {}
+    retrying(ScriptedStore(*[StoreUnreachable("nobody there")] * 5)).list_page()
+    noted = metrics.troubles()["the store"]
+    assert (noted.error, noted.times) == ("nobody there", 3)

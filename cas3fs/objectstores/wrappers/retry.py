@@ -182,14 +182,19 @@ class _RepeatablePut:
             self._body.seek(self._position)
 
     def _is_ours(self) -> bool:
-        """Whether the object has the very bytes that are being put; read in pieces, as they may be many."""
+        """Whether the object has the very bytes that are being put; read in pieces, as they may be many.
+
+        Raises:
+            TransientStoreError: the store says that there is no such object, whose name it has just said to be taken.
+        """
         try:
             if self._inner.head(self._key).size != self._size_bytes:
                 return False
             self._rewind()
             return all(self._matches(start) for start in range(0, self._size_bytes, _COMPARE_BYTES))
-        except ObjectMissing:
-            return False
+        except ObjectMissing as error:
+            text = f"{self._inner.url} says that {self._key} is taken, and that there is no such object"
+            raise TransientStoreError(text) from error
 
     def _matches(self, start: int) -> bool:
         length = min(_COMPARE_BYTES, self._size_bytes - start)

@@ -232,6 +232,17 @@ def test_reading_back_is_itself_tried_again(retrying: Wrap) -> None:
     assert inner.get("a") == CONTENT
 
 
+def test_a_name_that_is_taken_and_then_not_there_is_nobody_elses(retrying: Wrap) -> None:
+    """A store that contradicts itself is asked again: who is told that a name is taken believes in another writer."""
+    inner = ScriptedStore(StoreUnreachable("reset"))
+    inner.applied_before_failing = True
+    answers: list[Exception | None] = [None, ObjectMissing("404")]
+    inner.on_request = lambda: inner.script.extend(answers) if len(inner.requests) == 1 else None
+    retrying(inner).put_if_absent("a", CONTENT)
+    assert inner.requests.count("put") == 3
+    assert inner.get("a") == CONTENT
+
+
 def test_a_file_is_sent_whole_at_every_attempt_and_from_its_position(retrying: Wrap) -> None:
     file = BytesIO(b"header" + CONTENT)
     file.seek(6)

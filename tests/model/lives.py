@@ -114,18 +114,21 @@ class Lives:
 
     def try_to(self, act: Callable[[], object], *, note: bool = True) -> bool:
         """Whether it could, with a fault of the store or without."""
+        failed = False
         with self.trouble() as trouble:
             try:
                 act()
             except (Cas3fsError, OSError) as error:
                 assert trouble, error
                 self.told.append(f"  {type(error).__name__}: {error}")
-                return False
+                failed = True
             finally:
                 self.stores.faults.clear()
                 if note:
                     self.note_published()
-        return True
+        if failed and self.opened is not None:
+            self.opened.filesystem.commit()  # what SQLite has undone is done again by the next commit
+        return not failed
 
     @contextmanager
     def trouble(self) -> Iterator[list[object]]:

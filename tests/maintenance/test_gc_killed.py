@@ -18,6 +18,7 @@ import pytest
 
 from cas3fs.assembly.checking import check_unmounted
 from cas3fs.assembly.opening import OpenVolume
+from cas3fs.assembly.snapshotting import delete_offline
 from cas3fs.assembly.upkeep import collect_unmounted
 from cas3fs.filesystem import ROOT
 from tests.assembly.conftest import Volume, write
@@ -109,14 +110,18 @@ class Killable:
             self._remove(opened, name)
         self.trees[str(opened.finish())] = dict(self.head)
         opened.close()
-        self.volume.archive.delete([first])
+        self.delete([first])
         del self.trees[first]
+
+    def delete(self, snapshots: list[str]) -> None:
+        """Deletes snapshots as a person does."""
+        delete_offline(self.volume.store_settings, self.volume.places("here"), snapshots)
 
     def forget_some(self, chance: random.Random) -> None:
         """Snapshots but the newest go at random."""
         for snapshot in sorted(self.trees)[:-1]:
             if chance.random() < 0.5:
-                self.volume.archive.delete([snapshot])
+                self.delete([snapshot])
                 del self.trees[snapshot]
 
     def kill_gc(self, point: str) -> bool:
@@ -185,7 +190,7 @@ def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(killable: K
     killable.gc()
     killable.check()
     left = killable.volume.archive.ids()
-    killable.volume.archive.delete(left[:-1])
+    killable.delete(left[:-1])
     killable.trees = {left[-1]: killable.trees[left[-1]]}
     killable.gc()
     killable.check()

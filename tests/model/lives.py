@@ -347,10 +347,13 @@ class Lives:
 
     def put_store_back(self) -> None:
         if self.backups:
-            copy, self.published = self.chance.choice(self.backups)
-            self.published = dict(self.published)
-            revert(self.store, copy)
-            self.claims += 1  # in the backup another machine may hold the volume
+            copy, published = self.chance.choice(self.backups)
+            packs = {info.key for info in self.store.list("packs/")}
+            # what was stored since and is in no snapshot is lost with such a store, and a state folder does not see it
+            if max(published, default=None) != self.newest or packs <= copy.objects.keys():
+                self.published = dict(published)
+                revert(self.store, copy)
+                self.claims += 1  # in the backup another machine may hold the volume
         self.open()
 
     def copy_store(self) -> None:

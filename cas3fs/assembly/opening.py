@@ -36,6 +36,7 @@ from cas3fs.errors import Cas3fsError, FilesUnstored, SnapshotDamaged
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.maintenance.base import Premises
+from cas3fs.maintenance.noting import note_missing_since
 from cas3fs.maintenance.noting import take_up as take_up_losses
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
@@ -210,6 +211,8 @@ def open_writer(
             take_handover(archive, claim, state.known_snapshots)
             line = take_up(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
             note_known(archive, claim, state.known_snapshots)
+            if line.clean is None:
+                note_missing_since(line.index, store, line.newest)
             if claim.took_over is not None:
                 _log.warning(
                     "the writer of epoch %d had not released the volume, and is taken over from; "

@@ -75,7 +75,7 @@ class Blocks:
             on(texts.ADD_BLOCK),
             on(texts.PACKS),
         )
-        self._pack_size = on(texts.PACK_SIZE)
+        self._pack_size, self._packs_after = on(texts.PACK_SIZE), on(texts.PACKS_AFTER)
         self._any_lost, self._is_lost, self._lost = on(texts.ANY_LOST), on(texts.IS_LOST), on(texts.LOST)
         self._lose_block, self._lose_pack = on(texts.LOSE_BLOCK), on(texts.LOSE_PACK)
         self._heal, self._healed = on(texts.HEAL), on(texts.HEALED)
@@ -149,6 +149,10 @@ class Blocks:
     def lost(self) -> list[BlockLocation]:
         """The blocks that are known to be lost, and not stored again so far, with where they should be."""
         return [BlockLocation(*row) for row in self._lost.all()]
+
+    def packs_after(self, born: int) -> list[str]:
+        """The names of packs that were stored for snapshots later than that one."""
+        return [row[0] for row in self._packs_after.all(born)]
 
     def pack_size(self, name: str) -> int:
         """The size of a known pack in bytes.

@@ -7,23 +7,33 @@ leaves a note in the state folder, which the next writer takes up. It is a JSON 
     {"packs": [name, ...], "blocks": [[hash in hex, name of the pack or an empty text], ...]}
 
 Nothing depends on it: what it tells is found again by the next check, or by who reads the block.
+
+An index that goes on after a crash may name packs that no snapshot in the store vouches for; `note_missing_since` asks
+the store for them, as it may have been put back to its state before they came.
 """
 
 import json
 import logging
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import attrs
 
+from cas3fs.errors import ObjectMissing
 from cas3fs.filesystem import FileSystem
+from cas3fs.index import Index, ordinal_of
 from cas3fs.maintenance.findings import Finding
-from cas3fs.values import BlockHash
+from cas3fs.maintenance.survey import key_of_pack
+from cas3fs.objectstores import ObjectStore
+from cas3fs.values import BlockHash, SnapshotNumber
 
 NOTE_NAME: Final = "lost.json"
 _PACKS: Final = ("pack-missing", "pack-wrong-size", "known-loss")
 _BLOCKS: Final = ("block-damaged", "block-without-pack", "block-out-of-pack")
+_WORKERS: Final = 8
+
 _log = logging.getLogger(__name__)
 
 
@@ -98,3 +108,39 @@ def take_up(folder: Path, filesystem: FileSystem) -> None:
         note(filesystem, losses)
         filesystem.commit()
     path.unlink()
+
+
+def note_missing_since(index: Index, store: ObjectStore, snapshot: str | None) -> None:
+    """Notes as lost the packs that were stored after that snapshot (None: all) and are not in the store; one HEAD for
+    each. Before a file system is at work on the index.
+
+    Raises:
+        StoreError: the store failed.
+        IndexDatabaseError: the index cannot be read or written.
+    """
+    packs = index.blocks.packs_after(-1 if snapshot is None else ordinal_of(SnapshotNumber.parse(snapshot)))
+    if not packs:
+        return
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="packs") as pool:
+        there = pool.map(lambda pack: _is_there(store, pack), packs)
+        missing = [pack for pack, is_there in zip(packs, there, strict=True) if not is_there]
+    if not missing:
+        return
+    with index.operation():
+        for pack in missing:
+            index.blocks.lose_pack(pack)
+    index.commit()
+    _log.error(
+        "%s lacks %d packs that were stored after its newest snapshot (was it put back from a backup?): their data gives "
+        "I/O errors until it is written again, and `cas3fs fsck` tells of which files",
+        store.url,
+        len(missing),
+    )
+
+
+def _is_there(store: ObjectStore, pack: str) -> bool:
+    try:
+        store.head(key_of_pack(pack))
+    except ObjectMissing:
+        return False
+    return True

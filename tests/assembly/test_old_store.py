@@ -15,7 +15,7 @@ from cas3fs.assembly.upkeep import collect_unmounted
 from cas3fs.control import Message
 from cas3fs.entries.kinds import EpochEntry, SnapshotEntry
 from cas3fs.epochs.machines import Machine
-from cas3fs.errors import EpochHeld, Fenced
+from cas3fs.errors import BlockError, EpochHeld, Fenced
 
 from .conftest import Volume, publish, read_all, view_of, write
 
@@ -98,6 +98,32 @@ def test_a_store_that_was_put_back_from_a_backup_is_begun_from_as_it_is(
     assert report["since_snapshot"] == first
     if not ends_well:
         assert (volume.root / "saved" / "c").read_text() == "not published"
+
+
+def test_packs_that_a_store_put_back_lacks_are_no_hits_and_are_named(
+    volume: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest snapshot is there, and the packs that were stored after it are not: who writes their data again stores
+    it, and that heals the file whose data they held."""
+    opened = volume.open()
+    write(opened, "a", "1")
+    publish(opened)
+    keep_store(volume)
+    write(opened, "b", "stored, and in no snapshot")
+    opened.filesystem.store_all()
+    opened.close()
+    put_store_back(volume)
+    with caplog.at_level(logging.ERROR):
+        again = volume.open()
+    assert "lacks 1 packs that were stored after its newest snapshot" in caplog.text
+    with pytest.raises(BlockError):
+        read_all(again)
+    write(again, "copy", "stored, and in no snapshot")
+    again.finish()
+    again.close()
+    view = view_of(volume, str(volume.archive.newest_id()))
+    assert read_all(view) == {"a": "1", "b": "stored, and in no snapshot", "copy": "stored, and in no snapshot"}
+    view.close()
 
 
 def test_what_a_store_still_has_of_lost_epochs_stays_for_a_rescue(volume: Volume) -> None:

@@ -37,6 +37,7 @@ ADD_BLOCK = Written(
     "pack hash offset stored_length plain_length",
 )
 PACKS = Written(select(packs.c.name, packs.c.size, packs.c.born, packs.c.died).order_by(packs.c.id))
+PACKS_AFTER = Written(select(packs.c.name).where(packs.c.born > param("born")).order_by(packs.c.id), "born")
 
 # what is lost
 _IN_PACK = select(blocks.c.id).select_from(_JOINED).where(packs.c.name == param("pack"))

@@ -31,6 +31,7 @@ ADD_BLOCK = Prepared(
     (1, 0, 2, 3, 4),
 )
 PACKS = Prepared("SELECT packs.name, packs.size, packs.born, packs.died FROM packs ORDER BY packs.id")
+PACKS_AFTER = Prepared("SELECT packs.name FROM packs WHERE packs.born > ? ORDER BY packs.id")
 ANY_LOST = Prepared("SELECT lost_blocks.block FROM lost_blocks LIMIT 1 OFFSET 0")
 IS_LOST = Prepared("SELECT lost_blocks.block FROM lost_blocks WHERE lost_blocks.block = ?")
 LOSE_BLOCK = Prepared(

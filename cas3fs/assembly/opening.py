@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import attrs
 
@@ -42,6 +43,10 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import Progress as RestoreProgress
 from cas3fs.snapshots.archive import SnapshotArchive
+
+_TAKEN_OVER: Final = (
+    "the writer of epoch %d had not released the volume, and is taken over from; `cas3fs epochs %s` tells who that is"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -214,12 +219,7 @@ def open_writer(
             if line.clean is None:
                 note_missing_since(line.index, store, line.newest)
             if claim.took_over is not None:
-                _log.warning(
-                    "the writer of epoch %d had not released the volume, and is taken over from; "
-                    "`cas3fs epochs %s` tells who that is",
-                    claim.before,
-                    store.url,
-                )
+                _log.warning(_TAKEN_OVER, claim.before, store.url)
             filesystem = _wire(
                 entry,
                 store,

@@ -131,8 +131,8 @@ def note_missing_since(index: Index, store: ObjectStore, snapshot: str | None) -
             index.blocks.lose_pack(pack)
     index.commit()
     _log.error(
-        "%s lacks %d packs that were stored after its newest snapshot (was it put back from a backup?): their data gives "
-        "I/O errors until it is written again, and `cas3fs fsck` tells of which files",
+        "%s lacks %d packs that were stored after its newest snapshot (was it put back from a backup?): their data "
+        "gives I/O errors until it is written again, and `cas3fs fsck` tells of which files",
         store.url,
         len(missing),
     )

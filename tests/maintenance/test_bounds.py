@@ -91,8 +91,9 @@ def peak_of_a_gc(folder: Path, packs: int) -> int:
 
 
 def test_the_memory_of_a_gc_does_not_grow_with_the_packs(tmp_path: Path) -> None:
-    few, many = peak_of_a_gc(tmp_path / "few", 3000), peak_of_a_gc(tmp_path / "many", 12_000)
-    assert many < few + 500 * KIB  # a name and a number of each are 2 MB more
+    few, many = peak_of_a_gc(tmp_path / "few", 3000), peak_of_a_gc(tmp_path / "many", 30_000)
+    # a name and a number of each are 6 MB more; what the collector of cycles has not seen yet comes and goes
+    assert many < few + 1000 * KIB
 
 
 def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) -> None:

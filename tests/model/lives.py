@@ -349,7 +349,7 @@ class Lives:
         if self.backups:
             copy, published = self.chance.choice(self.backups)
             packs = {info.key for info in self.store.list("packs/")}
-            # what was stored since and is in no snapshot would be lost with such a store: tests/assembly/test_old_store.py
+            # what was stored since and is in no snapshot would be lost with such a store: assembly/test_old_store.py
             if max(published, default=None) != self.newest or packs <= copy.objects.keys():
                 self.published = dict(published)
                 revert(self.store, copy)

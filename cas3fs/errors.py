@@ -20,7 +20,8 @@
     │   └── BadAttribute             an attribute cannot be coerced to its type
     ├── SnapshotError
     │   ├── SnapshotMissing          no snapshot of that id
-    │   └── SnapshotDamaged          a manifest, list or segment is missing or does not match its hash
+    │   ├── SnapshotDamaged          a manifest, list or segment is missing or does not match its hash
+    │   └── SnapshotArchived         a manifest or pages object lies in an archive: neither lost nor damaged
     ├── FilesUnstored                files that cannot be stored although others can
     ├── BlockError                   one block or pack; EIO for the range of the file it belongs to
     │   ├── BlockMissing

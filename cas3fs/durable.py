@@ -17,3 +17,18 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """The file holds `text`, or what it held before; with its name it is on the disk when this returns.
+
+    Raises:
+        OSError: as open(2), write(2), fsync(2), rename(2).
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)

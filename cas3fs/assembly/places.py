@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.config import Places, StoreSettings
 from cas3fs.control import MountRecord
-from cas3fs.durable import sync_folder
+from cas3fs.durable import replace_file
 from cas3fs.errors import StateInUse, UsageError
 from cas3fs.objectstores import parse_url
 
@@ -174,13 +174,7 @@ def _write(state: StateFolder, place: Place) -> None:
     with contextlib.suppress(OSError, ValueError):
         if json.loads((state.path / PLACE_NAME).read_text()) == record:
             return
-    temporary = state.path / f"{PLACE_NAME}.new"
     try:
-        with open(temporary, "w") as file:
-            json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(state.path / PLACE_NAME)
-        sync_folder(state.path)
+        replace_file(state.path / PLACE_NAME, json.dumps(record))
     except OSError as error:
         raise UsageError(f"the state folder {state.path} cannot be used: {error.strerror}") from error

@@ -7,7 +7,6 @@
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,7 +14,7 @@ from uuid import UUID, uuid4
 
 import attrs
 
-from cas3fs.durable import sync_folder
+from cas3fs.durable import replace_file, sync_folder
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.epochs.machines import UNKNOWN, Machine
 from cas3fs.epochs.values import EpochState
@@ -184,10 +183,4 @@ def write_record(path: Path, record: Record) -> None:
         "machine": record.claimant._asdict(),
     }
     content = {"held": held, "pending": pending, "machine": record.machine._asdict(), "seen": record.seen}
-    temporary = path.with_name(path.name + ".new")
-    with open(temporary, "w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    replace_file(path, json.dumps(content))

@@ -13,13 +13,12 @@ Hashing reads the file once: 0.1 s for 300 MiB that the system has in memory.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
 
-from cas3fs.durable import sync_folder
+from cas3fs.durable import replace_file, sync_folder
 from cas3fs.errors import IndexCorrupt
 from cas3fs.index.files import FINGERPRINT_SUFFIX, os_fault
 
@@ -38,13 +37,7 @@ def write_fingerprint(path: Path, snapshot: str) -> bool:
         if log.exists() and log.stat().st_size:
             return False
         told = json.dumps({"snapshot": snapshot, "size": path.stat().st_size, "blake3": _hash(path)})
-        temporary = Path(f"{_place(path)}.new")
-        with open(temporary, "w") as file:
-            file.write(told)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(_place(path))
-        sync_folder(path.parent)
+        replace_file(_place(path), told)
     except OSError as error:
         raise os_fault(path, error) from error
     return True

@@ -19,13 +19,12 @@ Thread-safe: one lock around the sets, and no request under it.
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cas3fs.durable import sync_folder
+from cas3fs.durable import replace_file
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Listed
 from cas3fs.errors import ObjectMissing, VolumeFormatError
@@ -157,11 +156,5 @@ def load_ids(path: Path) -> tuple[list[str], str]:
 def save_ids(path: Path, ids: Iterable[str], claim: str) -> None:
     """Replace the file; it is on the disk on return, as what is deleted next would be missed after a loss of power. A
     failure leaves the one before: what it is for is a second opinion."""
-    temporary = path.with_name(path.name + ".new")
     with contextlib.suppress(OSError):
-        with open(temporary, "w") as file:
-            json.dump({"claim": claim, "snapshots": list(ids)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        replace_file(path, json.dumps({"claim": claim, "snapshots": list(ids)}))

@@ -15,6 +15,7 @@ WAIT_S = 30
 ERRORS = [StoreError("the store is away"), OSError(5, "Input/output error"), RuntimeError("can't start new thread")]
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 @pytest.mark.parametrize("error", [*ERRORS, MemoryError(), AssertionError(), KeyError("x"), RecursionError()])
 def test_a_turn_that_fails_is_followed_by_the_next(error: Exception) -> None:
     turns, third = [], threading.Event()

@@ -22,6 +22,7 @@ def volume(lying_stores: LyingStores, tmp_path: Path) -> Iterator[Volume]:
     made.close()
 
 
+@pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("folder", ["snapshots", "pages"])
 def test_who_has_the_state_goes_on_and_publishes_what_can_be_read(
     volume: Volume, lying_stores: LyingStores, folder: str
@@ -34,6 +35,7 @@ def test_who_has_the_state_goes_on_and_publishes_what_can_be_read(
         assert read_all(volume.open("there")) == {"a": "one", "b": "two"}
 
 
+@pytest.mark.promise("surroundings-may-change")
 def test_a_check_from_another_machine_names_it(volume: Volume, lying_stores: LyingStores) -> None:
     volume.use("here", a="one")
     key = f"snapshots/{volume.use('here', b='two')}"

@@ -59,6 +59,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+@pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Machine) -> None:
     policy = Policy(within_s=30 * 86400)
     set_policy(machine.archive.shelf, policy, fenced=True)
@@ -77,6 +78,7 @@ def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Mac
     assert machine.archive.ids()[0] == made[26]
 
 
+@pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests(machine: Machine) -> None:
     set_policy(machine.archive.shelf, Policy(within_s=3600, daily=3), fenced=True)
     machine.wrong_by = 365 * DAY
@@ -87,6 +89,7 @@ def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests
     assert machine.archive.ids() == last
 
 
+@pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 @pytest.mark.parametrize("wrong_by", [-365 * DAY, -40 * DAY])
 def test_snapshots_that_were_stamped_in_the_past_are_kept_by_either_time(machine: Machine, wrong_by: timedelta) -> None:
     policy = Policy(within_s=86400, daily=10)
@@ -98,6 +101,7 @@ def test_snapshots_that_were_stamped_in_the_past_are_kept_by_either_time(machine
     assert machine.archive.ids() == made
 
 
+@pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_a_bucket_that_was_copied_keeps_its_history(machine: Machine) -> None:
     """Its manifests are all of the day of the copy."""
     set_policy(machine.archive.shelf, Policy(hourly=3, daily=30), fenced=True)
@@ -110,6 +114,7 @@ def test_a_bucket_that_was_copied_keeps_its_history(machine: Machine) -> None:
     assert archive.ids() == made
 
 
+@pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_rules_that_ask_for_no_age_need_no_clock(machine: Machine) -> None:
     machine.wrong_by = 40 * DAY
     set_policy(machine.archive.shelf, Policy(last=2), fenced=True)

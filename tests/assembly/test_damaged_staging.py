@@ -52,6 +52,7 @@ def aside_of(volume: Volume) -> Path:
     return volume.state("here") / "staging" / "aside"
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 def test_a_damaged_page_of_records_costs_what_lay_on_it_and_is_told(
     killed: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount(killed
     assert (told["status"], found) == (0, ["staging-put-aside"])
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 @pytest.mark.parametrize("is_mounted_before", [False, True])
 def test_what_was_damaged_is_saved_by_a_rescue(killed: Volume, tmp_path: Path, is_mounted_before: bool) -> None:
     spoil_a_row(killed)
@@ -124,6 +126,7 @@ def test_a_rescue_reads_what_can_be_read_of_a_damaged_database(killed: Volume, t
     assert rows_of(killed).read_bytes() == damaged  # the state folder is only read
 
 
+@pytest.mark.promise("a-damaged-index-is-refused-with-a-way-out")
 @pytest.mark.parametrize("is_there", [True, False], ids=["a damaged index", "no index"])
 def test_staged_bytes_without_an_index_are_saved_by_a_rescue(killed: Volume, tmp_path: Path, is_there: bool) -> None:
     opened = killed.open("here")
@@ -141,6 +144,7 @@ def test_staged_bytes_without_an_index_are_saved_by_a_rescue(killed: Volume, tmp
     assert "l" * 400_000 in kept
 
 
+@pytest.mark.promise("a-damaged-index-is-refused-with-a-way-out")
 def test_a_damaged_index_is_refused_with_the_command_that_mends_it(killed: Volume, tmp_path: Path) -> None:
     (killed.state("here") / "index.sqlite").write_bytes(b"garbage" * 5000)
     with pytest.raises(IndexCorrupt, match="fsck --repair file:"):
@@ -154,6 +158,7 @@ def test_a_damaged_index_is_refused_with_the_command_that_mends_it(killed: Volum
     assert kept == set(STAGED.values())
 
 
+@pytest.mark.promise("a-damaged-index-is-refused-with-a-way-out")
 def test_a_damaged_claim_file_is_refused_and_a_take_over_goes_on_without_it(killed: Volume, tmp_path: Path) -> None:
     (killed.state("here") / "claim.json").write_bytes(b"\xff{")
     with pytest.raises(StateConflict, match="--take-over"):

@@ -65,6 +65,7 @@ def gc(volume: Volume, host: str) -> Message:
     return collect_unmounted(volume.store_settings, volume.places(host), {"grace_s": 0}, silent)
 
 
+@pytest.mark.promise("a-denied-snapshot-is-kept")
 @pytest.mark.parametrize("host", ["A", "B"])
 def test_what_a_denied_snapshot_needs_outlives_gcs_and_prunings_and_it_can_be_had_again(
     volume: Volume, lying_stores: LyingStores, host: str
@@ -87,6 +88,7 @@ def test_what_a_denied_snapshot_needs_outlives_gcs_and_prunings_and_it_can_be_ha
     assert gc(volume, host)["problems"] == ()
 
 
+@pytest.mark.promise("a-denied-snapshot-is-kept")
 @pytest.mark.parametrize("by", ["delete", "repair"])
 def test_a_person_gives_a_denied_snapshot_up(volume: Volume, bare: ObjectStore, by: str) -> None:
     first, _ = made(volume)
@@ -109,6 +111,7 @@ def test_a_person_gives_a_denied_snapshot_up(volume: Volume, bare: ObjectStore, 
     assert not {info.key for info in bare.list("packs/")} & before
 
 
+@pytest.mark.promise("a-denied-snapshot-is-kept")
 def test_who_comes_back_from_a_crash_misses_what_it_had_published(volume: Volume, lying_stores: LyingStores) -> None:
     opened = volume.open("A")
     write(opened, "a", os.urandom(30_000).hex())
@@ -121,6 +124,7 @@ def test_who_comes_back_from_a_crash_misses_what_it_had_published(volume: Volume
     assert first in problem
 
 
+@pytest.mark.promise("a-denied-snapshot-is-kept")
 def test_who_dies_while_deleting_snapshots_does_not_miss_them(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = made(volume)
     opened = volume.open("A")
@@ -140,6 +144,7 @@ def test_who_dies_while_deleting_snapshots_does_not_miss_them(volume: Volume, mo
     assert gc(volume, "A")["problems"] == ()
 
 
+@pytest.mark.promise("a-denied-snapshot-is-kept")
 def test_what_another_writer_deleted_is_not_missed(volume: Volume) -> None:
     first, _ = made(volume, "A")
     volume.use("B", b="x")

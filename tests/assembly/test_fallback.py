@@ -26,6 +26,7 @@ def read(opened: OpenVolume, name: str) -> str:
     return bytes(fs.read(handle, 0, 1 << 20)).decode()
 
 
+@pytest.mark.promise("a-fallback-trusts-no-deleted-pack")
 @pytest.mark.parametrize("how", ["damaged", "lost"])
 def test_what_was_freed_since_is_stored_again_when_it_is_written_again(volume: Volume, how: str) -> None:
     text = os.urandom(400_000).hex()

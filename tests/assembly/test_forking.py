@@ -36,6 +36,7 @@ def check(volume: Volume) -> None:
     assert (told["status"], told["codes"]) == (0, {})
 
 
+@pytest.mark.promise("a-fork-has-its-own-uuid")
 def test_a_copy_that_was_forked_and_the_original_live_on(volume: Volume) -> None:
     volume.use("here", a="1")
     other = copied(volume)
@@ -56,6 +57,7 @@ def test_a_copy_that_was_forked_and_the_original_live_on(volume: Volume) -> None
     check(other)
 
 
+@pytest.mark.promise("a-fork-has-its-own-uuid")
 def test_a_copy_of_a_volume_that_was_mounted_is_forked_by_a_take_over(volume: Volume) -> None:
     mounted = volume.open("here")
     write(mounted, "a", "1")
@@ -85,6 +87,7 @@ def test_a_copy_of_a_copy_is_forked_again(volume: Volume) -> None:
     assert [one.id for one in volume.shelf.listed(ForkEntry)] == ["00000001", "00000002"]
 
 
+@pytest.mark.promise("a-fork-has-its-own-uuid")
 def test_a_fork_that_cannot_be_read_is_told_and_nobody_uses_the_state_of_the_original(volume: Volume) -> None:
     forked(volume)
     path = volume.root / "v" / "forks" / "00000001"

@@ -62,6 +62,7 @@ def test_another_host_is_refused_while_the_volume_is_held(volume: Volume) -> Non
         volume.open("there")
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
 def test_what_is_published_just_before_the_claim_is_begun_from(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     volume.use("there", a="1")
     there = volume.open("there")
@@ -88,6 +89,7 @@ def test_a_process_that_dies_between_its_claim_and_its_record_of_it_loses_nothin
     assert read_all(volume.open("here")) == {"a": "1"}
 
 
+@pytest.mark.promise("staging-belongs-to-one-lineage")
 def test_what_was_never_published_is_set_aside_when_another_has_gone_on(
     volume: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_restored_index_whose_process_died_before_it_was_used_is_used_then(vol
         assert index.state.get(CLEAN) == snapshot.id
 
 
+@pytest.mark.promise("staging-belongs-to-one-lineage")
 def test_staging_without_its_index_is_set_aside(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
@@ -134,6 +137,7 @@ def test_staging_without_its_index_is_set_aside(volume: Volume) -> None:
     assert "staging.sqlite" in {path.name for path in aside(volume)}
 
 
+@pytest.mark.promise("staging-belongs-to-one-lineage")
 def test_staging_of_another_line_is_set_aside(volume: Volume, tmp_path: Path) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
@@ -148,6 +152,7 @@ def test_staging_of_another_line_is_set_aside(volume: Volume, tmp_path: Path) ->
     assert "staging.sqlite" in {path.name for path in aside(volume)}
 
 
+@pytest.mark.promise("staging-belongs-to-one-lineage")
 def test_what_is_set_aside_has_its_new_names_on_the_disk_before_the_old_ones_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +190,7 @@ def test_a_damaged_local_index_that_was_not_closed_is_told_and_left_as_it_is(vol
     assert index.read_bytes() == b"no database" * 1000
 
 
+@pytest.mark.promise("a-held-volume-refuses-others")
 def test_who_cannot_open_what_an_earlier_mount_left_keeps_the_volume_for_it(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
@@ -273,6 +279,7 @@ def test_a_view_shows_the_newest_snapshot_beside_the_writer_and_leaves_nothing(v
     assert list(volume.state("viewer").glob("views/*")) == []
 
 
+@pytest.mark.promise("migrations-work-on-a-copy")
 def test_who_is_refused_changes_nothing_of_the_local_index(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     volume.use("here", a="1")
     volume.open("there")

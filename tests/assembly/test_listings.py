@@ -57,6 +57,7 @@ def looked_at(volume: Volume, host: str = "looking") -> list[str]:
 # -- the head
 
 
+@pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
 def test_a_listing_that_lacks_the_last_snapshot_rolls_nothing_back(volume: Volume, lying_stores: LyingStores) -> None:
     volume.use("A", a="one")
     before = lying_stores.faults.moment()
@@ -73,6 +74,7 @@ def test_a_listing_that_lacks_the_last_snapshot_rolls_nothing_back(volume: Volum
     assert read_all(volume.open("A")) == {"a": "one", "b": "more", "thesis": "years of work"}
 
 
+@pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
 def test_what_a_writer_published_that_never_released_is_found_by_its_number(
     volume: Volume, lying_stores: LyingStores
 ) -> None:
@@ -88,6 +90,7 @@ def test_what_a_writer_published_that_never_released_is_found_by_its_number(
         assert set(read_all(take_over(volume, "B"))) == {"a", "b", "c"}
 
 
+@pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
 def test_pages_that_are_listed_tell_of_a_snapshot_that_is_not(volume: Volume, lying_stores: LyingStores) -> None:
     held = volume.open("A")
     assert held.publisher is not None
@@ -99,6 +102,7 @@ def test_pages_that_are_listed_tell_of_a_snapshot_that_is_not(volume: Volume, ly
         assert read_all(take_over(volume, "B")) == {"a": "one"}
 
 
+@pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
 def test_a_release_without_a_name_is_followed_as_before(volume: Volume) -> None:
     opened = volume.open("A")
     write(opened, "a", "one")
@@ -110,6 +114,7 @@ def test_a_release_without_a_name_is_followed_as_before(volume: Volume) -> None:
     assert read_all(volume.open("B")) == {"a": "one"}
 
 
+@pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
 def test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before(volume: Volume, bare: ObjectStore) -> None:
     volume.use("A", a="one")
     last = volume.use("A", b="two")
@@ -135,6 +140,7 @@ def read_all_names(opened: OpenVolume) -> set[str]:
     return {name.decode() for name, _, _ in opened.filesystem.readdir(listing, 0)}
 
 
+@pytest.mark.promise("the-newest-snapshot-is-named-by-its-release", "a-lost-newest-snapshot-is-stored-again")
 def test_the_machine_that_has_the_state_goes_on_when_the_head_is_lost(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
     lose(bare, [f"snapshots/{last}"])
@@ -146,6 +152,7 @@ def test_the_machine_that_has_the_state_goes_on_when_the_head_is_lost(volume: Vo
     assert read_all(volume.open("B")) == {"a": "one", "b": "two"}
 
 
+@pytest.mark.promise("a-lost-newest-snapshot-is-stored-again")
 def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_again(
     volume: Volume, bare: ObjectStore
 ) -> None:
@@ -161,6 +168,7 @@ def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_aga
     assert read_all_names(volume.open("B")) >= {"a"}
 
 
+@pytest.mark.promise("a-lost-newest-snapshot-is-stored-again")
 def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_where_to_go_on(
     volume: Volume, bare: ObjectStore
 ) -> None:
@@ -174,6 +182,7 @@ def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_whe
 # -- the fence
 
 
+@pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_an_old_writer_whose_listings_of_epochs_are_stale_acknowledges_and_deletes_nothing(
     volume: Volume, lying_stores: LyingStores
 ) -> None:
@@ -190,6 +199,7 @@ def test_an_old_writer_whose_listings_of_epochs_are_stale_acknowledges_and_delet
     assert read_all(new) == {"thesis": "years of work"}
 
 
+@pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 @pytest.mark.parametrize("seen", ["a snapshot", "a pack"])
 def test_whatever_is_seen_of_a_later_epoch_fences_its_writer(
     volume: Volume, lying_stores: LyingStores, seen: str
@@ -243,6 +253,7 @@ def named_and_forgotten(volume: Volume, opened: OpenVolume) -> tuple[str, str]:
     return keep, pack
 
 
+@pytest.mark.promise("unlisted-snapshots-are-retained")
 @pytest.mark.parametrize("who", ["its writer", "its machine", "another machine"])
 def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
     volume: Volume, lying_stores: LyingStores, who: str
@@ -267,6 +278,7 @@ def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
     volume.archive.verify(keep, set())
 
 
+@pytest.mark.promise("unlisted-snapshots-are-retained")
 def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_deleted(
     volume: Volume, lying_stores: LyingStores
 ) -> None:
@@ -289,6 +301,7 @@ def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_dele
 # -- take-over
 
 
+@pytest.mark.promise("a-take-over-records-its-base-first")
 def test_a_take_over_that_dies_before_it_says_where_it_goes_on_is_made_good_by_the_next(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +335,7 @@ def test_a_take_over_that_dies_before_it_says_where_it_goes_on_is_made_good_by_t
     assert late in volume.archive.ids()
 
 
+@pytest.mark.promise("a-take-over-records-its-base-first")
 def test_where_a_take_over_goes_on_is_written_before_anything_is_restored(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +364,7 @@ def spoiled(volume: Volume, key: str) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_damaged_base_leaves_a_way_to_mount_and_no_snapshot_before_it_is_deleted(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +402,7 @@ def repaired_on(volume: Volume, host: str) -> list[str]:
     return found
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_damaged_base_is_told_and_written_anew_by_a_repair(
     volume: Volume, bare: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +427,7 @@ def test_a_damaged_base_is_told_and_written_anew_by_a_repair(
     assert base in archive.ids()
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place(volume: Volume, bare: ObjectStore) -> None:
     volume.use("A", a="one")
     spoiled(volume, "epochs/00000001")
@@ -422,6 +439,7 @@ def test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place(volume: 
     assert "a" in read_all_names(volume.open("A"))
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_damaged_newest_epoch_leaves_a_way_to_look_and_to_take_over(volume: Volume) -> None:
     volume.use("A", a="one")
     spoiled(volume, "epochs/00000001")

@@ -33,6 +33,7 @@ def collected(opened: OpenVolume) -> str:
     return str(Upkeep(opened).gc(GcSettings(), lambda _: None)["snapshot"])
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 @pytest.mark.parametrize("act", [changed, publish, collected])
 def test_the_next_snapshot_can_be_restored_though_the_store_lost_pages_before_it(
     volume: Volume, tmp_path: Path, act: Callable[[OpenVolume], str]
@@ -52,6 +53,7 @@ def test_the_next_snapshot_can_be_restored_though_the_store_lost_pages_before_it
     assert publish(opened) == after
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 def test_a_mount_that_changes_nothing_stores_again_what_the_store_lost_while_nobody_had_it(volume: Volume) -> None:
     before = volume.use("here", a="one")
     lose_the_first_pages(volume)
@@ -62,6 +64,7 @@ def test_a_mount_that_changes_nothing_stores_again_what_the_store_lost_while_nob
     assert again is not None and again.id >= after
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 def test_a_gc_names_the_snapshots_that_cannot_be_restored(volume: Volume) -> None:
     opened = volume.open()
     write(opened, "a", "one")
@@ -74,6 +77,7 @@ def test_a_gc_names_the_snapshots_that_cannot_be_restored(volume: Volume) -> Non
     assert told["snapshot"] > second
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 def test_where_the_newest_snapshot_is_damaged_the_one_that_is_named_is_whole(volume: Volume) -> None:
     first = volume.use("here", a="one")
     second = volume.use("here", b="two")

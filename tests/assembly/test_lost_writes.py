@@ -32,6 +32,7 @@ def hurt(volume: Volume) -> Volume:
     return volume
 
 
+@pytest.mark.promise("a-closed-index-has-a-fingerprint", "a-damaged-index-page-is-noticed")
 def test_an_index_that_is_not_what_it_was_when_it_was_closed_gives_way_to_the_snapshot_it_held(
     hurt: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_check_says_that_it_is_damaged_and_a_repair_restores_it(hurt: Volume) 
     assert {name: read(opened, name) for name in OLD | NEW} == OLD | NEW
 
 
+@pytest.mark.promise("a-closed-index-has-a-fingerprint")
 def test_it_is_kept_where_the_snapshot_cannot_be_restored(hurt: Volume) -> None:
     damage(hurt, f"pages/{hurt.archive.ids()[-1]}")
     with pytest.raises(SnapshotDamaged):
@@ -60,6 +62,7 @@ def test_it_is_kept_where_the_snapshot_cannot_be_restored(hurt: Volume) -> None:
     assert [path.name for path in (hurt.state("here") / "set-aside").glob("*/index.sqlite")] == ["index.sqlite"]
 
 
+@pytest.mark.promise("a-closed-index-has-a-fingerprint")
 def test_what_only_looks_at_a_volume_leaves_its_index_as_it_was(volume: Volume) -> None:
     snapshot = volume.use("here", **OLD)
     assert fingerprinted(index_of(volume)) == snapshot
@@ -69,6 +72,7 @@ def test_what_only_looks_at_a_volume_leaves_its_index_as_it_was(volume: Volume) 
     assert fingerprinted(index_of(volume)) == snapshot
 
 
+@pytest.mark.promise("a-closed-index-has-a-fingerprint")
 def test_an_index_that_is_open_or_was_killed_has_no_fingerprint(volume: Volume) -> None:
     volume.use("here", **OLD)
     killed = volume.open("here")
@@ -88,6 +92,7 @@ def test_a_restored_index_that_a_check_completes_is_no_longer_vouched_for(volume
     assert read_all(volume.open("there")) == OLD
 
 
+@pytest.mark.promise("a-closed-index-has-a-fingerprint")
 def test_a_loss_while_the_volume_is_open_is_noticed_by_a_publishing(
     hurt: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -58,6 +58,7 @@ def fill(store: MemoryStore, count: int, pages: int) -> None:
         )
 
 
+@pytest.mark.promise("manifests-are-read-once")
 def test_thinning_lists_once_and_reads_no_manifest_that_is_known(tmp_path: Path) -> None:
     store = Counting()
     fill(store, 36, 20)
@@ -79,6 +80,7 @@ def test_thinning_lists_once_and_reads_no_manifest_that_is_known(tmp_path: Path)
         assert store.asked["LIST policies"] + store.asked["GET policies"] == 0
 
 
+@pytest.mark.promise("manifests-are-read-once")
 def test_two_hundred_snapshots_take_little_memory() -> None:
     store = MemoryStore()
     fill(store, 200, 64)
@@ -92,6 +94,7 @@ def test_two_hundred_snapshots_take_little_memory() -> None:
     assert held < 4 << 20
 
 
+@pytest.mark.promise("manifests-are-read-once")
 def test_a_manifest_that_changed_in_the_store_is_read_again(tmp_path: Path) -> None:
     store = MemoryStore()
     fill(store, 3, 2)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Snapshots that the first version published are mounted, read, looked into, and gone on from."""
 
+import pytest
+
 from cas3fs.assembly.opening import OpenVolume
 from cas3fs.filesystem import ROOT
 from cas3fs.index import Checker
@@ -19,6 +21,7 @@ def names(opened: OpenVolume) -> set[bytes]:
     return found
 
 
+@pytest.mark.promise("files-have-chunk-checksums")
 def test_a_snapshot_of_the_first_revision_is_read_and_gone_on_from(volume: Volume) -> None:
     parent = volume.use("there")
     path = volume.root / "old.sqlite"

@@ -64,6 +64,7 @@ def check_all_snapshots(volume: Volume, expected: dict[str, dict[str, str]]) -> 
     assert (told["status"], told["codes"]) == (0, {})
 
 
+@pytest.mark.promise("an-old-copy-of-an-index-is-set-aside", "an-old-state-folder-rolls-nothing-back")
 @pytest.mark.parametrize("bring_back", [put_back, set_back])
 def test_what_was_published_after_a_copy_of_the_state_folder_stays_when_the_copy_comes_back(
     volume: Volume, caplog: pytest.LogCaptureFixture, bring_back: Callable[[Volume, Path], None]
@@ -100,6 +101,7 @@ def test_what_was_published_after_a_copy_of_the_state_folder_stays_when_the_copy
     assert {path.name: path.read_text() for path in saved.iterdir()} == {"copied": "staged when the copy was made"}
 
 
+@pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
 def test_a_copy_comes_back_after_publishings_and_a_gc(volume: Volume) -> None:
     opened = volume.open()
     write(opened, "a", "1")
@@ -132,6 +134,7 @@ def test_a_copy_of_an_unmounted_state_folder_is_no_more_than_its_snapshot(volume
     assert aside(volume) == []
 
 
+@pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
 def test_fsck_looks_at_the_newest_snapshot_and_not_at_an_old_copy(volume: Volume) -> None:
     opened = volume.open()
     write(opened, "a", "1")
@@ -145,6 +148,7 @@ def test_fsck_looks_at_the_newest_snapshot_and_not_at_an_old_copy(volume: Volume
     assert told["checked"]["index"].startswith("the index of snapshot")
 
 
+@pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
 def test_a_put_that_was_never_acknowledged_is_no_sign_of_a_copy(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +171,7 @@ def test_a_put_that_was_never_acknowledged_is_no_sign_of_a_copy(
     assert aside(volume) == []
 
 
+@pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
 def test_a_stale_listing_does_not_hide_what_was_published_here(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     first = volume.use("here", a="1")
     second = volume.use("here", b="2")
@@ -178,6 +183,7 @@ def test_a_stale_listing_does_not_hide_what_was_published_here(volume: Volume, m
     assert aside(volume) == []
 
 
+@pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
 def test_a_mount_on_a_machine_that_was_set_back_stops_where_a_number_is_taken(volume: Volume) -> None:
     """The process lives on, as in a virtual machine that was saved with its memory."""
     opened = volume.open()
@@ -197,6 +203,7 @@ def test_a_mount_on_a_machine_that_was_set_back_stops_where_a_number_is_taken(vo
     assert read_all(view) == {"a": "1", "b": "2"}
 
 
+@pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
 def test_a_gc_on_a_machine_that_was_set_back_deletes_nothing(volume: Volume) -> None:
     opened = volume.open()
     write(opened, "a", "1")

@@ -64,6 +64,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
     return lambda machine: monkeypatch.setattr("cas3fs.epochs.values.this_machine", lambda: machine)
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store", "an-old-store-is-accepted-with-a-warning")
 @pytest.mark.parametrize("ends_well", [True, False])
 def test_a_store_that_was_put_back_from_a_backup_is_begun_from_as_it_is(
     volume: Volume, caplog: pytest.LogCaptureFixture, ends_well: bool
@@ -100,6 +101,7 @@ def test_a_store_that_was_put_back_from_a_backup_is_begun_from_as_it_is(
         assert (volume.root / "saved" / "c").read_text() == "not published"
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_packs_that_a_store_put_back_lacks_are_no_hits_and_are_named(
     volume: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,6 +128,7 @@ def test_packs_that_a_store_put_back_lacks_are_no_hits_and_are_named(
     view.close()
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_what_a_store_still_has_of_lost_epochs_stays_for_a_rescue(volume: Volume) -> None:
     volume.use("here", a="1")
     keep_store(volume)
@@ -144,6 +147,7 @@ def test_what_a_store_still_has_of_lost_epochs_stays_for_a_rescue(volume: Volume
     assert (volume.root / "saved" / "b").read_text() == "stored, and its snapshot is lost"
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_an_empty_store_under_the_same_url_is_told(volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
     keep_store(volume)
     volume.use("here", a="1")
@@ -154,6 +158,7 @@ def test_an_empty_store_under_the_same_url_is_told(volume: Volume, caplog: pytes
     assert len(aside(volume)) == 1
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 @pytest.mark.parametrize("ends_well", [True, False])
 def test_a_snapshot_of_the_same_number_and_other_bytes_is_not_the_one_that_the_index_knows(
     volume: Volume, caplog: pytest.LogCaptureFixture, ends_well: bool
@@ -174,6 +179,7 @@ def test_a_snapshot_of_the_same_number_and_other_bytes_is_not_the_one_that_the_i
     assert len(aside(volume)) == 1
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_a_manifest_that_cannot_be_read_is_no_sign_of_another_store(volume: Volume) -> None:
     snapshot = volume.use("here", a="1")
     manifest = volume.root / "v" / "snapshots" / snapshot
@@ -185,6 +191,7 @@ def test_a_manifest_that_cannot_be_read_is_no_sign_of_another_store(volume: Volu
     assert aside(volume) == []
 
 
+@pytest.mark.promise("a-claim-holds-on-its-own-machine", "a-copied-state-folder-takes-nothing-over")
 def test_a_state_folder_that_was_copied_to_another_machine_does_not_mount_there(
     volume: Volume, on: Callable[[Machine], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,6 +222,7 @@ def test_a_state_folder_that_was_copied_to_another_machine_does_not_mount_there(
     assert read_all(view_of(volume, published)) == {"a": "1", "thesis": "years of work"}
 
 
+@pytest.mark.promise("a-claim-holds-on-its-own-machine")
 def test_a_disk_that_moved_to_another_machine_is_gone_on_with_after_a_take_over(
     volume: Volume, on: Callable[[Machine], None]
 ) -> None:

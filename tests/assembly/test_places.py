@@ -36,6 +36,7 @@ def check(volume: Volume) -> None:
     assert (told["status"], told["codes"]) == (0, {})
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store", "a-copied-volume-leaves-the-original-alone")
 def test_a_copy_of_the_store_and_the_original_live_on_side_by_side(volume: Volume) -> None:
     first = volume.use("here", a="1")
     other = copied(volume)
@@ -53,6 +54,7 @@ def test_a_copy_of_the_store_and_the_original_live_on_side_by_side(volume: Volum
     assert volume.archive.ids()[0] == other.archive.ids()[0] == first
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_what_waits_for_the_original_never_goes_to_a_copy(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
@@ -70,6 +72,7 @@ def test_what_waits_for_the_original_never_goes_to_a_copy(volume: Volume) -> Non
     assert read_all(volume.open("here")) == {"a": "1", "b": "staged"}
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_a_folder_of_an_earlier_version_belongs_to_the_url_that_was_mounted_last(volume: Volume) -> None:
     volume.use("here", a="1")
     state = volume.state("here")
@@ -88,6 +91,7 @@ def test_a_folder_of_an_earlier_version_that_was_never_mounted_is_taken_by_who_c
     assert volume.open("here").state.path == volume.state("here")
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_a_copy_of_a_state_folder_waits_while_the_other_is_in_use(volume: Volume) -> None:
     opened = volume.open("here")
     write(opened, "a", "1")

@@ -40,6 +40,7 @@ def once_while_a_snapshot_is_put(monkeypatch: pytest.MonkeyPatch, work: Callable
     monkeypatch.setattr(SnapshotArchive, "create", meanwhile)
 
 
+@pytest.mark.promise("snapshots-follow-an-interval")
 def test_what_changes_while_a_snapshot_is_put_is_in_the_next_one(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +52,7 @@ def test_what_changes_while_a_snapshot_is_put_is_in_the_next_one(
     assert read_all(volume.view()) == {"renamed": "x"}
 
 
+@pytest.mark.promise("a-flush-reaches-the-store")
 def test_who_waits_for_the_store_while_a_snapshot_is_put_waits_for_the_next_one(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +73,7 @@ def test_who_waits_for_the_store_while_a_snapshot_is_put_waits_for_the_next_one(
     assert read_all(volume.view()).keys() == {"early", "late"}
 
 
+@pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
 def test_a_gc_keeps_what_was_stored_at_the_instant_of_a_snapshot_that_stays(volume: Volume) -> None:
     opened = volume.open()
     filesystem = opened.filesystem
@@ -93,6 +96,7 @@ def test_a_gc_keeps_what_was_stored_at_the_instant_of_a_snapshot_that_stays(volu
     assert read_all(view) == {"file": "renamed over another, so the snapshot has it"}
 
 
+@pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
 @pytest.mark.parametrize("request_", ["snapshot-delete", "snapshot-prune"])
 def test_nothing_is_published_while_snapshots_are_deleted(
     volume: Volume, monkeypatch: pytest.MonkeyPatch, request_: str
@@ -115,6 +119,7 @@ def test_nothing_is_published_while_snapshots_are_deleted(
     assert excluded == [True]
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
 def test_a_restored_head_that_another_writer_overtook_is_not_acknowledged(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +130,7 @@ def test_a_restored_head_that_another_writer_overtook_is_not_acknowledged(
         restore_head(volume.store_settings, volume.places("here"), first, lambda _: None)
 
 
+@pytest.mark.promise("numbers-are-never-reused")
 def test_a_publishing_that_seemed_to_fail_is_tried_again_under_another_number(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def trouble_of(volume: OpenVolume, name: str) -> str:
     return volume.metrics.troubles()[name].error
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_a_publisher_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
     assert opened.publisher is not None
@@ -61,6 +62,7 @@ def test_a_publisher_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) ->
     opened.finish()
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_a_committer_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cas3fs.filesystem.commits._DISK_CHECK_S", SHORT_S)
     opened = volume.open()
@@ -73,6 +75,7 @@ def test_a_committer_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) ->
     assert trouble_of(opened, "local disk") == "for the test"
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_storers_go_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
     failing_at_first(monkeypatch, type(opened.filesystem._storer), "_upload", RecursionError("for the test"), 1)
@@ -81,6 +84,7 @@ def test_storers_go_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trouble_of(opened, "storing") == "for the test"
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_a_gc_in_a_rhythm_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
     calls = failing_at_first(monkeypatch, Collector, "collect", KeyError("for the test"))
@@ -91,6 +95,7 @@ def test_a_gc_in_a_rhythm_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatc
     upkeep.stop()
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_a_control_server_goes_on_without_threads_or_descriptors(
     workspace: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

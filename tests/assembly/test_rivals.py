@@ -74,6 +74,7 @@ def rivals(url: str, tmp_path: Path) -> Iterator[list[Rival]]:
         one.close()
 
 
+@pytest.mark.promise("one-of-two-mounts-wins")
 def test_of_two_processes_that_open_a_volume_at_one_instant_one_wins_each_time(
     url: str, rivals: list[Rival], tmp_path: Path, long: bool
 ) -> None:

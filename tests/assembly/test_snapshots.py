@@ -105,6 +105,7 @@ def test_an_older_state_becomes_the_head_and_a_newer_one_again(volume: Volume) -
     assert read_all(volume.open("third")) == {"a": "three", "b": "kept", "c": "two"}
 
 
+@pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
 def test_a_restored_head_keeps_every_pack_that_was_known_and_goes_on_counting(volume: Volume) -> None:
     first = volume.use("here", a="one")
     volume.use("here", b="two")
@@ -173,6 +174,7 @@ def test_the_one_before_a_damaged_head_becomes_the_head(volume: Volume) -> None:
     assert read_all(volume.open("third")) == {"a": "one"}
 
 
+@pytest.mark.promise("snapshots-follow-an-interval")
 @pytest.mark.parametrize("back_s", [0, 3600], ids=["standing", "set back"])
 def test_a_change_is_published_though_the_clock_does_not_show_it(volume: Volume, back_s: int) -> None:
     here = volume.open()
@@ -391,6 +393,7 @@ def test_those_who_share_a_snapshot_share_its_failure(volume: Volume, monkeypatc
     assert view_of(volume, ids(volume)[-1]) == {"a": "x"}
 
 
+@pytest.mark.promise("manifests-are-read-once")
 def test_what_is_told_to_be_stored_counts_the_packs_that_only_other_snapshots_need(volume: Volume) -> None:
     first = volume.use("here", small="x")
     data = random.Random(2).randbytes(200_000).hex()
@@ -406,6 +409,7 @@ def in_store(volume: Volume, *prefixes: str) -> int:
     return sum(info.size for prefix in prefixes for info in volume.shelf.store.list(prefix))
 
 
+@pytest.mark.promise("manifests-are-read-once")
 def test_what_snapshots_take_in_the_store_is_told_beside_the_packs(volume: Volume) -> None:
     volume.use("here", small="x")
     volume.use("here", other="y" * 5000)
@@ -422,6 +426,7 @@ def test_what_snapshots_take_in_the_store_is_told_beside_the_packs(volume: Volum
     assert keeper.stored_bytes() == in_store(volume, "snapshots/", "pages/")
 
 
+@pytest.mark.promise("manifests-are-read-once")
 def test_what_a_snapshot_has_added_counts_its_packs(volume: Volume) -> None:
     volume.use("here", small="x")
     before = sum(info.size for info in volume.shelf.store.list("packs/"))

@@ -46,6 +46,7 @@ def published_late(opened: OpenVolume, monkeypatch: pytest.MonkeyPatch) -> str:
     return published(opened)
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
 def test_the_old_writer_finds_out_when_it_publishes_next_and_turns_read_only(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
@@ -84,6 +85,7 @@ def test_both_go_on_and_only_the_new_one_is_seen(volume: Volume) -> None:
     assert read_all(volume.open("third")) == {"a": "one", "b": "of the new one"}
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
 def test_who_takes_over_writes_down_where_it_goes_on_and_publishes_at_once(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
@@ -96,6 +98,7 @@ def test_who_takes_over_writes_down_where_it_goes_on_and_publishes_at_once(volum
     assert (newest.number.epoch, newest.parent) == (2, base)
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing", "a-fenced-writer-stops")
 def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +121,7 @@ def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
     assert read_all(volume.open("third")) == {"a": "one"}
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
 def test_a_writer_that_is_taken_over_from_while_it_publishes_acknowledges_nothing(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
@@ -135,6 +139,7 @@ def test_a_writer_that_is_taken_over_from_while_it_publishes_acknowledges_nothin
     assert len(volume.archive.strays()) == 1
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing", "a-fenced-writer-stops")
 def test_a_writer_that_was_taken_over_from_deletes_no_snapshot(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
@@ -152,6 +157,7 @@ def test_a_writer_that_was_taken_over_from_deletes_no_snapshot(volume: Volume) -
     assert set((volume.root / "v").rglob("*")) == before
 
 
+@pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
 def test_packs_of_a_late_manifest_stay_as_long_as_it_does(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     old = volume.open("old")
     write(old, "a", "one")
@@ -184,6 +190,7 @@ def test_pages_that_an_overruled_writer_may_still_need_stay(volume: Volume, monk
     assert (volume.root / "v" / "pages" / late).exists()
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -> None:
     old = volume.open("old")
     write(old, "stored", "published")
@@ -223,6 +230,7 @@ def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -
     assert {path: path.stat().st_mtime_ns for path in volume.state("old").glob("staging/*")} == before
 
 
+@pytest.mark.promise("data-of-a-fenced-writer-can-be-saved")
 def test_what_only_a_snapshot_off_the_line_has_is_saved_and_not_what_others_changed_since(
     volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +282,7 @@ def test_what_was_only_moved_linked_or_changed_in_its_attributes_is_saved_under_
     assert (saved / "moved folder").stat().st_mode & 0o7777 == 0o750
 
 
+@pytest.mark.promise("staging-belongs-to-one-lineage", "data-of-a-fenced-writer-can-be-saved")
 def test_what_was_set_aside_is_saved_too(volume: Volume, tmp_path: Path) -> None:
     killed = volume.open("here")
     write(killed, "a", "never published")

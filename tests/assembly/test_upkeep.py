@@ -90,6 +90,7 @@ def test_a_volume_that_is_open_elsewhere_is_not_collected(volume: Volume) -> Non
         collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
 
 
+@pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
 def test_an_older_state_is_restored_collected_and_restored_forward_again(volume: Volume) -> None:
     places = volume.places("here")
     first = volume.use("here", one=text(1))
@@ -204,6 +205,7 @@ class TestFsck:
         lost = opened.filesystem.lookup(1, b"lost+found")
         assert lost.is_directory
 
+    @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
     @pytest.mark.parametrize("repair", [False, True], ids=["told", "repaired"])
     def test_files_of_a_lost_pack_are_healed_by_a_copy_after_a_check(self, volume: Volume, repair: bool) -> None:
         volume.use("here", photo=text(1), twin=text(1))
@@ -214,6 +216,7 @@ class TestFsck:
         opened = volume.open("there")
         assert [read(opened, name) for name in ("photo", "twin", "copy")] == [text(1)] * 3
 
+    @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
     def test_a_check_of_an_open_volume_makes_what_is_lost_known_to_it(self, volume: Volume) -> None:
         volume.use("here", photo=text(1))
         lose_packs(volume)
@@ -284,6 +287,7 @@ class TestFsck:
         assert {info.key for info in volume.shelf.store.list("snapshots/")} == before
 
 
+@pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
 def test_who_publishes_waits_while_something_is_collected_or_pruned(volume: Volume) -> None:
     opened = volume.open()
     publisher = opened.publisher

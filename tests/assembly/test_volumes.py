@@ -38,6 +38,7 @@ def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> Non
     assert (entry.compression, entry.label) == ("none", "name")
 
 
+@pytest.mark.promise("a-fenced-volume-stays-fenced")
 def test_a_fenced_volume_puts_nothing_without_a_condition_whatever_the_store_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_volume_is_not_made_twice(volume: Volume) -> None:
         make_volume(volume.store_settings, VolumeSettings())
 
 
+@pytest.mark.promise("a-lost-volume-object-is-reported")
 def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes_on_when_that_is_put_back(
     volume: Volume,
 ) -> None:
@@ -85,6 +87,7 @@ def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes
     assert read_all(opened) == {"file": "text"}
 
 
+@pytest.mark.promise("a-directory-store-is-private")
 def test_mkfs_and_whoever_opens_a_volume_are_told_that_others_can_read_it(
     volume: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_volume_whose_group_may_read_it(tmp_path: Path) -> None:
         make_volume(StoreSettings("memory://x"), VolumeSettings(group_readable=True))
 
 
+@pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("place", ["packs", "snapshots/deep/down", "epochs"])
 def test_a_volume_is_not_made_among_the_objects_of_another(volume: Volume, place: str) -> None:
     inside = volume.root / "v" / place

@@ -111,6 +111,7 @@ def test_two_sessions_fill_packs_of_their_own(open_writer: OpenWriter, record: R
     )
 
 
+@pytest.mark.promise("a-known-block-is-checked-again")
 def test_a_block_in_flight_is_not_stored_twice(open_writer: OpenWriter, record: Record, store: TestStore) -> None:
     store.puts.shut()
     writer = open_writer()
@@ -142,6 +143,7 @@ def test_many_threads_adding_the_same_blocks_store_each_once(open_writer: OpenWr
     assert sorted(record.hashes()) == sorted(block for block, _ in blocks)
 
 
+@pytest.mark.promise("a-known-block-is-checked-again")
 def test_a_failed_upload_fails_all_its_blocks_and_they_can_be_added_again(
     open_writer: OpenWriter, record: Record, store: TestStore, metrics: Metrics
 ) -> None:
@@ -289,6 +291,7 @@ def test_what_was_stored_is_counted(open_writer: OpenWriter, record: Record, met
     assert counted["writer.stored_bytes"] == record.packs[0].size_bytes
 
 
+@pytest.mark.promise("gc-decides-again-when-it-deletes")
 def test_a_pack_that_is_put_and_not_recorded_yet_is_named(
     open_writer: OpenWriter, store: TestStore, record: Record
 ) -> None:
@@ -304,6 +307,7 @@ def test_a_pack_that_is_put_and_not_recorded_yet_is_named(
     assert writer.unrecorded == frozenset()
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_a_large_block_is_stored_though_no_thread_can_be_started_to_encode_it(
     open_writer: OpenWriter, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:

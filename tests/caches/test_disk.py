@@ -170,6 +170,7 @@ def test_files_removed_by_others_are_misses_and_their_room_is_used_again(disk: D
     assert disk.size_bytes == taken_bytes(tmp_path)
 
 
+@pytest.mark.promise("surroundings-may-change")
 def test_the_whole_folder_may_vanish_and_is_made_again(
     disk: DiskCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,6 +190,7 @@ def test_the_whole_folder_may_vanish_and_is_made_again(
     assert disk.size_bytes == taken_bytes(tmp_path)
 
 
+@pytest.mark.promise("surroundings-may-change")
 def test_a_folder_that_cannot_be_written_is_in_the_log_once_until_it_can(
     disk: DiskCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

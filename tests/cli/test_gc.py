@@ -25,6 +25,7 @@ def command(tmp_path: Path, lying_stores: LyingStores) -> list[str]:
     return ["gc", url, "--grace", "0s", "--state-dir", str(tmp_path / "s"), "--cache-dir", str(tmp_path / "c")]
 
 
+@pytest.mark.promise("one-failure-does-not-stop-gc")
 def test_what_could_not_be_deleted_is_a_line_and_a_status_of_1(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

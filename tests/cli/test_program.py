@@ -82,6 +82,7 @@ def test_a_snapshot_is_not_taken_over(url: str, tmp_path: Path, capsys: pytest.C
     assert "only reads" in capsys.readouterr().err
 
 
+@pytest.mark.promise("unusable-requests-are-refused-at-once")
 @pytest.mark.parametrize("what", ["state folder", "cache folder"])
 def test_a_mount_that_would_hide_what_it_works_with_is_refused(
     url: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -109,6 +110,7 @@ def silent_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 @pytest.mark.parametrize("command", [["mkfs"], ["stats"], ["snapshot", "list"], ["epochs"]])
 def test_a_store_that_does_not_answer_is_waited_for_as_long_as_was_said(
     silent_endpoint: str, command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -120,6 +122,7 @@ def test_a_store_that_does_not_answer_is_waited_for_as_long_as_was_said(
     assert "gave no answer within 1 s" in capsys.readouterr().err
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_who_waits_at_a_terminal_waits_shortly_for_the_first_answer_unless_it_is_a_mount() -> None:
     waits = {}
     for name in ("stats", "fsck", "mount"):

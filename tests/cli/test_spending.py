@@ -52,6 +52,7 @@ def test_prices_can_be_set_by_option_and_environment(tmp_path: Path) -> None:
     assert "'copy=3' sets no price" in refused.stderr
 
 
+@pytest.mark.promise("manifests-are-read-once")
 def test_the_price_of_storage_counts_what_snapshots_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = {"pack_bytes": 10**9, "snapshot_bytes": 10**9}
     monkeypatch.setattr("cas3fs.cli.stats._report", lambda *_: dict(report))

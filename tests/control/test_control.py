@@ -175,6 +175,7 @@ def test_a_client_that_goes_away_ends_its_handler(path: Path) -> None:
     server.close()
 
 
+@pytest.mark.promise("a-stopped-mount-is-named")
 @pytest.mark.parametrize("knows", [True, False], ids=["this version", "an older version"])
 def test_a_handler_that_says_nothing_for_long_is_waited_for(path: Path, knows: bool) -> None:
     signs = threading.Semaphore(0)
@@ -205,6 +206,7 @@ def mute(path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
+@pytest.mark.promise("a-stopped-mount-is-named")
 def test_a_process_without_a_sign_of_life_is_named(mute: socket.socket, path: Path) -> None:
     with ControlClient(path, silence_s=0.02, patience_s=0.1) as client:
         with pytest.raises(
@@ -268,6 +270,7 @@ def test_only_records_whose_process_answers_are_found(tmp_path: Path) -> None:
     assert list(find_records(tmp_path / "nowhere")) == []
 
 
+@pytest.mark.promise("few-descriptors-for-many-files")
 def test_a_server_without_a_descriptor_for_a_request_serves_it_when_one_comes_free(
     path: Path, server: ControlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,9 @@ def test_every_failpoint_is_reached(need_fuse: None, reached: Counter[str]) -> N
     assert [point for point in FAILPOINTS if not reached[point]] == []
 
 
+@pytest.mark.promise(
+    "synced-data-survives-a-crash", "names-are-from-one-instant", "the-store-restores-the-newest-snapshot"
+)
 def test_a_mount_killed_at_a_failpoint_keeps_what_was_promised(
     folder: Path, point: str, long: bool, reached: Counter[str]
 ) -> None:
@@ -95,5 +98,6 @@ def test_a_mount_killed_at_a_failpoint_keeps_what_was_promised(
         die(folder / str(number), number + len(point), point, count)
 
 
+@pytest.mark.promise("synced-data-survives-a-crash", "files-never-show-foreign-bytes", "a-replaced-file-is-whole")
 def test_a_mount_killed_at_any_time_keeps_what_was_promised(folder: Path, seed: int) -> None:
     die(folder, seed, None)

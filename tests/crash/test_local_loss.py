@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from cas3fs.epochs.claimfile import read_record
 from cas3fs.index import Checker, Index, StagingIndex
 from tests.crash.disk import Disk, Luck
@@ -96,6 +98,7 @@ def left_by(program: str, workspace: Path) -> Iterator[tuple[Path, list[str]]]:
     assert told
 
 
+@pytest.mark.promise("synced-data-survives-a-power-loss")
 def test_the_claims_of_a_state_folder(workspace: Path) -> None:
     for folder, told in left_by(CLAIMS, workspace):
         held = read_record(folder / "claim.json").held
@@ -103,6 +106,7 @@ def test_the_claims_of_a_state_folder(workspace: Path) -> None:
         assert all(one.epoch >= int(told[-1]) and one.uuid == UUID(int=one.epoch) for one in held if told)
 
 
+@pytest.mark.promise("synced-data-survives-a-power-loss")
 def test_an_index_through_its_lives(workspace: Path) -> None:
     for folder, told in left_by(INDEX, workspace):
         with Index.open(folder / "index.sqlite", create=not told) as index:
@@ -112,12 +116,14 @@ def test_an_index_through_its_lives(workspace: Path) -> None:
             assert checker.integrity(thorough=True) == []
 
 
+@pytest.mark.promise("synced-data-survives-a-power-loss")
 def test_the_rows_of_staging_through_their_lives(workspace: Path) -> None:
     for folder, told in left_by(ROWS, workspace):
         with StagingIndex(folder / "staging.sqlite") as rows:
             assert [str(row.seq) for row in rows.rows()][: len(told)] == told
 
 
+@pytest.mark.promise("synced-data-survives-a-power-loss")
 def test_an_index_that_takes_the_place_of_another(workspace: Path) -> None:
     for folder, told in left_by(PLACE, workspace):
         if told or (folder / "index.sqlite").exists():

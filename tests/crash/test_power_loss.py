@@ -47,6 +47,7 @@ class Acknowledged:
                 self.synced |= {words[0]: int(words[1]), words[2]: int(words[3])}
 
 
+@pytest.mark.promise("staged-bytes-outlive-their-index-entry", "synced-data-survives-a-power-loss")
 @pytest.mark.lasts(300, long_s=3600)
 def test_what_was_synced_survives_a_loss_of_power_at_any_instant(
     need_fuse: None, workspace: Path, seed: int, long: bool

@@ -103,6 +103,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.promise("numbers-are-never-reused", "a-killed-snapshot-leaves-whole-ones")
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_each_step_of_a_snapshot_leaves_whole_ones_only(step: str, tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()

@@ -101,6 +101,7 @@ def on_another_machine(tmp_path: Path) -> OpenVolume:
     return opened
 
 
+@pytest.mark.promise("only-real-answers-count", "store-faults-cost-no-data")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_whatever_fails_for_however_long_no_byte_is_wrong_or_lost(
     s3: FakeS3, volume: OpenVolume, tmp_path: Path, kind: FaultKind
@@ -137,6 +138,7 @@ STEPS = 30
 PLACES = ("", "packs/", "pages/", "snapshots/", "epochs/")
 
 
+@pytest.mark.promise("only-real-answers-count")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_mixture_of_faults_costs_time_and_nothing_else(
     s3: FakeS3, volume: OpenVolume, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +201,7 @@ def test_any_mixture_of_faults_costs_time_and_nothing_else(
 LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.LISTING_LACKS)
 
 
+@pytest.mark.promise("only-real-answers-count")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whoever_mounts_beside_listings_that_lie_finds_all_that_was_released(
     s3: FakeS3, tmp_path: Path, seed: int
@@ -235,6 +238,7 @@ def test_whoever_mounts_beside_listings_that_lie_finds_all_that_was_released(
     none_of(findings(URL.url, places(tmp_path / "machine1"), verify_data=True))
 
 
+@pytest.mark.promise("store-faults-cost-no-data")
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(
     "kind",
@@ -272,6 +276,7 @@ class FastClock:
         return self._start_s + (time.monotonic() - self._start_s) * self.factor
 
 
+@pytest.mark.promise("storing-resumes-by-itself")
 def test_an_outage_of_an_hour_loses_nothing_and_ends_by_itself(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("seed, kinds", rounds)
 
 
+@pytest.mark.promise("everything-fails-at-random")
 def test_whatever_fails_and_when_it_is_killed_what_was_acknowledged_is_there(
     need_fuse: None, workspace: Path, seed: int, kinds: str
 ) -> None:

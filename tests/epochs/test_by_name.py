@@ -46,6 +46,7 @@ def at(tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: tmp_path / name
 
 
+@pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_a_listing_that_lacks_the_next_epoch_does_not_blind_the_fence(
     epochs: Epochs, store: LyingStore, at: Callable[[str], Path]
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_listing_that_lacks_the_next_epoch_does_not_blind_the_fence(
         assert not epochs.is_newest(old)
 
 
+@pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_whoever_saw_anything_of_a_later_epoch_is_fenced(epochs: Epochs, at: Callable[[str], Path]) -> None:
     claim = epochs.claim(ALICE, at("alice"))
     epochs.saw(claim.epoch)
@@ -65,6 +67,7 @@ def test_whoever_saw_anything_of_a_later_epoch_is_fenced(epochs: Epochs, at: Cal
     assert not epochs.is_newest(claim)
 
 
+@pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_an_epoch_that_a_listing_lacks_is_held_all_the_same(
     epochs: Epochs, store: LyingStore, at: Callable[[str], Path]
 ) -> None:
@@ -80,6 +83,7 @@ def test_an_epoch_that_a_listing_lacks_is_held_all_the_same(
         assert epochs.claim(CAROL, at("carol")).epoch == 8
 
 
+@pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
 def test_the_next_claim_learns_what_the_release_before_says(epochs: Epochs, at: Callable[[str], Path]) -> None:
     epochs.release(epochs.claim(ALICE, at("alice")), "00000001-0000000003", ("00000001-0000000002",))
     crashed = epochs.claim(BOB, at("bob"))
@@ -101,6 +105,7 @@ def test_a_release_of_an_older_version_names_nothing(
     assert epochs.claim(BOB, at("bob")).handover == (None, ())
 
 
+@pytest.mark.promise("a-take-over-records-its-base-first")
 def test_a_take_over_that_died_without_a_base_is_made_good_by_the_next_claim(
     epochs: Epochs, store: LyingStore, at: Callable[[str], Path]
 ) -> None:
@@ -120,6 +125,7 @@ def damaged_newest(epochs: Epochs, bare: MemoryStore, path: Path) -> None:
     spoil(bare, "epochs/00000001", 60)
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_damaged_newest_epoch_is_held_by_nobody_that_is_known_until_it_is_taken_over(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
@@ -135,6 +141,7 @@ def test_a_damaged_newest_epoch_is_held_by_nobody_that_is_known_until_it_is_take
     ]
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_state_directory_knows_its_own_epoch_whose_entry_is_damaged(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
@@ -143,6 +150,7 @@ def test_a_state_directory_knows_its_own_epoch_whose_entry_is_damaged(
     assert claim.epoch == 2 and claim.took_over is None and len(claim.lineage) == 1
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_damaged_epoch_that_was_released_is_followed_by_anybody(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
@@ -152,6 +160,7 @@ def test_a_damaged_epoch_that_was_released_is_followed_by_anybody(
     assert epochs.claim(BOB, at("bob")).epoch == 2
 
 
+@pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_an_epoch_before_a_damaged_one_counts_as_overruled(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
@@ -191,6 +200,7 @@ def crashed(shelf: Shelf, path: Path, number: int) -> None:
     assert first.overruled == frozenset()
 
 
+@pytest.mark.promise("requests-do-not-grow-with-epochs")
 def test_what_is_asked_of_ten_thousand_epochs_does_not_grow_with_them(tmp_path: Path) -> None:
     store = Counting()
     shelf = Shelf(store)
@@ -208,6 +218,7 @@ def test_what_is_asked_of_ten_thousand_epochs_does_not_grow_with_them(tmp_path: 
     assert store.asked["get"] < 10
 
 
+@pytest.mark.promise("requests-do-not-grow-with-epochs")
 def test_what_became_of_ten_thousand_epochs_is_found_out_in_one_pass(tmp_path: Path) -> None:
     """As of an older version, which does not write down what is overruled."""
     store = Counting()
@@ -234,6 +245,7 @@ def test_of_very_many_lost_numbers_not_each_is_claimed(
     assert epochs.claim(ALICE, at("alice")).epoch == 100_002
 
 
+@pytest.mark.promise("an-index-belongs-to-its-store")
 def test_an_older_store_than_the_claim_file_knows_is_read_all_the_same(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:

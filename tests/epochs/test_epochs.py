@@ -98,6 +98,7 @@ def test_a_released_epoch_is_followed_by_the_next_and_the_line_goes_on(epochs: E
     assert (second.epoch, second.lineage) == (2, (first.uuid,))
 
 
+@pytest.mark.promise("a-held-volume-refuses-others")
 def test_another_state_directory_is_refused_while_the_epoch_is_held(epochs: Epochs, here: Path, there: Path) -> None:
     epochs.claim(ALICE, here)
     with pytest.raises(EpochHeld) as caught:
@@ -112,6 +113,7 @@ def test_the_refusal_tells_when_the_holder_is_this_machine(epochs: Epochs, here:
         epochs.claim(ALICE, there)
 
 
+@pytest.mark.promise("a-held-volume-refuses-others")
 def test_a_crashed_mount_goes_on_from_its_own_state_directory(epochs: Epochs, here: Path) -> None:
     crashed = epochs.claim(ALICE, here)
     again = epochs.claim(ALICE, here)
@@ -120,6 +122,7 @@ def test_a_crashed_mount_goes_on_from_its_own_state_directory(epochs: Epochs, he
     assert (once_more.epoch, once_more.lineage) == (3, (crashed.uuid, again.uuid))
 
 
+@pytest.mark.promise("a-claim-holds-on-its-own-machine")
 def test_what_was_copied_to_another_machine_holds_nothing_there(epochs: Epochs, here: Path, there: Path) -> None:
     alpha, beta = ALICE._replace(machine="a" * 32), ALICE._replace(machine="b" * 32)
     held = epochs.claim(alpha, here)
@@ -138,6 +141,7 @@ def test_what_was_copied_to_another_machine_holds_nothing_there(epochs: Epochs, 
         epochs.claim(alpha, here)
 
 
+@pytest.mark.promise("a-claim-holds-on-its-own-machine")
 def test_a_board_tells_clones_apart_that_share_their_machine_id(epochs: Epochs, here: Path) -> None:
     clone = ALICE._replace(machine="a" * 32, board="1" * 32)
     epochs.claim(clone, here)
@@ -196,6 +200,7 @@ def test_an_own_release_does_not_look_like_a_later_writer(epochs: Epochs, here: 
     assert epochs.is_newest(claim)
 
 
+@pytest.mark.promise("numbers-are-never-reused")
 def test_a_claim_that_was_applied_though_it_seemed_to_fail_is_ours(epochs: Epochs, store: Store, here: Path) -> None:
     first = epochs.claim(ALICE, here)
 
@@ -225,6 +230,7 @@ def test_a_claim_that_never_arrived_is_made_again(epochs: Epochs, store: Store, 
     assert (again.epoch, again.lineage) == (2, (first.uuid,))
 
 
+@pytest.mark.promise("numbers-are-never-reused")
 def test_a_claim_that_arrives_late_is_still_ours(here: Path) -> None:
     store = Store()
     epochs = Epochs(Shelf(store), sleep=lambda seconds: None)
@@ -276,6 +282,7 @@ def test_who_loses_the_race_is_refused_even_when_taking_over(
     assert epochs.is_newest(rivals[0])
 
 
+@pytest.mark.promise("rival-claims-withdraw")
 def test_unfenced_rivals_both_withdraw_and_one_comes_back(tmp_path: Path, here: Path, there: Path) -> None:
     """Both put, both list, both see the other."""
     store = Store(conditional=False)
@@ -335,6 +342,7 @@ def test_a_damaged_claim_file_is_named(epochs: Epochs, here: Path) -> None:
             epochs.claim(ALICE, here)
 
 
+@pytest.mark.promise("numbers-are-never-reused")
 def test_the_claim_file_is_written_before_the_claim(epochs: Epochs, store: Store, here: Path) -> None:
     seen: list[dict[str, object]] = []
     store.before_put = lambda key: seen.append(json.loads(here.read_text())["pending"])

@@ -17,6 +17,7 @@ ALICE = Identity("alpha", "alice", 11, "boot-a")
 FOREIGN = ("epochs/README", "epochs/00000001-old", "epochs/old/00000001/base", f"epochs/x{SUB_SEPARATOR}base")
 
 
+@pytest.mark.promise("surroundings-may-change")
 def test_an_object_that_is_none_of_ours_does_not_block_the_volume(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

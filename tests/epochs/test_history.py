@@ -81,6 +81,7 @@ class Vanishing(MemoryStore):
         return super().get(key)
 
 
+@pytest.mark.promise("gc-decides-again-when-it-deletes")
 def test_an_epoch_counts_as_taken_over_where_the_claim_after_it_was_withdrawn_meanwhile(tmp_path: Path) -> None:
     store = Vanishing()
     epochs = Epochs(Shelf(store), fenced=False)

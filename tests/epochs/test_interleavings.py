@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +83,7 @@ def claims_in(order: Sequence[int], store: MemoryStore, take_over: Sequence[bool
         return list(pool.map(claim, range(len(NAMES))))
 
 
+@pytest.mark.promise("rival-claims-withdraw", "one-of-two-mounts-wins")
 @given(ORDERS)
 def test_of_three_that_claim_at_once_one_wins_at_most(order: list[int]) -> None:
     store = MemoryStore()
@@ -90,6 +92,7 @@ def test_of_three_that_claim_at_once_one_wins_at_most(order: list[int]) -> None:
     assert [one.uuid for one in won] == ([] if newest is None else [newest.entry.claim])
 
 
+@pytest.mark.promise("rival-claims-withdraw", "a-held-volume-refuses-others")
 @given(ORDERS)
 def test_a_held_epoch_goes_only_to_one_that_takes_over_and_is_told_as_taken_over(order: list[int]) -> None:
     store = MemoryStore()

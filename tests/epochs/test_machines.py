@@ -3,6 +3,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from cas3fs.epochs import Identity
 from cas3fs.epochs.machines import UNKNOWN, Machine, this_machine
 
@@ -26,6 +28,7 @@ def test_what_cannot_be_read_or_is_no_id_is_not_known(tmp_path: Path) -> None:
         assert this_machine((odd,), (tmp_path,)) == UNKNOWN
 
 
+@pytest.mark.promise("a-claim-holds-on-its-own-machine")
 def test_what_is_not_known_is_not_compared() -> None:
     one, other = Machine("a", "1"), Machine("a", "2")
     assert one.differs(other)

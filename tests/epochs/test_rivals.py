@@ -36,6 +36,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     made.close()
 
 
+@pytest.mark.promise("rival-claims-withdraw")
 def test_of_two_claims_at_one_instant_one_wins_each_time(store: ObjectStore, tmp_path: Path) -> None:
     fenced = probe_create_if_absent(store)
     epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda wait_s: time.sleep(wait_s / 10))

@@ -18,6 +18,7 @@ BEYOND = [-(EXTREME**2), -EXTREME * SECOND_NS, -EXTREME - 1, EXTREME, EXTREME * 
 WITHIN = [TIME_MIN_NS, -1, 0, 1, TIME_MAX_NS]
 
 
+@pytest.mark.promise("values-are-checked-at-the-border")
 @pytest.mark.parametrize("time_ns", BEYOND + WITHIN)
 def test_a_time_that_does_not_fit_becomes_the_nearest_that_does(machine: Machine, time_ns: int) -> None:
     fs = machine.mount()
@@ -58,6 +59,7 @@ def test_an_inode_that_there_cannot_be_is_not_found(machine: Machine, number: in
     fs.commit()
 
 
+@pytest.mark.promise("values-are-checked-at-the-border")
 def test_sizes_and_places_that_no_file_has_are_refused(machine: Machine) -> None:
     fs = machine.mount()
     handle = fs.create(1, b"f", 0o644, os.O_RDWR, ROOT)[1]

@@ -22,6 +22,7 @@ def test_a_checkpoint_holds_what_was_written_before(machine: Machine, tmp_path: 
     assert shown(machine, tmp_path / "copy", b"f") == data
 
 
+@pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
 @pytest.mark.parametrize("length", [10, 300_000])
 def test_a_file_renamed_over_another_just_before_the_instant_is_shown_whole(
     machine: Machine, tmp_path: Path, length: int
@@ -63,6 +64,7 @@ def test_a_file_that_is_being_rewritten_is_shown_as_it_was(machine: Machine, tmp
     fs.release(handle)
 
 
+@pytest.mark.promise("a-snapshot-shows-replaced-files-whole")
 def test_files_replaced_all_the_time_are_shown_old_or_new_in_every_checkpoint(machine: Machine, tmp_path: Path) -> None:
     fs = machine.mount(EAGER)
     contents = {bytes([65 + n]) * (1000 + 40_000 * (n % 3)) for n in range(26)}

@@ -251,6 +251,7 @@ class FaultyContents(RuleBasedStateMachine):
         return cells
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 @pytest.mark.parametrize("model", [FaultyContents])
 def test_whatever_the_disk_does_what_is_read_was_written_and_what_was_synced_is_there(
     model: type[RuleBasedStateMachine],

@@ -162,6 +162,7 @@ class LittleMemoryContents(Contents):
     memory_bytes = 1
 
 
+@pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had", "files-never-show-foreign-bytes")
 @pytest.mark.parametrize("model", [Contents, FixedContents, LittleMemoryContents])
 def test_files_hold_what_was_written_whatever_is_stored_committed_or_killed_between(
     model: type[RuleBasedStateMachine],

@@ -15,6 +15,7 @@ from tests.filesystem.usage import after_a_crash, content, make_file
 FILES = 500
 
 
+@pytest.mark.promise("costs-do-not-grow-with-staging")
 def test_an_fsync_looks_only_at_what_has_changed(
     machine: Machine, fs: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,6 +38,7 @@ def test_an_fsync_looks_only_at_what_has_changed(
     assert after_a_crash(machine, b"log") == b"line"
 
 
+@pytest.mark.promise("costs-do-not-grow-with-staging")
 def test_making_files_while_more_are_staged_than_are_cached_seldom_looks_for_one_to_let_go(
     fs: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +60,7 @@ def test_making_files_while_more_are_staged_than_are_cached_seldom_looks_for_one
     assert len(fs.inodes.cached) < 2 * FILES
 
 
+@pytest.mark.promise("costs-do-not-grow-with-staging")
 def test_a_file_of_many_ranges_costs_a_sync_what_is_new(
     machine: Machine, fs: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:

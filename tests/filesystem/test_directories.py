@@ -117,6 +117,7 @@ def test_an_unlinked_file_lives_while_it_is_open(fs: FileSystem) -> None:
     assert fs.staging.size_bytes == 0
 
 
+@pytest.mark.promise("lookup-counts-are-raised-under-the-lock")
 def test_a_file_that_was_unlinked_while_open_is_gone_after_a_crash(machine: Machine) -> None:
     fs = machine.mount()
     inode, handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)
@@ -259,6 +260,7 @@ class TestReaddir:
             assert again == wanted[start + 1 :]
         fs.releasedir(handle)
 
+    @pytest.mark.promise("a-listing-shows-each-name-once")
     def test_neither_skips_nor_repeats_what_stays_while_others_come_and_go(self, fs: FileSystem) -> None:
         stays = [b"stay%04d" % number for number in range(1500)]
         for number, name in enumerate(stays):
@@ -288,6 +290,7 @@ class TestReaddir:
         fs.releasedir(handle)
 
 
+@pytest.mark.promise("names-are-from-one-instant")
 def test_the_tree_is_the_same_after_a_crash_that_follows_a_commit(machine: Machine) -> None:
     fs = machine.mount()
     made = fs.mkdir(1, b"d", 0o751, USER)
@@ -322,6 +325,7 @@ class InterruptedLock:
             interruption()
 
 
+@pytest.mark.promise("lookup-counts-are-raised-under-the-lock")
 def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_removes_its_name(
     fs: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def long_file(fs: FileSystem, name: bytes, size: int) -> None:
     make_file(fs, ROOT, name + b" short", b"whole")
 
 
+@pytest.mark.promise("unusable-requests-are-refused-at-once")
 def test_a_file_of_eight_exbibytes_is_copied_or_refused_at_once(fs: FileSystem, tmp_path: Path) -> None:
     long_file(fs, b"long", SIZE_MAX)
     (tmp_path / "out").mkdir()
@@ -50,6 +51,7 @@ def test_a_file_of_eight_exbibytes_is_copied_or_refused_at_once(fs: FileSystem, 
         assert (tmp_path / "out" / "long").stat().st_size == SIZE_MAX
 
 
+@pytest.mark.promise("unusable-requests-are-refused-at-once")
 def test_what_lies_beyond_a_long_hole_is_found_wherever_it_lies(fs: FileSystem, tmp_path: Path) -> None:
     """In the store, in staging over a hole, and in staging over what is stored."""
     size = 1 << 40

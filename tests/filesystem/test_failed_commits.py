@@ -57,6 +57,7 @@ def test_what_is_stored_is_let_go_by_the_commit_after_one_that_failed(machine: M
     assert list(fs.staging.records.rows()) == []
 
 
+@pytest.mark.promise("staged-bytes-outlive-their-index-entry")
 @pytest.mark.parametrize("step", ["commit", "sync"])
 def test_no_row_lies_over_what_an_index_holds_that_could_not_be_committed(machine: Machine, step: str) -> None:
     fs = machine.mount()
@@ -77,6 +78,7 @@ def test_no_row_lies_over_what_an_index_holds_that_could_not_be_committed(machin
     assert after_a_crash(machine, b"f") == b"1" * 500 + b"2" + b"1" * 499
 
 
+@pytest.mark.promise("staged-bytes-outlive-their-index-entry")
 def test_rows_that_could_not_be_committed_are_written_by_the_next_commit(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"x" * 1000)
@@ -98,6 +100,7 @@ def test_rows_that_could_not_be_deleted_are_by_the_next_commit(machine: Machine)
     assert list(fs.staging.records.rows()) == []
 
 
+@pytest.mark.promise("sqlite-never-spills")
 def test_a_group_that_has_changed_many_pages_is_committed_early(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_group_that_has_changed_many_pages_is_committed_early(
     until(lambda: not fs.index.in_group)
 
 
+@pytest.mark.promise("values-are-checked-at-the-border")
 def test_a_row_that_the_index_refuses_stays_as_it_was_and_the_others_are_committed(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,6 +144,7 @@ def test_a_row_that_the_index_refuses_stays_as_it_was_and_the_others_are_committ
     crashed.close()
 
 
+@pytest.mark.promise("values-are-checked-at-the-border")
 def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_enter(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,6 +183,7 @@ def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_e
     crashed.close()
 
 
+@pytest.mark.promise("a-disk-that-lost-a-commit-ends-the-mount")
 @pytest.mark.parametrize("broken", ["index", "records"])
 def test_a_disk_that_lost_a_commit_makes_the_mount_read_only_and_the_system_gets_the_rest(
     machine: Machine, broken: str, monkeypatch: pytest.MonkeyPatch

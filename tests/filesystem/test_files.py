@@ -52,6 +52,7 @@ def test_times_that_were_set_stay_through_storing_and_a_crash(machine: Machine) 
     other.close()
 
 
+@pytest.mark.promise("staging-owns-size-and-times")
 def test_a_mode_changed_while_data_is_staged_is_there_after_a_crash(machine: Machine) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f", b"data")
@@ -64,6 +65,7 @@ def test_a_mode_changed_while_data_is_staged_is_there_after_a_crash(machine: Mac
     other.close()
 
 
+@pytest.mark.promise("older-data-survives-a-crash")
 def test_what_is_older_than_the_commit_interval_is_there_after_a_crash(machine: Machine) -> None:
     assert FileSystemSettings().commit_interval_s == 5
     fs = machine.mount(FileSystemSettings(commit_interval_s=0.1, settle_s=3600, batch_wait_s=3600))
@@ -145,6 +147,7 @@ def test_extended_attributes_heed_create_replace_and_limits(fs: FileSystem) -> N
     refused(errno.ENODATA, fs.removexattr, file.number, b"user.a")
 
 
+@pytest.mark.promise("unusable-requests-are-refused-at-once")
 def test_a_file_has_no_more_attributes_than_can_be_listed(fs: FileSystem) -> None:
     """The kernel hands on 64 KiB of names; a file with more could never be copied with its attributes again."""
     file = make_file(fs, 1, b"f")
@@ -185,6 +188,7 @@ def test_opening_to_truncate_changes_the_times_of_an_empty_file_too(fs: FileSyst
     assert fs.getattr(inode.number).mtime_ns > 5
 
 
+@pytest.mark.promise("a-locked-index-is-waited-for")
 def test_while_another_process_has_the_index_locked_nothing_is_promised_and_nothing_lost(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

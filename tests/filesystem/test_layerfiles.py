@@ -29,6 +29,7 @@ def data_of(number: int) -> bytes:
     return random.Random(number).randbytes(300_000)
 
 
+@pytest.mark.promise("few-descriptors-for-many-files")
 def test_however_many_files_are_staged_few_are_open(machine: Machine, fs: FileSystem) -> None:
     for number in range(30):
         make_file(fs, 1, b"%d" % number, data_of(number))
@@ -45,6 +46,7 @@ def test_however_many_files_are_staged_few_are_open(machine: Machine, fs: FileSy
     crashed.close()
 
 
+@pytest.mark.promise("few-descriptors-for-many-files")
 def test_a_file_that_is_written_is_synced_before_it_is_closed_and_a_loss_is_told(
     machine: Machine, fs: FileSystem
 ) -> None:
@@ -55,6 +57,7 @@ def test_a_file_that_is_written_is_synced_before_it_is_closed_and_a_loss_is_told
     refused(errno.EIO, fs.fsync, handle)
 
 
+@pytest.mark.promise("few-descriptors-for-many-files")
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 def test_where_the_process_has_no_descriptor_left_another_file_is_closed(
     machine: Machine, fs: FileSystem, number: int
@@ -114,6 +117,7 @@ def test_the_volume_tells_its_last_figures_where_the_index_cannot_be_opened_once
     assert fs.statfs() == before
 
 
+@pytest.mark.promise("few-descriptors-for-many-files")
 def test_who_needs_a_descriptor_waits_for_no_sync_of_another_file(machine: Machine) -> None:
     """The sync may belong to who needs one, too: each would wait for the other."""
     fs = machine.mount(most_open=1)

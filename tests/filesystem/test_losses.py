@@ -44,6 +44,7 @@ def lose_in_background(machine: Machine, fs: FileSystem) -> None:
         fs.commit()
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 def test_an_fsync_whose_sync_fails_says_so_once_to_each_handle(machine: Machine, fs: FileSystem, handle: int) -> None:
     other = fs.open(fs.lookup(1, b"f").number, os.O_RDONLY, ROOT)
     machine.disk.fail("sync")
@@ -53,6 +54,7 @@ def test_an_fsync_whose_sync_fails_says_so_once_to_each_handle(machine: Machine,
         fs.fsync(told)
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten", "lost-staged-data-is-an-error")
 def test_a_sync_that_failed_in_the_background_is_told_by_the_next_fsync(
     machine: Machine, fs: FileSystem, handle: int
 ) -> None:
@@ -62,6 +64,7 @@ def test_a_sync_that_failed_in_the_background_is_told_by_the_next_fsync(
     refused(errno.EIO, fs.fsync, handle)
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 def test_what_the_disk_has_lost_is_an_error_and_no_zeros_until_it_is_written_anew(
     machine: Machine, fs: FileSystem, handle: int
 ) -> None:
@@ -85,6 +88,7 @@ def test_what_was_synced_before_stays_whole(machine: Machine, fs: FileSystem, ha
     unreadable(fs, handle, MIB)
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 @pytest.mark.parametrize("operation", ["sync", "sync_folder"])
 def test_what_was_synced_while_it_was_small_is_not_lost_with_what_makes_the_file_large(
     machine: Machine, fs: FileSystem, operation: str
@@ -102,6 +106,7 @@ def test_what_was_synced_while_it_was_small_is_not_lost_with_what_makes_the_file
     crashed.close()
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 def test_a_staging_file_that_somebody_removed_is_the_trouble_of_its_file_alone(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"removed", b"r" * 400_000)
@@ -120,6 +125,7 @@ def test_a_staging_file_that_somebody_removed_is_the_trouble_of_its_file_alone(m
     assert [one.path for one in fs.unstored()] == ["/removed"]
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten", "lost-staged-data-is-an-error")
 def test_what_was_lost_stays_lost_after_a_crash(machine: Machine, fs: FileSystem, handle: int) -> None:
     fs.fsync(handle)
     fs.write(handle, MIB, b"b" * MIB)
@@ -137,6 +143,7 @@ def test_what_was_lost_stays_lost_after_a_crash(machine: Machine, fs: FileSystem
     crashed.close()
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 @pytest.mark.parametrize("look", [FileSystem.commit, lambda fs: None])
 def test_what_was_lost_is_never_stored(
     machine: Machine, fs: FileSystem, handle: int, look: Callable[[FileSystem], None]
@@ -152,6 +159,7 @@ def test_what_was_lost_is_never_stored(
     unreadable(fs, handle)
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten")
 def test_what_was_lost_is_an_error_in_a_snapshot_and_no_zeros(machine: Machine, fs: FileSystem, tmp_path: Path) -> None:
     make_file(fs, 1, b"f", b"old")
     fs.store_all()
@@ -181,6 +189,7 @@ def test_a_write_whose_bytes_were_lost_before_it_returned_is_told(
     unreadable(fs, handle, MIB)
 
 
+@pytest.mark.promise("a-failed-sync-is-never-forgotten", "lost-staged-data-is-an-error")
 def test_a_loss_of_one_file_is_nothing_to_the_others(machine: Machine, fs: FileSystem, handle: int) -> None:
     well = fs.open(make_file(fs, 1, b"well", b"w" * MIB).number, os.O_RDWR, ROOT)
     machine.disk.fail("sync", name_part=f"{fs.lookup(1, b'f').number:x}-")

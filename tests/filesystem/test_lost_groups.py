@@ -39,6 +39,7 @@ def machine(faults: SqliteFaults, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made.close()
 
 
+@pytest.mark.promise("a-lost-transaction-is-noticed")
 def test_a_lookup_that_loses_the_group_makes_the_mount_read_only_until_the_group_is_done_again(
     machine: Machine, faults: SqliteFaults
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_mount_is_writable_again_by_itself_when_its_disk_is(machine: Machine, 
     assert names_in(fs, 1) == [b"f", b"link"]
 
 
+@pytest.mark.promise("a-lost-transaction-is-noticed")
 def test_a_symlink_for_which_the_database_has_no_room_is_an_error_of_its_own(machine: Machine) -> None:
     fs = machine.mount(NEVER)
     for number in range(5):
@@ -98,6 +100,7 @@ def test_a_symlink_for_which_the_database_has_no_room_is_an_error_of_its_own(mac
     crashed.close()
 
 
+@pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_errors_of_sqlite_at_random_lose_nothing_acknowledged_and_do_nothing_by_half(
     machine: Machine, faults: SqliteFaults, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -124,6 +127,7 @@ def test_errors_of_sqlite_at_random_lose_nothing_acknowledged_and_do_nothing_by_
     assert tree_after_a_crash(machine) == user.expected()
 
 
+@pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_is_stored_while_sqlite_fails_at_random_is_whole(
     machine: Machine, faults: SqliteFaults, seed: int

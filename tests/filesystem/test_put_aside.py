@@ -55,6 +55,7 @@ def records_aside(machine: Machine) -> list[Path]:
     return sorted((machine.folder / "staging" / "aside").glob("*.json"))
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 @pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_record_is_the_trouble_of_its_file_alone(machine: Machine, crashed: Machine, change: str) -> None:
     damage(crashed, change, inode_of(machine.running[0], b"f"))
@@ -75,6 +76,7 @@ def test_a_damaged_record_is_the_trouble_of_its_file_alone(machine: Machine, cra
     again.close()
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 def test_the_bytes_of_a_damaged_record_are_kept(machine: Machine, crashed: Machine) -> None:
     damage(crashed, "size = -5", inode_of(machine.running[0], b"f"))
     damage(crashed, "size = -5", inode_of(machine.running[0], b"large"))
@@ -83,6 +85,7 @@ def test_the_bytes_of_a_damaged_record_are_kept(machine: Machine, crashed: Machi
     assert {b"new" * 100, b"l" * 400_000} <= kept
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 def test_what_lies_over_a_damaged_record_goes_with_it_and_what_lies_below_is_taken_up(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"1" * 100)

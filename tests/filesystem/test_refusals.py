@@ -60,6 +60,7 @@ def cut_short(machine: Machine, fs: FileSystem, name: bytes) -> None:
     os.truncate(staged_of(machine, fs, name), 4096)
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_bytes_that_cannot_be_read_keep_no_other_file_from_being_stored(machine: Machine) -> None:
     fs, _ = mount(machine)
     make_file(fs, 1, b"victim", LARGE)
@@ -94,6 +95,7 @@ def test_who_waits_for_the_file_that_cannot_be_stored_is_refused_and_nobody_else
     assert fs.unstored() == []
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_a_block_that_the_store_refuses_keeps_no_other_file_of_its_pack_from_being_stored(
     machine: Machine, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_block_that_the_store_refuses_keeps_no_other_file_of_its_pack_from_bei
     assert fs.unstored() == []
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_a_block_that_cannot_be_encoded_is_the_trouble_of_its_file(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +138,7 @@ def test_a_block_that_cannot_be_encoded_is_the_trouble_of_its_file(
     assert fs.unstored() == []
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_a_store_that_refuses_everything_is_asked_a_few_times_and_then_for_all_again(machine: Machine) -> None:
     fs, store = mount(machine)
     for number in range(300):
@@ -150,6 +154,7 @@ def test_a_store_that_refuses_everything_is_asked_a_few_times_and_then_for_all_a
     assert fs.unstored() == []
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_more_files_than_are_tried_alone_keep_no_good_one_from_being_stored(machine: Machine) -> None:
     fs, _ = mount(machine)
     for number in range(12):
@@ -162,6 +167,7 @@ def test_more_files_than_are_tried_alone_keep_no_good_one_from_being_stored(mach
     assert [one.path for one in fs.unstored() if "bad" not in one.path] == []
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_a_snapshot_shows_a_file_that_cannot_be_stored_as_it_was_stored_last(machine: Machine, tmp_path: Path) -> None:
     fs, _ = mount(machine)
     make_file(fs, 1, b"victim", b"old")
@@ -173,6 +179,7 @@ def test_a_snapshot_shows_a_file_that_cannot_be_stored_as_it_was_stored_last(mac
     assert shown(machine, tmp_path / "copy", b"victim") == b"old"
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_a_snapshot_shows_no_file_replaced_by_an_empty_one_that_cannot_be_stored(
     machine: Machine, tmp_path: Path
 ) -> None:

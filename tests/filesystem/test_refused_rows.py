@@ -27,6 +27,7 @@ def make_even(fs: FileSystem) -> None:
     fs.staging.files[odd_of(fs)].layers[-1].mtime_ns = 7
 
 
+@pytest.mark.promise("a-refused-row-costs-its-file")
 def test_a_record_that_is_refused_fails_an_fsync_of_its_file_alone_and_the_others_are_saved(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_record_that_is_refused_fails_an_fsync_of_its_file_alone_and_the_other
     crashed.close()
 
 
+@pytest.mark.promise("a-refused-row-costs-its-file")
 def test_no_record_is_saved_over_one_that_was_refused(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"odd", b"1" * 100)
@@ -76,6 +78,7 @@ def test_no_record_is_saved_over_one_that_was_refused(machine: Machine) -> None:
     crashed.close()
 
 
+@pytest.mark.promise("a-refused-row-costs-its-file")
 def test_many_refused_records_end_no_commit(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cas3fs.filesystem.commits._SLICE_BYTES", 1000)
     fs = machine.mount()
@@ -94,6 +97,7 @@ def test_many_refused_records_end_no_commit(machine: Machine, monkeypatch: pytes
     assert fs.statistics()["staging.refused"] == 0
 
 
+@pytest.mark.promise("a-refused-row-costs-its-file")
 @pytest.mark.parametrize("what", ["a chunk", "what was stored"])
 def test_a_file_whose_chunks_are_refused_is_not_stored_and_the_others_of_its_batch_are(
     machine: Machine, what: str

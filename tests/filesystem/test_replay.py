@@ -14,6 +14,7 @@ def mounted(machine: Machine) -> FileSystem:
     return machine.mount()
 
 
+@pytest.mark.promise("staged-state-is-numbered")
 def test_a_row_that_the_index_has_stored_already_does_not_go_backwards(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"old" * 100)
@@ -29,6 +30,7 @@ def test_a_row_that_the_index_has_stored_already_does_not_go_backwards(machine: 
     crashed.close()
 
 
+@pytest.mark.promise("staged-state-is-numbered")
 def test_a_row_whose_file_is_gone_is_dropped(machine: Machine) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f", b"old" * 100)
@@ -46,6 +48,7 @@ def test_a_row_whose_file_is_gone_is_dropped(machine: Machine) -> None:
     crashed.close()
 
 
+@pytest.mark.promise("staged-bytes-outlive-their-index-entry")
 def test_staged_bytes_stay_until_the_index_that_stored_them_is_on_the_disk(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +76,7 @@ def test_staged_bytes_stay_until_the_index_that_stored_them_is_on_the_disk(
     assert list(fs.staging.records.rows()) == []
 
 
+@pytest.mark.promise("staging-owns-size-and-times")
 def test_what_was_cut_off_stays_cut_off_though_the_index_has_it_still(machine: Machine) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f", b"x" * 100_000)

@@ -47,6 +47,7 @@ def writing(fs: FileSystem, handle: int, size: int) -> threading.Thread:
     return thread
 
 
+@pytest.mark.promise("free-space-is-shared")
 def test_a_writer_for_whom_the_local_disk_has_no_room_waits_while_the_store_takes_what_is_staged(
     machine: Machine, gated: Gated
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_nothing_is_staged(ma
     fs.write(handle, 0, b"x" * MIB)
 
 
+@pytest.mark.promise("free-space-is-shared", "work-goes-on-without-the-store")
 def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_away(machine: Machine, gated: Gated) -> None:
     fs, handle = gated.fs, opened(gated.fs)
     fs.write(handle, 0, b"a" * MIB)
@@ -89,6 +91,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_away(ma
     fs.write(handle, MIB, b"x" * MIB)
 
 
+@pytest.mark.promise("free-space-is-shared")
 def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_silent(
     machine: Machine, gated: Gated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +104,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_silent(
     refused(errno.ENOSPC, fs.write, handle, MIB, b"x" * MIB)
 
 
+@pytest.mark.promise("free-space-is-shared")
 def test_staging_takes_no_more_than_the_local_disk_has(machine: Machine, gated: Gated) -> None:
     fs, handle = gated.fs, opened(gated.fs)
     gated.store.failing = True
@@ -113,6 +117,7 @@ def test_staging_takes_no_more_than_the_local_disk_has(machine: Machine, gated: 
     assert written <= 4 * MIB
 
 
+@pytest.mark.promise("free-space-is-shared", "work-goes-on-without-the-store")
 def test_writers_that_cannot_wait_go_over_the_limit_up_to_a_point(machine: Machine) -> None:
     gated = Gated(machine, SETTINGS, limit_bytes=MIB)
     fs = gated.fs
@@ -127,6 +132,7 @@ def test_writers_that_cannot_wait_go_over_the_limit_up_to_a_point(machine: Machi
     gated.store.failing = False
 
 
+@pytest.mark.promise("free-space-is-shared")
 def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +151,7 @@ def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging
     fs.write(opened(fs, b"h"), 0, b"x" * MIB)
 
 
+@pytest.mark.promise("free-space-is-shared", "work-goes-on-without-the-store")
 def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:
     disk = FaultyDisk()
     cache = DiskCache(tmp_path / "cache", 64 * MIB, metrics=Metrics(), keep_free_bytes=16 * MIB, disk=disk)

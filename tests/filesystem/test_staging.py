@@ -66,6 +66,7 @@ def test_what_is_synced_after_two_storings_without_a_commit_is_there_after_a_cra
     assert after_a_crash(machine, b"f") == b"3" * 1000
 
 
+@pytest.mark.promise("staged-state-is-numbered")
 def test_what_is_synced_after_two_layers_were_stored_at_once_is_there_after_a_crash(machine: Machine) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f", b"1" * 1000)
@@ -174,6 +175,7 @@ def test_a_checkpoint_that_waits_for_a_writer_shows_one_instant(
     assert shown(machine, tmp_path / "copy", b"g") == b"new" * 100  # the instant was before it went
 
 
+@pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
 def test_a_checkpoint_begins_anew_when_a_file_is_stored_while_its_writer_is_waited_for(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_a_checkpoint_begins_anew_when_a_file_is_stored_while_its_writer_is_wait
     assert shown(machine, tmp_path / "copy", b"f") == b"w" * MIB + data[MIB:]
 
 
+@pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
 def test_a_checkpoint_begins_anew_when_a_file_goes_while_the_writer_of_another_is_waited_for(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def stored_size(fs: FileSystem, number: int) -> int:
 class TestWhatComesDuringAnUploadWins:
     """A file is being uploaded when something happens to it."""
 
+    @pytest.mark.promise("changes-during-an-upload-win")
     def test_a_write(self, gated: Gated) -> None:
         gated.close_gate()
         make_file(gated.fs, 1, b"f", b"old" * 30_000)
@@ -58,6 +59,7 @@ class TestWhatComesDuringAnUploadWins:
         gated.fs.store_all()
         assert content(gated.fs, b"f") == expected
 
+    @pytest.mark.promise("changes-during-an-upload-win")
     def test_a_truncation(self, gated: Gated) -> None:
         gated.close_gate()
         file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
@@ -69,6 +71,7 @@ class TestWhatComesDuringAnUploadWins:
         assert content(gated.fs, b"f") == b"x" * 10 + bytes(10)
         assert after_a_crash(gated.machine, b"f") == b"x" * 10 + bytes(10)
 
+    @pytest.mark.promise("changes-during-an-upload-win")
     def test_times(self, gated: Gated) -> None:
         gated.close_gate()
         file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
@@ -80,6 +83,7 @@ class TestWhatComesDuringAnUploadWins:
         assert other.mount().getattr(file.number).mtime_ns == 123
         other.close()
 
+    @pytest.mark.promise("changes-during-an-upload-win")
     def test_a_removal(self, gated: Gated) -> None:
         gated.close_gate()
         file = make_file(gated.fs, 1, b"f", b"x" * 90_000)
@@ -91,6 +95,7 @@ class TestWhatComesDuringAnUploadWins:
         assert gated.fs.index.chunks.allocated(file.number) == 0
         assert gated.fs.pending().files == 0
 
+    @pytest.mark.promise("changes-during-an-upload-win")
     def test_a_removal_that_is_being_committed(self, gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
         """The index knows of it, is not durable yet, and so the file's row and bytes are there still."""
         gated.close_gate()
@@ -112,6 +117,7 @@ class TestWhatComesDuringAnUploadWins:
         assert gated.fs.pending().files == 0
 
 
+@pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
 def test_a_rewritten_file_keeps_its_old_content_in_the_index_until_it_is_stored_whole(machine: Machine) -> None:
     part = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600, part_bytes=256 * 1024)
     fs = machine.mount(part)
@@ -152,6 +158,7 @@ def test_an_append_stores_little_more_than_what_was_appended(machine: Machine) -
     assert stored_bytes(machine) - before < 3 * fs.chunker.max_size
 
 
+@pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
 def test_a_file_written_in_parts_is_cut_like_one_written_at_once(machine: Machine) -> None:
     fs = machine.mount()
     data = random.Random(5).randbytes(MIB)
@@ -181,6 +188,7 @@ def test_an_outage_loses_nothing_and_ends_by_itself(gated: Gated) -> None:
     assert content(gated.fs, b"f") == b"data" * 10_000
 
 
+@pytest.mark.promise("a-known-block-is-checked-again")
 def test_a_block_that_goes_between_hit_and_entry_is_stored_again(gated: Gated) -> None:
     fs = gated.fs
     make_file(fs, 1, b"a", b"shared" * 100)
@@ -198,6 +206,7 @@ def test_a_block_that_goes_between_hit_and_entry_is_stored_again(gated: Gated) -
     assert after_a_crash(gated.machine, b"b") == b"shared" * 100
 
 
+@pytest.mark.promise("work-goes-on-without-the-store")
 def test_writers_wait_while_staging_is_full(machine: Machine) -> None:
     gated = Gated(machine, EAGER, limit_bytes=MIB, memory_bytes=MIB)
     gated.close_gate()
@@ -247,6 +256,7 @@ def test_reads_during_an_upload_see_the_bytes(gated: Gated) -> None:
     assert content(gated.fs, b"f") == data
 
 
+@pytest.mark.promise("every-block-is-verified")
 def test_a_block_that_the_index_has_lost_is_an_error_for_its_range_and_no_zeros(machine: Machine) -> None:
     fs = machine.mount()
     data = random.Random(9).randbytes(200_000)
@@ -270,6 +280,7 @@ def test_a_block_that_the_index_has_lost_is_an_error_for_its_range_and_no_zeros(
     fs.release(handle)
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_a_staged_file_whose_bytes_are_missing_is_told_not_zeroed(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"x" * 400_000)
@@ -291,6 +302,7 @@ def test_a_staged_file_whose_bytes_are_missing_is_told_not_zeroed(machine: Machi
     other.close()
 
 
+@pytest.mark.promise("staging-belongs-to-one-lineage")
 def test_a_staging_file_without_its_row_is_set_aside(machine: Machine) -> None:
     machine.mount().close()
     machine.running.clear()
@@ -342,6 +354,7 @@ class InterruptingChunker:
         return self._inner.cut(data, final)
 
 
+@pytest.mark.promise("changes-during-an-upload-win")
 def test_a_file_that_is_removed_while_it_is_cut_fails_nothing(machine: Machine) -> None:
     def remove_second() -> None:
         remove(fs, b"second")
@@ -444,6 +457,7 @@ def test_a_freezing_that_fails_keeps_no_file_from_being_stored(
     assert open_below(machine.folder / "staging") == []
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_who_waits_for_the_store_learns_of_a_long_outage_from_the_next_few_attempts(machine: Machine) -> None:
     """However long the pauses between attempts have become in the background."""
     lying: list[LyingStore] = []

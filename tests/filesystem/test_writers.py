@@ -12,6 +12,7 @@ from tests.filesystem.machine import MIB, ROOT, Machine
 from tests.filesystem.usage import content, make_file, until
 
 
+@pytest.mark.promise("frozen-layers-are-frozen")
 def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,6 +39,7 @@ def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
         fs.staging.wrote(inode, *later[0], None)
 
 
+@pytest.mark.promise("frozen-layers-are-frozen")
 def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +58,7 @@ def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
             assert fs.staging.freeze(inode) == []
 
 
+@pytest.mark.promise("frozen-layers-are-frozen")
 def test_a_reader_beside_a_truncation_reads_what_was_there(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = machine.mount()
     inode = make_file(fs, 1, b"f", b"a" * MIB)
@@ -71,6 +74,7 @@ def test_a_reader_beside_a_truncation_reads_what_was_there(machine: Machine, mon
     assert bytes(fs.read(handle, 0, MIB)) == b""
 
 
+@pytest.mark.promise("frozen-layers-are-frozen")
 def test_a_write_whose_bytes_came_before_a_truncation_and_its_size_after_it_is_whole(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +96,7 @@ def test_a_write_whose_bytes_came_before_a_truncation_and_its_size_after_it_is_w
     assert content(fs, b"f") == bytes(MIB) + b"b" * MIB
 
 
+@pytest.mark.promise("staged-bytes-are-read-not-mapped")
 def test_staged_bytes_that_the_disk_does_not_give_back_are_the_trouble_of_their_file_alone(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"hurt", b"a" * MIB)

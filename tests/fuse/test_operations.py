@@ -223,6 +223,7 @@ def test_what_is_in_memory_is_read_and_written_at_once(operations: Operations, f
     assert [call[0] for call in fs.calls] == ["read_now", "write_now"]
 
 
+@pytest.mark.promise("waiting-never-takes-all-workers")
 def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, fs: StandIn) -> None:
     with llfuse.lock:
         assert operations.read(1, 0, 10) == b"read"
@@ -231,6 +232,7 @@ def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, 
     assert [call[0] for call in fs.calls] == ["read_now", "read", "write_now", "write", "fsync"]
 
 
+@pytest.mark.promise("waiting-never-takes-all-workers")
 def test_a_writer_for_whom_no_slot_comes_free_does_not_wait_in_its_worker(fs: StandIn) -> None:
     operations = make(fs, slots=Slots(0, time.monotonic))
     with llfuse.lock:

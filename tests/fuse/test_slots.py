@@ -25,6 +25,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+@pytest.mark.promise("waiting-never-takes-all-workers")
 def test_writers_take_half_of_the_slots_and_readers_what_is_left() -> None:
     slots = Slots(6, never)
     assert [slots.take_for_writing(0) for _ in range(4)] == [True, True, True, False]
@@ -44,6 +45,7 @@ def test_readers_take_all_slots_when_nobody_writes() -> None:
     assert slots.take_for_writing(0)
 
 
+@pytest.mark.promise("waiting-never-takes-all-workers")
 def test_one_more_reader_waits_for_a_slot(pool: ThreadPoolExecutor) -> None:
     slots, inside = Slots(2, never), threading.Event()
 
@@ -109,6 +111,7 @@ def test_a_slot_is_free_again_after_a_read_that_failed() -> None:
     assert slots.take_for_writing(0)
 
 
+@pytest.mark.promise("a-waiting-fsync-needs-a-slot")
 def test_syncs_leave_two_slots_to_readers_and_writers() -> None:
     now_s = [0.0]
     slots = Slots(6, never, lambda: now_s[0])
@@ -125,6 +128,7 @@ def test_syncs_leave_two_slots_to_readers_and_writers() -> None:
         pass
 
 
+@pytest.mark.promise("a-waiting-fsync-needs-a-slot")
 def test_syncs_readers_and_writers_together_leave_two_workers(pool: ThreadPoolExecutor) -> None:
     slots, inside = Slots(6, never), threading.Event()
 

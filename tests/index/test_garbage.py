@@ -54,6 +54,7 @@ def test_what_is_young_is_left_alone(index: Index, path: Path) -> None:
     assert uses(path) == {"young": (4, 0, None)}
 
 
+@pytest.mark.promise("gc-decides-again-when-it-deletes", "gc-memory-is-bounded")
 @pytest.mark.parametrize("how", ["replaced", "entered with others", "by a repair"])
 def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path: Path, how: str) -> None:
     file, hashes = put(index, "pack", 1, 0)
@@ -76,6 +77,7 @@ def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path
     assert set(index.blocks.find(hashes)) == {hashes[1]}
 
 
+@pytest.mark.promise("gc-memory-is-bounded")
 def test_a_block_of_which_the_naming_was_undone_is_dropped(index: Index, path: Path) -> None:
     file, hashes = put(index, "pack", 1, 0)
     watch(index)
@@ -87,6 +89,7 @@ def test_a_block_of_which_the_naming_was_undone_is_dropped(index: Index, path: P
         assert sum(index.garbage.drop(dead, YOUNG) for dead in roll) == 4
 
 
+@pytest.mark.promise("gc-memory-is-bounded")
 def test_a_pack_in_which_a_block_came_to_lie_after_the_look_is_not_dead(index: Index, path: Path) -> None:
     put(index, "empty", 1, 0)
     drop_all(index)
@@ -159,6 +162,7 @@ def test_rows_of_dead_packs_go_and_of_others_stay(index: Index, path: Path) -> N
     assert [row.name for row in index.blocks.packs()] == ["live"]
 
 
+@pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
 def test_what_a_snapshot_of_another_line_needs_is_merged_in(index: Index, path: Path) -> None:
     put(index, "ours", 1, 1)
     put(index, "dead", 1, 0)

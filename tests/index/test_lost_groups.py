@@ -37,6 +37,7 @@ def make(index: Index, name: bytes) -> None:
         add_file(index, name)
 
 
+@pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("kind", LOSING)
 def test_a_read_that_loses_the_group_is_noticed_and_the_group_is_done_again(
     index: Index, faults: SqliteFaults, kind: SqliteFault
@@ -78,6 +79,7 @@ def test_nothing_of_an_operation_is_done_after_sqlite_undid_its_beginning(index:
     assert names(index) == [b"committed"]
 
 
+@pytest.mark.promise("a-lost-transaction-is-noticed")
 def test_while_a_group_stays_lost_nothing_is_read_or_committed(index: Index, faults: SqliteFaults) -> None:
     make(index, b"before")
     with faults.on(SqliteFault.FULL, times=None):
@@ -119,6 +121,7 @@ def test_a_rollback_ends_a_lost_group_for_good(index: Index, faults: SqliteFault
     assert (index.lost, names(index)) == ("", [b"committed"])
 
 
+@pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("kind", [*LOSING, SqliteFault.FULL_STATEMENT])
 def test_an_error_at_any_statement_neither_loses_nor_halves_what_was_done(
     faults: SqliteFaults, tmp_path: Path, kind: SqliteFault

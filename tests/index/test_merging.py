@@ -3,6 +3,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from cas3fs.index import Index
 from cas3fs.index.merging import adopt_newest
 from cas3fs.index.trimming import trim
@@ -35,6 +37,7 @@ def deaths(path: Path) -> dict[str, int | None]:
         return {row.name: row.died for row in index.blocks.packs()}
 
 
+@pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
 def test_an_earlier_death_is_kept_and_what_is_in_use_is_alive(tmp_path: Path) -> None:
     older = index_with(tmp_path / "older", "both", "both, dead since", files=0)
     newest = index_with(tmp_path / "newest", "both", "both, dead since", "newer", "dead before", files=0)

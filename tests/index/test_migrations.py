@@ -143,6 +143,7 @@ def as_of_the_first_revision(path: Path) -> None:
     database.close()
 
 
+@pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
 @pytest.mark.parametrize("is_trimmed", [False, True])
 def test_an_index_of_the_first_revision_gets_its_sums_and_what_is_lost(path: Path, is_trimmed: bool) -> None:
     as_of_the_first_revision(path)
@@ -163,6 +164,7 @@ def test_an_index_of_the_first_revision_gets_its_sums_and_what_is_lost(path: Pat
         assert len(index.chunks.spans(6, 0, 100)) == 4
 
 
+@pytest.mark.promise("migrations-work-on-a-copy")
 @pytest.mark.parametrize("fault", ["op.execute('no SQL')", "raise sa.exc.InvalidRequestError('no')"])
 def test_a_step_that_fails_leaves_the_index_as_it_was(path: Path, request: pytest.FixtureRequest, fault: str) -> None:
     Index.open(path, create=True).close()

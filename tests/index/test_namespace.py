@@ -98,6 +98,7 @@ def test_entries_come_in_the_order_of_their_cookies_in_pieces(index: Index) -> N
     assert index.namespace.entries(1, 0, 1)[0][2:] == index.namespace.inode(made[0][1])
 
 
+@pytest.mark.promise("a-listing-shows-each-name-once")
 def test_a_rename_over_a_name_keeps_that_names_place(index: Index) -> None:
     names = index.namespace
     old, new = add_file(index, b"old"), add_file(index)

@@ -53,6 +53,7 @@ def test_a_whole_database_is_opened_as_it_is(path: Path, tmp_path: Path) -> None
     assert not (tmp_path / "aside").exists()
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 def test_records_on_other_pages_than_the_damaged_ones_are_taken_over(path: Path, tmp_path: Path) -> None:
     leaves = pages_of(path, "staged")
     for page in (leaves[0], leaves[10], leaves[11], leaves[20]):
@@ -71,6 +72,7 @@ def test_records_on_other_pages_than_the_damaged_ones_are_taken_over(path: Path,
         assert (rows.salvaged, list(rows.rows())) == ("", found)
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 def test_without_its_index_every_record_is_taken_over(path: Path, tmp_path: Path) -> None:
     spoil(path, pages_of(path, "sqlite_autoindex_staged_1")[0])
     with open_or_salvage(path, tmp_path / "aside") as rows:

@@ -147,6 +147,7 @@ def test_an_index_is_synced_once_before_it_trusts_what_an_earlier_process_left(
     assert len(synced) == 1
 
 
+@pytest.mark.promise("staged-bytes-outlive-their-index-entry")
 def test_what_is_committed_while_the_disk_is_waited_for_is_synced_by_the_next_one(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_what_is_committed_while_the_disk_is_waited_for_is_synced_by_the_next_on
     assert len(synced) == 2
 
 
+@pytest.mark.promise("staged-bytes-outlive-their-index-entry")
 def test_a_sync_that_failed_never_succeeds_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(5, "Input/output error")
@@ -335,6 +337,7 @@ def test_a_read_only_index_refuses_changes(path: Path) -> None:
             add_file(index)
 
 
+@pytest.mark.promise("migrations-work-on-a-copy")
 def test_pages_have_one_size_and_are_never_vacuumed(index: Index) -> None:
     assert index._database.execute("PRAGMA page_size") == [(4096,)]
     assert index._database.execute("PRAGMA auto_vacuum") == [(0,)]

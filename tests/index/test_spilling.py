@@ -26,6 +26,7 @@ def as_after_a_crash(path: Path) -> Path:
     return folder / path.name
 
 
+@pytest.mark.promise("sqlite-never-spills")
 def test_a_commit_survives_a_crash_though_an_operation_of_its_large_group_was_undone(path: Path) -> None:
     """Changed pages that are written early, in their place in the log, and then undone with a savepoint would leave
     frames without checksums before the commit; recovery ends at the first of them."""
@@ -61,6 +62,7 @@ def staging_database(folder: Path) -> Database:
     return StagingIndex(folder / "staging.sqlite")._database
 
 
+@pytest.mark.promise("sqlite-never-spills")
 @pytest.mark.parametrize("opened", [index_database, staging_database])
 def test_nothing_is_written_to_the_log_before_the_commit(tmp_path: Path, opened: Callable[[Path], Database]) -> None:
     database = opened(tmp_path)
@@ -80,6 +82,7 @@ def log_of(database: Database) -> bytes:
     return Path(f"{database.path}-wal").read_bytes()[: 64 * 4096]
 
 
+@pytest.mark.promise("sqlite-never-spills")
 def test_a_sqlite_that_cannot_be_kept_from_it_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stubborn(sqlite3.Connection):
         def execute(self, text: str, *values: object) -> sqlite3.Cursor:
@@ -102,6 +105,7 @@ def test_the_weight_of_a_group_counts_its_rows_and_large_values_until_it_ends(in
     assert index.weight == 0
 
 
+@pytest.mark.promise("sqlite-never-spills")
 def test_records_of_staging_survive_a_crash_though_a_batch_of_them_was_undone(tmp_path: Path) -> None:
     def rows(first: int) -> list[StagedRow]:
         return [StagedRow(n, 1, None, 3000, 1, 1, b"", os.urandom(3000)) for n in range(first, first + 100)]

@@ -68,6 +68,7 @@ def index_at(path: Path) -> Index:
     return index
 
 
+@pytest.mark.promise("files-have-chunk-checksums")
 @given(st.integers())
 def test_sums_are_what_the_chunks_say_whatever_happens_to_files(seed: int) -> None:
     dice, files = random.Random(seed), list[int]()
@@ -109,6 +110,7 @@ def rows_of(path: Path, table: str = "chunks") -> list[tuple[int, ...]] | None:
         database.close()
 
 
+@pytest.mark.promise("files-have-chunk-checksums", "a-damaged-index-page-is-noticed")
 @settings(suppress_health_check=list(HealthCheck), max_examples=settings.default.max_examples // 2)
 @given(st.integers(), st.booleans())
 def test_a_lost_write_to_any_page_of_chunks_is_seen_by_a_check_and_by_a_gc(seed: int, is_empty: bool) -> None:
@@ -148,6 +150,7 @@ def test_a_page_that_is_as_it_was_before_hurts_though_sqlite_finds_nothing(path:
     assert refused_by_a_gc(path)
 
 
+@pytest.mark.promise("files-have-chunk-checksums")
 @settings(suppress_health_check=list(HealthCheck), max_examples=settings.default.max_examples // 4)
 @given(st.integers(), st.booleans())
 def test_a_lost_write_to_any_page_of_names_is_seen_by_a_check(seed: int, is_empty: bool) -> None:

@@ -29,6 +29,7 @@ def ward(tmp_path: Path, faults: Faults) -> Iterator[Ward]:
     made.close()
 
 
+@pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("kind", ["pack", "pack of a snapshot", "pages"])
 def test_what_lies_in_an_archive_is_named_and_all_else_is_read_back(ward: Ward, faults: Faults, kind: str) -> None:
     before = ward.found()
@@ -49,6 +50,7 @@ def test_what_lies_in_an_archive_is_named_and_all_else_is_read_back(ward: Ward, 
         assert ward.found() == before  # nothing was given up that only lay in the archive
 
 
+@pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("is_newest", [True, False])
 def test_a_manifest_in_an_archive_is_a_finding_and_the_check_goes_on(
     ward: Ward, faults: Faults, *, is_newest: bool
@@ -70,6 +72,7 @@ def test_a_manifest_in_an_archive_is_a_finding_and_the_check_goes_on(
     assert set(ward.found()) == {*before, "more"}
 
 
+@pytest.mark.promise("surroundings-may-change")
 def test_a_gc_deletes_nothing_while_a_manifest_lies_in_an_archive(ward: Ward, faults: Faults) -> None:
     key = f"snapshots/{ward.newest}"
     ward.remove("f1")
@@ -81,6 +84,7 @@ def test_a_gc_deletes_nothing_while_a_manifest_lies_in_an_archive(ward: Ward, fa
     assert {info.key for info in ward.inner.list()} >= objects
 
 
+@pytest.mark.promise("surroundings-may-change")
 def test_files_that_only_an_archived_snapshot_may_have_are_not_given_up(ward: Ward, faults: Faults) -> None:
     before = ward.found()
     ward.write("more", b"more")

@@ -90,12 +90,14 @@ def peak_of_a_gc(folder: Path, packs: int) -> int:
     return peak
 
 
+@pytest.mark.promise("gc-memory-is-bounded")
 def test_the_memory_of_a_gc_does_not_grow_with_the_packs(tmp_path: Path) -> None:
     few, many = peak_of_a_gc(tmp_path / "few", 3000), peak_of_a_gc(tmp_path / "many", 30_000)
     # a name and a number of each are 6 MB more; what the collector of cycles has not seen yet comes and goes
     assert many < few + 1000 * KIB
 
 
+@pytest.mark.promise("gc-memory-is-bounded")
 def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) -> None:
     store = Crowded()
     rig = Rig(tmp_path / "rig", store)
@@ -114,6 +116,7 @@ def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) 
     rig.close()
 
 
+@pytest.mark.promise("gc-memory-is-bounded")
 def test_the_lock_is_held_for_a_bounded_number_of_rows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rolls, "PAGE_ROWS", 10)
     monkeypatch.setattr(gc, "DELETE_BATCH", 10)
@@ -153,6 +156,7 @@ class _Counted:
         return self._inner.__exit__(*about)
 
 
+@pytest.mark.promise("gc-memory-is-bounded")
 def test_a_listing_that_does_not_ascend_is_not_believed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(rig, 8)
     first = rig.publish()
@@ -183,6 +187,7 @@ class TestALostBlock:
         yield made
         made.close()
 
+    @pytest.mark.promise("repair-reads-only-what-may-help")
     def test_packs_that_hold_nothing_but_what_the_index_places_there_are_not_read(self, ward: Ward) -> None:
         for number in range(20):
             ward.write(f"other{number}", noise(100 + number))
@@ -194,6 +199,7 @@ class TestALostBlock:
         assert ward.fsck(verify_data=True).status == 1
         assert set(ward.inner.read) == {hurt}
 
+    @pytest.mark.promise("repair-reads-only-what-may-help")
     def test_packs_with_something_more_are_and_so_are_those_that_nobody_knows(self, ward: Ward) -> None:
         ward.write("a", noise(100))
         ward.write("b", noise(101))

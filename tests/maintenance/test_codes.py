@@ -109,6 +109,7 @@ EARLY = {"snapshot-pack-missing": 0, "snapshot-pack-damaged": 1, "staging-bytes-
 """Damages that begin with writing, for which the volume has to be whole."""
 
 
+@pytest.mark.promise("repair-leaves-whole-files-alone")
 @settings(max_examples=settings.default.max_examples // 5, deadline=None, suppress_health_check=list(HealthCheck))
 @example(["wrong-type", "chunk-impossible"])
 @given(damages=st.lists(st.sampled_from(sorted(ALL_DAMAGES)), min_size=2, max_size=6, unique=True))

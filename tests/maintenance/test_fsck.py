@@ -202,6 +202,7 @@ def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Pa
     ward.close()
 
 
+@pytest.mark.promise("a-damaged-record-costs-its-file")
 def test_a_damaged_record_of_staging_is_put_aside_with_its_bytes(tmp_path: Path) -> None:
     ward = make(tmp_path / "ward")
     damage_a_record(ward)

@@ -163,6 +163,7 @@ class TestStrays:
         assert after.packs() == {}
         after.close()
 
+    @pytest.mark.promise("gc-decides-again-when-it-deletes")
     def test_one_of_an_epoch_that_was_taken_over_stays(self, rig: Rig, tmp_path: Path) -> None:
         rig.inner.put_if_absent(self.KEY, b"perhaps to be rescued")
         other = Rig(tmp_path / "other", rig.inner, take_over=True)
@@ -188,6 +189,7 @@ class TestStrays:
         assert "pages/00000001-0000000099" in left
         rig.check_snapshots()
 
+    @pytest.mark.promise("gc-decides-again-when-it-deletes")
     def test_a_pack_on_its_way_is_known(self, rig: Rig) -> None:
         rig.inner.put_if_absent(self.KEY, b"on its way")
         rig.fs._writer._unrecorded.add(self.KEY.removeprefix("packs/"))
@@ -198,6 +200,7 @@ class TestStrays:
 class TestWhatIsWrittenMeanwhile:
     """gc decides anew at the moment when it deletes."""
 
+    @pytest.mark.promise("a-known-block-is-checked-again")
     @pytest.mark.parametrize("step", ["listing", "merging", "dropping blocks", "marking packs", "publishing"])
     def test_data_whose_block_is_being_collected_is_safe(self, rig: Rig, step: str) -> None:
         fill(rig)
@@ -220,6 +223,7 @@ class TestWhatIsWrittenMeanwhile:
         rig.publish()
         rig.check_snapshots()
 
+    @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
     def test_a_second_gc_at_the_same_time_is_refused(self, rig: Rig) -> None:
         def again(told: object) -> None:
             with pytest.raises(VolumeError, match="under way"):

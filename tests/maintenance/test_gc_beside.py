@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cas3fs.objectstores.base import Body, ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
 from tests.filesystem.gated import GatedStore
@@ -34,6 +36,7 @@ class SecondPackWaits(GatedStore):
         self.inner.put_if_absent(key, body, metadata)
 
 
+@pytest.mark.promise("gc-decides-again-when-it-deletes")
 def test_what_a_storing_job_has_stored_stays_and_is_not_stored_again(tmp_path: Path) -> None:
     store = SecondPackWaits(MemoryStore())
     rig = Rig(tmp_path / "machine", store.inner, wrap=lambda _: store)

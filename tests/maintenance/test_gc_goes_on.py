@@ -47,6 +47,7 @@ def keep_newest(rig: Rig) -> None:
 class TestRefusedDeletions:
     """An object under a lock, or rights that do not reach it."""
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_all_other_packs_go_and_the_refused_one_with_a_later_gc(
         self, lying: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -64,6 +65,7 @@ class TestRefusedDeletions:
         assert lying.packs() == {}
         lying.check_snapshots()
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_other_strays_go(self, lying: Rig) -> None:
         strays = [f"packs/00000001/{digit * 64}" for digit in "abc"]
         for key in strays:
@@ -74,6 +76,7 @@ class TestRefusedDeletions:
         assert (result.deleted_strays, result.refused_objects) == (2, 1)
         assert lying.gc().deleted_strays == 1
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_probe_of_the_clock_that_stays_ends_nothing(self, lying: Rig) -> None:
         packs = all_dead(lying)
         stray = "packs/00000001/" + "ab" * 32
@@ -118,6 +121,7 @@ class TestBlocksThatCannotBeRead:
         assert place is not None
         return str(place[1])
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_rotten_block_leaves_its_pack_as_it_is_and_all_else_is_freed(self, rig: Rig) -> None:
         good, bad = self.prepare(rig)
         body = bytearray(rig.inner.get(bad))
@@ -137,6 +141,7 @@ class TestBlocksThatCannotBeRead:
         assert sum(rig.packs().values()) < before[bad] + 25 * KIB
         assert rig.gc().rewritten_bytes == 0  # good blocks beside the rotten one are not copied again and again
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_pack_that_answers_404_is_left(self, lying: Rig) -> None:
         good, bad = self.prepare(lying)
         with faults(lying).on(FaultKind.HIDDEN, operations=["get"], keys=[bad]):
@@ -149,6 +154,7 @@ class TestBlocksThatCannotBeRead:
         assert lying.read("f3") == noise(3)
         lying.check_snapshots()
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_store_that_fails_while_packs_are_rewritten_ends_the_rewriting_alone(self, lying: Rig) -> None:
         good, bad = self.prepare(lying)
         before = set(lying.packs())
@@ -161,6 +167,7 @@ class TestBlocksThatCannotBeRead:
         lying.check_snapshots()
 
 
+@pytest.mark.promise("one-failure-does-not-stop-gc")
 def test_a_newest_snapshot_that_cannot_be_looked_into_is_taken_to_need_all(lying: Rig) -> None:
     for number in range(40):
         lying.write(f"f{number}", noise(number, 256 * KIB))

@@ -18,6 +18,7 @@ from tests.maintenance.rig import KIB, NOW, Rig, fill, noise
 DAY = 86400.0
 
 
+@pytest.mark.promise("packs-are-rewritten-where-it-pays")
 @pytest.mark.parametrize("settings", [NOW, GcSettings(min_live=0.9, grace_s=0)])
 def test_while_every_snapshot_is_kept_for_good_nothing_is_copied(rig: Rig, settings: GcSettings) -> None:
     left = [f"f{number}" for number in range(60)]
@@ -38,6 +39,7 @@ def test_while_every_snapshot_is_kept_for_good_nothing_is_copied(rig: Rig, setti
     rig.check_snapshots()
 
 
+@pytest.mark.promise("packs-are-rewritten-where-it-pays")
 def test_the_plan_says_what_is_left_and_which_snapshot_keeps_it(rig: Rig) -> None:
     fill(rig)
     kept = rig.publish(name="kept")
@@ -55,6 +57,7 @@ def test_the_plan_says_what_is_left_and_which_snapshot_keeps_it(rig: Rig) -> Non
     assert plan.as_json()["left"] == []
 
 
+@pytest.mark.promise("packs-are-rewritten-where-it-pays")
 def test_the_policy_of_the_volume_decides_what_stays(rig: Rig) -> None:
     fill(rig)
     rig.publish(name="soon to go")
@@ -95,6 +98,7 @@ class TestChoosing:
         choice = chooser.choice()
         return [use.id for use in choice.packs], [one.why for one in choice.left]
 
+    @pytest.mark.promise("packs-are-rewritten-where-it-pays")
     @pytest.mark.parametrize(
         ("stay_days", "live", "is_chosen"),
         [(1, 0.69, True), (92, 0.6, True), (367, 0.3, True), (367, 0.4, False), (183, 0.6, False), (10**9, 0.1, False)],

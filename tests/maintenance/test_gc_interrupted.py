@@ -32,6 +32,7 @@ STEPS = (
 )
 
 
+@pytest.mark.promise("a-killed-gc-loses-nothing")
 @pytest.mark.parametrize("commit", [False, True], ids=["in the group", "committed"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(
@@ -117,6 +118,7 @@ def rounds(folder: Path, seed: int, count: int) -> None:
     rig.close()
 
 
+@pytest.mark.promise("one-failure-does-not-stop-gc")
 @pytest.mark.parametrize("seed", range(4))
 def test_rounds_of_everything_with_kills_lose_nothing(tmp_path: Path, seed: int, long: bool) -> None:
     rounds(tmp_path, seed, 50 if long else 10)

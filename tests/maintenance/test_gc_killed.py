@@ -183,6 +183,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("point", LONG_POINTS if metafunc.config.getoption("--long") else USUAL_POINTS)
 
 
+@pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
 def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(killable: Killable, point: str) -> None:
     killable.prepare()
     assert killable.kill_gc(point), "the gc of this volume does not come there"

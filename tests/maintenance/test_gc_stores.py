@@ -55,17 +55,20 @@ class TestStoresThatFail:
         rig.check_snapshots()
         rig.close()
 
+    @pytest.mark.promise("gc-deletes-nothing-on-doubt")
     def test_an_error_on_page_three(self, scripted: Rig) -> None:
         scripted.inner.failing_page = 3
         scripted.inner.pages = 0
         self.check_nothing_went(scripted, StoreError, "503 for page 3")
 
+    @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
     def test_a_listing_that_lacks_the_snapshot_that_was_just_published(self, scripted: Rig) -> None:
         def hide(_: object) -> None:
             scripted.inner.dropped_key = f"snapshots/{scripted.newest}"
 
         self.check_nothing_went(scripted, StoreError, "does not list snapshot", hide)
 
+    @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
     def test_two_listings_of_which_one_lacks_an_old_snapshot(self, scripted: Rig) -> None:
         scripted.inner.dropped_key = f"snapshots/{scripted.archive.ids()[0]}"
         scripted.inner.dropped_from = ""
@@ -78,6 +81,7 @@ class TestStoresThatFail:
         scripted.inner.dropped_key = ""
         scripted.check_snapshots()
 
+    @pytest.mark.promise("gc-deletes-nothing-on-doubt")
     def test_a_listing_that_lacks_a_pack(self, scripted: Rig) -> None:
         scripted.inner.dropped_key = next(iter(scripted.packs()))
         before = len(scripted.inner._objects) if hasattr(scripted.inner, "_objects") else None
@@ -87,6 +91,7 @@ class TestStoresThatFail:
         scripted.check_snapshots()
         scripted.close()
 
+    @pytest.mark.promise("packs-of-all-snapshots-are-merged-first", "gc-deletes-nothing-on-doubt")
     def test_a_manifest_that_cannot_be_read(self, rig: Rig) -> None:
         garbage(rig)
         oldest = rig.archive.ids()[0]

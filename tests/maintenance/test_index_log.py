@@ -56,6 +56,7 @@ def looked_at(ward: Ward) -> Iterator[list[int]]:
     ward.store.ward = None
 
 
+@pytest.mark.promise("looking-costs-what-there-is")
 def test_a_check_that_reads_all_data_back_keeps_nobody_from_taking_over_the_log(ward: Ward) -> None:
     held_pack(ward)
     for number in range(3):
@@ -70,6 +71,7 @@ def test_a_check_that_reads_all_data_back_keeps_nobody_from_taking_over_the_log(
     assert set(piled_up) == {0}
 
 
+@pytest.mark.promise("looking-costs-what-there-is")
 def test_nor_does_a_gc_that_rewrites_packs(ward: Ward) -> None:
     for number in range(4):
         ward.write(f"g{number}", noise(50 + number, 90 * KIB))

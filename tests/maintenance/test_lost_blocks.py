@@ -42,6 +42,7 @@ def by_a_gc(rig: Rig) -> None:
         rig.gc()
 
 
+@pytest.mark.promise("lost-blocks-are-never-deduplicated-onto", "every-block-is-verified")
 @pytest.mark.parametrize("notice", [by_a_read, by_a_gc])
 def test_bytes_of_a_pack_that_was_found_gone_are_stored_again_and_heal_every_file(
     rig: Rig, notice: Callable[[Rig], None]
@@ -66,6 +67,7 @@ def handle_read(rig: Rig, start: int) -> None:
     rig.fs.release(handle)
 
 
+@pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
 def test_what_was_found_gone_is_known_after_a_crash(rig: Rig, tmp_path: Path) -> None:
     lose_the_photo(rig)
     by_a_gc(rig)
@@ -76,6 +78,7 @@ def test_what_was_found_gone_is_known_after_a_crash(rig: Rig, tmp_path: Path) ->
     later.close()
 
 
+@pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
 def test_a_block_that_was_stored_and_is_found_gone_before_its_file_is_entered_is_stored_again(rig: Rig) -> None:
     rig.write("photo", PHOTO)
     rig.publish()
@@ -115,6 +118,7 @@ def cut_the_pack(ward: Ward) -> None:
     cut(ward, f"packs/{pack_of_f0(ward)}")
 
 
+@pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
 @pytest.mark.parametrize("damage", [remove_a_pack, flip_a_block, cut_the_pack])
 @pytest.mark.parametrize("repair", [False, True], ids=["told", "repaired"])
 def test_what_a_check_found_lost_is_healed_by_copying_the_files_in_again(

@@ -62,6 +62,7 @@ def read(ward: Ward) -> dict[str, bytes | None]:
     return found
 
 
+@pytest.mark.promise("files-have-chunk-checksums")
 def test_a_gc_ends_before_it_drops_a_block_and_names_fsck(hurt: Ward) -> None:
     packs = hurt.packs()
     blocks = hurt.one("SELECT count(*) FROM blocks")
@@ -71,6 +72,7 @@ def test_a_gc_ends_before_it_drops_a_block_and_names_fsck(hurt: Ward) -> None:
     assert (hurt.packs(), hurt.one("SELECT count(*) FROM blocks")) == (packs, blocks)
 
 
+@pytest.mark.promise("files-have-chunk-checksums", "a-damaged-index-page-is-noticed")
 def test_a_check_names_the_files_and_a_repair_takes_them_from_the_snapshot_that_has_them(hurt: Ward) -> None:
     assert read(hurt)["new3"] == bytes(3000)  # so it was before anybody has checked
     result = hurt.check()
@@ -82,6 +84,7 @@ def test_a_check_names_the_files_and_a_repair_takes_them_from_the_snapshot_that_
     assert read(hurt) == OLD | NEW
 
 
+@pytest.mark.promise("files-have-chunk-checksums")
 def test_what_the_newest_snapshots_have_lost_too_is_taken_from_an_older_one(hurt: Ward) -> None:
     with hurt.fs.lock, hurt.fs.operation():
         hurt.fs.index._database.execute("UPDATE inodes SET atime_ns = 5 WHERE id = 1")
@@ -106,6 +109,7 @@ def test_a_file_that_changed_since_goes_back_to_the_snapshot_and_what_is_left_is
     assert ward.check(verify_data=True).status == 0
 
 
+@pytest.mark.promise("files-have-chunk-checksums")
 def test_what_no_snapshot_has_gives_errors_and_never_zeros(hurt: Ward) -> None:
     for info in list(hurt.inner.list("snapshots/")):
         hurt.inner.delete_many([info.key])

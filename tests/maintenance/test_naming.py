@@ -4,12 +4,15 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from cas3fs.maintenance.strays import COLLECT
 from tests.maintenance.rig import NOW, Rig, fill
 
 KEY = "packs/00000001/" + "ab" * 32
 
 
+@pytest.mark.promise("packs-named-by-their-own-epoch-stay")
 def test_a_pack_that_a_snapshot_of_its_own_epoch_names_stays(rig: Rig, tmp_path: Path) -> None:
     """As where an older cas3fs went on with an old copy of the local index."""
     fill(rig, 2)
@@ -32,6 +35,7 @@ def test_a_pack_that_a_snapshot_of_its_own_epoch_names_stays(rig: Rig, tmp_path:
     after.close()
 
 
+@pytest.mark.promise("packs-named-by-their-own-epoch-stay")
 def test_a_pack_of_an_epoch_with_a_snapshot_that_cannot_be_read_stays(rig: Rig, tmp_path: Path) -> None:
     fill(rig, 2)
     published = rig.publish()

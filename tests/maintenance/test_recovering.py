@@ -31,6 +31,7 @@ def blocks_of_f0(ward: Ward) -> dict[int, BlockHash]:
     return {user[1]: one for one, found in users.items() for user in found if user[0] == ward.inode("f0")}
 
 
+@pytest.mark.promise("repair-trusts-only-hashes")
 @pytest.mark.parametrize("seed", [0, 99], ids=["the bytes that were stored", "others"])
 def test_blocks_are_taken_from_a_record_of_staging_if_they_are_the_same(ward: Ward, seed: int) -> None:
     rows = ward.rows = ward.fs.staging.records
@@ -43,6 +44,7 @@ def test_blocks_are_taken_from_a_record_of_staging_if_they_are_the_same(ward: Wa
     assert codes(ward.check(verify_data=True)) == {"known-loss"}
 
 
+@pytest.mark.promise("repair-trusts-only-hashes")
 def test_a_cache_with_other_bytes_under_a_blocks_name_is_not_believed(ward: Ward) -> None:
     ward.cache = MemoryCache(10 << 20)
     for block in blocks_of_f0(ward).values():
@@ -54,6 +56,7 @@ def test_a_cache_with_other_bytes_under_a_blocks_name_is_not_believed(ward: Ward
     assert ward.found()["f0"] is None
 
 
+@pytest.mark.promise("a-fenced-writer-stops")
 def test_who_was_taken_over_from_stores_nothing_again(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     ward.cache = MemoryCache(10 << 20)
     for offset, block in blocks_of_f0(ward).items():
@@ -66,6 +69,7 @@ def test_who_was_taken_over_from_stores_nothing_again(ward: Ward, monkeypatch: p
     assert ward.packs() == before
 
 
+@pytest.mark.promise("a-fenced-writer-stops")
 def test_who_was_taken_over_from_puts_no_snapshot_aside(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(ward, f"snapshots/{ward.newest}")
     monkeypatch.setattr(ward.publishing, "check_fence", fenced)
@@ -74,6 +78,7 @@ def test_who_was_taken_over_from_puts_no_snapshot_aside(ward: Ward, monkeypatch:
     assert ward.inner.get(f"snapshots/{ward.newest}")
 
 
+@pytest.mark.promise("repair-trusts-only-hashes")
 def test_a_manifest_stays_until_it_is_put_aside(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     key = f"snapshots/{ward.newest}"
     body = ward.inner.get(key)
@@ -92,6 +97,7 @@ def test_a_manifest_stays_until_it_is_put_aside(ward: Ward, monkeypatch: pytest.
     assert ward.inner.get(key) == body
 
 
+@pytest.mark.promise("repair-trusts-only-hashes")
 def test_records_of_staging_stay_until_they_are_put_aside(ward: Ward) -> None:
     lose_staged_bytes(ward)
     rows = ward.fs.staging.records

@@ -20,6 +20,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("seed", LONG_SEEDS if metafunc.config.getoption("--long") else USUAL_SEEDS)
 
 
+@pytest.mark.promise("a-volume-lives-through-everything")
 def test_whatever_a_volume_goes_through_nothing_acknowledged_is_lost(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

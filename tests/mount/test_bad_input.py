@@ -88,6 +88,7 @@ def test_a_volume_of_a_newer_format(machine: Machine) -> None:
     assert "newer" in line
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_the_url_of_a_mount_that_has_lost_its_process_cleans_it_up(volume: Machine) -> None:
     volume.kill(volume.mount())
     assert "is cleaned up" in volume.run("umount", volume.url).stdout
@@ -149,6 +150,7 @@ def test_umount_of_what_is_no_mount(volume: Machine) -> None:
     assert "not a mount" in volume.fail("umount", volume.root / "nowhere")
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_the_url_of_a_volume_stands_for_its_mount_when_it_is_unmounted(volume: Machine) -> None:
     pid = volume.mount()
     with open(volume.dir / "file", "w"):
@@ -236,6 +238,7 @@ def test_a_foreground_mount_ends_with_the_status_of_its_release(volume: Machine)
     assert not os.path.ismount(volume.dir)
 
 
+@pytest.mark.promise("values-are-checked-at-the-border")
 def test_times_beyond_what_can_be_kept_disturb_nobody(volume: Machine) -> None:
     """Any user may set them: they become the nearest that can be kept, and all that others do is kept as ever."""
     if os.geteuid() != 0:
@@ -276,6 +279,7 @@ def test_times_beyond_what_can_be_kept_disturb_nobody(volume: Machine) -> None:
     assert (target / "of another").read_bytes() == b"synced"
 
 
+@pytest.mark.promise("values-are-checked-at-the-border")
 def test_files_of_the_greatest_size_are_counted_published_and_restored(volume: Machine) -> None:
     """Their sizes add up to more than 64 bits hold."""
     volume.mount()

@@ -5,9 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from .conftest import Machine
 
 
+@pytest.mark.promise("an-old-state-folder-rolls-nothing-back")
 def test_a_state_folder_from_a_backup_rolls_nothing_back(machine: Machine) -> None:
     machine.mkfs()
     machine.mount()
@@ -34,6 +37,7 @@ def test_a_state_folder_from_a_backup_rolls_nothing_back(machine: Machine) -> No
     assert [path.name for path in (machine.root / "saved").iterdir()] == ["b"]
 
 
+@pytest.mark.promise("a-copied-volume-leaves-the-original-alone")
 def test_a_forked_copy_is_mounted_beside_the_original(machine: Machine, workspace: Path) -> None:
     machine.mkfs()
     machine.mount()

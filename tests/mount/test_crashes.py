@@ -32,6 +32,7 @@ def until(happened: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.promise("synced-data-survives-a-crash")
 def test_what_was_synced_is_there_after_a_kill_and_goes_to_the_store_then(machine: Machine) -> None:
     machine.mkfs()
     pid = machine.mount()
@@ -111,6 +112,7 @@ def test_a_terminated_process_unmounts_publishes_and_releases(machine: Machine) 
     machine.umount()
 
 
+@pytest.mark.promise("snapshots-follow-an-interval")
 def test_what_changed_is_published_in_a_rhythm_and_once(machine: Machine) -> None:
     machine.mkfs()
     machine.mount("--snapshot-interval", "100ms")
@@ -134,6 +136,7 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.promise("every-block-is-verified")
 @pytest.mark.parametrize("harm", [Path.unlink, damage], ids=["missing", "damaged"])
 def test_a_lost_block_is_an_error_of_its_file_alone(machine: Machine, harm: Callable[[Path], None]) -> None:
     machine.mkfs()
@@ -170,6 +173,7 @@ def paused_machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) 
     subprocess.run(["umount", "--lazy", machine.state], check=True)
 
 
+@pytest.mark.promise("a-full-disk-costs-no-synced-data")
 def test_a_full_local_disk_is_told_to_the_writer_and_the_mount_goes_on(
     paused_machine: Machine, rclone_s3: "RcloneServer"
 ) -> None:
@@ -203,6 +207,7 @@ def test_a_full_local_disk_is_told_to_the_writer_and_the_mount_goes_on(
     machine.umount()
 
 
+@pytest.mark.promise("storing-resumes-by-itself")
 def test_a_store_that_is_away_for_a_while_fails_nothing(
     need_fuse: None, rclone_s3: "RcloneServer", workspace: Path
 ) -> None:

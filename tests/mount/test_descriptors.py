@@ -27,6 +27,7 @@ def machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iter
     made.clean_up()
 
 
+@pytest.mark.promise("few-descriptors-for-many-files")
 @pytest.mark.lasts(60)
 def test_a_thousand_staged_files_under_a_limit_of_256_descriptors_wait_for_the_store_and_are_stored(
     machine: Machine, rclone_s3: "RcloneServer"

@@ -49,6 +49,7 @@ def check_tree(machine: Machine) -> None:
         assert {name: (tree / name).read_bytes() for name in STAGED} == STAGED
 
 
+@pytest.mark.promise("volumes-of-earlier-versions-work")
 def test_its_own_machine_goes_on_with_it(earlier: Machine) -> None:
     """Everything is there, what was only staged among it; new files join it, and a machine without state sees all."""
     earlier.mount()
@@ -64,6 +65,7 @@ def test_its_own_machine_goes_on_with_it(earlier: Machine) -> None:
     earlier.umount()
 
 
+@pytest.mark.promise("volumes-of-earlier-versions-work")
 def test_a_snapshot_of_it_can_be_read_and_become_the_head(earlier: Machine) -> None:
     """The snapshot that the earlier version named is shown as it was, and the volume goes back to it."""
     (first,) = (one["id"] for one in earlier.report("snapshot", "list", earlier.url) if one["name"] == "first")
@@ -78,6 +80,7 @@ def test_a_snapshot_of_it_can_be_read_and_become_the_head(earlier: Machine) -> N
     earlier.umount()
 
 
+@pytest.mark.promise("volumes-of-earlier-versions-work")
 def test_another_machine_takes_it_over(earlier: Machine) -> None:
     """A machine without the earlier one's state has what was published."""
     shutil.rmtree(earlier.state)

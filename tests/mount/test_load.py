@@ -146,6 +146,7 @@ def held_by(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.promise("waiting-never-takes-all-workers")
 @pytest.mark.lasts(300, long_s=1200)  # beside the load itself
 def test_a_mount_under_load_neither_grows_nor_stalls_nor_errs(
     need_fuse: None, rclone_s3: "RcloneServer", workspace: Path, soak_s: float

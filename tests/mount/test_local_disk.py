@@ -58,6 +58,7 @@ def until_it_is_written(path: Path, data: bytes) -> None:
             return
 
 
+@pytest.mark.promise("a-full-disk-costs-no-synced-data")
 def test_a_disk_that_others_fill_to_the_last_byte_costs_nothing_that_was_synced(machine: Machine) -> None:
     with small_disk(machine.state, "200m"):
         machine.mkfs()
@@ -88,6 +89,7 @@ def test_a_disk_that_others_fill_to_the_last_byte_costs_nothing_that_was_synced(
         assert machine.report("fsck", machine.url, "--verify-data")["status"] == 0
 
 
+@pytest.mark.promise("a-full-cache-disk-fails-nobody")
 def test_a_full_disk_of_the_cache_fails_nobody(machine: Machine) -> None:
     with small_disk(machine.cache, "4m"):
         machine.mkfs()
@@ -102,6 +104,7 @@ def test_a_full_disk_of_the_cache_fails_nobody(machine: Machine) -> None:
         machine.umount()
 
 
+@pytest.mark.promise("a-locked-index-is-waited-for")
 def test_an_index_that_somebody_else_has_locked_is_waited_for(machine: Machine) -> None:
     machine.mkfs()
     pid = machine.mount()
@@ -120,6 +123,7 @@ def test_an_index_that_somebody_else_has_locked_is_waited_for(machine: Machine) 
     machine.umount()
 
 
+@pytest.mark.promise("an-unwritable-state-folder-is-reported")
 def test_a_state_folder_that_cannot_be_written_is_told_and_the_volume_stays_free(machine: Machine) -> None:
     machine.mkfs()
     machine.mount()
@@ -151,6 +155,7 @@ def mount_under(fault: str, flag: Path, machine: Machine, text: str = "") -> int
     return pid
 
 
+@pytest.mark.promise("a-mount-ends-when-all-is-durable", "a-mount-that-ends-leaves-nothing-in-memory")
 @pytest.mark.parametrize("ended_by", ["umount", "signal"])
 def test_a_mount_whose_last_commit_fails_goes_on_trying_and_loses_nothing(machine: Machine, ended_by: str) -> None:
     machine.mkfs()
@@ -187,6 +192,7 @@ def until_logged(machine: Machine, words: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_stats_tells_the_age_of_the_newest_snapshot_and_the_last_error(machine: Machine) -> None:
     machine.mkfs()
     flag = machine.root / "full"
@@ -219,6 +225,7 @@ runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.promise("a-disk-that-lost-a-commit-ends-the-mount")
 def test_a_mount_whose_disk_has_lost_a_commit_says_so_and_ends_with_an_error(machine: Machine) -> None:
     """No later try could prove that what was committed is on the disk."""
     machine.mkfs()
@@ -246,6 +253,7 @@ def test_a_mount_whose_disk_has_lost_a_commit_says_so_and_ends_with_an_error(mac
     machine.umount()
 
 
+@pytest.mark.promise("values-are-checked-at-the-border")
 def test_umount_says_that_the_index_did_not_take_what_programs_set(machine: Machine) -> None:
     machine.mkfs()
     flag = machine.root / "refusing"

@@ -41,6 +41,7 @@ def troubles(server: "RcloneServer") -> list[tuple[Callable[[], None], Callable[
     return [(server.kill, server.start), (server.pause, server.resume), (server.restart, lambda: None)]
 
 
+@pytest.mark.promise("work-goes-on-without-the-store")
 @pytest.mark.lasts(120, long_s=1800)
 def test_programs_work_on_while_the_server_dies_and_comes_back_and_all_is_stored_then(
     machine: Machine, rclone_s3: "RcloneServer", long: bool
@@ -68,6 +69,7 @@ def test_programs_work_on_while_the_server_dies_and_comes_back_and_all_is_stored
     assert machine.report("fsck", machine.url, "--verify-data")["status"] == 0
 
 
+@pytest.mark.promise("synced-data-survives-a-crash-in-an-outage")
 def test_a_mount_killed_while_the_server_is_away_loses_nothing_that_was_synced(
     machine: Machine, rclone_s3: "RcloneServer"
 ) -> None:

@@ -43,6 +43,7 @@ def read_past_the_kernel(path: Path) -> bytes:
         os.close(descriptor)
 
 
+@pytest.mark.promise("work-goes-on-without-the-store")
 def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
     need_fuse: None, own_rclone: "RcloneServer", workspace: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
         machine.clean_up()
 
 
+@pytest.mark.promise("a-waiting-fsync-needs-a-slot")
 def test_while_many_syncs_wait_for_a_silent_store_everything_else_goes_on(
     need_fuse: None, own_rclone: "RcloneServer", workspace: Path
 ) -> None:

@@ -169,6 +169,7 @@ def test_restoring_back_and_forth_with_a_gc_between(each_machine: Machine, secon
     second.umount()
 
 
+@pytest.mark.promise("a-fenced-writer-stops")
 def test_a_writer_that_was_taken_over_from_finds_out_by_itself_and_says_so(
     each_machine: Machine, second: Machine
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_writer_that_was_taken_over_from_finds_out_by_itself_and_says_so(
     machine.umount()
 
 
+@pytest.mark.promise("data-of-a-fenced-writer-can-be-saved")
 def test_unstored_data_of_a_fenced_writer_is_saved(each_machine: Machine, second: Machine) -> None:
     machine = each_machine
     machine.mkfs()
@@ -231,6 +233,7 @@ def test_unstored_data_of_a_fenced_writer_is_saved(each_machine: Machine, second
     machine.umount()
 
 
+@pytest.mark.promise("a-flush-reaches-the-store")
 def test_fsync_into_the_store_returns_when_another_machine_could_have_it(machine: Machine, second: Machine) -> None:
     machine.mkfs()
     machine.mount("--fsync", "remote", "--snapshot-interval", "0")
@@ -251,6 +254,7 @@ def test_fsync_into_the_store_returns_when_another_machine_could_have_it(machine
     machine.umount()
 
 
+@pytest.mark.promise("one-of-two-mounts-wins")
 def test_two_mounts_at_one_instant_of_which_one_wins(machine: Machine, second: Machine) -> None:
     machine.mkfs()
     with ThreadPoolExecutor(2) as pool:
@@ -271,6 +275,7 @@ def lose(machine: Machine, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
         store.delete_many([key])
 
 
+@pytest.mark.promise("a-damaged-newest-snapshot-is-reported")
 def test_a_damaged_newest_snapshot_is_told_and_the_one_before_serves(
     each_machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from cas3fs.errors import ControlError
 from .conftest import Machine
 
 
+@pytest.mark.promise("a-stopped-mount-is-named")
 def test_every_command_says_which_process_is_stopped_and_what_to_do(machine: Machine) -> None:
     machine.mkfs()
     pid = machine.mount()

@@ -7,6 +7,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from .conftest import Machine
 
 Facts = dict[bytes, tuple[object, ...]]
@@ -56,6 +58,7 @@ def facts(root: Path) -> Facts:
     return found
 
 
+@pytest.mark.promise("the-store-restores-the-newest-snapshot")
 def test_a_copied_tree_is_the_same_on_another_machine(any_machine: Machine) -> None:
     machine = any_machine
     make_tree(machine.root / "tree")

@@ -39,6 +39,7 @@ def shown(machine: Machine, snapshot: str, name: str) -> bytes:
     return data
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other", "a-flush-reaches-the-store")
 def test_a_file_that_cannot_be_stored_is_named_and_stops_neither_flush_nor_umount(
     machine: Machine, second: Machine
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_file_that_cannot_be_stored_is_named_and_stops_neither_flush_nor_umoun
     second.umount()
 
 
+@pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
 def test_an_fsync_into_the_store_fails_for_the_file_that_cannot_be_stored_alone(machine: Machine) -> None:
     machine.mkfs()
     machine.mount()

@@ -69,6 +69,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.mark.promise("a-directory-store-is-private")
 def test_only_the_owner_can_read_it(store: DirectoryStore, root: Path, umask: None) -> None:
     store.put_if_absent("packs/7/3f9c", b"bytes")
     assert modes(root) == {PARTIAL: 0o700, "packs": 0o700, "packs/7": 0o700, "packs/7/3f9c": 0o600}
@@ -76,6 +77,7 @@ def test_only_the_owner_can_read_it(store: DirectoryStore, root: Path, umask: No
     assert store.exposure() == ""
 
 
+@pytest.mark.promise("a-directory-store-is-private")
 def test_its_group_can_read_it_where_that_was_asked_for(store: DirectoryStore, root: Path, umask: None) -> None:
     store.share_with_group()
     store.put_if_absent("packs/a", b"bytes")
@@ -89,6 +91,7 @@ def test_its_group_can_read_it_where_that_was_asked_for(store: DirectoryStore, r
         store.share_with_group()
 
 
+@pytest.mark.promise("a-directory-store-is-private")
 @pytest.mark.parametrize(
     ("top", "inner", "words"),
     [
@@ -217,6 +220,7 @@ def test_leftovers_of_more_than_a_day_are_removed_and_younger_ones_kept(store: D
     assert keys(store) == ["a"]
 
 
+@pytest.mark.promise("stored-objects-are-durable")
 def test_file_and_folders_are_synced_before_a_put_returns(
     store: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +339,7 @@ def test_an_error_while_listing_is_never_the_end_of_the_list(
         list(store.list())
 
 
+@pytest.mark.promise("looking-costs-what-there-is")
 def test_a_listing_reads_each_folder_once_however_many_pages_it_has(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

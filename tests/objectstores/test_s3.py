@@ -263,6 +263,7 @@ def write_key(path: Path, key: str) -> None:
     path.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret-of-{key}\n")
 
 
+@pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize(
     "refusal", [error(400, "ExpiredToken"), error(403, "InvalidAccessKeyId"), error(403, "AccessDenied"), Reply(403)]
 )
@@ -303,6 +304,7 @@ def test_a_server_without_conditions_is_looked_at_first_from_then_on(store: S3St
     assert ["if-none-match" in asked.headers for asked in script.asked] == [True, True, *[False] * 5]
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_server_that_once_heeded_a_condition_knows_it(store: S3Store, script: Script) -> None:
     unknown = error(501, "NotImplemented")
     script.replies = [error(412, "PreconditionFailed"), unknown, unknown]
@@ -318,6 +320,7 @@ def digests_sent(script: Script) -> list[str]:
     return [name for asked in script.asked for name in names if name in asked.headers]
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_server_that_does_not_repeat_a_checksum_gets_one_that_all_verify(store: S3Store, script: Script) -> None:
     script.replies = [STORED]
     for _ in range(3):
@@ -333,6 +336,7 @@ def test_a_server_that_repeats_a_checksum_gets_it_with_every_put(store: S3Store,
     assert digests_sent(script) == ["x-amz-checksum-sha256"] * 2
 
 
+@pytest.mark.promise("only-real-answers-count")
 @pytest.mark.parametrize(
     ("status", "code"), [(400, "InvalidRequest"), (400, "InvalidArgument"), (501, "NotImplemented")]
 )
@@ -352,6 +356,7 @@ def test_a_checksum_that_did_not_match_is_a_put_to_try_again(store: S3Store, scr
         store.put_if_absent("a", b"bytes")
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_bucket_with_object_lock_takes_objects() -> None:
     fake = FakeS3()
     fake.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
@@ -388,6 +393,7 @@ PAGES = {
 }
 
 
+@pytest.mark.promise("only-real-answers-count")
 @pytest.mark.parametrize(
     ("request_name", "page"),
     [one for one in product(REQUESTS, PAGES) if one != ("head", "403")],  # that answer has no body to tell
@@ -402,12 +408,14 @@ def test_a_page_of_html_is_no_answer_and_asked_again(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_page_of_html_instead_of_a_single_deletion_is_no_answer(store: S3Store, script: Script) -> None:
     script.replies = [error(501, "NotImplemented"), HTML]
     with pytest.raises(StoreBusy, match="is not an S3 server's"):
         store.delete_many(["a"])
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_listing_without_sizes_is_no_answer(store: S3Store, script: Script) -> None:
     script.replies = [
         Reply(
@@ -419,6 +427,7 @@ def test_a_listing_without_sizes_is_no_answer(store: S3Store, script: Script) ->
         store.list_page()
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_deletion_without_a_word_on_a_key_is_not_done(store: S3Store, script: Script) -> None:
     script.replies = [Reply(200, b"<DeleteResult><Deleted><Key>prefix/a</Key></Deleted></DeleteResult>")]
     with pytest.raises(StoreBusy, match="it lacks a word on prefix/b"):
@@ -544,6 +553,7 @@ def test_more_than_a_thousand_are_deleted_in_batches(store: S3Store, script: Scr
 # On real servers
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_put_that_arrives_damaged_is_refused_by_a_real_server(rclone_s3: S3Server) -> None:
     """Also where the signature does not cover the bytes, as over TLS; rclone knows no SHA-256, and verifies MD5."""
     rclone_s3.make_bucket("damaged")

@@ -80,12 +80,14 @@ def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cas3fs.objectstores.s3._CONNECT_TIMEOUT_S", LIMIT_S)
 
 
+@pytest.mark.promise("time-limits-are-for-standstill")
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview, BytesIO])
 def test_a_put_may_take_longer_than_any_step_of_it(make: Callable[[bytes], Body]) -> None:
     with slow_store(SlowServer(bytes_per_s=4 * SIZE // 3, breaks=False)) as store:
         store.put_if_absent("a", make(bytes(SIZE)))  # the connection alone would give it LIMIT_S
 
 
+@pytest.mark.promise("time-limits-are-for-standstill")
 def test_a_put_that_breaks_off_tells_for_how_long_it_moved() -> None:
     with slow_store(SlowServer(bytes_per_s=2 * SIZE, breaks=True)) as store, pytest.raises(StoreUnreachable) as caught:
         store.put_if_absent("a", bytes(SIZE))
@@ -125,6 +127,7 @@ def silent_after(answers: int, silence_s: float) -> Iterator[str]:
         server.server_close()
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_a_server_that_takes_connections_and_says_nothing_is_given_up_when_its_first_answer_is_due() -> None:
     with silent_after(0, 60) as endpoint_url:
         policy = RetryPolicy(first_answer_s=1)
@@ -136,6 +139,7 @@ def test_a_server_that_takes_connections_and_says_nothing_is_given_up_when_its_f
             assert time.monotonic() - begin_s < 20
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_a_server_that_has_answered_once_may_take_longer_than_its_first_answer() -> None:
     with silent_after(1, 2) as endpoint_url:
         settings = S3Settings(endpoint_url, "key", "secret", REGION, first_answer_s=0.5)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ def build(root: Path, wanted: set[str]) -> set[str]:
     return made
 
 
+@pytest.mark.promise("looking-costs-what-there-is")
 @settings(max_examples=settings.default.max_examples * 4 // 5)
 @given(
     wanted=st.sets(paths, max_size=12),

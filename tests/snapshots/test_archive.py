@@ -228,6 +228,7 @@ def test_a_volume_without_snapshots_has_no_newest(archive: SnapshotArchive) -> N
     assert archive.newest() is None and archive.list() == []
 
 
+@pytest.mark.promise("numbers-are-never-reused")
 def test_a_number_is_used_once(archive: SnapshotArchive, index: Path) -> None:
     archive.create(index, epoch=1, sequence=1)
     with pytest.raises(ObjectExists):
@@ -366,6 +367,7 @@ def test_no_thread_is_left_after_a_failure(archive: SnapshotArchive, store: Stor
     assert threading.active_count() == before
 
 
+@pytest.mark.promise("snapshots-are-ordered-by-number")
 def test_a_clock_that_was_set_back_changes_nothing_in_the_order_of_snapshots(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "file"
     for sequence, year in ((1, 2030), (2, 1999)):

@@ -41,6 +41,7 @@ def test_one_that_a_monthly_rule_has_kept_goes_within_a_year_and_not_before_half
     assert max(stays([*monthly, *recent])) < math.inf
 
 
+@pytest.mark.promise("packs-are-rewritten-where-it-pays")
 def test_what_a_name_keeps_stays() -> None:
     assert stays([snapshot(1, DAY, "final"), snapshot(2, HOUR)])[0] == math.inf
 

@@ -103,6 +103,7 @@ def restored(store: Store, snapshot: SnapshotInfo, path: Path) -> bytes:
     return content
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 @pytest.mark.parametrize("harm", [Store.lose, Store.cut])
 @pytest.mark.parametrize("remembers", [True, False])
 def test_what_a_new_snapshot_refers_to_is_stored_again_where_it_is_missing_or_short(
@@ -126,6 +127,7 @@ def test_what_a_new_snapshot_refers_to_is_stored_again_where_it_is_missing_or_sh
     assert restored(store, fourth, index) == index.read_bytes()
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 def test_what_a_listing_lacks_is_asked_for_by_name_before_it_is_stored_again(store: Store, index: Path) -> None:
     archive = archive_of(store)
     first = archive.create(index, epoch=1, sequence=1)
@@ -149,6 +151,7 @@ def test_what_is_lost_is_told_of_every_snapshot_that_needs_it(store: Store, inde
     assert sorted(archive.lost_pages(archive.load(second.id))) == [first.id, second.id]
 
 
+@pytest.mark.promise("pages-exist-twice")
 def test_a_large_snapshot_is_several_objects_of_a_bounded_size(store: Store, index: Path) -> None:
     archive = archive_of(store, part_bytes=8_000)
     made = archive.create(index, epoch=1, sequence=1)
@@ -163,6 +166,7 @@ def test_a_large_snapshot_is_several_objects_of_a_bounded_size(store: Store, ind
     assert restored(store, second, index) == index.read_bytes()
 
 
+@pytest.mark.promise("pages-exist-twice")
 def test_an_attempt_goes_on_with_what_the_one_before_had_stored(store: Store, index: Path) -> None:
     archive = archive_of(store, part_bytes=8_000)
     store.room = 5
@@ -187,6 +191,7 @@ def test_an_attempt_whose_manifest_failed_has_its_pages_stored_once(store: Store
     assert restored(store, made, index) == index.read_bytes()
 
 
+@pytest.mark.promise("pages-exist-twice")
 def test_what_an_attempt_had_stored_and_lost_meanwhile_is_stored_again(store: Store, index: Path) -> None:
     archive = archive_of(store, part_bytes=8_000)
     store.room = 5
@@ -198,6 +203,7 @@ def test_what_an_attempt_had_stored_and_lost_meanwhile_is_stored_again(store: St
     assert restored(store, made, index) == index.read_bytes()
 
 
+@pytest.mark.promise("pages-exist-twice")
 def test_after_thirty_days_a_snapshot_is_stored_whole_so_that_what_it_needs_exists_twice(
     store: Store, index: Path
 ) -> None:
@@ -216,6 +222,7 @@ def test_after_thirty_days_a_snapshot_is_stored_whole_so_that_what_it_needs_exis
     assert len(restored(store, made[59], index)) == 50_000
 
 
+@pytest.mark.promise("pages-exist-twice")
 def test_a_snapshot_is_stored_whole_when_its_changes_took_as_much_as_that(tmp_path: Path, store: Store) -> None:
     archive = SnapshotArchive(Shelf(store))
     index = tmp_path / "index"
@@ -251,6 +258,7 @@ def lying() -> LyingStore:
     return LyingStore(MemoryStore())
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 def test_what_the_store_took_and_does_not_have_is_stored_again_before_the_manifest(
     lying: LyingStore, index: Path
 ) -> None:
@@ -264,6 +272,7 @@ def test_what_the_store_took_and_does_not_have_is_stored_again_before_the_manife
     assert made.new_size == sum(in_store.values())
 
 
+@pytest.mark.promise("pages-are-verified-before-the-manifest")
 @pytest.mark.parametrize("folder", ["pages/", "snapshots/"])
 def test_a_store_that_goes_on_losing_what_it_takes_is_told_and_no_snapshot_acknowledged(
     lying: LyingStore, index: Path, folder: str

@@ -113,6 +113,7 @@ class Interrupting(MemoryStore):
         super().delete_many(keys)
 
 
+@pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
 @pytest.mark.parametrize("at", [1, 2])
 def test_what_is_listed_is_whole_wherever_a_removal_breaks_off(tmp_path: Path, at: int) -> None:
     def fail() -> None:
@@ -132,6 +133,7 @@ def test_what_is_listed_is_whole_wherever_a_removal_breaks_off(tmp_path: Path, a
         assert restored(archive, one, tmp_path) == contents[int(one[-1]) - 1]
 
 
+@pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
 def test_a_snapshot_that_comes_at_any_moment_of_planning_keeps_its_pages(tmp_path: Path) -> None:
     for at in count(1):
         store = Interrupting()
@@ -147,6 +149,7 @@ def test_a_snapshot_that_comes_at_any_moment_of_planning_keeps_its_pages(tmp_pat
     assert at > 2  # both listings
 
 
+@pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
 def test_pages_of_an_attempt_that_may_go_on_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
     fill(archive, tmp_path, 2)
     archive.delete([name(2)])
@@ -196,6 +199,7 @@ def test_an_unknown_snapshot_is_told(archive: SnapshotArchive, tmp_path: Path) -
         plan_removal(archive, [name(7)], lambda _: True)
 
 
+@pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
 def test_what_a_writer_publishes_after_it_was_taken_over_from_is_never_the_head(
     archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
 ) -> None:
@@ -242,6 +246,7 @@ class TestRefusedDeletions:
         archive.create(folder / "index", epoch=1, sequence=4, parent=name(3))
         return contents
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_manifest_that_stays_keeps_its_pages_and_all_else_goes(
         self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
     ) -> None:
@@ -266,6 +271,7 @@ class TestRefusedDeletions:
         assert archive.ids() == [name(4)]
         assert plan_removal(archive, [], lambda _: True).pages == (name(1),)
 
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_where_what_stays_cannot_be_read_no_pages_go(
         self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
     ) -> None:

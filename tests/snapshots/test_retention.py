@@ -42,6 +42,7 @@ def test_all_that_are_young_enough_are_kept() -> None:
     assert kept(series(20, timedelta(minutes=10)), Policy(within_s=3600)) == list(range(14, 21))
 
 
+@pytest.mark.promise("snapshots-are-ordered-by-number")
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [

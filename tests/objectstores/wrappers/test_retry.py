@@ -144,6 +144,7 @@ def test_after_the_deadline_the_last_error_tells_how_often_it_was_tried(
     assert metrics.snapshot()["store.given_up"] == 1
 
 
+@pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_a_store_that_never_answered_is_given_up_sooner(retrying: Wrap) -> None:
     policy = RetryPolicy(deadline_s=60, base_delay_s=1, max_delay_s=100, first_answer_s=10)
     with pytest.raises(StoreUnreachable, match="gave up after 4 attempts in 7 s"):
@@ -159,6 +160,7 @@ def test_a_store_that_never_answered_is_given_up_sooner(retrying: Wrap) -> None:
             store.get("a")
 
 
+@pytest.mark.promise("time-limits-are-for-standstill")
 def test_the_time_for_which_bytes_moved_does_not_count(retrying: Wrap, time: Time) -> None:
     """A long object over a slow line is tried as often as a short one, and no oftener."""
     inner = ScriptedStore(*[broken_after(300.0) for _ in range(99)])
@@ -232,6 +234,7 @@ def test_reading_back_is_itself_tried_again(retrying: Wrap) -> None:
     assert inner.get("a") == CONTENT
 
 
+@pytest.mark.promise("only-real-answers-count")
 def test_a_name_that_is_taken_and_then_not_there_is_nobody_elses(retrying: Wrap) -> None:
     """A store that contradicts itself is asked again: who is told that a name is taken believes in another writer."""
     inner = ScriptedStore(StoreUnreachable("reset"))
@@ -287,6 +290,7 @@ def test_closing_ends_a_pause_with_the_error_that_caused_it(metrics: Metrics) ->
     assert inner.closed == 1
 
 
+@pytest.mark.promise("background-work-survives-exceptions")
 def test_the_last_error_is_noted_once_a_store_has_failed_three_times(retrying: Wrap, metrics: Metrics) -> None:
     """What now and then fails once is no trouble; an outage is one, also while it is still tried again."""
     retrying(ScriptedStore(*[StoreBusy("now and then")] * 2)).list_page()

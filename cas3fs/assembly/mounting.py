@@ -112,7 +112,7 @@ class MountProcess:
             workers=mount.workers,
             options=options,
             control=volume.state.control,
-            heard=lambda: volume.archive.shelf.store.heard_s,
+            last_response_at=lambda: volume.archive.shelf.store.last_response_at_s,
             capabilities=volume.filesystem.has_capabilities,
             sync=self._sync(),
         )

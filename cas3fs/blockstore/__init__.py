@@ -5,7 +5,7 @@ Vocabulary, beside *block*, *pack* and *encoded block* of the rooms below:
 
 - *session*: one storing job's line of blocks; they go into packs of its own, in the order in which they were added.
 - *open pack*: the pack a session is filling; *sealed*: nothing is added any more, it is to be uploaded.
-- *in flight* (writing): a block that was added and whose pack is not yet recorded. Reading, a *flight* is a block being
+- *in flight* (writing): a block that was added and whose pack is not yet recorded. Reading, a *fetch* is a block being
   fetched: whoever wants it meanwhile waits for that fetch and shares its outcome.
 - *run*: blocks that lie near each other in a pack and are fetched by one ranged GET.
 - *ahead*: fetched before anyone asks, on a hint.

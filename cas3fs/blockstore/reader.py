@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks from where they are nearest: memory, the caches, the object store.
+"""Reads blocks from the nearest place that has them: memory, the caches, the object store.
 
-What comes from the store is checked against its hash; caches vouch for what they give (`cas3fs.caches.verified`). How
-the store is asked, and what is fetched ahead, is told in `cas3fs.blockstore.fetching`.
+Blocks from the store are checked against their hash; caches verify their own blocks (`cas3fs.caches.verified`). How
+blocks are requested from the store and fetched ahead is described in `cas3fs.blockstore.fetcher`.
 
-Memory, beside the memory cache: what is fetched ahead and not yet read is at most half of that cache (and
-`ahead_bytes`), and its encoded bytes while they arrive; some blocks on their way into the caches
-(`cas3fs.blockstore.filling`); two whole packs, each with as much of its blocks as half of the memory cache; a block for
-each thread that reads. The caches belong to whoever made them: `close` leaves them open.
+Memory used beside the memory cache: blocks fetched ahead and not yet read, at most half of that cache (and
+`ahead_bytes`), and their encoded bytes while they arrive; blocks on their way into the caches
+(`cas3fs.blockstore.cache_filler`); two whole packs, each with decoded blocks of up to half of the memory cache; one
+block for each thread that reads. The caller owns the caches: `close` leaves them open.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from cas3fs.blockstore.fetching import Fetcher, OnLost
+from cas3fs.blockstore.fetcher import Fetcher, OnLost
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache, part_of
 from cas3fs.caches.memory import MemoryCache
@@ -31,7 +31,7 @@ KEPT_WHOLE_BYTES = 128 * 1024
 STREAMED_FROM_BYTES = 64 * 1024
 """So is any block whose first so many bytes are read in one piece: the rest will most likely follow."""
 
-Gate = Callable[[], AbstractContextManager[None]]
+WaitGuard = Callable[[], AbstractContextManager[None]]
 """Makes the context in which a reader waits for the store; it may refuse by an exception."""
 
 
@@ -85,9 +85,10 @@ class BlockReader:
         self._memory_hits.add()
         return part_of(plain, skip, length)
 
-    def read(self, block: BlockLocation, skip: int, length: int, gate: Gate = nullcontext) -> Buffer:
-        """`length` bytes of the block from `skip` on, wherever they are; may wait for the disk, and within `gate` for
-        the store.
+    def read(self, block: BlockLocation, skip: int, length: int, wait_guard: WaitGuard = nullcontext) -> Buffer:
+        """Read `length` bytes of the block from `skip` on, wherever they are.
+
+        May wait for the disk, and within `wait_guard` for the store.
 
         Raises:
             BlockMissing: the store has no such pack, or no such range of it.
@@ -95,11 +96,11 @@ class BlockReader:
             StoreError: the store could not be asked.
         """
         part = self.read_now(block, skip, length)
-        if part is None and not self._fetcher.is_under_way(block.hash):
+        if part is None and not self._fetcher.is_in_flight(block.hash):
             part = self._from_cache(block, skip, length)
         if part is None:
             self._misses.add()
-            with gate():
+            with wait_guard():
                 part = part_of(self._fetcher.fetch(block), skip, length)
         return part
 

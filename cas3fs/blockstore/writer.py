@@ -25,7 +25,7 @@ from contextlib import suppress
 from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, encode_parts
 from cas3fs.blockstore.budget import ByteBudget
 from cas3fs.blockstore.keys import pack_key, pack_name
-from cas3fs.blockstore.sessions import Encoded, OpenPack, PackSession, PendingBlock, StoredFuture
+from cas3fs.blockstore.pack_session import Encoded, OpenPack, PackSession, PendingBlock, StoredFuture
 from cas3fs.errors import ObjectExists, StoreError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
@@ -34,7 +34,7 @@ from cas3fs.values import BlockHash, Buffer, StoredPack
 __all__ = ["BlockWriter", "PackSession", "StoredFuture"]
 
 HASH_BYTES = 32
-ENCODED_ON_THE_SPOT_BYTES = 16 * 1024
+ENCODED_INLINE_BYTES = 16 * 1024
 """Up to this length, handing a block to another thread costs more than compressing it."""
 
 
@@ -86,9 +86,9 @@ class BlockWriter:
         return None if pending is None else pending.future
 
     @property
-    def heard_s(self) -> float:
+    def last_response_at_s(self) -> float:
         """When the store last gave a sign of life, by the monotonic clock, in seconds."""
-        return self._store.heard_s
+        return self._store.last_response_at_s
 
     @property
     def unrecorded(self) -> frozenset[str]:
@@ -121,7 +121,7 @@ class BlockWriter:
         if not is_new:
             self._budget.release(len(plain))
             return pending.future
-        session.line_up(pending)
+        session.enqueue(pending)
         self._encode(session, pending, plain)
         return pending.future
 
@@ -147,7 +147,7 @@ class BlockWriter:
     # Encoding
 
     def _encode(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> None:
-        if len(plain) > ENCODED_ON_THE_SPOT_BYTES and self._encode_elsewhere(session, pending, plain):
+        if len(plain) > ENCODED_INLINE_BYTES and self._encode_elsewhere(session, pending, plain):
             return
         try:
             encoded = encode_parts(plain, self._compression)

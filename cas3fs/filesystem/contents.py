@@ -8,7 +8,7 @@ layer files and which blocks are wanted for the rest.  It is then carried out wi
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from cas3fs.blockstore.reader import BlockReader, Gate
+from cas3fs.blockstore.reader import BlockReader, WaitGuard
 from cas3fs.filesystem.extents import MemoryBytes
 from cas3fs.filesystem.layerfiles import FileBytes
 from cas3fs.filesystem.layers import Layer, View
@@ -76,7 +76,7 @@ class ReadPlan:
             into[begin - self.start : begin - self.start + len(piece)] = piece
         return found
 
-    def carry_out(self, reader: BlockReader, gate: Gate = nullcontext) -> Buffer:
+    def carry_out(self, reader: BlockReader, wait_guard: WaitGuard = nullcontext) -> Buffer:
         """The bytes; may wait for the disk and the store.  Call it without a lock, and `finish` afterwards.
 
         Raises:
@@ -87,15 +87,15 @@ class ReadPlan:
         if len(self._spans) == 1 and not self._memory and not self._files:
             begin, stop, span = self._spans[0]
             if begin == self.start and stop == self.end:
-                return reader.read(span.block, span.skip + begin - span.offset, stop - begin, gate)
+                return reader.read(span.block, span.skip + begin - span.offset, stop - begin, wait_guard)
         found = bytearray(self.end - self.start)
-        self.carry_out_into(memoryview(found), reader, gate)
+        self.carry_out_into(memoryview(found), reader, wait_guard)
         return found
 
-    def carry_out_into(self, found: memoryview, reader: BlockReader, gate: Gate = nullcontext) -> None:
+    def carry_out_into(self, found: memoryview, reader: BlockReader, wait_guard: WaitGuard = nullcontext) -> None:
         """As `carry_out`, into memory that is as long as the range."""
         for begin, stop, span in self._spans:
-            data = reader.read(span.block, span.skip + begin - span.offset, stop - begin, gate)
+            data = reader.read(span.block, span.skip + begin - span.offset, stop - begin, wait_guard)
             found[begin - self.start : stop - self.start] = data
         for begin, stop, layer in self._files:
             held = layer.bytes

@@ -15,7 +15,7 @@ import stat
 import time
 from contextlib import nullcontext, suppress
 
-from cas3fs.blockstore.reader import Gate
+from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.base import SIZE_MAX, Caller
 from cas3fs.filesystem.borders import check_owner, clamped_ns
@@ -211,10 +211,10 @@ class Files(Directories):
                 plan.finish(self.staging)
             return data
 
-    def read(self, handle: int, offset: int, size: int, gate: Gate = nullcontext) -> Buffer:
+    def read(self, handle: int, offset: int, size: int, wait_guard: WaitGuard = nullcontext) -> Buffer:
         """Up to `size` bytes from `offset` on: fewer only at the end of the file; holes are zeros.
 
-        `gate` makes the context in which the store is waited for; what it raises ends the read.
+        `wait_guard` makes the context in which the store is waited for; what it raises ends the read.
 
         Raises:
             FileSystemError: EBADF, the handle is not open for reading; EINVAL.
@@ -225,7 +225,7 @@ class Files(Directories):
         if plan is None:
             return b""
         try:
-            return self._carried_out(plan, gate)
+            return self._carried_out(plan, wait_guard)
         except BlockMissing:
             with self.lock:
                 again = self._plan(handle, offset, size)
@@ -235,11 +235,11 @@ class Files(Directories):
                 with self.lock:
                     again.finish(self.staging)
                 raise
-            return self._carried_out(again, gate)  # the blocks had moved to another pack, and the old one went
+            return self._carried_out(again, wait_guard)  # the blocks had moved to another pack, and the old one went
 
-    def _carried_out(self, plan: ReadPlan, gate: Gate) -> Buffer:
+    def _carried_out(self, plan: ReadPlan, wait_guard: WaitGuard) -> Buffer:
         try:
-            return plan.carry_out(self.reader, gate)
+            return plan.carry_out(self.reader, wait_guard)
         finally:
             if plan.holds_files:
                 with self.lock:
@@ -277,10 +277,10 @@ class Files(Directories):
             self.staging.follow(inode)
             return len(data)
 
-    def write(self, handle: int, offset: int, data: Buffer, *, patient: bool = True) -> int:
+    def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True) -> int:
         """Takes all of `data` at `offset`; waits while staging is full.
 
-        A caller that is not `patient` waits two seconds at most, and goes over the limit then, up to a point.
+        A caller that is told not to `wait` waits two seconds at most, and goes over the limit then, up to a point.
 
         Raises:
             FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no room, and storing what is
@@ -291,7 +291,7 @@ class Files(Directories):
             return done
         with self.lock:
             if self.staging.is_full or self._refusal:
-                self._find_room(patient)
+                self._find_room(wait)
             inode = self._begin_write(handle, offset, data)
             layer, held = self._file_layer(inode)
         put = None
@@ -304,19 +304,19 @@ class Files(Directories):
                 self._wrote_to_file(inode, layer, held, put)
         return len(data)
 
-    def _find_room(self, patient: bool) -> None:
+    def _find_room(self, wait: bool) -> None:
         """Waits for room in staging.
 
         Raises:
             FileSystemError: ENOSPC, as `write` says.
         """
         staging, since_s = self.staging, time.monotonic()
-        self._await_room(since_s, None if patient else since_s + staging.patience_s)
+        self._await_room(since_s, None if wait else since_s + staging.patience_s)
         if staging.is_short_of_disk and staging.is_hopeless(since_s):
             raise self._no_room("the local disk has no room for what waits for the store")
         if staging.is_full_of_refused:
             raise self._no_room("staging is full of files that cannot be stored: see `cas3fs stats`")
-        if not patient and staging.is_overfull:
+        if not wait and staging.is_overfull:
             raise self._no_room("staging is full, and too many writers wait for the store already")
 
     def _no_room(self, reason: str) -> FileSystemError:

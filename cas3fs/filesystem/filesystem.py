@@ -81,7 +81,7 @@ class FileSystem(Files, Xattrs):
         self._start_xattrs()
         self._commits = Commits(self, staging.folder)
         self._writer = make_writer(self.record_pack)
-        staging.heard = lambda: self._writer.heard_s
+        staging.last_response_at = lambda: self._writer.last_response_at_s
         self._storer = Storer(self, self._writer, self._commits)
         self._checkpoints = Checkpoints(self, self._storer, self._writer, self._commits)
         reader.report_losses(self.lose_block)

@@ -104,7 +104,7 @@ class Staging:
         """Set when writers wait, or memory runs short: storers should not wait for files to settle."""
         self.is_stuck = False
         """The last attempt to store anything has failed: waiting for room may take for ever."""
-        self.heard: Callable[[], float] = time.monotonic
+        self.last_response_at: Callable[[], float] = time.monotonic
         """When the store last gave a sign of life, by the monotonic clock, in seconds."""
         self._let_go_s = 0.0
         self.room = threading.Condition()  # replaced by `guard`
@@ -150,7 +150,7 @@ class Staging:
         store has been silent for long."""
         if not self.may_get_room:
             return True
-        return time.monotonic() - max(since_s, self._let_go_s, self.heard()) > _SILENCE_S
+        return time.monotonic() - max(since_s, self._let_go_s, self.last_response_at()) > _SILENCE_S
 
     @property
     def is_overfull(self) -> bool:

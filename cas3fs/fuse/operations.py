@@ -18,7 +18,7 @@ attribute exists;
 kernel leaves
   it out.
 
-Workers: who waits for room in staging or for the store, to read or to sync, needs a slot (module `slots`), and there
+Workers: who waits for room in staging or for the store, to read or to sync, needs a slot (module `limiter`), and there
 are fewer than workers. A writer that finds none waits a moment, and then goes over staging's limit with its one
 request: that limit is there to be near, and a worker to be free. The kernel's own reads ahead are bounded by the mount
 option ``max_background`` as well (module `session`).
@@ -37,8 +37,8 @@ from llfuse import EntryAttributes, FUSEError
 from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.inodes import Inode
+from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.mountpoints import CONTROL_XATTR
-from cas3fs.fuse.slots import Slots
 from cas3fs.values import Buffer
 
 ROOT = llfuse.ROOT_INODE
@@ -53,7 +53,7 @@ _CONTROL = CONTROL_XATTR.encode()
 _ACCESS_LISTS = b"system.posix_acl_"
 _BLOCK_SIZE = 128 * 1024
 """What programs are told to read and write at once: the largest request."""
-_PATIENCE_S = 0.25
+_WRITER_WAIT_S = 0.25
 """How long a writer waits for a slot."""
 _DOTS = 2
 """Readdir's offsets 0 and 1 stand for ``.`` and ``..``; those of the file system come behind."""
@@ -113,7 +113,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         self,
         filesystem: FileSystem,
         *,
-        slots: Slots,
+        limiter: BlockingLimiter,
         control: bytes = b"",
         capabilities: bool = True,
         timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -123,13 +123,13 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
     ) -> None:
         """Handlers for `filesystem`.
 
-        `slots` bounds those who wait; `control` is the answer to the attribute of that name;
+        `limiter` bounds those who wait; `control` is the answer to the attribute of that name;
         `capabilities` says whether some file may have one; `uid` and `gid` replace every owner that is shown;
         `sync` is what fsync and fsyncdir wait for, where the file system's own does not do.
         """
         super().__init__()
         self._fs = filesystem
-        self._slots = slots
+        self._limiter = limiter
         self._sync = sync
         self._control = control
         self._capabilities = capabilities
@@ -289,7 +289,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         if data is not None:
             return data
         with llfuse.lock_released:
-            return self._fs.read(handle, offset, size, self._slots.reading)
+            return self._fs.read(handle, offset, size, self._limiter.reading)
 
     @_handler
     def write(self, handle: int, offset: int, data: bytes) -> int:
@@ -297,12 +297,12 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
         if written is not None:
             return written
         with llfuse.lock_released:
-            if not self._slots.take_for_writing(_PATIENCE_S):
-                return self._fs.write(handle, offset, data, patient=False)
+            if not self._limiter.acquire_for_write(_WRITER_WAIT_S):
+                return self._fs.write(handle, offset, data, wait=False)
             try:
                 return self._fs.write(handle, offset, data)
             finally:
-                self._slots.give_back()
+                self._limiter.release_write()
 
     @_handler
     def flush(self, handle: int) -> None:
@@ -318,7 +318,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
             if self._sync is None:
                 self._fs.fsync(handle, datasync)
             else:
-                with self._slots.syncing():
+                with self._limiter.syncing():
                     self._sync()
                 self._fs.check_losses(handle)
                 self._fs.check_stored(handle)
@@ -365,7 +365,7 @@ class Operations(llfuse.Operations):  # type: ignore[misc]
             if self._sync is None:
                 self._fs.fsyncdir(handle)
             else:
-                with self._slots.syncing():
+                with self._limiter.syncing():
                     self._sync()
 
     @_handler

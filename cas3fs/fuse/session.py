@@ -23,10 +23,10 @@ import llfuse
 
 from cas3fs.errors import MountError
 from cas3fs.filesystem import FileSystem
+from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.operations import DEFAULT_TIMEOUT_S, Operations
 from cas3fs.fuse.options import SessionOptions
 from cas3fs.fuse.signals import StopSignals
-from cas3fs.fuse.slots import Slots
 
 _FREE_WORKERS = 2
 
@@ -43,20 +43,30 @@ class Session:
         workers: int,
         options: SessionOptions,
         control: Path,
-        heard: Callable[[], float],
+        last_response_at: Callable[[], float],
         capabilities: bool = True,
         sync: Callable[[], None] | None = None,
     ) -> None:
-        """`workers`: threads that handle requests, at least one; `control`: where the control socket will be; `heard`:
-        when the store last gave a sign of life, by the monotonic clock; `sync`: what fsync waits for, the file system's
-        own commit unless it is given."""
+        """Prepare the mount of `filesystem` on `mountpoint`; `open` makes it.
+
+        Args:
+            filesystem: what is mounted.
+            mountpoint: an existing folder.
+            url: the volume's URL, which the kernel shows as the source of the mount.
+            workers: threads that handle requests, at least one.
+            options: the mount options.
+            control: where the control socket will be.
+            last_response_at: when the store last sent something, by the monotonic clock.
+            capabilities: whether some file may have a ``security.capability``.
+            sync: what fsync waits for; the file system's own commit unless it is given.
+        """
         self._mountpoint = mountpoint
         self._workers = workers
         self._options = options.for_libfuse(url, workers, read_only=filesystem.read_only)
-        slots = Slots(max(1, workers - _FREE_WORKERS), heard)
+        limiter = BlockingLimiter(max(1, workers - _FREE_WORKERS), last_response_at)
         self._operations = Operations(
             filesystem,
-            slots=slots,
+            limiter=limiter,
             control=os.fsencode(control),
             capabilities=capabilities,
             timeout_s=DEFAULT_TIMEOUT_S if options.timeout_s is None else options.timeout_s,

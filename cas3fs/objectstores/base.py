@@ -65,7 +65,7 @@ class ObjectStore(ABC):
     """What the user calls it, without secrets."""
 
     @property
-    def heard_s(self) -> float:
+    def last_response_at_s(self) -> float:
         """When it last gave a sign of life, by the monotonic clock, in seconds; a store on this machine always does."""
         return time.monotonic()
 

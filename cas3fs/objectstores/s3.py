@@ -143,7 +143,7 @@ class S3Store(ObjectStore):
         self._heard_s = time.monotonic()
 
     @property
-    def heard_s(self) -> float:
+    def last_response_at_s(self) -> float:
         return self._heard_s
 
     @property

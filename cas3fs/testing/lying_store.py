@@ -79,8 +79,8 @@ class LyingStore(ObjectStore):
         self._sleep = sleep
 
     @property
-    def heard_s(self) -> float:
-        return self._inner.heard_s
+    def last_response_at_s(self) -> float:
+        return self._inner.last_response_at_s
 
     def close(self) -> None:
         self._inner.close()

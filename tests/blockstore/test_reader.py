@@ -277,7 +277,7 @@ def test_who_asks_for_a_block_of_a_pack_under_way_waits_for_the_pack(
         first = pool.submit(reader.read, locations[1], 0, 1000)
         store.gets.wait_for(2)
         others = [pool.submit(reader.read, locations[number], 0, 1000) for number in range(40, 49)]
-        while not all(reader._fetcher.is_under_way(locations[number].hash) for number in range(40, 49)):
+        while not all(reader._fetcher.is_in_flight(locations[number].hash) for number in range(40, 49)):
             threading.Event().wait(0.001)
         store.gets.open()
         assert first.result(WAIT_S) == blocks[1][1]
@@ -346,7 +346,7 @@ def test_a_third_pack_waits_until_one_of_two_is_unpacked(
         reader.read(locations[1], 0, 1)
     with ThreadPoolExecutor(1) as pool:
         third = pool.submit(reader.read, packs[2][1], 0, 1000)
-        while not reader._fetcher.is_under_way(packs[2][1].hash):
+        while not reader._fetcher.is_in_flight(packs[2][1].hash):
             threading.Event().wait(0.001)
         assert metrics.snapshot()["reader.whole_packs"] == 2
         cache.gate.open()

@@ -98,7 +98,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_silent(
     monkeypatch.setattr(staging, "_SILENCE_S", 0.3)
     fs, handle = gated.fs, opened(gated.fs)
     fs.write(handle, 0, b"a" * MIB)
-    fs.staging.heard = lambda: 0.0
+    fs.staging.last_response_at = lambda: 0.0
     gated.close_gate()
     let_the_disk_have(machine, fs, 0)
     refused(errno.ENOSPC, fs.write, handle, MIB, b"x" * MIB)
@@ -126,7 +126,7 @@ def test_writers_that_cannot_wait_go_over_the_limit_up_to_a_point(machine: Machi
     written = 0
     with pytest.raises(FileSystemError, match="staging is full") as caught:
         for written in range(0, 40 * MIB, MIB):
-            fs.write(handle, written, b"x" * MIB, patient=False)
+            fs.write(handle, written, b"x" * MIB, wait=False)
     assert caught.value.errno == errno.ENOSPC
     assert MIB < written <= 10 * MIB
     gated.store.failing = False

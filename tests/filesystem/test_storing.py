@@ -229,7 +229,7 @@ def test_a_writer_without_patience_goes_over_the_limit_of_staging(machine: Machi
     gated.close_gate()
     make_file(gated.fs, 1, b"a", random.Random(8).randbytes(MIB))
     handle = gated.fs.create(1, b"b", 0o600, os.O_RDWR, ROOT)[1]
-    assert gated.fs.write(handle, 0, b"x" * 1000, patient=False) == 1000
+    assert gated.fs.write(handle, 0, b"x" * 1000, wait=False) == 1000
     assert gated.fs.staging.size_bytes == MIB + 1000
     assert bytes(gated.fs.read(handle, 0, 2000)) == b"x" * 1000
     gated.fs.release(handle)

@@ -16,8 +16,8 @@ from llfuse import FUSEError
 
 from cas3fs.errors import BlockMissing, FileSystemError, IndexFull
 from cas3fs.filesystem import Inode, VolumeStatistics
+from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.operations import Operations
-from cas3fs.fuse.slots import Slots
 
 
 def inode(number: int, mode: int = stat.S_IFREG | 0o640) -> Inode:
@@ -71,9 +71,9 @@ class StandIn:
         self._called("write_now", handle, offset, data)
         return self.now  # type: ignore[return-value]
 
-    def write(self, handle: int, offset: int, data: bytes, *, patient: bool = True) -> int:
+    def write(self, handle: int, offset: int, data: bytes, *, wait: bool = True) -> int:
         assert lock_is_free()
-        self._called("write" if patient else "write impatiently", handle, offset, data)
+        self._called("write" if wait else "write without waiting", handle, offset, data)
         return len(data)
 
     def fsync(self, handle: int, datasync: bool) -> None:
@@ -126,7 +126,7 @@ def operations(fs: StandIn) -> Operations:
 
 
 def make(fs: StandIn, **options: Any) -> Operations:
-    options = {"capabilities": False, "control": b"/control", "slots": Slots(1, time.monotonic), **options}
+    options = {"capabilities": False, "control": b"/control", "limiter": BlockingLimiter(1, time.monotonic), **options}
     return Operations(fs, **options)  # type: ignore[arg-type]
 
 
@@ -234,10 +234,10 @@ def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, 
 
 @pytest.mark.promise("waiting-never-takes-all-workers")
 def test_a_writer_for_whom_no_slot_comes_free_does_not_wait_in_its_worker(fs: StandIn) -> None:
-    operations = make(fs, slots=Slots(0, time.monotonic))
+    operations = make(fs, limiter=BlockingLimiter(0, time.monotonic))
     with llfuse.lock:
         assert operations.write(1, 0, b"data") == 4
-    assert [call[0] for call in fs.calls] == ["write_now", "write impatiently"]
+    assert [call[0] for call in fs.calls] == ["write_now", "write without waiting"]
 
 
 def test_the_question_before_every_write_does_not_reach_the_file_system(operations: Operations, fs: StandIn) -> None:

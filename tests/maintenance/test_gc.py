@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from cas3fs.blockstore import BlockReader
-from cas3fs.blockstore.reader import Gate
+from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.errors import Fenced, VolumeError
 from cas3fs.filesystem import Owner
 from cas3fs.filesystem.contents import ReadPlan
@@ -253,13 +253,13 @@ def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(rig: Rig) -> 
     handle = rig.fs.open(inode.number, os.O_RDONLY, Owner(0, 0))
     carry_out = ReadPlan.carry_out
 
-    def late(plan: ReadPlan, reader: BlockReader, gate: Gate) -> Buffer:
+    def late(plan: ReadPlan, reader: BlockReader, wait_guard: WaitGuard) -> Buffer:
         ReadPlan.carry_out = carry_out  # type: ignore[method-assign]
         assert rig.gc().rewritten_packs == 1
         for snapshot in [one for one in rig.snapshots if one != rig.newest]:
             rig.drop_snapshot(snapshot)
         assert rig.gc().deleted_packs == 1
-        return carry_out(plan, reader, gate)
+        return carry_out(plan, reader, wait_guard)
 
     ReadPlan.carry_out = late  # type: ignore[method-assign]
     try:

@@ -198,13 +198,13 @@ def test_every_piece_of_a_body_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch
     ticks = iter(range(1000))
     monkeypatch.setattr("cas3fs.objectstores.s3.time.monotonic", lambda: float(next(ticks)))
     store = S3Store("bucket", client=cast(Any, client))
-    before_s = store.heard_s
+    before_s = store.last_response_at_s
     assert store.get("a") == bytes(5 << 20)
-    assert store.heard_s >= before_s + 5
+    assert store.last_response_at_s >= before_s + 5
     with client.faults.on(FaultKind.RESET), pytest.raises(StoreUnreachable):
-        after_s = store.heard_s
+        after_s = store.last_response_at_s
         store.get("a")
-    assert store.heard_s == after_s
+    assert store.last_response_at_s == after_s
 
 
 def test_a_refused_connection_says_so(script: Script) -> None:

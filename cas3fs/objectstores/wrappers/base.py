@@ -29,8 +29,8 @@ class WrappedStore(ObjectStore):
         self._inner = inner
 
     @property
-    def heard_s(self) -> float:
-        return self._inner.heard_s
+    def last_response_at_s(self) -> float:
+        return self._inner.last_response_at_s
 
     def require_conditions(self) -> None:
         self._inner.require_conditions()

@@ -62,7 +62,7 @@ class Pipeline(Protocol):
     pack_size_bytes: int
 
     def begin(self, session: "PackSession", block: BlockHash, plain: Buffer) -> StoredFuture:
-        """Take the block in, and see that `line_up` and then `encoded` are called; may block."""
+        """Take the block in, and see that `enqueue` and then `encoded` are called; may block."""
 
     def rest(self, more_bytes: int) -> None:
         """So many more bytes than before lie in the session's open pack."""
@@ -80,7 +80,7 @@ class PackSession:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._lock = threading.Lock()
-        self._line: deque[PendingBlock | None] = deque()
+        self._queue: deque[PendingBlock | None] = deque()
         """None is the mark that `seal` leaves."""
         self._open = OpenPack()
         self._resting_bytes = 0  # of the open pack, as the pipeline was told
@@ -109,13 +109,13 @@ class PackSession:
     def seal(self) -> None:
         """Upload what was added so far, without waiting for it."""
         with self._lock:
-            self._line.append(None)
+            self._queue.append(None)
         self._advance()
 
-    def line_up(self, pending: PendingBlock) -> None:
+    def enqueue(self, pending: PendingBlock) -> None:
         """Put a block in the line; called by the pipeline in the order of `add`."""
         with self._lock:
-            self._line.append(pending)
+            self._queue.append(pending)
 
     def encoded(self, pending: PendingBlock, encoded: Encoded | None, error: BaseException | None) -> None:
         """A block of the line is encoded, or could not be; called by the pipeline from any thread."""
@@ -128,8 +128,8 @@ class PackSession:
         sealed: list[OpenPack] = []
         failed: list[PendingBlock] = []
         with self._lock:
-            while self._line and self._is_settled(self._line[0]):
-                pending = self._line.popleft()
+            while self._queue and self._is_settled(self._queue[0]):
+                pending = self._queue.popleft()
                 if pending is None:
                     self._cut(sealed)
                 elif pending.encoded is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
-from cas3fs.blockstore.flights import STALE_AFTER_S, FlightTable
+from cas3fs.blockstore.in_flight import STALE_AFTER_S, InFlightFetches
 from cas3fs.caches import MemoryCache
 from cas3fs.errors import CorruptBlock, StoreUnreachable
 from cas3fs.metrics import Metrics
@@ -217,47 +217,47 @@ def block_at(number: int, length: int = 10) -> BlockLocation:
 
 def test_blocks_fetched_ahead_and_never_read_lose_their_share_in_time() -> None:
     now_s = [0.0]
-    table = FlightTable(40, lambda: now_s[0])
+    table = InFlightFetches(40, lambda: now_s[0])
     table.hint(block_at(number) for number in range(4))
-    flights = table.take_off(lambda block: False)
-    for flight in flights:
-        assert table.end(flight, arrived=True)
+    fetches = table.start(lambda block: False)
+    for fetch in fetches:
+        assert table.end(fetch, arrived=True)
     table.hint([block_at(10)])
-    assert table.take_off(lambda block: block != block_at(10).hash) == []
+    assert table.start(lambda block: block != block_at(10).hash) == []
     now_s[0] = STALE_AFTER_S / 2 + 1
     table.hint([block_at(11)])
     now_s[0] = STALE_AFTER_S + 1
-    (flight,) = table.take_off(lambda block: block not in (block_at(10).hash, block_at(11).hash))
-    assert flight.block == block_at(11), "the hint for block 10 is too old by now"
+    (fetch,) = table.start(lambda block: block not in (block_at(10).hash, block_at(11).hash))
+    assert fetch.block == block_at(11), "the hint for block 10 is too old by now"
     assert table.ahead_bytes == 10
 
 
 def test_blocks_that_memory_lost_again_lose_their_share_at_once() -> None:
-    table = FlightTable(40, lambda: 0.0)
+    table = InFlightFetches(40, lambda: 0.0)
     table.hint(block_at(number) for number in range(4))
-    for flight in table.take_off(lambda block: False):
-        table.end(flight, arrived=True)
+    for fetch in table.start(lambda block: False):
+        table.end(fetch, arrived=True)
     table.hint([block_at(10)])
-    assert [flight.block for flight in table.take_off(lambda block: False)] == [block_at(10)]
+    assert [fetch.block for fetch in table.start(lambda block: False)] == [block_at(10)]
 
 
 def test_hints_take_off_in_batches() -> None:
-    table = FlightTable(80, lambda: 0.0)
+    table = InFlightFetches(80, lambda: 0.0)
     table.hint(block_at(number) for number in range(20))
-    first = table.take_off(lambda block: False)
+    first = table.start(lambda block: False)
     assert len(first) == 8
     took_off = []
-    for flight in first[:4]:
-        table.end(flight, arrived=True)
-        table.note_read(flight.block.hash)
-        took_off.append(len(table.take_off(lambda block: False)))
+    for fetch in first[:4]:
+        table.end(fetch, arrived=True)
+        table.note_read(fetch.block.hash)
+        took_off.append(len(table.start(lambda block: False)))
     assert took_off == [0, 2, 0, 2]
 
 
 def test_a_block_that_never_fits_does_not_hold_up_those_behind_it() -> None:
-    table = FlightTable(40, lambda: 0.0)
+    table = InFlightFetches(40, lambda: 0.0)
     table.hint([block_at(0, 41), block_at(1)])
-    assert [flight.block for flight in table.take_off(lambda block: False)] == [block_at(1)]
+    assert [fetch.block for fetch in table.start(lambda block: False)] == [block_at(1)]
 
 
 def test_from_a_near_store_only_what_a_reader_waited_for_goes_to_the_caches(

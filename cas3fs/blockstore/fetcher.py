@@ -6,9 +6,9 @@ Workers do what nobody waits for: hints are turned into runs (or into loads from
 block), and of a pack that was fetched whole, everything beside the block that was asked for is unpacked in the
 background. Who asks for a block of that pack meanwhile is served from it, between two others.
 
-Every job ends the flights it claimed, whatever happens: who waits gets bytes or an error.
+Every job ends the fetches it claimed, whatever happens: who waits gets bytes or an error.
 
-Locks: `_lock` guards the flights and the table of packs. Under it only the memory cache is asked, whose lock is the
+Locks: `_lock` guards the fetches and the table of packs. Under it only the memory cache is asked, whose lock is the
 inner one; no I/O is done, nobody waits, and no future is resolved.
 """
 
@@ -21,8 +21,8 @@ from functools import partial
 from itertools import chain
 
 from cas3fs.blocks.packs import read_contents
-from cas3fs.blockstore.filling import Filler
-from cas3fs.blockstore.flights import Flight, FlightTable, Refusals
+from cas3fs.blockstore.cache_filler import CacheFiller
+from cas3fs.blockstore.in_flight import BlockFetch, InFlightFetches, RecentFailures
 from cas3fs.blockstore.plans import Locality, Run, coalesce
 from cas3fs.blockstore.retrieval import Retrieval, Unpack
 from cas3fs.caches.base import BlockCache
@@ -39,7 +39,7 @@ from cas3fs.errors import (
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
 
-Job = Callable[[Flight], None]
+Job = Callable[[BlockFetch], None]
 Pause = Callable[[], None]
 """Called between two blocks."""
 
@@ -48,7 +48,7 @@ OnLost = Callable[[BlockLocation], None]
 
 WHOLE_PACKS_AT_ONCE = 2
 """So many are held in memory."""
-CACHED_AT_ONCE_BYTES = 1024 * 1024
+CACHE_BATCH_BYTES = 1024 * 1024
 """Small blocks go to the caches together: a cache behind a network takes them in one round trip."""
 
 
@@ -57,7 +57,7 @@ class PackFetch:
 
     def __init__(self, pack: str) -> None:
         self.pack = pack
-        self.wanted: list[Flight] = []
+        self.waiting: list[BlockFetch] = []
 
 
 class Fetcher:
@@ -84,13 +84,13 @@ class Fetcher:
         self._retrieval = retrieval
         self._memory = memory
         self._cache = cache
-        self._filler = None if cache is None else Filler(cache)
+        self._filler = None if cache is None else CacheFiller(cache)
         self._whole_packs = whole_packs
         self._near_store = near_store
         self._lock = threading.Lock()
         self._closed = False
-        self._flights = FlightTable(ahead_bytes, clock)
-        self._refusals = Refusals(clock)
+        self._in_flight = InFlightFetches(ahead_bytes, clock)
+        self._recent_failures = RecentFailures(clock)
         self._locality = Locality()
         self._packs: dict[str, PackFetch] = {}
         self._pack_slots = threading.Semaphore(WHOLE_PACKS_AT_ONCE)
@@ -99,14 +99,14 @@ class Fetcher:
         self._blocks_ahead = metrics.counter("reader.blocks_ahead")
         self._packs_fetched = metrics.counter("reader.whole_packs")
         self._failed = metrics.counter("reader.failed_blocks")
-        metrics.watch("reader.ahead_bytes", lambda: self._flights.ahead_bytes)
+        metrics.watch("reader.ahead_bytes", lambda: self._in_flight.ahead_bytes)
         self.on_lost: OnLost = lambda block: None
-        self.unread = self._flights.unread
+        self.unread = self._in_flight.unread
         """Blocks fetched ahead and not read yet; only to be looked at: `note_read` is to be called for those."""
 
-    def is_under_way(self, block: BlockHash) -> bool:
+    def is_in_flight(self, block: BlockHash) -> bool:
         """Whether the block is being fetched just now."""
-        return block in self._flights
+        return block in self._in_flight
 
     def fetch(self, block: BlockLocation) -> bytes:
         """The block, from the store or from whoever is fetching it.
@@ -117,32 +117,32 @@ class Fetcher:
         with self._lock:
             plain = self._memory.get(block.hash)
             if plain is not None:  # it has just landed
-                self._flights.note_read(block.hash)
+                self._in_flight.note_read(block.hash)
                 return plain
-            self._refusals.check(block.hash)
-            flight, is_mine = self._flights.demand(block)
-            job = self._job_for(flight) if is_mine else None
-            next_flights = self._flights.take_off(self._memory.contains)
-        self._launch(next_flights)
+            self._recent_failures.check(block.hash)
+            fetch, is_mine = self._in_flight.join_or_start(block)
+            job = self._job_for(fetch) if is_mine else None
+            started = self._in_flight.start(self._memory.contains)
+        self._launch(started)
         if job is not None:
-            job(flight)
-        return flight.future.result()
+            job(fetch)
+        return fetch.future.result()
 
     def hint(self, blocks: Sequence[BlockLocation]) -> None:
         """Blocks that will be wanted next, in that order."""
         with self._lock:
             if self._closed:
                 return
-            self._flights.hint(block for block in blocks if not self._memory.contains(block.hash))
-            flights = self._flights.take_off(self._memory.contains)
-        self._launch(flights)
+            self._in_flight.hint(block for block in blocks if not self._memory.contains(block.hash))
+            fetches = self._in_flight.start(self._memory.contains)
+        self._launch(fetches)
 
     def note_read(self, block: BlockHash) -> None:
         """A block fetched ahead was read: others may be fetched in its place."""
         with self._lock:
-            self._flights.note_read(block)
-            flights = self._flights.take_off(self._memory.contains)
-        self._launch(flights)
+            self._in_flight.note_read(block)
+            fetches = self._in_flight.start(self._memory.contains)
+        self._launch(fetches)
 
     def fill(self, block: BlockHash, plain: bytes, *, dispensable: bool = False) -> None:
         """Put a block into the caches in the background."""
@@ -154,9 +154,9 @@ class Fetcher:
         with self._lock:
             self._closed = True
             self._packs.clear()
-            left = self._flights.take_all()
-        for flight in left:
-            flight.future.set_exception(_closed())
+            left = self._in_flight.end_all()
+        for fetch in left:
+            fetch.future.set_exception(_closed())
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._unpackers.shutdown(wait=True, cancel_futures=True)
         if self._filler is not None:
@@ -164,154 +164,154 @@ class Fetcher:
 
     # Flights
 
-    def _land(self, flight: Flight, plain: bytes, *, fill: bool) -> None:
+    def _complete(self, fetch: BlockFetch, plain: bytes, *, fill: bool) -> None:
         with self._lock:
-            self._refusals.clear()
-            is_open = self._flights.end(flight, arrived=True)
-            self._memory.put(flight.block.hash, plain)
+            self._recent_failures.clear()
+            is_open = self._in_flight.end(fetch, arrived=True)
+            self._memory.put(fetch.block.hash, plain)
         if is_open:
-            flight.future.set_result(plain)
+            fetch.future.set_result(plain)
         if fill:
-            self.fill(flight.block.hash, plain)
+            self.fill(fetch.block.hash, plain)
 
-    def _fail(self, flights: Iterable[Flight], error: BaseException) -> None:
+    def _fail(self, fetches: Iterable[BlockFetch], error: BaseException) -> None:
         with self._lock:
-            still_open = [flight for flight in flights if self._flights.end(flight, arrived=False)]
+            still_open = [fetch for fetch in fetches if self._in_flight.end(fetch, arrived=False)]
             if isinstance(error, TransientStoreError):
-                self._refusals.note(still_open, error)
+                self._recent_failures.note(still_open, error)
         self._failed.add(len(still_open))
-        for flight in still_open:
+        for fetch in still_open:
             if isinstance(error, BlockError):
-                self.on_lost(flight.block)  # before the reader hears of it: what he writes then is stored
-            flight.future.set_exception(error)
+                self.on_lost(fetch.block)  # before the reader hears of it: what he writes then is stored
+            fetch.future.set_exception(error)
 
-    def _run_job(self, flights: Sequence[Flight], job: Callable[[Flight], None]) -> None:
-        """Do `job` for each that is still under way; whatever happens, all of `flights` end."""
+    def _run_job(self, fetches: Sequence[BlockFetch], job: Callable[[BlockFetch], None]) -> None:
+        """Do `job` for each that is still under way; whatever happens, all of `fetches` end."""
         try:
-            for flight in flights:
-                if not flight.future.done():
-                    job(flight)
+            for fetch in fetches:
+                if not fetch.future.done():
+                    job(fetch)
         finally:
-            self._fail(flights, StoreError("the block could not be fetched: its fetch broke off"))
+            self._fail(fetches, StoreError("the block could not be fetched: its fetch broke off"))
 
-    def _job_for(self, flight: Flight) -> Job | None:
+    def _job_for(self, fetch: BlockFetch) -> Job | None:
         """How to fetch a block that is missed; None if its pack is under way anyway. The lock is held."""
-        fetch = self._packs.get(flight.block.pack)
-        if fetch is not None:
-            fetch.wanted.append(flight)
+        pack_fetch = self._packs.get(fetch.block.pack)
+        if pack_fetch is not None:
+            pack_fetch.waiting.append(fetch)
             return None
-        if self._locality.missed(flight.block) and self._whole_packs and not self._closed:
-            fetch = self._packs[flight.block.pack] = PackFetch(flight.block.pack)
-            return partial(self._fetch_pack, fetch)
-        return lambda flight: self._run_job([flight], self._fetch_alone)
+        if self._locality.missed(fetch.block) and self._whole_packs and not self._closed:
+            pack_fetch = self._packs[fetch.block.pack] = PackFetch(fetch.block.pack)
+            return partial(self._fetch_pack, pack_fetch)
+        return lambda fetch: self._run_job([fetch], self._fetch_alone)
 
-    def _fetch_alone(self, flight: Flight) -> None:
+    def _fetch_alone(self, fetch: BlockFetch) -> None:
         """Fetch one block by a request of its own; of a hint's, the caches were not asked yet."""
-        if flight.hinted and self._load(flight):
+        if fetch.hinted and self._load(fetch):
             return
         try:
-            plain = self._retrieval.block(flight.block)
+            plain = self._retrieval.block(fetch.block)
         except Cas3fsError as error:
-            self._fail([flight], error)
+            self._fail([fetch], error)
         else:
-            self._land(flight, plain, fill=not (flight.hinted and self._near_store))
+            self._complete(fetch, plain, fill=not (fetch.hinted and self._near_store))
 
-    def _load(self, flight: Flight) -> bool:
-        """Land a flight from the caches, if they have the block."""
-        plain = None if self._cache is None else self._cache.get(flight.block.hash)
+    def _load(self, fetch: BlockFetch) -> bool:
+        """Land a fetch from the caches, if they have the block."""
+        plain = None if self._cache is None else self._cache.get(fetch.block.hash)
         if plain is not None:
-            self._land(flight, plain, fill=False)
+            self._complete(fetch, plain, fill=False)
         return plain is not None
 
-    def _decode(self, flight: Flight, body: bytes, start: int) -> None:
-        """Land a flight from bytes of its pack, or fail it alone."""
-        self._unpack_one(flight, lambda: self._retrieval.decode(body, start, flight.block))
+    def _decode(self, fetch: BlockFetch, body: bytes, start: int) -> None:
+        """Land a fetch from bytes of its pack, or fail it alone."""
+        self._unpack_one(fetch, lambda: self._retrieval.decode(body, start, fetch.block))
 
-    def _unpack_one(self, flight: Flight, unpack: Unpack) -> None:
+    def _unpack_one(self, fetch: BlockFetch, unpack: Unpack) -> None:
         try:
             plain = unpack()
         except Cas3fsError as error:
-            self._fail([flight], error)
+            self._fail([fetch], error)
         else:
-            self._land(flight, plain, fill=not self._near_store)
+            self._complete(fetch, plain, fill=not self._near_store)
 
     # Ahead
 
-    def _launch(self, flights: list[Flight]) -> None:
-        if flights:
-            self._blocks_ahead.add(len(flights))
-            self._submit(self._plan, flights)
+    def _launch(self, fetches: list[BlockFetch]) -> None:
+        if fetches:
+            self._blocks_ahead.add(len(fetches))
+            self._submit(self._plan, fetches)
 
-    def _submit(self, job: Callable[[list[Flight]], None], flights: list[Flight]) -> None:
+    def _submit(self, job: Callable[[list[BlockFetch]], None], fetches: list[BlockFetch]) -> None:
         try:
-            self._workers.submit(job, flights)
+            self._workers.submit(job, fetches)
         except RuntimeError:  # closed meanwhile
-            self._fail(flights, _closed())
+            self._fail(fetches, _closed())
 
-    def _plan(self, flights: list[Flight]) -> None:
-        """Share new flights out among the workers: loads from the caches, and runs of neighbours."""
+    def _plan(self, fetches: list[BlockFetch]) -> None:
+        """Share new fetches out among the workers: loads from the caches, and runs of neighbours."""
         if self._near_store:
-            for flight in flights:
-                self._submit(self._load_ahead, [flight])
+            for fetch in fetches:
+                self._submit(self._load_ahead, [fetch])
             return
         try:
-            held = self._held(flight.block.hash for flight in flights)
-            by_block = {flight.block: flight for flight in flights if flight.block.hash not in held}
-            for flight in flights:
-                if flight.block.hash in held:
-                    self._submit(self._load_ahead, [flight])
+            held = self._held(fetch.block.hash for fetch in fetches)
+            by_block = {fetch.block: fetch for fetch in fetches if fetch.block.hash not in held}
+            for fetch in fetches:
+                if fetch.block.hash in held:
+                    self._submit(self._load_ahead, [fetch])
             for run in coalesce(list(by_block)):
                 self._submit(self._fetch_ahead, [by_block[block] for block in run.blocks])
         except BaseException as error:
-            self._fail(self._claim(flights), error)
+            self._fail(self._claim(fetches), error)
             raise
 
-    def _load_ahead(self, flights: list[Flight]) -> None:
-        self._run_job(self._claim(flights), self._fetch_alone)
+    def _load_ahead(self, fetches: list[BlockFetch]) -> None:
+        self._run_job(self._claim(fetches), self._fetch_alone)
 
-    def _fetch_ahead(self, flights: list[Flight]) -> None:
+    def _fetch_ahead(self, fetches: list[BlockFetch]) -> None:
         """Fetch neighbours of one pack together, but for those that a reader has claimed meanwhile."""
-        by_block = {flight.block: flight for flight in self._claim(flights)}
+        by_block = {fetch.block: fetch for fetch in self._claim(fetches)}
         try:
             for run in coalesce(list(by_block)):
                 self._fetch_run(run, {block: by_block[block] for block in run.blocks})
         finally:
             self._run_job(list(by_block.values()), self._fetch_alone)
 
-    def _fetch_run(self, run: Run, flights: dict[BlockLocation, Flight]) -> None:
+    def _fetch_run(self, run: Run, fetches: dict[BlockLocation, BlockFetch]) -> None:
         """Fetch a run; each of its blocks lands as soon as it has arrived, and none waits for those behind it."""
         try:
-            self._retrieval.blocks(run, lambda block, unpack: self._unpack_one(flights[block], unpack))
+            self._retrieval.blocks(run, lambda block, unpack: self._unpack_one(fetches[block], unpack))
         except BlockMissing:
-            self._run_job(list(flights.values()), self._fetch_alone)  # perhaps not all of them are lost
+            self._run_job(list(fetches.values()), self._fetch_alone)  # perhaps not all of them are lost
         except Cas3fsError as error:
-            self._fail(flights.values(), error)
+            self._fail(fetches.values(), error)
 
-    def _claim(self, flights: list[Flight]) -> list[Flight]:
+    def _claim(self, fetches: list[BlockFetch]) -> list[BlockFetch]:
         with self._lock:
-            return [flight for flight in flights if flight.claim()]
+            return [fetch for fetch in fetches if fetch.claim()]
 
     def _held(self, blocks: Iterable[BlockHash]) -> set[BlockHash]:
         return set() if self._cache is None else self._cache.contains_many(blocks)
 
     # Whole packs
 
-    def _fetch_pack(self, fetch: PackFetch, flight: Flight) -> None:
-        """Fetch a whole pack, serve `flight` from it, and leave the rest to a worker.
+    def _fetch_pack(self, pack_fetch: PackFetch, fetch: BlockFetch) -> None:
+        """Fetch a whole pack, serve `fetch` from it, and leave the rest to a worker.
 
         While two other packs are being unpacked this waits: they bring blocks faster than requests for each would.
         """
         self._pack_slots.acquire()
         unpacking = None
         try:
-            body = self._retrieval.pack(fetch.pack)
+            body = self._retrieval.pack(pack_fetch.pack)
             self._packs_fetched.add()
-            self._decode(flight, body, 0)
-            unpacking = self._unpackers.submit(self._unpack, fetch, body, flight.block.offset)
+            self._decode(fetch, body, 0)
+            unpacking = self._unpackers.submit(self._unpack, pack_fetch, body, fetch.block.offset)
         except (Cas3fsError, RuntimeError):  # too much at once, perhaps; or closed meanwhile
-            self._run_job([flight, *self._end_pack(fetch)], self._fetch_alone)
+            self._run_job([fetch, *self._end_pack(pack_fetch)], self._fetch_alone)
         except BaseException as error:
-            self._fail([flight, *self._end_pack(fetch)], error)
+            self._fail([fetch, *self._end_pack(pack_fetch)], error)
             raise
         finally:
             if unpacking is None:
@@ -319,26 +319,26 @@ class Fetcher:
             else:
                 unpacking.add_done_callback(lambda _: self._pack_slots.release())
 
-    def _unpack(self, fetch: PackFetch, body: bytes, first_offset: int) -> None:
+    def _unpack(self, pack_fetch: PackFetch, body: bytes, first_offset: int) -> None:
         """Keep what else is in a pack, from `first_offset` on, then before it; who waits for some of it comes first.
 
         Memory is filled before any cache is, which takes longer: who reads on finds the next blocks there.
         """
 
-        def serve(flight: Flight) -> None:
-            self._decode(flight, body, 0)
+        def serve(fetch: BlockFetch) -> None:
+            self._decode(fetch, body, 0)
 
-        def serve_wanted() -> None:
-            if fetch.wanted:
-                self._run_job(self._take_wanted(fetch), serve)
+        def serve_waiting() -> None:
+            if pack_fetch.waiting:
+                self._run_job(self._take_waiting(pack_fetch), serve)
 
         try:
-            blocks = deque(self._worth_keeping(fetch.pack, body, first_offset))
-            kept = self._keep_in_memory(blocks, body, serve_wanted)
+            blocks = deque(self._worth_keeping(pack_fetch.pack, body, first_offset))
+            kept = self._keep_in_memory(blocks, body, serve_waiting)
             if self._cache is not None and not self._near_store:
-                self._keep_in_cache(self._cache, chain(kept, self._decoded(blocks, body)), serve_wanted)
+                self._keep_in_cache(self._cache, chain(kept, self._decoded(blocks, body)), serve_waiting)
         finally:
-            self._run_job(self._end_pack(fetch), serve)
+            self._run_job(self._end_pack(pack_fetch), serve)
 
     def _keep_in_memory(
         self, blocks: deque[BlockLocation], body: bytes, between: Pause
@@ -361,7 +361,7 @@ class Fetcher:
             between()
             batch[block] = plain
             size_bytes += len(plain)
-            if size_bytes >= CACHED_AT_ONCE_BYTES:
+            if size_bytes >= CACHE_BATCH_BYTES:
                 cache.put_many(batch)
                 batch, size_bytes = {}, 0
         cache.put_many(batch)
@@ -384,16 +384,16 @@ class Fetcher:
         missing.sort(key=lambda line: (line.offset < first_offset, line.offset))
         return [BlockLocation(line.hash, pack, line.offset, line.stored_length, line.plain_length) for line in missing]
 
-    def _take_wanted(self, fetch: PackFetch) -> list[Flight]:
+    def _take_waiting(self, pack_fetch: PackFetch) -> list[BlockFetch]:
         with self._lock:
-            wanted, fetch.wanted = fetch.wanted, []
-            return wanted
+            waiting, pack_fetch.waiting = pack_fetch.waiting, []
+            return waiting
 
-    def _end_pack(self, fetch: PackFetch) -> list[Flight]:
+    def _end_pack(self, pack_fetch: PackFetch) -> list[BlockFetch]:
         """No block of the pack waits for this fetch any more but those that are returned."""
         with self._lock:
-            self._packs.pop(fetch.pack, None)
-            return fetch.wanted
+            self._packs.pop(pack_fetch.pack, None)
+            return pack_fetch.waiting
 
 
 def _closed() -> StoreError:

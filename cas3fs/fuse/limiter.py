@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many workers may wait at once, so that some are always free for what needs no waiting.
+"""Bounds how many workers wait at once, so that some are always free for requests that need not wait.
 
-Writers wait for room in staging, readers for the store, and an fsync that is to reach the store for a snapshot.
-Together they never take more than all slots; writers no more than half, so that a full staging keeps nobody from
-reading; and syncs leave two slots free, but for the first of them.
+Writers wait for space in staging, readers for the store, and an fsync that must reach the store for a snapshot.
+Together they never use more than all slots. Writers use at most half of them, so that a full staging stops no reader.
+Syncs leave two slots free, except for the first sync.
 
-A request cannot be given back to the kernel, so who finds no slot waits for one in its worker. Readers and syncs do so
-while the store gives a sign of life, however slow: if it has given none for `PATIENCE_S`, and the one of their kind
-that waits the longest has waited for as long, the others are refused at once. In an outage every other worker is free
-again after that time, whatever programs try.
+A request cannot be returned to the kernel, so a request that finds no slot waits for one in its worker. Readers and
+syncs do so while the store responds, however slowly. If the store has sent nothing for `SILENCE_LIMIT_S`, and the
+request of the same kind that has waited longest has waited that long, the others fail at once. In an outage every other
+worker is free again after that time, whatever programs try.
 
 Lock: the one of `_changed`; nothing else is locked or waited for under it.
 """
@@ -20,16 +20,25 @@ from contextlib import AbstractContextManager, contextmanager
 
 from cas3fs.errors import StoreUnreachable
 
-PATIENCE_S = 10.0
+SILENCE_LIMIT_S = 10.0
 _LEFT_BY_SYNCS = 2
 
 
-class Slots:
-    """`limit` slots; see the module. `heard` tells when the store last gave a sign of life, by `clock`, in seconds."""
+class BlockingLimiter:
+    """Slots for requests that wait, up to `limit` of them; the rules are in the module's docstring."""
 
-    def __init__(self, limit: int, heard: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, last_response_at: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Make the slots.
+
+        Args:
+            limit: how many requests may wait at once.
+            last_response_at: when the store last sent something, by `clock`, in seconds.
+            clock: the time in seconds.
+        """
         self._limit = limit
-        self._heard = heard
+        self._last_response_at = last_response_at
         self._writers_limit = (limit + 1) // 2
         self._syncs_limit = max(1, limit - _LEFT_BY_SYNCS)
         self._clock = clock
@@ -39,7 +48,7 @@ class Slots:
         self._syncs: dict[object, float] = {}
         self._changed = threading.Condition()
 
-    def take_for_writing(self, timeout_s: float) -> bool:
+    def acquire_for_write(self, timeout_s: float) -> bool:
         """Takes a slot for a writer, waiting for it up to `timeout_s`; False if there was none."""
         with self._changed:
             if not self._changed.wait_for(self._may_write, timeout_s):
@@ -47,7 +56,7 @@ class Slots:
             self._writers += 1
             return True
 
-    def give_back(self) -> None:
+    def release_write(self) -> None:
         """Gives a writer's slot back."""
         with self._changed:
             self._writers -= 1
@@ -97,8 +106,8 @@ class Slots:
 
     def _left_s(self, kind: dict[object, float], name: str) -> float:
         """How long to wait for the slot of the oldest of that kind, or for a sign of life."""
-        silent_since_s = max(next(iter(kind.values())), self._heard())
-        left_s = silent_since_s + PATIENCE_S - self._clock()
+        silent_since_s = max(next(iter(kind.values())), self._last_response_at())
+        left_s = silent_since_s + SILENCE_LIMIT_S - self._clock()
         if left_s <= 0:
             raise StoreUnreachable(f"{len(kind)} {name} wait for the store, which answers none of them")
         return left_s

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from cas3fs.blockstore import BlockReader
-from cas3fs.blockstore.flights import REPEATED_WITHIN_S
+from cas3fs.blockstore.in_flight import FAILURE_REPEATED_S
 from cas3fs.errors import StoreUnreachable
 from cas3fs.values import BlockLocation
 from tests.blockstore.conftest import Block, TestStore, make_block
@@ -35,7 +35,7 @@ def test_who_asks_again_at_once_when_the_store_was_asked_for_long_in_vain_gets_t
             with pytest.raises(StoreUnreachable, match="it does not answer"):
                 reader.read(lost, 0, 1)
         assert len(store.asked) == 1
-        now_s[0] += REPEATED_WITHIN_S
+        now_s[0] += FAILURE_REPEATED_S
         with pytest.raises(StoreUnreachable):
             reader.read(lost, 0, 1)
         assert len(store.asked) == 2

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks into the caches, behind the back of whoever waits for them.
+"""Puts blocks into the caches in the background, so that no reader or writer waits for a cache.
 
-`FILLING_BYTES` may wait. Beyond that, blocks that cost a request are put by the thread that has them, which slows it
-down to what the cache takes; others are left out.
+At most `QUEUED_LIMIT_BYTES` are queued. Beyond that, a block that cost a request to the store is put by the thread that
+has it, which slows that thread down to the speed of the cache; an optional block is left out.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,15 @@ from cas3fs.blockstore.budget import ByteBudget
 from cas3fs.caches.base import BlockCache
 from cas3fs.values import BlockHash
 
-FILLING_BYTES = 16 * 1024 * 1024
+QUEUED_LIMIT_BYTES = 16 * 1024 * 1024
 
 
-class Filler:
+class CacheFiller:
     """Puts blocks into `cache` by one thread of its own."""
 
     def __init__(self, cache: BlockCache) -> None:
         self._cache = cache
-        self._budget = ByteBudget(FILLING_BYTES)
+        self._budget = ByteBudget(QUEUED_LIMIT_BYTES)
         self._worker = ThreadPoolExecutor(1, "cas3fs-fill")
 
     def fill(self, block: BlockHash, plain: bytes, *, dispensable: bool) -> None:

@@ -33,7 +33,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, Identity
 from cas3fs.filesystem import ROOT, FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
-from cas3fs.index.sums import SUM_UP
+from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ListPage, ObjectInfo
@@ -115,7 +115,7 @@ def _fill_index(index: sqlite3.Connection, names: list[str]) -> None:
             for one in blocks[: used * BLOCKS_IN_PACK]
         ),
     )
-    index.execute(SUM_UP)
+    index.execute(RECOMPUTE_CHECKSUMS)
 
 
 def measure_packs(folder: Path) -> list[Figure]:

@@ -23,8 +23,8 @@ from cas3fs.blocks.codec import Compression, decode_verified, encode, hash_block
 from cas3fs.blocks.packs import PackBuilder, read_contents
 from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.entries.shelf import Shelf
-from cas3fs.index import Index, UseRoll
-from cas3fs.index.sums import SUM_UP
+from cas3fs.index import Index, PackUseScan
+from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Patient
 from cas3fs.maintenance.fsck import FsckSettings, check
@@ -78,7 +78,7 @@ def make_index(path: Path, files: int) -> int:
         insert, _, select = statement.partition(" SELECT ")
         database.execute(f"{insert} {_SERIES.format(counts[what])} SELECT {select}")
     database.execute("UPDATE inodes SET nlink = 1002 WHERE id = 1")
-    database.execute(SUM_UP)
+    database.execute(RECOMPUTE_CHECKSUMS)
     database.commit()
     database.close()
     return counts["packs"]
@@ -99,7 +99,7 @@ def measure_index(files: int) -> tuple[float, float, float]:
 
 
 def _plan(path: Path) -> None:
-    with UseRoll(path) as uses:
+    with PackUseScan(path) as uses:
         make_plan(Facts(uses, 1 << 50, (), None, (), 1), GcSettings())
 
 

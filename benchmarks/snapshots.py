@@ -29,7 +29,7 @@ from cas3fs.assembly.opening import open_writer
 from cas3fs.assembly.volumes import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import ControlClient
-from cas3fs.index.sums import SUM_UP
+from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
 
 KIB, MIB = 1 << 10, 1 << 20
 FILES_IN_FOLDER = 1000
@@ -133,7 +133,7 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
     connection.executemany(
         "INSERT INTO chunks VALUES (?, 0, 4096, ?, 0)", ((first + number, number + 1) for number in range(files))
     )
-    connection.execute(SUM_UP)
+    connection.execute(RECOMPUTE_CHECKSUMS)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from cas3fs.epochs import Epochs, EpochState
 from cas3fs.errors import ControlError, IndexCorrupt, SnapshotArchived, SnapshotDamaged, SnapshotError, SnapshotMissing
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
-from cas3fs.index.salvaging import find_damage
+from cas3fs.index.salvage import find_damage
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Checkup, Patient, of_archived, of_snapshot
 from cas3fs.maintenance.findings import Finding

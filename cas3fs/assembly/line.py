@@ -4,7 +4,7 @@
 The epoch is claimed first, and only then snapshots are listed, so the newest one seen is the newest there will be.
 What the local index says of itself is compared with the store (module `proving`). The decision:
 
-0. The local index was closed as what a snapshot holds, and its bytes are others now (`cas3fs.index.fingerprints`): it
+0. The local index was closed as what a snapshot holds, and its bytes are others now (`cas3fs.index.files`): it
    is set aside, and removed when the newest snapshot is restored in its place.
 1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`), it is
    no old copy, and the store is the one that it knows, and not an older state of it: go on with it, ahead of the newest
@@ -50,9 +50,14 @@ from cas3fs.epochs import Claim
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem.asides import aside_of
 from cas3fs.index import Index, StagingIndex, migrations
-from cas3fs.index.files import put_in_place
-from cas3fs.index.fingerprints import check_fingerprint, fingerprinted, remove_fingerprint, write_fingerprint
-from cas3fs.index.salvaging import open_or_salvage
+from cas3fs.index.files import (
+    check_fingerprint,
+    fingerprinted,
+    put_in_place,
+    remove_fingerprint,
+    write_fingerprint,
+)
+from cas3fs.index.salvage import open_or_salvage
 from cas3fs.snapshots.archive import Progress, SnapshotArchive
 from cas3fs.values import SnapshotNumber
 
@@ -164,7 +169,7 @@ def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, n
     """Leaves the local index where it can be gone on with, else removes it or sets it aside; gives the newest snapshot,
     which may be newer than the one listed."""
     try:
-        migrations.upgrade(state.index, whole=False)
+        migrations.upgrade(state.index, with_hash_index=False)
         with Index.open(state.index) as index:
             facts = Facts.read(index)
     except IndexDatabaseError as error:
@@ -207,7 +212,7 @@ def _install(
             mark_clean(index, EMPTY)
         return None
     newest = _restore_whole(state, archive, newest, progress, on_damaged)
-    migrations.upgrade(state.restored, whole=False)
+    migrations.upgrade(state.restored, with_hash_index=False)
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
             index.state.set(LINEAGE, str(uuid.uuid4()))

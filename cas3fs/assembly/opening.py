@@ -285,7 +285,7 @@ def open_view(
         if shown is not None:
             state.shows(shown)
             restore_told(archive, shown, state.index, on_restore)
-        migrations.upgrade(state.index, whole=False)
+        migrations.upgrade(state.index, with_hash_index=False)
         filesystem = _wire(
             entry,
             store,

@@ -38,7 +38,7 @@ from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
-from cas3fs.index.trimming import trim
+from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.rhythms import Guard, Rhythm
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, Origin, SnapshotInfo
@@ -191,7 +191,7 @@ class Publisher:
                 since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
                 self._sampler.look(reader)
                 facts = reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
-            trim(self._state.scratch)
+            drop_hash_index(self._state.scratch)
             made = self._create(number, name, facts)
         finally:
             self._state.remove_scratch()

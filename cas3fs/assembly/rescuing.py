@@ -33,8 +33,8 @@ from cas3fs.filesystem.asides import Aside, aside_of, save_aside
 from cas3fs.filesystem.export import Exporter, ExportResult
 from cas3fs.filesystem.replay import is_layer_file, replay
 from cas3fs.index import Index, migrations
-from cas3fs.index.comparing import Differences, differences
-from cas3fs.index.salvaging import open_or_salvage
+from cas3fs.index.reader import Differences, differences
+from cas3fs.index.salvage import open_or_salvage
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -141,7 +141,7 @@ def _copy_index(state: Path, scratch: Path) -> str:
     try:
         with Index.open(state / INDEX_NAME, read_only=True) as index:
             index.copy_to(scratch / INDEX_NAME)
-        migrations.upgrade(scratch / INDEX_NAME, whole=False)
+        migrations.upgrade(scratch / INDEX_NAME, with_hash_index=False)
     except IndexCorrupt as error:
         return str(error)
     return ""
@@ -188,7 +188,7 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
         Index.open(older, create=True).close()
     else:
         archive.restore(base, older, lambda done, total: progress({"what": "comparing", "done": done, "total": total}))
-        migrations.upgrade(older, whole=False)
+        migrations.upgrade(older, with_hash_index=False)
     return differences(scratch / INDEX_NAME, older), base
 
 

@@ -3,7 +3,7 @@
 
 A new snapshot is published, under a new epoch, with the files of the older one; all that were there stay, so the state
 that is replaced can be restored in the same way. What it knew of packs goes over into the new index
-(`cas3fs.index.merging`). The local index is taken away before the new snapshot is published, or a mount here would
+(`cas3fs.index.pack_merge`). The local index is taken away before the new snapshot is published, or a mount here would
 believe it to be ahead of that.
 
 Where the process may die: before the publishing, the old head is the head still, and the next mount restores it;
@@ -21,8 +21,8 @@ from cas3fs.config import Places, StoreSettings
 from cas3fs.control import Progress
 from cas3fs.errors import Fenced, SnapshotDamaged, StateConflict
 from cas3fs.index import Index, IndexReader, migrations, ordinal_of
-from cas3fs.index.merging import adopt_newest
-from cas3fs.index.trimming import trim
+from cas3fs.index.hash_index import drop_hash_index
+from cas3fs.index.pack_merge import merge_newest_packs
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import Origin, SnapshotInfo
 
@@ -66,26 +66,26 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
         progress({"what": "restoring", "done": done, "total": total})
 
     archive.restore(snapshot_id, state.restored, report)
-    migrations.upgrade(state.restored, whole=False)
+    migrations.upgrade(state.restored, with_hash_index=False)
     newest, around = _readable_head(archive, head, state.scratch)
     if newest is not None:
-        migrations.upgrade(state.scratch, whole=False)
-        adopt_newest(state.restored, state.scratch, ordinal_of(number))
+        migrations.upgrade(state.scratch, with_hash_index=False)
+        merge_newest_packs(state.restored, state.scratch, ordinal_of(number))
     lineage = uuid.uuid4()
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
             # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
-            index.garbage.drop_unnamed()
+            index.garbage.delete_unreferenced_blocks()
             if around:  # what is dead here may be in use there
                 dead = [row.name for row in index.blocks.packs() if row.died is not None]
-                index.garbage.set_death(dead, ordinal_of(number))
+                index.garbage.set_died(dead, ordinal_of(number))
             index.state.set(LINEAGE, str(lineage))
             index.state.remove(CLEAN)
             index.state.set(PUBLISHED, snapshot_id)
         index.commit()
     with IndexReader(state.restored) as reader:
         facts = reader.counts()._asdict()
-    trim(state.restored)
+    drop_hash_index(state.restored)
     _clear_line(state)
     progress({"what": "publishing"})
     made = archive.create(

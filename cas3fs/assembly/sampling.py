@@ -34,7 +34,7 @@ class Sampler:
             self._after = random.randrange(max(last, 1))
         elif self._after >= last:
             self._after = 0
-        unlike = reader.unlike_sums(self._after, self._after + SAMPLED_FILES)
+        unlike = reader.checksum_mismatches(self._after, self._after + SAMPLED_FILES)
         self._after += SAMPLED_FILES
         if unlike:
             _log.error(

@@ -6,7 +6,7 @@
     INODE-SEQ.TIME.json    a record that cannot be taken up: its values, bytes in hexadecimal, and the reason
     INODE-SEQ.TIME.bytes   the bytes that it had
     INODE-SEQ.TIME         a file of staged bytes that has no record, or a damaged one
-    staging.sqlite.TIME    a database of records that could not be read (`cas3fs.index.salvaging`)
+    staging.sqlite.TIME    a database of records that could not be read (`cas3fs.index.salvage`)
 
 INODE and SEQ are hexadecimal, TIME is in nanoseconds.  ``cas3fs rescue`` saves all of it, ``cas3fs fsck`` tells of
 records and databases.

@@ -205,7 +205,7 @@ class Base:
         """A name, handle or lookup count of `inode` went: without any it is removed."""
         if inode.nlink == 0 and not inode.handles and inode.number not in self.inodes.lookups:
             self.staging.discard(inode)
-            self.inodes.doom(inode)
+            self.inodes.mark_for_deletion(inode)
 
     @contextmanager
     def operation(self) -> Iterator[None]:

@@ -205,7 +205,7 @@ class Checkpoints:
                 for file in unreadable:
                     index.chunks.truncate(file.inode.number, 0)
                     if file.size:
-                        index.repairs().lose_range(file.inode.number, 0, file.size)
+                        index.repairs().add_lost_range(file.inode.number, 0, file.size)
                     index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
             index.commit()
 

@@ -149,7 +149,7 @@ class Commits:
         interval_s = base.settings.commit_interval_s
         if base.lost_reason:
             interval_s = min(interval_s, _LOST_RETRY_S + self._commit_guard.pause_s)
-        return waited_s >= interval_s or base.index.weight >= _GROUP_PAGES
+        return waited_s >= interval_s or base.index.changed_pages >= _GROUP_PAGES
 
     def _check_disk(self) -> None:
         low = self._reserve.is_low
@@ -264,7 +264,7 @@ class Commits:
         """Step 3."""
         base = self._base
         base.names.flush()
-        if base.inodes.dirty or base.inodes.doomed:
+        if base.inodes.dirty or base.inodes.to_delete:
             with base.index.operation():
                 base.inodes.write_back()
         base.index.commit()

@@ -27,7 +27,7 @@ from cas3fs.filesystem.replay import replay
 from cas3fs.filesystem.staging import Staging
 from cas3fs.filesystem.storing import Storer
 from cas3fs.filesystem.xattrs import Xattrs
-from cas3fs.index import Checker, Index
+from cas3fs.index import Index, IndexChecker
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockLocation, StoredPack
 
@@ -84,7 +84,7 @@ class FileSystem(Files, Xattrs):
         staging.last_response_at = lambda: self._writer.last_response_at_s
         self._storer = Storer(self, self._writer, self._commits)
         self._checkpoints = Checkpoints(self, self._storer, self._writer, self._commits)
-        reader.report_losses(self.lose_block)
+        reader.report_losses(self.add_lost_block)
         self._statistics: VolumeStatistics | None = None
         self._statistics_at_s = 0.0
 
@@ -105,7 +105,7 @@ class FileSystem(Files, Xattrs):
             for number in self.index.namespace.unlinked():
                 inode = self.inodes.get(number)
                 self.staging.discard(inode)
-                self.inodes.doom(inode)
+                self.inodes.mark_for_deletion(inode)
         self.commit()
         self._report_put_aside()
         self._commits.start()
@@ -119,7 +119,7 @@ class FileSystem(Files, Xattrs):
             self.metrics.note("staging", IndexCorrupt(self.staging.records.salvaged))
         if not self.staging.put_aside:
             return
-        with Checker(self.index.path) as checker:
+        with IndexChecker(self.index.path) as checker:
             for number, reason in self.staging.put_aside:
                 path = checker.path_of(number).decode(errors="backslashreplace") if number else "an unknown file"
                 told = f"a record of staged bytes of {path} is damaged, so it is as it was before them: {reason}"
@@ -158,7 +158,7 @@ class FileSystem(Files, Xattrs):
         """Returns when those who read the index's file see all that happened before; errors as `commit`."""
         self.commit()
         with self.lock:
-            self.index.complete()
+            self.index.ensure_hash_index()
 
     def fsync(self, handle: int, datasync: bool = False) -> None:
         """What was written to the file is durable on this machine.
@@ -219,27 +219,27 @@ class FileSystem(Files, Xattrs):
         with self.lock, self.operation():
             self.index.blocks.add_pack(pack, self.born)
 
-    def lose_block(self, block: BlockLocation) -> None:
+    def add_lost_block(self, block: BlockLocation) -> None:
         """The store has no such block, or not as it should be: who has the same bytes stores them again."""
         if self.read_only:
             return
         try:
             with self.lock, self.operation():
-                news = self.index.blocks.lose(block.hash, block.pack)
+                news = self.index.blocks.mark_lost(block.hash, block.pack)
         except IndexDatabaseError as error:
             _log.error("that block %s is lost could not be noted: %s", block.hash.hex(), error)
             return
         if news:
             _log.error("block %s of pack %s is lost or damaged: a copy written again heals it", *_named(block))
 
-    def lose_pack(self, pack: str) -> None:
-        """The store has no such pack: as `lose_block`, of all that lies in it.
+    def mark_pack_lost(self, pack: str) -> None:
+        """The store has no such pack: as `add_lost_block`, of all that lies in it.
 
         Raises:
             IndexDatabaseError: it could not be noted.
         """
         with self.lock, self.operation():
-            count = self.index.blocks.lose_pack(pack)
+            count = self.index.blocks.mark_pack_lost(pack)
         if count:
             _log.error("pack %s is lost: copies of its %d blocks that are written again heal them", pack, count)
 
@@ -258,7 +258,7 @@ class FileSystem(Files, Xattrs):
             sizes = {number: _staged_bytes(self.staging.files[number]) for number in refused}
         if not refused:
             return []
-        with Checker(self.index.path) as checker:
+        with IndexChecker(self.index.path) as checker:
             return [
                 UnstoredFile(number, checker.path_of(number).decode(errors="backslashreplace"), sizes[number], reason)
                 for number, reason in sorted(refused.items())

@@ -7,8 +7,8 @@
 - the *dirty* ones, whose row in the index is older than the object;
 - the kernel's *lookup counts*, apart from the objects, since the kernel may know a million inodes.
 
-An inode whose last name is gone lives on while it is open or known to the kernel; then it is *doomed* and goes with
-the next commit.  One that a crash leaves without a name is found and doomed at the next mount.
+An inode whose last name is gone lives on while it is open or known to the kernel; then it is
+marked for deletion, and the next commit deletes it.  The next mount marks one that a crash leaves without a name.
 """
 
 import errno
@@ -119,7 +119,7 @@ class InodeTable:
         self.cached: dict[int, Inode] = {}
         self.dirty: dict[int, Inode] = {}
         self.lookups: dict[int, int] = {}
-        self.doomed: set[int] = set()
+        self.to_delete: set[int] = set()
         self.refused: dict[int, str] = {}
         """Those whose row the index did not take at the last commit, and why; it keeps what it had of them."""
 
@@ -137,7 +137,7 @@ class InodeTable:
     def find(self, number: int) -> Inode | None:
         """As `get`, and None where there is none."""
         inode = self.cached.get(number)
-        if inode is not None or number in self.doomed or not 0 < number <= INTEGER_MAX:
+        if inode is not None or number in self.to_delete or not 0 < number <= INTEGER_MAX:
             return inode
         row = self._index.namespace.inode(number)
         return None if row is None else self.admit(row)
@@ -200,19 +200,19 @@ class InodeTable:
             if inode is not None and inode.nlink == 0:
                 yield inode
 
-    def doom(self, inode: Inode) -> None:
+    def mark_for_deletion(self, inode: Inode) -> None:
         """Nothing names or holds it any more: it goes with the next commit."""
         self.cached.pop(inode.number, None)
         self.dirty.pop(inode.number, None)
-        self.doomed.add(inode.number)
+        self.to_delete.add(inode.number)
 
     def write_back(self) -> None:
-        """Brings the rows of the dirty and the doomed up to date, inside the open group, but for those `refused`.
+        """Updates the rows of dirty inodes, but for those `refused`, and deletes marked ones, inside the group.
 
         Raises:
             IndexDatabaseError: as the index says; what was to be written stays to be written.
         """
-        self._index.namespace.remove_inodes(self.doomed)
+        self._index.namespace.remove_inodes(self.to_delete)
         before, self.refused = self.refused, {}
         try:
             with self._index.operation():
@@ -241,7 +241,7 @@ class InodeTable:
     def written_back(self) -> None:
         """The commit that `write_back` was part of has succeeded; what was refused is tried again with the next."""
         self.dirty = {number: self.dirty[number] for number in self.refused}
-        self.doomed.clear()
+        self.to_delete.clear()
 
 
 def _whole_row(inode: Inode) -> tuple[int, ...]:

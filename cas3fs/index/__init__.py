@@ -26,59 +26,58 @@ Threads
 It knows nothing of the object store, of staging files, of FUSE, or of what a checkpoint is.
 """
 
-from cas3fs.index.blocks import Blocks, PackRow, number_of, ordinal_of
-from cas3fs.index.checks import Checker, FileState
-from cas3fs.index.chunks import Chunks
-from cas3fs.index.garbage import Garbage, GarbageReader
+from cas3fs.index.blocks import BlockTable, PackRow, number_of, ordinal_of
+from cas3fs.index.checks import FileState, IndexChecker
+from cas3fs.index.chunks import ChunkTable
+from cas3fs.index.garbage import Garbage
+from cas3fs.index.index import Index, PinnedIndex
 from cas3fs.index.namespace import ROOT_INODE, InodeRow, Namespace
+from cas3fs.index.reader import Counts, IndexReader
 from cas3fs.index.repairs import LOST_PACK, Repairs
-from cas3fs.index.rolls import (
+from cas3fs.index.scans import (
+    DeadBlockScan,
     DeadPack,
-    DeadPackRoll,
-    DeadRoll,
-    EmptyRoll,
-    LiveRoll,
-    NeededRoll,
+    DeadPackScan,
+    EmptyPackScan,
+    LiveBlockScan,
+    NeededPackScan,
     PackEntry,
-    PackRoll,
+    PackScan,
     PackUse,
-    UseRoll,
+    PackUseScan,
 )
-from cas3fs.index.session import Index, PinnedIndex
-from cas3fs.index.sets import Counts, IndexReader
 from cas3fs.index.staging import StagedRow, StagingIndex
-from cas3fs.index.state import State
+from cas3fs.index.state import VolumeState
 
 __all__ = [
     "LOST_PACK",
     "ROOT_INODE",
-    "Blocks",
-    "Checker",
-    "Chunks",
+    "BlockTable",
+    "ChunkTable",
     "Counts",
+    "DeadBlockScan",
     "DeadPack",
-    "DeadPackRoll",
-    "DeadRoll",
-    "EmptyRoll",
+    "DeadPackScan",
+    "EmptyPackScan",
     "FileState",
     "Garbage",
-    "GarbageReader",
     "Index",
+    "IndexChecker",
     "IndexReader",
     "InodeRow",
-    "LiveRoll",
+    "LiveBlockScan",
     "Namespace",
-    "NeededRoll",
+    "NeededPackScan",
     "PackEntry",
-    "PackRoll",
     "PackRow",
+    "PackScan",
     "PackUse",
+    "PackUseScan",
     "PinnedIndex",
     "Repairs",
     "StagedRow",
     "StagingIndex",
-    "State",
-    "UseRoll",
+    "VolumeState",
     "number_of",
     "ordinal_of",
 ]

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from cas3fs.index.database import Database
+from cas3fs.index.hash_index import HashIndex
 from cas3fs.index.prepared import Prepared, Row, Statement
 from cas3fs.index.texts import blocks as texts
-from cas3fs.index.trimming import HashIndex
 from cas3fs.values import (
     LARGEST_EPOCH,
     LARGEST_SEQUENCE,
@@ -55,7 +55,7 @@ def number_of(ordinal: int) -> SnapshotNumber:
     return SnapshotNumber(ordinal >> _SEQUENCE_BITS, ordinal & (1 << _SEQUENCE_BITS) - 1)
 
 
-class Blocks:
+class BlockTable:
     """Blocks and packs of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
     def __init__(self, database: Database, hashes: HashIndex) -> None:
@@ -121,19 +121,19 @@ class Blocks:
             self._healed.many([(block.hash, pack_id) for block in pack.blocks])
             self._known = -1
 
-    def lose(self, block: BlockHash, pack: str) -> bool:
+    def mark_lost(self, block: BlockHash, pack: str) -> bool:
         """Notes that a block is not to be had from that pack (no name: it lies in none), unless it lies elsewhere by
         now; whether that is news."""
         self._hashes.ensure()
         self._known = -1
         return self._lose_block.run(block, pack) > 0
 
-    def lose_pack(self, pack: str) -> int:
+    def mark_pack_lost(self, pack: str) -> int:
         """Notes that no block is to be had from that pack; gives for how many that is news."""
         self._known = -1
         return self._lose_pack.run(pack)
 
-    def found(self, block: BlockHash, pack: str) -> None:
+    def mark_found(self, block: BlockHash, pack: str) -> None:
         """Notes that a block lies in that pack after all, if it is placed there."""
         row = self._pack_id.one(pack)
         if row is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is wrong in an index with itself: one set query for each kind of defect.
 
-A query gives a row for each defect and nothing where all is well, so each costs one pass over its tables. `Checker`
-reads what is committed, on a connection of its own, as of one instant; for one thread.
+A query gives a row for each defect and nothing where all is well, so each costs one pass over its tables.
+`IndexChecker` reads what is committed, on a connection of its own, as of one instant; for one thread.
 
 Every method raises `IndexDatabaseError` and its kinds, and nothing else.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
+from cas3fs.index.checksums import MISMATCHED_FILES, ChunkChecksum, checksum_of
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, plain
-from cas3fs.index.sums import FILES_UNLIKE, Sums, sums_of
 from cas3fs.values import BlockLocation
 
 _DIRECTORY = "(%s.mode & 61440) = 16384"
@@ -86,7 +86,7 @@ QUERIES: Final[Mapping[str, Prepared]] = MappingProxyType(
             "SELECT x.inode, x.name, x.value FROM xattrs x LEFT JOIN inodes i ON i.id = x.inode WHERE i.id IS NULL"
         ),
         "size-negative": plain("SELECT id AS inode, size FROM inodes WHERE size < 0"),
-        "chunks-unlike-sums": plain(FILES_UNLIKE),
+        "chunks-unlike-sums": plain(MISMATCHED_FILES),
         "chunk-impossible": plain(
             "SELECT c.inode, c.offset, c.length, c.skip FROM chunks c WHERE c.offset < 0 OR c.length <= 0 OR c.skip < 0"
         ),
@@ -180,17 +180,17 @@ class FileState(NamedTuple):
 
     size: int
     mtime_ns: int
-    sums: Sums
+    sums: ChunkChecksum
     """As its inode has them."""
     chunks: tuple[PlacedChunk, ...]
 
     @property
     def is_whole(self) -> bool:
         """Whether the chunks are those that the sums tell of."""
-        return sums_of((one.offset, one.length, one.block, one.skip) for one in self.chunks) == self.sums
+        return checksum_of((one.offset, one.length, one.block, one.skip) for one in self.chunks) == self.sums
 
 
-class Checker:
+class IndexChecker:
     """See the module."""
 
     def __init__(self, path: Path) -> None:
@@ -270,7 +270,7 @@ class Checker:
         chunks = tuple(
             PlacedChunk(one[0], one[1], one[2], one[3], BlockLocation(*one[4:9]), one[9], one[10]) for one in rows
         )
-        return FileState(row[0], row[1], Sums(row[2], row[3]), chunks)
+        return FileState(row[0], row[1], ChunkChecksum(row[2], row[3]), chunks)
 
     def close(self) -> None:
         """Closes the connection."""

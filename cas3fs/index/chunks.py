@@ -4,16 +4,16 @@
 The chunks of a file never overlap, so at most one that begins before a position reaches beyond it: the last of those.
 Every query for a range therefore begins at that one, found by one step in the primary key, and reads on from there.
 
-Whatever changes chunks changes the sums in the inode's row with them (`cas3fs.index.sums`), by what it took out and
-put in. A file that is cut to nothing begins anew with sums of nothing.
+Whatever changes chunks changes the checksum in the inode's row with them (`cas3fs.index.checksums`), by what it took
+out and put in. A file that is cut to nothing begins anew with the checksum of nothing.
 """
 
 from collections.abc import Iterable, Iterator
 
 from cas3fs.errors import BlockMissing
+from cas3fs.index.checksums import EMPTY_CHECKSUM, ChunkChecksum, checksum_of, row_checksum
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import Prepared, Statement
-from cas3fs.index.sums import NO_SUMS, Sums, mark, sums_of
 from cas3fs.index.texts import chunks as texts
 from cas3fs.values import BlockLocation, ChunkSpan
 
@@ -23,7 +23,7 @@ StoredRow = tuple[int, int, int, int, int]
 """What was stored of a file: (inode, size, mtime_ns, ctime_ns, stored_seq)."""
 
 
-class Chunks:
+class ChunkTable:
     """The chunk lists of one index. Every method raises `IndexDatabaseError` and its kinds; `spans` tells what else."""
 
     def __init__(self, database: Database) -> None:
@@ -32,7 +32,7 @@ class Chunks:
 
         self._spans, self._bounds, self._overlapping = on(texts.SPANS), on(texts.BOUNDS), on(texts.OVERLAPPING)
         self._delete, self._delete_from, self._shorten = on(texts.DELETE), on(texts.DELETE_FROM), on(texts.SHORTEN)
-        self._insert, self._stored, self._allocated = on(texts.INSERT), on(texts.STORED), on(texts.ALLOCATED)
+        self._insert, self._stored = on(texts.INSERT), on(texts.STORED)
         self._reaching_over, self._sums_from = on(texts.REACHING_OVER), on(texts.SUMS_FROM)
         self._last = on(texts.LAST)
         self._change_sums, self._no_chunks = on(texts.CHANGE_SUMS), on(texts.NO_CHUNKS)
@@ -71,7 +71,7 @@ class Chunks:
                 self._shorten.run(inode, start)
         self._delete.run(inode, start, end)
         self._insert.many([(inode, *row) for row in entered])
-        self._add(inode, sums_of(after) - sums_of(old))
+        self._add(inode, checksum_of(after) - checksum_of(old))
 
     def truncate(self, inode: int, size: int) -> None:
         """Drops what lies at or beyond `size` bytes."""
@@ -82,22 +82,24 @@ class Chunks:
         last = self._last.one(inode)
         if last is None or last[0] + last[1] <= size:  # by far the most frequent case
             return
-        gone = Sums(*self._sums_from.one(inode, size))
+        gone = ChunkChecksum(*self._sums_from.one(inode, size))
         self._delete_from.run(inode, size)
         reaching = self._reaching_over.one(inode, size)
         if reaching is not None:
             offset, _, block, skip = reaching
             self._shorten.run(inode, size)
-            gone = Sums(gone.number, gone.total + mark(*reaching) - mark(offset, size - offset, block, skip))
-        self._add(inode, NO_SUMS - gone)
+            gone = ChunkChecksum(
+                gone.number, gone.total + row_checksum(*reaching) - row_checksum(offset, size - offset, block, skip)
+            )
+        self._add(inode, EMPTY_CHECKSUM - gone)
 
-    def _add(self, inode: int, difference: Sums) -> None:
-        if difference != NO_SUMS:
+    def _add(self, inode: int, difference: ChunkChecksum) -> None:
+        if difference != EMPTY_CHECKSUM:
             self._change_sums.run(inode, *difference)
 
     def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
         """Notes in the inode's row what was stored: the content's size and times, and its last change's sequence."""
-        self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq, *NO_SUMS)
+        self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq, *EMPTY_CHECKSUM)
 
     def all_stored(self, rows: Iterable[StoredRow], new: Iterable[tuple[int, NewRow]] = ()) -> None:
         """As `stored`, for many, and enters the chunks `new`, (inode, chunk) each, of those of them that had none."""
@@ -105,14 +107,10 @@ class Chunks:
         sums: dict[int, tuple[int, int]] = {}
         for inode, row in new:
             entered.append((inode, *row))
-            number, total = sums.get(inode, NO_SUMS)
-            sums[inode] = number + 1, total + mark(*row)
+            number, total = sums.get(inode, EMPTY_CHECKSUM)
+            sums[inode] = number + 1, total + row_checksum(*row)
         self._insert.many(entered)
-        self._stored.many([(*row, *sums.get(row[0], NO_SUMS)) for row in rows])
-
-    def allocated(self, inode: int) -> int:
-        """How many bytes of the file lie in chunks, not in holes."""
-        return int(self._allocated.one(inode)[0])
+        self._stored.many([(*row, *sums.get(row[0], EMPTY_CHECKSUM)) for row in rows])
 
 
 def _outside(rows: Iterable[NewRow], start: int, end: int) -> Iterator[NewRow]:

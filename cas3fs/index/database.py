@@ -260,14 +260,14 @@ class Database:
         return self.connection.total_changes, self.undone
 
     @property
-    def weight(self) -> int:
+    def changed_pages(self) -> int:
         """About how many pages the open group has changed, all of which stay in memory until it ends: at most one for
         each row, as rows that are made together lie together, and those of large values."""
         if not self.writing:
             return 0
         return self.connection.total_changes - self._changes_before + self._values_bytes // PAGE_SIZE_BYTES
 
-    def weigh(self, size_bytes: int) -> None:
+    def add_value_bytes(self, size_bytes: int) -> None:
         """A value of that size enters the group."""
         self._values_bytes += size_bytes
 

@@ -5,7 +5,7 @@ A *live* block is one that a chunk names. A pack is *young* when it was born wit
 its blocks may be on their way into chunks, so garbage in it is left alone. A pack *dies* when none of its blocks is in
 the index any more; its row stays, since earlier snapshots may need it, until its object is gone.
 
-What is dead is found by passes over the whole index, without a lock (`cas3fs.index.rolls`), and may be named again
+What is dead is found by passes over the whole index, without a lock (`cas3fs.index.scans`), and may be named again
 before it is taken out. So whoever takes out garbage has the index *watched* first, and looks for it afterwards: the
 writer's connection then notes every block that a chunk comes to name, and every pack in which a block comes to lie,
 whatever statement does that, and what was noted stays. The notes are undone with the change that made them.
@@ -14,16 +14,14 @@ The methods of `Garbage` need the caller's lock. Every one raises `IndexDatabase
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from cas3fs.index.blocks import PackRow
 from cas3fs.index.database import Database
+from cas3fs.index.hash_index import HashIndex
 from cas3fs.index.prepared import Prepared, Statement, plain
-from cas3fs.index.sums import NUMBER_UNLIKE
 from cas3fs.index.texts import blocks as block_texts
 from cas3fs.index.texts import garbage as texts
-from cas3fs.index.trimming import HashIndex
 from cas3fs.values import StoredPack
 
 _NOTED: Final = (("chunk_named", "chunks", "block", "named"), ("block_placed", "blocks", "pack", "filled"))
@@ -54,36 +52,11 @@ _DROP: Final = plain(
     "AND EXISTS (SELECT 1 FROM packs WHERE packs.id = blocks.pack AND packs.born < :p_young)",
     "block young",
 )
-_BURY: Final = plain(
+_MARK_DEAD: Final = plain(
     "UPDATE packs SET died = :p_died WHERE id = :p_pack AND died IS NULL AND born < :p_young "
     "AND id NOT IN (SELECT id FROM temp.filled)",
     "died pack young",
 )
-
-
-_UNLIKE: Final = plain(NUMBER_UNLIKE, "after upto")
-
-
-class GarbageReader:
-    """What has to be asked before anything is taken for dead, on a connection of its own; for one thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._database = Database(path, "read")
-
-    def unlike_sums(self) -> int:
-        """The number of files of which the index has other chunks than their sums tell of: it has lost some, and what
-        no chunk names may be in use."""
-        return int(_UNLIKE.on(self._database).one(-1, 2**63 - 1)[0])
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Garbage:
@@ -96,7 +69,7 @@ class Garbage:
             return prepared.on(database)
 
         self._database = database
-        self._drop, self._drop_unnamed, self._bury = on(_DROP), on(texts.DROP_UNNAMED), on(_BURY)
+        self._drop, self._drop_unnamed, self._mark_dead = on(_DROP), on(texts.DROP_UNNAMED), on(_MARK_DEAD)
         self._set_death, self._forget, self._widen = on(texts.SET_DEATH), on(texts.FORGET), on(texts.WIDEN)
         self._pack, self._add_pack, self._move = on(texts.PACK), on(texts.ADD_PACK), on(texts.MOVE)
         self._forget_lost, self._healed = on(texts.FORGET_LOST), on(block_texts.HEALED)
@@ -111,36 +84,36 @@ class Garbage:
         for statement in _UNWATCH:
             self._database.change(statement)
 
-    def drop(self, blocks: Sequence[int], young: int) -> int:
+    def delete_blocks(self, blocks: Sequence[int], young: int) -> int:
         """Drops those of these blocks, which were dead after `watch`, that are so still, outside of young packs; gives
         how many."""
         before = self._database.connection.total_changes
         self._drop.many([(block, young) for block in blocks])
         return self._database.connection.total_changes - before
 
-    def drop_unnamed(self) -> int:
+    def delete_unreferenced_blocks(self) -> int:
         """Drops every block that no chunk names; for an index that was just restored, as packs that held nothing else
         may be gone by now."""
         return self._drop_unnamed.run()
 
-    def bury(self, packs: Sequence[int], died: int, young: int) -> None:
+    def mark_packs_dead(self, packs: Sequence[int], died: int, young: int) -> None:
         """Notes of those of these packs, which were empty after `watch`, that are so still, but for young ones, that
         snapshots from `died` on do not need them."""
-        self._bury.many([(died, pack, young) for pack in packs])
+        self._mark_dead.many([(died, pack, young) for pack in packs])
 
-    def forget_lost(self) -> None:
+    def delete_stale_lost_marks(self) -> None:
         """Removes what is noted of lost blocks that are gone."""
         self._forget_lost.run()
 
-    def set_death(self, names: Iterable[str], died: int) -> None:
+    def set_died(self, names: Iterable[str], died: int) -> None:
         """Lets packs that have died be dead from the snapshot `died` on."""
         self._set_death.many([(died, name) for name in names])
 
-    def forget_packs(self, names: Iterable[str]) -> None:
+    def delete_packs(self, names: Iterable[str]) -> None:
         """Removes the rows of dead packs whose objects are gone."""
         self._forget.many([(name,) for name in names])
 
-    def unknown(self, names: Iterable[str]) -> list[str]:
+    def unknown_packs(self, names: Iterable[str]) -> list[str]:
         """Those of these packs that are not in the index, the open group included."""
         return [name for name in names if self._pack.one(name) is None]
 

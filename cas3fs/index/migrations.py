@@ -15,10 +15,10 @@ import cas3fs
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.database import Database
 from cas3fs.index.files import put_in_place, remove_database
+from cas3fs.index.hash_index import restore_hash_index
+from cas3fs.index.index import Index, PinnedIndex, revision_of
 from cas3fs.index.revisions import REVISIONS, SCHEMA_REVISION
 from cas3fs.index.schema import check_names, refuse_programs
-from cas3fs.index.session import Index, PinnedIndex, revision_of
-from cas3fs.index.trimming import complete
 
 _PACKAGE: Final = "cas3fs.migrations"
 _LOG_BYTE: Final = 18
@@ -56,9 +56,9 @@ def _has_log(path: Path) -> bool:
         return file.read(_LOG_BYTE + 1)[_LOG_BYTE:] != b"\1"
 
 
-def upgrade(path: Path, *, whole: bool = True) -> bool:
-    """Brings the index, which nobody may have open, to `head`, or makes an empty one; True if anything was done. What
-    `trimming` took out comes back, unless it need not be `whole`: whoever first looks for a hash sees to it then.
+def upgrade(path: Path, *, with_hash_index: bool = True) -> bool:
+    """Brings the index, which nobody may have open, to `head`, or makes an empty one; True if anything was done. With
+    `with_hash_index` the index on hashes is there afterwards; else the first lookup of a hash makes it.
 
     Raises:
         IndexTooNew: its revision is not known here.
@@ -67,7 +67,7 @@ def upgrade(path: Path, *, whole: bool = True) -> bool:
     """
     revision = current(path)
     if revision == SCHEMA_REVISION:
-        return whole and _made_whole(path)
+        return with_hash_index and _made_whole(path)
     if revision is None:
         Index.open(path, create=True).close()
         return True
@@ -79,7 +79,7 @@ def upgrade(path: Path, *, whole: bool = True) -> bool:
 
 
 def _made_whole(path: Path) -> bool:
-    return complete(path, "write" if _has_log(path) else "scratch")
+    return restore_hash_index(path, "write" if _has_log(path) else "scratch")
 
 
 def _upgrade_copy(path: Path) -> None:

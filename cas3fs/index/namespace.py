@@ -38,12 +38,12 @@ class Namespace:
     """Inodes and names of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
     def __init__(self, database: Database) -> None:
-        self._weigh = database.weigh
+        self._weigh = database.add_value_bytes
 
         def on(prepared: Prepared) -> Statement:
             return prepared.on(database)
 
-        self._insert_inode, self._inode = on(texts.INSERT_INODE), on(texts.INODE)
+        self._inode = on(texts.INODE)
         self._insert_numbered, self._add_numbered = on(texts.INSERT_NUMBERED), on(texts.ADD_NUMBERED)
         self._last_numbers = on(texts.LAST_NUMBERS)
         self._save_inode, self._save_attributes = on(texts.SAVE_INODE), on(texts.SAVE_ATTRIBUTES)
@@ -59,23 +59,7 @@ class Namespace:
             on(texts.SET_XATTR),
             on(texts.REMOVE_XATTR),
         )
-        self._list_xattrs, self._any_xattr = on(texts.LIST_XATTRS), on(texts.ANY_XATTR)
-
-    def insert_inode(  # noqa: PLR0917 - a row, in the order of its columns
-        self,
-        mode: int,
-        uid: int,
-        gid: int,
-        nlink: int,
-        rdev: int,
-        size: int,
-        atime_ns: int,
-        mtime_ns: int,
-        ctime_ns: int,
-        crtime_ns: int,
-    ) -> int:
-        """Makes an inode and returns its number, which no inode had before."""
-        return self._insert_inode.insert(mode, uid, gid, nlink, rdev, size, atime_ns, mtime_ns, ctime_ns, crtime_ns)
+        self._list_xattrs = on(texts.LIST_XATTRS)
 
     def last_numbers(self) -> tuple[int, int]:
         """The greatest number that any inode, and the greatest id that any entry ever had."""
@@ -83,7 +67,7 @@ class Namespace:
         return int(last.get("inodes", ROOT_INODE)), int(last.get("dentries", 0))
 
     def insert_inodes(self, rows: Iterable[Sequence[int]]) -> None:
-        """Makes inodes of rows (number, and the values of `insert_inode`); the numbers are above `last_numbers`."""
+        """Makes inodes of the first eleven values of `InodeRow`; the numbers are above `last_numbers`."""
         self._insert_numbered.many(rows)
 
     def add_entries(self, rows: Iterable[tuple[int, int, bytes, int]]) -> None:
@@ -203,7 +187,3 @@ class Namespace:
     def list_xattrs(self, inode: int) -> list[bytes]:
         """The names of the inode's extended attributes, sorted."""
         return [name for (name,) in self._list_xattrs.all(inode)]
-
-    def has_xattrs(self, inode: int) -> bool:
-        """Whether the inode has any extended attribute."""
-        return self._any_xattr.one(inode) is not None

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from cas3fs.index.blocks import Blocks
+from cas3fs.index.blocks import BlockTable
 from cas3fs.index.checks import FileState, PlacedChunk
+from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS, ROW_CHECKSUM, ChunkChecksum
 from cas3fs.index.database import Database
 from cas3fs.index.namespace import ROOT_INODE
 from cas3fs.index.prepared import Prepared, Row, plain
-from cas3fs.index.sums import MARK, SUM_UP, Sums
 from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
 
 LOST_PACK: Final = "00000000/" + "0" * 64
@@ -77,8 +77,10 @@ _COPY_CHUNKS = plain(
 _BOUNDS = plain("SELECT offset, length FROM chunks WHERE inode = :p_inode ORDER BY offset", "inode")
 _SIZE_AND_MODE = plain("SELECT size, mode FROM inodes WHERE id = :p_id", "id")
 _SET_CONTENT = plain("UPDATE inodes SET size = :p_size, mtime_ns = :p_mtime WHERE id = :p_id", "id size mtime")
-_SUMS = plain(f"SELECT count(*), coalesce(sum({MARK.format('')}), 0) FROM chunks WHERE inode = :p_inode", "inode")
-_SUM_UP = plain(f"{SUM_UP} WHERE id = :p_id", "id")
+_SUMS = plain(
+    f"SELECT count(*), coalesce(sum({ROW_CHECKSUM.format('')}), 0) FROM chunks WHERE inode = :p_inode", "inode"
+)
+_SUM_UP = plain(f"{RECOMPUTE_CHECKSUMS} WHERE id = :p_id", "id")
 _CHANGE_SUMS = plain(
     "UPDATE inodes SET chunk_count = chunk_count + :p_number, chunk_sum = chunk_sum + :p_total WHERE id = :p_id",
     "id number total",
@@ -110,7 +112,7 @@ _PLACE = plain(
 class Repairs:
     """See the module."""
 
-    def __init__(self, database: Database, blocks: Blocks) -> None:
+    def __init__(self, database: Database, blocks: BlockTable) -> None:
         self._database = database
         self._blocks = blocks
 
@@ -215,18 +217,18 @@ class Repairs:
             else:
                 self._run(_DROP_CHUNK, inode, offset)
 
-    def lose_range(self, inode: int, offset: int, length: int) -> None:
+    def add_lost_range(self, inode: int, offset: int, length: int) -> None:
         """Notes that a range in which no chunk lies cannot be read."""
-        block = self.lose_block(None, length)
+        block = self.add_lost_block(None, length)
         with self._counted(inode):
             self._run(_ADD_CHUNK, inode, offset, length, block, 0)
 
     @contextmanager
     def _counted(self, inode: int) -> Iterator[None]:
         """What changes within is added to the sums; what was lost before still lacks in them."""
-        before = Sums(*self._one(_SUMS, inode))
+        before = ChunkChecksum(*self._one(_SUMS, inode))
         yield
-        self._run(_CHANGE_SUMS, inode, *(Sums(*self._one(_SUMS, inode)) - before))
+        self._run(_CHANGE_SUMS, inode, *(ChunkChecksum(*self._one(_SUMS, inode)) - before))
 
     def keep_copy(self, inode: int) -> bytes:
         """Gives what the index has of a file, as it is, to another one, in the folder for what was detached; its name
@@ -237,7 +239,7 @@ class Repairs:
         self._run(_SUM_UP, number)
         return self.attach(number, b"from-%d" % inode)
 
-    def lose_holes(self, inode: int) -> int:
+    def mark_holes_lost(self, inode: int) -> int:
         """Notes that a file's chunks are those that there are, and that what lies between them cannot be read; gives
         how many such ranges there are."""
         position, holes = 0, []
@@ -246,7 +248,7 @@ class Repairs:
                 holes.append((position, offset - position))
             position = max(position, offset + length)
         for offset, length in holes:
-            self.lose_range(inode, offset, length)
+            self.add_lost_range(inode, offset, length)
         self._run(_SUM_UP, inode)
         return len(holes)
 
@@ -282,25 +284,25 @@ class Repairs:
         """Whether there is a block of that number."""
         return self._one(_HAS_BLOCK, number) is not None
 
-    def lose_block(self, number: int | None, plain_length: int) -> int:
+    def add_lost_block(self, number: int | None, plain_length: int) -> int:
         """Enters a block that cannot be read, under that number or a new one; gives the number."""
         if number is None:
             number = int(self._one(_NEXT_BLOCK)[0])
         block = BlockHash(os.urandom(32))
         self._run(_ADD_BLOCK, number, block, self.lost_pack(), plain_length)
-        self._blocks.lose(block, LOST_PACK)
+        self._blocks.mark_lost(block, LOST_PACK)
         return number
 
-    def misplace(self, block: BlockHash, plain_length: int) -> None:
+    def mark_missing(self, block: BlockHash, plain_length: int) -> None:
         """Notes that a block is nowhere to be found."""
         self._run(_PLACE, block, self.lost_pack(), 0, 1, plain_length)
-        self._blocks.lose(block, LOST_PACK)
+        self._blocks.mark_lost(block, LOST_PACK)
 
     def place(self, location: BlockLocation, pack_size: int, born: int) -> None:
         """Notes where a block was found; a pack that is not known is entered, one that was dead is alive again."""
         number = self._enter_pack(location.pack, pack_size, born)
         self._run(_PLACE, location.hash, number, location.offset, location.stored_length, location.plain_length)
-        self._blocks.found(location.hash, location.pack)
+        self._blocks.mark_found(location.hash, location.pack)
 
     def _enter_pack(self, pack: str, size: int, born: int) -> int:
         """The number of a pack, which is alive from now on."""
@@ -315,11 +317,11 @@ class Repairs:
         """A pack that was said to be dead is in use."""
         self._run(_REVIVE, pack)
 
-    def set_death(self, pack: str, died: int) -> None:
+    def set_died(self, pack: str, died: int) -> None:
         """Corrects the death of a pack."""
         self._run(_SET_DEATH, pack, died)
 
-    def set_birth(self, pack: str, born: int) -> None:
+    def set_born(self, pack: str, born: int) -> None:
         """Corrects the birth of a pack."""
         self._run(_SET_BIRTH, pack, born)
 

@@ -5,7 +5,7 @@ from cas3fs.index.database import Database
 from cas3fs.index.texts import state as texts
 
 
-class State:
+class VolumeState:
     """Texts by name; they belong to the group as any other change does."""
 
     def __init__(self, database: Database) -> None:

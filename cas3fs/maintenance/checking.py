@@ -16,7 +16,7 @@ from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotError, SnapshotMissing
 from cas3fs.filesystem.asides import told_aside
 from cas3fs.filesystem.replay import damage_of, has_key
-from cas3fs.index import LOST_PACK, Checker, PackEntry, PackRoll, StagingIndex, ordinal_of
+from cas3fs.index import LOST_PACK, IndexChecker, PackEntry, PackScan, StagingIndex, ordinal_of
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.findings import MOST_PATHS, Finding
@@ -93,12 +93,12 @@ class Checkup:
             return findings
         self._report({"what": "listing"})
         amiss = _Amiss()
-        with PackRoll(self._of.index) as roll:
-            comparison = Comparison(roll, listed=amiss.listed, unlisted=amiss.unlisted)
+        with PackScan(self._of.index) as scan:
+            comparison = Comparison(scan, listed=amiss.listed, unlisted=amiss.unlisted)
             listing = take_listing(self._of.store, comparison.see)
             comparison.finish()
         self.checked |= {"objects": listing.count, "packs": listing.pack_count, "snapshots": len(listing.snapshots)}
-        with Checker(self._of.index) as checker:
+        with IndexChecker(self._of.index) as checker:
             findings = list(self.index_findings(checker))
         # nobody reads the index while the store is asked: its log would grow meanwhile
         snapshots: list[SnapshotInfo] = []
@@ -112,7 +112,7 @@ class Checkup:
         known = {*self._of.losses, LOST_PACK}
         needed = [pack.name for pack in amiss.not_listed if _is_needed(pack, numbers) and pack.name not in known]
         gone = {name for name in needed if self._is_gone(name)}
-        with Checker(self._of.index) as checker:
+        with IndexChecker(self._of.index) as checker:
             findings += self._packs(checker, amiss, numbers, gone)
             findings += self._staging(checker)
         findings += [_of_object(info.key) for info in listing.strange]
@@ -120,10 +120,10 @@ class Checkup:
 
     def damage(self) -> list[Finding]:
         """What SQLite finds wrong."""
-        with Checker(self._of.index) as checker:
+        with IndexChecker(self._of.index) as checker:
             return self._damage_in(checker)
 
-    def _damage_in(self, checker: Checker) -> list[Finding]:
+    def _damage_in(self, checker: IndexChecker) -> list[Finding]:
         self._report({"what": "checking the index"})
         try:
             lines = checker.integrity(self._thorough)
@@ -133,7 +133,7 @@ class Checkup:
 
     # -- the index
 
-    def index_findings(self, checker: Checker) -> Iterator[Finding]:
+    def index_findings(self, checker: IndexChecker) -> Iterator[Finding]:
         """What is wrong in the index with itself."""
         for code in QUERIES:
             self._report({"what": f"checking for {code}"})
@@ -150,7 +150,7 @@ class Checkup:
                     continue
                 yield self._of_index(checker, code, defect)
 
-    def unlike_sums(self, checker: Checker) -> Iterator[Finding]:
+    def checksum_mismatches(self, checker: IndexChecker) -> Iterator[Finding]:
         """Files of which the index has other chunks than were entered."""
         code = "chunks-unlike-sums"
         self._report({"what": f"checking for {code}"})
@@ -158,12 +158,12 @@ class Checkup:
 
     def link_counts(self) -> list[Finding]:
         """Link counts that are wrong."""
-        with Checker(self._of.index) as checker:
+        with IndexChecker(self._of.index) as checker:
             code = "wrong-link-count"
             return [self._of_index(checker, code, defect) for defect in checker.defects(code)]
 
     @staticmethod
-    def _of_index(checker: Checker, code: str, defect: dict[str, Any]) -> Finding:
+    def _of_index(checker: IndexChecker, code: str, defect: dict[str, Any]) -> Finding:
         inode, block, pack = defect.get("inode"), defect.get("hash"), defect.get("pack")
         paths: list[bytes] = []
         count = 1
@@ -183,7 +183,7 @@ class Checkup:
     # -- the store
 
     def _packs(
-        self, checker: Checker, amiss: "_Amiss", numbers: Sequence[int], gone: Collection[str]
+        self, checker: IndexChecker, amiss: "_Amiss", numbers: Sequence[int], gone: Collection[str]
     ) -> Iterator[Finding]:
         for pack, size in amiss.other_sizes:
             yield self._of_pack(checker, "pack-wrong-size", pack, f"{size} bytes, not {pack.size}")
@@ -204,7 +204,7 @@ class Checkup:
         return False
 
     @staticmethod
-    def _of_pack(checker: Checker, code: str, pack: PackEntry, detail: str = "") -> Finding:
+    def _of_pack(checker: IndexChecker, code: str, pack: PackEntry, detail: str = "") -> Finding:
         if pack.name == LOST_PACK:
             detail = "which stands for blocks that are nowhere"
         paths, count = paths_of_users(checker, checker.users_of_pack(pack.name))
@@ -235,7 +235,7 @@ class Checkup:
 
     # -- staging
 
-    def _staging(self, checker: Checker) -> Iterator[Finding]:
+    def _staging(self, checker: IndexChecker) -> Iterator[Finding]:
         if self._of.staging_folder is not None:
             for kept, reason in told_aside(self._of.staging_folder):
                 yield Finding("staging-put-aside", {"file": str(kept)}, reason)
@@ -297,7 +297,7 @@ def _of_object(key: str) -> Finding:
     return Finding("snapshot-put-aside" if key.startswith(ASIDE_PREFIX) else "object-unknown", {"object": key})
 
 
-def paths_of_users(checker: Checker, users: Iterable[tuple[Any, ...]]) -> tuple[list[bytes], int]:
+def paths_of_users(checker: IndexChecker, users: Iterable[tuple[Any, ...]]) -> tuple[list[bytes], int]:
     """Paths of some of the files that use something, and how many they are."""
     inodes = list(dict.fromkeys(user[0] for user in users))
     return [checker.path_of(inode) for inode in inodes[:MOST_PATHS]], len(inodes)

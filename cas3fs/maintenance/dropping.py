@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from cas3fs.filesystem import FileSystem
-from cas3fs.index import DeadRoll, EmptyRoll, GarbageReader
+from cas3fs.index import DeadBlockScan, EmptyPackScan, IndexReader
 from cas3fs.maintenance.looking import check_sums
 
 ROWS_AT_ONCE: Final = 500
@@ -31,24 +31,24 @@ def drop_dead(filesystem: FileSystem, young: int, tell: Callable[[Any], None]) -
     dropped = 0
     filesystem.complete_index()
     with _watched(filesystem):
-        with GarbageReader(filesystem.index.path) as reader:
+        with IndexReader(filesystem.index.path) as reader:
             check_sums(reader)
-        with DeadRoll(filesystem.index.path, young) as dead:
+        with DeadBlockScan(filesystem.index.path, young) as dead:
             for number, blocks in enumerate(_pieces(dead), 1):
                 tell({"what": "dropping blocks", "done": dropped, "total": 0})
                 with filesystem.lock, filesystem.operation():
-                    dropped += filesystem.index.garbage.drop(blocks, young)
+                    dropped += filesystem.index.garbage.delete_blocks(blocks, young)
                 time.sleep(0)  # whoever waits for the lock comes first
                 if number % BATCHES_IN_GROUP == 0:
                     filesystem.commit()
         filesystem.commit()
         tell({"what": "marking packs"})
         with filesystem.lock, filesystem.operation():
-            filesystem.index.garbage.forget_lost()
-        with EmptyRoll(filesystem.index.path, young) as empty:
+            filesystem.index.garbage.delete_stale_lost_marks()
+        with EmptyPackScan(filesystem.index.path, young) as empty:
             for packs in _pieces(empty):
                 with filesystem.lock, filesystem.operation():
-                    filesystem.index.garbage.bury(packs, young, young)
+                    filesystem.index.garbage.mark_packs_dead(packs, young, young)
                 time.sleep(0)
     filesystem.commit()
     return dropped

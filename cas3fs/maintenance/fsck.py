@@ -31,7 +31,7 @@ from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import BlockError, ObjectArchived, ObjectExists, ObjectMissing, SnapshotArchived
 from cas3fs.filesystem.asides import Aside
 from cas3fs.filesystem.replay import damage_of
-from cas3fs.index import LOST_PACK, Checker
+from cas3fs.index import LOST_PACK, IndexChecker
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.checking import Checkup, Patient, of_archived, of_snapshot, path_texts, paths_of_users
@@ -111,12 +111,12 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
     misplaced = {one.touches["hash"] for one in findings if "hash" in one.touches}
     verifier = Verifier(patient.store, bookmark, report, archive=patient.archive, skipped=gone)
     verified = verifier.run(patient.index, settings.max_duration_s) if settings.verify_data else None
-    with Checker(patient.index) as checker:
+    with IndexChecker(patient.index) as checker:
         doubtful = {BlockLocation(*row).hash for row in checker.lost_blocks() if row[1] not in told | {LOST_PACK}}
         doubtful |= set(verified.hashes if verified else ())
         places = {block: BlockLocation(*row) for block in doubtful if (row := checker.locate(block)) is not None}
     bad = {block: place for block, place in places.items() if not verifier.is_good(place)}
-    with Checker(patient.index) as checker:
+    with IndexChecker(patient.index) as checker:
         blocks = list(_damaged(checker, bad))
     findings += [one for one in blocks if one.touches["pack"] not in told and one.touches["hash"] not in misplaced]
     if verified is None:
@@ -129,7 +129,7 @@ def check(patient: Patient, settings: FsckSettings, bookmark: Bookmark, report: 
     return FsckResult(tuple(findings), verified, checkup.checked)
 
 
-def _damaged(checker: Checker, bad: Mapping[BlockHash, BlockLocation]) -> Iterable[Finding]:
+def _damaged(checker: IndexChecker, bad: Mapping[BlockHash, BlockLocation]) -> Iterable[Finding]:
     for block in sorted(bad):
         row = checker.locate(block)
         users = checker.users_of_block(block)
@@ -217,8 +217,8 @@ class Fsck:
         filesystem.commit()
         patient = self._patient()
         checkup = Checkup(patient, self._report)
-        with Checker(patient.index) as checker:
-            files = {one.touches["inode"] for one in checkup.unlike_sums(checker)}
+        with IndexChecker(patient.index) as checker:
+            files = {one.touches["inode"] for one in checkup.checksum_mismatches(checker)}
             if not files:
                 return False
             told = [one for one in checkup.index_findings(checker) if one.code.startswith("chunk")]
@@ -236,7 +236,7 @@ class Fsck:
         for _ in range(MOST_ROUNDS):
             filesystem.commit()
             patient = self._patient()
-            with Checker(patient.index) as checker:
+            with IndexChecker(patient.index) as checker:
                 found = list(Checkup(patient, self._report).index_findings(checker))
             with filesystem.lock:
                 done = Mender(filesystem.index, patient.next_ordinal).mend(found)
@@ -252,7 +252,7 @@ class Fsck:
         hurt = [one for one in findings if one.code in _BLOCK_CODES]
         if not hurt:
             return False
-        with Checker(self._at.filesystem.index.path) as checker:
+        with IndexChecker(self._at.filesystem.index.path) as checker:
             wanted = [_wanted(checker, one) for one in hurt]
         patient = self._patient()
         rows = None if patient.staging is None else patient.staging[1]
@@ -274,7 +274,7 @@ class Fsck:
             with suppress(BlockError, ObjectArchived):
                 retrieval.block(block)
                 with self._at.filesystem.lock, self._at.filesystem.operation():
-                    self._at.filesystem.index.blocks.found(block.hash, block.pack)
+                    self._at.filesystem.index.blocks.mark_found(block.hash, block.pack)
 
     def _lost_blocks(self) -> list[BlockLocation]:
         with self._at.filesystem.lock:
@@ -294,7 +294,7 @@ class Fsck:
                 index.repairs().set_pack_size(pack, sizes[pack])
             set_losses(index, known_losses(index) | lost)
             for pack in lost:
-                index.blocks.lose_pack(pack)
+                index.blocks.mark_pack_lost(pack)
             set_losses(index, known_losses(index, DAMAGED) | damaged, DAMAGED)
 
     # -- snapshots
@@ -408,7 +408,7 @@ def _told(finding: Finding, wanted: Collection[BlockHash], recovered: Recovered)
     return attrs.evolve(finding, detail=detail, lost=lost)
 
 
-def _wanted(checker: Checker, finding: Finding) -> dict[BlockHash, BlockLocation]:
+def _wanted(checker: IndexChecker, finding: Finding) -> dict[BlockHash, BlockLocation]:
     """The blocks that a finding hurts, with where the index has them."""
     if finding.code == "snapshot-pack-damaged":
         return {}

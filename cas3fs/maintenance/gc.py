@@ -13,7 +13,7 @@ the first deletion, and was known to be dead by a snapshot that was published be
  4. merge in what snapshots off the line of writers need, and snapshots of an epoch from which packs are there that the
     index does not know: it may have gone on from an older state than those had. *Rows that keep packs alive, which the
     next gc merges again.*
- 5. check that the chunks in the index are those that its sums tell of (`cas3fs.index.sums`), or end: where some are
+ 5. check that the chunks in the index match its checksums (`cas3fs.index.checksums`), or end: where some are
     lost, what they name would be taken for dead. Then drop dead blocks from the index, in batches, each decided
     anew under the file system's lock; mark packs that have no block left as dead from the next snapshot on
     (`dropping`). *Some are dropped: a storer that was about to name one looks it up in its own transaction, finds it
@@ -32,7 +32,7 @@ Another writer who takes over while step 9 deletes goes on from a snapshot that 
 lists the snapshots after his claim, and we asked for claims after our snapshot: no snapshot that he could go on from
 needs what is deleted.
 
-Memory: the manifests, and some MiB. Packs and blocks are gone through by rolls (`cas3fs.index.rolls`); of strays, and
+Memory: the manifests, and some MiB. Packs and blocks are gone through by scans (`cas3fs.index.scans`); of strays, and
 of packs to be rewritten, a bounded number is held, and the next gc goes on with the rest. The file system's lock is
 held for some milliseconds at a time.
 """
@@ -54,12 +54,12 @@ from cas3fs.errors import EntryError, ObjectMissing, SnapshotError, StoreError, 
 from cas3fs.index import (
     LOST_PACK,
     DeadPack,
-    DeadPackRoll,
-    GarbageReader,
-    PackRoll,
+    DeadPackScan,
+    IndexReader,
     PackRow,
+    PackScan,
     PackUse,
-    UseRoll,
+    PackUseScan,
     ordinal_of,
 )
 from cas3fs.maintenance.base import Premises, Report, silent
@@ -148,7 +148,7 @@ class Collector:
         with self._alone(), self._at.publishing.exclusively():
             self._step(report, "planning")
             self._at.filesystem.complete_index()
-            with GarbageReader(self._at.filesystem.index.path) as reader:
+            with IndexReader(self._at.filesystem.index.path) as reader:
                 check_sums(reader)
             survey = self._survey(report)
             strays = self._strays(survey, survey.snapshots, self._judge(survey, settings))
@@ -161,7 +161,7 @@ class Collector:
                 list_requests=survey.listing.requests,
                 stays=self._stays(survey.snapshots, survey.aside),
             )
-            with UseRoll(self._at.filesystem.index.path) as uses:
+            with PackUseScan(self._at.filesystem.index.path) as uses:
                 dead = (use for use in uses if use.born < facts.young and not use.live_blocks)
                 with self._looked(survey, facts.young, dead) as looked:
                     return make_plan(attrs.evolve(facts, uses=uses, looked=looked), settings)
@@ -230,7 +230,7 @@ class Collector:
         for batch in _some(packs, DELETE_BATCH):
             under_way = filesystem.unrecorded_packs()
             with filesystem.lock:
-                unknown = set(filesystem.index.garbage.unknown([name_of_pack(info.key) for info in batch]))
+                unknown = set(filesystem.index.garbage.unknown_packs([name_of_pack(info.key) for info in batch]))
             yield from (info for info in batch if name_of_pack(info.key) in unknown - under_way)
 
     def _unnamed(self, survey: Survey, strays: Sequence[Stray]) -> tuple[Stray, ...]:
@@ -277,7 +277,7 @@ class Collector:
         if damaged:  # the survey says so, and ends the gc
             return rewriter
         stays = self._stays(snapshots, take_aside(self._at.store))
-        with UseRoll(self._at.filesystem.index.path) as uses:
+        with PackUseScan(self._at.filesystem.index.path) as uses:
             chosen = choose_rewrites((use for use in uses if use.name not in lost), settings, stays, young)
         rewriter.left = chosen.left
         if chosen.packs:
@@ -343,7 +343,7 @@ class Collector:
         with filesystem.lock:
             lost = known_losses(filesystem.index) | {LOST_PACK}
         filesystem.commit()
-        with PackRoll(filesystem.index.path) as known:
+        with PackScan(filesystem.index.path) as known:
             survey = take_survey(at.store, at.archive, known, lost)
         if survey.listing.latest_epoch > at.epoch:
             at.epochs.saw(survey.listing.latest_epoch)
@@ -383,7 +383,7 @@ class Collector:
             try:
                 self._at.store.head(key_of_pack(pack))
             except ObjectMissing:
-                self._at.filesystem.lose_pack(pack)
+                self._at.filesystem.mark_pack_lost(pack)
 
     def _merge(self, rows: Iterable[PackRow], number: SnapshotNumber) -> None:
         """The index knows that the snapshot of that number may need these packs, some at a time."""
@@ -395,14 +395,14 @@ class Collector:
     def _settle_deaths(self, survey: Survey, young: int) -> None:
         """Corrects the deaths of packs of which a look tells that the newest snapshot does not need them."""
         filesystem = self._at.filesystem
-        with DeadPackRoll(filesystem.index.path) as dead, self._looked(survey, young, dead) as looked:
+        with DeadPackScan(filesystem.index.path) as dead, self._looked(survey, young, dead) as looked:
             if looked is None:
                 return
             deaths = Deaths(young, [ordinal_of(one.number) for one in survey.snapshots], looked)
             earlier = (pack.name for pack in dead if deaths.of(pack) < pack.died)
             for batch in _some(earlier, DELETE_BATCH):
                 with filesystem.lock, filesystem.operation():
-                    filesystem.index.garbage.set_death(batch, looked[0])
+                    filesystem.index.garbage.set_died(batch, looked[0])
 
     # -- deleting
 
@@ -426,7 +426,7 @@ class Collector:
             return pack.died <= published and bisect_left(numbers, pack.born) >= bisect_left(numbers, pack.died)
 
         filesystem.commit()
-        with DeadPackRoll(filesystem.index.path) as dead:
+        with DeadPackScan(filesystem.index.path) as dead:
             total = sum(pack.size for pack in dead if is_free(pack))
             for pack in dead:
                 if not is_free(pack):
@@ -439,7 +439,7 @@ class Collector:
                 gone = [name_of_pack(key) for key in deleter.delete([key_of_pack(name) for name in going])]
                 self._step(report, "forgetting packs")
                 with filesystem.lock, filesystem.operation():
-                    filesystem.index.garbage.forget_packs(gone)
+                    filesystem.index.garbage.delete_packs(gone)
                 for name in gone:
                     freed.add(sizes[name])
         filesystem.commit()

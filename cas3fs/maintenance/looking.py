@@ -7,7 +7,7 @@ taken after the last file went. A look tells. It costs as much as restoring the 
 more would come free than that.
 
 A snapshot's index may place blocks that no chunk names in packs that a look has freed. Whoever makes a snapshot the
-head again therefore drops such blocks first (`Garbage.drop_unnamed`).
+head again therefore drops such blocks first (`Garbage.delete_unreferenced_blocks`).
 """
 
 import tempfile
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cas3fs.errors import IndexCorrupt
-from cas3fs.index import GarbageReader, NeededRoll, PackRoll, PackRow, migrations
+from cas3fs.index import IndexReader, NeededPackScan, PackRow, PackScan, migrations
 from cas3fs.snapshots.archive import SnapshotArchive
 
 
@@ -39,19 +39,19 @@ def restored(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator
 def needed_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[Container[str]]:
     """The names of the packs that the snapshot's files need; raises as `restored`."""
     with restored(archive, snapshot, scratch) as path:
-        with GarbageReader(path) as reader:
+        with IndexReader(path) as reader:
             check_sums(reader)
-        with NeededRoll(path) as needed:
+        with NeededPackScan(path) as needed:
             yield needed
 
 
-def check_sums(reader: GarbageReader) -> None:
+def check_sums(reader: IndexReader) -> None:
     """To be called before anything is taken for dead.
 
     Raises:
         IndexCorrupt: the index has lost chunks, so what no chunk names may be in use.
     """
-    if unlike := reader.unlike_sums():
+    if unlike := reader.checksum_mismatches():
         raise IndexCorrupt(
             f"the index has lost parts of {unlike:,} files, so nothing is deleted: `cas3fs fsck` tells of which, and "
             "--repair takes them from snapshots"
@@ -60,6 +60,6 @@ def check_sums(reader: GarbageReader) -> None:
 
 def known_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[PackRow]:
     """The packs that the snapshot's index knows, one by one; raises as `restored`."""
-    with restored(archive, snapshot, scratch) as path, PackRoll(path) as roll:
-        for pack in roll:
+    with restored(archive, snapshot, scratch) as path, PackScan(path) as scan:
+        for pack in scan:
             yield PackRow(*pack[:4])

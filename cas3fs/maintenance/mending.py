@@ -174,7 +174,7 @@ class Mender:
         inode, offset, length = defect["inode"], defect["offset"], defect["length"]
         do.shorten_chunk(inode, offset, 0)
         if offset >= 0 and length > 0:
-            do.lose_range(inode, offset, length)
+            do.add_lost_range(inode, offset, length)
 
     @staticmethod
     def _chunks_overlap(do: Repairs, defect: Mapping[str, Any]) -> None:
@@ -183,14 +183,14 @@ class Mender:
     @staticmethod
     def _chunk_without_block(do: Repairs, defect: Mapping[str, Any]) -> None:
         if not do.has_block(defect["block"]):  # chunks that share a block are mended together
-            do.lose_block(defect["block"], defect["skip"] + defect["length"])
+            do.add_lost_block(defect["block"], defect["skip"] + defect["length"])
 
     @staticmethod
     def _chunk_past_block(do: Repairs, defect: Mapping[str, Any]) -> None:
         inode, offset, length = defect["inode"], defect["offset"], defect["length"]
         whole = max(0, defect["plain_length"] - defect["skip"])
         do.shorten_chunk(inode, offset, whole)
-        do.lose_range(inode, offset + whole, length - whole)
+        do.add_lost_range(inode, offset + whole, length - whole)
 
     @staticmethod
     def _chunk_past_end(do: Repairs, defect: Mapping[str, Any]) -> None:
@@ -203,8 +203,8 @@ class Mender:
         do.revive(defect["pack"])
 
     def _pack_dead_before_born(self, do: Repairs, defect: Mapping[str, Any]) -> None:
-        do.set_death(defect["pack"], max(self._next, defect["born"] + 1))
+        do.set_died(defect["pack"], max(self._next, defect["born"] + 1))
 
     @staticmethod
     def _pack_born_in_future(do: Repairs, defect: Mapping[str, Any]) -> None:
-        do.set_birth(defect["pack"], 0)
+        do.set_born(defect["pack"], 0)

@@ -65,10 +65,10 @@ def note(filesystem: FileSystem, losses: Losses) -> None:
         IndexDatabaseError: the index could not be written.
     """
     for pack in sorted(losses.packs):
-        filesystem.lose_pack(pack)
+        filesystem.mark_pack_lost(pack)
     with filesystem.lock, filesystem.operation():
         for block, pack in sorted(losses.blocks):
-            filesystem.index.blocks.lose(block, pack)
+            filesystem.index.blocks.mark_lost(block, pack)
 
 
 def leave(folder: Path, losses: Losses) -> None:
@@ -128,7 +128,7 @@ def note_missing_since(index: Index, store: ObjectStore, snapshot: str | None) -
         return
     with index.operation():
         for pack in missing:
-            index.blocks.lose_pack(pack)
+            index.blocks.mark_pack_lost(pack)
     index.commit()
     _log.error(
         "%s lacks %d packs that were stored after its newest snapshot (was it put back from a backup?): their data "

@@ -30,7 +30,7 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.extents import unpack_ranges
 from cas3fs.filesystem.replay import damage_of
-from cas3fs.index import Checker, PackEntry, PackRoll, StagingIndex
+from cas3fs.index import IndexChecker, PackEntry, PackScan, StagingIndex
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.choosing import packed_bytes
 from cas3fs.maintenance.losses import known_losses, set_losses
@@ -104,9 +104,9 @@ class Recoverer:
         index = self._at.filesystem.index
         if place.pack and place.pack not in self._listed:
             set_losses(index, known_losses(index) | {place.pack})
-            index.blocks.lose(block, place.pack)
+            index.blocks.mark_lost(block, place.pack)
         else:
-            index.repairs().misplace(block, place.plain_length)
+            index.repairs().mark_missing(block, place.plain_length)
 
     # -- in packs
 
@@ -135,10 +135,10 @@ class Recoverer:
     def _candidates(self, wanted: Mapping[BlockHash, BlockLocation]) -> Iterator[ObjectInfo]:
         """The packs that may hold one of the blocks at a place that the index does not tell."""
         index = self._at.filesystem.index
-        with Checker(index.path) as checker:
+        with IndexChecker(index.path) as checker:
             rows = [checker.locate(block) for block in wanted]
         placed = {row[1] for row in rows if row is not None} | {place.pack for place in wanted.values()}
-        with PackRoll(index.path) as roll:
+        with PackScan(index.path) as scan:
             due: list[ObjectInfo] = []
 
             def listed(pack: PackEntry, info: ObjectInfo) -> None:
@@ -147,7 +147,7 @@ class Recoverer:
                 if pack.name in placed or info.size != packed_bytes(pack.blocks, pack.block_bytes):
                     due.append(info)
 
-            comparison = Comparison(roll, listed=listed, unknown=due.append)
+            comparison = Comparison(scan, listed=listed, unknown=due.append)
             for info in self._at.store.list(PACKS_PREFIX):
                 if epoch_of_pack(name_of_pack(info.key)) is not None:
                     comparison.see(info)
@@ -185,7 +185,7 @@ class Recoverer:
         if self._rows is None:
             return
         folder = self._at.filesystem.staging.folder
-        with Checker(self._at.filesystem.index.path) as checker:
+        with IndexChecker(self._at.filesystem.index.path) as checker:
             users = {(inode, offset): (block, length) for block in blocks
                      for inode, offset, length in checker.users_of_block(block)}  # fmt: skip
         wanted_inodes = {inode for inode, _ in users}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cas3fs.errors import SnapshotArchived, SnapshotError
-from cas3fs.index import Checker, FileState
+from cas3fs.index import FileState, IndexChecker
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.looking import restored
 
@@ -47,7 +47,7 @@ class Reverter:
         """
         left, told = set(inodes), dict[int, Reverted]()
         for snapshot, path in self._snapshots(left):
-            with Checker(path) as checker:
+            with IndexChecker(path) as checker:
                 states = {inode: checker.file_state(inode) for inode in sorted(left)}
             for inode, state in states.items():
                 if state is not None and state.is_whole:
@@ -61,7 +61,7 @@ class Reverter:
     def _give_up(self, inode: int) -> Reverted:
         filesystem = self._at.filesystem
         with filesystem.lock, filesystem.operation():
-            lost = filesystem.index.repairs().lose_holes(inode)
+            lost = filesystem.index.repairs().mark_holes_lost(inode)
         return Reverted(
             f"no snapshot has it whole: what is left may be of an older content, and {lost} ranges without any give "
             "I/O errors",
@@ -86,7 +86,7 @@ class Reverter:
 
     def _take(self, inode: int, state: FileState, snapshot: str) -> str:
         filesystem = self._at.filesystem
-        with Checker(filesystem.index.path) as checker:
+        with IndexChecker(filesystem.index.path) as checker:
             here = checker.file_state(inode)
         with filesystem.lock, filesystem.operation():
             repairs = filesystem.index.repairs()

@@ -22,7 +22,7 @@ from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.blockstore.plans import coalesce
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.errors import BlockError, StoreError, TransientStoreError
-from cas3fs.index import LiveRoll
+from cas3fs.index import LiveBlockScan
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.choosing import Left
 from cas3fs.metrics import Metrics
@@ -56,7 +56,7 @@ class Rewriter:
             StoreError: a new pack could not be stored; what was moved before is moved.
             IndexDatabaseError: the index failed; the same.
         """
-        with LiveRoll(self._at.filesystem.index.path, packs) as live:
+        with LiveBlockScan(self._at.filesystem.index.path, packs) as live:
             for group in self._groups(self._encoded(live)):
                 self._store(group)
                 self.copied_bytes += sum(len(encoded) for _, encoded in group)
@@ -109,7 +109,7 @@ class Rewriter:
             yield
         except BlockError:
             for block in blocks:
-                self._at.filesystem.lose_block(block)
+                self._at.filesystem.add_lost_block(block)
             raise
 
     def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:

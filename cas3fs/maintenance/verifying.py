@@ -34,7 +34,7 @@ from cas3fs.errors import (
     SnapshotDamaged,
     SnapshotMissing,
 )
-from cas3fs.index import LOST_PACK, LiveRoll, PackUse, UseRoll, ordinal_of
+from cas3fs.index import LOST_PACK, LiveBlockScan, PackUse, PackUseScan, ordinal_of
 from cas3fs.maintenance.base import Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark, Place
 from cas3fs.maintenance.choosing import live_share
@@ -158,7 +158,7 @@ class Verifier:
         """Does the work; pauses wherever it could be broken off."""
         yield from self._snapshots(retained, place)
         numbers = [ordinal_of(one.number) for one in retained]
-        with UseRoll(index, by_name=True) as uses, LiveRoll(index, after=place.after) as live:
+        with PackUseScan(index, by_name=True) as uses, LiveBlockScan(index, after=place.after) as live:
 
             def tasks() -> Iterator[_Task]:
                 for use in uses:

@@ -84,7 +84,7 @@ _COMMIT: Final[Mapping[str, Failpoint]] = {
     **_around("group", "cas3fs.filesystem.commits:Commits._commit_group"),
     "names-flushed": Failpoint("after", "cas3fs.filesystem.names:Names.flush"),
     "inodes-written": Failpoint("after", "cas3fs.filesystem.inodes:InodeTable.write_back"),
-    **_around("index-sync", "cas3fs.index.session:Index.sync"),
+    **_around("index-sync", "cas3fs.index.index:Index.sync"),
     # step 5
     **_around("layers-drop", "cas3fs.filesystem.staging:Staging.drop", _some),
     "rows-deleted": Failpoint("after", "cas3fs.index.staging:StagingIndex.delete", _some),
@@ -98,8 +98,8 @@ _STORING: Final[Mapping[str, Failpoint]] = {
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {
     "snapshot-noted": Failpoint("after", "cas3fs.assembly.publishing:Publisher._note"),
     "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.commits:Commits.commit_and"),
-    "checkpoint-copied": Failpoint("after", "cas3fs.index.session:PinnedIndex.copy_to"),
-    "checkpoint-trimmed": Failpoint("after", "cas3fs.assembly.publishing:trim"),
+    "checkpoint-copied": Failpoint("after", "cas3fs.index.index:PinnedIndex.copy_to"),
+    "checkpoint-trimmed": Failpoint("after", "cas3fs.assembly.publishing:drop_hash_index"),
     **_around("pages-put", f"{_OBJECTS}.put_if_absent", _key("pages/")),
     **_around("manifest-put", f"{_OBJECTS}.put_if_absent", _key("snapshots/")),
     "snapshot-made": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.create"),
@@ -119,10 +119,10 @@ _REMOVING: Final[Mapping[str, Failpoint]] = {
     **_around("snapshots-delete", f"{_OBJECTS}.delete_many", _key("snapshots/")),
     **_around("pages-delete", f"{_OBJECTS}.delete_many", _key("pages/")),
     **_around("packs-delete", f"{_OBJECTS}.delete_many", _key("packs/")),
-    "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.drop"),
-    "packs-buried": Failpoint("after", "cas3fs.index.garbage:Garbage.bury"),
+    "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.delete_blocks"),
+    "packs-marked-dead": Failpoint("after", "cas3fs.index.garbage:Garbage.mark_packs_dead"),
     "blocks-moved": Failpoint("after", "cas3fs.index.garbage:Garbage.move_blocks"),
-    "packs-forgotten": Failpoint("after", "cas3fs.index.garbage:Garbage.forget_packs"),
+    "packs-forgotten": Failpoint("after", "cas3fs.index.garbage:Garbage.delete_packs"),
 }
 FAILPOINTS: Final[Mapping[str, Failpoint]] = {**_COMMIT, **_STORING, **_PUBLISHING, **_TURN, **_REMOVING}
 """All of them, by name, in the order in which a volume's life meets them."""

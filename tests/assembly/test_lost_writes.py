@@ -9,7 +9,7 @@ import pytest
 from cas3fs.assembly.checking import check_unmounted
 from cas3fs.assembly.reports import unmounted_report
 from cas3fs.errors import SnapshotDamaged
-from cas3fs.index.fingerprints import check_fingerprint, fingerprinted
+from cas3fs.index.files import check_fingerprint, fingerprinted
 from cas3fs.testing.pages import closed, leaves, lose_write
 from tests.assembly.conftest import Volume, read_all, write
 from tests.assembly.test_upkeep import damage, fsck, read, silent

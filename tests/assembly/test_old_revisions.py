@@ -5,8 +5,8 @@ import pytest
 
 from cas3fs.assembly.opening import OpenVolume
 from cas3fs.filesystem import ROOT
-from cas3fs.index import Checker
-from cas3fs.index.trimming import trim
+from cas3fs.index import IndexChecker
+from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.maintenance.looking import needed_packs
 from tests.assembly.conftest import Volume, write
 from tests.index.test_migrations import as_of_the_first_revision
@@ -26,7 +26,7 @@ def test_a_snapshot_of_the_first_revision_is_read_and_gone_on_from(volume: Volum
     parent = volume.use("there")
     path = volume.root / "old.sqlite"
     as_of_the_first_revision(path)
-    trim(path)
+    drop_hash_index(path)
     old = volume.archive.create(path, epoch=1, sequence=9, parent=parent)
     assert names(volume.view()) == NAMES
     with needed_packs(volume.archive, old.id, volume.root) as needed:
@@ -36,6 +36,6 @@ def test_a_snapshot_of_the_first_revision_is_read_and_gone_on_from(volume: Volum
     write(opened, "new", "text")
     opened.finish()
     opened.close()
-    with Checker(volume.state("here") / "index.sqlite") as checker:
+    with IndexChecker(volume.state("here") / "index.sqlite") as checker:
         assert checker.defects("chunks-unlike-sums") == []
     assert names(volume.open("elsewhere")) == NAMES | {b"new"}

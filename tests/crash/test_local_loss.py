@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 from cas3fs.epochs.claimfile import read_record
-from cas3fs.index import Checker, Index, StagingIndex
+from cas3fs.index import Index, IndexChecker, StagingIndex
 from tests.crash.disk import Disk, Luck
 from tests.crash.tracing import operations, traced
 
@@ -42,7 +42,8 @@ for life in range(3):
     with Index.open(folder / "index.sqlite", create=True) as index:
         for number in range(3):
             with index.operation():
-                inode = index.namespace.insert_inode(0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)
+                inode = index.namespace.last_numbers()[0] + 1
+                index.namespace.insert_inodes([(inode, 0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)])
                 index.namespace.add_entry(1, b"%d%d" % (life, number), inode)
             index.commit()
             index.sync()
@@ -63,7 +64,8 @@ from cas3fs.index.files import put_in_place
 def make(path, name):
     with Index.open(path, create=True, scratch=True) as index:
         with index.operation():
-            index.namespace.add_entry(1, name, index.namespace.insert_inode(0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1))
+            index.namespace.insert_inodes([(2, 0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)])
+            index.namespace.add_entry(1, name, 2)
         index.commit()
 for number in range(4):
     make(folder / "made.sqlite", b"%d" % number)
@@ -112,7 +114,7 @@ def test_an_index_through_its_lives(workspace: Path) -> None:
         with Index.open(folder / "index.sqlite", create=not told) as index:
             found = [entry[1].decode() for entry in index.namespace.entries(1, 0, 99)]
         assert found[: len(told)] == told
-        with Checker(folder / "index.sqlite") as checker:
+        with IndexChecker(folder / "index.sqlite") as checker:
             assert checker.integrity(thorough=True) == []
 
 

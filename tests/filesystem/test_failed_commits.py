@@ -10,7 +10,7 @@ import pytest
 
 from cas3fs.errors import IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem import FileSystem
-from cas3fs.index import Checker
+from cas3fs.index import IndexChecker
 from cas3fs.testing.sqlite_faults import SqliteFault, sqlite_faults
 from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import (
@@ -177,7 +177,7 @@ def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_e
         b"after": b"content",
         b"last": b"",
     }
-    with Checker(again.index.path) as checker:
+    with IndexChecker(again.index.path) as checker:
         codes = ("name-without-inode", "name-in-no-folder", "wrong-link-count")
         assert [code for code in codes if checker.defects(code)] == []
     crashed.close()

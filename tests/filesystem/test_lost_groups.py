@@ -11,7 +11,7 @@ import pytest
 
 from cas3fs.errors import FileSystemError, IndexDatabaseError, errno_of
 from cas3fs.filesystem import FileSystem, FileSystemSettings
-from cas3fs.index import Checker
+from cas3fs.index import IndexChecker
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults, sqlite_faults
 from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import content, make_file, names_in, refused, until
@@ -272,7 +272,7 @@ def tree_after_a_crash(machine: Machine) -> Tree:
     try:
         fs = crashed.mount(NEVER)
         tree = tree_of(fs)
-        with Checker(fs.index.path) as checker:
+        with IndexChecker(fs.index.path) as checker:
             for code in ("name-without-inode", "inode-without-name", "wrong-link-count"):
                 assert checker.defects(code) == []
         return tree

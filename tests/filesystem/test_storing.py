@@ -23,6 +23,7 @@ from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
 from tests.filesystem.usage import (
     DEADLINE_S,
     after_a_crash,
+    chunk_bytes,
     content,
     make_file,
     open_below,
@@ -92,7 +93,7 @@ class TestWhatComesDuringAnUploadWins:
         gated.fs.commit()  # nothing would take away what came to be entered after this
         gated.open_gate(thread)
         gated.await_job()
-        assert gated.fs.index.chunks.allocated(file.number) == 0
+        assert chunk_bytes(gated.fs, file.number) == 0
         assert gated.fs.pending().files == 0
 
     @pytest.mark.promise("changes-during-an-upload-win")
@@ -113,7 +114,7 @@ class TestWhatComesDuringAnUploadWins:
         monkeypatch.setattr(gated.fs.index, "sync", late_sync)
         gated.fs.commit()
         thread.join(DEADLINE_S)
-        assert gated.fs.index.chunks.allocated(file.number) == 0
+        assert chunk_bytes(gated.fs, file.number) == 0
         assert gated.fs.pending().files == 0
 
 
@@ -130,7 +131,7 @@ def test_a_rewritten_file_keeps_its_old_content_in_the_index_until_it_is_stored_
     until(lambda: stored_size(fs, grown.number) == MIB)
     with fs.lock:
         assert stored_size(fs, file.number) == 300_000
-        assert fs.index.chunks.allocated(file.number) == 300_000
+        assert chunk_bytes(fs, file.number) == 300_000
     fs.release(handle)
     fs.release(growing)
 

@@ -129,3 +129,8 @@ def before_the_instant(fs: FileSystem, action: Callable[[], None]) -> None:
         return commit_and(pin)
 
     fs._checkpoints._commits.commit_and = late  # type: ignore[method-assign]
+
+
+def chunk_bytes(fs: FileSystem, number: int) -> int:
+    """How many bytes of the file lie in chunks, not in holes."""
+    return sum(length for _, length in fs.index.chunks.bounds(number, 0, 2**62))

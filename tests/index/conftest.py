@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.index import DeadRoll, EmptyRoll, Index
+from cas3fs.index import DeadBlockScan, EmptyPackScan, Index
 from cas3fs.values import BlockHash, PackedBlock, StoredPack
 
 NOW_NS = 1_700_000_000_123_456_789
@@ -16,9 +16,16 @@ YOUNG = 10
 """Packs born with that snapshot are young."""
 
 
+def add_inode(index: Index, *values: int) -> int:
+    """Makes an inode of the values of `InodeRow` from mode to crtime; returns its number."""
+    number = index.namespace.last_numbers()[0] + 1
+    index.namespace.insert_inodes([(number, *values)])
+    return number
+
+
 def add_file(index: Index, name: bytes = b"", parent: int = 1, mode: int = FILE_MODE) -> int:
     """Makes an inode with one link, named if a name is given; returns its number."""
-    number = index.namespace.insert_inode(mode, 1000, 100, 1, 0, 0, NOW_NS, NOW_NS, NOW_NS, NOW_NS)
+    number = add_inode(index, mode, 1000, 100, 1, 0, 0, NOW_NS, NOW_NS, NOW_NS, NOW_NS)
     if name:
         index.namespace.add_entry(parent, name, number)
     return number
@@ -50,20 +57,20 @@ def watch(index: Index) -> None:
 
 def bury(index: Index, young: int = YOUNG) -> None:
     """Marks packs that are empty as dead."""
-    with EmptyRoll(index.path, young) as empty:
+    with EmptyPackScan(index.path, young) as empty:
         for packs in empty:
             with index.operation():
-                index.garbage.bury(packs, YOUNG, young)
+                index.garbage.mark_packs_dead(packs, YOUNG, young)
 
 
 def drop_all(index: Index, young: int = YOUNG) -> int:
     """Drops what no chunk names, and marks packs that are empty; gives the number of blocks."""
     watch(index)
     dropped = 0
-    with DeadRoll(index.path, young) as dead:
+    with DeadBlockScan(index.path, young) as dead:
         for blocks in dead:
             with index.operation():
-                dropped += index.garbage.drop(blocks, young)
+                dropped += index.garbage.delete_blocks(blocks, young)
     index.commit()
     bury(index, young)
     with index.operation():

@@ -121,19 +121,19 @@ class TestLostBlocks:
 
     def test_are_not_found_and_the_others_are(self, index: Index) -> None:
         hashes = self.hashes(index)
-        assert index.blocks.lose(hashes[3], "00000001/a")
-        assert not index.blocks.lose(hashes[3], "00000001/a")
-        assert not index.blocks.lose(hashes[4], "00000001/b")
+        assert index.blocks.mark_lost(hashes[3], "00000001/a")
+        assert not index.blocks.mark_lost(hashes[3], "00000001/a")
+        assert not index.blocks.mark_lost(hashes[4], "00000001/b")
         rest = {*hashes} - {hashes[3]}
         assert set(index.blocks.find(hashes)) == set(index.blocks.locate(hashes)) == rest
         assert index.blocks.find(hashes[3:4]) == index.blocks.locate(hashes[3:4]) == {}
-        assert index.blocks.lose_pack("00000001/a") == 29
+        assert index.blocks.mark_pack_lost("00000001/a") == 29
         assert index.blocks.find(hashes) == {}
 
     def test_lie_in_the_pack_in_which_they_are_stored_again_under_the_same_number(self, index: Index) -> None:
         hashes = self.hashes(index)
         before = index.blocks.find(hashes)
-        index.blocks.lose_pack("00000001/a")
+        index.blocks.mark_pack_lost("00000001/a")
         again = StoredPack("00000001/b", 999, [self.PACK.blocks[3]._replace(offset=7, stored_length=55)])
         index.blocks.add_pack(again, 2)
         assert index.blocks.find(hashes) == {hashes[3]: before[hashes[3]]}
@@ -143,21 +143,21 @@ class TestLostBlocks:
     def test_are_as_they_were_when_that_is_undone(self, index: Index) -> None:
         hashes = self.hashes(index)
         index.commit()
-        index.blocks.lose_pack("00000001/a")
+        index.blocks.mark_pack_lost("00000001/a")
         assert index.blocks.find(hashes) == {}
         index.rollback()
         assert set(index.blocks.find(hashes)) == set(hashes)
 
     def test_are_forgotten_with_their_rows(self, index: Index) -> None:
         self.hashes(index)
-        index.blocks.lose_pack("00000001/a")
+        index.blocks.mark_pack_lost("00000001/a")
         drop_all(index, 9)
-        index.garbage.forget_lost()
+        index.garbage.delete_stale_lost_marks()
         assert index._database.execute("SELECT count(*) FROM lost_blocks") == [(0,)]
 
     def test_that_are_found_are_no_longer_lost(self, index: Index) -> None:
         hashes = self.hashes(index)
-        index.blocks.lose_pack("00000001/a")
-        index.blocks.found(hashes[0], "00000001/b")
-        index.blocks.found(hashes[1], "00000001/a")
+        index.blocks.mark_pack_lost("00000001/a")
+        index.blocks.mark_found(hashes[0], "00000001/b")
+        index.blocks.mark_found(hashes[1], "00000001/a")
         assert set(index.blocks.find(hashes)) == {hashes[1]}

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from cas3fs.index import (
-    DeadPackRoll,
-    DeadRoll,
-    EmptyRoll,
+    DeadBlockScan,
+    DeadPackScan,
+    EmptyPackScan,
     Index,
-    LiveRoll,
-    NeededRoll,
-    PackRoll,
+    LiveBlockScan,
+    NeededPackScan,
     PackRow,
-    UseRoll,
-    rolls,
+    PackScan,
+    PackUseScan,
+    scans,
 )
 from tests.index.conftest import YOUNG, add_file, bury, drop_all, make_pack, watch
 
@@ -35,8 +35,8 @@ def put(index: Index, name: str, born: int, used: int, count: int = 4) -> tuple[
 
 
 def uses(path: Path) -> dict[str, tuple[int, int, int | None]]:
-    with UseRoll(path) as roll:
-        return {use.name: (use.blocks, use.live_blocks, use.died) for use in roll}
+    with PackUseScan(path) as scan:
+        return {use.name: (use.blocks, use.live_blocks, use.died) for use in scan}
 
 
 def test_dead_blocks_go_and_live_ones_stay(index: Index, path: Path) -> None:
@@ -59,8 +59,8 @@ def test_what_is_young_is_left_alone(index: Index, path: Path) -> None:
 def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path: Path, how: str) -> None:
     file, hashes = put(index, "pack", 1, 0)
     watch(index)
-    with DeadRoll(path, YOUNG) as roll:
-        (dead,) = roll
+    with DeadBlockScan(path, YOUNG) as scan:
+        (dead,) = scan
     number = index.blocks.find(hashes)[hashes[1]]
     with index.operation():
         if how == "replaced":
@@ -70,7 +70,7 @@ def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path
         else:
             index.repairs()._database.execute(f"INSERT INTO chunks VALUES ({file}, 0, 4096, {number}, 0)")
     with index.operation():
-        assert index.garbage.drop(dead, YOUNG) == 3
+        assert index.garbage.delete_blocks(dead, YOUNG) == 3
     index.commit()
     bury(index)
     assert uses(path) == {"pack": (1, 1, None)}
@@ -85,8 +85,8 @@ def test_a_block_of_which_the_naming_was_undone_is_dropped(index: Index, path: P
     with suppress(KeyError), index.operation():
         index.chunks.replace(file, 0, 4096, [(0, 4096, number, 0)])
         raise KeyError
-    with DeadRoll(path, YOUNG) as roll, index.operation():
-        assert sum(index.garbage.drop(dead, YOUNG) for dead in roll) == 4
+    with DeadBlockScan(path, YOUNG) as scan, index.operation():
+        assert sum(index.garbage.delete_blocks(dead, YOUNG) for dead in scan) == 4
 
 
 @pytest.mark.promise("gc-memory-is-bounded")
@@ -96,38 +96,38 @@ def test_a_pack_in_which_a_block_came_to_lie_after_the_look_is_not_dead(index: I
     with index.operation():
         index._database.execute("UPDATE packs SET died = NULL")
     watch(index)
-    with EmptyRoll(path, YOUNG) as roll:
-        (empty,) = roll
+    with EmptyPackScan(path, YOUNG) as scan:
+        (empty,) = scan
     with index.operation():
         index.blocks.add_pack(make_pack("empty", 4), 1)
-        index.garbage.bury(empty, YOUNG, YOUNG)
+        index.garbage.mark_packs_dead(empty, YOUNG, YOUNG)
     index.commit()
     assert uses(path) == {"empty": (4, 0, None)}
 
 
 def test_what_is_dead_comes_in_batches(index: Index, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolls, "PAGE_ROWS", 20)
+    monkeypatch.setattr(scans, "PAGE_ROWS", 20)
     put(index, "one", 1, 1, count=100)
     put(index, "two", 1, 0, count=50)
-    with DeadRoll(path, YOUNG) as dead:
+    with DeadBlockScan(path, YOUNG) as dead:
         assert [len(blocks) for blocks in dead] == [20] * 7 + [9]
     assert drop_all(index) == 149
 
 
 def test_packs_come_by_name_with_what_lies_in_them(index: Index, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolls, "PAGE_ROWS", 2)
+    monkeypatch.setattr(scans, "PAGE_ROWS", 2)
     for name in ("b", "c", "a"):
         put(index, name, 1, 1)
-    with PackRoll(path) as roll:
-        found = list(roll)
+    with PackScan(path) as scan:
+        found = list(scan)
         assert [(pack.name, pack.blocks) for pack in found] == [("a", 4), ("b", 4), ("c", 4)]
         assert all(pack.used and 0 < pack.block_bytes <= pack.size for pack in found)
-        assert list(roll) == found
+        assert list(scan) == found
 
 
 def test_moved_blocks_lie_in_the_new_pack_alone(index: Index, path: Path) -> None:
     _, hashes = put(index, "old", 1, 2)
-    with UseRoll(path) as used, LiveRoll(path, [use.id for use in used] + [77]) as blocks:
+    with PackUseScan(path) as used, LiveBlockScan(path, [use.id for use in used] + [77]) as blocks:
         (live,) = blocks
     assert [block.hash for block in live] == hashes[:2]
     moved = make_pack("new", 2)
@@ -139,7 +139,7 @@ def test_moved_blocks_lie_in_the_new_pack_alone(index: Index, path: Path) -> Non
     drop_all(index)
     assert uses(path) == {"old": (1, 1, None), "new": (1, 1, None)}
     put(index, "dead", 1, 0)
-    with NeededRoll(path) as needed:
+    with NeededPackScan(path) as needed:
         assert [name in needed for name in ("old", "new", "dead", "gone")] == [True, True, False, False]
 
 
@@ -148,17 +148,17 @@ def test_rows_of_dead_packs_go_and_of_others_stay(index: Index, path: Path) -> N
     put(index, "live", 1, 1)
     drop_all(index)
     with index.operation():
-        index.garbage.set_death(["dead", "live"], 7)
-        index.garbage.forget_packs(["live"])
+        index.garbage.set_died(["dead", "live"], 7)
+        index.garbage.delete_packs(["live"])
     assert [(row.name, row.died) for row in index.blocks.packs()] == [("dead", 7), ("live", None)]
     index.commit()
-    with DeadPackRoll(path) as dead:
+    with DeadPackScan(path) as dead:
         assert [(pack.name, pack.born, pack.died) for pack in dead] == [("dead", 1, 7)]
     assert index.garbage.still_dead(["dead", "live", "gone"], 6) == []
     assert index.garbage.still_dead(["dead", "live", "gone"], 7) == ["dead"]
-    assert index.garbage.unknown(["dead", "live", "gone"]) == ["gone"]
+    assert index.garbage.unknown_packs(["dead", "live", "gone"]) == ["gone"]
     with index.operation():
-        index.garbage.forget_packs(["dead", "live"])
+        index.garbage.delete_packs(["dead", "live"])
     assert [row.name for row in index.blocks.packs()] == ["live"]
 
 
@@ -168,7 +168,7 @@ def test_what_a_snapshot_of_another_line_needs_is_merged_in(index: Index, path: 
     put(index, "dead", 1, 0)
     drop_all(index)
     with index.operation():
-        index.garbage.set_death(["dead"], 3)
+        index.garbage.set_died(["dead"], 3)
     rows = [
         PackRow("ours", 400, 1, None),
         PackRow("dead", 400, 1, None),
@@ -186,5 +186,5 @@ def test_what_a_snapshot_of_another_line_needs_is_merged_in(index: Index, path: 
 def test_a_restored_index_forgets_what_no_chunk_names(index: Index) -> None:
     _, hashes = put(index, "young", YOUNG, 1)
     with index.operation():
-        assert index.garbage.drop_unnamed() == 3
+        assert index.garbage.delete_unreferenced_blocks() == 3
     assert set(index.blocks.find(hashes)) == {hashes[0]}

@@ -15,8 +15,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
-from cas3fs.index import LOST_PACK, Checker, Index, migrations, revisions, session, tables
-from cas3fs.index.trimming import trim
+from cas3fs.index import LOST_PACK, Index, IndexChecker, migrations, revisions, tables
+from cas3fs.index import index as index_module
+from cas3fs.index.hash_index import drop_hash_index
 from tests.index.conftest import add_file
 
 NOW = revisions.SCHEMA_REVISION
@@ -52,7 +53,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     step = folder / "versions" / "9000_next.py"
     step.write_text(NEXT_STEP % (NOW, ""))
     monkeypatch.setattr(migrations, "folder", lambda: folder)
-    for module in (migrations, session):
+    for module in (migrations, index_module):
         monkeypatch.setattr(module, "REVISIONS", (*revisions.REVISIONS, "9000"))
         monkeypatch.setattr(module, "SCHEMA_REVISION", "9000")
     return step
@@ -148,12 +149,12 @@ def as_of_the_first_revision(path: Path) -> None:
 def test_an_index_of_the_first_revision_gets_its_sums_and_what_is_lost(path: Path, is_trimmed: bool) -> None:
     as_of_the_first_revision(path)
     if is_trimmed:
-        trim(path)
+        drop_hash_index(path)
     rows = "SELECT id, mode, size, atime_ns, crtime_ns, stored_seq FROM inodes ORDER BY id"
     before = read(path, rows)
-    assert migrations.upgrade(path, whole=False)
+    assert migrations.upgrade(path, with_hash_index=False)
     assert read(path, rows) == before
-    with Checker(path) as checker:
+    with IndexChecker(path) as checker:
         assert checker.integrity(thorough=True) == []
         assert checker.defects("chunks-unlike-sums") == []
     assert read(path, "SELECT chunk_count FROM inodes WHERE id > 1 ORDER BY id") == [(0,), (1,), (2,), (3,), (4,)]

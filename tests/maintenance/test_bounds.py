@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cas3fs.errors import StoreError
-from cas3fs.index import rolls
+from cas3fs.index import scans
 from cas3fs.maintenance import dropping, gc
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
@@ -118,7 +118,7 @@ def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) 
 
 @pytest.mark.promise("gc-memory-is-bounded")
 def test_the_lock_is_held_for_a_bounded_number_of_rows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolls, "PAGE_ROWS", 10)
+    monkeypatch.setattr(scans, "PAGE_ROWS", 10)
     monkeypatch.setattr(gc, "DELETE_BATCH", 10)
     monkeypatch.setattr(dropping, "BATCHES_IN_GROUP", 3)
     for number in range(30):

@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import StoreUnreachable
-from cas3fs.index import PackRoll, StagedRow, ordinal_of
+from cas3fs.index import PackScan, StagedRow, ordinal_of
 from cas3fs.maintenance import checking, verifying
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.fsck import FsckSettings, check
@@ -139,8 +139,8 @@ class TestPacksOfOneSnapshot:
     @pytest.fixture
     def pack(self, ward: Ward) -> str:
         key = held_pack(ward)
-        with PackRoll(ward.fs.index.path) as roll:
-            (born,) = [pack.born for pack in roll if key.endswith(pack.name)]
+        with PackScan(ward.fs.index.path) as scan:
+            (born,) = [pack.born for pack in scan if key.endswith(pack.name)]
         for one in ward.archive.ids()[:-1]:
             if ordinal_of(SnapshotNumber.parse(one)) != born:
                 ward.drop_snapshot(one)

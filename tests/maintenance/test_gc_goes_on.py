@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from cas3fs.blocks.codec import hash_block
-from cas3fs.index import Checker
+from cas3fs.index import IndexChecker
 from cas3fs.maintenance import gc
 from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.lying_store import LyingStore
@@ -116,7 +116,7 @@ class TestBlocksThatCannotBeRead:
     @staticmethod
     def pack_of(rig: Rig, number: int) -> str:
         rig.fs.commit()
-        with Checker(rig.fs.index.path) as checker:
+        with IndexChecker(rig.fs.index.path) as checker:
             place = checker.locate(hash_block(noise(number)[:4096]))
         assert place is not None
         return str(place[1])

@@ -29,7 +29,7 @@ USUAL_POINTS = (
     "pack-put-after",
     "blocks-moved",
     "blocks-dropped",
-    "packs-buried",
+    "packs-marked-dead",
     "index-sync-before:2",
     "pages-put-after",
     "manifest-put-after",

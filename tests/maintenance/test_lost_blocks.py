@@ -90,7 +90,7 @@ def test_a_block_that_was_stored_and_is_found_gone_before_its_file_is_entered_is
         rig.fs.index.blocks.find = find  # type: ignore[method-assign]
         rig.inner.delete_many(rig.packs())
         for block, place in rig.fs.index.blocks.locate(hashes).items():
-            rig.fs.index.blocks.lose(block, place.pack)
+            rig.fs.index.blocks.mark_lost(block, place.pack)
         return found
 
     rig.fs.index.blocks.find = lose_after  # type: ignore[method-assign,assignment]
@@ -164,7 +164,7 @@ def test_a_read_from_where_a_block_lay_before_does_not_make_it_lost(rig: Rig) ->
     rig.write("photo", PHOTO)
     rig.publish()
     (span, *_) = rig.fs.index.chunks.spans(rig.fs.lookup(1, b"photo").number, 0, 1)
-    rig.fs.lose_block(span.block._replace(pack="00000001/" + "ab" * 32))
+    rig.fs.add_lost_block(span.block._replace(pack="00000001/" + "ab" * 32))
     assert rig.fs.index.blocks.lost() == []
-    rig.fs.lose_block(span.block)
+    rig.fs.add_lost_block(span.block)
     assert rig.fs.index.blocks.lost() == [span.block]

@@ -10,7 +10,7 @@ import pytest
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import Fenced, ObjectExists, StoreUnreachable
 from cas3fs.filesystem.extents import pack_ranges
-from cas3fs.index import Checker, StagedRow
+from cas3fs.index import IndexChecker, StagedRow
 from cas3fs.maintenance.fsck import put_aside
 from cas3fs.values import BlockHash
 from tests.maintenance.rig import KIB, noise
@@ -25,7 +25,7 @@ def fenced() -> None:
 
 def blocks_of_f0(ward: Ward) -> dict[int, BlockHash]:
     """By offset; to be called while they lie in a pack."""
-    with Checker(ward.fs.index.path) as checker:
+    with IndexChecker(ward.fs.index.path) as checker:
         hashes = [BlockHash(row[0]) for row in checker.blocks_of(pack_of_f0(ward))]
         users = {one: checker.users_of_block(one) for one in hashes}
     return {user[1]: one for one, found in users.items() for user in found if user[0] == ward.inode("f0")}

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, insert, literal_column, select, update
 
+from cas3fs.index.checksums import ROW_CHECKSUM as _MARK
 from cas3fs.index.statements.writing import Written, count_param, param
-from cas3fs.index.sums import MARK as _MARK
 from cas3fs.index.tables import blocks, chunks, inodes, packs
 
 _ZERO: ColumnElement[int] = literal_column("0")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The statements of `cas3fs.index.merging`."""
+"""The statements of `cas3fs.index.pack_merge`."""
 
 from sqlalchemy import column, insert, select, table, update
 

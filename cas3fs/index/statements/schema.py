@@ -30,7 +30,7 @@ ADD_LOST: Final = f"ALTER TABLE {staged.name} ADD COLUMN {staged.c.lost.name} BL
 TABLES: Final = tuple(sorted((*metadata.tables, *revision_metadata.tables)))
 INDEXES: Final = tuple(sorted(str(one.name) for table in metadata.tables.values() for one in table.indexes))
 
-# taken out of snapshots: `cas3fs.index.trimming`
+# taken out of snapshots: `cas3fs.index.hash_index`
 TRIMMED: Final = "uq_blocks_hash"
 _trimmed = next(one for one in blocks.indexes if one.name == TRIMMED)
 CREATE_TRIMMED: Final = ddl(CreateIndex(_trimmed))

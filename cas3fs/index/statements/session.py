@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The statements of `cas3fs.index.session`."""
+"""The statements of `cas3fs.index.index`."""
 
 from sqlalchemy import insert, literal_column, select
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The statements of `cas3fs.index.sets`."""
+"""The statements of `cas3fs.index.reader`."""
 
 import stat
 from typing import Final

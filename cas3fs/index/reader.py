@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Questions about the whole index, answered by one statement each, on a connection that only reads.
+"""Questions about the whole index, or two states of it, answered by one statement each, on a connection that only
+reads.
 
 It sees what is committed, may be used by any one thread while the writer goes on, and keeps no transaction open
 between calls.
@@ -8,10 +9,12 @@ between calls.
 import stat
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
+from cas3fs.index.checksums import MISMATCH_COUNT
 from cas3fs.index.database import Database
 from cas3fs.index.prepared import plain
-from cas3fs.index.sums import NUMBER_UNLIKE
+from cas3fs.index.texts import comparing
 from cas3fs.index.texts import sets as texts
 
 
@@ -49,7 +52,7 @@ class IndexReader:
     def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
         self._by_type, self._chunks = texts.BY_TYPE.on(self._database), texts.CHUNKS.on(self._database)
-        self._unlike = plain(NUMBER_UNLIKE, "after upto").on(self._database)
+        self._unlike = plain(MISMATCH_COUNT, "after upto").on(self._database)
         self._blocks, self._packs = texts.BLOCKS.on(self._database), texts.PACKS.on(self._database)
         self._born_after = texts.BORN_AFTER.on(self._database)
 
@@ -83,9 +86,9 @@ class IndexReader:
             *self._packs.one(),
         )
 
-    def unlike_sums(self, after: int, upto: int) -> int:
-        """How many numbers of inodes in (after, upto] have other chunks than the inode's sums tell of; 10 ms for
-        10,000."""
+    def checksum_mismatches(self, after: int = -1, upto: int = 2**63 - 1) -> int:
+        """How many numbers of inodes in (after, upto] have other chunks than the inode's checksum says; 10 ms for
+        10,000. Any at all means that the index has lost chunks, and that what no chunk names may be in use."""
         return int(self._unlike.one(after, upto)[0])
 
     def last_inode(self) -> int:
@@ -101,3 +104,29 @@ class IndexReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Differences(NamedTuple):
+    """What one state has and an older one lacks, as numbers of inodes."""
+
+    changed: frozenset[int]
+    """New, or with other contents, attributes or names."""
+    moved: frozenset[int]
+    """Known before, and under another name now: all that is below is elsewhere too."""
+
+
+def differences(path: Path, older: Path) -> Differences:
+    """What `path` has that `older` lacks.
+
+    Raises:
+        IndexDatabaseError: one of them cannot be read.
+    """
+    database = Database(path, "read")
+    try:
+        database.execute(f"ATTACH DATABASE 'file:{quote(str(older.absolute()))}?mode=ro' AS {comparing.OLDER}")
+        placed = {row[2] for row in comparing.PLACED.on(database).all()}
+        changed = {row[0] for row in comparing.CHANGED.on(database).all()}
+        known = {row[0] for row in comparing.KNOWN.on(database).all()} if placed else set()
+        return Differences(frozenset(changed | placed), frozenset(placed & known))
+    finally:
+        database.close()

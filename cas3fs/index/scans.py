@@ -111,7 +111,7 @@ class DeadPack(NamedTuple):
     died: int
 
 
-class _Roll:
+class _Scan:
     """A temporary table `roll` on a connection of its own; for one thread."""
 
     _page_text: ClassVar[str] = "SELECT rowid, * FROM temp.roll WHERE rowid > ? ORDER BY rowid LIMIT ?"
@@ -173,7 +173,7 @@ class _Roll:
         self.close()
 
 
-class PackRoll(_Roll):
+class PackScan(_Scan):
     """All packs, by name."""
 
     def __init__(self, path: Path) -> None:
@@ -184,7 +184,7 @@ class PackRoll(_Roll):
             yield PackEntry(*row[1:])
 
 
-class UseRoll(_Roll):
+class PackUseScan(_Scan):
     """All packs with how much of each is used, oldest first, or by name."""
 
     def __init__(self, path: Path, *, by_name: bool = False) -> None:
@@ -196,7 +196,7 @@ class UseRoll(_Roll):
             yield PackUse(*row[1:])
 
 
-class NeededRoll(_Roll):
+class NeededPackScan(_Scan):
     """The names of the packs in which a live block lies."""
 
     def __init__(self, path: Path) -> None:
@@ -206,7 +206,7 @@ class NeededRoll(_Roll):
         return bool(self._all("SELECT 1 FROM temp.roll WHERE name = ?", name))
 
 
-class DeadRoll(_Roll):
+class DeadBlockScan(_Scan):
     """The ids of the blocks that no chunk names, outside of packs born at `young` or later."""
 
     def __init__(self, path: Path, young: int) -> None:
@@ -217,7 +217,7 @@ class DeadRoll(_Roll):
         return self._ids()
 
 
-class EmptyRoll(_Roll):
+class EmptyPackScan(_Scan):
     """The ids of the packs that are not dead, were born before `young`, and in which no block lies."""
 
     def __init__(self, path: Path, young: int) -> None:
@@ -228,7 +228,7 @@ class EmptyRoll(_Roll):
         return self._ids()
 
 
-class DeadPackRoll(_Roll):
+class DeadPackScan(_Scan):
     """The packs that are dead, oldest first."""
 
     def __init__(self, path: Path) -> None:
@@ -239,7 +239,7 @@ class DeadPackRoll(_Roll):
             yield DeadPack(*row[1:])
 
 
-class LiveRoll(_Roll):
+class LiveBlockScan(_Scan):
     """The live blocks of packs, by the packs' names, in the order in which they lie there. Where each lies is read when
     it is asked for; one that has moved by then is left out.
 

@@ -13,13 +13,13 @@ Before any hash can be found in it, the blocks that no chunk names are dropped: 
 from pathlib import Path
 
 from cas3fs.index.database import CACHE_SIZE_KIB, Database, Mode
-from cas3fs.index.fingerprints import remove_fingerprint
+from cas3fs.index.files import remove_fingerprint
 from cas3fs.index.texts.garbage import DROP_UNNAMED
 from cas3fs.index.texts.schema import CREATE_TRIMMED, DROP_TRIMMED, TRIMMED
 
 
-def trim(path: Path) -> None:
-    """Take out of a copy, which nobody has open or misses, what `complete` brings back; it is not synced.
+def drop_hash_index(path: Path) -> None:
+    """Take out of a copy, which nobody has open or misses, what `restore_hash_index` brings back; it is not synced.
 
     Raises:
         IndexDatabaseError: it cannot be written.
@@ -33,8 +33,8 @@ def trim(path: Path) -> None:
         database.close()
 
 
-def complete(path: Path, mode: Mode = "scratch") -> bool:
-    """Bring back what `trim` took out of an index that nobody has open; whether anything was missing.
+def restore_hash_index(path: Path, mode: Mode = "scratch") -> bool:
+    """Bring back what `drop_hash_index` took out of an index that nobody has open; whether anything was missing.
 
     Args:
         mode: "scratch" for a copy that nobody misses: nothing waits for the disk.

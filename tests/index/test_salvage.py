@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.errors import IndexTooNew
 from cas3fs.index import StagedRow, StagingIndex
-from cas3fs.index.salvaging import open_or_salvage
+from cas3fs.index.salvage import open_or_salvage
 
 PAGE_BYTES = 4096
 ROWS = 400

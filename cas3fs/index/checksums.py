@@ -15,23 +15,23 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 PRIME: Final = 2**31 - 1
-MARK: Final = (
+ROW_CHECKSUM: Final = (
     f"{{0}}block % {PRIME} * (({{0}}offset % {PRIME} * 3 + {{0}}length % {PRIME} * 5 + {{0}}skip % {PRIME} * 7 + 1) "
     f"% {PRIME}) % {PRIME}"
 )
 """SQL of the mark of a row, of positive numbers; the name of the table, with a dot, is to be filled in."""
 
-SUM_UP: Final = (
+RECOMPUTE_CHECKSUMS: Final = (
     "UPDATE inodes SET chunk_count = (SELECT count(*) FROM chunks c WHERE c.inode = inodes.id), chunk_sum = "
-    f"(SELECT coalesce(sum({MARK.format('c.')}), 0) FROM chunks c WHERE c.inode = inodes.id)"
+    f"(SELECT coalesce(sum({ROW_CHECKSUM.format('c.')}), 0) FROM chunks c WHERE c.inode = inodes.id)"
 )
 """SQL that lets the sums be what the chunks say."""
 
-_OF_CHUNKS: Final = f"SELECT inode, count(*) AS number, sum({MARK.format('')}) AS total FROM chunks "
+_OF_CHUNKS: Final = f"SELECT inode, count(*) AS number, sum({ROW_CHECKSUM.format('')}) AS total FROM chunks "
 _NO_CHUNKS: Final = "NOT EXISTS (SELECT 1 FROM chunks c WHERE c.inode = i.id)"
 _UNLIKE: Final = "(i.chunk_count <> s.number OR i.chunk_sum <> s.total)"
 # each in the order of the primary keys, so that a million files take a second and no memory
-FILES_UNLIKE: Final = (
+MISMATCHED_FILES: Final = (
     "SELECT i.id AS inode, i.chunk_count AS noted, s.number AS counted "
     f"FROM ({_OF_CHUNKS} GROUP BY inode) s CROSS JOIN inodes i ON i.id = s.inode "
     f"WHERE (i.mode & 61440) = 32768 AND {_UNLIKE} UNION ALL "
@@ -39,7 +39,7 @@ FILES_UNLIKE: Final = (
     f"WHERE (i.mode & 61440) = 32768 AND (i.chunk_count <> 0 OR i.chunk_sum <> 0) AND {_NO_CHUNKS}"
 )
 """SQL that gives the files of which the chunks are not what the sums say."""
-NUMBER_UNLIKE: Final = (
+MISMATCH_COUNT: Final = (
     "SELECT count(*) FROM (SELECT s.inode FROM "
     f"({_OF_CHUNKS} WHERE inode > :p_after AND inode <= :p_upto GROUP BY inode) s "
     f"LEFT JOIN inodes i ON i.id = s.inode WHERE i.id IS NULL OR {_UNLIKE} UNION ALL "
@@ -49,28 +49,28 @@ NUMBER_UNLIKE: Final = (
 """SQL that counts the numbers in a range under which there are other chunks than an inode says."""
 
 
-class Sums(NamedTuple):
+class ChunkChecksum(NamedTuple):
     """How many chunks there are, and the sum of their marks; or a difference of such."""
 
     number: int
     total: int
 
-    def __sub__(self, other: "Sums") -> "Sums":
-        return Sums(self.number - other.number, self.total - other.total)
+    def __sub__(self, other: "ChunkChecksum") -> "ChunkChecksum":
+        return ChunkChecksum(self.number - other.number, self.total - other.total)
 
 
-NO_SUMS: Final = Sums(0, 0)
+EMPTY_CHECKSUM: Final = ChunkChecksum(0, 0)
 
 
-def mark(offset: int, length: int, block: int, skip: int) -> int:
+def row_checksum(offset: int, length: int, block: int, skip: int) -> int:
     """The mark of a chunk."""
     return block % PRIME * ((offset % PRIME * 3 + length % PRIME * 5 + skip % PRIME * 7 + 1) % PRIME) % PRIME
 
 
-def sums_of(rows: Iterable[tuple[int, int, int, int]]) -> Sums:
+def checksum_of(rows: Iterable[tuple[int, int, int, int]]) -> ChunkChecksum:
     """Sums of chunks (offset, length, block, skip)."""
     number = total = 0
     for row in rows:
         number += 1
-        total += mark(*row)
-    return Sums(number, total)
+        total += row_checksum(*row)
+    return ChunkChecksum(number, total)

@@ -16,12 +16,12 @@ Numbers of inodes, names, blocks and packs go on from the greater of both sides,
 from pathlib import Path
 
 from cas3fs.index.database import Database
+from cas3fs.index.hash_index import restore_hash_index
 from cas3fs.index.texts import blocks, garbage
 from cas3fs.index.texts import merging as texts
-from cas3fs.index.trimming import complete
 
 
-def adopt_newest(path: Path, newest: Path, died: int) -> None:
+def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
     """Bring into the index `path`, a copy of an older state that nobody misses, what `newest` knows of packs.
 
     Args:
@@ -38,7 +38,7 @@ def adopt_newest(path: Path, newest: Path, died: int) -> None:
     finally:
         with_newest.close()
     if lost:
-        complete(path)
+        restore_hash_index(path)
     database = Database(path, "scratch")
     try:
         database.begin()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cas3fs.index import Index
-from cas3fs.index.merging import adopt_newest
-from cas3fs.index.trimming import trim
+from cas3fs.index.hash_index import drop_hash_index
+from cas3fs.index.pack_merge import merge_newest_packs
 from tests.index.conftest import add_file, make_pack
 
 DIED = 9
@@ -28,7 +28,7 @@ def index_with(path: Path, *packs: str, files: int) -> Path:
 def bury(path: Path, pack: str, died: int) -> None:
     with Index.open(path) as index:
         with index.operation():
-            index.repairs().set_death(pack, died)
+            index.repairs().set_died(pack, died)
         index.commit()
 
 
@@ -43,15 +43,15 @@ def test_an_earlier_death_is_kept_and_what_is_in_use_is_alive(tmp_path: Path) ->
     newest = index_with(tmp_path / "newest", "both", "both, dead since", "newer", "dead before", files=0)
     bury(newest, "both, dead since", 4)
     bury(newest, "dead before", 5)
-    adopt_newest(older, newest, DIED)
+    merge_newest_packs(older, newest, DIED)
     assert deaths(older) == {"both": None, "both, dead since": None, "newer": DIED, "dead before": 5}
 
 
 def test_numbers_go_on_from_the_greater_of_both_sides(tmp_path: Path) -> None:
     few, many = index_with(tmp_path / "few", files=3), index_with(tmp_path / "many", files=30)
     few_again = index_with(tmp_path / "few again", files=3)
-    adopt_newest(few, many, DIED)
-    adopt_newest(many, few_again, DIED)
+    merge_newest_packs(few, many, DIED)
+    merge_newest_packs(many, few_again, DIED)
     for path in (few, many):
         with Index.open(path) as index, index.operation():
             assert add_file(index) == 32  # after the root and thirty that went
@@ -71,10 +71,10 @@ def test_what_the_newest_state_knows_to_be_lost_is_lost_in_the_older_one_where_i
                 index.chunks.replace(file, 0, 30, [(10 * n, 10, block, 0) for n, block in enumerate(ids.values())])
             index.commit()
     with Index.open(tmp_path / "newest") as index:
-        index.blocks.lose(lost.blocks[1].hash, "lost")
-        index.blocks.lose(moved.blocks[0].hash, "moved in newest")
+        index.blocks.mark_lost(lost.blocks[1].hash, "lost")
+        index.blocks.mark_lost(moved.blocks[0].hash, "moved in newest")
         index.commit()
-    trim(tmp_path / "older")
-    adopt_newest(tmp_path / "older", tmp_path / "newest", DIED)
+    drop_hash_index(tmp_path / "older")
+    merge_newest_packs(tmp_path / "older", tmp_path / "newest", DIED)
     with Index.open(tmp_path / "older") as index:
         assert [one.hash for one in index.blocks.lost()] == [lost.blocks[1].hash]

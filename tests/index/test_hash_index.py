@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.index import Index, IndexReader, migrations
-from cas3fs.index.trimming import complete, trim
+from cas3fs.index.hash_index import drop_hash_index, restore_hash_index
 from cas3fs.values import BlockHash, PackedBlock, StoredPack
 
 
@@ -27,19 +27,19 @@ def test_no_hash_of_a_block_is_twice_in_a_trimmed_copy(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 500)
     copy = tmp_path / "copy"
     assert all(copy.read_bytes().count(one) >= 2 for one in hashes)  # split pages may keep some once more
-    trim(copy)
+    drop_hash_index(copy)
     assert all(copy.read_bytes().count(one) == 1 for one in hashes)
 
 
 def test_a_trimmed_copy_can_be_counted_and_completed(tmp_path: Path) -> None:
     make(tmp_path / "index", 500)
     copy = tmp_path / "copy"
-    trim(copy)
-    trim(copy)
+    drop_hash_index(copy)
+    drop_hash_index(copy)
     with IndexReader(copy) as reader:
         assert reader.counts().blocks == 500
-    assert complete(copy)
-    assert not complete(copy)
+    assert restore_hash_index(copy)
+    assert not restore_hash_index(copy)
 
 
 def named(path: Path, hashes: list[BlockHash]) -> None:
@@ -57,10 +57,10 @@ def test_an_index_that_was_trimmed_finds_blocks_and_enters_none_twice(tmp_path: 
     hashes = make(tmp_path / "index", 500)
     named(tmp_path / "index", hashes)
     copy = tmp_path / "copy"
-    trim(copy)
+    drop_hash_index(copy)
     with Index.open(copy) as index:
         assert len(index.blocks.find(hashes)) == 500
-    trim(copy)
+    drop_hash_index(copy)
     with Index.open(copy) as index:
         with index.operation():
             again = StoredPack("00000001/" + "b" * 64, 10, [PackedBlock(hashes[0], 0, 10, 20)])
@@ -74,7 +74,7 @@ def test_no_block_that_nothing_names_is_found_in_an_index_that_was_trimmed(tmp_p
     hashes = make(tmp_path / "index", 10)
     named(tmp_path / "index", hashes[:4])
     copy = tmp_path / "copy"
-    trim(copy)
+    drop_hash_index(copy)
     with Index.open(copy) as index:
         assert set(index.blocks.find(hashes)) == set(hashes[:4])
 
@@ -83,7 +83,7 @@ def test_an_undone_group_takes_nothing_from_a_trimmed_index(tmp_path: Path) -> N
     hashes = make(tmp_path / "index", 10)
     named(tmp_path / "index", hashes)
     copy = tmp_path / "copy"
-    trim(copy)
+    drop_hash_index(copy)
     with Index.open(copy) as index:
         with index.operation():
             index.state.set("key", "value")
@@ -102,7 +102,7 @@ def test_an_undone_group_takes_nothing_from_a_trimmed_index(tmp_path: Path) -> N
 def test_what_is_made_whole_at_first_use_stays_without_a_commit(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 10)
     named(tmp_path / "index", hashes)
-    trim(tmp_path / "copy")
+    drop_hash_index(tmp_path / "copy")
     with Index.open(tmp_path / "copy") as index:
         index.blocks.find(hashes)
         assert not index.in_group
@@ -112,7 +112,7 @@ def test_what_is_made_whole_at_first_use_stays_without_a_commit(tmp_path: Path) 
 @pytest.mark.parametrize("has_log", [False, True])
 def test_upgrading_completes(tmp_path: Path, has_log: bool) -> None:
     make(tmp_path / "index", 10)
-    trim(tmp_path / "copy")
+    drop_hash_index(tmp_path / "copy")
     if has_log:
         Index.open(tmp_path / "copy").close()
     assert migrations.upgrade(tmp_path / "copy")
@@ -121,6 +121,6 @@ def test_upgrading_completes(tmp_path: Path, has_log: bool) -> None:
 
 def test_what_need_not_be_whole_is_not_completed(tmp_path: Path) -> None:
     make(tmp_path / "index", 10)
-    trim(tmp_path / "copy")
-    assert not migrations.upgrade(tmp_path / "copy", whole=False)
-    assert complete(tmp_path / "copy")
+    drop_hash_index(tmp_path / "copy")
+    assert not migrations.upgrade(tmp_path / "copy", with_hash_index=False)
+    assert restore_hash_index(tmp_path / "copy")

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cas3fs.errors import IndexCorrupt
-from cas3fs.index import Checker, GarbageReader, Index
-from cas3fs.index.sums import MARK, SUM_UP, Sums, mark, sums_of
+from cas3fs.index import Index, IndexChecker, IndexReader
+from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS, ROW_CHECKSUM, ChunkChecksum, checksum_of, row_checksum
 from cas3fs.testing.pages import closed, leaves, lose_write
 from tests.index.conftest import add_file, make_pack
 
@@ -25,19 +25,19 @@ Numbers = st.integers(0, 2**63 - 1)
 @given(st.tuples(Numbers, Numbers, Numbers, Numbers))
 def test_sqlite_makes_the_same_mark(row: tuple[int, int, int, int]) -> None:
     with sqlite3.connect(":memory:") as database:
-        query = f"SELECT {MARK.format('')} FROM (SELECT ? AS offset, ? AS length, ? AS block, ? AS skip)"
-        assert database.execute(query, row).fetchone() == (mark(*row),)
+        query = f"SELECT {ROW_CHECKSUM.format('')} FROM (SELECT ? AS offset, ? AS length, ? AS block, ? AS skip)"
+        assert database.execute(query, row).fetchone() == (row_checksum(*row),)
     database.close()
 
 
-def sums_in(index: Index, inode: int) -> Sums:
+def sums_in(index: Index, inode: int) -> ChunkChecksum:
     (row,) = index._database.execute(f"SELECT chunk_count, chunk_sum FROM inodes WHERE id = {inode}")
-    return Sums(*row)  # type: ignore[arg-type]
+    return ChunkChecksum(*row)  # type: ignore[arg-type]
 
 
-def chunks_in(index: Index, inode: int) -> Sums:
+def chunks_in(index: Index, inode: int) -> ChunkChecksum:
     rows = index._database.execute(f"SELECT offset, length, block, skip FROM chunks WHERE inode = {inode}")
-    return sums_of(rows)  # type: ignore[arg-type]
+    return checksum_of(rows)  # type: ignore[arg-type]
 
 
 def change(index: Index, dice: random.Random, files: list[int]) -> None:
@@ -78,15 +78,15 @@ def test_sums_are_what_the_chunks_say_whatever_happens_to_files(seed: int) -> No
                 change(index, dice, files)
         assert [sums_in(index, file) for file in files] == [chunks_in(index, file) for file in files]
         index.commit()
-        with Checker(index.path) as checker:
+        with IndexChecker(index.path) as checker:
             assert checker.defects("chunks-unlike-sums") == []
-        with GarbageReader(index.path) as reader:
-            assert reader.unlike_sums() == 0
+        with IndexReader(index.path) as reader:
+            assert reader.checksum_mismatches() == 0
 
 
 def seen_by_a_check(path: Path) -> bool:
     try:
-        with Checker(path) as checker:
+        with IndexChecker(path) as checker:
             return bool(checker.integrity()) or any(checker.defects(code) for code in CODES)
     except IndexCorrupt:
         return True
@@ -94,8 +94,8 @@ def seen_by_a_check(path: Path) -> bool:
 
 def refused_by_a_gc(path: Path) -> bool:
     try:
-        with GarbageReader(path) as reader:
-            return reader.unlike_sums() > 0
+        with IndexReader(path) as reader:
+            return reader.checksum_mismatches() > 0
     except IndexCorrupt:
         return True
 
@@ -144,7 +144,7 @@ def test_a_page_that_is_as_it_was_before_hurts_though_sqlite_finds_nothing(path:
         index.chunks.replace(files[10], 4096, 8192, [(4096, 4096, 2, 0)])  # the same place, other bytes
         index.commit()
     assert [lose_write(path, page, before) for page in leaves(path, "chunks")].count(True) == 1
-    with Checker(path) as checker:
+    with IndexChecker(path) as checker:
         assert checker.integrity(thorough=True) == []
     assert seen_by_a_check(path)
     assert refused_by_a_gc(path)
@@ -174,7 +174,7 @@ def test_a_lost_write_to_any_page_of_names_is_seen_by_a_check(seed: int, is_empt
             change_names(index, dice.randint(1, 20))
             index.commit()
         rows = rows_of(path, "dentries")
-        with Checker(path) as checker:
+        with IndexChecker(path) as checker:
             assert checker.integrity() == []
         lose_write(path, dice.choice(leaves(path, "dentries")), b"" if is_empty else before)
         if rows_of(path, "dentries") != rows:
@@ -199,7 +199,7 @@ def test_summing_up_makes_the_sums_what_the_chunks_say(path: Path, files: int) -
             index.chunks.replace(file, 0, 200, [(0, 100, 1, 0), (100, 100, file, 7)])
         index._database.begin()
         index._database.execute("UPDATE inodes SET chunk_count = 9, chunk_sum = 9")
-        index._database.execute(SUM_UP)
+        index._database.execute(RECOMPUTE_CHECKSUMS)
         index.commit()
-        with GarbageReader(path) as reader:
-            assert reader.unlike_sums() == 0
+        with IndexReader(path) as reader:
+            assert reader.checksum_mismatches() == 0

@@ -188,7 +188,8 @@ from cas3fs.index import Index
 index = Index.open(Path(sys.argv[1]), create=True)
 def make(name):
     with index.operation():
-        number = index.namespace.insert_inode(0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)
+        number = index.namespace.last_numbers()[0] + 1
+        index.namespace.insert_inodes([(number, 0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)])
         index.namespace.add_entry(1, name, number)
 for number in range(3000):
     make(b"committed%d" % number)

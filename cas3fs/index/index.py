@@ -19,19 +19,19 @@ from types import TracebackType
 from typing import Final, Self
 
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
-from cas3fs.index.blocks import Blocks
-from cas3fs.index.chunks import Chunks
+from cas3fs.index.blocks import BlockTable
+from cas3fs.index.chunks import ChunkTable
 from cas3fs.index.database import CACHE_SIZE_KIB, FAULTS, SMALL_CACHE_SIZE_KIB, Database, Mode
 from cas3fs.index.files import remove_database
 from cas3fs.index.garbage import Garbage
+from cas3fs.index.hash_index import HashIndex
 from cas3fs.index.namespace import ROOT_INODE, Namespace
+from cas3fs.index.reader import IndexReader
 from cas3fs.index.repairs import Repairs
 from cas3fs.index.revisions import REVISIONS, SCHEMA_REVISION
-from cas3fs.index.sets import IndexReader
-from cas3fs.index.state import State
+from cas3fs.index.state import VolumeState
 from cas3fs.index.texts import session as texts
 from cas3fs.index.texts.schema import CREATE
-from cas3fs.index.trimming import HashIndex
 
 ROOT_MODE: Final = stat.S_IFDIR | 0o755
 
@@ -100,10 +100,10 @@ class Index:
         self._operation = _Operation(database)
         self.path = database.path
         self.namespace = Namespace(database)
-        self.chunks = Chunks(database)
+        self.chunks = ChunkTable(database)
         self._hashes = HashIndex(database)
-        self.blocks = Blocks(database, self._hashes)
-        self.state = State(database)
+        self.blocks = BlockTable(database, self._hashes)
+        self.state = VolumeState(database)
         self.garbage = Garbage(database, self._hashes)
 
     @classmethod
@@ -148,9 +148,9 @@ class Index:
         self._database.on_lost = on_lost
 
     @property
-    def weight(self) -> int:
+    def changed_pages(self) -> int:
         """About how many pages the group has changed; they stay in memory until it ends."""
-        return self._database.weight
+        return self._database.changed_pages
 
     @property
     def version(self) -> tuple[int, int]:
@@ -172,7 +172,7 @@ class Index:
         """
         return self._operation
 
-    def complete(self) -> None:
+    def ensure_hash_index(self) -> None:
         """Brings back now what `trimming` took out, where the first who looks for a block by its hash would."""
         self._hashes.ensure()
 

@@ -17,16 +17,16 @@
     ├── EntryError                   a stored object cannot be understood
     │   ├── EntryCorrupt             damaged, cut short, or of another kind
     │   ├── MissingAttribute         a required attribute is absent
-    │   └── BadAttribute             an attribute cannot be coerced to its type
+    │   └── InvalidAttribute         an attribute cannot be coerced to its type
     ├── SnapshotError
     │   ├── SnapshotMissing          no snapshot of that id
     │   ├── SnapshotDamaged          a manifest, list or segment is missing or does not match its hash
     │   └── SnapshotArchived         a manifest or pages object lies in an archive: neither lost nor damaged
-    ├── FilesUnstored                files that cannot be stored although others can
+    ├── FilesNotStored               files that cannot be stored although others can
     ├── BlockError                   one block or pack; EIO for the range of the file it belongs to
     │   ├── BlockMissing
-    │   ├── CorruptBlock
-    │   └── CorruptPack
+    │   ├── BlockCorrupt
+    │   └── PackCorrupt
     ├── IndexDatabaseError           the local database
     │   ├── IndexFull                no room on the local disk
     │   ├── IndexCorrupt
@@ -117,7 +117,7 @@ class MissingAttribute(EntryError):
     """A required attribute is absent."""
 
 
-class BadAttribute(EntryError):
+class InvalidAttribute(EntryError):
     """An attribute cannot be coerced to its type."""
 
 
@@ -137,7 +137,7 @@ class SnapshotArchived(SnapshotError):
     """A manifest, or pages of a snapshot, lie in an archive: nothing is lost, and nobody can read it for now."""
 
 
-class FilesUnstored(Cas3fsError):
+class FilesNotStored(Cas3fsError):
     """Files that cannot be stored although others can; `files` has what is told of each, for JSON."""
 
     def __init__(self, message: str, files: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -145,7 +145,7 @@ class FilesUnstored(Cas3fsError):
         self.files = files
 
     @classmethod
-    def of(cls, files: Sequence[Mapping[str, Any]], then: str) -> "FilesUnstored":
+    def of(cls, files: Sequence[Mapping[str, Any]], then: str) -> "FilesNotStored":
         """The error that names the first of the files, by `path` and `reason`, and says what `then` is so."""
         count = "1 file is" if len(files) == 1 else f"{len(files):,} files are"
         such_as = "" if len(files) == 1 else "such as "
@@ -164,11 +164,11 @@ class BlockMissing(BlockError):
     """The store has no such pack, or no such range of it."""
 
 
-class CorruptBlock(BlockError):
+class BlockCorrupt(BlockError):
     """The bytes do not match the block's hash, length or codec."""
 
 
-class CorruptPack(BlockError):
+class PackCorrupt(BlockError):
     """The table of contents of a pack makes no sense."""
 
 

@@ -104,7 +104,7 @@ class Gauge:
         return self._value
 
 
-class Trouble(NamedTuple):
+class LastError(NamedTuple):
     """The last error of something that went on, and how many there were."""
 
     error: str
@@ -123,20 +123,20 @@ class Metrics:
         self._timers: dict[str, Timer] = {}
         self._gauges: dict[str, Gauge] = {}
         self._watched: dict[str, Callable[[], float]] = {}
-        self._troubles: dict[str, Trouble] = {}
+        self._last_errors: dict[str, LastError] = {}
 
-    def note(self, name: str, error: BaseException) -> None:
+    def note_error(self, name: str, error: BaseException) -> None:
         """Something of that name failed, and goes on; safe from any thread."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         said = str(error) or type(error).__name__
         with self._lock:
-            before = self._troubles.get(name)
-            self._troubles[name] = Trouble(said, now, 1 if before is None else before.times + 1)
+            before = self._last_errors.get(name)
+            self._last_errors[name] = LastError(said, now, 1 if before is None else before.times + 1)
 
-    def troubles(self) -> dict[str, Trouble]:
+    def last_errors(self) -> dict[str, LastError]:
         """The last error of each name that had any."""
         with self._lock:
-            return dict(sorted(self._troubles.items()))
+            return dict(sorted(self._last_errors.items()))
 
     def counter(self, name: str) -> Counter:
         """The counter of that name, made at first use."""

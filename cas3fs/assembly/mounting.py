@@ -38,7 +38,7 @@ from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.config import MIB, MountSettings, Places, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, Handler, Message, MountRecord, Progress
-from cas3fs.errors import Cas3fsError, ControlError, FilesUnstored, StoreError
+from cas3fs.errors import Cas3fsError, ControlError, FilesNotStored, StoreError
 from cas3fs.fuse.options import parse_options
 from cas3fs.fuse.session import Session
 from cas3fs.fuse.signals import StopSignals
@@ -76,7 +76,7 @@ class Ending:
         self._result = {"snapshot": snapshot, "refused": refused}
         self._over.set()
 
-    def leave(self, error: FilesUnstored) -> None:
+    def leave(self, error: FilesNotStored) -> None:
         """The volume is published, and stays held as files could not be stored."""
         self._result = {"snapshot": None, "unstored": list(error.files), "told": str(error)}
         self._over.set()
@@ -178,7 +178,7 @@ class MountProcess:
             self._write_out()
             refused = self._volume.filesystem.refused
             self._volume.close()
-        except FilesUnstored as error:
+        except FilesNotStored as error:
             for file in error.files:
                 _log.error("%s is not in the store: %s", file["path"], file["reason"])
             _log.error("the volume is not released: %s", error)
@@ -278,7 +278,7 @@ class MountProcess:
             "snapshot_gone": publisher is None and self._volume.shown_is_gone(),
             "snapshot_bytes": None if publisher is None else publisher.keeper.stored_bytes(),
             "snapshots": {"newest_age_s": None if publisher is None else publisher.newest_age_s()},
-            "troubles": {name: trouble._asdict() for name, trouble in self._volume.metrics.troubles().items()},
+            "troubles": {name: trouble._asdict() for name, trouble in self._volume.metrics.last_errors().items()},
             "pending": attrs.asdict(filesystem.pending()),
             "unstored": list_unstored(filesystem),
             "process": filesystem.statistics(),

@@ -33,7 +33,7 @@ from cas3fs.control import Progress
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, Identity
-from cas3fs.errors import Cas3fsError, FilesUnstored, SnapshotDamaged
+from cas3fs.errors import Cas3fsError, FilesNotStored, SnapshotDamaged
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.maintenance.base import Premises
@@ -122,7 +122,7 @@ class OpenVolume:
         """Stores and publishes everything, and releases the epoch; gives the id of the newest snapshot.
 
         Raises:
-            FilesUnstored: files cannot be stored although others can. Everything else is published; the epoch stays
+            FilesNotStored: files cannot be stored although others can. Everything else is published; the epoch stays
                 held, as those files are here alone.
             StoreError: the store failed; what it lacks is safe in the state folder.
             Fenced: another writer has taken over.
@@ -135,7 +135,7 @@ class OpenVolume:
         with self._turn.publisher.exclusively():
             self._turn.publisher.keeper.thin()
         if left := self.filesystem.unstored():
-            raise FilesUnstored.of(
+            raise FilesNotStored.of(
                 [attrs.asdict(one) for one in left],
                 f"snapshot {newest} has everything else, and the volume stays held for this machine: mount {self.url} "
                 "here again to go on",

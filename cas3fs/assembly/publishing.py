@@ -39,7 +39,7 @@ from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotArchived, S
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
 from cas3fs.index.hash_index import drop_hash_index
-from cas3fs.rhythms import Guard, Rhythm
+from cas3fs.periodic import FailureGuard, PeriodicThread
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, Origin, SnapshotInfo
 from cas3fs.values import SnapshotNumber
@@ -84,7 +84,7 @@ class Publisher:
         self.newest = line.newest
         self._taken = self._remembered()
         self._seen = None if changed or line.newest is None else self._mark()
-        self._rhythm: Rhythm | None = None
+        self._rhythm: PeriodicThread | None = None
         self._proved_s = -_PROOF_FRESH_S
         going = functools.partial(note_known, archive, claim, state.known_snapshots)
         self.keeper = Keeper(archive, epochs, claim, lambda: self.next_number, shown=state.shown, going=going)
@@ -298,8 +298,8 @@ class Publisher:
     def start(self, interval_s: float) -> None:
         """Publishes every `interval_s` what has changed; an interval of 0 means never."""
         if interval_s > 0:
-            guard = Guard("snapshots", self._fs.metrics, f"publishing failed, tried again in {interval_s:.0f} s")
-            self._rhythm = Rhythm("publisher", interval_s, self._publish_changes, guard)
+            guard = FailureGuard("snapshots", self._fs.metrics, f"publishing failed, tried again in {interval_s:.0f} s")
+            self._rhythm = PeriodicThread("publisher", interval_s, self._publish_changes, guard)
             self._rhythm.start()
 
     def _publish_changes(self) -> bool:

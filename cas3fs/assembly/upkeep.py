@@ -19,7 +19,7 @@ from cas3fs.maintenance.base import Premises
 from cas3fs.maintenance.gc import Collector
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.maintenance.records import record
-from cas3fs.rhythms import Guard, Rhythm
+from cas3fs.periodic import FailureGuard, PeriodicThread
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Upkeep:
         self._volume = volume
         self._collector: Collector | None = None if volume.premises is None else Collector(volume.premises)
         self._running = threading.Lock()
-        self._rhythm: Rhythm | None = None
+        self._rhythm: PeriodicThread | None = None
 
     @property
     def premises(self) -> Premises:
@@ -67,8 +67,8 @@ class Upkeep:
     def start(self, interval_s: float) -> None:
         """Does a gc every `interval_s`; an interval of 0 means never."""
         if interval_s > 0 and self._collector is not None:
-            guard = Guard("gc", self._volume.metrics, "gc ended, nothing is lost")
-            self._rhythm = Rhythm("gc", interval_s, self._collect, guard)
+            guard = FailureGuard("gc", self._volume.metrics, "gc ended, nothing is lost")
+            self._rhythm = PeriodicThread("gc", interval_s, self._collect, guard)
             self._rhythm.start()
 
     def _collect(self) -> None:

@@ -71,7 +71,7 @@ def _retry_of(settings: StoreSettings) -> RetryPolicy | None:
 
 def warn_of_exposure(store: ObjectStore) -> None:
     """Logs who may read a store in a directory and should not; raises StoreError where it cannot be looked at."""
-    if warning := store.exposure():
+    if warning := store.permission_warning():
         _log.warning("%s", warning)
 
 

@@ -7,7 +7,7 @@
 - *pack*: many encoded blocks in one object, with a table of contents (`packs`).
 
 Every length, offset and codec that is read from stored bytes is checked before it is used, and no decoding yields
-more than the plain length that was asked for. What does not fit raises `CorruptBlock` or `CorruptPack`.
+more than the plain length that was asked for. What does not fit raises `BlockCorrupt` or `PackCorrupt`.
 
 This room knows nothing of object stores, files, the index, caches or threads.
 """

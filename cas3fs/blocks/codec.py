@@ -23,7 +23,7 @@ import attrs
 import zstandard
 from blake3 import blake3
 
-from cas3fs.errors import CorruptBlock, UsageError
+from cas3fs.errors import BlockCorrupt, UsageError
 from cas3fs.values import BlockHash, Buffer
 
 Codec = NewType("Codec", int)
@@ -118,34 +118,34 @@ def decode(encoded: Buffer, plain_length: int) -> bytes:
     """The plain bytes of an encoded block: exactly `plain_length` of them, unverified.
 
     Raises:
-        CorruptBlock: unknown codec, another length, or a payload that cannot be unpacked.
+        BlockCorrupt: unknown codec, another length, or a payload that cannot be unpacked.
     """
     if not encoded:
-        raise CorruptBlock("an encoded block is empty: not even its codec is there")
+        raise BlockCorrupt("an encoded block is empty: not even its codec is there")
     payload = memoryview(encoded)[1:]
     codec = encoded[0]
     if codec == STORED:
         return _unpack_stored(payload, plain_length)
     if codec == ZSTD:
         return _unpack_zstd(payload, plain_length)
-    raise CorruptBlock(f"codec {codec} of a block is unknown")
+    raise BlockCorrupt(f"codec {codec} of a block is unknown")
 
 
 def decode_verified(encoded: Buffer, plain_length: int, expected: BlockHash) -> bytes:
     """As `decode`, and the bytes are those that `expected` names.
 
     Raises:
-        CorruptBlock: as `decode`, or the hash is another.
+        BlockCorrupt: as `decode`, or the hash is another.
     """
     plain = decode(encoded, plain_length)
     if hash_block(plain) != expected:
-        raise CorruptBlock(f"a block's bytes do not match its hash {expected.hex()}")
+        raise BlockCorrupt(f"a block's bytes do not match its hash {expected.hex()}")
     return plain
 
 
 def _unpack_stored(payload: memoryview, plain_length: int) -> bytes:
     if len(payload) != plain_length:
-        raise CorruptBlock(f"a stored block has {len(payload)} bytes instead of {plain_length}")
+        raise BlockCorrupt(f"a stored block has {len(payload)} bytes instead of {plain_length}")
     return bytes(payload)
 
 
@@ -153,12 +153,12 @@ def _unpack_zstd(payload: memoryview, plain_length: int) -> bytes:
     try:
         declared = zstandard.frame_content_size(payload)
         if declared != plain_length or plain_length > MAX_BLOCK_BYTES:
-            raise CorruptBlock(f"a compressed block declares {declared} bytes instead of {plain_length}")
+            raise BlockCorrupt(f"a compressed block declares {declared} bytes instead of {plain_length}")
         plain = _machines.decompressor.decompress(payload, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise CorruptBlock(f"a compressed block cannot be unpacked: {error}") from error
+        raise BlockCorrupt(f"a compressed block cannot be unpacked: {error}") from error
     if len(plain) != plain_length:
-        raise CorruptBlock(f"a compressed block unpacked to {len(plain)} bytes instead of {plain_length}")
+        raise BlockCorrupt(f"a compressed block unpacked to {len(plain)} bytes instead of {plain_length}")
     return plain
 
 

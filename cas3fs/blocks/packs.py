@@ -35,7 +35,7 @@ import attrs
 from blake3 import blake3
 
 from cas3fs.blocks.codec import MAX_BLOCK_BYTES
-from cas3fs.errors import CorruptPack
+from cas3fs.errors import PackCorrupt
 from cas3fs.values import BlockHash, Buffer, PackedBlock
 
 GUESSED_TAIL_BYTES = 64 * 1024
@@ -128,7 +128,7 @@ def tail_length(tail: Buffer, pack_size: int) -> int:
     """How many bytes from the end of a pack `read_contents` needs; `tail` is its end, at least `FOOTER_BYTES` long.
 
     Raises:
-        CorruptPack: this is not the end of a pack of `pack_size` bytes.
+        PackCorrupt: this is not the end of a pack of `pack_size` bytes.
     """
     count, _, _ = _read_footer(tail, pack_size)
     return count * _LINE.size + FOOTER_BYTES
@@ -138,15 +138,15 @@ def read_contents(tail: Buffer, pack_size: int) -> tuple[PackedBlock, ...]:
     """The table of contents; `tail` is the end of the pack, at least `tail_length` bytes of it.
 
     Raises:
-        CorruptPack: a length, offset, number or checksum does not fit.
+        PackCorrupt: a length, offset, number or checksum does not fit.
     """
     count, facts, checksum = _read_footer(tail, pack_size)
     needed = count * _LINE.size + FOOTER_BYTES
     if len(tail) < needed:
-        raise CorruptPack(f"the table of contents of a pack needs {needed} bytes, and {len(tail)} are there")
+        raise PackCorrupt(f"the table of contents of a pack needs {needed} bytes, and {len(tail)} are there")
     table = bytes(memoryview(tail)[len(tail) - needed : len(tail) - FOOTER_BYTES])
     if blake3(table + facts).digest() != checksum:
-        raise CorruptPack("the table of contents of a pack does not match its checksum")
+        raise PackCorrupt("the table of contents of a pack does not match its checksum")
     blocks = tuple(PackedBlock(BlockHash(line[0]), line[1], line[2], line[3]) for line in _LINE.iter_unpack(table))
     _check_lines(blocks, pack_size - needed)
     return blocks
@@ -155,17 +155,17 @@ def read_contents(tail: Buffer, pack_size: int) -> tuple[PackedBlock, ...]:
 def _read_footer(tail: Buffer, pack_size: int) -> tuple[int, bytes, bytes]:
     """Number of blocks, the facts as bytes, and the checksum."""
     if len(tail) < FOOTER_BYTES or pack_size < len(tail):
-        raise CorruptPack(f"{len(tail)} bytes from the end of a pack of {pack_size} hold no footer")
+        raise PackCorrupt(f"{len(tail)} bytes from the end of a pack of {pack_size} hold no footer")
     facts, checksum, magic = _FOOTER.unpack_from(tail, len(tail) - FOOTER_BYTES)
     if magic != _END_MAGIC:
-        raise CorruptPack("a pack does not end as packs do")
+        raise PackCorrupt("a pack does not end as packs do")
     size, count, version = _FOOTER_FACTS.unpack(facts)
     if version != FORMAT_VERSION:
-        raise CorruptPack(f"pack format {version} is unknown")
+        raise PackCorrupt(f"pack format {version} is unknown")
     if size != pack_size:
-        raise CorruptPack(f"a pack of {size} bytes has {pack_size}")
+        raise PackCorrupt(f"a pack of {size} bytes has {pack_size}")
     if _HEADER.size + count * _LINE.size + FOOTER_BYTES > pack_size:
-        raise CorruptPack(f"a table of {count} blocks does not fit in a pack of {pack_size} bytes")
+        raise PackCorrupt(f"a table of {count} blocks does not fit in a pack of {pack_size} bytes")
     return count, facts, checksum
 
 
@@ -174,7 +174,7 @@ def _check_lines(blocks: tuple[PackedBlock, ...], table_start: int) -> None:
     end = _HEADER.size
     for line in blocks:
         if line.offset != end or not line.stored_length or line.plain_length > MAX_BLOCK_BYTES:
-            raise CorruptPack(f"block {line.hash.hex()} of a pack claims an impossible place or length")
+            raise PackCorrupt(f"block {line.hash.hex()} of a pack claims an impossible place or length")
         end += line.stored_length
     if end != table_start:
-        raise CorruptPack(f"the blocks of a pack end at {end}, and its table starts at {table_start}")
+        raise PackCorrupt(f"the blocks of a pack end at {end}, and its table starts at {table_start}")

@@ -28,11 +28,11 @@ from cas3fs.blockstore.retrieval import Retrieval, Unpack
 from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import (
+    BlockCorrupt,
     BlockError,
     BlockMissing,
     Cas3fsError,
-    CorruptBlock,
-    CorruptPack,
+    PackCorrupt,
     StoreError,
     TransientStoreError,
 )
@@ -112,7 +112,7 @@ class Fetcher:
         """The block, from the store or from whoever is fetching it.
 
         Raises:
-            BlockMissing, CorruptBlock, StoreError: as it came to whoever fetched it.
+            BlockMissing, BlockCorrupt, StoreError: as it came to whoever fetched it.
         """
         with self._lock:
             plain = self._memory.get(block.hash)
@@ -370,14 +370,14 @@ class Fetcher:
         """Those blocks that are whole, and not in memory since a reader was served with them."""
         for block in blocks:
             if not self._memory.contains(block.hash):
-                with suppress(CorruptBlock):  # whoever reads it will be told
+                with suppress(BlockCorrupt):  # whoever reads it will be told
                     yield block.hash, self._retrieval.decode(body, 0, block)
 
     def _worth_keeping(self, pack: str, body: bytes, first_offset: int) -> list[BlockLocation]:
         """What a pack contains and no cache has; nothing where its table of contents is damaged."""
         try:
             contents = read_contents(body, len(body))
-        except CorruptPack:
+        except PackCorrupt:
             return []
         held = self._held(line.hash for line in contents)
         missing = [line for line in contents if line.hash not in held and not self._memory.contains(line.hash)]

@@ -92,7 +92,7 @@ class BlockReader:
 
         Raises:
             BlockMissing: the store has no such pack, or no such range of it.
-            CorruptBlock: the bytes there are not the block.
+            BlockCorrupt: the bytes there are not the block.
             StoreError: the store could not be asked.
         """
         part = self.read_now(block, skip, length)

@@ -12,14 +12,14 @@ from typing import Final
 from cas3fs.blocks.codec import decode_verified, hash_block
 from cas3fs.blockstore.keys import pack_key
 from cas3fs.blockstore.plans import Run, is_stored_plain
-from cas3fs.errors import BlockMissing, CorruptBlock, ObjectMissing, ObjectTooLong, ObjectTooShort
+from cas3fs.errors import BlockCorrupt, BlockMissing, ObjectMissing, ObjectTooLong, ObjectTooShort
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.units import MIB
 from cas3fs.values import BlockLocation, Buffer
 
 Unpack = Callable[[], bytes]
-"""Gives the plain bytes of a block that has arrived; raises CorruptBlock if they are not the block."""
+"""Gives the plain bytes of a block that has arrived; raises BlockCorrupt if they are not the block."""
 
 LONGEST_RANGE_BYTES: Final = 64 * MIB
 """More than any block or run: a place in the index that claims it is not believed."""
@@ -47,7 +47,7 @@ class Retrieval:
         without that byte it needs no copy, and its hash proves that it is the block, whatever the byte is.
 
         Raises:
-            CorruptBlock: what lies there is not the block.
+            BlockCorrupt: what lies there is not the block.
         """
         if is_stored_plain(block):
             plain = self._range(block.pack, block.offset + 1, block.plain_length)
@@ -98,7 +98,7 @@ class Retrieval:
 
         Raises:
             BlockMissing: `body` ends before the block does.
-            CorruptBlock: what lies there is not the block.
+            BlockCorrupt: what lies there is not the block.
         """
         skip = block.offset - start
         if skip + block.stored_length > len(body):
@@ -106,10 +106,10 @@ class Retrieval:
         encoded = memoryview(body)[skip : skip + block.stored_length]
         try:
             return decode_verified(encoded, block.plain_length, block.hash)
-        except CorruptBlock as error:
+        except BlockCorrupt as error:
             self._corrupt.add()
             place = f"{block.offset} of {pack_key(block.pack)}"
-            raise CorruptBlock(f"block {block.hash.hex()} at {place} is damaged: {error}") from error
+            raise BlockCorrupt(f"block {block.hash.hex()} at {place} is damaged: {error}") from error
 
     def _range(self, pack: str, start: int, length: int) -> bytes:
         _check_range(pack, start, length)
@@ -125,7 +125,7 @@ class Retrieval:
 
 def _check_range(pack: str, start: int, length: int) -> None:
     if start < 0 or not 0 < length <= LONGEST_RANGE_BYTES:
-        raise CorruptBlock(f"the index claims {length} bytes from {start} on of pack {pack}: nothing is that long")
+        raise BlockCorrupt(f"the index claims {length} bytes from {start} on of pack {pack}: nothing is that long")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import click
 
 from cas3fs.config import Places, StoreSettings, find_places, parse_duration, parse_size
 from cas3fs.control import Message, Progress
-from cas3fs.errors import FilesUnstored, MountError, UsageError
+from cas3fs.errors import FilesNotStored, MountError, UsageError
 
 if TYPE_CHECKING:
     from cas3fs.fuse.mountpoints import Mount
@@ -114,7 +114,7 @@ def refuse_unstored(result: Message) -> None:
     """Raises what says that files could not be stored, where the answer `result` names any."""
     if result.get("unstored"):
         snapshot = result.get("snapshot") or result.get("id")
-        raise FilesUnstored.of(result["unstored"], f"snapshot {snapshot} has everything else")
+        raise FilesNotStored.of(result["unstored"], f"snapshot {snapshot} has everything else")
 
 
 def log_to_stderr(verbose: bool) -> None:

@@ -16,7 +16,7 @@ from cas3fs.cli.common import Target, find_target_or_lost, json_option, places_o
 from cas3fs.cli.progress import progress_bar
 from cas3fs.config import find_places
 from cas3fs.control import ControlClient, Message, Progress
-from cas3fs.errors import Fenced, FilesUnstored, IndexDatabaseError, IndexRowRefused, MountError, StoreError
+from cas3fs.errors import Fenced, FilesNotStored, IndexDatabaseError, IndexRowRefused, MountError, StoreError
 
 _END_TIMEOUT_S = 60.0
 
@@ -48,7 +48,7 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
         told = {"snapshot": result.get("snapshot"), "unstored": result.get("unstored", [])}
         print_json(told | {"refused": result.get("refused", 0)})
     if result.get("unstored"):
-        raise FilesUnstored(str(result["told"]))
+        raise FilesNotStored(str(result["told"]))
     if result.get("refused"):
         raise IndexRowRefused(
             f"{directory} is unmounted and released, but {result['refused']:,} files are not as programs left them: "

@@ -2,8 +2,8 @@
 """Attributes of entries: declared with `attribute`, written as JSON and as user metadata, read back and coerced.
 
 attrs does the work: `attribute` is a field with a converter and perhaps a default, `stored_kind` a frozen class whose
-arguments are all named. A value that cannot be coerced raises `BadAttribute`, which names kind, attribute and value;
-when it was read from the store, the object too.
+arguments are all named. A value that cannot be coerced raises `InvalidAttribute`, which names kind, attribute and
+value; when it was read from the store, the object too.
 
 As user metadata, an attribute ``base_size`` is named ``cas3-base-size``: some stores change the case of names, so they
 are all lower case; what is no printable ASCII is percent-encoded. None does not travel, nor does what is longer than
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import attrs
 
 from cas3fs.entries.coercers import to_plain, to_text
-from cas3fs.errors import BadAttribute, EntryCorrupt, MissingAttribute
+from cas3fs.errors import EntryCorrupt, InvalidAttribute, MissingAttribute
 
 T = TypeVar("T")
 
@@ -94,13 +94,13 @@ def construct(cls: type[T], key: str, **values: Any) -> T:
     """A `cls` of what object `key` holds.
 
     Raises:
-        BadAttribute: one cannot be coerced; the text names the object, the attribute and the value.
+        InvalidAttribute: one cannot be coerced; the text names the object, the attribute and the value.
         EntryCorrupt: the key is none of an entry of this kind.
     """
     try:
         return cls(**values)
-    except BadAttribute as error:
-        raise BadAttribute(f"{key}: {error}") from error
+    except InvalidAttribute as error:
+        raise InvalidAttribute(f"{key}: {error}") from error
     except ValueError as error:
         raise EntryCorrupt(f"{key}: {error}") from error
 
@@ -110,7 +110,7 @@ def _named(coerce: Callable[[Any], T]) -> Any:
         try:
             return coerce(value)
         except (ValueError, TypeError, OverflowError) as error:
-            raise BadAttribute(f"attribute {field.name!r} cannot be {_shortened(value)}: {error}") from error
+            raise InvalidAttribute(f"attribute {field.name!r} cannot be {_shortened(value)}: {error}") from error
 
     return attrs.Converter(convert, takes_field=True)
 

@@ -90,6 +90,6 @@ class Entry:
         """Another entry, like this one but for `changes`.
 
         Raises:
-            BadAttribute: a value cannot be coerced.
+            InvalidAttribute: a value cannot be coerced.
         """
         return attrs.evolve(self, **changes)  # type: ignore[misc]

@@ -74,7 +74,7 @@ class Shelf:
             ObjectMissing: there is none.
             EntryCorrupt: damaged, or of another kind.
             MissingAttribute: a required attribute is absent.
-            BadAttribute: one cannot be coerced.
+            InvalidAttribute: one cannot be coerced.
         """
         return self.load_with_data(kind, entry_id, owner)[0]
 

@@ -34,7 +34,7 @@ from typing import TypeVar
 from cas3fs.errors import Cas3fsError, IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem.base import MIB, Base
 from cas3fs.localdisk import LocalDisk
-from cas3fs.rhythms import Guard
+from cas3fs.periodic import FailureGuard
 
 _SLICE_BYTES = 4 * MIB
 _RESERVE_BYTES = 32 * MIB
@@ -113,8 +113,8 @@ class Commits:
         self._wake = threading.Event()
         self._stopping = False
         self._waited_s = 0.0
-        self._disk_guard = Guard("local disk", base.metrics, "the room on the local disk cannot be told")
-        self._commit_guard = Guard("commits", base.metrics, "commit failed, will be tried again")
+        self._disk_guard = FailureGuard("local disk", base.metrics, "the room on the local disk cannot be told")
+        self._commit_guard = FailureGuard("commits", base.metrics, "commit failed, will be tried again")
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -282,5 +282,5 @@ class Commits:
         staged = self._base.staging.refused
         for number in staged.keys() - self._refused_staged:
             _log.error("%s", staged[number])
-            self._base.metrics.note("staging", IndexRowRefused(staged[number]))
+            self._base.metrics.note_error("staging", IndexRowRefused(staged[number]))
         self._refused_staged = frozenset(staged)

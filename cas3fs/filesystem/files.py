@@ -322,7 +322,7 @@ class Files(Directories):
     def _no_room(self, reason: str) -> FileSystemError:
         """What a writer gets, noted for ``stats``; the log has each reason once in a while."""
         error, now_s = FileSystemError(errno.ENOSPC, reason), time.monotonic()
-        self.metrics.note("writing", error)
+        self.metrics.note_error("writing", error)
         if now_s >= self._room_told_s.get(reason, now_s):
             self._room_told_s[reason] = now_s + _TELL_S
             _log.error("writers get ENOSPC: %s", reason)

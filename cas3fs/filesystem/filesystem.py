@@ -116,7 +116,7 @@ class FileSystem(Files, Xattrs):
         """Tells which files have lost what was staged of them, in the log and in the figures."""
         if self.staging.records.salvaged:
             _log.error("%s", self.staging.records.salvaged)
-            self.metrics.note("staging", IndexCorrupt(self.staging.records.salvaged))
+            self.metrics.note_error("staging", IndexCorrupt(self.staging.records.salvaged))
         if not self.staging.put_aside:
             return
         with IndexChecker(self.index.path) as checker:
@@ -124,7 +124,7 @@ class FileSystem(Files, Xattrs):
                 path = checker.path_of(number).decode(errors="backslashreplace") if number else "an unknown file"
                 told = f"a record of staged bytes of {path} is damaged, so it is as it was before them: {reason}"
                 _log.error("%s", told)
-                self.metrics.note("staging", IndexCorrupt(told))
+                self.metrics.note_error("staging", IndexCorrupt(told))
 
     def close(self) -> None:
         """Stops the background work, after a last commit; what is not stored yet stays staged.

@@ -368,7 +368,7 @@ class Storer:
             base.staging.is_stuck = True
             base.staging.room.notify_all()
             self._finished.notify_all()
-        base.metrics.note("storing", error)
+        base.metrics.note_error("storing", error)
         _log.error("storing %d files failed, next try in %.0f s: %s", len(batch), self._retry_s, error)
 
     def _release(self, file: FrozenFile) -> None:

@@ -226,7 +226,7 @@ def contents_of(store: ObjectStore, key: str, size: int) -> tuple[PackedBlock, .
     """The table of contents of a pack, by a request for its last bytes, and a second one where that is not enough.
 
     Raises:
-        CorruptPack: it is none.
+        PackCorrupt: it is none.
         StoreError: the store failed.
     """
     tail = store.get_suffix(key, min(size, GUESSED_TAIL_BYTES))

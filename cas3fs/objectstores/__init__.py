@@ -10,8 +10,8 @@ entries, packs or blocks: to it every object is bytes.
 """
 
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore
-from cas3fs.objectstores.opening import open_store, parse_url
 from cas3fs.objectstores.probe import probe_create_if_absent
+from cas3fs.objectstores.urls import open_store, parse_url
 from cas3fs.objectstores.wrappers import RetryPolicy
 
 __all__ = [

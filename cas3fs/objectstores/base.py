@@ -81,7 +81,7 @@ class ObjectStore(ABC):
         """
         raise UsageError(f"{self.url} is no directory, so it has no group that could read it")
 
-    def exposure(self) -> str:
+    def permission_warning(self) -> str:
         """Who may read the objects of a store in a directory beside those who should: a warning, or nothing.
 
         Raises:

@@ -59,8 +59,8 @@ from cas3fs.objectstores.base import (
     too_long,
     too_short,
 )
-from cas3fs.objectstores.sharing import Modes, exposure_of
-from cas3fs.objectstores.walk import walk
+from cas3fs.objectstores.directory_permissions import Modes, permission_warning_of
+from cas3fs.objectstores.directory_walk import walk
 
 PARTIAL: Final = ".partial"
 _METADATA_ATTRIBUTE: Final = "user.cas3fs.metadata"
@@ -142,9 +142,9 @@ class DirectoryStore(ObjectStore):
             self._raise(error, "make a folder in it")
         self._modes = modes
 
-    def exposure(self) -> str:
+    def permission_warning(self) -> str:
         try:
-            who = exposure_of(self._root, self._modes)
+            who = permission_warning_of(self._root, self._modes)
         except OSError as error:
             self._raise(error, "look at it")
         if not who:

@@ -6,8 +6,8 @@ them; what is passed here goes first. botocore's own retries are off, as the ret
 repeated, and so are its checksums, which many servers stumble over.
 
 Creating goes with ``If-None-Match: *`` and a digest of the bytes that the server verifies. What a server does not know
-is found out by the first puts (`s3_puts`). Without conditions this store looks first and puts then, which leaves a gap
-between the two that `probe_create_if_absent` reports.
+is found out by the first puts (`s3_put_methods`). Without conditions this store looks first and puts then, which
+leaves a gap between the two that `probe_create_if_absent` reports.
 
 An answer counts when it is S3's own: a put's has an ETag, a listing says whether it ends, a deletion names what it
 deleted. Anything else comes from something in between, such as the login page of a network, and is tried again.
@@ -80,7 +80,9 @@ from cas3fs.objectstores.base import (
     is_key,
     too_short,
 )
-from cas3fs.objectstores.s3_answers import (
+from cas3fs.objectstores.s3_bodies import AnswerBody, Moving, SentBody
+from cas3fs.objectstores.s3_put_methods import FIRST_WAY, PutMethod, digests_of
+from cas3fs.objectstores.s3_responses import (
     Answer,
     is_foreign,
     is_whole,
@@ -91,8 +93,6 @@ from cas3fs.objectstores.s3_answers import (
     status_of,
     translate,
 )
-from cas3fs.objectstores.s3_bodies import AnswerBody, Moving, SentBody
-from cas3fs.objectstores.s3_puts import FIRST_WAY, PutWay, digests_of
 from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -198,13 +198,15 @@ class S3Store(ObjectStore):
         content: Any = bytes(body) if isinstance(body, memoryview) else body
         start = 0 if isinstance(content, bytes | bytearray) else content.tell()
         with self._translated(f"put {key}") as moving:
-            way: PutWay | None = self._way
+            way: PutMethod | None = self._way
             while way is not None:
                 if not isinstance(content, bytes | bytearray):
                     content.seek(start)
                 way = self._put(way, key, content, metadata, moving)
 
-    def _put(self, way: PutWay, key: str, content: Any, metadata: Mapping[str, str], moving: Moving) -> PutWay | None:
+    def _put(
+        self, way: PutMethod, key: str, content: Any, metadata: Mapping[str, str], moving: Moving
+    ) -> PutMethod | None:
         """None when it is done; otherwise the way to try next, as the server does not know this one."""
         if not way.is_conditional:
             self._refuse_existing(key)
@@ -227,7 +229,7 @@ class S3Store(ObjectStore):
         self._learn(way.after_success(answer))
         return None
 
-    def _learn(self, way: PutWay) -> None:
+    def _learn(self, way: PutMethod) -> None:
         """From now on puts go this way."""
         with self._lock:
             self._way = way.with_knowledge_of(self._way)

@@ -41,10 +41,10 @@ class FakeMemcachedServer:
         with self.lock:
             return {key: item.value for key, item in self.engine.items.items()}
 
-    def spoil(self, key: bytes, value: bytes) -> None:
+    def corrupt(self, key: bytes, value: bytes) -> None:
         """Replace the value of a key that is there, as rotten memory would."""
         with self.lock:
-            self.engine.spoil(key, value)
+            self.engine.corrupt(key, value)
 
 
 class FakeMemcached(Client):  # type: ignore[misc]

@@ -153,7 +153,7 @@ class FakeS3:
             answer = _description(found) | {"ContentLength": end - start}
             if part:
                 answer |= {"ContentRange": f"bytes {start}-{end - 1}/{len(found.body)}", "ResponseMetadata": 206}
-            cut = self.faults.befalls(FaultKind.TRUNCATED, "get_object", Key)
+            cut = self.faults.trigger(FaultKind.TRUNCATED, "get_object", Key)
             sent = found.body[start : start + (end - start) // 2] if cut else found.body[start:end]
             return answer | {"Body": _streaming_body(sent, end - start)}
 
@@ -173,7 +173,7 @@ class FakeS3:
         """Bucket, Key; a missing key is fine."""
 
         def delete(*, Bucket: str, Key: str) -> Answer:
-            if self.faults.befalls(FaultKind.DELETION_REFUSED, "delete_object", Key):
+            if self.faults.trigger(FaultKind.DELETION_REFUSED, "delete_object", Key):
                 raise S3Refusal("AccessDenied")
             self._state.bucket(Bucket).objects.pop(Key, None)
             return {}
@@ -188,7 +188,7 @@ class FakeS3:
             keys = [one["Key"] for one in Delete["Objects"]]
             if not 1 <= len(keys) <= _DELETE_LIMIT:
                 raise S3Refusal("MalformedXML", "The XML you provided was not well-formed")
-            kept = self.faults.struck(FaultKind.DELETION_REFUSED, "delete_objects", keys)
+            kept = self.faults.trigger_on_keys(FaultKind.DELETION_REFUSED, "delete_objects", keys)
             gone = [key for key in keys if key not in kept]
             for key in gone:
                 objects.pop(key, None)
@@ -209,10 +209,10 @@ class FakeS3:
                 self._state.bucket(Bucket).objects,
                 lambda fault: cast(Mapping[str, Any], fault.moment).get(Bucket, {}),
             )
-            short = self.faults.struck(FaultKind.SHORTENED, "list_objects_v2", objects)
+            short = self.faults.trigger_on_keys(FaultKind.SHORTENED, "list_objects_v2", objects)
             seen = {key: _shortened(one) if key in short else one for key, one in objects.items()}
             answer = list_objects(seen, Bucket, **options)
-            if self.faults.befalls(FaultKind.LISTING_ENDS_EARLY, "list_objects_v2", prefix):
+            if self.faults.trigger(FaultKind.LISTING_ENDS_EARLY, "list_objects_v2", prefix):
                 kept = answer.get("Contents", [])[: len(answer.get("Contents", [])) // 2]
                 answer |= {"IsTruncated": False, "KeyCount": len(kept), "Contents": kept}
                 answer.pop("NextContinuationToken", None)
@@ -302,22 +302,22 @@ class FakeS3:
 
         self._service.validate(api_name, parameters)
         operation, key = xform_name(api_name), str(parameters.get("Key", parameters.get("Prefix", "")))
-        if delay := self.faults.befalls(FaultKind.DELAY, operation, key):
+        if delay := self.faults.trigger(FaultKind.DELAY, operation, key):
             self._sleep(delay.delay_s)
-        if self.faults.befalls(FaultKind.RESET, operation, key):
+        if self.faults.trigger(FaultKind.RESET, operation, key):
             raise broken_connection()
-        if self.faults.befalls(FaultKind.HTML_PAGE, operation, key):
+        if self.faults.trigger(FaultKind.HTML_PAGE, operation, key):
             return _html_page(api_name)
         try:
-            if self.faults.befalls(FaultKind.UNAVAILABLE, operation, key):
+            if self.faults.trigger(FaultKind.UNAVAILABLE, operation, key):
                 raise S3Refusal("SlowDown")
-            if self.faults.befalls(FaultKind.THROTTLED, operation, key):
+            if self.faults.trigger(FaultKind.THROTTLED, operation, key):
                 raise S3Refusal("TooManyRequests")
             with self._lock:
                 answer = work(**parameters)
         except S3Refusal as refusal:
             raise self._service.error(api_name, refusal) from None
-        if not api_name.startswith(_READ_ONLY) and self.faults.befalls(FaultKind.APPLIED_THEN_ERROR, operation, key):
+        if not api_name.startswith(_READ_ONLY) and self.faults.trigger(FaultKind.APPLIED_THEN_ERROR, operation, key):
             raise broken_connection()
         return answer | {"ResponseMetadata": metadata(answer.get("ResponseMetadata", status))}
 
@@ -326,29 +326,29 @@ class FakeS3:
     ) -> None:
         """Put an object in its place, if the conditions If-Match and If-None-Match hold."""
         is_conditional = conditions != (None, None)
-        if is_conditional and self.faults.befalls(FaultKind.CONDITION_REFUSED, operation, key):
+        if is_conditional and self.faults.trigger(FaultKind.CONDITION_REFUSED, operation, key):
             raise S3Refusal("NotImplemented")
-        if is_conditional and not self.faults.befalls(FaultKind.IGNORED_PRECONDITION, operation, key):
+        if is_conditional and not self.faults.trigger(FaultKind.IGNORED_PRECONDITION, operation, key):
             check_conditions(bucket.objects.get(key), *conditions, key=key)
-        if not self.faults.befalls(FaultKind.PUT_FORGOTTEN, operation, key):
+        if not self.faults.trigger(FaultKind.PUT_FORGOTTEN, operation, key):
             bucket.objects[key] = made
 
     def _arrived(self, key: str, body: bytes, has_checksum: bool) -> bytes:
         """What the server receives of a body."""
-        if has_checksum and self.faults.befalls(FaultKind.CHECKSUM_REFUSED, "put_object", key):
+        if has_checksum and self.faults.trigger(FaultKind.CHECKSUM_REFUSED, "put_object", key):
             raise S3Refusal("InvalidRequest", "x-amz-checksum-sha256 is not known")
-        if self.faults.befalls(FaultKind.DAMAGED_UPLOAD, "put_object", key):
+        if self.faults.trigger(FaultKind.DAMAGED_UPLOAD, "put_object", key):
             return body[:-1] + bytes([body[-1] ^ 1]) if body else b"?"
         return body
 
     def _find(self, bucket: str, key: str, operation: str) -> StoredObject:
         """The object as it is read."""
         found = self._state.bucket(bucket).object(key)
-        if self.faults.befalls(FaultKind.HIDDEN, operation, key):
+        if self.faults.trigger(FaultKind.HIDDEN, operation, key):
             raise S3Refusal("NoSuchKey", Key=key)
-        if operation == "get_object" and self.faults.befalls(FaultKind.ARCHIVED, operation, key):
+        if operation == "get_object" and self.faults.trigger(FaultKind.ARCHIVED, operation, key):
             raise S3Refusal("InvalidObjectState", StorageClass="GLACIER")
-        if self.faults.befalls(FaultKind.SHORTENED, operation, key):
+        if self.faults.trigger(FaultKind.SHORTENED, operation, key):
             return _shortened(found)
         return found
 

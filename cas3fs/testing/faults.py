@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Faults of a server that tests switch on and off.
 
-A *fault* is a kind of trouble, the operations and keys it befalls, and how often it does. Fakes ask `Faults.befalls` at
-the points where a real server could fail in that way::
+A *fault* is a kind of trouble, the operations and keys it affects, and how often it happens. Fakes call
+`Faults.trigger` at the points where a real server could fail in that way::
 
     with fake_s3.faults.on(FaultKind.RESET, operations=["put_object"], times=2):
         ...
 
 What is done to a store once, and stays (objects that are lost, a store that is reverted to an earlier state, a copy of
-it), stands in `cas3fs.testing.mishaps`.
+it), stands in `cas3fs.testing.store_damage`.
 
 Locks: one, around the list; nothing else is done under it.
 """
@@ -64,7 +64,7 @@ class Fault:
     """Empty: all that begin with `key_prefix`."""
     moment: object = None
     """What the fake had when the fault was switched on, or what its `moment` gave earlier."""
-    befell: int = 0
+    times_triggered: int = 0
     """How often it happened."""
 
     def is_due(self, operation: str) -> bool:
@@ -82,8 +82,8 @@ class Fault:
         return prefix.startswith(self.key_prefix) or self.key_prefix.startswith(prefix)
 
     def count(self) -> None:
-        """It befell once more."""
-        self.befell += 1
+        """It happened once more."""
+        self.times_triggered += 1
         if self.times_left is not None:
             self.times_left -= 1
 
@@ -163,15 +163,15 @@ class Faults:
         finally:
             self.switch_off(fault)
 
-    def befalls(self, kind: FaultKind, operation: str, key: str = "") -> Fault | None:
+    def trigger(self, kind: FaultKind, operation: str, key: str = "") -> Fault | None:
         """The fault of that kind that happens now to that key, counted; None if none does."""
         return self._count_first(kind, operation, lambda fault: fault.reaches(key))
 
-    def befalls_listing(self, kind: FaultKind, operation: str, prefix: str) -> Fault | None:
+    def trigger_on_listing(self, kind: FaultKind, operation: str, prefix: str) -> Fault | None:
         """The fault of that kind that happens now to a listing of keys that begin with `prefix`, counted."""
         return self._count_first(kind, operation, lambda fault: fault.meets(prefix))
 
-    def struck(self, kind: FaultKind, operation: str, keys: Iterable[str]) -> set[str]:
+    def trigger_on_keys(self, kind: FaultKind, operation: str, keys: Iterable[str]) -> set[str]:
         """Those of `keys` that a fault of that kind happens to now; counted once, if any."""
         found: set[str] = set()
         wanted = list(keys)
@@ -188,13 +188,15 @@ class Faults:
         self, operation: str, prefix: str, objects: Mapping[str, Listed], past: Callable[[Fault], Mapping[str, Listed]]
     ) -> Mapping[str, Listed]:
         """What a listing of `prefix` shows of `objects`; `past` gives what was there at a fault's moment."""
-        stale = self.befalls_listing(FaultKind.EVENTUAL_LISTING, operation, prefix)
+        stale = self.trigger_on_listing(FaultKind.EVENTUAL_LISTING, operation, prefix)
         if stale is not None:
             objects = {key: found for key, found in objects.items() if not stale.reaches(key)} | {
                 key: found for key, found in past(stale).items() if stale.reaches(key)
             }
         keys = [key for key in objects if key.startswith(prefix)]
-        gone = self.struck(FaultKind.LISTING_LACKS, operation, keys) | self.struck(FaultKind.HIDDEN, operation, keys)
+        gone = self.trigger_on_keys(FaultKind.LISTING_LACKS, operation, keys) | self.trigger_on_keys(
+            FaultKind.HIDDEN, operation, keys
+        )
         return {key: found for key, found in objects.items() if key not in gone} if gone else objects
 
     def _count_first(self, kind: FaultKind, operation: str, matters: Callable[[Fault], bool]) -> Fault | None:

@@ -57,7 +57,7 @@ class DiskFault:
     """None: until it is switched off."""
     name_part: str
     """Only for files whose path has this in it."""
-    befell: int = 0
+    times_triggered: int = 0
     """How often it happened."""
 
 
@@ -73,11 +73,11 @@ class FaultyDisk(LocalDisk):
         """By path, of what was written since the last sync: offset, what was there before, length of the file then."""
         self._unseen: set[str] = set()
         """Paths of files of which writes were lost and nobody was told."""
-        self.befell = 0
+        self.times_triggered = 0
         """How often anything failed."""
         self.losses = 0
         """How often bytes may have been lost."""
-        self.room_bytes: int | None = None
+        self.free_space_bytes: int | None = None
         """What `free_bytes` says; None for the truth."""
 
     # -- faults
@@ -110,7 +110,7 @@ class FaultyDisk(LocalDisk):
                 if fault in self._faults:
                     self._faults.remove(fault)
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         """Switch all faults off; what was lost stays lost."""
         with self._lock:
             self._faults.clear()
@@ -122,11 +122,11 @@ class FaultyDisk(LocalDisk):
             for path in paths:
                 self._take_back(path)
                 self._unseen.add(path)
-            self.befell += len(paths)
+            self.times_triggered += len(paths)
             self.losses += len(paths)
         return len(paths)
 
-    def _befall(self, operation: str, path: str) -> None:
+    def _trigger(self, operation: str, path: str) -> None:
         with self._lock:
             for fault in self._faults:
                 if fault.operation != operation or fault.times == 0 or fault.name_part not in path:
@@ -135,8 +135,8 @@ class FaultyDisk(LocalDisk):
                     fault.after -= 1
                     continue
                 fault.times = None if fault.times is None else fault.times - 1
-                fault.befell += 1
-                self.befell += 1
+                fault.times_triggered += 1
+                self.times_triggered += 1
                 self.losses += operation in _LOSING
                 raise OSError(fault.number, os.strerror(fault.number), path)
 
@@ -171,7 +171,7 @@ class FaultyDisk(LocalDisk):
     # -- the disk
 
     def open(self, path: str | Path, flags: int, mode: int = 0o600) -> int:
-        self._befall("open", str(path))
+        self._trigger("open", str(path))
         descriptor = super().open(path, flags, mode)
         self._paths[descriptor] = str(path)
         if flags & os.O_TRUNC:
@@ -184,27 +184,27 @@ class FaultyDisk(LocalDisk):
         super().close(descriptor)
 
     def read_into(self, descriptor: int, into: memoryview, offset: int) -> int:
-        self._befall("read_into", self._path(descriptor))
+        self._trigger("read_into", self._path(descriptor))
         return super().read_into(descriptor, into, offset)
 
     def read(self, descriptor: int, length: int, offset: int) -> bytes:
-        self._befall("read", self._path(descriptor))
+        self._trigger("read", self._path(descriptor))
         return super().read(descriptor, length, offset)
 
     def write(self, descriptor: int, data: memoryview, offset: int) -> int:
-        self._befall("write", self._path(descriptor))
+        self._trigger("write", self._path(descriptor))
         self._note(descriptor, len(data), offset)
         return super().write(descriptor, data, offset)
 
     def append(self, descriptor: int, pieces: Sequence[Buffer]) -> int:
-        self._befall("append", self._path(descriptor))
+        self._trigger("append", self._path(descriptor))
         return super().append(descriptor, pieces)
 
     def sync(self, descriptor: int) -> None:
         path = self._path(descriptor)
         self.check(descriptor)
         try:
-            self._befall("sync", path)
+            self._trigger("sync", path)
         except OSError:
             with self._lock:
                 self._take_back(path)
@@ -221,14 +221,14 @@ class FaultyDisk(LocalDisk):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     def sync_folder(self, descriptor: int) -> None:
-        self._befall("sync_folder", self._path(descriptor))
+        self._trigger("sync_folder", self._path(descriptor))
 
     def truncate(self, descriptor: int, size: int) -> None:
-        self._befall("truncate", self._path(descriptor))
+        self._trigger("truncate", self._path(descriptor))
         super().truncate(descriptor, size)
 
     def rename(self, path: Path, other: Path) -> None:
-        self._befall("rename", str(path))
+        self._trigger("rename", str(path))
         super().rename(path, other)
         with self._lock:
             for descriptor, known in list(self._paths.items()):
@@ -238,12 +238,12 @@ class FaultyDisk(LocalDisk):
                 self._undo[str(other)] = self._undo.pop(str(path))
 
     def unlink(self, path: Path) -> None:
-        self._befall("unlink", str(path))
+        self._trigger("unlink", str(path))
         super().unlink(path)
         with self._lock:
             self._undo.pop(str(path), None)
             self._unseen.discard(str(path))
 
     def free_bytes(self, folder: str | Path) -> int:
-        self._befall("free_bytes", str(folder))
-        return super().free_bytes(folder) if self.room_bytes is None else self.room_bytes
+        self._trigger("free_bytes", str(folder))
+        return super().free_bytes(folder) if self.free_space_bytes is None else self.free_space_bytes

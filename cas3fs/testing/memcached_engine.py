@@ -85,7 +85,7 @@ class Engine:
             used, body = used + length + 2, rest[:length]
         return self._with_faults(name, words[1:], body, used)
 
-    def spoil(self, key: bytes, value: bytes) -> None:
+    def corrupt(self, key: bytes, value: bytes) -> None:
         """Replace the value of a key that is there, and nothing else of it."""
         item = self.items[key]
         self._size_bytes += len(value) - len(item.value)
@@ -93,18 +93,18 @@ class Engine:
 
     def _with_faults(self, name: str, words: list[bytes], body: bytes, used: int) -> Step:
         key = words[0].decode("latin-1") if words else ""
-        delay = self._faults.befalls(FaultKind.DELAY, name, key)
+        delay = self._faults.trigger(FaultKind.DELAY, name, key)
         delay_s = delay.delay_s if delay else 0.0
-        if self._faults.befalls(FaultKind.RESET, name, key):
+        if self._faults.trigger(FaultKind.RESET, name, key):
             return Step(used, b"", delay_s, breaks=True)
-        if self._faults.befalls(FaultKind.UNAVAILABLE, name, key):
+        if self._faults.trigger(FaultKind.UNAVAILABLE, name, key):
             return Step(used, b"SERVER_ERROR out of memory\r\n", delay_s)
-        if self._faults.befalls(FaultKind.THROTTLED, name, key):
+        if self._faults.trigger(FaultKind.THROTTLED, name, key):
             return Step(used, b"SERVER_ERROR too busy\r\n", delay_s)
         answer = self._answer(name, words, body)
-        if self._faults.befalls(FaultKind.APPLIED_THEN_ERROR, name, key):
+        if self._faults.trigger(FaultKind.APPLIED_THEN_ERROR, name, key):
             return Step(used, b"", delay_s, breaks=True)
-        if self._faults.befalls(FaultKind.TRUNCATED, name, key):
+        if self._faults.trigger(FaultKind.TRUNCATED, name, key):
             return Step(used, answer[: len(answer) // 2], delay_s, ends=True)
         if words and words[-1] == b"noreply" and name not in _FETCHING:
             answer = b""
@@ -140,7 +140,7 @@ class Engine:
             return b"SERVER_ERROR object too large for cache\r\n"
         old = self._get(key)
         refusal = self._refusal(name, old, words)
-        if refusal and not self._faults.befalls(FaultKind.IGNORED_PRECONDITION, name, key.decode("latin-1")):
+        if refusal and not self._faults.trigger(FaultKind.IGNORED_PRECONDITION, name, key.decode("latin-1")):
             return refusal
         if old is not None and name in ("append", "prepend"):
             body = old.value + body if name == "append" else body + old.value

@@ -13,8 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from cas3fs.testing.fake_memcached import FakeMemcached
     from cas3fs.testing.fake_s3 import FakeS3
-    from cas3fs.testing.lying_store import LyingStores
-    from cas3fs.testing.volumes import Mount, Volume
+    from cas3fs.testing.faulty_store import FaultyStores
+    from cas3fs.testing.volumes import TemporaryMount, TemporaryVolume
 
 pytest.register_assert_rewrite("cas3fs.testing.contracts")
 
@@ -39,30 +39,30 @@ def fake_memcached() -> "FakeMemcached":
 
 
 @pytest.fixture
-def lying_stores() -> Iterator["LyingStores"]:
+def faulty_stores() -> Iterator["FaultyStores"]:
     """Every store that cas3fs opens within this process fails and lies as the faults that are switched on say."""
-    from cas3fs.testing.lying_store import lying_stores
+    from cas3fs.testing.faulty_store import faulty_stores
 
-    with lying_stores() as stores:
+    with faulty_stores() as stores:
         yield stores
 
 
 @pytest.fixture
-def cas3fs_volume(tmp_path_factory: pytest.TempPathFactory) -> "Volume":
+def cas3fs_volume(tmp_path_factory: pytest.TempPathFactory) -> "TemporaryVolume":
     """A new, empty volume in a temporary folder, with state and cache folders of its own."""
-    from cas3fs.testing.volumes import Volume
+    from cas3fs.testing.volumes import TemporaryVolume
 
-    return Volume.make(tmp_path_factory.mktemp("cas3fs"))
+    return TemporaryVolume.make(tmp_path_factory.mktemp("cas3fs"))
 
 
 @pytest.fixture
-def cas3fs_mount(cas3fs_volume: "Volume") -> Iterator["Mount"]:
+def cas3fs_mount(cas3fs_volume: "TemporaryVolume") -> Iterator["TemporaryMount"]:
     """The volume mounted; skipped where nobody can mount. At the end it is unmounted, which stores everything."""
-    from cas3fs.testing.volumes import Mount, obstacle_to_mounting
+    from cas3fs.testing.volumes import TemporaryMount, obstacle_to_mounting
 
     if obstacle := obstacle_to_mounting():
         pytest.skip(f"cannot mount: {obstacle}")
-    mount = Mount(cas3fs_volume, Path(cas3fs_volume.folder) / "mnt")
+    mount = TemporaryMount(cas3fs_volume, Path(cas3fs_volume.folder) / "mnt")
     mount.up()
     try:
         yield mount

@@ -6,7 +6,7 @@
     python -m cas3fs.testing.random_faults SEED WHILE-FILE disk,sqlite,store mount VOLUME DIRECTORY --foreground
 
 While the file exists, faults of the kinds that are named come and go some times a second, several at once: those of
-`cas3fs.testing.faulty_disk`, `cas3fs.testing.sqlite_faults` and `cas3fs.testing.lying_store`. Which ones follows from
+`cas3fs.testing.faulty_disk`, `cas3fs.testing.sqlite_faults` and `cas3fs.testing.faulty_store`. Which ones follows from
 the seed; what they hit depends on the moment. Soon after the file has gone nothing fails any more, and what the disk
 has lost stays lost. Left out are the faults that nobody can notice: a put that is answered and forgotten, and one that
 ignores its condition.
@@ -27,7 +27,7 @@ from unittest import mock
 
 from cas3fs.testing.faults import Fault, FaultKind
 from cas3fs.testing.faulty_disk import FaultyDisk
-from cas3fs.testing.lying_store import STORE_FAULTS, LyingStores, lying_stores
+from cas3fs.testing.faulty_store import STORE_FAULTS, FaultyStores, faulty_stores
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults, sqlite_faults
 
 USAGE: Final = "python -m cas3fs.testing.random_faults SEED WHILE-FILE disk,sqlite,store CAS3FS-ARGUMENT..."
@@ -58,7 +58,7 @@ Trouble = Callable[[], Callable[[], object]]
 
 
 def disk_troubles(chance: random.Random) -> Iterator[Trouble]:
-    """What befalls the local disk of this process, under staging and the disk cache."""
+    """What trigger the local disk of this process, under staging and the disk cache."""
     disk = FaultyDisk()
     for place in ("cas3fs.filesystem.staging.LocalDisk", "cas3fs.caches.disk.LocalDisk"):
         mock.patch(place, lambda: disk).start()
@@ -77,7 +77,7 @@ def disk_troubles(chance: random.Random) -> Iterator[Trouble]:
 
 
 def sqlite_troubles(chance: random.Random, faults: SqliteFaults) -> Iterator[Trouble]:
-    """What befalls a statement of a database."""
+    """What trigger a statement of a database."""
 
     def fail() -> Callable[[], object]:
         on = ExitStack()
@@ -88,8 +88,8 @@ def sqlite_troubles(chance: random.Random, faults: SqliteFaults) -> Iterator[Tro
     yield from (fail, fail)
 
 
-def store_troubles(chance: random.Random, stores: LyingStores) -> Iterator[Trouble]:
-    """What befalls requests to the store, and what it lies about."""
+def store_troubles(chance: random.Random, stores: FaultyStores) -> Iterator[Trouble]:
+    """What trigger requests to the store, and what it lies about."""
     moments: list[object] = []
 
     def fail() -> Callable[[], object]:
@@ -122,7 +122,7 @@ def random_faults(seed: int, kinds: Sequence[str], lasts: Callable[[], bool]) ->
             elif kind == "sqlite":
                 troubles += sqlite_troubles(chance, made.enter_context(sqlite_faults()))
             elif kind == "store":
-                troubles += store_troubles(chance, made.enter_context(lying_stores()))
+                troubles += store_troubles(chance, made.enter_context(faulty_stores()))
             else:
                 raise ValueError(f"there are no faults of {kind}")
         made.callback(mock.patch.stopall)

@@ -73,7 +73,7 @@ class _Armed:
     file: str
     lasts: Callable[[], bool] = lambda: True
     seen: int = 0
-    befell: int = 0
+    times_triggered: int = 0
 
     def meets(self, path: str, text: str) -> bool:
         if not path or not self.lasts():
@@ -81,9 +81,9 @@ class _Armed:
         if self.text not in text or not path.endswith(self.file):
             return False
         self.seen += 1
-        if self.seen < self.at or (self.times is not None and self.befell >= self.times):
+        if self.seen < self.at or (self.times is not None and self.times_triggered >= self.times):
             return False
-        self.befell += 1
+        self.times_triggered += 1
         return True
 
 
@@ -107,7 +107,7 @@ class SqliteFaults:
     ) -> Iterator[_Armed]:
         """Lets `kind` befall `times` statements (None: all) from the `at`-th on, counting only those that contain
         `text`, on databases whose path ends with `file`, while `lasts` says so; gives what tells how often it
-        `befell`, and how many such statements were `seen`."""
+        `times_triggered`, and how many such statements were `seen`."""
         armed = _Armed(kind, at, times, text, file, lasts)
         with self._lock:
             self._on.append(armed)

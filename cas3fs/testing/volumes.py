@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Volumes and mounts for tests, made with the command line as a user would.
 
-A `Volume` lives in one folder: the store, the state and the cache of a machine that uses it. A `Mount` is that volume
-mounted by a process of its own.
+A `TemporaryVolume` lives in one folder: the store, the state and the cache of a machine that uses it. A
+`TemporaryMount` is that volume mounted by a process of its own.
 """
 
 import json
@@ -22,14 +22,14 @@ COMMAND_TIMEOUT_S = 120
 
 
 @attrs.frozen
-class Volume:
+class TemporaryVolume:
     """A volume, and the places of a machine that uses it."""
 
     folder: Path
     url: str
 
     @classmethod
-    def make(cls, folder: Path, *options: str) -> "Volume":
+    def make(cls, folder: Path, *options: str) -> "TemporaryVolume":
         """Make one in `folder`, with options of ``cas3fs mkfs``.
 
         Raises:
@@ -55,9 +55,9 @@ class Volume:
         """What commands need in their environment, beyond one's own."""
         return {"CAS3FS_STATE_DIR": str(self.state_dir), "CAS3FS_CACHE_DIR": str(self.cache_dir)}
 
-    def on_another_machine(self, folder: Path) -> "Volume":
+    def on_another_machine(self, folder: Path) -> "TemporaryVolume":
         """The same volume with other, empty places in `folder`."""
-        return Volume(folder, self.url)
+        return TemporaryVolume(folder, self.url)
 
     def run(self, *arguments: str | Path) -> str:
         """Run ``cas3fs`` with `arguments`, and give what it prints.
@@ -83,10 +83,10 @@ class Volume:
 
 
 @attrs.frozen
-class Mount:
+class TemporaryMount:
     """A volume and where it is mounted; usable as a path."""
 
-    volume: Volume
+    volume: TemporaryVolume
     path: Path
 
     def __fspath__(self) -> str:

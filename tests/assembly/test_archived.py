@@ -10,13 +10,13 @@ from cas3fs.assembly.checking import check_unmounted
 from cas3fs.control import Message
 from cas3fs.errors import SnapshotArchived
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStores
+from cas3fs.testing.faulty_store import FaultyStores
 
 from .conftest import Volume, read_all
 
 
 @pytest.fixture
-def volume(lying_stores: LyingStores, tmp_path: Path) -> Iterator[Volume]:
+def volume(faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
     made = Volume(tmp_path)
     yield made
     made.close()
@@ -25,10 +25,10 @@ def volume(lying_stores: LyingStores, tmp_path: Path) -> Iterator[Volume]:
 @pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("folder", ["snapshots", "pages"])
 def test_who_has_the_state_goes_on_and_publishes_what_can_be_read(
-    volume: Volume, lying_stores: LyingStores, folder: str
+    volume: Volume, faulty_stores: FaultyStores, folder: str
 ) -> None:
     before = volume.use("here", a="one")
-    with lying_stores.faults.on(FaultKind.ARCHIVED, keys=[f"{folder}/{before}"]):
+    with faulty_stores.faults.on(FaultKind.ARCHIVED, keys=[f"{folder}/{before}"]):
         with pytest.raises(SnapshotArchived, match=f"{before}.* archive"):
             volume.open("there")
         assert volume.use("here", b="two") > before
@@ -36,11 +36,11 @@ def test_who_has_the_state_goes_on_and_publishes_what_can_be_read(
 
 
 @pytest.mark.promise("surroundings-may-change")
-def test_a_check_from_another_machine_names_it(volume: Volume, lying_stores: LyingStores) -> None:
+def test_a_check_from_another_machine_names_it(volume: Volume, faulty_stores: FaultyStores) -> None:
     volume.use("here", a="one")
     key = f"snapshots/{volume.use('here', b='two')}"
     found: list[Message] = []
-    with lying_stores.faults.on(FaultKind.ARCHIVED, keys=[key]):
+    with faulty_stores.faults.on(FaultKind.ARCHIVED, keys=[key]):
         check_unmounted(volume.store_settings, volume.places("there"), {}, found.append)
     told = [one["finding"] for one in found if "finding" in one]
     assert [(one["code"], one["touches"]) for one in told] == [("object-archived", {"object": key})]

@@ -13,7 +13,7 @@ from cas3fs.errors import SnapshotError
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.retention import Policy, set_policy
-from cas3fs.testing.mishaps import copy_to
+from cas3fs.testing.store_damage import copy_to
 from cas3fs.values import SnapshotNumber
 
 DAY = timedelta(days=1)

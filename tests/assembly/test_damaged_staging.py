@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.assembly.rescuing import find_state, rescue
 from cas3fs.errors import IndexCorrupt, StateConflict
-from cas3fs.testing.pages import leaves
+from cas3fs.testing.sqlite_pages import leaf_pages
 from tests.assembly.conftest import Volume, read_all, write
 from tests.assembly.test_upkeep import fsck, read, silent
 
@@ -35,7 +35,7 @@ def rows_of(volume: Volume) -> Path:
 
 def spoil_a_page(volume: Volume) -> bytes:
     """One page of rows becomes garbage; gives the damaged database."""
-    page = leaves(rows_of(volume), "staged")[3]
+    page = leaf_pages(rows_of(volume), "staged")[3]
     data = bytearray(rows_of(volume).read_bytes())
     data[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = b"\xa5" * PAGE_BYTES
     rows_of(volume).write_bytes(bytes(data))
@@ -66,7 +66,7 @@ def test_a_damaged_page_of_records_costs_what_lay_on_it_and_is_told(
     (kept,) = aside_of(killed).glob("staging.sqlite.*")
     assert kept.read_bytes() == damaged
     assert str(kept) in caplog.text
-    assert str(kept) in opened.metrics.troubles()["staging"].error
+    assert str(kept) in opened.metrics.last_errors()["staging"].error
     opened.finish()
     opened.close()
     assert read_all(killed.open("here")) == found

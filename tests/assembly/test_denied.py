@@ -18,22 +18,22 @@ from cas3fs.maintenance.plans import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.snapshots.retention import Policy
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStores
+from cas3fs.testing.faulty_store import FaultyStores
 
 from .conftest import Volume, publish, read_all, view_of, write
 
 
 @pytest.fixture
-def volume(lying_stores: LyingStores, tmp_path: Path) -> Iterator[Volume]:
+def volume(faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
     made = Volume(tmp_path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def bare(volume: Volume, lying_stores: LyingStores) -> ObjectStore:
+def bare(volume: Volume, faulty_stores: FaultyStores) -> ObjectStore:
     """The store without a fault."""
-    return lying_stores.honest(volume.store_settings.url)
+    return faulty_stores.without_faults(volume.store_settings.url)
 
 
 def silent(_: Message) -> None:
@@ -68,10 +68,10 @@ def gc(volume: Volume, host: str) -> Message:
 @pytest.mark.promise("a-denied-snapshot-is-kept")
 @pytest.mark.parametrize("host", ["A", "B"])
 def test_what_a_denied_snapshot_needs_outlives_gcs_and_prunings_and_it_can_be_had_again(
-    volume: Volume, lying_stores: LyingStores, host: str
+    volume: Volume, faulty_stores: FaultyStores, host: str
 ) -> None:
     first, files = made(volume)
-    with lying_stores.faults.on(FaultKind.HIDDEN, keys=[f"snapshots/{first}"]):
+    with faulty_stores.faults.on(FaultKind.HIDDEN, keys=[f"snapshots/{first}"]):
         for number in range(2):
             told = gc(volume, host)
             (problem,) = told["problems"]
@@ -112,14 +112,14 @@ def test_a_person_gives_a_denied_snapshot_up(volume: Volume, bare: ObjectStore, 
 
 
 @pytest.mark.promise("a-denied-snapshot-is-kept")
-def test_who_comes_back_from_a_crash_misses_what_it_had_published(volume: Volume, lying_stores: LyingStores) -> None:
+def test_who_comes_back_from_a_crash_misses_what_it_had_published(volume: Volume, faulty_stores: FaultyStores) -> None:
     opened = volume.open("A")
     write(opened, "a", os.urandom(30_000).hex())
     first = publish(opened)
     removed(opened, "a")
     publish(opened)
     opened.close()
-    with lying_stores.faults.on(FaultKind.HIDDEN, keys=[f"snapshots/{first}"]):
+    with faulty_stores.faults.on(FaultKind.HIDDEN, keys=[f"snapshots/{first}"]):
         (problem,) = gc(volume, "A")["problems"]
     assert first in problem
 

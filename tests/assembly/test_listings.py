@@ -22,24 +22,24 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import read_bases
 from cas3fs.snapshots.retention import Policy
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStores
-from cas3fs.testing.mishaps import lose
+from cas3fs.testing.faulty_store import FaultyStores
+from cas3fs.testing.store_damage import delete_objects
 
 from .conftest import Volume, packs, read_all, write
 from .test_take_over import published, published_late, silent, take_over
 
 
 @pytest.fixture
-def volume(lying_stores: LyingStores, tmp_path: Path) -> Iterator[Volume]:
+def volume(faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
     made = Volume(tmp_path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def bare(volume: Volume, lying_stores: LyingStores) -> ObjectStore:
+def bare(volume: Volume, faulty_stores: FaultyStores) -> ObjectStore:
     """The store without a fault."""
-    return lying_stores.honest(volume.store_settings.url)
+    return faulty_stores.without_faults(volume.store_settings.url)
 
 
 def looked_at(volume: Volume, host: str = "looking") -> list[str]:
@@ -58,11 +58,11 @@ def looked_at(volume: Volume, host: str = "looking") -> list[str]:
 
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
-def test_a_listing_that_lacks_the_last_snapshot_rolls_nothing_back(volume: Volume, lying_stores: LyingStores) -> None:
+def test_a_listing_that_lacks_the_last_snapshot_rolls_nothing_back(volume: Volume, faulty_stores: FaultyStores) -> None:
     volume.use("A", a="one")
-    before = lying_stores.faults.moment()
+    before = faulty_stores.faults.moment()
     last = volume.use("A", thesis="years of work")
-    with lying_stores.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="snapshots/", moment=before):
+    with faulty_stores.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="snapshots/", moment=before):
         assert read_all(volume.view()) == {"a": "one", "thesis": "years of work"}
         opened = volume.open("B")
         assert read_all(opened) == {"a": "one", "thesis": "years of work"}
@@ -76,29 +76,29 @@ def test_a_listing_that_lacks_the_last_snapshot_rolls_nothing_back(volume: Volum
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
 def test_what_a_writer_published_that_never_released_is_found_by_its_number(
-    volume: Volume, lying_stores: LyingStores
+    volume: Volume, faulty_stores: FaultyStores
 ) -> None:
     held = volume.open("A")
     write(held, "a", "one")
     published(held)
-    before = lying_stores.faults.moment()
+    before = faulty_stores.faults.moment()
     for name in ("b", "c"):
         write(held, name, "acknowledged")
         published(held)
     held.close()
-    with lying_stores.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="snapshots/", moment=before):
+    with faulty_stores.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="snapshots/", moment=before):
         assert set(read_all(take_over(volume, "B"))) == {"a", "b", "c"}
 
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
-def test_pages_that_are_listed_tell_of_a_snapshot_that_is_not(volume: Volume, lying_stores: LyingStores) -> None:
+def test_pages_that_are_listed_tell_of_a_snapshot_that_is_not(volume: Volume, faulty_stores: FaultyStores) -> None:
     held = volume.open("A")
     assert held.publisher is not None
     held.publisher._sequence = 500  # as after many attempts that the store refused
     write(held, "a", "one")
     last = published(held)
     held.close()
-    with lying_stores.faults.on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{last}"]):
+    with faulty_stores.faults.on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{last}"]):
         assert read_all(take_over(volume, "B")) == {"a": "one"}
 
 
@@ -118,7 +118,7 @@ def test_a_release_without_a_name_is_followed_as_before(volume: Volume) -> None:
 def test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before(volume: Volume, bare: ObjectStore) -> None:
     volume.use("A", a="one")
     last = volume.use("A", b="two")
-    lose(bare, [f"snapshots/{last}"])
+    delete_objects(bare, [f"snapshots/{last}"])
     with pytest.raises(SnapshotDamaged, match=f"no snapshot {last}.*snapshot restore"):
         volume.open("B")
     assert "snapshot-missing" in looked_at(volume)
@@ -143,7 +143,7 @@ def read_all_names(opened: OpenVolume) -> set[str]:
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release", "a-lost-newest-snapshot-is-stored-again")
 def test_the_machine_that_has_the_state_goes_on_when_the_head_is_lost(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
-    lose(bare, [f"snapshots/{last}"])
+    delete_objects(bare, [f"snapshots/{last}"])
     opened = volume.open("A")
     assert read_all(opened) == {"a": "one"}
     write(opened, "b", "two")
@@ -157,7 +157,7 @@ def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_aga
     volume: Volume, bare: ObjectStore
 ) -> None:
     last = volume.use("A", a="one")
-    lose(bare, [f"snapshots/{last}"])
+    delete_objects(bare, [f"snapshots/{last}"])
     told: list[Message] = []
     result = check_unmounted(volume.store_settings, volume.places("A"), {"repair": True}, told.append)
     assert result["status"] == 1
@@ -173,7 +173,7 @@ def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_whe
     volume: Volume, bare: ObjectStore
 ) -> None:
     last = volume.use("A", a="one")
-    lose(bare, [f"snapshots/{last}"])
+    delete_objects(bare, [f"snapshots/{last}"])
     with pytest.raises(SnapshotDamaged, match=f"no snapshot {last}; no snapshot before it is whole: mount .* wrote it"):
         volume.open("B")
     assert read_all(volume.open("A")) == {"a": "one"}
@@ -184,12 +184,12 @@ def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_whe
 
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_an_old_writer_whose_listings_of_epochs_are_stale_acknowledges_and_deletes_nothing(
-    volume: Volume, lying_stores: LyingStores
+    volume: Volume, faulty_stores: FaultyStores
 ) -> None:
     old = volume.open("old")
     write(old, "thesis", "years of work")
     published(old)
-    with lying_stores.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="epochs/"):
+    with faulty_stores.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="epochs/"):
         new = take_over(volume, "new")
         write(old, "mail", "important")
         with pytest.raises(Fenced):
@@ -202,7 +202,7 @@ def test_an_old_writer_whose_listings_of_epochs_are_stale_acknowledges_and_delet
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 @pytest.mark.parametrize("seen", ["a snapshot", "a pack"])
 def test_whatever_is_seen_of_a_later_epoch_fences_its_writer(
-    volume: Volume, lying_stores: LyingStores, seen: str
+    volume: Volume, faulty_stores: FaultyStores, seen: str
 ) -> None:
     old = volume.open("old")
     for text in ("one", "two"):
@@ -214,10 +214,10 @@ def test_whatever_is_seen_of_a_later_epoch_fences_its_writer(
         new.filesystem.store_all()
     assert old.publisher is not None
     before = set((volume.root / "v").rglob("*"))
-    hidden = lying_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="epochs/00000002")
+    hidden = faulty_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="epochs/00000002")
     if seen == "a pack":
-        lying_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="snapshots/00000002")
-        lying_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="pages/00000002")
+        faulty_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="snapshots/00000002")
+        faulty_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="pages/00000002")
         with pytest.raises(Fenced):
             Upkeep(old).gc(GcSettings(grace_s=0), silent)
         published_here = {path for path in set((volume.root / "v").rglob("*")) - before if path.is_file()}
@@ -227,7 +227,7 @@ def test_whatever_is_seen_of_a_later_epoch_fences_its_writer(
             old.publisher.keeper.prune(Policy(last=1))
         assert set((volume.root / "v").rglob("*")) == before
     assert before <= set((volume.root / "v").rglob("*"))
-    lying_stores.faults.switch_off(hidden)
+    faulty_stores.faults.switch_off(hidden)
     with pytest.raises(Fenced):
         old.publisher.publish()
     assert old.filesystem.read_only
@@ -256,14 +256,14 @@ def named_and_forgotten(volume: Volume, opened: OpenVolume) -> tuple[str, str]:
 @pytest.mark.promise("unlisted-snapshots-are-retained")
 @pytest.mark.parametrize("who", ["its writer", "its machine", "another machine"])
 def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
-    volume: Volume, lying_stores: LyingStores, who: str
+    volume: Volume, faulty_stores: FaultyStores, who: str
 ) -> None:
     opened = volume.open("A")
     keep, pack = named_and_forgotten(volume, opened)
     if who != "its writer":
         opened.finish()
         opened.close()
-    lying_stores.faults.switch_on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{keep}"])
+    faulty_stores.faults.switch_on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{keep}"])
     if who != "its writer":
         opened = volume.open("A" if who == "its machine" else "B")
     with pytest.raises(StoreError, match=f"does not list snapshot {keep}"):
@@ -273,14 +273,14 @@ def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
     opened.close()
     with offline_turn(volume.store_settings, volume.places("B")) as turn:
         turn.keeper.prune(Policy(last=1, names=("*",)))
-    lying_stores.faults.clear()
+    faulty_stores.faults.clear()
     assert keep in volume.archive.ids()
     volume.archive.verify(keep, set())
 
 
 @pytest.mark.promise("unlisted-snapshots-are-retained")
 def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_deleted(
-    volume: Volume, lying_stores: LyingStores
+    volume: Volume, faulty_stores: FaultyStores
 ) -> None:
     opened = volume.open("A")
     keep, _ = named_and_forgotten(volume, opened)
@@ -291,7 +291,7 @@ def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_dele
         path.unlink()
     opened.close()
     with (
-        lying_stores.faults.on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{keep}"]),
+        faulty_stores.faults.on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{keep}"]),
         offline_turn(volume.store_settings, volume.places("A")) as turn,
     ):
         turn.keeper.prune(Policy(last=1, names=("*",)))

@@ -10,7 +10,7 @@ from cas3fs.assembly.checking import check_unmounted
 from cas3fs.assembly.reports import unmounted_report
 from cas3fs.errors import SnapshotDamaged
 from cas3fs.index.files import check_fingerprint, fingerprinted
-from cas3fs.testing.pages import closed, leaves, lose_write
+from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
 from tests.assembly.conftest import Volume, read_all, write
 from tests.assembly.test_upkeep import damage, fsck, read, silent
 
@@ -26,9 +26,9 @@ def index_of(volume: Volume) -> Path:
 def hurt(volume: Volume) -> Volume:
     """A volume of which the local index has lost the write that entered new files, since it was unmounted here."""
     volume.use("here", **OLD)
-    before = closed(index_of(volume))
+    before = checkpointed_bytes(index_of(volume))
     volume.use("here", **NEW)
-    assert lose_write(index_of(volume), leaves(index_of(volume), "chunks")[-1], before)
+    assert lose_write(index_of(volume), leaf_pages(index_of(volume), "chunks")[-1], before)
     return volume
 
 

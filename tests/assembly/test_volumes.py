@@ -21,7 +21,7 @@ from cas3fs.errors import (
     VolumeMissing,
 )
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores import ObjectStore, opening
+from cas3fs.objectstores import ObjectStore, urls
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import FaultKind
@@ -43,7 +43,7 @@ def test_a_fenced_volume_puts_nothing_without_a_condition_whatever_the_store_ans
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeS3("bucket")
-    monkeypatch.setattr(opening, "_open_bare", lambda where, settings: S3Store("bucket", where.prefix, client=fake))
+    monkeypatch.setattr(urls, "_open_bare", lambda where, settings: S3Store("bucket", where.prefix, client=fake))
     settings = StoreSettings("s3://bucket/v")
     assert make_volume(settings, VolumeSettings())["fenced"]
     store = open_volume_store(settings, Metrics())

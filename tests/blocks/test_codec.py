@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode, decode_verified, encode, hash_block
-from cas3fs.errors import CorruptBlock, UsageError
+from cas3fs.errors import BlockCorrupt, UsageError
 
 NONE = Compression.parse("none")
 ZSTD = Compression.parse("zstd:3")
@@ -84,21 +84,21 @@ def test_a_wrong_compression_is_refused_by_name(text: str) -> None:
     ],
 )
 def test_what_does_not_fit_is_a_corrupt_block(encoded: bytes, plain_length: int) -> None:
-    with pytest.raises(CorruptBlock):
+    with pytest.raises(BlockCorrupt):
         decode(encoded, plain_length)
 
 
 def test_a_frame_that_would_unpack_to_more_than_the_block_is_never_unpacked() -> None:
     bomb = b"\x01" + zstandard.ZstdCompressor().compress(bytes(MAX_BLOCK_BYTES + 1))
-    with pytest.raises(CorruptBlock, match="declares"):
+    with pytest.raises(BlockCorrupt, match="declares"):
         decode(bomb, 100)
-    with pytest.raises(CorruptBlock, match="declares"):
+    with pytest.raises(BlockCorrupt, match="declares"):
         decode(bomb, MAX_BLOCK_BYTES + 1)
 
 
 def test_a_frame_without_a_declared_size_is_refused() -> None:
     frame = zstandard.ZstdCompressor(write_content_size=False).compress(TEXT)
-    with pytest.raises(CorruptBlock):
+    with pytest.raises(BlockCorrupt):
         decode(b"\x01" + frame, len(TEXT))
 
 
@@ -108,13 +108,13 @@ def test_a_flipped_bit_never_yields_other_bytes(bit: int) -> None:
     damaged[bit // 8] ^= 1 << bit % 8
     try:
         plain = decode_verified(damaged, len(TEXT), hash_block(TEXT))
-    except CorruptBlock:
+    except BlockCorrupt:
         return
     assert plain == TEXT  # some bits of a frame's header mean nothing
 
 
 def test_other_bytes_than_the_hash_names_are_refused() -> None:
-    with pytest.raises(CorruptBlock, match="hash"):
+    with pytest.raises(BlockCorrupt, match="hash"):
         decode_verified(b"\x00abd", 3, hash_block(b"abc"))
 
 

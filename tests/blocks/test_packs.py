@@ -17,7 +17,7 @@ from cas3fs.blocks.packs import (
     read_contents,
     tail_length,
 )
-from cas3fs.errors import CorruptPack
+from cas3fs.errors import PackCorrupt
 
 ZSTD = Compression.parse("zstd:3")
 NONCE = bytes(range(16))
@@ -65,7 +65,7 @@ def test_a_guessed_tail_tells_how_much_is_needed_and_that_suffices() -> None:
     size = len(image.body)
     needed = tail_length(image.body[-GUESSED_TAIL_BYTES:], size)
     assert needed > GUESSED_TAIL_BYTES
-    with pytest.raises(CorruptPack, match="needs"):
+    with pytest.raises(PackCorrupt, match="needs"):
         read_contents(image.body[-GUESSED_TAIL_BYTES:], size)
     assert read_contents(memoryview(image.body)[-needed:], size) == image.blocks
 
@@ -81,34 +81,34 @@ def test_a_damaged_tail_is_never_taken_for_whole(data: st.DataObject) -> None:
     needed = tail_length(image.body, len(image.body))
     tail = bytearray(image.body[-needed:])
     tail[data.draw(st.integers(0, needed - 1))] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(CorruptPack):
+    with pytest.raises(PackCorrupt):
         read_contents(tail, len(image.body))
 
 
 @given(st.binary(max_size=300), st.integers(0, 10**6))
 def test_noise_is_a_corrupt_pack(tail: bytes, size: int) -> None:
-    with pytest.raises(CorruptPack):
+    with pytest.raises(PackCorrupt):
         read_contents(tail, size)
 
 
 @pytest.mark.parametrize("size_change", [-1, 1, 4096])
 def test_a_pack_cut_short_or_grown_is_corrupt(size_change: int) -> None:
     image = build([b"one"])
-    with pytest.raises(CorruptPack):
+    with pytest.raises(PackCorrupt):
         read_contents(image.body, len(image.body) + size_change)
 
 
 def test_a_table_larger_than_the_pack_is_refused_before_it_is_read() -> None:
     body = build([b"one"]).body
     facts = struct.pack(">QIH10x", len(body), 2**32 - 1, 1)
-    with pytest.raises(CorruptPack, match="does not fit"):
+    with pytest.raises(PackCorrupt, match="does not fit"):
         tail_length(with_footer(body, facts, 48), len(body))
 
 
 def test_a_newer_format_is_named() -> None:
     body = build([b"one"]).body
     facts = struct.pack(">QIH10x", len(body), 1, 2)
-    with pytest.raises(CorruptPack, match="format 2"):
+    with pytest.raises(PackCorrupt, match="format 2"):
         read_contents(with_footer(body, facts, 48), len(body))
 
 
@@ -123,7 +123,7 @@ def test_impossible_places_and_lengths_are_refused_though_the_checksum_fits(
     facts = image.body[-FOOTER_BYTES : -FOOTER_BYTES + 24]
     line = struct.pack(">32sQII", hash_block(b"one"), offset, stored, plain)
     body = image.body[: -FOOTER_BYTES - 48] + line + image.body[-FOOTER_BYTES:]
-    with pytest.raises(CorruptPack):
+    with pytest.raises(PackCorrupt):
         read_contents(with_footer(body, facts, 48), len(body))
 
 

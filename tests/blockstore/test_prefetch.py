@@ -11,7 +11,7 @@ from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.in_flight import STALE_AFTER_S, InFlightFetches
 from cas3fs.caches import MemoryCache
-from cas3fs.errors import CorruptBlock, StoreUnreachable
+from cas3fs.errors import BlockCorrupt, StoreUnreachable
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.values import BlockHash, BlockLocation
@@ -169,7 +169,7 @@ def test_a_damaged_block_among_neighbours_fails_alone(
     reader.prefetch(locations)
     until(lambda: arrived(reader, [locations[0], locations[2]]))
     until(lambda: metrics.snapshot()["reader.corrupt_blocks"] == 1)
-    with pytest.raises(CorruptBlock, match=locations[1].hash.hex()):
+    with pytest.raises(BlockCorrupt, match=locations[1].hash.hex()):
         reader.read(locations[1], 0, LARGE)
 
 

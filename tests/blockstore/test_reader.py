@@ -13,7 +13,7 @@ from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.keys import pack_key
 from cas3fs.caches import DiskCache, MemoryCache
-from cas3fs.errors import BlockMissing, CorruptBlock, StoreError, StoreUnreachable
+from cas3fs.errors import BlockCorrupt, BlockMissing, StoreError, StoreUnreachable
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
 from tests.blockstore.conftest import WAIT_S, Block, Gate, TestStore, make_block
@@ -121,7 +121,7 @@ def test_a_damaged_block_is_an_error_for_itself_alone(
     reader = open_reader()
     for number in (0, 1, 3, 4):
         assert reader.read(locations[number], 0, length) == blocks[number][1]
-    with pytest.raises(CorruptBlock, match=blocks[2][0].hex()):
+    with pytest.raises(BlockCorrupt, match=blocks[2][0].hex()):
         reader.read(locations[2], 0, 1)
     assert metrics.snapshot()["reader.corrupt_blocks"] >= 1
 

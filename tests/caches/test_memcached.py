@@ -95,12 +95,12 @@ def test_whatever_is_changed_in_a_server_never_comes_out(open_fake: Opener, metr
     whole = fake.fake_server.items
     for key, value in whole.items():
         for place in (0, 4, 7, 8, 11, 12, len(value) // 2, len(value) - 1):
-            fake.fake_server.spoil(key, value[:place] + bytes([value[place] ^ 0x41]) + value[place + 1 :])
+            fake.fake_server.corrupt(key, value[:place] + bytes([value[place] ^ 0x41]) + value[place + 1 :])
             assert cache.get(block) in (None, plain)
             for one, content in whole.items():
                 fake.set(one, content, noreply=False)
         for spoilt in (b"", value[:5], value[:-1], value + b"x"):
-            fake.fake_server.spoil(key, spoilt)
+            fake.fake_server.corrupt(key, spoilt)
             assert cache.get(block) in (None, plain)
             for one, content in whole.items():
                 fake.set(one, content, noreply=False)
@@ -130,7 +130,7 @@ def test_a_broken_connection_is_a_miss_and_the_server_is_tried_again(open_fake: 
     cache.put(block, plain)
     with fake.faults.on(kind, operations=["get"], times=1) as fault:
         assert cache.get(block) is None
-        assert fault.befell == 1
+        assert fault.times_triggered == 1
     until(lambda: cache.get(block) == plain)
 
 
@@ -153,7 +153,7 @@ def test_a_slow_server_is_left_out_after_some_answers(open_fake: Opener, metrics
     with fake.faults.on(FaultKind.DELAY, operations=["get"], delay_s=0.02) as fault:
         for _ in range(50):
             cache.get(block)
-        assert fault.befell == 8
+        assert fault.times_triggered == 8
     until(lambda: cache.get(block) == plain)
 
 

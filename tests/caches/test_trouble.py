@@ -49,7 +49,7 @@ def test_bytes_flipped_in_every_tier_never_yield_a_wrong_byte(
                     path.write_bytes(flipped(path.read_bytes(), dice))
             for key, value in fake.fake_server.items.items():
                 if dice.random() < 0.7:
-                    fake.fake_server.spoil(key, flipped(value, dice))
+                    fake.fake_server.corrupt(key, flipped(value, dice))
             for name, body in list(web.files.items()):
                 if dice.random() < 0.7:
                     web.files[name] = flipped(body, dice)
@@ -73,8 +73,8 @@ def test_a_disk_that_fails_at_random_is_a_miss_and_never_a_wrong_byte(tmp_path: 
                 assert part is None or bytes(part) == plain[300:800]
                 assert cache.get(block) in (None, plain)
             cache.give_way()
-        assert disk.befell > 30
-        disk.heal()
+        assert disk.times_triggered > 30
+        disk.clear_faults()
         for block, plain in blocks:
             cache.put(block, plain)
             assert cache.get(block) == plain

@@ -8,20 +8,20 @@ import pytest
 
 from cas3fs.cli.program import run
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStores
+from cas3fs.testing.faulty_store import FaultyStores
 
 STRAYS = ["packs/00000001/" + digit * 64 for digit in "ab"]
 
 
 @pytest.fixture
-def command(tmp_path: Path, lying_stores: LyingStores) -> list[str]:
+def command(tmp_path: Path, faulty_stores: FaultyStores) -> list[str]:
     """gc of a volume in which two uploads were interrupted; the first of them may not be deleted."""
     (tmp_path / "store").mkdir()
     url = (tmp_path / "store").as_uri()
     assert run(["mkfs", url]) == 0
     for key in STRAYS:
-        lying_stores.honest(url).put_if_absent(key, b"half a pack")
-    lying_stores.faults.switch_on(FaultKind.DELETION_REFUSED, keys=STRAYS[:1])
+        faulty_stores.without_faults(url).put_if_absent(key, b"half a pack")
+    faulty_stores.faults.switch_on(FaultKind.DELETION_REFUSED, keys=STRAYS[:1])
     return ["gc", url, "--grace", "0s", "--state-dir", str(tmp_path / "s"), "--cache-dir", str(tmp_path / "c")]
 
 
@@ -41,12 +41,12 @@ def test_what_could_not_be_deleted_is_a_line_and_a_status_of_1(
 
 
 def test_programs_are_told_too(
-    command: list[str], capsys: pytest.CaptureFixture[str], lying_stores: LyingStores
+    command: list[str], capsys: pytest.CaptureFixture[str], faulty_stores: FaultyStores
 ) -> None:
     capsys.readouterr()
     assert run([*command, "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["refused_objects"], len(told["problems"])) == (1, 1)
-    lying_stores.faults.clear()
+    faulty_stores.faults.clear()
     assert run([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["problems"] == []

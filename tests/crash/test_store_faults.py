@@ -42,7 +42,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> FakeS3:
     """What every store of this test talks to, without much patience."""
     made = FakeS3("bucket")
     monkeypatch.setattr("cas3fs.objectstores.s3.make_client", lambda settings, session: made)
-    monkeypatch.setattr("cas3fs.objectstores.opening.RetryPolicy", lambda: QUICK)
+    monkeypatch.setattr("cas3fs.objectstores.urls.RetryPolicy", lambda: QUICK)
     make_volume(URL, VolumeSettings())
     return made
 
@@ -119,7 +119,7 @@ def test_whatever_fails_for_however_long_no_byte_is_wrong_or_lost(
             for there in ("before", name):
                 with suppress(Cas3fsError, OSError):  # of what is in the store alone
                     assert read(volume, there) == content(there)
-    assert fault.befell or kind is FaultKind.IGNORED_PRECONDITION  # which nothing depends on but claims
+    assert fault.times_triggered or kind is FaultKind.IGNORED_PRECONDITION  # which nothing depends on but claims
     publish(volume)
     gc(volume)
     other = on_another_machine(tmp_path)
@@ -290,10 +290,10 @@ def test_an_outage_of_an_hour_loses_nothing_and_ends_by_itself(
         for number in range(20):
             make_file(fs, 1, b"%d" % number, b"%d" % number * 50_000)
             fs.commit()
-        until(lambda: clock.monotonic() - begin_s > 3600 and outage.befell > 10)  # it goes on trying
+        until(lambda: clock.monotonic() - begin_s > 3600 and outage.times_triggered > 10)  # it goes on trying
         outage_h = (clock.monotonic() - begin_s) / 3600
         assert after_a_crash(machine, b"7") == b"7" * 50_000
-    assert outage.befell < 600 * outage_h  # and not too eagerly
+    assert outage.times_triggered < 600 * outage_h  # and not too eagerly
     until(lambda: fs.pending().files == 0)
     for number in range(20):
         assert after_a_crash(machine, b"%d" % number) == b"%d" % number * 50_000

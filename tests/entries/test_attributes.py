@@ -29,7 +29,7 @@ from cas3fs.entries.coercers import (
     text,
 )
 from cas3fs.entries.entry import Entry, IdSource
-from cas3fs.errors import BadAttribute
+from cas3fs.errors import InvalidAttribute
 from cas3fs.objectstores.base import check_metadata
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -80,12 +80,12 @@ def test_a_long_value_stays_in_the_body() -> None:
 
 
 def test_a_value_that_cannot_be_coerced_is_named() -> None:
-    with pytest.raises(BadAttribute, match=r"'pages' cannot be 'three'"):
+    with pytest.raises(InvalidAttribute, match=r"'pages' cannot be 'three'"):
         Letter(id="one", to="x", pages="three")  # type: ignore[arg-type]
 
 
 def test_a_huge_bad_value_is_shortened_in_the_error() -> None:
-    with pytest.raises(BadAttribute) as caught:
+    with pytest.raises(InvalidAttribute) as caught:
         Letter(id="one", to="x", pages="9" * 10_000 + "x")  # type: ignore[arg-type]
     assert len(str(caught.value)) < 300
 

@@ -18,7 +18,7 @@ from cas3fs.entries.entry import Entry
 from cas3fs.entries.kinds import PackEntry, PartEntry
 from cas3fs.entries.nodes import NodeEntry, Part
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import BadAttribute, EntryCorrupt, MissingAttribute, ObjectExists, ObjectMissing
+from cas3fs.errors import EntryCorrupt, InvalidAttribute, MissingAttribute, ObjectExists, ObjectMissing
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 
@@ -131,7 +131,7 @@ def test_a_missing_attribute_names_object_and_attribute(shelf: Shelf) -> None:
 
 def test_a_bad_attribute_names_object_attribute_and_value(shelf: Shelf) -> None:
     shelf.store.put_if_absent("books/b1", raw_body("books/b1", {"title": "x", "year": "MCM"}))
-    with pytest.raises(BadAttribute, match=r"books/b1.*'year'.*'MCM'"):
+    with pytest.raises(InvalidAttribute, match=r"books/b1.*'year'.*'MCM'"):
         shelf.load(Book, "b1")
 
 
@@ -270,5 +270,5 @@ def test_a_damaged_part_is_noticed(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("value", [[["k", 0, 3]], [["k", 0, 3, "00"]], [["k", -1, 3, "00" * 32]], [5]])
 def test_a_part_of_another_shape_is_a_bad_attribute(value: object) -> None:
-    with pytest.raises(BadAttribute, match="parts"):
+    with pytest.raises(InvalidAttribute, match="parts"):
         Series(id="s", parts=value)  # type: ignore[arg-type]

@@ -17,8 +17,8 @@ from cas3fs.errors import EpochHeld
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.lines import write_base
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStore
-from cas3fs.testing.mishaps import lose, spoil
+from cas3fs.testing.faulty_store import FaultyStore
+from cas3fs.testing.store_damage import corrupt_object, delete_objects
 
 ALICE = Identity("alpha", "alice", 11, "boot-a")
 BOB = Identity("beta", "bob", 22, "boot-b")
@@ -31,12 +31,12 @@ def bare() -> MemoryStore:
 
 
 @pytest.fixture
-def store(bare: MemoryStore) -> LyingStore:
-    return LyingStore(bare)
+def store(bare: MemoryStore) -> FaultyStore:
+    return FaultyStore(bare)
 
 
 @pytest.fixture
-def epochs(store: LyingStore) -> Epochs:
+def epochs(store: FaultyStore) -> Epochs:
     return Epochs(Shelf(store), sleep=lambda seconds: None)
 
 
@@ -48,7 +48,7 @@ def at(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_a_listing_that_lacks_the_next_epoch_does_not_blind_the_fence(
-    epochs: Epochs, store: LyingStore, at: Callable[[str], Path]
+    epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
 ) -> None:
     old = epochs.claim(ALICE, at("alice"))
     with store.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="epochs/"):
@@ -69,7 +69,7 @@ def test_whoever_saw_anything_of_a_later_epoch_is_fenced(epochs: Epochs, at: Cal
 
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_an_epoch_that_a_listing_lacks_is_held_all_the_same(
-    epochs: Epochs, store: LyingStore, at: Callable[[str], Path]
+    epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
 ) -> None:
     for _ in range(5):
         epochs.release(epochs.claim(ALICE, at("alice")))
@@ -97,7 +97,7 @@ def test_the_next_claim_learns_what_the_release_before_says(epochs: Epochs, at: 
 
 
 def test_a_release_of_an_older_version_names_nothing(
-    epochs: Epochs, store: LyingStore, at: Callable[[str], Path]
+    epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
 ) -> None:
     claim = epochs.claim(ALICE, at("alice"))
     epochs.release(claim)
@@ -107,7 +107,7 @@ def test_a_release_of_an_older_version_names_nothing(
 
 @pytest.mark.promise("a-take-over-records-its-base-first")
 def test_a_take_over_that_died_without_a_base_is_made_good_by_the_next_claim(
-    epochs: Epochs, store: LyingStore, at: Callable[[str], Path]
+    epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
 ) -> None:
     epochs.claim(ALICE, at("alice"))
     assert epochs.claim(BOB, at("bob"), take_over=True).base_due
@@ -122,7 +122,7 @@ def test_a_take_over_that_died_without_a_base_is_made_good_by_the_next_claim(
 
 def damaged_newest(epochs: Epochs, bare: MemoryStore, path: Path) -> None:
     epochs.claim(ALICE, path)
-    spoil(bare, "epochs/00000001", 60)
+    corrupt_object(bare, "epochs/00000001", 60)
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")
@@ -155,8 +155,8 @@ def test_a_damaged_epoch_that_was_released_is_followed_by_anybody(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
     epochs.release(epochs.claim(ALICE, at("alice")))
-    spoil(bare, "epochs/00000001", 60)
-    spoil(bare, "epochs/00000001.released", 60)
+    corrupt_object(bare, "epochs/00000001", 60)
+    corrupt_object(bare, "epochs/00000001.released", 60)
     assert epochs.claim(BOB, at("bob")).epoch == 2
 
 
@@ -166,7 +166,7 @@ def test_an_epoch_before_a_damaged_one_counts_as_overruled(
 ) -> None:
     epochs.claim(ALICE, at("alice"))
     epochs.claim(ALICE, at("alice"))
-    spoil(bare, "epochs/00000002", 60)
+    corrupt_object(bare, "epochs/00000002", 60)
     assert History(Shelf(bare)).overruled() == {1}
 
 
@@ -251,7 +251,7 @@ def test_an_older_store_than_the_claim_file_knows_is_read_all_the_same(
 ) -> None:
     for _ in range(3):
         epochs.release(epochs.claim(ALICE, at("alice")))
-    lose(bare, ["epochs/00000003", "epochs/00000003.released", "epochs/00000002", "epochs/00000002.released"])
+    delete_objects(bare, ["epochs/00000003", "epochs/00000003.released", "epochs/00000002", "epochs/00000002.released"])
     claim = epochs.claim(ALICE, at("alice"))
     assert claim.epoch == 4  # no number is claimed twice
     assert len(claim.lineage) == 5

@@ -15,7 +15,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, Identity
 from cas3fs.errors import EpochHeld
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.objectstores.wrappers.base import Operation, Result, WrappedStore
+from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 
 NAMES = ("alpha", "beta", "gamma")
 ORDERS = st.lists(st.integers(0, 2), max_size=60)
@@ -50,7 +50,7 @@ class Turns:
         return self._order[-1] if self._order else min(self._active)
 
 
-class OneOfThem(WrappedStore):
+class OneOfThem(StoreWrapper):
     """The store as one writer sees it, who waits for its turn with each request."""
 
     def __init__(self, inner: MemoryStore, turns: Turns, who: int) -> None:

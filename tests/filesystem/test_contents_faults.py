@@ -100,7 +100,7 @@ class FaultyContents(RuleBasedStateMachine):
         self.disk = self.machine.disk
 
     def teardown(self) -> None:
-        self.disk.heal()
+        self.disk.clear_faults()
         self.machine.close()
         shutil.rmtree(self.place)
 
@@ -116,7 +116,7 @@ class FaultyContents(RuleBasedStateMachine):
 
     @rule()
     def heal(self) -> None:
-        self.disk.heal()
+        self.disk.clear_faults()
 
     @invariant()
     def a_loss_puts_in_doubt_what_is_not_synced(self) -> None:
@@ -138,11 +138,11 @@ class FaultyContents(RuleBasedStateMachine):
         handle = self.handle(name)
         file = self.files[name]
         self.value = self.value % 255 + 1
-        befell = self.disk.befell
+        times_triggered = self.disk.times_triggered
         try:
             self.fs.write(handle, start * CELL, bytes([self.value]) * (count * CELL))
         except (Cas3fsError, OSError):
-            assert self.disk.befell > befell
+            assert self.disk.times_triggered > times_triggered
             for cell in range(start, start + count):
                 file.before.setdefault(cell, set()).add(self.value)
         else:
@@ -161,7 +161,7 @@ class FaultyContents(RuleBasedStateMachine):
     @rule(name=NAMES)
     def fsync(self, name: bytes) -> None:
         handle = self.handle(name)
-        befell = self.disk.befell
+        times_triggered = self.disk.times_triggered
         file = self.files[name]
         try:
             self.fs.fsync(handle)
@@ -171,18 +171,18 @@ class FaultyContents(RuleBasedStateMachine):
             file.doubtful.clear()
             file.unsynced.clear()
         except (Cas3fsError, OSError):
-            assert self.disk.befell > befell
+            assert self.disk.times_triggered > times_triggered
         else:
             file.promise()
         self.fs.release(handle)
 
     @rule()
     def commit(self) -> None:
-        befell = self.disk.befell
+        times_triggered = self.disk.times_triggered
         try:
             self.fs.commit()
         except (Cas3fsError, OSError):
-            assert self.disk.befell > befell
+            assert self.disk.times_triggered > times_triggered
 
     @rule()
     def store(self) -> None:
@@ -198,7 +198,7 @@ class FaultyContents(RuleBasedStateMachine):
 
     @rule()
     def check(self) -> None:
-        self.disk.heal()
+        self.disk.clear_faults()
         for name, file in self.files.items():
             found = self.found(name)
             assert len(found) == len(file.cells)
@@ -210,7 +210,7 @@ class FaultyContents(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        self.disk.heal()
+        self.disk.clear_faults()
         before, self.machine = self.machine, self.machine.copy_of_the_disk()
         before.close()
         self.mount()

@@ -65,7 +65,7 @@ def test_where_the_process_has_no_descriptor_left_another_file_is_closed(
     make_file(fs, 1, b"f", data_of(0))
     with machine.disk.failing("open", number, times=1) as fault:
         make_file(fs, 1, b"g", data_of(1))
-    assert fault.befell == 1
+    assert fault.times_triggered == 1
     assert content(fs, b"f") + content(fs, b"g") == data_of(0) + data_of(1)
 
 

@@ -64,7 +64,7 @@ def test_a_damaged_record_is_the_trouble_of_its_file_alone(machine: Machine, cra
     assert content(fs, b"other") == b"important"
     assert content(fs, b"large") == b"l" * 400_000
     assert fs.statistics()["staging.put_aside"] == 1
-    assert "/f" in fs.metrics.troubles()["staging"].error
+    assert "/f" in fs.metrics.last_errors()["staging"].error
     (record,) = records_aside(crashed)
     assert json.loads(record.read_text())["inode"] == inode_of(fs, b"f")
     rewrite(fs, b"f", 0, b"NEW")

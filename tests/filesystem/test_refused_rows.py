@@ -42,7 +42,7 @@ def test_a_record_that_is_refused_fails_an_fsync_of_its_file_alone_and_the_other
             fs.fsync(odd)
     assert len([record for record in caplog.records if f"inode {odd_of(fs)}" in record.message]) == 1
     assert fs.statistics()["staging.refused"] == 1
-    assert f"inode {odd_of(fs)}" in fs.metrics.troubles()["staging"].error
+    assert f"inode {odd_of(fs)}" in fs.metrics.last_errors()["staging"].error
     crashed = machine.copy_of_the_disk()
     after = crashed.mount()
     assert [content(after, name) for name in NAMES] == [b"a" * 100, b"", b"z" * 100]

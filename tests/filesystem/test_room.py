@@ -37,7 +37,7 @@ def opened(fs: FileSystem, name: bytes = b"f") -> int:
 
 def let_the_disk_have(machine: Machine, fs: FileSystem, room_bytes: int) -> None:
     """So much room for staging; returns when the file system knows."""
-    machine.disk.room_bytes = RESERVE_BYTES + room_bytes
+    machine.disk.free_space_bytes = RESERVE_BYTES + room_bytes
     fs._commits._check_disk()
 
 
@@ -61,7 +61,7 @@ def test_a_writer_for_whom_the_local_disk_has_no_room_waits_while_the_store_take
     assert gated.store.waiting.acquire(timeout=DEADLINE_S)  # the writer has made the storers hungry
     assert thread.is_alive()
     let_the_disk_have(machine, fs, 0)
-    machine.disk.room_bytes = None
+    machine.disk.free_space_bytes = None
     gated.store.gate.set()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
@@ -72,7 +72,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_nothing_is_staged(ma
     handle = opened(fs)
     let_the_disk_have(machine, fs, 0)
     refused(errno.ENOSPC, fs.write, handle, 0, b"x" * MIB)
-    machine.disk.room_bytes = None
+    machine.disk.free_space_bytes = None
     fs._commits._check_disk()
     fs.write(handle, 0, b"x" * MIB)
 
@@ -85,7 +85,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_away(ma
     let_the_disk_have(machine, fs, 0)
     refused(errno.ENOSPC, fs.write, handle, MIB, b"x" * MIB)
     gated.store.failing = False
-    machine.disk.room_bytes = None
+    machine.disk.free_space_bytes = None
     fs.store_all()
     fs._commits._check_disk()
     fs.write(handle, MIB, b"x" * MIB)
@@ -144,7 +144,7 @@ def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging
         fs.store_all()
     refused(errno.ENOSPC, fs.write, opened(fs, b"g"), 0, b"x" * MIB)
     refused(errno.ENOSPC, fs.write, opened(fs, b"i"), 0, b"x" * MIB)
-    assert "cannot be stored" in fs.metrics.troubles()["writing"].error
+    assert "cannot be stored" in fs.metrics.last_errors()["writing"].error
     assert len([one for one in caplog.records if "writers get ENOSPC" in one.message]) == 1
     fs.release(handle)
     remove(fs, b"f")
@@ -162,10 +162,10 @@ def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:
     assert held >= 8 * MIB
     cache.give_way()
     assert cache.size_bytes == held
-    disk.room_bytes = 12 * MIB
+    disk.free_space_bytes = 12 * MIB
     cache.give_way()
     assert held - 6 * MIB < cache.size_bytes <= held - 4 * MIB
-    disk.room_bytes = 0
+    disk.free_space_bytes = 0
     cache.give_way()
     assert cache.size_bytes == 0
     cache.close()

@@ -17,7 +17,7 @@ from cas3fs.filesystem.inodes import Inode
 from cas3fs.filesystem.layers import Layer
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStore
+from cas3fs.testing.faulty_store import FaultyStore
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
 from tests.filesystem.usage import (
@@ -461,10 +461,10 @@ def test_a_freezing_that_fails_keeps_no_file_from_being_stored(
 @pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_who_waits_for_the_store_learns_of_a_long_outage_from_the_next_few_attempts(machine: Machine) -> None:
     """However long the pauses between attempts have become in the background."""
-    lying: list[LyingStore] = []
+    lying: list[FaultyStore] = []
 
     def wrap(store: ObjectStore) -> ObjectStore:
-        lying.append(LyingStore(store))
+        lying.append(FaultyStore(store))
         return lying[0]
 
     fs = machine.mount(FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600), wrap=wrap)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode, decode_verified, encode, hash_block
 from cas3fs.blocks.packs import FOOTER_BYTES, PackBuilder, read_contents, tail_length
-from cas3fs.errors import CorruptBlock, CorruptPack
+from cas3fs.errors import BlockCorrupt, PackCorrupt
 from cas3fs.values import BlockHash
 from tests.hostile.mutations import EXTREMES, Edit, bytes_like, edits, harmed
 
@@ -22,7 +22,7 @@ ENCODED = encode(PLAIN, Compression(3))
 def test_a_block_of_any_bytes_is_decoded_or_refused(encoded: bytes, length: int) -> None:
     try:
         assert len(decode(encoded, length)) == length
-    except CorruptBlock as error:
+    except BlockCorrupt as error:
         assert str(error)
 
 
@@ -30,7 +30,7 @@ def test_a_block_of_any_bytes_is_decoded_or_refused(encoded: bytes, length: int)
 def test_a_block_that_was_changed_never_comes_out_as_another(changes: list[Edit]) -> None:
     try:
         assert decode_verified(harmed(ENCODED, changes), len(PLAIN), hash_block(PLAIN)) == PLAIN
-    except CorruptBlock as error:
+    except BlockCorrupt as error:
         assert str(error)
 
 
@@ -48,7 +48,7 @@ def test_a_bomb_is_refused_before_it_unpacks(declared: bool, length: int) -> Non
     assert len(bomb) < 1 << 20
     tracemalloc.start()
     try:
-        with pytest.raises(CorruptBlock):
+        with pytest.raises(BlockCorrupt):
             decode(bomb, length)
         assert tracemalloc.get_traced_memory()[1] < MAX_BLOCK_BYTES + (1 << 20)
     finally:
@@ -62,7 +62,7 @@ def test_a_frame_that_declares_less_than_it_holds_is_refused(declared: int) -> N
     honest = zstandard.ZstdCompressor(write_content_size=True).compress(bytes(64 * declared))
     header = zstandard.frame_header_size(bytes(lying))
     body = honest[zstandard.frame_header_size(honest) :]
-    with pytest.raises(CorruptBlock):
+    with pytest.raises(BlockCorrupt):
         decode(b"\x01" + bytes(lying[:header]) + body, declared)
 
 
@@ -87,5 +87,5 @@ def test_a_pack_of_any_bytes_is_read_or_refused(tail: bytes, size: int) -> None:
             assert line.offset + line.stored_length <= size
             assert line.plain_length <= MAX_BLOCK_BYTES
             assert len(BlockHash(line.hash)) == 32
-    except CorruptPack as error:
+    except PackCorrupt as error:
         assert str(error)

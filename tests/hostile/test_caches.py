@@ -110,7 +110,7 @@ def test_an_item_of_memcached_of_any_bytes_is_a_miss_or_right(
         keys = sorted(server.items)
         assert keys
         key = keys[number % len(keys)]
-        server.spoil(key, harmed(server.items[key], changes) if content is None else content)
+        server.corrupt(key, harmed(server.items[key], changes) if content is None else content)
         check(cache, 10, 1000)
     finally:
         cache.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cas3fs.errors import IndexCorrupt
 from cas3fs.index import Index, IndexChecker, IndexReader
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS, ROW_CHECKSUM, ChunkChecksum, checksum_of, row_checksum
-from cas3fs.testing.pages import closed, leaves, lose_write
+from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
 from tests.index.conftest import add_file, make_pack
 
 BLOCKS: Final = 40
@@ -121,14 +121,14 @@ def test_a_lost_write_to_any_page_of_chunks_is_seen_by_a_check_and_by_a_gc(seed:
             for _ in range(40):
                 change(index, dice, files)
             index.commit()
-        before = closed(path)
+        before = checkpointed_bytes(path)
         with Index.open(path) as index:
             for _ in range(dice.randint(1, 40)):
                 change(index, dice, files)
             index.commit()
         rows = rows_of(path)
         assert (seen_by_a_check(path), refused_by_a_gc(path)) == (False, False)
-        lose_write(path, dice.choice(leaves(path, "chunks")), b"" if is_empty else before)
+        lose_write(path, dice.choice(leaf_pages(path, "chunks")), b"" if is_empty else before)
         is_hurt = rows_of(path) != rows
         assert (seen_by_a_check(path), refused_by_a_gc(path)) == (is_hurt, is_hurt)
 
@@ -139,11 +139,11 @@ def test_a_page_that_is_as_it_was_before_hurts_though_sqlite_finds_nothing(path:
         for file in files:
             index.chunks.replace(file, 0, 60 * 4096, [(4096 * n, 4096, 1, 0) for n in range(60)])
         index.commit()
-    before = closed(path)
+    before = checkpointed_bytes(path)
     with Index.open(path) as index:
         index.chunks.replace(files[10], 4096, 8192, [(4096, 4096, 2, 0)])  # the same place, other bytes
         index.commit()
-    assert [lose_write(path, page, before) for page in leaves(path, "chunks")].count(True) == 1
+    assert [lose_write(path, page, before) for page in leaf_pages(path, "chunks")].count(True) == 1
     with IndexChecker(path) as checker:
         assert checker.integrity(thorough=True) == []
     assert seen_by_a_check(path)
@@ -169,14 +169,14 @@ def test_a_lost_write_to_any_page_of_names_is_seen_by_a_check(seed: int, is_empt
         with index_at(path) as index:
             change_names(index, 300)
             index.commit()
-        before = closed(path)
+        before = checkpointed_bytes(path)
         with Index.open(path) as index:
             change_names(index, dice.randint(1, 20))
             index.commit()
         rows = rows_of(path, "dentries")
         with IndexChecker(path) as checker:
             assert checker.integrity() == []
-        lose_write(path, dice.choice(leaves(path, "dentries")), b"" if is_empty else before)
+        lose_write(path, dice.choice(leaf_pages(path, "dentries")), b"" if is_empty else before)
         if rows_of(path, "dentries") != rows:
             assert seen_by_a_check(path)
 

@@ -12,7 +12,7 @@ from cas3fs.errors import SnapshotError
 from cas3fs.maintenance.gc import Collector
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.testing.faults import FaultKind, Faults
-from cas3fs.testing.lying_store import STORE_FAULTS, LyingStore
+from cas3fs.testing.faulty_store import STORE_FAULTS, FaultyStore
 from tests.maintenance.rig import NOW
 from tests.maintenance.ward import DAMAGES, Ward, codes, flip, held_pack, make, pack_of_f0
 
@@ -24,7 +24,7 @@ def faults() -> Faults:
 
 @pytest.fixture
 def ward(tmp_path: Path, faults: Faults) -> Iterator[Ward]:
-    made = make(tmp_path / "ward", wrap=lambda store: LyingStore(store, faults))
+    made = make(tmp_path / "ward", wrap=lambda store: FaultyStore(store, faults))
     yield made
     made.close()
 

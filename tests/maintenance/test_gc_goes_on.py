@@ -11,19 +11,19 @@ from cas3fs.blocks.codec import hash_block
 from cas3fs.index import IndexChecker
 from cas3fs.maintenance import gc
 from cas3fs.testing.faults import FaultKind, Faults
-from cas3fs.testing.lying_store import LyingStore
+from cas3fs.testing.faulty_store import FaultyStore
 from tests.maintenance.rig import KIB, Rig, fill, noise
 
 
 @pytest.fixture
 def lying(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(tmp_path / "lying", wrap=LyingStore)
+    made = Rig(tmp_path / "lying", wrap=FaultyStore)
     yield made
     made.close()
 
 
 def faults(rig: Rig) -> Faults:
-    return cast(LyingStore, rig.store).faults
+    return cast(FaultyStore, rig.store).faults
 
 
 def all_dead(rig: Rig) -> list[str]:

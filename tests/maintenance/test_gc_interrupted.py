@@ -8,7 +8,7 @@ import pytest
 
 from cas3fs.objectstores import ObjectStore
 from cas3fs.testing.faults import FaultKind, Faults
-from cas3fs.testing.lying_store import STORE_FAULTS, LyingStore
+from cas3fs.testing.faulty_store import STORE_FAULTS, FaultyStore
 from tests.maintenance.rig import KIB, Rig, garbage, noise
 
 
@@ -71,7 +71,7 @@ def rounds(folder: Path, seed: int, count: int) -> None:
     faults = Faults(STORE_FAULTS)
 
     def wrap(store: ObjectStore) -> ObjectStore:
-        return LyingStore(store, faults)
+        return FaultyStore(store, faults)
 
     rig = Rig(folder / "0", wrap=wrap)
     for number in range(count):

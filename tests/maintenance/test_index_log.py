@@ -13,12 +13,12 @@ import pytest
 
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.objectstores.wrappers.base import Operation, Result, WrappedStore
+from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 from tests.maintenance.rig import KIB, noise
 from tests.maintenance.ward import INODE, Ward, codes, flip, held_pack, make, pack_of, pack_of_f0
 
 
-class Asked(WrappedStore):
+class Asked(StoreWrapper):
     """At each request a program changes something, and it is seen how much of the log cannot be taken over."""
 
     ward: Ward | None = None

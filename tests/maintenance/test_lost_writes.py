@@ -14,7 +14,7 @@ from cas3fs.errors import BlockError, IndexCorrupt
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.looking import needed_packs
 from cas3fs.maintenance.plans import GcSettings
-from cas3fs.testing.pages import closed, leaves, lose_write
+from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
 from tests.maintenance.rig import noise
 from tests.maintenance.ward import Ward, codes
 
@@ -36,13 +36,13 @@ def hurt(tmp_path: Path) -> Iterator[Ward]:
     ward.publish()
     ward.close()
     index = ward.folder / "index.sqlite"
-    before = closed(index)
+    before = checkpointed_bytes(index)
     ward = opened_again(ward)
     for name, data in NEW.items():
         ward.write(name, data)
     ward.publish()
     ward.close()
-    last = leaves(index, "chunks")[-1]
+    last = leaf_pages(index, "chunks")[-1]
     assert lose_write(index, last, before)
     with closing(sqlite3.connect(index)) as database:
         assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)]

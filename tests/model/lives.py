@@ -30,9 +30,9 @@ from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.retention import Policy
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStores
-from cas3fs.testing.mishaps import StoreCopy, copy_of, copy_to, revert
+from cas3fs.testing.faulty_store import FaultyStores
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults
+from cas3fs.testing.store_damage import StoreCopy, copy_objects, copy_to, restore_objects
 from tests.assembly.conftest import Volume, read_all, view_of, write
 
 HOSTS = {"one": Machine("a" * 32), "two": Machine("b" * 32)}
@@ -66,11 +66,11 @@ class Local:
 class Lives:
     """One volume; `step` does one thing at random, and `check` looks at everything."""
 
-    def __init__(self, folder: Path, seed: int, stores: LyingStores, sqlite: SqliteFaults) -> None:
+    def __init__(self, folder: Path, seed: int, stores: FaultyStores, sqlite: SqliteFaults) -> None:
         self.folder, self.chance, self.stores, self.sqlite = folder, random.Random(seed), stores, sqlite
         self.host = "one"
         self.volume = Volume(folder)
-        self.store = stores.honest(self.volume.store_settings.url)
+        self.store = stores.without_faults(self.volume.store_settings.url)
         self.archive = SnapshotArchive(Shelf(self.store))
         self.opened: OpenVolume | None = None
         self.tree: Tree = {}
@@ -343,7 +343,7 @@ class Lives:
         self.open()
 
     def back_up(self) -> None:
-        self.backups.append((copy_of(self.store), dict(self.published)))
+        self.backups.append((copy_objects(self.store), dict(self.published)))
 
     def put_store_back(self) -> None:
         if self.backups:
@@ -352,7 +352,7 @@ class Lives:
             # what was stored since and is in no snapshot would be lost with such a store: assembly/test_old_store.py
             if max(published, default=None) != self.newest or packs <= copy.objects.keys():
                 self.published = dict(published)
-                revert(self.store, copy)
+                restore_objects(self.store, copy)
                 self.claims += 1  # in the backup another machine may hold the volume
         self.open()
 
@@ -361,7 +361,7 @@ class Lives:
         place = self.folder / f"elsewhere{self.number}-{len(self.told)}"
         place.mkdir()
         other = self.volume.at(place)
-        copy_to(self.store, self.stores.honest(other.store_settings.url))
+        copy_to(self.store, self.stores.without_faults(other.store_settings.url))
         newest = self.newest
         with self.on("two"):
             opened = other.open("of the copy", take_over=True)

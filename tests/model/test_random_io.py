@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.testing.volumes import Mount
+from cas3fs.testing.volumes import TemporaryMount
 from tests.model.fsx import Exerciser
 
 FILES = 4
 
 
 @pytest.fixture
-def mount(need_fuse: None, cas3fs_mount: Mount) -> Mount:
+def mount(need_fuse: None, cas3fs_mount: TemporaryMount) -> TemporaryMount:
     return cas3fs_mount
 
 
 @pytest.mark.lasts(300, long_s=6 * 3600)
 def test_a_file_is_as_a_plain_one_after_any_reads_writes_truncations_mappings_and_remounts(
-    mount: Mount, tmp_path: Path, long: bool
+    mount: TemporaryMount, tmp_path: Path, long: bool
 ) -> None:
     """In the long form a million steps; the seed is in the failure."""
     rounds, steps = (50, 5_000) if long else (3, 1_000)
@@ -43,7 +43,7 @@ def test_a_file_is_as_a_plain_one_after_any_reads_writes_truncations_mappings_an
 
 @pytest.mark.lasts(120, long_s=3600)
 def test_a_file_is_as_a_plain_one_while_it_is_stored_and_published_all_the_time(
-    mount: Mount, tmp_path: Path, long: bool
+    mount: TemporaryMount, tmp_path: Path, long: bool
 ) -> None:
     mount.again("--snapshot-interval", "100ms", "--cache-size", "1MiB")
     one = Exerciser(mount / "file", tmp_path / "plain", random.randrange(2**32))
@@ -58,7 +58,7 @@ def test_a_file_is_as_a_plain_one_while_it_is_stored_and_published_all_the_time(
 
 
 @pytest.mark.lasts(120, long_s=3600)
-def test_threads_that_change_parts_of_one_file_each_find_their_own(mount: Mount, long: bool) -> None:
+def test_threads_that_change_parts_of_one_file_each_find_their_own(mount: TemporaryMount, long: bool) -> None:
     """Each thread has every fourth stretch of the file, of a length that is no page's."""
     rounds, stretch, stretches = (20_000 if long else 500), 5_003, 100
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.testing.volumes import Mount
+from cas3fs.testing.volumes import TemporaryMount
 from tests.model.looks import Look, differences
 from tests.model.sides import Reference
 
@@ -23,11 +23,11 @@ BUSY = ("--snapshot-interval", "300ms", "--gc-interval", "1s", "-o", f"timeout={
 
 
 @pytest.fixture
-def mount(need_fuse: None, cas3fs_mount: Mount) -> Mount:
+def mount(need_fuse: None, cas3fs_mount: TemporaryMount) -> TemporaryMount:
     return cas3fs_mount
 
 
-def look_at(mount: Mount) -> Look:
+def look_at(mount: TemporaryMount) -> Look:
     seen = Reference(mount.path).look()
     folders = Counter(place[:-1] for place, facts in seen.facts.items() if facts.kind == "directory" and place)
     for path in (path for path, facts in seen.facts.items() if facts.kind == "directory"):
@@ -36,7 +36,7 @@ def look_at(mount: Mount) -> Look:
     return seen
 
 
-def stress(mount: Mount, seed: int, count: int) -> Counter[str]:
+def stress(mount: TemporaryMount, seed: int, count: int) -> Counter[str]:
     """Lets the processes loose; gives how many operations of each kind succeeded."""
     processes = [
         subprocess.Popen(
@@ -54,7 +54,9 @@ def stress(mount: Mount, seed: int, count: int) -> Counter[str]:
 
 
 @pytest.mark.lasts(300, long_s=3 * 3600)
-def test_a_tree_that_eight_processes_changed_is_whole_and_the_same_after_a_remount(mount: Mount, long: bool) -> None:
+def test_a_tree_that_eight_processes_changed_is_whole_and_the_same_after_a_remount(
+    mount: TemporaryMount, long: bool
+) -> None:
     rounds, count = (20, 20_000) if long else (1, 1_200)
     seed = random.randrange(2**32)
     mount.again(*BUSY)
@@ -69,7 +71,7 @@ def test_a_tree_that_eight_processes_changed_is_whole_and_the_same_after_a_remou
     assert rare <= done.keys()
 
 
-def clear(mount: Mount) -> None:
+def clear(mount: TemporaryMount) -> None:
     """Removes everything: what renames have moved deep is out of the processes' reach, and would become ever more."""
     for path in mount.path.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -78,7 +80,7 @@ def clear(mount: Mount) -> None:
             path.unlink()
 
 
-def check_after_remount(mount: Mount, *, keep_state: bool) -> None:
+def check_after_remount(mount: TemporaryMount, *, keep_state: bool) -> None:
     before = look_at(mount)
     mount.volume.run("fsck", mount.path)
     mount.down()

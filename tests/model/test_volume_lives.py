@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.objectstores.wrappers import RetryPolicy
-from cas3fs.testing.lying_store import lying_stores
+from cas3fs.testing.faulty_store import faulty_stores
 from cas3fs.testing.sqlite_faults import sqlite_faults
 from tests.model.lives import Lives
 
@@ -25,8 +25,8 @@ def test_whatever_a_volume_goes_through_nothing_acknowledged_is_lost(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
-    monkeypatch.setattr("cas3fs.objectstores.opening.RetryPolicy", lambda: quick)
-    with lying_stores() as stores, sqlite_faults() as sqlite:
+    monkeypatch.setattr("cas3fs.objectstores.urls.RetryPolicy", lambda: quick)
+    with faulty_stores() as stores, sqlite_faults() as sqlite:
         lives = Lives(tmp_path, seed, stores, sqlite)
         try:
             for _ in range(STEPS):

@@ -74,7 +74,7 @@ def test_only_the_owner_can_read_it(store: DirectoryStore, root: Path, umask: No
     store.put_if_absent("packs/7/3f9c", b"bytes")
     assert modes(root) == {PARTIAL: 0o700, "packs": 0o700, "packs/7": 0o700, "packs/7/3f9c": 0o600}
     root.chmod(0o755)
-    assert store.exposure() == ""
+    assert store.permission_warning() == ""
 
 
 @pytest.mark.promise("a-directory-store-is-private")
@@ -84,7 +84,7 @@ def test_its_group_can_read_it_where_that_was_asked_for(store: DirectoryStore, r
     with closing(DirectoryStore(root)) as again:
         again.put_if_absent("pages/b", b"bytes")
         root.chmod(0o755)
-        assert again.exposure() == ""
+        assert again.permission_warning() == ""
     folders, files = (PARTIAL, "packs", "pages"), ("packs/a", "pages/b")
     assert modes(root) == dict.fromkeys(folders, 0o750) | dict.fromkeys(files, 0o640)
     with pytest.raises(UsageError, match="by hand"):
@@ -109,9 +109,9 @@ def test_a_store_that_lets_others_in_says_so(
     (root / "link").symlink_to("anywhere")
     (root / "packs").chmod(inner)
     root.chmod(top)
-    assert words in store.exposure()
-    assert bool(store.exposure()) == bool(words)
-    assert not store.exposure() or "chmod -R" in store.exposure()
+    assert words in store.permission_warning()
+    assert bool(store.permission_warning()) == bool(words)
+    assert not store.permission_warning() or "chmod -R" in store.permission_warning()
 
 
 def test_what_other_tools_copied_in_is_an_object(store: DirectoryStore, root: Path) -> None:

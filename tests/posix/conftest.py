@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.testing.volumes import Mount, Volume
+from cas3fs.testing.volumes import TemporaryMount, TemporaryVolume
 
 USER, GROUP = 1000, 2000
 """Whom an `AsUser` is; nobody has to have these names."""
 
 
 @pytest.fixture(scope="session")
-def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    volume = Volume.make(tmp_path_factory.mktemp("posix"))
-    mount = Mount(volume, volume.folder / "m")
+def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryMount]:
+    volume = TemporaryVolume.make(tmp_path_factory.mktemp("posix"))
+    mount = TemporaryMount(volume, volume.folder / "m")
     mount.up("-o", "dev,suid")
     try:
         yield mount
@@ -26,13 +26,13 @@ def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
 
 
 @pytest.fixture
-def mount(need_fuse: None, request: pytest.FixtureRequest) -> Mount:
-    shared: Mount = request.getfixturevalue("shared_mount")
+def mount(need_fuse: None, request: pytest.FixtureRequest) -> TemporaryMount:
+    shared: TemporaryMount = request.getfixturevalue("shared_mount")
     return shared
 
 
 @pytest.fixture
-def folder(mount: Mount, request: pytest.FixtureRequest) -> Path:
+def folder(mount: TemporaryMount, request: pytest.FixtureRequest) -> Path:
     """An empty directory on the mount, open to everybody."""
     made = mount / request.node.name.replace("/", "_")[:200]
     made.mkdir()

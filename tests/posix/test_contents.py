@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.testing.volumes import Mount
+from cas3fs.testing.volumes import TemporaryMount
 
 from .calls import NOW, OMIT, fallocate, utimensat
 from .test_names import refused
@@ -25,7 +25,7 @@ KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 LAST = 2**63 - 1
 
 
-def peak_kib(mount: Mount) -> int:
+def peak_kib(mount: TemporaryMount) -> int:
     """The most memory that the mount's process ever had."""
     pid = json.loads(next(mount.volume.state_dir.glob("*/mount.json")).read_text())["pid"]
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -95,7 +95,7 @@ def test_a_shared_mapping_is_the_file(folder: Path) -> None:
                 assert other.read()[49_999:50_006] == b"\0hello\0"
 
 
-def test_holes_beyond_4_gib_cost_nothing_and_read_as_zeros(folder: Path, mount: Mount) -> None:
+def test_holes_beyond_4_gib_cost_nothing_and_read_as_zeros(folder: Path, mount: TemporaryMount) -> None:
     with open(folder / "f", "w+b", buffering=0) as file:
         os.pwrite(file.fileno(), b"far", 5 * TIB)
         os.pwrite(file.fileno(), b"near", 4 * GIB - 2)
@@ -107,7 +107,7 @@ def test_holes_beyond_4_gib_cost_nothing_and_read_as_zeros(folder: Path, mount: 
 
 
 def test_a_file_of_a_petabyte_that_is_made_and_removed_takes_neither_time_nor_memory(
-    folder: Path, mount: Mount
+    folder: Path, mount: TemporaryMount
 ) -> None:
     before_kib = peak_kib(mount)
     begun_s = time.monotonic()
@@ -121,7 +121,7 @@ def test_a_file_of_a_petabyte_that_is_made_and_removed_takes_neither_time_nor_me
     assert peak_kib(mount) - before_kib < 32 * KIB
 
 
-def test_files_end_at_2_to_the_63rd_and_together_beyond(folder: Path, mount: Mount) -> None:
+def test_files_end_at_2_to_the_63rd_and_together_beyond(folder: Path, mount: TemporaryMount) -> None:
     with open(folder / "f", "w+b", buffering=0) as file:
         assert os.pwrite(file.fileno(), b"z", LAST - 1) == 1
         assert os.fstat(file.fileno()).st_size == LAST
@@ -163,7 +163,7 @@ def test_reading_at_and_behind_the_end_gives_nothing(folder: Path) -> None:
         assert os.pread(file.fileno(), 10, 3) == os.pread(file.fileno(), 10, TIB) == b""
 
 
-def test_what_a_file_shrinks_and_grows_over_is_zeros(folder: Path, mount: Mount) -> None:
+def test_what_a_file_shrinks_and_grows_over_is_zeros(folder: Path, mount: TemporaryMount) -> None:
     (folder / "f").write_bytes(b"x" * 100_000)
     mount.flush()
     os.truncate(folder / "f", 50_001)

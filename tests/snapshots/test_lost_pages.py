@@ -17,7 +17,7 @@ from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStore
+from cas3fs.testing.faulty_store import FaultyStore
 
 SEGMENT = 512
 DAY = timedelta(days=1)
@@ -254,13 +254,13 @@ def test_a_snapshot_of_an_earlier_version_is_gone_on_from_without_storing_it_who
 
 
 @pytest.fixture
-def lying() -> LyingStore:
-    return LyingStore(MemoryStore())
+def lying() -> FaultyStore:
+    return FaultyStore(MemoryStore())
 
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
 def test_what_the_store_took_and_does_not_have_is_stored_again_before_the_manifest(
-    lying: LyingStore, index: Path
+    lying: FaultyStore, index: Path
 ) -> None:
     archive = archive_of(lying, part_bytes=8_000)
     with lying.faults.on(FaultKind.PUT_FORGOTTEN, key_prefix="pages/", times=1):
@@ -275,7 +275,7 @@ def test_what_the_store_took_and_does_not_have_is_stored_again_before_the_manife
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
 @pytest.mark.parametrize("folder", ["pages/", "snapshots/"])
 def test_a_store_that_goes_on_losing_what_it_takes_is_told_and_no_snapshot_acknowledged(
-    lying: LyingStore, index: Path, folder: str
+    lying: FaultyStore, index: Path, folder: str
 ) -> None:
     archive = archive_of(lying)
     with (

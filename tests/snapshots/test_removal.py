@@ -16,7 +16,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.lines import write_base
 from cas3fs.snapshots.removal import execute_removal, plan_removal
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.lying_store import LyingStore
+from cas3fs.testing.faulty_store import FaultyStore
 from cas3fs.values import SnapshotNumber
 
 SEGMENT = 512
@@ -231,11 +231,11 @@ class TestRefusedDeletions:
     """A manifest or pages that the store does not let go, as they are under a lock."""
 
     @pytest.fixture
-    def lying(self) -> LyingStore:
-        return LyingStore(MemoryStore())
+    def lying(self) -> FaultyStore:
+        return FaultyStore(MemoryStore())
 
     @pytest.fixture
-    def archive(self, lying: LyingStore) -> SnapshotArchive:
+    def archive(self, lying: FaultyStore) -> SnapshotArchive:
         return SnapshotArchive(Shelf(lying), segment_size=SEGMENT, list_length=4)
 
     @staticmethod
@@ -248,7 +248,7 @@ class TestRefusedDeletions:
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_manifest_that_stays_keeps_its_pages_and_all_else_goes(
-        self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
+        self, archive: SnapshotArchive, lying: FaultyStore, tmp_path: Path
     ) -> None:
         contents = self.fill(archive, tmp_path)
         plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
@@ -261,7 +261,7 @@ class TestRefusedDeletions:
         assert [info.key for info in lying.list("pages/")] == [PagesEntry.key_of(name(one)) for one in (1, 2, 4)]
 
     def test_pages_that_stay_go_with_the_next_removal(
-        self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
+        self, archive: SnapshotArchive, lying: FaultyStore, tmp_path: Path
     ) -> None:
         self.fill(archive, tmp_path)
         plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
@@ -273,7 +273,7 @@ class TestRefusedDeletions:
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_where_what_stays_cannot_be_read_no_pages_go(
-        self, archive: SnapshotArchive, lying: LyingStore, tmp_path: Path
+        self, archive: SnapshotArchive, lying: FaultyStore, tmp_path: Path
     ) -> None:
         self.fill(archive, tmp_path)
         key = SnapshotEntry.key_of(name(2))

@@ -157,7 +157,7 @@ def test_a_busy_server_says_so_as_often_as_told(fake: FakeS3, kind: FaultKind, c
                 fake.put_object(Bucket="bucket", Key="a", Body=b"")
             assert code_of(caught) == code
         fake.put_object(Bucket="bucket", Key="a", Body=b"")
-    assert fault.befell == 2
+    assert fault.times_triggered == 2
 
 
 def test_a_fault_befalls_only_its_operations_and_keys(fake: FakeS3) -> None:

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from cas3fs.testing.fake_memcached import FakeMemcached
     from cas3fs.testing.fake_s3 import FakeS3
-    from cas3fs.testing.volumes import Mount, Volume
+    from cas3fs.testing.volumes import TemporaryMount, TemporaryVolume
 
 
 def run_pytest(folder: Path, text: str, **environment: str) -> str:
@@ -55,7 +55,7 @@ def test_the_fakes_are_empty_for_every_test(fake_s3: "FakeS3", fake_memcached: "
 
 
 def test_a_mount_keeps_what_is_written_also_on_another_machine(
-    need_fuse: None, cas3fs_mount: "Mount", cas3fs_volume: "Volume"
+    need_fuse: None, cas3fs_mount: "TemporaryMount", cas3fs_volume: "TemporaryVolume"
 ) -> None:
     (cas3fs_mount / "file").write_bytes(b"content" * 1000)
     cas3fs_mount.again(keep_cache=False, keep_state=False)
@@ -63,7 +63,7 @@ def test_a_mount_keeps_what_is_written_also_on_another_machine(
     assert cas3fs_mount.stats()["files"] == 1
 
 
-def test_a_volume_that_cannot_be_made_says_why(cas3fs_volume: "Volume") -> None:
+def test_a_volume_that_cannot_be_made_says_why(cas3fs_volume: "TemporaryVolume") -> None:
     from cas3fs.errors import MountError
 
     with pytest.raises(MountError, match=r"mkfs: .*already"):

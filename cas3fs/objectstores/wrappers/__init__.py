@@ -5,9 +5,9 @@
 concurrent ones, and so that every attempt is measured. A wrapper does not know what kind of store it wraps.
 """
 
-from cas3fs.objectstores.wrappers.base import WrappedStore
 from cas3fs.objectstores.wrappers.limit import LimitedStore, TokenBucket
 from cas3fs.objectstores.wrappers.measure import MeasuredStore
 from cas3fs.objectstores.wrappers.retry import RetryingStore, RetryPolicy
+from cas3fs.objectstores.wrappers.wrapper import StoreWrapper
 
-__all__ = ["LimitedStore", "MeasuredStore", "RetryPolicy", "RetryingStore", "TokenBucket", "WrappedStore"]
+__all__ = ["LimitedStore", "MeasuredStore", "RetryPolicy", "RetryingStore", "StoreWrapper", "TokenBucket"]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.objectstores.wrappers.base import Operation, Result, WrappedStore
+from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 
 
 class TokenBucket:
@@ -37,7 +37,7 @@ class TokenBucket:
             return max(0.0, -self._balance_bytes / self._bytes_per_s)
 
 
-class LimitedStore(WrappedStore):
+class LimitedStore(StoreWrapper):
     """At most `max_concurrency` requests at once; at most so many bytes a second, None for no limit."""
 
     def __init__(

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from cas3fs.errors import ObjectExists, ObjectMissing
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.objectstores.wrappers.base import Operation, Result, WrappedStore
+from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 
 
-class MeasuredStore(WrappedStore):
+class MeasuredStore(StoreWrapper):
     """Enters every request in `metrics`."""
 
     def __init__(self, inner: ObjectStore, metrics: Metrics) -> None:

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from cas3fs.errors import DeleteFailed, ObjectExists, ObjectMissing, StoreError, TransientStoreError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import Body, ObjectStore, batches, body_size
-from cas3fs.objectstores.wrappers.base import Operation, Result, WrappedStore
+from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 
 _log = logging.getLogger(__name__)
 _COMPARE_BYTES: Final = 8 << 20
@@ -45,7 +45,7 @@ class RetryPolicy(NamedTuple):
     soon that an endpoint is wrong, and that a store which answers is only troubled."""
 
 
-class RetryingStore(WrappedStore):
+class RetryingStore(StoreWrapper):
     """Tries again as `RetryPolicy` says."""
 
     def __init__(
@@ -101,7 +101,7 @@ class RetryingStore(WrappedStore):
         level = logging.DEBUG
         if attempts > _QUIET_ATTEMPTS:
             level = logging.WARNING
-            self._metrics.note("the store", error)
+            self._metrics.note_error("the store", error)
         _log.log(level, "%s; attempt %d follows in %.1f s", error, attempts + 1, delay_s)
         self._retries.add()
         if self._wait(delay_s):

@@ -294,7 +294,7 @@ def test_closing_ends_a_pause_with_the_error_that_caused_it(metrics: Metrics) ->
 def test_the_last_error_is_noted_once_a_store_has_failed_three_times(retrying: Wrap, metrics: Metrics) -> None:
     """What now and then fails once is no trouble; an outage is one, also while it is still tried again."""
     retrying(ScriptedStore(*[StoreBusy("now and then")] * 2)).list_page()
-    assert metrics.troubles() == {}
+    assert metrics.last_errors() == {}
     retrying(ScriptedStore(*[StoreUnreachable("nobody there")] * 5)).list_page()
-    noted = metrics.troubles()["the store"]
+    noted = metrics.last_errors()["the store"]
     assert (noted.error, noted.times) == ("nobody there", 3)

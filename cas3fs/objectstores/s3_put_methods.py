@@ -23,7 +23,7 @@ _NOT_KNOWN: Final = frozenset(
 """Codes with which servers refuse, with 400, a header that they do not know."""
 
 
-class PutWay(NamedTuple):
+class PutMethod(NamedTuple):
     """What the next put asks for."""
 
     is_conditional: bool
@@ -31,7 +31,7 @@ class PutWay(NamedTuple):
     has_honoured: bool = False
     """Whether the server is known to heed the condition."""
 
-    def after_refusal(self, status: int, code: str) -> "PutWay | None":
+    def after_refusal(self, status: int, code: str) -> "PutMethod | None":
         """The way to try when the server answered like this; None where it knows what was asked."""
         is_unknown = status == 501 or (status == 400 and code in _NOT_KNOWN)
         if is_unknown and self.digest == "sha256":
@@ -40,20 +40,20 @@ class PutWay(NamedTuple):
             return self._replace(is_conditional=False)
         return None
 
-    def after_success(self, answer: Mapping[str, Any]) -> "PutWay":
+    def after_success(self, answer: Mapping[str, Any]) -> "PutMethod":
         """The way of the next puts, when this one was answered like this."""
         return self if answer.get("ChecksumSHA256") else self._replace(digest="md5")
 
-    def once_honoured(self) -> "PutWay":
+    def once_honoured(self) -> "PutMethod":
         """This way, when the condition was heeded."""
         return self._replace(has_honoured=self.is_conditional)
 
-    def with_knowledge_of(self, other: "PutWay") -> "PutWay":
+    def with_knowledge_of(self, other: "PutMethod") -> "PutMethod":
         """This way, with what was learned meanwhile."""
         return self._replace(has_honoured=self.is_conditional and (self.has_honoured or other.has_honoured))
 
 
-FIRST_WAY: Final = PutWay(is_conditional=True, digest="sha256")
+FIRST_WAY: Final = PutMethod(is_conditional=True, digest="sha256")
 
 
 def digests_of(digest: Digest, content: Any) -> dict[str, str]:

@@ -3,9 +3,9 @@
 
 So a directory or a store in memory can be as bad as a server on the network. Operations are ``put``, ``get`` (in all
 its forms), ``head``, ``list`` and ``delete``; the faults are those of `STORE_FAULTS`, each told as an `S3Store` tells
-what its server does. `lying_stores` has every store that this process opens lie.
+what its server does. `faulty_stores` has every store that this process opens lie.
 
-Locks: one in `LyingStores`, around its stores. A put over an object that is there (`FaultKind.IGNORED_PRECONDITION`)
+Locks: one in `FaultyStores`, around its stores. A put over an object that is there (`FaultKind.IGNORED_PRECONDITION`)
 deletes first, so a test sees to it that nobody else puts the same key meanwhile.
 """
 
@@ -24,7 +24,7 @@ from cas3fs.errors import (
     StoreUnreachable,
     TruncatedBody,
 )
-from cas3fs.objectstores import opening
+from cas3fs.objectstores import urls
 from cas3fs.objectstores.base import (
     Body,
     ListPage,
@@ -38,8 +38,8 @@ from cas3fs.objectstores.base import (
     too_short,
 )
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.objectstores.opening import StoreUrl
 from cas3fs.objectstores.s3_settings import S3Settings
+from cas3fs.objectstores.urls import StoreUrl
 from cas3fs.testing.faults import FaultKind, Faults
 
 STORE_FAULTS: Final = frozenset(
@@ -61,13 +61,13 @@ STORE_FAULTS: Final = frozenset(
         FaultKind.PUT_FORGOTTEN,
     }
 )
-"""What a `LyingStore` knows; the others are of the protocol that only an S3 server speaks."""
+"""What a `FaultyStore` knows; the others are of the protocol that only an S3 server speaks."""
 _PAGE_SIZE: Final = 1000
 _Moment = Mapping[str, Mapping[str, ObjectInfo]]
 """What stores list, by their URLs."""
 
 
-class LyingStore(ObjectStore):
+class FaultyStore(ObjectStore):
     """`inner`, with the faults that are switched on; stores around the same one may share `faults`."""
 
     def __init__(
@@ -88,33 +88,33 @@ class LyingStore(ObjectStore):
     def share_with_group(self) -> None:
         self._inner.share_with_group()
 
-    def exposure(self) -> str:
-        return self._inner.exposure()
+    def permission_warning(self) -> str:
+        return self._inner.permission_warning()
 
     def _listed(self) -> _Moment:
         return {self.url: {info.key: info for info in self._inner.list()}}
 
     def _begin(self, operation: str, key: str) -> None:
         """What may happen before anything is done."""
-        if delay := self.faults.befalls(FaultKind.DELAY, operation, key):
+        if delay := self.faults.trigger(FaultKind.DELAY, operation, key):
             self._sleep(delay.delay_s)
-        if self.faults.befalls(FaultKind.RESET, operation, key):
+        if self.faults.trigger(FaultKind.RESET, operation, key):
             raise StoreUnreachable(f"cannot reach {self.url}: it closed the connection")
-        if self.faults.befalls(FaultKind.UNAVAILABLE, operation, key):
+        if self.faults.trigger(FaultKind.UNAVAILABLE, operation, key):
             raise StoreBusy(f"{self.url}: 503 SlowDown")
-        if self.faults.befalls(FaultKind.THROTTLED, operation, key):
+        if self.faults.trigger(FaultKind.THROTTLED, operation, key):
             raise StoreBusy(f"{self.url}: 429 TooManyRequests")
 
     def _end(self, operation: str, key: str) -> None:
-        if self.faults.befalls(FaultKind.APPLIED_THEN_ERROR, operation, key):
+        if self.faults.trigger(FaultKind.APPLIED_THEN_ERROR, operation, key):
             raise StoreUnreachable(f"cannot reach {self.url}: it closed the connection")
 
     # Putting
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         self._begin("put", key)
-        if not self.faults.befalls(FaultKind.PUT_FORGOTTEN, "put", key):
-            if self.faults.befalls(FaultKind.IGNORED_PRECONDITION, "put", key):
+        if not self.faults.trigger(FaultKind.PUT_FORGOTTEN, "put", key):
+            if self.faults.trigger(FaultKind.IGNORED_PRECONDITION, "put", key):
                 self._inner.delete_many([key])
             self._inner.put_if_absent(key, body, metadata)
         self._end("put", key)
@@ -149,12 +149,12 @@ class LyingStore(ObjectStore):
         """What `request` gives; `end` is where the range that it asks for does."""
         self._begin("get", key)
         self._refuse_hidden("get", key)
-        if self.faults.befalls(FaultKind.ARCHIVED, "get", key):
+        if self.faults.trigger(FaultKind.ARCHIVED, "get", key):
             raise ObjectArchived(f"{self.url}: {key} was moved to an archive")
         data = request()
-        if self.faults.befalls(FaultKind.TRUNCATED, "get", key):
+        if self.faults.trigger(FaultKind.TRUNCATED, "get", key):
             raise TruncatedBody(f"{self.url}: {key} broke off")
-        if self.faults.befalls(FaultKind.SHORTENED, "get", key):
+        if self.faults.trigger(FaultKind.SHORTENED, "get", key):
             size = self._inner.head(key).size // 2
             if end is not None and end > size:
                 raise too_short(key, end - len(data), len(data), size)
@@ -162,11 +162,11 @@ class LyingStore(ObjectStore):
         return data
 
     def _refuse_hidden(self, operation: str, key: str) -> None:
-        if self.faults.befalls(FaultKind.HIDDEN, operation, key):
+        if self.faults.trigger(FaultKind.HIDDEN, operation, key):
             raise ObjectMissing(f"{self.url} has no object {key}")
 
     def _seen(self, operation: str, info: ObjectInfo) -> ObjectInfo:
-        if self.faults.struck(FaultKind.SHORTENED, operation, [info.key]):
+        if self.faults.trigger_on_keys(FaultKind.SHORTENED, operation, [info.key]):
             return info._replace(size=info.size // 2)
         return info
 
@@ -182,7 +182,7 @@ class LyingStore(ObjectStore):
         found = [self._seen("list", objects[key]) for key in sorted(objects) if key > start_after]
         wanted = [info for info in found if info.key.startswith(prefix)]
         page, more = wanted[:_PAGE_SIZE], len(wanted) > _PAGE_SIZE
-        if self.faults.befalls(FaultKind.LISTING_ENDS_EARLY, "list", prefix):
+        if self.faults.trigger(FaultKind.LISTING_ENDS_EARLY, "list", prefix):
             return ListPage(page[: len(page) // 2], None)
         return ListPage(page, page[-1].key if more else None)
 
@@ -191,7 +191,7 @@ class LyingStore(ObjectStore):
         for key in wanted:
             check_key(key)
         self._begin("delete", "")
-        kept = self.faults.struck(FaultKind.DELETION_REFUSED, "delete", wanted)
+        kept = self.faults.trigger_on_keys(FaultKind.DELETION_REFUSED, "delete", wanted)
         self._inner.delete_many(key for key in wanted if key not in kept)
         self._end("delete", "")
         if kept:
@@ -199,27 +199,27 @@ class LyingStore(ObjectStore):
             raise DeleteFailed(text, tuple(key for key in wanted if key in kept))
 
 
-class LyingStores:
+class FaultyStores:
     """Every store of one test: all share `faults`, and a store in memory is the same one whenever it is opened."""
 
     def __init__(self) -> None:
         self.faults = Faults(STORE_FAULTS, self._listed)
         self._lock = threading.Lock()
         self._memories: dict[str, MemoryStore] = {}
-        self._honest: dict[str, ObjectStore] = {}
+        self._without_faults: dict[str, ObjectStore] = {}
 
-    def honest(self, url: str) -> ObjectStore:
-        """The store of that URL without a fault, for `cas3fs.testing.mishaps` and to look at it."""
-        where = opening.parse_url(url)
+    def without_faults(self, url: str) -> ObjectStore:
+        """The store of that URL without a fault, for `cas3fs.testing.store_damage` and to look at it."""
+        where = urls.parse_url(url)
         with self._lock:
-            if str(where) not in self._honest:
-                self._honest[str(where)] = self._open(where, S3Settings())
-            return self._honest[str(where)]
+            if str(where) not in self._without_faults:
+                self._without_faults[str(where)] = self._open(where, S3Settings())
+            return self._without_faults[str(where)]
 
     def open_bare(self, where: StoreUrl, settings: S3Settings) -> ObjectStore:
-        """What stands in for the function of `cas3fs.objectstores.opening` that opens a bare store."""
-        self.honest(str(where))
-        return LyingStore(self._open(where, settings), self.faults)
+        """What stands in for the function of `cas3fs.objectstores.urls` that opens a bare store."""
+        self.without_faults(str(where))
+        return FaultyStore(self._open(where, settings), self.faults)
 
     def _open(self, where: StoreUrl, settings: S3Settings) -> ObjectStore:
         if where.scheme == "memory":
@@ -228,22 +228,22 @@ class LyingStores:
 
     def _listed(self) -> _Moment:
         with self._lock:
-            stores = list(self._honest.values())
+            stores = list(self._without_faults.values())
         return {store.url: {info.key: info for info in store.list()} for store in stores}
 
     def close(self) -> None:
-        """Close the honest ones."""
-        for store in self._honest.values():
+        """Close the without_faults ones."""
+        for store in self._without_faults.values():
             store.close()
 
 
-_open_bare: Final = opening._open_bare
+_open_bare: Final = urls._open_bare
 
 
 @contextmanager
-def lying_stores() -> Iterator[LyingStores]:
+def faulty_stores() -> Iterator[FaultyStores]:
     """Has every store that `cas3fs.objectstores.open_store` opens meanwhile be one with faults to switch on."""
-    stores = LyingStores()
-    with mock.patch.object(opening, "_open_bare", stores.open_bare):
+    stores = FaultyStores()
+    with mock.patch.object(urls, "_open_bare", stores.open_bare):
         yield stores
     stores.close()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What befalls the objects of a store once, and stays: they are lost, cut short, changed, reverted, or copied.
+"""What trigger the objects of a store once, and stays: they are lost, cut short, changed, reverted, or copied.
 
-Each works on any object store, past whoever uses it: on a bare one (`cas3fs.testing.lying_store.LyingStores.honest`
+Each works on any object store, past whoever uses it: on a bare one (`cas3fs.testing.faulty_store.FaultyStores.honest`
 gives it), on ``S3Store(..., client=FakeS3(...))``, on a directory that a mount in another process uses. What is put
 back is as new by the store's clock, as it is where a backup of a bucket is restored.
 """
@@ -18,13 +18,13 @@ class StoreCopy(NamedTuple):
     objects: Mapping[str, tuple[bytes, Mapping[str, str]]]
 
 
-def copy_of(store: ObjectStore) -> StoreCopy:
+def copy_objects(store: ObjectStore) -> StoreCopy:
     """All that is in it now."""
     keys = [info.key for info in store.list()]
     return StoreCopy({key: (store.get(key), store.head(key).metadata) for key in keys})
 
 
-def revert(store: ObjectStore, copy: StoreCopy) -> None:
+def restore_objects(store: ObjectStore, copy: StoreCopy) -> None:
     """Make the store what it was at an earlier moment, as a backup of the bucket that is restored does."""
     present = {info.key for info in store.list()}
     changed = {key for key in present & copy.objects.keys() if store.get(key) != copy.objects[key][0]}
@@ -36,10 +36,10 @@ def revert(store: ObjectStore, copy: StoreCopy) -> None:
 
 def copy_to(store: ObjectStore, other: ObjectStore) -> None:
     """Put all objects into another, empty store: the same volume, elsewhere."""
-    revert(other, copy_of(store))
+    restore_objects(other, copy_objects(store))
 
 
-def lose(store: ObjectStore, keys: Iterable[str] = (), *, prefix: str = "") -> list[str]:
+def delete_objects(store: ObjectStore, keys: Iterable[str] = (), *, prefix: str = "") -> list[str]:
     """Remove the objects of these keys, or those that begin with `prefix`; gives the keys that were there."""
     wanted = set(keys)
     lost = [info.key for info in store.list(prefix) if not wanted or info.key in wanted]
@@ -47,13 +47,13 @@ def lose(store: ObjectStore, keys: Iterable[str] = (), *, prefix: str = "") -> l
     return lost
 
 
-def cut_short(store: ObjectStore, key: str, size: int | None = None) -> None:
+def truncate_object(store: ObjectStore, key: str, size: int | None = None) -> None:
     """Leave an object its first `size` bytes only, half of them for None."""
     data = store.get(key)
     _replace(store, key, data[: len(data) // 2 if size is None else size])
 
 
-def spoil(store: ObjectStore, key: str, position: int | None = None) -> None:
+def corrupt_object(store: ObjectStore, key: str, position: int | None = None) -> None:
     """Change one byte of an object, the middle one for None."""
     data = bytearray(store.get(key))
     data[len(data) // 2 if position is None else position] ^= 1

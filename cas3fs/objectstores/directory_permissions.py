@@ -49,7 +49,7 @@ class Modes:
         return self._bits & 0o040
 
 
-def exposure_of(root: int, modes: Modes) -> str:
+def permission_warning_of(root: int, modes: Modes) -> str:
     """Whom the folders at the top of a store let in who should not be: `everybody`, `its group`, or nobody."""
     top = os.fstat(root).st_mode
     found = 0

@@ -23,8 +23,15 @@ from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import FaultKind, Faults
-from cas3fs.testing.lying_store import STORE_FAULTS, LyingStore, LyingStores
-from cas3fs.testing.mishaps import copy_of, copy_to, cut_short, lose, revert, spoil
+from cas3fs.testing.faulty_store import STORE_FAULTS, FaultyStore, FaultyStores
+from cas3fs.testing.store_damage import (
+    copy_objects,
+    copy_to,
+    corrupt_object,
+    delete_objects,
+    restore_objects,
+    truncate_object,
+)
 from tests.contracts.objectstore import CreatesOnlyOnce, KeepsMetadata, ObjectStoreContract, RefusesNesting
 
 KEYS = ("packs/1/a", "packs/1/b", "snapshots/1-1", "snapshots/1-2")
@@ -33,16 +40,16 @@ KEYS = ("packs/1/a", "packs/1/b", "snapshots/1-1", "snapshots/1-2")
 class TestWithoutAFault(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting, KeepsMetadata):
     @pytest.fixture
     def store(self) -> ObjectStore:
-        return LyingStore(MemoryStore())
+        return FaultyStore(MemoryStore())
 
 
 class Case:
     """A store with a few objects, and its faults."""
 
-    def __init__(self, store: ObjectStore, faults: Faults, honest: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, faults: Faults, without_faults: ObjectStore) -> None:
         self.store = store
         self.faults = faults
-        self.honest = honest
+        self.without_faults = without_faults
         for key in KEYS:
             store.put_if_absent(key, key.encode() * 10)
 
@@ -58,7 +65,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         yield Case(store, fake.faults, store)
         return
     inner = MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path)
-    with closing(LyingStore(inner)) as lying:
+    with closing(FaultyStore(inner)) as lying:
         yield Case(lying, lying.faults, inner)
 
 
@@ -69,7 +76,7 @@ def test_a_stale_listing_is_of_one_prefix_and_from_a_moment_that_may_lie_before(
     with case.faults.on(FaultKind.EVENTUAL_LISTING, key_prefix="snapshots/", moment=moment) as fault:
         assert case.listed("snapshots/") == ["snapshots/1-1", "snapshots/1-2"]
         assert case.listed("packs/") == ["packs/1/a"]
-        assert fault.befell == 1
+        assert fault.times_triggered == 1
         assert case.listed() == ["packs/1/a", "snapshots/1-1", "snapshots/1-2"]
         assert case.store.get("snapshots/1-3") == b""
     assert case.listed("snapshots/") == ["snapshots/1-2", "snapshots/1-3"]
@@ -80,7 +87,7 @@ def test_a_listing_lacks_the_keys_that_are_named(case: Case) -> None:
         assert case.listed() == ["packs/1/b", "snapshots/1-1"]
         assert case.store.get("snapshots/1-2")
         assert case.listed("epochs/") == []
-        assert fault.befell == 1
+        assert fault.times_triggered == 1
         assert case.listed("packs/") == ["packs/1/b"]
     assert case.listed() == list(KEYS)
 
@@ -142,29 +149,29 @@ def test_what_a_server_says_of_its_own_is_said_for_any_store(case: Case) -> None
     assert case.store.get("packs/1/c") == b"y"
     with case.faults.on(FaultKind.DELAY, delay_s=0.001) as fault:
         case.store.get("packs/1/c")
-    assert fault.befell == 1
+    assert fault.times_triggered == 1
 
 
 # --- what happens once, and stays
 
 
 def test_a_store_can_be_reverted_and_copied(case: Case) -> None:
-    before = copy_of(case.honest)
+    before = copy_objects(case.without_faults)
     case.store.put_if_absent("snapshots/1-3", b"")
     case.store.delete_many(["packs/1/a"])
-    spoil(case.honest, "packs/1/b")
+    corrupt_object(case.without_faults, "packs/1/b")
     assert case.store.get("packs/1/b") != before.objects["packs/1/b"][0]
     other = MemoryStore()
-    copy_to(case.honest, other)
-    revert(case.honest, before)
-    assert copy_of(case.honest) == before
+    copy_to(case.without_faults, other)
+    restore_objects(case.without_faults, before)
+    assert copy_objects(case.without_faults) == before
     assert [info.key for info in other.list()] == ["packs/1/b", "snapshots/1-1", "snapshots/1-2", "snapshots/1-3"]
 
 
 def test_objects_can_be_lost_and_cut_short(case: Case) -> None:
-    assert lose(case.honest, prefix="snapshots/") == ["snapshots/1-1", "snapshots/1-2"]
-    assert lose(case.honest, ["packs/1/a"]) == ["packs/1/a"]
-    cut_short(case.honest, "packs/1/b", 3)
+    assert delete_objects(case.without_faults, prefix="snapshots/") == ["snapshots/1-1", "snapshots/1-2"]
+    assert delete_objects(case.without_faults, ["packs/1/a"]) == ["packs/1/a"]
+    truncate_object(case.without_faults, "packs/1/b", 3)
     assert [(info.key, info.size) for info in case.store.list()] == [("packs/1/b", 3)]
 
 
@@ -174,22 +181,24 @@ def test_objects_can_be_lost_and_cut_short(case: Case) -> None:
 @pytest.mark.parametrize(
     "url", [lambda folder: folder.as_uri(), lambda folder: "memory://here"], ids=["file", "memory"]
 )
-def test_every_store_that_is_opened_lies(lying_stores: LyingStores, tmp_path: Path, url: Callable[[Path], str]) -> None:
+def test_every_store_that_is_opened_lies(
+    faulty_stores: FaultyStores, tmp_path: Path, url: Callable[[Path], str]
+) -> None:
     where, metrics = url(tmp_path), Metrics()
     no_patience = RetryPolicy(deadline_s=0)
     with closing(open_store(where, metrics=metrics, retry=no_patience)) as one:
         one.put_if_absent("a", b"x")
         with closing(open_store(where, metrics=metrics, retry=no_patience)) as other:
-            assert other.get("a") == lying_stores.honest(where).get("a") == b"x"
-            with lying_stores.faults.on(FaultKind.RESET), pytest.raises(StoreError):
+            assert other.get("a") == faulty_stores.without_faults(where).get("a") == b"x"
+            with faulty_stores.faults.on(FaultKind.RESET), pytest.raises(StoreError):
                 other.get("a")
-            with lying_stores.faults.on(FaultKind.EVENTUAL_LISTING):
-                lying_stores.honest(where).put_if_absent("b", b"")
+            with faulty_stores.faults.on(FaultKind.EVENTUAL_LISTING):
+                faulty_stores.without_faults(where).put_if_absent("b", b"")
                 assert [info.key for info in other.list()] == ["a"]
 
 
 def test_a_fault_that_a_store_cannot_have_is_refused() -> None:
-    store = LyingStore(MemoryStore())
+    store = FaultyStore(MemoryStore())
     assert FaultKind.HTML_PAGE not in STORE_FAULTS
     with pytest.raises(ValueError, match="HTML_PAGE"):
         store.faults.switch_on(FaultKind.HTML_PAGE)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas3fs.objectstores import walk as walk_module
-from cas3fs.objectstores.walk import walk
+from cas3fs.objectstores import directory_walk as walk_module
+from cas3fs.objectstores.directory_walk import walk
 
 parts = st.text("ab-.0", min_size=1, max_size=3).filter(lambda part: part[0] not in "-.")
 paths = st.lists(parts, min_size=1, max_size=3).map("/".join)

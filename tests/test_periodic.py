@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.errors import StoreError
 from cas3fs.metrics import Metrics
-from cas3fs.rhythms import Guard, Rhythm
+from cas3fs.periodic import FailureGuard, PeriodicThread
 
 WAIT_S = 30
 ERRORS = [StoreError("the store is away"), OSError(5, "Input/output error"), RuntimeError("can't start new thread")]
@@ -27,13 +27,13 @@ def test_a_turn_that_fails_is_followed_by_the_next(error: Exception) -> None:
         raise error
 
     metrics = Metrics()
-    rhythm = Rhythm("test", 0.001, turn, Guard("test", metrics, "it failed"))
+    rhythm = PeriodicThread("test", 0.001, turn, FailureGuard("test", metrics, "it failed"))
     rhythm.start()
     try:
         assert third.wait(WAIT_S)
     finally:
         rhythm.stop()
-    trouble = metrics.troubles()["test"]
+    trouble = metrics.last_errors()["test"]
     assert trouble.times == len(turns)
     assert trouble.error == str(error) or trouble.error == type(error).__name__
     assert (datetime.now(UTC) - datetime.fromisoformat(trouble.time)).total_seconds() < WAIT_S
@@ -42,7 +42,7 @@ def test_a_turn_that_fails_is_followed_by_the_next(error: Exception) -> None:
 def test_what_was_foreseen_is_one_line_in_the_log_and_anything_else_has_a_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    guard = Guard("test", Metrics(), "it failed")
+    guard = FailureGuard("test", Metrics(), "it failed")
     for error in ERRORS:
         with guard:
             raise error
@@ -51,7 +51,7 @@ def test_what_was_foreseen_is_one_line_in_the_log_and_anything_else_has_a_traceb
 
 
 def test_the_pause_grows_while_turns_fail_and_is_over_with_the_first_that_does_not() -> None:
-    guard = Guard("test", Metrics(), "it failed")
+    guard = FailureGuard("test", Metrics(), "it failed")
     pauses = [guard.pause_s]
     for _ in range(20):
         with guard:
@@ -71,13 +71,13 @@ def test_a_rhythm_ends_when_its_turn_says_so_and_an_interrupt_is_let_through() -
         turns.append(1)
         return True
 
-    rhythm = Rhythm("test", 0.001, turn, Guard("test", metrics, "it failed"))
+    rhythm = PeriodicThread("test", 0.001, turn, FailureGuard("test", metrics, "it failed"))
     rhythm.start()
     rhythm._thread.join(WAIT_S)
-    assert (len(turns), metrics.troubles()) == (1, {})
-    with pytest.raises(KeyboardInterrupt), Guard("test", metrics, "it failed"):
+    assert (len(turns), metrics.last_errors()) == (1, {})
+    with pytest.raises(KeyboardInterrupt), FailureGuard("test", metrics, "it failed"):
         raise KeyboardInterrupt
 
 
 def test_a_rhythm_that_never_began_can_be_stopped() -> None:
-    Rhythm("test", 60, lambda: None, Guard("test", Metrics(), "it failed")).stop()
+    PeriodicThread("test", 60, lambda: None, FailureGuard("test", Metrics(), "it failed")).stop()

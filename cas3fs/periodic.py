@@ -22,7 +22,7 @@ _LONGEST_PAUSE_S: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Guard:
+class FailureGuard:
     """A context out of which no `Exception` comes; for one thread at a time, again and again.
 
     Attributes:
@@ -55,7 +55,7 @@ class Guard:
         if not isinstance(error, Exception):
             return False
         self.failures += 1
-        self._metrics.note(self._name, error)
+        self._metrics.note_error(self._name, error)
         if isinstance(error, Cas3fsError | OSError):
             _log.error("%s: %s", self._what, error)
         else:
@@ -63,13 +63,13 @@ class Guard:
         return True
 
 
-class Rhythm:
+class PeriodicThread:
     """A thread that takes a turn every `interval_s`; a daemon, so a process may end without it.
 
     Lock: none; `stop` may be called by any thread but its own.
     """
 
-    def __init__(self, name: str, interval_s: float, turn: Callable[[], bool | None], guard: Guard) -> None:
+    def __init__(self, name: str, interval_s: float, turn: Callable[[], bool | None], guard: FailureGuard) -> None:
         """`turn` gives True when no other is wanted."""
         self._interval_s = interval_s
         self._turn = turn

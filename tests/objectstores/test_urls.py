@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store, parse_url
-from cas3fs.objectstores.opening import StoreUrl
+from cas3fs.objectstores.urls import StoreUrl
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Operation(Enum):
     DELETE = "delete"
 
 
-class WrappedStore(ObjectStore):
+class StoreWrapper(ObjectStore):
     """A store that hands each request to the one within, through `around`."""
 
     def __init__(self, inner: ObjectStore) -> None:
@@ -38,8 +38,8 @@ class WrappedStore(ObjectStore):
     def share_with_group(self) -> None:
         self._inner.share_with_group()
 
-    def exposure(self) -> str:
-        return self._inner.exposure()
+    def permission_warning(self) -> str:
+        return self._inner.permission_warning()
 
     @abstractmethod
     def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:

@@ -43,7 +43,7 @@ def failing_at_first(patch: pytest.MonkeyPatch, owner: type, name: str, error: E
 
 
 def trouble_of(volume: OpenVolume, name: str) -> str:
-    return volume.metrics.troubles()[name].error
+    return volume.metrics.last_errors()[name].error
 
 
 @pytest.mark.promise("background-work-survives-exceptions")

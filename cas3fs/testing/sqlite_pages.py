@@ -21,18 +21,18 @@ _INTERIOR: Final[Mapping[int, int]] = MappingProxyType({2: 12, 5: 12})
 _LEAVES: Final = (10, 13)
 
 
-def closed(path: Path) -> bytes:
+def checkpointed_bytes(path: Path) -> bytes:
     """The database's file with all that is committed, as one piece."""
     Database(path).close()  # who closes it last takes over the log
     return path.read_bytes()
 
 
-def leaves(path: Path, table: str) -> list[int]:
+def leaf_pages(path: Path, table: str) -> list[int]:
     """The numbers of the pages that hold the rows of a table, and nothing but rows; the first page is 1."""
     with closing(Database(path)) as database:
         found = database.execute("SELECT name, rootpage FROM sqlite_master")
     (root,) = [int(str(page)) for name, page in found if name == table]
-    return sorted(_leaves_below(closed(path), root))
+    return sorted(_leaves_below(checkpointed_bytes(path), root))
 
 
 def _leaves_below(file: bytes, number: int) -> Iterator[int]:
@@ -56,7 +56,7 @@ def _number(page: bytes, place: int, length: int) -> int:
 def lose_write(path: Path, page: int, before: bytes = b"") -> bool:
     """Lets a page be as it is in `before`, an earlier content of the whole file, or all zeros where that has none;
     whether that changes anything."""
-    now = closed(path)
+    now = checkpointed_bytes(path)
     place = (page - 1) * PAGE_BYTES
     old = before[place : place + PAGE_BYTES] or bytes(PAGE_BYTES)
     with open(path, "r+b") as file:

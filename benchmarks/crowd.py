@@ -30,7 +30,7 @@ from cas3fs.caches.memory import MemoryCache
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
@@ -38,7 +38,7 @@ from cas3fs.maintenance.plans import GcSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.values import SnapshotNumber
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -140,7 +140,7 @@ def _upkeep(volume: OpenVolume) -> Iterator[Figure]:
         yield Figure("gc that drops the blocks", _seconds(lambda: upkeep.gc(_GC, _silent)), "s")
         yield Figure("listings of that", volume.metrics.snapshot().get("store.list.count", 0) - lists, "")
         with publisher.exclusively():
-            publisher.keeper.prune(Policy(last=1))
+            publisher.keeper.prune(RetentionPolicy(last=1))
         deleted: dict[str, Any] = {}
         yield Figure("gc that deletes the packs", _seconds(lambda: deleted.update(upkeep.gc(_GC, _silent))), "s")
         assert deleted["deleted_packs"], deleted
@@ -210,7 +210,7 @@ class _Counting(MemoryStore):
 def measure_epochs(folder: Path, epochs: int) -> list[Figure]:
     """A claim after so many epochs, one in a hundred of which was never released, and finding out who was overruled."""
     store = _Counting()
-    shelf, identity, now = Shelf(store), Identity.of_this_process(), datetime.now(UTC)
+    shelf, identity, now = Shelf(store), WriterIdentity.of_this_process(), datetime.now(UTC)
     mine = uuid.uuid4()
     for number in range(1, epochs + 1):
         entry = EpochEntry(id=f"{number:08d}", epoch=number, claim=mine, time=now, **_told(identity))
@@ -232,7 +232,7 @@ def measure_epochs(folder: Path, epochs: int) -> list[Figure]:
     ]
 
 
-def _told(identity: Identity) -> dict[str, Any]:
+def _told(identity: WriterIdentity) -> dict[str, Any]:
     known = identity._asdict()
     return {name: known[name] for name in ("host", "user", "pid")}
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.entries.kinds import PagesUse, SnapshotEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.objectstores.base import ListPage
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.retention import Policy, set_policy
+from cas3fs.snapshots.retention import RetentionPolicy, set_policy
 from cas3fs.values import SnapshotNumber
 
 PAGES_OF_ONE = 64
@@ -52,9 +52,9 @@ def measure(snapshots: int) -> Cost:
     store = _Counting()
     _fill(store, snapshots)
     archive, epochs = SnapshotArchive(Shelf(store)), Epochs(Shelf(store))
-    set_policy(archive.shelf, Policy(last=snapshots), fenced=True)
+    set_policy(archive.shelf, RetentionPolicy(last=snapshots), fenced=True)
     with tempfile.TemporaryDirectory(prefix="cas3fs-bench-") as folder:
-        claim = epochs.claim(Identity.of_this_process(), Path(folder) / "claim.json")
+        claim = epochs.claim(WriterIdentity.of_this_process(), Path(folder) / "claim.json")
         keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=dict)
         tracemalloc.start()
         keeper.thin()

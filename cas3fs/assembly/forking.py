@@ -22,7 +22,7 @@ from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.config import StoreSettings
 from cas3fs.entries.kinds import ForkEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -45,7 +45,7 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
         epochs = Epochs(shelf, fenced=volume.fenced)
         with tempfile.TemporaryDirectory(prefix="cas3fs-fork-") as folder:
             try:
-                claim = epochs.claim(Identity.of_this_process(), Path(folder) / "claim.json", take_over=take_over)
+                claim = epochs.claim(WriterIdentity.of_this_process(), Path(folder) / "claim.json", take_over=take_over)
                 archive = SnapshotArchive(shelf)
                 take_handover(archive, claim, Path(folder) / "known")
             except EpochHeld as error:

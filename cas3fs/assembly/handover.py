@@ -17,8 +17,8 @@ from typing import Final
 from cas3fs.epochs import Claim, Epochs, EpochState
 from cas3fs.errors import VolumeFormatError
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import check_id
-from cas3fs.snapshots.memory import load_ids, save_ids
+from cas3fs.snapshots.manifests import check_snapshot_id
+from cas3fs.snapshots.tracker import load_snapshot_ids, save_snapshot_ids
 
 _MOST_EPOCHS_BACK: Final = 4
 """Epochs in which a head is looked for that nobody named: writers may have died before they published anything."""
@@ -31,19 +31,19 @@ def take_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
         StoreError: the store failed; nothing has changed, but that the base may be written.
     """
     # others may have deleted what this machine knew, unless it was the last to write
-    ids, under = load_ids(known)
-    archive.memory.remember(ids, retained=not claim.after_release and under in map(str, claim.lineage[-1:]))
-    archive.memory.remember(_ids(claim.handover.retained), retained=claim.after_release)
+    ids, under = load_snapshot_ids(known)
+    archive.tracker.add(ids, expected=not claim.after_release and under in map(str, claim.lineage[-1:]))
+    archive.tracker.add(_ids(claim.handover.retained), expected=claim.after_release)
     if claim.bases is not None:
-        archive.bases.expect(claim.bases)
+        archive.bases.set_known_epochs(claim.bases)
     last = _last(claim.handover.snapshot)
     if claim.after_release:
-        archive.expect(last)
+        archive.set_expected_head(last)
     elif last is not None:
-        archive.memory.remember([last])
+        archive.tracker.add([last])
     if last is None or not claim.after_release:
         for back in range(min(_MOST_EPOCHS_BACK, claim.before)):
-            if archive.look_beyond(claim.before - back):
+            if archive.find_unlisted_of_epoch(claim.before - back):
                 break
     if claim.base_due:
         archive.bases.write(claim.key, claim.epoch, archive.newest_id())
@@ -52,19 +52,19 @@ def take_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
 def expect_head(archive: SnapshotArchive, newest: EpochState | None) -> None:
     """The same for who only reads: what the release of the newest epoch names is the head."""
     if newest is not None and newest.release is not None:
-        archive.memory.remember(_ids(newest.release.retained), retained=True)
-        archive.expect(_last(newest.release.snapshot))
+        archive.tracker.add(_ids(newest.release.retained), expected=True)
+        archive.set_expected_head(_last(newest.release.snapshot))
 
 
 def release(epochs: Epochs, claim: Claim, archive: SnapshotArchive, newest: str | None) -> None:
     """Releases a claim, and tells the next one what is there; raises as `Epochs.release`."""
-    epochs.release(claim, newest, tuple(archive.memory.ids()))
+    epochs.release(claim, newest, tuple(archive.tracker.ids()))
 
 
 def note_known(archive: SnapshotArchive, claim: Claim, known: Path, going: Collection[str] = ()) -> None:
     """Writes this machine's file; without those that are about to be deleted, so that who dies meanwhile does not miss
     them."""
-    save_ids(known, [one for one in archive.memory.ids() if one not in going], str(claim.uuid))
+    save_snapshot_ids(known, [one for one in archive.tracker.ids() if one not in going], str(claim.uuid))
 
 
 def _last(snapshot: str | None) -> str | None:
@@ -78,7 +78,7 @@ def _ids(told: tuple[str, ...] | list[str]) -> list[str]:
 
 def _is_id(told: str) -> bool:
     try:
-        check_id(told)
+        check_snapshot_id(told)
     except VolumeFormatError:
         return False
     return True

@@ -20,9 +20,9 @@ from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
 from cas3fs.maintenance.survey import store_now
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo, around_in
-from cas3fs.snapshots.removal import RemovalPlan, Stock, execute_removal, plan_removal, take_stock
-from cas3fs.snapshots.retention import Policy, Verdict, check_clocks, current_policy, judge
+from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by
+from cas3fs.snapshots.removal import RemovalPlan, SnapshotInventory, execute_removal, plan_removal, take_inventory
+from cas3fs.snapshots.retention import RetentionDecision, RetentionPolicy, apply_policy, check_clocks, current_policy
 from cas3fs.values import SnapshotNumber
 
 _POLICY_FRESH_S: Final = 3600.0
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 class Pruning:
     """What a policy makes of the snapshots of a volume, and what is deleted for it."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[RetentionDecision, ...]
     removal: RemovalPlan
 
     def report(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Keeper:
         self._now = now
         self._known: list[SnapshotInfo] | None = None
         self._strays: frozenset[str] | None = None
-        self._policy: Policy | None = None
+        self._policy: RetentionPolicy | None = None
         self._policy_read_s = 0.0
 
     def published(self, snapshot: SnapshotInfo) -> None:
@@ -99,7 +99,7 @@ class Keeper:
         known = self._known
         return None if known is None else self._archive.known_bytes(list(known))
 
-    def plan(self, policy: Policy | None) -> Pruning:
+    def plan(self, policy: RetentionPolicy | None) -> Pruning:
         """What `policy`, or else the volume's own, makes of the snapshots there are; nothing is changed.
 
         Raises:
@@ -109,19 +109,19 @@ class Keeper:
         if policy is None:
             policy = self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
-        stock = take_stock(self._archive)
-        self._epochs.saw(stock.latest_epoch)
+        stock = take_inventory(self._archive)
+        self._epochs.note_epoch(stock.latest_epoch)
         for error in stock.damaged.values():
             raise error
         self._known = list(stock.snapshots)
         self._strays = self._spared()
         now = store_now(self._archive.shelf.store) if policy.has_ages else self._now()
         check_clocks(policy, self._now(), now)
-        verdicts = judge(self._known, policy, now, spared=self._strays, shown=self._shown())
+        verdicts = apply_policy(self._known, policy, now, exempt=self._strays, in_use=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
         return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained(stock), stock))
 
-    def prune(self, policy: Policy | None) -> Pruning:
+    def prune(self, policy: RetentionPolicy | None) -> Pruning:
         """Delete what no rule keeps.
 
         Raises:
@@ -144,9 +144,9 @@ class Keeper:
         if head in snapshot_ids:
             raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
         self._refuse_shown(snapshot_ids)
-        stock = take_stock(self._archive)
+        stock = take_inventory(self._archive)
         stock = attrs.evolve(stock, denied=stock.denied - set(snapshot_ids))
-        self._epochs.saw(stock.latest_epoch)
+        self._epochs.note_epoch(stock.latest_epoch)
         plan = plan_removal(self._archive, snapshot_ids, self._is_explained(stock), stock)
         self._execute(plan)
         return plan
@@ -170,7 +170,7 @@ class Keeper:
             self._strays = None
         if self._strays is None and self._claim.epoch > 1:
             self._strays = self._spared()
-        verdicts = judge(self._known, self._policy, self._now(), spared=self._strays or (), shown=self._shown())
+        verdicts = apply_policy(self._known, self._policy, self._now(), exempt=self._strays or (), in_use=self._shown())
         return any(not one.kept_by for one in verdicts)
 
     @staticmethod
@@ -184,9 +184,9 @@ class Keeper:
     def _spared(self) -> frozenset[str]:
         """The snapshots that no rule may touch: off the line, or damaged and gone around."""
         assert self._known is not None
-        return self._archive.spared([one.id for one in self._known]) | around_in(self._known)
+        return self._archive.possibly_diverged([one.id for one in self._known]) | bypassed_by(self._known)
 
-    def _is_explained(self, stock: Stock) -> Callable[[SnapshotNumber], bool]:
+    def _is_explained(self, stock: SnapshotInventory) -> Callable[[SnapshotNumber], bool]:
         overruled = self._epochs.overruled(self._claim)
         coming, lost = self._next_number(), stock.lost
 

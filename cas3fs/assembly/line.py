@@ -58,7 +58,7 @@ from cas3fs.index.files import (
     write_fingerprint,
 )
 from cas3fs.index.salvage import open_or_salvage
-from cas3fs.snapshots.archive import Progress, SnapshotArchive
+from cas3fs.snapshots.archive import RestoreProgress, SnapshotArchive
 from cas3fs.values import SnapshotNumber
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def take_up(
     state: StateFolder,
     archive: SnapshotArchive,
     claim: Claim,
-    progress: Progress = lambda done, total: None,
+    progress: RestoreProgress = lambda done, total: None,
     on_damaged: OnDamaged | None = None,
 ) -> Line:
     """Brings index and staging into place, and records `claim` in them. With `on_damaged`, the newest snapshot that is
@@ -181,7 +181,7 @@ def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, n
     if found.standing is Standing.CURRENT:
         return found.newest
     if found.standing is not Standing.SUPERSEDED:
-        archive.memory.doubt()
+        archive.tracker.clear_expected()
     if found.standing is Standing.SUPERSEDED and facts.clean is not None:
         state.discard_line()
         return found.newest
@@ -199,7 +199,7 @@ def _install(
     state: StateFolder,
     archive: SnapshotArchive,
     newest: str | None,
-    progress: Progress,
+    progress: RestoreProgress,
     on_damaged: OnDamaged | None,
 ) -> str | None:
     """Puts an index in place where there is none: of the snapshot `newest`, or an empty one; gives of which."""
@@ -225,14 +225,14 @@ def _install(
 
 
 def _restore_whole(
-    state: StateFolder, archive: SnapshotArchive, newest: str, progress: Progress, on_damaged: OnDamaged | None
+    state: StateFolder, archive: SnapshotArchive, newest: str, progress: RestoreProgress, on_damaged: OnDamaged | None
 ) -> str:
     """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is whole; gives which."""
     if on_damaged is None:
         restore_told(archive, newest, state.restored, progress)
         return newest
     damaged: dict[str, SnapshotDamaged] = {}
-    ids, strays = archive.ids(), archive.strays()
+    ids, strays = archive.ids(), archive.diverged()
     if newest not in ids:
         damaged[newest] = SnapshotDamaged(f"{archive.shelf.store.url} has no snapshot {newest}, which was the newest")
     for one in reversed([each for each in ids if each not in strays]):
@@ -244,12 +244,12 @@ def _restore_whole(
         for hurt, why in damaged.items():
             on_damaged(hurt, why)
         if damaged:
-            archive.expect(None)
+            archive.set_expected_head(None)
         return one
     raise SnapshotDamaged(f"no snapshot is whole, so there is nothing to begin from: {damaged[newest]}")
 
 
-def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: Progress) -> None:
+def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress) -> None:
     """As `SnapshotArchive.restore`; where the snapshot is damaged, or the head is lost, the error tells what serves
     instead."""
     try:
@@ -258,7 +258,7 @@ def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, 
         is_lost = isinstance(error, SnapshotMissing)
         if is_lost and archive.newest_id() != snapshot_id:
             raise
-        earlier = archive.newest_whole_before(snapshot_id)
+        earlier = archive.newest_intact_before(snapshot_id)
         if earlier is None and archive.newest_id() == snapshot_id:
             raise SnapshotDamaged(
                 f"{error}; no snapshot before it is whole: mount the volume on the machine that wrote it last, if its "

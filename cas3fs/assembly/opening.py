@@ -32,7 +32,7 @@ from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Progress
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError, FilesNotStored, SnapshotDamaged
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
@@ -41,8 +41,7 @@ from cas3fs.maintenance.noting import note_missing_since
 from cas3fs.maintenance.noting import take_up as take_up_losses
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
-from cas3fs.snapshots.archive import Progress as RestoreProgress
-from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.archive import RestoreProgress, SnapshotArchive
 
 _TAKEN_OVER: Final = (
     "the writer of epoch %d had not released the volume, and is taken over from; `cas3fs epochs %s` tells who that is"
@@ -209,7 +208,7 @@ def open_writer(
         resources.callback(state.close)
         on_state(state)
         epochs = Epochs(Shelf(store), fenced=entry.fenced)
-        claim = epochs.claim(Identity.of_this_process(), state.claim, take_over=settings.take_over)
+        claim = epochs.claim(WriterIdentity.of_this_process(), state.claim, take_over=settings.take_over)
         after_release = claim.after_release
         try:
             archive = SnapshotArchive(Shelf(store))

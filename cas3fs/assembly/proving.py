@@ -33,7 +33,7 @@ from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, Snapsho
 from cas3fs.index import Index
 from cas3fs.maintenance.survey import ASIDE_PREFIX
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import is_off_line
+from cas3fs.snapshots.divergence import is_diverged
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
@@ -158,7 +158,7 @@ class Comparison:
         attempted = str(facts.attempted) if facts.attempted is not None and facts.attempted.sequence else None
         named = sorted({one for one in (facts.published, attempted) if one and _is_newer(one, listed)}, reverse=True)
         for one in named:
-            if self._has(one) and not is_off_line(SnapshotNumber.parse(one), self._archive.bases.all()):
+            if self._has(one) and not is_diverged(SnapshotNumber.parse(one), self._archive.bases.all()):
                 return one
         return listed
 

@@ -41,7 +41,7 @@ from cas3fs.index import IndexReader, ordinal_of
 from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.periodic import FailureGuard, PeriodicThread
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import NEW_PACK_BYTES, Origin, SnapshotInfo
+from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo, SnapshotOrigin
 from cas3fs.values import SnapshotNumber
 
 _PROGRESS_INTERVAL_S = 0.2
@@ -80,7 +80,7 @@ class Publisher:
         self._mutex = threading.Lock()
         self._sequence = self._noted = 0
         self._sampler = Sampler()
-        self._origin = Origin(UUID(line.lineage), claim.uuid)
+        self._origin = SnapshotOrigin(UUID(line.lineage), claim.uuid)
         self.newest = line.newest
         self._taken = self._remembered()
         self._seen = None if changed or line.newest is None else self._mark()

@@ -26,7 +26,7 @@ from cas3fs.config import StoreSettings, WriterSettings
 from cas3fs.control import MountRecord, Progress
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import History
+from cas3fs.epochs import EpochHistory
 from cas3fs.errors import IndexCorrupt, SnapshotError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, FileSystem
 from cas3fs.filesystem.asides import Aside, aside_of, save_aside
@@ -194,7 +194,7 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
 
 def _base(archive: SnapshotArchive, facts: Facts) -> str | None:
     """The newest snapshot on the line that the index knows."""
-    strays, limit = archive.strays(), facts.limit or _limit_of_epoch(archive, facts)
+    strays, limit = archive.diverged(), facts.limit or _limit_of_epoch(archive, facts)
     known = [one for one in archive.ids() if one not in strays and SnapshotNumber.parse(one) <= limit]
     if not known and facts.published is not None:
         raise SnapshotError(
@@ -215,7 +215,7 @@ def _overruled(store: ObjectStore, scratch: Path) -> int | None:
     """The epoch under which the state was written, if it was taken over and nobody has released it."""
     with Index.open(scratch / INDEX_NAME, read_only=True) as index:
         claim = index.state.get(CLAIM)
-    past = History(Shelf(store)).told(0)
+    past = EpochHistory(Shelf(store)).recent(0)
     return next((one.entry.epoch for one in past if str(one.entry.claim) == claim), None)
 
 

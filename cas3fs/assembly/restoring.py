@@ -24,7 +24,7 @@ from cas3fs.index import Index, IndexReader, migrations, ordinal_of
 from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.index.pack_merge import merge_newest_packs
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import Origin, SnapshotInfo
+from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +95,8 @@ def _restore(turn: OfflineTurn, snapshot_id: str, head: str | None, progress: Pr
         parent=head,
         facts=facts,
         restored=snapshot_id,
-        origin=Origin(lineage, turn.claim.uuid),
-        around=around,
+        origin=SnapshotOrigin(lineage, turn.claim.uuid),
+        bypassed=around,
     )
     if not turn.epochs.is_newest(turn.claim):
         raise Fenced("another writer has taken over the volume meanwhile")
@@ -110,7 +110,7 @@ def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path
         return None, set()
     # manifests tell what was gone around before
     archive.list(lambda one, error: _log.warning("snapshot %s cannot be read: %s", one, error))
-    ids, strays = archive.ids(), archive.strays()
+    ids, strays = archive.ids(), archive.diverged()
     around = set() if head in ids else {head}
     for one in reversed([each for each in ids if each not in strays and each <= head]):
         try:

@@ -30,7 +30,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo
 from cas3fs.snapshots.removal import RemovalPlan
-from cas3fs.snapshots.retention import Policy, current_policy, set_policy
+from cas3fs.snapshots.retention import RetentionPolicy, current_policy, set_policy
 
 # -- reports
 
@@ -42,7 +42,7 @@ def list_snapshots(archive: SnapshotArchive) -> Iterator[Message]:
         StoreError: the store failed.
     """
     damaged: dict[str, str] = {}
-    head, strays = archive.newest_id(), archive.strays()
+    head, strays = archive.newest_id(), archive.diverged()
     told = {one.id: one for one in archive.list(lambda one, error: damaged.update({one: str(error)}))}
     for one in sorted([*told, *damaged]):
         if one in told:
@@ -59,7 +59,7 @@ def show_snapshot(archive: SnapshotArchive, snapshot_id: str) -> Message:
     """
     info = archive.load(snapshot_id)
     pages = [one._asdict() for one in info.pages]
-    return describe(info, archive.newest_id(), archive.strays()) | {"facts": dict(info.facts), "pages": pages}
+    return describe(info, archive.newest_id(), archive.diverged()) | {"facts": dict(info.facts), "pages": pages}
 
 
 def describe(info: SnapshotInfo, head: str | None, strays: frozenset[str]) -> Message:
@@ -82,12 +82,12 @@ def describe(info: SnapshotInfo, head: str | None, strays: frozenset[str]) -> Me
     }
 
 
-def describe_policy(policy: Policy) -> Message:
+def describe_policy(policy: RetentionPolicy) -> Message:
     """A policy as JSON has it."""
     return attrs.asdict(policy) | {"names": list(policy.names)}
 
 
-def read_policy(told: object) -> Policy | None:
+def read_policy(told: object) -> RetentionPolicy | None:
     """What `describe_policy` made, or None of nothing.
 
     Raises:
@@ -95,10 +95,10 @@ def read_policy(told: object) -> Policy | None:
     """
     if told is None:
         return None
-    names = {field.name for field in attrs.fields(Policy)}
+    names = {field.name for field in attrs.fields(RetentionPolicy)}
     if not isinstance(told, dict) or not set(told) <= names:
         raise ControlError("a retention policy is expected")
-    return Policy(**told | {"names": tuple(told.get("names", ()))})
+    return RetentionPolicy(**told | {"names": tuple(told.get("names", ()))})
 
 
 # -- in the process of a mount
@@ -160,7 +160,7 @@ class SnapshotHandlers:
         return describe_policy(current_policy(self._volume.archive.shelf))
 
 
-def prune(keeper: Keeper, policy: Policy | None, *, dry_run: bool) -> Message:
+def prune(keeper: Keeper, policy: RetentionPolicy | None, *, dry_run: bool) -> Message:
     """What is deleted, or would be."""
     pruning = keeper.plan(policy) if dry_run else keeper.prune(policy)
     return pruning.report() | {"dry_run": dry_run}
@@ -217,13 +217,13 @@ def delete_offline(settings: StoreSettings, places: Places, ids: list[str]) -> M
         return removal_report(turn.keeper.delete(ids))
 
 
-def prune_offline(settings: StoreSettings, places: Places, policy: Policy | None, *, dry_run: bool) -> Message:
+def prune_offline(settings: StoreSettings, places: Places, policy: RetentionPolicy | None, *, dry_run: bool) -> Message:
     """Prunes; raises as `offline_turn` and `Keeper.prune`."""
     with offline_turn(settings, places) as turn:
         return prune(turn.keeper, policy, dry_run=dry_run)
 
 
-def policy_offline(settings: StoreSettings, policy: Policy | None) -> Message:
+def policy_offline(settings: StoreSettings, policy: RetentionPolicy | None) -> Message:
     """Tells the policy, after setting it where one is given; needs no turn, as no policy is ever changed."""
     with closing(open_volume_store(settings, Metrics())) as store:
         entry = load_volume(store)

@@ -89,7 +89,7 @@ class StateFolder:
 
     @property
     def known_snapshots(self) -> Path:
-        """The snapshots that this machine knows (`cas3fs.snapshots.memory`)."""
+        """The snapshots that this machine knows (`cas3fs.snapshots.tracker`)."""
         return self.path / "snapshots.json"
 
     @property

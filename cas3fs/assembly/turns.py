@@ -22,7 +22,7 @@ from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.config import Places, StoreSettings
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -62,7 +62,7 @@ def offline_turn(settings: StoreSettings, places: Places) -> Iterator[OfflineTur
         volume = load_volume(store)
         with closing(lock_state(places, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), fenced=volume.fenced)
-            claim = epochs.claim(Identity.of_this_process(), state.claim)
+            claim = epochs.claim(WriterIdentity.of_this_process(), state.claim)
             archive = SnapshotArchive(Shelf(store))
             try:
                 take_handover(archive, claim, state.known_snapshots)

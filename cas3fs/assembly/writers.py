@@ -12,7 +12,7 @@ from cas3fs.assembly.volumes import load_volume, open_volume_store
 from cas3fs.config import StoreSettings
 from cas3fs.control import Message
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import History, PastEpoch
+from cas3fs.epochs import EpochHistory, PastEpoch
 from cas3fs.metrics import Metrics
 
 
@@ -24,7 +24,7 @@ def list_epochs(settings: StoreSettings, most: int) -> list[Message]:
     """
     with closing(open_volume_store(settings, Metrics())) as store:
         load_volume(store)
-        return [describe_epoch(one) for one in History(Shelf(store)).told(most)]
+        return [describe_epoch(one) for one in EpochHistory(Shelf(store)).recent(most)]
 
 
 def release_epoch(settings: StoreSettings, number: int) -> bool:
@@ -37,7 +37,7 @@ def release_epoch(settings: StoreSettings, number: int) -> bool:
     """
     with closing(open_volume_store(settings, Metrics())) as store:
         load_volume(store)
-        return History(Shelf(store)).release(number, datetime.now(UTC))
+        return EpochHistory(Shelf(store)).release(number, datetime.now(UTC))
 
 
 def describe_epoch(one: PastEpoch) -> Message:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reads blocks from the nearest place that has them: memory, the caches, the object store.
 
-Blocks from the store are checked against their hash; caches verify their own blocks (`cas3fs.caches.verified`). How
+Blocks from the store are checked against their hash; caches verify their own blocks (`cas3fs.caches.wrappers`). How
 blocks are requested from the store and fetched ahead is described in `cas3fs.blockstore.fetcher`.
 
 Memory used beside the memory cache: blocks fetched ahead and not yet read, at most half of that cache (and
@@ -18,7 +18,7 @@ from cas3fs.blockstore.fetcher import Fetcher, OnLost
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache, part_of
 from cas3fs.caches.memory import MemoryCache
-from cas3fs.caches.verified import verified
+from cas3fs.caches.wrappers import ensure_verified
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.values import BlockHash, BlockLocation, Buffer
@@ -53,7 +53,7 @@ class BlockReader:
     ) -> None:
         """`near_store`: the store is as near as the caches, so that what is read in passing is not put into them."""
         self._memory = memory
-        self._cache = None if cache is None else verified(cache)
+        self._cache = None if cache is None else ensure_verified(cache)
         self._fetcher = Fetcher(
             Retrieval(store, metrics),
             memory,
@@ -121,10 +121,10 @@ class BlockReader:
         if self._cache is not None:
             self._fetcher.fill(block, plain if isinstance(plain, bytes) else bytes(plain), dispensable=True)
 
-    def give_way(self) -> None:
+    def free_disk_space(self) -> None:
         """The caches free room on the local disk if it has little left."""
         if self._cache is not None:
-            self._cache.give_way()
+            self._cache.free_disk_space()
 
     def close(self) -> None:
         """Fail what is being fetched for those who wait, and end all workers. Closing twice is harmless."""

@@ -19,6 +19,6 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.caches.disk import DiskCache
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.caches.tiered import TieredCache
-from cas3fs.caches.verified import VerifiedCache, verified
+from cas3fs.caches.wrappers import VerifyingCache, ensure_verified
 
-__all__ = ["BlockCache", "DiskCache", "MemoryCache", "TieredCache", "VerifiedCache", "verified"]
+__all__ = ["BlockCache", "DiskCache", "MemoryCache", "TieredCache", "VerifyingCache", "ensure_verified"]

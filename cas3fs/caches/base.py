@@ -10,7 +10,7 @@ that may be overridden where the cache can do better. Two rules bind every imple
 
 A cache that sets `verifies` promises that it hands out no byte that was not checked against the block's hash (or
 against a checksum made from bytes that were). Of all others every block is checked after `get`, and parts are cut
-from whole blocks (see `cas3fs.caches.verified`).
+from whole blocks (see `cas3fs.caches.wrappers`).
 """
 
 from abc import ABC, abstractmethod
@@ -79,7 +79,7 @@ class BlockCache(ABC):
         for block in blocks:
             self.evict(block)
 
-    def give_way(self) -> None:  # noqa: B027  (most caches take no room on the local disk)
+    def free_disk_space(self) -> None:  # noqa: B027  (most caches take no room on the local disk)
         """Free room on the local disk if it has little left; called twice a second."""
 
     def close(self) -> None:  # noqa: B027  (most caches hold nothing that needs closing)

@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from cas3fs.caches.base import BlockCache
-from cas3fs.caches.folder import BlockFolder
-from cas3fs.caches.frames import RottenFrame, frame_head, frame_length, read_part, read_whole
-from cas3fs.caches.ledger import Ledger
+from cas3fs.caches.block_files import BlockFolder, CorruptBlockFile, file_header, file_length, read_part, read_whole
+from cas3fs.caches.segmented_lru import SegmentedLru
 from cas3fs.errors import UsageError
 from cas3fs.localdisk import LocalDisk
 from cas3fs.metrics import Metrics
@@ -63,7 +62,7 @@ class DiskCache(BlockCache):
         limit_files: int = DEFAULT_LIMIT_FILES,
         disk: LocalDisk | None = None,
     ) -> None:
-        self._ledger = Ledger(limit_bytes, limit_files)
+        self._ledger = SegmentedLru(limit_bytes, limit_files)
         self._lock = threading.Lock()
         self._keep_free_bytes = keep_free_bytes
         self._disk = disk or LocalDisk()
@@ -98,7 +97,7 @@ class DiskCache(BlockCache):
             return
         unit_bytes = self._folder.unit_bytes
         with self._lock:
-            victims = self._ledger.book(block, -(-frame_length(len(plain)) // unit_bytes) * unit_bytes)
+            victims = self._ledger.book(block, -(-file_length(len(plain)) // unit_bytes) * unit_bytes)
         if victims is None:
             return
         taken_bytes = None
@@ -137,7 +136,7 @@ class DiskCache(BlockCache):
         with self._lock:
             return self._ledger.size_bytes
 
-    def give_way(self) -> None:
+    def free_disk_space(self) -> None:
         """Remove files until the disk has `keep_free_bytes` left, or there are none."""
         with suppress(OSError):
             lacking_bytes = self._keep_free_bytes - self._folder.free_bytes()
@@ -166,7 +165,7 @@ class DiskCache(BlockCache):
             return None
         try:
             part = read(file)
-        except (RottenFrame, OSError):
+        except (CorruptBlockFile, OSError):
             self._rotten.add()
             self.evict(block)
             return None
@@ -203,7 +202,7 @@ class DiskCache(BlockCache):
         if lacking_bytes > 0:
             self._release(lacking_bytes)
             return None
-        return self._folder.write(block, (frame_head(block, plain), plain))
+        return self._folder.write(block, (file_header(block, plain), plain))
 
     def _settle(self, block: BlockHash, taken_bytes: int | None) -> None:
         """Enter in the ledger how a booked write ended."""

@@ -18,7 +18,7 @@ So the first item tells how many others there are. They may be evicted one by on
 Whatever is read is checked against the block's hash: volumes, versions and machines cannot mix, and a server that is
 wrong, or rotten, is a miss. What is wrong is deleted.
 
-What servers cost when they are down or slow is told in `cas3fs.caches.health`. The spec::
+What servers cost when they are down or slow is told in `cas3fs.caches.server_health`. The spec::
 
     memcached://HOST[:PORT][,HOST[:PORT]...][?timeout=100ms][&slow=10ms][&item=500KiB]
 """
@@ -31,9 +31,8 @@ from typing import TypeVar
 from blake3 import blake3
 
 from cas3fs.caches.base import BlockCache
-from cas3fs.caches.health import Health, Watch
-from cas3fs.caches.memcached_server import ClientFactory, MemcachedServer, make_client
-from cas3fs.caches.ring import Ring
+from cas3fs.caches.memcached_servers import ClientFactory, HashRing, MemcachedServer, make_client
+from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
@@ -81,13 +80,13 @@ class MemcachedCache(BlockCache):
         self._prefix = f"c3:{volume.replace('-', '')}:".encode()
         self._share_bytes = item_bytes - _HEADER.size
         self._rotten = metrics.counter("cache.memcached.rotten")
-        self._watch = Watch()
+        self._watch = HealthMonitor()
         self._servers = []
         for host, port in servers:
             server = MemcachedServer(host, port, timeout_s, client_factory, metrics)
-            server.health = Health(f"memcached://{host}:{port}", server.probe, slow_s, self._watch, metrics)
+            server.health = ServerHealth(f"memcached://{host}:{port}", server.probe, slow_s, self._watch, metrics)
             self._servers.append(server)
-        self._ring = Ring([(f"{server.host}:{server.port}", server) for server in self._servers])
+        self._ring = HashRing([(f"{server.host}:{server.port}", server) for server in self._servers])
         self._watch.begin([server.health for server in self._servers], FIRST_WAIT_S)
 
     @classmethod

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cas3fs.caches.base import BlockCache
-from cas3fs.caches.contained import ContainedCache
 from cas3fs.caches.disk import DiskCache
 from cas3fs.caches.specs import CacheContext, CacheFactory, CacheSpec
 from cas3fs.caches.tiered import TieredCache
+from cas3fs.caches.wrappers import FaultTolerantCache
 from cas3fs.errors import Cas3fsError, UsageError
 from cas3fs.units import parse_size
 
@@ -96,8 +96,8 @@ def _make(spec: CacheSpec, context: CacheContext, name: str) -> BlockCache:
     built_in = _BUILT_IN.get(spec.name)
     if built_in is not None:
         cache = built_in(spec, context)
-        return cache if isinstance(cache, DiskCache) else ContainedCache(cache, name, context.metrics)
-    return ContainedCache(_foreign(spec, context), name, context.metrics)
+        return cache if isinstance(cache, DiskCache) else FaultTolerantCache(cache, name, context.metrics)
+    return FaultTolerantCache(_foreign(spec, context), name, context.metrics)
 
 
 def _foreign(spec: CacheSpec, context: CacheContext) -> BlockCache:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from cas3fs.caches.base import BlockCache, part_of
-from cas3fs.caches.verified import verified
+from cas3fs.caches.wrappers import ensure_verified
 from cas3fs.metrics import Counter, Metrics
 from cas3fs.values import BlockHash, Buffer
 
@@ -23,7 +23,7 @@ class _Tier:
     """A cache and its two counters."""
 
     def __init__(self, cache: BlockCache, metrics: Metrics) -> None:
-        self.cache = verified(cache)
+        self.cache = ensure_verified(cache)
         self.hits: Counter = metrics.counter(f"cache.{cache.name}.hits")
         self.misses: Counter = metrics.counter(f"cache.{cache.name}.misses")
 
@@ -99,9 +99,9 @@ class TieredCache(BlockCache):
         """Of all tiers together."""
         return sum(tier.cache.size_bytes for tier in self._tiers)
 
-    def give_way(self) -> None:
+    def free_disk_space(self) -> None:
         for tier in self._tiers:
-            tier.cache.give_way()
+            tier.cache.free_disk_space()
 
     def close(self) -> None:
         """Close every tier."""

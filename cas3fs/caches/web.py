@@ -4,7 +4,7 @@
 The plain bytes of a block lie under ``<base path>/<volume uuid>/<two first digits of the hash>/<hash>``; they are
 checked against the hash, so neither the server nor anything in between has to be trusted. HEAD is used to ask
 whether a block is there, DELETE to remove what is rotten; a server may refuse both. What a server costs that is down or
-slow is told in `cas3fs.caches.health`. The spec::
+slow is told in `cas3fs.caches.server_health`. The spec::
 
     web+http://[USER:PASSWORD@]HOST[:PORT]/PATH[?timeout=250ms][&slow=100ms]     or web+https://...
 """
@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from blake3 import blake3
 
 from cas3fs.caches.base import BlockCache
-from cas3fs.caches.health import Health, Watch
+from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
@@ -72,8 +72,8 @@ class WebCache(BlockCache):
         self._askers = ThreadPoolExecutor(CONNECTIONS, "cas3fs-web-cache")
         self._rotten = metrics.counter("cache.web.rotten")
         self._refused = metrics.counter("cache.web.refused_puts")
-        self._watch = Watch()
-        self._health = Health(shown, self._probe, slow_s, self._watch, metrics)
+        self._watch = HealthMonitor()
+        self._health = ServerHealth(shown, self._probe, slow_s, self._watch, metrics)
         self._watch.begin([self._health], FIRST_WAIT_S)
 
     @classmethod

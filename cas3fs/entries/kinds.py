@@ -75,7 +75,7 @@ class EpochEntry(Entry):
     boot_id: str = attribute(text, default="")
     machine: str = attribute(text, default="")
     board: str = attribute(text, default="")
-    """Hashes of what is known of the machine (`cas3fs.epochs.machines`); empty where it is not."""
+    """Hashes of what is known of the machine (`cas3fs.epochs.identity`); empty where it is not."""
     time: datetime = attribute(moment, metadata=True)
     took_over: str | None = attribute(optional(text), default=None)
     """Key of the unreleased epoch that this one took over."""
@@ -108,7 +108,7 @@ class ReleaseEntry(Entry):
 @stored_kind
 class BaseEntry(Entry):
     """``epochs/00000007.base``: the sub-entry in which a writer who took over says where it went on from. Whatever
-    earlier epochs publish after that is not on the line of writers (`cas3fs.snapshots.lines`)."""
+    earlier epochs publish after that is not on the line of writers (`cas3fs.snapshots.divergence`)."""
 
     kind: ClassVar[str] = "base"
     id: str = BASE_ID

@@ -27,7 +27,9 @@ No threads here: claiming and releasing are done once in a mount's life.
 """
 
 from cas3fs.epochs.claiming import ATTEMPTS, Epochs
-from cas3fs.epochs.history import History, PastEpoch
-from cas3fs.epochs.values import Claim, EpochState, Handover, Identity
+from cas3fs.epochs.claims import Claim, Handover
+from cas3fs.epochs.epoch_entries import EpochState
+from cas3fs.epochs.history import EpochHistory, PastEpoch
+from cas3fs.epochs.identity import WriterIdentity
 
-__all__ = ["ATTEMPTS", "Claim", "EpochState", "Epochs", "Handover", "History", "Identity", "PastEpoch"]
+__all__ = ["ATTEMPTS", "Claim", "EpochHistory", "EpochState", "Epochs", "Handover", "PastEpoch", "WriterIdentity"]

@@ -23,11 +23,25 @@ import attrs
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import BASE_ID, RELEASED_ID, BaseEntry, EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs.claimfile import Mine, Record, Standing, put_damaged_aside, read_record, write_record
-from cas3fs.epochs.history import History
-from cas3fs.epochs.machines import Machine
-from cas3fs.epochs.reading import list_keys, read_entry, read_epoch, read_release
-from cas3fs.epochs.values import Claim, EpochState, Handover, Identity, number_of
+from cas3fs.epochs.claim_file import (
+    ClaimRecord,
+    LatestClaims,
+    OwnClaim,
+    read_claim_file,
+    set_aside_if_damaged,
+    write_claim_file,
+)
+from cas3fs.epochs.claims import Claim, Handover
+from cas3fs.epochs.epoch_entries import (
+    EpochState,
+    epoch_number,
+    list_epoch_keys,
+    read_epoch,
+    read_epoch_entry,
+    read_release,
+)
+from cas3fs.epochs.history import EpochHistory
+from cas3fs.epochs.identity import MachineId, WriterIdentity
 from cas3fs.errors import EpochHeld, ObjectExists
 
 ATTEMPTS: Final = 8
@@ -71,7 +85,7 @@ class Epochs:
         """
         return self._standing().top
 
-    def claim(self, identity: Identity, claim_file: Path, *, take_over: bool = False) -> Claim:
+    def claim(self, identity: WriterIdentity, claim_file: Path, *, take_over: bool = False) -> Claim:
         """Become the only writer.
 
         Args:
@@ -87,9 +101,9 @@ class Epochs:
         """
         overruled: frozenset[str] | None = None
         if take_over:
-            put_damaged_aside(claim_file)
+            set_aside_if_damaged(claim_file)
         for attempt in range(ATTEMPTS):
-            record = read_record(claim_file)
+            record = read_claim_file(claim_file)
             standing = self._standing(record.newest)
             if self._fenced:
                 standing = standing.known_to(record)
@@ -105,7 +119,7 @@ class Epochs:
             self._sleep(FIRST_WAIT_S * 2**attempt * self._jitter())
         raise EpochHeld(f"{self._shelf.store.url}: other writers keep claiming the volume; try again later")
 
-    def _past(self, seen: int, claim: Claim, identity: Identity, claim_file: Path) -> Claim:
+    def _past(self, seen: int, claim: Claim, identity: WriterIdentity, claim_file: Path) -> Claim:
         """A claim of a number greater than `seen`: where the store has lost epochs that were claimed from here, as one
         that was put back from a backup, what they named is not named again. No number is left out, unless they are
         more than `MOST_FILLED`. Those in between count as taken over: what the store may still have of them stays until
@@ -113,7 +127,7 @@ class Epochs:
         """
         first = claim
         while claim.epoch <= seen:
-            record = read_record(claim_file)
+            record = read_claim_file(claim_file)
             standing = self._standing(claim.epoch)
             if seen - claim.epoch > MOST_FILLED:
                 standing = standing._replace(number=seen)
@@ -163,13 +177,13 @@ class Epochs:
             StoreError: the store failed, so nobody knows.
         """
         start = EpochEntry.key_of(f"{claim.epoch:08d}")
-        later = map(number_of, list_keys(self._shelf, start))
-        self.saw(max(later, default=0))
+        later = map(epoch_number, list_epoch_keys(self._shelf, start))
+        self.note_epoch(max(later, default=0))
         if self._fenced and self._seen <= claim.epoch and self._has(claim.epoch + 1):
-            self.saw(claim.epoch + 1)
+            self.note_epoch(claim.epoch + 1)
         return self._seen <= claim.epoch
 
-    def saw(self, epoch: int) -> None:
+    def note_epoch(self, epoch: int) -> None:
         """Something of that epoch is in the store: whoever claimed an earlier one has lost its turn."""
         self._seen = max(self._seen, epoch)
 
@@ -182,7 +196,7 @@ class Epochs:
             StoreError: the store failed.
         """
         if claim is None or claim.overruled is None:
-            return History(self._shelf).overruled()
+            return EpochHistory(self._shelf).overruled()
         return self._unreleased(claim.overruled)
 
     def _unreleased(self, numbers: Iterable[int]) -> frozenset[int]:
@@ -195,17 +209,22 @@ class Epochs:
         return self._shelf.has(EpochEntry, f"{number:08d}")
 
     def _attempt(
-        self, identity: Identity, path: Path, record: Record, standing: Standing, others: list[EpochEntry]
+        self,
+        identity: WriterIdentity,
+        path: Path,
+        record: ClaimRecord,
+        standing: LatestClaims,
+        others: list[EpochEntry],
     ) -> Claim | None:
         """Try the next number once; None when a rival was met."""
         mine = record.next_claim(standing.number + 1, self._fenced)
         pending = record.begun(mine, standing, identity.home)
-        write_record(path, pending)
+        write_claim_file(path, pending)
         entry = self._entry(identity, mine, standing, others[0].key if others else None)
         handover = self._handover(entry.handover)
         if not self._create(entry) or not (self._fenced or self._is_alone(entry, standing)):
             return None
-        write_record(path, pending.won())
+        write_claim_file(path, pending.won())
         return Claim(
             mine.epoch,
             mine.uuid,
@@ -220,7 +239,9 @@ class Epochs:
             bases=None if entry.bases is None else frozenset(entry.bases),
         )
 
-    def _entry(self, identity: Identity, mine: Mine, standing: Standing, took_over: str | None) -> EpochEntry:
+    def _entry(
+        self, identity: WriterIdentity, mine: OwnClaim, standing: LatestClaims, took_over: str | None
+    ) -> EpochEntry:
         number = f"{mine.epoch:08d}"
         top = standing.top
         has_base = top is not None and self._has_base(top)
@@ -239,13 +260,13 @@ class Epochs:
             **identity._asdict(),
         )
 
-    def _overruled_by(self, standing: Standing, took_over: str | None) -> frozenset[int]:
+    def _overruled_by(self, standing: LatestClaims, took_over: str | None) -> frozenset[int]:
         """What `EpochEntry.overruled` of a claim after `standing` is."""
         top = standing.top
         if top is None:
             return frozenset()
         known = top.entry.overruled
-        before = History(self._shelf).overruled() if known is None else self._unreleased(known)
+        before = EpochHistory(self._shelf).overruled() if known is None else self._unreleased(known)
         return before | {standing.number} if took_over is not None else before
 
     def _has_base(self, top: EpochState) -> bool:
@@ -257,8 +278,8 @@ class Epochs:
         if top is None:
             return frozenset()
         if top.entry.bases is None:
-            keys = list_keys(self._shelf)
-            return frozenset(number_of(key) for key in keys if key.endswith(SUB_SEPARATOR + BASE_ID))
+            keys = list_epoch_keys(self._shelf)
+            return frozenset(epoch_number(key) for key in keys if key.endswith(SUB_SEPARATOR + BASE_ID))
         return frozenset(top.entry.bases) | ({top.entry.epoch} if has_base else set())
 
     def _handover(self, key: str | None) -> Handover:
@@ -272,40 +293,40 @@ class Epochs:
             self._shelf.save(entry)
         except ObjectExists:
             # Perhaps an attempt of ours that seemed to fail.
-            found = read_entry(self._shelf, entry.key)
+            found = read_epoch_entry(self._shelf, entry.key)
             return found is not None and found.claim == entry.claim
         return True
 
-    def _is_alone(self, entry: EpochEntry, standing: Standing) -> bool:
+    def _is_alone(self, entry: EpochEntry, standing: LatestClaims) -> bool:
         """Whether nobody has claimed anything since `standing` was read; otherwise `entry` is withdrawn.
 
         Not only this number and later ones count: who read a standing that was just withdrawn claims a greater number
         than a rival who did not.
         """
         start = EpochEntry.key_of(f"{standing.number:08d}")
-        keys = {key.partition(SUB_SEPARATOR)[0] for key in list_keys(self._shelf, start)}
+        keys = {key.partition(SUB_SEPARATOR)[0] for key in list_epoch_keys(self._shelf, start)}
         rivals = keys - {entry.key} - {one.entry.key for one in standing.claims}
         if rivals:
             self._shelf.remove(entry)
         return not rivals
 
-    def _standing(self, known: int = 0) -> Standing:
+    def _standing(self, known: int = 0) -> LatestClaims:
         """`known`: an epoch of which it is known that it was; what came before is not listed."""
         keys = self._keys(known)
-        names = sorted((key for key in keys if SUB_SEPARATOR not in key), key=number_of, reverse=True)
-        for number, group in itertools.groupby(names, number_of):
+        names = sorted((key for key in keys if SUB_SEPARATOR not in key), key=epoch_number, reverse=True)
+        for number, group in itertools.groupby(names, epoch_number):
             claims = [read_epoch(self._shelf, key) for key in group]
             # A number that is withdrawn whole never was: what stands is the one below.
             if found := tuple(claim for claim in claims if claim is not None):
-                return Standing(number, found)
-        return self._standing() if known else Standing(0, ())
+                return LatestClaims(number, found)
+        return self._standing() if known else LatestClaims(0, ())
 
     def _keys(self, known: int) -> set[str]:
         """The keys of epochs from `known` on, with those that a listing lacks."""
         start = EpochEntry.key_of(f"{known - 1:08d}") if known > 1 else ""
-        keys = set(list_keys(self._shelf, start, warn=True))
+        keys = set(list_epoch_keys(self._shelf, start, warn=True))
         if self._fenced:
-            listed = max(map(number_of, keys), default=0)
+            listed = max(map(epoch_number, keys), default=0)
             if (newest := self._newest_after(listed)) > listed:
                 keys.add(EpochEntry.key_of(f"{newest:08d}"))
         return keys
@@ -321,7 +342,9 @@ class Epochs:
                 number += step
         return number
 
-    def _refusal(self, standing: Standing, holder: EpochEntry, identity: Identity, record: Record) -> str:
+    def _refusal(
+        self, standing: LatestClaims, holder: EpochEntry, identity: WriterIdentity, record: ClaimRecord
+    ) -> str:
         url = self._shelf.store.url
         if damage := next((one.damage for one in standing.claims if one.entry.key == holder.key), ""):
             return (
@@ -340,9 +363,9 @@ class Epochs:
         )
 
 
-def _is_elsewhere(holder: EpochEntry, identity: Identity) -> bool:
+def _is_elsewhere(holder: EpochEntry, identity: WriterIdentity) -> bool:
     if holder.machine and identity.machine:
-        return Machine(holder.machine, holder.board).differs(identity.home)
+        return MachineId(holder.machine, holder.board).differs(identity.home)
     return holder.host != identity.host
 
 

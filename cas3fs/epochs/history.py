@@ -8,11 +8,10 @@ from typing import Literal, NamedTuple
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs.reading import RELEASE_SUFFIX, is_damaged, list_keys, read_entry
-from cas3fs.epochs.values import number_of
+from cas3fs.epochs.epoch_entries import RELEASE_SUFFIX, epoch_number, is_placeholder, list_epoch_keys, read_epoch_entry
 from cas3fs.errors import EpochHeld, EpochUnknown, ObjectExists
 
-Standing = Literal["held", "released", "continued", "overruled"]
+EpochStatus = Literal["held", "released", "continued", "overruled"]
 """``held``: the newest, in use or left by a crash. ``released``: given back. ``continued``: left by a crash, and gone
 on with by the state directory that held it. ``overruled``: taken over, and never released."""
 
@@ -21,7 +20,7 @@ class PastEpoch(NamedTuple):
     """An epoch, and what became of it."""
 
     entry: EpochEntry
-    standing: Standing
+    standing: EpochStatus
 
 
 class _Names(NamedTuple):
@@ -31,7 +30,7 @@ class _Names(NamedTuple):
     released: frozenset[str]
 
 
-class History:
+class EpochHistory:
     """The epochs of one volume."""
 
     def __init__(self, shelf: Shelf) -> None:
@@ -42,7 +41,7 @@ class History:
         standings = self._standings(self._names())
         return frozenset(number for number, standing in standings.items() if standing == "overruled")
 
-    def told(self, most: int) -> list[PastEpoch]:
+    def recent(self, most: int) -> list[PastEpoch]:
         """The last `most` epochs, ascending, and before them those that are overruled. One LIST, a GET for each, and
         where the newest claim does not tell which are overruled one for each that was never released.
 
@@ -54,7 +53,7 @@ class History:
         found = []
         for number, standing in self._standings(names).items():
             if number in recent or standing == "overruled":
-                entry = read_entry(self._shelf, names.keys[number])
+                entry = read_epoch_entry(self._shelf, names.keys[number])
                 found += [PastEpoch(entry, standing)] if entry is not None else []
         return found
 
@@ -76,7 +75,7 @@ class History:
                 f"epoch {number} is the newest of {url}: `cas3fs umount` releases it where it is mounted; if that "
                 "machine is gone for good, `cas3fs mount --take-over` goes on without it"
             )
-        entry = read_entry(self._shelf, names.keys[number]) if standing == "overruled" else None
+        entry = read_epoch_entry(self._shelf, names.keys[number]) if standing == "overruled" else None
         if entry is None:
             return False
         try:
@@ -85,11 +84,11 @@ class History:
             return False
         return True
 
-    def _standings(self, names: _Names) -> dict[int, Standing]:
+    def _standings(self, names: _Names) -> dict[int, EpochStatus]:
         """What became of each epoch, ascending."""
         newest = max(names.keys, default=0)
         known = self._known_by(names, newest)
-        standings: dict[int, Standing] = {}
+        standings: dict[int, EpochStatus] = {}
         for number, following in zip_longest(names.keys, list(names.keys)[1:]):
             if names.keys[number] in names.released:
                 standings[number] = "released"
@@ -103,18 +102,18 @@ class History:
 
     def _known_by(self, names: _Names, newest: int) -> tuple[int, ...] | None:
         """The epochs that the newest claim knows to be overruled."""
-        entry = read_entry(self._shelf, names.keys[newest]) if newest else None
+        entry = read_epoch_entry(self._shelf, names.keys[newest]) if newest else None
         return None if entry is None else entry.overruled
 
-    def _standing_before(self, following: str) -> Standing:
+    def _standing_before(self, following: str) -> EpochStatus:
         """What became of an epoch without a release, by the claim after it, which has the key `following`."""
-        claim = read_entry(self._shelf, following)
+        claim = read_epoch_entry(self._shelf, following)
         # It may name a claim in between that was withdrawn since: then it took over from this one all the same.
-        is_continued = claim is not None and claim.took_over is None and not is_damaged(claim)
+        is_continued = claim is not None and claim.took_over is None and not is_placeholder(claim)
         return "continued" if is_continued else "overruled"
 
     def _names(self) -> _Names:
-        keys = list(list_keys(self._shelf))
+        keys = list(list_epoch_keys(self._shelf))
         released = frozenset(key.removesuffix(RELEASE_SUFFIX) for key in keys if key.endswith(RELEASE_SUFFIX))
-        claims = sorted((number_of(key), key) for key in keys if SUB_SEPARATOR not in key)
+        claims = sorted((epoch_number(key), key) for key in keys if SUB_SEPARATOR not in key)
         return _Names(dict(claims), released)

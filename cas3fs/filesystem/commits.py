@@ -153,7 +153,7 @@ class Commits:
 
     def _check_disk(self) -> None:
         low = self._reserve.is_low
-        self._base.reader.give_way()  # first: what is in the caches can be had again
+        self._base.reader.free_disk_space()  # first: what is in the caches can be had again
         self._base.refuse_growth(self._reserve.check())
         with self._base.lock:
             self._base.staging.set_room(self._reserve.room_bytes)

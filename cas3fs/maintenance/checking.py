@@ -26,7 +26,7 @@ from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.parts import NOT_THERE
+from cas3fs.snapshots.pages import PAGES_MISSING
 
 NEEDS_NEXT: Final = "pack-born-in-future"
 
@@ -228,7 +228,7 @@ class Checkup:
             sizes = {use.id: listing.pages[use.id].size for use in info.pages if use.id in listing.pages}
             for pages, fault in self._of.archive.lost_pages(info, sizes).items():
                 about = {"snapshot": snapshot, "pages": pages}
-                if fault == NOT_THERE:
+                if fault == PAGES_MISSING:
                     yield Finding("pages-missing", about)
                 else:
                     yield Finding("pages-wrong-size", about, fault)

@@ -314,7 +314,7 @@ class Fsck:
         denied = [one for one in findings if one.code == "snapshot-missing"]
         if denied:
             self._at.publishing.check_fence()
-            self._at.archive.memory.forget(str(one.touches["snapshot"]) for one in denied)
+            self._at.archive.tracker.mark_deleted(str(one.touches["snapshot"]) for one in denied)
             mended += denied
 
     # -- epochs
@@ -379,7 +379,7 @@ _BLOCK_CODES: Final = (
 def put_aside(archive: SnapshotArchive, snapshot: str) -> None:
     """Moves the manifest of a damaged snapshot to ``damaged/``; for who holds the claim. A second time is fine."""
     put_key_aside(archive.shelf.store, SnapshotEntry.key_of(snapshot))
-    archive.memory.moved([snapshot])
+    archive.tracker.mark_moved([snapshot])
 
 
 def put_key_aside(store: ObjectStore, key: str) -> None:

@@ -81,10 +81,9 @@ from cas3fs.maintenance.survey import (
     take_survey,
 )
 from cas3fs.objectstores.base import ObjectInfo
-from cas3fs.snapshots.lifetimes import lifetimes
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.parts import find_lost
-from cas3fs.snapshots.retention import current_policy
+from cas3fs.snapshots.pages import find_lost_pages
+from cas3fs.snapshots.retention import current_policy, remaining_lifetimes
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 _log = logging.getLogger(__name__)
@@ -174,8 +173,8 @@ class Collector:
         except EntryError as error:
             _log.error("the policy cannot be read, so every snapshot is taken to stay for good: %s", error)
             return Stays(snapshots, {}, aside)
-        strays = archive.strays([one.id for one in snapshots])
-        return Stays(snapshots, lifetimes(snapshots, policy, datetime.now(UTC), spared=strays), aside)
+        strays = archive.diverged([one.id for one in snapshots])
+        return Stays(snapshots, remaining_lifetimes(snapshots, policy, datetime.now(UTC), exempt=strays), aside)
 
     @contextmanager
     def _looked(
@@ -346,7 +345,7 @@ class Collector:
         with PackScan(filesystem.index.path) as known:
             survey = take_survey(at.store, at.archive, known, lost)
         if survey.listing.latest_epoch > at.epoch:
-            at.epochs.saw(survey.listing.latest_epoch)
+            at.epochs.note_epoch(survey.listing.latest_epoch)
             at.publishing.check_fence()
         if foreign := [one.id for one in survey.snapshots if one.number >= at.publishing.next_number]:
             raise SnapshotError(
@@ -369,7 +368,7 @@ class Collector:
         """The snapshots of which the store has lost pages; the newest is never among them, as it was just published."""
         sizes = {pages: info.size for pages, info in survey.listing.pages.items()}
         uses = {use for info in survey.snapshots for use in info.pages}
-        lost = find_lost(self._at.store, uses, sizes)
+        lost = find_lost_pages(self._at.store, uses, sizes)
         hurt = [one.id for one in survey.snapshots if any(use.id in lost for use in one.pages)]
         if hurt:
             _log.error(

@@ -70,7 +70,7 @@ class Reverter:
 
     def _snapshots(self, left: Collection[int]) -> Iterator[tuple[str, Path]]:
         """The indexes of snapshots, while anything is left to be found."""
-        strays = self._at.archive.strays()
+        strays = self._at.archive.diverged()
         for snapshot in reversed([one for one in self._at.archive.ids() if one not in strays]):
             if not left:
                 return

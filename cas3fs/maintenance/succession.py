@@ -2,9 +2,9 @@
 """Entries of epochs that cannot be read, and what takes their place.
 
 A claim, or the base of a take-over, is there though its bytes are damaged: the number is in the name. Both are passed
-by whoever mounts (`cas3fs.epochs`, `cas3fs.snapshots.lines`), at the price of caution: what only they could tell is
-taken for the worst. A repair moves the damaged object to ``damaged/``, so nothing is deleted, and puts another in its
-place:
+by whoever mounts (`cas3fs.epochs`, `cas3fs.snapshots.divergence`), at the price of caution: what only they could tell
+is taken for the worst. A repair moves the damaged object to ``damaged/``, so nothing is deleted, and puts another in
+its place:
 
 - for a claim, one of an unknown writer, which took over from the one before;
 - for a base, one that tells the snapshot which the first one of its epoch names as its parent; where that first one is
@@ -21,8 +21,8 @@ from uuid import uuid4
 
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import BASE_ID, EpochEntry
-from cas3fs.epochs import History
-from cas3fs.epochs.reading import is_damaged
+from cas3fs.epochs import EpochHistory
+from cas3fs.epochs.epoch_entries import is_placeholder
 from cas3fs.maintenance.findings import Finding
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
@@ -39,8 +39,8 @@ def epoch_findings(archive: SnapshotArchive) -> list[Finding]:
     Raises:
         StoreError: the store failed.
     """
-    told = [one.entry for one in History(archive.shelf).told(RECENT)]
-    found = [Finding(LOST_CLAIM, {"epoch": one.epoch, "object": one.key}) for one in told if is_damaged(one)]
+    told = [one.entry for one in EpochHistory(archive.shelf).recent(RECENT)]
+    found = [Finding(LOST_CLAIM, {"epoch": one.epoch, "object": one.key}) for one in told if is_placeholder(one)]
     for base in archive.bases.all():
         if base.start is None:
             key = EpochEntry.key_of(f"{base.epoch:08d}") + SUB_SEPARATOR + BASE_ID

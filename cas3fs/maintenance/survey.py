@@ -22,14 +22,14 @@ import attrs
 
 from cas3fs.blockstore.keys import PACKS_PREFIX
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
-from cas3fs.epochs.values import is_foreign, number_of
+from cas3fs.epochs.epoch_entries import epoch_number, is_foreign_key
 from cas3fs.errors import DeleteFailed, EntryError, SnapshotError, StoreError
 from cas3fs.index import PackEntry
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import Base, may_be_off_line
-from cas3fs.snapshots.manifests import SnapshotInfo, around_in, snapshots_of
+from cas3fs.snapshots.divergence import TakeoverBase, may_be_diverged
+from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by, snapshots_of_pages
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 PROBE_PREFIX: Final = "probe/"
@@ -107,7 +107,7 @@ class Survey:
     missing_count: int
     snapshots: tuple[SnapshotInfo, ...]
     """Ascending."""
-    bases: tuple[Base, ...]
+    bases: tuple[TakeoverBase, ...]
     denied: tuple[str, ...] = ()
     """Ids of snapshots that must be there and that the store denies, in a listing and by name."""
 
@@ -115,21 +115,21 @@ class Survey:
     def aside(self) -> tuple[SnapshotNumber, ...]:
         """The numbers of damaged snapshots whose manifests a repair has put aside, or that the line has gone around,
         and of denied ones: what they need is kept until a person deletes them."""
-        there = {*self.listing.snapshots, *snapshots_of(self.listing.pages)}
-        around = sorted(one for one in around_in(self.snapshots) if one in there)
+        there = {*self.listing.snapshots, *snapshots_of_pages(self.listing.pages)}
+        around = sorted(one for one in bypassed_by(self.snapshots) if one in there)
         return (*self.listing.aside, *map(SnapshotNumber.parse, (*around, *self.denied)))
 
     @property
     def lost(self) -> SnapshotNumber | None:
         """The newest snapshot that is denied, or that the line has gone around and of which only pages are left: it may
         need any pages before. None where there is none."""
-        left = (around_in(self.snapshots) - set(self.listing.snapshots)) & snapshots_of(self.listing.pages)
+        left = (bypassed_by(self.snapshots) - set(self.listing.snapshots)) & snapshots_of_pages(self.listing.pages)
         return max(map(SnapshotNumber.parse, left | set(self.denied)), default=None)
 
     @property
     def off_line(self) -> tuple[SnapshotInfo, ...]:
         """The snapshots that a writer published who had been taken over from, as far as may be."""
-        return tuple(one for one in self.snapshots if may_be_off_line(one.number, self.bases))
+        return tuple(one for one in self.snapshots if may_be_diverged(one.number, self.bases))
 
 
 class Comparison:
@@ -200,8 +200,8 @@ def take_listing(store: ObjectStore, see_pack: Callable[[ObjectInfo], None] = la
             pages[name] = info
         elif folder == SnapshotEntry.folder and _is_number(name):
             snapshots[name] = info
-        elif folder == EpochEntry.folder and not is_foreign(info.key):
-            epochs.add(number_of(info.key))
+        elif folder == EpochEntry.folder and not is_foreign_key(info.key):
+            epochs.add(epoch_number(info.key))
         elif info.key.startswith(PROBE_PREFIX):
             probes.append(info)
         elif info.key not in _LONE_KEYS and (folder not in _FOLDERS or folder in _CHECKED):
@@ -274,7 +274,7 @@ def take_survey(
 def denied_in(archive: SnapshotArchive, listing: Listing) -> tuple[str, ...]:
     """The ids of snapshots that must be there and are denied, but for those that a repair has put aside."""
     aside = {str(one) for one in listing.aside}
-    return tuple(one for one in archive.memory.denied() if one not in aside)
+    return tuple(one for one in archive.tracker.missing() if one not in aside)
 
 
 def take_aside(store: ObjectStore) -> tuple[SnapshotNumber, ...]:

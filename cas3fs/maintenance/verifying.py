@@ -43,7 +43,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.tree import Reference
+from cas3fs.snapshots.tree import SegmentReference
 from cas3fs.values import BlockHash, BlockLocation
 
 RUN_BYTES: Final = 16 << 20
@@ -181,7 +181,7 @@ class Verifier:
     # -- snapshots
 
     def _snapshots(self, retained: Sequence[SnapshotInfo], place: Place) -> Iterator[None]:
-        seen: set[Reference] = set()
+        seen: set[SegmentReference] = set()
         for number, one in enumerate(retained):
             if one.id in place.snapshots:
                 continue

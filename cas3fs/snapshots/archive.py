@@ -44,37 +44,37 @@ from cas3fs.errors import (
     StoreError,
     VolumeFormatError,
 )
-from cas3fs.snapshots.building import Attempt, TreeBuilder, totals_of, uses_of
-from cas3fs.snapshots.known import KnownManifests
-from cas3fs.snapshots.lines import Bases, is_off_line, may_be_off_line, newest_on_line
+from cas3fs.snapshots.divergence import TakeoverBases, is_diverged, may_be_diverged, newest_undiverged
+from cas3fs.snapshots.manifest_cache import ManifestCache
 from cas3fs.snapshots.manifests import (
-    UNTOLD,
-    Origin,
+    UNKNOWN_ORIGIN,
     SnapshotInfo,
-    check_id,
-    check_shape,
-    damage_of,
+    SnapshotOrigin,
+    as_snapshot_damage,
+    check_sizes,
+    check_snapshot_id,
     info_of,
-    local_errors,
-    named_in,
+    local_disk_errors,
     references_in,
-    snapshots_of,
+    snapshots_named_by,
+    snapshots_of_pages,
 )
-from cas3fs.snapshots.memory import KnownSnapshots
-from cas3fs.snapshots.parts import PART_BYTES, PagesWriter, find_lost
-from cas3fs.snapshots.spans import Wanted, read_spans
+from cas3fs.snapshots.pages import PART_BYTES, PagesWriter, find_lost_pages
+from cas3fs.snapshots.ranged_reads import WantedRange, read_ranges
+from cas3fs.snapshots.tracker import SnapshotTracker
 from cas3fs.snapshots.tree import (
     EMPTY_TREE,
     LARGE_PAGES_BYTES,
     LIST_LENGTH,
     SEGMENT_BYTES,
-    Reference,
-    Tree,
+    SegmentReference,
+    SnapshotTree,
     check_references,
     decode_list,
     open_segment,
     stale_pages,
 )
+from cas3fs.snapshots.tree_builder import PartialTree, TreeBuilder, pages_sizes, pages_used_by
 from cas3fs.values import SnapshotNumber
 
 _ATTEMPTS: Final = 3
@@ -82,7 +82,7 @@ WHOLE_AFTER: Final = timedelta(days=30)
 LOOK_BEYOND: Final = 16
 """Numbers after the last one that is known of a writer who released nothing: it may have used up some in vain."""
 
-Progress = Callable[[int, int], None]
+RestoreProgress = Callable[[int, int], None]
 """Told how many bytes of how many are restored; called by several threads, one at a time."""
 
 _log = logging.getLogger(__name__)
@@ -115,13 +115,13 @@ class SnapshotArchive:
         self._part_bytes = part_bytes
         self._now = now
         self._lock = threading.Lock()
-        self._remembered: tuple[str, Tree] | None = None
-        self._begun = Attempt()
-        self._known = KnownManifests()
+        self._remembered: tuple[str, SnapshotTree] | None = None
+        self._begun = PartialTree()
+        self._known = ManifestCache()
         self._expected: str | None = None
-        self._around: set[str] = set()
-        self.memory = KnownSnapshots(shelf.store, workers)
-        self.bases = Bases(shelf)
+        self._bypassed: set[str] = set()
+        self.tracker = SnapshotTracker(shelf.store, workers)
+        self.bases = TakeoverBases(shelf)
 
     def create(
         self,
@@ -133,8 +133,8 @@ class SnapshotArchive:
         name: str | None = None,
         facts: Mapping[str, int] | None = None,
         restored: str | None = None,
-        origin: Origin = UNTOLD,
-        around: Iterable[str] = (),
+        origin: SnapshotOrigin = UNKNOWN_ORIGIN,
+        bypassed: Iterable[str] = (),
     ) -> SnapshotInfo:
         """Store a snapshot of `index_file`, which must not change; what is new goes through temporary files beside it.
 
@@ -143,7 +143,7 @@ class SnapshotArchive:
                 stored again.
             facts: numbers to be told with the snapshot; one that is too large is told as the largest there is.
             restored: id of an older snapshot that the file comes from, in place of the parent.
-            around: ids of damaged snapshots that the file does not descend from though it should.
+            bypassed: ids of damaged snapshots that the file does not descend from though it should.
 
         Raises:
             ObjectExists: an earlier attempt used this number.
@@ -175,7 +175,7 @@ class SnapshotArchive:
             new_size=new_size,
             facts={fact: min(count, LARGEST_NUMBER) for fact, count in (facts or {}).items()},
             restored=restored,
-            around=self._around_with(around),
+            around=self._bypassed_with(bypassed),
             lineage=origin.lineage,
             claim=origin.claim,
             whole_at=source.whole_at or time,
@@ -195,8 +195,8 @@ class SnapshotArchive:
     def _listed(self) -> list[Listed]:
         found = list(self._shelf.listed(SnapshotEntry))
         for one in found:
-            check_id(one.id)
-        return sorted(self.memory.complete(found), key=lambda one: SnapshotNumber.parse(one.id))
+            check_snapshot_id(one.id)
+        return sorted(self.tracker.complete_listing(found), key=lambda one: SnapshotNumber.parse(one.id))
 
     def newest(self) -> SnapshotInfo | None:
         """The newest snapshot on the line of writers (`lines`), None where there is none; raises as `load`."""
@@ -205,17 +205,17 @@ class SnapshotArchive:
 
     def newest_id(self) -> str | None:
         """The id of what `newest` gives; its manifest is not read. What `expect` was told of may be lost."""
-        found = [one for one in (newest_on_line(self.ids(), self.bases.all()), self._expected) if one is not None]
+        found = [one for one in (newest_undiverged(self.ids(), self.bases.all()), self._expected) if one is not None]
         return max(found, key=SnapshotNumber.parse, default=None)
 
-    def expect(self, snapshot_id: str | None) -> None:
+    def set_expected_head(self, snapshot_id: str | None) -> None:
         """That one was the head when its writer released the volume, so nothing older is, even if it cannot be found;
         None: no such thing is known."""
         self._expected = snapshot_id
         if snapshot_id is not None:
-            self.memory.remember([check_id(snapshot_id)])
+            self.tracker.add([check_snapshot_id(snapshot_id)])
 
-    def look_beyond(self, epoch: int) -> bool:
+    def find_unlisted_of_epoch(self, epoch: int) -> bool:
         """Find what a writer of `epoch` who released nothing may have published, whatever a listing shows: the numbers
         that follow its last one are asked for by name, and those of pages, which are put before their manifest. Whether
         there is any snapshot of that epoch.
@@ -225,36 +225,36 @@ class SnapshotArchive:
         """
         mine = [one.sequence for one in map(SnapshotNumber.parse, self.ids()) if one.epoch == epoch]
         last = SnapshotNumber(epoch, max(mine, default=0))
-        pages = snapshots_of(one.id for one in self._shelf.listed(PagesEntry, start_after=str(last)))
+        pages = snapshots_of_pages(one.id for one in self._shelf.listed(PagesEntry, start_after=str(last)))
         wanted = {one for one in map(SnapshotNumber.parse, pages) if one.epoch == epoch and one > last}
         while True:
             wanted |= {SnapshotNumber(epoch, last.sequence + step) for step in range(1, LOOK_BEYOND + 1)}
-            found = self.memory.find([str(one) for one in wanted])
+            found = self.tracker.find_unlisted([str(one) for one in wanted])
             if not found:
                 return last.sequence > 0
             last, wanted = max(SnapshotNumber.parse(one.id) for one in found), set()
 
-    def strays(self, ids: Sequence[str] | None = None) -> frozenset[str]:
+    def diverged(self, ids: Sequence[str] | None = None) -> frozenset[str]:
         """The ids of snapshots, perhaps of those `ids` alone, that are off the line of writers: never the head, and
         only a person deletes them."""
         bases = self.bases.all()
         among = self.ids() if ids is None else ids
-        return frozenset(one for one in among if is_off_line(SnapshotNumber.parse(one), bases))
+        return frozenset(one for one in among if is_diverged(SnapshotNumber.parse(one), bases))
 
-    def spared(self, ids: Sequence[str]) -> frozenset[str]:
+    def possibly_diverged(self, ids: Sequence[str]) -> frozenset[str]:
         """Those of the snapshots `ids` that only a person deletes: those off the line, or that may be, as a base cannot
         be read."""
         bases = self.bases.all()
-        return frozenset(one for one in ids if may_be_off_line(SnapshotNumber.parse(one), bases))
+        return frozenset(one for one in ids if may_be_diverged(SnapshotNumber.parse(one), bases))
 
-    def newest_whole_before(self, snapshot_id: str) -> str | None:
+    def newest_intact_before(self, snapshot_id: str) -> str | None:
         """The newest snapshot on the line before that one whose manifest can be read and whose pages are all there, as
         far as their sizes tell; None where there is none.
 
         Raises:
             StoreError: the store failed.
         """
-        strays = self.strays()
+        strays = self.diverged()
         for one in reversed([each for each in self.ids() if each < snapshot_id and each not in strays]):
             with suppress(SnapshotError):
                 if not self.lost_pages(self.load(one)):
@@ -293,10 +293,10 @@ class SnapshotArchive:
         """
         listed = self._listed()
         if pages is not None:
-            listed += self.memory.find(snapshots_of(pages))
+            listed += self.tracker.find_unlisted(snapshots_of_pages(pages))
         infos = self._read(listed, on_damaged)
         named = infos if pages is not None else []
-        while found := self.memory.find(named_in(named)):
+        while found := self.tracker.find_unlisted(snapshots_named_by(named)):
             named = self._read(found, on_damaged)
             listed += found
             infos += named
@@ -314,7 +314,7 @@ class SnapshotArchive:
         """
         return info_of(*self._load_with_digest(snapshot_id))
 
-    def restore(self, snapshot_id: str, destination: Path, progress: Progress | None = None) -> SnapshotInfo:
+    def restore(self, snapshot_id: str, destination: Path, progress: RestoreProgress | None = None) -> SnapshotInfo:
         """Write the file of a snapshot to `destination`, which must not exist, every segment verified. On failure
         nothing is left. It is not synced: what is to stay is changed first, and synced when it is put in its place.
 
@@ -326,7 +326,7 @@ class SnapshotArchive:
         """
         entry, digest = self._load_with_digest(snapshot_id)
         tree = self._read_tree(entry)
-        with local_errors("restored index"), open(destination, "xb", buffering=0) as file:
+        with local_disk_errors("restored index"), open(destination, "xb", buffering=0) as file:
             try:
                 self._write_segments(entry, tree, file, progress or (lambda done, total: None))
             except BaseException:
@@ -334,7 +334,7 @@ class SnapshotArchive:
                 raise
         return info_of(entry, digest)
 
-    def verify(self, snapshot_id: str, seen: set[Reference]) -> None:
+    def verify(self, snapshot_id: str, seen: set[SegmentReference]) -> None:
         """Read back what a snapshot consists of, but for segments that were `seen` before; those read now are added.
 
         Raises:
@@ -355,13 +355,13 @@ class SnapshotArchive:
             VolumeFormatError: one is not the id of a snapshot.
             DeleteFailed: some are left; deleting again is safe.
         """
-        ids = [check_id(one) for one in snapshot_ids]
-        self.memory.forget(ids)  # first: where the store fails, nobody knows which are left
+        ids = [check_snapshot_id(one) for one in snapshot_ids]
+        self.tracker.mark_deleted(ids)  # first: where the store fails, nobody knows which are left
         try:
             self._shelf.store.delete_many([SnapshotEntry.key_of(one) for one in ids])
         except DeleteFailed as error:
             left = {key.removeprefix(SnapshotEntry.prefix()) for key in error.keys} or set(ids)
-            self.memory.refused(left)
+            self.tracker.mark_undeleted(left)
             raise
 
     def stored_bytes(self) -> int:
@@ -381,8 +381,8 @@ class SnapshotArchive:
 
     def lost_pages(self, snapshot: SnapshotInfo, listed: Mapping[str, int] | None = None) -> dict[str, str]:
         """The pages entries that a snapshot needs and that the store lacks, or has in another size: why, by id; raises
-        as `find_lost`."""
-        return find_lost(self._shelf.store, snapshot.pages, listed)
+        as `find_lost_pages`."""
+        return find_lost_pages(self._shelf.store, snapshot.pages, listed)
 
     def _source(self, old: SnapshotEntry | None, now: datetime) -> "_Source":
         """What a snapshot that goes on from `old` need not store, as far as the store has it still."""
@@ -390,14 +390,14 @@ class SnapshotArchive:
             begun = self._begun
         if old is None or _is_whole_due(old, now):
             return _Source(EMPTY_TREE, begun, begun.sizes)
-        sizes = {**totals_of(old.pages), **begun.sizes}
+        sizes = {**pages_sizes(old.pages), **begun.sizes}
         return _Source(
             self._parent_tree(old), begun, sizes, stale_pages(old.pages), old.whole_at or old.time, old.since_size
         )
 
     def _store_proven(
         self, pages: PagesWriter, index_file: Path, source: "_Source"
-    ) -> tuple[Tree, int, tuple[PagesUse, ...]]:
+    ) -> tuple[SnapshotTree, int, tuple[PagesUse, ...]]:
         """As `_store_pages`, until the store shows all pages entries that are needed; gives these, too.
 
         Raises:
@@ -405,8 +405,8 @@ class SnapshotArchive:
         """
         for _ in range(_ATTEMPTS):
             tree, size = self._store_pages(pages, index_file, source)
-            uses = uses_of(tree, {**source.sizes, **pages.sizes})
-            lost = find_lost(self._shelf.store, uses)
+            uses = pages_used_by(tree, {**source.sizes, **pages.sizes})
+            lost = find_lost_pages(self._shelf.store, uses)
             if not lost:
                 return tree, size, uses
             for one, fault in lost.items():
@@ -425,7 +425,7 @@ class SnapshotArchive:
             "snapshot was published, and what was written is on this machine"
         )
 
-    def _save_proven(self, entry: SnapshotEntry, tree: Tree) -> SnapshotInfo:
+    def _save_proven(self, entry: SnapshotEntry, tree: SnapshotTree) -> SnapshotInfo:
         """Put the manifest; what it says is known from now on, and its tree remembered.
 
         Raises:
@@ -447,11 +447,11 @@ class SnapshotArchive:
         self._remember(entry.id, tree)
         return info
 
-    def _store_pages(self, pages: PagesWriter, index_file: Path, source: "_Source") -> tuple[Tree, int]:
+    def _store_pages(self, pages: PagesWriter, index_file: Path, source: "_Source") -> tuple[SnapshotTree, int]:
         """Store what is new; returns the tree and the size of the file."""
         builder = TreeBuilder(pages, source.tree, stale=source.stale, begun=source.begun, list_length=self._list_length)
         try:
-            with local_errors("snapshot"):
+            with local_disk_errors("snapshot"):
                 size = self._add_all(builder, index_file)
                 return builder.finish(), size
         finally:  # the manifest may fail yet
@@ -468,7 +468,9 @@ class SnapshotArchive:
                 size += len(segment)
         return size
 
-    def _write_segments(self, entry: SnapshotEntry, tree: Tree, file: BinaryIO, progress: Progress) -> None:
+    def _write_segments(
+        self, entry: SnapshotEntry, tree: SnapshotTree, file: BinaryIO, progress: RestoreProgress
+    ) -> None:
         os.ftruncate(file.fileno(), entry.index_size)
         lock = threading.Lock()
         done = 0
@@ -483,33 +485,33 @@ class SnapshotArchive:
         self._read_segments(entry, enumerate(tree.references()), write)
 
     def _read_segments(
-        self, entry: SnapshotEntry, segments: Iterable[tuple[int, Reference]], use: Callable[[int, bytes], None]
+        self, entry: SnapshotEntry, segments: Iterable[tuple[int, SegmentReference]], use: Callable[[int, bytes], None]
     ) -> None:
         """Hands segments of a snapshot, by number and verified, to `use`, which must be thread-safe."""
 
-        def take(one: Wanted[tuple[int, Reference]], stored: memoryview) -> None:
+        def take(one: WantedRange[tuple[int, SegmentReference]], stored: memoryview) -> None:
             number, reference = one.purpose
             length = min(entry.segment_size, entry.index_size - number * entry.segment_size)
             use(number, open_segment(stored, reference, length))
 
         wanted = (
-            Wanted(PagesEntry.key_of(one.pages), one.offset, one.length, (number, one)) for number, one in segments
+            WantedRange(PagesEntry.key_of(one.pages), one.offset, one.length, (number, one)) for number, one in segments
         )
-        with damage_of(entry):
-            read_spans(self._shelf.store, wanted, take, self._workers)
+        with as_snapshot_damage(entry):
+            read_ranges(self._shelf.store, wanted, take, self._workers)
 
-    def _around_with(self, more: Iterable[str]) -> tuple[str, ...]:
+    def _bypassed_with(self, more: Iterable[str]) -> tuple[str, ...]:
         """The damaged snapshots that any manifest read up to now went around, and `more`; not those that are gone."""
         with self._lock:
-            self._around.update(more)
-            return tuple(sorted(one for one in self._around if not self.memory.is_gone(one)))
+            self._bypassed.update(more)
+            return tuple(sorted(one for one in self._bypassed if not self.tracker.is_deleted(one)))
 
     def _load(self, snapshot_id: str) -> SnapshotEntry:
         return self._load_with_digest(snapshot_id)[0]
 
     def _load_with_digest(self, snapshot_id: str) -> tuple[SnapshotEntry, str]:
         try:
-            entry, digest = self._shelf.load_with_digest(SnapshotEntry, check_id(snapshot_id))
+            entry, digest = self._shelf.load_with_digest(SnapshotEntry, check_snapshot_id(snapshot_id))
         except VolumeFormatError as error:
             raise SnapshotMissing(str(error)) from error
         except ObjectMissing as error:
@@ -518,12 +520,12 @@ class SnapshotArchive:
             raise SnapshotDamaged(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
         except ObjectArchived as error:
             raise SnapshotArchived(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
-        check_shape(entry)
+        check_sizes(entry)
         with self._lock:
-            self._around.update(entry.around)
+            self._bypassed.update(entry.around)
         return entry, digest
 
-    def _parent_tree(self, parent: SnapshotEntry) -> Tree:
+    def _parent_tree(self, parent: SnapshotEntry) -> SnapshotTree:
         if (parent.segment_size, parent.list_length) != (self._segment_size, self._list_length):
             return EMPTY_TREE
         with self._lock:
@@ -536,16 +538,16 @@ class SnapshotArchive:
             _log.error("%s; everything is stored again", error)
             return EMPTY_TREE
 
-    def _remember(self, snapshot_id: str, tree: Tree) -> None:
-        self.memory.remember([snapshot_id], retained=True)
+    def _remember(self, snapshot_id: str, tree: SnapshotTree) -> None:
+        self.tracker.add([snapshot_id], expected=True)
         with self._lock:
             self._remembered = (snapshot_id, tree)
-            self._begun = Attempt()
+            self._begun = PartialTree()
 
-    def _read_tree(self, entry: SnapshotEntry) -> Tree:
-        lists: list[tuple[Reference, ...]] = [()] * len(entry.parts)
+    def _read_tree(self, entry: SnapshotEntry) -> SnapshotTree:
+        lists: list[tuple[SegmentReference, ...]] = [()] * len(entry.parts)
 
-        def take(one: Wanted[tuple[int, Part]], stored: memoryview) -> None:
+        def take(one: WantedRange[tuple[int, Part]], stored: memoryview) -> None:
             number, part = one.purpose
             part.verify(stored)
             lists[number] = decode_list(stored, entry.list_length)
@@ -553,10 +555,10 @@ class SnapshotArchive:
             if len(lists[number]) != references_in(entry, number):
                 raise SnapshotDamaged(f"list {number} has {len(lists[number])} references, which is not what is due")
 
-        wanted = (Wanted(one.key, one.offset, one.length, (number, one)) for number, one in enumerate(entry.parts))
-        with damage_of(entry):
-            read_spans(self._shelf.store, wanted, take, self._workers)
-        return Tree(entry.parts, tuple(lists))
+        wanted = (WantedRange(one.key, one.offset, one.length, (number, one)) for number, one in enumerate(entry.parts))
+        with as_snapshot_damage(entry):
+            read_ranges(self._shelf.store, wanted, take, self._workers)
+        return SnapshotTree(entry.parts, tuple(lists))
 
 
 @attrs.frozen
@@ -565,8 +567,8 @@ class _Source:
     attempt has stored that broke off, with the sizes of these pages; and since when the snapshots build on one another
     (None: not any more)."""
 
-    tree: Tree
-    begun: Attempt
+    tree: SnapshotTree
+    begun: PartialTree
     sizes: Mapping[str, int]
     stale: frozenset[str] = frozenset()
     whole_at: datetime | None = None

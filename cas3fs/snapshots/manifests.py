@@ -29,7 +29,7 @@ NEW_PACK_BYTES: Final = "new_pack_bytes"
 """The fact that says how many bytes of packs were stored since the snapshot before."""
 
 
-class Origin(NamedTuple):
+class SnapshotOrigin(NamedTuple):
     """Where a snapshot comes from."""
 
     lineage: UUID | None = None
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
     """The claim under which it is published."""
 
 
-UNTOLD: Final = Origin()
+UNKNOWN_ORIGIN: Final = SnapshotOrigin()
 
 
 @attrs.frozen
@@ -62,7 +62,7 @@ class SnapshotInfo:
     """The claim under which it was published; None where an earlier version did."""
     digest: str = ""
     """BLAKE3 of the manifest's bytes, in hex digits."""
-    around: tuple[str, ...] = ()
+    bypassed: tuple[str, ...] = ()
     """The damaged snapshots that the line has gone around."""
     stored_at: datetime | None = None
     """When the manifest was stored, by the store's clock; None where that was not asked for."""
@@ -81,13 +81,13 @@ def info_of(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
         facts=entry.facts,
         pages=entry.pages,
         restored=entry.restored,
-        around=entry.around,
+        bypassed=entry.around,
         claim=entry.claim,
         digest=digest,
     )
 
 
-def snapshots_of(pages: Iterable[str]) -> set[str]:
+def snapshots_of_pages(pages: Iterable[str]) -> set[str]:
     """The ids of the snapshots for which those pages entries were stored; what is none is passed over."""
     found = set()
     for one in pages:
@@ -96,19 +96,19 @@ def snapshots_of(pages: Iterable[str]) -> set[str]:
     return found
 
 
-def around_in(infos: Iterable[SnapshotInfo]) -> set[str]:
+def bypassed_by(infos: Iterable[SnapshotInfo]) -> set[str]:
     """The ids of damaged snapshots that any of these went around: only a person deletes them."""
-    return {one for info in infos for one in info.around}
+    return {one for info in infos for one in info.bypassed}
 
 
-def named_in(infos: Iterable[SnapshotInfo]) -> set[str]:
+def snapshots_named_by(infos: Iterable[SnapshotInfo]) -> set[str]:
     """The ids of snapshots that manifests tell of."""
     infos = tuple(infos)
     named = {one for info in infos for one in (info.parent, info.restored) if one is not None}
-    return named | snapshots_of(use.id for info in infos for use in info.pages)
+    return named | snapshots_of_pages(use.id for info in infos for use in info.pages)
 
 
-def check_id(snapshot_id: str) -> str:
+def check_snapshot_id(snapshot_id: str) -> str:
     """`snapshot_id`, if it is one.
 
     Raises:
@@ -124,7 +124,7 @@ def check_id(snapshot_id: str) -> str:
     )
 
 
-def check_shape(entry: SnapshotEntry) -> None:
+def check_sizes(entry: SnapshotEntry) -> None:
     """The sizes that a manifest names fit each other, so that nothing is allocated on a wrong one's word.
 
     Raises:
@@ -147,7 +147,7 @@ def references_in(entry: SnapshotEntry, number: int) -> int:
 
 
 @contextlib.contextmanager
-def damage_of(entry: SnapshotEntry) -> Iterator[None]:
+def as_snapshot_damage(entry: SnapshotEntry) -> Iterator[None]:
     """What is missing or wrong in the store is damage of this snapshot."""
     try:
         yield
@@ -160,7 +160,7 @@ def damage_of(entry: SnapshotEntry) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def local_errors(what: str) -> Iterator[None]:
+def local_disk_errors(what: str) -> Iterator[None]:
     """What fails on the local disk is a failure of the snapshot."""
     try:
         yield

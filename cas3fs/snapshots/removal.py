@@ -19,10 +19,10 @@ import attrs
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.errors import DeleteFailed, SnapshotError, SnapshotMissing
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo, around_in, snapshots_of
+from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by, snapshots_of_pages
 from cas3fs.values import PagesNumber, SnapshotNumber
 
-IsExplained = Callable[[SnapshotNumber], bool]
+IsAttemptOver = Callable[[SnapshotNumber], bool]
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class RemovalPlan:
 
 
 @attrs.frozen
-class Stock:
+class SnapshotInventory:
     """The pages entries and snapshots that there are.
 
     sizes: of pages objects, by id. damaged: why manifests cannot be read, by id. denied: ids of snapshots that must be
@@ -58,17 +58,17 @@ class Stock:
         """The newest snapshot that is denied, or that the line has gone around and of which only pages are left: it may
         need any pages before. None where there is none."""
         there = {one.id for one in self.snapshots} | set(self.damaged)
-        left = (around_in(self.snapshots) - there) & snapshots_of(self.sizes) | self.denied
+        left = (bypassed_by(self.snapshots) - there) & snapshots_of_pages(self.sizes) | self.denied
         return max(map(SnapshotNumber.parse, left), default=None)
 
     @property
     def latest_epoch(self) -> int:
         """The greatest epoch that any of it is of; 0 for none."""
-        ids = snapshots_of((*self.sizes, *self.damaged, *(one.id for one in self.snapshots)))
+        ids = snapshots_of_pages((*self.sizes, *self.damaged, *(one.id for one in self.snapshots)))
         return max((SnapshotNumber.parse(one).epoch for one in ids), default=0)
 
 
-def take_stock(archive: SnapshotArchive) -> Stock:
+def take_inventory(archive: SnapshotArchive) -> SnapshotInventory:
     """Lists both: two LISTs, and a GET for each manifest that was not read before. What a listing of the snapshots
     lacks and something else names is asked for, once.
 
@@ -79,11 +79,14 @@ def take_stock(archive: SnapshotArchive) -> Stock:
     sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
     damaged: dict[str, SnapshotError] = {}
     snapshots = archive.list(damaged.__setitem__, pages=sizes)
-    return Stock(sizes, snapshots, damaged, frozenset(archive.memory.denied()))
+    return SnapshotInventory(sizes, snapshots, damaged, frozenset(archive.tracker.missing()))
 
 
 def plan_removal(
-    archive: SnapshotArchive, snapshot_ids: Collection[str], is_explained: IsExplained, stock: Stock | None = None
+    archive: SnapshotArchive,
+    snapshot_ids: Collection[str],
+    is_explained: IsAttemptOver,
+    stock: SnapshotInventory | None = None,
 ) -> RemovalPlan:
     """The plan to delete those snapshots, damaged ones among them, and what only they needed; `stock` is what there is,
     if that was taken already.
@@ -94,9 +97,9 @@ def plan_removal(
         StoreError: the store failed.
     """
     if stock is None:
-        stock = take_stock(archive)
+        stock = take_inventory(archive)
     sizes = stock.sizes
-    known = {one.id for one in stock.snapshots} | set(stock.damaged) | set(archive.memory.denied())
+    known = {one.id for one in stock.snapshots} | set(stock.damaged) | set(archive.tracker.missing())
     missing = sorted(set(snapshot_ids) - known)
     if missing:
         raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {missing[0]}")
@@ -141,7 +144,7 @@ def _without_needed(pages: Collection[str], archive: SnapshotArchive, refusal: D
     return left
 
 
-def _is_over(pages: str, is_explained: IsExplained) -> bool:
+def _is_over(pages: str, is_explained: IsAttemptOver) -> bool:
     """Whether a pages entry is of an attempt that is over; an object of another kind is of none."""
     try:
         return is_explained(PagesNumber.parse(pages).snapshot)
@@ -149,7 +152,7 @@ def _is_over(pages: str, is_explained: IsExplained) -> bool:
         return False
 
 
-def _needed(stock: Stock, going: Collection[str]) -> set[str]:
+def _needed(stock: SnapshotInventory, going: Collection[str]) -> set[str]:
     """The pages entries that all snapshots but those refer to."""
     for snapshot, error in stock.damaged.items():
         if snapshot not in going:

@@ -7,16 +7,23 @@ A *policy* is a set of rules. The one of a volume lies with it, as an entry that
 next number, and the greatest is in force. A volume without any has `DEFAULT_POLICY`.
 
 A snapshot bears the time of the machine that made it, and its manifest that of the store. Where they differ by more
-than `TOLERANCE`, one clock was wrong, or the manifest took long, or was copied. One that claims to be younger than its
-manifest is as old as that. One that claims to be older is kept if a rule keeps it by either time.
+than `CLOCK_TOLERANCE`, one clock was wrong, or the manifest took long, or was copied. One that claims to be younger
+than its manifest is as old as that. One that claims to be older is kept if a rule keeps it by either time.
 
 Nothing here deletes.
+
+Lifetimes: for how long snapshots will stay, by the policy, if snapshots are published from now on as they were.
+
+Nobody knows what will be published. So it is played: snapshots are added at the distance in time that the last ones
+had, and the policy judges all of them at some moments to come.
 """
 
 import fnmatch
+import math
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final
 
 import attrs
@@ -26,7 +33,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import ObjectExists, SnapshotError
 from cas3fs.snapshots.manifests import SnapshotInfo
 
-TOLERANCE: Final = timedelta(minutes=15)
+CLOCK_TOLERANCE: Final = timedelta(minutes=15)
 """By how much clocks may differ: as much as S3 takes in a request's signature."""
 
 _HOUR_S: Final = 3600
@@ -34,7 +41,7 @@ _NUMBER_DIGITS: Final = 8
 
 
 @attrs.frozen
-class Policy:
+class RetentionPolicy:
     """Rules of retention; a number of 0 keeps nothing."""
 
     within_s: int = 0
@@ -53,39 +60,39 @@ class Policy:
         return any((self.within_s, self.hourly, self.daily, self.weekly, self.monthly))
 
 
-DEFAULT_POLICY: Final = Policy(within_s=_HOUR_S, hourly=24, daily=31, monthly=12, names=("*",))
+DEFAULT_POLICY: Final = RetentionPolicy(within_s=_HOUR_S, hourly=24, daily=31, monthly=12, names=("*",))
 """All of the last hour, hourly for a day, daily for a month, monthly for a year; named ones until deleted."""
 
 
 @attrs.frozen
-class Verdict:
+class RetentionDecision:
     """What a policy says of a snapshot: the rules that keep it; without any it may go."""
 
     snapshot: SnapshotInfo
     kept_by: tuple[str, ...]
 
 
-def judge(
+def apply_policy(
     snapshots: Sequence[SnapshotInfo],
-    policy: Policy,
+    policy: RetentionPolicy,
     now: datetime,
     *,
-    spared: Collection[str] = (),
-    shown: Collection[str] = (),
-) -> tuple[Verdict, ...]:
+    exempt: Collection[str] = (),
+    in_use: Collection[str] = (),
+) -> tuple[RetentionDecision, ...]:
     """What `policy` says of each of the snapshots, which are ascending. The head, which is the last of those not
-    spared, is always kept.
+    exempt, is always kept.
 
     Args:
-        spared: ids of snapshots that no rule may touch: those off the line.
-        shown: ids of snapshots that are being read, which stay as long as they are.
+        exempt: ids of snapshots that no rule may touch: those off the line.
+        in_use: ids of snapshots that are being read, which stay as long as they are.
     """
-    judged = [one for one in snapshots if one.id not in spared]
+    judged = [one for one in snapshots if one.id not in exempt]
     reasons: dict[str, list[str]] = {one.id: [] for one in judged}
     if judged:
         reasons[judged[-1].id].append("newest")
     for one in judged:
-        if one.id in shown:
+        if one.id in in_use:
             reasons[one.id].append("in use")
     for rule, kept in _rules(judged, policy, now, _made):
         for one in kept:
@@ -95,10 +102,10 @@ def judge(
             for one in kept:
                 if one.id in doubtful and rule not in reasons[one.id]:
                     reasons[one.id].append(rule)
-    return tuple(Verdict(one, tuple(reasons.get(one.id, ["off the line"]))) for one in snapshots)
+    return tuple(RetentionDecision(one, tuple(reasons.get(one.id, ["off the line"]))) for one in snapshots)
 
 
-def current_policy(shelf: Shelf) -> Policy:
+def current_policy(shelf: Shelf) -> RetentionPolicy:
     """The policy of the volume.
 
     Raises:
@@ -109,11 +116,13 @@ def current_policy(shelf: Shelf) -> Policy:
     if newest is None:
         return DEFAULT_POLICY
     entry = shelf.load(PolicyEntry, newest)
-    known = {field.name for field in attrs.fields(Policy)} - {"names"}
-    return Policy(**{rule: count for rule, count in entry.keep.items() if rule in known}, names=entry.keep_names)
+    known = {field.name for field in attrs.fields(RetentionPolicy)} - {"names"}
+    return RetentionPolicy(
+        **{rule: count for rule, count in entry.keep.items() if rule in known}, names=entry.keep_names
+    )
 
 
-def set_policy(shelf: Shelf, policy: Policy, *, fenced: bool) -> None:
+def set_policy(shelf: Shelf, policy: RetentionPolicy, *, fenced: bool) -> None:
     """Make `policy` that of the volume, as of the next snapshot.
 
     Args:
@@ -142,7 +151,7 @@ def _newest_id(shelf: Shelf) -> str | None:
     return max((one.id for one in shelf.listed(PolicyEntry)), default=None)
 
 
-def check_clocks(policy: Policy, here: datetime, store: datetime) -> None:
+def check_clocks(policy: RetentionPolicy, here: datetime, store: datetime) -> None:
     """What rules about ages delete is decided while this machine and the store agree on the time.
 
     Raises:
@@ -156,13 +165,13 @@ def check_clocks(policy: Policy, here: datetime, store: datetime) -> None:
 
 
 def _differ(one: datetime, other: datetime) -> bool:
-    return abs(one - other) > TOLERANCE
+    return abs(one - other) > CLOCK_TOLERANCE
 
 
 def _made(one: SnapshotInfo) -> datetime:
     """When a snapshot was made; by the store's clock where it claims to be younger than its manifest."""
     stored = _stored(one)
-    return stored if one.time > stored + TOLERANCE else one.time
+    return stored if one.time > stored + CLOCK_TOLERANCE else one.time
 
 
 def _stored(one: SnapshotInfo) -> datetime:
@@ -171,7 +180,10 @@ def _stored(one: SnapshotInfo) -> datetime:
 
 
 def _rules(
-    snapshots: Sequence[SnapshotInfo], policy: Policy, now: datetime, moment: Callable[[SnapshotInfo], datetime]
+    snapshots: Sequence[SnapshotInfo],
+    policy: RetentionPolicy,
+    now: datetime,
+    moment: Callable[[SnapshotInfo], datetime],
 ) -> Iterable[tuple[str, Iterable[SnapshotInfo]]]:
     """Each rule's name and what it keeps; `moment` is when a snapshot was made."""
     youngest = now - timedelta(seconds=policy.within_s)
@@ -204,3 +216,47 @@ def _newest_of_each(
         if count:
             newest.setdefault(when, one)
     return list(newest.values())
+
+
+_DAY_S: Final = 24.0 * _HOUR_S
+MOMENTS_S: Final = (_HOUR_S, _DAY_S, 7 * _DAY_S, 32 * _DAY_S, 92 * _DAY_S, 183 * _DAY_S, 367 * _DAY_S)
+"""When the policy is asked again; a snapshot that it keeps at the last of these is taken to stay for ever."""
+_MOST_ADDED: Final = 400
+_LOOKED_BACK: Final = 30
+
+
+def remaining_lifetimes(
+    snapshots: Sequence[SnapshotInfo], policy: RetentionPolicy, now: datetime, *, exempt: Collection[str] = ()
+) -> dict[str, float]:
+    """For how many seconds more each of the snapshots, which are ascending, stays at most; by id, infinite for those
+    that stay for good: those with a name that the policy keeps, and those `exempt`, which no policy touches.
+    """
+    stays = dict.fromkeys((one.id for one in snapshots), math.inf)
+    if not snapshots:
+        return stays
+    distance_s = _distance_s(snapshots)
+    for after_s in MOMENTS_S:
+        at = now + timedelta(seconds=after_s)
+        added = list(_added(snapshots[-1], distance_s, now, after_s))
+        for verdict in apply_policy([*snapshots, *added], policy, at, exempt=exempt):
+            if not verdict.kept_by and stays.get(verdict.snapshot.id) == math.inf:
+                stays[verdict.snapshot.id] = after_s
+    return stays
+
+
+def _distance_s(snapshots: Sequence[SnapshotInfo]) -> float:
+    """The usual time between two snapshots."""
+    last = snapshots[-_LOOKED_BACK:]
+    distances = [abs((later.time - earlier.time).total_seconds()) for earlier, later in pairwise(last)]
+    return max(1.0, sum(distances) / len(distances)) if distances else 1.0
+
+
+def _added(newest: SnapshotInfo, distance_s: float, now: datetime, within_s: float) -> Iterator[SnapshotInfo]:
+    """Snapshots that will have come in that time: the next one, and then about as many as are needed to play it."""
+    time = max(now, newest.time + timedelta(seconds=distance_s))
+    step = timedelta(seconds=max(distance_s, within_s / _MOST_ADDED))
+    number = 0
+    while time <= now + timedelta(seconds=within_s):
+        number += 1
+        yield attrs.evolve(newest, id=f"to come {number}", name=None, time=time)
+        time += step

@@ -58,7 +58,7 @@ _CODEC_BYTES: Final = 1
 _REFERENCE_BYTES: Final = 2 + 4 + 8 + SEGMENT_HASH_BYTES
 
 
-class Reference(NamedTuple):
+class SegmentReference(NamedTuple):
     """A segment: its hash, the id of the pages entry it lies in, and the stored bytes there."""
 
     hash: bytes
@@ -67,18 +67,18 @@ class Reference(NamedTuple):
     length: int
 
 
-class Tree(NamedTuple):
+class SnapshotTree(NamedTuple):
     """All references of a snapshot, list by list, and where the lists are stored."""
 
     parts: tuple[Part, ...]
-    lists: tuple[tuple[Reference, ...], ...]
+    lists: tuple[tuple[SegmentReference, ...], ...]
 
-    def references(self) -> Iterable[Reference]:
+    def references(self) -> Iterable[SegmentReference]:
         """Every reference, in the order of the file."""
         return chain.from_iterable(self.lists)
 
 
-EMPTY_TREE: Final = Tree((), ())
+EMPTY_TREE: Final = SnapshotTree((), ())
 
 
 def hash_segment(plain: Buffer) -> bytes:
@@ -86,7 +86,7 @@ def hash_segment(plain: Buffer) -> bytes:
     return blake3(plain).digest(length=SEGMENT_HASH_BYTES)
 
 
-def open_segment(stored: Buffer, reference: Reference, plain_length: int) -> bytes:
+def open_segment(stored: Buffer, reference: SegmentReference, plain_length: int) -> bytes:
     """The plain bytes of a segment, verified.
 
     Raises:
@@ -101,7 +101,7 @@ def open_segment(stored: Buffer, reference: Reference, plain_length: int) -> byt
     return plain
 
 
-def encode_list(references: Sequence[Reference], compression: Compression) -> bytes:
+def encode_list(references: Sequence[SegmentReference], compression: Compression) -> bytes:
     """A stored list."""
     sources = sorted({one.pages for one in references})
     numbers = {pages: number for number, pages in enumerate(sources)}
@@ -120,7 +120,7 @@ def encode_list(references: Sequence[Reference], compression: Compression) -> by
     return _LENGTH.pack(len(plain)) + encode(plain, compression)
 
 
-def decode_list(stored: Buffer, most: int) -> tuple[Reference, ...]:
+def decode_list(stored: Buffer, most: int) -> tuple[SegmentReference, ...]:
     """The references of a stored list, at most `most` of them.
 
     Raises:
@@ -140,7 +140,7 @@ def most_list_bytes(list_length: int) -> int:
     return _LENGTH.size + _CODEC_BYTES + _HEAD.size + list_length * (_SOURCE.size + _REFERENCE_BYTES)
 
 
-def check_references(references: Iterable[Reference], segment_size: int) -> None:
+def check_references(references: Iterable[SegmentReference], segment_size: int) -> None:
     """Raise SnapshotDamaged where one claims more bytes than a stored segment can have."""
     for one in references:
         if one.length > segment_size + _CODEC_BYTES:
@@ -172,7 +172,7 @@ def _unpack_source(epoch: int, number: int) -> str:
     return str(PagesNumber(SnapshotNumber(epoch, number & (1 << _SEQUENCE_BITS) - 1), number >> _SEQUENCE_BITS))
 
 
-def _parse_list(plain: bytes) -> tuple[Reference, ...]:
+def _parse_list(plain: bytes) -> tuple[SegmentReference, ...]:
     magic, version, count, source_count = _HEAD.unpack_from(plain)
     if magic != _MAGIC or version != FORMAT_VERSION:
         raise SnapshotDamaged(f"a list of a snapshot begins with {magic!r}, format {version}")
@@ -187,7 +187,7 @@ def _parse_list(plain: bytes) -> tuple[Reference, ...]:
     references, end = [], 0
     for place, (number, length, step) in enumerate(zip(numbers, lengths, steps, strict=True)):
         start = hashes + place * SEGMENT_HASH_BYTES
-        reference = Reference(plain[start : start + SEGMENT_HASH_BYTES], sources[number], end + step, length)
+        reference = SegmentReference(plain[start : start + SEGMENT_HASH_BYTES], sources[number], end + step, length)
         if reference.offset < 0 or not length:
             raise SnapshotDamaged("a list of a snapshot refers to an impossible place")
         references.append(reference)

@@ -110,7 +110,7 @@ _TURN: Final[Mapping[str, Failpoint]] = {
     "restored": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.restore"),
     **_around("restored-in-place", "cas3fs.assembly.line:put_in_place"),
     "line-taken-up": Failpoint("after", "cas3fs.assembly.line:_record"),
-    **_around("base-written", "cas3fs.snapshots.lines:write_base"),
+    **_around("base-written", "cas3fs.snapshots.divergence:write_takeover_base"),
     "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:replay"),
     **_around("release", "cas3fs.epochs:Epochs.release"),
     **_around("mark-clean", "cas3fs.assembly.opening:close_clean"),

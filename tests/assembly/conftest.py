@@ -11,7 +11,7 @@ from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
 from cas3fs.assembly.volumes import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
@@ -80,7 +80,7 @@ class Volume:
         folder = self.root / host
         folder.mkdir()
         epochs = Epochs(self.shelf)
-        claim = epochs.claim(Identity.of_this_process(), folder / "claim.json", take_over=True)
+        claim = epochs.claim(WriterIdentity.of_this_process(), folder / "claim.json", take_over=True)
         epochs.release(claim)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from cas3fs.config import WriterSettings
 from cas3fs.errors import SnapshotDamaged
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.plans import GcSettings
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.retention import RetentionPolicy
 
 from .conftest import Volume, packs, read_all, write
 from .test_take_over import published, silent
@@ -64,7 +64,7 @@ def test_a_head_that_was_gone_around_can_be_had_again_when_its_damage_passes(vol
     if manifest == "lost for a time":
         path.unlink()
     made = restore_head(volume.store_settings, volume.places("B"), first, silent)
-    assert volume.archive.load(made.id).around == (head,)
+    assert volume.archive.load(made.id).bypassed == (head,)
     opened = volume.open("B")
     for number in range(3):
         write(opened, f"new{number}", os.urandom(500).hex())
@@ -72,7 +72,7 @@ def test_a_head_that_was_gone_around_can_be_had_again_when_its_damage_passes(vol
         Upkeep(opened).gc(GcSettings(grace_s=0), silent)
         assert opened.publisher is not None
         with opened.publisher.exclusively():
-            opened.publisher.keeper.prune(Policy(last=1))
+            opened.publisher.keeper.prune(RetentionPolicy(last=1))
     opened.finish()
     opened.close()
     path.write_bytes(entry)
@@ -93,6 +93,6 @@ def test_a_head_that_was_gone_around_is_told_apart_and_goes_when_a_person_delete
         opened.publisher.keeper.delete([head])
     opened.filesystem.unlink(ROOT, b"a")
     assert opened.publisher.publish() is not None
-    assert volume.archive.load(volume.archive.ids()[-1]).around == ()
+    assert volume.archive.load(volume.archive.ids()[-1]).bypassed == ()
     Upkeep(opened).gc(GcSettings(grace_s=0), silent)
     assert len(packs(volume)) < len(before)

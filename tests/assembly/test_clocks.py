@@ -8,11 +8,11 @@ import pytest
 
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import SnapshotError
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.retention import Policy, set_policy
+from cas3fs.snapshots.retention import RetentionPolicy, set_policy
 from cas3fs.testing.store_damage import copy_to
 from cas3fs.values import SnapshotNumber
 
@@ -34,7 +34,7 @@ class Machine:
         """What publishes and keeps in that store."""
         epochs = Epochs(Shelf(store))
         archive = SnapshotArchive(Shelf(store), now=self.here)
-        claim = epochs.claim(Identity("here", "user", 1), self.folder / "claim.json")
+        claim = epochs.claim(WriterIdentity("here", "user", 1), self.folder / "claim.json")
 
         def coming() -> SnapshotNumber:
             return SnapshotNumber(claim.epoch, self.sequence + 1)
@@ -61,7 +61,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Machine) -> None:
-    policy = Policy(within_s=30 * 86400)
+    policy = RetentionPolicy(within_s=30 * 86400)
     set_policy(machine.archive.shelf, policy, fenced=True)
     made = [machine.publish(DAY) for _ in range(28)]
     machine.wrong_by = 40 * DAY
@@ -80,7 +80,7 @@ def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Mac
 
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests(machine: Machine) -> None:
-    set_policy(machine.archive.shelf, Policy(within_s=3600, daily=3), fenced=True)
+    set_policy(machine.archive.shelf, RetentionPolicy(within_s=3600, daily=3), fenced=True)
     machine.wrong_by = 365 * DAY
     for _ in range(24):
         machine.publish(timedelta(minutes=5))
@@ -92,7 +92,7 @@ def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 @pytest.mark.parametrize("wrong_by", [-365 * DAY, -40 * DAY])
 def test_snapshots_that_were_stamped_in_the_past_are_kept_by_either_time(machine: Machine, wrong_by: timedelta) -> None:
-    policy = Policy(within_s=86400, daily=10)
+    policy = RetentionPolicy(within_s=86400, daily=10)
     set_policy(machine.archive.shelf, policy, fenced=True)
     machine.wrong_by = wrong_by
     made = [machine.publish(DAY) for _ in range(6)]
@@ -104,7 +104,7 @@ def test_snapshots_that_were_stamped_in_the_past_are_kept_by_either_time(machine
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_a_bucket_that_was_copied_keeps_its_history(machine: Machine) -> None:
     """Its manifests are all of the day of the copy."""
-    set_policy(machine.archive.shelf, Policy(hourly=3, daily=30), fenced=True)
+    set_policy(machine.archive.shelf, RetentionPolicy(hourly=3, daily=30), fenced=True)
     made = [machine.publish(DAY) for _ in range(20)]
     machine.time += DAY
     copy = MemoryStore(now=lambda: machine.time)
@@ -117,6 +117,6 @@ def test_a_bucket_that_was_copied_keeps_its_history(machine: Machine) -> None:
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_rules_that_ask_for_no_age_need_no_clock(machine: Machine) -> None:
     machine.wrong_by = 40 * DAY
-    set_policy(machine.archive.shelf, Policy(last=2), fenced=True)
+    set_policy(machine.archive.shelf, RetentionPolicy(last=2), fenced=True)
     made = [machine.publish(DAY) for _ in range(5)]
     assert machine.archive.ids() == made[-2:]

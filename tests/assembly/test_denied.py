@@ -16,7 +16,7 @@ from cas3fs.errors import SnapshotMissing
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 
@@ -81,7 +81,7 @@ def test_what_a_denied_snapshot_needs_outlives_gcs_and_prunings_and_it_can_be_ha
             publish(opened)
             assert opened.publisher is not None
             with opened.publisher.exclusively():
-                opened.publisher.keeper.prune(Policy(last=1))
+                opened.publisher.keeper.prune(RetentionPolicy(last=1))
             opened.finish()
             opened.close()
     assert read_all(view_of(volume, first)) == files

@@ -14,7 +14,7 @@ from cas3fs.assembly.keeping import Keeper
 from cas3fs.assembly.opening import open_writer
 from cas3fs.assembly.proving import CLEAN
 from cas3fs.assembly.statefolder import StateFolder
-from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld, Fenced, IndexDatabaseError, SnapshotDamaged, StateInUse
 from cas3fs.index import Index
 
@@ -85,7 +85,7 @@ def test_a_process_that_dies_between_its_claim_and_its_record_of_it_loses_nothin
     killed.filesystem.commit()
     killed.close()
     for _ in range(2):
-        Epochs(volume.shelf).claim(Identity.of_this_process(), volume.state("here") / "claim.json")
+        Epochs(volume.shelf).claim(WriterIdentity.of_this_process(), volume.state("here") / "claim.json")
     assert read_all(volume.open("here")) == {"a": "1"}
 
 

@@ -19,8 +19,8 @@ from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import read_bases
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.divergence import read_takeover_bases
+from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 from cas3fs.testing.store_damage import delete_objects
@@ -224,7 +224,7 @@ def test_whatever_is_seen_of_a_later_epoch_fences_its_writer(
         assert all("/00000001-" in str(path) for path in published_here)
     else:
         with old.publisher.exclusively(), pytest.raises(Fenced):
-            old.publisher.keeper.prune(Policy(last=1))
+            old.publisher.keeper.prune(RetentionPolicy(last=1))
         assert set((volume.root / "v").rglob("*")) == before
     assert before <= set((volume.root / "v").rglob("*"))
     faulty_stores.faults.switch_off(hidden)
@@ -248,7 +248,7 @@ def named_and_forgotten(volume: Volume, opened: OpenVolume) -> tuple[str, str]:
     write(opened, "x", "1")
     published(opened)
     with opened.publisher.exclusively():
-        opened.publisher.keeper.prune(Policy(last=1, names=("*",)))
+        opened.publisher.keeper.prune(RetentionPolicy(last=1, names=("*",)))
     assert len(volume.archive.ids()) == 2
     return keep, pack
 
@@ -272,7 +272,7 @@ def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
     opened.finish()
     opened.close()
     with offline_turn(volume.store_settings, volume.places("B")) as turn:
-        turn.keeper.prune(Policy(last=1, names=("*",)))
+        turn.keeper.prune(RetentionPolicy(last=1, names=("*",)))
     faulty_stores.faults.clear()
     assert keep in volume.archive.ids()
     volume.archive.verify(keep, set())
@@ -294,7 +294,7 @@ def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_dele
         faulty_stores.faults.on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{keep}"]),
         offline_turn(volume.store_settings, volume.places("A")) as turn,
     ):
-        turn.keeper.prune(Policy(last=1, names=("*",)))
+        turn.keeper.prune(RetentionPolicy(last=1, names=("*",)))
     volume.archive.verify(keep, set())
 
 
@@ -319,18 +319,18 @@ def test_a_take_over_that_dies_before_it_says_where_it_goes_on_is_made_good_by_t
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(opening, "take_handover", dies)
         open_writer(volume.store_settings, settings, volume.places("new"))
-    assert read_bases(volume.shelf) == ()
+    assert read_takeover_bases(volume.shelf) == ()
     new = volume.open("new")
-    assert [(one.epoch, str(one.start)) for one in read_bases(volume.shelf)] == [(3, base)]
+    assert [(one.epoch, str(one.start)) for one in read_takeover_bases(volume.shelf)] == [(3, base)]
     write(old, "precious", "late")
     late = published_late(old, monkeypatch)
-    assert volume.archive.strays() == {late}
+    assert volume.archive.diverged() == {late}
     assert read_all(new) == {"a": "one"}
     write(new, "b", "two")
     head = published(new)
     assert new.publisher is not None
     with new.publisher.exclusively():
-        assert late not in new.publisher.keeper.prune(Policy(last=1)).removal.snapshots
+        assert late not in new.publisher.keeper.prune(RetentionPolicy(last=1)).removal.snapshots
     assert volume.archive.newest_id() == head
     assert late in volume.archive.ids()
 
@@ -346,7 +346,7 @@ def test_where_a_take_over_goes_on_is_written_before_anything_is_restored(
     restored = opening.take_up
 
     def look(*args: object, **more: object) -> object:
-        seen.extend((one.epoch, str(one.start)) for one in read_bases(volume.shelf))
+        seen.extend((one.epoch, str(one.start)) for one in read_takeover_bases(volume.shelf))
         return restored(*args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(opening, "take_up", look)
@@ -383,7 +383,7 @@ def test_a_damaged_base_leaves_a_way_to_mount_and_no_snapshot_before_it_is_delet
     assert read_all(opened) == {"a": "one", "c": "three"}
     assert opened.publisher is not None
     with opened.publisher.exclusively():
-        opened.publisher.keeper.prune(Policy(last=1))
+        opened.publisher.keeper.prune(RetentionPolicy(last=1))
     assert {base, late} < set(volume.archive.ids())
     before = packs(volume)
     Upkeep(opened).gc(GcSettings(grace_s=0), silent)
@@ -423,7 +423,7 @@ def test_a_damaged_base_is_told_and_written_anew_by_a_repair(
     assert bare.get("damaged/epochs/00000002.base") == bad
     assert "base-damaged" not in looked_at(volume)
     archive = SnapshotArchive(volume.shelf)
-    assert archive.strays() == {late}
+    assert archive.diverged() == {late}
     assert base in archive.ids()
 
 

@@ -11,12 +11,12 @@ import pytest
 from cas3fs.assembly.keeping import Keeper
 from cas3fs.entries.kinds import PagesUse, SnapshotEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import SnapshotDamaged
 from cas3fs.objectstores.base import ListPage
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.retention import Policy, set_policy
+from cas3fs.snapshots.retention import RetentionPolicy, set_policy
 from cas3fs.values import SnapshotNumber
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,8 +63,8 @@ def test_thinning_lists_once_and_reads_no_manifest_that_is_known(tmp_path: Path)
     store = Counting()
     fill(store, 36, 20)
     archive, epochs = SnapshotArchive(Shelf(store)), Epochs(Shelf(store))
-    set_policy(archive.shelf, Policy(last=36), fenced=True)
-    claim = epochs.claim(Identity("host", "user", 1), tmp_path / "claim.json")
+    set_policy(archive.shelf, RetentionPolicy(last=36), fenced=True)
+    claim = epochs.claim(WriterIdentity("host", "user", 1), tmp_path / "claim.json")
     keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 99), shown=dict)
     keeper.thin()
     index = tmp_path / "index"

@@ -14,12 +14,12 @@ from cas3fs.assembly.rescuing import rescue
 from cas3fs.assembly.upkeep import collect_unmounted
 from cas3fs.control import Message
 from cas3fs.entries.kinds import EpochEntry, SnapshotEntry
-from cas3fs.epochs.machines import Machine
+from cas3fs.epochs.identity import MachineId
 from cas3fs.errors import BlockError, EpochHeld, Fenced
 
 from .conftest import Volume, publish, read_all, view_of, write
 
-HERE, THERE = Machine("a" * 32), Machine("b" * 32)
+HERE, THERE = MachineId("a" * 32), MachineId("b" * 32)
 
 
 def silent(message: Message) -> None:
@@ -59,9 +59,9 @@ def check(volume: Volume, snapshots: dict[str, dict[str, str]]) -> None:
 
 
 @pytest.fixture
-def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[MachineId], None]:
     """Says on which machine this process runs."""
-    return lambda machine: monkeypatch.setattr("cas3fs.epochs.values.this_machine", lambda: machine)
+    return lambda machine: monkeypatch.setattr("cas3fs.epochs.identity.local_machine_id", lambda: machine)
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store", "an-old-store-is-accepted-with-a-warning")
@@ -193,7 +193,7 @@ def test_a_manifest_that_cannot_be_read_is_no_sign_of_another_store(volume: Volu
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine", "a-copied-state-folder-takes-nothing-over")
 def test_a_state_folder_that_was_copied_to_another_machine_does_not_mount_there(
-    volume: Volume, on: Callable[[Machine], None], caplog: pytest.LogCaptureFixture
+    volume: Volume, on: Callable[[MachineId], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     on(HERE)
     opened = volume.open("here")
@@ -224,7 +224,7 @@ def test_a_state_folder_that_was_copied_to_another_machine_does_not_mount_there(
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine")
 def test_a_disk_that_moved_to_another_machine_is_gone_on_with_after_a_take_over(
-    volume: Volume, on: Callable[[Machine], None]
+    volume: Volume, on: Callable[[MachineId], None]
 ) -> None:
     on(HERE)
     killed = volume.open("here")
@@ -241,7 +241,7 @@ def test_a_disk_that_moved_to_another_machine_is_gone_on_with_after_a_take_over(
     assert aside(volume) == []
 
 
-def test_a_volume_that_was_released_is_free_to_every_machine(volume: Volume, on: Callable[[Machine], None]) -> None:
+def test_a_volume_that_was_released_is_free_to_every_machine(volume: Volume, on: Callable[[MachineId], None]) -> None:
     on(HERE)
     volume.use("here", a="1")
     on(THERE)

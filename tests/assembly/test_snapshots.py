@@ -34,7 +34,7 @@ from cas3fs.errors import (
     StoreUnreachable,
 )
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.retention import RetentionPolicy
 
 from .conftest import Volume, read_all, write
 
@@ -245,15 +245,15 @@ def test_pruning_tells_what_it_would_do_and_then_does_it(volume: Volume) -> None
 
 
 def test_the_policy_of_the_volume_thins_out_after_a_publish(volume: Volume) -> None:
-    policy_offline(volume.store_settings, Policy(last=2))
+    policy_offline(volume.store_settings, RetentionPolicy(last=2))
     made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
     assert ids(volume) == made[2:]
-    policy_offline(volume.store_settings, Policy(last=1, names=("*",)))
+    policy_offline(volume.store_settings, RetentionPolicy(last=1, names=("*",)))
     assert policy_offline(volume.store_settings, None)["last"] == 1
 
 
 def test_a_crashed_mount_publishes_on_though_the_snapshot_that_it_began_from_is_gone(volume: Volume) -> None:
-    policy_offline(volume.store_settings, Policy(last=1))
+    policy_offline(volume.store_settings, RetentionPolicy(last=1))
     volume.use("here", a="one")
     killed = volume.open()
     assert killed.publisher is not None

@@ -16,8 +16,8 @@ from cas3fs.control import Message, MountRecord
 from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.maintenance.plans import GcSettings
-from cas3fs.snapshots.lines import read_bases
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.divergence import read_takeover_bases
+from cas3fs.snapshots.retention import RetentionPolicy
 
 from .conftest import Volume, packs, read_all, write
 
@@ -91,7 +91,7 @@ def test_who_takes_over_writes_down_where_it_goes_on_and_publishes_at_once(volum
     write(old, "a", "one")
     base = published(old)
     take_over(volume, "new")
-    ((epoch, start),) = read_bases(volume.shelf)
+    ((epoch, start),) = read_takeover_bases(volume.shelf)
     assert (epoch, str(start)) == (2, base)
     newest = volume.archive.newest()
     assert newest is not None
@@ -109,7 +109,7 @@ def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
     head = published(new)
     write(old, "b", "late")
     late = published_late(old, monkeypatch)
-    assert volume.archive.strays() == {late}
+    assert volume.archive.diverged() == {late}
     assert volume.archive.newest_id() == head
     assert new.publisher is not None
     with new.publisher.exclusively():
@@ -136,7 +136,7 @@ def test_a_writer_that_is_taken_over_from_while_it_publishes_acknowledges_nothin
     with pytest.raises(Fenced, match="cas3fs rescue"):
         old.publisher.publish(meddle)
     assert old.publisher.newest == base
-    assert len(volume.archive.strays()) == 1
+    assert len(volume.archive.diverged()) == 1
 
 
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing", "a-fenced-writer-stops")
@@ -153,7 +153,7 @@ def test_a_writer_that_was_taken_over_from_deletes_no_snapshot(volume: Volume) -
         with pytest.raises(Fenced):
             old.publisher.keeper.delete([first])
         with pytest.raises(Fenced):
-            old.publisher.keeper.prune(Policy(last=1))
+            old.publisher.keeper.prune(RetentionPolicy(last=1))
     assert set((volume.root / "v").rglob("*")) == before
 
 

@@ -14,7 +14,7 @@ from cas3fs.errors import SnapshotError
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.removal import RemovalPlan
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.retention import RetentionPolicy
 
 from .conftest import Volume, read_all, write
 
@@ -44,9 +44,9 @@ def test_a_snapshot_that_is_read_here_is_not_deleted_and_it_is_told_where(volume
 def test_pruning_and_thinning_leave_a_snapshot_that_is_read_here(volume: Volume) -> None:
     first, second = volume.use("here", a="one"), volume.use("here", b="two")
     view = view_of(volume, first)
-    told = prune_offline(volume.store_settings, volume.places("here"), Policy(last=1), dry_run=True)
+    told = prune_offline(volume.store_settings, volume.places("here"), RetentionPolicy(last=1), dry_run=True)
     assert [(one["id"], one["kept_by"]) for one in told["kept"]] == [(first, ["in use"]), (second, ["newest", "last"])]
-    policy_offline(volume.store_settings, Policy(last=1))
+    policy_offline(volume.store_settings, RetentionPolicy(last=1))
     third = volume.use("here", c="three")
     assert volume.archive.ids() == [first, third]
     view.close()

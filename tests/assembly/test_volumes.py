@@ -10,7 +10,7 @@ from cas3fs.assembly.reports import unmounted_report
 from cas3fs.assembly.volumes import load_volume, make_volume, normal_url, open_volume_store
 from cas3fs.config import KIB, StoreSettings, VolumeSettings
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import (
     ObjectExists,
     StoreMissing,
@@ -49,7 +49,7 @@ def test_a_fenced_volume_puts_nothing_without_a_condition_whatever_the_store_ans
     store = open_volume_store(settings, Metrics())
     load_volume(store)
     before = keys_of(store)
-    identity = Identity("here", "user", 1)
+    identity = WriterIdentity("here", "user", 1)
     with fake.faults.on(FaultKind.CONDITION_REFUSED), pytest.raises(StoreRefused, match="501"):
         Epochs(Shelf(store)).claim(identity, tmp_path / "claim.json")
     assert keys_of(store) == before

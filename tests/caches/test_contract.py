@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.caches import BlockCache, DiskCache, MemoryCache, TieredCache, VerifiedCache
-from cas3fs.caches.contained import ContainedCache
+from cas3fs.caches import BlockCache, DiskCache, MemoryCache, TieredCache, VerifyingCache
 from cas3fs.caches.memcached import MemcachedCache
 from cas3fs.caches.registry import make_caches, parse_caches
 from cas3fs.caches.specs import CacheContext
 from cas3fs.caches.web import WebCache
+from cas3fs.caches.wrappers import FaultTolerantCache
 from cas3fs.metrics import Metrics
 from cas3fs.testing.contracts.blockcache import BlockCacheContract
 from cas3fs.testing.fake_memcached import FakeMemcached
@@ -42,13 +42,13 @@ class TestTiered(BlockCacheContract):
 class TestVerified(BlockCacheContract):
     @pytest.fixture
     def cache(self) -> BlockCache:
-        return VerifiedCache(MemoryCache(1 << 24))
+        return VerifyingCache(MemoryCache(1 << 24))
 
 
 class TestContained(BlockCacheContract):
     @pytest.fixture
     def cache(self) -> BlockCache:
-        return ContainedCache(MemoryCache(1 << 24), "contained", Metrics())
+        return FaultTolerantCache(MemoryCache(1 << 24), "contained", Metrics())
 
 
 class TestMemcachedOnTheFake(BlockCacheContract):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cas3fs.caches import DiskCache
-from cas3fs.caches.folder import BlockFolder
+from cas3fs.caches.block_files import BlockFolder
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, Buffer

@@ -12,7 +12,7 @@ import pytest
 
 from cas3fs.caches import MemoryCache, TieredCache
 from cas3fs.caches.memcached import MemcachedCache, parse_servers
-from cas3fs.caches.ring import Ring
+from cas3fs.caches.memcached_servers import HashRing
 from cas3fs.metrics import Metrics
 from cas3fs.testing.fake_memcached import FakeMemcached, FakeMemcachedServer
 from cas3fs.testing.faults import FaultKind
@@ -159,8 +159,8 @@ def test_a_slow_server_is_left_out_after_some_answers(open_fake: Opener, metrics
 
 def test_each_of_several_servers_gets_its_share_and_losing_one_moves_only_that() -> None:
     names = [f"host{number}:11211" for number in range(4)]
-    ring = Ring([(name, name) for name in names])
-    shuffled = Ring([(name, name) for name in reversed(names)])
+    ring = HashRing([(name, name) for name in names])
+    shuffled = HashRing([(name, name) for name in reversed(names)])
     blocks = [make_block(seed, 8)[0] for seed in range(4000)]
     owners = {block: ring.server_of(block, lambda _: True) for block in blocks}
     shares = [sum(owner == name for owner in owners.values()) for name in names]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cas3fs.caches import MemoryCache, TieredCache, VerifiedCache, verified
+from cas3fs.caches import MemoryCache, TieredCache, VerifyingCache, ensure_verified
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash
 from tests.caches.conftest import make_block
@@ -89,12 +89,12 @@ def test_rotten_bytes_of_a_careless_cache_are_a_miss_and_are_evicted(metrics: Me
 
 
 def test_only_careless_caches_are_checked() -> None:
-    assert isinstance(verified(Careless(1000)), VerifiedCache)
-    assert isinstance(verified(MemoryCache(1000)), MemoryCache)
+    assert isinstance(ensure_verified(Careless(1000)), VerifyingCache)
+    assert isinstance(ensure_verified(MemoryCache(1000)), MemoryCache)
 
 
 def test_a_batch_of_a_careless_cache_is_checked_too() -> None:
     careless = Careless(1 << 20)
     good, bad = make_block(1), make_block(2)
     careless.put_many({good[0]: good[1], bad[0]: good[1]})
-    assert verified(careless).get_many([good[0], bad[0]]) == {good[0]: good[1]}
+    assert ensure_verified(careless).get_many([good[0], bad[0]]) == {good[0]: good[1]}

@@ -72,7 +72,7 @@ def test_a_disk_that_fails_at_random_is_a_miss_and_never_a_wrong_byte(tmp_path: 
                 part = cache.get_part(block, 300, 500)
                 assert part is None or bytes(part) == plain[300:800]
                 assert cache.get(block) in (None, plain)
-            cache.give_way()
+            cache.free_disk_space()
         assert disk.times_triggered > 30
         disk.clear_faults()
         for block, plain in blocks:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from cas3fs.epochs.claimfile import read_record
+from cas3fs.epochs.claim_file import read_claim_file
 from cas3fs.index import Index, IndexChecker, StagingIndex
 from tests.crash.disk import Disk, Luck
 from tests.crash.tracing import operations, traced
@@ -31,9 +31,9 @@ def tell(line):
 """
 CLAIMS = """
 from uuid import UUID
-from cas3fs.epochs.claimfile import Mine, Record, write_record
+from cas3fs.epochs.claim_file import ClaimRecord, OwnClaim, write_claim_file
 for number in range(8):
-    write_record(folder / "claim.json", Record((Mine(number, UUID(int=number)),)))
+    write_claim_file(folder / "claim.json", ClaimRecord((OwnClaim(number, UUID(int=number)),)))
     tell(number)
 """
 INDEX = """
@@ -103,7 +103,7 @@ def left_by(program: str, workspace: Path) -> Iterator[tuple[Path, list[str]]]:
 @pytest.mark.promise("synced-data-survives-a-power-loss")
 def test_the_claims_of_a_state_folder(workspace: Path) -> None:
     for folder, told in left_by(CLAIMS, workspace):
-        held = read_record(folder / "claim.json").held
+        held = read_claim_file(folder / "claim.json").held
         assert held or not told
         assert all(one.epoch >= int(told[-1]) and one.uuid == UUID(int=one.epoch) for one in held if told)
 

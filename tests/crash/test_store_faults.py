@@ -20,7 +20,7 @@ from cas3fs.filesystem import ROOT, FileSystemSettings, Owner
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.objectstores.wrappers import RetryPolicy
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import Fault, FaultKind
 from tests.crash.driver import none_of
@@ -91,7 +91,7 @@ def prune(volume: OpenVolume) -> None:
     """Keeps the newest snapshot alone."""
     assert volume.publisher is not None
     with volume.publisher.exclusively():
-        volume.publisher.keeper.prune(Policy(last=1))
+        volume.publisher.keeper.prune(RetentionPolicy(last=1))
 
 
 def on_another_machine(tmp_path: Path) -> OpenVolume:

@@ -11,18 +11,18 @@ import pytest
 
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, History, Identity
-from cas3fs.epochs.claimfile import read_record, write_record
+from cas3fs.epochs import EpochHistory, Epochs, WriterIdentity
+from cas3fs.epochs.claim_file import read_claim_file, write_claim_file
 from cas3fs.errors import EpochHeld
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.snapshots.lines import write_base
+from cas3fs.snapshots.divergence import write_takeover_base
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStore
 from cas3fs.testing.store_damage import corrupt_object, delete_objects
 
-ALICE = Identity("alpha", "alice", 11, "boot-a")
-BOB = Identity("beta", "bob", 22, "boot-b")
-CAROL = Identity("gamma", "carol", 33, "boot-c")
+ALICE = WriterIdentity("alpha", "alice", 11, "boot-a")
+BOB = WriterIdentity("beta", "bob", 22, "boot-b")
+CAROL = WriterIdentity("gamma", "carol", 33, "boot-c")
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def test_a_listing_that_lacks_the_next_epoch_does_not_blind_the_fence(
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
 def test_whoever_saw_anything_of_a_later_epoch_is_fenced(epochs: Epochs, at: Callable[[str], Path]) -> None:
     claim = epochs.claim(ALICE, at("alice"))
-    epochs.saw(claim.epoch)
+    epochs.note_epoch(claim.epoch)
     assert epochs.is_newest(claim)
-    epochs.saw(claim.epoch + 3)
+    epochs.note_epoch(claim.epoch + 3)
     assert not epochs.is_newest(claim)
 
 
@@ -114,7 +114,7 @@ def test_a_take_over_that_died_without_a_base_is_made_good_by_the_next_claim(
     assert epochs.claim(BOB, at("bob")).base_due
     third = epochs.claim(BOB, at("bob"))
     assert third.base_due and third.took_over is None
-    write_base(Shelf(store), third.key, third.epoch, None)
+    write_takeover_base(Shelf(store), third.key, third.epoch, None)
     after = epochs.claim(BOB, at("bob"))
     assert not after.base_due
     assert (after.overruled, after.bases) == ({1}, {4})
@@ -135,7 +135,7 @@ def test_a_damaged_newest_epoch_is_held_by_nobody_that_is_known_until_it_is_take
     claim = epochs.claim(BOB, at("bob"), take_over=True)
     assert (claim.epoch, claim.took_over, claim.base_due) == (2, "epochs/00000001", True)
     assert epochs.overruled(claim) == {1}
-    assert [(one.entry.host, one.standing) for one in History(Shelf(bare)).told(9)] == [
+    assert [(one.entry.host, one.standing) for one in EpochHistory(Shelf(bare)).recent(9)] == [
         ("unknown", "overruled"),
         ("beta", "held"),
     ]
@@ -167,7 +167,7 @@ def test_an_epoch_before_a_damaged_one_counts_as_overruled(
     epochs.claim(ALICE, at("alice"))
     epochs.claim(ALICE, at("alice"))
     corrupt_object(bare, "epochs/00000002", 60)
-    assert History(Shelf(bare)).overruled() == {1}
+    assert EpochHistory(Shelf(bare)).overruled() == {1}
 
 
 class Counting(MemoryStore):
@@ -213,8 +213,8 @@ def test_what_is_asked_of_ten_thousand_epochs_does_not_grow_with_them(tmp_path: 
     assert epochs.is_newest(claim)
     assert store.asked["get"] < 20 and store.asked["listed"] < 10
     store.asked.clear()
-    assert History(shelf).overruled() == {9_999}
-    assert [one.entry.epoch for one in History(shelf).told(1)] == [9_999, 10_001]
+    assert EpochHistory(shelf).overruled() == {9_999}
+    assert [one.entry.epoch for one in EpochHistory(shelf).recent(1)] == [9_999, 10_001]
     assert store.asked["get"] < 10
 
 
@@ -227,7 +227,7 @@ def test_what_became_of_ten_thousand_epochs_is_found_out_in_one_pass(tmp_path: P
     entry = shelf.load(EpochEntry, "00009999")
     shelf.save(entry.changed(id="00010000", epoch=10_000, overruled=None, took_over="epochs/00009999"))
     store.asked.clear()
-    assert History(shelf).overruled() == {9_999}
+    assert EpochHistory(shelf).overruled() == {9_999}
     assert store.asked["get"] <= 10_001
 
 
@@ -235,8 +235,8 @@ def test_of_very_many_lost_numbers_not_each_is_claimed(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
     epochs.release(epochs.claim(ALICE, at("alice")))
-    record = read_record(at("alice"))
-    write_record(at("alice"), attrs.evolve(record, seen=100_000))
+    record = read_claim_file(at("alice"))
+    write_claim_file(at("alice"), attrs.evolve(record, seen=100_000))
     claim = epochs.claim(ALICE, at("alice"))
     assert claim.epoch == 100_001
     assert epochs.is_newest(claim)

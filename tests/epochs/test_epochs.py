@@ -13,7 +13,7 @@ import pytest
 
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import (
     EpochHeld,
     ObjectExists,
@@ -23,8 +23,8 @@ from cas3fs.errors import (
 from cas3fs.objectstores.base import Body
 from cas3fs.objectstores.memory import MemoryStore
 
-ALICE = Identity("alpha", "alice", 11, "boot-a")
-BOB = Identity("beta", "bob", 22, "boot-b")
+ALICE = WriterIdentity("alpha", "alice", 11, "boot-a")
+BOB = WriterIdentity("beta", "bob", 22, "boot-b")
 
 
 class Store(MemoryStore):
@@ -276,7 +276,7 @@ def test_who_loses_the_race_is_refused_even_when_taking_over(
         rivals.append(epochs.claim(BOB, there, take_over=True))
 
     store.before_put = rival_first
-    carol = Identity("gamma", "carol", 33)
+    carol = WriterIdentity("gamma", "carol", 33)
     with pytest.raises(EpochHeld, match="beta"):
         epochs.claim(carol, tmp_path / "carol", take_over=True)
     assert epochs.is_newest(rivals[0])
@@ -297,7 +297,7 @@ def test_unfenced_rivals_both_withdraw_and_one_comes_back(tmp_path: Path, here: 
     store.after_put = lambda key: wait_for_the_other(key, put)
     waits: list[float] = []
 
-    def claim(who: Identity, path: Path) -> Claim | None:
+    def claim(who: WriterIdentity, path: Path) -> Claim | None:
         epochs = Epochs(Shelf(store), fenced=False, sleep=waits.append)
         try:
             return epochs.claim(who, path)
@@ -325,7 +325,7 @@ def test_of_many_that_claim_at_once_one_wins(tmp_path: Path, fenced: bool) -> No
             epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda seconds: time.sleep(seconds / 100))
             start.wait()
             try:
-                return epochs.claim(Identity(f"host{number}", "u", number), tmp_path / f"{turn}-{number}")
+                return epochs.claim(WriterIdentity(f"host{number}", "u", number), tmp_path / f"{turn}-{number}")
             except EpochHeld:
                 return None
 
@@ -368,7 +368,7 @@ def test_an_unknown_name_among_the_epochs_is_told_and_stops_no_claim(
 
 
 def test_this_process_has_an_identity() -> None:
-    identity = Identity.of_this_process()
+    identity = WriterIdentity.of_this_process()
     assert identity.host and identity.user and identity.pid > 0
 
 
@@ -386,7 +386,7 @@ def test_an_epoch_that_was_taken_over_is_told_until_it_is_released(store: Store,
 def test_of_two_claims_at_one_instant_one_wins_fifty_times(store: Store, fenced: bool, tmp_path: Path) -> None:
     barrier = threading.Barrier(2)
 
-    def claim(identity: Identity, number: int) -> Claim | None:
+    def claim(identity: WriterIdentity, number: int) -> Claim | None:
         epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda wait_s: time.sleep(wait_s / 50))
         barrier.wait()
         try:

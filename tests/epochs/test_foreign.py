@@ -7,13 +7,13 @@ import pytest
 
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, History, Identity
+from cas3fs.epochs import EpochHistory, Epochs, WriterIdentity
 from cas3fs.errors import VolumeFormatError
 from cas3fs.maintenance.survey import take_listing
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.snapshots.lines import read_bases
+from cas3fs.snapshots.divergence import read_takeover_bases
 
-ALICE = Identity("alpha", "alice", 11, "boot-a")
+ALICE = WriterIdentity("alpha", "alice", 11, "boot-a")
 FOREIGN = ("epochs/README", "epochs/00000001-old", "epochs/old/00000001/base", f"epochs/x{SUB_SEPARATOR}base")
 
 
@@ -31,8 +31,8 @@ def test_an_object_that_is_none_of_ours_does_not_block_the_volume(
         assert claim.epoch == number
         assert epochs.is_newest(claim)
         epochs.release(claim)
-    assert [one.entry.epoch for one in History(shelf).told(9)] == [1, 2]
-    assert read_bases(shelf) == ()
+    assert [one.entry.epoch for one in EpochHistory(shelf).recent(9)] == [1, 2]
+    assert read_takeover_bases(shelf) == ()
     assert any("epochs/README, which is none of cas3fs" in record.message for record in caplog.records)
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, History, Identity
+from cas3fs.epochs import EpochHistory, Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld, EpochUnknown, ObjectMissing
 from cas3fs.objectstores.memory import MemoryStore
 
-ALICE = Identity("alpha", "alice", 11)
-BOB = Identity("beta", "bob", 22)
+ALICE = WriterIdentity("alpha", "alice", 11)
+BOB = WriterIdentity("beta", "bob", 22)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -31,12 +31,12 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
 
 
 def standings(shelf: Shelf, most: int = 10) -> dict[int, str]:
-    return {one.entry.epoch: one.standing for one in History(shelf).told(most)}
+    return {one.entry.epoch: one.standing for one in EpochHistory(shelf).recent(most)}
 
 
 def test_it_is_told_what_became_of_each_epoch(shelf: Shelf) -> None:
     assert standings(shelf) == {1: "released", 2: "continued", 3: "overruled", 4: "held"}
-    assert [one.entry.host for one in History(shelf).told(10)] == ["alpha", "alpha", "alpha", "beta"]
+    assert [one.entry.host for one in EpochHistory(shelf).recent(10)] == ["alpha", "alpha", "alpha", "beta"]
 
 
 def test_of_many_epochs_the_last_are_told_and_those_that_wait_for_a_person(shelf: Shelf) -> None:
@@ -45,29 +45,29 @@ def test_of_many_epochs_the_last_are_told_and_those_that_wait_for_a_person(shelf
 
 
 def test_an_overruled_epoch_is_released_once(shelf: Shelf) -> None:
-    assert History(shelf).overruled() == {3}
-    assert History(shelf).release(3, NOW) is True
-    assert History(shelf).overruled() == frozenset()
+    assert EpochHistory(shelf).overruled() == {3}
+    assert EpochHistory(shelf).release(3, NOW) is True
+    assert EpochHistory(shelf).overruled() == frozenset()
     assert standings(shelf)[3] == "released"
-    assert History(shelf).release(3, NOW) is False
+    assert EpochHistory(shelf).release(3, NOW) is False
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_epoch_whose_writer_ended_well_needs_no_release(shelf: Shelf, number: int) -> None:
     before = standings(shelf)
-    assert History(shelf).release(number, NOW) is False
+    assert EpochHistory(shelf).release(number, NOW) is False
     assert standings(shelf) == before
 
 
 def test_the_newest_epoch_is_not_released_by_hand(shelf: Shelf) -> None:
     with pytest.raises(EpochHeld, match="--take-over"):
-        History(shelf).release(4, NOW)
+        EpochHistory(shelf).release(4, NOW)
     assert standings(shelf)[4] == "held"
 
 
 def test_an_epoch_that_never_was_is_told(shelf: Shelf) -> None:
     with pytest.raises(EpochUnknown, match="no epoch 9"):
-        History(shelf).release(9, NOW)
+        EpochHistory(shelf).release(9, NOW)
 
 
 class Vanishing(MemoryStore):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
@@ -73,7 +73,9 @@ def claims_in(order: Sequence[int], store: MemoryStore, take_over: Sequence[bool
     def claim(who: int) -> Claim | None:
         try:
             mine = unfenced(OneOfThem(store, turns, who))
-            return mine.claim(Identity(NAMES[who], "user", who), Path(folder) / NAMES[who], take_over=take_over[who])
+            return mine.claim(
+                WriterIdentity(NAMES[who], "user", who), Path(folder) / NAMES[who], take_over=take_over[who]
+            )
         except EpochHeld:
             return None
         finally:
@@ -97,7 +99,7 @@ def test_of_three_that_claim_at_once_one_wins_at_most(order: list[int]) -> None:
 def test_a_held_epoch_goes_only_to_one_that_takes_over_and_is_told_as_taken_over(order: list[int]) -> None:
     store = MemoryStore()
     with TemporaryDirectory() as folder:
-        held = unfenced(store).claim(Identity("delta", "user", 4), Path(folder) / "delta")
+        held = unfenced(store).claim(WriterIdentity("delta", "user", 4), Path(folder) / "delta")
     *asked, unasked = claims_in(order, store, (True, True, False))
     won = [one for one in asked if one is not None]
     assert unasked is None

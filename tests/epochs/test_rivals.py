@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Claim, Epochs, Identity
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store, probe_create_if_absent
@@ -45,7 +45,7 @@ def test_of_two_claims_at_one_instant_one_wins_each_time(store: ObjectStore, tmp
     def claim(host: str) -> Claim | None:
         barrier.wait()
         try:
-            return epochs.claim(Identity(host, "user", 1), tmp_path / host)
+            return epochs.claim(WriterIdentity(host, "user", 1), tmp_path / host)
         except EpochHeld:
             return None
 

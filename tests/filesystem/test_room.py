@@ -160,13 +160,13 @@ def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:
         cache.put(hash_block(block), block)
     held = cache.size_bytes
     assert held >= 8 * MIB
-    cache.give_way()
+    cache.free_disk_space()
     assert cache.size_bytes == held
     disk.free_space_bytes = 12 * MIB
-    cache.give_way()
+    cache.free_disk_space()
     assert held - 6 * MIB < cache.size_bytes <= held - 4 * MIB
     disk.free_space_bytes = 0
-    cache.give_way()
+    cache.free_disk_space()
     assert cache.size_bytes == 0
     cache.close()
 
@@ -174,6 +174,6 @@ def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:
 def test_the_rhythm_of_commits_asks_the_caches_to_give_way(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
     fs = machine.mount(SETTINGS)
-    monkeypatch.setattr(fs.reader, "give_way", asked.set)
+    monkeypatch.setattr(fs.reader, "free_disk_space", asked.set)
     assert asked.wait(DEADLINE_S)
     until(asked.is_set)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cas3fs.caches import DiskCache, memcached_server, web
+from cas3fs.caches import DiskCache, memcached_servers, web
 from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memcached import MemcachedCache
 from cas3fs.caches.web import WebCache
@@ -188,7 +188,7 @@ def memcached_that_answers(then: Callable[[socket.socket, bytes], None]) -> Call
 def test_a_memcached_that_never_ends_is_left_in_time(
     then: Callable[[socket.socket, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memcached_server, "LONGEST_ANSWER_S", 0.5)
+    monkeypatch.setattr(memcached_servers, "LONGEST_ANSWER_S", 0.5)
     with serving(memcached_that_answers(then)) as port:
         cache = MemcachedCache([("127.0.0.1", port)], VOLUME, metrics=Metrics())
         wait_until_up(cache)

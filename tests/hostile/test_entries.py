@@ -19,13 +19,13 @@ from cas3fs.blocks.codec import Compression
 from cas3fs.blocks.codec import decode as decode_block
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError, SnapshotDamaged, VolumeFormatError
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import read_bases, write_base
-from cas3fs.snapshots.retention import Policy, current_policy, judge, set_policy
-from cas3fs.snapshots.tree import Reference, encode_list
+from cas3fs.snapshots.divergence import read_takeover_bases, write_takeover_base
+from cas3fs.snapshots.retention import RetentionPolicy, apply_policy, current_policy, set_policy
+from cas3fs.snapshots.tree import SegmentReference, encode_list
 from tests.hostile.mutations import bytes_like, changed, head_of, sealed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,7 +52,7 @@ def make_objects() -> dict[str, bytes]:
     )
     with tempfile.TemporaryDirectory() as folder:
         epochs = Epochs(shelf, now=lambda: NOW)
-        claim = epochs.claim(Identity("host", "user", 1, "boot"), Path(folder) / "claim.json")
+        claim = epochs.claim(WriterIdentity("host", "user", 1, "boot"), Path(folder) / "claim.json")
         epochs.release(claim)
         file = Path(folder) / "file"
         archive = SnapshotArchive(shelf, segment_size=512, list_length=4, now=lambda: NOW)
@@ -60,9 +60,9 @@ def make_objects() -> dict[str, bytes]:
         for sequence in (1, 2):
             file.write_bytes(CONTENT[: 5000 * sequence])
             parent = archive.create(file, epoch=1, sequence=sequence, parent=parent, facts={"files": 1}).id
-        epochs.claim(Identity("other", "user", 1, "boot"), Path(folder) / "second.json")
-    write_base(shelf, "epochs/00000002", 2, parent)
-    set_policy(shelf, Policy(last=3, names=("v*",)), fenced=True)
+        epochs.claim(WriterIdentity("other", "user", 1, "boot"), Path(folder) / "second.json")
+    write_takeover_base(shelf, "epochs/00000002", 2, parent)
+    set_policy(shelf, RetentionPolicy(last=3, names=("v*",)), fenced=True)
     return {info.key: store.get(info.key) for info in store.list()}
 
 
@@ -77,8 +77,8 @@ def read_everything(store: MemoryStore) -> None:
         lambda: read_volume(store),
         lambda: claim_next(epochs),
         epochs.overruled,
-        lambda: read_bases(shelf),
-        lambda: judge([], current_policy(shelf), NOW),
+        lambda: read_takeover_bases(shelf),
+        lambda: apply_policy([], current_policy(shelf), NOW),
         archive.newest_id,
         lambda: archive.list(on_damaged=lambda one, error: None),
         *(lambda one=one: restore(archive, one) for one in ("00000001-0000000001", "00000001-0000000002")),
@@ -103,7 +103,7 @@ def read_volume(store: MemoryStore) -> None:
 
 def claim_next(epochs: Epochs) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        claim = epochs.claim(Identity("me", "user", 1), Path(folder) / "claim.json", take_over=True)
+        claim = epochs.claim(WriterIdentity("me", "user", 1), Path(folder) / "claim.json", take_over=True)
         assert 0 < claim.epoch < 1 << 23
 
 
@@ -212,7 +212,7 @@ def test_a_list_that_is_said_to_be_too_long_is_not_read() -> None:
 
 
 def test_a_segment_that_is_said_to_be_too_long_is_not_read() -> None:
-    reference = Reference(bytes(16), "00000001-0000000001", 0, MOST_BYTES + 1)
+    reference = SegmentReference(bytes(16), "00000001-0000000001", 0, MOST_BYTES + 1)
     archive = SnapshotArchive(Shelf(store_with_list(encode_list([reference] * 4, Compression(0)))), workers=1)
     with pytest.raises(SnapshotDamaged, match="segment"):
         restore(archive, SNAPSHOT.removeprefix("snapshots/"))

@@ -22,7 +22,7 @@ from cas3fs.blockstore import BlockReader, BlockWriter
 from cas3fs.blockstore.keys import pack_key
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs import Epochs, Identity
+from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError, Fenced, FileSystemError
 from cas3fs.filesystem import FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
@@ -110,7 +110,7 @@ class Rig:
         self.snapshots: dict[str, Tree] = {} if snapshots is None else snapshots
         self.archive = SnapshotArchive(Shelf(self.store))
         self.epochs = Epochs(Shelf(self.store))
-        self.claim = self.epochs.claim(Identity("host", "user", 1), folder / "claim.json", take_over=take_over)
+        self.claim = self.epochs.claim(WriterIdentity("host", "user", 1), folder / "claim.json", take_over=take_over)
         self.epoch = self.claim.epoch
         self.newest = self.archive.newest_id()
         self.fs = self._file_system(settings)

@@ -11,7 +11,7 @@ from cas3fs.index import PackUse, ordinal_of
 from cas3fs.maintenance.choosing import KEPT, LIMITED, Chooser, Stays
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.retention import Policy, set_policy
+from cas3fs.snapshots.retention import RetentionPolicy, set_policy
 from cas3fs.values import SnapshotNumber
 from tests.maintenance.rig import KIB, NOW, Rig, fill, noise
 
@@ -64,7 +64,7 @@ def test_the_policy_of_the_volume_decides_what_stays(rig: Rig) -> None:
     for number in range(7):
         rig.remove(f"f{number}")
     assert rig.gc().rewritten_packs == 0
-    set_policy(Shelf(rig.store), Policy(last=1), fenced=True)
+    set_policy(Shelf(rig.store), RetentionPolicy(last=1), fenced=True)
     assert rig.gc().rewritten_packs == 1
     rig.check_snapshots()
 

@@ -23,19 +23,19 @@ from cas3fs.assembly.upkeep import Upkeep, collect_unmounted
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs.machines import Machine
+from cas3fs.epochs.identity import MachineId
 from cas3fs.errors import Cas3fsError, EpochHeld, Fenced, StateConflict
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.retention import Policy
+from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults
 from cas3fs.testing.store_damage import StoreCopy, copy_objects, copy_to, restore_objects
 from tests.assembly.conftest import Volume, read_all, view_of, write
 
-HOSTS = {"one": Machine("a" * 32), "two": Machine("b" * 32)}
+HOSTS = {"one": MachineId("a" * 32), "two": MachineId("b" * 32)}
 LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.LISTING_LACKS)
 FAILURES = (
     FaultKind.UNAVAILABLE,
@@ -227,7 +227,7 @@ class Lives:
 
         def prune() -> None:
             with publisher.exclusively():
-                publisher.keeper.prune(Policy(last=2))
+                publisher.keeper.prune(RetentionPolicy(last=2))
 
         self.try_to(prune)
         self.compare()
@@ -275,9 +275,9 @@ class Lives:
 
     # -- while it is not
 
-    def on(self, host: str) -> "mock._patch[Callable[[], Machine]]":
+    def on(self, host: str) -> "mock._patch[Callable[[], MachineId]]":
         """This process runs on that machine."""
-        return mock.patch("cas3fs.epochs.values.this_machine", lambda: HOSTS[host])
+        return mock.patch("cas3fs.epochs.identity.local_machine_id", lambda: HOSTS[host])
 
     def open(self) -> None:
         local, newest = self.local.get(self.host), self.newest

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cas3fs.snapshots.lifetimes import lifetimes
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.retention import DEFAULT_POLICY, Policy
+from cas3fs.snapshots.retention import DEFAULT_POLICY, RetentionPolicy, remaining_lifetimes
 from cas3fs.values import SnapshotNumber
 
 NOW = datetime(2026, 6, 15, 12, 30, tzinfo=UTC)
@@ -23,8 +22,8 @@ def snapshot(number: int, age_s: float, name: str | None = None) -> SnapshotInfo
     )
 
 
-def stays(snapshots: list[SnapshotInfo], policy: Policy = DEFAULT_POLICY) -> list[float]:
-    return list(lifetimes(snapshots, policy, NOW).values())
+def stays(snapshots: list[SnapshotInfo], policy: RetentionPolicy = DEFAULT_POLICY) -> list[float]:
+    return list(remaining_lifetimes(snapshots, policy, NOW).values())
 
 
 def test_one_of_many_an_hour_goes_when_the_hour_has_passed() -> None:
@@ -48,14 +47,16 @@ def test_what_a_name_keeps_stays() -> None:
 
 def test_where_snapshots_are_rare_the_newest_stays() -> None:
     rare = [snapshot(number, (3 - number) * 400 * DAY + DAY) for number in range(1, 4)]
-    assert stays(rare, Policy(last=1))[-1] == math.inf
+    assert stays(rare, RetentionPolicy(last=1))[-1] == math.inf
 
 
 def test_what_no_policy_touches_stays() -> None:
-    told = lifetimes([snapshot(1, DAY), snapshot(2, HOUR)], DEFAULT_POLICY, NOW, spared=[str(SnapshotNumber(1, 1))])
+    told = remaining_lifetimes(
+        [snapshot(1, DAY), snapshot(2, HOUR)], DEFAULT_POLICY, NOW, exempt=[str(SnapshotNumber(1, 1))]
+    )
     assert next(iter(told.values())) == math.inf
 
 
-@pytest.mark.parametrize("policy", [DEFAULT_POLICY, Policy(last=3), Policy(within_s=3600)])
-def test_without_snapshots_nothing_stays(policy: Policy) -> None:
-    assert lifetimes([], policy, NOW) == {}
+@pytest.mark.parametrize("policy", [DEFAULT_POLICY, RetentionPolicy(last=3), RetentionPolicy(within_s=3600)])
+def test_without_snapshots_nothing_stays(policy: RetentionPolicy) -> None:
+    assert remaining_lifetimes([], policy, NOW) == {}

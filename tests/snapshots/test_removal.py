@@ -13,7 +13,7 @@ from cas3fs.errors import DeleteFailed, Fenced, SnapshotError, SnapshotMissing, 
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.lines import write_base
+from cas3fs.snapshots.divergence import write_takeover_base
 from cas3fs.snapshots.removal import execute_removal, plan_removal
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStore
@@ -204,15 +204,15 @@ def test_what_a_writer_publishes_after_it_was_taken_over_from_is_never_the_head(
     archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
 ) -> None:
     fill(archive, tmp_path, 2)
-    write_base(Shelf(store), "epochs/00000002", 2, name(2))
-    write_base(Shelf(store), "epochs/00000002", 2, name(1))
+    write_takeover_base(Shelf(store), "epochs/00000002", 2, name(2))
+    write_takeover_base(Shelf(store), "epochs/00000002", 2, name(1))
     late = archive.create(tmp_path / "index", epoch=1, sequence=3, parent=name(2))
     newest = archive.newest()
     assert newest is not None and newest.id == name(2)
     after = archive.create(tmp_path / "index", epoch=2, sequence=1, parent=name(2))
     newest = archive.newest()
     assert newest is not None and newest.id == after.id
-    assert archive.strays() == {late.id}
+    assert archive.diverged() == {late.id}
 
 
 def test_the_pages_that_stay_are_read_after_a_restored_snapshot_became_the_head(

@@ -9,7 +9,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import ObjectExists
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.retention import DEFAULT_POLICY, Policy, current_policy, judge, set_policy
+from cas3fs.snapshots.retention import DEFAULT_POLICY, RetentionPolicy, apply_policy, current_policy, set_policy
 from cas3fs.values import SnapshotNumber
 
 NOW = datetime(2026, 5, 6, 12, 30, tzinfo=UTC)
@@ -25,36 +25,36 @@ def series(count: int, step: timedelta) -> list[SnapshotInfo]:
     return [snapshot(number, step * (count - number)) for number in range(1, count + 1)]
 
 
-def kept(snapshots: list[SnapshotInfo], policy: Policy, spared: tuple[str, ...] = ()) -> list[int]:
-    verdicts = judge(snapshots, policy, NOW, spared=spared)
+def kept(snapshots: list[SnapshotInfo], policy: RetentionPolicy, spared: tuple[str, ...] = ()) -> list[int]:
+    verdicts = apply_policy(snapshots, policy, NOW, exempt=spared)
     return [one.snapshot.number.sequence for one in verdicts if one.kept_by]
 
 
 def test_the_head_is_kept_by_whatever_policy() -> None:
-    assert kept(series(5, timedelta(hours=1)), Policy()) == [5]
+    assert kept(series(5, timedelta(hours=1)), RetentionPolicy()) == [5]
 
 
 def test_the_last_few_are_kept() -> None:
-    assert kept(series(5, timedelta(days=900)), Policy(last=3)) == [3, 4, 5]
+    assert kept(series(5, timedelta(days=900)), RetentionPolicy(last=3)) == [3, 4, 5]
 
 
 def test_all_that_are_young_enough_are_kept() -> None:
-    assert kept(series(20, timedelta(minutes=10)), Policy(within_s=3600)) == list(range(14, 21))
+    assert kept(series(20, timedelta(minutes=10)), RetentionPolicy(within_s=3600)) == list(range(14, 21))
 
 
 @pytest.mark.promise("snapshots-are-ordered-by-number")
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        (Policy(), [6]),
-        (Policy(last=2), [5, 6]),
-        (Policy(within_s=3600), [1, 2, 3, 4, 5, 6]),
-        (Policy(hourly=1), [6]),
-        (Policy(hourly=2), [3, 6]),
+        (RetentionPolicy(), [6]),
+        (RetentionPolicy(last=2), [5, 6]),
+        (RetentionPolicy(within_s=3600), [1, 2, 3, 4, 5, 6]),
+        (RetentionPolicy(hourly=1), [6]),
+        (RetentionPolicy(hourly=2), [3, 6]),
     ],
 )
 def test_after_the_clock_was_set_back_the_newest_are_those_with_the_greatest_numbers(
-    policy: Policy, expected: list[int]
+    policy: RetentionPolicy, expected: list[int]
 ) -> None:
     ahead = [snapshot(number, timedelta(minutes=-1440 - number)) for number in (1, 2, 3)]
     assert (
@@ -64,30 +64,30 @@ def test_after_the_clock_was_set_back_the_newest_are_those_with_the_greatest_num
 
 def test_of_each_hour_the_newest_is_kept() -> None:
     # at 12:30, 12:10, 11:50, 11:30, 11:10, 10:50 ...
-    assert kept(series(12, timedelta(minutes=20)), Policy(hourly=3)) == [7, 10, 12]
+    assert kept(series(12, timedelta(minutes=20)), RetentionPolicy(hourly=3)) == [7, 10, 12]
 
 
 def test_hours_without_snapshots_do_not_count() -> None:
-    assert kept([snapshot(1, timedelta(days=40)), snapshot(2, timedelta(0))], Policy(hourly=2)) == [1, 2]
+    assert kept([snapshot(1, timedelta(days=40)), snapshot(2, timedelta(0))], RetentionPolicy(hourly=2)) == [1, 2]
 
 
 def test_days_weeks_and_months_are_kept_side_by_side() -> None:
     daily = series(100, timedelta(days=1))
-    assert kept(daily, Policy(daily=2)) == [99, 100]
+    assert kept(daily, RetentionPolicy(daily=2)) == [99, 100]
     # 6 May 2026 is a Wednesday
-    assert kept(daily, Policy(weekly=3)) == [90, 97, 100]
-    assert kept(daily, Policy(monthly=3)) == [64, 94, 100]
-    assert kept(daily, Policy(daily=2, weekly=2)) == [97, 99, 100]
+    assert kept(daily, RetentionPolicy(weekly=3)) == [90, 97, 100]
+    assert kept(daily, RetentionPolicy(monthly=3)) == [64, 94, 100]
+    assert kept(daily, RetentionPolicy(daily=2, weekly=2)) == [97, 99, 100]
 
 
 def test_names_are_kept_by_pattern() -> None:
     named = [snapshot(1, timedelta(9), "v1"), snapshot(2, timedelta(8), "test"), snapshot(3, timedelta(1))]
-    assert kept(named, Policy(names=("v*",))) == [1, 3]
-    assert kept(named, Policy(names=("*",))) == [1, 2, 3]
+    assert kept(named, RetentionPolicy(names=("v*",))) == [1, 3]
+    assert kept(named, RetentionPolicy(names=("*",))) == [1, 2, 3]
 
 
 def test_what_is_off_the_line_is_spared_and_is_not_the_head() -> None:
-    verdicts = judge(series(3, timedelta(days=1)), Policy(), NOW, spared=(str(SnapshotNumber(1, 3)),))
+    verdicts = apply_policy(series(3, timedelta(days=1)), RetentionPolicy(), NOW, exempt=(str(SnapshotNumber(1, 3)),))
     assert [one.kept_by for one in verdicts] == [(), ("newest",), ("off the line",)]
 
 
@@ -106,8 +106,8 @@ def test_a_volume_without_a_policy_has_the_default() -> None:
 def test_the_latest_policy_is_in_force_and_older_ones_stay(fenced: bool) -> None:
     store = MemoryStore()
     for last in range(1, 12):
-        set_policy(Shelf(store), Policy(last=last, names=("a*",)), fenced=fenced)
-    assert current_policy(Shelf(store)) == Policy(last=11, names=("a*",))
+        set_policy(Shelf(store), RetentionPolicy(last=last, names=("a*",)), fenced=fenced)
+    assert current_policy(Shelf(store)) == RetentionPolicy(last=11, names=("a*",))
     assert len(list(store.list("policies/"))) == 11
 
 
@@ -119,6 +119,6 @@ def test_of_two_policies_set_at_one_moment_one_is_refused() -> None:
             return iter(())
 
     store = Racing()
-    set_policy(Shelf(store), Policy(last=1), fenced=True)
+    set_policy(Shelf(store), RetentionPolicy(last=1), fenced=True)
     with pytest.raises(ObjectExists, match="set yours again"):
-        set_policy(Shelf(store), Policy(last=2), fenced=True)
+        set_policy(Shelf(store), RetentionPolicy(last=2), fenced=True)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from cas3fs.blocks.codec import Compression, encode
 from cas3fs.entries.kinds import PagesUse
 from cas3fs.errors import SnapshotDamaged
-from cas3fs.snapshots.spans import LARGEST_GAP_BYTES, LONGEST_SPAN_BYTES, Wanted, join_ranges
+from cas3fs.snapshots.ranged_reads import LARGEST_GAP_BYTES, LONGEST_READ_BYTES, WantedRange, merge_ranges
 from cas3fs.snapshots.tree import (
     LARGE_PAGES_BYTES,
     MOST_PAGES,
     PAGES_AFTER_REWRITE,
-    Reference,
+    SegmentReference,
     decode_list,
     encode_list,
     stale_pages,
@@ -26,7 +26,7 @@ ZSTD = Compression(3)
 PAGES = [str(SnapshotNumber(epoch, sequence)) for epoch in (1, 2, 99_999_999) for sequence in (1, 2**40)]
 
 references = st.builds(
-    Reference,
+    SegmentReference,
     st.binary(min_size=16, max_size=16),
     st.sampled_from(
         [str(SnapshotNumber(1, 1)), str(SnapshotNumber(7, 123)), str(SnapshotNumber(LARGEST_EPOCH, 10**10 - 1))]
@@ -37,7 +37,7 @@ references = st.builds(
 
 
 @given(st.lists(references, max_size=40))
-def test_a_list_says_what_was_put_in(content: list[Reference]) -> None:
+def test_a_list_says_what_was_put_in(content: list[SegmentReference]) -> None:
     assert decode_list(encode_list(content, ZSTD), 40) == tuple(content)
 
 
@@ -45,14 +45,14 @@ def test_a_list_of_neighbours_costs_little_but_its_hashes() -> None:
     noise = [bytes([number, 255 - number]) * 8 for number in range(256)]
     content, end = [], 100
     for digest in noise:
-        content.append(Reference(digest, PAGES[0], end, 5000))
+        content.append(SegmentReference(digest, PAGES[0], end, 5000))
         end += 5000
     assert len(encode_list(content, Compression(0))) > len(encode_list(content, ZSTD))
     assert len(encode_list(content, ZSTD)) < 256 * 16 + 300
 
 
 def test_a_list_longer_than_allowed_is_refused() -> None:
-    content = [Reference(bytes(16), PAGES[0], 0, 1)] * 9
+    content = [SegmentReference(bytes(16), PAGES[0], 0, 1)] * 9
     with pytest.raises(SnapshotDamaged):
         decode_list(encode_list(content, ZSTD), 1)
 
@@ -90,10 +90,10 @@ def test_noise_is_damage_and_never_another_error(body: bytes) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 10**8), st.integers(1, 10**6)), max_size=60))
 def test_joined_ranges_cover_everything_wanted_once(ranges: list[tuple[str, int, int]]) -> None:
-    wanted = [Wanted(key, offset, length, number) for number, (key, offset, length) in enumerate(ranges)]
+    wanted = [WantedRange(key, offset, length, number) for number, (key, offset, length) in enumerate(ranges)]
     seen: list[int] = []
-    for span in join_ranges(wanted):
-        assert span.end - span.start <= LONGEST_SPAN_BYTES
+    for span in merge_ranges(wanted):
+        assert span.end - span.start <= LONGEST_READ_BYTES
         for one in span.wanted:
             assert one.key == span.key and span.start <= one.offset and one.offset + one.length <= span.end
             seen.append(one.purpose)
@@ -101,9 +101,9 @@ def test_joined_ranges_cover_everything_wanted_once(ranges: list[tuple[str, int,
 
 
 def test_neighbours_are_read_together_and_what_is_far_is_not() -> None:
-    near = [Wanted("a", 0, 10, 1), Wanted("a", 10 + LARGEST_GAP_BYTES, 10, 2)]
-    far = Wanted("a", 21 + 2 * LARGEST_GAP_BYTES, 10, 3)
-    assert [[one.purpose for one in span.wanted] for span in join_ranges([far, *near])] == [[1, 2], [3]]
+    near = [WantedRange("a", 0, 10, 1), WantedRange("a", 10 + LARGEST_GAP_BYTES, 10, 2)]
+    far = WantedRange("a", 21 + 2 * LARGEST_GAP_BYTES, 10, 3)
+    assert [[one.purpose for one in span.wanted] for span in merge_ranges([far, *near])] == [[1, 2], [3]]
 
 
 def test_few_well_used_pages_are_kept() -> None:

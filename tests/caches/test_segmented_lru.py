@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.caches.ledger import Ledger
+from cas3fs.caches.segmented_lru import SegmentedLru
 from cas3fs.values import BlockHash
 
 
@@ -12,7 +12,7 @@ def key(number: int) -> BlockHash:
     return BlockHash(number.to_bytes(32, "big"))
 
 
-def write(ledger: Ledger, number: int, size: int) -> list[BlockHash] | None:
+def write(ledger: SegmentedLru, number: int, size: int) -> list[BlockHash] | None:
     victims = ledger.book(key(number), size)
     if victims is not None:
         ledger.enter(key(number), size)
@@ -20,7 +20,7 @@ def write(ledger: Ledger, number: int, size: int) -> list[BlockHash] | None:
 
 
 def test_one_pass_over_many_blocks_leaves_those_that_are_used_again() -> None:
-    ledger = Ledger(100, 1000)
+    ledger = SegmentedLru(100, 1000)
     for number in range(50):
         write(ledger, number, 1)
     for number in range(30):
@@ -31,7 +31,7 @@ def test_one_pass_over_many_blocks_leaves_those_that_are_used_again() -> None:
 
 
 def test_repeated_reads_of_a_block_just_written_are_one_use() -> None:
-    ledger = Ledger(800, 1000)
+    ledger = SegmentedLru(800, 1000)
     for number in range(2000):
         write(ledger, number, 10)
         for _ in range(8):
@@ -42,14 +42,14 @@ def test_repeated_reads_of_a_block_just_written_are_one_use() -> None:
 
 
 def test_the_longest_unused_goes_first() -> None:
-    ledger = Ledger(10, 1000)
+    ledger = SegmentedLru(10, 1000)
     for number in range(10):
         write(ledger, number, 1)
     assert write(ledger, 100, 2) == [key(0), key(1)]
 
 
 def test_what_is_being_written_is_never_chosen_to_go() -> None:
-    ledger = Ledger(10, 1000)
+    ledger = SegmentedLru(10, 1000)
     assert ledger.book(key(1), 6) == []
     assert ledger.book(key(2), 6) is None
     assert ledger.book(key(3), 4) == []
@@ -59,7 +59,7 @@ def test_what_is_being_written_is_never_chosen_to_go() -> None:
 
 
 def test_files_found_at_start_go_before_what_was_used_since() -> None:
-    ledger = Ledger(10, 1000)
+    ledger = SegmentedLru(10, 1000)
     for number in range(4):
         write(ledger, number, 1)
     assert ledger.adopt((key(number), 1) for number in range(100, 108)) == [key(100), key(101)]
@@ -77,7 +77,7 @@ def test_files_found_at_start_go_before_what_was_used_since() -> None:
     )
 )
 def test_sizes_add_up_and_stay_within_both_limits(steps: list[tuple[str, int, int]]) -> None:
-    ledger = Ledger(100, 8)
+    ledger = SegmentedLru(100, 8)
     held: dict[BlockHash, int] = {}
     for step, number, size in steps:
         victims: list[BlockHash] | None = []

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.kinds import BASE_ID, BaseEntry, EpochEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.epochs.reading import list_keys
+from cas3fs.epochs.epoch_entries import list_epoch_keys
 from cas3fs.errors import EntryError, ObjectExists, ObjectMissing
 from cas3fs.values import SnapshotNumber
 
@@ -26,14 +26,14 @@ _SUFFIX: Final = SUB_SEPARATOR + BASE_ID
 _BEFORE_ALL: Final = SnapshotNumber(0, 0)
 
 
-class Base(NamedTuple):
+class TakeoverBase(NamedTuple):
     """Epoch `epoch` went on from snapshot `start`; None where that is not known, as the entry is damaged or lost."""
 
     epoch: int
     start: SnapshotNumber | None
 
 
-class Bases:
+class TakeoverBases:
     """The bases of a volume, each of which is read once.
 
     Not locked: two threads that read the same base at once read the same.
@@ -41,10 +41,10 @@ class Bases:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._known: dict[str, Base] = {}
+        self._known: dict[str, TakeoverBase] = {}
         self._is_complete = False
 
-    def expect(self, epochs: Iterable[int]) -> None:
+    def set_known_epochs(self, epochs: Iterable[int]) -> None:
         """These are all, up to an epoch of one's own: they are asked for by name, and never listed.
 
         Raises:
@@ -52,37 +52,37 @@ class Bases:
         """
         for epoch in epochs:
             key = EpochEntry.key_of(f"{epoch:08d}")
-            self._known[key] = _load(self._shelf, key) or Base(epoch, None)
+            self._known[key] = _load(self._shelf, key) or TakeoverBase(epoch, None)
         self._is_complete = True
 
     def write(self, claim_key: str, epoch: int, snapshot: str | None) -> None:
-        """As `write_base`."""
-        write_base(self._shelf, claim_key, epoch, snapshot)
-        self._known[claim_key] = _load(self._shelf, claim_key) or Base(epoch, None)
+        """As `write_takeover_base`."""
+        write_takeover_base(self._shelf, claim_key, epoch, snapshot)
+        self._known[claim_key] = _load(self._shelf, claim_key) or TakeoverBase(epoch, None)
 
-    def all(self) -> tuple[Base, ...]:
+    def all(self) -> tuple[TakeoverBase, ...]:
         """All of them, ascending; one LIST, unless they are known, and a GET for each that is new.
 
         Raises:
             StoreError: the store failed.
         """
-        listed = () if self._is_complete else list_keys(self._shelf)
+        listed = () if self._is_complete else list_epoch_keys(self._shelf)
         for key in (one.removesuffix(_SUFFIX) for one in listed if one.endswith(_SUFFIX)):
             if key not in self._known and (found := _load(self._shelf, key)) is not None:
                 self._known[key] = found
         return tuple(sorted(self._known.values(), key=lambda one: one.epoch))
 
 
-def read_bases(shelf: Shelf) -> tuple[Base, ...]:
+def read_takeover_bases(shelf: Shelf) -> tuple[TakeoverBase, ...]:
     """All bases; one LIST, and a GET for each time that a writer was taken over from.
 
     Raises:
         StoreError: the store failed.
     """
-    return Bases(shelf).all()
+    return TakeoverBases(shelf).all()
 
 
-def write_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str | None) -> None:
+def write_takeover_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str | None) -> None:
     """Write down that the claim of that key goes on from `snapshot`; a second time is fine."""
     try:
         shelf.save(BaseEntry(owner=claim_key, epoch=epoch, snapshot=snapshot))
@@ -90,29 +90,29 @@ def write_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str | None) -
         return
 
 
-def is_off_line(number: SnapshotNumber, bases: Iterable[Base]) -> bool:
+def is_diverged(number: SnapshotNumber, bases: Iterable[TakeoverBase]) -> bool:
     """Whether a snapshot was published by a writer that had been taken over from."""
     return any(base.start is not None and number.epoch < base.epoch and number > base.start for base in bases)
 
 
-def may_be_off_line(number: SnapshotNumber, bases: Iterable[Base]) -> bool:
+def may_be_diverged(number: SnapshotNumber, bases: Iterable[TakeoverBase]) -> bool:
     """Whether a snapshot is off the line, or may be as far as is known, since a base cannot be read."""
     return any(number.epoch < base.epoch and (base.start is None or number > base.start) for base in bases)
 
 
-def newest_on_line(ids: Sequence[str], bases: Iterable[Base]) -> str | None:
+def newest_undiverged(ids: Sequence[str], bases: Iterable[TakeoverBase]) -> str | None:
     """The newest of the snapshots `ids`, ascending, that is on the line, as far as is known."""
     known = tuple(bases)
-    return next((one for one in reversed(ids) if not is_off_line(SnapshotNumber.parse(one), known)), None)
+    return next((one for one in reversed(ids) if not is_diverged(SnapshotNumber.parse(one), known)), None)
 
 
-def _load(shelf: Shelf, key: str) -> Base | None:
+def _load(shelf: Shelf, key: str) -> TakeoverBase | None:
     """The base of the epoch of that key; None where there is none."""
     try:
         entry = shelf.load(BaseEntry, BASE_ID, key)
-        return Base(entry.epoch, SnapshotNumber.parse(entry.snapshot) if entry.snapshot else _BEFORE_ALL)
+        return TakeoverBase(entry.epoch, SnapshotNumber.parse(entry.snapshot) if entry.snapshot else _BEFORE_ALL)
     except ObjectMissing:
         return None
     except (EntryError, ValueError):
         # The epoch is in the name.
-        return Base(int(key.removeprefix(EpochEntry.prefix()).partition("-")[0]), None)
+        return TakeoverBase(int(key.removeprefix(EpochEntry.prefix()).partition("-")[0]), None)

@@ -7,23 +7,23 @@ import pytest
 
 from cas3fs.errors import ObjectMissing, SnapshotDamaged
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.snapshots.spans import Wanted, read_spans
+from cas3fs.snapshots.ranged_reads import WantedRange, read_ranges
 
 COUNT = 9
 
 
-def wanted_of(store: MemoryStore) -> list[Wanted[int]]:
+def wanted_of(store: MemoryStore) -> list[WantedRange[int]]:
     """A range of each of some objects."""
     for number in range(COUNT):
         store.put_if_absent(f"objects/{number}", b"%d" % number * 100)
-    return [Wanted(f"objects/{number}", 10, 5, number) for number in range(COUNT)]
+    return [WantedRange(f"objects/{number}", 10, 5, number) for number in range(COUNT)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, COUNT])
 def test_all_that_is_wanted_is_handed_over(workers: int) -> None:
     store = MemoryStore()
     found: dict[int, bytes] = {}
-    read_spans(store, wanted_of(store), lambda one, data: found.update({one.purpose: bytes(data)}), workers)
+    read_ranges(store, wanted_of(store), lambda one, data: found.update({one.purpose: bytes(data)}), workers)
     assert found == {number: b"%d" % number * 5 for number in range(COUNT)}
 
 
@@ -34,7 +34,7 @@ def test_one_that_is_missing_is_told_wherever_it_stands(workers: int, number: in
     wanted = wanted_of(store)
     store.delete_many([f"objects/{number}"])
     with pytest.raises(ObjectMissing, match=f"objects/{number}"):
-        read_spans(store, wanted, lambda one, data: None, workers)
+        read_ranges(store, wanted, lambda one, data: None, workers)
 
 
 @pytest.mark.parametrize("workers", [1, 2, COUNT])
@@ -42,10 +42,10 @@ def test_one_that_is_missing_is_told_wherever_it_stands(workers: int, number: in
 def test_one_that_is_refused_is_told_and_nothing_runs_on(workers: int, number: int) -> None:
     store = MemoryStore()
 
-    def use(one: Wanted[int], data: memoryview) -> None:
+    def use(one: WantedRange[int], data: memoryview) -> None:
         if one.purpose == number:
             raise SnapshotDamaged("refused")
 
     with pytest.raises(SnapshotDamaged, match="refused"):
-        read_spans(store, wanted_of(store), use, workers)
+        read_ranges(store, wanted_of(store), use, workers)
     assert not [one for one in threading.enumerate() if one.name.startswith("spans")]

@@ -15,11 +15,11 @@ from collections.abc import Iterable
 
 from cas3fs.values import BlockHash
 
-FRESH_SHARE = 8
+WINDOW_SHARE = 8
 """One part in so many of the limit is for fresh blocks."""
 
 
-class Segment:
+class LruSegment:
     """Sizes by block in order, oldest first, and their sum."""
 
     def __init__(self) -> None:
@@ -45,15 +45,15 @@ class Segment:
         return block, size_bytes
 
 
-class Ledger:
+class SegmentedLru:
     """Bounded by `limit_bytes` and by `limit_files`, whichever is reached first."""
 
     def __init__(self, limit_bytes: int, limit_files: int) -> None:
         self.limit_bytes = limit_bytes
         self.limit_files = limit_files
-        self._fresh = Segment()
-        self._settled = Segment()
-        self._proven = Segment()
+        self._fresh = LruSegment()
+        self._settled = LruSegment()
+        self._proven = LruSegment()
         self._evictable = (self._settled, self._proven, self._fresh)
         self._booked: dict[BlockHash, int] = {}
         self._booked_bytes = 0
@@ -137,7 +137,7 @@ class Ledger:
 
     def _add_fresh(self, block: BlockHash, size_bytes: int) -> None:
         self._fresh.add(block, size_bytes)
-        while self._fresh.total_bytes > self.limit_bytes // FRESH_SHARE:
+        while self._fresh.total_bytes > self.limit_bytes // WINDOW_SHARE:
             self._settled.add(*self._fresh.pop_oldest())
 
     def _make_room(self, keep_bytes: int, keep_files: int) -> list[BlockHash]:

@@ -30,10 +30,12 @@ _log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 
-class Health:
+class ServerHealth:
     """What is known of one server; `probe` asks it, and raises when it does not serve."""
 
-    def __init__(self, title: str, probe: Callable[[], None], slow_s: float, watch: "Watch", metrics: Metrics) -> None:
+    def __init__(
+        self, title: str, probe: Callable[[], None], slow_s: float, watch: "HealthMonitor", metrics: Metrics
+    ) -> None:
         self.title = title
         self.probe = probe
         self.up = False
@@ -64,17 +66,17 @@ class Health:
             self.failed(TimeoutError(f"its answers take more than {self._slow_s * 1000:.0f} ms"))
 
 
-class Watch:
+class HealthMonitor:
     """Probes the servers of one cache that are down, by one thread that ends when there are none."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._due: dict[Health, float] = {}
+        self._due: dict[ServerHealth, float] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def begin(self, servers: list[Health], wait_s: float) -> None:
+    def begin(self, servers: list[ServerHealth], wait_s: float) -> None:
         """Probe all for the first time, at once; returns when all are up, or after `wait_s`."""
         for server in servers:
             self._enter(server)
@@ -83,7 +85,7 @@ class Watch:
             while not all(server.up for server in servers) and (left_s := deadline_s - self._clock()) > 0:
                 self._changed.wait(left_s)
 
-    def went_down(self, server: Health) -> None:
+    def went_down(self, server: ServerHealth) -> None:
         """Probe a server that was up, after its pause."""
         if self._clock() - server.up_since_s > STEADY_AFTER_S:
             server.pause_s = 0.0
@@ -101,10 +103,10 @@ class Watch:
             thread.join()
 
     @staticmethod
-    def _put_off(server: Health) -> None:
+    def _put_off(server: ServerHealth) -> None:
         server.pause_s = min(max(2 * server.pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
 
-    def _enter(self, server: Health) -> None:
+    def _enter(self, server: ServerHealth) -> None:
         with self._changed:
             if self._closed:
                 return
@@ -125,7 +127,7 @@ class Watch:
                 if server in self._due:
                     self._due[server] = self._clock() + server.pause_s
 
-    def _next(self) -> Health | None:
+    def _next(self) -> ServerHealth | None:
         """The server to probe now, waiting until one is due; None when there are none left."""
         with self._changed:
             while self._due:
@@ -137,7 +139,7 @@ class Watch:
             self._thread = None
             return None
 
-    def _let_up(self, server: Health) -> None:
+    def _let_up(self, server: ServerHealth) -> None:
         with self._changed:
             if self._due.pop(server, None) is not None:
                 server.up_since_s = self._clock()

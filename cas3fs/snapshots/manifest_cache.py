@@ -25,7 +25,7 @@ class _Read(NamedTuple):
     modified: datetime
 
 
-class KnownManifests:
+class ManifestCache:
     """What the manifests of one volume say."""
 
     def __init__(self) -> None:

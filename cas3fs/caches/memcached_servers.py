@@ -5,18 +5,28 @@ A *reading* connection has the short timeout, as somebody waits for the answer; 
 a mebibyte is sent in one go and mostly by a thread that nobody waits for. Names are resolved by the probe alone.
 
 Locks: none; idle connections lie in a deque, whose ends are atomic.
+
+Consistent hashing: which of several servers keeps a block.
+
+Each server has `POINTS` places on a ring of 64-bit numbers, found by hashing its name; a block belongs to the server
+whose place follows the first 8 bytes of its hash. Whoever lists the same servers, in whatever order, finds the same
+server; adding one of n moves one block of n, and what a server that is left out would keep is shared by all others.
 """
 
 import re
 import socket
 import time
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-from cas3fs.caches.health import Health
+from blake3 import blake3
+
+from cas3fs.caches.server_health import ServerHealth
 from cas3fs.metrics import Metrics
 from cas3fs.units import MIB
+from cas3fs.values import BlockHash
 
 WRITE_TIMEOUT_S = 1.0
 LONGEST_ANSWER_BYTES = 64 * MIB
@@ -82,7 +92,7 @@ def make_client(address: Address, timeout_s: float) -> Any:
 class MemcachedServer:
     """See the module. `health` has to be set before use."""
 
-    health: Health
+    health: ServerHealth
 
     def __init__(self, host: str, port: int, timeout_s: float, client_factory: ClientFactory, metrics: Metrics) -> None:
         self.host = host
@@ -208,3 +218,34 @@ def _minor_version(version: bytes) -> int:
     """6 of ``1.6.18``; 0 of what does not look like that, such as other programs that speak the protocol."""
     match = re.match(rb"1\.(\d+)\.", version)
     return int(match.group(1)) if match else 0
+
+
+POINTS = 128
+_KEY_BYTES = 8
+_Server = TypeVar("_Server")
+
+
+class HashRing(Generic[_Server]):
+    """The ring of `servers`, given with their names."""
+
+    def __init__(self, servers: Sequence[tuple[str, _Server]]) -> None:
+        points = sorted(
+            (blake3(f"{name}#{number}".encode()).digest(_KEY_BYTES), place)
+            for place, (name, _) in enumerate(servers)
+            for number in range(POINTS)
+        )
+        self._keys = [key for key, _ in points]
+        self._servers = [servers[place][1] for _, place in points]
+
+    def server_of(self, block: BlockHash, serves: Callable[[_Server], bool]) -> _Server | None:
+        """The first server from the block's place on that `serves`; None if none does."""
+        start = bisect_left(self._keys, block[:_KEY_BYTES])
+        count = len(self._servers)
+        refused: set[int] = set()
+        for step in range(count):
+            server = self._servers[(start + step) % count]
+            if id(server) not in refused:
+                if serves(server):
+                    return server
+                refused.add(id(server))
+        return None

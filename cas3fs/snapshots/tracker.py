@@ -29,10 +29,10 @@ from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Listed
 from cas3fs.errors import ObjectMissing, VolumeFormatError
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.snapshots.manifests import check_id
+from cas3fs.snapshots.manifests import check_snapshot_id
 
 
-class KnownSnapshots:
+class SnapshotTracker:
     """The snapshots that are known of one volume.
 
     Args:
@@ -46,56 +46,56 @@ class KnownSnapshots:
         self._there: set[str] = set()
         self._gone: set[str] = set()
         self._deleted: set[str] = set()
-        self._retained: set[str] = set()
-        self._denied: set[str] = set()
+        self._expected: set[str] = set()
+        self._missing: set[str] = set()
 
-    def remember(self, ids: Iterable[str], *, retained: bool = False) -> None:
-        """These were there; whether they still are is asked when it matters. `retained`: nobody else deletes them."""
+    def add(self, ids: Iterable[str], *, expected: bool = False) -> None:
+        """These were there; whether they still are is asked when it matters. `expected`: nobody else deletes them."""
         ids = tuple(ids)
         with self._lock:
             self._there.update(ids)
-            if retained:
-                self._retained.update(ids)
+            if expected:
+                self._expected.update(ids)
 
-    def forget(self, ids: Iterable[str]) -> None:
+    def mark_deleted(self, ids: Iterable[str]) -> None:
         """These are deleted, by whoever calls, or given up."""
         ids = tuple(ids)
-        self.moved(ids)
+        self.mark_moved(ids)
         with self._lock:
             self._deleted.update(ids)
 
-    def moved(self, ids: Iterable[str]) -> None:
+    def mark_moved(self, ids: Iterable[str]) -> None:
         """These are not to be found under their names any more, and are not lost."""
         ids = tuple(ids)
         with self._lock:
-            for known in (self._there, self._retained, self._denied):
+            for known in (self._there, self._expected, self._missing):
                 known.difference_update(ids)
             self._gone.update(ids)
 
-    def refused(self, ids: Iterable[str]) -> None:
+    def mark_undeleted(self, ids: Iterable[str]) -> None:
         """The store did not let these be deleted."""
         ids = tuple(ids)
         with self._lock:
             self._deleted.difference_update(ids)
-        self.remember(ids, retained=True)
+        self.add(ids, expected=True)
 
-    def doubt(self) -> None:
+    def clear_expected(self) -> None:
         """What was told to be retained is of another state of the store: nothing follows from its absence."""
         with self._lock:
-            self._retained.clear()
-            self._denied.clear()
+            self._expected.clear()
+            self._missing.clear()
 
-    def denied(self) -> list[str]:
+    def missing(self) -> list[str]:
         """Those that must be there and were not when they were asked for last, ascending."""
         with self._lock:
-            return sorted(self._denied)
+            return sorted(self._missing)
 
-    def is_gone(self, snapshot_id: str) -> bool:
+    def is_deleted(self, snapshot_id: str) -> bool:
         """Whether it was deleted here."""
         with self._lock:
             return snapshot_id in self._deleted
 
-    def complete(self, listed: Sequence[Listed]) -> list[Listed]:
+    def complete_listing(self, listed: Sequence[Listed]) -> list[Listed]:
         """What is listed, and what is known and there though it is not listed.
 
         Raises:
@@ -105,12 +105,12 @@ class KnownSnapshots:
         with self._lock:
             self._there |= ids
             self._gone -= ids
-            self._retained |= ids - self._deleted
-            self._denied -= ids
-            unlisted = (self._there | self._denied) - ids
+            self._expected |= ids - self._deleted
+            self._missing -= ids
+            unlisted = (self._there | self._missing) - ids
         return [*listed, *self._ask(unlisted)]
 
-    def find(self, ids: Collection[str]) -> list[Listed]:
+    def find_unlisted(self, ids: Collection[str]) -> list[Listed]:
         """Those of `ids` that were not known and are there; raises as `complete`."""
         with self._lock:
             unknown = set(ids) - self._there - self._gone
@@ -119,7 +119,7 @@ class KnownSnapshots:
     def ids(self) -> list[str]:
         """All that are known, ascending, and those that are denied."""
         with self._lock:
-            return sorted(self._there | self._denied)
+            return sorted(self._there | self._missing)
 
     def _ask(self, ids: Collection[str]) -> list[Listed]:
         """Those that are there."""
@@ -131,8 +131,8 @@ class KnownSnapshots:
         with self._lock:
             self._there = (self._there - set(ids)) | there
             self._gone |= set(ids) - there
-            self._denied = (self._denied - there) | ((self._retained & set(ids)) - there)
-            self._retained |= there
+            self._missing = (self._missing - there) | ((self._expected & set(ids)) - there)
+            self._expected |= there
         return found
 
     def _look(self, snapshot_id: str) -> Listed | None:
@@ -144,16 +144,16 @@ class KnownSnapshots:
         return Listed(snapshot_id, key, info.size, info.modified)
 
 
-def load_ids(path: Path) -> tuple[list[str], str]:
+def load_snapshot_ids(path: Path) -> tuple[list[str], str]:
     """The ids in the file at `path`, none where it is missing or damaged, and under which claim they were written."""
     try:
         found = json.loads(path.read_bytes())
-        return [check_id(one) for one in found["snapshots"]], str(found.get("claim", ""))
+        return [check_snapshot_id(one) for one in found["snapshots"]], str(found.get("claim", ""))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError, VolumeFormatError):
         return [], ""
 
 
-def save_ids(path: Path, ids: Iterable[str], claim: str) -> None:
+def save_snapshot_ids(path: Path, ids: Iterable[str], claim: str) -> None:
     """Replace the file; it is on the disk on return, as what is deleted next would be missed after a loss of power. A
     failure leaves the one before: what it is for is a second opinion."""
     with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from cas3fs.objectstores.base import ObjectStore
 from cas3fs.values import Buffer, PagesNumber, SnapshotNumber
 
 PART_BYTES: Final = 8 * 1024 * 1024
-NOT_THERE: Final = "it is not there"
+PAGES_MISSING: Final = "it is not there"
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,9 @@ class PagesWriter:
         return pages, BodyWriter(file, pages), file
 
 
-def find_lost(store: ObjectStore, uses: Iterable[PagesUse], listed: Mapping[str, int] | None = None) -> dict[str, str]:
+def find_lost_pages(
+    store: ObjectStore, uses: Iterable[PagesUse], listed: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """The pages entries among `uses` that the store lacks, or has in another size: why, by id.
 
     A listing shows what is there; what it lacks is asked for by name before it is taken to be lost.
@@ -125,7 +127,7 @@ def _fault(store: ObjectStore, pages: str, size: int) -> str:
     try:
         there = store.head(PagesEntry.key_of(pages)).size
     except ObjectMissing:
-        return NOT_THERE
+        return PAGES_MISSING
     if there != size:
         return f"it has {there} bytes, not {size}"
     _log.warning("the store does not list %s, which is there", PagesEntry.key_of(pages))

@@ -3,7 +3,7 @@
 
 Ranges of one object that lie close together are joined to a *span*, which one ranged GET brings. Spans are read by
 several threads; no more of them are under way than threads, so memory stays within threads times
-`LONGEST_SPAN_BYTES`, or the longest range.
+`LONGEST_READ_BYTES`, or the longest range.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,12 +14,12 @@ from cas3fs.objectstores.base import ObjectStore
 
 T = TypeVar("T")
 
-LONGEST_SPAN_BYTES: Final = 4 * 1024 * 1024
+LONGEST_READ_BYTES: Final = 4 * 1024 * 1024
 LARGEST_GAP_BYTES: Final = 64 * 1024
 """Bytes that nobody wants are read rather than asking twice: as many as arrive in about the time of a request."""
 
 
-class Wanted(NamedTuple, Generic[T]):
+class WantedRange(NamedTuple, Generic[T]):
     """`length` bytes from `offset` of object `key` on, and what they are for."""
 
     key: str
@@ -28,31 +28,34 @@ class Wanted(NamedTuple, Generic[T]):
     purpose: T
 
 
-class Span(NamedTuple, Generic[T]):
+class MergedRange(NamedTuple, Generic[T]):
     """A range of an object with everything wanted in it."""
 
     key: str
     start: int
     end: int
-    wanted: tuple[Wanted[T], ...]
+    wanted: tuple[WantedRange[T], ...]
 
 
-def join_ranges(wanted: Iterable[Wanted[T]]) -> Iterator[Span[T]]:
+def merge_ranges(wanted: Iterable[WantedRange[T]]) -> Iterator[MergedRange[T]]:
     """Spans that cover all that is wanted."""
-    group: list[Wanted[T]] = []
+    group: list[WantedRange[T]] = []
     end = 0
     for one in sorted(wanted, key=lambda each: (each.key, each.offset)):
         if group and not _fits(group[0], end, one):
-            yield Span(group[0].key, group[0].offset, end, tuple(group))
+            yield MergedRange(group[0].key, group[0].offset, end, tuple(group))
             group, end = [], 0
         group.append(one)
         end = max(end, one.offset + one.length)
     if group:
-        yield Span(group[0].key, group[0].offset, end, tuple(group))
+        yield MergedRange(group[0].key, group[0].offset, end, tuple(group))
 
 
-def read_spans(
-    store: ObjectStore, wanted: Iterable[Wanted[T]], use: Callable[[Wanted[T], memoryview], None], workers: int
+def read_ranges(
+    store: ObjectStore,
+    wanted: Iterable[WantedRange[T]],
+    use: Callable[[WantedRange[T], memoryview], None],
+    workers: int,
 ) -> None:
     """Read all that is wanted and hand it to `use`, which must be thread-safe, in no particular order.
 
@@ -60,13 +63,13 @@ def read_spans(
         StoreError: the first that a request met; what `use` raises passes through too. Nothing runs on after that.
     """
 
-    def fetch(span: Span[T]) -> None:
+    def fetch(span: MergedRange[T]) -> None:
         body = memoryview(store.get_range(span.key, span.start, span.end - span.start))
         for one in span.wanted:
             start = one.offset - span.start
             use(one, body[start : start + one.length])
 
-    spans = join_ranges(wanted)
+    spans = merge_ranges(wanted)
     with ThreadPoolExecutor(workers, thread_name_prefix="spans") as pool:
         under_way: set[Future[None]] = set()
         for span in spans:
@@ -77,9 +80,9 @@ def read_spans(
         _raise_first(wait(under_way).done)
 
 
-def _fits(first: Wanted[T], end: int, one: Wanted[T]) -> bool:
+def _fits(first: WantedRange[T], end: int, one: WantedRange[T]) -> bool:
     near = one.offset - end <= LARGEST_GAP_BYTES
-    return first.key == one.key and near and one.offset + one.length - first.offset <= LONGEST_SPAN_BYTES
+    return first.key == one.key and near and one.offset + one.length - first.offset <= LONGEST_READ_BYTES
 
 
 def _raise_first(done: Iterable[Future[None]]) -> None:

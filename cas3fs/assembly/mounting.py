@@ -39,9 +39,9 @@ from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.config import MIB, MountSettings, Places, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, Handler, Message, MountRecord, Progress
 from cas3fs.errors import Cas3fsError, ControlError, FilesNotStored, StoreError
+from cas3fs.fuse.llfuse_frontend.session import LlfuseSession
+from cas3fs.fuse.llfuse_frontend.signals import StopSignals
 from cas3fs.fuse.options import parse_options
-from cas3fs.fuse.session import Session
-from cas3fs.fuse.signals import StopSignals
 from cas3fs.maintenance.records import recorded
 
 _LOG_BYTES = 4 * MIB
@@ -105,7 +105,7 @@ class MountProcess:
         self._mount = mount
         self._ending = Ending()
         options = parse_options(mount.options, is_root=os.geteuid() == 0)
-        self._session = Session(
+        self._session = LlfuseSession(
             volume.filesystem,
             mount.mountpoint,
             url=volume.url,

@@ -16,7 +16,7 @@ from cas3fs.control import Message, Progress
 from cas3fs.errors import FilesNotStored, MountError, UsageError
 
 if TYPE_CHECKING:
-    from cas3fs.fuse.mountpoints import Mount
+    from cas3fs.fuse.mountpoints import MountEntry
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Offline = Callable[[StoreSettings, Places, Message, Progress], Message]
@@ -168,7 +168,7 @@ def find_target(volume: str, places: Places, endpoint_url: str | None = None) ->
     raise MountError(f"the process of the mount on {found.mountpoint} is gone; `cas3fs umount` cleans it up")
 
 
-def find_target_or_lost(volume: str, places: Places, endpoint_url: str | None = None) -> "Target | Mount | None":
+def find_target_or_lost(volume: str, places: Places, endpoint_url: str | None = None) -> "Target | MountEntry | None":
     """As `find_target`, but that a mount whose process is gone is given, too."""
     from cas3fs.assembly.places import is_at
     from cas3fs.cli.sockets import find_socket
@@ -190,7 +190,7 @@ def find_target_or_lost(volume: str, places: Places, endpoint_url: str | None = 
     return None
 
 
-def _writer_mount(url: str, places: Places, endpoint_url: str | None) -> "Mount | None":
+def _writer_mount(url: str, places: Places, endpoint_url: str | None) -> "MountEntry | None":
     """The mount of a volume through which it is written; one whose process is gone, where there is no other."""
     from cas3fs.assembly.places import is_at
     from cas3fs.assembly.statefolder import is_view

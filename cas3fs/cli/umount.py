@@ -31,10 +31,10 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
     The URL of a volume stands for the directory that it is mounted on. However long storing takes it is waited for, as
     long as the mount's process gives a sign of life.
     """
-    from cas3fs.fuse.mountpoints import Mount, mount_at, unmount
+    from cas3fs.fuse.mountpoints import MountEntry, mount_at, unmount
 
     target = find_target_or_lost(volume_url(directory), find_places(state_dir, cache_dir))
-    if isinstance(target, Mount):
+    if isinstance(target, MountEntry):
         unmount(target.mountpoint)
         click.echo(f"the mount on {target.mountpoint} had lost its process; it is cleaned up, mount again to go on")
         return

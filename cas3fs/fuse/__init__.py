@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kernel's way into the file system: a FUSE request becomes a call of FileSystem, an error becomes an errno.
+"""Serves a file system to the kernel: a FUSE request becomes a call of FileSystem, an error becomes an errno.
 
-Vocabulary: a *session* is one mount from ``mount(2)`` to its end; a *worker* is a thread that takes one request from
-the kernel, has it handled and replies; *operations* are the handlers; a *mount point* is the folder on which the
-volume appears; it is *stale* when its process is gone but the kernel still has the mount.
+Vocabulary:
 
-Everything that is particular to the binding (llfuse) stays in here, so that another can follow. This room knows
-nothing of stores, epochs, snapshots or the index; it imports the binding only in the modules that need it, so that
-the command line can look at mount points without it.
+- *front-end*: what speaks FUSE with the kernel. There is one, `llfuse_frontend`, on the binding llfuse; nothing else
+  imports that binding.
+- *handlers* (`handlers`): one method for each request, the same for every front-end. They know the rules of the
+  kernel's requests, but neither how a request arrives nor what a reply looks like.
+- *worker*: a thread of a front-end that reads one request from the kernel, has it handled and replies. `limiter` bounds
+  how many of them wait at once.
+- *mount point*: the folder on which the volume appears. It is *stale* when its process has ended but the kernel still
+  has the mount.
+
+This package does not know stores, epochs, snapshots or the index. `mountpoints` and `options` need no front-end, so the
+command line can check mount points without loading one.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Some workers are always free, however many requests wait for the store or for room."""
+"""Some workers are always free, however many requests wait for the store or for space in staging."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ WAIT_S = 30
 
 
 def never() -> float:
-    """A store that was never heard."""
+    """The last response of a store that never sent anything."""
     return 0.0
 
 
@@ -26,7 +26,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.mark.promise("waiting-never-takes-all-workers")
-def test_writers_take_half_of_the_slots_and_readers_what_is_left() -> None:
+def test_writers_use_half_of_the_slots_and_readers_the_rest() -> None:
     limiter = BlockingLimiter(6, never)
     assert [limiter.acquire_for_write(0) for _ in range(4)] == [True, True, True, False]
     with ExitStack() as readers:
@@ -36,7 +36,7 @@ def test_writers_take_half_of_the_slots_and_readers_what_is_left() -> None:
     assert limiter.acquire_for_write(0)
 
 
-def test_readers_take_all_slots_when_nobody_writes() -> None:
+def test_readers_use_all_slots_when_nobody_writes() -> None:
     limiter = BlockingLimiter(6, never)
     with ExitStack() as readers:
         for _ in range(6):
@@ -46,7 +46,7 @@ def test_readers_take_all_slots_when_nobody_writes() -> None:
 
 
 @pytest.mark.promise("waiting-never-takes-all-workers")
-def test_one_more_reader_waits_for_a_slot(pool: ThreadPoolExecutor) -> None:
+def test_an_extra_reader_waits_for_a_slot(pool: ThreadPoolExecutor) -> None:
     limiter, inside = BlockingLimiter(2, never), threading.Event()
 
     def read() -> None:
@@ -62,7 +62,7 @@ def test_one_more_reader_waits_for_a_slot(pool: ThreadPoolExecutor) -> None:
     assert inside.is_set()
 
 
-def test_one_more_reader_is_refused_at_once_when_the_store_has_answered_nobody_for_long() -> None:
+def test_an_extra_reader_fails_at_once_when_the_store_is_silent() -> None:
     now_s = [0.0]
     limiter = BlockingLimiter(2, never, lambda: now_s[0])
     with limiter.reading(), limiter.reading():
@@ -73,7 +73,7 @@ def test_one_more_reader_is_refused_at_once_when_the_store_has_answered_nobody_f
         pass
 
 
-def test_one_more_reader_waits_on_while_a_slow_store_still_sends(pool: ThreadPoolExecutor) -> None:
+def test_an_extra_reader_keeps_waiting_while_a_slow_store_sends(pool: ThreadPoolExecutor) -> None:
     now_s, asked = [0.0], threading.Event()
 
     def last_response_at() -> float:
@@ -94,7 +94,7 @@ def test_one_more_reader_waits_on_while_a_slow_store_still_sends(pool: ThreadPoo
     waiting.result(WAIT_S)
 
 
-def test_a_full_staging_refuses_no_reader() -> None:
+def test_a_full_staging_fails_no_reader() -> None:
     now_s = [0.0]
     limiter = BlockingLimiter(2, never, lambda: now_s[0])
     assert limiter.acquire_for_write(0)
@@ -129,7 +129,7 @@ def test_syncs_leave_two_slots_to_readers_and_writers() -> None:
 
 
 @pytest.mark.promise("a-waiting-fsync-needs-a-slot")
-def test_syncs_readers_and_writers_together_leave_two_workers(pool: ThreadPoolExecutor) -> None:
+def test_syncs_readers_and_writers_share_the_limit(pool: ThreadPoolExecutor) -> None:
     limiter, inside = BlockingLimiter(6, never), threading.Event()
 
     def sync() -> None:
@@ -148,7 +148,7 @@ def test_syncs_readers_and_writers_together_leave_two_workers(pool: ThreadPoolEx
         late.result(WAIT_S)
 
 
-def test_the_first_sync_and_the_first_read_find_a_slot_whatever_others_wait() -> None:
+def test_the_first_sync_and_the_first_read_always_find_a_slot() -> None:
     limiter = BlockingLimiter(1, never)
     assert limiter.acquire_for_write(0)
     with limiter.syncing(), limiter.reading():

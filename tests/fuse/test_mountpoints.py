@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mount points: as the kernel lists them, and which ones serve."""
+"""Mount points: how the kernel lists them, and which folders are valid."""
 
 from pathlib import Path
 
 import pytest
 
 from cas3fs.errors import MountError
-from cas3fs.fuse.mountpoints import Mount, check_mountpoint, list_mounts, mount_at, resolve, unmount
+from cas3fs.fuse.mountpoints import MountEntry, check_mountpoint, list_mounts, mount_at, resolve, unmount
 
 MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 36 22 0:31 / /mnt/with\040space\134 rw,nosuid shared:2 master:3 - fuse.cas3fs s3://bucket/a\040b rw,user_id=0
@@ -15,21 +15,21 @@ MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 """
 
 
-def test_only_mounts_of_cas3fs_are_listed_with_their_names_restored(tmp_path: Path) -> None:
+def test_only_mounts_of_cas3fs_are_listed_with_unescaped_names(tmp_path: Path) -> None:
     (tmp_path / "mountinfo").write_bytes(MOUNTINFO)
     assert list_mounts(tmp_path / "mountinfo") == [
-        Mount(Path("/mnt/with space\\"), "s3://bucket/a b"),
-        Mount(Path("/mnt/plain"), "file:///v"),
+        MountEntry(Path("/mnt/with space\\"), "s3://bucket/a b"),
+        MountEntry(Path("/mnt/plain"), "file:///v"),
     ]
 
 
-def test_an_empty_folder_serves(tmp_path: Path) -> None:
+def test_an_empty_folder_is_a_valid_mount_point(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     assert check_mountpoint(tmp_path / "link") == (tmp_path / "real").resolve()
 
 
-def test_what_does_not_serve_is_told_by_its_reason(tmp_path: Path) -> None:
+def test_an_invalid_mount_point_is_refused_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(MountError, match="does not exist"):
         check_mountpoint(tmp_path / "nowhere")
     (tmp_path / "file").touch()
@@ -40,18 +40,18 @@ def test_what_does_not_serve_is_told_by_its_reason(tmp_path: Path) -> None:
     assert check_mountpoint(tmp_path, may_hold_files=True) == tmp_path.resolve()
 
 
-def test_a_folder_that_is_no_mount_is_none(tmp_path: Path) -> None:
+def test_mount_at_returns_none_for_a_plain_folder(tmp_path: Path) -> None:
     assert mount_at(tmp_path) is None
     assert mount_at(tmp_path / "nowhere") is None
 
 
-def test_a_path_is_resolved_but_for_its_last_part(tmp_path: Path) -> None:
+def test_resolve_follows_links_except_in_the_last_part(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     assert resolve(tmp_path / "link" / "mount") == (tmp_path / "real" / "mount").resolve()
     assert resolve(tmp_path / "link").name == "link"
 
 
-def test_unmounting_what_is_no_mount_is_an_error_of_one_line(tmp_path: Path) -> None:
-    with pytest.raises(MountError, match="cannot be unmounted"):
+def test_unmounting_a_plain_folder_fails_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(MountError, match="cannot unmount"):
         unmount(tmp_path)

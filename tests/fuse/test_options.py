@@ -1,35 +1,36 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mount options: ours, and those that libfuse gets."""
+"""Mount options: ours, and those passed on to libfuse."""
 
 import pytest
 
 from cas3fs.errors import UsageError
+from cas3fs.fuse.llfuse_frontend.session import libfuse_options
 from cas3fs.fuse.mountpoints import url_of
 from cas3fs.fuse.options import parse_options
 
 
-def test_ours_are_understood_and_the_others_handed_on() -> None:
+def test_our_options_are_parsed_and_the_others_passed_on() -> None:
     options = parse_options(["ro", "uid=5", "timeout=0.5", "noatime", "max_read=4096", "nonempty"], is_root=False)
     assert (options.read_only, options.uid, options.gid, options.timeout_s) == (True, 5, None, 0.5)
     assert options.nonempty
-    assert options.handed_on == {"noatime", "max_read=4096"}
+    assert options.passed_on == {"noatime", "max_read=4096"}
 
 
 @pytest.mark.parametrize("option", ["uid=root", "gid=", "timeout=x", "uid=-1"])
-def test_a_number_has_to_be_one(option: str) -> None:
+def test_an_invalid_number_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match=option.partition("=")[0]):
         parse_options([option], is_root=False)
 
 
-def test_roots_mounts_are_open_to_all_unless_told_otherwise() -> None:
+def test_mounts_of_root_allow_other_users_by_default() -> None:
     assert parse_options([], is_root=True).allow_other
     assert not parse_options(["noallow_other"], is_root=True).allow_other
     assert not parse_options([], is_root=False).allow_other
-    assert "allow_other" in parse_options(["allow_other"], is_root=False).handed_on
+    assert "allow_other" in parse_options(["allow_other"], is_root=False).passed_on
 
 
-def test_libfuse_gets_the_volumes_name_and_the_permission_checks() -> None:
-    given = parse_options([], is_root=False).for_libfuse("file:///a,b", 16, read_only=True)
+def test_libfuse_gets_the_url_and_the_permission_checks() -> None:
+    given = libfuse_options(parse_options([], is_root=False), "file:///a,b", 16, read_only=True)
     assert {"fsname=file:///a\\,b", "subtype=cas3fs", "default_permissions", "big_writes", "ro"} <= given
 
 
@@ -37,12 +38,12 @@ def test_libfuse_gets_the_volumes_name_and_the_permission_checks() -> None:
 @pytest.mark.parametrize(
     "url", ["s3://bucket/bücher, %20 mehr", "s3://bucket/a%2Fb", "file:///b%C3%BCcher", "s3://b/a+b#?"]
 )
-def test_the_kernel_gets_any_url_in_ascii_and_gives_it_back(url: str) -> None:
-    given = parse_options([], is_root=False).for_libfuse(url, 16, read_only=False)
+def test_any_url_survives_as_the_ascii_source_of_a_mount(url: str) -> None:
+    given = libfuse_options(parse_options([], is_root=False), url, 16, read_only=False)
     (source,) = (option.removeprefix("fsname=") for option in given if option.startswith("fsname="))
     assert source.isascii()
     assert url_of(source.replace("\\,", ",")) == url
 
 
 def test_read_ahead_leaves_half_of_the_workers_free() -> None:
-    assert "max_background=8" in parse_options([], is_root=False).for_libfuse("u", 16, read_only=False)
+    assert "max_background=8" in libfuse_options(parse_options([], is_root=False), "u", 16, read_only=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The handlers: request to call, error to errno, and nothing else out of them; without a mount."""
+"""Requests through the llfuse front-end and the handlers, without a mount: calls, replies and errnos."""
 
 import errno
 import logging
@@ -16,8 +16,10 @@ from llfuse import FUSEError
 
 from cas3fs.errors import BlockMissing, FileSystemError, IndexFull
 from cas3fs.filesystem import Inode, VolumeStatistics
+from cas3fs.fuse.attributes import AttributeView
+from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.limiter import BlockingLimiter
-from cas3fs.fuse.operations import Operations
+from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations
 
 
 def inode(number: int, mode: int = stat.S_IFREG | 0o640) -> Inode:
@@ -25,7 +27,7 @@ def inode(number: int, mode: int = stat.S_IFREG | 0o640) -> Inode:
 
 
 class StandIn:
-    """Answers as a FileSystem does; `raises` comes out of every call, `calls` has them all."""
+    """Replies as a FileSystem does; every call raises `raises` if it is set, and is recorded in `calls`."""
 
     read_only = False
 
@@ -62,7 +64,7 @@ class StandIn:
         self._called("read_now", handle, offset, size)
         return self.now  # type: ignore[return-value]
 
-    def read(self, handle: int, offset: int, size: int, gate: object) -> bytes:
+    def read(self, handle: int, offset: int, size: int, wait_guard: object) -> bytes:
         assert lock_is_free()
         self._called("read", handle, offset, size)
         return b"read"
@@ -102,7 +104,7 @@ class StandIn:
 
 
 def lock_is_free() -> bool:
-    """Whether another thread could get llfuse's lock now."""
+    """Whether another thread can take the lock of llfuse now."""
     got: list[bool] = []
 
     def take() -> None:
@@ -121,13 +123,19 @@ def fs() -> StandIn:
 
 
 @pytest.fixture
-def operations(fs: StandIn) -> Operations:
+def operations(fs: StandIn) -> LlfuseOperations:
     return make(fs)
 
 
-def make(fs: StandIn, **options: Any) -> Operations:
-    options = {"capabilities": False, "control": b"/control", "limiter": BlockingLimiter(1, time.monotonic), **options}
-    return Operations(fs, **options)  # type: ignore[arg-type]
+def make(fs: StandIn, limiter: BlockingLimiter | None = None, **view: Any) -> LlfuseOperations:
+    handlers = RequestHandlers(
+        fs,  # type: ignore[arg-type]
+        limiter=limiter or BlockingLimiter(1, time.monotonic),
+        lock_released=llfuse.lock_released,
+        control=b"/control",
+        capabilities=False,
+    )
+    return LlfuseOperations(handlers, AttributeView(**view))
 
 
 @contextmanager
@@ -137,7 +145,7 @@ def refused(number: int) -> Iterator[None]:
     assert error.value.errno == number
 
 
-def test_an_entry_shows_all_of_the_inode(operations: Operations) -> None:
+def test_an_entry_has_all_attributes_of_the_inode(operations: LlfuseOperations) -> None:
     entry = operations.lookup(1, b"name", None)
     assert (entry.st_ino, entry.st_mode, entry.st_uid, entry.st_gid, entry.st_nlink) == (42, 0o100640, 7, 8, 3)
     assert (entry.st_size, entry.st_blocks) == (1000, 2)
@@ -145,7 +153,8 @@ def test_an_entry_shows_all_of_the_inode(operations: Operations) -> None:
     assert entry.entry_timeout > 60
 
 
-def test_the_kernel_believes_names_for_long_and_attributes_that_may_be_overtaken_for_a_moment(fs: StandIn) -> None:
+def test_timeouts_of_names_and_attributes(fs: StandIn) -> None:
+    """Names stay valid for long; attributes that a concurrent change may overtake, only for a moment."""
     for given, names_s, file_s, directory_s in ((3600.0, 3600, 60, 1), (0.5, 0.5, 0.5, 0.5), (0.0, 0, 0, 0)):
         operations = make(fs, timeout_s=given)
         for fs.is_directory, attributes_s in ((False, file_s), (True, directory_s)):
@@ -153,14 +162,15 @@ def test_the_kernel_believes_names_for_long_and_attributes_that_may_be_overtaken
             assert (entry.entry_timeout, entry.attr_timeout) == (names_s, attributes_s)
 
 
-def test_an_absent_name_is_an_entry_that_the_kernel_remembers_as_absent(operations: Operations, fs: StandIn) -> None:
+def test_lookup_of_an_absent_name_replies_with_inode_0(operations: LlfuseOperations, fs: StandIn) -> None:
+    """The kernel then remembers the name as absent."""
     fs.raises = FileSystemError(errno.ENOENT)
     entry = operations.lookup(1, b"name", None)
     assert entry.st_ino == 0
     assert entry.entry_timeout > 60
 
 
-def test_other_errors_of_lookup_are_errors(operations: Operations, fs: StandIn) -> None:
+def test_lookup_raises_other_errors(operations: LlfuseOperations, fs: StandIn) -> None:
     fs.raises = FileSystemError(errno.ENOTDIR)
     with refused(errno.ENOTDIR):
         operations.lookup(1, b"name", None)
@@ -179,8 +189,8 @@ def test_other_errors_of_lookup_are_errors(operations: Operations, fs: StandIn) 
     ],
     ids=repr,
 )
-def test_whatever_goes_wrong_becomes_an_errno(
-    operations: Operations, fs: StandIn, error: BaseException, number: int, caplog: pytest.LogCaptureFixture
+def test_every_exception_becomes_an_errno(
+    operations: LlfuseOperations, fs: StandIn, error: BaseException, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     fs.raises = error
     with refused(number):
@@ -189,12 +199,12 @@ def test_whatever_goes_wrong_becomes_an_errno(
         operations.fsync(9, False)
     with refused(number):
         list(operations.readdir(9, 0))
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert bool(told) == (number == errno.EIO)
-    assert all("9" in line for line in told)
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert bool(logged) == (number == errno.EIO)
+    assert all("9" in line for line in logged)
 
 
-def test_forget_lets_nothing_out_at_all(operations: Operations, fs: StandIn) -> None:
+def test_forget_never_raises(operations: LlfuseOperations, fs: StandIn) -> None:
     fs.raises = FileSystemError(errno.EIO)
     operations.forget([(1, 2)])
     fs.raises = KeyboardInterrupt()
@@ -202,7 +212,7 @@ def test_forget_lets_nothing_out_at_all(operations: Operations, fs: StandIn) -> 
     assert fs.calls == [("forget", (1, 2)), ("forget", (3, 4))]
 
 
-def test_only_what_is_to_change_is_handed_on(operations: Operations, fs: StandIn) -> None:
+def test_setattr_passes_on_only_changed_fields(operations: LlfuseOperations, fs: StandIn) -> None:
     class Fields:
         update_mode = update_uid = update_mtime = True
         update_gid = update_size = update_atime = False
@@ -213,7 +223,7 @@ def test_only_what_is_to_change_is_handed_on(operations: Operations, fs: StandIn
     assert fs.calls == [("setattr", 3, {"mode": 0o4711, "uid": 5, "mtime_ns": 77})]
 
 
-def test_what_is_in_memory_is_read_and_written_at_once(operations: Operations, fs: StandIn) -> None:
+def test_data_in_memory_is_read_and_written_without_waiting(operations: LlfuseOperations, fs: StandIn) -> None:
     fs.now = b""
     with llfuse.lock:
         assert operations.read(1, 0, 10) == b""
@@ -224,7 +234,7 @@ def test_what_is_in_memory_is_read_and_written_at_once(operations: Operations, f
 
 
 @pytest.mark.promise("waiting-never-takes-all-workers")
-def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, fs: StandIn) -> None:
+def test_waiting_requests_release_the_global_lock(operations: LlfuseOperations, fs: StandIn) -> None:
     with llfuse.lock:
         assert operations.read(1, 0, 10) == b"read"
         assert operations.write(1, 0, b"data") == 4
@@ -233,14 +243,15 @@ def test_what_has_to_wait_waits_without_the_global_lock(operations: Operations, 
 
 
 @pytest.mark.promise("waiting-never-takes-all-workers")
-def test_a_writer_for_whom_no_slot_comes_free_does_not_wait_in_its_worker(fs: StandIn) -> None:
+def test_a_writer_without_a_slot_does_not_wait_in_its_worker(fs: StandIn) -> None:
     operations = make(fs, limiter=BlockingLimiter(0, time.monotonic))
     with llfuse.lock:
         assert operations.write(1, 0, b"data") == 4
     assert [call[0] for call in fs.calls] == ["write_now", "write without waiting"]
 
 
-def test_the_question_before_every_write_does_not_reach_the_file_system(operations: Operations, fs: StandIn) -> None:
+def test_the_capability_is_answered_without_the_file_system(operations: LlfuseOperations, fs: StandIn) -> None:
+    """Every write is preceded by that request."""
     with refused(errno.ENODATA):
         operations.getxattr(3, b"security.capability", None)
     assert fs.calls == []
@@ -248,16 +259,17 @@ def test_the_question_before_every_write_does_not_reach_the_file_system(operatio
     assert operations.getxattr(3, b"security.capability", None) == b"value"
 
 
-def test_getxattr_needs_no_context_as_llfuse_gives_none_with_flags(operations: Operations) -> None:
+def test_getxattr_works_without_a_context(operations: LlfuseOperations) -> None:
+    """llfuse passes none when it checks the flags of setxattr."""
     assert operations.getxattr(3, b"user.x") == b"value"
 
 
-def test_the_root_tells_where_its_control_socket_is(operations: Operations) -> None:
+def test_an_xattr_of_the_root_names_the_control_socket(operations: LlfuseOperations) -> None:
     assert operations.getxattr(1, b"user.cas3fs.control") == b"/control"
     assert operations.getxattr(2, b"user.cas3fs.control") == b"value"
 
 
-def test_access_lists_are_refused_so_that_programs_fall_back_to_the_mode(operations: Operations, fs: StandIn) -> None:
+def test_acls_are_refused_so_that_programs_use_the_mode(operations: LlfuseOperations, fs: StandIn) -> None:
     with refused(errno.EOPNOTSUPP):
         operations.setxattr(3, b"system.posix_acl_access", b"x", None)
     with refused(errno.EOPNOTSUPP):
@@ -265,7 +277,7 @@ def test_access_lists_are_refused_so_that_programs_fall_back_to_the_mode(operati
     assert fs.calls == []
 
 
-def test_a_listing_begins_with_the_folder_and_its_parent(operations: Operations) -> None:
+def test_readdir_starts_with_the_directory_and_its_parent(operations: LlfuseOperations) -> None:
     handle = operations.opendir(50, None)
     listed = list(operations.readdir(handle, 0))
     assert [(name, entry.st_ino) for name, entry, _ in listed] == [
@@ -278,38 +290,39 @@ def test_a_listing_begins_with_the_folder_and_its_parent(operations: Operations)
 
 
 @pytest.mark.parametrize("begin", range(6))
-def test_a_listing_goes_on_at_any_of_its_offsets(operations: Operations, begin: int) -> None:
+def test_readdir_resumes_at_every_offset(operations: LlfuseOperations, begin: int) -> None:
     handle = operations.opendir(50, None)
     names = [name for name, _, _ in operations.readdir(handle, 0)]
     offsets = [0, *(following for _, _, following in operations.readdir(handle, 0))]
     assert [name for name, _, _ in operations.readdir(handle, offsets[begin])] == names[begin:]
 
 
-def test_the_parent_that_a_listing_looks_up_is_forgotten_again(operations: Operations, fs: StandIn) -> None:
+def test_readdir_forgets_the_parent_it_looked_up(operations: LlfuseOperations, fs: StandIn) -> None:
     next(iter(list(operations.readdir(operations.opendir(50, None), 0))))
     assert ("lookup", 50, b"..") in fs.calls
     assert ("forget", (1, 1)) in fs.calls
 
 
-def test_owners_are_shown_as_asked_for(fs: StandIn) -> None:
+def test_the_mount_option_uid_replaces_the_owner(fs: StandIn) -> None:
     entry = make(fs, uid=1000).getattr(3, None)
     assert (entry.st_uid, entry.st_gid) == (1000, 8)
 
 
-def test_close_has_nothing_to_wait_for(operations: Operations, fs: StandIn) -> None:
+def test_flush_is_answered_by_enosys(operations: LlfuseOperations, fs: StandIn) -> None:
+    """Closing a file has nothing to wait for."""
     with refused(errno.ENOSYS):
         operations.flush(1)
     assert fs.calls == []
 
 
-def test_room_is_told_in_full(operations: Operations) -> None:
-    told = operations.statfs(None)
-    assert (told.f_bsize, told.f_frsize, told.f_blocks, told.f_bavail, told.f_ffree) == (4096, 4096, 10, 9, 7)
-    assert told.f_namemax == 255
+def test_statfs_reports_all_sizes(operations: LlfuseOperations) -> None:
+    data = operations.statfs(None)
+    assert (data.f_bsize, data.f_frsize, data.f_blocks, data.f_bavail, data.f_ffree) == (4096, 4096, 10, 9, 7)
+    assert data.f_namemax == 255
 
 
-def test_every_handler_of_the_binding_is_there_or_never_asked_for() -> None:
+def test_every_llfuse_operation_is_implemented_or_never_called() -> None:
     never = {"access", "destroy", "init", "stacktrace"}
-    ours = {name for name in vars(Operations) if not name.startswith("_")}
+    ours = {name for name in vars(LlfuseOperations) if not name.startswith("_")}
     theirs = {name for name in vars(llfuse.Operations) if not name.startswith("_")}
     assert theirs - ours == never

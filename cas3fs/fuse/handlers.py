@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each FUSE request does to the file system; the same for every front-end.
+
+Each handler calls the file system once, or a few times. The rules of the kernel's requests that are kept here:
+
+- a lookup of an absent name is no error: the front-end replies with inode number 0, and the kernel remembers the name
+  as absent;
+- every write is preceded by a request for ``security.capability``; it is answered from a flag until such an attribute
+  exists;
+- close() has nothing to wait for, since written data is in staging: FLUSH is answered by ENOSYS, and the kernel stops
+  sending it;
+- ACLs are refused, because nothing would enforce them; programs that copy them then use the mode.
+
+A front-end may run handlers under a lock of its own (llfuse has a global one). Lock order: the front-end's lock, then
+the file system's. Whatever may wait for the disk, for the store or for space in staging runs within `lock_released`,
+where the thread holds no lock of the file system.
+
+Workers: a request that waits for space in staging or for the store, to read or to sync, needs a slot of the
+`BlockingLimiter`, and there are fewer slots than workers. A writer that finds no slot waits a moment, and then exceeds
+staging's limit by its one request: the limit is approximate, but a worker must be free. Read-ahead of the kernel is
+bounded by the mount option ``max_background`` as well.
+"""
+
+import errno
+import logging
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
+from cas3fs.filesystem import ROOT, FileSystem, VolumeStatistics
+from cas3fs.filesystem.inodes import Inode
+from cas3fs.fuse.limiter import BlockingLimiter
+from cas3fs.fuse.mountpoints import CONTROL_XATTR
+from cas3fs.values import Buffer
+
+_CAPABILITY = b"security.capability"
+_CONTROL = CONTROL_XATTR.encode()
+_ACCESS_LISTS = b"system.posix_acl_"
+_WRITER_WAIT_S = 0.25
+"""How long a writer waits for a slot."""
+_DOTS = 2
+"""Readdir's offsets 0 and 1 are ``.`` and ``..``; the entries of the file system follow."""
+
+_log = logging.getLogger(__name__)
+
+
+def errno_of_failure(request: str, args: tuple[Any, ...], error: BaseException) -> int:
+    """The errno with which a front-end answers a request that raised `error`; logs errors that no program caused.
+
+    Args:
+        request: the name of the request.
+        args: its arguments; the first is an inode or a handle.
+        error: what the handler raised.
+    """
+    number = errno_of(error)
+    if isinstance(error, FileSystemError):
+        return number
+    target = f"inode or handle {args[0]}" if args else "the mount"
+    if not isinstance(error, Cas3fsError | OSError):
+        _log.error("%s of %s failed unexpectedly", request, target, exc_info=error)
+    elif number == errno.EIO:
+        _log.error("%s of %s: %s", request, target, error)
+    else:
+        _log.warning("%s of %s: %s", request, target, error)
+    return number
+
+
+class RequestHandlers:
+    """The handlers of one mount. Inodes and handles are numbers, names are bytes, a caller has uid, gid and umask.
+
+    A handler raises whatever the file system raises; `errno_of_failure` turns that into the reply.
+    """
+
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        *,
+        limiter: BlockingLimiter,
+        lock_released: AbstractContextManager[Any],
+        control: bytes = b"",
+        capabilities: bool = True,
+        sync: Callable[[], None] | None = None,
+    ) -> None:
+        """Make the handlers for `filesystem`.
+
+        Args:
+            filesystem: the mounted file system.
+            limiter: bounds the requests that wait.
+            lock_released: a context, entered again and again, in which the front-end's lock is not held.
+            control: the value of the root's attribute `CONTROL_XATTR`; empty if there is none.
+            capabilities: whether some file may have a ``security.capability``.
+            sync: what fsync and fsyncdir wait for; the file system's own commit if None.
+        """
+        self._fs = filesystem
+        self._limiter = limiter
+        self._lock_released = lock_released
+        self._control = control
+        self._capabilities = capabilities
+        self._sync = sync
+        self._directories: dict[int, int] = {}
+        """Open directories: handle to inode, for readdir's own two names."""
+
+    # Names
+
+    def lookup(self, parent: int, name: bytes) -> Inode | None:
+        """The inode of a name; None if the name is absent."""
+        try:
+            return self._fs.lookup(parent, name)
+        except FileSystemError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return None
+
+    def forget(self, counts: list[tuple[int, int]]) -> None:
+        """The kernel drops references: inode and number of lookups."""
+        self._fs.forget(counts)
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Any) -> Inode:
+        """Create a file, a FIFO, a socket or a device node."""
+        return self._fs.mknod(parent, name, mode, rdev, caller)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Any) -> Inode:
+        """Create a directory."""
+        return self._fs.mkdir(parent, name, mode, caller)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Any) -> Inode:
+        """Create a symbolic link."""
+        return self._fs.symlink(parent, name, target, caller)
+
+    def link(self, inode: int, new_parent: int, new_name: bytes) -> Inode:
+        """Create a hard link."""
+        return self._fs.link(inode, new_parent, new_name)
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name that is no directory."""
+        self._fs.unlink(parent, name)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        self._fs.rmdir(parent, name)
+
+    def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes) -> None:
+        """Rename, over an existing name where there is one."""
+        self._fs.rename(old_parent, old_name, new_parent, new_name)
+
+    def readlink(self, inode: int) -> bytes:
+        """The target of a symbolic link."""
+        return self._fs.readlink(inode)
+
+    # Attributes
+
+    def getattr(self, inode: int) -> Inode:
+        """The attributes of an inode."""
+        return self._fs.getattr(inode)
+
+    def setattr(self, inode: int, caller: Any, **changes: int | None) -> Inode:
+        """Change those of mode, uid, gid, size, atime_ns and mtime_ns that are not None."""
+        return self._fs.setattr(inode, caller, **changes)
+
+    def getxattr(self, inode: int, name: bytes) -> bytes:
+        """The value of an extended attribute."""
+        if name == _CAPABILITY and not self._capabilities:
+            raise FileSystemError(errno.ENODATA)
+        if inode == ROOT and name == _CONTROL and self._control:
+            return self._control
+        _refuse_access_lists(name)
+        return self._fs.getxattr(inode, name)
+
+    def setxattr(self, inode: int, name: bytes, value: bytes, flags: int) -> None:
+        """Set an extended attribute; `flags` as in setxattr(2)."""
+        if name == _CAPABILITY:
+            self._capabilities = True
+        _refuse_access_lists(name)
+        self._fs.setxattr(inode, name, value, flags)
+
+    def listxattr(self, inode: int) -> list[bytes]:
+        """The names of the extended attributes."""
+        return self._fs.listxattr(inode)
+
+    def removexattr(self, inode: int, name: bytes) -> None:
+        """Remove an extended attribute."""
+        self._fs.removexattr(inode, name)
+
+    def statfs(self) -> VolumeStatistics:
+        """Sizes of the file system."""
+        return self._fs.statfs()
+
+    # Files
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Any) -> tuple[Inode, int]:
+        """Create a file and open it: inode and handle."""
+        return self._fs.create(parent, name, mode, flags, caller)
+
+    def open(self, inode: int, flags: int, caller: Any) -> int:
+        """Open a file: its handle."""
+        return self._fs.open(inode, flags, caller)
+
+    def read(self, handle: int, offset: int, size: int) -> Buffer:
+        """Read from a file; shorter than `size` only at its end."""
+        data = self._fs.read_now(handle, offset, size)
+        if data is not None:
+            return data
+        with self._lock_released:
+            return self._fs.read(handle, offset, size, self._limiter.reading)
+
+    def write(self, handle: int, offset: int, data: Buffer) -> int:
+        """Write to a file: how many bytes were written."""
+        written = self._fs.write_now(handle, offset, data)
+        if written is not None:
+            return written
+        with self._lock_released:
+            if not self._limiter.acquire_for_write(_WRITER_WAIT_S):
+                return self._fs.write(handle, offset, data, wait=False)
+            try:
+                return self._fs.write(handle, offset, data)
+            finally:
+                self._limiter.release_write()
+
+    def flush(self) -> None:
+        """A file descriptor is closed: nothing has to wait for that."""
+        raise FileSystemError(errno.ENOSYS)
+
+    def release(self, handle: int) -> None:
+        """The last file descriptor of a handle is closed."""
+        self._fs.release(handle)
+
+    def fsync(self, handle: int, datasync: bool) -> None:
+        """Make a file durable."""
+        with self._lock_released:
+            if self._sync is None:
+                self._fs.fsync(handle, datasync)
+            else:
+                with self._limiter.syncing():
+                    self._sync()
+                self._fs.check_losses(handle)
+                self._fs.check_stored(handle)
+
+    # Directories
+
+    def opendir(self, inode: int) -> int:
+        """Open a directory: its handle."""
+        handle = self._fs.opendir(inode)
+        self._directories[handle] = inode
+        return handle
+
+    def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, int, int, int]]:
+        """The entries from `offset` on: name, inode, mode, and the offset of the next entry."""
+        number = self._directories.get(handle, ROOT)
+        if offset == 0:
+            yield b".", number, stat.S_IFDIR, 1
+        if offset <= 1:
+            yield b"..", self._parent_of(number), stat.S_IFDIR, _DOTS
+        for name, inode, following in self._fs.readdir(handle, max(0, offset - _DOTS)):
+            yield name, inode.number, inode.mode, following + _DOTS
+
+    def _parent_of(self, number: int) -> int:
+        try:
+            parent = self._fs.lookup(number, b"..").number
+        except FileSystemError:
+            return number  # it was removed while it was open
+        self._fs.forget([(parent, 1)])
+        return parent
+
+    def fsyncdir(self, handle: int) -> None:
+        """Make a directory durable."""
+        with self._lock_released:
+            if self._sync is None:
+                self._fs.fsyncdir(handle)
+            else:
+                with self._limiter.syncing():
+                    self._sync()
+
+    def releasedir(self, handle: int) -> None:
+        """An open directory is closed."""
+        self._directories.pop(handle, None)
+        self._fs.releasedir(handle)
+
+
+def _refuse_access_lists(name: bytes) -> None:
+    if name.startswith(_ACCESS_LISTS):
+        raise FileSystemError(errno.EOPNOTSUPP)

@@ -131,7 +131,7 @@ def _fill(store: DirectoryStore, path: Path, mib: int) -> Sequence[str]:
             builder = PackBuilder()
             for _ in range(32):
                 plain = os.urandom(MIB // 2) + bytes(MIB // 2)
-                builder.add(hash_block(plain), encode(plain, Compression(3)), len(plain))
+                builder.add(hash_block(plain), encode(plain, Compression.parse("zstd:3")), len(plain))
             image = builder.finish()
             name = pack_name(1, image.name)
             store.put_if_absent(pack_key(name), image.body)

@@ -12,20 +12,22 @@ The FastCDC library is ``pyfastcdc``: against ``fastcdc`` 1.7 it releases the GI
 woke within 2.4 ms instead of 7.7), takes any buffer without a copy, is faster (2.3 to 4 against 2.2 GB/s), typed, and
 cuts exactly as the Rust crate ``fastcdc`` (its 2020 variant) does, so that others can cut as we do. Its cuts must
 never change for a volume: `tests/blocks` holds them by an example.
+
+To add a chunker, write a class with the methods of `Chunker` and add it to `CHUNKERS`: ``mkfs --chunker`` and the
+volume's entry find it there by its name.
 """
 
-from typing import Protocol
-
-from pyfastcdc import FastCDC
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from cas3fs.errors import UsageError
 from cas3fs.values import Buffer
 
-CHUNKER_NAMES = ("fastcdc", "fixed")
-SMALLEST_BLOCK_BYTES = 4096
-LARGEST_FASTCDC_BYTES = 4 * 1024 * 1024
-"""The library's limit; the longest chunk is four times as long."""
-LARGEST_FIXED_BYTES = 16 * 1024 * 1024
+MIN_BLOCK_BYTES: Final = 4096
+MAX_FASTCDC_BYTES: Final = 4 * 1024 * 1024
+"""The library's limit of the average; the longest chunk is four times as long."""
+MAX_FIXED_BYTES: Final = 16 * 1024 * 1024
 
 
 class Chunker(Protocol):
@@ -33,7 +35,7 @@ class Chunker(Protocol):
 
     @property
     def name(self) -> str:
-        """``fastcdc`` or ``fixed``."""
+        """As in ``--chunker NAME``."""
 
     @property
     def min_size(self) -> int:
@@ -65,17 +67,19 @@ class FastCdcChunker:
     alignment = 1
 
     def __init__(self, average_size: int) -> None:
-        _check_size(average_size, LARGEST_FASTCDC_BYTES)
+        from pyfastcdc import FastCDC  # not for every command that shows the names of chunkers
+
+        _check_size(average_size, MAX_FASTCDC_BYTES)
+        self._library = FastCDC
         self.average_size = average_size
         self.min_size = average_size // 4
         self.max_size = average_size * 4
 
     def cut(self, data: Buffer, final: bool) -> list[int]:
-        """See `Chunker.cut`."""
         if not final and len(data) <= self.min_size:
             return []
         # The library forbids concurrent use of one object; making it takes a microsecond.
-        library = FastCDC(self.average_size, min_size=self.min_size, max_size=self.max_size)
+        library = self._library(self.average_size, min_size=self.min_size, max_size=self.max_size)
         lengths = [chunk.length for chunk in library.cut_buf(data)] if data else []
         if lengths and not final and lengths[-1] != self.max_size:
             # The last cut was made by the end of the data.
@@ -89,29 +93,32 @@ class FixedChunker:
     name = "fixed"
 
     def __init__(self, size: int) -> None:
-        _check_size(size, LARGEST_FIXED_BYTES)
+        _check_size(size, MAX_FIXED_BYTES)
         self.average_size = self.min_size = self.max_size = self.alignment = size
 
     def cut(self, data: Buffer, final: bool) -> list[int]:
-        """See `Chunker.cut`."""
         whole, rest = divmod(len(data), self.max_size)
         return [self.max_size] * whole + ([rest] if rest and final else [])
 
 
+CHUNKERS: Final[Mapping[str, Callable[[int], Chunker]]] = MappingProxyType(
+    {chunker.name: chunker for chunker in (FastCdcChunker, FixedChunker)}
+)
+"""Every chunker by its name; made with the average size of a chunk."""
+
+
 def make_chunker(name: str, block_size: int) -> Chunker:
-    """The chunker `name` (``fastcdc`` or ``fixed``) with chunks of `block_size` bytes on average.
+    """The chunker `name` with chunks of `block_size` bytes on average.
 
     Raises:
-        UsageError: no such chunker, or `block_size` is no power of two from 4 KiB to 4 MiB (fixed: to 16 MiB).
+        UsageError: no such chunker, or `block_size` is no power of two within the chunker's limits.
     """
-    if name == "fastcdc":
-        return FastCdcChunker(block_size)
-    if name == "fixed":
-        return FixedChunker(block_size)
-    raise UsageError(f"chunker {name!r} is none of {', '.join(CHUNKER_NAMES)}")
+    if name not in CHUNKERS:
+        raise UsageError(f"chunker {name!r} is none of {', '.join(CHUNKERS)}")
+    return CHUNKERS[name](block_size)
 
 
 def _check_size(size: int, largest: int) -> None:
     # A power of two: the library rounds its masks to one, and file offsets align with pages.
-    if not SMALLEST_BLOCK_BYTES <= size <= largest or size & (size - 1):
-        raise UsageError(f"block size {size} is no power of two from {SMALLEST_BLOCK_BYTES} to {largest}")
+    if not MIN_BLOCK_BYTES <= size <= largest or size & (size - 1):
+        raise UsageError(f"block size {size} is no power of two from {MIN_BLOCK_BYTES} to {largest}")

@@ -23,8 +23,8 @@ All numbers are big-endian and unsigned::
       56   8   magic ``CAS3PEND``
 
 A block's codec stands in its own first byte and nowhere else, so that the two cannot disagree. The name of a pack is
-the BLAKE3 of all its bytes in hex. Its contents are known from its last bytes: one suffix-range GET of
-`GUESSED_TAIL_BYTES`, and a second of `tail_length` where the table is longer than guessed.
+the BLAKE3 of all its bytes in hex. Its last bytes give its contents: one suffix-range GET of `GUESSED_TAIL_BYTES`, and
+a second one of `tail_length` where the table is longer than guessed.
 """
 
 import secrets
@@ -43,8 +43,8 @@ FORMAT_VERSION = 1
 NONCE_BYTES = 16
 
 _HEADER = struct.Struct(">8sH6x16s")
-_LINE = struct.Struct(">32sQII")
-_FOOTER_FACTS = struct.Struct(">QIH10x")
+_TOC_ENTRY = struct.Struct(">32sQII")
+_FOOTER_FIELDS = struct.Struct(">QIH10x")
 _FOOTER = struct.Struct(">24s32s8s")
 _MAGIC = b"CAS3PACK"
 _END_MAGIC = b"CAS3PEND"
@@ -56,7 +56,7 @@ FOOTER_BYTES = _FOOTER.size
 
 
 @attrs.frozen
-class PackImage:
+class FinishedPack:
     """A finished pack: `name` is the BLAKE3 of `body` in hex."""
 
     name: str
@@ -65,9 +65,10 @@ class PackImage:
 
 
 class PackBuilder:
-    """Puts encoded blocks together to a pack, in the one buffer that is stored in the end; not thread-safe.
+    """Joins encoded blocks into a pack, in one buffer, which is what is stored; not thread-safe.
 
-    `nonce` is for tests alone: with a random one no pack name ever recurs.
+    Args:
+        nonce: for tests alone; a random one makes sure that no pack name ever recurs.
     """
 
     def __init__(self, nonce: bytes | None = None) -> None:
@@ -75,7 +76,7 @@ class PackBuilder:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a pack's nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
         self._body = bytearray(_HEADER.pack(_MAGIC, FORMAT_VERSION, nonce))
-        self._image: PackImage | None = None
+        self._finished: FinishedPack | None = None
         self._blocks: list[PackedBlock] = []
 
     def __len__(self) -> int:
@@ -84,13 +85,13 @@ class PackBuilder:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that the pack has, or would have if it were finished now."""
-        if self._image is not None:
+        """Size of the pack, as if it were finished now."""
+        if self._finished is not None:
             return len(self._body)
-        return len(self._body) + len(self._blocks) * _LINE.size + FOOTER_BYTES
+        return len(self._body) + len(self._blocks) * _TOC_ENTRY.size + FOOTER_BYTES
 
     def add(self, block: BlockHash, encoded: Buffer, plain_length: int) -> PackedBlock:
-        """Append an encoded block of `plain_length` plain bytes, and say where it will lie.
+        """Append an encoded block of `plain_length` plain bytes; returns its place in the pack.
 
         Raises:
             ValueError: lengths that no reader would accept, or a pack that is finished.
@@ -98,13 +99,13 @@ class PackBuilder:
         return self.add_parts(block, (encoded,), plain_length)
 
     def add_parts(self, block: BlockHash, parts: Sequence[Buffer], plain_length: int) -> PackedBlock:
-        """As `add`, of an encoded block that is in several pieces."""
+        """As `add`, for an encoded block in several pieces."""
         length = sum(map(len, parts))
         if len(block) != _HASH_BYTES or not length or not 0 <= plain_length <= MAX_BLOCK_BYTES:
             raise ValueError(f"no block: {len(block)} bytes of hash, {length} stored, {plain_length} plain")
-        if self._image is not None:
+        if self._finished is not None:
             raise ValueError("the pack is finished")
-        if self.size_bytes + length + _LINE.size > _SIZE_LIMIT:
+        if self.size_bytes + length + _TOC_ENTRY.size > _SIZE_LIMIT:
             raise ValueError(f"a pack cannot grow over {_SIZE_LIMIT} bytes")
         packed = PackedBlock(block, len(self._body), length, plain_length)
         for part in parts:
@@ -112,65 +113,72 @@ class PackBuilder:
         self._blocks.append(packed)
         return packed
 
-    def finish(self) -> PackImage:
-        """The pack with everything added; nothing can be added any more."""
-        if self._image is not None:
-            return self._image
-        table = b"".join(_LINE.pack(*line) for line in self._blocks)
-        facts = _FOOTER_FACTS.pack(self.size_bytes, len(self._blocks), FORMAT_VERSION)
-        footer = _FOOTER.pack(facts, blake3(table + facts).digest(), _END_MAGIC)
+    def finish(self) -> FinishedPack:
+        """The finished pack; nothing can be added after that."""
+        if self._finished is not None:
+            return self._finished
+        table = b"".join(_TOC_ENTRY.pack(*line) for line in self._blocks)
+        fields = _FOOTER_FIELDS.pack(self.size_bytes, len(self._blocks), FORMAT_VERSION)
+        footer = _FOOTER.pack(fields, blake3(table + fields).digest(), _END_MAGIC)
         self._body += table + footer
-        self._image = PackImage(blake3(self._body).hexdigest(), self._body, tuple(self._blocks))
-        return self._image
+        self._finished = FinishedPack(blake3(self._body).hexdigest(), self._body, tuple(self._blocks))
+        return self._finished
 
 
 def tail_length(tail: Buffer, pack_size: int) -> int:
-    """How many bytes from the end of a pack `read_contents` needs; `tail` is its end, at least `FOOTER_BYTES` long.
+    """How many bytes from the end of a pack `read_contents` needs.
+
+    Args:
+        tail: the end of the pack, at least `FOOTER_BYTES` of it.
+
 
     Raises:
         PackCorrupt: this is not the end of a pack of `pack_size` bytes.
     """
     count, _, _ = _read_footer(tail, pack_size)
-    return count * _LINE.size + FOOTER_BYTES
+    return count * _TOC_ENTRY.size + FOOTER_BYTES
 
 
 def read_contents(tail: Buffer, pack_size: int) -> tuple[PackedBlock, ...]:
-    """The table of contents; `tail` is the end of the pack, at least `tail_length` bytes of it.
+    """The table of contents.
+
+    Args:
+        tail: the end of the pack, at least `tail_length` bytes of it.
 
     Raises:
-        PackCorrupt: a length, offset, number or checksum does not fit.
+        PackCorrupt: a length, offset, count or checksum is wrong.
     """
-    count, facts, checksum = _read_footer(tail, pack_size)
-    needed = count * _LINE.size + FOOTER_BYTES
+    count, fields, checksum = _read_footer(tail, pack_size)
+    needed = count * _TOC_ENTRY.size + FOOTER_BYTES
     if len(tail) < needed:
         raise PackCorrupt(f"the table of contents of a pack needs {needed} bytes, and {len(tail)} are there")
     table = bytes(memoryview(tail)[len(tail) - needed : len(tail) - FOOTER_BYTES])
-    if blake3(table + facts).digest() != checksum:
+    if blake3(table + fields).digest() != checksum:
         raise PackCorrupt("the table of contents of a pack does not match its checksum")
-    blocks = tuple(PackedBlock(BlockHash(line[0]), line[1], line[2], line[3]) for line in _LINE.iter_unpack(table))
-    _check_lines(blocks, pack_size - needed)
+    blocks = tuple(PackedBlock(BlockHash(line[0]), line[1], line[2], line[3]) for line in _TOC_ENTRY.iter_unpack(table))
+    _check_layout(blocks, pack_size - needed)
     return blocks
 
 
 def _read_footer(tail: Buffer, pack_size: int) -> tuple[int, bytes, bytes]:
-    """Number of blocks, the facts as bytes, and the checksum."""
+    """Number of blocks, the fields as bytes, and the checksum."""
     if len(tail) < FOOTER_BYTES or pack_size < len(tail):
-        raise PackCorrupt(f"{len(tail)} bytes from the end of a pack of {pack_size} hold no footer")
-    facts, checksum, magic = _FOOTER.unpack_from(tail, len(tail) - FOOTER_BYTES)
+        raise PackCorrupt(f"the last {len(tail)} bytes of a pack of {pack_size} hold no footer")
+    fields, checksum, magic = _FOOTER.unpack_from(tail, len(tail) - FOOTER_BYTES)
     if magic != _END_MAGIC:
-        raise PackCorrupt("a pack does not end as packs do")
-    size, count, version = _FOOTER_FACTS.unpack(facts)
+        raise PackCorrupt("a pack does not end with the magic bytes of a pack")
+    size, count, version = _FOOTER_FIELDS.unpack(fields)
     if version != FORMAT_VERSION:
-        raise PackCorrupt(f"pack format {version} is unknown")
+        raise PackCorrupt(f"pack format {version} is unknown: a newer cas3fs may have written it")
     if size != pack_size:
-        raise PackCorrupt(f"a pack of {size} bytes has {pack_size}")
-    if _HEADER.size + count * _LINE.size + FOOTER_BYTES > pack_size:
+        raise PackCorrupt(f"the footer of a pack says {size} bytes, and the object has {pack_size}")
+    if _HEADER.size + count * _TOC_ENTRY.size + FOOTER_BYTES > pack_size:
         raise PackCorrupt(f"a table of {count} blocks does not fit in a pack of {pack_size} bytes")
-    return count, facts, checksum
+    return count, fields, checksum
 
 
-def _check_lines(blocks: tuple[PackedBlock, ...], table_start: int) -> None:
-    """The blocks lie back to back from the header to the table."""
+def _check_layout(blocks: tuple[PackedBlock, ...], table_start: int) -> None:
+    """Raise PackCorrupt unless the blocks lie back to back from the header to the table."""
     end = _HEADER.size
     for line in blocks:
         if line.offset != end or not line.stored_length or line.plain_length > MAX_BLOCK_BYTES:

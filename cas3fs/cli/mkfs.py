@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cas3fs mkfs``: creates a volume."""
 
+from typing import Final
+
 import click
 
+from cas3fs.blocks.chunkers import CHUNKERS
 from cas3fs.cli.common import (
     Size,
     json_option,
@@ -14,10 +17,12 @@ from cas3fs.cli.common import (
 )
 from cas3fs.config import MIB, VolumeSettings
 
+_DEFAULTS: Final = VolumeSettings()
+
 
 @click.command()
 @click.argument("volume")
-@click.option("--chunker", type=click.Choice(["fastcdc", "fixed"]), default="fastcdc", show_default=True)
+@click.option("--chunker", type=click.Choice(list(CHUNKERS)), default=_DEFAULTS.chunker, show_default=True)
 @click.option("--block-size", type=Size(), default=MIB, help="Average size of a block.  [default: 1MiB]")
 @click.option("--pack-size", type=Size(), default=16 * MIB, help="Size of an object of blocks.  [default: 16MiB]")
 @click.option("--compression", default="zstd:3", show_default=True, help="zstd:LEVEL or none.")

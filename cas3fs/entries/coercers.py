@@ -73,17 +73,6 @@ def counts(value: Any) -> Mapping[str, int]:
     return MappingProxyType({text(name): natural(number) for name, number in value.items()})
 
 
-def one_of(*names: str) -> Callable[[Any], str]:
-    """A coercer to one of `names`."""
-
-    def coerce(value: Any) -> str:
-        if value not in names:
-            raise ValueError(f"none of {', '.join(names)}")
-        return text(value)
-
-    return coerce
-
-
 def optional(coerce: Callable[[Any], T]) -> Callable[[Any], T | None]:
     """A coercer that lets None pass."""
 

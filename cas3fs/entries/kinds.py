@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from cas3fs.entries.attributes import attribute, stored_kind
-from cas3fs.entries.coercers import counts, flag, identifier, moment, natural, one_of, optional, sequence_of, text
+from cas3fs.entries.coercers import counts, flag, identifier, moment, natural, optional, sequence_of, text
 from cas3fs.entries.entry import Entry, IdSource
 from cas3fs.entries.nodes import NodeEntry
 
@@ -32,7 +32,7 @@ class VolumeEntry(Entry):
     uuid: UUID = attribute(identifier, metadata=True)
     format: int = attribute(natural, metadata=True)
     created: datetime = attribute(moment, metadata=True)
-    chunker: str = attribute(one_of("fastcdc", "fixed"))
+    chunker: str = attribute(text)
     block_size: int = attribute(natural)
     pack_size: int = attribute(natural)
     compression: str = attribute(text)

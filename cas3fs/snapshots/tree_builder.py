@@ -19,7 +19,7 @@ from cas3fs.snapshots.pages import PagesWriter
 from cas3fs.snapshots.tree import EMPTY_TREE, SegmentReference, SnapshotTree, encode_list, hash_segment
 from cas3fs.values import Buffer
 
-_COMPRESSION: Final = Compression(3)
+_COMPRESSION: Final = Compression.parse("zstd:3")
 
 
 @attrs.frozen

@@ -8,7 +8,8 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas3fs.blocks.chunkers import CHUNKER_NAMES, Chunker, make_chunker
+from cas3fs.blocks.chunkers import CHUNKERS, Chunker, make_chunker
+from cas3fs.cli.mkfs import mkfs
 from cas3fs.errors import UsageError
 
 SMALL = 4096
@@ -28,7 +29,7 @@ def cut_in_pieces(chunker: Chunker, data: bytes, sizes: list[int]) -> list[int]:
     return lengths + chunker.cut(memoryview(data)[start:], final=True)
 
 
-@pytest.mark.parametrize("name", CHUNKER_NAMES)
+@pytest.mark.parametrize("name", CHUNKERS)
 @given(
     seed=st.integers(0, 2**32),
     length=st.integers(0, 90_000),
@@ -43,7 +44,7 @@ def test_cutting_in_pieces_is_cutting_at_once(name: str, seed: int, length: int,
     assert cut_in_pieces(chunker, data, sizes or [1]) == chunker.cut(data, final=True)
 
 
-@pytest.mark.parametrize("name", CHUNKER_NAMES)
+@pytest.mark.parametrize("name", CHUNKERS)
 @given(length=st.integers(0, 100_000), more=st.integers(0, 30_000))
 @settings(max_examples=settings.default.max_examples // 2)
 def test_what_is_certain_stays_whatever_follows(name: str, length: int, more: int) -> None:
@@ -52,7 +53,7 @@ def test_what_is_certain_stays_whatever_follows(name: str, length: int, more: in
     assert chunker.cut(NOISE[: length + more], final=True)[: len(certain)] == certain
 
 
-@pytest.mark.parametrize("name", CHUNKER_NAMES)
+@pytest.mark.parametrize("name", CHUNKERS)
 @given(length=st.integers(0, 120_000))
 @settings(max_examples=settings.default.max_examples // 2)
 def test_lengths_are_within_bounds_and_sum_up(name: str, length: int) -> None:
@@ -64,7 +65,7 @@ def test_lengths_are_within_bounds_and_sum_up(name: str, length: int) -> None:
     assert sum(chunker.cut(NOISE[:length], final=False)) <= length
 
 
-@pytest.mark.parametrize("name", CHUNKER_NAMES)
+@pytest.mark.parametrize("name", CHUNKERS)
 def test_cutting_again_from_an_old_chunks_start_finds_the_old_cuts(name: str) -> None:
     chunker = make_chunker(name, SMALL)
     lengths = chunker.cut(NOISE, final=True)
@@ -72,7 +73,7 @@ def test_cutting_again_from_an_old_chunks_start_finds_the_old_cuts(name: str) ->
     assert chunker.cut(NOISE[start:], final=True) == lengths[5:]
 
 
-@pytest.mark.parametrize("name", CHUNKER_NAMES)
+@pytest.mark.parametrize("name", CHUNKERS)
 def test_zeros_of_exactly_the_longest_chunk_are_certain(name: str) -> None:
     chunker = make_chunker(name, SMALL)
     assert chunker.cut(bytes(chunker.max_size), final=False) == [chunker.max_size]
@@ -104,6 +105,11 @@ def test_fixed_cuts_where_the_block_size_says() -> None:
     assert chunker.cut(bytes(10_000), final=True) == [4096, 4096, 1808]
     assert chunker.cut(bytes(10_000), final=False) == [4096, 4096]
     assert (chunker.alignment, chunker.min_size, chunker.max_size) == (4096, 4096, 4096)
+
+
+def test_the_command_that_makes_a_volume_offers_every_chunker() -> None:
+    (option,) = (one for one in mkfs.params if one.name == "chunker")
+    assert tuple(option.type.choices) == tuple(CHUNKERS)  # type: ignore[attr-defined]
 
 
 def test_fastcdc_cuts_between_a_quarter_and_four_times_the_average() -> None:

@@ -3,14 +3,26 @@
 
 import random
 import threading
+import zlib
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode, decode_verified, encode, hash_block
+from cas3fs.blocks import codec
+from cas3fs.blocks.codec import (
+    MAX_BLOCK_BYTES,
+    Codec,
+    CodecTag,
+    Compression,
+    decode,
+    decode_verified,
+    encode,
+    hash_block,
+)
 from cas3fs.errors import BlockCorrupt, UsageError
+from cas3fs.values import Buffer
 
 NONE = Compression.parse("none")
 ZSTD = Compression.parse("zstd:3")
@@ -37,13 +49,13 @@ def test_compressible_data_shrinks() -> None:
 
 @pytest.mark.parametrize("level", [1, 3, 4, 12])
 def test_random_data_is_stored_with_one_byte_more(level: int) -> None:
-    encoded = encode(NOISE, Compression(level))
+    encoded = encode(NOISE, Compression.parse(f"zstd:{level}"))
     assert encoded[0] == 0 and len(encoded) == len(NOISE) + 1
 
 
 def test_a_compressible_part_within_random_data_is_still_found_by_high_levels() -> None:
     plain = NOISE + bytes(100_000)
-    assert len(encode(plain, Compression(12))) < len(NOISE) + 2000
+    assert len(encode(plain, Compression.parse("zstd:12"))) < len(NOISE) + 2000
 
 
 def test_without_compression_everything_is_stored() -> None:
@@ -58,7 +70,7 @@ def test_an_empty_block_is_one_byte() -> None:
 @pytest.mark.parametrize(("text", "level"), [("none", 0), ("zstd", 3), ("zstd:1", 1), ("ZSTD:22", 22), (" zstd:7 ", 7)])
 def test_compressions_are_named_in_words(text: str, level: int) -> None:
     parsed = Compression.parse(text)
-    assert parsed == Compression(level)
+    assert parsed.level == level
     assert Compression.parse(str(parsed)) == parsed
 
 
@@ -88,7 +100,7 @@ def test_what_does_not_fit_is_a_corrupt_block(encoded: bytes, plain_length: int)
         decode(encoded, plain_length)
 
 
-def test_a_frame_that_would_unpack_to_more_than_the_block_is_never_unpacked() -> None:
+def test_a_frame_that_would_decompress_to_more_than_the_block_is_never_decompressed() -> None:
     bomb = b"\x01" + zstandard.ZstdCompressor().compress(bytes(MAX_BLOCK_BYTES + 1))
     with pytest.raises(BlockCorrupt, match="declares"):
         decode(bomb, 100)
@@ -121,6 +133,37 @@ def test_other_bytes_than_the_hash_names_are_refused() -> None:
 def test_a_block_over_the_limit_is_not_encoded() -> None:
     with pytest.raises(ValueError, match="longer"):
         encode(bytes(MAX_BLOCK_BYTES + 1), ZSTD)
+
+
+class ZlibCodec(Codec):
+    """All that another codec needs, with its entry in the table."""
+
+    name = "zlib"
+    tag = CodecTag(200)
+    levels = range(1, 10)
+    default_level = 6
+
+    def compress(self, plain: Buffer, level: int) -> Buffer | None:
+        return zlib.compress(plain, level)
+
+    def decompress(self, payload: memoryview, plain_length: int) -> bytes:
+        return zlib.decompressobj().decompress(payload, plain_length)
+
+
+def test_another_codec_is_a_class_and_an_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "CODECS", (*codec.CODECS, ZlibCodec()))
+    for text in ("zlib", "zlib:9"):
+        encoded = encode(TEXT, Compression.parse(text))
+        assert encoded[0] == ZlibCodec.tag
+        assert len(encoded) < len(TEXT) // 50
+        assert decode_verified(encoded, len(TEXT), hash_block(TEXT)) == TEXT
+    assert encode(NOISE, Compression.parse("zlib"))[0] == codec.STORED.tag
+    with pytest.raises(UsageError, match="zlib:LEVEL with a level from 1 to 9"):
+        Compression.parse("zlib:10")
+
+
+def test_names_and_tags_of_codecs_are_unique() -> None:
+    assert len({one.name for one in codec.CODECS}) == len({one.tag for one in codec.CODECS}) == len(codec.CODECS)
 
 
 def test_threads_encode_and_decode_side_by_side() -> None:

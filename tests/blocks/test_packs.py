@@ -12,8 +12,8 @@ from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode_verified, e
 from cas3fs.blocks.packs import (
     FOOTER_BYTES,
     GUESSED_TAIL_BYTES,
+    FinishedPack,
     PackBuilder,
-    PackImage,
     read_contents,
     tail_length,
 )
@@ -23,7 +23,7 @@ ZSTD = Compression.parse("zstd:3")
 NONCE = bytes(range(16))
 
 
-def build(plains: list[bytes], nonce: bytes | None = NONCE) -> PackImage:
+def build(plains: list[bytes], nonce: bytes | None = NONCE) -> FinishedPack:
     builder = PackBuilder(nonce)
     for plain in plains:
         builder.add(hash_block(plain), encode(plain, ZSTD), len(plain))

@@ -15,7 +15,7 @@ from cas3fs.values import BlockHash
 from tests.hostile.mutations import EXTREMES, Edit, bytes_like, edits, harmed
 
 PLAIN = b"some text that compresses well " * 200
-ENCODED = encode(PLAIN, Compression(3))
+ENCODED = encode(PLAIN, Compression.parse("zstd:3"))
 
 
 @given(encoded=bytes_like(ENCODED), length=st.sampled_from([len(PLAIN), *EXTREMES]))
@@ -70,7 +70,7 @@ def make_pack() -> bytes:
     builder = PackBuilder()
     for number in range(5):
         plain = bytes([number]) * 100
-        builder.add(hash_block(plain), encode(plain, Compression(0)), len(plain))
+        builder.add(hash_block(plain), encode(plain, Compression.parse("none")), len(plain))
     return bytes(builder.finish().body)
 
 

@@ -213,7 +213,9 @@ def test_a_list_that_is_said_to_be_too_long_is_not_read() -> None:
 
 def test_a_segment_that_is_said_to_be_too_long_is_not_read() -> None:
     reference = SegmentReference(bytes(16), "00000001-0000000001", 0, MOST_BYTES + 1)
-    archive = SnapshotArchive(Shelf(store_with_list(encode_list([reference] * 4, Compression(0)))), workers=1)
+    archive = SnapshotArchive(
+        Shelf(store_with_list(encode_list([reference] * 4, Compression.parse("none")))), workers=1
+    )
     with pytest.raises(SnapshotDamaged, match="segment"):
         restore(archive, SNAPSHOT.removeprefix("snapshots/"))
 

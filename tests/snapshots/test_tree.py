@@ -22,7 +22,7 @@ from cas3fs.snapshots.tree import (
 )
 from cas3fs.values import LARGEST_EPOCH, SnapshotNumber
 
-ZSTD = Compression(3)
+ZSTD = Compression.parse("zstd:3")
 PAGES = [str(SnapshotNumber(epoch, sequence)) for epoch in (1, 2, 99_999_999) for sequence in (1, 2**40)]
 
 references = st.builds(
@@ -47,7 +47,7 @@ def test_a_list_of_neighbours_costs_little_but_its_hashes() -> None:
     for digest in noise:
         content.append(SegmentReference(digest, PAGES[0], end, 5000))
         end += 5000
-    assert len(encode_list(content, Compression(0))) > len(encode_list(content, ZSTD))
+    assert len(encode_list(content, Compression.parse("none"))) > len(encode_list(content, ZSTD))
     assert len(encode_list(content, ZSTD)) < 256 * 16 + 300
 
 
@@ -58,7 +58,7 @@ def test_a_list_longer_than_allowed_is_refused() -> None:
 
 
 def stored(plain: bytes) -> bytes:
-    return struct.pack(">I", len(plain)) + encode(plain, Compression(0))
+    return struct.pack(">I", len(plain)) + encode(plain, Compression.parse("none"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.filesystem.layerfiles import FileBytes, LayerFiles
+from cas3fs.filesystem.state.layer_files import FileBytes, LayerFiles
 from cas3fs.localdisk import LocalDisk
 
 MIB = 1 << 20

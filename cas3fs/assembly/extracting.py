@@ -9,8 +9,8 @@ from cas3fs.assembly.opening import open_view
 from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.control import Progress
 from cas3fs.errors import FileSystemError, SnapshotError, UsageError
+from cas3fs.export import Exporter, ExportResult
 from cas3fs.filesystem import ROOT, FileSystem
-from cas3fs.filesystem.export import Exporter, ExportResult
 
 
 def extract(

@@ -48,7 +48,7 @@ from cas3fs.assembly.proving import (
 from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.epochs import Claim
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError, SnapshotArchived, SnapshotDamaged, SnapshotMissing
-from cas3fs.filesystem.asides import aside_of
+from cas3fs.filesystem.state.quarantine import quarantine_folder
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.index.files import (
     check_fingerprint,
@@ -306,7 +306,7 @@ def _missing_proof(archive: SnapshotArchive, facts: Facts, newest: str | None) -
 
 def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:
     """The rows of staging; those of another lineage are set aside."""
-    rows = open_or_salvage(state.staging_rows, aside_of(state.staging))
+    rows = open_or_salvage(state.staging_rows, quarantine_folder(state.staging))
     if rows.claim not in (lineage, None):
         rows.close()
         aside = state.set_aside(staging_only=True)

@@ -241,7 +241,7 @@ class MountProcess:
         publisher = self._volume.publisher
         if publisher is not None:
             publisher.store(progress)
-            if self._volume.filesystem.unstored():
+            if self._volume.filesystem.unstorable_files():
                 publisher.publish(progress)  # which shows whether the store takes anything
         return {}
 

@@ -133,7 +133,7 @@ class OpenVolume:
         newest = self._turn.publisher.publish(progress)
         with self._turn.publisher.exclusively():
             self._turn.publisher.keeper.thin()
-        if left := self.filesystem.unstored():
+        if left := self.filesystem.unstorable_files():
             raise FilesNotStored.of(
                 [attrs.asdict(one) for one in left],
                 f"snapshot {newest} has everything else, and the volume stays held for this machine: mount {self.url} "

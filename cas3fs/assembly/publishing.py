@@ -175,7 +175,7 @@ class Publisher:
     def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
         """Returns when everything written before is in the store, but for files that cannot be stored although others
         can (`FileSystem.unstored`); raises as `publish`, but for Fenced."""
-        watched(self._fs, lambda: self._fs.store_all(settled=settled, leave=True), progress)
+        watched(self._fs, lambda: self._fs.store_all(settled=settled, skip_unstorable=True), progress)
 
     def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:
         self._sequence += 1
@@ -285,7 +285,7 @@ class Publisher:
 
     def _await_next(self) -> None:
         """Packs stored from now on are in the next snapshot at the earliest."""
-        self._fs.born = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
+        self._fs.next_ordinal = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
 
     def _mark(self) -> int:
         """Something that differs after every change of the index but what is noted here; nobody else writes it. The

@@ -44,7 +44,7 @@ def list_unstored(filesystem: FileSystem) -> list[dict[str, Any]]:
     Raises:
         IndexDatabaseError: their paths cannot be read.
     """
-    return [attrs.asdict(one) for one in filesystem.unstored()]
+    return [attrs.asdict(one) for one in filesystem.unstorable_files()]
 
 
 def _ratio(before: int, after: int) -> float:

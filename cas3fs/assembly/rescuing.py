@@ -28,10 +28,10 @@ from cas3fs.entries.kinds import EpochEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import EpochHistory
 from cas3fs.errors import IndexCorrupt, SnapshotError, StateInUse, UsageError
+from cas3fs.export import Exporter, ExportResult
 from cas3fs.filesystem import ROOT, FileSystem
-from cas3fs.filesystem.asides import Aside, aside_of, save_aside
-from cas3fs.filesystem.export import Exporter, ExportResult
-from cas3fs.filesystem.replay import is_layer_file, replay
+from cas3fs.filesystem.state.quarantine import Quarantine, copy_quarantine, quarantine_folder
+from cas3fs.filesystem.state.recovery import is_layer_file, recover
 from cas3fs.index import Index, migrations
 from cas3fs.index.reader import Differences, differences
 from cas3fs.index.salvage import open_or_salvage
@@ -113,7 +113,7 @@ def _save_aside(state: Path, scratch: Path, destination: Path) -> str | None:
     folder = destination / _ASIDE
     if folder.exists():  # a file of the volume
         folder = destination / f"{_ASIDE}.{time.time_ns()}"
-    saved = sum(save_aside(one / "staging", folder) for one in (state, scratch))
+    saved = sum(copy_quarantine(one / "staging", folder) for one in (state, scratch))
     return str(folder) if saved else None
 
 
@@ -149,7 +149,7 @@ def _copy_index(state: Path, scratch: Path) -> str:
 
 def _save_nameless(why: str, settings: StoreSettings, state: Path, scratch: Path, destination: Path) -> dict[str, Any]:
     """Saves what is staged where no index tells the names of the files."""
-    aside = Aside(scratch / "staging")
+    aside = Quarantine(scratch / "staging")
     with open_or_salvage(scratch / _RECORDS_NAME, aside.folder) as rows:
         staged = 0
         for row in rows.rows():
@@ -226,7 +226,7 @@ def _reading(store: ObjectStore, scratch: Path) -> Iterator[FileSystem]:
         load_volume(store),
         store,
         Index.open(scratch / INDEX_NAME),
-        open_or_salvage(scratch / "staging.sqlite", aside_of(scratch / "staging")),
+        open_or_salvage(scratch / "staging.sqlite", quarantine_folder(scratch / "staging")),
         staging_dir=scratch / "staging",
         cache_dir=scratch / "cache",
         epoch=0,
@@ -236,7 +236,7 @@ def _reading(store: ObjectStore, scratch: Path) -> Iterator[FileSystem]:
     filesystem = wired.filesystem
     try:
         with filesystem.lock:
-            replay(filesystem.staging, filesystem.inodes)
+            recover(filesystem.staging, filesystem.inodes)
         yield filesystem
     finally:
         filesystem.close()

@@ -18,68 +18,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
-
-import attrs
 
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.errors import FileSystemError, IndexRowRefused
-from cas3fs.filesystem.inodes import Inode, InodeTable
-from cas3fs.filesystem.names import Names
-from cas3fs.filesystem.staging import Staging
+from cas3fs.filesystem.settings import FileSystemSettings
+from cas3fs.filesystem.state.dentry_cache import DentryCache
+from cas3fs.filesystem.state.inodes import Inode, InodeTable
+from cas3fs.filesystem.state.staging import Staging
 from cas3fs.index import Index
 from cas3fs.metrics import Metrics
 
-NAME_MAX = 255
-SIZE_MAX = 2**63 - 1
-MIB = 1 << 20
-
 _log = logging.getLogger(__name__)
-
-
-class Caller(Protocol):
-    """Who asks: llfuse's request context fits.
-
-    uid, gid: the user and group on whose behalf it happens.
-    """
-
-    @property
-    def uid(self) -> int: ...
-
-    @property
-    def gid(self) -> int: ...
-
-
-@attrs.frozen
-class Owner:
-    """A plain `Caller`, for use from Python."""
-
-    uid: int = 0
-    gid: int = 0
-
-
-@attrs.frozen
-class FileSystemSettings:
-    """How eager the background is; the defaults suit a mount.
-
-    commit_interval_s: the longest time that an operation stays uncommitted on this machine.
-    settle_s: a file is stored when it is closed and has been quiet for so long ...
-    batch_wait_s: ... together with others that settle within this time, or as soon as they fill a pack.
-    part_bytes: a file that only grows is stored in parts of this size while it is being written.
-    storers: threads that store.
-    cache_writes: large blocks go to the caches as they are stored, unless programs are busy; not only as they are read.
-    """
-
-    commit_interval_s: float = 5.0
-    settle_s: float = 1.0
-    batch_wait_s: float = 5.0
-    batch_bytes: int = 64 * MIB
-    pack_bytes: int = 16 * MIB
-    part_bytes: int = 64 * MIB
-    storers: int = 2
-    cache_writes: bool = False
-    read_only: bool = False
 
 
 class Base:
@@ -103,11 +53,11 @@ class Base:
         self.lock = threading.Lock()
         staging.guard(self.lock)
         index.watch(self._index_told)
-        self.names = Names(index, self._newborn_refused)
-        self.inodes = InodeTable(index, self.names.newborn)
-        self.rejected: dict[int, str] = {}
+        self.names = DentryCache(index, self._on_inode_refused)
+        self.inodes = InodeTable(index, self.names.unflushed)
+        self.rejected_inodes: dict[int, str] = {}
         """Inodes that were made, and that the index never took, and why."""
-        self.born = 0
+        self.next_ordinal = 0
         """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
         self.changes = 0
         """Counts what programs change."""
@@ -138,14 +88,14 @@ class Base:
         with self.lock:
             self._closed_reason = self._closed_reason or reason
             self._judge()
-            self.staging.room.notify_all()
+            self.staging.space_available.notify_all()
 
     def refuse_growth(self, full: bool) -> None:
         """Says whether the local disk has come down to its reserve; until it has room again, writers get ENOSPC."""
         with self.lock:
             self._is_low = full
             self._judge()
-            self.staging.room.notify_all()
+            self.staging.space_available.notify_all()
 
     def _judge(self) -> None:
         self._refusal = errno.EROFS if self.read_only_reason else errno.ENOSPC if self._is_low else 0
@@ -156,7 +106,7 @@ class Base:
             if not self.lost_reason:
                 _log.critical("read-only until it can be written again: %s", lost)
             self.lost_reason = f"the changes of the last seconds cannot be written, it is tried again: {lost}"
-            self.staging.room.notify_all()
+            self.staging.space_available.notify_all()
         else:
             _log.warning("the changes of the last seconds are written again, so the mount takes changes again")
             self.lost_reason = ""
@@ -174,11 +124,11 @@ class Base:
 
     # -- inodes
 
-    def _newborn_refused(self, number: int, parent: int, error: IndexRowRefused) -> None:
+    def _on_inode_refused(self, number: int, parent: int, error: IndexRowRefused) -> None:
         """The index does not take an inode that was made: it has no name any more, as if it had been removed."""
         _log.error("inode %d cannot be entered in the index and is gone: %s", number, error)
         self.metrics.counter("commits.refused").add(1)
-        self.rejected[number] = str(error)
+        self.rejected_inodes[number] = str(error)
         inode, directory = self.inodes.cached.get(number), self.inodes.cached.get(parent)
         if inode is None:
             return
@@ -192,7 +142,7 @@ class Base:
         """Attributes of `inode` have changed: in the index with the next commit, in staging while it owns them."""
         self.inodes.touch(inode)
         if inode.layers and inode.unstored:
-            self.staging.follow(inode)
+            self.staging.update_active_layer(inode)
 
     def _changed_directory(self, directory: Inode) -> int:
         """An entry of `directory` came or went; gives the time of it."""

@@ -17,16 +17,17 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import FileSystemError, IndexCorrupt, IndexDatabaseError, IndexRowRefused
-from cas3fs.filesystem.base import NAME_MAX, FileSystemSettings
-from cas3fs.filesystem.checkpoint import Checkpoints
-from cas3fs.filesystem.commits import Commits
-from cas3fs.filesystem.files import Files
-from cas3fs.filesystem.inodes import Inode
-from cas3fs.filesystem.refusals import UnstoredFile
-from cas3fs.filesystem.replay import replay
-from cas3fs.filesystem.staging import Staging
-from cas3fs.filesystem.storing import Storer
-from cas3fs.filesystem.xattrs import Xattrs
+from cas3fs.filesystem.limits import NAME_MAX
+from cas3fs.filesystem.operations.files import Files
+from cas3fs.filesystem.operations.xattrs import Xattrs
+from cas3fs.filesystem.settings import FileSystemSettings
+from cas3fs.filesystem.state.inodes import Inode
+from cas3fs.filesystem.state.recovery import recover
+from cas3fs.filesystem.state.staging import Staging
+from cas3fs.filesystem.writeback.checkpoint import Checkpoints
+from cas3fs.filesystem.writeback.commits import Commits
+from cas3fs.filesystem.writeback.storer import Storer
+from cas3fs.filesystem.writeback.unstorable import UnstorableFile
 from cas3fs.index import Index, IndexChecker
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockLocation, StoredPack
@@ -84,7 +85,7 @@ class FileSystem(Files, Xattrs):
         staging.last_response_at = lambda: self._writer.last_response_at_s
         self._storer = Storer(self, self._writer, self._commits)
         self._checkpoints = Checkpoints(self, self._storer, self._writer, self._commits)
-        reader.report_losses(self.add_lost_block)
+        reader.report_losses(self.mark_block_lost)
         self._statistics: VolumeStatistics | None = None
         self._statistics_at_s = 0.0
 
@@ -101,26 +102,26 @@ class FileSystem(Files, Xattrs):
         if self.settings.read_only:
             return 0
         with self.lock:
-            recovered = replay(self.staging, self.inodes)
+            recovered = recover(self.staging, self.inodes)
             for number in self.index.namespace.unlinked():
                 inode = self.inodes.get(number)
                 self.staging.discard(inode)
                 self.inodes.mark_for_deletion(inode)
         self.commit()
-        self._report_put_aside()
+        self._report_quarantined()
         self._commits.start()
         self._storer.start()
         return recovered
 
-    def _report_put_aside(self) -> None:
+    def _report_quarantined(self) -> None:
         """Tells which files have lost what was staged of them, in the log and in the figures."""
         if self.staging.records.salvaged:
             _log.error("%s", self.staging.records.salvaged)
             self.metrics.note_error("staging", IndexCorrupt(self.staging.records.salvaged))
-        if not self.staging.put_aside:
+        if not self.staging.quarantined:
             return
         with IndexChecker(self.index.path) as checker:
-            for number, reason in self.staging.put_aside:
+            for number, reason in self.staging.quarantined:
                 path = checker.path_of(number).decode(errors="backslashreplace") if number else "an unknown file"
                 told = f"a record of staged bytes of {path} is damaged, so it is as it was before them: {reason}"
                 _log.error("%s", told)
@@ -183,31 +184,33 @@ class FileSystem(Files, Xattrs):
     @property
     def refused(self) -> int:
         """How many inodes are not in the index as programs left them, as it does not take their rows."""
-        return len(self.inodes.refused) + len(self.rejected) + len(self.staging.refused)
+        return len(self.inodes.refused) + len(self.rejected_inodes) + len(self.staging.refused)
 
     def _check_kept(self, number: int) -> None:
-        reason = self.inodes.refused.get(number) or self.rejected.get(number) or self.staging.refused.get(number)
+        reason = self.inodes.refused.get(number) or self.rejected_inodes.get(number) or self.staging.refused.get(number)
         if reason:
             raise IndexRowRefused(reason)
 
-    def store_all(self, timeout_s: float | None = None, *, settled: bool = False, leave: bool = False) -> None:
+    def store_all(
+        self, timeout_s: float | None = None, *, settled: bool = False, skip_unstorable: bool = False
+    ) -> None:
         """Returns when everything written before the call is in the store, and the index says so.
 
-        With `settled`, a file that was truncated and is being rewritten is left alone until it is closed; with `leave`,
-        files that cannot be stored although others can are left out: `unstored` tells them.
+        With `settled`, a file that was truncated and is being rewritten is left alone until it is closed; with
+        `skip_unstorable`, files that cannot be stored although others can are left out: `unstorable_files` tells them.
 
         Raises:
             Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
             TimeoutError: not in that time.
         """
-        self._storer.store_all(timeout_s, settled=settled, leave=leave)
+        self._storer.store_all(timeout_s, settled=settled, skip_unstorable=skip_unstorable)
         self.commit()
 
     def checkpoint(self, copy_to: Path, *, settled: bool = False) -> None:
         """Stores everything, then copies the index to that file: a state the file system had after the call.
 
         `settled` as in `store_all`; without it, what was written before the call is in the copy, but for files that
-        cannot be stored although others can: `unstored` tells them.
+        cannot be stored although others can: `unstorable_files` tells them.
 
         Raises:
             as `store_all`, and IndexDatabaseError where the copy cannot be made.
@@ -217,9 +220,9 @@ class FileSystem(Files, Xattrs):
     def record_pack(self, pack: StoredPack) -> None:
         """A pack is in the store: its blocks can be used from now on."""
         with self.lock, self.operation():
-            self.index.blocks.add_pack(pack, self.born)
+            self.index.blocks.add_pack(pack, self.next_ordinal)
 
-    def add_lost_block(self, block: BlockLocation) -> None:
+    def mark_block_lost(self, block: BlockLocation) -> None:
         """The store has no such block, or not as it should be: who has the same bytes stores them again."""
         if self.read_only:
             return
@@ -233,7 +236,7 @@ class FileSystem(Files, Xattrs):
             _log.error("block %s of pack %s is lost or damaged: a copy written again heals it", *_named(block))
 
     def mark_pack_lost(self, pack: str) -> None:
-        """The store has no such pack: as `add_lost_block`, of all that lies in it.
+        """The store has no such pack: as `mark_block_lost`, of all that lies in it.
 
         Raises:
             IndexDatabaseError: it could not be noted.
@@ -247,20 +250,20 @@ class FileSystem(Files, Xattrs):
         """The names of packs that may be in the store already although the index does not know them yet."""
         return self._writer.unrecorded
 
-    def unstored(self) -> list[UnstoredFile]:
+    def unstorable_files(self) -> list[UnstorableFile]:
         """The files that cannot be stored although others can; each is tried again and again.
 
         Raises:
             IndexDatabaseError: their paths cannot be read.
         """
         with self.lock:
-            refused = self._storer.refused()
+            refused = self._storer.unstorable()
             sizes = {number: _staged_bytes(self.staging.files[number]) for number in refused}
         if not refused:
             return []
         with IndexChecker(self.index.path) as checker:
             return [
-                UnstoredFile(number, checker.path_of(number).decode(errors="backslashreplace"), sizes[number], reason)
+                UnstorableFile(number, checker.path_of(number).decode(errors="backslashreplace"), sizes[number], reason)
                 for number, reason in sorted(refused.items())
             ]
 
@@ -268,7 +271,7 @@ class FileSystem(Files, Xattrs):
         """Raises FileSystemError where the file of the handle cannot be stored, for who waited for that."""
         with self.lock:
             opened = self._open.get(handle)
-            reason = None if opened is None else self._storer.refused().get(opened.inode.number)
+            reason = None if opened is None else self._storer.unstorable().get(opened.inode.number)
         if reason is not None:
             raise FileSystemError(errno.EIO, f"the file cannot be stored: {reason}")
 
@@ -305,10 +308,10 @@ class FileSystem(Files, Xattrs):
                 "staging.files": len(self.staging.files),
                 "staging.size_bytes": self.staging.size_bytes,
                 "staging.memory_bytes": self.staging.memory_bytes,
-                "staging.open_files": self.staging.open_files.open_count,
+                "staging.open_files": self.staging.layer_files.open_count,
                 "staging.lost_files": len(self.staging.failures),
                 "staging.refused": len(self.staging.refused),
-                "staging.put_aside": len(self.staging.put_aside),
+                "staging.put_aside": len(self.staging.quarantined),
                 "inodes.cached": len(self.inodes.cached),
                 "inodes.refused": self.refused - len(self.staging.refused),
                 "inodes.known_to_kernel": len(self.inodes.lookups),

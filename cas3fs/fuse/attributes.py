@@ -8,7 +8,7 @@ getattr and write"). So the times of a directory that several programs change an
 the timeout, and so may the ctime of a file.
 """
 
-from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.state.inodes import Inode
 
 DEFAULT_TIMEOUT_S = 3600.0
 BLOCK_SIZE = 128 * 1024

@@ -30,7 +30,7 @@ from typing import Any
 
 from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
 from cas3fs.filesystem import ROOT, FileSystem, VolumeStatistics
-from cas3fs.filesystem.inodes import Inode
+from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.mountpoints import CONTROL_XATTR
 from cas3fs.values import Buffer

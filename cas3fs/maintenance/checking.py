@@ -14,8 +14,8 @@ import attrs
 
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotError, SnapshotMissing
-from cas3fs.filesystem.asides import told_aside
-from cas3fs.filesystem.replay import damage_of, has_key
+from cas3fs.filesystem.state.quarantine import quarantined_items
+from cas3fs.filesystem.state.recovery import damage_of, has_key
 from cas3fs.index import LOST_PACK, IndexChecker, PackEntry, PackScan, StagingIndex, ordinal_of
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.base import Report, silent
@@ -237,7 +237,7 @@ class Checkup:
 
     def _staging(self, checker: IndexChecker) -> Iterator[Finding]:
         if self._of.staging_folder is not None:
-            for kept, reason in told_aside(self._of.staging_folder):
+            for kept, reason in quarantined_items(self._of.staging_folder):
                 yield Finding("staging-put-aside", {"file": str(kept)}, reason)
         if self._of.staging is None:
             return

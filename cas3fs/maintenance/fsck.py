@@ -29,8 +29,8 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import BlockError, ObjectArchived, ObjectExists, ObjectMissing, SnapshotArchived
-from cas3fs.filesystem.asides import Aside
-from cas3fs.filesystem.replay import damage_of
+from cas3fs.filesystem.state.quarantine import Quarantine
+from cas3fs.filesystem.state.recovery import damage_of
 from cas3fs.index import LOST_PACK, IndexChecker
 from cas3fs.maintenance.base import Premises, Report, silent
 from cas3fs.maintenance.bookmarks import Bookmark
@@ -346,7 +346,7 @@ class Fsck:
         folder, rows = patient.staging
         missing = {(one.touches["inode"], one.touches["seq"]) for one in hurt if one.code == "staging-bytes-missing"}
         damaged = []
-        aside = Aside(folder)
+        aside = Quarantine(folder)
         with open(Path(folder) / "records-put-aside.json", "a") as file:
             for row in rows.rows():
                 if (row.inode, row.seq) in missing:

@@ -28,8 +28,8 @@ from cas3fs.blockstore.keys import PACKS_PREFIX, pack_key, pack_name
 from cas3fs.blockstore.retrieval import Retrieval
 from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
-from cas3fs.filesystem.extents import unpack_ranges
-from cas3fs.filesystem.replay import damage_of
+from cas3fs.filesystem.state.extents import unpack_ranges
+from cas3fs.filesystem.state.recovery import damage_of
 from cas3fs.index import IndexChecker, PackEntry, PackScan, StagingIndex
 from cas3fs.maintenance.base import Premises, Report
 from cas3fs.maintenance.choosing import packed_bytes
@@ -88,7 +88,7 @@ class Recoverer:
         left = [block for block in wanted if block not in places]
         plain = dict(self._here(left))
         stored = self._store(plain)
-        index, born = self._at.filesystem.index, self._at.filesystem.born
+        index, born = self._at.filesystem.index, self._at.filesystem.next_ordinal
         with self._at.filesystem.lock, self._at.filesystem.operation():
             repairs = index.repairs()
             for found in places.values():

@@ -109,7 +109,7 @@ class Rewriter:
             yield
         except BlockError:
             for block in blocks:
-                self._at.filesystem.add_lost_block(block)
+                self._at.filesystem.mark_block_lost(block)
             raise
 
     def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:
@@ -138,4 +138,4 @@ class Rewriter:
         olds = [block.pack for block, _ in group]
         with filesystem.lock, filesystem.operation():
             stored = StoredPack(name, len(image.body), image.blocks)
-            filesystem.index.garbage.move_blocks(stored, olds, filesystem.born)
+            filesystem.index.garbage.move_blocks(stored, olds, filesystem.next_ordinal)

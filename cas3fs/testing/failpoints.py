@@ -73,31 +73,31 @@ def _around(name: str, place: str, matters: Matters = _always) -> dict[str, Fail
 
 _COMMIT: Final[Mapping[str, Failpoint]] = {
     # step 1: bytes, then rows
-    "layer-file-made": Failpoint("after", "cas3fs.filesystem.layerfiles:FileBytes.__init__"),
-    **_around("layer-sync", "cas3fs.filesystem.layers:Layer.sync"),
+    "layer-file-made": Failpoint("after", "cas3fs.filesystem.state.layer_files:FileBytes.__init__"),
+    **_around("layer-sync", "cas3fs.filesystem.state.layers:Layer.sync"),
     "rows-saved": Failpoint("after", "cas3fs.index.staging:StagingIndex.save", _some),
     **_around("rows-sync", "cas3fs.index.staging:StagingIndex.sync"),
     # step 3 and 4: the group
     "stored-taken": Failpoint(
-        "after", "cas3fs.filesystem.staging:Staging.take_stored", lambda arguments, given: bool(given[0])
+        "after", "cas3fs.filesystem.state.staging:Staging.take_stored", lambda arguments, given: bool(given[0])
     ),
-    **_around("group", "cas3fs.filesystem.commits:Commits._commit_group"),
-    "names-flushed": Failpoint("after", "cas3fs.filesystem.names:Names.flush"),
-    "inodes-written": Failpoint("after", "cas3fs.filesystem.inodes:InodeTable.write_back"),
+    **_around("group", "cas3fs.filesystem.writeback.commits:Commits._commit_group"),
+    "names-flushed": Failpoint("after", "cas3fs.filesystem.state.dentry_cache:DentryCache.flush"),
+    "inodes-written": Failpoint("after", "cas3fs.filesystem.state.inodes:InodeTable.write_back"),
     **_around("index-sync", "cas3fs.index.index:Index.sync"),
     # step 5
-    **_around("layers-drop", "cas3fs.filesystem.staging:Staging.drop", _some),
+    **_around("layers-drop", "cas3fs.filesystem.state.staging:Staging.drop", _some),
     "rows-deleted": Failpoint("after", "cas3fs.index.staging:StagingIndex.delete", _some),
 }
 _STORING: Final[Mapping[str, Failpoint]] = {
     **_around("pack-put", f"{_OBJECTS}.put_if_absent", _key("packs/")),
     "file-half-put": Failpoint("before", f"{_FOLDER}._place"),
     **_around("pack-record", "cas3fs.filesystem.filesystem:FileSystem.record_pack"),
-    **_around("chunks-enter", "cas3fs.filesystem.storing:Storer._enter"),
+    **_around("chunks-enter", "cas3fs.filesystem.writeback.storer:Storer._enter_chunks"),
 }
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {
     "snapshot-noted": Failpoint("after", "cas3fs.assembly.publishing:Publisher._note"),
-    "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.commits:Commits.commit_and"),
+    "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.writeback.commits:Commits.commit_and"),
     "checkpoint-copied": Failpoint("after", "cas3fs.index.index:PinnedIndex.copy_to"),
     "checkpoint-trimmed": Failpoint("after", "cas3fs.assembly.publishing:drop_hash_index"),
     **_around("pages-put", f"{_OBJECTS}.put_if_absent", _key("pages/")),
@@ -111,7 +111,7 @@ _TURN: Final[Mapping[str, Failpoint]] = {
     **_around("restored-in-place", "cas3fs.assembly.line:put_in_place"),
     "line-taken-up": Failpoint("after", "cas3fs.assembly.line:_record"),
     **_around("base-written", "cas3fs.snapshots.divergence:write_takeover_base"),
-    "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:replay"),
+    "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:recover"),
     **_around("release", "cas3fs.epochs:Epochs.release"),
     **_around("mark-clean", "cas3fs.assembly.opening:close_clean"),
 }

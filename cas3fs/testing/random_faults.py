@@ -60,7 +60,7 @@ Trouble = Callable[[], Callable[[], object]]
 def disk_troubles(chance: random.Random) -> Iterator[Trouble]:
     """What trigger the local disk of this process, under staging and the disk cache."""
     disk = FaultyDisk()
-    for place in ("cas3fs.filesystem.staging.LocalDisk", "cas3fs.caches.disk.LocalDisk"):
+    for place in ("cas3fs.filesystem.state.staging.LocalDisk", "cas3fs.caches.disk.LocalDisk"):
         mock.patch(place, lambda: disk).start()
 
     def fail() -> Callable[[], object]:

@@ -48,7 +48,7 @@ def spoil_a_row(volume: Volume) -> None:
         assert database.execute(change).rowcount == 1
 
 
-def aside_of(volume: Volume) -> Path:
+def quarantine_folder(volume: Volume) -> Path:
     return volume.state("here") / "staging" / "aside"
 
 
@@ -63,7 +63,7 @@ def test_a_damaged_page_of_records_costs_what_lay_on_it_and_is_told(
     assert len(STAGED) - 8 <= len(whole) < len(STAGED)
     assert {found[name] for name in STAGED.keys() - whole} == {""}
     assert found["stored"] == "before"
-    (kept,) = aside_of(killed).glob("staging.sqlite.*")
+    (kept,) = quarantine_folder(killed).glob("staging.sqlite.*")
     assert kept.read_bytes() == damaged
     assert str(kept) in caplog.text
     assert str(kept) in opened.metrics.last_errors()["staging"].error
@@ -76,7 +76,7 @@ def test_a_database_of_records_that_is_garbage_keeps_no_volume_from_being_mounte
     rows_of(killed).write_bytes(b"garbage" * 5000)
     found = read_all(killed.open("here"))
     assert found == dict.fromkeys(STAGED, "") | {"stored": "before"}
-    assert [path.read_bytes() for path in aside_of(killed).glob("staging.sqlite.*")] == [b"garbage" * 5000]
+    assert [path.read_bytes() for path in quarantine_folder(killed).glob("staging.sqlite.*")] == [b"garbage" * 5000]
 
 
 def test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read(killed: Volume) -> None:

@@ -12,7 +12,7 @@ from cas3fs.assembly.opening import OpenVolume
 from cas3fs.assembly.upkeep import Upkeep
 from cas3fs.control import ControlClient, ControlServer
 from cas3fs.errors import ControlError
-from cas3fs.filesystem.commits import Commits, DiskReserve
+from cas3fs.filesystem.writeback.commits import Commits, DiskReserve
 from cas3fs.maintenance.gc import Collector
 from cas3fs.snapshots.archive import SnapshotArchive
 from tests.assembly.conftest import Volume, write
@@ -64,12 +64,12 @@ def test_a_publisher_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.promise("background-work-survives-exceptions")
 def test_a_committer_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cas3fs.filesystem.commits._DISK_CHECK_S", SHORT_S)
+    monkeypatch.setattr("cas3fs.filesystem.writeback.commits._DISK_CHECK_S", SHORT_S)
     opened = volume.open()
     write(opened, "f", "text")
     disk = failing_at_first(monkeypatch, DiskReserve, "check", ValueError("for the test"))
     commits = failing_at_first(monkeypatch, Commits, "commit", MemoryError())
-    monkeypatch.setattr("cas3fs.filesystem.commits._GROUP_PAGES", 0)
+    monkeypatch.setattr("cas3fs.filesystem.writeback.commits._GROUP_PAGES", 0)
     until(lambda: len(commits) > 4 and len(disk) > 4)
     assert trouble_of(opened, "commits") == "MemoryError"
     assert trouble_of(opened, "local disk") == "for the test"

@@ -10,8 +10,8 @@ from typing import Any
 from cas3fs.assembly.checking import check_unmounted
 from cas3fs.assembly.opening import open_view, open_writer
 from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT
-from cas3fs.filesystem.export import Exporter
 from cas3fs.testing.failpoints import void
 
 Facts = dict[str, tuple[Any, ...]]

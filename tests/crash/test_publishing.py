@@ -12,8 +12,8 @@ from cas3fs.assembly.opening import open_view, open_writer
 from cas3fs.assembly.volumes import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.shelf import Shelf
+from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.filesystem.export import Exporter
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
 from cas3fs.snapshots.archive import SnapshotArchive

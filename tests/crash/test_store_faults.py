@@ -144,8 +144,8 @@ def test_any_mixture_of_faults_costs_time_and_nothing_else(
     s3: FakeS3, volume: OpenVolume, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Faults come and go, several at once, for some operations and some of the keys."""
-    monkeypatch.setattr("cas3fs.filesystem.storing._FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr("cas3fs.filesystem.storing._LONGEST_RETRY_S", 0.05)
+    monkeypatch.setattr("cas3fs.filesystem.writeback.storer._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("cas3fs.filesystem.writeback.storer._LONGEST_RETRY_S", 0.05)
     dice = random.Random(seed)
     on: list[Fault] = []
     there: set[str] = set()

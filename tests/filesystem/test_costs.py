@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from cas3fs.filesystem import FileSystem, staging
-from cas3fs.filesystem.layers import Layer
-from cas3fs.filesystem.staging import MOST_RANGES
+from cas3fs.filesystem import FileSystem
+from cas3fs.filesystem.state import staging
+from cas3fs.filesystem.state.layers import Layer
+from cas3fs.filesystem.state.staging import MOST_RANGES
 from cas3fs.index import StagedRow
 from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import after_a_crash, content, make_file

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT, FileSystem
-from cas3fs.filesystem.base import SIZE_MAX
-from cas3fs.filesystem.export import Exporter
+from cas3fs.filesystem.limits import SIZE_MAX
 from tests.filesystem.machine import ROOT as OWNER
 from tests.filesystem.machine import Machine
 from tests.filesystem.usage import make_file

@@ -104,7 +104,7 @@ def test_rows_that_could_not_be_deleted_are_by_the_next_commit(machine: Machine)
 def test_a_group_that_has_changed_many_pages_is_committed_early(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cas3fs.filesystem.commits._GROUP_PAGES", 50)
+    monkeypatch.setattr("cas3fs.filesystem.writeback.commits._GROUP_PAGES", 50)
     fs = machine.mount()  # commits once an hour
     make_file(fs, 1, b"f")
     number = fs.lookup(1, b"f").number

@@ -11,8 +11,7 @@ from contextlib import closing
 import pytest
 
 from cas3fs.errors import IndexDatabaseError
-from cas3fs.filesystem import FileSystem
-from cas3fs.filesystem.base import FileSystemSettings
+from cas3fs.filesystem import FileSystem, FileSystemSettings
 from tests.filesystem.machine import MIB, ROOT, USER, Machine
 from tests.filesystem.usage import chunk_bytes, content, make_file, refused
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.filesystem.extents import MemoryBytes, RangeSet, pack_ranges, unpack_ranges
-from cas3fs.filesystem.layerfiles import FileBytes, LayerFiles
-from cas3fs.filesystem.layers import Layer, View, dirty_ranges
+from cas3fs.filesystem.state.extents import MemoryBytes, RangeSet, pack_ranges, unpack_ranges
+from cas3fs.filesystem.state.layer_files import FileBytes, LayerFiles
+from cas3fs.filesystem.state.layers import Layer, LayerLookup, dirty_ranges
 from cas3fs.localdisk import LocalDisk
 
 STEPS = st.lists(
@@ -78,7 +78,7 @@ def test_a_damaged_list_of_ranges_is_refused(blob: bytes) -> None:
 def test_a_file_that_was_cut_short_is_told(tmp_path: Path) -> None:
     files = LayerFiles(tmp_path, LocalDisk(), lambda held, error: None)
     held = FileBytes(tmp_path / "1-1", files, create=True)
-    held.write_done(held.put(0, b"x" * 100))
+    held.finish_write(held.write(0, b"x" * 100))
     found = memoryview(bytearray(10))
     held.read_into(10, found)
     assert found == b"x" * 10
@@ -99,11 +99,11 @@ def layer(seq: int, size: int, floor: int, *written: tuple[int, bytes]) -> Layer
 def test_upper_layers_hide_lower_ones_and_floors_hide_all_below() -> None:
     lower = layer(1, 100, 100, (0, b"a" * 50))
     upper = layer(2, 100, 20, (30, b"b" * 10))
-    view = View([lower, upper], 0, 100)
+    view = LayerLookup([lower, upper], 0, 100)
     assert sorted((start, end, held.seq) for start, end, held in view.pieces) == [(0, 20, 1), (30, 40, 2)]
     assert view.gaps == []
     assert list(dirty_ranges([lower, upper])) == [(0, 20), (30, 40)]
 
 
 def test_what_no_layer_holds_is_left_to_the_index_below_the_lowest_floor() -> None:
-    assert View([layer(1, 100, 60, (10, b"x" * 10))], 5, 90).gaps == [(5, 10), (20, 60)]
+    assert LayerLookup([layer(1, 100, 60, (10, b"x" * 10))], 5, 90).gaps == [(5, 10), (20, 60)]

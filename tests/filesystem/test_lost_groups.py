@@ -105,7 +105,7 @@ def test_a_symlink_for_which_the_database_has_no_room_is_an_error_of_its_own(mac
 def test_errors_of_sqlite_at_random_lose_nothing_acknowledged_and_do_nothing_by_half(
     machine: Machine, faults: SqliteFaults, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cas3fs.filesystem.names._CAPACITY", 0 if seed % 2 else 100_000)
+    monkeypatch.setattr("cas3fs.filesystem.state.dentry_cache._CAPACITY", 0 if seed % 2 else 100_000)
     chance = random.Random(seed)
     user = User(machine.mount(NEVER), chance)
     states = [user.expected()]

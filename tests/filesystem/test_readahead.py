@@ -4,7 +4,7 @@
 import itertools
 import random
 
-from cas3fs.filesystem.readahead import FIRST_BYTES, LARGEST_BYTES, ReadAhead
+from cas3fs.filesystem.reading.readahead import FIRST_BYTES, LARGEST_BYTES, ReadAhead
 
 PIECE = 128 << 10
 

@@ -80,7 +80,7 @@ def test_no_record_is_saved_over_one_that_was_refused(machine: Machine) -> None:
 
 @pytest.mark.promise("a-refused-row-costs-its-file")
 def test_many_refused_records_end_no_commit(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cas3fs.filesystem.commits._SLICE_BYTES", 1000)
+    monkeypatch.setattr("cas3fs.filesystem.writeback.commits._SLICE_BYTES", 1000)
     fs = machine.mount()
     for number in range(20):
         make_file(fs, 1, b"%d" % number, b"x" * 600)
@@ -121,12 +121,12 @@ def test_a_file_whose_chunks_are_refused_is_not_stored_and_the_others_of_its_bat
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fs.index.chunks, "all_stored", refusing)
-            fs._storer.store_all(leave=True)
-            assert [one.path for one in fs.unstored()] == ["/odd"]
-            assert "constraint" in fs.unstored()[0].reason
+            fs._storer.store_all(skip_unstorable=True)
+            assert [one.path for one in fs.unstorable_files()] == ["/odd"]
+            assert "constraint" in fs.unstorable_files()[0].reason
             with pytest.raises(IndexRowRefused):
                 fs.store_all()
         store_without_commit(fs)
-        assert fs.unstored() == []
+        assert fs.unstorable_files() == []
         fs.commit()
     assert [content(fs, name) for name in NAMES] == [name * 1000 for name in NAMES]

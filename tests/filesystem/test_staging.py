@@ -11,9 +11,9 @@ import pytest
 
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
-from cas3fs.filesystem.inodes import Inode
-from cas3fs.filesystem.layerfiles import FileBytes, Put
-from cas3fs.filesystem.layers import Layer
+from cas3fs.filesystem.state.inodes import Inode
+from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
+from cas3fs.filesystem.state.layers import Layer
 from cas3fs.values import Buffer
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import MIB, Machine
@@ -85,16 +85,16 @@ class Underway:
 
     def __init__(self, fs: FileSystem, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
         self._begun, self._may_end = threading.Event(), threading.Event()
-        put = FileBytes.put
+        put = FileBytes.write
 
-        def slow_put(held: FileBytes, offset: int, data: Buffer) -> Put:
+        def slow_put(held: FileBytes, offset: int, data: Buffer) -> PendingWrite:
             if len(data) == MIB:  # what was in memory goes to the file before, under the lock
                 self._begun.set()
                 assert self._may_end.wait(DEADLINE_S)
             return put(held, offset, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(FileBytes, "put", slow_put)
+            patch.setattr(FileBytes, "write", slow_put)
             self._thread = threading.Thread(target=rewrite, args=(fs, name, 0, b"w" * MIB))
             self._thread.start()
             assert self._begun.wait(DEADLINE_S)
@@ -108,13 +108,13 @@ class Underway:
 def when_frozen(fs: FileSystem, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set when somebody waits for a writer."""
     waits = threading.Event()
-    wait = fs.staging.room.wait
+    wait = fs.staging.space_available.wait
 
     def told(timeout: float | None = None) -> bool:
         waits.set()
         return wait(timeout)
 
-    monkeypatch.setattr(fs.staging.room, "wait", told)
+    monkeypatch.setattr(fs.staging.space_available, "wait", told)
     return waits
 
 
@@ -280,7 +280,7 @@ def test_no_row_is_written_over_a_layer_whose_bytes_have_none(
     file = make_file(fs, 1, b"f", b"x")
     fs.commit()
     rewrite(fs, b"f", 0, b"a" * MIB)
-    sync, settle, found = Layer.sync, fs.staging.settle, list[bytes]()
+    sync, commit_rows, found = Layer.sync, fs.staging.commit_rows, list[bytes]()
 
     def write_and_freeze(layer: Layer) -> None:
         """Just after the bytes were synced more come, the layer is frozen, and few bytes go to the one above."""
@@ -292,11 +292,11 @@ def test_no_row_is_written_over_a_layer_whose_bytes_have_none(
             rewrite(fs, b"f", 2 * MIB, b"c")
 
     def look() -> None:
-        settle()
+        commit_rows()
         found.append(after_a_crash(machine, b"f"))
 
     monkeypatch.setattr(Layer, "sync", write_and_freeze)
-    monkeypatch.setattr(fs.staging, "settle", look)
+    monkeypatch.setattr(fs.staging, "commit_rows", look)
     fs.commit()
     monkeypatch.undo()
     assert found

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from cas3fs.filesystem.layerfiles import FileBytes, Put
-from cas3fs.filesystem.layers import Layer
+from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
+from cas3fs.filesystem.state.layers import Layer
 from cas3fs.values import Buffer
 from tests.filesystem.machine import MIB, ROOT, Machine
 from tests.filesystem.usage import content, make_file, until
@@ -22,21 +22,21 @@ def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
     by_the_other: list[Layer] = []
 
     with fs.lock:
-        layer, held = fs.staging.file_layer(inode)  # a write is under way
+        layer, held = fs.staging.begin_file_write(inode)  # a write is under way
 
         def meanwhile(timeout: float | None = None) -> bool:
-            fs.staging.wrote(inode, layer, held, None)
+            fs.staging.end_file_write(inode, layer, held, None)
             by_the_other.extend(fs.staging.freeze(inode))
-            later.append(fs.staging.file_layer(inode))
+            later.append(fs.staging.begin_file_write(inode))
             return True
 
         later: list[tuple[Layer, FileBytes]] = []
         with monkeypatch.context() as patch:
-            patch.setattr(fs.staging.room, "wait", meanwhile)
+            patch.setattr(fs.staging.space_available, "wait", meanwhile)
             layers = fs.staging.freeze(inode)
         assert all(one.frozen for one in layers)
         assert layers == by_the_other
-        fs.staging.wrote(inode, *later[0], None)
+        fs.staging.end_file_write(inode, *later[0], None)
 
 
 @pytest.mark.promise("frozen-layers-are-frozen")
@@ -46,15 +46,15 @@ def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
     fs = machine.mount()
     inode = make_file(fs, 1, b"f", b"a" * MIB)
     with fs.lock:
-        layer, held = fs.staging.file_layer(inode)
+        layer, held = fs.staging.begin_file_write(inode)
 
         def meanwhile(timeout: float | None = None) -> bool:
-            fs.staging.wrote(inode, layer, held, None)
+            fs.staging.end_file_write(inode, layer, held, None)
             fs.staging.discard(inode)
             return True
 
         with monkeypatch.context() as patch:
-            patch.setattr(fs.staging.room, "wait", meanwhile)
+            patch.setattr(fs.staging.space_available, "wait", meanwhile)
             assert fs.staging.freeze(inode) == []
 
 
@@ -81,15 +81,15 @@ def test_a_write_whose_bytes_came_before_a_truncation_and_its_size_after_it_is_w
     fs = machine.mount()
     inode = make_file(fs, 1, b"f", b"a" * MIB)
     handle = fs.open(inode.number, os.O_RDWR, ROOT)
-    put = FileBytes.put
+    put = FileBytes.write
 
-    def put_and_truncate(held: FileBytes, offset: int, data: Buffer) -> Put:
+    def put_and_truncate(held: FileBytes, offset: int, data: Buffer) -> PendingWrite:
         done = put(held, offset, data)
         if len(data) == MIB:
             fs.setattr(inode.number, ROOT, size=0)
         return done
 
-    monkeypatch.setattr(FileBytes, "put", put_and_truncate)
+    monkeypatch.setattr(FileBytes, "write", put_and_truncate)
     fs.write(handle, MIB, b"b" * MIB)
     assert content(fs, b"f") == bytes(MIB) + b"b" * MIB
     fs.store_all()

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 
 from cas3fs.assembly.extracting import extract
 from cas3fs.errors import Cas3fsError, IndexCorrupt
+from cas3fs.export import ExportResult
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.filesystem.export import ExportResult
 from cas3fs.values import SnapshotNumber
 from tests.assembly.conftest import Volume, write
 from tests.hostile.mutations import Edit, edits, harmed

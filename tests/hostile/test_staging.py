@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import FileSystem
-from cas3fs.filesystem.extents import pack_ranges, unpack_ranges
+from cas3fs.filesystem.state.extents import pack_ranges, unpack_ranges
 from tests.filesystem.machine import Machine
 from tests.filesystem.usage import content, make_file, names_in
 from tests.hostile.mutations import Edit, edits, harmed

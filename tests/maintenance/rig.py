@@ -84,7 +84,7 @@ class Publishing:
             raise Fenced("another writer has taken over")
 
     def _await_next(self) -> None:
-        self._rig.fs.born = ordinal_of(self.next_number)
+        self._rig.fs.next_ordinal = ordinal_of(self.next_number)
 
 
 class Rig:

@@ -11,7 +11,7 @@ from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.errors import Fenced, VolumeError
 from cas3fs.filesystem import Owner
-from cas3fs.filesystem.contents import ReadPlan
+from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.maintenance.plans import GcSettings
 from cas3fs.values import Buffer
 from tests.maintenance.rig import KIB, NOW, Rig, fill, noise

@@ -164,7 +164,7 @@ def test_a_read_from_where_a_block_lay_before_does_not_make_it_lost(rig: Rig) ->
     rig.write("photo", PHOTO)
     rig.publish()
     (span, *_) = rig.fs.index.chunks.spans(rig.fs.lookup(1, b"photo").number, 0, 1)
-    rig.fs.add_lost_block(span.block._replace(pack="00000001/" + "ab" * 32))
+    rig.fs.mark_block_lost(span.block._replace(pack="00000001/" + "ab" * 32))
     assert rig.fs.index.blocks.lost() == []
-    rig.fs.add_lost_block(span.block)
+    rig.fs.mark_block_lost(span.block)
     assert rig.fs.index.blocks.lost() == [span.block]

@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import Fenced, ObjectExists, StoreUnreachable
-from cas3fs.filesystem.extents import pack_ranges
+from cas3fs.filesystem.state.extents import pack_ranges
 from cas3fs.index import IndexChecker, StagedRow
 from cas3fs.maintenance.fsck import put_aside
 from cas3fs.values import BlockHash

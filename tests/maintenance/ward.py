@@ -9,8 +9,8 @@ from typing import Any, Final
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import BlockError, Cas3fsError
 from cas3fs.filesystem import Owner
-from cas3fs.filesystem.asides import Aside
-from cas3fs.filesystem.extents import pack_ranges
+from cas3fs.filesystem.state.extents import pack_ranges
+from cas3fs.filesystem.state.quarantine import Quarantine
 from cas3fs.index import StagedRow, StagingIndex, ordinal_of
 from cas3fs.maintenance.bookmarks import Bookmark
 from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of
@@ -35,7 +35,7 @@ class Ward(Rig):
                 self.fs.index._database.connection.execute(statement, values)
         self.fs.commit()
         self.fs.inodes.cached.clear()
-        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._newborn_refused)
+        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._on_inode_refused)
 
     def one(self, query: str) -> Any:
         return self.fs.index._database.connection.execute(query).fetchone()[0]
@@ -61,7 +61,7 @@ class Ward(Rig):
         )
         result = fsck.repair(FsckSettings(repair=True, **options))
         self.fs.inodes.cached.clear()
-        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._newborn_refused)
+        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._on_inode_refused)
         return result
 
     def found(self) -> dict[str, bytes | None]:
@@ -262,7 +262,7 @@ def note_lost_bytes(ward: Ward) -> None:
 
 
 def put_a_record_aside(ward: Ward) -> None:
-    Aside(ward.folder / "staging").keep(StagedRow(7, 1, None, -5, 0, 0, b"", b"bytes"), "for the test")
+    Quarantine(ward.folder / "staging").keep(StagedRow(7, 1, None, -5, 0, 0, b"", b"bytes"), "for the test")
 
 
 NOTED: Final[dict[str, Callable[[Ward], object]]] = {

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What programs do: names, contents and attributes, extended attributes."""

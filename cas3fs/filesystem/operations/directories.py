@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names: lookup, create, link, unlink, rename, readdir.
+
+Who may do what is for the kernel to check (``default_permissions``): it knows the caller's groups and capabilities.
+What is checked here is what keeps the tree a tree.
+
+An operation that takes several statements is one savepoint of the index: all of it or nothing.  What it changes in
+memory, it changes after its last statement, and any of them may fail: so what it needs to know it asks before.
+"""
+
+import errno
+import itertools
+import stat
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+
+from cas3fs.errors import FileSystemError
+from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.limits import INTEGER_MAX, NAME_MAX, check_owner
+from cas3fs.filesystem.settings import Caller
+from cas3fs.filesystem.state.inodes import Inode
+
+_LISTING_ENTRIES = 1000
+_LINK_MAX = 2**31 - 1
+
+Name = tuple[int, bytes]
+"""A directory's number, and a name in it."""
+
+
+class DirectoryListing:
+    """An open directory: the entries read ahead, so that the many small requests of one reading cost one query."""
+
+    __slots__ = ("ahead", "cookies", "directory", "start")
+
+    def __init__(self, directory: Inode) -> None:
+        self.directory = directory
+        self.ahead: list[tuple[bytes, Inode, int]] = []
+        self.cookies: list[int] = []
+        self.start = 0
+        """The cookie behind which `ahead` begins."""
+
+
+class Directories(Base):
+    """The part of the file system that is about names."""
+
+    def _start_directories(self) -> None:
+        self._listings: dict[int, DirectoryListing] = {}
+        self._next_handle = itertools.count(1).__next__
+
+    # -- finding
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """The inode that `name` stands for in the directory; the kernel's count of it is raised.
+
+        Raises:
+            FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG.
+        """
+        with self.lock:
+            inode = self._find(parent, name)
+            if inode is None:
+                raise FileSystemError(errno.ENOENT)
+            lookups = self.inodes.lookups
+            lookups[inode.number] = lookups.get(inode.number, 0) + 1
+            return inode
+
+    def _find(self, parent: int, name: bytes) -> Inode | None:
+        number = self.names.get(parent, name)
+        if number is not None:
+            return self.inodes.get(number)
+        if name in (b".", b".."):
+            return self._find_dots(parent, name)
+        if self.names.is_absent(parent, name):
+            self._check_name(name)
+            return None
+        if parent > INTEGER_MAX:
+            raise FileSystemError(errno.ENOENT)
+        row = self.index.namespace.lookup(parent, name)
+        if row is None:
+            self.inodes.directory(parent)
+            self._check_name(name)
+            self.names.miss(parent, name)
+            return None
+        self.names.learn(parent, name, row[0])
+        return self.inodes.admit(row)
+
+    def _find_dots(self, parent: int, name: bytes) -> Inode:
+        directory = self.inodes.directory(parent)
+        if name == b".":
+            return directory
+        above = self._parent_of(parent)
+        return directory if above is None else self.inodes.get(above)
+
+    def _parent_of(self, directory: int) -> int | None:
+        self.names.flush()
+        return self.index.namespace.parent_of(directory)
+
+    def _check_name(self, name: bytes) -> None:
+        if len(name) > NAME_MAX:
+            raise FileSystemError(errno.ENAMETOOLONG)
+        if not name or b"/" in name or b"\0" in name:
+            raise FileSystemError(errno.EINVAL)
+
+    def _existing(self, parent: int, name: bytes) -> Inode:
+        """The inode behind a name that is to be removed or moved."""
+        if name == b".":
+            raise FileSystemError(errno.EINVAL)
+        if name == b"..":
+            raise FileSystemError(errno.ENOTEMPTY)
+        inode = self._find(parent, name)
+        if inode is None:
+            raise FileSystemError(errno.ENOENT)
+        return inode
+
+    def forget(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """The kernel gives back lookup counts: (inode, count) each."""
+        with self.lock:
+            for inode in self.inodes.forget(pairs):
+                self._unreferenced(inode)
+
+    # -- making
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
+        """Makes a regular file, fifo, socket or device; `mode` with its type bits.
+
+        Raises:
+            FileSystemError: EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EINVAL, ENOSPC, EROFS.
+        """
+        if stat.S_IFMT(mode) == 0:
+            mode |= stat.S_IFREG
+        if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
+            raise FileSystemError(errno.EINVAL)
+        with self.lock:
+            return self._make(parent, name, mode, caller, rdev=rdev)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
+        """Makes a directory; errors as `mknod`, and EMLINK."""
+        with self.lock:
+            return self._make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
+        """Makes a symbolic link; errors as `mknod`."""
+        if not target:
+            raise FileSystemError(errno.ENOENT)
+        if len(target) > 4095:
+            raise FileSystemError(errno.ENAMETOOLONG)
+        with self.lock:
+            return self._make(parent, name, stat.S_IFLNK | 0o777, caller, target=target)
+
+    def _make(
+        self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
+    ) -> Inode:
+        self._check_writable()
+        directory = self._room_for(parent, name)
+        gid = caller.gid
+        if directory.mode & stat.S_ISGID:
+            gid = directory.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        now = time.time_ns()
+        is_directory = stat.S_ISDIR(mode)
+        check_owner(caller.uid, gid)
+        if not 0 <= rdev <= INTEGER_MAX:
+            raise FileSystemError(errno.EINVAL)
+        row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
+        number = self.names.reserve()
+        if target is not None:
+            self.index.namespace.add_symlink(number, target)
+        self.names.add(number, parent, name, row, is_directory=is_directory)
+        directory.nlink += is_directory
+        self._changed_directory(directory)
+        inode = self.inodes.admit((number, *row, 0))
+        self.inodes.lookups[number] = 1
+        return inode
+
+    def _room_for(self, parent: int, name: bytes) -> Inode:
+        """The directory, if the name is good and not taken there."""
+        directory = self.inodes.directory(parent)
+        if name in (b".", b".."):
+            raise FileSystemError(errno.EEXIST)
+        self._check_name(name)
+        if self.names.is_absent(parent, name):
+            return directory
+        if self.names.get(parent, name) is not None or self.index.namespace.child(parent, name) is not None:
+            raise FileSystemError(errno.EEXIST)
+        return directory
+
+    def link(self, number: int, new_parent: int, new_name: bytes) -> Inode:
+        """Gives the inode one more name.
+
+        Raises:
+            FileSystemError: EPERM for a directory, ENOENT for an inode that is gone, EMLINK, and as `mknod`.
+        """
+        with self.lock:
+            self._check_writable()
+            inode = self.inodes.get(number)
+            directory = self._room_for(new_parent, new_name)
+            if inode.is_directory:
+                raise FileSystemError(errno.EPERM)
+            if inode.nlink == 0:
+                raise FileSystemError(errno.ENOENT)
+            if inode.nlink >= _LINK_MAX:
+                raise FileSystemError(errno.EMLINK)
+            with self.operation():
+                self.index.namespace.add_entry(new_parent, new_name, number)
+            inode.nlink += 1
+            inode.ctime_ns = self._changed_directory(directory)
+            self._changed(inode)
+            self.names.learn(new_parent, new_name, number)
+            self.inodes.remember(number)
+            return inode
+
+    def readlink(self, number: int) -> bytes:
+        """The target of a symbolic link.
+
+        Raises:
+            FileSystemError: EINVAL, it is none.
+        """
+        with self.lock:
+            target = self.index.namespace.symlink(self.inodes.get(number).number)
+        if target is None:
+            raise FileSystemError(errno.EINVAL)
+        return target
+
+    # -- removing
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Removes a name of a file that is no directory; the file lives on while it is open.
+
+        Raises:
+            FileSystemError: ENOENT, EISDIR, EROFS.
+        """
+        with self.lock:
+            self._check_removable()
+            inode = self._existing(parent, name)
+            if inode.is_directory:
+                raise FileSystemError(errno.EISDIR)
+            self._remove(parent, name, inode)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Removes an empty directory.
+
+        Raises:
+            FileSystemError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS.
+        """
+        with self.lock:
+            self._check_removable()
+            inode = self._existing(parent, name)
+            if not inode.is_directory:
+                raise FileSystemError(errno.ENOTDIR)
+            if not self._is_empty(inode):
+                raise FileSystemError(errno.ENOTEMPTY)
+            self._remove(parent, name, inode)
+
+    def _is_empty(self, directory: Inode) -> bool:
+        self.names.flush()
+        return self.index.namespace.is_empty(directory.number)
+
+    def _remove(self, parent: int, name: bytes, inode: Inode) -> None:
+        directory = self.inodes.directory(parent)
+        if inode.number in self.names.unflushed:  # else an entry would be to go that the index does not have yet
+            self.names.flush()
+        self.names.remove(parent, name)
+        directory.nlink -= inode.is_directory
+        self._lost_name(inode, self._changed_directory(directory))
+
+    def _lost_name(self, inode: Inode, now: int) -> None:
+        """One name of `inode` is gone; a directory has only the one."""
+        inode.nlink = 0 if inode.is_directory else max(0, inode.nlink - 1)
+        if inode.is_directory:
+            self.names.forget_directory(inode.number)
+        inode.ctime_ns = now
+        self._changed(inode)
+        self._unreferenced(inode)
+
+    # -- moving
+
+    def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes) -> None:
+        """Moves a name, in one step, over what bears the new one.
+
+        Raises:
+            FileSystemError: ENOENT; EINVAL into itself; ENOTEMPTY, ENOTDIR or EISDIR where the target forbids it;
+                ENAMETOOLONG, ENOSPC, EROFS.
+        """
+        with self.lock:
+            self._check_writable()
+            self.inodes.directory(new_parent)
+            inode = self._existing(old_parent, old_name)
+            if new_name in (b".", b".."):
+                raise FileSystemError(errno.EEXIST)
+            self._check_name(new_name)
+            target = self._find(new_parent, new_name)
+            if target is inode:  # two names of one file: POSIX asks for nothing to happen
+                return
+            if inode.is_directory and old_parent != new_parent:
+                self._check_not_below(inode, new_parent)
+            if target is not None:
+                self._check_replaceable(inode, target)
+            self._move(inode, target, (old_parent, old_name), (new_parent, new_name))
+
+    def _check_not_below(self, inode: Inode, directory: int) -> None:
+        """A directory cannot move into itself or below."""
+        above: int | None = directory
+        while above is not None:
+            if above == inode.number:
+                raise FileSystemError(errno.EINVAL)
+            above = self._parent_of(above)
+
+    def _check_replaceable(self, inode: Inode, target: Inode) -> None:
+        if target.is_directory:
+            if not inode.is_directory:
+                raise FileSystemError(errno.EISDIR)
+            if not self._is_empty(target):
+                raise FileSystemError(errno.ENOTEMPTY)
+        elif inode.is_directory:
+            raise FileSystemError(errno.ENOTDIR)
+
+    def _move(self, inode: Inode, target: Inode | None, old: Name, new: Name) -> None:
+        space = self.index.namespace
+        source, destination = self.inodes.get(old[0]), self.inodes.get(new[0])
+        with self.operation():
+            if target is not None:  # the entry stays in its place: a readdir under way neither skips nor repeats it
+                space.remove_entry(*old)
+                space.redirect_entry(*new, inode.number)
+            elif old[0] == new[0]:
+                space.rename_entry(*old, new[1])
+            else:
+                space.move_entry(*old, *new)
+        self.names.forget(*old)
+        self.names.learn(*new, inode.number)
+        self._moved(inode, target, source, destination)
+
+    def _moved(self, inode: Inode, target: Inode | None, source: Inode, destination: Inode) -> None:
+        """What a move that has happened in the index changes in memory; nothing here asks the index."""
+        if inode.is_directory:
+            source.nlink -= 1
+            destination.nlink += 1
+        self._changed_directory(source)
+        now = self._changed_directory(destination)
+        inode.ctime_ns = now
+        self._changed(inode)
+        if target is not None:
+            inode.replaces = inode.unstored
+            destination.nlink -= target.is_directory
+            self._lost_name(target, now)
+
+    # -- reading directories
+
+    def opendir(self, number: int) -> int:
+        """A handle for `readdir`.
+
+        Raises:
+            FileSystemError: ENOENT, ENOTDIR.
+        """
+        with self.lock:
+            directory = self.inodes.get(number)
+            if not directory.is_directory:
+                raise FileSystemError(errno.ENOTDIR)
+            directory.handles += 1
+            handle = self._next_handle()
+            self._listings[handle] = DirectoryListing(directory)
+            return handle
+
+    def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Inode, int]]:
+        """The entries behind the cookie `offset` (0: from the start): name, inode, cookie of the next.
+
+        The cookie of an entry never changes while it stays in its directory, so none that is there all the time is
+        skipped or given twice, whatever else comes and goes.  "." and ".." are left to the kernel.
+        """
+        listing = self._listings[handle]
+        if offset == 0 or offset < listing.start:
+            self._read_ahead(listing, offset)
+        while True:
+            position = bisect_right(listing.cookies, offset)
+            if position == len(listing.ahead):
+                self._read_ahead(listing, offset)
+                position = 0
+            if not listing.ahead:
+                return
+            for entry in itertools.islice(listing.ahead, position, None):
+                yield entry
+                offset = entry[2]
+
+    def _read_ahead(self, listing: DirectoryListing, offset: int) -> None:
+        directory = listing.directory.number
+        with self.lock:
+            self.names.flush()
+            rows = self.index.namespace.entries(directory, offset, _LISTING_ENTRIES)
+            admit = self.inodes.admit
+            listing.ahead = [(row[1], admit(row[2:]), row[0]) for row in rows]
+            for name, inode, _ in listing.ahead:
+                self.names.learn(directory, name, inode.number)
+        listing.cookies = [cookie for _, _, cookie in listing.ahead]
+        listing.start = offset
+
+    def releasedir(self, handle: int) -> None:
+        """The directory is not read any more."""
+        with self.lock:
+            directory = self._listings.pop(handle).directory
+            directory.handles -= 1
+            self._unreferenced(directory)

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Contents: open, read, write, truncate, and the attributes of inodes.
+
+A write goes to the file's top layer (module `staging`) and nowhere else; storers bring it to the store later.
+
+Two calls for one thing: `read_now` and `write_now` never wait for anything but the lock, and answer None where they
+would have to; `read` and `write` may wait for the store, the disk, or room in staging.  A front-end that serves many
+requests with few threads tries the first and calls the second where waiting hurts nobody.
+"""
+
+import errno
+import logging
+import os
+import stat
+import time
+from contextlib import nullcontext, suppress
+
+from cas3fs.blockstore.reader import WaitGuard
+from cas3fs.errors import BlockMissing, FileSystemError
+from cas3fs.filesystem.limits import SIZE_MAX, check_owner, clamped_ns
+from cas3fs.filesystem.operations.directories import Directories
+from cas3fs.filesystem.reading.chunk_cache import ChunkCache
+from cas3fs.filesystem.reading.read_plan import ReadPlan
+from cas3fs.filesystem.reading.readahead import ReadAhead
+from cas3fs.filesystem.settings import Caller
+from cas3fs.filesystem.state.inodes import Inode
+from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
+from cas3fs.filesystem.state.layers import Layer
+from cas3fs.index import Index
+from cas3fs.values import Buffer
+
+_log = logging.getLogger(__name__)
+
+_MODE_BITS = 0o7777
+_TELL_S = 60.0
+_LOOK_S = 1.0
+"""A writer that waits for room looks at least so often."""
+
+
+class OpenFile:
+    """A handle of a regular file."""
+
+    __slots__ = ("ahead", "failures_seen", "inode", "privileged", "readable", "spans", "writable")
+
+    def __init__(self, inode: Inode, flags: int, privileged: bool, index: Index) -> None:
+        self.inode = inode
+        access = flags & os.O_ACCMODE
+        self.readable = access != os.O_WRONLY
+        self.writable = access != os.O_RDONLY
+        self.privileged = privileged
+        """Its writes leave set-id bits alone."""
+        self.ahead = ReadAhead()
+        self.spans = ChunkCache(index, inode.number)
+        self.failures_seen = 0
+        """How many losses of staged bytes its program knows of."""
+
+
+class Files(Directories):
+    """The part of the file system that is about contents and attributes."""
+
+    def _start_files(self) -> None:
+        self._open: dict[int, OpenFile] = {}
+        self._room_told_s: dict[str, float] = {}
+        """When a reason for refusing writers may be in the log again."""
+
+    # -- attributes
+
+    def getattr(self, number: int) -> Inode:
+        """The inode.
+
+        Raises:
+            FileSystemError: ENOENT.
+        """
+        with self.lock:
+            return self.inodes.get(number)
+
+    def setattr(
+        self,
+        number: int,
+        caller: Caller,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Inode:
+        """Changes what is not None; of `mode` only the permission bits count, and times are kept from 1677 to 2262.
+
+        Raises:
+            FileSystemError: ENOENT, EROFS, ENOSPC; EINVAL for an owner that there cannot be; for a size also EISDIR,
+                EINVAL, EFBIG.
+        """
+        check_owner(uid or 0, gid or 0)
+        with self.lock:
+            self._check_writable()
+            inode = self.inodes.get(number)
+            now = time.time_ns()
+            if size is not None:
+                self._truncate(inode, size, now)
+            if uid is not None or gid is not None:
+                self._change_owner(inode, uid, gid)
+            if mode is not None:
+                inode.mode = stat.S_IFMT(inode.mode) | mode & _MODE_BITS
+            if atime_ns is not None:
+                inode.atime_ns = clamped_ns(atime_ns)
+            if mtime_ns is not None:
+                inode.mtime_ns = clamped_ns(mtime_ns)
+            inode.ctime_ns = now
+            self._changed(inode)
+            return inode
+
+    def _change_owner(self, inode: Inode, uid: int | None, gid: int | None) -> None:
+        """A new owner of a file does not inherit its set-id bits, as chown(2) says."""
+        if uid is not None:
+            inode.uid = uid
+        if gid is not None:
+            inode.gid = gid
+        if not inode.is_directory:
+            inode.mode = _without_set_ids(inode.mode)
+
+    def _truncate(self, inode: Inode, size: int, now: int) -> None:
+        if inode.is_directory:
+            raise FileSystemError(errno.EISDIR)
+        if not stat.S_ISREG(inode.mode) or size < 0:
+            raise FileSystemError(errno.EINVAL)
+        if size > SIZE_MAX:
+            raise FileSystemError(errno.EFBIG)
+        self.staging.truncate(inode, size)
+        inode.size = size
+        inode.mtime_ns = inode.ctime_ns = now
+        self.staging.update_active_layer(inode)
+
+    # -- opening
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, int]:
+        """Makes a regular file and opens it; errors as `mknod`."""
+        with self.lock:
+            inode = self._make(parent, name, stat.S_IFREG | mode & _MODE_BITS, caller)
+            return inode, self._open_inode(inode, flags, caller)
+
+    def open(self, number: int, flags: int, caller: Caller) -> int:
+        """A handle of a regular file; O_TRUNC is honoured.
+
+        Raises:
+            FileSystemError: ENOENT, EISDIR, EINVAL for other types, EROFS.
+        """
+        with self.lock:
+            inode = self.inodes.get(number)
+            if inode.is_directory:
+                raise FileSystemError(errno.EISDIR)
+            if not stat.S_ISREG(inode.mode):
+                raise FileSystemError(errno.EINVAL)
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                self._check_removable()
+                if flags & os.O_TRUNC:
+                    self._truncate(inode, 0, time.time_ns())
+                    self.inodes.touch(inode)
+            return self._open_inode(inode, flags, caller)
+
+    def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
+        opened = OpenFile(inode, flags, caller.uid == 0, self.index)
+        if (failure := self.staging.failures.get(inode.number)) is not None:
+            opened.failures_seen = failure.reported
+        inode.handles += 1
+        inode.writers += opened.writable
+        handle = self._next_handle()
+        self._open[handle] = opened
+        return handle
+
+    def release(self, handle: int) -> None:
+        """Closes a handle."""
+        with self.lock:
+            opened = self._open.pop(handle)
+            inode = opened.inode
+            inode.handles -= 1
+            if opened.writable:
+                inode.writers -= 1
+                if inode.layers:
+                    inode.touched_s = time.monotonic()
+            if not inode.nlink:
+                self._unreferenced(inode)
+
+    def check_losses(self, handle: int) -> None:
+        """Tells a handle once that staged bytes of its file are lost.
+
+        Raises:
+            FileSystemError: EIO.
+        """
+        with self.lock:
+            self.staging.record_losses()
+            opened = self._open.get(handle)
+            failure = None if opened is None else self.staging.failures.get(opened.inode.number)
+            if opened is None or failure is None or opened.failures_seen >= failure.count:
+                return
+            opened.failures_seen = failure.reported = failure.count
+            raise FileSystemError(errno.EIO, failure.reason)
+
+    def flush(self, handle: int) -> None:
+        """A descriptor of the handle was closed; what was written is staged already, so nothing is left to do."""
+
+    # -- reading
+
+    def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
+        """As `read`, when the bytes are in memory; None when they are not.  Never waits."""
+        with self.lock:
+            plan = self._plan(handle, offset, size)
+            data = b"" if plan is None else plan.now(self.reader)
+            if data is None and plan is not None and plan.holds_files:
+                plan.finish(self.staging)
+            return data
+
+    def read(self, handle: int, offset: int, size: int, wait_guard: WaitGuard = nullcontext) -> Buffer:
+        """Up to `size` bytes from `offset` on: fewer only at the end of the file; holes are zeros.
+
+        `wait_guard` makes the context in which the store is waited for; what it raises ends the read.
+
+        Raises:
+            FileSystemError: EBADF, the handle is not open for reading; EINVAL.
+            BlockError, StoreError, OSError: bytes of this range cannot be had.
+        """
+        with self.lock:
+            plan = self._plan(handle, offset, size)
+        if plan is None:
+            return b""
+        try:
+            return self._carried_out(plan, wait_guard)
+        except BlockMissing:
+            with self.lock:
+                again = self._plan(handle, offset, size)
+            if again is None:
+                return b""
+            if [span.block for span in again.spans] == [span.block for span in plan.spans]:
+                with self.lock:
+                    again.finish(self.staging)
+                raise
+            return self._carried_out(again, wait_guard)  # the blocks had moved to another pack, and the old one went
+
+    def _carried_out(self, plan: ReadPlan, wait_guard: WaitGuard) -> Buffer:
+        try:
+            return plan.carry_out(self.reader, wait_guard)
+        finally:
+            if plan.holds_files:
+                with self.lock:
+                    plan.finish(self.staging)
+
+    def _plan(self, handle: int, offset: int, size: int) -> ReadPlan | None:
+        """What a read needs; None at or behind the end of the file."""
+        opened = self._open[handle]
+        if not opened.readable:
+            raise FileSystemError(errno.EBADF)
+        inode = opened.inode
+        if offset < 0:
+            raise FileSystemError(errno.EINVAL)
+        end = min(offset + size, inode.size)
+        if offset >= end:
+            return None
+        window = opened.ahead.seen(offset, end)
+        if window is not None and window[0] < inode.size:
+            with suppress(BlockMissing):  # told to who reads there
+                spans = self.index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
+                self.reader.prefetch([span.block for span in spans])
+        return ReadPlan(opened.spans, inode.layers, offset, end)
+
+    # -- writing
+
+    def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
+        """As `write`, when the bytes fit in memory; None when they do not.  Never waits."""
+        with self.lock:
+            if self._refusal == errno.ENOSPC and self.staging.may_free_space:
+                return None
+            inode = self._begin_write(handle, offset, data)
+            if not self.staging.write_to_memory(inode, offset, data):
+                return None
+            self._wrote(inode, offset + len(data))
+            self.staging.update_active_layer(inode)
+            return len(data)
+
+    def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True) -> int:
+        """Takes all of `data` at `offset`; waits while staging is full.
+
+        A caller that is told not to `wait` waits two seconds at most, and goes over the limit then, up to a point.
+
+        Raises:
+            FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no room, and storing what is
+                staged gives it none, or for a caller that could not wait.
+        """
+        done = self.write_now(handle, offset, data)
+        if done is not None:
+            return done
+        with self.lock:
+            if self.staging.is_full or self._refusal:
+                self._find_room(wait)
+            inode = self._begin_write(handle, offset, data)
+            layer, held = self._file_layer(inode)
+        written = None
+        try:
+            written = held.write(offset, data)
+        except OSError as error:
+            raise FileSystemError(error.errno or errno.EIO, str(error)) from error
+        finally:
+            with self.lock:
+                self._wrote_to_file(inode, layer, held, written)
+        return len(data)
+
+    def _find_room(self, wait: bool) -> None:
+        """Waits for room in staging.
+
+        Raises:
+            FileSystemError: ENOSPC, as `write` says.
+        """
+        staging, since_s = self.staging, time.monotonic()
+        self._await_room(since_s, None if wait else since_s + staging.max_wait_s)
+        if staging.is_short_of_disk and staging.is_waiting_useless(since_s):
+            raise self._no_room("the local disk has no room for what waits for the store")
+        if staging.is_full_of_unstorable:
+            raise self._no_room("staging is full of files that cannot be stored: see `cas3fs stats`")
+        if not wait and staging.is_overfull:
+            raise self._no_room("staging is full, and too many writers wait for the store already")
+
+    def _no_room(self, reason: str) -> FileSystemError:
+        """What a writer gets, noted for ``stats``; the log has each reason once in a while."""
+        error, now_s = FileSystemError(errno.ENOSPC, reason), time.monotonic()
+        self.metrics.note_error("writing", error)
+        if now_s >= self._room_told_s.get(reason, now_s):
+            self._room_told_s[reason] = now_s + _TELL_S
+            _log.error("writers get ENOSPC: %s", reason)
+        return error
+
+    def _await_room(self, since_s: float, deadline_s: float | None) -> None:
+        """Returns when there is room in staging, or waiting for it makes no sense, or at the deadline."""
+        staging = self.staging
+        while not self.read_only_reason:
+            if staging.size_bytes < staging.limit_bytes:
+                is_short = staging.is_short_of_disk or self._refusal == errno.ENOSPC
+                if not is_short or staging.is_waiting_useless(since_s):
+                    return
+            elif staging.is_full_of_unstorable:
+                return
+            left_s = _LOOK_S if deadline_s is None else deadline_s - time.monotonic()
+            if left_s <= 0:
+                return
+            staging.store_requested.set()
+            staging.space_available.wait(min(left_s, _LOOK_S))
+
+    def _begin_write(self, handle: int, offset: int, data: Buffer) -> Inode:
+        """Checks that the bytes may be written, and clears set-id bits as write(2) says."""
+        self._check_writable()
+        opened = self._open[handle]
+        if not opened.writable:
+            raise FileSystemError(errno.EBADF)
+        if offset < 0 or offset + len(data) > SIZE_MAX:
+            raise FileSystemError(errno.EINVAL if offset < 0 else errno.EFBIG)
+        inode = opened.inode
+        if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:
+            inode.mode = _without_set_ids(inode.mode)
+            self.inodes.touch(inode)
+        return inode
+
+    def _file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
+        try:
+            return self.staging.begin_file_write(inode)
+        except OSError as error:
+            raise FileSystemError(error.errno or errno.EIO, str(error)) from error
+
+    def _wrote_to_file(self, inode: Inode, layer: Layer, held: FileBytes, written: PendingWrite | None) -> None:
+        if written is not None:
+            self._wrote(inode, written.offset + written.length)
+        self.staging.end_file_write(inode, layer, held, written)
+
+    def _wrote(self, inode: Inode, end: int) -> None:
+        """Size and times after a write that reached `end`."""
+        inode.size = max(inode.size, end)
+        inode.mtime_ns = inode.ctime_ns = time.time_ns()
+
+
+def _without_set_ids(mode: int) -> int:
+    """`mode` without the set-user-id bit, and without set-group-id where the group may execute."""
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return mode & ~stat.S_ISUID

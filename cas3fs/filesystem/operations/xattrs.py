@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Extended attributes."""
+
+import errno
+import os
+import time
+
+from cas3fs.errors import FileSystemError
+from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.limits import NAME_MAX
+
+VALUE_MAX = 64 * 1024
+NAMES_MAX = 64 * 1024
+"""The names of one file with a zero byte each, together: the kernel hands on no longer list."""
+CAPABILITY = b"security.capability"
+_CAPABILITIES_KEY = "has_capabilities"
+
+
+class Xattrs(Base):
+    """The part of the file system that is about extended attributes."""
+
+    def _start_xattrs(self) -> None:
+        self.has_capabilities = self.index.state.get(_CAPABILITIES_KEY) is not None
+        """Whether any file may have file capabilities: the kernel asks for them before every write."""
+
+    def getxattr(self, number: int, name: bytes) -> bytes:
+        """The value.
+
+        Raises:
+            FileSystemError: ENODATA, ENOENT.
+        """
+        with self.lock:
+            value = self.index.namespace.get_xattr(self.inodes.get(number).number, name)
+        if value is None:
+            raise FileSystemError(errno.ENODATA)
+        return value
+
+    def listxattr(self, number: int) -> list[bytes]:
+        """The names."""
+        with self.lock:
+            return self.index.namespace.list_xattrs(self.inodes.get(number).number)
+
+    def setxattr(self, number: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Sets the value; `flags` may be os.XATTR_CREATE or os.XATTR_REPLACE.
+
+        Raises:
+            FileSystemError: EEXIST or ENODATA as the flag asks, ERANGE for the name, E2BIG for the value, ENOENT,
+                EROFS, ENOSPC, also where the file has so many that they could not be listed any more.
+        """
+        if not 0 < len(name) <= NAME_MAX:
+            raise FileSystemError(errno.ERANGE)
+        if len(value) > VALUE_MAX:
+            raise FileSystemError(errno.E2BIG)
+        with self.lock:
+            self._check_writable()
+            inode = self.inodes.get(number)
+            exists = self.index.namespace.get_xattr(number, name) is not None
+            if exists and flags & os.XATTR_CREATE:
+                raise FileSystemError(errno.EEXIST)
+            if not exists and flags & os.XATTR_REPLACE:
+                raise FileSystemError(errno.ENODATA)
+            if not exists and self._length_of_names(number) + len(name) + 1 > NAMES_MAX:
+                raise FileSystemError(errno.ENOSPC)
+            with self.operation():
+                self.index.namespace.set_xattr(number, name, value)
+                if name == CAPABILITY and not self.has_capabilities:
+                    self.index.state.set(_CAPABILITIES_KEY, "yes")
+            self.has_capabilities = self.has_capabilities or name == CAPABILITY
+            inode.ctime_ns = time.time_ns()
+            self._changed(inode)
+
+    def _length_of_names(self, number: int) -> int:
+        return sum(len(name) + 1 for name in self.index.namespace.list_xattrs(number))
+
+    def removexattr(self, number: int, name: bytes) -> None:
+        """Removes the attribute.
+
+        Raises:
+            FileSystemError: ENODATA, ENOENT, EROFS.
+        """
+        with self.lock:
+            self._check_removable()
+            inode = self.inodes.get(number)
+            with self.operation():
+                if not self.index.namespace.remove_xattr(number, name):
+                    raise FileSystemError(errno.ENODATA)
+            inode.ctime_ns = time.time_ns()
+            self._changed(inode)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The chunk list of an open file, as far as its reader needs it, so that few reads ask the index.
+
+What the index said counts while its `version` is the same; any change to it, of whatever file, throws everything away.
+The first question after that is passed on as it is, since there may be no second one before the next change; from the
+second one on whole *windows* are asked for and remembered.
+
+A window that names a block that the index has lost is not remembered: the error belongs to who reads there.
+
+Everything here needs the file system's lock.
+"""
+
+from bisect import bisect_right
+from operator import attrgetter
+from typing import NamedTuple
+
+from cas3fs.errors import BlockMissing
+from cas3fs.index import Index
+from cas3fs.values import ChunkSpan
+
+WINDOW_BYTES = 16 << 20
+WINDOW_SPANS = 64
+"""At most so many are remembered of a window; behind them the index is asked each time."""
+LARGEST_WINDOWS = 256
+
+_NEVER = (-1, -1)
+_offset = attrgetter("offset")
+
+
+class _Window(NamedTuple):
+    """The chunks of a file from some multiple of `WINDOW_BYTES` up to `end`."""
+
+    end: int
+    spans: list[ChunkSpan]
+
+
+class ChunkCache:
+    """Called with a range, gives the chunks of the inode `number` that overlap it, ascending.
+
+    Raises:
+        BlockMissing: the index has lost a block of that range.
+    """
+
+    __slots__ = ("_index", "_latest", "_number", "_version", "_windows")
+
+    def __init__(self, index: Index, number: int) -> None:
+        self._index = index
+        self._number = number
+        self._version = _NEVER
+        self._latest: tuple[int, int, list[ChunkSpan]] = (0, 0, [])
+        self._windows: dict[int, _Window] = {}
+
+    def __call__(self, start: int, end: int) -> list[ChunkSpan]:
+        version = self._index.version
+        if version != self._version:
+            self._version = version
+            self._windows.clear()
+            return self._ask(start, end)
+        latest_start, latest_end, spans = self._latest
+        if start == latest_start and end == latest_end:
+            return spans
+        number = start // WINDOW_BYTES
+        window = self._windows.get(number)
+        if window is None:
+            window = self._remember(number)
+        if end > window.end:
+            return self._ask(start, end)
+        return _overlapping(window.spans, start, end)
+
+    def _ask(self, start: int, end: int) -> list[ChunkSpan]:
+        self._latest = (0, 0, [])
+        spans = self._index.chunks.spans(self._number, start, end)
+        self._latest = (start, end, spans)
+        return spans
+
+    def _remember(self, number: int) -> _Window:
+        start = number * WINDOW_BYTES
+        try:
+            spans = self._index.chunks.spans(self._number, start, start + WINDOW_BYTES, WINDOW_SPANS)
+        except BlockMissing:
+            window = _Window(start, [])
+        else:
+            is_whole = len(spans) < WINDOW_SPANS
+            window = _Window(start + WINDOW_BYTES if is_whole else spans[-1].offset + spans[-1].length, spans)
+        if len(self._windows) >= LARGEST_WINDOWS:
+            self._windows.clear()
+        self._windows[number] = window
+        return window
+
+
+def _overlapping(spans: list[ChunkSpan], start: int, end: int) -> list[ChunkSpan]:
+    """Those of `spans`, which ascend and do not overlap, that reach into ``[start, end)``."""
+    place = bisect_right(spans, start, key=_offset)
+    if place and spans[place - 1].offset + spans[place - 1].length > start:
+        place -= 1
+    found = []
+    while place < len(spans) and spans[place].offset < end:
+        found.append(spans[place])
+        place += 1
+    return found

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Inodes in memory: the truth of this moment, written back to the index with each commit.
+
+`InodeTable` keeps three things, all guarded by the file system's lock:
+
+- a bounded cache of `Inode` objects; those that are dirty, open or staged stay, others may go at any time;
+- the *dirty* ones, whose row in the index is older than the object;
+- the kernel's *lookup counts*, apart from the objects, since the kernel may know a million inodes.
+
+An inode whose last name is gone lives on while it is open or known to the kernel; then it is
+marked for deletion, and the next commit deletes it.  The next mount marks one that a crash leaves without a name.
+"""
+
+import errno
+import stat
+from collections.abc import Iterable, Iterator, Set
+
+from cas3fs.errors import FileSystemError, IndexRowRefused
+from cas3fs.filesystem.limits import INTEGER_MAX
+from cas3fs.filesystem.state.layers import Layer
+from cas3fs.index import Index
+
+ROOT = 1
+CACHED_INODES = 50_000
+_BLOCK_BYTES = 512
+
+
+class Inode:
+    """A file, directory, symbolic link, fifo, socket or device; times in nanoseconds, sizes in bytes.
+
+    While some of its `layers` is unstored, size, mtime and ctime here are also those of the top layer, and the row in
+    the index keeps the last stored ones.
+    """
+
+    __slots__ = (
+        "atime_ns",
+        "busy",
+        "crtime_ns",
+        "ctime_ns",
+        "gid",
+        "handles",
+        "layers",
+        "mode",
+        "mtime_ns",
+        "nlink",
+        "number",
+        "rdev",
+        "replaces",
+        "retry_at_s",
+        "size",
+        "stored_seq",
+        "touched_s",
+        "uid",
+        "writers",
+    )
+
+    def __init__(  # noqa: PLR0917 - a row of the index, in the order of its columns
+        self,
+        number: int,
+        mode: int,
+        uid: int,
+        gid: int,
+        nlink: int,
+        rdev: int,
+        size: int,
+        atime_ns: int,
+        mtime_ns: int,
+        ctime_ns: int,
+        crtime_ns: int,
+        stored_seq: int,
+    ) -> None:
+        self.number = number
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.nlink = nlink
+        self.rdev = rdev
+        self.size = size
+        self.atime_ns = atime_ns
+        self.mtime_ns = mtime_ns
+        self.ctime_ns = ctime_ns
+        self.crtime_ns = crtime_ns
+        self.stored_seq = stored_seq
+        self.layers: list[Layer] = []
+        self.handles = 0
+        self.writers = 0
+        self.busy = False
+        """A storer is at work on it."""
+        self.replaces = False
+        """It was renamed over another file, and its content may be missing in the index still."""
+        self.retry_at_s = 0.0
+        """When storing it may be tried again, after a failure of its own."""
+        self.touched_s = 0.0
+        """When its data last changed, by the monotonic clock."""
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def blocks(self) -> int:
+        """Its size in units of 512 bytes; holes are not told apart."""
+        return (self.size + _BLOCK_BYTES - 1) // _BLOCK_BYTES
+
+    @property
+    def unstored(self) -> bool:
+        """Whether some layer is not in the index yet; they enter it from the lowest up."""
+        return bool(self.layers) and not self.layers[-1].stored
+
+
+class InodeTable:
+    """See the module.  Every method needs the file system's lock."""
+
+    def __init__(self, index: Index, unflushed: Set[int], capacity: int = CACHED_INODES) -> None:
+        """`unflushed`: the numbers of those that the index does not have yet (module `dentry_cache`)."""
+        self._index = index
+        self._unflushed = unflushed
+        self._capacity = self._evict_at = capacity
+        self.cached: dict[int, Inode] = {}
+        self.dirty: dict[int, Inode] = {}
+        self.lookups: dict[int, int] = {}
+        self.to_delete: set[int] = set()
+        self.refused: dict[int, str] = {}
+        """Those whose row the index did not take at the last commit, and why; it keeps what it had of them."""
+
+    def get(self, number: int) -> Inode:
+        """The inode of that number.
+
+        Raises:
+            FileSystemError: ENOENT, there is none (a stale number of the kernel's, or one that is gone).
+        """
+        inode = self.cached.get(number) or self.find(number)
+        if inode is None:
+            raise FileSystemError(errno.ENOENT)
+        return inode
+
+    def find(self, number: int) -> Inode | None:
+        """As `get`, and None where there is none."""
+        inode = self.cached.get(number)
+        if inode is not None or number in self.to_delete or not 0 < number <= INTEGER_MAX:
+            return inode
+        row = self._index.namespace.inode(number)
+        return None if row is None else self.admit(row)
+
+    def directory(self, number: int) -> Inode:
+        """As `get`, for one that must be a directory with a place in the tree.
+
+        Raises:
+            FileSystemError: ENOENT or ENOTDIR.
+        """
+        inode = self.get(number)
+        if not inode.is_directory:
+            raise FileSystemError(errno.ENOTDIR)
+        if inode.nlink == 0:
+            raise FileSystemError(errno.ENOENT)
+        return inode
+
+    def admit(self, row: tuple[int, ...]) -> Inode:
+        """The cached inode of a row of the index, or a new one made from it: what is in memory is newer."""
+        inode = self.cached.get(row[0])
+        if inode is None:
+            if len(self.cached) >= self._evict_at:
+                self._evict()
+            inode = self.cached[row[0]] = Inode(*row)
+        return inode
+
+    def _evict(self) -> None:
+        """Lets a quarter of the cache go, the longest there first, but for those in use."""
+        going = [
+            number
+            for number, inode in self.cached.items()
+            if not inode.handles
+            and not inode.layers
+            and inode.nlink
+            and number not in self.dirty
+            and number not in self._unflushed
+        ][: self._capacity // 4]
+        for number in going:
+            del self.cached[number]
+        # where most of them are staged, few can go, and looking through all again for each that comes would take long
+        self._evict_at = max(self._capacity, len(self.cached) + self._capacity // 4)
+
+    def touch(self, inode: Inode) -> None:
+        """Its row is to be written at the next commit; until then it is the one to be found, whatever was evicted."""
+        self.dirty[inode.number] = self.cached[inode.number] = inode
+
+    def remember(self, number: int) -> None:
+        """The kernel was told of this inode once more."""
+        self.lookups[number] = self.lookups.get(number, 0) + 1
+
+    def forget(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Inode]:
+        """The kernel gives counts back; yields the inodes that it no longer knows and that have no name."""
+        for number, count in pairs:
+            left = self.lookups.get(number, 0) - count
+            if left > 0:
+                self.lookups[number] = left
+                continue
+            self.lookups.pop(number, None)
+            inode = self.cached.get(number)
+            if inode is not None and inode.nlink == 0:
+                yield inode
+
+    def mark_for_deletion(self, inode: Inode) -> None:
+        """Nothing names or holds it any more: it goes with the next commit."""
+        self.cached.pop(inode.number, None)
+        self.dirty.pop(inode.number, None)
+        self.to_delete.add(inode.number)
+
+    def write_back(self) -> None:
+        """Updates the rows of dirty inodes, but for those `refused`, and deletes marked ones, inside the group.
+
+        Raises:
+            IndexDatabaseError: as the index says; what was to be written stays to be written.
+        """
+        self._index.namespace.remove_inodes(self.to_delete)
+        before, self.refused = self.refused, {}
+        try:
+            with self._index.operation():
+                self._save([inode for inode in self.dirty.values() if inode.number not in before])
+        except IndexRowRefused:
+            before = dict.fromkeys(self.dirty, "")
+        for number in before:
+            if number in self.dirty:
+                self._save_alone(self.dirty[number])
+
+    def _save(self, inodes: Iterable[Inode]) -> None:
+        whole: list[Inode] = []
+        staged: list[Inode] = []
+        for inode in inodes:
+            (staged if inode.unstored else whole).append(inode)
+        self._index.namespace.save_inodes(map(_whole_row, whole))
+        self._index.namespace.save_attributes(map(_attributes_row, staged))
+
+    def _save_alone(self, inode: Inode) -> None:
+        try:
+            with self._index.operation():
+                self._save([inode])
+        except IndexRowRefused as error:
+            self.refused[inode.number] = str(error)
+
+    def written_back(self) -> None:
+        """The commit that `write_back` was part of has succeeded; what was refused is tried again with the next."""
+        self.dirty = {number: self.dirty[number] for number in self.refused}
+        self.to_delete.clear()
+
+
+def _whole_row(inode: Inode) -> tuple[int, ...]:
+    return (
+        inode.number,
+        inode.mode,
+        inode.uid,
+        inode.gid,
+        inode.nlink,
+        inode.rdev,
+        inode.size,
+        inode.atime_ns,
+        inode.mtime_ns,
+        inode.ctime_ns,
+    )
+
+
+def _attributes_row(inode: Inode) -> tuple[int, ...]:
+    return (inode.number, inode.mode, inode.uid, inode.gid, inode.nlink, inode.atime_ns)

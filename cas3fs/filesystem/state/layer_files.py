@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of layers: many bytes, each layer's in a sparse file of the staging folder.
+
+**Descriptors** are few, files may be many.  `LayerFiles` keeps a bounded number of them open and opens the others again
+when they are used.  A file with bytes that may not be on the disk stays open, and is synced before it is closed: the
+system tells of a write that failed only to who had the file open.
+
+**What the disk loses** stays lost.  The system reports once that pages could not be written, and forgets which: after
+that a sync succeeds, and a read gives what is on the disk, zeros perhaps.  So when a sync fails, or a write that the
+system made on its own has failed, every byte that was written since the last sync counts as `lost`: it cannot be read,
+until it is written anew.  Reading asks for such failures afterwards: what was read before one is told was right.
+
+Locks, each taken while holding those before it at most: the file system's; a file's `_sync_mutex` (one sync at a
+time; held while the disk is waited for); a file's `_lock` and that of `LayerFiles`, which are held for no system call.
+"""
+
+import errno
+import os
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from cas3fs.filesystem.state.extents import Range, RangeSet
+from cas3fs.localdisk import LocalDisk
+from cas3fs.values import Buffer
+
+REMOVED_SUFFIX = ".gone"
+"""Ends the name of a file that is removed when its last reader is done."""
+
+_FEWEST_OPEN, _MOST_OPEN, _SHARE = 16, 4096, 4
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_ATTEMPTS = 16
+
+OnLost = Callable[["FileBytes", OSError], None]
+"""Told by any thread that the disk has lost bytes of a file; takes no lock."""
+
+
+def default_open_files() -> int:
+    """How many files are kept open: a share of what the process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_FEWEST_OPEN, min(_MOST_OPEN, soft // _SHARE))
+
+
+class PendingWrite(NamedTuple):
+    """Bytes that are in a file, and do not count yet; `failures` is the file's count when they began to go there."""
+
+    offset: int
+    length: int
+    failures: int
+
+
+class FileBytes:
+    """Bytes in a sparse file; `ranges` says which of its bytes count, `lost` which of these the disk has lost."""
+
+    __slots__ = (
+        "_dirty",
+        "_files",
+        "_lock",
+        "_new",
+        "_sync_mutex",
+        "_syncing",
+        "descriptor",
+        "failures",
+        "forgotten",
+        "lost",
+        "path",
+        "set",
+        "unsynced",
+        "uses",
+    )
+
+    def __init__(
+        self,
+        path: Path,
+        files: "LayerFiles",
+        ranges: Iterable[Range] = (),
+        lost: Iterable[Range] = (),
+        *,
+        create: bool,
+    ) -> None:
+        """Creates the file, or stands for one that is there.
+
+        Raises:
+            OSError: as open(2).
+        """
+        self.path = path
+        self.set = RangeSet(ranges)
+        self.lost = RangeSet(lost)
+        self.unsynced = create
+        """Bytes that count may not be on the disk."""
+        self.failures = 0
+        """How often the disk has lost bytes of it."""
+        self.descriptor, self.uses, self.forgotten = -1, 0, False  # these belong to `files`
+        self._files = files
+        self._lock = threading.Lock()
+        self._sync_mutex = threading.Lock()
+        self._dirty = RangeSet()
+        """What was put since the last sync began, whether it counts or not."""
+        self._syncing = RangeSet()
+        """What a sync is at."""
+        self._new = create
+        if create:
+            files.create(self)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.set.size_bytes
+
+    @property
+    def range_count(self) -> int:
+        return len(self.set)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether a sync has nothing to do."""
+        return not self.unsynced and not self._dirty.starts
+
+    def ranges(self) -> list[Range]:
+        return list(self.set)
+
+    def lost_ranges(self) -> list[Range]:
+        with self._lock:
+            return list(self.lost)
+
+    def write(self, offset: int, data: Buffer) -> PendingWrite:
+        """Writes the bytes, which do not count before `finish_write`.  May block on the disk: call it without a lock.
+
+        Raises:
+            OSError: as pwrite(2), a full disk among them.
+        """
+        view = memoryview(data)
+        with self._lock:
+            pending = PendingWrite(offset, len(view), self.failures)
+            dirty = self._mark_dirty(pending)
+        descriptor = self._files.acquire(self)
+        try:
+            while view:
+                written = self._files.disk.write(descriptor, view, offset)
+                view = view[written:]
+                offset += written
+        finally:
+            if dirty is not self._dirty:  # a sync has begun meanwhile; one that begins now covers all of it
+                with self._lock:
+                    self._mark_dirty(pending)
+            self._files.release(self)
+        return pending
+
+    def _mark_dirty(self, pending: PendingWrite) -> RangeSet:
+        if pending.length:
+            self._dirty.add(pending.offset, pending.offset + pending.length)
+        return self._dirty
+
+    def finish_write(self, pending: PendingWrite) -> None:
+        """The bytes that `write` wrote count from now on."""
+        end = pending.offset + pending.length
+        with self._lock:
+            self.set.add(pending.offset, end)
+            was_lost = pending.failures != self.failures
+            if was_lost:
+                self.lost.add(pending.offset, end)
+            elif self.lost.starts:
+                self.lost.remove(pending.offset, end)
+            self.unsynced = True
+        if was_lost:
+            self._files.on_lost(self, OSError(errno.EIO, os.strerror(errno.EIO)))
+
+    def truncate(self, size: int) -> None:
+        """Forgets everything from `size` on."""
+        with self._lock:
+            self.set.truncate(size)
+            self.lost.truncate(size)
+
+    def shrink(self, size: int) -> None:
+        """Gives the room behind `size` back to the disk, if it can; only while no row names those bytes."""
+        with suppress(OSError):
+            descriptor = self._files.acquire(self)
+            try:
+                self._files.disk.truncate(descriptor, size)
+            finally:
+                self._files.release(self)
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether any of ``[start, end)`` counts."""
+        return self.set.overlaps(start, end)
+
+    def within(self, start: int, end: int) -> list[Range]:
+        """The parts of ``[start, end)`` that count, ascending."""
+        return self.set.within(start, end)
+
+    def read_into(self, start: int, into: memoryview) -> None:
+        """Fills `into` with the bytes from `start` on, of a range that `within` gave.
+
+        Read and not mapped: a sector that cannot be read is then an error of this call, and no signal that ends the
+        process.
+
+        Raises:
+            OSError: as preadv(2); EIO where the disk has lost some of these bytes, or somebody has cut the file short.
+        """
+        end = start + len(into)
+        self._refuse_lost(start, end)
+        position = start
+        descriptor = self._files.acquire(self)
+        try:
+            while into:
+                count = self._files.disk.read_into(descriptor, into, position)
+                if not count:
+                    raise OSError(errno.EIO, f"staging file {self.path} is shorter than its ranges")
+                into = into[count:]
+                position += count
+            if self._is_unproven(start, end):
+                with self._sync_mutex:  # a sync that is under way has the word
+                    self._check(descriptor)
+        finally:
+            self._files.release(self)
+        self._refuse_lost(start, end)
+
+    def _is_unproven(self, start: int, end: int) -> bool:
+        """Whether the disk may have lost some of these bytes, and nobody was told."""
+        with self._lock:
+            return self._dirty.overlaps(start, end) or self._syncing.overlaps(start, end)
+
+    def _refuse_lost(self, start: int, end: int) -> None:
+        with self._lock:
+            lost = self.lost.within(start, end) if self.lost.starts else []
+        if lost:
+            raise OSError(
+                errno.EIO,
+                f"the local disk has lost bytes {lost[0][0]} to {lost[-1][1]} of staging file {self.path}; "
+                "write them again",
+            )
+
+    def verify(self) -> None:
+        """When this returns, `failures` tells whether what was read before can be believed.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        with self._sync_mutex:
+            if self._dirty.starts:
+                descriptor = self._files.acquire(self)
+                try:
+                    self._check(descriptor)
+                finally:
+                    self._files.release(self)
+
+    def _check(self, descriptor: int) -> None:
+        """Notes a write that the system made on its own and that has failed.  Needs `_sync_mutex`."""
+        try:
+            self._files.disk.check(descriptor)
+        except OSError as error:
+            self._lose(RangeSet(), error)
+
+    def sync(self) -> None:
+        """The bytes that count are on the disk when this returns, or `lost`.
+
+        Raises:
+            OSError: nothing was tried, as the file cannot be opened; the bytes are as they were.
+        """
+        with self._sync_mutex:
+            self._sync()
+
+    def sync_at_once(self) -> bool:
+        """As `sync`, but False if another sync is under way: waits for nobody."""
+        if not self._sync_mutex.acquire(blocking=False):
+            return False
+        try:
+            self._sync()
+        finally:
+            self._sync_mutex.release()
+        return True
+
+    def _sync(self) -> None:
+        try:
+            descriptor = self._files.acquire(self)  # first: while it looks clean, it could be closed
+        except FileNotFoundError as error:  # somebody has removed it: no later sync can find it either
+            self._lose(self.set, error)
+            return
+        try:
+            self.unsynced = False  # before the call: a write during it sets the flag again
+            with self._lock:
+                syncing = self._syncing = self._dirty
+                self._dirty = RangeSet()
+            try:
+                self._files.disk.sync(descriptor)
+            except OSError as error:
+                self._lose(syncing, error)
+            else:
+                self._sync_name()
+        finally:
+            with self._lock:
+                self._syncing = RangeSet()
+            self._files.release(self)
+
+    def _sync_name(self) -> None:
+        """Without its name the disk has nothing of the file."""
+        if self._new:
+            try:
+                self._files.sync_folder()
+                self._new = False
+            except OSError as error:
+                self._lose(self.set, error)
+
+    def _lose(self, syncing: Iterable[Range], error: OSError) -> None:
+        """All of `syncing`, and all that was put since, is lost."""
+        with self._lock:
+            for start, end in [*syncing, *self._dirty]:
+                for part in self.set.within(start, end):
+                    self.lost.add(*part)
+            self._dirty = RangeSet()
+            self.failures += 1
+            self.unsynced = False
+        self._files.on_lost(self, error)
+
+    def close(self) -> None:
+        """Closes the file, which stays."""
+        self._files.close_file(self)
+
+    def rename_for_removal(self) -> None:
+        """The file is not needed any more but by who reads it now; `discard` follows."""
+        self._files.rename(self, self.path.with_name(self.path.name + REMOVED_SUFFIX))
+
+    def discard(self) -> None:
+        """Removes the file."""
+        with suppress(OSError):  # what is left is set aside by the next mount
+            self._files.disk.unlink(self.path)
+        self._files.close_file(self)
+
+
+class LayerFiles:
+    """Those of one staging folder; see the module."""
+
+    def __init__(self, folder: Path, disk: LocalDisk, on_lost: OnLost, most_open: int | None = None) -> None:
+        self.disk = disk
+        self.on_lost = on_lost
+        self._folder = folder
+        self._folder_descriptor = -1
+        self._most_open = default_open_files() if most_open is None else most_open
+        self._lock = threading.Lock()
+        self._open: OrderedDict[FileBytes, None] = OrderedDict()
+        """The longest unused first."""
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
+
+    def create(self, held: FileBytes) -> None:
+        """Makes its file, empty, and opens it; errors as open(2)."""
+        self._open_folder()  # before there is anything to sync
+        self._enter(held, self._opened(held, os.O_CREAT | os.O_TRUNC))
+
+    def _open_folder(self) -> None:
+        if self._folder_descriptor >= 0:
+            return
+        descriptor = self.disk.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        with self._lock:
+            if self._folder_descriptor < 0:
+                self._folder_descriptor, descriptor = descriptor, -1
+        if descriptor >= 0:
+            self.disk.close(descriptor)
+
+    def acquire(self, held: FileBytes) -> int:
+        """A descriptor of its file, to be given back.
+
+        Raises:
+            OSError: as open(2).
+        """
+        with self._lock:
+            if held.descriptor >= 0:
+                held.uses += 1
+                self._open.move_to_end(held)
+                return held.descriptor
+        self._enter(held, self._opened(held, 0), uses=1)
+        return held.descriptor
+
+    def _enter(self, held: FileBytes, descriptor: int, uses: int = 0) -> None:
+        with self._lock:
+            held.uses += uses
+            if held.descriptor < 0:
+                held.descriptor, descriptor = descriptor, -1
+                self._open[held] = None
+        if descriptor >= 0:  # somebody else was faster
+            self.disk.close(descriptor)
+
+    def release(self, held: FileBytes) -> None:
+        """The descriptor that `acquire` gave is not used any more."""
+        with self._lock:
+            held.uses -= 1
+            descriptor = self._taken_out(held) if held.forgotten and not held.uses else -1
+        if descriptor >= 0:
+            self.disk.close(descriptor)
+
+    def close_file(self, held: FileBytes) -> None:
+        """Closes its file as soon as nobody uses it."""
+        with self._lock:
+            held.forgotten = True
+            descriptor = -1 if held.uses else self._taken_out(held)
+        if descriptor >= 0:
+            self.disk.close(descriptor)
+
+    def rename(self, held: FileBytes, path: Path) -> None:
+        """Its file has another name from now on; it keeps the old one where that fails."""
+        with suppress(OSError):
+            self.disk.rename(held.path, path)
+            held.path = path
+
+    def sync_folder(self) -> None:
+        """The names of the folder are on the disk when this returns; errors as fsync(2)."""
+        self.disk.sync_folder(self._folder_descriptor)
+
+    def close(self) -> None:
+        """Closes all; the files stay."""
+        with self._lock:
+            descriptors = [self._taken_out(held) for held in list(self._open)]
+            if self._folder_descriptor >= 0:
+                descriptors.append(self._folder_descriptor)
+                self._folder_descriptor = -1
+        for descriptor in descriptors:
+            self.disk.close(descriptor)
+
+    def _taken_out(self, held: FileBytes) -> int:
+        descriptor, held.descriptor = held.descriptor, -1
+        self._open.pop(held, None)
+        return descriptor
+
+    def _opened(self, held: FileBytes, flags: int) -> int:
+        while len(self._open) >= self._most_open and self._close_one():
+            pass
+        attempts = _ATTEMPTS
+        while True:
+            attempts -= 1
+            path = held.path
+            try:
+                return self._open_for_both(path, flags)
+            except FileNotFoundError:
+                if path == held.path or not attempts:  # else it was renamed meanwhile
+                    raise
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR or not attempts or not self._close_one():
+                    raise
+
+    def _open_for_both(self, path: Path, flags: int) -> int:
+        """Links are followed but where a file is made: `cas3fs rescue` works on links to the files of a state folder,
+        whose disk may be read-only by then."""
+        if flags:
+            return self.disk.open(path, os.O_RDWR | os.O_NOFOLLOW | flags)
+        try:
+            return self.disk.open(path, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES):
+                raise
+            return self.disk.open(path, os.O_RDONLY)
+
+    def _close_one(self) -> bool:
+        """Closes the longest unused file, one that needs no sync before if there is one; False if all are in use, or
+        being written.
+
+        Waits for no other thread: whoever is here may be in the middle of a sync of its own.
+        """
+        with self._lock:
+            idle = [held for held in self._open if not held.uses]
+            clean = next((held for held in idle if held.is_clean), None)
+            descriptor = -1 if clean is None else self._taken_out(clean)
+        if descriptor >= 0:
+            self.disk.close(descriptor)
+        return descriptor >= 0 or any(self._close_dirty(held) for held in idle[:_ATTEMPTS])
+
+    def _close_dirty(self, held: FileBytes) -> bool:
+        """Syncs a file and closes it, unless somebody uses it."""
+        with self._lock:
+            if held.uses or held.descriptor < 0:
+                return False
+            held.uses += 1
+        was_synced = held.sync_at_once()
+        with self._lock:
+            held.uses -= 1
+            may_go = not held.uses and ((was_synced and held.is_clean) or held.forgotten)
+            descriptor = self._taken_out(held) if may_go else -1
+        if descriptor >= 0:
+            self.disk.close(descriptor)
+        return descriptor >= 0

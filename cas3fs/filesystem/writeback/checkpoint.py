@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints: a copy of the index that shows a state the file system really had, while everybody goes on.
+
+1. Everything dirty is stored, without stopping anyone.
+2. Operations stop for an instant: the group is committed, its state pinned, and the layers of certain files frozen.
+   No request goes to the store meanwhile; how long it took is measured.
+3. The pinned state is copied, the frozen layers are stored, and their chunks are entered in the copy.
+
+The certain files are those that were renamed over others and have become dirty since step 1: the index at hand says
+that the name stands for them, and has not their content yet.  Programs that write to a new file and rename it over the
+old one do so lest anybody see an empty file; so nobody does.  A file that was truncated and is being rewritten needs
+no such care: the index keeps its old content until the new one is stored, and with `settled` step 1 leaves it alone
+until it is closed.
+
+Where one of these files cannot be stored, the copy says so: all of its content gives an I/O error there. Other files
+that cannot be stored are in the copy as they were stored last.
+
+A pack that was stored after the instant is unknown to the copy; what it holds of the frozen files is entered there,
+with the location that the index has.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cas3fs.blockstore.writer import BlockWriter
+from cas3fs.errors import BlockMissing
+from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.writeback.block_upload import BlockUpload
+from cas3fs.filesystem.writeback.commits import Commits
+from cas3fs.filesystem.writeback.rechunk import FrozenFile, Rechunker, enter_chunks
+from cas3fs.filesystem.writeback.storer import Storer
+from cas3fs.filesystem.writeback.unstorable import is_of_one_file
+from cas3fs.index import Index, PinnedIndex
+from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
+
+_ATTEMPTS = 3
+
+_log = logging.getLogger(__name__)
+
+
+class _Overtaken(Exception):
+    """What was to be frozen changed before it could be."""
+
+
+class Checkpoints:
+    """Takes checkpoints of one file system, one at a time."""
+
+    def __init__(self, base: Base, storer: Storer, writer: BlockWriter, commits: Commits) -> None:
+        self._base = base
+        self._storer = storer
+        self._writer = writer
+        self._commits = commits
+        self._mutex = threading.Lock()
+        self._longest_pause_s = 0.0
+
+    def take(self, copy_to: Path, *, settled: bool) -> None:
+        """Writes the copy.
+
+        Raises:
+            Cas3fsError, OSError: storing failed, or the copy cannot be made.
+        """
+        with self._mutex:
+            pinned, frozen = self._stored_and_pinned(settled)
+            try:
+                with pinned:
+                    pinned.copy_to(copy_to)
+                if frozen:
+                    self._complete(copy_to, frozen)
+            finally:
+                with self._base.lock:
+                    self._release_all(frozen)
+
+    def _stored_and_pinned(self, settled: bool) -> tuple[PinnedIndex, list[FrozenFile]]:
+        """Steps 1 and 2, until nothing comes between pinning and freezing."""
+        taken: list[tuple[PinnedIndex, list[FrozenFile]]] = []
+        while True:
+            self._storer.store_all(settled=settled, skip_unstorable=True)
+            try:
+                with suppress(_Overtaken):
+                    self._commits.commit_and(lambda: taken.append(self._pin()))
+                    return taken[0]
+            except BaseException:  # the commit may fail after the instant, too
+                for pinned, frozen in taken:
+                    pinned.close()
+                    with self._base.lock:
+                        self._release_all(frozen)
+                raise
+
+    def _release_all(self, frozen: Sequence[FrozenFile]) -> None:
+        """Needs the lock."""
+        for file in frozen:
+            file.release(self._base.staging)
+
+    def _pin(self) -> tuple[PinnedIndex, list[FrozenFile]]:
+        """Step 2; the lock is held, and the group was just committed."""
+        begun_s = time.monotonic()
+        base = self._base
+        pinned = base.index.pin()
+        try:
+            frozen = self._frozen()
+        except BaseException:
+            pinned.close()
+            raise
+        pause_s = time.monotonic() - begun_s + self._commits.last_pause_s
+        self._longest_pause_s = max(self._longest_pause_s, pause_s)
+        base.metrics.gauge("checkpoint.last_pause_s").set(pause_s)
+        base.metrics.gauge("checkpoint.longest_pause_s").set(self._longest_pause_s)
+        base.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
+        return pinned, frozen
+
+    def _frozen(self) -> list[FrozenFile]:
+        """The certain files, those first for which no write has to be waited for: waiting lets the lock go.
+
+        Raises:
+            _Overtaken: while it was waited for, one was stored or removed, and the pinned state shows it without that.
+        """
+        staging = self._base.staging
+        certain = [(inode, inode.stored_seq) for inode in staging.waiting.values() if inode.replaces]
+        certain.sort(key=lambda one: one[0].layers[-1].writers)
+        frozen: list[FrozenFile] = []
+        try:
+            for inode, stored_seq in certain:
+                layers = staging.freeze(inode)
+                if not layers or layers[-1].stored or inode.stored_seq != stored_seq:
+                    raise _Overtaken
+                frozen.append(FrozenFile(inode, layers))
+        except BaseException:
+            self._release_all(frozen)
+            raise
+        return frozen
+
+    # -- the frozen files
+
+    def _complete(self, copy: Path, frozen: Sequence[FrozenFile]) -> None:
+        """Step 3: stores what was frozen, and enters it in the copy.
+
+        A block that gc frees between its storing and its being looked up is stored once more.
+        """
+        for attempt in range(_ATTEMPTS):
+            unreadable = self._upload(frozen)
+            whole = [file for file in frozen if file not in unreadable]
+            hashes = [new.hash for file in whole for new in file.chunks]
+            with self._base.lock:
+                locations = self._base.index.blocks.locate(hashes)
+            if all(block_hash in locations for block_hash in hashes):
+                self._enter(copy, whole, unreadable, locations)
+                return
+            self._base.metrics.counter("checkpoint.repeated").add(attempt + 1)
+        raise BlockMissing(
+            "blocks of files that are being replaced were freed again and again; the next try may succeed"
+        )
+
+    def _upload(self, frozen: Sequence[FrozenFile]) -> set[FrozenFile]:
+        """Gives the files that cannot be stored.
+
+        Raises:
+            Cas3fsError: the store or the index failed, so none can be.
+        """
+        base = self._base
+        unreadable: dict[FrozenFile, BaseException] = {}
+        with self._writer.session() as session:
+            blocks = BlockUpload(base, self._writer, session)
+            for file in frozen:
+                try:
+                    # just what the layers hold: beside it the index may be newer than the copy by now
+                    rechunker = Rechunker(base, file, base.chunker, blocks.emit, exact=True)
+                    file.replacements = list(rechunker.replacements())
+                    file.verify()
+                except Exception as error:
+                    if not is_of_one_file(error):
+                        raise
+                    unreadable[file] = error
+        failures = blocks.wait()
+        for file in frozen:
+            for new in file.chunks if file not in unreadable else ():
+                if (failure := failures.get(new.hash)) is not None:
+                    if not is_of_one_file(failure):
+                        raise failure
+                    unreadable[file] = failure
+        for file, why in unreadable.items():
+            _log.error("inode %d replaces a file and gives I/O errors in this snapshot: %s", file.inode.number, why)
+        return set(unreadable)
+
+    def _enter(
+        self,
+        copy: Path,
+        frozen: Sequence[FrozenFile],
+        unreadable: Iterable[FrozenFile],
+        locations: dict[BlockHash, BlockLocation],
+    ) -> None:
+        with Index.open(copy, scratch=True) as index:
+            with index.operation():
+                known = index.blocks.find(list(locations))
+                missing = [place for block_hash, place in locations.items() if block_hash not in known]
+                for pack in self._packs_of(missing):
+                    index.blocks.add_pack(pack, self._base.next_ordinal)
+                ids = index.blocks.find(list(locations))
+                for file in frozen:
+                    enter_chunks(index, file, ids)
+                    index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
+                for file in unreadable:
+                    index.chunks.truncate(file.inode.number, 0)
+                    if file.size:
+                        index.repairs().add_lost_range(file.inode.number, 0, file.size)
+                    index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
+            index.commit()
+
+    def _packs_of(self, places: Sequence[BlockLocation]) -> list[StoredPack]:
+        """The packs of these blocks, with those blocks."""
+        packs: dict[str, list[PackedBlock]] = {}
+        for place in places:
+            line = PackedBlock(place.hash, place.offset, place.stored_length, place.plain_length)
+            packs.setdefault(place.pack, []).append(line)
+        with self._base.lock:
+            return [StoredPack(name, self._base.index.blocks.pack_size(name), lines) for name, lines in packs.items()]

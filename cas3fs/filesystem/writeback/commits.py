@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Commits: how what happened in memory becomes durable on this machine.
+
+Operations run in one open transaction of the index, the *group*; a commit ends it every few seconds, at fsync and
+fsyncdir, and before a snapshot.  One commit, step by step; a kill or a loss of power between any two of them loses at
+most what happened since the commit before:
+
+1. outside the lock: the bytes of layer files are synced, staging rows are written and made durable; what the disk
+   loses of a file is the trouble of that file, whose row says so (module `layer_files`), and of those who fsync it;
+2. under the lock, so that no operation comes between: the same for the little that has changed meanwhile;
+3. under the lock: dirty inodes are written back, and the group is committed;
+4. outside the lock: the index is synced;
+5. under the lock: layers that the index now durably holds are dropped, and rows that had to wait for it are written.
+
+Two and three in this order: a rename in the index never becomes durable before the staged bytes of what was renamed.
+Four before five: a staging row goes only when the index is durable.
+
+The group stays in memory until it is committed, so one that has changed many pages is committed at once.  One that
+SQLite has undone is done again by the index (`cas3fs.index.database`): the file system takes no changes while that
+fails, and each commit tries it.
+
+`commit_mutex` makes commits one at a time; callers that come while one is under way share the next.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Set
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from cas3fs.errors import Cas3fsError, IndexDatabaseError, IndexRowRefused
+from cas3fs.filesystem.base import Base
+from cas3fs.localdisk import LocalDisk
+from cas3fs.periodic import FailureGuard
+
+_MIB = 1 << 20
+_SLICE_BYTES = 4 * _MIB
+_RESERVE_BYTES = 32 * _MIB
+_RESERVE_SHARE = 20
+_ROOM_RESERVES = 2
+_DISK_CHECK_S = 0.5
+_LOST_RETRY_S = 1.0
+_GROUP_PAGES = 20_000
+"""So many changed pages, 80 MiB at most, and the group is committed at the next look."""
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+class DiskReserve:
+    """Room on the local disk that is kept for commits: a file that is given up when the disk is nearly full.
+
+    While it is given up, writers are refused with ENOSPC; so a commit never meets a full disk, which would undo all
+    operations of its group.
+
+    Before it comes to that, staging has no room any more: it leaves twice the reserve to others.
+    """
+
+    def __init__(self, folder: Path, local_disk: LocalDisk) -> None:
+        self._path = folder / "reserve"
+        self._folder = folder
+        self._disk = local_disk
+        disk = os.statvfs(folder)
+        self._size_bytes = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
+        self.is_low = False
+        self.stageable_bytes = 0
+        """What may be staged beside what is, by the last check."""
+
+    def check(self) -> bool:
+        """Whether the disk is nearly full; gives the reserve up, or makes it, as needed."""
+        free = self._disk.free_bytes(self._folder)
+        self.stageable_bytes = max(0, free - _ROOM_RESERVES * self._size_bytes)
+        if self.is_low:
+            self.is_low = free < 3 * self._size_bytes
+        elif free < self._size_bytes // 2:
+            self._path.unlink(missing_ok=True)
+            self.is_low = True
+        if not self.is_low and not self._path.exists():
+            self._fill()
+        return self.is_low
+
+    def _fill(self) -> None:
+        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, max(self._size_bytes, 1))
+        except OSError:
+            self._path.unlink(missing_ok=True)
+            self.is_low = True
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Gives the room back."""
+        self._path.unlink(missing_ok=True)
+
+
+class Commits:
+    """Commits the changes of one file system, in the background and on request."""
+
+    def __init__(self, base: Base, folder: Path) -> None:
+        self._base = base
+        self._reserve = DiskReserve(folder, base.staging.layer_files.disk)
+        self.commit_mutex = threading.Lock()
+        self.last_pause_s = 0.0
+        """How long the last commit kept operations out."""
+        self._refused: Set[int] = frozenset()
+        self._refused_staged: Set[int] = frozenset()
+        self._asked = 0
+        self._done = 0
+        self._wake = threading.Event()
+        self._stopping = False
+        self._waited_s = 0.0
+        self._disk_guard = FailureGuard("local disk", base.metrics, "the room on the local disk cannot be told")
+        self._commit_guard = FailureGuard("commits", base.metrics, "commit failed, will be tried again")
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+
+    def start(self) -> None:
+        with self._disk_guard:
+            self._check_disk()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the rhythm; a commit under way is finished."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._reserve.close()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.wait(_DISK_CHECK_S)
+            with self._disk_guard:
+                self._check_disk()
+            with self._commit_guard:
+                self._commit_in_time()
+
+    def _commit_in_time(self) -> None:
+        self._waited_s += _DISK_CHECK_S
+        if self._is_time(self._waited_s) and not self._stopping:
+            self._waited_s = 0.0
+            self.commit()
+
+    def _is_time(self, waited_s: float) -> bool:
+        base = self._base
+        interval_s = base.settings.commit_interval_s
+        if base.lost_reason:
+            interval_s = min(interval_s, _LOST_RETRY_S + self._commit_guard.pause_s)
+        return waited_s >= interval_s or base.index.changed_pages >= _GROUP_PAGES
+
+    def _check_disk(self) -> None:
+        low = self._reserve.is_low
+        self._base.reader.free_disk_space()  # first: what is in the caches can be had again
+        self._base.refuse_growth(self._reserve.check())
+        with self._base.lock:
+            self._base.staging.set_free_disk_bytes(self._reserve.stageable_bytes)
+        if self._reserve.is_low != low:
+            _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has room again")
+
+    def commit(self) -> None:
+        """Returns when all that happened before the call is durable on this machine.
+
+        Raises:
+            IndexDatabaseError, OSError: it is not; what is said in memory stays said, and a later commit may succeed.
+        """
+        with self._base.lock:
+            self._asked += 1
+            ticket = self._asked
+        with self.commit_mutex:
+            if self._done >= ticket:
+                return
+            with self._base.lock:
+                covered = self._asked
+            self._commit(lambda: None)
+            self._done = covered
+
+    def commit_and(self, action: Callable[[], Result]) -> Result:
+        """Commits, and calls `action` before the lock is let go that kept operations out; errors as `commit`."""
+        with self.commit_mutex:
+            return self._commit(action)
+
+    def _commit(self, action: Callable[[], Result]) -> Result:
+        try:
+            return self._commit_durably(action)
+        except IndexDatabaseError as error:
+            if error.is_final:
+                self._hand_over(error)
+            raise
+
+    def _hand_over(self, error: IndexDatabaseError) -> None:
+        """Takes no more changes, and leaves to the system what is in memory: the next mount finds it, unless the
+        machine goes down before or the disk loses it again, which nobody can know."""
+        base = self._base
+        base.turn_read_only(f"{error}, so nothing can be kept for sure: unmount, see to the disk, and mount again")
+        with base.lock:
+            for step in (self._save_rest, self._commit_group):
+                with suppress(Cas3fsError, OSError):
+                    step()
+
+    def _commit_durably(self, action: Callable[[], Result]) -> Result:
+        base = self._base
+        self._prepare()
+        with base.lock:
+            begun_s = time.monotonic()
+            self._save_rest()
+            waiting, dropped_uncommitted = base.staging.take_stored()
+            try:
+                self._commit_group()
+                self.last_pause_s = time.monotonic() - begun_s
+                result = action()
+            except BaseException:
+                base.staging.restore_stored(waiting, dropped_uncommitted)
+                raise
+        try:
+            base.index.sync()
+        except BaseException:
+            with base.lock:
+                base.staging.restore_stored(waiting, dropped_uncommitted)
+            raise
+        with base.lock:
+            base.staging.drop(waiting)
+            if dropped_uncommitted:
+                self._save_rest()
+        base.metrics.counter("commits").add(1)
+        return result
+
+    def _prepare(self) -> None:
+        """Step 1: most of the bytes, in slices, so that operations go on meanwhile."""
+        base = self._base
+        with base.lock:
+            base.staging.retry_refused()
+            pinned = base.staging.pin_unsynced()
+        try:
+            for layer in pinned:
+                layer.sync()
+        finally:
+            with base.lock:
+                base.staging.release_readers(pinned)
+                base.staging.record_losses()
+        more = True
+        while more:
+            with base.lock:
+                more = base.staging.save_some(_SLICE_BYTES)
+        base.staging.commit_rows()
+
+    def _save_rest(self) -> None:
+        """As step 1, with the lock held: it should be little."""
+        staging = self._base.staging
+        pinned = staging.pin_unsynced()
+        try:
+            for layer in pinned:
+                layer.sync()
+        finally:
+            staging.release_readers(pinned)
+            staging.record_losses()
+        while staging.save_some(_SLICE_BYTES):
+            pass
+        staging.commit_rows()
+
+    def _commit_group(self) -> None:
+        """Step 3."""
+        base = self._base
+        base.names.flush()
+        if base.inodes.dirty or base.inodes.to_delete:
+            with base.index.operation():
+                base.inodes.write_back()
+        base.index.commit()
+        self._report_refused()
+        base.inodes.written_back()
+
+    def _report_refused(self) -> None:
+        refused = self._base.inodes.refused
+        for number in refused.keys() - self._refused:
+            _log.error(
+                "attributes of inode %d cannot be kept, it stays as it was last kept: %s", number, refused[number]
+            )
+            self._base.metrics.counter("commits.refused").add(1)
+        self._refused = refused.keys()
+        staged = self._base.staging.refused
+        for number in staged.keys() - self._refused_staged:
+            _log.error("%s", staged[number])
+            self._base.metrics.note_error("staging", IndexRowRefused(staged[number]))
+        self._refused_staged = frozenset(staged)

@@ -19,14 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cas3fs.assembly.checking import check_mounted
-from cas3fs.assembly.opening import OpenVolume, open_writer
-from cas3fs.assembly.upkeep import Upkeep
-from cas3fs.assembly.volumes import make_volume
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.blockstore import BlockReader, BlockWriter
 from cas3fs.caches.memory import MemoryCache
+from cas3fs.commands.fsck import check_mounted
+from cas3fs.commands.mkfs import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
@@ -40,6 +38,8 @@ from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.values import SnapshotNumber
+from cas3fs.volume.gc_scheduler import GcScheduler
+from cas3fs.volume.opening import OpenVolume, open_writer
 
 KIB, MIB = 1 << 10, 1 << 20
 BLOCKS_IN_PACK = 4
@@ -130,19 +130,19 @@ def measure_packs(folder: Path) -> list[Figure]:
 
 
 def _upkeep(volume: OpenVolume) -> Iterator[Figure]:
-    upkeep, publisher = Upkeep(volume), volume.publisher
+    scheduler, publisher = GcScheduler(volume), volume.publisher
     assert publisher is not None
     publisher.publish()
     idle_mib = _peak_mib()
-    yield Figure("gc plan", _seconds(lambda: upkeep.gc(_GC, _silent, dry_run=True)), "s")
+    yield Figure("gc plan", _seconds(lambda: scheduler.gc(_GC, _silent, dry_run=True)), "s")
     lists = volume.metrics.snapshot().get("store.list.count", 0)
     with _watched(volume.filesystem) as stall_ms:
-        yield Figure("gc that drops the blocks", _seconds(lambda: upkeep.gc(_GC, _silent)), "s")
+        yield Figure("gc that drops the blocks", _seconds(lambda: scheduler.gc(_GC, _silent)), "s")
         yield Figure("listings of that", volume.metrics.snapshot().get("store.list.count", 0) - lists, "")
         with publisher.exclusively():
-            publisher.keeper.prune(RetentionPolicy(last=1))
+            publisher.pruner.prune(RetentionPolicy(last=1))
         deleted: dict[str, Any] = {}
-        yield Figure("gc that deletes the packs", _seconds(lambda: deleted.update(upkeep.gc(_GC, _silent))), "s")
+        yield Figure("gc that deletes the packs", _seconds(lambda: deleted.update(scheduler.gc(_GC, _silent))), "s")
         assert deleted["deleted_packs"], deleted
         yield Figure("longest stall during gc", stall_ms(), "ms")
     yield Figure("fsck", _seconds(lambda: _assert_clean(volume)), "s")

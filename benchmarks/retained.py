@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from cas3fs.assembly.keeping import Keeper
 from cas3fs.entries.kinds import PagesUse, SnapshotEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
@@ -18,6 +17,7 @@ from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.retention import RetentionPolicy, set_policy
 from cas3fs.values import SnapshotNumber
+from cas3fs.volume.pruner import SnapshotPruner
 
 PAGES_OF_ONE = 64
 _PUBLISHINGS = 5
@@ -55,9 +55,9 @@ def measure(snapshots: int) -> Cost:
     set_policy(archive.shelf, RetentionPolicy(last=snapshots), fenced=True)
     with tempfile.TemporaryDirectory(prefix="cas3fs-bench-") as folder:
         claim = epochs.claim(WriterIdentity.of_this_process(), Path(folder) / "claim.json")
-        keeper = Keeper(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=dict)
+        pruner = SnapshotPruner(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=dict)
         tracemalloc.start()
-        keeper.thin()
+        pruner.prune_expired()
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         index = Path(folder) / "index"
@@ -65,10 +65,10 @@ def measure(snapshots: int) -> Cost:
         spent_s = 0.0
         for number in range(snapshots + 1, snapshots + 1 + _PUBLISHINGS):
             index.write_bytes(number.to_bytes(8, "big") * 4096)
-            keeper.published(archive.create(index, epoch=1, sequence=number))
+            pruner.published(archive.create(index, epoch=1, sequence=number))
             store.asked.clear()
             begun_s = time.perf_counter()
-            keeper.thin()
+            pruner.prune_expired()
             spent_s += time.perf_counter() - begun_s
             asked += store.asked
     gets, listings = (asked[kind] / _PUBLISHINGS for kind in ("get", "list"))

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.subjects import peak_memory_kib
-from cas3fs.assembly.opening import open_writer
-from cas3fs.assembly.volumes import make_volume
+from cas3fs.commands.mkfs import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import ControlClient
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
+from cas3fs.volume.opening import open_writer
 
 KIB, MIB = 1 << 10, 1 << 20
 FILES_IN_FOLDER = 1000

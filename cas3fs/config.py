@@ -4,7 +4,7 @@
 Vocabulary: the *places* are the two folders of this machine in which cas3fs keeps things: the state folder holds what
 must not be lost, the cache folder what may vanish at any time.
 
-Knows nothing of volumes, stores or mounts; assembly hands the values on.
+Knows nothing of volumes, stores or mounts; the rooms above hand the values on.
 """
 
 import os
@@ -41,7 +41,7 @@ CACHE_VARIABLE = "CAS3FS_CACHE_DIR"
 @attrs.frozen
 class Places:
     """The two folders of this machine; each volume has one of its own below, named by the volume's uuid.
-    Of several places with volumes of one uuid each has a state folder of its own (`cas3fs.assembly.places`)."""
+    Of several places with volumes of one uuid each has a state folder of its own (`cas3fs.volume.location`)."""
 
     state_dir: Path
     cache_dir: Path

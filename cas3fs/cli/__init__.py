@@ -6,7 +6,7 @@ standard error. The exit status is 0 for success, 1 for failure with one line ``
 that makes no sense.
 
 The modules here import nothing heavy at their top, so that ``cas3fs --help`` is quick; what a verb needs, it imports
-when it runs. They know of assembly, control and config, and of nothing below that could be reached through these.
+when it runs. They know of commands, control and config, and of nothing below that could be reached through these.
 """
 
 from cas3fs.cli.program import main

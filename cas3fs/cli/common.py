@@ -141,7 +141,7 @@ def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
 
 def normal_url(url: str) -> str:
     """`url` in the one form in which it is compared; raises UsageError where it names no store."""
-    from cas3fs.assembly.volumes import normal_url as normal
+    from cas3fs.volume.loading import normal_url as normal
 
     return normal(url)
 
@@ -170,21 +170,21 @@ def find_target(volume: str, places: Places, endpoint_url: str | None = None) ->
 
 def find_target_or_lost(volume: str, places: Places, endpoint_url: str | None = None) -> "Target | MountEntry | None":
     """As `find_target`, but that a mount whose process is gone is given, too."""
-    from cas3fs.assembly.places import is_at
     from cas3fs.cli.sockets import find_socket
-    from cas3fs.control import SOCKET_NAME, find_records
+    from cas3fs.control import SOCKET_NAME, find_mount_records
     from cas3fs.fuse.mountpoints import mount_at, resolve
+    from cas3fs.volume.location import is_at
 
     is_url = "://" in volume
     if is_url:  # the writer's state folder first: views of snapshots may be mounted beside it
-        for state, record in find_records(places.state_dir):
+        for state, record in find_mount_records(places.state_dir):
             if volume == record.url and is_at(state, StoreSettings(volume, endpoint_url)):
                 return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
     mount = _writer_mount(volume, places, endpoint_url) if is_url else mount_at(volume)
     if mount is not None:
         socket = find_socket(mount.mountpoint, places)
         return mount if socket is None else Target(mount.url, mount.mountpoint, socket)
-    for state, record in () if is_url else find_records(places.state_dir):
+    for state, record in () if is_url else find_mount_records(places.state_dir):
         if resolve(volume) == Path(record.mountpoint):
             return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
     return None
@@ -192,10 +192,10 @@ def find_target_or_lost(volume: str, places: Places, endpoint_url: str | None = 
 
 def _writer_mount(url: str, places: Places, endpoint_url: str | None) -> "MountEntry | None":
     """The mount of a volume through which it is written; one whose process is gone, where there is no other."""
-    from cas3fs.assembly.places import is_at
-    from cas3fs.assembly.statefolder import is_view
     from cas3fs.cli.sockets import find_socket
     from cas3fs.fuse.mountpoints import list_mounts
+    from cas3fs.volume.location import is_at
+    from cas3fs.volume.state_folder import is_view
 
     dead = None
     for mount in list_mounts():

@@ -44,7 +44,7 @@ def epochs(
     When a writer is taken over from, what it had stored and not published stays in the store, for `cas3fs rescue` on
     its machine. Once that is done, or if that machine is gone, --release lets `cas3fs gc` free it.
     """
-    from cas3fs.assembly.writers import list_epochs, release_epoch
+    from cas3fs.commands.epochs import list_epochs, release_epoch
 
     target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
     if target is None and "://" not in volume:

@@ -37,7 +37,7 @@ def fork(
     Copy the bucket or the folder first, and fork the copy before it is mounted. If the original was mounted meanwhile,
     the copy counts as held by that mount: --take-over ends that, in the copy alone.
     """
-    from cas3fs.assembly.forking import fork as make
+    from cas3fs.commands.fork import fork as make
 
     log_to_stderr(False)
     target = find_target_of(volume, state_dir, cache_dir, endpoint_url)

@@ -89,7 +89,7 @@ def fsck(
 
 
 def _offline() -> Offline:
-    from cas3fs.assembly.checking import check_unmounted
+    from cas3fs.commands.fsck import check_unmounted
 
     return check_unmounted
 

@@ -84,7 +84,7 @@ def gc(
 
 
 def _offline() -> Offline:
-    from cas3fs.assembly.upkeep import collect_unmounted
+    from cas3fs.commands.gc import collect_unmounted
 
     return collect_unmounted
 

@@ -50,7 +50,7 @@ def mkfs(
 
     The bucket or folder must exist; a volume that is there already is left alone. In a folder, only you can read it.
     """
-    from cas3fs.assembly.volumes import make_volume
+    from cas3fs.commands.mkfs import make_volume
 
     log_to_stderr(verbose)
     settings = VolumeSettings(chunker, block_size, pack_size, compression, label, allow_unfenced, group_readable)

@@ -145,7 +145,7 @@ def _serve(
         # looking for garbage among what is just being loaded finds none, and takes a tenth of the time
         gc.disable()
         try:
-            from cas3fs.assembly.mounting import serve_mount
+            from cas3fs.commands.mount import serve_mount
         finally:
             gc.enable()
 

@@ -24,8 +24,8 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
     Saved is every file that no published snapshot has as it is there: new, changed, moved or linked, its data stored
     already or not. What was removed there is not told.
     """
-    from cas3fs.assembly.rescuing import find_endpoint, find_state, find_url
-    from cas3fs.assembly.rescuing import rescue as save
+    from cas3fs.commands.rescue import find_endpoint, find_state, find_url
+    from cas3fs.commands.rescue import rescue as save
 
     found = find_state(state)
     known = url or find_url(found)

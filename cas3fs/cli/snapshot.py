@@ -83,7 +83,7 @@ class Volume:
 @json_option
 def create(volume: Volume, *, name: str | None, as_json: bool) -> None:
     """Publish a snapshot of VOLUME now."""
-    from cas3fs.assembly.snapshotting import create_offline
+    from cas3fs.commands.snapshot import create_offline
 
     with progress_bar("storing") as progress:
         if volume.target is not None:
@@ -115,7 +115,7 @@ def list_(volume: Volume, *, as_json: bool) -> None:
 
 
 def _list(volume: Volume) -> list[Message]:
-    from cas3fs.assembly.snapshotting import list_snapshots, open_archive
+    from cas3fs.commands.snapshot import list_snapshots, open_archive
 
     if volume.target is None:
         with open_archive(volume.settings) as archive:
@@ -149,7 +149,7 @@ def _line(one: Message) -> str:
 @json_option
 def show(volume: Volume, *, snapshot_id: str, as_json: bool) -> None:
     """Tell all about the snapshot ID of VOLUME."""
-    from cas3fs.assembly.snapshotting import open_archive, show_snapshot
+    from cas3fs.commands.snapshot import open_archive, show_snapshot
 
     if volume.target is not None:
         told = volume.ask("snapshot-show", {"id": snapshot_id})
@@ -183,8 +183,8 @@ def restore(volume: Volume, *, snapshot_id: str, as_json: bool) -> None:
 
     The state that it replaces stays a snapshot, and can be restored in the same way.
     """
-    from cas3fs.assembly.restoring import restore_head
-    from cas3fs.assembly.snapshotting import describe
+    from cas3fs.commands.restore import restore_head
+    from cas3fs.commands.snapshot import describe
 
     if volume.target is not None:
         raise MountError(
@@ -205,7 +205,7 @@ def restore(volume: Volume, *, snapshot_id: str, as_json: bool) -> None:
 @json_option
 def delete(volume: Volume, *, snapshot_ids: tuple[str, ...], as_json: bool) -> None:
     """Delete snapshots of VOLUME; `cas3fs gc` then frees what only they needed."""
-    from cas3fs.assembly.snapshotting import delete_offline
+    from cas3fs.commands.snapshot import delete_offline
 
     ids = list(dict.fromkeys(snapshot_ids))
     if volume.target is not None:
@@ -254,7 +254,7 @@ def prune(volume: Volume, *, names: tuple[str, ...], dry_run: bool, as_json: boo
     The rules are those given here, and no others, or else the volume's own (`cas3fs snapshot policy`). The newest
     snapshot always stays.
     """
-    from cas3fs.assembly.snapshotting import prune_offline, read_policy
+    from cas3fs.commands.snapshot import prune_offline, read_policy
 
     policy = _policy(names, rules)
     if volume.target is not None:
@@ -283,7 +283,7 @@ def policy(volume: Volume, *, names: tuple[str, ...], as_json: bool, **rules: An
 
     All rules are replaced at once. What no rule keeps is deleted after the next snapshot is published.
     """
-    from cas3fs.assembly.snapshotting import policy_offline, read_policy
+    from cas3fs.commands.snapshot import policy_offline, read_policy
 
     wanted = _policy(names, rules)
     if volume.target is not None:
@@ -307,7 +307,7 @@ def policy(volume: Volume, *, names: tuple[str, ...], as_json: bool, **rules: An
 @json_option
 def extract(volume: Volume, *, snapshot_id: str, path: str, destination: Path, as_json: bool) -> None:
     """Copy PATH, a file or a tree of the snapshot ID of VOLUME, to DEST, without a mount."""
-    from cas3fs.assembly.extracting import extract as extract_from
+    from cas3fs.commands.extract import extract as extract_from
 
     if not destination.absolute().parent.is_dir():
         raise UsageError(f"{destination.absolute().parent} is not a folder")

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from cas3fs.config import Places
-from cas3fs.control import PATIENCE_S, RECORD_NAME, SILENCE_S, SOCKET_NAME, MountRecord, answers, await_sign
+from cas3fs.control import (
+    ALIVE_TIMEOUT_S,
+    MOUNT_RECORD_NAME,
+    QUIET_S,
+    SOCKET_NAME,
+    MountRecord,
+    is_listening,
+    wait_until_alive,
+)
 from cas3fs.errors import ControlError, MountError
 from cas3fs.fuse.mountpoints import control_path
 
@@ -26,7 +34,7 @@ _DESCRIPTORS = 4096
 
 
 def find_socket(
-    mountpoint: Path, places: Places, *, silence_s: float = SILENCE_S, patience_s: float = PATIENCE_S
+    mountpoint: Path, places: Places, *, quiet_s: float = QUIET_S, alive_timeout_s: float = ALIVE_TIMEOUT_S
 ) -> Path | None:
     """Where the control socket of the mount on `mountpoint` is; None when its process is gone.
 
@@ -35,13 +43,13 @@ def find_socket(
         ControlError: its process gives no sign of life.
     """
     with _asked(mountpoint) as answer:
-        if not _can_read(answer, silence_s):
+        if not _can_read(answer, quiet_s):
             socket = _recorded(mountpoint, places)
             if socket is not None:
-                await_sign(socket)
+                wait_until_alive(socket)
                 return socket
-            if not _can_read(answer, patience_s):
-                raise ControlError(_silent(mountpoint, places, silence_s + patience_s))
+            if not _can_read(answer, alive_timeout_s):
+                raise ControlError(_silent(mountpoint, places, quiet_s + alive_timeout_s))
         return _read(mountpoint, os.read(answer, _TOLD_BYTES))
 
 
@@ -90,10 +98,10 @@ def _can_read(pipe: int, limit_s: float) -> bool:
 
 def _recorded(mountpoint: Path, places: Places) -> Path | None:
     """The socket of the process that was the last to mount there, by the records in the state folder."""
-    files = [*places.state_dir.glob(f"*/{RECORD_NAME}"), *places.state_dir.glob(f"*/views/*/{RECORD_NAME}")]
+    files = [*places.state_dir.glob(f"*/{MOUNT_RECORD_NAME}"), *places.state_dir.glob(f"*/views/*/{MOUNT_RECORD_NAME}")]
     for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
         record, socket = MountRecord.load(file.parent), file.parent / SOCKET_NAME
-        if record is not None and Path(record.mountpoint) == mountpoint and answers(socket):
+        if record is not None and Path(record.mountpoint) == mountpoint and is_listening(socket):
             return socket
     return None
 

@@ -61,7 +61,7 @@ def _report(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_
             return client.call("stats")
     if "://" not in volume:
         raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
-    from cas3fs.assembly.reports import unmounted_report
+    from cas3fs.commands.stats import unmounted_report
 
     return unmounted_report(store_settings(volume, endpoint_url), find_places(state_dir, cache_dir))
 

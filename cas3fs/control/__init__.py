@@ -20,16 +20,16 @@ process is still storing. Paths of sockets are limited to 107 bytes by the kerne
 ``/proc/self/fd/<folder>``.
 """
 
-from cas3fs.control.client import PATIENCE_S, SILENCE_S, ControlClient, await_sign
-from cas3fs.control.lines import MAX_LINE_BYTES, Message, Progress
-from cas3fs.control.records import RECORD_NAME, SOCKET_NAME, MountRecord, answers, find_records
+from cas3fs.control.client import ALIVE_TIMEOUT_S, QUIET_S, ControlClient, wait_until_alive
+from cas3fs.control.mount_record import MOUNT_RECORD_NAME, SOCKET_NAME, MountRecord, find_mount_records, is_listening
+from cas3fs.control.protocol import MAX_LINE_BYTES, Message, Progress
 from cas3fs.control.server import ControlServer, Handler
 
 __all__ = [
+    "ALIVE_TIMEOUT_S",
     "MAX_LINE_BYTES",
-    "PATIENCE_S",
-    "RECORD_NAME",
-    "SILENCE_S",
+    "MOUNT_RECORD_NAME",
+    "QUIET_S",
     "SOCKET_NAME",
     "ControlClient",
     "ControlServer",
@@ -37,7 +37,7 @@ __all__ = [
     "Message",
     "MountRecord",
     "Progress",
-    "answers",
-    "await_sign",
-    "find_records",
+    "find_mount_records",
+    "is_listening",
+    "wait_until_alive",
 ]

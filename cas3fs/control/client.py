@@ -9,13 +9,13 @@ import struct
 from pathlib import Path
 
 from cas3fs import errors
-from cas3fs.control.lines import ALIVE, MAX_ANSWER_BYTES, Lines, Message, Progress, peer_of, short_name
-from cas3fs.control.records import MountRecord
+from cas3fs.control.mount_record import MountRecord
+from cas3fs.control.protocol import ALIVE, MAX_ANSWER_BYTES, Message, MessageStream, Progress, peer_of, short_name
 from cas3fs.errors import Cas3fsError, ControlError, FileSystemError
 
-SILENCE_S = 3.0
+QUIET_S = 3.0
 """So long nothing is heard before a sign is asked for."""
-PATIENCE_S = 15.0
+ALIVE_TIMEOUT_S = 15.0
 """So long a sign may take: on a busy machine everything is slow."""
 
 _TIMEVAL = struct.Struct("ll")
@@ -24,30 +24,30 @@ _TIMEVAL = struct.Struct("ll")
 class ControlClient:
     """A command's connection to the process that has a volume open."""
 
-    def __init__(self, path: Path, *, silence_s: float = SILENCE_S, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, path: Path, *, quiet_s: float = QUIET_S, alive_timeout_s: float = ALIVE_TIMEOUT_S) -> None:
         """Connects.
 
         Raises:
             ControlError: nothing answers at `path`.
         """
         self._path = path
-        self._silence_s = silence_s
-        self._patience_s = patience_s
+        self._quiet_s = quiet_s
+        self._alive_timeout_s = alive_timeout_s
         self._connection = self._connect()
         self._pid = peer_of(self._connection)[0]
-        self._lines = Lines(self._connection, MAX_ANSWER_BYTES, self.wait)
+        self._stream = MessageStream(self._connection, MAX_ANSWER_BYTES, self.wait)
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # not settimeout: where it has to wait for others to be accepted, that would refuse it at once
-        limit = _TIMEVAL.pack(int(self._patience_s), int(self._patience_s % 1 * 1e6))
+        limit = _TIMEVAL.pack(int(self._alive_timeout_s), int(self._alive_timeout_s % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
             with short_name(self._path) as name:
                 connection.connect(name)
         except BlockingIOError as error:
             connection.close()
-            raise _silent(self._path, None, self._patience_s) from error
+            raise _silent(self._path, None, self._alive_timeout_s) from error
         except OSError as error:
             connection.close()
             raise ControlError(f"no process of cas3fs answers at {self._path}: {error.strerror}") from error
@@ -55,14 +55,14 @@ class ControlClient:
 
     def wait(self) -> None:
         """Returns when something can be read; raises ControlError when there is no hope of that."""
-        while not _can_read(self._silence_s, self._connection):
+        while not _can_read(self._quiet_s, self._connection):
             if _is_stopped(self._pid):
-                raise _silent(self._path, self._pid, self._silence_s)
-            with contextlib.closing(self._ask_for_a_sign()) as asking:
-                if not _can_read(self._patience_s, self._connection, asking):
-                    raise _silent(self._path, self._pid, self._silence_s + self._patience_s)
+                raise _silent(self._path, self._pid, self._quiet_s)
+            with contextlib.closing(self._request_alive()) as asking:
+                if not _can_read(self._alive_timeout_s, self._connection, asking):
+                    raise _silent(self._path, self._pid, self._quiet_s + self._alive_timeout_s)
 
-    def _ask_for_a_sign(self) -> socket.socket:
+    def _request_alive(self) -> socket.socket:
         """The connection on which it comes; where no more requests are taken, that of the last answer."""
         try:
             asking = self._connect()
@@ -85,9 +85,9 @@ class ControlClient:
     def ask(self, verb: str, args: Message | None = None) -> None:
         """Sends a request whose answer `result` will wait for."""
         try:
-            self._lines.send({"verb": verb, "args": args or {}})
+            self._stream.send({"verb": verb, "args": args or {}})
         except BlockingIOError as error:
-            raise _silent(self._path, self._pid, self._patience_s) from error
+            raise _silent(self._path, self._pid, self._alive_timeout_s) from error
         except OSError as error:
             raise ControlError(f"the mount's process broke off the connection: {error.strerror}") from error
 
@@ -97,7 +97,7 @@ class ControlClient:
         Whoever looks for something in it that a process of another version does not tell gets a ControlError.
         """
         try:
-            while (message := self._lines.receive()) is not None:
+            while (message := self._stream.receive()) is not None:
                 if "error" in message:
                     _raise_error(message["error"])
                 name, told = next(iter(message.items()), ("", None))
@@ -113,7 +113,7 @@ class ControlClient:
 
     def close(self) -> None:
         """Ends the connection."""
-        self._lines.close()
+        self._stream.close()
 
     def __enter__(self) -> "ControlClient":
         return self
@@ -122,10 +122,10 @@ class ControlClient:
         self.close()
 
 
-def await_sign(path: Path) -> None:
+def wait_until_alive(path: Path) -> None:
     """Returns when the process whose socket `path` is has given a sign of life; raises ControlError as `ControlClient`
     does."""
-    with ControlClient(path, silence_s=0.0) as client:
+    with ControlClient(path, quiet_s=0.0) as client:
         client.ask(ALIVE)
         client.wait()
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cas3fs.control.lines import ALIVE, MAX_LINE_BYTES, Lines, Message, Progress, peer_of, short_name
+from cas3fs.control.protocol import ALIVE, MAX_LINE_BYTES, Message, MessageStream, Progress, peer_of, short_name
 from cas3fs.errors import Cas3fsError, ControlError
 
 Handler = Callable[[Message, Progress], Message]
@@ -115,30 +115,30 @@ class ControlServer:
             connection.close()
 
     def _serve(self, connection: socket.socket) -> None:
-        lines = Lines(connection, MAX_LINE_BYTES)
+        stream = MessageStream(connection, MAX_LINE_BYTES)
         try:
-            while (request := lines.receive()) is not None:
+            while (request := stream.receive()) is not None:
                 self._check_peer(connection)  # not before: who is still sending would not see the answer
-                self._answer(lines, request)
+                self._answer(stream, request)
         except ControlError as error:
             with contextlib.suppress(OSError):
-                lines.send(_error_message(error))
+                stream.send(_error_message(error))
         except OSError:
             _log.debug("a control client went away")
         finally:
             with self._lock:
                 self._clients.pop(connection, None)
-            lines.close()
+            stream.close()
 
     @staticmethod
     def _check_peer(connection: socket.socket) -> None:
         if peer_of(connection)[1] not in (0, os.geteuid()):
             raise ControlError("the volume is mounted by another user")
 
-    def _answer(self, lines: Lines, request: Message) -> None:
+    def _answer(self, stream: MessageStream, request: Message) -> None:
         def report(message: Message) -> None:
             try:
-                lines.send({"progress": message})
+                stream.send({"progress": message})
             except OSError as error:
                 raise _ClientGone from error
 
@@ -152,7 +152,7 @@ class ControlServer:
             _log.exception("the request %r failed", request.get("verb"))
             told = f"{type(error).__name__} in the mount's process ({error}); its log tells more"
             answer = _error_message(ControlError(told))
-        lines.send(answer)
+        stream.send(answer)
 
     def _handle(self, request: Message, progress: Progress) -> Message:
         verb, args = request.get("verb"), request.get("args", {})

@@ -183,7 +183,7 @@ class SnapshotEntry(NodeEntry):
     restored: str | None = attribute(optional(text), default=None)
     """The older snapshot that this one made the head again; the parent is still the one that was the head before."""
     lineage: UUID | None = attribute(optional(identifier), default=None)
-    """The life of the local index that it was made of (`cas3fs.assembly.proving`)."""
+    """The life of the local index that it was made of (`cas3fs.volume.comparison`)."""
     claim: UUID | None = attribute(optional(identifier), default=None)
     """The claim under which it was published."""
     around: tuple[str, ...] = attribute(sequence_of(text), default=())

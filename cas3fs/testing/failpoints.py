@@ -96,10 +96,10 @@ _STORING: Final[Mapping[str, Failpoint]] = {
     **_around("chunks-enter", "cas3fs.filesystem.writeback.storer:Storer._enter_chunks"),
 }
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {
-    "snapshot-noted": Failpoint("after", "cas3fs.assembly.publishing:Publisher._note"),
+    "snapshot-noted": Failpoint("after", "cas3fs.volume.publisher:Publisher._note"),
     "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.writeback.commits:Commits.commit_and"),
     "checkpoint-copied": Failpoint("after", "cas3fs.index.index:PinnedIndex.copy_to"),
-    "checkpoint-trimmed": Failpoint("after", "cas3fs.assembly.publishing:drop_hash_index"),
+    "checkpoint-trimmed": Failpoint("after", "cas3fs.volume.publisher:drop_hash_index"),
     **_around("pages-put", f"{_OBJECTS}.put_if_absent", _key("pages/")),
     **_around("manifest-put", f"{_OBJECTS}.put_if_absent", _key("snapshots/")),
     "snapshot-made": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.create"),
@@ -108,12 +108,12 @@ _TURN: Final[Mapping[str, Failpoint]] = {
     **_around("claim-put", f"{_OBJECTS}.put_if_absent", _key("epochs/")),
     "claim-won": Failpoint("after", "cas3fs.epochs:Epochs.claim"),
     "restored": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.restore"),
-    **_around("restored-in-place", "cas3fs.assembly.line:put_in_place"),
-    "line-taken-up": Failpoint("after", "cas3fs.assembly.line:_record"),
+    **_around("restored-in-place", "cas3fs.volume.lineage:put_in_place"),
+    "line-taken-up": Failpoint("after", "cas3fs.volume.lineage:_record"),
     **_around("base-written", "cas3fs.snapshots.divergence:write_takeover_base"),
     "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:recover"),
     **_around("release", "cas3fs.epochs:Epochs.release"),
-    **_around("mark-clean", "cas3fs.assembly.opening:close_clean"),
+    **_around("mark-clean", "cas3fs.volume.opening:close_clean"),
 }
 _REMOVING: Final[Mapping[str, Failpoint]] = {
     **_around("snapshots-delete", f"{_OBJECTS}.delete_many", _key("snapshots/")),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.assembly.places import lock_state
 from cas3fs.cli.common import find_target
 from cas3fs.config import Places, StoreSettings
 from cas3fs.control import ControlServer, MountRecord
+from cas3fs.volume.location import lock_state
 
 URL = "s3://bucket/volume"
 ONE, TWO = "http://one:9000", "http://two:9000"

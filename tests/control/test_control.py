@@ -12,17 +12,17 @@ import pytest
 
 from cas3fs.control import (
     MAX_LINE_BYTES,
-    RECORD_NAME,
+    MOUNT_RECORD_NAME,
     SOCKET_NAME,
     ControlClient,
     ControlServer,
     Message,
     MountRecord,
     Progress,
-    answers,
-    find_records,
+    find_mount_records,
+    is_listening,
 )
-from cas3fs.control.lines import short_name
+from cas3fs.control.protocol import short_name
 from cas3fs.errors import ControlError, StoreUnreachable
 
 
@@ -191,7 +191,7 @@ def test_a_handler_that_says_nothing_for_long_is_waited_for(path: Path, knows: b
 
     server = ControlServer(path, {"slow": slow, "alive": alive})
     server.start()
-    with ControlClient(path, silence_s=0.02) as client:
+    with ControlClient(path, quiet_s=0.02) as client:
         assert client.call("slow") == {"signs": [True, True, True]}
     server.close()
 
@@ -208,7 +208,7 @@ def mute(path: Path) -> Iterator[socket.socket]:
 
 @pytest.mark.promise("a-stopped-mount-is-named")
 def test_a_process_without_a_sign_of_life_is_named(mute: socket.socket, path: Path) -> None:
-    with ControlClient(path, silence_s=0.02, patience_s=0.1) as client:
+    with ControlClient(path, quiet_s=0.02, alive_timeout_s=0.1) as client:
         with pytest.raises(
             ControlError, match=f"process {os.getpid()} that serves /mnt/there has given no sign"
         ) as told:
@@ -218,15 +218,15 @@ def test_a_process_without_a_sign_of_life_is_named(mute: socket.socket, path: Pa
 
 def test_a_process_that_lets_connections_wait_is_named(mute: socket.socket, path: Path) -> None:
     waiting = [raw(path) for _ in range(2)]
-    assert answers(path)
+    assert is_listening(path)
     with pytest.raises(ControlError, match=f"process {os.getpid()} that serves /mnt/there has given no sign"):
-        ControlClient(path, patience_s=0.1)
+        ControlClient(path, alive_timeout_s=0.1)
     for connection in waiting:
         connection.close()
 
 
 def test_a_request_that_does_not_fit_is_not_waited_for_forever(mute: socket.socket, path: Path) -> None:
-    with ControlClient(path, patience_s=0.1) as client, pytest.raises(ControlError, match="has given no sign"):
+    with ControlClient(path, alive_timeout_s=0.1) as client, pytest.raises(ControlError, match="has given no sign"):
         client.ask("stats", {"much": "x" * (MAX_LINE_BYTES - 100)})
 
 
@@ -239,7 +239,7 @@ def test_a_server_that_ends_leaves_the_socket_of_the_one_that_took_its_place(ser
     successor.start()
     server.close()
     try:
-        assert answers(path)
+        assert is_listening(path)
     finally:
         successor.close()
     assert not path.exists()
@@ -250,7 +250,7 @@ def test_an_ended_server_is_an_error_of_one_line(server: ControlServer, path: Pa
         server.close()
         with pytest.raises(ControlError):
             client.call("echo")
-    assert not answers(path)
+    assert not is_listening(path)
     with pytest.raises(ControlError, match="no process of cas3fs answers"):
         ControlClient(path)
 
@@ -261,13 +261,13 @@ def test_only_records_whose_process_answers_are_found(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         record.save(tmp_path / name)
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / RECORD_NAME).write_text("{}")
+    (tmp_path / "odd" / MOUNT_RECORD_NAME).write_text("{}")
     server = ControlServer(tmp_path / "alive" / SOCKET_NAME, {})
     server.start()
-    assert list(find_records(tmp_path)) == [(tmp_path / "alive", record)]
+    assert list(find_mount_records(tmp_path)) == [(tmp_path / "alive", record)]
     server.close()
-    assert list(find_records(tmp_path)) == []
-    assert list(find_records(tmp_path / "nowhere")) == []
+    assert list(find_mount_records(tmp_path)) == []
+    assert list(find_mount_records(tmp_path / "nowhere")) == []
 
 
 @pytest.mark.promise("few-descriptors-for-many-files")

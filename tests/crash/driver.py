@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cas3fs.assembly.volumes import make_volume
+from cas3fs.commands.mkfs import make_volume
 from cas3fs.config import StoreSettings, VolumeSettings
 from cas3fs.control import ControlClient
 from cas3fs.errors import ControlError

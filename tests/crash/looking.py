@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cas3fs.assembly.checking import check_unmounted
-from cas3fs.assembly.opening import open_view, open_writer
+from cas3fs.commands.fsck import check_unmounted
 from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT
 from cas3fs.testing.failpoints import void
+from cas3fs.volume.opening import open_view, open_writer
 
 Facts = dict[str, tuple[Any, ...]]
 """By path: mode, owner, links, size, mtime and a hash of the content; times for files only."""

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.assembly.opening import open_view, open_writer
-from cas3fs.assembly.volumes import make_volume
+from cas3fs.commands.mkfs import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.export import Exporter
@@ -18,12 +17,13 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.testing.servers import S3Server, s3_client
+from cas3fs.volume.opening import open_view, open_writer
 
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from cas3fs.assembly import publishing
-from cas3fs.assembly.opening import OpenVolume, open_writer
+from cas3fs.volume import publisher
+from cas3fs.volume.opening import OpenVolume, open_writer
 from cas3fs.config import Places, StoreSettings, WriterSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
-from cas3fs.assembly.upkeep import Upkeep
-from cas3fs.assembly.volumes import make_volume
+from cas3fs.commands.mkfs import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import ROOT, FileSystemSettings, Owner
@@ -23,6 +21,8 @@ from cas3fs.objectstores.wrappers import RetryPolicy
 from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import Fault, FaultKind
+from cas3fs.volume.gc_scheduler import GcScheduler
+from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 from tests.crash.driver import none_of
 from tests.crash.looking import findings, places
 from tests.filesystem.machine import Machine
@@ -84,14 +84,14 @@ def publish(volume: OpenVolume) -> None:
 
 
 def gc(volume: OpenVolume) -> None:
-    Upkeep(volume).gc(GcSettings(min_live=0.9, grace_s=0), lambda _: None)
+    GcScheduler(volume).gc(GcSettings(min_live=0.9, grace_s=0), lambda _: None)
 
 
 def prune(volume: OpenVolume) -> None:
     """Keeps the newest snapshot alone."""
     assert volume.publisher is not None
     with volume.publisher.exclusively():
-        volume.publisher.keeper.prune(RetentionPolicy(last=1))
+        volume.publisher.pruner.prune(RetentionPolicy(last=1))
 
 
 def on_another_machine(tmp_path: Path) -> OpenVolume:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cas3fs.assembly.statefolder import StateFolder
 from cas3fs.control import MAX_LINE_BYTES, SOCKET_NAME, ControlClient, ControlServer, Message, Progress
 from cas3fs.errors import Cas3fsError, ControlError
+from cas3fs.volume.state_folder import StateFolder
 from tests.hostile.mutations import json_values
 
 NOBODY = 65534

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from cas3fs.assembly.volumes import load_volume
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.blocks.codec import decode as decode_block
@@ -26,6 +25,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import read_takeover_bases, write_takeover_base
 from cas3fs.snapshots.retention import RetentionPolicy, apply_policy, current_policy, set_policy
 from cas3fs.snapshots.tree import SegmentReference, encode_list
+from cas3fs.volume.loading import load_volume
 from tests.hostile.mutations import bytes_like, changed, head_of, sealed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from cas3fs.assembly.extracting import extract
+from cas3fs.commands.extract import extract
 from cas3fs.errors import Cas3fsError, IndexCorrupt
 from cas3fs.export import ExportResult
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.values import SnapshotNumber
-from tests.assembly.conftest import Volume, write
 from tests.hostile.mutations import Edit, edits, harmed
+from tests.volume.conftest import Volume, write
 
 FILE_MODE, LINK_MODE, DIR_MODE = 0o100644, 0o120777, 0o040755
 ADD_INODE = "INSERT INTO inodes VALUES (?, ?, 0, 0, ?, 0, ?, 0, 0, 0, 0, 1, 0, 0)"

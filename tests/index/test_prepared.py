@@ -71,5 +71,5 @@ def test_the_texts_that_are_kept_are_what_sqlalchemy_makes_of_the_statements(nam
 
 
 def test_a_mount_imports_no_sqlalchemy() -> None:
-    script = "import sys, cas3fs.assembly.mounting; sys.exit('sqlalchemy' in sys.modules)"
+    script = "import sys, cas3fs.commands.mount; sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

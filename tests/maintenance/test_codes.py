@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from cas3fs.errors import ObjectMissing
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.findings import ERROR, KINDS, NOTE, Finding
-from tests.assembly import test_damaged_staging as damaged_staging
-from tests.assembly import test_listings as listings
-from tests.assembly.test_upkeep import TestFsck as WholeVolumes
+from tests.commands.test_gc import TestFsck as WholeVolumes
 from tests.maintenance import test_archived as archived
 from tests.maintenance.ward import DAMAGES, NOTED, STORE_DAMAGES, Ward, codes, lose_staged_bytes, make
+from tests.volume import test_damaged_staging as damaged_staging
+from tests.volume import test_listings as listings
 
 EIO = {"chunk-without-block"}
 """After this f0 cannot be read in parts, for ever."""

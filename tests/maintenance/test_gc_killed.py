@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.assembly.checking import check_unmounted
-from cas3fs.assembly.opening import OpenVolume
-from cas3fs.assembly.snapshotting import delete_offline
-from cas3fs.assembly.upkeep import collect_unmounted
+from cas3fs.commands.fsck import check_unmounted
+from cas3fs.commands.gc import collect_unmounted
+from cas3fs.commands.snapshot import delete_offline
 from cas3fs.filesystem import ROOT
-from tests.assembly.conftest import Volume, write
+from cas3fs.volume.opening import OpenVolume
 from tests.maintenance.rig import Tree, contents
+from tests.volume.conftest import Volume, write
 
 OPTIONS = ("--grace", "0s", "--min-live", "0.9")
 USUAL_POINTS = (

@@ -16,10 +16,9 @@ from unittest import mock
 
 import attrs
 
-from cas3fs.assembly.checking import check_unmounted
-from cas3fs.assembly.opening import OpenVolume, open_writer
-from cas3fs.assembly.restoring import restore_head
-from cas3fs.assembly.upkeep import Upkeep, collect_unmounted
+from cas3fs.commands.fsck import check_unmounted
+from cas3fs.commands.gc import collect_unmounted
+from cas3fs.commands.restore import restore_head
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message
 from cas3fs.entries.shelf import Shelf
@@ -33,7 +32,9 @@ from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults
 from cas3fs.testing.store_damage import StoreCopy, copy_objects, copy_to, restore_objects
-from tests.assembly.conftest import Volume, read_all, view_of, write
+from cas3fs.volume.gc_scheduler import GcScheduler
+from cas3fs.volume.opening import OpenVolume, open_writer
+from tests.volume.conftest import Volume, read_all, view_of, write
 
 HOSTS = {"one": MachineId("a" * 32), "two": MachineId("b" * 32)}
 LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.LISTING_LACKS)
@@ -218,7 +219,7 @@ class Lives:
     def gc(self) -> None:
         opened = self.opened
         assert opened is not None
-        self.try_to(lambda: Upkeep(opened).gc(GcSettings(grace_s=0), silent))
+        self.try_to(lambda: GcScheduler(opened).gc(GcSettings(grace_s=0), silent))
         self.compare()
 
     def prune(self) -> None:
@@ -227,7 +228,7 @@ class Lives:
 
         def prune() -> None:
             with publisher.exclusively():
-                publisher.keeper.prune(RetentionPolicy(last=2))
+                publisher.pruner.prune(RetentionPolicy(last=2))
 
         self.try_to(prune)
         self.compare()
@@ -349,7 +350,7 @@ class Lives:
         if self.backups:
             copy, published = self.chance.choice(self.backups)
             packs = {info.key for info in self.store.list("packs/")}
-            # what was stored since and is in no snapshot would be lost with such a store: assembly/test_old_store.py
+            # what was stored since and is in no snapshot would be lost with such a store: volume/test_old_store.py
             if max(published, default=None) != self.newest or packs <= copy.objects.keys():
                 self.published = dict(published)
                 restore_objects(self.store, copy)

@@ -8,14 +8,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cas3fs.assembly.opening import OpenVolume, open_view, open_writer
-from cas3fs.assembly.restoring import restore_head
-from cas3fs.assembly.volumes import make_volume
+from cas3fs.commands.mkfs import make_volume
+from cas3fs.commands.restore import restore_head
 from cas3fs.config import MIB, Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import Message
 from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.maintenance.gc import Collector
 from cas3fs.maintenance.plans import GcSettings
+from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 
 LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
 SETTINGS = {"cache_size_bytes": 16 * MIB, "memory_cache_bytes": 0}  # so every block is read from the disk's cache

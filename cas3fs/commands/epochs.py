@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What ``cas3fs epochs`` does: tells who has written a volume, one after the other, and releases the epoch of a writer
+that was taken over from and is gone for good.
+
+Neither needs a turn: an epoch's release is an object of its own, and who lists meanwhile sees it or does not.
+"""
+
+from contextlib import closing
+from datetime import UTC, datetime
+
+from cas3fs.config import StoreSettings
+from cas3fs.control import Message
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import EpochHistory, PastEpoch
+from cas3fs.metrics import Metrics
+from cas3fs.volume.loading import load_volume, open_volume_store
+
+
+def list_epochs(settings: StoreSettings, most: int) -> list[Message]:
+    """The last `most` epochs of a volume, and all overruled ones, ascending.
+
+    Raises:
+        VolumeMissing, VolumeFormatError, StoreError, UsageError: there is no volume that can be read.
+    """
+    with closing(open_volume_store(settings, Metrics())) as store:
+        load_volume(store)
+        return [describe_epoch(one) for one in EpochHistory(Shelf(store)).recent(most)]
+
+
+def release_epoch(settings: StoreSettings, number: int) -> bool:
+    """Releases an overruled epoch in its writer's place; False where it was released, or gone on with, already.
+
+    Raises:
+        EpochHeld: it is the newest.
+        EpochUnknown: there is no such epoch.
+        as `list_epochs`.
+    """
+    with closing(open_volume_store(settings, Metrics())) as store:
+        load_volume(store)
+        return EpochHistory(Shelf(store)).release(number, datetime.now(UTC))
+
+
+def describe_epoch(one: PastEpoch) -> Message:
+    """As JSON has it."""
+    entry = one.entry
+    return {
+        "epoch": entry.epoch,
+        "time": entry.time.isoformat(),
+        "host": entry.host,
+        "user": entry.user,
+        "pid": entry.pid,
+        "took_over": entry.took_over,
+        "standing": one.standing,
+    }

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Giving a copied volume an identity of its own.
+
+A bucket that was copied has the uuid of the volume that it was copied from, and its epochs too: the last one is held,
+if the original was mounted at the time. `fork` ends that epoch in the copy, as a take-over does, and creates
+``forks/00000001`` with a new uuid, which counts in place of the one in ``volume`` from then on (`volumes.load_volume`).
+Nothing is overwritten, and data, snapshots and numbers stay as they are.
+
+Where the process dies between the claim and the release, the epoch is held by nobody who is known: forking again needs
+a take-over.
+"""
+
+import tempfile
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cas3fs.config import StoreSettings
+from cas3fs.entries.kinds import ForkEntry, VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs, WriterIdentity
+from cas3fs.errors import EpochHeld
+from cas3fs.metrics import Metrics
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.volume.handover import release, take_handover
+from cas3fs.volume.loading import load_volume, open_volume_store
+
+
+def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
+    """Gives the volume a new uuid; returns what ``--json`` prints.
+
+    Args:
+        take_over: go on although a writer has not released the volume: it is the original's.
+
+    Raises:
+        VolumeMissing, VolumeFormatError: there is no volume that can be read.
+        EpochHeld: a writer has not released it.
+        StoreError: the store failed.
+    """
+    with closing(open_volume_store(settings, Metrics())) as store:
+        shelf = Shelf(store)
+        volume = load_volume(store)
+        epochs = Epochs(shelf, fenced=volume.fenced)
+        with tempfile.TemporaryDirectory(prefix="cas3fs-fork-") as folder:
+            try:
+                claim = epochs.claim(WriterIdentity.of_this_process(), Path(folder) / "claim.json", take_over=take_over)
+                archive = SnapshotArchive(shelf)
+                take_handover(archive, claim, Path(folder) / "known")
+            except EpochHeld as error:
+                raise EpochHeld(
+                    f"{error}; if that writer works with the volume that this one was copied from, "
+                    "`cas3fs fork --take-over` goes on without it"
+                ) from error
+        made = _save(shelf, volume)
+        release(epochs, claim, archive, archive.newest_id())
+        return {"url": store.url, "uuid": str(made.uuid), "was": str(volume.uuid)}
+
+
+def _save(shelf: Shelf, volume: VolumeEntry) -> ForkEntry:
+    number = 1
+    while shelf.has(ForkEntry, ForkEntry.id_of(number)):
+        number += 1
+    entry = ForkEntry(id=ForkEntry.id_of(number), uuid=uuid.uuid4(), was=volume.uuid, time=datetime.now(UTC))
+    shelf.save(entry)
+    return entry

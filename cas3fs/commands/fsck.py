@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""fsck of a volume: of a mounted one by its process, of another one without claiming it, and its repair.
+
+Findings are sent one by one, as ``{"finding": {...}}``, since there may be more than fit in a message.
+
+A volume that nobody has open is checked without a claim and without changing anything: by the local index, if that is
+of the line that the store's newest epoch is on, else by the newest snapshot that can be restored. A repair opens the
+volume as its writer, and mends it before anything is taken up from staging or handed to anybody. Where there is no
+local index that can be used, and the newest snapshot is damaged, it begins from the newest one that is whole; the
+manifests of those after it are put aside (`cas3fs.maintenance.fsck`).
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from cas3fs.caches.disk import DiskCache
+from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.control import Message, Progress
+from cas3fs.entries.kinds import SnapshotEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs, EpochState
+from cas3fs.errors import ControlError, IndexCorrupt, SnapshotArchived, SnapshotDamaged, SnapshotError, SnapshotMissing
+from cas3fs.filesystem import Owner
+from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
+from cas3fs.index.salvage import find_damage
+from cas3fs.maintenance.bookmarks import Bookmark
+from cas3fs.maintenance.checking import Checkup, Patient, of_archived, of_snapshot
+from cas3fs.maintenance.findings import Finding
+from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of, put_aside
+from cas3fs.maintenance.losses import DAMAGED, known_losses
+from cas3fs.maintenance.mending import Mender
+from cas3fs.maintenance.noting import leave, losses_in, note
+from cas3fs.maintenance.records import record
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import SnapshotNumber
+from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
+from cas3fs.volume.handover import expect_head
+from cas3fs.volume.lineage import damage_since_closed
+from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.location import find_state
+from cas3fs.volume.opening import OpenVolume, open_writer
+from cas3fs.volume.state_folder import StateFolder
+
+_BOOKMARK = "verify.json"
+_WHATEVER_SIZE_BYTES = 1 << 60
+
+
+def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Message:
+    """The request ``fsck`` of the control socket.
+
+    Raises:
+        ControlError: it is to be repaired, or is a view.
+        Cas3fsError, OSError: the check could not be done.
+    """
+    premises = volume.premises
+    if premises is None:
+        raise ControlError(f"{volume.url} is mounted read-only; check it where it is written, or unmounted")
+    if args.get("repair"):
+        raise ControlError(f"{volume.url} is mounted: unmount it to repair it")
+    # snapshots are published meanwhile, so packs may be born with any of this epoch
+    patient = patient_of(premises, ordinal_of(SnapshotNumber(premises.epoch + 1, 1)), is_live=True)
+    bookmark = Bookmark(volume.state.path / _BOOKMARK)
+    result = check(patient, settings_of(args), bookmark, lambda told: progress(dict(told)))
+    note(volume.filesystem, losses_in(result.findings))
+    return _told(result, volume.state.path, progress)
+
+
+def check_unmounted(store: StoreSettings, places: Places, args: Message, progress: Progress) -> Message:
+    """A check of a volume that no process has open; raises as `check_mounted`."""
+    if args.get("repair"):
+        return _repair(store, places, settings_of(args), progress)
+    metrics = Metrics()
+    with closing(open_volume_store(store, metrics)) as opened, ExitStack() as resources:
+        entry = load_volume(opened)
+        path = find_state(places, str(entry.uuid), store)
+        state = StateFolder(path) if path.is_dir() else None
+        if state is not None:
+            resources.callback(state.close)
+        early: list[Finding] = []
+        patient = resources.enter_context(_patient(opened, state, early))
+        folder = path if state is not None else patient.index.parent
+        result = check(patient, settings_of(args), Bookmark(folder / _BOOKMARK), lambda told: progress(dict(told)))
+        if state is not None:
+            leave(path, losses_in(result.findings))
+        result = attrs.evolve(result, findings=(*_untold(early, result.findings), *result.findings))
+        return _told(result, path if state is not None else None, progress)
+
+
+def settings_of(args: Message) -> FsckSettings:
+    """The settings in a request."""
+    limit = args.get("max_duration_s")
+    return FsckSettings(
+        repair=bool(args.get("repair")),
+        verify_data=bool(args.get("verify_data")),
+        max_duration_s=None if limit is None else float(limit),
+    )
+
+
+def _told(result: FsckResult, state: Path | None, progress: Progress) -> Message:
+    """Sends the findings, and notes for ``stats`` what was found."""
+    for finding in result.findings:
+        progress({"finding": finding.as_json()})
+    codes: dict[str, int] = {}
+    for finding in result.findings:
+        codes[finding.code] = codes.get(finding.code, 0) + 1
+    verified = None if result.verified is None else result.verified.as_json()
+    told: dict[str, Any] = {"status": result.status, "codes": codes, "verified": verified}
+    if state is not None:
+        record(state, "fsck", told)
+        if verified is not None:
+            record(state, "verify", verified)
+    return told | {"checked": dict(result.checked), "lost": sum(finding.lost for finding in result.findings)}
+
+
+def _untold(early: list[Finding], later: Sequence[Finding]) -> list[Finding]:
+    """Without what is told of the same snapshots or objects more exactly later."""
+    named = {one.touches[what] for one in later for what in ("snapshot", "object") if what in one.touches}
+    return [one for one in early if named.isdisjoint(one.touches.values())]
+
+
+# -- without a claim
+
+
+@contextmanager
+def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]) -> Iterator[Patient]:
+    """The index to check: the local one, or one restored; `early` takes what is found on the way."""
+    archive = SnapshotArchive(Shelf(store))
+    epoch = Epochs(Shelf(store)).newest()
+    head = _lost_head(archive, epoch)
+    if head is not None:
+        early.append(Finding("snapshot-missing", {"snapshot": head}, "its writer named it when it ended"))
+    following = ordinal_of(SnapshotNumber(1 if epoch is None else epoch.entry.epoch + 1, 1))
+    claim = None if epoch is None else str(epoch.entry.claim)
+    with ExitStack() as resources:
+        if state is not None and _is_current(state.index, archive, claim, early):
+            staging, staging_folder = None, state.staging
+            if damage := find_damage(state.staging_rows):
+                early.append(Finding("staging-damaged", {"file": str(state.staging_rows)}, damage))
+            elif state.staging_rows.exists():
+                staging = (state.staging, resources.enter_context(closing(StagingIndex(state.staging_rows))))
+            index, which = state.index, "the local index"
+        else:
+            folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-")))
+            index, staging, staging_folder = folder / "index.sqlite", None, None
+            which = _restore(archive, index, early)
+        with Index.open(index, read_only=True) as opened:
+            losses, damages = known_losses(opened), known_losses(opened, DAMAGED)
+        is_live = epoch is not None and not epoch.released
+        yield Patient(
+            index, store, archive, following, losses, damages, staging, staging_folder, is_live=is_live, which=which
+        )
+
+
+def _lost_head(archive: SnapshotArchive, epoch: EpochState | None) -> str | None:
+    """The snapshot that the last writer named as the newest when it ended, if the store has it no more."""
+    expect_head(archive, epoch)
+    head = archive.newest_id()
+    return None if head in archive.ids() else head
+
+
+def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early: list[Finding]) -> bool:
+    """Whether the local index is there, can be read, and is what the store has, or ahead of it."""
+    if not index.exists():
+        return False
+    try:
+        if detail := damage_since_closed(index):
+            raise IndexCorrupt(detail)
+        migrations.upgrade(index)
+        with Index.open(index, read_only=True) as opened:
+            facts = LineageRecord.read(opened)
+        if claim is None or facts.claim != claim:
+            return False
+        return StoreComparison(archive, facts, archive.newest_id(), (claim,)).compare().status is IndexStatus.CURRENT
+    except IndexCorrupt as error:
+        early.append(Finding("index-damaged", {"index": str(index)}, str(error)))
+        return False
+
+
+def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
+    """Restores the index of the newest snapshot that is whole, or an empty one where there is none; tells which."""
+    which = "an empty index, as there is no snapshot that is whole"
+    strays = archive.diverged()
+    for snapshot in reversed([one for one in archive.ids() if one not in strays]):
+        try:
+            archive.restore(snapshot, path)
+            which = f"the index of snapshot {snapshot}, as the one here is missing, damaged, or not the newest state"
+            break
+        except SnapshotDamaged as error:
+            early.append(of_snapshot("snapshot-unreadable", snapshot, error))
+        except SnapshotArchived as error:
+            early.append(of_archived(SnapshotEntry.key_of(snapshot), error))
+    migrations.upgrade(path)
+    return which
+
+
+# -- with a claim
+
+
+def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progress: Progress) -> Message:
+    early: list[Finding] = []
+    with closing(open_volume_store(store, Metrics())) as opened:
+        shelf = Shelf(opened)
+        lost = _lost_head(SnapshotArchive(shelf), Epochs(shelf).newest())
+    volume = _opened(store, places, early)
+    if lost is not None and lost not in (one.touches.get("snapshot") for one in early):
+        early.append(Finding("snapshot-missing", {"snapshot": lost}, "this machine has its state", repaired=True))
+    try:
+        result = _mended(volume, places, settings, progress)
+        missing = {one.touches["snapshot"] for one in early if one.code == "snapshot-missing"}
+        later = [
+            one for one in result.findings if one.code != "snapshot-missing" or one.touches["snapshot"] not in missing
+        ]
+        result = attrs.evolve(result, findings=(*early, *later))
+        if result.status:
+            _make_lost_folder(volume)
+        volume.start(0)
+        if result.status:
+            _leave_report(volume, result)
+        volume.finish(progress)
+        return _told(result, volume.state.path, progress)
+    finally:
+        volume.close()
+
+
+def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
+    """The volume, open for writing and not started; a damaged local index is set aside, and a snapshot restored."""
+    opened = partial(_open_mending, store, places, early)
+    _set_aside_unlike(store, places, early)
+    try:
+        volume = opened()
+    except IndexCorrupt:
+        _set_aside(store, places, "it cannot be opened as an index", early)
+        return opened()
+    damage = Checkup(_patient_of(volume)).damage()
+    if damage:
+        volume.close()
+        _set_aside(store, places, damage[0].detail, early)
+        volume = opened()
+    if salvaged := volume.filesystem.staging.records.salvaged:
+        touched = {"file": str(volume.state.staging_rows)}
+        early.append(Finding("staging-damaged", touched, salvaged, repaired=True))
+    return volume
+
+
+def _set_aside_unlike(store: StoreSettings, places: Places, early: list[Finding]) -> None:
+    """Sets a local index aside of which the bytes are not those that were written."""
+    with closing(open_volume_store(store, Metrics())) as opened:
+        path = find_state(places, str(load_volume(opened).uuid), store) / "index.sqlite"
+    if detail := damage_since_closed(path):
+        _set_aside(store, places, detail, early)
+
+
+def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
+    """The volume as its writer; damaged snapshots that it would have begun from are put aside."""
+    found: list[Finding] = []
+
+    def take(archive: SnapshotArchive, snapshot: str, error: SnapshotDamaged) -> None:
+        try:
+            archive.load(snapshot)
+            code = "snapshot-unreadable"
+        except SnapshotMissing:
+            code = "snapshot-missing"
+        except SnapshotError:
+            code = "snapshot-damaged"
+        put_aside(archive, snapshot)
+        found.append(of_snapshot(code, snapshot, error, repaired=True))
+
+    settings = WriterSettings(cache_size_bytes=0, snapshot_interval_s=0)
+    volume = open_writer(store, settings, places, on_damaged=take)
+    early += found
+    return volume
+
+
+def _set_aside(store: StoreSettings, places: Places, detail: str, early: list[Finding]) -> None:
+    with closing(open_volume_store(store, Metrics())) as opened:
+        path = find_state(places, str(load_volume(opened).uuid), store)
+    with closing(StateFolder(path)) as state:
+        aside = state.set_aside()
+    told = f"{detail}; it is set aside in {aside}, and `cas3fs rescue {aside} FOLDER` saves what only it has"
+    early.append(Finding("index-damaged", {"index": str(path / "index.sqlite")}, told, repaired=True))
+
+
+def _patient_of(volume: OpenVolume) -> Patient:
+    premises = volume.premises
+    assert premises is not None
+    staging = volume.filesystem.staging
+    return patient_of(
+        premises,
+        ordinal_of(premises.publishing.next_number),
+        is_live=False,
+        staging=(staging.folder, staging.records),
+    )
+
+
+def _mended(volume: OpenVolume, places: Places, settings: FsckSettings, progress: Progress) -> FsckResult:
+    premises, publisher = volume.premises, volume.publisher
+    assert premises is not None and publisher is not None
+
+    def forget_parent() -> None:
+        publisher.newest = None
+
+    cache = DiskCache(places.cache_of(str(volume.entry.uuid)), _WHATEVER_SIZE_BYTES, metrics=Metrics())
+    try:
+        fsck = Fsck(
+            premises,
+            lambda: _patient_of(volume),
+            Bookmark(volume.state.path / _BOOKMARK),
+            mend_index=True,
+            cache=cache,
+            forget_parent=forget_parent,
+            report=lambda told: progress(dict(told)),
+        )
+        return fsck.repair(settings)
+    finally:
+        cache.close()
+
+
+def _make_lost_folder(volume: OpenVolume) -> None:
+    """Makes lost+found and counts it among the root's folders; before the file system has the root in memory."""
+    filesystem = volume.filesystem
+    with filesystem.lock, filesystem.operation():
+        filesystem.index.repairs().lost_folder()
+    filesystem.commit()
+    found = list(Checkup(_patient_of(volume)).link_counts())
+    with filesystem.lock:
+        Mender(filesystem.index, 0).mend(found)
+    filesystem.commit()
+
+
+def _leave_report(volume: OpenVolume, result: FsckResult) -> None:
+    """What was hurt is told in lost+found too."""
+    told = "".join(f"{one.code}: {one.kind.text}: {one.about} {' '.join(one.paths)}\n" for one in result.findings)
+    filesystem = volume.filesystem
+    with filesystem.lock:
+        folder = filesystem.index.repairs().lost_folder()  # made before
+    name = f"fsck-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}.txt".encode()
+    inode, handle = filesystem.create(folder, name, 0o600, os.O_RDWR, Owner(os.getuid(), os.getgid()))
+    filesystem.write(handle, 0, told.encode())
+    filesystem.release(handle)
+    filesystem.forget([(inode.number, 1)])

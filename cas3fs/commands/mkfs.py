@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Create a volume."""
+
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from cas3fs.blocks.codec import Compression
+from cas3fs.config import StoreSettings, VolumeSettings
+from cas3fs.entries.kinds import ALL_KINDS, VOLUME_FORMAT, VOLUME_ID, VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import (
+    EntryError,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+    StoreRefused,
+    TransientStoreError,
+    VolumeExists,
+)
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore, parse_url, probe_create_if_absent
+from cas3fs.volume.loading import check_sizes, describe_leftovers, open_volume_store, warn_of_exposure
+
+_OWN_NAMES = frozenset({VOLUME_ID, "probe", "damaged", *(kind.folder for kind in ALL_KINDS if kind.folder)})
+"""What a volume's keys begin with."""
+
+
+def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict[str, Any]:
+    """Makes a volume: nothing but its entry; the first mount begins with an empty index. Gives what ``--json`` prints.
+
+    Raises:
+        UsageError: a setting makes no sense.
+        VolumeExists: there is a volume already, or what is left of one, or the place lies among the objects of one.
+        StoreRefused: the store ignores create-if-absent, and that was not allowed.
+        StoreError: the store cannot be reached or written.
+    """
+    entry = _new_entry(settings)
+    with closing(open_volume_store(store_settings, Metrics())) as store:
+        _refuse_existing(store)
+        _refuse_inside_another(store_settings)
+        if settings.group_readable:
+            store.share_with_group()
+        warn_of_exposure(store)
+        entry = entry.changed(fenced=_check_fence(store, settings))
+        try:
+            Shelf(store).save(entry)
+        except ObjectExists as error:
+            raise VolumeExists(f"there is a volume at {store.url} already") from error
+        return {
+            "url": store.url,
+            "uuid": str(entry.uuid),
+            "chunker": entry.chunker,
+            "block_size": entry.block_size,
+            "pack_size": entry.pack_size,
+            "compression": entry.compression,
+            "label": entry.label,
+            "fenced": entry.fenced,
+        }
+
+
+def _new_entry(settings: VolumeSettings) -> VolumeEntry:
+    check_sizes(settings.chunker, settings.block_size_bytes, settings.pack_size_bytes)
+    return VolumeEntry(
+        uuid=uuid.uuid4(),
+        format=VOLUME_FORMAT,
+        created=datetime.now(UTC),
+        chunker=settings.chunker,
+        block_size=settings.block_size_bytes,
+        pack_size=settings.pack_size_bytes,
+        compression=str(Compression.parse(settings.compression)),
+        label=settings.label,
+    )
+
+
+def _refuse_existing(store: ObjectStore) -> None:
+    try:
+        store.head(VolumeEntry.key_of(VOLUME_ID))
+    except ObjectMissing:
+        if told := describe_leftovers(store):
+            raise VolumeExists(told) from None
+        return
+    raise VolumeExists(f"there is a volume at {store.url} already")
+
+
+def _refuse_inside_another(settings: StoreSettings) -> None:
+    """Raises VolumeExists where a volume keeps its own objects: its gc and fsck would meet what they do not know."""
+    for outer, name in parse_url(settings.url).parents():
+        if name in _OWN_NAMES and _is_volume(attrs.evolve(settings, url=str(outer))):
+            raise VolumeExists(f"{settings.url} lies among the objects of the volume at {outer}: choose another place")
+
+
+def _is_volume(settings: StoreSettings) -> bool:
+    """Whether a volume is there, as far as one may look."""
+    try:
+        with closing(open_volume_store(settings, Metrics())) as store:
+            Shelf(store).load(VolumeEntry, VOLUME_ID)
+    except TransientStoreError:
+        raise
+    except (StoreError, EntryError):
+        return False
+    return True
+
+
+def _check_fence(store: ObjectStore, settings: VolumeSettings) -> bool:
+    fenced = probe_create_if_absent(store)
+    if not fenced and not settings.allow_unfenced:
+        raise StoreRefused(
+            f"the store of {store.url} ignores create-if-absent, so it cannot keep two machines from writing at the "
+            "same time; --allow-unfenced makes the volume all the same"
+        )
+    return fenced

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making an older snapshot the head of a volume again, while nobody has it mounted.
+
+A new snapshot is published, under a new epoch, with the files of the older one; all that were there stay, so the state
+that is replaced can be restored in the same way. What it knew of packs goes over into the new index
+(`cas3fs.index.pack_merge`). The local index is taken away before the new snapshot is published, or a mount here would
+believe it to be ahead of that.
+
+Where the process may die: before the publishing, the old head is the head still, and the next mount restores it;
+after it, the new one.
+"""
+
+import logging
+import uuid
+from pathlib import Path
+
+from cas3fs.config import Places, StoreSettings
+from cas3fs.control import Progress
+from cas3fs.errors import Fenced, SnapshotDamaged, StateConflict
+from cas3fs.index import Index, IndexReader, migrations, ordinal_of
+from cas3fs.index.hash_index import drop_hash_index
+from cas3fs.index.pack_merge import merge_newest_packs
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin
+from cas3fs.volume.comparison import CLEAN, LINEAGE, PUBLISHED
+from cas3fs.volume.offline_writer import OfflineWriter, open_offline_writer
+from cas3fs.volume.state_folder import StateFolder
+
+_log = logging.getLogger(__name__)
+
+
+def restore_head(settings: StoreSettings, places: Places, snapshot_id: str, progress: Progress) -> SnapshotInfo:
+    """Make the state of `snapshot_id` the newest; gives the snapshot that is the head now.
+
+    Raises:
+        EpochHeld, StateInUse: the volume is mounted.
+        StateConflict: this machine holds changes that were never published.
+        SnapshotMissing, SnapshotDamaged: the snapshot cannot be had.
+        Cas3fsError: store or disk failed; restoring again is safe.
+    """
+    with open_offline_writer(settings, places) as turn:
+        head = turn.archive.newest_id()
+        if head == snapshot_id:
+            return turn.archive.load(snapshot_id)
+        _check_nothing_unpublished(turn)
+        turn.state.remove_scratch()
+        try:
+            return _restore(turn, snapshot_id, head, progress)
+        finally:
+            turn.state.remove_scratch()
+
+
+def _check_nothing_unpublished(turn: OfflineWriter) -> None:
+    if not turn.after_release:
+        raise StateConflict(
+            "the last mount on this machine did not end well, and may hold changes that are not stored yet: mount and "
+            "unmount the volume here first"
+        )
+
+
+def _restore(turn: OfflineWriter, snapshot_id: str, head: str | None, progress: Progress) -> SnapshotInfo:
+    state, archive = turn.state, turn.archive
+    number = turn.next_number
+
+    def report(done: int, total: int) -> None:
+        progress({"what": "restoring", "done": done, "total": total})
+
+    archive.restore(snapshot_id, state.restored, report)
+    migrations.upgrade(state.restored, with_hash_index=False)
+    newest, around = _readable_head(archive, head, state.scratch)
+    if newest is not None:
+        migrations.upgrade(state.scratch, with_hash_index=False)
+        merge_newest_packs(state.restored, state.scratch, ordinal_of(number))
+    lineage = uuid.uuid4()
+    with Index.open(state.restored, scratch=True) as index:
+        with index.operation():
+            # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
+            index.garbage.delete_unreferenced_blocks()
+            if around:  # what is dead here may be in use there
+                dead = [row.name for row in index.blocks.packs() if row.died is not None]
+                index.garbage.set_died(dead, ordinal_of(number))
+            index.state.set(LINEAGE, str(lineage))
+            index.state.remove(CLEAN)
+            index.state.set(PUBLISHED, snapshot_id)
+        index.commit()
+    with IndexReader(state.restored) as reader:
+        facts = reader.counts()._asdict()
+    drop_hash_index(state.restored)
+    _clear_line(state)
+    progress({"what": "publishing"})
+    made = archive.create(
+        state.restored,
+        epoch=number.epoch,
+        sequence=number.sequence,
+        parent=head,
+        facts=facts,
+        restored=snapshot_id,
+        origin=SnapshotOrigin(lineage, turn.claim.uuid),
+        bypassed=around,
+    )
+    if not turn.epochs.is_newest(turn.claim):
+        raise Fenced("another writer has taken over the volume meanwhile")
+    return made
+
+
+def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path) -> tuple[str | None, set[str]]:
+    """Restores the newest state that can be read; gives which it is, and the newer ones that cannot: they stay, with
+    all that they may need, as what only they knew is not known to the new index."""
+    if head is None:
+        return None, set()
+    # manifests tell what was gone around before
+    archive.list(lambda one, error: _log.warning("snapshot %s cannot be read: %s", one, error))
+    ids, strays = archive.ids(), archive.diverged()
+    around = set() if head in ids else {head}
+    for one in reversed([each for each in ids if each not in strays and each <= head]):
+        try:
+            archive.restore(one, destination)
+        except SnapshotDamaged as error:
+            _log.warning("%s", error)
+            around.add(one)
+            continue
+        return one, around
+    return None, around
+
+
+def _clear_line(state: StateFolder) -> None:
+    """Takes the local index away: for good if it is a published state, else aside."""
+    if not state.index.exists():
+        return
+    with Index.open(state.index) as index:
+        is_clean = index.state.get(CLEAN) is not None
+    if is_clean and not any(state.staging.iterdir() if state.staging.is_dir() else ()):
+        state.discard_line()
+    else:
+        _log.warning("changes that were never published are set aside in %s", state.set_aside())

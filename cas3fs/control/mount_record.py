@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who serves a volume on this machine, as its state folder tells, and whether a process is there that does."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from cas3fs.control.protocol import short_name
+
+SOCKET_NAME = "control.sock"
+MOUNT_RECORD_NAME = "mount.json"
+
+
+@attrs.frozen
+class MountRecord:
+    """Who serves a volume on this machine."""
+
+    url: str
+    volume: str
+    mountpoint: str
+    pid: int
+
+    def save(self, state_dir: Path) -> None:
+        """Writes the record into the volume's state folder, replacing an older one."""
+        temporary = state_dir / f"{MOUNT_RECORD_NAME}.new"
+        temporary.write_text(json.dumps(attrs.asdict(self)))
+        temporary.replace(state_dir / MOUNT_RECORD_NAME)
+
+    @classmethod
+    def load(cls, state_dir: Path) -> "MountRecord | None":
+        """The record in a volume's state folder; None when there is none that can be read."""
+        try:
+            return cls(**json.loads((state_dir / MOUNT_RECORD_NAME).read_text()))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+
+
+def find_mount_records(state_root: Path) -> Iterator[tuple[Path, MountRecord]]:
+    """The volumes below `state_root` whose process answers: their state folders and records."""
+    for file in sorted(state_root.glob(f"*/{MOUNT_RECORD_NAME}")) if state_root.is_dir() else []:
+        record = MountRecord.load(file.parent)
+        if record is not None and is_listening(file.parent / SOCKET_NAME):
+            yield file.parent, record
+
+
+def is_listening(path: Path) -> bool:
+    """Whether a server listens at `path`; does not wait for it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        try:
+            with short_name(path) as name:
+                connection.connect(name)
+        except BlockingIOError:  # so many wait to be accepted that no more may
+            return True
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether the local index may be gone on with: what it says of itself, compared with what the store says.
+
+A state folder can be an old copy: put back from a backup, or with the whole machine when that is set back to an
+earlier state. And the store can be another one than the index knows: an older state of it, put back from a backup, or a
+copy that has gone its own way. Neither shows in the claim file, which is copied with the rest. What the index says
+(`index.state`):
+
+- ``claim``: uuid of the claim under which it was written last; set before anything else is written under it.
+- ``lineage``: uuid of this file's life, from its creation or restoration on; staging bears the same uuid.
+- ``attempted``: that claim again, and the number of the last snapshot that may have been put under it; durable before
+  anything of that snapshot is put.
+- ``published``: id of the snapshot that was made of it last, or that it was restored from.
+- ``proof``: that id again, and the BLAKE3 of the bytes of its manifest.
+- ``clean``: that id again (or an empty text where there is none), while nothing has changed since and nothing is
+  staged; removed before anything can change.
+
+Numbers of snapshots only grow, and each is attempted once. So if nobody but this state folder has written (the claims
+tell), no snapshot has a greater number than the one attempted, unless the index is an old copy. And the snapshot that
+the index goes on from lies in the store, with those bytes, unless the store is older, or another. It is asked for by
+its name: a listing may be stale.
+
+An index that an earlier version wrote lacks ``attempted`` and ``proof``, or has them of another claim; what they would
+tell is then not asked.
+"""
+
+import enum
+from collections.abc import Collection
+
+import attrs
+
+from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotDamaged, SnapshotMissing
+from cas3fs.index import Index
+from cas3fs.maintenance.survey import ASIDE_PREFIX
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.divergence import is_diverged
+from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.values import SnapshotNumber
+
+CLAIM, LINEAGE, ATTEMPTED, PUBLISHED, PROOF, CLEAN = "claim", "lineage", "attempted", "published", "proof", "clean"
+EMPTY = ""
+"""Stands for the snapshot of an empty index, which is never published."""
+
+
+class IndexStatus(enum.Enum):
+    """What the local index is to the store, as people are told; {state} is its folder, {published} the snapshot that it
+    goes on from."""
+
+    CURRENT = "the state in {state} is what {url} has, or ahead of it"
+    SUPERSEDED = (
+        "another writer, or a later copy of this state, has gone on, and the state in {state} holds changes that were "
+        "not published"
+    )
+    OLD_COPY = (
+        "the state in {state} is an old copy: newer snapshots were published from it (was it, or this machine, put "
+        "back from a backup?)"
+    )
+    STORE_OLDER = (
+        "{url} lacks snapshot {published}, which the state in {state} goes on from, and everything later: the store is "
+        "in an older state (was it put back from a backup?)"
+    )
+    STORE_OTHER = (
+        "{url} is not the store that the state in {state} belongs to: its snapshots have the same numbers and other "
+        "contents"
+    )
+
+
+@attrs.frozen
+class LineageRecord:
+    """What an index says of itself."""
+
+    claim: str | None
+    published: str | None
+    """None where nothing was published."""
+    clean: str | None
+    attempted: SnapshotNumber | None
+    digest: str | None
+    """Of the manifest of `published`."""
+
+    @classmethod
+    def read(cls, index: Index) -> "LineageRecord":
+        """Those of an open index.
+
+        Raises:
+            IndexCorrupt: what it says is nonsense.
+        """
+        claim, published = index.state.get(CLAIM), index.state.get(PUBLISHED) or None
+        if published is not None and _number(published) is None:
+            raise IndexCorrupt(f"{index.path} names {published!r} as the snapshot that it goes on from, which is none")
+        under, _, number = (index.state.get(ATTEMPTED) or "").partition(" ")
+        proven, _, digest = (index.state.get(PROOF) or "").partition(" ")
+        return cls(
+            claim,
+            published,
+            index.state.get(CLEAN),
+            _number(number) if under == claim else None,
+            digest if proven == published and digest else None,
+        )
+
+    @property
+    def limit(self) -> SnapshotNumber | None:
+        """The greatest number that a snapshot of it can have; None where that is not known."""
+        known = [SnapshotNumber.parse(self.published)] if self.published else []
+        return None if self.attempted is None else max([self.attempted, *known])
+
+
+def _number(text: str) -> SnapshotNumber | None:
+    try:
+        return SnapshotNumber.parse(text)
+    except ValueError:
+        return None
+
+
+def attempt_text(claim: object, number: SnapshotNumber) -> str:
+    """The text of ``attempted``."""
+    return f"{claim} {number}"
+
+
+def proof_text(snapshot_id: str, digest: str) -> str:
+    """The text of ``proof``."""
+    return f"{snapshot_id} {digest}"
+
+
+@attrs.frozen
+class ComparisonResult:
+    """What a comparison has shown."""
+
+    status: IndexStatus
+    newest: str | None
+    """The newest snapshot of the store, which a stale listing may lack."""
+
+
+class StoreComparison:
+    """Compares one index with one store.
+
+    Args:
+        listed: the newest snapshot on the line of writers, as a listing has it.
+        claims: of this state folder, with no other writer in between, up to now.
+
+    Raises:
+        StoreError: from every method: the store failed.
+    """
+
+    def __init__(
+        self, archive: SnapshotArchive, facts: LineageRecord, listed: str | None, claims: Collection[str]
+    ) -> None:
+        self._archive = archive
+        self._facts = facts
+        self._claims = claims
+        self._newest = self._corrected(listed)
+
+    def compare(self) -> ComparisonResult:
+        """The judgement."""
+        is_ahead = self._facts.clean is None and self._facts.claim in self._claims
+        return ComparisonResult(self._of_ahead() if is_ahead else self._of_rest(), self._newest)
+
+    def _corrected(self, listed: str | None) -> str | None:
+        """The newest snapshot that is known of: the one listed, or one that the index names and that is there."""
+        facts = self._facts
+        attempted = str(facts.attempted) if facts.attempted is not None and facts.attempted.sequence else None
+        named = sorted({one for one in (facts.published, attempted) if one and _is_newer(one, listed)}, reverse=True)
+        for one in named:
+            if self._has(one) and not is_diverged(SnapshotNumber.parse(one), self._archive.bases.all()):
+                return one
+        return listed
+
+    def _of_ahead(self) -> IndexStatus:
+        """Where nobody else has written since, and the index may hold more than was published."""
+        facts, newest = self._facts, self._newest
+        if facts.limit is None:  # an earlier version has written it
+            return IndexStatus.CURRENT
+        if newest is not None and SnapshotNumber.parse(newest) > facts.limit:
+            return IndexStatus.OLD_COPY
+        if facts.published is not None and _is_newer(facts.published, newest):
+            return IndexStatus.CURRENT if self._was_put_aside(facts.published) else IndexStatus.STORE_OLDER
+        is_known = self._has_bytes(newest) if newest == facts.published else self._is_made_here(newest)
+        return IndexStatus.CURRENT if is_known else IndexStatus.STORE_OTHER
+
+    def _of_rest(self) -> IndexStatus:
+        """Where others have written since, or the index holds no more than was published."""
+        if self._facts.published is not None and _is_newer(self._facts.published, self._newest):
+            return IndexStatus.STORE_OLDER
+        if self._facts.clean != (self._newest or EMPTY):
+            return IndexStatus.SUPERSEDED
+        return IndexStatus.CURRENT if self._has_bytes(self._newest) else IndexStatus.STORE_OTHER
+
+    def _has(self, snapshot_id: str) -> bool:
+        try:
+            self._archive.load(snapshot_id)
+        except SnapshotMissing:
+            return False
+        except (SnapshotDamaged, SnapshotArchived):
+            return True
+        return True
+
+    def _has_bytes(self, newest: str | None) -> bool:
+        """Whether the newest snapshot is as the index knows it. A damaged manifest proves nothing against it."""
+        info = self._load(newest)
+        return info is None or self._facts.digest in (None, info.digest)
+
+    def _is_made_here(self, newest: str | None) -> bool:
+        """Whether one of our claims has published the newest snapshot, as far as it tells: it may never have been
+        acknowledged."""
+        info = self._load(newest)
+        return info is None or info.claim is None or str(info.claim) in self._claims
+
+    def _load(self, snapshot_id: str | None) -> SnapshotInfo | None:
+        try:
+            return None if snapshot_id is None else self._archive.load(snapshot_id)
+        except (SnapshotDamaged, SnapshotArchived, SnapshotMissing):
+            # missing: a release names it, so the store is none that is older
+            return None
+
+    def _was_put_aside(self, snapshot_id: str) -> bool:
+        """Whether a repair took a damaged manifest away."""
+        try:
+            self._archive.shelf.store.head(ASIDE_PREFIX + snapshot_id)
+        except ObjectMissing:
+            return False
+        return True
+
+
+def _is_newer(one: str, other: str | None) -> bool:
+    return other is None or SnapshotNumber.parse(one) > SnapshotNumber.parse(other)

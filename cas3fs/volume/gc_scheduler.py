@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc of an open volume, on demand and at intervals.
+
+The thread is a daemon; `GcScheduler.stop` ends a gc under way before its next step and waits for it, so that nothing is
+deleted after the epoch was released.
+"""
+
+import logging
+import threading
+
+from cas3fs.control import Message, Progress
+from cas3fs.errors import ControlError, UsageError
+from cas3fs.maintenance.base import Premises
+from cas3fs.maintenance.gc import Collector
+from cas3fs.maintenance.plans import GcSettings
+from cas3fs.maintenance.records import record
+from cas3fs.periodic import FailureGuard, PeriodicThread
+from cas3fs.volume.opening import OpenVolume
+
+_log = logging.getLogger(__name__)
+
+
+class GcScheduler:
+    """Maintenance of one open volume."""
+
+    def __init__(self, volume: OpenVolume) -> None:
+        self._volume = volume
+        self._collector: Collector | None = None if volume.premises is None else Collector(volume.premises)
+        self._running = threading.Lock()
+        self._rhythm: PeriodicThread | None = None
+
+    @property
+    def premises(self) -> Premises:
+        """What maintenance works on.
+
+        Raises:
+            ControlError: the volume is open for reading only.
+        """
+        if self._volume.premises is None:
+            raise ControlError(f"{self._volume.url} is mounted read-only, so nothing can be done to it")
+        return self._volume.premises
+
+    def gc(self, settings: GcSettings, progress: Progress, *, dry_run: bool = False) -> Message:
+        """Plans a gc, or does one; gives what ``--json`` prints. Raises as `Collector` does."""
+        _ = self.premises
+        assert self._collector is not None
+        with self._running:
+            if dry_run:
+                return self._collector.plan(settings, lambda told: progress(dict(told))).as_json()
+            result = self._collector.collect(settings, lambda told: progress(dict(told))).as_json()
+            record(self._volume.state.path, "gc", result)
+        _log.info("gc: %s", result)
+        for problem in result["problems"]:
+            _log.error("gc went on past something: %s", problem)
+        return result
+
+    def answer_gc(self, args: Message, progress: Progress) -> Message:
+        """The request ``gc`` of the control socket."""
+        return self.gc(settings_of(args), progress, dry_run=bool(args.get("dry_run")))
+
+    # -- in a rhythm
+
+    def start(self, interval_s: float) -> None:
+        """Does a gc every `interval_s`; an interval of 0 means never."""
+        if interval_s > 0 and self._collector is not None:
+            guard = FailureGuard("gc", self._volume.metrics, "gc ended, nothing is lost")
+            self._rhythm = PeriodicThread("gc", interval_s, self._collect, guard)
+            self._rhythm.start()
+
+    def _collect(self) -> None:
+        self.gc(GcSettings(), lambda _: None)
+
+    def stop(self) -> None:
+        """Ends what is under way, at its next step."""
+        if self._collector is not None:
+            self._collector.stop()
+        if self._rhythm is not None:
+            self._rhythm.stop()
+        with self._running:
+            pass
+
+
+def settings_of(args: Message) -> GcSettings:
+    """The settings in a request.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    try:
+        limit = args.get("max_rewrite_bytes")
+        settings = GcSettings(
+            float(args.get("min_live", GcSettings().min_live)),
+            None if limit is None else int(limit),
+            float(args.get("grace_s", GcSettings().grace_s)),
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"no settings of a gc: {error}") from error
+    if not 0 <= settings.min_live <= 1 or settings.grace_s < 0:
+        raise UsageError("the least live share lies between 0 and 1, and the grace period is not negative")
+    return settings

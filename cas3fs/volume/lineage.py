@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which index a writer goes on with: the local one, the newest snapshot, or an empty one.
+
+The epoch is claimed first, and only then snapshots are listed, so the newest one seen is the newest there will be.
+What the local index says of itself is compared with the store (module `proving`). The decision:
+
+0. The local index was closed as what a snapshot holds, and its bytes are others now (`cas3fs.index.files`): it
+   is set aside, and removed when the newest snapshot is restored in its place.
+1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`), it is
+   no old copy, and the store is the one that it knows, and not an older state of it: go on with it, ahead of the newest
+   snapshot or not; staging of the same lineage is replayed.
+2. Else, if it is clean and its snapshot is the newest one, byte for byte: it is the same, go on with it.
+3. Else, if it is clean and others have gone on, or there is none: restore the newest snapshot.
+4. Else it has what the newest snapshot lacks, or may have it: it is set aside, with its staging, and the newest
+   snapshot is restored. Nothing is deleted.
+
+Where the process may die, and what the next mount finds:
+
+- after the claim, before the index says so: the claim file knows the claim as ours, so case 1 holds still;
+- while restoring: ``restore.sqlite`` is half-made, and removed; the index is not there, case 3;
+- after the restored file took its place: its ``claim`` is that of the writer who published it, but ``clean`` was set
+  in it before, so case 2, or 3 if others have published since;
+- after publishing, before ``clean`` is set: case 1.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+
+from cas3fs.epochs import Claim
+from cas3fs.errors import IndexCorrupt, IndexDatabaseError, SnapshotArchived, SnapshotDamaged, SnapshotMissing
+from cas3fs.filesystem.state.quarantine import quarantine_folder
+from cas3fs.index import Index, StagingIndex, migrations
+from cas3fs.index.files import (
+    check_fingerprint,
+    fingerprinted,
+    put_in_place,
+    remove_fingerprint,
+    write_fingerprint,
+)
+from cas3fs.index.salvage import open_or_salvage
+from cas3fs.snapshots.archive import RestoreProgress, SnapshotArchive
+from cas3fs.values import SnapshotNumber
+from cas3fs.volume.comparison import (
+    ATTEMPTED,
+    CLAIM,
+    CLEAN,
+    EMPTY,
+    LINEAGE,
+    PROOF,
+    PUBLISHED,
+    IndexStatus,
+    LineageRecord,
+    StoreComparison,
+    attempt_text,
+    proof_text,
+)
+from cas3fs.volume.state_folder import StateFolder
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class LocalIndex:
+    """The index to go on with."""
+
+    index: Index
+    rows: StagingIndex
+    published: str | None
+    """The snapshot that it stems from, None where there is none."""
+    newest: str | None
+    """The newest snapshot in the store, from which a writer who took over goes on."""
+    clean: str | None
+    """Not None when it holds nothing but that: its id, or an empty text for an empty index."""
+    lineage: str
+    """The life of the index: a uuid."""
+
+
+OnDamaged = Callable[[str, SnapshotDamaged], None]
+"""Takes a damaged snapshot, given by its id, out of the line."""
+
+
+def select_index(
+    state: StateFolder,
+    archive: SnapshotArchive,
+    claim: Claim,
+    progress: RestoreProgress = lambda done, total: None,
+    on_damaged: OnDamaged | None = None,
+) -> LocalIndex:
+    """Brings index and staging into place, and records `claim` in them. With `on_damaged`, the newest snapshot that is
+    whole is restored, where otherwise a damaged one is an error.
+
+    Raises:
+        SnapshotError, StoreError: the newest snapshot cannot be read.
+        IndexDatabaseError: the local index is damaged, or of a newer cas3fs; it is left as it is.
+    """
+    newest = archive.newest_id()
+    state.remove_scratch()
+    damaged = _set_aside_damaged(state) if state.index.exists() else None
+    if state.index.exists():
+        remove_fingerprint(state.index)
+        newest = _keep_or_clear(state, archive, claim, newest)
+    if not state.index.exists():
+        newest = _install(state, archive, newest, progress, on_damaged)
+    if damaged is not None:
+        _drop_damaged(state, archive, damaged)
+    return _record(state, archive, claim, newest)
+
+
+@attrs.frozen
+class _Damaged:
+    """An index that was closed as what a snapshot holds, and is damaged since; where it is, and of which snapshot."""
+
+    aside: Path
+    snapshot: str
+
+
+def damage_since_closed(index: Path) -> str:
+    """What is wrong with an index that was closed as what a snapshot holds; empty where nothing is, or nobody knows.
+
+    An index that does not say of itself that it was closed so is another one that was put in its place.
+
+    Raises:
+        IndexDatabaseError: the disk failed.
+    """
+    try:
+        check_fingerprint(index)
+    except IndexCorrupt as error:
+        return str(error) if _may_be(index, fingerprinted(index)) else ""
+    return ""
+
+
+def _set_aside_damaged(state: StateFolder) -> _Damaged | None:
+    """Sets the local index aside if its bytes are not those that were written when it was closed."""
+    detail, snapshot = damage_since_closed(state.index), fingerprinted(state.index)
+    if not detail:
+        return None
+    aside = state.set_aside()
+    _log.error("%s: the newest snapshot is restored in its place; until then it is in %s", detail, aside)
+    return _Damaged(aside, str(snapshot))
+
+
+def _may_be(index: Path, snapshot: str | None) -> bool:
+    """Whether an index says that it holds what `snapshot` holds, or can say nothing."""
+    try:
+        with Index.open(index, read_only=True) as opened:
+            return LineageRecord.read(opened).clean == snapshot
+    except IndexDatabaseError:
+        return True
+
+
+def _drop_damaged(state: StateFolder, archive: SnapshotArchive, damaged: _Damaged) -> None:
+    """Removes a damaged index of which the store has everything, now that there is another one."""
+    try:
+        with closing(StagingIndex(damaged.aside / "staging.sqlite")) as rows:
+            is_staged = any(True for _ in rows.rows())
+    except IndexDatabaseError:
+        is_staged = True
+    is_stored = damaged.snapshot in {EMPTY, *archive.ids()}
+    if is_stored and not is_staged and state.drop_aside(damaged.aside):
+        _log.warning("the damaged index is removed: it held what snapshot %s holds", damaged.snapshot)
+
+
+def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
+    """Leaves the local index where it can be gone on with, else removes it or sets it aside; gives the newest snapshot,
+    which may be newer than the one listed."""
+    try:
+        migrations.upgrade(state.index, with_hash_index=False)
+        with Index.open(state.index) as index:
+            facts = LineageRecord.read(index)
+    except IndexDatabaseError as error:
+        url = archive.shelf.store.url
+        by_repair = f"`cas3fs fsck --repair {url}` sets it aside and begins from the newest snapshot, as does "
+        told = by_repair if isinstance(error, IndexCorrupt) else "a mount begins from the newest snapshot after "
+        raise type(error)(f"{error}; {told}moving {state.path} away, and `cas3fs mount --take-over`") from error
+    found = StoreComparison(archive, facts, newest, {str(one) for one in claim.lineage}).compare()
+    if found.status is IndexStatus.CURRENT:
+        return found.newest
+    if found.status is not IndexStatus.SUPERSEDED:
+        archive.tracker.clear_expected()
+    if found.status is IndexStatus.SUPERSEDED and facts.clean is not None:
+        state.discard_line()
+        return found.newest
+    began = f"snapshot {found.newest}" if found.newest else "an empty volume, as there is no snapshot"
+    _log.warning(
+        "%s, so it is set aside, and the mount begins from %s; `cas3fs rescue %s FOLDER` saves what only it has",
+        found.status.value.format(published=facts.published, state=state.path, url=archive.shelf.store.url),
+        began,
+        state.set_aside(),
+    )
+    return found.newest
+
+
+def _install(
+    state: StateFolder,
+    archive: SnapshotArchive,
+    newest: str | None,
+    progress: RestoreProgress,
+    on_damaged: OnDamaged | None,
+) -> str | None:
+    """Puts an index in place where there is none: of the snapshot `newest`, or an empty one; gives of which."""
+    if state.has_staged():
+        aside = state.set_aside(staging_only=True)
+        _log.warning("staged data without its index was found and is set aside in %s", aside)
+    state.discard_line()
+    if newest is None:
+        with Index.open(state.index, create=True) as index:
+            mark_clean(index, EMPTY)
+        return None
+    newest = _restore_whole(state, archive, newest, progress, on_damaged)
+    migrations.upgrade(state.restored, with_hash_index=False)
+    with Index.open(state.restored, scratch=True) as index:
+        with index.operation():
+            index.state.set(LINEAGE, str(uuid.uuid4()))
+            index.state.set(PUBLISHED, newest)
+            index.state.set(PROOF, proof_text(newest, archive.load(newest).digest))
+            index.state.set(CLEAN, newest)
+        index.commit()
+    put_in_place(state.restored, state.index)
+    return newest
+
+
+def _restore_whole(
+    state: StateFolder, archive: SnapshotArchive, newest: str, progress: RestoreProgress, on_damaged: OnDamaged | None
+) -> str:
+    """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is whole; gives which."""
+    if on_damaged is None:
+        restore_told(archive, newest, state.restored, progress)
+        return newest
+    damaged: dict[str, SnapshotDamaged] = {}
+    ids, strays = archive.ids(), archive.diverged()
+    if newest not in ids:
+        damaged[newest] = SnapshotDamaged(f"{archive.shelf.store.url} has no snapshot {newest}, which was the newest")
+    for one in reversed([each for each in ids if each not in strays]):
+        try:
+            archive.restore(one, state.restored, progress)
+        except SnapshotDamaged as error:
+            damaged[one] = error
+            continue
+        for hurt, why in damaged.items():
+            on_damaged(hurt, why)
+        if damaged:
+            archive.set_expected_head(None)
+        return one
+    raise SnapshotDamaged(f"no snapshot is whole, so there is nothing to begin from: {damaged[newest]}")
+
+
+def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress) -> None:
+    """As `SnapshotArchive.restore`; where the snapshot is damaged, or the head is lost, the error tells what serves
+    instead."""
+    try:
+        archive.restore(snapshot_id, destination, progress)
+    except (SnapshotDamaged, SnapshotMissing) as error:
+        is_lost = isinstance(error, SnapshotMissing)
+        if is_lost and archive.newest_id() != snapshot_id:
+            raise
+        earlier = archive.newest_intact_before(snapshot_id)
+        if earlier is None and archive.newest_id() == snapshot_id:
+            raise SnapshotDamaged(
+                f"{error}; no snapshot before it is whole: mount the volume on the machine that wrote it last, if its "
+                "state directory is left there, or put the objects back from a copy"
+            ) from error
+        if earlier is None:
+            raise
+        raise SnapshotDamaged(
+            f"{error}; the newest before it of which the store has everything is {earlier}: "
+            f"`cas3fs mount --snapshot {earlier}` shows it, and `cas3fs snapshot restore` makes it the newest"
+        ) from error
+
+
+def _record(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> LocalIndex:
+    """Opens both databases and says in the index that it is written under `claim` from now on."""
+    index = Index.open(state.index)
+    try:
+        facts = LineageRecord.read(index)
+        proof = _missing_proof(archive, facts, newest)
+        lineage = index.state.get(LINEAGE) or str(uuid.uuid4())
+        with index.operation():
+            index.state.set(CLAIM, str(claim.uuid))
+            index.state.set(ATTEMPTED, attempt_text(claim.uuid, SnapshotNumber(claim.epoch, 0)))
+            index.state.set(LINEAGE, lineage)
+            if proof:
+                index.state.set(PROOF, proof)
+            index.state.remove(CLEAN)
+        index.commit()
+        index.sync()
+        return LocalIndex(index, _open_rows(state, lineage), facts.published, newest, facts.clean, lineage)
+    except BaseException:
+        index.close()
+        raise
+
+
+def _missing_proof(archive: SnapshotArchive, facts: LineageRecord, newest: str | None) -> str:
+    """What an index lacks that an earlier version wrote; empty where it lacks nothing, or nothing can be told."""
+    if newest is None or facts.published != newest or facts.digest is not None:
+        return ""
+    try:
+        return proof_text(newest, archive.load(newest).digest)
+    except (SnapshotDamaged, SnapshotArchived, SnapshotMissing):
+        return ""
+
+
+def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:
+    """The rows of staging; those of another lineage are set aside."""
+    rows = open_or_salvage(state.staging_rows, quarantine_folder(state.staging))
+    if rows.claim not in (lineage, None):
+        rows.close()
+        aside = state.set_aside(staging_only=True)
+        _log.warning("staged data that does not belong to this index is set aside in %s", aside)
+        rows = StagingIndex(state.staging_rows)
+    state.staging.mkdir(exist_ok=True, mode=0o700)
+    state.sync()
+    if rows.claim is None:
+        rows.set_claim(lineage)
+    return rows
+
+
+def mark_clean(index: Index, snapshot: str) -> None:
+    """Notes, durably, that it holds what `snapshot` holds, and no more."""
+    with index.operation():
+        index.state.set(PUBLISHED, snapshot)
+        index.state.set(CLEAN, snapshot)
+    index.commit()
+    index.sync()
+
+
+def close_clean(path: Path, snapshot: str) -> None:
+    """Notes of an index that nobody has open, durably, that it holds what `snapshot` holds, and which bytes it has."""
+    with Index.open(path) as index:
+        mark_clean(index, snapshot)
+    try:
+        write_fingerprint(path, snapshot)
+    except IndexDatabaseError as error:  # the next mount goes without
+        _log.warning("%s", error)

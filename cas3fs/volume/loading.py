@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The store of a volume, and the entry that records how the volume was made."""
+
+import logging
+
+from cas3fs.blocks.chunkers import make_chunker
+from cas3fs.blocks.codec import Compression
+from cas3fs.config import GIB, MIB, StoreSettings
+from cas3fs.entries.kinds import VOLUME_FORMAT, VOLUME_ID, EpochEntry, ForkEntry, SnapshotEntry, VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import (
+    EntryError,
+    ObjectMissing,
+    UsageError,
+    VolumeFormatError,
+    VolumeMissing,
+)
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore, RetryPolicy, open_store, parse_url
+
+_log = logging.getLogger(__name__)
+_MIN_PACK_BYTES = MIB
+_MAX_PACK_BYTES = GIB
+
+
+def normal_url(url: str) -> str:
+    """The one spelling of a volume's URL, by which volumes are compared.
+
+    Raises:
+        UsageError: it names no store.
+    """
+    return str(parse_url(url))
+
+
+def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
+    """The store of a volume; the caller closes it.
+
+    Raises:
+        UsageError, StoreError: the URL is wrong, or the store is not there.
+    """
+    return open_store(
+        settings.url,
+        metrics=metrics,
+        endpoint_url=settings.endpoint_url,
+        max_concurrency=settings.max_concurrency,
+        retry=_retry_of(settings),
+        timeout_s=settings.timeout_s,
+    )
+
+
+def _retry_of(settings: StoreSettings) -> RetryPolicy | None:
+    if settings.timeout_s is not None:
+        return RetryPolicy(deadline_s=settings.timeout_s)
+    if settings.first_answer_s is not None:
+        return RetryPolicy(first_answer_s=settings.first_answer_s)
+    return None
+
+
+def warn_of_exposure(store: ObjectStore) -> None:
+    """Logs who may read a store in a directory and should not; raises StoreError where it cannot be looked at."""
+    if warning := store.permission_warning():
+        _log.warning("%s", warning)
+
+
+def load_volume(store: ObjectStore) -> VolumeEntry:
+    """What was decided when the volume was made.
+
+    Raises:
+        VolumeMissing: there is none.
+        VolumeFormatError: it was made by a newer cas3fs, or is damaged.
+        StoreError: the store cannot be read.
+    """
+    try:
+        entry = Shelf(store).load(VolumeEntry, VOLUME_ID)
+    except ObjectMissing as error:
+        if told := describe_leftovers(store):
+            raise VolumeMissing(told) from error
+        place = "; is its disk mounted?" if store.url.startswith("file:") else ";"
+        raise VolumeMissing(f"there is no volume at {store.url}{place} `cas3fs mkfs {store.url}` makes one") from error
+    except EntryError as error:
+        raise VolumeFormatError(f"the volume at {store.url} cannot be understood: {error}") from error
+    if entry.format > VOLUME_FORMAT:
+        raise VolumeFormatError(
+            f"the volume at {store.url} has format {entry.format}, and this cas3fs knows formats up to "
+            f"{VOLUME_FORMAT}: use a newer cas3fs"
+        )
+    try:
+        check_sizes(entry.chunker, entry.block_size, entry.pack_size)
+        Compression.parse(entry.compression)
+    except UsageError as error:
+        raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
+    if entry.fenced:
+        store.require_conditions()
+    return _forked(store, entry)
+
+
+def _forked(store: ObjectStore, entry: VolumeEntry) -> VolumeEntry:
+    """With the uuid that the volume has got as a copy, if it is one. Forks are asked for by name: a listing may be
+    stale, and the uuid says whose local state is used."""
+    shelf, number = Shelf(store), 1
+    try:
+        while shelf.has(ForkEntry, ForkEntry.id_of(number)):
+            entry = entry.changed(uuid=shelf.load(ForkEntry, ForkEntry.id_of(number)).uuid)
+            number += 1
+    except EntryError as error:
+        raise VolumeFormatError(f"the identity of the volume at {store.url} cannot be understood: {error}") from error
+    return entry
+
+
+def check_sizes(chunker: str, block_size: int, pack_size: int) -> None:
+    """Raises UsageError where no volume has such blocks or packs."""
+    make_chunker(chunker, block_size)
+    if not _MIN_PACK_BYTES <= pack_size <= _MAX_PACK_BYTES:
+        raise UsageError(f"the pack size must be between 1MiB and 1GiB, not {pack_size} bytes")
+
+
+def describe_leftovers(store: ObjectStore) -> str:
+    """What to say of a place that has objects of a volume and lacks the one that `mkfs` made; nothing of any other.
+
+    A new volume there would have their files and another identity: what a machine has not stored yet would be passed
+    over without a word."""
+    for folder in (EpochEntry.folder, SnapshotEntry.folder):
+        for found in store.list(f"{folder}/"):
+            return (
+                f"{store.url} has objects of a volume, such as {found.key}, and lacks its object {VOLUME_ID!r}: put "
+                "that back from a copy, or make a new volume in an empty place"
+            )
+    return ""

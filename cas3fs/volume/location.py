@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where on this machine the state of a volume lies: one folder for each volume and each place that it is kept in.
+
+A *place* is a URL and the endpoint through which it is reached. A copy of a bucket is another place, so it gets a
+folder of its own, though it bears the uuid of what it was copied from. The folder is named by the uuid, as it always
+was; the first place that writes there has it, and further places of that uuid get ``<uuid>-<hash of the place>``.
+``place.json`` in it says so::
+
+    {"url": "s3://bucket/prefix", "endpoint": "https://minio.example:9000", "path": "/home/...", "lock": [65024, 1234]}
+
+A folder of an earlier version lacks that: it belongs to the URL that was mounted from it last, or else to whoever comes
+first. The path, and device and inode of its lock, tell a copy of a folder from the folder itself: nobody works with a
+copy while the other is in use.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from cas3fs.config import Places, StoreSettings
+from cas3fs.control import MountRecord
+from cas3fs.durable import replace_file
+from cas3fs.errors import StateInUse, UsageError
+from cas3fs.objectstores import parse_url
+from cas3fs.volume.state_folder import StateFolder
+
+LOCATION_NAME: Final = "place.json"
+_ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_HASH_DIGITS: Final = 16
+_ATTEMPTS: Final = 3
+
+
+class VolumeLocation(NamedTuple):
+    """Where a volume is kept."""
+
+    url: str
+    """A directory by its real path."""
+    endpoint: str = ""
+    """Empty for a directory, and for Amazon's own: names of buckets are the same everywhere there."""
+
+    @property
+    def digest(self) -> str:
+        """Some hex digits that tell it from other places."""
+        return hashlib.sha256("\n".join(self).encode()).hexdigest()[:_HASH_DIGITS]
+
+
+def location_of(settings: StoreSettings, environment: Mapping[str, str] = os.environ) -> VolumeLocation:
+    """The place that settings name; raises UsageError where the URL names no store."""
+    where = parse_url(settings.url)
+    if where.scheme == "file":
+        return VolumeLocation(Path(where.place).resolve().as_uri())
+    return VolumeLocation(str(where), _endpoint_of(settings, environment))
+
+
+def _endpoint_of(settings: StoreSettings, environment: Mapping[str, str]) -> str:
+    """The endpoint in one spelling."""
+    if not settings.url.startswith("s3://"):
+        return ""
+    named = [settings.endpoint_url, *(environment.get(name) for name in _ENDPOINT_VARIABLES)]
+    url = next((one for one in named if one), "")
+    with contextlib.suppress(ValueError):
+        if (urlsplit(url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            return ""
+    return url.rstrip("/").lower()
+
+
+def find_state(places: Places, volume_uuid: str, settings: StoreSettings) -> Path:
+    """The folder for the volume of that uuid at the place that settings name; it may not be there yet."""
+    place, plain = location_of(settings), places.state_of(volume_uuid)
+    if _may_have(plain, place):
+        return plain
+    return plain.with_name(f"{volume_uuid}-{place.digest}")
+
+
+def lock_state(places: Places, volume_uuid: str, settings: StoreSettings) -> StateFolder:
+    """That folder, made where it is missing, and locked.
+
+    Raises:
+        StateInUse: another process works with it, or with what it was copied from.
+        UsageError: it cannot be made or written.
+    """
+    place = location_of(settings)
+    for _ in range(_ATTEMPTS):
+        state = StateFolder(find_state(places, volume_uuid, settings))
+        try:
+            if _may_have(state.path, place):  # else another place has come first meanwhile
+                _refuse_copy(state)
+                _write(state, place)
+                return state
+        except BaseException:
+            state.close()
+            raise
+        state.close()
+    raise StateInUse(f"{places.state_of(volume_uuid)} is being taken by another process: try again")
+
+
+def read_location(folder: Path) -> VolumeLocation | None:
+    """The place that a state folder belongs to; None where it does not tell."""
+    try:
+        record = _record(folder)
+        return VolumeLocation(str(record["url"]), str(record["endpoint"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def is_at(folder: Path, settings: StoreSettings) -> bool:
+    """Whether a state folder belongs to the endpoint that settings name, as far as either says."""
+    known, wanted = read_location(folder), _endpoint_of(settings, os.environ)
+    return known is None or not wanted or known.endpoint == wanted
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / LOCATION_NAME).read_text())
+    if not isinstance(record, dict):
+        raise TypeError("no record of a place")
+    return record
+
+
+def _may_have(folder: Path, place: VolumeLocation) -> bool:
+    """Whether the folder belongs to that place, or to none yet."""
+    known = read_location(folder)
+    if known is not None:
+        return known == place
+    mounted = MountRecord.load(folder)
+    if mounted is None:
+        return True
+    try:
+        return location_of(StoreSettings(mounted.url)).url == place.url
+    except UsageError:
+        return True
+
+
+def _refuse_copy(state: StateFolder) -> None:
+    """Raises StateInUse where the folder was copied from one that a process works with."""
+    try:
+        record = _record(state.path)
+        original, lock = Path(record["path"]), record["lock"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if original == state.path or _lock_of(original) != lock or not _is_locked(original / "lock"):
+        return
+    if _lock_of(state.path) != lock:  # the same folder by two names was refused already
+        raise StateInUse(f"{state.path} is a copy of {original}, with which a process works: end that first")
+
+
+def _lock_of(folder: Path) -> list[int] | None:
+    try:
+        status = (folder / "lock").stat()
+    except OSError:
+        return None
+    return [status.st_dev, status.st_ino]
+
+
+def _is_locked(lock: Path) -> bool:
+    try:
+        with open(lock, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _write(state: StateFolder, place: VolumeLocation) -> None:
+    """Has the folder say where it belongs; it is on the disk on return."""
+    record = {**place._asdict(), "path": str(state.path), "lock": _lock_of(state.path)}
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((state.path / LOCATION_NAME).read_text()) == record:
+            return
+    try:
+        replace_file(state.path / LOCATION_NAME, json.dumps(record))
+    except OSError as error:
+        raise UsageError(f"the state folder {state.path} cannot be used: {error.strerror}") from error

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A writer's turn without a file system: for commands that change which snapshots there are while nobody has the
+volume mounted.
+
+The state folder is locked and an epoch claimed, as a mount does, so no mount can begin meanwhile, here or elsewhere.
+The epoch is released at the end; but where a mount of this state folder has left its own epoch unreleased, it stays
+so, since what that mount had not stored is still only here.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+
+import attrs
+
+from cas3fs.config import Places, StoreSettings
+from cas3fs.entries.kinds import VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
+from cas3fs.errors import Cas3fsError
+from cas3fs.metrics import Metrics
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import SnapshotNumber
+from cas3fs.volume.handover import note_known, release, take_handover
+from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.location import lock_state
+from cas3fs.volume.pruner import SnapshotPruner
+from cas3fs.volume.state_folder import StateFolder
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class OfflineWriter:
+    """What a command works with during its turn."""
+
+    volume: VolumeEntry
+    state: StateFolder
+    archive: SnapshotArchive
+    epochs: Epochs
+    claim: Claim
+    pruner: SnapshotPruner
+    after_release: bool
+    """Whether the epoch before was released; if not, it is this state folder's own."""
+
+    @property
+    def next_number(self) -> SnapshotNumber:
+        """The number of the first snapshot of this turn."""
+        return SnapshotNumber(self.claim.epoch, 1)
+
+
+@contextmanager
+def open_offline_writer(settings: StoreSettings, places: Places) -> Iterator[OfflineWriter]:
+    """A turn, which ends with the context.
+
+    Raises:
+        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be had.
+        StoreError, UsageError: store or state folder do not serve.
+    """
+    with closing(open_volume_store(settings, Metrics())) as store:
+        volume = load_volume(store)
+        with closing(lock_state(places, str(volume.uuid), settings)) as state:
+            epochs = Epochs(Shelf(store), fenced=volume.fenced)
+            claim = epochs.claim(WriterIdentity.of_this_process(), state.claim)
+            archive = SnapshotArchive(Shelf(store))
+            try:
+                take_handover(archive, claim, state.known_snapshots)
+                pruner = SnapshotPruner(
+                    archive,
+                    epochs,
+                    claim,
+                    lambda: SnapshotNumber(claim.epoch, 1),
+                    shown=state.shown,
+                    going=partial(note_known, archive, claim, state.known_snapshots),
+                )
+                yield OfflineWriter(volume, state, archive, epochs, claim, pruner, claim.after_release)
+            finally:
+                note_known(archive, claim, state.known_snapshots)
+                if claim.after_release:
+                    _release(epochs, claim, archive)
+
+
+def _release(epochs: Epochs, claim: Claim, archive: SnapshotArchive) -> None:
+    try:
+        release(epochs, claim, archive, archive.newest_id())
+    except Cas3fsError as error:
+        _log.warning("epoch %d could not be released; the next mount here releases it: %s", claim.epoch, error)

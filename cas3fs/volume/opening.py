@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An open volume: everything that a front-end needs, from the claim to the release.
+
+`open_writer` locks the state folder, claims an epoch, brings the right index into place (module `line`) and wires the
+file system. `finish` stores and publishes everything and releases the epoch; `close` lets go of all resources. When
+`finish` fails or is never reached, the epoch stays unreleased, and the next mount with this state folder goes on
+where this one ended (case 1 of `line`).
+
+Where a process may die while finishing: before the manifest is put: nothing is lost, as the index and staging are on
+the disk; between manifest and release: the next mount claims the next epoch, as this one is its own; after the
+release, before the index is marked clean: the same.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from cas3fs.blocks.codec import Compression
+from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.control import Progress
+from cas3fs.entries.kinds import VolumeEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Claim, Epochs, WriterIdentity
+from cas3fs.errors import Cas3fsError, FilesNotStored, SnapshotDamaged
+from cas3fs.filesystem import FileSystem
+from cas3fs.index import Index, StagingIndex, migrations
+from cas3fs.maintenance.base import Premises
+from cas3fs.maintenance.noting import note_missing_since
+from cas3fs.maintenance.noting import take_up as take_up_losses
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore
+from cas3fs.snapshots.archive import RestoreProgress, SnapshotArchive
+from cas3fs.volume.handover import expect_head, note_known, release, take_handover
+from cas3fs.volume.lineage import close_clean, restore_told, select_index
+from cas3fs.volume.loading import load_volume, open_volume_store, warn_of_exposure
+from cas3fs.volume.location import find_state, lock_state
+from cas3fs.volume.publisher import Publisher
+from cas3fs.volume.state_folder import StateFolder, ViewFolder
+from cas3fs.volume.wiring import wire
+
+_TAKEN_OVER: Final = (
+    "the writer of epoch %d had not released the volume, and is taken over from; `cas3fs epochs %s` tells who that is"
+)
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class WriterSession:
+    """A writer's epoch, and what is done with it."""
+
+    claim: Claim
+    epochs: Epochs
+    publisher: Publisher
+    after_release: bool
+    """Whether the epoch before was released: if this one never serves, it can be given back without loss."""
+    clean: str | None
+    """What `LocalIndex.clean` was."""
+    premises: Premises
+    """What maintenance works on."""
+
+
+@attrs.define
+class OpenVolume:
+    """A volume with its file system; made by `open_writer` or `open_view`."""
+
+    entry: VolumeEntry
+    url: str
+    state: StateFolder
+    filesystem: FileSystem
+    metrics: Metrics
+    archive: SnapshotArchive
+    _resources: ExitStack
+    _session: WriterSession | None = None
+    _clean: str | None = None
+    _is_closed: bool = False
+    shown: str | None = None
+    """The snapshot that a view shows."""
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """What publishes; None where the volume is open for reading only."""
+        return None if self._session is None else self._session.publisher
+
+    @property
+    def premises(self) -> Premises | None:
+        """What maintenance works on; None where the volume is open for reading only."""
+        return None if self._session is None else self._session.premises
+
+    def shown_is_gone(self) -> bool:
+        """Whether the snapshot that a view shows was deleted meanwhile, by a writer elsewhere; one LIST.
+
+        Raises:
+            StoreError: the store failed, so nobody knows.
+        """
+        return self.shown is not None and self.shown not in self.archive.ids()
+
+    def start(self, snapshot_interval_s: float) -> None:
+        """Takes up what an earlier process left in staging, and begins the background work.
+
+        Raises:
+            IndexDatabaseError, OSError: the local state is damaged, or cannot be written.
+        """
+        if self._session is not None:
+            take_up_losses(self.state.path, self.filesystem)
+        recovered = self.filesystem.start()
+        if recovered:
+            _log.info("%d files of an earlier mount are not stored yet; they will be now", recovered)
+        if self._session is not None:
+            if self._session.claim.base_due:
+                # From here on whatever the old writer still publishes sorts before the newest.
+                self._session.publisher.publish()
+            self._session.publisher.start(snapshot_interval_s)
+
+    def finish(self, progress: Progress = lambda _: None) -> str | None:
+        """Stores and publishes everything, and releases the epoch; gives the id of the newest snapshot.
+
+        Raises:
+            FilesNotStored: files cannot be stored although others can. Everything else is published; the epoch stays
+                held, as those files are here alone.
+            StoreError: the store failed; what it lacks is safe in the state folder.
+            Fenced: another writer has taken over.
+            Cas3fsError, OSError: the local disk failed.
+        """
+        if self._session is None:
+            return None
+        self._session.publisher.stop()
+        newest = self._session.publisher.publish(progress)
+        with self._session.publisher.exclusively():
+            self._session.publisher.pruner.prune_expired()
+        if left := self.filesystem.unstorable_files():
+            raise FilesNotStored.of(
+                [attrs.asdict(one) for one in left],
+                f"snapshot {newest} has everything else, and the volume stays held for this machine: mount {self.url} "
+                "here again to go on",
+            )
+        progress({"what": "releasing"})
+        release(self._session.epochs, self._session.claim, self.archive, newest)
+        note_known(self.archive, self._session.claim, self.state.known_snapshots)
+        self._clean = newest
+        return newest
+
+    def give_back(self) -> None:
+        """Releases the epoch of a volume that never served, unless an earlier mount has left something to store."""
+        session = self._session
+        if session is not None and session.after_release:
+            _release_quietly(session.epochs, session.claim)
+            self._clean = session.clean
+
+    def close(self) -> None:
+        """Lets go of everything; what is not stored stays staged. Nothing happens the second time."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._session is not None:
+            self._session.publisher.stop()
+        try:
+            self.filesystem.close()
+            if self._clean is not None:
+                close_clean(self.state.index, self._clean)
+        finally:
+            self._resources.close()
+
+
+def _release_quietly(epochs: Epochs, claim: Claim) -> None:
+    """Releases a claim after a failure that matters more than one of this."""
+    try:
+        epochs.release(claim)
+    except Cas3fsError as error:
+        _log.warning("epoch %d could not be released: %s", claim.epoch, error)
+
+
+OnState = Callable[[StateFolder], None]
+"""Called with the state folder as soon as it is locked: the log goes there."""
+
+
+OnDamaged = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
+"""Called, under the claim, with the id of a damaged snapshot: takes it out of the line."""
+
+
+def open_writer(
+    store_settings: StoreSettings,
+    settings: WriterSettings,
+    places: Places,
+    on_state: OnState = lambda _: None,
+    on_restore: RestoreProgress = lambda done, total: None,
+    *,
+    on_damaged: OnDamaged | None = None,
+) -> OpenVolume:
+    """Opens a volume as its only writer.
+
+    With `on_damaged`, a damaged snapshot that it should begin from is handed to that, and it begins from the newest one
+    that is whole.
+
+    Raises:
+        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be.
+        StoreError, SnapshotError, IndexDatabaseError, UsageError: store, snapshot, local index or folders do not serve.
+    """
+    metrics = Metrics()
+    with ExitStack() as resources:
+        store, entry = _open_store(store_settings, metrics, resources)
+        state = lock_state(places, str(entry.uuid), store_settings)
+        resources.callback(state.close)
+        on_state(state)
+        epochs = Epochs(Shelf(store), fenced=entry.fenced)
+        claim = epochs.claim(WriterIdentity.of_this_process(), state.claim, take_over=settings.take_over)
+        after_release = claim.after_release
+        try:
+            archive = SnapshotArchive(Shelf(store))
+            take_handover(archive, claim, state.known_snapshots)
+            local = select_index(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
+            note_known(archive, claim, state.known_snapshots)
+            if local.clean is None:
+                note_missing_since(local.index, store, local.newest)
+            if claim.took_over is not None:
+                _log.warning(_TAKEN_OVER, claim.before, store.url)
+            filesystem = _wire(
+                entry,
+                store,
+                local.index,
+                local.rows,
+                staging_dir=state.staging,
+                cache_dir=places.cache_of(str(entry.uuid)),
+                epoch=claim.epoch,
+                settings=settings,
+                metrics=metrics,
+                resources=resources,
+            )
+        except BaseException:
+            if after_release:
+                _release_quietly(epochs, claim)
+            raise
+        changed = local.clean is None or claim.base_due
+        publisher = Publisher(filesystem, archive, epochs, claim, state, local=local, changed=changed)
+        premises = _premises(entry, archive, epochs, claim, publisher)
+        session = WriterSession(claim, epochs, publisher, after_release, local.clean, premises)
+        return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), session)
+
+
+def _premises(
+    entry: VolumeEntry, archive: SnapshotArchive, epochs: Epochs, claim: Claim, publisher: Publisher
+) -> Premises:
+    """What maintenance works on."""
+    return Premises(
+        store=archive.shelf.store,
+        archive=archive,
+        epochs=epochs,
+        epoch=claim.epoch,
+        filesystem=publisher.filesystem,
+        publishing=publisher,
+        scratch=publisher.folder,
+        pack_size_bytes=entry.pack_size,
+        compression=Compression.parse(entry.compression),
+    )
+
+
+def open_view(
+    store_settings: StoreSettings,
+    settings: WriterSettings,
+    places: Places,
+    on_state: OnState = lambda _: None,
+    on_restore: RestoreProgress = lambda done, total: None,
+) -> OpenVolume:
+    """Opens a snapshot of a volume, the newest unless `settings` name another, for reading, beside whoever writes.
+
+    Raises:
+        as `open_writer`, but for what concerns claims.
+    """
+    metrics = Metrics()
+    with ExitStack() as resources:
+        store, entry = _open_store(store_settings, metrics, resources)
+        state = ViewFolder.make(find_state(places, str(entry.uuid), store_settings))
+        resources.callback(state.close)
+        on_state(state)
+        archive = SnapshotArchive(Shelf(store))
+        if not settings.snapshot:
+            expect_head(archive, Epochs(Shelf(store), fenced=entry.fenced).newest())
+        shown = settings.snapshot or archive.newest_id()
+        if shown is not None:
+            state.shows(shown)
+            restore_told(archive, shown, state.index, on_restore)
+        migrations.upgrade(state.index, with_hash_index=False)
+        filesystem = _wire(
+            entry,
+            store,
+            Index.open(state.index),
+            StagingIndex(state.staging_rows),
+            staging_dir=state.staging,
+            cache_dir=places.cache_of(str(entry.uuid)),
+            epoch=0,
+            settings=settings,
+            metrics=metrics,
+            resources=resources,
+        )
+        return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), shown=shown)
+
+
+def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> tuple[ObjectStore, VolumeEntry]:
+    store = open_volume_store(settings, metrics)
+    resources.callback(store.close)
+    warn_of_exposure(store)
+    return store, load_volume(store)
+
+
+def _wire(
+    entry: VolumeEntry,
+    store: ObjectStore,
+    index: Index,
+    rows: StagingIndex,
+    *,
+    staging_dir: Path,
+    cache_dir: Path,
+    epoch: int,
+    settings: WriterSettings,
+    metrics: Metrics,
+    resources: ExitStack,
+) -> FileSystem:
+    """The file system; the cache, which it does not close, goes to `resources`."""
+    try:
+        wired = wire(
+            entry,
+            store,
+            index,
+            rows,
+            staging_dir=staging_dir,
+            cache_dir=cache_dir,
+            epoch=epoch,
+            settings=settings,
+            metrics=metrics,
+        )
+    except BaseException:
+        index.close()
+        rows.close()
+        raise
+    if wired.cache is not None:
+        resources.callback(wired.cache.close)
+    return wired.filesystem

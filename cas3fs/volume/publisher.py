@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Publishing: the index of a running file system becomes a snapshot in the store, on demand and in a rhythm.
+
+The order: everything is stored; the index is copied; the pages and then the manifest are put; the epochs are listed,
+and only if ours is the newest is the snapshot acknowledged. A failure at any step leaves at most pages that no
+manifest names, under a number that is never used again, as every attempt uses one up.
+
+A snapshot is made only where something has changed. Where nothing has, the newest snapshot is looked up in the store:
+whenever somebody asks for a publishing, and once an hour in the rhythm. Where the store has lost it, or pages that it
+needs, another one is made, with what is missing.
+
+An ``fsync`` that waits for the store comes by `publish_shared`: those that come while one publishing is under way share
+the next one, whatever comes of it.
+
+Locks: `_mutex` makes publishings one at a time and is held during them, requests to the store included; nothing that a
+handler of the kernel's waits for takes it, but an fsync that is to wait for the store. It comes before the file
+system's; `_tickets_lock` is held for assignments only.
+"""
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from cas3fs.control import Message, Progress
+from cas3fs.epochs import Claim, Epochs
+from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotArchived, SnapshotDamaged, SnapshotMissing
+from cas3fs.filesystem import FileSystem
+from cas3fs.index import IndexReader, ordinal_of
+from cas3fs.index.hash_index import drop_hash_index
+from cas3fs.periodic import FailureGuard, PeriodicThread
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo, SnapshotOrigin
+from cas3fs.values import SnapshotNumber
+from cas3fs.volume.comparison import ATTEMPTED, PROOF, PUBLISHED, attempt_text, proof_text
+from cas3fs.volume.handover import note_known
+from cas3fs.volume.lineage import LocalIndex
+from cas3fs.volume.pruner import SnapshotPruner
+from cas3fs.volume.sampler import Sampler
+from cas3fs.volume.state_folder import StateFolder
+
+_PROGRESS_INTERVAL_S = 0.2
+_PROOF_FRESH_S = 3600.0
+_TAKEN = "newest_taken"
+"""In the index: the newest snapshot and when it was taken."""
+
+_TWICE = (
+    "the store has a snapshot {number} already that is not of this process ({error}): this machine was set back to an "
+    "earlier state, or another one works with a copy of its state folder"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes one file system under one claim."""
+
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        archive: SnapshotArchive,
+        epochs: Epochs,
+        claim: Claim,
+        state: StateFolder,
+        *,
+        local: LocalIndex,
+        changed: bool,
+    ) -> None:
+        """`changed`: whether the index may hold more than the newest snapshot of `local`."""
+        self._fs = filesystem
+        self._archive = archive
+        self._epochs = epochs
+        self._claim = claim
+        self._state = state
+        self._mutex = threading.Lock()
+        self._sequence = self._noted = 0
+        self._sampler = Sampler()
+        self._origin = SnapshotOrigin(UUID(local.lineage), claim.uuid)
+        self.newest = local.newest
+        self._taken = self._remembered()
+        self._seen = None if changed or local.newest is None else self._mark()
+        self._rhythm: PeriodicThread | None = None
+        self._proved_s = -_PROOF_FRESH_S
+        going = functools.partial(note_known, archive, claim, state.known_snapshots)
+        self.pruner = SnapshotPruner(archive, epochs, claim, lambda: self.next_number, shown=state.shown, going=going)
+        self._fenced = ""
+        self._tickets_lock = threading.Lock()
+        self._asked = self._answered = 0
+        self._failure: BaseException | None = None
+        self._await_next()
+
+    # -- on demand
+
+    def publish(
+        self,
+        progress: Progress = lambda _: None,
+        *,
+        name: str | None = None,
+        even_unchanged: bool = False,
+        settled: bool = False,
+    ) -> str:
+        """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot. Files
+        that cannot be stored although others can are in it as they were stored last: `FileSystem.unstored` tells them.
+
+        With `settled`, a file that is being rewritten at the time appears as it was before.
+
+        Raises:
+            StoreError: the store failed; nothing is lost, and publishing again is safe.
+            Fenced: another writer has taken over; the file system is read-only from now on.
+            Cas3fsError, OSError: the local disk failed.
+        """
+        with self._mutex:
+            return self.publish_held(progress, name=name, even_unchanged=even_unchanged, settled=settled)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """While this is open nobody else publishes: for what deletes snapshots or packs, and publishes in between by
+        `publish_held`."""
+        with self._mutex:
+            yield
+
+    def publish_held(
+        self,
+        progress: Progress = lambda _: None,
+        *,
+        name: str | None = None,
+        even_unchanged: bool = False,
+        settled: bool = False,
+        prove: bool = True,
+    ) -> str:
+        """As `publish`, for who has come in by `exclusively`; without `prove`, that the newest snapshot is in the store
+        may have been seen up to an hour ago."""
+        self.check_fence()
+        self.store(progress, settled=settled)
+        is_due = self.newest is None or name is not None or even_unchanged or self._mark() != self._seen
+        if is_due or not self._is_there(prove):
+            self._publish(progress, name, settled)
+        assert self.newest is not None
+        return self.newest
+
+    def publish_shared(self) -> None:
+        """Returns when a snapshot is published that holds everything that happened before; raises as `publish`."""
+        with self._tickets_lock:
+            self._asked += 1
+            ticket = self._asked
+        with self._mutex:
+            if self._answered < ticket:
+                self._publish_for_all()
+            elif self._failure is not None:
+                raise self._failure
+
+    def _publish_for_all(self) -> None:
+        """Publishes for all who have asked up to now."""
+        with self._tickets_lock:
+            asked = self._asked
+        try:
+            self.publish_held(prove=False)
+            self._failure = None
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._answered = asked
+
+    @property
+    def next_number(self) -> SnapshotNumber:
+        """The least number that a snapshot yet to come can have; whoever asks has come in by `exclusively`."""
+        return SnapshotNumber(self._claim.epoch, self._sequence + 1)
+
+    def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
+        """Returns when everything written before is in the store, but for files that cannot be stored although others
+        can (`FileSystem.unstored`); raises as `publish`, but for Fenced."""
+        watched(self._fs, lambda: self._fs.store_all(settled=settled, skip_unstorable=True), progress)
+
+    def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:
+        self._sequence += 1
+        number = SnapshotNumber(self._claim.epoch, self._sequence)
+        progress({"what": "publishing"})
+        # the checkpoint makes it durable: whoever finds a greater number in the store has an old copy of this index
+        self._note({ATTEMPTED: attempt_text(self._claim.uuid, number)})
+        mark = self._mark()
+        try:
+            self._fs.checkpoint(self._state.scratch, settled=settled)
+            self._await_next()
+            with IndexReader(self._state.scratch) as reader:
+                since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
+                self._sampler.look(reader)
+                facts = reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
+            drop_hash_index(self._state.scratch)
+            made = self._create(number, name, facts)
+        finally:
+            self._state.remove_scratch()
+        self.check_fence()
+        taken = f"{made.id} {made.time.isoformat()}"
+        self._note({PUBLISHED: made.id, PROOF: proof_text(made.id, made.digest), _TAKEN: taken})
+        self.newest, self._seen, self._taken = made.id, mark, (made.id, made.time)
+        self._proved_s = time.monotonic()
+        self.pruner.published(made)
+        note_known(self._archive, self._claim, self._state.known_snapshots)
+        _log.info("published snapshot %s", made.id)
+
+    def _is_there(self, prove: bool) -> bool:
+        """Whether the store has the newest snapshot, and all pages that it needs."""
+        assert self.newest is not None
+        if not prove and time.monotonic() - self._proved_s < _PROOF_FRESH_S:
+            return True
+        try:
+            lost = self._archive.lost_pages(self._archive.load(self.newest))
+        except (SnapshotMissing, SnapshotDamaged, SnapshotArchived) as error:
+            _log.error("the newest snapshot is stored again: %s", error)
+            return False
+        if lost:
+            _log.error("the store has lost pages that snapshot %s needs: another one is made", self.newest)
+            return False
+        self._proved_s = time.monotonic()
+        return True
+
+    def _create(self, number: SnapshotNumber, name: str | None, facts: Mapping[str, int]) -> SnapshotInfo:
+        create = functools.partial(
+            self._archive.create,
+            self._state.scratch,
+            epoch=number.epoch,
+            sequence=number.sequence,
+            name=name,
+            facts=facts,
+            origin=self._origin,
+        )
+        try:
+            try:
+                return create(parent=self.newest)
+            except (SnapshotMissing, SnapshotDamaged, SnapshotArchived) as error:  # found before anything is put
+                _log.warning("the snapshot before cannot be read, so everything is stored again: %s", error)
+                return create(parent=None)
+        except ObjectExists as error:
+            self._fence(_TWICE.format(number=number, error=error))
+            raise Fenced(self._fenced) from error
+
+    @property
+    def filesystem(self) -> FileSystem:
+        """What is published."""
+        return self._fs
+
+    @property
+    def folder(self) -> Path:
+        """The state folder."""
+        return self._state.path
+
+    @property
+    def fenced(self) -> str:
+        """Why nothing can be published any more; empty while it can."""
+        return self._fenced
+
+    def check_fence(self) -> None:
+        """Asks the store whether another writer has taken over; the file system takes no more changes then.
+
+        Raises:
+            Fenced: one has.
+            StoreError: nobody knows.
+        """
+        if not self._fenced and not self._epochs.is_newest(self._claim):
+            self._fence("another writer has taken over the volume")
+        if self._fenced:
+            raise Fenced(self._fenced)
+
+    def _fence(self, why: str) -> None:
+        self._fenced = (
+            f"{why}, so this mount is read-only now and publishes nothing any more; "
+            f"`cas3fs rescue {self._state.path} FOLDER`, after unmounting, saves what it alone has"
+        )
+        _log.error("%s", self._fenced)
+        self._fs.turn_read_only(self._fenced)
+
+    def _note(self, texts: Mapping[str, str]) -> None:
+        """Has the index remember `texts` of itself, with its next commit."""
+        with self._fs.lock, self._fs.operation():
+            before = self._fs.index.changes
+            for key, text in texts.items():
+                self._fs.index.state.set(key, text)
+            self._noted += self._fs.index.changes - before
+
+    def _await_next(self) -> None:
+        """Packs stored from now on are in the next snapshot at the earliest."""
+        self._fs.next_ordinal = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
+
+    def _mark(self) -> int:
+        """Something that differs after every change of the index but what is noted here; nobody else writes it. The
+        time of its files does not: the kernel's clock stands still for milliseconds, and may be set back."""
+        self._fs.commit()
+        return self._fs.index.changes - self._noted
+
+    # -- in a rhythm
+
+    def start(self, interval_s: float) -> None:
+        """Publishes every `interval_s` what has changed; an interval of 0 means never."""
+        if interval_s > 0:
+            guard = FailureGuard("snapshots", self._fs.metrics, f"publishing failed, tried again in {interval_s:.0f} s")
+            self._rhythm = PeriodicThread("publisher", interval_s, self._publish_changes, guard)
+            self._rhythm.start()
+
+    def _publish_changes(self) -> bool:
+        """A turn of the rhythm; whether it was the last."""
+        try:
+            with self._mutex:
+                before = self.newest
+                self.publish_held(settled=True, prove=False)
+                if self.newest != before:
+                    self.pruner.prune_expired()
+        except Fenced:  # has been told
+            return True
+        return False
+
+    def stop(self) -> None:
+        """Ends the rhythm; a publishing under way is finished."""
+        if self._rhythm is not None:
+            self._rhythm.stop()
+
+    def newest_age_s(self) -> float | None:
+        """How long ago the newest snapshot was taken, by this machine's clock; None if there is none, or nobody knows.
+
+        It is asked of the store where an earlier version, or another machine, has made that snapshot.
+        """
+        newest = self.newest
+        if newest is None:
+            return None
+        if self._taken is None or self._taken[0] != newest:
+            with suppress(Cas3fsError):
+                self._taken = newest, self._archive.load(newest).time
+        if self._taken is None or self._taken[0] != newest:
+            return None
+        return max(0.0, (datetime.now(UTC) - self._taken[1]).total_seconds())
+
+    def _remembered(self) -> tuple[str, datetime] | None:
+        """The newest snapshot that the index knows the time of."""
+        with self._fs.lock:
+            text = self._fs.index.state.get(_TAKEN)
+        snapshot_id, _, time_text = (text or "").partition(" ")
+        with suppress(ValueError):
+            return snapshot_id, datetime.fromisoformat(time_text)
+        return None
+
+
+def watched(filesystem: FileSystem, work: Callable[[], None], progress: Progress) -> None:
+    """Does `work` in a thread, and reports meanwhile how much of what was waiting is in the store."""
+    total = filesystem.pending().size_bytes
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that asked
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="storing", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_PROGRESS_INTERVAL_S)
+        if thread.is_alive():
+            progress(_storing(filesystem, total))
+    if failed:
+        raise failed[0]
+
+
+def _storing(filesystem: FileSystem, total: int) -> Message:
+    left = filesystem.pending()
+    whole = max(total, left.size_bytes)
+    return {"what": "storing", "done": whole - left.size_bytes, "total": whole, "files": left.files}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files and trees that are copied out of a snapshot, without a mount."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas3fs.commands.extract import extract
+from cas3fs.control import Message
+from cas3fs.errors import SnapshotError
+from cas3fs.filesystem import ROOT, Owner
+from tests.volume.conftest import Volume, write
+
+DEPTH = 400
+
+
+def silent(message: Message) -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture
+def tree(volume: Volume) -> Iterator[str]:
+    """A snapshot with one of each kind of file."""
+    opened = volume.open()
+    fs, caller = opened.filesystem, Owner(os.getuid(), os.getgid())
+    folder = fs.mkdir(ROOT, b"folder", 0o751, caller)
+    write(opened, "plain", "text")
+    plain = fs.lookup(ROOT, b"plain").number
+    fs.link(plain, folder.number, b"again")
+    fs.symlink(folder.number, b"link", b"../nowhere", caller)
+    fs.mknod(folder.number, b"fifo", 0o010640, 0, caller)
+    sparse, handle = fs.create(folder.number, b"sparse\xff", 0o600, os.O_WRONLY, caller)
+    fs.write(handle, 3_000_000, b"in the middle")
+    fs.release(handle)
+    fs.setattr(sparse.number, caller, size=1 << 30)
+    fs.setxattr(plain, b"user.told", b"value")
+    fs.setattr(plain, caller, mode=0o440, mtime_ns=1_500_000_000_123_456_789)
+    fs.setattr(folder.number, caller, mtime_ns=1_400_000_000_000_000_001)
+    made = opened.finish()
+    opened.close()
+    assert made is not None
+    yield made
+
+
+def test_a_tree_is_extracted_with_links_modes_times_attributes_and_holes(
+    volume: Volume, tree: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = extract(volume.store_settings, volume.places("x"), tree, "/", out, progress=silent)
+    assert result.problems == []
+    plain, folder = out / "plain", out / "folder"
+    assert plain.read_text() == "text"
+    assert (plain.stat().st_mode & 0o7777, plain.stat().st_mtime_ns) == (0o440, 1_500_000_000_123_456_789)
+    assert plain.samefile(folder / "again")
+    assert os.getxattr(plain, "user.told") == b"value"
+    assert (folder.stat().st_mode & 0o7777, folder.stat().st_mtime_ns) == (0o751, 1_400_000_000_000_000_001)
+    assert (folder / "link").readlink() == Path("../nowhere")
+    assert (folder / "fifo").is_fifo()
+    sparse = folder / os.fsdecode(b"sparse\xff")
+    assert sparse.stat().st_size == 1 << 30
+    assert sparse.stat().st_blocks * 512 < 1 << 20
+    with open(sparse, "rb") as file:
+        file.seek(2_999_999)
+        assert file.read(15) == b"\0in the middle\0"
+
+
+def test_a_file_is_extracted_under_a_name_or_into_a_folder(volume: Volume, tree: str, tmp_path: Path) -> None:
+    places = volume.places("x")
+    extract(volume.store_settings, places, tree, "folder/again", tmp_path / "renamed", progress=silent)
+    assert (tmp_path / "renamed").read_text() == "text"
+    extract(volume.store_settings, places, tree, "/plain", tmp_path, progress=silent)
+    assert (tmp_path / "plain").read_text() == "text"
+    with pytest.raises(SnapshotError, match="has no folder/none"):
+        extract(volume.store_settings, places, tree, "folder/none", tmp_path / "none", progress=silent)
+    assert list((volume.state("x")).glob("views/*")) == []
+
+
+def test_half_a_file_is_not_left_behind(volume: Volume, tree: str, tmp_path: Path) -> None:
+    for pack in (volume.root / "v" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.unlink()
+    result = extract(volume.store_settings, volume.places("x"), tree, "/", tmp_path / "out", progress=silent)
+    assert len(result.problems) >= 2
+    assert not (tmp_path / "out" / "plain").exists()
+    assert (tmp_path / "out" / "folder" / "link").readlink() == Path("../nowhere")
+
+
+def test_a_tree_that_is_deeper_than_pythons_stack_is_extracted(volume: Volume, tmp_path: Path) -> None:
+    opened = volume.open()
+    fs, folder = opened.filesystem, ROOT
+    for _ in range(DEPTH):
+        folder = fs.mkdir(folder, b"d", 0o755, Owner(os.getuid(), os.getgid())).number
+    fs.symlink(folder, b"bottom", b"reached", Owner())
+    made = opened.finish()
+    opened.close()
+    assert made is not None
+    result = extract(volume.store_settings, volume.places("x"), made, "/", tmp_path / "out", progress=silent)
+    assert (result.files, result.problems) == (DEPTH + 2, [])
+    assert (tmp_path / "out" / ("d/" * DEPTH) / "bottom").readlink() == Path("reached")
+
+
+def test_a_path_that_is_too_long_is_told_and_the_rest_is_extracted(volume: Volume, tmp_path: Path) -> None:
+    opened = volume.open()
+    fs, folder = opened.filesystem, ROOT
+    for _ in range(20):
+        folder = fs.mkdir(folder, b"d" * 250, 0o755, Owner(os.getuid(), os.getgid())).number
+    write(opened, "plain", "text")
+    made = opened.finish()
+    opened.close()
+    assert made is not None
+    result = extract(volume.store_settings, volume.places("x"), made, "/", tmp_path / "out", progress=silent)
+    (problem,) = result.problems
+    assert "too long" in problem
+    assert (tmp_path / "out" / "plain").read_text() == "text"

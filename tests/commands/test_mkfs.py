@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making a volume, finding one, and what is told of it."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from cas3fs.commands.mkfs import make_volume
+from cas3fs.commands.stats import unmounted_report
+from cas3fs.config import KIB, StoreSettings, VolumeSettings
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs, WriterIdentity
+from cas3fs.errors import (
+    ObjectExists,
+    StoreMissing,
+    StoreRefused,
+    UsageError,
+    VolumeExists,
+    VolumeFormatError,
+    VolumeMissing,
+)
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import ObjectStore, urls
+from cas3fs.objectstores.s3 import S3Store
+from cas3fs.testing.fake_s3 import FakeS3
+from cas3fs.testing.faults import FaultKind
+from cas3fs.volume.loading import load_volume, normal_url, open_volume_store
+from tests.volume.conftest import Volume, read_all
+
+
+def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> None:
+    settings = StoreSettings(tmp_path.as_uri())
+    made = make_volume(settings, VolumeSettings("fixed", 64 * KIB, 2048 * KIB, "none", "name"))
+    entry = load_volume(open_volume_store(settings, Metrics()))
+    assert (str(entry.uuid), entry.fenced) == (made["uuid"], True)
+    assert (entry.chunker, entry.block_size, entry.pack_size) == ("fixed", 65536, 2 << 20)
+    assert (entry.compression, entry.label) == ("none", "name")
+
+
+@pytest.mark.promise("a-fenced-volume-stays-fenced")
+def test_a_fenced_volume_puts_nothing_without_a_condition_whatever_the_store_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeS3("bucket")
+    monkeypatch.setattr(urls, "_open_bare", lambda where, settings: S3Store("bucket", where.prefix, client=fake))
+    settings = StoreSettings("s3://bucket/v")
+    assert make_volume(settings, VolumeSettings())["fenced"]
+    store = open_volume_store(settings, Metrics())
+    load_volume(store)
+    before = keys_of(store)
+    identity = WriterIdentity("here", "user", 1)
+    with fake.faults.on(FaultKind.CONDITION_REFUSED), pytest.raises(StoreRefused, match="501"):
+        Epochs(Shelf(store)).claim(identity, tmp_path / "claim.json")
+    assert keys_of(store) == before
+    with fake.faults.on(FaultKind.CONDITION_REFUSED, times=1):  # it is asked again, under the condition
+        assert Epochs(Shelf(store)).claim(identity, tmp_path / "claim.json").epoch == 1
+    with pytest.raises(ObjectExists):
+        store.put_if_absent("epochs/00000001", b"another")
+
+
+def keys_of(store: ObjectStore) -> list[str]:
+    return [info.key for info in store.list()]
+
+
+def test_a_volume_is_not_made_twice(volume: Volume) -> None:
+    with pytest.raises(VolumeExists):
+        make_volume(volume.store_settings, VolumeSettings())
+
+
+@pytest.mark.promise("a-lost-volume-object-is-reported")
+def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes_on_when_that_is_put_back(
+    volume: Volume,
+) -> None:
+    """A new one would show the old files, and pass over what a machine has not stored yet."""
+    volume.use("here", file="text")
+    own = volume.root / "v" / "volume"
+    kept = own.read_bytes()
+    own.unlink()
+    with pytest.raises(VolumeMissing, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
+        load_volume(volume.shelf.store)
+    with pytest.raises(VolumeExists, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
+        make_volume(volume.store_settings, VolumeSettings())
+    assert not own.exists()
+    own.write_bytes(kept)
+    opened = volume.open()
+    assert read_all(opened) == {"file": "text"}
+
+
+@pytest.mark.promise("a-directory-store-is-private")
+def test_mkfs_and_whoever_opens_a_volume_are_told_that_others_can_read_it(
+    volume: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume.use("here", a="1")
+    assert caplog.records == []
+    (volume.root / "v").chmod(0o755)
+    (volume.root / "v" / "packs").chmod(0o755)
+    volume.use("here", b="2")
+    assert any("can be read by everybody" in record.message for record in caplog.records)
+    caplog.clear()
+    (tmp_path / "open" / "data").mkdir(parents=True)
+    (tmp_path / "open").chmod(0o755)
+    (tmp_path / "open" / "data").chmod(0o755)
+    make_volume(StoreSettings((tmp_path / "open").as_uri()), VolumeSettings())
+    assert any("can be read by everybody" in record.message for record in caplog.records)
+
+
+def test_a_volume_whose_group_may_read_it(tmp_path: Path) -> None:
+    make_volume(StoreSettings(tmp_path.as_uri()), VolumeSettings(group_readable=True))
+    assert stat.S_IMODE((tmp_path / "volume").stat().st_mode) == 0o640
+    with pytest.raises(UsageError, match="no directory"):
+        make_volume(StoreSettings("memory://x"), VolumeSettings(group_readable=True))
+
+
+@pytest.mark.promise("surroundings-may-change")
+@pytest.mark.parametrize("place", ["packs", "snapshots/deep/down", "epochs"])
+def test_a_volume_is_not_made_among_the_objects_of_another(volume: Volume, place: str) -> None:
+    inside = volume.root / "v" / place
+    inside.mkdir(parents=True, exist_ok=True)
+    with pytest.raises(VolumeExists, match="lies among the objects of the volume at file:"):
+        make_volume(StoreSettings(inside.as_uri()), VolumeSettings())
+    assert list(inside.iterdir()) == []
+
+
+def test_a_volume_may_lie_beside_another_or_in_a_folder_that_is_named_alike(volume: Volume, tmp_path: Path) -> None:
+    for place in (volume.root / "v" / "beside", tmp_path / "packs"):
+        place.mkdir()
+        make_volume(StoreSettings(place.as_uri()), VolumeSettings())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        VolumeSettings(block_size_bytes=0),
+        VolumeSettings(block_size_bytes=1 << 40),
+        VolumeSettings(chunker="guess"),
+        VolumeSettings(compression="zip"),
+        VolumeSettings(compression="zstd:99"),
+        VolumeSettings(pack_size_bytes=100),
+        VolumeSettings(pack_size_bytes=1 << 40),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_and_nothing_is_made(tmp_path: Path, settings: VolumeSettings) -> None:
+    with pytest.raises(UsageError):
+        make_volume(StoreSettings(tmp_path.as_uri()), settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_a_volume_is_told_from_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(VolumeMissing, match="mkfs"):
+        load_volume(open_volume_store(StoreSettings(tmp_path.as_uri()), Metrics()))
+    with pytest.raises(StoreMissing):
+        open_volume_store(StoreSettings((tmp_path / "nowhere").as_uri()), Metrics())
+
+
+def test_a_damaged_volume_entry_is_told(volume: Volume) -> None:
+    entry = volume.root / "v" / "volume"
+    entry.chmod(0o600)
+    entry.write_bytes(b"something else")
+    with pytest.raises(VolumeFormatError, match="cannot be understood"):
+        load_volume(open_volume_store(volume.store_settings, Metrics()))
+
+
+def test_a_url_has_one_spelling() -> None:
+    assert normal_url("s3://bucket//a/") == normal_url("s3://bucket/a")
+    assert normal_url("file:///x/") == normal_url("file:///x")
+
+
+def test_figures_of_an_unmounted_volume_are_those_of_its_newest_snapshot(volume: Volume) -> None:
+    empty = unmounted_report(volume.store_settings, volume.places("here"))
+    assert (empty["files"], empty["directories"], empty["snapshot"]) == (0, 1, None)
+    snapshot = volume.use("here", a="1" * 10_000, b="1" * 10_000)
+    local = unmounted_report(volume.store_settings, volume.places("here"))
+    assert unmounted_report(volume.store_settings, volume.places("there")) == local
+    assert (local["files"], local["logical_bytes"], local["snapshot"]) == (2, 20_000, snapshot)
+    assert local["dedup_ratio"] == 2
+    assert local["compression_ratio"] > 10

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hosts that open one volume in turn, without a kernel between."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cas3fs.commands.mkfs import make_volume
+from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs import Epochs, WriterIdentity
+from cas3fs.filesystem import ROOT, Owner
+from cas3fs.metrics import Metrics
+from cas3fs.objectstores import open_store
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.volume.opening import OpenVolume, open_view, open_writer
+
+SETTINGS = WriterSettings(cache_size_bytes=0)
+
+
+class Volume:
+    """A volume in a folder, and hosts by name."""
+
+    def __init__(self, root: Path, store: Path | None = None) -> None:
+        """Makes one, or goes on with the one in `store`."""
+        self.root = root
+        self.store_settings = StoreSettings((store or root / "v").as_uri())
+        if store is None:
+            (root / "v").mkdir()
+            self.made = make_volume(self.store_settings, VolumeSettings())
+        self.shelf = Shelf(open_store(self.store_settings.url, metrics=Metrics()))
+        self.archive = SnapshotArchive(self.shelf)
+        self._open: list[OpenVolume] = []
+
+    def at(self, store: Path) -> "Volume":
+        """The volume in another folder, used by the same hosts; closed with this one."""
+        other = Volume(self.root, store)
+        other.made = self.made
+        other._open = self._open
+        return other
+
+    def places(self, host: str) -> Places:
+        return Places(self.root / host, self.root / "cache" / host)
+
+    def state(self, host: str) -> Path:
+        return self.places(host).state_of(str(self.made["uuid"]))
+
+    def open(self, host: str = "here", *, take_over: bool = False) -> OpenVolume:
+        settings = WriterSettings(cache_size_bytes=0, take_over=take_over)
+        volume = open_writer(self.store_settings, settings, self.places(host))
+        self._open.append(volume)
+        volume.start(0)
+        return volume
+
+    def view(self) -> OpenVolume:
+        settings = WriterSettings(cache_size_bytes=0, read_only=True)
+        volume = open_view(self.store_settings, settings, self.places("viewer"))
+        self._open.append(volume)
+        volume.start(0)
+        return volume
+
+    def closing(self, opened: OpenVolume) -> None:
+        """Has it closed at the end."""
+        self._open.append(opened)
+
+    def use(self, host: str, **files: str) -> str:
+        """Opens on `host`, writes `files`, finishes; gives the snapshot."""
+        volume = self.open(host)
+        for name, text in files.items():
+            write(volume, name, text)
+        snapshot = volume.finish()
+        volume.close()
+        assert snapshot is not None
+        return snapshot
+
+    def take_over(self, host: str) -> None:
+        """Another host claims the volume although it is held, and goes away again."""
+        folder = self.root / host
+        folder.mkdir()
+        epochs = Epochs(self.shelf)
+        claim = epochs.claim(WriterIdentity.of_this_process(), folder / "claim.json", take_over=True)
+        epochs.release(claim)
+
+    def close(self) -> None:
+        for volume in self._open:
+            volume.close()
+
+
+def write(volume: OpenVolume, name: str, text: str) -> None:
+    fs = volume.filesystem
+    inode, handle = fs.create(ROOT, name.encode(), 0o644, os.O_WRONLY, Owner())
+    fs.write(handle, 0, text.encode())
+    fs.release(handle)
+    fs.forget([(inode.number, 1)])
+
+
+def publish(opened: OpenVolume) -> str:
+    """Publishes; gives the snapshot."""
+    assert opened.publisher is not None
+    return opened.publisher.publish()
+
+
+def view_of(volume: Volume, snapshot_id: str, host: str = "viewer") -> OpenVolume:
+    """Opens a snapshot for reading."""
+    settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)
+    opened = open_view(volume.store_settings, settings, volume.places(host))
+    volume.closing(opened)
+    opened.start(0)
+    return opened
+
+
+def packs(volume: Volume) -> set[str]:
+    """The keys of the packs in the volume's store."""
+    return {info.key for info in volume.shelf.store.list("packs/")}
+
+
+def read_all(volume: OpenVolume) -> dict[str, str]:
+    """Every file of the root, with its text."""
+    fs = volume.filesystem
+    listing = fs.opendir(ROOT)
+    found = {}
+    for name, inode, _ in list(fs.readdir(listing, 0)):
+        handle = fs.open(inode.number, os.O_RDONLY, Owner())
+        found[name.decode()] = bytes(fs.read(handle, 0, 1 << 20)).decode()
+        fs.release(handle)
+    fs.releasedir(listing)
+    return found
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    made = Volume(tmp_path)
+    yield made
+    made.close()

@@ -25,11 +25,11 @@ from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.entries.shelf import Shelf
 from cas3fs.index import Index, PackUseScan
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
-from cas3fs.maintenance.bookmarks import Bookmark
-from cas3fs.maintenance.checking import Patient
-from cas3fs.maintenance.fsck import FsckSettings, check
-from cas3fs.maintenance.plans import Facts, GcSettings, make_plan
-from cas3fs.maintenance.verifying import Verifier
+from cas3fs.maintenance.fsck.check import FsckSettings, check_volume
+from cas3fs.maintenance.fsck.checks import FsckTarget
+from cas3fs.maintenance.fsck.verify import DataVerifier
+from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
+from cas3fs.maintenance.gc.plan import GcSettings, PlanInputs, make_plan
 from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
@@ -91,8 +91,8 @@ def measure_index(files: int) -> tuple[float, float, float]:
         path = folder / "index.sqlite"
         store = ListedStore(make_index(path, files))
         plan_s = _seconds(lambda: _plan(path))
-        patient = Patient(path, store, SnapshotArchive(Shelf(store)), 1 << 50)
-        fsck_s = _seconds(lambda: _assert_clean(patient, folder))
+        target = FsckTarget(path, store, SnapshotArchive(Shelf(store)), 1 << 50)
+        fsck_s = _seconds(lambda: _assert_clean(target, folder))
         return plan_s, fsck_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     finally:
         shutil.rmtree(folder)
@@ -100,11 +100,11 @@ def measure_index(files: int) -> tuple[float, float, float]:
 
 def _plan(path: Path) -> None:
     with PackUseScan(path) as uses:
-        make_plan(Facts(uses, 1 << 50, (), None, (), 1), GcSettings())
+        make_plan(PlanInputs(uses, 1 << 50, (), None, (), 1), GcSettings())
 
 
-def _assert_clean(patient: Patient, folder: Path) -> None:
-    result = check(patient, FsckSettings(), Bookmark(folder / "bookmark"))
+def _assert_clean(target: FsckTarget, folder: Path) -> None:
+    result = check_volume(target, FsckSettings(), VerifyCheckpoint(folder / "checkpoint"))
     assert not result.status, result.as_json()
 
 
@@ -116,7 +116,7 @@ def measure_reading(mib: int) -> tuple[float, float]:
         store = DirectoryStore(folder / "store")
         names = _fill(store, folder / "index.sqlite", mib)
         loop_s = _seconds(lambda: _plain_loop(store, names))
-        verifier = Verifier(store, Bookmark(folder / "bookmark"))
+        verifier = DataVerifier(store, VerifyCheckpoint(folder / "checkpoint"))
         verify_s = _seconds(lambda: verifier.run(folder / "index.sqlite"))
         return loop_s, verify_s
     finally:

@@ -7,7 +7,7 @@ A volume that nobody has open is checked without a claim and without changing an
 of the line that the store's newest epoch is on, else by the newest snapshot that can be restored. A repair opens the
 volume as its writer, and mends it before anything is taken up from staging or handed to anybody. Where there is no
 local index that can be used, and the newest snapshot is damaged, it begins from the newest one that is whole; the
-manifests of those after it are put aside (`cas3fs.maintenance.fsck`).
+manifests of those after it are put aside (`cas3fs.maintenance.fsck.repair`).
 """
 
 import os
@@ -31,14 +31,14 @@ from cas3fs.errors import ControlError, IndexCorrupt, SnapshotArchived, Snapshot
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
 from cas3fs.index.salvage import find_damage
-from cas3fs.maintenance.bookmarks import Bookmark
-from cas3fs.maintenance.checking import Checkup, Patient, of_archived, of_snapshot
-from cas3fs.maintenance.findings import Finding
-from cas3fs.maintenance.fsck import Fsck, FsckResult, FsckSettings, check, patient_of, put_aside
-from cas3fs.maintenance.losses import DAMAGED, known_losses
-from cas3fs.maintenance.mending import Mender
-from cas3fs.maintenance.noting import leave, losses_in, note
-from cas3fs.maintenance.records import record
+from cas3fs.maintenance.fsck.check import FsckResult, FsckSettings, check_volume, fsck_target_of, lost_blocks_in
+from cas3fs.maintenance.fsck.checks import Checker, FsckTarget, archived_finding, snapshot_finding
+from cas3fs.maintenance.fsck.findings import Finding
+from cas3fs.maintenance.fsck.index_repair import IndexRepairer
+from cas3fs.maintenance.fsck.repair import VolumeRepairer, quarantine_snapshot
+from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
+from cas3fs.maintenance.last_results import save_last_result
+from cas3fs.maintenance.lost_blocks import DAMAGED, lost_packs, record_lost_blocks, save_lost_block_note
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -51,7 +51,7 @@ from cas3fs.volume.location import find_state
 from cas3fs.volume.opening import OpenVolume, open_writer
 from cas3fs.volume.state_folder import StateFolder
 
-_BOOKMARK = "verify.json"
+_CHECKPOINT = "verify.json"
 _WHATEVER_SIZE_BYTES = 1 << 60
 
 
@@ -62,16 +62,16 @@ def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Mess
         ControlError: it is to be repaired, or is a view.
         Cas3fsError, OSError: the check could not be done.
     """
-    premises = volume.premises
-    if premises is None:
+    context = volume.context
+    if context is None:
         raise ControlError(f"{volume.url} is mounted read-only; check it where it is written, or unmounted")
     if args.get("repair"):
         raise ControlError(f"{volume.url} is mounted: unmount it to repair it")
     # snapshots are published meanwhile, so packs may be born with any of this epoch
-    patient = patient_of(premises, ordinal_of(SnapshotNumber(premises.epoch + 1, 1)), is_live=True)
-    bookmark = Bookmark(volume.state.path / _BOOKMARK)
-    result = check(patient, settings_of(args), bookmark, lambda told: progress(dict(told)))
-    note(volume.filesystem, losses_in(result.findings))
+    target = fsck_target_of(context, ordinal_of(SnapshotNumber(context.epoch + 1, 1)), is_live=True)
+    checkpoint = VerifyCheckpoint(volume.state.path / _CHECKPOINT)
+    result = check_volume(target, settings_of(args), checkpoint, lambda told: progress(dict(told)))
+    record_lost_blocks(volume.filesystem, lost_blocks_in(result.findings))
     return _told(result, volume.state.path, progress)
 
 
@@ -87,11 +87,13 @@ def check_unmounted(store: StoreSettings, places: Places, args: Message, progres
         if state is not None:
             resources.callback(state.close)
         early: list[Finding] = []
-        patient = resources.enter_context(_patient(opened, state, early))
-        folder = path if state is not None else patient.index.parent
-        result = check(patient, settings_of(args), Bookmark(folder / _BOOKMARK), lambda told: progress(dict(told)))
+        target = resources.enter_context(_target(opened, state, early))
+        folder = path if state is not None else target.index.parent
+        result = check_volume(
+            target, settings_of(args), VerifyCheckpoint(folder / _CHECKPOINT), lambda told: progress(dict(told))
+        )
         if state is not None:
-            leave(path, losses_in(result.findings))
+            save_lost_block_note(path, lost_blocks_in(result.findings))
         result = attrs.evolve(result, findings=(*_untold(early, result.findings), *result.findings))
         return _told(result, path if state is not None else None, progress)
 
@@ -116,9 +118,9 @@ def _told(result: FsckResult, state: Path | None, progress: Progress) -> Message
     verified = None if result.verified is None else result.verified.as_json()
     told: dict[str, Any] = {"status": result.status, "codes": codes, "verified": verified}
     if state is not None:
-        record(state, "fsck", told)
+        save_last_result(state, "fsck", told)
         if verified is not None:
-            record(state, "verify", verified)
+            save_last_result(state, "verify", verified)
     return told | {"checked": dict(result.checked), "lost": sum(finding.lost for finding in result.findings)}
 
 
@@ -132,7 +134,7 @@ def _untold(early: list[Finding], later: Sequence[Finding]) -> list[Finding]:
 
 
 @contextmanager
-def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]) -> Iterator[Patient]:
+def _target(store: ObjectStore, state: StateFolder | None, early: list[Finding]) -> Iterator[FsckTarget]:
     """The index to check: the local one, or one restored; `early` takes what is found on the way."""
     archive = SnapshotArchive(Shelf(store))
     epoch = Epochs(Shelf(store)).newest()
@@ -154,9 +156,9 @@ def _patient(store: ObjectStore, state: StateFolder | None, early: list[Finding]
             index, staging, staging_folder = folder / "index.sqlite", None, None
             which = _restore(archive, index, early)
         with Index.open(index, read_only=True) as opened:
-            losses, damages = known_losses(opened), known_losses(opened, DAMAGED)
+            losses, damages = lost_packs(opened), lost_packs(opened, DAMAGED)
         is_live = epoch is not None and not epoch.released
-        yield Patient(
+        yield FsckTarget(
             index, store, archive, following, losses, damages, staging, staging_folder, is_live=is_live, which=which
         )
 
@@ -196,9 +198,9 @@ def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
             which = f"the index of snapshot {snapshot}, as the one here is missing, damaged, or not the newest state"
             break
         except SnapshotDamaged as error:
-            early.append(of_snapshot("snapshot-unreadable", snapshot, error))
+            early.append(snapshot_finding("snapshot-unreadable", snapshot, error))
         except SnapshotArchived as error:
-            early.append(of_archived(SnapshotEntry.key_of(snapshot), error))
+            early.append(archived_finding(SnapshotEntry.key_of(snapshot), error))
     migrations.upgrade(path)
     return which
 
@@ -241,7 +243,7 @@ def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenV
     except IndexCorrupt:
         _set_aside(store, places, "it cannot be opened as an index", early)
         return opened()
-    damage = Checkup(_patient_of(volume)).damage()
+    damage = Checker(_target_of(volume)).damage()
     if damage:
         volume.close()
         _set_aside(store, places, damage[0].detail, early)
@@ -272,8 +274,8 @@ def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) ->
             code = "snapshot-missing"
         except SnapshotError:
             code = "snapshot-damaged"
-        put_aside(archive, snapshot)
-        found.append(of_snapshot(code, snapshot, error, repaired=True))
+        quarantine_snapshot(archive, snapshot)
+        found.append(snapshot_finding(code, snapshot, error, repaired=True))
 
     settings = WriterSettings(cache_size_bytes=0, snapshot_interval_s=0)
     volume = open_writer(store, settings, places, on_damaged=take)
@@ -290,32 +292,32 @@ def _set_aside(store: StoreSettings, places: Places, detail: str, early: list[Fi
     early.append(Finding("index-damaged", {"index": str(path / "index.sqlite")}, told, repaired=True))
 
 
-def _patient_of(volume: OpenVolume) -> Patient:
-    premises = volume.premises
-    assert premises is not None
+def _target_of(volume: OpenVolume) -> FsckTarget:
+    context = volume.context
+    assert context is not None
     staging = volume.filesystem.staging
-    return patient_of(
-        premises,
-        ordinal_of(premises.publishing.next_number),
+    return fsck_target_of(
+        context,
+        ordinal_of(context.publisher.next_number),
         is_live=False,
         staging=(staging.folder, staging.records),
     )
 
 
 def _mended(volume: OpenVolume, places: Places, settings: FsckSettings, progress: Progress) -> FsckResult:
-    premises, publisher = volume.premises, volume.publisher
-    assert premises is not None and publisher is not None
+    context, publisher = volume.context, volume.publisher
+    assert context is not None and publisher is not None
 
     def forget_parent() -> None:
         publisher.newest = None
 
     cache = DiskCache(places.cache_of(str(volume.entry.uuid)), _WHATEVER_SIZE_BYTES, metrics=Metrics())
     try:
-        fsck = Fsck(
-            premises,
-            lambda: _patient_of(volume),
-            Bookmark(volume.state.path / _BOOKMARK),
-            mend_index=True,
+        fsck = VolumeRepairer(
+            context,
+            lambda: _target_of(volume),
+            VerifyCheckpoint(volume.state.path / _CHECKPOINT),
+            repair_index=True,
             cache=cache,
             forget_parent=forget_parent,
             report=lambda told: progress(dict(told)),
@@ -331,9 +333,9 @@ def _make_lost_folder(volume: OpenVolume) -> None:
     with filesystem.lock, filesystem.operation():
         filesystem.index.repairs().lost_folder()
     filesystem.commit()
-    found = list(Checkup(_patient_of(volume)).link_counts())
+    found = list(Checker(_target_of(volume)).link_counts())
     with filesystem.lock:
-        Mender(filesystem.index, 0).mend(found)
+        IndexRepairer(filesystem.index, 0).repair(found)
     filesystem.commit()
 
 

@@ -37,7 +37,7 @@ from cas3fs.errors import Cas3fsError, ControlError, FilesNotStored, StoreError
 from cas3fs.fuse.llfuse_frontend.session import LlfuseSession
 from cas3fs.fuse.llfuse_frontend.signals import StopSignals
 from cas3fs.fuse.options import parse_options
-from cas3fs.maintenance.records import recorded
+from cas3fs.maintenance.last_results import load_last_results
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.memory_tuning import TimedGc, limit_malloc_arenas, raise_descriptor_limit
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
@@ -281,7 +281,7 @@ class MountProcess:
             "pending": attrs.asdict(filesystem.pending()),
             "unstored": list_unstored(filesystem),
             "process": filesystem.statistics(),
-            "maintenance": recorded(self._volume.state.path),
+            "maintenance": load_last_results(self._volume.state.path),
         }
 
 

@@ -74,7 +74,7 @@ def _restore(turn: OfflineWriter, snapshot_id: str, head: str | None, progress: 
     lineage = uuid.uuid4()
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
-            # packs that held nothing else may be gone: `cas3fs.maintenance.looking`
+            # packs that held nothing else may be gone: `cas3fs.maintenance.snapshot_index`
             index.garbage.delete_unreferenced_blocks()
             if around:  # what is dead here may be in use there
                 dead = [row.name for row in index.blocks.packs() if row.died is not None]

@@ -15,7 +15,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import IndexDatabaseError, StateInUse
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Counts, Index, IndexReader, migrations
-from cas3fs.maintenance.records import recorded
+from cas3fs.maintenance.last_results import load_last_results
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
@@ -67,7 +67,7 @@ def unmounted_report(settings: StoreSettings, places: Places) -> dict[str, Any]:
         counts = _local_counts(state, archive, newest_id)
         if counts is None:
             counts = _restored_counts(archive, newest_id)
-        known = recorded(state)
+        known = load_last_results(state)
         return volume_report(entry, store.url, counts) | {
             "snapshot": newest_id,
             "snapshot_bytes": archive.stored_bytes(),

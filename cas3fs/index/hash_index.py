@@ -7,7 +7,7 @@ ones, which are overwritten with zeros. Making it again takes about a microsecon
 looks for a hash, so an index that was restored goes without until the first is asked for (`HashIndex`).
 
 Before any hash can be found in it, the blocks that no chunk names are dropped: packs that held nothing else may be gone
-(`cas3fs.maintenance.looking`), so none of them may be used again. Both happen in one transaction.
+(`cas3fs.maintenance.snapshot_index`), so none of them may be used again. Both happen in one transaction.
 """
 
 from pathlib import Path

@@ -13,5 +13,5 @@ Vocabulary
 Plans are values: they are made without changing anything, and can be printed. What is executed decides anew, from
 what is so at that moment.
 
-It does not know how a volume is opened, of FUSE, or of the control socket; who publishes is handed in (`base`).
+It does not know how a volume is opened, of FUSE, or of the control socket; who publishes is handed in (`context`).
 """

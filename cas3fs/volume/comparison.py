@@ -31,7 +31,7 @@ import attrs
 
 from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.index import Index
-from cas3fs.maintenance.survey import ASIDE_PREFIX
+from cas3fs.maintenance.inventory import QUARANTINED_SNAPSHOTS
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import is_diverged
 from cas3fs.snapshots.manifests import SnapshotInfo
@@ -214,7 +214,7 @@ class StoreComparison:
     def _was_put_aside(self, snapshot_id: str) -> bool:
         """Whether a repair took a damaged manifest away."""
         try:
-            self._archive.shelf.store.head(ASIDE_PREFIX + snapshot_id)
+            self._archive.shelf.store.head(QUARANTINED_SNAPSHOTS + snapshot_id)
         except ObjectMissing:
             return False
         return True

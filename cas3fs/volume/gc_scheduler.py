@@ -10,10 +10,10 @@ import threading
 
 from cas3fs.control import Message, Progress
 from cas3fs.errors import ControlError, UsageError
-from cas3fs.maintenance.base import Premises
-from cas3fs.maintenance.gc import Collector
-from cas3fs.maintenance.plans import GcSettings
-from cas3fs.maintenance.records import record
+from cas3fs.maintenance.context import VolumeContext
+from cas3fs.maintenance.gc.collector import GarbageCollector
+from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.last_results import save_last_result
 from cas3fs.periodic import FailureGuard, PeriodicThread
 from cas3fs.volume.opening import OpenVolume
 
@@ -25,30 +25,30 @@ class GcScheduler:
 
     def __init__(self, volume: OpenVolume) -> None:
         self._volume = volume
-        self._collector: Collector | None = None if volume.premises is None else Collector(volume.premises)
+        self._collector: GarbageCollector | None = None if volume.context is None else GarbageCollector(volume.context)
         self._running = threading.Lock()
         self._rhythm: PeriodicThread | None = None
 
     @property
-    def premises(self) -> Premises:
+    def context(self) -> VolumeContext:
         """What maintenance works on.
 
         Raises:
             ControlError: the volume is open for reading only.
         """
-        if self._volume.premises is None:
+        if self._volume.context is None:
             raise ControlError(f"{self._volume.url} is mounted read-only, so nothing can be done to it")
-        return self._volume.premises
+        return self._volume.context
 
     def gc(self, settings: GcSettings, progress: Progress, *, dry_run: bool = False) -> Message:
-        """Plans a gc, or does one; gives what ``--json`` prints. Raises as `Collector` does."""
-        _ = self.premises
+        """Plans a gc, or does one; gives what ``--json`` prints. Raises as `GarbageCollector` does."""
+        _ = self.context
         assert self._collector is not None
         with self._running:
             if dry_run:
                 return self._collector.plan(settings, lambda told: progress(dict(told))).as_json()
             result = self._collector.collect(settings, lambda told: progress(dict(told))).as_json()
-            record(self._volume.state.path, "gc", result)
+            save_last_result(self._volume.state.path, "gc", result)
         _log.info("gc: %s", result)
         for problem in result["problems"]:
             _log.error("gc went on past something: %s", problem)

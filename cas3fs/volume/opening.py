@@ -29,9 +29,8 @@ from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError, FilesNotStored, SnapshotDamaged
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
-from cas3fs.maintenance.base import Premises
-from cas3fs.maintenance.noting import note_missing_since
-from cas3fs.maintenance.noting import take_up as take_up_losses
+from cas3fs.maintenance.context import VolumeContext
+from cas3fs.maintenance.lost_blocks import apply_lost_block_note, record_missing_packs
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import RestoreProgress, SnapshotArchive
@@ -61,7 +60,7 @@ class WriterSession:
     """Whether the epoch before was released: if this one never serves, it can be given back without loss."""
     clean: str | None
     """What `LocalIndex.clean` was."""
-    premises: Premises
+    context: VolumeContext
     """What maintenance works on."""
 
 
@@ -88,9 +87,9 @@ class OpenVolume:
         return None if self._session is None else self._session.publisher
 
     @property
-    def premises(self) -> Premises | None:
+    def context(self) -> VolumeContext | None:
         """What maintenance works on; None where the volume is open for reading only."""
-        return None if self._session is None else self._session.premises
+        return None if self._session is None else self._session.context
 
     def shown_is_gone(self) -> bool:
         """Whether the snapshot that a view shows was deleted meanwhile, by a writer elsewhere; one LIST.
@@ -107,7 +106,7 @@ class OpenVolume:
             IndexDatabaseError, OSError: the local state is damaged, or cannot be written.
         """
         if self._session is not None:
-            take_up_losses(self.state.path, self.filesystem)
+            apply_lost_block_note(self.state.path, self.filesystem)
         recovered = self.filesystem.start()
         if recovered:
             _log.info("%d files of an earlier mount are not stored yet; they will be now", recovered)
@@ -216,7 +215,7 @@ def open_writer(
             local = select_index(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
             note_known(archive, claim, state.known_snapshots)
             if local.clean is None:
-                note_missing_since(local.index, store, local.newest)
+                record_missing_packs(local.index, store, local.newest)
             if claim.took_over is not None:
                 _log.warning(_TAKEN_OVER, claim.before, store.url)
             filesystem = _wire(
@@ -237,22 +236,22 @@ def open_writer(
             raise
         changed = local.clean is None or claim.base_due
         publisher = Publisher(filesystem, archive, epochs, claim, state, local=local, changed=changed)
-        premises = _premises(entry, archive, epochs, claim, publisher)
-        session = WriterSession(claim, epochs, publisher, after_release, local.clean, premises)
+        context = _context(entry, archive, epochs, claim, publisher)
+        session = WriterSession(claim, epochs, publisher, after_release, local.clean, context)
         return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), session)
 
 
-def _premises(
+def _context(
     entry: VolumeEntry, archive: SnapshotArchive, epochs: Epochs, claim: Claim, publisher: Publisher
-) -> Premises:
+) -> VolumeContext:
     """What maintenance works on."""
-    return Premises(
+    return VolumeContext(
         store=archive.shelf.store,
         archive=archive,
         epochs=epochs,
         epoch=claim.epoch,
         filesystem=publisher.filesystem,
-        publishing=publisher,
+        publisher=publisher,
         scratch=publisher.folder,
         pack_size_bytes=entry.pack_size,
         compression=Compression.parse(entry.compression),

@@ -18,7 +18,7 @@ import attrs
 
 from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
-from cas3fs.maintenance.survey import store_now
+from cas3fs.maintenance.inventory import store_clock_now
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by
 from cas3fs.snapshots.removal import RemovalPlan, SnapshotInventory, execute_removal, plan_removal, take_inventory
@@ -115,7 +115,7 @@ class SnapshotPruner:
             raise error
         self._known = list(stock.snapshots)
         self._strays = self._spared()
-        now = store_now(self._archive.shelf.store) if policy.has_ages else self._now()
+        now = store_clock_now(self._archive.shelf.store) if policy.has_ages else self._now()
         check_clocks(policy, self._now(), now)
         verdicts = apply_policy(self._known, policy, now, exempt=self._strays, in_use=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]

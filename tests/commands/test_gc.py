@@ -18,8 +18,8 @@ from cas3fs.commands.restore import restore_head
 from cas3fs.control import Message
 from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
 from cas3fs.filesystem import Owner
-from cas3fs.maintenance.plans import GcSettings
-from cas3fs.maintenance.records import recorded
+from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.last_results import load_last_results
 from cas3fs.volume.gc_scheduler import GcScheduler, settings_of
 from cas3fs.volume.opening import OpenVolume
 from tests.volume.conftest import Volume, packs, write
@@ -80,7 +80,7 @@ def test_a_volume_that_is_not_open_is_collected_and_released(volume: Volume) -> 
     assert plan["dead_blocks"] == 1
     assert packs(volume) == before
     collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
-    assert recorded(volume.state("here"))["gc"]["dropped_blocks"] == 1
+    assert load_last_results(volume.state("here"))["gc"]["dropped_blocks"] == 1
     elsewhere = volume.open("there")
     assert read(elsewhere, "two") == text(2)
 
@@ -137,10 +137,10 @@ def test_a_gc_in_a_rhythm_drops_what_was_deleted(volume: Volume) -> None:
     scheduler = GcScheduler(opened)
     scheduler.start(0.05)
     deadline_s = time.monotonic() + 30
-    while "gc" not in recorded(volume.state("here")) and time.monotonic() < deadline_s:
+    while "gc" not in load_last_results(volume.state("here")) and time.monotonic() < deadline_s:
         time.sleep(0.01)
     scheduler.stop()
-    assert recorded(volume.state("here"))["gc"]["snapshot"].startswith("00000002-")
+    assert load_last_results(volume.state("here"))["gc"]["snapshot"].startswith("00000002-")
     assert opened.filesystem.index.blocks.find([hash_block(text(1).encode())]) == {}
     assert read(opened, "two") == text(2)
     opened.finish()

@@ -15,7 +15,7 @@ from cas3fs.commands.mkfs import make_volume
 from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import ROOT, FileSystemSettings, Owner
-from cas3fs.maintenance.plans import GcSettings
+from cas3fs.maintenance.gc.plan import GcSettings
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.objectstores.wrappers import RetryPolicy
 from cas3fs.snapshots.retention import RetentionPolicy

@@ -9,7 +9,7 @@ from cas3fs.entries.entry import SUB_SEPARATOR
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import EpochHistory, Epochs, WriterIdentity
 from cas3fs.errors import VolumeFormatError
-from cas3fs.maintenance.survey import take_listing
+from cas3fs.maintenance.inventory import list_volume
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.divergence import read_takeover_bases
 
@@ -36,13 +36,13 @@ def test_an_object_that_is_none_of_ours_does_not_block_the_volume(
     assert any("epochs/README, which is none of cas3fs" in record.message for record in caplog.records)
 
 
-def test_a_survey_names_it_and_knows_the_epochs() -> None:
+def test_a_listing_of_the_volume_has_it_and_the_epochs() -> None:
     store = MemoryStore()
     for key in (*FOREIGN, "epochs/00000007", f"epochs/00000007{SUB_SEPARATOR}released"):
         store.put_if_absent(key, b"anything")
-    listing = take_listing(store)
+    listing = list_volume(store)
     assert listing.epochs == {7}
-    assert sorted(info.key for info in listing.strange) == sorted(FOREIGN)
+    assert sorted(info.key for info in listing.unrecognized) == sorted(FOREIGN)
 
 
 @pytest.mark.parametrize("key", ["epochs/123456789012", "epochs/7", "epochs/00000007-abc"])

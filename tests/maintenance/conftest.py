@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.maintenance.rig import Rig
-from tests.maintenance.ward import Ward, make
+from tests.maintenance.damaged_volume import DamagedVolume, make
+from tests.maintenance.memory_volume import MemoryVolume
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(tmp_path / "rig")
+def volume(tmp_path: Path) -> Iterator[MemoryVolume]:
+    made = MemoryVolume(tmp_path / "rig")
     yield made
     made.close()
 
 
 @pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Ward]:
+def damaged(tmp_path: Path) -> Iterator[DamagedVolume]:
     made = make(tmp_path / "ward")
     yield made
     made.close()

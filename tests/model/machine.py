@@ -13,8 +13,8 @@ from cas3fs.commands.restore import restore_head
 from cas3fs.config import MIB, Places, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import Message
 from cas3fs.filesystem import FileSystem, FileSystemSettings
-from cas3fs.maintenance.gc import Collector
-from cas3fs.maintenance.plans import GcSettings
+from cas3fs.maintenance.gc.collector import GarbageCollector
+from cas3fs.maintenance.gc.plan import GcSettings
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 
 LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
@@ -56,8 +56,8 @@ class Machine:
         return self.volume.publisher.publish()
 
     def collect_garbage(self) -> None:
-        assert self.volume.premises is not None
-        Collector(self.volume.premises).collect(GcSettings(grace_s=0), _silent)
+        assert self.volume.context is not None
+        GarbageCollector(self.volume.context).collect(GcSettings(grace_s=0), _silent)
 
     def delete_snapshot(self, snapshot: str) -> None:
         self.volume.archive.delete([snapshot])

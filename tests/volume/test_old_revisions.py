@@ -6,7 +6,7 @@ import pytest
 from cas3fs.filesystem import ROOT
 from cas3fs.index import IndexChecker
 from cas3fs.index.hash_index import drop_hash_index
-from cas3fs.maintenance.looking import needed_packs
+from cas3fs.maintenance.snapshot_index import referenced_packs
 from cas3fs.volume.opening import OpenVolume
 from tests.index.test_migrations import as_of_the_first_revision
 from tests.volume.conftest import Volume, write
@@ -29,7 +29,7 @@ def test_a_snapshot_of_the_first_revision_is_read_and_gone_on_from(volume: Volum
     drop_hash_index(path)
     old = volume.archive.create(path, epoch=1, sequence=9, parent=parent)
     assert names(volume.view()) == NAMES
-    with needed_packs(volume.archive, old.id, volume.root) as needed:
+    with referenced_packs(volume.archive, old.id, volume.root) as needed:
         assert ["a" in needed, "ab" in needed, "b" in needed] == [True, True, False]
     opened = volume.open("here")
     assert names(opened) == NAMES

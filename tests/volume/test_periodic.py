@@ -11,7 +11,7 @@ import pytest
 from cas3fs.control import ControlClient, ControlServer
 from cas3fs.errors import ControlError
 from cas3fs.filesystem.writeback.commits import Commits, DiskReserve
-from cas3fs.maintenance.gc import Collector
+from cas3fs.maintenance.gc.collector import GarbageCollector
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
@@ -87,7 +87,7 @@ def test_storers_go_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.promise("background-work-survives-exceptions")
 def test_a_gc_in_a_rhythm_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
-    calls = failing_at_first(monkeypatch, Collector, "collect", KeyError("for the test"))
+    calls = failing_at_first(monkeypatch, GarbageCollector, "collect", KeyError("for the test"))
     scheduler = GcScheduler(opened)
     scheduler.start(SHORT_S)
     until(lambda: len(calls) > 4)

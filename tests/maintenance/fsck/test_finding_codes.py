@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""For every code of a finding: one thing is damaged, and that is found, named, mended, and then gone.
+
+A file that is not hurt does not change by a byte; one that is hurt is as it was, or gives an I/O error where it is
+lost, and never zeros.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from cas3fs.errors import ObjectMissing
+from cas3fs.index.checks import QUERIES
+from cas3fs.maintenance.fsck.findings import ERROR, KINDS, NOTE, Finding
+from tests.commands.test_gc import TestFsck as WholeVolumes
+from tests.maintenance import test_archived_objects as archived
+from tests.maintenance.damaged_volume import (
+    DAMAGES,
+    NOTED,
+    STORE_DAMAGES,
+    DamagedVolume,
+    codes,
+    lose_staged_bytes,
+    make,
+)
+from tests.volume import test_damaged_staging as damaged_staging
+from tests.volume import test_listings as listings
+
+EIO = {"chunk-without-block"}
+"""After this f0 cannot be read in parts, for ever."""
+RESTORED = {"chunks-unlike-sums", "chunk-impossible", "chunk-past-block", "chunks-overlap"}
+"""After these f0 is as it was, as a snapshot has it."""
+MOVED = {"inode-without-name", "name-in-no-folder"}
+ELSEWHERE: dict[str, Callable[..., object]] = {
+    "object-archived": archived.test_what_lies_in_an_archive_is_named_and_all_else_is_read_back,
+    "epoch-damaged": listings.test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place,
+    "base-damaged": listings.test_a_damaged_base_is_told_and_written_anew_by_a_repair,
+    "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
+    "staging-record-damaged": damaged_staging.test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount,
+    "staging-damaged": damaged_staging.test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read,
+    "index-damaged": WholeVolumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
+}
+"""Codes that only a whole volume can have, or that nothing mends, and the test of each."""
+
+INDEX_DAMAGES: dict[str, Callable[[DamagedVolume], object]] = {
+    code: partial(lambda statements, damaged: damaged.sql(*statements), statements)
+    for code, statements in DAMAGES.items()
+}
+ALL_DAMAGES = INDEX_DAMAGES | STORE_DAMAGES | {"staging-bytes-missing": lose_staged_bytes}
+
+
+def test_every_code_has_its_damage() -> None:
+    assert set(ALL_DAMAGES) | set(NOTED) | set(ELSEWHERE) == set(KINDS)
+    assert set(INDEX_DAMAGES) == set(QUERIES)
+    assert {KINDS[code].severity for code in ALL_DAMAGES} == {ERROR}
+    assert {KINDS[code].severity for code in NOTED} == {NOTE}
+
+
+@pytest.mark.parametrize("code", ALL_DAMAGES)
+def test_damage_is_found_named_mended_and_gone(damaged: DamagedVolume, code: str) -> None:
+    before = damaged.found()
+    assert damaged.check(verify_data=True).findings == ()
+    ALL_DAMAGES[code](damaged)
+    first = damaged.check(verify_data=True)
+    assert (first.status, code in codes(first)) == (4, True), first.as_json()
+    if code not in INDEX_DAMAGES:
+        assert codes(first) == {code}
+    sharing = damaged.sharing_with_f0()
+    result = damaged.fsck(verify_data=True)
+    assert (result.status, code in codes(result)) == (1, True), result.as_json()
+    second = damaged.check(verify_data=True)
+    assert second.status == 0, second.as_json()
+    assert damaged.fsck(verify_data=True).status == 0
+    after = damaged.found()
+    check_contents(before, after, sharing if code in STORE_DAMAGES else {"f0"})
+    if code in EIO:
+        assert after["f0"] is None
+    elif code in RESTORED:
+        assert after["f0"] == before["f0"]
+    elif code in MOVED:
+        assert any(name.startswith("#") for name in damaged.lost())
+    elif code in STORE_DAMAGES and (after["f0"] is None):
+        assert sum(one.lost for one in result.findings) > 0
+    damaged.publish()
+    damaged.check_snapshots_that_can_be_read()
+
+
+def check_contents(before: dict[str, bytes | None], after: dict[str, bytes | None], hurt: set[str]) -> None:
+    """What is whole is the same; of what is hurt, nothing became zeros."""
+    whole = {name: data for name, data in before.items() if name not in hurt}
+    assert {name: after.get(name) for name in whole} == whole
+    for name in hurt:
+        data = after.get(name)
+        assert data is None or not data or any(data)
+        if data is not None and len(data) == len(before[name] or b"") and name != "f0":
+            assert data == before[name]
+
+
+@pytest.mark.parametrize("code", NOTED)
+def test_a_note_is_told_without_an_alarm_and_changes_nothing(damaged: DamagedVolume, code: str) -> None:
+    NOTED[code](damaged)
+    before = damaged.found()
+    first = damaged.check(verify_data=True)
+    assert (first.status, codes(first)) == (0, {code}), first.as_json()
+    again = damaged.fsck(verify_data=True)
+    assert (again.status, codes(again)) == (0, {code}), again.as_json()
+    assert damaged.found() == before
+    damaged.gc()  # goes on all the same
+    assert damaged.check(verify_data=True).status == 0
+
+
+EARLY = {"snapshot-pack-missing": 0, "snapshot-pack-damaged": 1, "staging-bytes-missing": 2}
+"""Damages that begin with writing, for which the volume has to be whole."""
+
+
+@pytest.mark.promise("repair-leaves-whole-files-alone")
+@settings(max_examples=settings.default.max_examples // 5, deadline=None, suppress_health_check=list(HealthCheck))
+@example(["wrong-type", "chunk-impossible"])
+@given(damages=st.lists(st.sampled_from(sorted(ALL_DAMAGES)), min_size=2, max_size=6, unique=True))
+def test_several_damages_at_once_change_no_byte_of_other_files(tmp_path_factory: Any, damages: list[str]) -> None:
+    damaged = make(tmp_path_factory.mktemp("many") / "ward")
+    before, sharing = damaged.found(), damaged.sharing_with_f0()
+    for code in sorted(damages, key=lambda code: EARLY.get(code, 9)):
+        try:
+            ALL_DAMAGES[code](damaged)
+        except (sqlite3.IntegrityError, TypeError, ObjectMissing):
+            continue  # an earlier one has taken away what it damages
+    result = damaged.fsck(verify_data=True)
+    assert result.status in (0, 1), result.as_json()
+    second = damaged.check(verify_data=True)
+    assert second.status == 0, second.as_json()
+    check_contents(before, damaged.found(), sharing if set(damages) & set(STORE_DAMAGES) else {"f0"})
+    damaged.close()
+
+
+def test_every_finding_can_be_printed() -> None:
+    for code in KINDS:
+        told = Finding(code, {"hash": b"\1\2", "inode": 3}, paths=("/a",), path_count=1).as_json()
+        assert told["code"] == code and told["repair"] and told["touches"]["hash"] == "0102"

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc frees what nothing names, and never anything else."""
+
+import os
+from pathlib import Path
+
+import attrs
+import pytest
+
+from cas3fs.blockstore import BlockReader
+from cas3fs.blockstore.reader import WaitGuard
+from cas3fs.errors import Fenced, VolumeError
+from cas3fs.filesystem import Owner
+from cas3fs.filesystem.reading.read_plan import ReadPlan
+from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.values import Buffer
+from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
+
+
+def test_deleted_files_are_freed_when_the_last_snapshot_that_shows_them_goes(volume: MemoryVolume) -> None:
+    fill(volume)
+    first = volume.publish()
+    before = set(volume.packs())
+    for name in volume.names():
+        volume.remove(name)
+    result = volume.gc()
+    assert result.dropped_blocks == 8 * 5
+    assert set(volume.packs()) == before
+    assert result.held_bytes > 160 * KIB
+    volume.check_snapshots()
+    volume.drop_snapshot(first)
+    assert volume.gc().deleted_packs == len(before)
+    assert volume.packs() == {}
+    volume.check_snapshots()
+
+
+def test_after_everything_was_deleted_next_to_nothing_is_left(tmp_path: Path) -> None:
+    volume = MemoryVolume(tmp_path / "rig", block_bytes=64 * KIB)
+    for number in range(40):
+        volume.write(f"f{number}", noise(number, 256 * KIB))
+    first = volume.publish()
+    stored = volume.stored_bytes()
+    for name in volume.names():
+        volume.remove(name)
+    volume.publish()
+    volume.drop_snapshot(first)
+    volume.gc()
+    assert volume.packs() == {}
+    assert volume.stored_bytes() < 0.01 * stored
+    volume.check_snapshots()
+    volume.close()
+
+
+def test_what_is_named_stays(volume: MemoryVolume) -> None:
+    fill(volume)
+    volume.publish()
+    before = volume.packs()
+    result = volume.gc()
+    assert (result.dropped_blocks, result.deleted_packs, result.rewritten_packs) == (0, 0, 0)
+    assert volume.packs() == before
+
+
+def test_a_plan_tells_what_is_freed_and_changes_nothing(volume: MemoryVolume) -> None:
+    fill(volume)
+    first = volume.publish()
+    for name in ("f0", "f1", "f2", "f3", "f4", "f5", "f6"):
+        volume.remove(name)
+    volume.fs.commit()
+    before = {info.key for info in volume.inner.list()}
+    plan = volume.collector.plan(NOW)
+    assert plan.dead_blocks == 7 * 5
+    assert [one.snapshot for one in plan.held] == [first]
+    assert plan.held[0].bytes == plan.held[0].bytes_alone == plan.dead_pack_bytes
+    assert plan.free_bytes == 0
+    assert len(plan.rewrites) == 1
+    assert 20 * KIB <= plan.rewrite_bytes < plan.rewrite_bytes + plan.rewrite_frees_bytes
+    assert plan.requests.price_usd > 0
+    assert {info.key for info in volume.inner.list()} == before
+    assert volume.collector.plan(NOW).as_json() == plan.as_json()
+
+
+def test_a_plan_tells_what_goes_free_with_each_snapshot_and_with_all_older_ones(volume: MemoryVolume) -> None:
+    fill(volume, 3)
+    first = volume.publish()
+    fill(volume, 3, 10)
+    second = volume.publish()
+    for name in volume.names():
+        volume.remove(name)
+    volume.gc()
+    held = {one.snapshot: one for one in volume.collector.plan(NOW).held}
+    early, late = held[first], held[second]
+    assert early.bytes_alone == early.bytes_with_older == 0  # the second needs all of it, too
+    assert 0 < early.bytes < late.bytes == late.bytes_with_older
+    assert late.bytes_alone == late.bytes - early.bytes
+    volume.drop_snapshot(first)
+    volume.drop_snapshot(second)
+    assert volume.gc().freed_bytes == late.bytes_with_older
+
+
+def test_sparse_packs_are_rewritten_within_the_limit(volume: MemoryVolume) -> None:
+    fill(volume, 30)
+    first = volume.publish()
+    for number in range(30):
+        if number % 3:
+            volume.remove(f"f{number}")
+    left = volume.tree()
+    limited = volume.gc(GcSettings(grace_s=0, max_rewrite_bytes=50 * KIB))
+    assert 0 < limited.rewritten_bytes <= 50 * KIB
+    full = volume.gc()
+    assert full.rewritten_packs > limited.rewritten_packs
+    volume.check_snapshots()
+    for snapshot in [one for one in volume.snapshots if one != volume.newest]:
+        volume.drop_snapshot(snapshot)
+    assert first not in volume.snapshots
+    volume.gc()
+    assert sum(volume.packs().values()) < 1.1 * 10 * 20 * KIB
+    assert volume.tree() == left
+    assert volume.gc().rewritten_packs == 0
+    volume.check_snapshots()
+
+
+def test_without_a_threshold_nothing_is_rewritten(volume: MemoryVolume) -> None:
+    fill(volume)
+    volume.publish()
+    for number in range(7):
+        volume.remove(f"f{number}")
+    assert volume.gc(GcSettings(min_live=0, grace_s=0)).rewritten_packs == 0
+
+
+def test_small_packs_that_are_wholly_used_are_not_rewritten_for_ever(volume: MemoryVolume) -> None:
+    for number in range(3):
+        volume.write(f"f{number}", b"%d" % number)
+        volume.publish()
+    assert volume.collector.plan(NOW).rewrites == ()
+
+
+class TestStrays:
+    """Objects that nothing knows."""
+
+    KEY = "packs/00000001/" + "ab" * 32
+
+    def test_one_of_an_interrupted_upload_goes_when_it_is_old_enough(self, volume: MemoryVolume) -> None:
+        volume.inner.put_if_absent(self.KEY, b"half a pack")
+        assert volume.gc(GcSettings(grace_s=3600)).strays_left == 1
+        assert self.KEY in volume.packs()
+        result = volume.gc()
+        assert (result.deleted_strays, result.stray_bytes) == (1, 11)
+        assert self.KEY not in volume.packs()
+
+    @pytest.mark.parametrize("epoch", [2, 9])
+    def test_one_of_a_later_epoch_ends_the_gc_as_another_writer_has_taken_over(
+        self, volume: MemoryVolume, epoch: int
+    ) -> None:
+        key = self.KEY.replace("00000001", f"{epoch:08d}")
+        volume.inner.put_if_absent(key, b"another's")
+        with pytest.raises(Fenced):
+            volume.gc()
+        assert key in volume.packs()
+
+    def test_one_of_an_epoch_that_ended_goes(self, volume: MemoryVolume, tmp_path: Path) -> None:
+        volume.inner.put_if_absent(self.KEY, b"half a pack")
+        after = volume.killed(tmp_path / "after")
+        assert after.epoch == 2
+        after.gc()
+        assert after.packs() == {}
+        after.close()
+
+    @pytest.mark.promise("gc-decides-again-when-it-deletes")
+    def test_one_of_an_epoch_that_was_taken_over_stays(self, volume: MemoryVolume, tmp_path: Path) -> None:
+        volume.inner.put_if_absent(self.KEY, b"perhaps to be rescued")
+        other = MemoryVolume(tmp_path / "other", volume.inner, take_over=True)
+        assert other.gc().strays_left == 1
+        assert self.KEY in other.packs()
+        other.close()
+
+    def test_one_of_no_kind_stays_and_is_told(self, volume: MemoryVolume) -> None:
+        volume.inner.put_if_absent("holiday/photo.jpg", b"not ours")
+        plan = volume.collector.plan(NOW)
+        assert [one.key for one in plan.orphans] == ["holiday/photo.jpg"]
+        volume.gc()
+        assert volume.inner.get("holiday/photo.jpg") == b"not ours"
+
+    def test_pages_of_a_snapshot_that_was_never_finished_go(self, volume: MemoryVolume) -> None:
+        fill(volume, 1)
+        volume.publish()
+        volume.inner.put_if_absent("pages/00000001-0000000000", b"no manifest")
+        volume.inner.put_if_absent("pages/00000001-0000000099", b"yet to come")
+        volume.gc()
+        left = {info.key for info in volume.inner.list("pages/")}
+        assert "pages/00000001-0000000000" not in left
+        assert "pages/00000001-0000000099" in left
+        volume.check_snapshots()
+
+    @pytest.mark.promise("gc-decides-again-when-it-deletes")
+    def test_a_pack_on_its_way_is_known(self, volume: MemoryVolume) -> None:
+        volume.inner.put_if_absent(self.KEY, b"on its way")
+        volume.fs._writer._unrecorded.add(self.KEY.removeprefix("packs/"))
+        volume.gc()
+        assert self.KEY in volume.packs()
+
+
+class TestWhatIsWrittenMeanwhile:
+    """gc decides anew at the moment when it deletes."""
+
+    @pytest.mark.promise("a-known-block-is-checked-again")
+    @pytest.mark.parametrize("step", ["listing", "merging", "dropping blocks", "marking packs", "publishing"])
+    def test_data_whose_block_is_being_collected_is_safe(self, volume: MemoryVolume, step: str) -> None:
+        fill(volume)
+        volume.publish()
+        for name in volume.names():
+            volume.remove(name)
+
+        def meddle(told: dict[str, object]) -> None:
+            if told["what"] == step:
+                fill(volume, 4)
+                with volume.fs.lock:
+                    assert volume.fs.staging.files
+                volume.fs.store_all()
+
+        volume.gc(report=meddle)
+        for snapshot in [one for one in volume.snapshots if one != volume.newest]:
+            volume.drop_snapshot(snapshot)
+        volume.gc()
+        assert volume.tree() == {f"f{number}": noise(number) for number in range(4)}
+        volume.publish()
+        volume.check_snapshots()
+
+    @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
+    def test_a_second_gc_at_the_same_time_is_refused(self, volume: MemoryVolume) -> None:
+        def again(told: object) -> None:
+            with pytest.raises(VolumeError, match="under way"):
+                volume.gc()
+
+        volume.gc(report=again)
+
+    def test_a_stopped_gc_ends_before_its_next_step(self, volume: MemoryVolume) -> None:
+        volume.collector.stop()
+        with pytest.raises(VolumeError, match="stopped"):
+            volume.gc()
+
+
+def test_a_plan_is_a_value_of_plain_numbers(volume: MemoryVolume) -> None:
+    fill(volume, 2)
+    told = volume.collector.plan(NOW).as_json()
+    assert told["free_packs"] == 0
+    assert all(not attrs.has(type(value)) for value in told.values())
+
+
+def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(volume: MemoryVolume) -> None:
+    fill(volume, 3)
+    first = volume.publish()
+    for name in ("f0", "f1"):
+        volume.remove(name)
+    inode = volume.fs.lookup(1, b"f2")
+    handle = volume.fs.open(inode.number, os.O_RDONLY, Owner(0, 0))
+    carry_out = ReadPlan.carry_out
+
+    def late(plan: ReadPlan, reader: BlockReader, wait_guard: WaitGuard) -> Buffer:
+        ReadPlan.carry_out = carry_out  # type: ignore[method-assign]
+        assert volume.gc().rewritten_packs == 1
+        for snapshot in [one for one in volume.snapshots if one != volume.newest]:
+            volume.drop_snapshot(snapshot)
+        assert volume.gc().deleted_packs == 1
+        return carry_out(plan, reader, wait_guard)
+
+    ReadPlan.carry_out = late  # type: ignore[method-assign]
+    try:
+        assert bytes(volume.fs.read(handle, 0, inode.size)) == noise(2)
+    finally:
+        ReadPlan.carry_out = carry_out  # type: ignore[method-assign]
+    assert first not in volume.snapshots
+
+
+def test_an_open_file_that_was_read_before_a_rewrite_is_read_on_after_it(volume: MemoryVolume) -> None:
+    fill(volume, 3)
+    volume.publish()
+    for name in ("f0", "f1"):
+        volume.remove(name)
+    inode = volume.fs.lookup(1, b"f2")
+    handle = volume.fs.open(inode.number, os.O_RDONLY, Owner(0, 0))
+    assert bytes(volume.fs.read(handle, 0, 4096)) == noise(2)[:4096]
+    assert volume.gc().rewritten_packs == 1
+    for snapshot in [one for one in volume.snapshots if one != volume.newest]:
+        volume.drop_snapshot(snapshot)
+    assert volume.gc().deleted_packs == 1
+    assert bytes(volume.fs.read(handle, 0, inode.size)) == noise(2)
+    volume.fs.release(handle)

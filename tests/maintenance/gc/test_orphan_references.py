@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packs that the index does not know, and a snapshot does."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cas3fs.maintenance.gc.orphans import DELETABLE
+from tests.maintenance.memory_volume import NOW, MemoryVolume, fill
+
+KEY = "packs/00000001/" + "ab" * 32
+
+
+@pytest.mark.promise("packs-named-by-their-own-epoch-stay")
+def test_a_pack_that_a_snapshot_of_its_own_epoch_names_stays(volume: MemoryVolume, tmp_path: Path) -> None:
+    """As where an older cas3fs went on with an old copy of the local index."""
+    fill(volume, 2)
+    volume.publish()
+    shutil.copytree(volume.folder, tmp_path / "copy")
+    fill(volume, 2, 10)
+    ahead = volume.publish()
+    volume.close()
+    after = MemoryVolume(tmp_path / "copy", volume.inner, snapshots=volume.snapshots)
+    volume.inner.put_if_absent(KEY, b"half a pack")
+    planned = {one.key for one in after.collector.plan(NOW).orphans if one.verdict == DELETABLE}
+    after.gc()
+    assert planned == {KEY}
+    assert KEY not in after.packs()
+    after.check_snapshots()
+    after.drop_snapshot(ahead)
+    after.gc()
+    assert len(after.packs()) == 1
+    after.check_snapshots()
+    after.close()
+
+
+@pytest.mark.promise("packs-named-by-their-own-epoch-stay")
+def test_a_pack_of_an_epoch_with_a_snapshot_that_cannot_be_read_stays(volume: MemoryVolume, tmp_path: Path) -> None:
+    fill(volume, 2)
+    published = volume.publish()
+    after = volume.killed(tmp_path / "after")
+    after.newest = None  # so the next snapshot needs nothing of that one
+    fill(after, 1, 10)
+    after.publish()
+    volume.inner.put_if_absent(KEY, b"perhaps of that snapshot")
+    volume.inner.delete_many([f"pages/{published}"])
+    result = after.gc()
+    assert KEY in after.packs()
+    assert result.strays_left == 1
+    after.close()

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc does not make the store grow: a pack is rewritten where it comes free soon enough for what copying it takes."""
+
+import random
+from datetime import UTC, datetime
+
+import pytest
+
+from cas3fs.entries.shelf import Shelf
+from cas3fs.index import PackUse, ordinal_of
+from cas3fs.maintenance.gc.pack_selection import KEPT, LIMITED, PackSelector, RetentionTimes
+from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.retention import RetentionPolicy, set_policy
+from cas3fs.values import SnapshotNumber
+from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
+
+DAY = 86400.0
+
+
+@pytest.mark.promise("packs-are-rewritten-where-it-pays")
+@pytest.mark.parametrize("settings", [NOW, GcSettings(min_live=0.9, grace_s=0)])
+def test_while_every_snapshot_is_kept_for_good_nothing_is_copied(volume: MemoryVolume, settings: GcSettings) -> None:
+    left = [f"f{number}" for number in range(60)]
+    for number, name in enumerate(left):
+        volume.write(name, noise(number))
+    volume.publish(name="month 0")
+    stored = sum(volume.packs().values())
+    chance = random.Random(1)
+    for month in range(1, 5):
+        for name in chance.sample(left, len(left) // 3):
+            volume.remove(name)
+            left.remove(name)
+        volume.publish(name=f"month {month}")
+        result = volume.gc(settings)
+        assert (result.rewritten_packs, result.deleted_packs) == (0, 0)
+    assert sum(volume.packs().values()) == stored
+    assert [one["why"] for one in result.left] == [KEPT]
+    volume.check_snapshots()
+
+
+@pytest.mark.promise("packs-are-rewritten-where-it-pays")
+def test_the_plan_says_what_is_left_and_which_snapshot_keeps_it(volume: MemoryVolume) -> None:
+    fill(volume)
+    kept = volume.publish(name="kept")
+    for number in range(7):
+        volume.remove(f"f{number}")
+    volume.publish()
+    plan = volume.collector.plan(NOW)
+    (left,) = plan.left
+    assert plan.rewrites == ()
+    assert (left.why, left.packs, left.snapshot) == (KEPT, 1, kept)
+    assert 20 * KIB <= left.bytes < sum(volume.packs().values())
+    volume.drop_snapshot(kept)
+    plan = volume.collector.plan(NOW)
+    assert (len(plan.rewrites), plan.left) == (1, ())
+    assert plan.as_json()["left"] == []
+
+
+@pytest.mark.promise("packs-are-rewritten-where-it-pays")
+def test_the_policy_of_the_volume_decides_what_stays(volume: MemoryVolume) -> None:
+    fill(volume)
+    volume.publish(name="soon to go")
+    for number in range(7):
+        volume.remove(f"f{number}")
+    assert volume.gc().rewritten_packs == 0
+    set_policy(Shelf(volume.store), RetentionPolicy(last=1), fenced=True)
+    assert volume.gc().rewritten_packs == 1
+    volume.check_snapshots()
+
+
+def test_where_the_policy_cannot_be_read_nothing_is_copied_and_all_else_is_done(volume: MemoryVolume) -> None:
+    fill(volume, 12)
+    first = volume.publish()
+    for number in range(9):
+        volume.remove(f"f{number}")
+    volume.publish()
+    volume.drop_snapshot(first)
+    volume.inner.put_if_absent("policies/00000001", b"rotten")
+    result = volume.gc()
+    assert result.rewritten_packs == 0 and result.dropped_blocks > 0
+    volume.check_snapshots()
+
+
+class TestChoosing:
+    """Which packs are worth it."""
+
+    @staticmethod
+    def use(live: float, born: int = 1) -> PackUse:
+        size = 1_000_000
+        return PackUse(born, f"{born}", size, _ordinal(born), None, 10, size, int(10 * live), int(size * live))
+
+    @staticmethod
+    def chosen(
+        uses: list[PackUse], retention_times: RetentionTimes, limit: int | None = None
+    ) -> tuple[list[int], list[str]]:
+        selector = PackSelector(0.7, limit, retention_times, _ordinal(100))
+        for use in uses:
+            selector.see(use)
+        choice = selector.choice()
+        return [use.id for use in choice.packs], [one.why for one in choice.left]
+
+    @pytest.mark.promise("packs-are-rewritten-where-it-pays")
+    @pytest.mark.parametrize(
+        ("stay_days", "live", "is_chosen"),
+        [(1, 0.69, True), (92, 0.6, True), (367, 0.3, True), (367, 0.4, False), (183, 0.6, False), (10**9, 0.1, False)],
+    )
+    def test_the_longer_a_snapshot_stays_the_emptier_a_pack_has_to_be(
+        self, stay_days: float, live: float, is_chosen: bool
+    ) -> None:
+        retention_times = _retention_times({5: stay_days})
+        assert self.chosen([self.use(live)], retention_times) == (([1], []) if is_chosen else ([], [KEPT]))
+
+    def test_only_snapshots_that_are_not_older_than_a_pack_need_it(self) -> None:
+        retention_times = _retention_times({5: float("inf"), 20: 1})
+        uses = [self.use(0.5, born=3), self.use(0.5, born=6), self.use(0.5, born=30)]
+        assert self.chosen(uses, retention_times) == ([6, 30], [KEPT])
+
+    def test_one_that_was_put_aside_stays_for_good(self) -> None:
+        retention_times = RetentionTimes((), {}, [SnapshotNumber(1, 10)])
+        assert self.chosen([self.use(0.5, born=3), self.use(0.5, born=11)], retention_times) == ([11], [KEPT])
+
+    def test_what_is_over_the_limit_is_told(self) -> None:
+        uses = [self.use(0.5, born=1), self.use(0.2, born=2)]
+        assert self.chosen(uses, _retention_times({}), limit=300_000) == ([2], [LIMITED])
+
+
+def _ordinal(number: int) -> int:
+    return ordinal_of(SnapshotNumber(1, number))
+
+
+def _retention_times(days: dict[int, float]) -> RetentionTimes:
+    """Snapshots by number, with how long they stay."""
+    made = [_info(number) for number in sorted(days)]
+    return RetentionTimes(made, {one.id: days[one.number.sequence] * DAY for one in made})
+
+
+def _info(number: int) -> SnapshotInfo:
+    of = SnapshotNumber(1, number)
+    time = datetime.now(UTC)
+    return SnapshotInfo(
+        id=str(of), number=of, parent=None, name=None, time=time, index_size=1, new_size=1, facts={}, pages=()
+    )

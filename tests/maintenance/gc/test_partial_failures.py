@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gc goes on past what it cannot delete or read: everything else is freed, and the result says what is left."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from cas3fs.blocks.codec import hash_block
+from cas3fs.index import IndexChecker
+from cas3fs.maintenance.gc import collector
+from cas3fs.testing.faults import FaultKind, Faults
+from cas3fs.testing.faulty_store import FaultyStore
+from tests.maintenance.memory_volume import KIB, MemoryVolume, fill, noise
+
+
+@pytest.fixture
+def lying(tmp_path: Path) -> Iterator[MemoryVolume]:
+    made = MemoryVolume(tmp_path / "lying", wrap=FaultyStore)
+    yield made
+    made.close()
+
+
+def faults(volume: MemoryVolume) -> Faults:
+    return cast(FaultyStore, volume.store).faults
+
+
+def all_dead(volume: MemoryVolume) -> list[str]:
+    """Some packs, none of which anything needs any more: their keys."""
+    fill(volume, 12)
+    first = volume.publish()
+    packs = sorted(volume.packs())
+    for name in volume.names():
+        volume.remove(name)
+    volume.publish()
+    volume.drop_snapshot(first)
+    assert len(packs) > 3
+    return packs
+
+
+def keep_newest(volume: MemoryVolume) -> None:
+    for snapshot in [one for one in volume.snapshots if one != volume.newest]:
+        volume.drop_snapshot(snapshot)
+
+
+class TestRefusedDeletions:
+    """An object under a lock, or rights that do not reach it."""
+
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
+    def test_all_other_packs_go_and_the_refused_one_with_a_later_gc(
+        self, lying: MemoryVolume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(collector, "DELETE_BATCH", 2)
+        packs = all_dead(lying)
+        with faults(lying).on(FaultKind.DELETION_REFUSED, keys=[packs[1]]):
+            result = lying.gc()
+            assert list(lying.packs()) == [packs[1]]
+            assert (result.deleted_packs, result.refused_objects) == (len(packs) - 1, 1)
+            (problem,) = result.problems
+            assert packs[1] in problem and "access denied" in problem
+            assert lying.gc().refused_objects == 1
+        result = lying.gc()
+        assert (result.deleted_packs, result.refused_objects, result.problems) == (1, 0, ())
+        assert lying.packs() == {}
+        lying.check_snapshots()
+
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
+    def test_other_strays_go(self, lying: MemoryVolume) -> None:
+        orphans = [f"packs/00000001/{digit * 64}" for digit in "abc"]
+        for key in orphans:
+            lying.inner.put_if_absent(key, b"half a pack")
+        with faults(lying).on(FaultKind.DELETION_REFUSED, keys=[orphans[0]]):
+            result = lying.gc()
+        assert list(lying.packs()) == [orphans[0]]
+        assert (result.deleted_strays, result.refused_objects) == (2, 1)
+        assert lying.gc().deleted_strays == 1
+
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
+    def test_a_probe_of_the_clock_that_stays_ends_nothing(self, lying: MemoryVolume) -> None:
+        packs = all_dead(lying)
+        orphan = "packs/00000001/" + "ab" * 32
+        lying.inner.put_if_absent(orphan, b"half a pack")
+        with faults(lying).on(FaultKind.DELETION_REFUSED, key_prefix="probe/"):
+            lying.gc()
+        assert not set(packs) & set(lying.packs())
+        assert [info.key for info in lying.inner.list("probe/")]
+        lying.gc()
+        assert list(lying.inner.list("probe/")) == []
+        assert lying.packs() == {}
+
+
+class TestBlocksThatCannotBeRead:
+    """A sparse pack with a block that is rotten, or a pack that does not answer."""
+
+    def prepare(self, volume: MemoryVolume) -> tuple[str, str]:
+        """Two sparse packs, one in which a block of f3 is damaged, and packs that are dead: keys of the first two."""
+        volume.write("f0", noise(0))
+        volume.write("f1", noise(1))
+        volume.write("f2", noise(2))
+        first = volume.publish()
+        volume.write("f3", noise(3))
+        volume.write("f4", noise(4))
+        volume.write("f5", noise(5))
+        volume.publish()
+        volume.write("big", noise(9, 200 * KIB))
+        volume.publish()
+        for name in ("f0", "f1", "f4", "f5", "big"):
+            volume.remove(name)
+        volume.publish()
+        assert first in volume.snapshots
+        keep_newest(volume)
+        good, bad = (f"packs/{self.pack_of(volume, number)}" for number in (2, 3))
+        return good, bad
+
+    @staticmethod
+    def pack_of(volume: MemoryVolume, number: int) -> str:
+        volume.fs.commit()
+        with IndexChecker(volume.fs.index.path) as index_checker:
+            place = index_checker.locate(hash_block(noise(number)[:4096]))
+        assert place is not None
+        return str(place[1])
+
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
+    def test_a_rotten_block_leaves_its_pack_as_it_is_and_all_else_is_freed(self, volume: MemoryVolume) -> None:
+        good, bad = self.prepare(volume)
+        body = bytearray(volume.inner.get(bad))
+        body[body.index(noise(3)[:4096])] ^= 1
+        volume.inner.delete_many([bad])
+        volume.inner.put_if_absent(bad, bytes(body))
+        before = volume.packs()
+        result = volume.gc()
+        assert (result.rewritten_packs, result.unreadable_packs) == (1, 1)
+        (problem,) = result.problems
+        assert bad.removeprefix("packs/") in problem and "fsck --verify-data" in problem
+        assert volume.read("f2") == noise(2)
+        keep_newest(volume)
+        volume.gc()
+        assert good not in volume.packs()
+        assert bad in volume.packs()
+        assert sum(volume.packs().values()) < before[bad] + 25 * KIB
+        assert volume.gc().rewritten_bytes == 0  # good blocks beside the rotten one are not copied again and again
+
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
+    def test_a_pack_that_answers_404_is_left(self, lying: MemoryVolume) -> None:
+        good, bad = self.prepare(lying)
+        with faults(lying).on(FaultKind.HIDDEN, operations=["get"], keys=[bad]):
+            result = lying.gc()
+        assert (result.rewritten_packs, result.unreadable_packs) == (1, 1)
+        lying.snapshots[str(lying.newest)] = lying.tree()  # it could not be read when it was taken
+        keep_newest(lying)
+        lying.gc()
+        assert good not in lying.packs()
+        assert lying.read("f3") == noise(3)
+        lying.check_snapshots()
+
+    @pytest.mark.promise("one-failure-does-not-stop-gc")
+    def test_a_store_that_fails_while_packs_are_rewritten_ends_the_rewriting_alone(self, lying: MemoryVolume) -> None:
+        good, bad = self.prepare(lying)
+        before = set(lying.packs())
+        with faults(lying).on(FaultKind.UNAVAILABLE, operations=["get"], key_prefix="packs/"):
+            result = lying.gc()
+        assert result.rewritten_packs == 0 and result.deleted_packs > 0
+        assert "503" in result.problems[0]
+        assert {good, bad} <= set(lying.packs()) < before
+        lying.snapshots[str(lying.newest)] = lying.tree()  # it could not be read when it was taken
+        lying.check_snapshots()
+
+
+@pytest.mark.promise("one-failure-does-not-stop-gc")
+def test_a_newest_snapshot_that_cannot_be_looked_into_is_taken_to_need_all(lying: MemoryVolume) -> None:
+    for number in range(40):
+        lying.write(f"f{number}", noise(number, 256 * KIB))
+    first = lying.publish()
+    dead = set(lying.packs())
+    for name in lying.names():
+        lying.remove(name)
+    second = lying.publish()
+    lying.drop_snapshot(first)
+    with faults(lying).on(FaultKind.HIDDEN, operations=["get"], key_prefix=f"pages/{second}"):
+        result = lying.gc()
+    assert result.held_bytes > 9_000_000 and set(lying.packs()) == dead
+    lying.drop_snapshot(second)
+    assert lying.gc().deleted_packs == len(dead)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What gc and fsck take beside the store's answers does not grow with the volume: memory, listings, the time that the
+lock is held, and the packs that a repair reads. The times are measured by ``./dev bench crowd``.
+"""
+
+import sqlite3
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas3fs.errors import StoreError
+from cas3fs.index import scans
+from cas3fs.maintenance.gc import collector, unreferenced_blocks
+from cas3fs.objectstores.base import Body, ListPage, ObjectInfo
+from cas3fs.objectstores.memory import MemoryStore
+from tests.maintenance.damaged_volume import DamagedVolume, flip, make, pack_of_f0
+from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
+
+SIZE = 8_000_000
+OLD = datetime.now(UTC) - timedelta(days=1)
+
+
+class Crowded(MemoryStore):
+    """Holds, beside its objects, packs that are only listed, and notes what is listed and read of packs."""
+
+    def __init__(self, packs: int = 0) -> None:
+        super().__init__()
+        self._count = packs
+        self.whole_listings = 0
+        self.read: list[str] = []
+
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
+        self.whole_listings += prefix == start_after == ""
+        page = super().list_page(prefix, start_after)
+        if self._count and "packs/00000001/".startswith(prefix):
+            crowd = self._crowd(start_after)
+            own = [info for info in page.objects if not crowd or info.key <= crowd[-1].key or len(crowd) < 1000]
+            found = sorted([*own, *crowd], key=lambda info: info.key)
+            is_last = page.next_start is None and len(own) == len(page.objects) and len(crowd) < 1000
+            return ListPage(found, None if is_last else found[-1].key)
+        return page
+
+    def _crowd(self, start_after: str) -> list[ObjectInfo]:
+        key = "packs/00000001/{:064x}".format
+        after = 0
+        if start_after.startswith("packs/00000001/"):
+            after = int(start_after.rpartition("/")[2], 16) + 1
+        elif start_after > "packs/00000001/":
+            return []
+        return [ObjectInfo(key(one), SIZE, OLD) for one in range(after, min(after + 1000, self._count))]
+
+    def get_suffix(self, key: str, length: int) -> bytes:
+        self.read.append(key)
+        return super().get_suffix(key, length)
+
+    def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
+        super().put_if_absent(key, body, metadata)
+
+
+def enter(volume: MemoryVolume, packs: int) -> None:
+    """The crowd's packs in the index, each with a block that nothing names."""
+    volume.fs.commit()
+    with closing(sqlite3.connect(volume.folder / "index.sqlite")) as database, database:
+        names = ((1000 + one, f"00000001/{one:064x}", SIZE, 1) for one in range(packs))
+        database.executemany("INSERT INTO packs (id, name, size, born) VALUES (?, ?, ?, ?)", names)
+        blocks = ((one.to_bytes(32, "big"), 1000 + one) for one in range(packs))
+        database.executemany(
+            "INSERT INTO blocks (hash, pack, offset, stored_length, plain_length) VALUES (?, ?, 32, 4000, 4096)", blocks
+        )
+
+
+def peak_of_a_gc(folder: Path, packs: int) -> int:
+    """The most memory that a plan of a gc takes, in bytes."""
+    volume = MemoryVolume(folder, Crowded(packs))
+    fill(volume, 2)
+    volume.publish()
+    enter(volume, packs)
+    volume.collector.plan(NOW)
+    tracemalloc.start()
+    plan = volume.collector.plan(NOW)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.dead_packs == packs
+    volume.close()
+    return peak
+
+
+@pytest.mark.promise("gc-memory-is-bounded")
+def test_the_memory_of_a_gc_does_not_grow_with_the_packs(tmp_path: Path) -> None:
+    few, many = peak_of_a_gc(tmp_path / "few", 3000), peak_of_a_gc(tmp_path / "many", 30_000)
+    # a name and a number of each are 6 MB more; what the collector of cycles has not seen yet comes and goes
+    assert many < few + 1000 * KIB
+
+
+@pytest.mark.promise("gc-memory-is-bounded")
+def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) -> None:
+    store = Crowded()
+    volume = MemoryVolume(tmp_path / "rig", store)
+    for number in range(5):
+        volume.write(f"f{number}", noise(number))
+        volume.publish()
+    volume.remove("f0")
+    store.whole_listings = 0
+    asked: list[str] = []
+    get = store.get
+    store.get = lambda key: asked.append(key) or get(key)  # type: ignore[method-assign,func-returns-value]
+    volume.gc()
+    manifests = [key for key in asked if key.startswith("snapshots/")]
+    assert store.whole_listings == 1
+    assert len(manifests) == len(set(manifests))
+    volume.close()
+
+
+@pytest.mark.promise("gc-memory-is-bounded")
+def test_the_lock_is_held_for_a_bounded_number_of_rows(volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "PAGE_ROWS", 10)
+    monkeypatch.setattr(collector, "DELETE_BATCH", 10)
+    monkeypatch.setattr(unreferenced_blocks, "BATCHES_IN_GROUP", 3)
+    for number in range(30):
+        volume.write(f"f{number}", noise(number))
+        volume.fs.store_all()
+    first = volume.publish()
+    for number in range(30):
+        volume.remove(f"f{number}")
+    volume.publish()
+    volume.drop_snapshot(first)
+    changed: list[int] = []
+    operation = volume.fs.operation
+
+    def counted() -> Any:
+        return _Counted(operation(), volume, changed)
+
+    monkeypatch.setattr(volume.fs, "operation", counted)
+    assert volume.gc().deleted_packs == 30
+    assert len(changed) > 15
+    assert max(changed) <= 20
+
+
+class _Counted:
+    """An operation, of which the changed rows are counted."""
+
+    def __init__(self, inner: Any, volume: MemoryVolume, changed: list[int]) -> None:
+        self._inner, self._volume, self._changed = inner, volume, changed
+
+    def __enter__(self) -> None:
+        self._before = self._volume.fs.index.changes
+        self._inner.__enter__()
+
+    def __exit__(self, *about: Any) -> Any:
+        self._changed.append(self._volume.fs.index.changes - self._before)
+        return self._inner.__exit__(*about)
+
+
+@pytest.mark.promise("gc-memory-is-bounded")
+def test_a_listing_that_does_not_ascend_is_not_believed(volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(volume, 8)
+    first = volume.publish()
+    for name in volume.names():
+        volume.remove(name)
+    volume.publish()
+    volume.drop_snapshot(first)
+    packs = volume.packs()
+    listed = volume.inner.list
+
+    def turned(prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+        found = list(listed(prefix, start_after))
+        return iter(found[::-1] if prefix == "" else found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volume.inner, "list", turned)
+        with pytest.raises(StoreError, match="cannot be relied on"):
+            volume.gc()
+    assert volume.packs() == packs
+
+
+class TestALostBlock:
+    """A repair looks for it."""
+
+    @pytest.fixture
+    def damaged(self, tmp_path: Path) -> Iterator[DamagedVolume]:
+        made = make(tmp_path / "ward", store=Crowded())
+        yield made
+        made.close()
+
+    @pytest.mark.promise("repair-reads-only-what-may-help")
+    def test_packs_that_hold_nothing_but_what_the_index_places_there_are_not_read(self, damaged: DamagedVolume) -> None:
+        for number in range(20):
+            damaged.write(f"other{number}", noise(100 + number))
+            damaged.fs.store_all()
+        hurt = f"packs/{pack_of_f0(damaged)}"
+        flip(damaged, hurt, 5000)
+        assert isinstance(damaged.inner, Crowded)
+        damaged.inner.read.clear()
+        assert damaged.fsck(verify_data=True).status == 1
+        assert set(damaged.inner.read) == {hurt}
+
+    @pytest.mark.promise("repair-reads-only-what-may-help")
+    def test_packs_with_something_more_are_and_so_are_those_that_nobody_knows(self, damaged: DamagedVolume) -> None:
+        damaged.write("a", noise(100))
+        damaged.write("b", noise(101))
+        damaged.fs.store_all()
+        damaged.remove("a")
+        damaged.gc()
+        damaged.inner.put_if_absent("packs/00000001/" + "ab" * 32, b"an upload that broke off")
+        hurt = f"packs/{pack_of_f0(damaged)}"
+        flip(damaged, hurt, 5000)
+        assert isinstance(damaged.inner, Crowded)
+        damaged.inner.read.clear()
+        damaged.fsck(verify_data=True)
+        assert hurt in damaged.inner.read and "packs/00000001/" + "ab" * 32 in damaged.inner.read
+        assert len(set(damaged.inner.read)) == 3

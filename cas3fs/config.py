@@ -70,15 +70,30 @@ def find_places(
 
 @attrs.frozen
 class StoreSettings:
-    """How to reach the object store."""
+    """How to reach the object store, and how much of its bandwidth to use.
+
+    Where endpoint, keys and region are None, boto3 finds them: environment, profile, instance.
+    """
 
     url: str
     endpoint_url: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = attrs.field(default=None, repr=False)
+    region: str | None = None
     max_concurrency: int = 32
+    """How many requests may run at once."""
     timeout_s: float | None = None
-    """A request that fails is tried again for so long; None: for a time that bridges a short outage."""
-    first_answer_s: float | None = None
-    """The same, as long as the store has not answered at all."""
+    """For how long a request that fails is tried again; None: long enough to bridge a short outage."""
+    first_response_s: float | None = None
+    """The same, until the store has responded for the first time; it has no effect beside `timeout_s`."""
+    upload_bytes_per_s: float | None = None
+    """None: no limit."""
+    download_bytes_per_s: float | None = None
+
+    @property
+    def until_first_response(self) -> "StoreSettings":
+        """The settings that hold until the store has responded for the first time."""
+        return self if self.timeout_s is not None else attrs.evolve(self, timeout_s=self.first_response_s)
 
 
 @attrs.frozen

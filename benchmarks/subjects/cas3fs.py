@@ -72,19 +72,14 @@ class Cas3fs(Stored):
 
     def open_store(self) -> "ObjectStore":
         """The volume's store on its server, past the mount; the caller closes it."""
+        from cas3fs.config import StoreSettings
         from cas3fs.metrics import Metrics
         from cas3fs.objectstores import open_store
 
         server = self.server
         assert server is not None, "a volume in a directory has no server"
-        return open_store(
-            self.url,
-            metrics=Metrics(),
-            endpoint_url=server.endpoint_url,
-            access_key=server.access_key,
-            secret_key=server.secret_key,
-            region=server.region,
-        )
+        settings = StoreSettings(self.url, server.endpoint_url, server.access_key, server.secret_key, server.region)
+        return open_store(settings, Metrics())
 
     @contextmanager
     def memcached(self) -> Iterator[None]:

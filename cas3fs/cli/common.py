@@ -23,8 +23,8 @@ Offline = Callable[[StoreSettings, Places, Message, Progress], Message]
 """Carries out a request on a volume that no process of this machine has open."""
 
 
-FIRST_ANSWER_S = 20.0
-_TIMEOUT = "cas3fs.timeout"
+FIRST_RESPONSE_S = 20.0
+_STORE_SETTINGS = "cas3fs.store_settings"
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -70,7 +70,7 @@ def places_options(command: _Command) -> _Command:
 
 def store_options(command: _Command) -> _Command:
     """The options that say how to reach the object store, for who waits at a terminal."""
-    return _store_options(command, FIRST_ANSWER_S)
+    return _store_options(command, FIRST_RESPONSE_S)
 
 
 def mount_store_options(command: _Command) -> _Command:
@@ -78,20 +78,24 @@ def mount_store_options(command: _Command) -> _Command:
     return _store_options(command, None)
 
 
-def _store_options(command: _Command, first_answer_s: float | None) -> _Command:
-    """`store_settings` finds the value of ``--timeout`` in the context: no command has to hand it on."""
+def _store_options(command: _Command, first_response_s: float | None) -> _Command:
+    """`store_settings` finds the values in the context: no command has to pass them on."""
 
-    def keep(context: click.Context, _: click.Parameter, timeout_s: float | None) -> None:
-        context.meta[_TIMEOUT] = (timeout_s, first_answer_s)
+    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        settings = context.meta.setdefault(_STORE_SETTINGS, {"first_response_s": first_response_s})
+        settings[parameter.name] = value
 
-    usual = "2m" if first_answer_s is None else f"{first_answer_s:.0f}s for the first answer, 2m after it"
-    command = click.option(
-        "--timeout",
-        type=Duration(),
-        callback=keep,
-        expose_value=False,
-        help=f"Give up when the store has not answered for so long.  [default: {usual}]",
-    )(command)
+    def option(name: str, field: str, kind: click.ParamType, text: str) -> None:  # type: ignore[type-arg]
+        nonlocal command
+        command = click.option(name, field, type=kind, callback=keep, expose_value=False, help=text)(command)
+
+    usual = "2m" if first_response_s is None else f"{first_response_s:.0f}s for the first answer, 2m after it"
+    option(
+        "--download-limit", "download_bytes_per_s", Size(), "Download at most so many bytes a second, such as 10MiB."
+    )
+    option("--upload-limit", "upload_bytes_per_s", Size(), "Upload at most so many bytes a second, such as 10MiB.")
+    text = f"Give up when the store has not answered for so long.  [default: {usual}]"
+    option("--timeout", "timeout_s", Duration(), text)
     return click.option("--endpoint-url", metavar="URL", help="The S3 endpoint, in place of boto3's configuration.")(
         command
     )
@@ -133,10 +137,8 @@ def quiet_libraries() -> None:
 def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
     """The settings of the store at `url`."""
     context = click.get_current_context(silent=True)
-    timeout_s, first_answer_s = (None, None) if context is None else context.meta.get(_TIMEOUT, (None, None))
-    return StoreSettings(
-        url=normal_url(url), endpoint_url=endpoint_url, timeout_s=timeout_s, first_answer_s=first_answer_s
-    )
+    options = {} if context is None else context.meta.get(_STORE_SETTINGS, {})
+    return StoreSettings(url=normal_url(url), endpoint_url=endpoint_url, **options)
 
 
 def normal_url(url: str) -> str:

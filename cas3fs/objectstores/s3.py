@@ -53,6 +53,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import (
     AccessDenied,
     DeleteFailed,
@@ -93,7 +94,6 @@ from cas3fs.objectstores.s3_responses import (
     status_of,
     translate,
 )
-from cas3fs.objectstores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -123,7 +123,7 @@ class S3Store(ObjectStore):
         self,
         bucket: str,
         prefix: str = "",
-        settings: S3Settings | None = None,
+        settings: StoreSettings | None = None,
         *,
         page_size: int = 1000,
         client: "S3Client | None" = None,
@@ -132,12 +132,12 @@ class S3Store(ObjectStore):
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
-        self._settings = settings or S3Settings()
+        self._settings = settings or StoreSettings(self.url)
         self._lock = threading.Lock()
         self._page_size = page_size
         self._made = client
         self._session: boto3.session.Session | None = None
-        self._has_answered = False
+        self._has_responded = False
         self._files = _NOT_OURS if client is not None else ()
         self._way = FIRST_WAY
         self._heard_s = time.monotonic()
@@ -156,20 +156,20 @@ class S3Store(ObjectStore):
                 if self._session is None:
                     self._files = credential_files()
                     self._session = boto3.session.Session()
-                self._made = make_client(self._in_force, self._session)
+                self._made = make_client(self._current_settings, self._session)
             return self._made
 
     @property
-    def _in_force(self) -> S3Settings:
-        return self._settings if self._has_answered else self._settings.until_answered()
+    def _current_settings(self) -> StoreSettings:
+        return self._settings if self._has_responded else self._settings.until_first_response
 
     def _has_heard(self) -> None:
         """The server has answered; from the first time on another client waits as long as is usual."""
-        if self._has_answered:
+        if self._has_responded:
             return
         with self._lock:
-            self._has_answered = True
-            if self._session is not None and self._settings.first_answer_s is not None:
+            self._has_responded = True
+            if self._session is not None and self._settings.first_response_s is not None:
                 self._made = None  # who is under way keeps the one it has
 
     def _has_new_credentials(self) -> bool:
@@ -488,7 +488,7 @@ class S3Store(ObjectStore):
         if isinstance(error, SSLError) and (refused := no_tls(where, error)):
             return refused
         if isinstance(error, ReadTimeoutError):
-            limit_s = min(_READ_TIMEOUT_S, self._in_force.timeout_s or _READ_TIMEOUT_S)
+            limit_s = min(_READ_TIMEOUT_S, self._current_settings.timeout_s or _READ_TIMEOUT_S)
             return StoreUnreachable(f"{where} gave no answer within {limit_s:.0f} s: cannot {action} in {self.url}")
         if isinstance(error, ConnectionClosedError):
             return StoreUnreachable(f"cannot reach {where} for {self.url}: it closed the connection without an answer")
@@ -510,7 +510,7 @@ def credential_files() -> tuple[object, ...]:
     return tuple(found)
 
 
-def make_client(settings: S3Settings, session: boto3.session.Session | None = None) -> "S3Client":
+def make_client(settings: StoreSettings, session: boto3.session.Session | None = None) -> "S3Client":
     """A client as this store needs it; a second one of a `session` takes a tenth of the time.
 
     Raises:
@@ -528,7 +528,7 @@ def make_client(settings: S3Settings, session: boto3.session.Session | None = No
                 retries={"total_max_attempts": 1},
                 connect_timeout=min(_CONNECT_TIMEOUT_S, settings.timeout_s or _CONNECT_TIMEOUT_S),
                 read_timeout=min(_READ_TIMEOUT_S, settings.timeout_s or _READ_TIMEOUT_S),
-                max_pool_connections=settings.connections,
+                max_pool_connections=settings.max_concurrency,
                 tcp_keepalive=True,
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.objectstores.s3_settings import S3Settings
-from cas3fs.objectstores.wrappers import LimitedStore, MeasuredStore, RetryingStore, RetryPolicy, TokenBucket
+from cas3fs.objectstores.wrappers import (
+    BandwidthLimitedStore,
+    ConcurrencyLimitedStore,
+    MeasuredStore,
+    RetryingStore,
+    RetryPolicy,
+)
 
 FORMS: Final = "s3://BUCKET/PREFIX or file:///DIRECTORY"
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9._-]{3,255}\Z")
@@ -64,45 +70,40 @@ def parse_url(url: str) -> StoreUrl:
     raise UsageError(f"{url!r} is no volume's URL, which is {FORMS}{hint}")
 
 
-def open_store(
-    url: str,
-    *,
-    metrics: Metrics,
-    endpoint_url: str | None = None,
-    access_key: str | None = None,
-    secret_key: str | None = None,
-    region: str | None = None,
-    max_concurrency: int = 32,
-    retry: RetryPolicy | None = None,
-    upload_bytes_per_s: float | None = None,
-    download_bytes_per_s: float | None = None,
-    timeout_s: float | None = None,
-) -> ObjectStore:
-    """The store that `url` names, with all wrappers around it.
+def open_store(settings: StoreSettings, metrics: Metrics, retry: RetryPolicy | None = None) -> ObjectStore:
+    """The store at `settings.url`, with all wrappers around it; nothing is asked of an S3 server yet.
 
-    What is None of endpoint, keys and region is found as boto3 finds it; no `retry` means `RetryPolicy`'s defaults, no
-    bandwidth means no limit, no timeout the usual ones for a step of a request. Nothing is asked of an S3 server yet.
+    Args:
+        settings: how to reach it.
+        metrics: where requests are counted.
+        retry: in place of the policy that follows from `settings`.
 
     Raises:
         UsageError: the URL names no store.
         StoreMissing: there is no such directory.
         AccessDenied: the directory may not be opened.
     """
-    first_answer_s = None if retry is None else retry.first_answer_s
-    settings = S3Settings(endpoint_url, access_key, secret_key, region, max_concurrency, timeout_s, first_answer_s)
-    bare = _open_bare(parse_url(url), settings)
-    upload = TokenBucket(upload_bytes_per_s) if upload_bytes_per_s else None
-    download = TokenBucket(download_bytes_per_s) if download_bytes_per_s else None
-    limited = LimitedStore(MeasuredStore(bare, metrics), max_concurrency, upload, download)
-    return RetryingStore(limited, retry or RetryPolicy(), metrics)
+    store: ObjectStore = MeasuredStore(_open_bare(parse_url(settings.url), settings), metrics)
+    store = ConcurrencyLimitedStore(store, settings.max_concurrency)
+    if settings.upload_bytes_per_s or settings.download_bytes_per_s:
+        store = BandwidthLimitedStore(store, settings.upload_bytes_per_s, settings.download_bytes_per_s)
+    return RetryingStore(store, retry or _retry_policy(settings), metrics)
 
 
-def _open_bare(where: StoreUrl, settings: S3Settings) -> ObjectStore:
+def _retry_policy(settings: StoreSettings) -> RetryPolicy:
+    if settings.timeout_s is not None:
+        return RetryPolicy(deadline_s=settings.timeout_s)
+    if settings.first_response_s is not None:
+        return RetryPolicy(first_response_s=settings.first_response_s)
+    return RetryPolicy()
+
+
+def _open_bare(where: StoreUrl, settings: StoreSettings) -> ObjectStore:
     if where.scheme == "memory":
         return MemoryStore(where.place)
     if where.scheme == "file":
         return DirectoryStore(Path(where.place))
-    from cas3fs.objectstores.s3 import S3Store
+    from cas3fs.objectstores.s3 import S3Store  # boto3 takes long to import, and only a bucket needs it
 
     return S3Store(where.place, where.prefix, settings)
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Final, cast
 from unittest import mock
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import (
     DeleteFailed,
     ObjectArchived,
@@ -38,7 +39,6 @@ from cas3fs.objectstores.base import (
     too_short,
 )
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.objectstores.s3_settings import S3Settings
 from cas3fs.objectstores.urls import StoreUrl
 from cas3fs.testing.faults import FaultKind, Faults
 
@@ -213,15 +213,15 @@ class FaultyStores:
         where = urls.parse_url(url)
         with self._lock:
             if str(where) not in self._without_faults:
-                self._without_faults[str(where)] = self._open(where, S3Settings())
+                self._without_faults[str(where)] = self._open(where, StoreSettings(url))
             return self._without_faults[str(where)]
 
-    def open_bare(self, where: StoreUrl, settings: S3Settings) -> ObjectStore:
+    def open_bare(self, where: StoreUrl, settings: StoreSettings) -> ObjectStore:
         """What stands in for the function of `cas3fs.objectstores.urls` that opens a bare store."""
         self.without_faults(str(where))
         return FaultyStore(self._open(where, settings), self.faults)
 
-    def _open(self, where: StoreUrl, settings: S3Settings) -> ObjectStore:
+    def _open(self, where: StoreUrl, settings: StoreSettings) -> ObjectStore:
         if where.scheme == "memory":
             return self._memories.setdefault(where.place, MemoryStore(where.place))
         return _open_bare(where, settings)

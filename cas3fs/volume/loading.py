@@ -16,7 +16,7 @@ from cas3fs.errors import (
     VolumeMissing,
 )
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores import ObjectStore, RetryPolicy, open_store, parse_url
+from cas3fs.objectstores import ObjectStore, open_store, parse_url
 
 _log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB
@@ -38,22 +38,7 @@ def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
     Raises:
         UsageError, StoreError: the URL is wrong, or the store is not there.
     """
-    return open_store(
-        settings.url,
-        metrics=metrics,
-        endpoint_url=settings.endpoint_url,
-        max_concurrency=settings.max_concurrency,
-        retry=_retry_of(settings),
-        timeout_s=settings.timeout_s,
-    )
-
-
-def _retry_of(settings: StoreSettings) -> RetryPolicy | None:
-    if settings.timeout_s is not None:
-        return RetryPolicy(deadline_s=settings.timeout_s)
-    if settings.first_answer_s is not None:
-        return RetryPolicy(first_answer_s=settings.first_answer_s)
-    return None
+    return open_store(settings, metrics)
 
 
 def warn_of_exposure(store: ObjectStore) -> None:

@@ -127,12 +127,23 @@ def test_who_waits_at_a_terminal_waits_shortly_for_the_first_answer_unless_it_is
     waits = {}
     for name in ("stats", "fsck", "mount"):
         command = program.commands[name]
-        (option,) = (one for one in command.params if one.name == "timeout")
+        (option,) = (one for one in command.params if one.name == "timeout_s")
         context = click.Context(command)
         with context:
             option.process_value(context, None)
-            waits[name] = store_settings("s3://bucket/v", None).first_answer_s
+            waits[name] = store_settings("s3://bucket/v", None).first_response_s
     assert waits == {"stats": 20, "fsck": 20, "mount": None}
+
+
+@pytest.mark.parametrize("verb", ["mount", "mkfs", "gc", "fsck"])
+def test_bandwidth_can_be_limited(verb: str) -> None:
+    command = program.commands[verb]
+    options = {option.name: option for option in command.params}
+    with click.Context(command) as context:
+        options["upload_bytes_per_s"].process_value(context, "10MiB")
+        options["download_bytes_per_s"].process_value(context, None)
+        settings = store_settings("s3://bucket/v", None)
+    assert (settings.upload_bytes_per_s, settings.download_bytes_per_s) == (10 << 20, None)
 
 
 def test_stats_of_an_unmounted_volume_are_a_table_or_json(

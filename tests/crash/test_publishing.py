@@ -133,7 +133,7 @@ def check(step: str, url: str, tmp_path: Path) -> None:
         [sys.executable, "-c", SCRIPT, settings.url, tmp_path, step], capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    archive = SnapshotArchive(Shelf(open_store(settings.url, metrics=Metrics())))
+    archive = SnapshotArchive(Shelf(open_store(settings, metrics=Metrics())))
     found = archive.list()
     assert len(found) == (STEPS.index(step) > STEPS.index("before the manifest"))
     for info in found:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cas3fs.config import StoreSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld
@@ -31,7 +32,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         client.create_bucket(Bucket=f"rivals-{request.param}")
         client.close()
         url = f"s3://rivals-{request.param}/volume"
-    made = open_store(url, metrics=Metrics())
+    made = open_store(StoreSettings(url), metrics=Metrics())
     yield made
     made.close()
 

@@ -68,6 +68,7 @@ def test_a_volume_of_a_newer_format(machine: Machine) -> None:
     from datetime import UTC, datetime
     from uuid import uuid4
 
+    from cas3fs.config import StoreSettings
     from cas3fs.entries.kinds import VOLUME_FORMAT, VolumeEntry
     from cas3fs.entries.shelf import Shelf
     from cas3fs.metrics import Metrics
@@ -82,7 +83,7 @@ def test_a_volume_of_a_newer_format(machine: Machine) -> None:
         pack_size=1 << 24,
         compression="none",
     )
-    Shelf(open_store(machine.url, metrics=Metrics())).save(entry)
+    Shelf(open_store(StoreSettings(machine.url), metrics=Metrics())).save(entry)
     line = machine.fail("mount", machine.url, machine.dir)
     assert f"format {VOLUME_FORMAT + 1}" in line
     assert "newer" in line

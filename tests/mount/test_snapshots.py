@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cas3fs.config import StoreSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
 
@@ -270,7 +271,7 @@ def lose(machine: Machine, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store of the machine's volume does not have that object any more."""
     for name, value in machine.environment.items():
         monkeypatch.setenv(name, value)
-    with closing(open_store(machine.url, metrics=Metrics())) as store:
+    with closing(open_store(StoreSettings(machine.url), metrics=Metrics())) as store:
         store.head(key)
         store.delete_many([key])
 

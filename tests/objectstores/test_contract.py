@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from cas3fs.config import StoreSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.objectstores.s3 import S3Store, make_client
-from cas3fs.objectstores.s3_settings import S3Settings
 from cas3fs.testing.servers import REGION, S3Server
 from tests.contracts.objectstore import (
     CreatesOnlyOnce,
@@ -41,7 +41,16 @@ class TestDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting):
 class TestWrappedDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
-        with closing(open_store(tmp_path.as_uri(), metrics=Metrics())) as store:
+        with closing(open_store(StoreSettings(tmp_path.as_uri()), metrics=Metrics())) as store:
+            yield store
+
+
+class TestLimitedDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
+        limits = {"upload_bytes_per_s": 64 << 20, "download_bytes_per_s": 64 << 20}
+        settings = StoreSettings(tmp_path.as_uri(), max_concurrency=2, **limits)
+        with closing(open_store(settings, metrics=Metrics())) as store:
             yield store
 
 
@@ -80,6 +89,6 @@ class Bucket(NamedTuple):
 def open_bucket(server: S3Server) -> Iterator[Bucket]:
     name = f"test-{secrets.token_hex(6)}"
     server.make_bucket(name)
-    settings = S3Settings(server.endpoint_url, server.access_key, server.secret_key, REGION)
+    settings = StoreSettings("s3://bucket", server.endpoint_url, server.access_key, server.secret_key, REGION)
     with closing(make_client(settings)) as client:
         yield Bucket(name, client)

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import (
     AccessDenied,
     DeleteFailed,
@@ -33,7 +34,6 @@ from cas3fs.errors import (
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import RetryPolicy, probe_create_if_absent
 from cas3fs.objectstores.s3 import S3Store, make_client
-from cas3fs.objectstores.s3_settings import S3Settings
 from cas3fs.objectstores.wrappers import RetryingStore
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import FaultKind
@@ -50,7 +50,7 @@ def server() -> Iterator[Script]:
 @pytest.fixture(scope="module")
 def client(server: Script) -> Iterator[Any]:
     """Making a client takes a while, so the tests share one."""
-    with closing(make_client(S3Settings(server.endpoint_url, "key", "secret", REGION))) as client:
+    with closing(make_client(StoreSettings("s3://bucket", server.endpoint_url, "key", "secret", REGION))) as client:
         yield client
 
 
@@ -211,7 +211,7 @@ def test_a_refused_connection_says_so(script: Script) -> None:
     with serve() as gone:
         endpoint_url = gone.endpoint_url
     with (
-        closing(S3Store("bucket", "", S3Settings(endpoint_url, "key", "secret", REGION))) as store,
+        closing(S3Store("bucket", "", StoreSettings("s3://bucket", endpoint_url, "key", "secret", REGION))) as store,
         pytest.raises(StoreUnreachable, match=r"cannot reach http.* for s3://bucket: Connection refused"),
     ):
         store.get("a")
@@ -221,14 +221,14 @@ def test_tls_to_a_server_without_it_says_so(script: Script) -> None:
     endpoint_url = script.endpoint_url.replace("http:", "https:")
     script.replies = [Reply()]
     with (
-        closing(S3Store("bucket", "", S3Settings(endpoint_url, "key", "secret", REGION))) as store,
+        closing(S3Store("bucket", "", StoreSettings("s3://bucket", endpoint_url, "key", "secret", REGION))) as store,
         pytest.raises(StoreRefused, match="does not speak TLS"),
     ):
         store.get("a")
 
 
 def test_an_endpoint_that_is_no_url_is_a_fault_of_the_user() -> None:
-    store = S3Store("bucket", "", S3Settings("nonsense", "key", "secret", REGION))
+    store = S3Store("bucket", "", StoreSettings("s3://bucket", "nonsense", "key", "secret", REGION))
     with pytest.raises(UsageError, match="endpoint makes no sense: Invalid endpoint: nonsense"):
         store.get("a")
 
@@ -239,12 +239,12 @@ def test_no_credentials_at_all_says_what_to_set(script: Script, monkeypatch: pyt
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    with closing(S3Store("bucket", "", S3Settings(script.endpoint_url))) as store:
+    with closing(S3Store("bucket", "", StoreSettings("s3://bucket", script.endpoint_url))) as store:
         with pytest.raises(AccessDenied, match=r"no usable credentials.*AWS_PROFILE"):
             store.get("a")
         monkeypatch.setenv("AWS_PROFILE", "nobody")
         with pytest.raises(AccessDenied, match="nobody"):
-            S3Store("bucket", "", S3Settings(script.endpoint_url)).get("a")
+            S3Store("bucket", "", StoreSettings("s3://bucket", script.endpoint_url)).get("a")
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def write_key(path: Path, key: str) -> None:
 )
 def test_credentials_that_were_rotated_are_read_again(credentials: Path, script: Script, refusal: Reply) -> None:
     write_key(credentials, "OLD")
-    with closing(S3Store("bucket", "", S3Settings(script.endpoint_url, region=REGION))) as store:
+    with closing(S3Store("bucket", "", StoreSettings("s3://bucket", script.endpoint_url, region=REGION))) as store:
         script.replies = [refusal]
         with pytest.raises(AccessDenied):
             store.get("a")
@@ -282,7 +282,7 @@ def test_credentials_that_were_rotated_are_read_again(credentials: Path, script:
 
 def test_credentials_that_come_late_are_found(credentials: Path, script: Script) -> None:
     script.replies = [found(b"bytes")]
-    with closing(S3Store("bucket", "", S3Settings(script.endpoint_url, region=REGION))) as store:
+    with closing(S3Store("bucket", "", StoreSettings("s3://bucket", script.endpoint_url, region=REGION))) as store:
         with pytest.raises(AccessDenied, match="no usable credentials"):
             store.get("a")
         write_key(credentials, "NEW")
@@ -557,7 +557,7 @@ def test_more_than_a_thousand_are_deleted_in_batches(store: S3Store, script: Scr
 def test_a_put_that_arrives_damaged_is_refused_by_a_real_server(rclone_s3: S3Server) -> None:
     """Also where the signature does not cover the bytes, as over TLS; rclone knows no SHA-256, and verifies MD5."""
     rclone_s3.make_bucket("damaged")
-    settings = S3Settings(rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
+    settings = StoreSettings("s3://bucket", rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
     with closing(make_client(settings)) as client:
         store = S3Store("damaged", "v", client=client)
         store.put_if_absent("first", b"bytes")
@@ -579,14 +579,14 @@ def test_the_wrong_bucket_and_the_wrong_keys_are_told_apart(rclone_s3: S3Server)
         ("told-apart", rclone_s3.access_key, "WRONG", AccessDenied, "wrong secret key"),
     ]
     for bucket, access_key, secret_key, expected, words in cases:
-        settings = S3Settings(rclone_s3.endpoint_url, access_key, secret_key, REGION)
+        settings = StoreSettings("s3://bucket", rclone_s3.endpoint_url, access_key, secret_key, REGION)
         with closing(S3Store(bucket, "v", settings)) as store, pytest.raises(expected, match=words):
             probe_create_if_absent(store)
 
 
 def test_a_pack_is_sent_from_its_own_buffer_and_not_copied_for_it(rclone_s3: S3Server) -> None:
     rclone_s3.make_bucket("uncopied")
-    settings = S3Settings(rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
+    settings = StoreSettings("s3://bucket", rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
     pack = bytearray(os.urandom(8 << 20))
     with closing(S3Store("uncopied", "v", settings)) as store:
         store.put_if_absent("warm", b"connected")

@@ -11,11 +11,11 @@ from io import BytesIO
 
 import pytest
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import StoreUnreachable
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores import Body, RetryPolicy, open_store
+from cas3fs.objectstores import Body, open_store
 from cas3fs.objectstores.s3 import S3Store
-from cas3fs.objectstores.s3_settings import S3Settings
 from cas3fs.testing.servers import REGION
 
 LIMIT_S = 0.3
@@ -70,7 +70,7 @@ class SlowServer:
 
 @contextmanager
 def slow_store(server: SlowServer) -> Iterator[S3Store]:
-    settings = S3Settings(server.endpoint_url, "key", "secret", REGION)
+    settings = StoreSettings("s3://bucket", server.endpoint_url, "key", "secret", REGION)
     with closing(server), closing(S3Store("bucket", "", settings)) as store:
         yield store
 
@@ -130,9 +130,8 @@ def silent_after(answers: int, silence_s: float) -> Iterator[str]:
 @pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_a_server_that_takes_connections_and_says_nothing_is_given_up_when_its_first_answer_is_due() -> None:
     with silent_after(0, 60) as endpoint_url:
-        policy = RetryPolicy(first_answer_s=1)
-        settings = {"endpoint_url": endpoint_url, "access_key": "key", "secret_key": "secret", "region": REGION}
-        with closing(open_store("s3://bucket/v", metrics=Metrics(), retry=policy, **settings)) as store:
+        settings = StoreSettings("s3://bucket/v", endpoint_url, "key", "secret", REGION, first_response_s=1)
+        with closing(open_store(settings, metrics=Metrics())) as store:
             begin_s = time.monotonic()
             with pytest.raises(StoreUnreachable, match="no answer within 1 s"):
                 store.head("key")
@@ -142,6 +141,6 @@ def test_a_server_that_takes_connections_and_says_nothing_is_given_up_when_its_f
 @pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_a_server_that_has_answered_once_may_take_longer_than_its_first_answer() -> None:
     with silent_after(1, 2) as endpoint_url:
-        settings = S3Settings(endpoint_url, "key", "secret", REGION, first_answer_s=0.5)
+        settings = StoreSettings("s3://bucket", endpoint_url, "key", "secret", REGION, first_response_s=0.5)
         with closing(S3Store("bucket", settings=settings)) as store:
             assert [store.head("key").size for _ in range(2)] == [5, 5]

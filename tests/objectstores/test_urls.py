@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store, parse_url
@@ -67,24 +68,32 @@ def test_a_store_is_called_by_its_url(tmp_path: Path) -> None:
     folder = tmp_path / "my volume"
     folder.mkdir()
     for url in (f"file://{folder}/", f"file:///{folder}", folder.as_uri()):
-        store = open_store(url, metrics=Metrics())
+        store = open_store(StoreSettings(url), metrics=Metrics())
         assert store.url == folder.as_uri()
         store.close()
-    assert open_store("s3://bucket/a/", metrics=Metrics()).url == "s3://bucket/a"
+    assert open_store(StoreSettings("s3://bucket/a/"), metrics=Metrics()).url == "s3://bucket/a"
 
 
 def test_bandwidth_can_be_limited(tmp_path: Path) -> None:
-    store = open_store(tmp_path.as_uri(), metrics=Metrics(), upload_bytes_per_s=1e9, download_bytes_per_s=1e9)
+    settings = StoreSettings(tmp_path.as_uri(), upload_bytes_per_s=1e9, download_bytes_per_s=1e9)
+    store = open_store(settings, metrics=Metrics())
     store.put_if_absent("a", b"bytes")
     assert store.get("a") == b"bytes"
     store.close()
 
 
-def test_boto3_is_imported_only_when_a_bucket_is_opened(tmp_path: Path) -> None:
+def test_boto3_is_not_imported_for_a_store_in_a_directory(tmp_path: Path) -> None:
     program = (
-        "import sys; from cas3fs.metrics import Metrics; from cas3fs.objectstores import open_store;"
-        f"open_store({tmp_path.as_uri()!r}, metrics=Metrics());"
-        "print([name for name in sys.modules if name.startswith('boto')])"
+        "import sys\n"
+        "from cas3fs.config import StoreSettings, VolumeSettings\n"
+        "from cas3fs.commands import gc, mount\n"
+        "from cas3fs.commands.mkfs import make_volume\n"
+        "from cas3fs.volume.loading import load_volume, open_volume_store\n"
+        "from cas3fs.metrics import Metrics\n"
+        f"settings = StoreSettings({tmp_path.as_uri()!r})\n"
+        "make_volume(settings, VolumeSettings())\n"
+        "load_volume(open_volume_store(settings, Metrics()))\n"
+        "print([name for name in sys.modules if name.startswith(('boto', 's3transfer', 'urllib3'))])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import (
     DeleteFailed,
     ObjectArchived,
@@ -186,9 +187,9 @@ def test_every_store_that_is_opened_lies(
 ) -> None:
     where, metrics = url(tmp_path), Metrics()
     no_patience = RetryPolicy(deadline_s=0)
-    with closing(open_store(where, metrics=metrics, retry=no_patience)) as one:
+    with closing(open_store(StoreSettings(where), metrics=metrics, retry=no_patience)) as one:
         one.put_if_absent("a", b"x")
-        with closing(open_store(where, metrics=metrics, retry=no_patience)) as other:
+        with closing(open_store(StoreSettings(where), metrics=metrics, retry=no_patience)) as other:
             assert other.get("a") == faulty_stores.without_faults(where).get("a") == b"x"
             with faulty_stores.faults.on(FaultKind.RESET), pytest.raises(StoreError):
                 other.get("a")

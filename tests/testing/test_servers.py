@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from cas3fs.config import StoreSettings
 from cas3fs.errors import AccessDenied, ObjectExists, StoreUnreachable
 from cas3fs.objectstores.s3 import S3Store
-from cas3fs.objectstores.s3_settings import S3Settings
 from cas3fs.testing import servers
 from cas3fs.testing.servers import REGION, RcloneServer, S3Server
 
@@ -27,7 +27,8 @@ def rclone(tmp_path: Path) -> Iterator[RcloneServer]:
 
 
 def open_bucket(server: S3Server, secret_key: str | None = None) -> S3Store:
-    settings = S3Settings(server.endpoint_url, server.access_key, secret_key or server.secret_key, REGION)
+    secret_key = secret_key or server.secret_key
+    settings = StoreSettings("s3://volume", server.endpoint_url, server.access_key, secret_key, REGION)
     return S3Store("volume", settings=settings)
 
 

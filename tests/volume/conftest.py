@@ -30,7 +30,7 @@ class Volume:
         if store is None:
             (root / "v").mkdir()
             self.made = make_volume(self.store_settings, VolumeSettings())
-        self.shelf = Shelf(open_store(self.store_settings.url, metrics=Metrics()))
+        self.shelf = Shelf(open_store(self.store_settings, metrics=Metrics()))
         self.archive = SnapshotArchive(self.shelf)
         self._open: list[OpenVolume] = []
 

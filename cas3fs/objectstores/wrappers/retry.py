@@ -40,9 +40,9 @@ class RetryPolicy(NamedTuple):
     """No attempt begins later than this after the first one began, not counting the time for which bytes moved."""
     base_delay_s: float = 0.2
     max_delay_s: float = 20
-    first_answer_s: float | None = None
-    """In place of the deadline as long as the store has answered nothing at all: who waits at a terminal wants to know
-    soon that an endpoint is wrong, and that a store which answers is only troubled."""
+    first_response_s: float | None = None
+    """In place of the deadline until the store has responded for the first time: at a terminal a wrong endpoint should
+    show soon, while a store that responds is worth waiting for."""
 
 
 class RetryingStore(StoreWrapper):
@@ -65,7 +65,7 @@ class RetryingStore(StoreWrapper):
         self._retries = metrics.counter("store.retries")
         self._given_up = metrics.counter("store.given_up")
         self._closed = threading.Event()
-        self._has_answered = False
+        self._has_responded = False
         self._clock = clock
         self._wait = wait or self._closed.wait
         self._jitter = jitter
@@ -77,14 +77,14 @@ class RetryingStore(StoreWrapper):
         while True:
             try:
                 result = request()
-                self._has_answered = True
+                self._has_responded = True
                 return result
             except TransientStoreError as error:
                 attempts += 1
                 moving_s += error.moving_s
                 self._pause(error, attempts, begin_s + moving_s)
             except StoreError:
-                self._has_answered = True
+                self._has_responded = True
                 raise
 
     def _pause(self, error: TransientStoreError, attempts: int, begin_s: float) -> None:
@@ -92,7 +92,7 @@ class RetryingStore(StoreWrapper):
         policy = self._policy
         delay_s = self._jitter() * min(policy.max_delay_s, policy.base_delay_s * 2 ** min(attempts - 1, 30))
         spent_s = self._clock() - begin_s
-        first_s = None if self._has_answered else policy.first_answer_s
+        first_s = None if self._has_responded else policy.first_response_s
         deadline_s = policy.deadline_s if first_s is None else first_s
         if spent_s + delay_s > deadline_s:
             self._given_up.add()

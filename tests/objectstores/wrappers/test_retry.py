@@ -146,7 +146,7 @@ def test_after_the_deadline_the_last_error_tells_how_often_it_was_tried(
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_a_store_that_never_answered_is_given_up_sooner(retrying: Wrap) -> None:
-    policy = RetryPolicy(deadline_s=60, base_delay_s=1, max_delay_s=100, first_answer_s=10)
+    policy = RetryPolicy(deadline_s=60, base_delay_s=1, max_delay_s=100, first_response_s=10)
     with pytest.raises(StoreUnreachable, match="gave up after 4 attempts in 7 s"):
         retrying(ScriptedStore(*[StoreUnreachable("reset")] * 99), policy).get("a")
     for answer in (None, ObjectMissing("404"), AccessDenied("403")):

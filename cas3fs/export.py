@@ -30,7 +30,6 @@ from cas3fs.filesystem.limits import NAME_MAX
 from cas3fs.filesystem.settings import Owner
 from cas3fs.filesystem.state.extents import Range
 from cas3fs.filesystem.state.inodes import Inode
-from cas3fs.filesystem.state.layers import LayerLookup
 
 _WINDOW_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
@@ -226,33 +225,11 @@ class Exporter:
     def _pieces(self, inode: Inode) -> Iterator[Range]:
         """The ranges that hold data, in pieces, ascending; the rest are holes, which take no time however long."""
         window_end = 0
-        while (window := self._next_data(inode, window_end)) is not None:
+        while (window := self._fs.next_data(inode.number, window_end)) is not None:
             window_end = min(window + _WINDOW_BYTES, inode.size)
-            for start, end in self._data_ranges(inode, window, window_end):
+            for start, end in self._fs.data_ranges(inode.number, window, window_end):
                 for piece in range(start, end, _PIECE_BYTES):
                     yield piece, min(piece + _PIECE_BYTES, end)
-
-    def _next_data(self, inode: Inode, position: int) -> int | None:
-        """Where data begin from `position` on; None when there are none."""
-        with self._fs.lock:
-            view = LayerLookup(inode.layers, position, inode.size)
-            first = min((begin for begin, _, _ in view.pieces), default=inode.size)
-            for begin, stop in view.gaps:
-                if begin >= first:
-                    break
-                if spans := self._fs.index.chunks.spans(inode.number, begin, min(stop, first), 1):
-                    first = max(begin, spans[0].offset)
-                    break
-        return first if first < inode.size else None
-
-    def _data_ranges(self, inode: Inode, start: int, end: int) -> list[Range]:
-        with self._fs.lock:
-            view = LayerLookup(inode.layers, start, end)
-            found = [(begin, stop) for begin, stop, _ in view.pieces]
-            for begin, stop in view.gaps:
-                spans = self._fs.index.chunks.spans(inode.number, begin, stop)
-                found += [(max(begin, span.offset), min(stop, span.offset + span.length)) for span in spans]
-        return _joined(sorted(found))
 
     # -- attributes
 
@@ -279,14 +256,3 @@ def is_name(name: object) -> bool:
     if not isinstance(name, bytes) or not 0 < len(name) <= NAME_MAX or name in (b".", b".."):
         return False
     return _NOT_IN_NAMES.isdisjoint(name)
-
-
-def _joined(ranges: list[Range]) -> list[Range]:
-    """Ascending, disjoint ranges, those that touch made one."""
-    found: list[Range] = []
-    for start, end in ranges:
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], end)
-        else:
-            found.append((start, end))
-    return found

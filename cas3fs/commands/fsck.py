@@ -330,12 +330,12 @@ def _mended(volume: OpenVolume, places: Places, settings: FsckSettings, progress
 def _make_lost_folder(volume: OpenVolume) -> None:
     """Makes lost+found and counts it among the root's folders; before the file system has the root in memory."""
     filesystem = volume.filesystem
-    with filesystem.lock, filesystem.operation():
-        filesystem.index.repairs().lost_folder()
+    with filesystem.index_transaction() as index:
+        index.repairs().lost_folder()
     filesystem.commit()
     found = list(Checker(_target_of(volume)).link_counts())
-    with filesystem.lock:
-        IndexRepairer(filesystem.index, 0).repair(found)
+    with filesystem.index_transaction() as index:
+        IndexRepairer(index, 0).repair(found)
     filesystem.commit()
 
 
@@ -343,8 +343,8 @@ def _leave_report(volume: OpenVolume, result: FsckResult) -> None:
     """What was hurt is told in lost+found too."""
     told = "".join(f"{one.code}: {one.kind.text}: {one.about} {' '.join(one.paths)}\n" for one in result.findings)
     filesystem = volume.filesystem
-    with filesystem.lock:
-        folder = filesystem.index.repairs().lost_folder()  # made before
+    with filesystem.index_transaction() as index:
+        folder = index.repairs().lost_folder()  # made before
     name = f"fsck-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}.txt".encode()
     inode, handle = filesystem.create(folder, name, 0o600, os.O_RDWR, Owner(os.getuid(), os.getgid()))
     filesystem.write(handle, 0, told.encode())

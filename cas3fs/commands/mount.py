@@ -263,7 +263,7 @@ class MountProcess:
             filesystem.commit()
         except (Cas3fsError, OSError) as error:
             trouble = str(error)
-        with filesystem.index.reader() as reader:
+        with filesystem.read_index() as reader:
             report = volume_report(self._volume.entry, self._volume.url, reader.counts())
         publisher = self._volume.publisher
         return report | {

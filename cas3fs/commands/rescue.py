@@ -26,7 +26,7 @@ from cas3fs.errors import IndexCorrupt, SnapshotError, StateInUse, UsageError
 from cas3fs.export import Exporter, ExportResult
 from cas3fs.filesystem import ROOT, FileSystem
 from cas3fs.filesystem.state.quarantine import Quarantine, copy_quarantine, quarantine_folder
-from cas3fs.filesystem.state.recovery import is_layer_file, recover
+from cas3fs.filesystem.state.recovery import is_layer_file
 from cas3fs.index import Index, migrations
 from cas3fs.index.reader import Differences, differences
 from cas3fs.index.salvage import open_or_salvage
@@ -235,8 +235,7 @@ def _reading(store: ObjectStore, scratch: Path) -> Iterator[FileSystem]:
     )
     filesystem = wired.filesystem
     try:
-        with filesystem.lock:
-            recover(filesystem.staging, filesystem.inodes)
+        filesystem.recover_staging()
         yield filesystem
     finally:
         filesystem.close()

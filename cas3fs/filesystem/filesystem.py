@@ -8,7 +8,8 @@ or `checkpoint`; `close`.
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -28,7 +29,7 @@ from cas3fs.filesystem.writeback.checkpoint import Checkpoints
 from cas3fs.filesystem.writeback.commits import Commits
 from cas3fs.filesystem.writeback.storer import Storer
 from cas3fs.filesystem.writeback.unstorable import UnstorableFile
-from cas3fs.index import Index, IndexChecker
+from cas3fs.index import Index, IndexChecker, IndexReader
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockLocation, StoredPack
 
@@ -101,8 +102,8 @@ class FileSystem(Files, Xattrs):
         """
         if self.settings.read_only:
             return 0
+        recovered = self.recover_staging()
         with self.lock:
-            recovered = recover(self.staging, self.inodes)
             for number in self.index.namespace.unlinked():
                 inode = self.inodes.get(number)
                 self.staging.discard(inode)
@@ -112,6 +113,19 @@ class FileSystem(Files, Xattrs):
         self._commits.start()
         self._storer.start()
         return recovered
+
+    def recover_staging(self) -> int:
+        """Restores what an earlier process has left in staging; `start` does so, and whoever only reads may.
+
+        Returns:
+            how many files had staged data.
+
+        Raises:
+            IndexDatabaseError: index or records of staging cannot be read.
+            OSError: what is to be quarantined cannot be written.
+        """
+        with self.lock:
+            return recover(self.staging, self.inodes)
 
     def _report_quarantined(self) -> None:
         """Tells which files have lost what was staged of them, in the log and in the figures."""
@@ -143,6 +157,34 @@ class FileSystem(Files, Xattrs):
             self.reader.close()
             self.staging.close()
             self.index.close()
+
+    # -- the index, for garbage collection, checks and publishing
+
+    @contextmanager
+    def index_transaction(self) -> Iterator[Index]:
+        """The index, while no operation of a program uses it; all that is changed within is kept, or nothing.
+
+        It shows every operation that has ended before. What programs see of inodes and names may be in memory, so
+        nobody changes those here while they are served.
+
+        Raises:
+            IndexDatabaseError: the index failed; what was changed within is undone.
+        """
+        with self.lock, self.operation():
+            yield self.index
+
+    @property
+    def index_path(self) -> Path:
+        """The index's file, for readers with a connection of their own: they see what is committed."""
+        return self.index.path
+
+    def read_index(self) -> IndexReader:
+        """A reader of the index as of the last commit; to be closed.
+
+        Raises:
+            IndexDatabaseError: it cannot be opened.
+        """
+        return self.index.reader()
 
     # -- durability
 

@@ -66,9 +66,9 @@ def record_lost_blocks(filesystem: FileSystem, losses: LostBlocks) -> None:
     """
     for pack in sorted(losses.packs):
         filesystem.mark_pack_lost(pack)
-    with filesystem.lock, filesystem.operation():
+    with filesystem.index_transaction() as index:
         for block, pack in sorted(losses.blocks):
-            filesystem.index.blocks.mark_lost(block, pack)
+            index.blocks.mark_lost(block, pack)
 
 
 def save_lost_block_note(folder: Path, losses: LostBlocks) -> None:

@@ -277,11 +277,11 @@ class Publisher:
 
     def _note(self, texts: Mapping[str, str]) -> None:
         """Has the index remember `texts` of itself, with its next commit."""
-        with self._fs.lock, self._fs.operation():
-            before = self._fs.index.changes
+        with self._fs.index_transaction() as index:
+            before = index.changes
             for key, text in texts.items():
-                self._fs.index.state.set(key, text)
-            self._noted += self._fs.index.changes - before
+                index.state.set(key, text)
+            self._noted += index.changes - before
 
     def _await_next(self) -> None:
         """Packs stored from now on are in the next snapshot at the earliest."""
@@ -291,7 +291,8 @@ class Publisher:
         """Something that differs after every change of the index but what is noted here; nobody else writes it. The
         time of its files does not: the kernel's clock stands still for milliseconds, and may be set back."""
         self._fs.commit()
-        return self._fs.index.changes - self._noted
+        with self._fs.index_transaction() as index:
+            return index.changes - self._noted
 
     # -- in a rhythm
 
@@ -336,8 +337,8 @@ class Publisher:
 
     def _remembered(self) -> tuple[str, datetime] | None:
         """The newest snapshot that the index knows the time of."""
-        with self._fs.lock:
-            text = self._fs.index.state.get(_TAKEN)
+        with self._fs.index_transaction() as index:
+            text = index.state.get(_TAKEN)
         snapshot_id, _, time_text = (text or "").partition(" ")
         with suppress(ValueError):
             return snapshot_id, datetime.fromisoformat(time_text)

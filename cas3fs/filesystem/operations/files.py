@@ -20,9 +20,11 @@ from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.limits import SIZE_MAX, check_owner, clamped_ns
 from cas3fs.filesystem.operations.directories import Directories
 from cas3fs.filesystem.reading.chunk_cache import ChunkCache
+from cas3fs.filesystem.reading.holes import data_ranges, next_data
 from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.filesystem.reading.readahead import ReadAhead
 from cas3fs.filesystem.settings import Caller
+from cas3fs.filesystem.state.extents import Range
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
 from cas3fs.filesystem.state.layers import Layer
@@ -262,6 +264,16 @@ class Files(Directories):
                 spans = self.index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
                 self.reader.prefetch([span.block for span in spans])
         return ReadPlan(opened.spans, inode.layers, offset, end)
+
+    def next_data(self, number: int, position: int) -> int | None:
+        """Where data begin from `position` on, as lseek(2) with SEEK_DATA; None when there are none."""
+        with self.lock:
+            return next_data(self.index.chunks, self.inodes.get(number), position)
+
+    def data_ranges(self, number: int, start: int, end: int) -> list[Range]:
+        """The parts of ``[start, end)`` that hold data, ascending; the rest are holes."""
+        with self.lock:
+            return data_ranges(self.index.chunks, self.inodes.get(number), start, end)
 
     # -- writing
 

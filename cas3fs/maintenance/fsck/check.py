@@ -138,11 +138,11 @@ def fsck_target_of(context: VolumeContext, next_ordinal: int, *, is_live: bool, 
     """The target that an open volume is."""
     filesystem = context.filesystem
     filesystem.complete_index()
-    with filesystem.lock:
-        losses = lost_packs(filesystem.index)
-        damages = lost_packs(filesystem.index, DAMAGED)
+    with filesystem.index_transaction() as index:
+        losses = lost_packs(index)
+        damages = lost_packs(index, DAMAGED)
     return FsckTarget(
-        index=filesystem.index.path,
+        index=filesystem.index_path,
         store=context.store,
         archive=context.archive,
         next_ordinal=next_ordinal,

@@ -60,8 +60,8 @@ class FileRollback:
 
     def _give_up(self, inode: int) -> RolledBackFile:
         filesystem = self._context.filesystem
-        with filesystem.lock, filesystem.operation():
-            lost = filesystem.index.repairs().mark_holes_lost(inode)
+        with filesystem.index_transaction() as index:
+            lost = index.repairs().mark_holes_lost(inode)
         return RolledBackFile(
             f"no snapshot has it whole: what is left may be of an older content, and {lost} ranges without any give "
             "I/O errors",
@@ -86,10 +86,10 @@ class FileRollback:
 
     def _take(self, inode: int, state: FileState, snapshot: str) -> str:
         filesystem = self._context.filesystem
-        with IndexChecker(filesystem.index.path) as index_checker:
+        with IndexChecker(filesystem.index_path) as index_checker:
             here = index_checker.file_state(inode)
-        with filesystem.lock, filesystem.operation():
-            repairs = filesystem.index.repairs()
+        with filesystem.index_transaction() as index:
+            repairs = index.repairs()
             if here is not None and (here.sums, here.size) == (state.sums, state.size):
                 told = f"it is whole again, from snapshot {snapshot}"
             else:

@@ -31,7 +31,7 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.state.extents import unpack_ranges
 from cas3fs.filesystem.state.recovery import damage_of
-from cas3fs.index import IndexChecker, PackEntry, PackScan, StagingIndex
+from cas3fs.index import Index, IndexChecker, PackEntry, PackScan, StagingIndex
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.inventory import PackComparison, epoch_of_pack, pack_name_in
 from cas3fs.maintenance.lost_blocks import lost_packs, set_lost_packs
@@ -91,8 +91,8 @@ class BlockRecovery:
         left = [block for block in wanted if block not in places]
         plain = dict(self._here(left))
         stored = self._store(plain)
-        index, born = self._context.filesystem.index, self._context.filesystem.next_ordinal
-        with self._context.filesystem.lock, self._context.filesystem.operation():
+        born = self._context.filesystem.next_ordinal
+        with self._context.filesystem.index_transaction() as index:
             repairs = index.repairs()
             for found in places.values():
                 repairs.place(found, self._sizes[found.pack], 0)
@@ -100,11 +100,10 @@ class BlockRecovery:
                 repairs.place(made, size, born)
             lost = [block for block in left if block not in stored]
             for block in lost:
-                self._lose(block, wanted[block])
+                self._lose(index, block, wanted[block])
         return RecoveryResult(frozenset(places), frozenset(stored), frozenset(self._damaged))
 
-    def _lose(self, block: BlockHash, place: BlockLocation) -> None:
-        index = self._context.filesystem.index
+    def _lose(self, index: Index, block: BlockHash, place: BlockLocation) -> None:
         if place.pack and place.pack not in self._listed:
             set_lost_packs(index, lost_packs(index) | {place.pack})
             index.blocks.mark_lost(block, place.pack)
@@ -137,11 +136,11 @@ class BlockRecovery:
 
     def _candidates(self, wanted: Mapping[BlockHash, BlockLocation]) -> Iterator[ObjectInfo]:
         """The packs that may hold one of the blocks at a place that the index does not tell."""
-        index = self._context.filesystem.index
-        with IndexChecker(index.path) as index_checker:
+        index_path = self._context.filesystem.index_path
+        with IndexChecker(index_path) as index_checker:
             rows = [index_checker.locate(block) for block in wanted]
         placed = {row[1] for row in rows if row is not None} | {place.pack for place in wanted.values()}
-        with PackScan(index.path) as scan:
+        with PackScan(index_path) as scan:
             due: list[ObjectInfo] = []
 
             def listed(pack: PackEntry, info: ObjectInfo) -> None:
@@ -191,7 +190,7 @@ class BlockRecovery:
         if self._rows is None:
             return
         folder = self._context.filesystem.staging.folder
-        with IndexChecker(self._context.filesystem.index.path) as index_checker:
+        with IndexChecker(self._context.filesystem.index_path) as index_checker:
             users = {(inode, offset): (block, length) for block in blocks
                      for inode, offset, length in index_checker.users_of_block(block)}  # fmt: skip
         wanted_inodes = {inode for inode, _ in users}

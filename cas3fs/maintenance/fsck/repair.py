@@ -141,8 +141,8 @@ class VolumeRepairer:
             target = self._target()
             with IndexChecker(target.index) as index_checker:
                 found = list(Checker(target, self._report).index_findings(index_checker))
-            with filesystem.lock:
-                done = IndexRepairer(filesystem.index, target.next_ordinal).repair(found)
+            with filesystem.index_transaction() as index:
+                done = IndexRepairer(index, target.next_ordinal).repair(found)
             if not done:
                 return
             filesystem.commit()
@@ -155,7 +155,7 @@ class VolumeRepairer:
         hurt = [one for one in findings if one.code in _BLOCK_CODES]
         if not hurt:
             return False
-        with IndexChecker(self._context.filesystem.index.path) as index_checker:
+        with IndexChecker(self._context.filesystem.index_path) as index_checker:
             wanted = [_wanted(index_checker, one) for one in hurt]
         target = self._target()
         rows = None if target.staging is None else target.staging[1]
@@ -176,12 +176,12 @@ class VolumeRepairer:
                 continue
             with suppress(BlockError, ObjectArchived):
                 retrieval.block(block)
-                with self._context.filesystem.lock, self._context.filesystem.operation():
-                    self._context.filesystem.index.blocks.mark_found(block.hash, block.pack)
+                with self._context.filesystem.index_transaction() as index:
+                    index.blocks.mark_found(block.hash, block.pack)
 
     def _lost_blocks(self) -> list[BlockLocation]:
-        with self._context.filesystem.lock:
-            return self._context.filesystem.index.blocks.lost()
+        with self._context.filesystem.index_transaction() as index:
+            return index.blocks.lost()
 
     def _write_down(self, hurt: Sequence[Finding], sizes: Mapping[str, int], damaged: Collection[str]) -> None:
         """What packs really are: how large, lost, or damaged, as snapshots go on naming what is missing in them."""
@@ -189,10 +189,9 @@ class VolumeRepairer:
         def packs_of(*codes: str) -> set[str]:
             return {str(one.touches["pack"]) for one in hurt if one.code in codes}
 
-        index = self._context.filesystem.index
         lost = packs_of("pack-missing", "snapshot-pack-missing")
         damaged = packs_of("pack-wrong-size", "block-damaged", "snapshot-pack-damaged") | set(damaged)
-        with self._context.filesystem.lock, self._context.filesystem.operation():
+        with self._context.filesystem.index_transaction() as index:
             for pack in packs_of("pack-wrong-size"):
                 index.repairs().set_pack_size(pack, sizes[pack])
             set_lost_packs(index, lost_packs(index) | lost)

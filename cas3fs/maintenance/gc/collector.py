@@ -150,7 +150,7 @@ class GarbageCollector:
         with self._alone(), self._context.publisher.exclusively():
             self._step(report, "planning")
             self._context.filesystem.complete_index()
-            with IndexReader(self._context.filesystem.index.path) as reader:
+            with IndexReader(self._context.filesystem.index_path) as reader:
                 check_chunk_sums(reader)
             inventory = self._take_inventory(report)
             orphans = self._orphans(inventory, inventory.snapshots, self._classifier(inventory, settings))
@@ -163,7 +163,7 @@ class GarbageCollector:
                 list_requests=inventory.listing.requests,
                 retention_times=self._retention_times(inventory.snapshots, inventory.aside),
             )
-            with PackUseScan(self._context.filesystem.index.path) as uses:
+            with PackUseScan(self._context.filesystem.index_path) as uses:
                 dead = (use for use in uses if use.born < inputs.young and not use.live_blocks)
                 with self._newest_references(inventory, inputs.young, dead) as referenced:
                     return make_plan(attrs.evolve(inputs, uses=uses, referenced=referenced), settings)
@@ -235,8 +235,8 @@ class GarbageCollector:
         filesystem = self._context.filesystem
         for batch in _some(packs, DELETE_BATCH):
             under_way = filesystem.unrecorded_packs()
-            with filesystem.lock:
-                unknown = set(filesystem.index.garbage.unknown_packs([pack_name_in(info.key) for info in batch]))
+            with filesystem.index_transaction() as index:
+                unknown = set(index.garbage.unknown_packs([pack_name_in(info.key) for info in batch]))
             yield from (info for info in batch if pack_name_in(info.key) in unknown - under_way)
 
     def _unnamed(self, inventory: StoreInventory, orphans: Sequence[Orphan]) -> tuple[Orphan, ...]:
@@ -276,14 +276,14 @@ class GarbageCollector:
         compactor = PackCompactor(self._context, lambda told: self._told(report, told))
         if settings.min_live <= 0:
             return compactor
-        with self._context.filesystem.lock:
-            lost = lost_packs(self._context.filesystem.index)
+        with self._context.filesystem.index_transaction() as index:
+            lost = lost_packs(index)
         damaged: list[str] = []
         snapshots = self._context.archive.list(lambda one, error: damaged.append(one))
         if damaged:  # the survey says so, and ends the gc
             return compactor
         retention_times = self._retention_times(snapshots, list_quarantined(self._context.store))
-        with PackUseScan(self._context.filesystem.index.path) as uses:
+        with PackUseScan(self._context.filesystem.index_path) as uses:
             chosen = select_packs_to_rewrite(
                 (use for use in uses if use.name not in lost), settings, retention_times, young
             )
@@ -348,10 +348,10 @@ class GarbageCollector:
         """A survey in which everything is that must be there; where one thing lacks, anything may."""
         self._step(report, "listing")
         at, filesystem = self._context, self._context.filesystem
-        with filesystem.lock:
-            lost = lost_packs(filesystem.index) | {LOST_PACK}
+        with filesystem.index_transaction() as index:
+            lost = lost_packs(index) | {LOST_PACK}
         filesystem.commit()
-        with PackScan(filesystem.index.path) as known:
+        with PackScan(filesystem.index_path) as known:
             inventory = take_inventory(at.store, at.archive, known, lost)
         if inventory.listing.latest_epoch > at.epoch:
             at.epochs.note_epoch(inventory.listing.latest_epoch)
@@ -397,20 +397,20 @@ class GarbageCollector:
         """The index knows that the snapshot of that number may need these packs, some at a time."""
         filesystem = self._context.filesystem
         for batch in _some(rows, DELETE_BATCH):
-            with filesystem.lock, filesystem.operation():
-                filesystem.index.garbage.merge_packs(batch, ordinal_of(number))
+            with filesystem.index_transaction() as index:
+                index.garbage.merge_packs(batch, ordinal_of(number))
 
     def _settle_deaths(self, inventory: StoreInventory, young: int) -> None:
         """Corrects the deaths of packs of which a look tells that the newest snapshot does not need them."""
         filesystem = self._context.filesystem
-        with DeadPackScan(filesystem.index.path) as dead, self._newest_references(inventory, young, dead) as referenced:
+        with DeadPackScan(filesystem.index_path) as dead, self._newest_references(inventory, young, dead) as referenced:
             if referenced is None:
                 return
             deaths = PackDeaths(young, [ordinal_of(one.number) for one in inventory.snapshots], referenced)
             earlier = (pack.name for pack in dead if deaths.of(pack) < pack.died)
             for batch in _some(earlier, DELETE_BATCH):
-                with filesystem.lock, filesystem.operation():
-                    filesystem.index.garbage.set_died(batch, referenced[0])
+                with filesystem.index_transaction() as index:
+                    index.garbage.set_died(batch, referenced[0])
 
     # -- deleting
 
@@ -434,7 +434,7 @@ class GarbageCollector:
             return pack.died <= published and bisect_left(numbers, pack.born) >= bisect_left(numbers, pack.died)
 
         filesystem.commit()
-        with DeadPackScan(filesystem.index.path) as dead:
+        with DeadPackScan(filesystem.index_path) as dead:
             total = sum(pack.size for pack in dead if is_free(pack))
             for pack in dead:
                 if not is_free(pack):
@@ -442,12 +442,12 @@ class GarbageCollector:
             for batch in _some(filter(is_free, dead), DELETE_BATCH):
                 self._told(report, {"what": "deleting packs", "done": freed.bytes, "total": total})
                 sizes = {pack.name: pack.size for pack in batch}
-                with filesystem.lock:
-                    going = filesystem.index.garbage.still_dead(sizes, published)
+                with filesystem.index_transaction() as index:
+                    going = index.garbage.still_dead(sizes, published)
                 gone = [pack_name_in(key) for key in deleter.delete([pack_key(name) for name in going])]
                 self._step(report, "forgetting packs")
-                with filesystem.lock, filesystem.operation():
-                    filesystem.index.garbage.delete_packs(gone)
+                with filesystem.index_transaction() as index:
+                    index.garbage.delete_packs(gone)
                 for name in gone:
                     freed.add(sizes[name])
         filesystem.commit()

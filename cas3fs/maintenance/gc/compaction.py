@@ -56,7 +56,7 @@ class PackCompactor:
             StoreError: a new pack could not be stored; what was moved before is moved.
             IndexDatabaseError: the index failed; the same.
         """
-        with LiveBlockScan(self._context.filesystem.index.path, packs) as live:
+        with LiveBlockScan(self._context.filesystem.index_path, packs) as live:
             for group in self._groups(self._encoded(live)):
                 self._store(group)
                 self.copied_bytes += sum(len(encoded) for _, encoded in group)
@@ -136,6 +136,6 @@ class PackCompactor:
         self._report({"what": "moving blocks"})
         filesystem = self._context.filesystem
         olds = [block.pack for block, _ in group]
-        with filesystem.lock, filesystem.operation():
+        with filesystem.index_transaction() as index:
             stored = StoredPack(name, len(image.body), image.blocks)
-            filesystem.index.garbage.move_blocks(stored, olds, filesystem.next_ordinal)
+            index.garbage.move_blocks(stored, olds, filesystem.next_ordinal)

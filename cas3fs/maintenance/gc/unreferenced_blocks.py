@@ -31,24 +31,24 @@ def drop_unreferenced_blocks(filesystem: FileSystem, young: int, tell: Callable[
     dropped = 0
     filesystem.complete_index()
     with _watched(filesystem):
-        with IndexReader(filesystem.index.path) as reader:
+        with IndexReader(filesystem.index_path) as reader:
             check_chunk_sums(reader)
-        with DeadBlockScan(filesystem.index.path, young) as dead:
+        with DeadBlockScan(filesystem.index_path, young) as dead:
             for number, blocks in enumerate(_pieces(dead), 1):
                 tell({"what": "dropping blocks", "done": dropped, "total": 0})
-                with filesystem.lock, filesystem.operation():
-                    dropped += filesystem.index.garbage.delete_blocks(blocks, young)
+                with filesystem.index_transaction() as index:
+                    dropped += index.garbage.delete_blocks(blocks, young)
                 time.sleep(0)  # whoever waits for the lock comes first
                 if number % BATCHES_IN_GROUP == 0:
                     filesystem.commit()
         filesystem.commit()
         tell({"what": "marking packs"})
-        with filesystem.lock, filesystem.operation():
-            filesystem.index.garbage.delete_stale_lost_marks()
-        with EmptyPackScan(filesystem.index.path, young) as empty:
+        with filesystem.index_transaction() as index:
+            index.garbage.delete_stale_lost_marks()
+        with EmptyPackScan(filesystem.index_path, young) as empty:
             for packs in _pieces(empty):
-                with filesystem.lock, filesystem.operation():
-                    filesystem.index.garbage.mark_packs_dead(packs, young, young)
+                with filesystem.index_transaction() as index:
+                    index.garbage.mark_packs_dead(packs, young, young)
                 time.sleep(0)
     filesystem.commit()
     return dropped
@@ -57,14 +57,14 @@ def drop_unreferenced_blocks(filesystem: FileSystem, young: int, tell: Callable[
 @contextmanager
 def _watched(filesystem: FileSystem) -> Iterator[None]:
     """The index notes meanwhile what is named; everything that was done before is committed."""
-    with filesystem.lock, filesystem.operation():
-        filesystem.index.garbage.watch()
+    with filesystem.index_transaction() as index:
+        index.garbage.watch()
     filesystem.commit()
     try:
         yield
     finally:
-        with filesystem.lock, filesystem.operation():
-            filesystem.index.garbage.unwatch()
+        with filesystem.index_transaction() as index:
+            index.garbage.unwatch()
 
 
 def _pieces(batches: Iterable[list[int]]) -> Iterator[list[int]]:

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Caches: plain bytes of blocks, kept nearer than the object store.
+"""Block caches: plain bytes of blocks, kept nearer than the object store.
 
-A block is named by the hash of its bytes and never changes, so whatever a cache holds under a name is right or rotten,
-never stale: no cache is ever told of a change, and any of them may lose anything at any time.
+A block is named by the hash of its bytes and never changes. So a cached block is either right or corrupt, never stale:
+nothing has to be invalidated, and any cache may lose any block at any time.
 
 Vocabulary:
 
 - *block*: the plain (decompressed) bytes behind a `BlockHash`.
 - *part*: a range of a block, given by `skip` and `length`.
-- *hit*, *miss*: a cache has the bytes and vouches for them, or it does not. Trouble of any sort is a miss.
-- *tier*: one cache among several that are asked in turn, the fastest first.
-- *rotten*: bytes that do not match the name they lie under; they are removed and count as a miss.
+- *hit*, *miss*: the cache returns verified bytes, or it does not. Every failure is a miss.
+- *tier*: one of several caches that are read in order, the fastest first (`tiered`).
+- *corrupt*: bytes that do not match the hash they are stored under; they are deleted and count as a miss.
+- *spec*: the text by which a user names a cache, such as ``disk:10GiB`` (`specs`, `registry`).
 
-This room does not know of packs, of the object store, of files, or of who asks.
+Where things are: `base` is the interface, also for caches of other packages; `memory`, `disk`, `memcached` and `web`
+implement it; `tiered` and `wrappers` combine and protect caches; `registry` makes them from specs.
+
+This room knows nothing of packs, the object store, files, or of its callers.
 """
 
 from cas3fs.caches.base import BlockCache

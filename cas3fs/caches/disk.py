@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks in a folder of the local disk, a file each, bounded by what the files really take.
+"""Blocks in a folder on the local disk, one file each, bounded by the disk space that the files use.
 
-The folder is the truth, the ledger only what is believed of it: a file may vanish at any time (another process, an
-administrator), and one that the ledger does not know is used if it is there. At start a thread walks the folder and
-enters names and sizes in the ledger without opening a file; until it is done, blocks are read but none is added, so
-that the bound holds from the first moment.
+The folder is authoritative; the LRU (`segmented_lru`) only records what is believed to be in it. A file may vanish at
+any time (another process, an administrator), and a file that the LRU does not know is used if it is there. At start a
+thread walks the folder and adds names and sizes to the LRU without opening a file. Until it is done, blocks are read
+but none is added, so the limit holds from the start.
 
-Trouble is a miss. A rotten or half-written file is removed when it is met. A folder that somebody removed is made
-again by the next write; one that cannot be written is logged once, and tried again by each write. The cache gives way
-to others: where the disk has less than `keep_free_bytes` left, or is full, files are removed instead of added.
+Every failure is a miss. A corrupt or half-written file is deleted when it is read. If the folder was deleted, the next
+write creates it again; if it cannot be written, that is logged once, and each write tries again. Other users of the
+disk come first: where less than `keep_free_bytes` are free, or the disk is full, files are deleted instead of added.
 
-Locks: one, `_lock`, around the ledger alone; no system call is made under it. Room for a file is booked in the
-ledger, and the files that must go for it are removed, before it is written; so the folder takes no more than the
-limit however many write at once. (A file being read while it is removed takes its room until it is closed. The
-folders themselves, 1 MiB or so, are not counted.)
+Locks: one, `_lock`, around the LRU alone; no system call is made under it. The LRU reserves the space of a file, and
+the evicted files are deleted, before the file is written; so the limit holds however many threads write at once. (A
+file that is deleted while it is read uses its space until it is closed. The folders themselves, about 1 MiB, are not
+counted.)
 """
 
 import errno
@@ -34,19 +34,19 @@ from cas3fs.values import BlockHash, Buffer
 
 DEFAULT_KEEP_FREE_BYTES = 256 * 1024 * 1024
 DEFAULT_LIMIT_FILES = 400_000
-"""Each file known costs about 200 bytes of memory."""
+"""Each known file costs about 200 bytes of memory."""
 
 _log = logging.getLogger(__name__)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Part = TypeVar("Part", bytes, Buffer)
 
 
 class DiskCache(BlockCache):
-    """At most `limit_bytes` of files under `directory`, which is made if it is missing.
+    """At most `limit_bytes` of files under `directory`, which is created if it is missing.
 
     Raises:
-        UsageError: the directory cannot be made or read.
+        UsageError: the directory cannot be created or read.
     """
 
     name = "disk"
@@ -62,184 +62,191 @@ class DiskCache(BlockCache):
         limit_files: int = DEFAULT_LIMIT_FILES,
         disk: LocalDisk | None = None,
     ) -> None:
-        self._ledger = SegmentedLru(limit_bytes, limit_files)
+        self._lru = SegmentedLru(limit_bytes, limit_files)
         self._lock = threading.Lock()
         self._keep_free_bytes = keep_free_bytes
         self._disk = disk or LocalDisk()
-        self._rotten = metrics.counter("cache.disk.rotten")
+        self._corrupt = metrics.counter("cache.disk.rotten")
         self._failed_writes = metrics.counter("cache.disk.failed_writes")
         self._removed = metrics.counter("cache.disk.removed")
         self._is_failing = False
-        """Whether writes fail, and the log says so."""
+        """Whether writes fail, which was logged."""
         self._closing = threading.Event()
         self._ready = threading.Event()
         self._scanner: threading.Thread | None = None
         try:
             self._folder = BlockFolder(str(directory), self._disk)
-            self._begin()
+            self._start_scan()
         except OSError as error:
             raise UsageError(f"cache directory {directory}: {error.strerror}") from error
         metrics.watch("cache.disk.size_bytes", lambda: self.size_bytes)
 
     def get(self, block: BlockHash) -> bytes | None:
-        """All of the block, checked against its hash."""
+        """Return all of the block, checked against its hash."""
         return self._read(block, lambda file: read_whole(self._disk, file, block))
 
     def get_part(self, block: BlockHash, skip: int, length: int) -> Buffer | None:
-        """A part of the block, read with no more than the 32 KiB pieces it touches, each checked."""
+        """Return a part of the block; reads and checks only the 32 KiB pieces that contain it."""
         if length <= 0:
             return b""
         return self._read(block, lambda file: read_part(self._disk, file, block, skip, length))
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        """Write the block's file, after those that must go for it are removed."""
+        """Write the block's file, after the evicted files are deleted."""
         if not self._ready.is_set() or self._closing.is_set():
             return
-        unit_bytes = self._folder.unit_bytes
+        unit_bytes = self._folder.allocation_unit_bytes
         with self._lock:
-            victims = self._ledger.book(block, -(-file_length(len(plain)) // unit_bytes) * unit_bytes)
-        if victims is None:
+            evicted = self._lru.reserve(block, -(-file_length(len(plain)) // unit_bytes) * unit_bytes)
+        if evicted is None:
             return
-        taken_bytes = None
+        disk_bytes = None
         try:
-            self._remove(victims)
-            taken_bytes = self._write(block, plain)
+            self._remove(evicted)
+            disk_bytes = self._write(block, plain)
         except OSError as error:
             self._failed_writes.add()
-            if error.errno in _FULL:
-                self._release(len(plain))
+            if error.errno in _DISK_FULL:
+                self._shrink_by(len(plain))
             elif not self._is_failing:
                 self._is_failing = True
-                _log.warning("the cache in %s cannot be written, so nothing is added: %s", self._folder.root, error)
+                _log.warning("cannot write to the cache directory %s, so no blocks are added: %s", self._root, error)
         finally:
-            self._settle(block, taken_bytes)
+            self._end_reservation(block, disk_bytes)
 
     def contains(self, block: BlockHash) -> bool:
-        """Known, or at least there."""
+        """Return whether the LRU knows the block, or else whether its file exists."""
         with self._lock:
-            if block in self._ledger:
+            if block in self._lru:
                 return True
         with suppress(OSError):
-            return self._folder.taken_by(block) > 0
+            return self._folder.disk_bytes_of(block) > 0
         return False
 
     def evict(self, block: BlockHash) -> None:
-        """Remove the block's file."""
+        """Delete the block's file."""
         with self._lock:
-            self._ledger.forget(block)
+            self._lru.discard(block)
         with suppress(OSError):
             self._folder.remove(block)
 
     @property
     def size_bytes(self) -> int:
-        """What the known files take on the disk."""
+        """The disk space that the known files use."""
         with self._lock:
-            return self._ledger.size_bytes
+            return self._lru.size_bytes
 
     def free_disk_space(self) -> None:
-        """Remove files until the disk has `keep_free_bytes` left, or there are none."""
+        """Delete files until the disk has `keep_free_bytes` free, or none are left."""
         with suppress(OSError):
             lacking_bytes = self._keep_free_bytes - self._folder.free_bytes()
             if lacking_bytes > 0:
-                self._release(lacking_bytes)
+                self._shrink_by(lacking_bytes)
 
     def wait_ready(self, timeout_s: float | None = None) -> bool:
-        """Wait until the folder was walked, and blocks are added; False if that takes longer."""
+        """Wait until the folder was walked and blocks can be added; return False on timeout."""
         return self._ready.wait(timeout_s)
 
     def close(self) -> None:
-        """End the walk through the folder if it is still under way; nothing is added any more."""
+        """End the walk through the folder if it is still running; no more blocks are added."""
         self._closing.set()
         if self._scanner is not None:
             self._scanner.join()
 
+    @property
+    def _root(self) -> str:
+        return self._folder.root
+
     def _read(self, block: BlockHash, read: Callable[[int], Part]) -> Part | None:
-        """What `read` makes of the block's file; None, and no file any more, if it is not what it should be."""
+        """Return the result of `read` for the block's open file; None, and no file any more, if it is corrupt."""
         try:
             file = self._folder.open(block)
         except FileNotFoundError:
             with self._lock:
-                self._ledger.forget(block)
+                self._lru.discard(block)
             return None
         except OSError:
             return None
         try:
             part = read(file)
         except (CorruptBlockFile, OSError):
-            self._rotten.add()
+            self._corrupt.add()
             self.evict(block)
             return None
         finally:
             self._disk.close(file)
-        self._note_use(block)
+        self._record_hit(block)
         return part
 
-    def _note_use(self, block: BlockHash) -> None:
+    def _record_hit(self, block: BlockHash) -> None:
         with self._lock:
-            if self._ledger.used(block):
+            if self._lru.record_hit(block):
                 return
         with suppress(OSError):
-            taken_bytes = self._folder.taken_by(block)
+            disk_bytes = self._folder.disk_bytes_of(block)
             with self._lock:
-                victims = self._ledger.meet(block, taken_bytes)
-            self._remove(victims)
+                evicted = self._lru.add_found(block, disk_bytes)
+            self._remove(evicted)
 
     def _write(self, block: BlockHash, plain: Buffer) -> int | None:
-        """Write the file unless the disk is too full: then remove as much instead. What it takes, or None."""
+        """Write the file unless the disk is too full; then delete as much instead.
+
+        Returns:
+            The disk space that the file uses, or None if it was not written.
+        """
         try:
-            taken_bytes = self._write_in_place(block, plain)
+            disk_bytes = self._write_if_space(block, plain)
         except FileNotFoundError:
             self._folder.make()
-            _log.warning("the cache's folder %s was removed, and is made again", self._folder.root)
-            taken_bytes = self._write_in_place(block, plain)
-        if self._is_failing and taken_bytes is not None:
+            _log.warning("the cache directory %s was deleted and is created again", self._root)
+            disk_bytes = self._write_if_space(block, plain)
+        if self._is_failing and disk_bytes is not None:
             self._is_failing = False
-            _log.warning("the cache in %s can be written again", self._folder.root)
-        return taken_bytes
+            _log.warning("the cache directory %s can be written again", self._root)
+        return disk_bytes
 
-    def _write_in_place(self, block: BlockHash, plain: Buffer) -> int | None:
+    def _write_if_space(self, block: BlockHash, plain: Buffer) -> int | None:
         lacking_bytes = self._keep_free_bytes + len(plain) - self._folder.free_bytes()
         if lacking_bytes > 0:
-            self._release(lacking_bytes)
+            self._shrink_by(lacking_bytes)
             return None
         return self._folder.write(block, (file_header(block, plain), plain))
 
-    def _settle(self, block: BlockHash, taken_bytes: int | None) -> None:
-        """Enter in the ledger how a booked write ended."""
+    def _end_reservation(self, block: BlockHash, disk_bytes: int | None) -> None:
         with self._lock:
-            if taken_bytes is None:
-                self._ledger.cancel(block)
+            if disk_bytes is None:
+                self._lru.cancel(block)
             else:
-                self._ledger.enter(block, taken_bytes)
+                self._lru.commit(block, disk_bytes)
 
-    def _release(self, size_bytes: int) -> None:
+    def _shrink_by(self, size_bytes: int) -> None:
         with self._lock:
-            victims = self._ledger.release(size_bytes)
-        self._remove(victims)
+            evicted = self._lru.shrink_by(size_bytes)
+        self._remove(evicted)
 
-    def _remove(self, victims: list[BlockHash]) -> None:
-        for victim in victims:
-            self._folder.remove(victim)
-        if victims:
-            self._removed.add(len(victims))
+    def _remove(self, evicted: list[BlockHash]) -> None:
+        for block in evicted:
+            self._folder.remove(block)
+        if evicted:
+            self._removed.add(len(evicted))
 
-    def _begin(self) -> None:
+    def _start_scan(self) -> None:
         self._folder.remove_abandoned()
-        if self._folder.is_fresh():
+        if self._folder.is_new():
             self._ready.set()
             return
         self._scanner = threading.Thread(target=self._scan, name="cas3fs-cache-scan", daemon=True)
         self._scanner.start()
 
     def _scan(self) -> None:
-        """Enter in the ledger what an earlier run left, the longest unused first."""
+        """Add the files of an earlier run to the LRU, least recently used first."""
         try:
             with suppress(OSError):
                 found = sorted(self._folder.walk(self._closing.is_set))
                 with self._lock:
-                    victims = self._ledger.adopt((file.block, file.taken_bytes) for file in found)
-                self._remove(victims)
-        except Exception:  # noqa: BLE001 - a cache that was not looked through serves all the same
-            _log.exception("what an earlier run left in the cache could not be looked through")
+                    evicted = self._lru.add_existing((file.block, file.disk_bytes) for file in found)
+                self._remove(evicted)
+        except Exception:  # noqa: BLE001 - the cache works without the blocks of an earlier run
+            _log.exception("cannot list the blocks of an earlier run in the cache directory %s", self._root)
         finally:
             self._ready.set()

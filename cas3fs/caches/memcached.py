@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks in memcached servers, shared by all machines that read the volume.
+"""Blocks on memcached servers, shared by all machines that read the volume.
 
-A block lies on one server, chosen by consistent hashing, in one or more *items* (a server takes no value over a limit,
-1 MiB unless told otherwise). The key of an item::
+A block lies on one server, chosen by consistent hashing, in one or more *items*: a server limits the length of a value
+(1 MiB by default). The key of an item::
 
     "c3:" <volume uuid, 32 hex digits> ":" <block hash, 64 hex digits> ":" <number of the item, decimal, from 0>
 
@@ -14,11 +14,11 @@ and its value, integers little-endian::
     8       4     share S: bytes of the block in every item but the last
     12      n     the plain bytes of the block from number * S on; S of them, or fewer in the last item
 
-So the first item tells how many others there are. They may be evicted one by one; a block that lacks one is a miss.
-Whatever is read is checked against the block's hash: volumes, versions and machines cannot mix, and a server that is
-wrong, or rotten, is a miss. What is wrong is deleted.
+So the first item determines the number of the others. Servers may evict them one by one; a block that lacks an item is
+a miss. Every block is checked against its hash: volumes, versions and machines cannot be mixed up, and a wrong or
+corrupt block is a miss and is deleted.
 
-What servers cost when they are down or slow is told in `cas3fs.caches.server_health`. The spec::
+`cas3fs.caches.server_health` describes what a server that is down or slow costs. The spec::
 
     memcached://HOST[:PORT][,HOST[:PORT]...][?timeout=100ms][&slow=10ms][&item=500KiB]
 """
@@ -30,7 +30,7 @@ from typing import TypeVar
 
 from blake3 import blake3
 
-from cas3fs.caches.base import BlockCache
+from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache
 from cas3fs.caches.memcached_servers import ClientFactory, HashRing, MemcachedServer, make_client
 from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
@@ -43,9 +43,8 @@ DEFAULT_PORT = 11211
 DEFAULT_TIMEOUT_S = 0.1
 DEFAULT_SLOW_S = 0.01
 DEFAULT_ITEM_BYTES = 500 * KIB
-"""With its key, just under the largest piece of memory that memcached hands out in one."""
-LARGEST_BLOCK_BYTES = 16 * MIB
-FIRST_WAIT_S = 0.25
+"""With its key, just under the largest piece of memory that memcached allocates at once."""
+CONNECT_WAIT_S = 0.25
 BATCH_BYTES = MIB
 BATCH_KEYS = 256
 GET_BATCH_KEYS = 16
@@ -57,9 +56,9 @@ _Item = TypeVar("_Item")
 
 
 class MemcachedCache(BlockCache):
-    """Blocks of `volume` in `servers`, given as host and port; thread-safe.
+    """Blocks of `volume` on `servers`, given as host and port; thread-safe.
 
-    Until the servers were reached for the first time, which this waits for up to `FIRST_WAIT_S`, they count as down.
+    The constructor waits up to `CONNECT_WAIT_S` for the servers; a server is down until it was reached.
     """
 
     name = "memcached"
@@ -79,27 +78,27 @@ class MemcachedCache(BlockCache):
     ) -> None:
         self._prefix = f"c3:{volume.replace('-', '')}:".encode()
         self._share_bytes = item_bytes - _HEADER.size
-        self._rotten = metrics.counter("cache.memcached.rotten")
-        self._watch = HealthMonitor()
+        self._corrupt = metrics.counter("cache.memcached.rotten")
+        self._monitor = HealthMonitor()
         self._servers = []
         for host, port in servers:
             server = MemcachedServer(host, port, timeout_s, client_factory, metrics)
-            server.health = ServerHealth(f"memcached://{host}:{port}", server.probe, slow_s, self._watch, metrics)
+            server.health = ServerHealth(f"memcached://{host}:{port}", server.probe, slow_s, self._monitor, metrics)
             self._servers.append(server)
         self._ring = HashRing([(f"{server.host}:{server.port}", server) for server in self._servers])
-        self._watch.begin([server.health for server in self._servers], FIRST_WAIT_S)
+        self._monitor.start([server.health for server in self._servers], CONNECT_WAIT_S)
 
     @classmethod
     def from_spec(cls, spec: CacheSpec, context: CacheContext) -> "MemcachedCache":
-        """The cache that ``memcached://...`` names.
+        """Make the cache that the spec ``memcached://...`` describes.
 
         Raises:
-            UsageError: the spec makes no sense.
+            UsageError: the spec is invalid.
         """
         spec.allow_options("timeout", "slow", "item")
         item_bytes = spec.option("item", parse_size, DEFAULT_ITEM_BYTES)
         if not KIB <= item_bytes <= LARGEST_BLOCK_BYTES:
-            raise UsageError(f"{spec.text}: an item has 1KiB to 16MiB")
+            raise UsageError(f"{spec.text}: item must be from 1KiB to 16MiB")
         return cls(
             spec.argument_as(parse_servers),
             context.volume,
@@ -110,7 +109,7 @@ class MemcachedCache(BlockCache):
         )
 
     def get(self, block: BlockHash) -> bytes | None:
-        """The block, checked against its hash, from the server that keeps it."""
+        """Return the block, checked against its hash."""
         server = self._server_of(block)
         if server is None:
             return None
@@ -118,7 +117,7 @@ class MemcachedCache(BlockCache):
         return self._complete(server, block, server.get_many([key]).get(key))
 
     def get_many(self, blocks: Iterable[BlockHash]) -> dict[BlockHash, bytes]:
-        """Those that are there, some at a time from each server."""
+        """Return the blocks that the servers have; each server is asked for a few at a time."""
         found = {}
         for server, mine in self._by_server(blocks).items():
             for batch in _batches(mine, GET_BATCH_KEYS):
@@ -130,11 +129,11 @@ class MemcachedCache(BlockCache):
         return found
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        """Sent to its server; a server that refuses it is not asked again for this block."""
+        """Send the block to its server; it is not sent again if the server refuses it."""
         self.put_many({block: plain})
 
     def put_many(self, blocks: Mapping[BlockHash, Buffer]) -> None:
-        """Sent in as few round trips as their sizes allow."""
+        """Send the blocks in as few round trips as their sizes allow."""
         for server, mine in self._by_server(blocks).items():
             items: dict[bytes, bytes] = {}
             size_bytes = 0
@@ -148,51 +147,51 @@ class MemcachedCache(BlockCache):
                 server.set_many(items)
 
     def contains(self, block: BlockHash) -> bool:
-        """Whether the first item is there."""
+        """Return whether the first item of the block is there."""
         return block in self.contains_many([block])
 
     def contains_many(self, blocks: Iterable[BlockHash]) -> set[BlockHash]:
-        """Those whose first item is there; some hundred are asked for in one round trip."""
-        held: set[BlockHash] = set()
+        """Return the blocks whose first item is there; one round trip asks for some hundred."""
+        found: set[BlockHash] = set()
         for server, mine in self._by_server(blocks).items():
             for batch in _batches(mine, BATCH_KEYS):
                 keys = {self._key(block, 0): block for block in batch}
-                held.update(keys[key] for key in server.known(keys) if key in keys)
-        return held
+                found.update(keys[key] for key in server.contained(keys) if key in keys)
+        return found
 
     def evict(self, block: BlockHash) -> None:
-        """Delete the first item; without it the others are never read, and fall out by themselves."""
+        """Delete the first item; without it the others are never read, and expire."""
         server = self._server_of(block)
         if server is not None:
             server.delete(self._key(block, 0))
 
     @property
     def size_bytes(self) -> int:
-        """0: the servers know, and keep other things, too."""
+        """0: only the servers know, and they store other items too."""
         return 0
 
     def close(self) -> None:
-        """End the watch over servers, and close connections."""
-        self._watch.close()
+        """End the probes, and close all connections."""
+        self._monitor.close()
         for server in self._servers:
             server.close()
 
     def _server_of(self, block: BlockHash) -> MemcachedServer | None:
-        return self._ring.server_of(block, MemcachedServer.serves)
+        return self._ring.server_of(block, MemcachedServer.is_up)
 
     def _by_server(self, blocks: Iterable[BlockHash]) -> dict[MemcachedServer, list[BlockHash]]:
-        shares: dict[MemcachedServer, list[BlockHash]] = {}
+        grouped: dict[MemcachedServer, list[BlockHash]] = {}
         for block in blocks:
             server = self._server_of(block)
             if server is not None:
-                shares.setdefault(server, []).append(block)
-        return shares
+                grouped.setdefault(server, []).append(block)
+        return grouped
 
     def _key(self, block: BlockHash, number: int) -> bytes:
         return b"%b%b:%d" % (self._prefix, block.hex().encode(), number)
 
     def _items(self, block: BlockHash, plain: Buffer) -> Iterator[tuple[bytes, bytes]]:
-        """The items of a block, the first one last: when it is there, the others were."""
+        """Yield the items of a block, the first one last: once it is stored, all others were."""
         view, length = memoryview(plain), len(plain)
         header = _HEADER.pack(MAGIC, length, self._share_bytes)
         for number in reversed(range(_item_count(length, self._share_bytes))):
@@ -200,7 +199,7 @@ class MemcachedCache(BlockCache):
             yield self._key(block, number), b"".join((header, view[start : start + self._share_bytes]))
 
     def _complete(self, server: MemcachedServer, block: BlockHash, first: bytes | None) -> bytes | None:
-        """The block whose first item is `first`; what is rotten is deleted."""
+        """Return the block whose first item is `first`, or None; a corrupt block is deleted."""
         if first is None:
             return None
         parts = self._parts(server, block, first)
@@ -209,12 +208,12 @@ class MemcachedCache(BlockCache):
         plain = b"".join(parts)
         if blake3(plain).digest() == block:
             return plain
-        self._rotten.add()
+        self._corrupt.add()
         server.delete(self._key(block, 0))
         return None
 
     def _parts(self, server: MemcachedServer, block: BlockHash, first: bytes) -> list[Buffer] | None:
-        """The bytes of all items, not checked yet; None if some are missing. A header without sense gives nothing."""
+        """Return the bytes of all items, unchecked; None if some are missing, an empty list for an invalid header."""
         head = first[: _HEADER.size]
         if len(head) < _HEADER.size:
             return []
@@ -244,16 +243,16 @@ def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
 
 
 def parse_servers(argument: str) -> list[tuple[str, int]]:
-    """Hosts and ports from ``//one:11211,two``; IPv6 addresses stand in brackets.
+    """Parse hosts and ports from ``//one:11211,two``; IPv6 addresses are in brackets.
 
     Raises:
-        UsageError: there are none, or one of them makes no sense.
+        UsageError: there are none, or one is invalid.
     """
     if not argument.startswith("//"):
-        raise UsageError("servers are written as //HOST:PORT,HOST:PORT")
+        raise UsageError("write the servers as //HOST:PORT,HOST:PORT")
     servers = [_parse_server(text) for text in argument[2:].rstrip("/").split(",")]
     if len(set(servers)) < len(servers):
-        raise UsageError("a server is named twice")
+        raise UsageError("the same server is listed twice")
     return servers
 
 
@@ -262,10 +261,10 @@ def _parse_server(text: str) -> tuple[str, int]:
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")
         if not bracket or port[:1] not in ("", ":"):
-            raise UsageError(f"{text!r} is no server")
+            raise UsageError(f"{text!r} is not a server; write [ADDRESS] or [ADDRESS]:PORT")
         port = port[1:]
     elif ":" in text:
         host, _, port = text.partition(":")
     if not host or any(char in host for char in "/@ ") or (port and not port.isdecimal()) or int(port or 1) > 65535:
-        raise UsageError(f"{text!r} is no server; write HOST or HOST:PORT")
+        raise UsageError(f"{text!r} is not a server; write HOST or HOST:PORT")
     return host, int(port or DEFAULT_PORT)

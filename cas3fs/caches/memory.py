@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks in the memory of this process, bounded in bytes, least recently used out first.
+"""Blocks in the memory of this process: an LRU cache, bounded in bytes.
 
-One lock, held for a few dictionary operations and never while anything else is locked or waited for: `get` is on the
-path of every warm read. An entry is charged for its bytes and for what Python adds to it.
+One lock, held for a few dictionary operations and never while another lock is taken or awaited: every warm read calls
+`get`. An entry is charged for its bytes and for the overhead of Python's objects.
 """
 
 from collections import OrderedDict
@@ -12,11 +12,11 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.values import BlockHash, Buffer
 
 ENTRY_OVERHEAD_BYTES = 256
-"""About what two bytes objects, a link of the ordered dictionary and its hash slot take beside the content."""
+"""About the size of two bytes objects, a link of the ordered dictionary and its hash slot, without the content."""
 
 
 class MemoryCache(BlockCache):
-    """At most `limit_bytes` of blocks; a block that alone exceeds that is not kept."""
+    """At most `limit_bytes` of blocks; a block that alone exceeds the limit is not stored."""
 
     name = "memory"
     verifies = True
@@ -28,7 +28,7 @@ class MemoryCache(BlockCache):
         self._lock = Lock()
 
     def get(self, block: BlockHash) -> bytes | None:
-        """The very object that was put, no copy."""
+        """Return the same object that was put, not a copy."""
         with self._lock:
             plain = self._blocks.get(block)
             if plain is not None:
@@ -36,7 +36,7 @@ class MemoryCache(BlockCache):
             return plain
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        """Bytes are kept as they are, other buffers as a copy."""
+        """Store bytes as they are, and any other buffer as a copy."""
         charge = len(plain) + ENTRY_OVERHEAD_BYTES
         if charge > self.limit_bytes:
             return
@@ -49,16 +49,16 @@ class MemoryCache(BlockCache):
             self._size_bytes += charge
 
     def contains(self, block: BlockHash) -> bool:
-        """Without counting as a use."""
+        """Return whether the block is here; does not count as a use."""
         return block in self._blocks
 
     def evict(self, block: BlockHash) -> None:
-        """Forget the block."""
+        """Remove the block."""
         with self._lock:
             self._drop(block)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all blocks."""
         with self._lock:
             self._blocks.clear()
             self._size_bytes = 0
@@ -69,11 +69,11 @@ class MemoryCache(BlockCache):
         return self._size_bytes
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.clear()
 
     def _drop(self, block: BlockHash) -> None:
-        """Remove an entry, if there; the lock is held."""
+        """Remove an entry, if it is there; the caller holds the lock."""
         plain = self._blocks.pop(block, None)
         if plain is not None:
             self._size_bytes -= len(plain) + ENTRY_OVERHEAD_BYTES

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the list of caches that a user named to the caches: what ``cas3fs mount --cache`` means.
+"""Makes caches from the specs of ``cas3fs mount --cache``.
 
-The list is given fastest first. ``memory:SIZE`` may stand at its head only; it sets the size of the memory cache that
-every mount has, and is no tier of its own. Kinds beyond those here come from installed packages, by entry points of the
-group ``cas3fs.caches``: the entry point's name is the kind, and what it names is a `CacheFactory`. Such a cache is
-contained (its faults are misses) and checked (unless it says that it verifies).
+The list is ordered, fastest first. ``memory:SIZE`` may only come first; it sets the size of the memory cache that every
+mount has, and does not add a tier. Installed packages may provide further kinds, by entry points of the group
+``cas3fs.caches``: the entry point's name is the kind, and it refers to a `CacheFactory`. Such a cache is wrapped so
+that its faults are misses, and its blocks are checked unless it verifies them itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,19 +28,19 @@ MEMORY: Final = "memory"
 
 
 class CacheList(NamedTuple):
-    """What a list of specs says."""
+    """The parsed list of specs."""
 
     memory_bytes: int | None
-    """The size of the memory cache; None where the list does not tell."""
+    """The size of the memory cache; None if the list does not contain it."""
     tiers: tuple[CacheSpec, ...]
-    """The caches beside it, fastest first."""
+    """The other caches, fastest first."""
 
 
 def parse_caches(texts: Sequence[str]) -> CacheList:
-    """What the list says; nothing is opened, and no package is looked for.
+    """Parse a list of specs; opens nothing and searches no packages.
 
     Raises:
-        UsageError: it makes no sense.
+        UsageError: the list is invalid.
     """
     specs = [CacheSpec.parse(text) for text in texts]
     memory_bytes = None
@@ -50,22 +50,22 @@ def parse_caches(texts: Sequence[str]) -> CacheList:
         memory_bytes = memory.argument_as(parse_size)
     for spec in specs:
         if spec.name == MEMORY:
-            raise UsageError(f"{spec.text}: memory is the fastest cache, so it comes first, and once")
+            raise UsageError(f"{spec.text}: the memory cache must come first, and only once")
     if sum(spec.name == "disk" for spec in specs) > 1:
-        raise UsageError("the list of caches names the disk twice")
+        raise UsageError("the list of caches has the disk twice")
     return CacheList(memory_bytes, tuple(specs))
 
 
 def make_caches(specs: Sequence[CacheSpec], context: CacheContext) -> BlockCache | None:
-    """The caches of the list as one; None for an empty list. Whoever calls this closes it.
+    """Make one cache of all tiers; None for an empty list. The caller closes it.
 
     Raises:
-        UsageError: a spec makes no sense, no package provides such a cache, or what does cannot be used.
+        UsageError: a spec is invalid, no package provides its kind, or the package does not work.
     """
     tiers: list[BlockCache] = []
     try:
         for spec in specs:
-            tiers.append(_make(spec, context, _free_name(spec.name, tiers)))
+            tiers.append(_make(spec, context, _unique_name(spec.name, tiers)))
     except BaseException:
         for tier in tiers:
             tier.close()
@@ -73,20 +73,20 @@ def make_caches(specs: Sequence[CacheSpec], context: CacheContext) -> BlockCache
     return TieredCache(tiers, metrics=context.metrics) if tiers else None
 
 
-def kinds() -> list[str]:
-    """The names of all kinds there are."""
+def cache_kinds() -> list[str]:
+    """Return the names of all available kinds."""
     return sorted({MEMORY, *_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def entry_points(*, group: str) -> "EntryPoints":
-    """As that of `importlib.metadata`, which is imported here, as a mount without such a cache need not wait for it."""
+    """Call `importlib.metadata.entry_points`; imported here because most mounts do not need it."""
     from importlib import metadata
 
     return metadata.entry_points(group=group)
 
 
-def _free_name(kind: str, tiers: Sequence[BlockCache]) -> str:
-    """The name of a tier in statistics: its kind, without dots, and a number if there are several."""
+def _unique_name(kind: str, tiers: Sequence[BlockCache]) -> str:
+    """Return the name of a tier in statistics: its kind, without dots, and a number if there are several."""
     base = kind.partition("+")[0].replace(".", "-")
     taken = {tier.name for tier in tiers}
     return next(name for name in (base, *(f"{base}-{number}" for number in range(2, 1000))) if name not in taken)
@@ -97,14 +97,14 @@ def _make(spec: CacheSpec, context: CacheContext, name: str) -> BlockCache:
     if built_in is not None:
         cache = built_in(spec, context)
         return cache if isinstance(cache, DiskCache) else FaultTolerantCache(cache, name, context.metrics)
-    return FaultTolerantCache(_foreign(spec, context), name, context.metrics)
+    return FaultTolerantCache(_make_from_package(spec, context), name, context.metrics)
 
 
-def _foreign(spec: CacheSpec, context: CacheContext) -> BlockCache:
-    """A cache that some installed package makes."""
+def _make_from_package(spec: CacheSpec, context: CacheContext) -> BlockCache:
+    """Make a cache that an installed package provides."""
     points = entry_points(group=GROUP).select(name=spec.name)
     if not points:
-        raise UsageError(f"{spec.text}: there is no cache {spec.name!r}; there are {', '.join(kinds())}")
+        raise UsageError(f"{spec.text}: there is no cache {spec.name!r}; available: {', '.join(cache_kinds())}")
     try:
         factory: CacheFactory = next(iter(points)).load()
         cache = factory(spec, context)
@@ -115,7 +115,7 @@ def _foreign(spec: CacheSpec, context: CacheContext) -> BlockCache:
     if not isinstance(cache, BlockCache):
         with suppress(AttributeError):
             cache.close()
-        raise UsageError(f"{spec.text}: the package that provides it made no cache but a {type(cache).__name__}")
+        raise UsageError(f"{spec.text}: its package made a {type(cache).__name__} instead of a BlockCache")
     return cache
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a user names a cache, and what whoever makes one is given.
+"""Cache specs: how a user names a cache, and what a factory of caches receives. Open to other packages.
 
 ::
 
     SPEC      NAME ":" ARGUMENT
-    NAME      lower-case letters, digits, "+", "-", "."; it chooses the kind of cache
-    ARGUMENT  [ "//" PLACE | SIZE | whatever the kind takes ] [ "?" KEY "=" VALUE *( "&" KEY "=" VALUE ) ]
+    NAME      lower-case letters, digits, "+", "-", "."; the kind of cache
+    ARGUMENT  [ "//" PLACE | SIZE | anything that the kind accepts ] [ "?" KEY "=" VALUE *( "&" KEY "=" VALUE ) ]
 
 ``disk:10GiB``, ``memcached://one:11211,two:11211?timeout=20ms``, ``web+https://cache.example/blocks``.
 """
@@ -28,65 +28,65 @@ _Value = TypeVar("_Value")
 
 @attrs.frozen
 class CacheSpec:
-    """One cache as the user named it."""
+    """One cache, as the user wrote it."""
 
     text: str
-    """All of it, for messages."""
+    """The whole spec, for messages."""
     name: str
     """The kind of cache."""
     argument: str
-    """What stood behind the name and its colon, without options."""
+    """The text between the colon and the options."""
     options: Mapping[str, str]
-    """What stood behind the question mark."""
+    """The text after the question mark, by key."""
 
     @classmethod
     def parse(cls, text: str) -> "CacheSpec":
-        """The spec that `text` is.
+        """Parse a spec.
 
         Raises:
-            UsageError: it is none.
+            UsageError: `text` is not one.
         """
         name, colon, rest = text.strip().partition(":")
         if not colon or not _NAME.match(name):
-            raise UsageError(f"{text!r} names no cache: write memory:256MiB, disk:10GiB or memcached://HOST:11211")
+            raise UsageError(f"{text!r} is not a cache: write memory:256MiB, disk:10GiB or memcached://HOST:11211")
         argument, _, query = rest.partition("?")
         options = {}
         for pair in filter(None, query.split("&")):
             key, equals, value = pair.partition("=")
             if not equals or key in options:
-                raise UsageError(f"{text}: {pair!r} is no option of a cache; write KEY=VALUE, each key once")
+                raise UsageError(f"{text}: {pair!r} is not an option; write KEY=VALUE, each key once")
             options[key] = unquote(value)
         return cls(text.strip(), name, argument, options)
 
-    def argument_as(self, read: Callable[[str], _Value]) -> _Value:
-        """What `read` makes of the argument.
+    def argument_as(self, parse: Callable[[str], _Value]) -> _Value:
+        """Parse the argument with `parse`.
 
         Raises:
-            UsageError: as `read` does, with the spec named.
+            UsageError: `parse` raised it; the message names the spec.
         """
         try:
-            return read(self.argument)
+            return parse(self.argument)
         except UsageError as error:
             raise UsageError(f"{self.text}: {error}") from error
 
-    def option(self, key: str, read: Callable[[str], _Value], default: _Value) -> _Value:
-        """What `read` makes of an option, or `default`.
+    def option(self, key: str, parse: Callable[[str], _Value], default: _Value) -> _Value:
+        """Parse an option with `parse`; return `default` if it is not given.
 
         Raises:
-            UsageError: as `read` does, with the spec named.
+            UsageError: `parse` raised it; the message names the spec and the option.
         """
         if key not in self.options:
             return default
         try:
-            return read(self.options[key])
+            return parse(self.options[key])
         except UsageError as error:
             raise UsageError(f"{self.text}: {key}: {error}") from error
 
     def allow_options(self, *known: str) -> None:
-        """Refuses options that are not `known`.
+        """Check that all options are `known`.
 
         Raises:
-            UsageError: there are some.
+            UsageError: one is not.
         """
         if unknown := set(self.options) - set(known):
             raise UsageError(f"{self.text}: there is no option {', '.join(sorted(unknown))}")
@@ -94,18 +94,18 @@ class CacheSpec:
 
 @attrs.frozen
 class CacheContext:
-    """What a cache may want to know of its surroundings."""
+    """What a factory of caches receives beside the spec."""
 
     volume: str
-    """The volume's uuid. Where a cache serves several volumes its keys must carry it: then they never mix."""
+    """The volume's uuid. A cache that serves several volumes must have it in its keys, so that they never mix."""
     directory: Path
-    """A folder on this machine for blocks of this volume; it may be lost at any time, and need not exist yet."""
+    """A folder on this machine for blocks of this volume. It may not exist yet, and may be deleted at any time."""
     metrics: Metrics
-    """For counters beyond hits and misses, which are counted for every cache."""
+    """For further counters; hits and misses are counted for every cache."""
 
 
 CacheFactory = Callable[[CacheSpec, CacheContext], BlockCache]
-"""Makes a cache of one kind; what the entry points of the group ``cas3fs.caches`` name.
+"""Makes a cache of one kind; the entry points of the group ``cas3fs.caches`` refer to such a function.
 
-It raises UsageError where the spec makes no sense, and nothing where a server is down: that is a miss.
+It raises UsageError for an invalid spec. It does not raise when a server is down: that is a miss.
 """

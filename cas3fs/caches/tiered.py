@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several caches as one: asked from the fastest to the slowest, and what a slower one had fills the faster ones.
+"""Several caches as one: read from the fastest to the slowest; a block found in a slower tier is put into the faster
+ones.
 
-The first tier, unless it is remote, answers parts by itself and anybody at once. All others are asked for whole blocks,
-and for each block by one thread at a time: who asks for the same block meanwhile waits for that answer and shares it.
+The first tier, unless it is remote, returns parts itself and serves all threads at once. All other tiers are asked for
+whole blocks, and by one thread at a time for each block: threads that want the same block wait for that thread's result
+and share it.
 
 Hits and misses are counted by tier, as ``cache.<name>.hits`` and ``cache.<name>.misses``.
 
-Locks: `_lock` guards the table of answers under way; no tier is called under it.
+Locks: `_lock` guards the table of reads in flight; no tier is called under it.
 """
 
 import threading
@@ -36,67 +38,67 @@ class TieredCache(BlockCache):
 
     def __init__(self, tiers: Sequence[BlockCache], *, metrics: Metrics) -> None:
         self._tiers = tuple(_Tier(cache, metrics) for cache in tiers)
-        near = not self._tiers[0].cache.remote
-        self._near = self._tiers[0] if near else None
-        self._slower = self._tiers[near:]
+        has_local = not self._tiers[0].cache.remote
+        self._local = self._tiers[0] if has_local else None
+        self._slower = self._tiers[has_local:]
         self._lock = threading.Lock()
-        self._asked: dict[BlockHash, Future[bytes | None]] = {}
+        self._in_flight: dict[BlockHash, Future[bytes | None]] = {}
 
     def get(self, block: BlockHash) -> bytes | None:
-        """The block from the fastest tier that has it; the faster ones have it then, too."""
-        if self._near is not None:
-            plain = self._near.cache.get(block)
+        """Return the block from the fastest tier that has it; it is put into the faster ones."""
+        if self._local is not None:
+            plain = self._local.cache.get(block)
             if plain is not None:
-                self._near.hits.add()
+                self._local.hits.add()
                 return plain
-            self._near.misses.add()
-        return self._from_slower(block)
+            self._local.misses.add()
+        return self._get_from_slower(block)
 
     def get_part(self, block: BlockHash, skip: int, length: int) -> Buffer | None:
-        """The part from the first tier, or cut from the block that a slower tier has."""
-        if self._near is not None:
-            part = self._near.cache.get_part(block, skip, length)
+        """Return the part from the first tier, or cut it from the block that a slower tier has."""
+        if self._local is not None:
+            part = self._local.cache.get_part(block, skip, length)
             if part is not None:
-                self._near.hits.add()
+                self._local.hits.add()
                 return part
-            self._near.misses.add()
-        plain = self._from_slower(block)
+            self._local.misses.add()
+        plain = self._get_from_slower(block)
         return None if plain is None else part_of(plain, skip, length)
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        """Into every tier."""
+        """Put the block into every tier."""
         for tier in self._tiers:
             tier.cache.put(block, plain)
 
     def put_many(self, blocks: Mapping[BlockHash, Buffer]) -> None:
-        """Into every tier."""
+        """Put the blocks into every tier."""
         for tier in self._tiers:
             tier.cache.put_many(blocks)
 
     def contains(self, block: BlockHash) -> bool:
-        """Whether some tier has it; the slower are asked only if the faster have it not."""
+        """Return whether any tier has the block; a slower tier is asked only if no faster one has it."""
         return any(tier.cache.contains(block) for tier in self._tiers)
 
     def contains_many(self, blocks: Iterable[BlockHash]) -> set[BlockHash]:
-        """Those that some tier has; the slower are asked only for what the faster have not."""
-        held: set[BlockHash] = set()
+        """Return the blocks that any tier has; a slower tier is asked only for those that no faster one has."""
+        found: set[BlockHash] = set()
         missing = dict.fromkeys(blocks)
         for tier in self._tiers:
             here = tier.cache.contains_many(missing)
-            held |= here
+            found |= here
             missing = {block: None for block in missing if block not in here}
             if not missing:
                 break
-        return held
+        return found
 
     def evict(self, block: BlockHash) -> None:
-        """From every tier."""
+        """Remove the block from every tier."""
         for tier in self._tiers:
             tier.cache.evict(block)
 
     @property
     def size_bytes(self) -> int:
-        """Of all tiers together."""
+        """The size of all tiers together."""
         return sum(tier.cache.size_bytes for tier in self._tiers)
 
     def free_disk_space(self) -> None:
@@ -108,29 +110,29 @@ class TieredCache(BlockCache):
         for tier in self._tiers:
             tier.cache.close()
 
-    def _from_slower(self, block: BlockHash) -> bytes | None:
-        """Ask the slower tiers, or wait for the thread that is just asking them."""
+    def _get_from_slower(self, block: BlockHash) -> bytes | None:
+        """Read the slower tiers, or wait for the thread that is reading this block from them."""
         if not self._slower:
             return None
         with self._lock:
-            answer = self._asked.get(block)
-            asks = answer is None
-            if answer is None:
-                answer = self._asked[block] = Future()
-        if asks:
-            self._ask(block, answer)
-        return answer.result()
+            result = self._in_flight.get(block)
+            reads = result is None
+            if result is None:
+                result = self._in_flight[block] = Future()
+        if reads:
+            self._read_and_share(block, result)
+        return result.result()
 
-    def _ask(self, block: BlockHash, answer: "Future[bytes | None]") -> None:
+    def _read_and_share(self, block: BlockHash, result: "Future[bytes | None]") -> None:
         plain = None
         try:
-            plain = self._ask_in_turn(block)
+            plain = self._read_in_order(block)
         finally:
             with self._lock:
-                del self._asked[block]
-            answer.set_result(plain)
+                del self._in_flight[block]
+            result.set_result(plain)
 
-    def _ask_in_turn(self, block: BlockHash) -> bytes | None:
+    def _read_in_order(self, block: BlockHash) -> bytes | None:
         for place, tier in enumerate(self._slower, start=len(self._tiers) - len(self._slower)):
             plain = tier.cache.get(block)
             if plain is not None:

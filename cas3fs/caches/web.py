@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks on a web server that knows GET and PUT, such as nginx with ``dav_methods PUT DELETE``.
+"""Blocks on a web server that supports GET and PUT, such as nginx with ``dav_methods PUT DELETE``.
 
-The plain bytes of a block lie under ``<base path>/<volume uuid>/<two first digits of the hash>/<hash>``; they are
-checked against the hash, so neither the server nor anything in between has to be trusted. HEAD is used to ask
-whether a block is there, DELETE to remove what is rotten; a server may refuse both. What a server costs that is down or
-slow is told in `cas3fs.caches.server_health`. The spec::
+The plain bytes of a block lie under ``<base path>/<volume uuid>/<first two digits of the hash>/<hash>``. They are
+checked against the hash, so neither the server nor any proxy needs to be trusted. HEAD checks whether a block exists,
+and DELETE removes a corrupt one; a server may refuse both. `cas3fs.caches.server_health` describes what a server that
+is down or slow costs. The spec::
 
     web+http://[USER:PASSWORD@]HOST[:PORT]/PATH[?timeout=250ms][&slow=100ms]     or web+https://...
 """
@@ -17,12 +17,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from blake3 import blake3
 
-from cas3fs.caches.base import BlockCache
+from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache
 from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
-from cas3fs.units import MIB, parse_duration
+from cas3fs.units import parse_duration
 from cas3fs.values import BlockHash, Buffer
 
 if TYPE_CHECKING:
@@ -31,18 +31,17 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 0.25
 DEFAULT_SLOW_S = 0.1
 WRITE_TIMEOUT_S = 5.0
-FIRST_WAIT_S = 0.5
-LARGEST_BLOCK_BYTES = 16 * MIB
+CONNECT_WAIT_S = 0.5
 LONGEST_ANSWER_S = 10.0
 _PIECE_BYTES = 256 * 1024
 CONNECTIONS = 16
-ASKED_AT_ONCE = 64
-"""Of so many blocks the server is asked whether it has them; longer lists count as absent beyond that."""
+CHECKED_AT_ONCE = 64
+"""`contains_many` checks only so many blocks; the rest of a longer list count as absent."""
 _OK, _NOT_FOUND, _SERVER_ERROR = 200, 404, 500
 
 
 class WebCache(BlockCache):
-    """Blocks of `volume` below `url`; thread-safe. Until the server answered the first time it counts as down."""
+    """Blocks of `volume` below `url`; thread-safe. The server is down until it has answered for the first time."""
 
     name = "web"
     verifies = True
@@ -57,10 +56,10 @@ class WebCache(BlockCache):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         slow_s: float = DEFAULT_SLOW_S,
     ) -> None:
-        """`url` is ``http://`` or ``https://``.
+        """Connect to `url`, which begins with ``http://`` or ``https://``.
 
         Raises:
-            UsageError: it is neither.
+            UsageError: it does not.
         """
         import urllib3
 
@@ -69,19 +68,19 @@ class WebCache(BlockCache):
         self._http = urllib3.PoolManager(CONNECTIONS, maxsize=CONNECTIONS, retries=False)
         self._reading = urllib3.Timeout(connect=timeout_s, read=timeout_s)
         self._writing = urllib3.Timeout(connect=timeout_s, read=WRITE_TIMEOUT_S)
-        self._askers = ThreadPoolExecutor(CONNECTIONS, "cas3fs-web-cache")
-        self._rotten = metrics.counter("cache.web.rotten")
+        self._checkers = ThreadPoolExecutor(CONNECTIONS, "cas3fs-web-cache")
+        self._corrupt = metrics.counter("cache.web.rotten")
         self._refused = metrics.counter("cache.web.refused_puts")
-        self._watch = HealthMonitor()
-        self._health = ServerHealth(shown, self._probe, slow_s, self._watch, metrics)
-        self._watch.begin([self._health], FIRST_WAIT_S)
+        self._monitor = HealthMonitor()
+        self._health = ServerHealth(shown, self._probe, slow_s, self._monitor, metrics)
+        self._monitor.start([self._health], CONNECT_WAIT_S)
 
     @classmethod
     def from_spec(cls, spec: CacheSpec, context: CacheContext) -> "WebCache":
-        """The cache that ``web+http://...`` or ``web+https://...`` names.
+        """Make the cache that the spec ``web+http://...`` or ``web+https://...`` describes.
 
         Raises:
-            UsageError: the spec makes no sense.
+            UsageError: the spec is invalid.
         """
         spec.allow_options("timeout", "slow")
         return cls(
@@ -93,8 +92,8 @@ class WebCache(BlockCache):
         )
 
     def get(self, block: BlockHash) -> bytes | None:
-        """The block, checked against its hash; another body of that name is rotten."""
-        answer = self._ask("GET", block)
+        """Return the block, checked against its hash; any other body is corrupt and is deleted."""
+        answer = self._send("GET", block)
         if answer is None:
             return None
         status, body = answer
@@ -102,66 +101,68 @@ class WebCache(BlockCache):
             return None
         if blake3(body).digest() == block:
             return body
-        self._rotten.add()
+        self._corrupt.add()
         self.evict(block)
         return None
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        """PUT, if the server lets us."""
+        """PUT the block, unless the server refuses it."""
         if len(plain) > LARGEST_BLOCK_BYTES:
             return
-        answer = self._ask("PUT", block, plain if isinstance(plain, bytes) else bytes(plain))
+        answer = self._send("PUT", block, plain if isinstance(plain, bytes) else bytes(plain))
         if answer is not None and answer[0] >= 300:
             self._refused.add()
 
     def contains(self, block: BlockHash) -> bool:
-        """Whether a HEAD finds it."""
-        answer = self._ask("HEAD", block)
+        """Return whether HEAD finds the block."""
+        answer = self._send("HEAD", block)
         return answer is not None and answer[0] == _OK
 
     def contains_many(self, blocks: Iterable[BlockHash]) -> set[BlockHash]:
-        """Those that a HEAD finds; several at a time, and only the first `ASKED_AT_ONCE` are asked for."""
-        asked = list(blocks)[:ASKED_AT_ONCE] if self._health.up else []
+        """Return those of the first `CHECKED_AT_ONCE` blocks that HEAD finds; several requests run at once."""
+        checked = list(blocks)[:CHECKED_AT_ONCE] if self._health.up else []
         try:
-            return {block for block, held in zip(asked, self._askers.map(self.contains, asked), strict=True) if held}
-        except RuntimeError:  # closed meanwhile
+            return {
+                block for block, found in zip(checked, self._checkers.map(self.contains, checked), strict=True) if found
+            }
+        except RuntimeError:  # the cache was closed
             return set()
 
     def evict(self, block: BlockHash) -> None:
-        """DELETE, if the server lets us."""
-        self._ask("DELETE", block)
+        """DELETE the block, unless the server refuses."""
+        self._send("DELETE", block)
 
     @property
     def size_bytes(self) -> int:
-        """0: the server knows."""
+        """0: only the server knows."""
         return 0
 
     def close(self) -> None:
-        """End the watch over the server, and close connections."""
-        self._watch.close()
+        """End the probes, and close all connections."""
+        self._monitor.close()
         self._health.up = False
-        self._askers.shutdown(wait=True, cancel_futures=True)
+        self._checkers.shutdown(wait=True, cancel_futures=True)
         self._http.clear()
 
-    def _ask(self, method: str, block: BlockHash, body: bytes | None = None) -> tuple[int, bytes] | None:
-        """Status and body; None if the server is down, or is so from now on."""
+    def _send(self, method: str, block: BlockHash, body: bytes | None = None) -> tuple[int, bytes] | None:
+        """Return status and body; None if the server is down, or this request has taken it down."""
         if not self._health.up:
             return None
         name = block.hex()
         try:
             answer, waited_s = self._request(method, f"{self._base}/{name[:2]}/{name}", body)
-        except Exception as error:  # noqa: BLE001  (urllib3 raises its own, its sockets', and codecs' errors)
-            self._health.failed(error)
+        except Exception as error:  # noqa: BLE001  (urllib3 raises its own errors, and those of sockets and codecs)
+            self._health.record_failure(error)
             return None
         if answer[0] >= _SERVER_ERROR and method == "GET":
-            self._health.failed(OSError(f"it answers {answer[0]}"))
+            self._health.record_failure(OSError(f"it answers with status {answer[0]}"))
             return None
         if method == "GET":
-            self._health.took(waited_s)
+            self._health.record_response(waited_s)
         return answer
 
     def _request(self, method: str, url: str, body: bytes | None) -> tuple[tuple[int, bytes], float]:
-        """The answer, and how long its first byte took."""
+        """Return the answer, and the time until its first byte."""
         started_s = time.monotonic()
         timeout = self._reading if body is None else self._writing
         response = self._http.request(
@@ -181,23 +182,23 @@ class WebCache(BlockCache):
             response.release_conn()
 
     def _probe(self) -> None:
-        """Ask for a block that nobody has; anything but an error of the server will do.
+        """Request a block that does not exist; any answer but a server error is good.
 
         Raises:
-            OSError: the server answers that it cannot.
+            OSError: the server answers with a server error.
             urllib3.exceptions.HTTPError: it does not answer.
         """
         (status, _), _ = self._request("GET", f"{self._base}/00/{'0' * 64}", None)
         if status >= _SERVER_ERROR:
-            raise OSError(f"it answers {status}")
+            raise OSError(f"it answers with status {status}")
 
 
 def _limited_body(response: "BaseHTTPResponse") -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Raises:
         OSError: it is larger than any block, or does not end.
-        urllib3.exceptions.HTTPError: it breaks off.
+        urllib3.exceptions.HTTPError: it is incomplete.
     """
     deadline_s = time.monotonic() + LONGEST_ANSWER_S
     pieces, size_bytes = [], 0
@@ -206,17 +207,17 @@ def _limited_body(response: "BaseHTTPResponse") -> bytes:
         size_bytes += len(piece)
         if size_bytes > LARGEST_BLOCK_BYTES or time.monotonic() > deadline_s:
             response.close()
-            raise OSError("its answer is larger, or takes longer, than that of any block")
+            raise OSError("its answer is larger than any block, or takes too long")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _split_url(url: str) -> tuple[str, dict[str, str], str]:
-    """The URL's part before the volume, the headers for its user, and what may be shown of it."""
+    """Return the URL without its password, the headers that authenticate its user, and the URL for messages."""
     parts: Any = urlsplit(url)
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise UsageError(f"{url!r} is no URL: {error}") from error
+        raise UsageError(f"{url!r} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not host or parts.fragment:
         raise UsageError(f"{url!r} names no web server; write web+http://HOST/PATH")
     host = f"[{host}]" if ":" in host else host

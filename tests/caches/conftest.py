@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Caches to test, and blocks to put in them."""
+"""Caches, and blocks for them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def open_disk(tmp_path: Path, metrics: Metrics) -> Iterator[Callable[..., DiskCache]]:
-    """Opens (again and again) the disk cache in one directory, ready to use; all are closed at the end."""
+    """A function that opens the disk cache in one directory, ready to use; all are closed at the end."""
     opened: list[DiskCache] = []
 
     def open_cache(limit_bytes: int = 1 << 30, **options: int) -> DiskCache:
@@ -43,20 +43,20 @@ def disk(open_disk: Callable[..., DiskCache]) -> DiskCache:
 
 @pytest.fixture(scope="session")
 def real_memcached() -> Iterator[MemcachedProcess]:
-    """Debian's memcached; tests use keys of a volume of their own."""
+    """A real memcached; each test uses the keys of its own volume."""
     with memcached() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def other_memcached() -> Iterator[MemcachedProcess]:
-    """Another one."""
+    """A second one."""
     with memcached() as server:
         yield server
 
 
 @pytest.fixture
 def web() -> Iterator[WebServer]:
-    """A web server that keeps what is put."""
+    """A web server that stores what is PUT."""
     with web_server() as server:
         yield server

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The contract of caches, held by each of them, on fakes and on real servers."""
+"""Every cache passes the contract of caches, on fakes and on real servers."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -39,16 +39,16 @@ class TestTiered(BlockCacheContract):
         return TieredCache([MemoryCache(1 << 24), open_disk()], metrics=Metrics())
 
 
-class TestVerified(BlockCacheContract):
+class TestVerifying(BlockCacheContract):
     @pytest.fixture
     def cache(self) -> BlockCache:
         return VerifyingCache(MemoryCache(1 << 24))
 
 
-class TestContained(BlockCacheContract):
+class TestFaultTolerant(BlockCacheContract):
     @pytest.fixture
     def cache(self) -> BlockCache:
-        return FaultTolerantCache(MemoryCache(1 << 24), "contained", Metrics())
+        return FaultTolerantCache(MemoryCache(1 << 24), "tolerant", Metrics())
 
 
 class TestMemcachedOnTheFake(BlockCacheContract):
@@ -69,7 +69,7 @@ class TestMemcachedOnRealServers(BlockCacheContract):
     @pytest.fixture
     def cache(self, real_memcached: MemcachedProcess, other_memcached: MemcachedProcess) -> Iterator[BlockCache]:
         servers = [real_memcached.address, other_memcached.address]
-        options = {"timeout_s": 2.0, "slow_s": 1.0}  # a busy machine is no failure here
+        options = {"timeout_s": 2.0, "slow_s": 1.0}  # a busy machine must not fail the test
         with closing(MemcachedCache(servers, str(uuid.uuid4()), metrics=Metrics(), **options)) as cache:
             yield cache
 
@@ -85,7 +85,7 @@ class TestWeb(BlockCacheContract):
 
 
 class TestAList(BlockCacheContract):
-    """Disk, memcached and web in one, as a mount has them."""
+    """Disk, memcached and web as one cache, as in a mount."""
 
     @pytest.fixture
     def cache(self, web: WebServer, real_memcached: MemcachedProcess, tmp_path: Path) -> Iterator[BlockCache]:

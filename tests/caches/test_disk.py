@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The disk cache: bounded, and never wrong, whatever happens to its files."""
+"""The disk cache stays within its limit, and returns only right bytes whatever happens to its files."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ def file_of(root: Path, block: BlockHash) -> Path:
     return root / "cache" / block.hex()[:2] / block.hex()
 
 
-def taken_bytes(root: Path) -> int:
+def disk_bytes(root: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in (root / "cache").rglob("*") if path.is_file())
 
 
@@ -42,15 +42,15 @@ def test_blocks_survive_a_restart(open_disk: Opener) -> None:
     assert [second.get(block) for block, _ in blocks] == [plain for _, plain in blocks]
 
 
-def test_a_restart_with_a_smaller_limit_removes_what_is_too_much(open_disk: Opener, tmp_path: Path) -> None:
+def test_a_restart_with_a_smaller_limit_deletes_files(open_disk: Opener, tmp_path: Path) -> None:
     first = open_disk()
     for seed in range(10):
         first.put(*make_block(seed, 60_000))
     open_disk(200_000)
-    assert 100_000 < taken_bytes(tmp_path) <= 200_000
+    assert 100_000 < disk_bytes(tmp_path) <= 200_000
 
 
-def test_starting_reads_no_file(open_disk: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_at_start_opens_no_file(open_disk: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     open_disk().put(*make_block(1))
     opened: list[object] = []
     really = os.open
@@ -59,7 +59,7 @@ def test_starting_reads_no_file(open_disk: Opener, monkeypatch: pytest.MonkeyPat
     assert not [args for args in opened if make_block(1)[0].hex() in str(args)]
 
 
-def test_nothing_is_added_before_the_folder_was_walked_but_blocks_are_read(
+def test_blocks_are_read_but_not_added_during_the_scan_at_start(
     open_disk: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = make_block(1), make_block(2)
@@ -86,7 +86,7 @@ def test_nothing_is_added_before_the_folder_was_walked_but_blocks_are_read(
 
 
 @pytest.mark.parametrize("keep", [0, 5, 16, 100, 40_000, -1])
-def test_a_half_written_file_is_a_miss_and_is_removed(disk: DiskCache, tmp_path: Path, keep: int) -> None:
+def test_a_half_written_file_is_a_miss_and_is_deleted(disk: DiskCache, tmp_path: Path, keep: int) -> None:
     block, plain = make_block(1, 70_000)
     disk.put(block, plain)
     path = file_of(tmp_path, block)
@@ -104,11 +104,11 @@ def test_a_half_written_file_is_a_miss_and_is_removed(disk: DiskCache, tmp_path:
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings.default.max_examples * 3 // 2
 )
 @given(st.integers(0, 100_000), st.integers(1, 255), st.tuples(st.integers(0, 69_999), st.integers(1, 70_000)))
-def test_a_flipped_byte_never_comes_out(
-    disk: DiskCache, tmp_path: Path, place: int, flip: int, part_asked: tuple[int, int]
+def test_a_flipped_byte_is_never_returned(
+    disk: DiskCache, tmp_path: Path, place: int, flip: int, part_range: tuple[int, int]
 ) -> None:
     block, plain = make_block(1, 70_000)
-    skip, length = part_asked
+    skip, length = part_range
     length = min(length, len(plain) - skip)
     disk.evict(block)
     disk.put(block, plain)
@@ -130,7 +130,7 @@ def test_the_file_of_another_block_is_a_miss(disk: DiskCache, tmp_path: Path) ->
     assert disk.get(other[0]) == other[1]
 
 
-def test_pieces_that_changed_places_are_a_miss(disk: DiskCache, tmp_path: Path) -> None:
+def test_swapped_pieces_are_a_miss(disk: DiskCache, tmp_path: Path) -> None:
     block, plain = make_block(1, 2 * 32768)
     disk.put(block, plain)
     content = file_of(tmp_path, block).read_bytes()
@@ -145,7 +145,7 @@ def test_a_part_beyond_the_block_is_a_miss(disk: DiskCache) -> None:
     assert disk.get_part(block, 900, 101) is None
 
 
-def test_a_rotten_piece_does_not_spoil_the_parts_beside_it(disk: DiskCache, tmp_path: Path) -> None:
+def test_a_corrupt_piece_leaves_the_parts_in_other_pieces_readable(disk: DiskCache, tmp_path: Path) -> None:
     block, plain = make_block(1, 100_000)
     disk.put(block, plain)
     content = bytearray(file_of(tmp_path, block).read_bytes())
@@ -156,7 +156,7 @@ def test_a_rotten_piece_does_not_spoil_the_parts_beside_it(disk: DiskCache, tmp_
     assert bytes(part) == plain[10:32_010]
 
 
-def test_files_removed_by_others_are_misses_and_their_room_is_used_again(disk: DiskCache, tmp_path: Path) -> None:
+def test_files_deleted_by_others_are_misses_and_their_space_is_reused(disk: DiskCache, tmp_path: Path) -> None:
     blocks = [make_block(seed, 9000) for seed in range(3)]
     for block, plain in blocks:
         disk.put(block, plain)
@@ -167,13 +167,11 @@ def test_files_removed_by_others_are_misses_and_their_room_is_used_again(disk: D
     assert disk.get(blocks[2][0]) == blocks[2][1]
     disk.put(*blocks[0])
     assert disk.get(blocks[0][0]) == blocks[0][1]
-    assert disk.size_bytes == taken_bytes(tmp_path)
+    assert disk.size_bytes == disk_bytes(tmp_path)
 
 
 @pytest.mark.promise("surroundings-may-change")
-def test_the_whole_folder_may_vanish_and_is_made_again(
-    disk: DiskCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_deleted_folder_is_created_again(disk: DiskCache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     disk.put(*make_block(1))
     for removed in (tmp_path / "cache", tmp_path / "cache" / "tmp"):
         caplog.clear()
@@ -183,15 +181,15 @@ def test_the_whole_folder_may_vanish_and_is_made_again(
             disk.put(*make_block(seed))
             assert disk.get(make_block(seed)[0]) == make_block(seed)[1]
         assert [record.message for record in caplog.records] == [
-            f"the cache's folder {tmp_path / 'cache'} was removed, and is made again"
+            f"the cache directory {tmp_path / 'cache'} was deleted and is created again"
         ]
     assert disk.get(make_block(1)[0]) is None
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
-    assert disk.size_bytes == taken_bytes(tmp_path)
+    assert disk.size_bytes == disk_bytes(tmp_path)
 
 
 @pytest.mark.promise("surroundings-may-change")
-def test_a_folder_that_cannot_be_written_is_in_the_log_once_until_it_can(
+def test_a_folder_that_cannot_be_written_is_logged_once(
     disk: DiskCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(folder: BlockFolder, block: BlockHash, content: object) -> int:
@@ -203,62 +201,62 @@ def test_a_folder_that_cannot_be_written_is_in_the_log_once_until_it_can(
             disk.put(*make_block(seed))
     disk.put(*make_block(1))
     disk.put(*make_block(2))
-    told = [record.message for record in caplog.records]
-    assert len(told) == 2
-    assert "cannot be written" in told[0]
-    assert "can be written again" in told[1]
+    logged = [record.message for record in caplog.records]
+    assert len(logged) == 2
+    assert "cannot write to the cache directory" in logged[0]
+    assert "can be written again" in logged[1]
     assert disk.get(make_block(2)[0]) == make_block(2)[1]
 
 
-def test_what_another_process_added_is_used_and_counted(open_disk: Opener, tmp_path: Path) -> None:
+def test_a_file_that_another_process_added_is_used_and_counted(open_disk: Opener, tmp_path: Path) -> None:
     mine, other = open_disk(), open_disk()
     block, plain = make_block(1, 50_000)
     other.put(block, plain)
     assert mine.contains(block)
     assert mine.get(block) == plain
-    assert mine.size_bytes == taken_bytes(tmp_path)
+    assert mine.size_bytes == disk_bytes(tmp_path)
 
 
-def test_a_full_disk_is_a_miss_and_leaves_no_half_file(
+def test_a_full_disk_is_a_miss_and_leaves_no_partial_file(
     disk: DiskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: Metrics
 ) -> None:
     kept, refused = make_block(1, 9000), make_block(2, 3000)
     disk.put(*kept)
 
-    def no_room(file: int, buffers: list[Buffer]) -> int:
+    def fail_with_enospc(file: int, buffers: list[Buffer]) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "writev", no_room)
+        patch.setattr(os, "writev", fail_with_enospc)
         disk.put(*refused)
     assert disk.get(refused[0]) is None
     assert metrics.snapshot()["cache.disk.failed_writes"] == 1
-    assert disk.size_bytes == taken_bytes(tmp_path)
+    assert disk.size_bytes == disk_bytes(tmp_path)
     assert not list((tmp_path / "cache" / "tmp").iterdir())
     disk.put(*refused)
     assert disk.get(refused[0]) == refused[1]
 
 
-def test_a_write_that_the_system_cuts_short_is_completed(disk: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_completed(disk: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
     block, plain = make_block(1, 50_000)
     monkeypatch.setattr(os, "writev", lambda file, buffers: os.write(file, bytes(buffers[0])[:1001]))
     disk.put(block, plain)
     assert disk.get(block) == plain
 
 
-def test_where_the_disk_is_nearly_full_the_cache_gives_way(
+def test_files_are_deleted_when_the_disk_is_nearly_full(
     disk: DiskCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(10):
         disk.put(*make_block(seed, 100_000))
-    before = taken_bytes(tmp_path)
+    before = disk_bytes(tmp_path)
     monkeypatch.setattr(BlockFolder, "free_bytes", lambda folder: 0)
     disk.put(*make_block(99, 250_000))
     assert not disk.contains(make_block(99)[0])
-    assert taken_bytes(tmp_path) <= before - 250_000
+    assert disk_bytes(tmp_path) <= before - 250_000
 
 
-def test_sixteen_writers_never_pass_the_bound(
+def test_sixteen_writers_stay_within_the_limit(
     open_disk: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit, each = 20 * 12_288, 12_288
@@ -291,10 +289,10 @@ def test_sixteen_writers_never_pass_the_bound(
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, range(0, 16_000, 1000)))
     assert most == limit
-    assert limit // 2 < taken_bytes(tmp_path) == cache.size_bytes <= limit
+    assert limit // 2 < disk_bytes(tmp_path) == cache.size_bytes <= limit
 
 
-def test_the_number_of_files_is_bounded_too(open_disk: Opener, tmp_path: Path) -> None:
+def test_the_number_of_files_is_limited_too(open_disk: Opener, tmp_path: Path) -> None:
     cache = open_disk(limit_files=5)
     for seed in range(20):
         cache.put(*make_block(seed, 100))
@@ -302,7 +300,7 @@ def test_the_number_of_files_is_bounded_too(open_disk: Opener, tmp_path: Path) -
     assert cache.contains(make_block(19, 100)[0])
 
 
-def test_leftovers_of_a_process_that_died_while_writing_are_removed(open_disk: Opener, tmp_path: Path) -> None:
+def test_old_temporary_files_are_deleted_at_start(open_disk: Opener, tmp_path: Path) -> None:
     open_disk()
     old, young = tmp_path / "cache" / "tmp" / "1-a-1", tmp_path / "cache" / "tmp" / "1-a-2"
     old.write_bytes(b"x")
@@ -313,7 +311,7 @@ def test_leftovers_of_a_process_that_died_while_writing_are_removed(open_disk: O
     assert young.exists()
 
 
-def test_a_link_in_place_of_a_file_is_not_followed(disk: DiskCache, tmp_path: Path) -> None:
+def test_a_symbolic_link_in_place_of_a_file_is_not_followed(disk: DiskCache, tmp_path: Path) -> None:
     block, plain = make_block(1)
     disk.put(block, plain)
     path = file_of(tmp_path, block)
@@ -322,7 +320,7 @@ def test_a_link_in_place_of_a_file_is_not_followed(disk: DiskCache, tmp_path: Pa
     assert disk.get(block) is None
 
 
-def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match=r"cache directory .*file/below: Not a directory"):
         DiskCache(tmp_path / "file" / "below", 1000, metrics=Metrics())

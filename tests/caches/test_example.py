@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The example of docs/caches.rst: 30 lines or so that work."""
+"""The example in docs/caches.rst works, and is about 30 lines long."""
 
 import re
 import sys
@@ -44,7 +44,7 @@ class TestTheExample(BlockCacheContract):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The example as an installed package, with the entry point that the document tells."""
+    """The example as an installed package, with the entry point from the document."""
     site = tmp_path / "site"
     (site / "example-1.dist-info").mkdir(parents=True)
     (site / "example_dbm_cache.py").write_text(example())

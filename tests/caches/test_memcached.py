@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Memcached as a cache: split, verified, shared out, and never in the way."""
+"""The memcached cache splits, verifies and distributes blocks, and a server that is down delays no reader for long."""
 
 import threading
 import time
@@ -57,7 +57,7 @@ def test_a_block_over_the_limit_of_an_item_is_split(open_fake: Opener) -> None:
     assert cache.get(block) == plain
 
 
-def test_a_block_of_which_an_item_was_evicted_is_a_miss_and_can_be_put_again(open_fake: Opener) -> None:
+def test_a_block_that_lacks_an_item_is_a_miss_and_can_be_put_again(open_fake: Opener) -> None:
     fake = FakeMemcached()
     block, plain = make_block(1, 1_200_000)
     cache = open_fake(fake)
@@ -69,14 +69,14 @@ def test_a_block_of_which_an_item_was_evicted_is_a_miss_and_can_be_put_again(ope
     assert cache.get(block) == plain
 
 
-def test_clients_with_different_sizes_of_items_understand_each_other(open_fake: Opener) -> None:
+def test_clients_with_different_item_sizes_read_each_others_blocks(open_fake: Opener) -> None:
     fake = FakeMemcached()
     block, plain = make_block(1, 1_000_000)
     open_fake(fake, item_bytes=100_000).put(block, plain)
     assert open_fake(fake, item_bytes=700_000).get(block) == plain
 
 
-def test_volumes_never_mix(open_fake: Opener) -> None:
+def test_blocks_of_another_volume_are_not_found(open_fake: Opener) -> None:
     fake = FakeMemcached()
     block, plain = make_block(1)
     open_fake(fake).put(block, plain)
@@ -87,7 +87,7 @@ def test_volumes_never_mix(open_fake: Opener) -> None:
 
 
 @pytest.mark.parametrize("length", [10, 4096, 1_200_000])
-def test_whatever_is_changed_in_a_server_never_comes_out(open_fake: Opener, metrics: Metrics, length: int) -> None:
+def test_changed_bytes_on_a_server_are_never_returned(open_fake: Opener, metrics: Metrics, length: int) -> None:
     fake = FakeMemcached()
     block, plain = make_block(1, length)
     cache = open_fake(fake)
@@ -99,8 +99,8 @@ def test_whatever_is_changed_in_a_server_never_comes_out(open_fake: Opener, metr
             assert cache.get(block) in (None, plain)
             for one, content in whole.items():
                 fake.set(one, content, noreply=False)
-        for spoilt in (b"", value[:5], value[:-1], value + b"x"):
-            fake.fake_server.corrupt(key, spoilt)
+        for corrupt in (b"", value[:5], value[:-1], value + b"x"):
+            fake.fake_server.corrupt(key, corrupt)
             assert cache.get(block) in (None, plain)
             for one, content in whole.items():
                 fake.set(one, content, noreply=False)
@@ -108,9 +108,7 @@ def test_whatever_is_changed_in_a_server_never_comes_out(open_fake: Opener, metr
     assert metrics.snapshot()["cache.memcached.rotten"] > 0
 
 
-def test_what_the_server_finds_too_large_is_not_kept_and_nothing_else_suffers(
-    open_fake: Opener, metrics: Metrics
-) -> None:
+def test_a_block_that_the_server_finds_too_large_does_not_affect_others(open_fake: Opener, metrics: Metrics) -> None:
     fake = FakeMemcached(FakeMemcachedServer(item_bytes=100_000))
     cache = open_fake(fake)
     large, small = make_block(1, 300_000), make_block(2)
@@ -123,7 +121,7 @@ def test_what_the_server_finds_too_large_is_not_kept_and_nothing_else_suffers(
 
 
 @pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.TRUNCATED, FaultKind.APPLIED_THEN_ERROR])
-def test_a_broken_connection_is_a_miss_and_the_server_is_tried_again(open_fake: Opener, kind: FaultKind) -> None:
+def test_a_broken_connection_is_a_miss_and_the_server_is_used_again(open_fake: Opener, kind: FaultKind) -> None:
     fake = FakeMemcached()
     block, plain = make_block(1)
     cache = open_fake(fake)
@@ -134,7 +132,7 @@ def test_a_broken_connection_is_a_miss_and_the_server_is_tried_again(open_fake: 
     until(lambda: cache.get(block) == plain)
 
 
-def test_a_server_that_says_it_is_out_of_memory_is_a_miss(open_fake: Opener) -> None:
+def test_a_server_that_is_out_of_memory_is_a_miss(open_fake: Opener) -> None:
     fake = FakeMemcached()
     block, plain = make_block(1)
     cache = open_fake(fake)
@@ -145,7 +143,7 @@ def test_a_server_that_says_it_is_out_of_memory_is_a_miss(open_fake: Opener) -> 
     assert cache.get(block) == plain
 
 
-def test_a_slow_server_is_left_out_after_some_answers(open_fake: Opener, metrics: Metrics) -> None:
+def test_a_slow_server_is_skipped_after_some_responses(open_fake: Opener, metrics: Metrics) -> None:
     fake = FakeMemcached()
     block, plain = make_block(1)
     cache = open_fake(fake, slow_s=0.01, timeout_s=1)
@@ -157,7 +155,7 @@ def test_a_slow_server_is_left_out_after_some_answers(open_fake: Opener, metrics
     until(lambda: cache.get(block) == plain)
 
 
-def test_each_of_several_servers_gets_its_share_and_losing_one_moves_only_that() -> None:
+def test_the_ring_spreads_blocks_and_moves_only_those_of_a_lost_server() -> None:
     names = [f"host{number}:11211" for number in range(4)]
     ring = HashRing([(name, name) for name in names])
     shuffled = HashRing([(name, name) for name in reversed(names)])
@@ -172,7 +170,7 @@ def test_each_of_several_servers_gets_its_share_and_losing_one_moves_only_that()
     assert ring.server_of(blocks[0], lambda _: False) is None
 
 
-def test_servers_are_read_from_their_list() -> None:
+def test_a_list_of_servers_is_parsed() -> None:
     assert parse_servers("//one,two:1,[::1]:2,[fe80::1]") == [
         ("one", 11211),
         ("two", 1),
@@ -181,7 +179,7 @@ def test_servers_are_read_from_their_list() -> None:
     ]
 
 
-def test_a_server_that_is_not_there_costs_nothing_but_the_start(metrics: Metrics) -> None:
+def test_an_unreachable_server_delays_only_the_start(metrics: Metrics) -> None:
     started_s = time.monotonic()
     with closing(MemcachedCache([("nowhere.invalid", 1)], VOLUME, metrics=metrics)) as cache:
         assert time.monotonic() - started_s < 5
@@ -194,13 +192,13 @@ def test_a_server_that_is_not_there_costs_nothing_but_the_start(metrics: Metrics
 
 
 class Readers:
-    """Threads that read the same blocks over and over through a tier of memcached, as a mount would."""
+    """Threads that read the same blocks repeatedly through a memcached tier, as a mount does."""
 
     def __init__(self, cache: MemcachedCache, blocks: list[Block], count: int = 6) -> None:
         self._tiers = TieredCache([MemoryCache(20_000), cache], metrics=Metrics())
         self._blocks = blocks
         self._ends = threading.Event()
-        self.troubles: list[object] = []
+        self.errors: list[object] = []
         self.hits = 0
         self.reads = 0
         self.longest_s = 0.0
@@ -230,18 +228,18 @@ class Readers:
                 elif got == plain:
                     self.hits += 1
                 else:
-                    self.troubles.append(block)
+                    self.errors.append(block)
                 self._ends.wait(0.001)
-        except Exception as error:  # noqa: BLE001  (nothing may come out of a cache)
-            self.troubles.append(error)
+        except Exception as error:  # noqa: BLE001  (a cache must not raise)
+            self.errors.append(error)
 
-    def pass_by(self, hits: int = 0, reads: int = 0) -> None:
-        """Wait for so many more."""
+    def wait_for(self, hits: int = 0, reads: int = 0) -> None:
+        """Wait for so many more hits and reads."""
         hits, reads = hits + self.hits, reads + self.reads
         until(lambda: self.hits >= hits and self.reads >= reads, 30)
 
 
-def test_memcached_killed_restarted_and_stopped_under_readers_shows_no_error_and_no_wrong_byte(
+def test_outages_of_a_real_server_under_readers(
     metrics: Metrics,
 ) -> None:
     blocks = [make_block(seed, 20_000 + 300_000 * (seed % 4 == 0)) for seed in range(40)]
@@ -250,23 +248,23 @@ def test_memcached_killed_restarted_and_stopped_under_readers_shows_no_error_and
         closing(MemcachedCache([server.address], VOLUME, metrics=metrics, slow_s=0.05)) as cache,
         Readers(cache, blocks) as readers,
     ):
-        readers.pass_by(hits=200)
+        readers.wait_for(hits=200)
         server.kill()
-        readers.pass_by(reads=200)
+        readers.wait_for(reads=200)
         server.start()
-        readers.pass_by(hits=200)
+        readers.wait_for(hits=200)
         server.pause()
-        readers.pass_by(reads=300)
+        readers.wait_for(reads=300)
         server.resume()
-        readers.pass_by(hits=200)
+        readers.wait_for(hits=200)
         server.restart()
-        readers.pass_by(hits=200)
-    assert readers.troubles == []
+        readers.wait_for(hits=200)
+    assert readers.errors == []
     assert metrics.snapshot()["cache.servers.outages"] >= 3
     assert readers.longest_s < 2
 
 
-def test_a_stopped_server_costs_its_readers_a_few_milliseconds_a_read(metrics: Metrics) -> None:
+def test_a_hanging_server_costs_a_few_milliseconds_a_read_on_average(metrics: Metrics) -> None:
     with memcached() as server, closing(MemcachedCache([server.address], VOLUME, metrics=metrics)) as cache:
         block, plain = make_block(1)
         until(lambda: cache.put(block, plain) or cache.get(block) == plain)
@@ -274,7 +272,7 @@ def test_a_stopped_server_costs_its_readers_a_few_milliseconds_a_read(metrics: M
         started_s = time.monotonic()
         for _ in range(100):
             assert cache.get(block) is None
-        took_s = time.monotonic() - started_s
+        elapsed_s = time.monotonic() - started_s
         server.resume()
-        assert took_s / 100 < 0.003
+        assert elapsed_s / 100 < 0.003
         until(lambda: cache.get(block) == plain)

@@ -8,11 +8,11 @@ from cas3fs.caches import MemoryCache
 from cas3fs.caches.memory import ENTRY_OVERHEAD_BYTES
 from tests.caches.conftest import make_block
 
-ROOM = 1000 + ENTRY_OVERHEAD_BYTES
+ENTRY_BYTES = 1000 + ENTRY_OVERHEAD_BYTES
 
 
 def test_the_least_recently_used_block_goes_first() -> None:
-    cache = MemoryCache(3 * ROOM)
+    cache = MemoryCache(3 * ENTRY_BYTES)
     blocks = [make_block(seed, 1000) for seed in range(4)]
     for block, plain in blocks[:3]:
         cache.put(block, plain)
@@ -21,8 +21,8 @@ def test_the_least_recently_used_block_goes_first() -> None:
     assert [cache.contains(block) for block, _ in blocks] == [True, False, True, True]
 
 
-def test_asking_whether_it_is_there_is_no_use_of_it() -> None:
-    cache = MemoryCache(2 * ROOM)
+def test_contains_does_not_count_as_a_use() -> None:
+    cache = MemoryCache(2 * ENTRY_BYTES)
     blocks = [make_block(seed, 1000) for seed in range(3)]
     cache.put(*blocks[0])
     cache.put(*blocks[1])
@@ -31,9 +31,9 @@ def test_asking_whether_it_is_there_is_no_use_of_it() -> None:
     assert not cache.contains(blocks[0][0])
 
 
-def test_a_block_over_the_limit_is_not_kept_and_costs_the_others_nothing() -> None:
-    cache = MemoryCache(2 * ROOM)
-    small, big = make_block(1, 1000), make_block(2, 3 * ROOM)
+def test_a_block_over_the_limit_is_not_stored_and_evicts_nothing() -> None:
+    cache = MemoryCache(2 * ENTRY_BYTES)
+    small, big = make_block(1, 1000), make_block(2, 3 * ENTRY_BYTES)
     cache.put(*small)
     cache.put(*big)
     assert cache.contains(small[0])
@@ -53,7 +53,7 @@ def test_a_hit_copies_nothing() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3000), st.sampled_from(["put", "get", "evict"])), max_size=60)
 )
-def test_the_size_is_the_sum_of_what_is_there_and_within_the_limit(steps: list[tuple[int, int, str]]) -> None:
+def test_the_size_is_the_sum_of_all_entries_and_within_the_limit(steps: list[tuple[int, int, str]]) -> None:
     cache = MemoryCache(10_000)
     lengths = {}
     for seed, length, step in steps:

@@ -41,14 +41,14 @@ class TestNginx(BlockCacheContract):
             yield cache
 
 
-def test_the_largest_block_there_is_can_be_kept(cache: BlockCache, metrics: Metrics) -> None:
+def test_a_block_of_the_largest_size_can_be_stored(cache: BlockCache, metrics: Metrics) -> None:
     block, plain = make_block(1, 16 * MIB)
     cache.put(block, plain)
     assert cache.get(block) == plain
     assert metrics.snapshot()["cache.web.refused_puts"] == 0
 
 
-def test_a_file_that_rotted_on_the_server_is_a_miss_and_is_removed_there(server: Nginx, cache: BlockCache) -> None:
+def test_a_corrupt_file_on_the_server_is_a_miss_and_is_deleted(server: Nginx, cache: BlockCache) -> None:
     block, plain = make_block(2, 100_000)
     cache.put(block, plain)
     (file,) = [path for path in server.files() if path.name == block.hex() and VOLUME in path.parts]
@@ -59,7 +59,7 @@ def test_a_file_that_rotted_on_the_server_is_a_miss_and_is_removed_there(server:
     assert cache.get(block) == plain
 
 
-def test_a_server_that_stands_still_costs_its_readers_one_timeout(server: Nginx, metrics: Metrics) -> None:
+def test_a_hanging_server_costs_one_timeout(server: Nginx, metrics: Metrics) -> None:
     block, plain = make_block(3)
     with closing(WebCache(f"{server.url}/blocks", VOLUME, metrics=metrics, timeout_s=0.2, slow_s=2)) as cache:
         cache.put(block, plain)

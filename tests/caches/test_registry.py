@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a list of specs to caches, other people's among them."""
+"""From a list of specs to caches, with those of other packages."""
 
 import logging
 from contextlib import closing
@@ -18,18 +18,18 @@ from tests.caches.conftest import make_block
 
 
 class Misbehaving(BlockCache):
-    """Fails, or lies, as its spec says."""
+    """Raises or returns wrong results, as its spec says."""
 
     def __init__(self, how: str) -> None:
         self.how = how
 
     def get(self, block: BlockHash) -> bytes | None:
         if self.how == "raise":
-            raise RuntimeError("no luck")
+            raise RuntimeError("failed")
         return b"wrong" if self.how == "lie" else "text"  # type: ignore[return-value]
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        raise OSError("no luck")
+        raise OSError("failed")
 
     def contains(self, block: BlockHash) -> bool:
         raise KeyError(block)
@@ -63,7 +63,7 @@ def fail_to_make(spec: CacheSpec, context: CacheContext) -> BlockCache:
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CacheContext:
-    """With packages installed that provide caches."""
+    """A context in which packages that provide caches are installed."""
     names = {"misbehaving": "make_misbehaving", "remember": "make_remembering"}
     names |= {"nothing": "make_nothing", "failing": "fail_to_make", "lost": "not_there"}
     points = EntryPoints(EntryPoint(name, f"{__name__}:{value}", GROUP) for name, value in names.items())
@@ -77,7 +77,7 @@ def make(context: CacheContext, *texts: str) -> BlockCache:
     return cache
 
 
-def test_memory_at_the_head_sets_the_size_of_the_memory_cache() -> None:
+def test_memory_first_in_the_list_sets_the_size_of_the_memory_cache() -> None:
     listed = parse_caches(["memory:256MiB", "disk:10GiB"])
     assert listed.memory_bytes == 256 << 20
     assert [spec.name for spec in listed.tiers] == ["disk"]
@@ -88,11 +88,11 @@ def test_memory_at_the_head_sets_the_size_of_the_memory_cache() -> None:
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        (["disk"], "names no cache"),
-        (["Disk:1"], "names no cache"),
-        ([":1"], "names no cache"),
-        (["disk:1GiB", "memory:1MiB"], "comes first"),
-        (["memory:1MiB", "memory:1MiB"], "comes first"),
+        (["disk"], "is not a cache"),
+        (["Disk:1"], "is not a cache"),
+        ([":1"], "is not a cache"),
+        (["disk:1GiB", "memory:1MiB"], "must come first"),
+        (["memory:1MiB", "memory:1MiB"], "must come first"),
         (["memory:lots"], "not a size"),
         (["memory:1MiB?a=b"], "no option a"),
         (["disk:1GiB", "disk:2GiB"], "twice"),
@@ -100,7 +100,7 @@ def test_memory_at_the_head_sets_the_size_of_the_memory_cache() -> None:
         (["disk:1GiB?directory=/a&directory=/b"], "each key once"),
     ],
 )
-def test_a_list_that_makes_no_sense_is_refused_before_anything_is_opened(texts: list[str], words: str) -> None:
+def test_an_invalid_list_is_refused_before_anything_is_opened(texts: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_caches(texts)
 
@@ -108,28 +108,28 @@ def test_a_list_that_makes_no_sense_is_refused_before_anything_is_opened(texts: 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("none:1", "there is no cache 'none'; there are disk, failing, .*memcached"),
+        ("none:1", "there is no cache 'none'; available: disk, failing, .*memcached"),
         ("disk:1?colour=red", "no option colour"),
         ("disk:wide", "disk:wide: 'wide' is not a size"),
         ("memcached:host", "//HOST:PORT"),
-        ("memcached://", "is no server"),
-        ("memcached://a:99999", "is no server"),
+        ("memcached://", "is not a server"),
+        ("memcached://a:99999", "is not a server"),
         ("memcached://a,a", "twice"),
         ("memcached://a?timeout=soon", "timeout: 'soon' is not a duration"),
         ("memcached://a?item=1", "1KiB to 16MiB"),
         ("web+http:nowhere", "names no web server"),
-        ("nothing:1", "made no cache but a object"),
+        ("nothing:1", "made a object instead of a BlockCache"),
         ("failing:1", "failing:1: RuntimeError: I need more"),
         ("lost:1", "lost:1: AttributeError"),
         ("remember:x", "remember:x: ValueError"),
     ],
 )
-def test_a_spec_that_cannot_be_made_is_refused_with_its_text(context: CacheContext, text: str, words: str) -> None:
+def test_an_error_names_the_spec(context: CacheContext, text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         make(context, text)
 
 
-def test_the_disk_lies_where_the_context_or_the_spec_says(context: CacheContext, tmp_path: Path) -> None:
+def test_the_directory_of_the_disk_cache_can_be_chosen(context: CacheContext, tmp_path: Path) -> None:
     for text, place in [
         ("disk:1MiB", context.directory),
         (f"disk:1MiB?directory={tmp_path}/else", tmp_path / "else" / "volume-uuid"),
@@ -139,7 +139,7 @@ def test_the_disk_lies_where_the_context_or_the_spec_says(context: CacheContext,
             assert [path for path in place.rglob("*") if path.is_file()]
 
 
-def test_a_cache_of_another_package_is_a_tier_with_figures_of_its_own(context: CacheContext) -> None:
+def test_a_cache_of_another_package_has_its_own_counters(context: CacheContext) -> None:
     block, plain = make_block(1)
     with closing(make(context, "remember:100000", "remember:200000")) as cache:
         assert cache.get(block) is None
@@ -151,7 +151,7 @@ def test_a_cache_of_another_package_is_a_tier_with_figures_of_its_own(context: C
 
 
 @pytest.mark.parametrize("how", ["raise", "lie", "text"])
-def test_a_cache_that_misbehaves_is_a_miss_counted_and_logged_once(
+def test_faults_of_a_cache_are_misses_counted_and_logged_once(
     context: CacheContext, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     block, plain = make_block(1)

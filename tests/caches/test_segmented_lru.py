@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which blocks a disk cache keeps, and which go."""
+"""Which blocks the segmented LRU keeps, and which it evicts."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,64 +12,64 @@ def key(number: int) -> BlockHash:
     return BlockHash(number.to_bytes(32, "big"))
 
 
-def write(ledger: SegmentedLru, number: int, size: int) -> list[BlockHash] | None:
-    victims = ledger.book(key(number), size)
-    if victims is not None:
-        ledger.enter(key(number), size)
-    return victims
+def write(lru: SegmentedLru, number: int, size: int) -> list[BlockHash] | None:
+    evicted = lru.reserve(key(number), size)
+    if evicted is not None:
+        lru.commit(key(number), size)
+    return evicted
 
 
-def test_one_pass_over_many_blocks_leaves_those_that_are_used_again() -> None:
-    ledger = SegmentedLru(100, 1000)
+def test_one_pass_over_many_blocks_does_not_evict_blocks_with_hits() -> None:
+    lru = SegmentedLru(100, 1000)
     for number in range(50):
-        write(ledger, number, 1)
+        write(lru, number, 1)
     for number in range(30):
-        assert ledger.used(key(number))
+        assert lru.record_hit(key(number))
     for number in range(1000, 3000):
-        write(ledger, number, 1)
-    assert all(key(number) in ledger for number in range(30))
+        write(lru, number, 1)
+    assert all(key(number) in lru for number in range(30))
 
 
-def test_repeated_reads_of_a_block_just_written_are_one_use() -> None:
-    ledger = SegmentedLru(800, 1000)
+def test_hits_in_the_window_do_not_protect() -> None:
+    lru = SegmentedLru(800, 1000)
     for number in range(2000):
-        write(ledger, number, 10)
+        write(lru, number, 10)
         for _ in range(8):
-            ledger.used(key(number))
-    assert key(0) not in ledger
-    write(ledger, 5000, 10)
-    assert key(1999) in ledger
+            lru.record_hit(key(number))
+    assert key(0) not in lru
+    write(lru, 5000, 10)
+    assert key(1999) in lru
 
 
-def test_the_longest_unused_goes_first() -> None:
-    ledger = SegmentedLru(10, 1000)
+def test_the_least_recently_used_block_is_evicted_first() -> None:
+    lru = SegmentedLru(10, 1000)
     for number in range(10):
-        write(ledger, number, 1)
-    assert write(ledger, 100, 2) == [key(0), key(1)]
+        write(lru, number, 1)
+    assert write(lru, 100, 2) == [key(0), key(1)]
 
 
-def test_what_is_being_written_is_never_chosen_to_go() -> None:
-    ledger = SegmentedLru(10, 1000)
-    assert ledger.book(key(1), 6) == []
-    assert ledger.book(key(2), 6) is None
-    assert ledger.book(key(3), 4) == []
-    ledger.enter(key(3), 4)
-    assert ledger.book(key(4), 4) == [key(3)]
-    assert key(1) in ledger
+def test_a_reserved_block_is_not_evicted() -> None:
+    lru = SegmentedLru(10, 1000)
+    assert lru.reserve(key(1), 6) == []
+    assert lru.reserve(key(2), 6) is None
+    assert lru.reserve(key(3), 4) == []
+    lru.commit(key(3), 4)
+    assert lru.reserve(key(4), 4) == [key(3)]
+    assert key(1) in lru
 
 
-def test_files_found_at_start_go_before_what_was_used_since() -> None:
-    ledger = SegmentedLru(10, 1000)
+def test_files_of_an_earlier_run_are_evicted_before_blocks_of_this_run() -> None:
+    lru = SegmentedLru(10, 1000)
     for number in range(4):
-        write(ledger, number, 1)
-    assert ledger.adopt((key(number), 1) for number in range(100, 108)) == [key(100), key(101)]
-    assert ledger.size_bytes == 10
+        write(lru, number, 1)
+    assert lru.add_existing((key(number), 1) for number in range(100, 108)) == [key(100), key(101)]
+    assert lru.size_bytes == 10
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["write", "book", "used", "forget", "meet", "release"]),
+            st.sampled_from(["write", "reserve", "hit", "discard", "found", "shrink"]),
             st.integers(0, 15),
             st.integers(1, 40),
         ),
@@ -77,28 +77,28 @@ def test_files_found_at_start_go_before_what_was_used_since() -> None:
     )
 )
 def test_sizes_add_up_and_stay_within_both_limits(steps: list[tuple[str, int, int]]) -> None:
-    ledger = SegmentedLru(100, 8)
+    lru = SegmentedLru(100, 8)
     held: dict[BlockHash, int] = {}
     for step, number, size in steps:
-        victims: list[BlockHash] | None = []
-        if step in ("write", "book"):
-            victims = ledger.book(key(number), size)
-            if victims is not None and step == "write":
-                ledger.enter(key(number), size)
+        evicted: list[BlockHash] | None = []
+        if step in ("write", "reserve"):
+            evicted = lru.reserve(key(number), size)
+            if evicted is not None and step == "write":
+                lru.commit(key(number), size)
                 held[key(number)] = size
-            elif victims is not None:
-                ledger.cancel(key(number))
-        elif step == "used":
-            assert ledger.used(key(number)) == (key(number) in held)
-        elif step == "forget":
-            ledger.forget(key(number))
+            elif evicted is not None:
+                lru.cancel(key(number))
+        elif step == "hit":
+            assert lru.record_hit(key(number)) == (key(number) in held)
+        elif step == "discard":
+            lru.discard(key(number))
             held.pop(key(number), None)
-        elif step == "meet":
+        elif step == "found":
             held.setdefault(key(number), size)
-            victims = ledger.meet(key(number), size)
+            evicted = lru.add_found(key(number), size)
         else:
-            victims = ledger.release(size)
-        for victim in victims or ():
-            del held[victim]
-        assert ledger.size_bytes == sum(held.values()) <= 100
-        assert len(ledger) == len(held) <= 8
+            evicted = lru.shrink_by(size)
+        for block in evicted or ():
+            del held[block]
+        assert lru.size_bytes == sum(held.values()) <= 100
+        assert len(lru) == len(held) <= 8

@@ -32,33 +32,35 @@ def test_a_block_lies_under_the_volume_and_its_hash(web: WebServer, metrics: Met
     assert web.files == {f"/a/b/{VOLUME}/{block.hex()[:2]}/{block.hex()}": plain}
 
 
-def test_a_rotten_block_never_comes_out_and_is_removed(web: WebServer, metrics: Metrics) -> None:
+def test_a_corrupt_block_is_a_miss_and_is_deleted(web: WebServer, metrics: Metrics) -> None:
     block, plain = make_block(1)
     with closing(WebCache(web.url, VOLUME, metrics=metrics)) as cache:
-        for rotten in (b"", plain[:-1], plain + b"x", plain[:100] + bytes(len(plain) - 100)):
+        for corrupt in (b"", plain[:-1], plain + b"x", plain[:100] + bytes(len(plain) - 100)):
             cache.put(block, plain)
-            web.files = dict.fromkeys(web.files, rotten)
+            web.files = dict.fromkeys(web.files, corrupt)
             assert cache.get(block) is None
             assert web.files == {}
     assert metrics.snapshot()["cache.web.rotten"] == 4
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_server_in_trouble_is_asked_once_and_later_again(web: WebServer, metrics: Metrics, status: int) -> None:
+def test_a_failing_server_gets_one_request_and_is_used_again_later(
+    web: WebServer, metrics: Metrics, status: int
+) -> None:
     block, plain = make_block(1)
     with closing(WebCache(web.url, VOLUME, metrics=metrics)) as cache:
         cache.put(block, plain)
-        web.trouble = status
+        web.failure = status
         before = web.requests.count("GET")
         assert [cache.get(block) for _ in range(20)] == [None] * 20
         assert web.requests.count("GET") <= before + 2  # one, and perhaps a probe
-        web.trouble = None
+        web.failure = None
         until(lambda: cache.get(block) == plain)
 
 
-def test_a_server_that_refuses_to_keep_anything_is_no_trouble(web: WebServer, metrics: Metrics) -> None:
+def test_a_server_that_refuses_to_store_blocks_is_not_down(web: WebServer, metrics: Metrics) -> None:
     block, plain = make_block(1)
-    web.trouble = 403
+    web.failure = 403
     with closing(WebCache(web.url, VOLUME, metrics=metrics)) as cache:
         cache.put(block, plain)
         assert cache.get(block) is None
@@ -66,7 +68,7 @@ def test_a_server_that_refuses_to_keep_anything_is_no_trouble(web: WebServer, me
     assert metrics.snapshot()["cache.web.refused_puts"] == 1
 
 
-def test_a_server_that_does_not_answer_costs_one_timeout(web: WebServer, metrics: Metrics) -> None:
+def test_a_hanging_server_costs_one_timeout(web: WebServer, metrics: Metrics) -> None:
     block, plain = make_block(1)
     with closing(WebCache(web.url, VOLUME, metrics=metrics, timeout_s=0.1)) as cache:
         cache.put(block, plain)
@@ -78,13 +80,13 @@ def test_a_server_that_does_not_answer_costs_one_timeout(web: WebServer, metrics
         until(lambda: cache.get(block) == plain)
 
 
-def test_user_and_password_are_sent_and_not_shown(
+def test_the_password_is_sent_and_not_logged(
     web: WebServer, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = web.url.replace("http://", "http://me:s%40cret@")
     with closing(WebCache(url, VOLUME, metrics=metrics)) as cache:
         cache.get(make_block(1)[0])
-        web.trouble = 500
+        web.failure = 500
         cache.get(make_block(1)[0])
     expected = "Basic " + base64.b64encode(b"me:s@cret").decode()
     sent = [value for headers in web.seen_headers for name, value in headers.items() if name.lower() == "authorization"]
@@ -93,7 +95,7 @@ def test_user_and_password_are_sent_and_not_shown(
     assert "cret" not in caplog.text
 
 
-def test_of_very_many_blocks_only_the_first_are_asked_for(web: WebServer, metrics: Metrics) -> None:
+def test_of_very_many_blocks_only_the_first_are_checked(web: WebServer, metrics: Metrics) -> None:
     blocks = [make_block(seed, 10)[0] for seed in range(1000)]
     with closing(WebCache(web.url, VOLUME, metrics=metrics)) as cache:
         assert cache.contains_many(blocks) == set()
@@ -101,6 +103,6 @@ def test_of_very_many_blocks_only_the_first_are_asked_for(web: WebServer, metric
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "http://", "http://host:port/x", "http://host/x#y"])
-def test_what_is_no_url_of_a_web_server_is_refused(metrics: Metrics, url: str) -> None:
+def test_an_invalid_url_is_refused(metrics: Metrics, url: str) -> None:
     with pytest.raises(UsageError):
         WebCache(url, VOLUME, metrics=metrics)

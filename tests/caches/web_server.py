@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small web server that knows GET, HEAD, PUT and DELETE, as nginx with WebDAV does, and some trouble."""
+"""A small web server that supports GET, HEAD, PUT and DELETE, as nginx with WebDAV does, and can fail or hang."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class WebServer(ThreadingHTTPServer):
-    """Keeps what is put in `files`; answers `trouble` to everything when that is set."""
+    """Stores what is PUT in `files`; answers every request with the status `failure` when that is set."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -18,7 +18,7 @@ class WebServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.seen_headers: list[dict[str, str]] = []
-        self.trouble: int | None = None
+        self.failure: int | None = None
         self.hold = threading.Event()
         self.hold.set()
 
@@ -28,7 +28,7 @@ class WebServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request after the other on a connection."""
+    """Handles the requests of one connection in turn."""
 
     server: WebServer
     protocol_version = "HTTP/1.1"
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.server.trouble is None:
+        if self.server.failure is None:
             self.server.files[self.path] = body
         self._answer(201, b"")
 
@@ -63,8 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(self.command)
         self.server.seen_headers.append(dict(self.headers))
         self.server.hold.wait(5)
-        if self.server.trouble is not None:
-            status, body = self.server.trouble, b""
+        if self.server.failure is not None:
+            status, body = self.server.failure, b""
         self.send_response(status)
         if status != 204:
             self.send_header("Content-Length", str(len(body)))

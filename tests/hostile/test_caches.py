@@ -251,4 +251,4 @@ def is_up(cache: BlockCache) -> bool:
     if isinstance(cache, WebCache):
         return cache._health.up
     assert isinstance(cache, MemcachedCache)
-    return all(server.serves() for server in cache._servers)
+    return all(server.is_up() for server in cache._servers)

@@ -41,7 +41,7 @@ def test_what_one_machine_has_read_another_reads_from_memcached(machine: Machine
     ("options", "words"),
     [
         (("--cache", "tape:1TiB"), "no cache 'tape'"),
-        (("--cache", "disk:1GiB", "--cache", "memory:1MiB"), "comes first"),
+        (("--cache", "disk:1GiB", "--cache", "memory:1MiB"), "must come first"),
         (("--cache", "disk:1GiB", "--cache-size", "1GiB"), "exclude each other"),
     ],
 )

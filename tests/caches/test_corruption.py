@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All tiers together: rot in each of them, and the bound of the disk while many read."""
+"""All tiers together: corrupt bytes in each of them, and the disk's limit under many readers."""
 
 import errno
 import random
@@ -32,7 +32,7 @@ def flipped(content: bytes, dice: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_bytes_flipped_in_every_tier_never_yield_a_wrong_byte(
+def test_corrupt_bytes_in_every_tier_are_never_returned(
     open_disk: Callable[..., DiskCache], tmp_path: Path, web: WebServer
 ) -> None:
     fake, dice = FakeMemcached(), random.Random(1)
@@ -59,7 +59,7 @@ def test_bytes_flipped_in_every_tier_never_yield_a_wrong_byte(
                 assert tiers.get(block) in (None, plain)
 
 
-def test_a_disk_that_fails_at_random_is_a_miss_and_never_a_wrong_byte(tmp_path: Path) -> None:
+def test_random_disk_errors_are_misses_and_never_wrong_bytes(tmp_path: Path) -> None:
     disk, dice = FaultyDisk(), random.Random(3)
     blocks = [make_block(seed, 1000 + 90_000 * (seed % 3)) for seed in range(8)]
     with closing(DiskCache(tmp_path / "cache", 1 << 20, metrics=Metrics(), keep_free_bytes=0, disk=disk)) as cache:
@@ -81,25 +81,25 @@ def test_a_disk_that_fails_at_random_is_a_miss_and_never_a_wrong_byte(tmp_path: 
             assert cache.size_bytes <= 1 << 20
 
 
-def taken_by_file(folder: Path) -> dict[tuple[Path, int, int], int]:
-    """What each file takes, in bytes, by its name, inode and time; files come and go while this looks."""
-    taken = {}
+def disk_bytes_by_file(folder: Path) -> dict[tuple[Path, int, int], int]:
+    """Disk space in bytes by name, inode and time of each file; files come and go meanwhile."""
+    sizes = {}
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
             found = path.stat()
             if stat.S_ISREG(found.st_mode):
-                taken[path, found.st_ino, found.st_mtime_ns] = found.st_blocks * 512
-    return taken
+                sizes[path, found.st_ino, found.st_mtime_ns] = found.st_blocks * 512
+    return sizes
 
 
-def taken_at_one_instant(folder: Path) -> int:
-    """Bytes of the files that were there together: seen before an instant, and seen again after it."""
-    before = taken_by_file(folder)
-    after = taken_by_file(folder)
+def disk_bytes_at_one_instant(folder: Path) -> int:
+    """Disk space of the files that existed at one instant: those seen both before and after it."""
+    before = disk_bytes_by_file(folder)
+    after = disk_bytes_by_file(folder)
     return sum(min(before[file], after[file]) for file in before.keys() & after.keys())
 
 
-def test_the_disk_stays_within_its_bound_while_sixteen_readers_fill_it(
+def test_the_disk_stays_within_its_limit_under_sixteen_readers(
     open_disk: Callable[..., DiskCache], tmp_path: Path
 ) -> None:
     limit_bytes, length = 1_000_000, 40_000
@@ -113,7 +113,7 @@ def test_the_disk_stays_within_its_bound_while_sixteen_readers_fill_it(
     def watch() -> None:
         nonlocal most
         while not ends.is_set():
-            most = max(most, taken_at_one_instant(tmp_path / "cache"))
+            most = max(most, disk_bytes_at_one_instant(tmp_path / "cache"))
 
     def read(seed: int) -> bool:
         dice = random.Random(seed)

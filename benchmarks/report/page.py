@@ -50,8 +50,9 @@ def _circumstances(results: Results) -> str:
 
 
 def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
-    yield ".. list-table::\n   :header-rows: 1\n"
-    for row in (headings, *rows):
-        first, *others = (cell.replace("*", "\\*") or "\\ " for cell in row)
-        yield f"   * - {first}"
-        yield from (f"     - {cell}" for cell in others)
+    yield f".. csv-table::\n   :header: {_csv(headings)}\n"
+    yield from (f"   {_csv(row)}" for row in rows)
+
+
+def _csv(cells: tuple[str, ...]) -> str:
+    return ", ".join('"{}"'.format(cell.replace("*", "\\*").replace('"', '""')) for cell in cells)

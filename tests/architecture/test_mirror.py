@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-ACROSS_ROOMS = {"architecture", "benchmarks", "contracts", "crash", "hostile", "model", "mount", "posix"}
+ACROSS_ROOMS = {"architecture", "benchmarks", "contracts", "crash", "docs", "hostile", "model", "mount", "posix"}
 
 
 def rooms() -> set[str]:

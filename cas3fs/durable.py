@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What makes names durable: a file that is synced has its bytes after a loss of power, but its name only if its folder
-is synced, too."""
+"""Files and names that survive a loss of power.
+
+A file that is synced keeps its bytes, but its name only if its folder is synced too.
+"""
 
 import os
 from pathlib import Path
 
 
 def sync_folder(path: Path) -> None:
-    """The names that the folder holds are on the disk when this returns.
+    """Sync a folder: when this returns, the names that it holds are on the disk.
 
     Raises:
         OSError: as open(2), fsync(2).
@@ -19,8 +21,14 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, text: str) -> None:
-    """The file holds `text`, or what it held before; with its name it is on the disk when this returns.
+def replace_file(path: Path, text: str, *, sync: bool = True) -> None:
+    """Replace a file atomically: readers see all of `text`, or what the file held before.
+
+    Args:
+        path: the file; a file beside it, with ``.new`` at the end of its name, is overwritten.
+        text: what it holds from now on.
+        sync: whether the file and its name are on the disk when this returns. Without, a loss of power may undo the
+            replacement, or leave an empty file: for what can be lost.
 
     Raises:
         OSError: as open(2), write(2), fsync(2), rename(2).
@@ -28,7 +36,9 @@ def replace_file(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.new")
     with open(temporary, "w") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)

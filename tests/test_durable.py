@@ -25,6 +25,16 @@ def test_what_is_no_folder_is_an_error(tmp_path: Path) -> None:
         sync_folder(tmp_path / "file")
 
 
+def test_a_file_that_can_be_lost_is_replaced_without_waiting_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pytest.fail("synced"))
+    for text in ("first", "second"):
+        replace_file(tmp_path / "file", text, sync=False)
+        assert (tmp_path / "file").read_text() == text
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     replace_file(path, "first")

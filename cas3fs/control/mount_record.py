@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from cas3fs.control.protocol import short_name
+from cas3fs.durable import replace_file
 
 SOCKET_NAME = "control.sock"
 MOUNT_RECORD_NAME = "mount.json"
@@ -25,9 +26,7 @@ class MountRecord:
 
     def save(self, state_dir: Path) -> None:
         """Writes the record into the volume's state folder, replacing an older one."""
-        temporary = state_dir / f"{MOUNT_RECORD_NAME}.new"
-        temporary.write_text(json.dumps(attrs.asdict(self)))
-        temporary.replace(state_dir / MOUNT_RECORD_NAME)
+        replace_file(state_dir / MOUNT_RECORD_NAME, json.dumps(attrs.asdict(self)), sync=False)
 
     @classmethod
     def load(cls, state_dir: Path) -> "MountRecord | None":

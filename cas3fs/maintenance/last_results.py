@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from cas3fs.durable import replace_file
+
 RECORD_NAME: Final = "maintenance.json"
 
 
@@ -24,9 +26,7 @@ def save_last_result(state: Path, what: str, result: Mapping[str, Any]) -> None:
         OSError: it cannot be written.
     """
     known = load_last_results(state) | {what: {"time": datetime.now(UTC).isoformat(timespec="seconds"), **result}}
-    temporary = state / f"{RECORD_NAME}.new"
-    temporary.write_text(json.dumps(known, indent=1))
-    temporary.replace(state / RECORD_NAME)
+    replace_file(state / RECORD_NAME, json.dumps(known, indent=1), sync=False)
 
 
 def load_last_results(state: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Final
 import attrs
 
 from cas3fs.blockstore.keys import pack_key
+from cas3fs.durable import replace_file
 from cas3fs.errors import ObjectMissing
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, ordinal_of
@@ -82,9 +83,7 @@ def save_lost_block_note(folder: Path, losses: LostBlocks) -> None:
         path.unlink(missing_ok=True)
         return
     told = {"packs": sorted(losses.packs), "blocks": sorted([block.hex(), pack] for block, pack in losses.blocks)}
-    temporary = path.with_name(f"{NOTE_NAME}.new")
-    temporary.write_text(json.dumps(told))
-    temporary.replace(path)
+    replace_file(path, json.dumps(told), sync=False)
 
 
 def apply_lost_block_note(folder: Path, filesystem: FileSystem) -> None:

@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 
 from cas3fs.control import SOCKET_NAME, MountRecord
-from cas3fs.durable import sync_folder
+from cas3fs.durable import replace_file, sync_folder
 from cas3fs.errors import StateInUse, UsageError
 
 _INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-fingerprint")
@@ -223,8 +223,7 @@ class ViewFolder(StateFolder):
 
     def shows(self, snapshot: str) -> None:
         """Lets the writer on this machine know that the snapshot is in use; to be called before it is read."""
-        (self.path / f"{_SHOWS}.new").write_text(snapshot)
-        (self.path / f"{_SHOWS}.new").replace(self.path / _SHOWS)
+        replace_file(self.path / _SHOWS, snapshot, sync=False)
 
     @classmethod
     def _remove_abandoned(cls, path: Path) -> None:

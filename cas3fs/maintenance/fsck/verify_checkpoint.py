@@ -15,6 +15,8 @@ from pathlib import Path
 
 import attrs
 
+from cas3fs.durable import replace_file
+
 
 @attrs.define
 class VerifyProgress:
@@ -66,9 +68,7 @@ class VerifyCheckpoint:
         Raises:
             OSError: it cannot be written.
         """
-        temporary = self._path.with_name(self._path.name + ".new")
-        temporary.write_text(json.dumps(attrs.asdict(place)))
-        temporary.replace(self._path)
+        replace_file(self._path, json.dumps(attrs.asdict(place)), sync=False)
 
     def clear(self) -> None:
         """The next run begins at the beginning."""

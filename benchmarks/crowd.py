@@ -24,8 +24,8 @@ from cas3fs.blocks.codec import Compression
 from cas3fs.blockstore import BlockReader, BlockWriter
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.commands.fsck import check_mounted
-from cas3fs.commands.mkfs import make_volume
-from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.commands.mkfs import create_volume
+from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
@@ -65,7 +65,7 @@ def fill_packs(folder: Path, packs: int) -> None:
     """A volume with so many packs, half of which are used."""
     (folder / "v").mkdir(mode=0o700)
     store, places = _settings(folder)
-    make_volume(store, VolumeSettings())
+    create_volume(store, VolumeSettings())
     volume = open_writer(store, _SETTINGS, places)
     volume.start(0)
     volume.finish()
@@ -80,8 +80,8 @@ def fill_packs(folder: Path, packs: int) -> None:
         index.execute("DELETE FROM volume_state WHERE key = 'clean'")
 
 
-def _settings(folder: Path) -> tuple[StoreSettings, Places]:
-    return StoreSettings((folder / "v").as_uri()), Places(folder / "s", folder / "c")
+def _settings(folder: Path) -> tuple[StoreSettings, LocalFolders]:
+    return StoreSettings((folder / "v").as_uri()), LocalFolders(folder / "s", folder / "c")
 
 
 def _fill_index(index: sqlite3.Connection, names: list[str]) -> None:

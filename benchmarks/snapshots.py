@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.subjects import peak_memory_kib
-from cas3fs.commands.mkfs import make_volume
-from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.commands.mkfs import create_volume
+from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import ControlClient
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
 from cas3fs.volume.opening import open_writer
@@ -55,8 +55,8 @@ class Rig:
         for name in ("v", "m"):
             (folder / name).mkdir()
         self.settings = StoreSettings((folder / "v").as_uri())
-        self.places = Places(folder / "s", folder / "c")
-        self.uuid = str(make_volume(self.settings, VolumeSettings())["uuid"])
+        self.places = LocalFolders(folder / "s", folder / "c")
+        self.uuid = str(create_volume(self.settings, VolumeSettings())["uuid"])
         self.mountpoint = folder / "m"
 
     @property

@@ -21,12 +21,12 @@ __all__ = [
     "KIB",
     "MIB",
     "STATE_VARIABLE",
+    "LocalFolders",
     "MountSettings",
-    "Places",
     "StoreSettings",
     "VolumeSettings",
     "WriterSettings",
-    "find_places",
+    "find_local_folders",
     "format_duration",
     "format_size",
     "parse_duration",
@@ -39,7 +39,7 @@ CACHE_VARIABLE = "CAS3FS_CACHE_DIR"
 
 
 @attrs.frozen
-class Places:
+class LocalFolders:
     """The two folders of this machine; each volume has one of its own below, named by the volume's uuid.
     Of several places with volumes of one uuid each has a state folder of its own (`cas3fs.volume.location`)."""
 
@@ -55,17 +55,17 @@ class Places:
         return self.cache_dir / volume_uuid / "blocks"
 
 
-def find_places(
+def find_local_folders(
     state_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> Places:
-    """The places: as given, else as the environment says, else where the platform keeps such things. Absolute."""
+) -> LocalFolders:
+    """The folders: as given, else as the environment says, else where the platform keeps such things. Absolute."""
     import platformdirs
 
     state = state_dir or environment.get(STATE_VARIABLE) or platformdirs.user_state_dir("cas3fs", appauthor=False)
     cache = cache_dir or environment.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("cas3fs", appauthor=False)
-    return Places(Path(state).absolute(), Path(cache).absolute())
+    return LocalFolders(Path(state).absolute(), Path(cache).absolute())
 
 
 @attrs.frozen

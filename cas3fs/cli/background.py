@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import click
 
 from cas3fs import errors
-from cas3fs.cli.plain import system_error
+from cas3fs.cli.printable import system_error
 from cas3fs.cli.progress import progress_bar
 from cas3fs.errors import Cas3fsError, MountError
 
@@ -33,7 +33,7 @@ class Ready:
     def __init__(self, serves: Callable[[], None], progress: Callable[[dict[str, Any]], None]) -> None:
         self._serves = serves
         self._progress = progress
-        self._told_s = 0.0
+        self._last_sent_s = 0.0
 
     def __call__(self) -> None:
         self._serves()
@@ -41,8 +41,8 @@ class Ready:
     def progress(self, message: dict[str, Any]) -> None:
         """Shows ``{"what": text, "done": bytes, "total": bytes}``, not too often."""
         now_s = time.monotonic()
-        if now_s - self._told_s > _PROGRESS_INTERVAL_S:
-            self._told_s = now_s
+        if now_s - self._last_sent_s > _PROGRESS_INTERVAL_S:
+            self._last_sent_s = now_s
             self._progress(message)
 
 
@@ -50,7 +50,7 @@ Work = Callable[[Ready], int]
 """Gives an exit status."""
 
 
-def in_foreground(work: Work, verbose: bool) -> int:
+def run_in_foreground(work: Work, verbose: bool) -> int:
     """Runs `work` here, with the log on standard error."""
     from cas3fs.cli.common import log_to_stderr
 
@@ -58,7 +58,7 @@ def in_foreground(work: Work, verbose: bool) -> int:
     return work(Ready(lambda: click.echo("cas3fs: mounted", err=True), lambda _: None))
 
 
-def in_background(work: Work) -> int:
+def run_in_background(work: Work) -> int:
     """Runs `work` in a child, and returns 0 when it serves.
 
     Raises:
@@ -72,17 +72,17 @@ def in_background(work: Work) -> int:
     os.close(writing)
     try:
         with os.fdopen(reading, "rb") as pipe:
-            told = _last_line(pipe)
+            told = _show_progress(pipe)
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
         raise
     if told != b"{}\n":
         os.waitpid(child, 0)
-        raise _told_error(told)
+        raise _read_error(told)
     return 0
 
 
-def _last_line(pipe: BinaryIO) -> bytes:
+def _show_progress(pipe: BinaryIO) -> bytes:
     """Shows what the child tells on its way; gives its last word."""
     with progress_bar("opening") as show:
         for line in pipe:
@@ -96,7 +96,7 @@ def _last_line(pipe: BinaryIO) -> bytes:
     return b""
 
 
-def _told_error(told: bytes) -> Cas3fsError:
+def _read_error(told: bytes) -> Cas3fsError:
     if not told:
         return MountError("the process of the mount ended before it served")
     error = json.loads(told)["error"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from cas3fs.config import Places, StoreSettings, find_places, parse_duration, parse_size
+from cas3fs.config import LocalFolders, StoreSettings, find_local_folders, parse_duration, parse_size
 from cas3fs.control import Message, Progress
 from cas3fs.errors import FilesNotStored, MountError, UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cas3fs.fuse.mountpoints import MountEntry
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-Offline = Callable[[StoreSettings, Places, Message, Progress], Message]
+Offline = Callable[[StoreSettings, LocalFolders, Message, Progress], Message]
 """Carries out a request on a volume that no process of this machine has open."""
 
 
@@ -58,7 +58,7 @@ def _or_fail(
         return kind.fail(str(error), param, ctx)
 
 
-def places_options(command: _Command) -> _Command:
+def folder_options(command: _Command) -> _Command:
     """The options that say where this machine keeps things."""
     command = click.option(
         "--cache-dir", type=click.Path(file_okay=False), help="Where blocks are cached (CAS3FS_CACHE_DIR)."
@@ -156,7 +156,7 @@ class Target(NamedTuple):
     socket: Path
 
 
-def find_target(volume: str, places: Places, endpoint_url: str | None = None) -> Target | None:
+def find_target(volume: str, folders: LocalFolders, endpoint_url: str | None = None) -> Target | None:
     """The mount that `volume`, a URL or a mount point, means; None where no process of this machine serves it. Of two
     mounts of one URL through two endpoints it is the one of that endpoint.
 
@@ -164,46 +164,48 @@ def find_target(volume: str, places: Places, endpoint_url: str | None = None) ->
         MountError: the mount cannot be asked: it is another user's, or its process is gone.
         ControlError: its process gives no sign of life.
     """
-    found = find_target_or_lost(volume, places, endpoint_url)
+    found = find_target_or_lost(volume, folders, endpoint_url)
     if found is None or isinstance(found, Target):
         return found
     raise MountError(f"the process of the mount on {found.mountpoint} is gone; `cas3fs umount` cleans it up")
 
 
-def find_target_or_lost(volume: str, places: Places, endpoint_url: str | None = None) -> "Target | MountEntry | None":
+def find_target_or_lost(
+    volume: str, folders: LocalFolders, endpoint_url: str | None = None
+) -> "Target | MountEntry | None":
     """As `find_target`, but that a mount whose process is gone is given, too."""
-    from cas3fs.cli.sockets import find_socket
+    from cas3fs.cli.socket_lookup import find_socket
     from cas3fs.control import SOCKET_NAME, find_mount_records
     from cas3fs.fuse.mountpoints import mount_at, resolve
-    from cas3fs.volume.location import is_at
+    from cas3fs.volume.location import belongs_to_endpoint
 
     is_url = "://" in volume
     if is_url:  # the writer's state folder first: views of snapshots may be mounted beside it
-        for state, record in find_mount_records(places.state_dir):
-            if volume == record.url and is_at(state, StoreSettings(volume, endpoint_url)):
+        for state, record in find_mount_records(folders.state_dir):
+            if volume == record.url and belongs_to_endpoint(state, StoreSettings(volume, endpoint_url)):
                 return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
-    mount = _writer_mount(volume, places, endpoint_url) if is_url else mount_at(volume)
+    mount = _writer_mount(volume, folders, endpoint_url) if is_url else mount_at(volume)
     if mount is not None:
-        socket = find_socket(mount.mountpoint, places)
+        socket = find_socket(mount.mountpoint, folders)
         return mount if socket is None else Target(mount.url, mount.mountpoint, socket)
-    for state, record in () if is_url else find_mount_records(places.state_dir):
+    for state, record in () if is_url else find_mount_records(folders.state_dir):
         if resolve(volume) == Path(record.mountpoint):
             return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
     return None
 
 
-def _writer_mount(url: str, places: Places, endpoint_url: str | None) -> "MountEntry | None":
+def _writer_mount(url: str, folders: LocalFolders, endpoint_url: str | None) -> "MountEntry | None":
     """The mount of a volume through which it is written; one whose process is gone, where there is no other."""
-    from cas3fs.cli.sockets import find_socket
+    from cas3fs.cli.socket_lookup import find_socket
     from cas3fs.fuse.mountpoints import list_mounts
-    from cas3fs.volume.location import is_at
+    from cas3fs.volume.location import belongs_to_endpoint
     from cas3fs.volume.state_folder import is_view
 
     dead = None
     for mount in list_mounts():
         if mount.url == url:
-            socket = find_socket(mount.mountpoint, places)
-            is_served = socket is not None and is_at(socket.parent, StoreSettings(url, endpoint_url))
+            socket = find_socket(mount.mountpoint, folders)
+            is_served = socket is not None and belongs_to_endpoint(socket.parent, StoreSettings(url, endpoint_url))
             if socket is not None and is_served and not is_view(socket.parent):
                 return mount
             dead = mount if socket is None else dead
@@ -223,7 +225,7 @@ def find_target_of(
     volume: str, state_dir: str | None, cache_dir: str | None = None, endpoint_url: str | None = None
 ) -> Target | None:
     """As `find_target`, from the values of the command line."""
-    return find_target(volume_url(volume), find_places(state_dir, cache_dir), endpoint_url)
+    return find_target(volume_url(volume), find_local_folders(state_dir, cache_dir), endpoint_url)
 
 
 def carry_out(
@@ -252,4 +254,4 @@ def carry_out(
             return client.call(verb, args, progress)
     if "://" not in volume:
         raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
-    return offline()(store_settings(volume, endpoint_url), find_places(state_dir, cache_dir), args, progress)
+    return offline()(store_settings(volume, endpoint_url), find_local_folders(state_dir, cache_dir), args, progress)

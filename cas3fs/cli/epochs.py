@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from cas3fs.cli.common import find_target_of, json_option, places_options, print_json, store_options, store_settings
+from cas3fs.cli.common import find_target_of, folder_options, json_option, print_json, store_options, store_settings
 from cas3fs.errors import MountError
 
 _MOST: Final = 10
@@ -27,7 +27,7 @@ _TOLD: Final[Mapping[str, str]] = {
     metavar="EPOCH",
     help="Declare that nobody needs any more what the writer of EPOCH stored and never published.",
 )
-@places_options
+@folder_options
 @store_options
 @json_option
 def epochs(

@@ -3,14 +3,14 @@
 
 import click
 
-from cas3fs.cli.common import find_target_of, json_option, places_options, print_json, refuse_unstored
+from cas3fs.cli.common import find_target_of, folder_options, json_option, print_json, refuse_unstored
 from cas3fs.cli.progress import progress_bar
 from cas3fs.errors import MountError
 
 
 @click.command()
 @click.argument("volume")
-@places_options
+@folder_options
 @json_option
 def flush(volume: str, state_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
     """Store everything written so far to VOLUME, and publish a snapshot that names it."""

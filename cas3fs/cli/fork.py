@@ -5,9 +5,9 @@ import click
 
 from cas3fs.cli.common import (
     find_target_of,
+    folder_options,
     json_option,
     log_to_stderr,
-    places_options,
     print_json,
     store_options,
     store_settings,
@@ -20,7 +20,7 @@ from cas3fs.errors import MountError
 @click.option(
     "--take-over", is_flag=True, help="Go on though a writer has not released VOLUME, as it works with the original."
 )
-@places_options
+@folder_options
 @store_options
 @json_option
 def fork(

@@ -12,12 +12,12 @@ from cas3fs.cli.common import (
     Duration,
     Offline,
     carry_out,
+    folder_options,
     json_option,
-    places_options,
     print_json,
     store_options,
 )
-from cas3fs.cli.plain import system_error
+from cas3fs.cli.printable import system_error
 from cas3fs.cli.progress import progress_bar
 from cas3fs.control import Message
 from cas3fs.errors import Cas3fsError, UsageError
@@ -32,7 +32,7 @@ MOST_SHOWN = 10
 @click.option("--repair", is_flag=True, help="Mend what is wrong; the volume must not be mounted. Deletes nothing.")
 @click.option("--verify-data", is_flag=True, help="Read back what volume and snapshots need, and check hashes.")
 @click.option("--max-duration", type=Duration(), help="Read back for so long; the next run goes on from there.")
-@places_options
+@folder_options
 @store_options
 @json_option
 def fsck(

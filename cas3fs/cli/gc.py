@@ -10,14 +10,14 @@ from cas3fs.cli.common import (
     Offline,
     Size,
     carry_out,
+    folder_options,
     json_option,
-    places_options,
     print_json,
     store_options,
 )
-from cas3fs.cli.plain import plain
+from cas3fs.cli.costs import dollars, planned_usd, price_option
+from cas3fs.cli.printable import printable
 from cas3fs.cli.progress import progress_bar
-from cas3fs.cli.spending import dollars, planned_usd, price_option
 from cas3fs.config import format_size
 from cas3fs.control import Message
 from cas3fs.prices import PriceTable
@@ -35,7 +35,7 @@ from cas3fs.prices import PriceTable
 )
 @click.option("--max-rewrite", type=Size(), help="Copy no more than this.")
 @click.option("--grace", type=Duration(), default=3600.0, help="Leave unknown objects that are younger.  [default: 1h]")
-@places_options
+@folder_options
 @store_options
 @price_option
 @json_option
@@ -79,7 +79,7 @@ def gc(
     for line in lines:
         click.echo(line)
     for problem in problems:
-        click.echo(f"cas3fs: {plain(' '.join(problem.split()))}", err=True)
+        click.echo(f"cas3fs: {printable(' '.join(problem.split()))}", err=True)
     return int(bool(problems))
 
 

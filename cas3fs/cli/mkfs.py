@@ -50,11 +50,11 @@ def mkfs(
 
     The bucket or folder must exist; a volume that is there already is left alone. In a folder, only you can read it.
     """
-    from cas3fs.commands.mkfs import make_volume
+    from cas3fs.commands.mkfs import create_volume
 
     log_to_stderr(verbose)
     settings = VolumeSettings(chunker, block_size, pack_size, compression, label, allow_unfenced, group_readable)
-    made = make_volume(store_settings(volume, endpoint_url), settings)
+    made = create_volume(store_settings(volume, endpoint_url), settings)
     if as_json:
         print_json(made)
     else:

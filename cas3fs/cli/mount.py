@@ -7,16 +7,24 @@ from pathlib import Path
 
 import click
 
-from cas3fs.cli.background import Ready, in_background, in_foreground
+from cas3fs.cli.background import Ready, run_in_background, run_in_foreground
 from cas3fs.cli.common import (
     Duration,
     Size,
+    folder_options,
     mount_store_options,
-    places_options,
     store_settings,
     verbose_option,
 )
-from cas3fs.config import GIB, MountSettings, Places, StoreSettings, WriterSettings, find_places, split_options
+from cas3fs.config import (
+    GIB,
+    LocalFolders,
+    MountSettings,
+    StoreSettings,
+    WriterSettings,
+    find_local_folders,
+    split_options,
+)
 from cas3fs.errors import UsageError
 
 DEFAULT_WORKERS = 8
@@ -56,7 +64,7 @@ MIN_WORKERS = 4
 )
 @click.option("--workers", type=click.IntRange(MIN_WORKERS, 256), default=DEFAULT_WORKERS, show_default=True)
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, separated by commas.")
-@places_options
+@folder_options
 @mount_store_options
 @verbose_option
 def mount(
@@ -82,7 +90,7 @@ def mount(
 ) -> int:
     """Mount the volume at the URL VOLUME on DIRECTORY, and return when it serves."""
     from cas3fs.caches.registry import parse_caches
-    from cas3fs.cli.sockets import find_socket
+    from cas3fs.cli.socket_lookup import find_socket
     from cas3fs.fuse.mountpoints import check_mountpoint, mount_at
 
     if caches and cache_size is not None:
@@ -91,11 +99,11 @@ def mount(
     if snapshot is not None and take_over:
         raise UsageError("--snapshot only reads, so it has nothing to take over")
     split = split_options(options)
-    places = find_places(state_dir, cache_dir)
+    folders = find_local_folders(state_dir, cache_dir)
     if (already := mount_at(directory)) is not None:
-        find_socket(already.mountpoint, places)  # says so if its process is stopped, where a look into it would wait
+        find_socket(already.mountpoint, folders)  # says so if its process is stopped, where a look into it would wait
     mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
-    _refuse_hiding(mountpoint, places)
+    _refuse_hiding(mountpoint, folders)
     writer = WriterSettings(
         read_only=read_only or snapshot is not None or "ro" in split,
         cache_size_bytes=10 * GIB if cache_size is None else cache_size,
@@ -112,18 +120,18 @@ def mount(
         store_settings(volume, endpoint_url),
         writer,
         session,
-        places,
+        folders,
         foreground=foreground,
         verbose=verbose,
     )
 
 
-def _refuse_hiding(mountpoint: Path, places: Places) -> None:
+def _refuse_hiding(mountpoint: Path, folders: LocalFolders) -> None:
     """Raises UsageError where the mount would cover the folders of its own process: both would wait for each other.
 
     The store is no such folder: it is reached through a descriptor, also below a mount.
     """
-    own = {"state folder": (places.state_dir, "--state-dir"), "cache folder": (places.cache_dir, "--cache-dir")}
+    own = {"state folder": (folders.state_dir, "--state-dir"), "cache folder": (folders.cache_dir, "--cache-dir")}
     for what, (path, option) in own.items():
         if Path(os.path.realpath(path)).is_relative_to(mountpoint):
             raise UsageError(
@@ -136,7 +144,7 @@ def _serve(
     store: StoreSettings,
     writer: WriterSettings,
     session: MountSettings,
-    places: Places,
+    folders: LocalFolders,
     *,
     foreground: bool,
     verbose: bool,
@@ -153,11 +161,11 @@ def _serve(
             store,
             writer,
             session,
-            places,
+            folders,
             ready,
             verbose=verbose,
             log_to_file=not foreground,
             progress=ready.progress,
         )
 
-    return in_foreground(work, verbose) if foreground else in_background(work)
+    return run_in_foreground(work, verbose) if foreground else run_in_background(work)

@@ -15,7 +15,7 @@ from cas3fs.cli.fsck import fsck
 from cas3fs.cli.gc import gc
 from cas3fs.cli.mkfs import mkfs
 from cas3fs.cli.mount import mount
-from cas3fs.cli.plain import PlainStream, plain, system_error
+from cas3fs.cli.printable import PrintableStream, printable, system_error
 from cas3fs.cli.rescue import rescue
 from cas3fs.cli.snapshot import snapshot
 from cas3fs.cli.stats import stats
@@ -58,11 +58,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, status: int) -> int:
-    click.echo(f"cas3fs: {plain(' '.join(text.split()))}", err=True)
+    click.echo(f"cas3fs: {printable(' '.join(text.split()))}", err=True)
     return status
 
 
 def main() -> None:
     """The entry point of the command ``cas3fs``."""
-    sys.stdout = cast(TextIO, PlainStream(sys.stdout))
+    sys.stdout = cast(TextIO, PrintableStream(sys.stdout))
     sys.exit(run())

@@ -24,10 +24,10 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
     Saved is every file that no published snapshot has as it is there: new, changed, moved or linked, its data stored
     already or not. What was removed there is not told.
     """
-    from cas3fs.commands.rescue import find_endpoint, find_state, find_url
+    from cas3fs.commands.rescue import choose_state_folder, find_endpoint, find_url
     from cas3fs.commands.rescue import rescue as save
 
-    found = find_state(state)
+    found = choose_state_folder(state)
     known = url or find_url(found)
     if known is None:
         raise UsageError(f"{found} does not tell which volume it belongs to; --volume URL does")

@@ -15,15 +15,15 @@ from cas3fs.cli.common import (
     Duration,
     Target,
     find_target_of,
+    folder_options,
     json_option,
-    places_options,
     print_json,
     refuse_unstored,
     store_options,
     store_settings,
 )
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import Places, StoreSettings, find_places, format_duration, format_size
+from cas3fs.config import LocalFolders, StoreSettings, find_local_folders, format_duration, format_size
 from cas3fs.control import Message, Progress
 from cas3fs.errors import MountError, SnapshotError, UsageError
 
@@ -49,7 +49,7 @@ def _volume_options(command: _Command) -> _Command:
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    return click.argument("volume")(places_options(store_options(wrapped)))  # type: ignore[return-value]
+    return click.argument("volume")(folder_options(store_options(wrapped)))  # type: ignore[return-value]
 
 
 class Volume:
@@ -58,7 +58,7 @@ class Volume:
     def __init__(self, named: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None) -> None:
         self._named = named
         self._endpoint_url = endpoint_url
-        self.places: Places = find_places(state_dir, cache_dir)
+        self.folders: LocalFolders = find_local_folders(state_dir, cache_dir)
         self.target: Target | None = find_target_of(named, state_dir, cache_dir, endpoint_url)
 
     @property
@@ -89,7 +89,7 @@ def create(volume: Volume, *, name: str | None, as_json: bool) -> None:
         if volume.target is not None:
             made = volume.ask("snapshot-create", {"name": name}, progress)
         else:
-            made = create_offline(volume.settings, volume.places, name, progress)
+            made = create_offline(volume.settings, volume.folders, name, progress)
     if as_json:
         print_json(made)
     else:
@@ -192,7 +192,7 @@ def restore(volume: Volume, *, snapshot_id: str, as_json: bool) -> None:
             f"into it with `cas3fs mount --snapshot {snapshot_id}`"
         )
     with progress_bar("restoring") as progress:
-        made = restore_head(volume.settings, volume.places, snapshot_id, progress)
+        made = restore_head(volume.settings, volume.folders, snapshot_id, progress)
     if as_json:
         print_json(describe(made, made.id, frozenset()))
     else:
@@ -211,7 +211,7 @@ def delete(volume: Volume, *, snapshot_ids: tuple[str, ...], as_json: bool) -> N
     if volume.target is not None:
         told = volume.ask("snapshot-delete", {"ids": ids})
     else:
-        told = delete_offline(volume.settings, volume.places, ids)
+        told = delete_offline(volume.settings, volume.folders, ids)
     if as_json:
         print_json(told)
     else:
@@ -260,7 +260,7 @@ def prune(volume: Volume, *, names: tuple[str, ...], dry_run: bool, as_json: boo
     if volume.target is not None:
         told = volume.ask("snapshot-prune", {"policy": policy, "dry_run": dry_run})
     else:
-        told = prune_offline(volume.settings, volume.places, read_policy(policy), dry_run=dry_run)
+        told = prune_offline(volume.settings, volume.folders, read_policy(policy), dry_run=dry_run)
     if as_json:
         print_json(told)
         return
@@ -312,7 +312,7 @@ def extract(volume: Volume, *, snapshot_id: str, path: str, destination: Path, a
     if not destination.absolute().parent.is_dir():
         raise UsageError(f"{destination.absolute().parent} is not a folder")
     with progress_bar("extracting") as progress:
-        result = extract_from(volume.settings, volume.places, snapshot_id, path, destination, progress=progress)
+        result = extract_from(volume.settings, volume.folders, snapshot_id, path, destination, progress=progress)
     if as_json:
         print_json({"files": result.files, "bytes": result.size_bytes, "problems": result.problems})
     else:

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import click
 
-from cas3fs.cli.common import find_target_of, json_option, places_options, print_json, store_options, store_settings
-from cas3fs.cli.spending import price_option, spending, told
-from cas3fs.config import find_places, format_size
+from cas3fs.cli.common import find_target_of, folder_options, json_option, print_json, store_options, store_settings
+from cas3fs.cli.costs import cost_report, cost_rows, price_option
+from cas3fs.config import find_local_folders, format_size
 from cas3fs.errors import MountError
 from cas3fs.prices import PriceTable
 from cas3fs.units import format_age
@@ -27,7 +27,7 @@ _COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders",
 
 @click.command()
 @click.argument("volume")
-@places_options
+@folder_options
 @store_options
 @price_option
 @json_option
@@ -42,7 +42,7 @@ def stats(
 ) -> None:
     """Tell what VOLUME holds: files, logical, unique and stored bytes, what its mount has done, and what that costs."""
     report = _report(volume, state_dir, cache_dir, endpoint_url)
-    report["spending"] = spending(
+    report["spending"] = cost_report(
         report.get("process", {}), report["pack_bytes"] + (report.get("snapshot_bytes") or 0), prices
     )
     if as_json:
@@ -63,7 +63,7 @@ def _report(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_
         raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
     from cas3fs.commands.stats import unmounted_report
 
-    return unmounted_report(store_settings(volume, endpoint_url), find_places(state_dir, cache_dir))
+    return unmounted_report(store_settings(volume, endpoint_url), find_local_folders(state_dir, cache_dir))
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -98,7 +98,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows += _pauses(report.get("process", {}))
     rows += _upkeep(report.get("maintenance", {}))
     rows += _caches(report.get("process", {}))
-    rows += told(report["spending"])
+    rows += cost_rows(report["spending"])
     width = max(len(title) for title, _ in rows)
     return [f"{title:<{width}}  {value}" for title, value in rows]
 

@@ -12,9 +12,9 @@ import select
 
 import click
 
-from cas3fs.cli.common import Target, find_target_or_lost, json_option, places_options, print_json, volume_url
+from cas3fs.cli.common import Target, find_target_or_lost, folder_options, json_option, print_json, volume_url
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import find_places
+from cas3fs.config import find_local_folders
 from cas3fs.control import ControlClient, Message, Progress
 from cas3fs.errors import Fenced, FilesNotStored, IndexDatabaseError, IndexRowRefused, MountError, StoreError
 
@@ -23,7 +23,7 @@ _END_TIMEOUT_S = 60.0
 
 @click.command()
 @click.argument("directory")  # no click.Path: that would stat a mount that may not answer
-@places_options
+@folder_options
 @json_option
 def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
     """Unmount DIRECTORY: return when everything is stored and published and the volume is free for others.
@@ -33,7 +33,7 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
     """
     from cas3fs.fuse.mountpoints import MountEntry, mount_at, unmount
 
-    target = find_target_or_lost(volume_url(directory), find_places(state_dir, cache_dir))
+    target = find_target_or_lost(volume_url(directory), find_local_folders(state_dir, cache_dir))
     if isinstance(target, MountEntry):
         unmount(target.mountpoint)
         click.echo(f"the mount on {target.mountpoint} had lost its process; it is cleaned up, mount again to go on")
@@ -111,7 +111,7 @@ def _watch(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError as error:
-        raise MountError(f"the mount's process {pid} cannot be watched: {error.strerror}") from error
+        raise MountError(f"the mount's process {pid} cannot be run_with_progress: {error.strerror}") from error
 
 
 def _await_exit(process: int, target: Target) -> None:

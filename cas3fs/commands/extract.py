@@ -5,7 +5,7 @@ import errno
 import os
 from pathlib import Path
 
-from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Progress
 from cas3fs.errors import FileSystemError, SnapshotError, UsageError
 from cas3fs.export import Exporter, ExportResult
@@ -14,7 +14,13 @@ from cas3fs.volume.opening import open_view
 
 
 def extract(
-    settings: StoreSettings, places: Places, snapshot_id: str, path: str, destination: Path, *, progress: Progress
+    settings: StoreSettings,
+    folders: LocalFolders,
+    snapshot_id: str,
+    path: str,
+    destination: Path,
+    *,
+    progress: Progress,
 ) -> ExportResult:
     """Copies `path` of a snapshot to `destination`: into it where that is a folder, else under that name.
 
@@ -28,7 +34,7 @@ def extract(
     def restoring(done: int, total: int) -> None:
         progress({"what": "reading the index", "done": done, "total": total})
 
-    volume = open_view(settings, view, places, on_restore=restoring)
+    volume = open_view(settings, view, folders, on_restore=restoring)
     try:
         volume.start(0)
         number, name = _find(volume.filesystem, snapshot_id, path)

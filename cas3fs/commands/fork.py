@@ -24,7 +24,7 @@ from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.volume.handover import release, take_handover
+from cas3fs.volume.handover import apply_handover, release
 from cas3fs.volume.loading import load_volume, open_volume_store
 
 
@@ -47,7 +47,7 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
             try:
                 claim = epochs.claim(WriterIdentity.of_this_process(), Path(folder) / "claim.json", take_over=take_over)
                 archive = SnapshotArchive(shelf)
-                take_handover(archive, claim, Path(folder) / "known")
+                apply_handover(archive, claim, Path(folder) / "known")
             except EpochHeld as error:
                 raise EpochHeld(
                     f"{error}; if that writer works with the volume that this one was copied from, "

@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 
 from cas3fs.caches.disk import DiskCache
-from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Shelf
@@ -44,10 +44,10 @@ from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
-from cas3fs.volume.handover import expect_head
+from cas3fs.volume.handover import expect_released_head
 from cas3fs.volume.lineage import damage_since_closed
 from cas3fs.volume.loading import load_volume, open_volume_store
-from cas3fs.volume.location import find_state
+from cas3fs.volume.location import find_state_folder
 from cas3fs.volume.opening import OpenVolume, open_writer
 from cas3fs.volume.state_folder import StateFolder
 
@@ -75,14 +75,14 @@ def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Mess
     return _told(result, volume.state.path, progress)
 
 
-def check_unmounted(store: StoreSettings, places: Places, args: Message, progress: Progress) -> Message:
+def check_unmounted(store: StoreSettings, folders: LocalFolders, args: Message, progress: Progress) -> Message:
     """A check of a volume that no process has open; raises as `check_mounted`."""
     if args.get("repair"):
-        return _repair(store, places, settings_of(args), progress)
+        return _repair(store, folders, settings_of(args), progress)
     metrics = Metrics()
     with closing(open_volume_store(store, metrics)) as opened, ExitStack() as resources:
         entry = load_volume(opened)
-        path = find_state(places, str(entry.uuid), store)
+        path = find_state_folder(folders, str(entry.uuid), store)
         state = StateFolder(path) if path.is_dir() else None
         if state is not None:
             resources.callback(state.close)
@@ -165,7 +165,7 @@ def _target(store: ObjectStore, state: StateFolder | None, early: list[Finding])
 
 def _lost_head(archive: SnapshotArchive, epoch: EpochState | None) -> str | None:
     """The snapshot that the last writer named as the newest when it ended, if the store has it no more."""
-    expect_head(archive, epoch)
+    expect_released_head(archive, epoch)
     head = archive.newest_id()
     return None if head in archive.ids() else head
 
@@ -208,16 +208,16 @@ def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
 # -- with a claim
 
 
-def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progress: Progress) -> Message:
+def _repair(store: StoreSettings, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> Message:
     early: list[Finding] = []
     with closing(open_volume_store(store, Metrics())) as opened:
         shelf = Shelf(opened)
         lost = _lost_head(SnapshotArchive(shelf), Epochs(shelf).newest())
-    volume = _opened(store, places, early)
+    volume = _opened(store, folders, early)
     if lost is not None and lost not in (one.touches.get("snapshot") for one in early):
         early.append(Finding("snapshot-missing", {"snapshot": lost}, "this machine has its state", repaired=True))
     try:
-        result = _mended(volume, places, settings, progress)
+        result = _mended(volume, folders, settings, progress)
         missing = {one.touches["snapshot"] for one in early if one.code == "snapshot-missing"}
         later = [
             one for one in result.findings if one.code != "snapshot-missing" or one.touches["snapshot"] not in missing
@@ -234,19 +234,19 @@ def _repair(store: StoreSettings, places: Places, settings: FsckSettings, progre
         volume.close()
 
 
-def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
+def _opened(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -> OpenVolume:
     """The volume, open for writing and not started; a damaged local index is set aside, and a snapshot restored."""
-    opened = partial(_open_mending, store, places, early)
-    _set_aside_unlike(store, places, early)
+    opened = partial(_open_mending, store, folders, early)
+    _set_aside_unlike(store, folders, early)
     try:
         volume = opened()
     except IndexCorrupt:
-        _set_aside(store, places, "it cannot be opened as an index", early)
+        _set_aside(store, folders, "it cannot be opened as an index", early)
         return opened()
     damage = Checker(_target_of(volume)).damage()
     if damage:
         volume.close()
-        _set_aside(store, places, damage[0].detail, early)
+        _set_aside(store, folders, damage[0].detail, early)
         volume = opened()
     if salvaged := volume.filesystem.staging.records.salvaged:
         touched = {"file": str(volume.state.staging_rows)}
@@ -254,15 +254,15 @@ def _opened(store: StoreSettings, places: Places, early: list[Finding]) -> OpenV
     return volume
 
 
-def _set_aside_unlike(store: StoreSettings, places: Places, early: list[Finding]) -> None:
+def _set_aside_unlike(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -> None:
     """Sets a local index aside of which the bytes are not those that were written."""
     with closing(open_volume_store(store, Metrics())) as opened:
-        path = find_state(places, str(load_volume(opened).uuid), store) / "index.sqlite"
+        path = find_state_folder(folders, str(load_volume(opened).uuid), store) / "index.sqlite"
     if detail := damage_since_closed(path):
-        _set_aside(store, places, detail, early)
+        _set_aside(store, folders, detail, early)
 
 
-def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) -> OpenVolume:
+def _open_mending(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -> OpenVolume:
     """The volume as its writer; damaged snapshots that it would have begun from are put aside."""
     found: list[Finding] = []
 
@@ -278,14 +278,14 @@ def _open_mending(store: StoreSettings, places: Places, early: list[Finding]) ->
         found.append(snapshot_finding(code, snapshot, error, repaired=True))
 
     settings = WriterSettings(cache_size_bytes=0, snapshot_interval_s=0)
-    volume = open_writer(store, settings, places, on_damaged=take)
+    volume = open_writer(store, settings, folders, on_damaged=take)
     early += found
     return volume
 
 
-def _set_aside(store: StoreSettings, places: Places, detail: str, early: list[Finding]) -> None:
+def _set_aside(store: StoreSettings, folders: LocalFolders, detail: str, early: list[Finding]) -> None:
     with closing(open_volume_store(store, Metrics())) as opened:
-        path = find_state(places, str(load_volume(opened).uuid), store)
+        path = find_state_folder(folders, str(load_volume(opened).uuid), store)
     with closing(StateFolder(path)) as state:
         aside = state.set_aside()
     told = f"{detail}; it is set aside in {aside}, and `cas3fs rescue {aside} FOLDER` saves what only it has"
@@ -304,14 +304,14 @@ def _target_of(volume: OpenVolume) -> FsckTarget:
     )
 
 
-def _mended(volume: OpenVolume, places: Places, settings: FsckSettings, progress: Progress) -> FsckResult:
+def _mended(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> FsckResult:
     context, publisher = volume.context, volume.publisher
     assert context is not None and publisher is not None
 
     def forget_parent() -> None:
         publisher.newest = None
 
-    cache = DiskCache(places.cache_of(str(volume.entry.uuid)), _WHATEVER_SIZE_BYTES, metrics=Metrics())
+    cache = DiskCache(folders.cache_of(str(volume.entry.uuid)), _WHATEVER_SIZE_BYTES, metrics=Metrics())
     try:
         fsck = VolumeRepairer(
             context,

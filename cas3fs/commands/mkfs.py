@@ -23,13 +23,13 @@ from cas3fs.errors import (
 )
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, parse_url, probe_create_if_absent
-from cas3fs.volume.loading import check_sizes, describe_leftovers, open_volume_store, warn_of_exposure
+from cas3fs.volume.loading import check_sizes, describe_leftovers, open_volume_store, warn_if_readable_by_others
 
 _OWN_NAMES = frozenset({VOLUME_ID, "probe", "damaged", *(kind.folder for kind in ALL_KINDS if kind.folder)})
 """What a volume's keys begin with."""
 
 
-def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict[str, Any]:
+def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict[str, Any]:
     """Makes a volume: nothing but its entry; the first mount begins with an empty index. Gives what ``--json`` prints.
 
     Raises:
@@ -44,7 +44,7 @@ def make_volume(store_settings: StoreSettings, settings: VolumeSettings) -> dict
         _refuse_inside_another(store_settings)
         if settings.group_readable:
             store.share_with_group()
-        warn_of_exposure(store)
+        warn_if_readable_by_others(store)
         entry = entry.changed(fenced=_check_fence(store, settings))
         try:
             Shelf(store).save(entry)

@@ -31,7 +31,7 @@ import attrs
 
 from cas3fs.commands.snapshot import SnapshotHandlers
 from cas3fs.commands.stats import list_unstored, volume_report
-from cas3fs.config import MIB, MountSettings, Places, StoreSettings, WriterSettings
+from cas3fs.config import MIB, LocalFolders, MountSettings, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, Handler, Message, MountRecord, Progress
 from cas3fs.errors import Cas3fsError, ControlError, FilesNotStored, StoreError
 from cas3fs.fuse.llfuse_frontend.session import LlfuseSession
@@ -55,7 +55,7 @@ _UNFENCED = (
 _log = logging.getLogger(__name__)
 
 
-class Ending:
+class EndState:
     """How the volume was left, for those who wait to hear it."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class MountProcess:
         self._signals = signals
         self._writer = writer
         self._mount = mount
-        self._ending = Ending()
+        self._ending = EndState()
         options = parse_options(mount.options, is_root=os.geteuid() == 0)
         self._session = LlfuseSession(
             volume.filesystem,
@@ -148,7 +148,7 @@ class MountProcess:
         except BaseException:
             self._session.close()
             self._server.close(0)
-            self._volume.give_back()
+            self._volume.release_unserved()
             raise
         ready()
         # now, and not when it is asked for: an upgrade may have replaced it by then, and this process is of one version
@@ -274,7 +274,7 @@ class MountProcess:
             "is_view": publisher is None,
             "fenced": publisher is not None and bool(publisher.fenced),
             "snapshot": self._volume.shown if publisher is None else publisher.newest,
-            "snapshot_gone": publisher is None and self._volume.shown_is_gone(),
+            "snapshot_gone": publisher is None and self._volume.shown_snapshot_deleted(),
             "snapshot_bytes": None if publisher is None else publisher.pruner.stored_bytes(),
             "snapshots": {"newest_age_s": None if publisher is None else publisher.newest_age_s()},
             "troubles": {name: trouble._asdict() for name, trouble in self._volume.metrics.last_errors().items()},
@@ -296,7 +296,7 @@ def serve_mount(
     store: StoreSettings,
     writer: WriterSettings,
     mount: MountSettings,
-    places: Places,
+    folders: LocalFolders,
     ready: Callable[[], None],
     *,
     verbose: bool,
@@ -315,7 +315,7 @@ def serve_mount(
         volume = opener(
             store,
             writer,
-            places,
+            folders,
             _log_to_file(verbose) if log_to_file else lambda _: None,
             lambda done, total: progress({"what": "restoring the index", "done": done, "total": total}),
         )

@@ -46,7 +46,7 @@ _ASIDE = "cas3fs-aside"
 _log = logging.getLogger(__name__)
 
 
-def find_state(folder: Path) -> Path:
+def choose_state_folder(folder: Path) -> Path:
     """The folder in which an index lies: `folder` itself, or the one volume's below it.
 
     Raises:

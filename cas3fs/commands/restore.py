@@ -14,7 +14,7 @@ import logging
 import uuid
 from pathlib import Path
 
-from cas3fs.config import Places, StoreSettings
+from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Progress
 from cas3fs.errors import Fenced, SnapshotDamaged, StateConflict
 from cas3fs.index import Index, IndexReader, migrations, ordinal_of
@@ -29,7 +29,7 @@ from cas3fs.volume.state_folder import StateFolder
 _log = logging.getLogger(__name__)
 
 
-def restore_head(settings: StoreSettings, places: Places, snapshot_id: str, progress: Progress) -> SnapshotInfo:
+def restore_head(settings: StoreSettings, folders: LocalFolders, snapshot_id: str, progress: Progress) -> SnapshotInfo:
     """Make the state of `snapshot_id` the newest; gives the snapshot that is the head now.
 
     Raises:
@@ -38,7 +38,7 @@ def restore_head(settings: StoreSettings, places: Places, snapshot_id: str, prog
         SnapshotMissing, SnapshotDamaged: the snapshot cannot be had.
         Cas3fsError: store or disk failed; restoring again is safe.
     """
-    with open_offline_writer(settings, places) as turn:
+    with open_offline_writer(settings, folders) as turn:
         head = turn.archive.newest_id()
         if head == snapshot_id:
             return turn.archive.load(snapshot_id)
@@ -130,6 +130,6 @@ def _clear_line(state: StateFolder) -> None:
     with Index.open(state.index) as index:
         is_clean = index.state.get(CLEAN) is not None
     if is_clean and not any(state.staging.iterdir() if state.staging.is_dir() else ()):
-        state.discard_line()
+        state.discard_index()
     else:
         _log.warning("changes that were never published are set aside in %s", state.set_aside())

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 import attrs
 
 from cas3fs.commands.stats import list_unstored
-from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Handler, Message, Progress
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import ControlError
@@ -193,13 +193,13 @@ def open_archive(settings: StoreSettings) -> Iterator[SnapshotArchive]:
         yield SnapshotArchive(Shelf(store))
 
 
-def create_offline(settings: StoreSettings, places: Places, name: str | None, progress: Progress) -> Message:
+def create_offline(settings: StoreSettings, folders: LocalFolders, name: str | None, progress: Progress) -> Message:
     """Publishes what there is, with what an earlier mount of this machine has left to store.
 
     Raises:
         Cas3fsError: as `open_writer` and `OpenVolume.finish`.
     """
-    volume = open_writer(settings, WriterSettings(cache_size_bytes=0), places)
+    volume = open_writer(settings, WriterSettings(cache_size_bytes=0), folders)
     try:
         volume.start(0)
         assert volume.publisher is not None
@@ -211,15 +211,17 @@ def create_offline(settings: StoreSettings, places: Places, name: str | None, pr
         volume.close()
 
 
-def delete_offline(settings: StoreSettings, places: Places, ids: list[str]) -> Message:
+def delete_offline(settings: StoreSettings, folders: LocalFolders, ids: list[str]) -> Message:
     """Deletes snapshots; raises as `open_offline_writer` and `SnapshotPruner.delete`."""
-    with open_offline_writer(settings, places) as turn:
+    with open_offline_writer(settings, folders) as turn:
         return removal_report(turn.pruner.delete(ids))
 
 
-def prune_offline(settings: StoreSettings, places: Places, policy: RetentionPolicy | None, *, dry_run: bool) -> Message:
+def prune_offline(
+    settings: StoreSettings, folders: LocalFolders, policy: RetentionPolicy | None, *, dry_run: bool
+) -> Message:
     """Prunes; raises as `open_offline_writer` and `SnapshotPruner.prune`."""
-    with open_offline_writer(settings, places) as turn:
+    with open_offline_writer(settings, folders) as turn:
         return prune(turn.pruner, policy, dry_run=dry_run)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from cas3fs.config import Places, StoreSettings
+from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import IndexDatabaseError, StateInUse
@@ -20,7 +20,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
 from cas3fs.volume.loading import load_volume, open_volume_store
-from cas3fs.volume.location import find_state
+from cas3fs.volume.location import find_state_folder
 from cas3fs.volume.state_folder import StateFolder
 
 
@@ -51,7 +51,7 @@ def _ratio(before: int, after: int) -> float:
     return round(before / after, 3) if after else 1.0
 
 
-def unmounted_report(settings: StoreSettings, places: Places) -> dict[str, Any]:
+def unmounted_report(settings: StoreSettings, folders: LocalFolders) -> dict[str, Any]:
     """The report of a volume that no process of this machine has open: of its newest snapshot.
 
     Raises:
@@ -63,7 +63,7 @@ def unmounted_report(settings: StoreSettings, places: Places) -> dict[str, Any]:
         archive = SnapshotArchive(Shelf(store))
         newest = archive.newest()
         newest_id = None if newest is None else newest.id
-        state = find_state(places, str(entry.uuid), settings)
+        state = find_state_folder(folders, str(entry.uuid), settings)
         counts = _local_counts(state, archive, newest_id)
         if counts is None:
             counts = _restored_counts(archive, newest_id)

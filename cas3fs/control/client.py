@@ -10,7 +10,15 @@ from pathlib import Path
 
 from cas3fs import errors
 from cas3fs.control.mount_record import MountRecord
-from cas3fs.control.protocol import ALIVE, MAX_ANSWER_BYTES, Message, MessageStream, Progress, peer_of, short_name
+from cas3fs.control.protocol import (
+    ALIVE_VERB,
+    MAX_ANSWER_BYTES,
+    Message,
+    MessageStream,
+    Progress,
+    peer_credentials,
+    short_socket_path,
+)
 from cas3fs.errors import Cas3fsError, ControlError, FileSystemError
 
 QUIET_S = 3.0
@@ -34,7 +42,7 @@ class ControlClient:
         self._quiet_s = quiet_s
         self._alive_timeout_s = alive_timeout_s
         self._connection = self._connect()
-        self._pid = peer_of(self._connection)[0]
+        self._pid = peer_credentials(self._connection)[0]
         self._stream = MessageStream(self._connection, MAX_ANSWER_BYTES, self.wait)
 
     def _connect(self) -> socket.socket:
@@ -43,11 +51,11 @@ class ControlClient:
         limit = _TIMEVAL.pack(int(self._alive_timeout_s), int(self._alive_timeout_s % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
-            with short_name(self._path) as name:
+            with short_socket_path(self._path) as name:
                 connection.connect(name)
         except BlockingIOError as error:
             connection.close()
-            raise _silent(self._path, None, self._alive_timeout_s) from error
+            raise _not_responding(self._path, None, self._alive_timeout_s) from error
         except OSError as error:
             connection.close()
             raise ControlError(f"no process of cas3fs answers at {self._path}: {error.strerror}") from error
@@ -57,10 +65,10 @@ class ControlClient:
         """Returns when something can be read; raises ControlError when there is no hope of that."""
         while not _can_read(self._quiet_s, self._connection):
             if _is_stopped(self._pid):
-                raise _silent(self._path, self._pid, self._quiet_s)
+                raise _not_responding(self._path, self._pid, self._quiet_s)
             with contextlib.closing(self._request_alive()) as asking:
                 if not _can_read(self._alive_timeout_s, self._connection, asking):
-                    raise _silent(self._path, self._pid, self._quiet_s + self._alive_timeout_s)
+                    raise _not_responding(self._path, self._pid, self._quiet_s + self._alive_timeout_s)
 
     def _request_alive(self) -> socket.socket:
         """The connection on which it comes; where no more requests are taken, that of the last answer."""
@@ -69,7 +77,7 @@ class ControlClient:
         except ControlError:
             return self._connection.dup()
         with contextlib.suppress(OSError):  # it ends just now
-            asking.sendall(json.dumps({"verb": ALIVE}).encode() + b"\n")
+            asking.sendall(json.dumps({"verb": ALIVE_VERB}).encode() + b"\n")
         return asking
 
     def call(self, verb: str, args: Message | None = None, progress: Progress | None = None) -> Message:
@@ -87,7 +95,7 @@ class ControlClient:
         try:
             self._stream.send({"verb": verb, "args": args or {}})
         except BlockingIOError as error:
-            raise _silent(self._path, self._pid, self._alive_timeout_s) from error
+            raise _not_responding(self._path, self._pid, self._alive_timeout_s) from error
         except OSError as error:
             raise ControlError(f"the mount's process broke off the connection: {error.strerror}") from error
 
@@ -126,7 +134,7 @@ def wait_until_alive(path: Path) -> None:
     """Returns when the process whose socket `path` is has given a sign of life; raises ControlError as `ControlClient`
     does."""
     with ControlClient(path, quiet_s=0.0) as client:
-        client.ask(ALIVE)
+        client.ask(ALIVE_VERB)
         client.wait()
 
 
@@ -155,7 +163,7 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
-def _silent(socket_path: Path, pid: int | None, waited_s: float) -> ControlError:
+def _not_responding(socket_path: Path, pid: int | None, waited_s: float) -> ControlError:
     """The error that says who gives no sign of life, and what to do."""
     record = MountRecord.load(socket_path.parent)
     pid = record.pid if pid is None and record is not None else pid

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from cas3fs.control.protocol import short_name
+from cas3fs.control.protocol import short_socket_path
 from cas3fs.durable import replace_file
 
 SOCKET_NAME = "control.sock"
@@ -50,7 +50,7 @@ def is_listening(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
         try:
-            with short_name(path) as name:
+            with short_socket_path(path) as name:
                 connection.connect(name)
         except BlockingIOError:  # so many wait to be accepted that no more may
             return True

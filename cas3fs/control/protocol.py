@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 1 << 20
 """Of a request."""
 MAX_ANSWER_BYTES = 256 << 20
 """All findings of a large volume, or all its snapshots, come in one answer."""
-ALIVE = "alive"
+ALIVE_VERB = "alive"
 """The verb that every server answers, at once and with nothing."""
 
 Message = dict[str, Any]
@@ -27,7 +27,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 @contextlib.contextmanager
-def short_name(path: Path) -> Iterator[str]:
+def short_socket_path(path: Path) -> Iterator[str]:
     """A name for `path` that fits a socket address, however deep its folder lies."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -36,7 +36,7 @@ def short_name(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def peer_of(connection: socket.socket) -> tuple[int, int]:
+def peer_credentials(connection: socket.socket) -> tuple[int, int]:
     """The process at the other end, and its user."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _gid = _CREDENTIALS.unpack(raw)

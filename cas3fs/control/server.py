@@ -14,7 +14,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cas3fs.control.protocol import ALIVE, MAX_LINE_BYTES, Message, MessageStream, Progress, peer_of, short_name
+from cas3fs.control.protocol import (
+    ALIVE_VERB,
+    MAX_LINE_BYTES,
+    Message,
+    MessageStream,
+    Progress,
+    peer_credentials,
+    short_socket_path,
+)
 from cas3fs.errors import Cas3fsError, ControlError
 
 Handler = Callable[[Message, Progress], Message]
@@ -37,7 +45,7 @@ class ControlServer:
         Raises:
             ControlError: the socket cannot be made.
         """
-        self._handlers = {ALIVE: lambda args, progress: {}, **handlers}
+        self._handlers = {ALIVE_VERB: lambda args, progress: {}, **handlers}
         self._path = path
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
@@ -51,7 +59,7 @@ class ControlServer:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)
-            with short_name(path) as name:
+            with short_socket_path(path) as name:
                 listener.bind(name)
             path.chmod(0o600)
             listener.listen(16)
@@ -132,7 +140,7 @@ class ControlServer:
 
     @staticmethod
     def _check_peer(connection: socket.socket) -> None:
-        if peer_of(connection)[1] not in (0, os.geteuid()):
+        if peer_credentials(connection)[1] not in (0, os.geteuid()):
             raise ControlError("the volume is mounted by another user")
 
     def _answer(self, stream: MessageStream, request: Message) -> None:

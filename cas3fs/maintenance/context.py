@@ -30,7 +30,7 @@ class SnapshotPublisher(Protocol):
     def exclusively(self) -> AbstractContextManager[None]:
         """While this is open nobody else publishes or deletes snapshots."""
 
-    def publish_held(self, progress: ProgressCallback = ...) -> str:
+    def publish_locked(self, progress: ProgressCallback = ...) -> str:
         """Stores everything and publishes it unless nothing has changed; gives the id of the newest snapshot, which is
         acknowledged: no other writer had taken over. Called within `exclusively`."""
 

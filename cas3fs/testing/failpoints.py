@@ -96,7 +96,7 @@ _STORING: Final[Mapping[str, Failpoint]] = {
     **_around("chunks-enter", "cas3fs.filesystem.writeback.storer:Storer._enter_chunks"),
 }
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {
-    "snapshot-noted": Failpoint("after", "cas3fs.volume.publisher:Publisher._note"),
+    "snapshot-noted": Failpoint("after", "cas3fs.volume.publisher:Publisher._save_in_index"),
     "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.writeback.commits:Commits.commit_and"),
     "checkpoint-copied": Failpoint("after", "cas3fs.index.index:PinnedIndex.copy_to"),
     "checkpoint-trimmed": Failpoint("after", "cas3fs.volume.publisher:drop_hash_index"),

@@ -152,7 +152,7 @@ class StoreComparison:
     def compare(self) -> ComparisonResult:
         """The judgement."""
         is_ahead = self._facts.clean is None and self._facts.claim in self._claims
-        return ComparisonResult(self._of_ahead() if is_ahead else self._of_rest(), self._newest)
+        return ComparisonResult(self._compare_unpublished() if is_ahead else self._compare_published(), self._newest)
 
     def _corrected(self, listed: str | None) -> str | None:
         """The newest snapshot that is known of: the one listed, or one that the index names and that is there."""
@@ -164,7 +164,7 @@ class StoreComparison:
                 return one
         return listed
 
-    def _of_ahead(self) -> IndexStatus:
+    def _compare_unpublished(self) -> IndexStatus:
         """Where nobody else has written since, and the index may hold more than was published."""
         facts, newest = self._facts, self._newest
         if facts.limit is None:  # an earlier version has written it
@@ -172,11 +172,11 @@ class StoreComparison:
         if newest is not None and SnapshotNumber.parse(newest) > facts.limit:
             return IndexStatus.OLD_COPY
         if facts.published is not None and _is_newer(facts.published, newest):
-            return IndexStatus.CURRENT if self._was_put_aside(facts.published) else IndexStatus.STORE_OLDER
-        is_known = self._has_bytes(newest) if newest == facts.published else self._is_made_here(newest)
+            return IndexStatus.CURRENT if self._was_quarantined(facts.published) else IndexStatus.STORE_OLDER
+        is_known = self._has_bytes(newest) if newest == facts.published else self._was_made_here(newest)
         return IndexStatus.CURRENT if is_known else IndexStatus.STORE_OTHER
 
-    def _of_rest(self) -> IndexStatus:
+    def _compare_published(self) -> IndexStatus:
         """Where others have written since, or the index holds no more than was published."""
         if self._facts.published is not None and _is_newer(self._facts.published, self._newest):
             return IndexStatus.STORE_OLDER
@@ -198,7 +198,7 @@ class StoreComparison:
         info = self._load(newest)
         return info is None or self._facts.digest in (None, info.digest)
 
-    def _is_made_here(self, newest: str | None) -> bool:
+    def _was_made_here(self, newest: str | None) -> bool:
         """Whether one of our claims has published the newest snapshot, as far as it tells: it may never have been
         acknowledged."""
         info = self._load(newest)
@@ -211,7 +211,7 @@ class StoreComparison:
             # missing: a release names it, so the store is none that is older
             return None
 
-    def _was_put_aside(self, snapshot_id: str) -> bool:
+    def _was_quarantined(self, snapshot_id: str) -> bool:
         """Whether a repair took a damaged manifest away."""
         try:
             self._archive.shelf.store.head(QUARANTINED_SNAPSHOTS + snapshot_id)

@@ -24,7 +24,7 @@ _MOST_EPOCHS_BACK: Final = 4
 """Epochs in which a head is looked for that nobody named: writers may have died before they published anything."""
 
 
-def take_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
+def apply_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
     """Brings what is known into `archive`, and writes the base that is due. `known`: this machine's file.
 
     Raises:
@@ -49,7 +49,7 @@ def take_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
         archive.bases.write(claim.key, claim.epoch, archive.newest_id())
 
 
-def expect_head(archive: SnapshotArchive, newest: EpochState | None) -> None:
+def expect_released_head(archive: SnapshotArchive, newest: EpochState | None) -> None:
     """The same for who only reads: what the release of the newest epoch names is the head."""
     if newest is not None and newest.release is not None:
         archive.tracker.add(_ids(newest.release.retained), expected=True)
@@ -61,7 +61,7 @@ def release(epochs: Epochs, claim: Claim, archive: SnapshotArchive, newest: str 
     epochs.release(claim, newest, tuple(archive.tracker.ids()))
 
 
-def note_known(archive: SnapshotArchive, claim: Claim, known: Path, going: Collection[str] = ()) -> None:
+def save_known_snapshots(archive: SnapshotArchive, claim: Claim, known: Path, going: Collection[str] = ()) -> None:
     """Writes this machine's file; without those that are about to be deleted, so that who dies meanwhile does not miss
     them."""
     save_snapshot_ids(known, [one for one in archive.tracker.ids() if one not in going], str(claim.uuid))

@@ -103,9 +103,9 @@ def select_index(
     damaged = _set_aside_damaged(state) if state.index.exists() else None
     if state.index.exists():
         remove_fingerprint(state.index)
-        newest = _keep_or_clear(state, archive, claim, newest)
+        newest = _keep_or_set_aside(state, archive, claim, newest)
     if not state.index.exists():
-        newest = _install(state, archive, newest, progress, on_damaged)
+        newest = _install_index(state, archive, newest, progress, on_damaged)
     if damaged is not None:
         _drop_damaged(state, archive, damaged)
     return _record(state, archive, claim, newest)
@@ -161,11 +161,11 @@ def _drop_damaged(state: StateFolder, archive: SnapshotArchive, damaged: _Damage
     except IndexDatabaseError:
         is_staged = True
     is_stored = damaged.snapshot in {EMPTY, *archive.ids()}
-    if is_stored and not is_staged and state.drop_aside(damaged.aside):
+    if is_stored and not is_staged and state.remove_set_aside(damaged.aside):
         _log.warning("the damaged index is removed: it held what snapshot %s holds", damaged.snapshot)
 
 
-def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
+def _keep_or_set_aside(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
     """Leaves the local index where it can be gone on with, else removes it or sets it aside; gives the newest snapshot,
     which may be newer than the one listed."""
     try:
@@ -183,7 +183,7 @@ def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, n
     if found.status is not IndexStatus.SUPERSEDED:
         archive.tracker.clear_expected()
     if found.status is IndexStatus.SUPERSEDED and facts.clean is not None:
-        state.discard_line()
+        state.discard_index()
         return found.newest
     began = f"snapshot {found.newest}" if found.newest else "an empty volume, as there is no snapshot"
     _log.warning(
@@ -195,7 +195,7 @@ def _keep_or_clear(state: StateFolder, archive: SnapshotArchive, claim: Claim, n
     return found.newest
 
 
-def _install(
+def _install_index(
     state: StateFolder,
     archive: SnapshotArchive,
     newest: str | None,
@@ -206,12 +206,12 @@ def _install(
     if state.has_staged():
         aside = state.set_aside(staging_only=True)
         _log.warning("staged data without its index was found and is set aside in %s", aside)
-    state.discard_line()
+    state.discard_index()
     if newest is None:
         with Index.open(state.index, create=True) as index:
             mark_clean(index, EMPTY)
         return None
-    newest = _restore_whole(state, archive, newest, progress, on_damaged)
+    newest = _restore_newest_intact(state, archive, newest, progress, on_damaged)
     migrations.upgrade(state.restored, with_hash_index=False)
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
@@ -224,12 +224,12 @@ def _install(
     return newest
 
 
-def _restore_whole(
+def _restore_newest_intact(
     state: StateFolder, archive: SnapshotArchive, newest: str, progress: RestoreProgress, on_damaged: OnDamaged | None
 ) -> str:
     """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is whole; gives which."""
     if on_damaged is None:
-        restore_told(archive, newest, state.restored, progress)
+        restore_with_advice(archive, newest, state.restored, progress)
         return newest
     damaged: dict[str, SnapshotDamaged] = {}
     ids, strays = archive.ids(), archive.diverged()
@@ -249,7 +249,9 @@ def _restore_whole(
     raise SnapshotDamaged(f"no snapshot is whole, so there is nothing to begin from: {damaged[newest]}")
 
 
-def restore_told(archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress) -> None:
+def restore_with_advice(
+    archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress
+) -> None:
     """As `SnapshotArchive.restore`; where the snapshot is damaged, or the head is lost, the error tells what serves
     instead."""
     try:

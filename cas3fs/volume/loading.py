@@ -41,7 +41,7 @@ def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
     return open_store(settings, metrics)
 
 
-def warn_of_exposure(store: ObjectStore) -> None:
+def warn_if_readable_by_others(store: ObjectStore) -> None:
     """Logs who may read a store in a directory and should not; raises StoreError where it cannot be looked at."""
     if warning := store.permission_warning():
         _log.warning("%s", warning)
@@ -76,10 +76,10 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
         raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
     if entry.fenced:
         store.require_conditions()
-    return _forked(store, entry)
+    return _with_fork_uuid(store, entry)
 
 
-def _forked(store: ObjectStore, entry: VolumeEntry) -> VolumeEntry:
+def _with_fork_uuid(store: ObjectStore, entry: VolumeEntry) -> VolumeEntry:
     """With the uuid that the volume has got as a copy, if it is one. Forks are asked for by name: a listing may be
     stale, and the uuid says whose local state is used."""
     shelf, number = Shelf(store), 1

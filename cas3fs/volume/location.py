@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from cas3fs.config import Places, StoreSettings
+from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import MountRecord
 from cas3fs.durable import replace_file
 from cas3fs.errors import StateInUse, UsageError
@@ -46,7 +46,7 @@ class VolumeLocation(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Some hex digits that tell it from other places."""
+        """Some hex digits that tell it from other folders."""
         return hashlib.sha256("\n".join(self).encode()).hexdigest()[:_HASH_DIGITS]
 
 
@@ -70,15 +70,15 @@ def _endpoint_of(settings: StoreSettings, environment: Mapping[str, str]) -> str
     return url.rstrip("/").lower()
 
 
-def find_state(places: Places, volume_uuid: str, settings: StoreSettings) -> Path:
+def find_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> Path:
     """The folder for the volume of that uuid at the place that settings name; it may not be there yet."""
-    place, plain = location_of(settings), places.state_of(volume_uuid)
+    place, plain = location_of(settings), folders.state_of(volume_uuid)
     if _may_have(plain, place):
         return plain
     return plain.with_name(f"{volume_uuid}-{place.digest}")
 
 
-def lock_state(places: Places, volume_uuid: str, settings: StoreSettings) -> StateFolder:
+def lock_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> StateFolder:
     """That folder, made where it is missing, and locked.
 
     Raises:
@@ -87,7 +87,7 @@ def lock_state(places: Places, volume_uuid: str, settings: StoreSettings) -> Sta
     """
     place = location_of(settings)
     for _ in range(_ATTEMPTS):
-        state = StateFolder(find_state(places, volume_uuid, settings))
+        state = StateFolder(find_state_folder(folders, volume_uuid, settings))
         try:
             if _may_have(state.path, place):  # else another place has come first meanwhile
                 _refuse_copy(state)
@@ -97,7 +97,7 @@ def lock_state(places: Places, volume_uuid: str, settings: StoreSettings) -> Sta
             state.close()
             raise
         state.close()
-    raise StateInUse(f"{places.state_of(volume_uuid)} is being taken by another process: try again")
+    raise StateInUse(f"{folders.state_of(volume_uuid)} is being taken by another process: try again")
 
 
 def read_location(folder: Path) -> VolumeLocation | None:
@@ -109,7 +109,7 @@ def read_location(folder: Path) -> VolumeLocation | None:
         return None
 
 
-def is_at(folder: Path, settings: StoreSettings) -> bool:
+def belongs_to_endpoint(folder: Path, settings: StoreSettings) -> bool:
     """Whether a state folder belongs to the endpoint that settings name, as far as either says."""
     known, wanted = read_location(folder), _endpoint_of(settings, os.environ)
     return known is None or not wanted or known.endpoint == wanted

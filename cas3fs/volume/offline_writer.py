@@ -14,7 +14,7 @@ from functools import partial
 
 import attrs
 
-from cas3fs.config import Places, StoreSettings
+from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, WriterIdentity
@@ -22,9 +22,9 @@ from cas3fs.errors import Cas3fsError
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber
-from cas3fs.volume.handover import note_known, release, take_handover
+from cas3fs.volume.handover import apply_handover, release, save_known_snapshots
 from cas3fs.volume.loading import load_volume, open_volume_store
-from cas3fs.volume.location import lock_state
+from cas3fs.volume.location import lock_state_folder
 from cas3fs.volume.pruner import SnapshotPruner
 from cas3fs.volume.state_folder import StateFolder
 
@@ -51,7 +51,7 @@ class OfflineWriter:
 
 
 @contextmanager
-def open_offline_writer(settings: StoreSettings, places: Places) -> Iterator[OfflineWriter]:
+def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Iterator[OfflineWriter]:
     """A turn, which ends with the context.
 
     Raises:
@@ -60,23 +60,23 @@ def open_offline_writer(settings: StoreSettings, places: Places) -> Iterator[Off
     """
     with closing(open_volume_store(settings, Metrics())) as store:
         volume = load_volume(store)
-        with closing(lock_state(places, str(volume.uuid), settings)) as state:
+        with closing(lock_state_folder(folders, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), fenced=volume.fenced)
             claim = epochs.claim(WriterIdentity.of_this_process(), state.claim)
             archive = SnapshotArchive(Shelf(store))
             try:
-                take_handover(archive, claim, state.known_snapshots)
+                apply_handover(archive, claim, state.known_snapshots)
                 pruner = SnapshotPruner(
                     archive,
                     epochs,
                     claim,
                     lambda: SnapshotNumber(claim.epoch, 1),
                     shown=state.shown,
-                    going=partial(note_known, archive, claim, state.known_snapshots),
+                    going=partial(save_known_snapshots, archive, claim, state.known_snapshots),
                 )
                 yield OfflineWriter(volume, state, archive, epochs, claim, pruner, claim.after_release)
             finally:
-                note_known(archive, claim, state.known_snapshots)
+                save_known_snapshots(archive, claim, state.known_snapshots)
                 if claim.after_release:
                     _release(epochs, claim, archive)
 

@@ -21,7 +21,7 @@ from typing import Final
 import attrs
 
 from cas3fs.blocks.codec import Compression
-from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Progress
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
@@ -34,10 +34,10 @@ from cas3fs.maintenance.lost_blocks import apply_lost_block_note, record_missing
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import RestoreProgress, SnapshotArchive
-from cas3fs.volume.handover import expect_head, note_known, release, take_handover
-from cas3fs.volume.lineage import close_clean, restore_told, select_index
-from cas3fs.volume.loading import load_volume, open_volume_store, warn_of_exposure
-from cas3fs.volume.location import find_state, lock_state
+from cas3fs.volume.handover import apply_handover, expect_released_head, release, save_known_snapshots
+from cas3fs.volume.lineage import close_clean, restore_with_advice, select_index
+from cas3fs.volume.loading import load_volume, open_volume_store, warn_if_readable_by_others
+from cas3fs.volume.location import find_state_folder, lock_state_folder
 from cas3fs.volume.publisher import Publisher
 from cas3fs.volume.state_folder import StateFolder, ViewFolder
 from cas3fs.volume.wiring import wire
@@ -91,7 +91,7 @@ class OpenVolume:
         """What maintenance works on; None where the volume is open for reading only."""
         return None if self._session is None else self._session.context
 
-    def shown_is_gone(self) -> bool:
+    def shown_snapshot_deleted(self) -> bool:
         """Whether the snapshot that a view shows was deleted meanwhile, by a writer elsewhere; one LIST.
 
         Raises:
@@ -140,11 +140,11 @@ class OpenVolume:
             )
         progress({"what": "releasing"})
         release(self._session.epochs, self._session.claim, self.archive, newest)
-        note_known(self.archive, self._session.claim, self.state.known_snapshots)
+        save_known_snapshots(self.archive, self._session.claim, self.state.known_snapshots)
         self._clean = newest
         return newest
 
-    def give_back(self) -> None:
+    def release_unserved(self) -> None:
         """Releases the epoch of a volume that never served, unless an earlier mount has left something to store."""
         session = self._session
         if session is not None and session.after_release:
@@ -185,7 +185,7 @@ OnDamaged = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
 def open_writer(
     store_settings: StoreSettings,
     settings: WriterSettings,
-    places: Places,
+    folders: LocalFolders,
     on_state: OnState = lambda _: None,
     on_restore: RestoreProgress = lambda done, total: None,
     *,
@@ -203,7 +203,7 @@ def open_writer(
     metrics = Metrics()
     with ExitStack() as resources:
         store, entry = _open_store(store_settings, metrics, resources)
-        state = lock_state(places, str(entry.uuid), store_settings)
+        state = lock_state_folder(folders, str(entry.uuid), store_settings)
         resources.callback(state.close)
         on_state(state)
         epochs = Epochs(Shelf(store), fenced=entry.fenced)
@@ -211,9 +211,9 @@ def open_writer(
         after_release = claim.after_release
         try:
             archive = SnapshotArchive(Shelf(store))
-            take_handover(archive, claim, state.known_snapshots)
+            apply_handover(archive, claim, state.known_snapshots)
             local = select_index(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
-            note_known(archive, claim, state.known_snapshots)
+            save_known_snapshots(archive, claim, state.known_snapshots)
             if local.clean is None:
                 record_missing_packs(local.index, store, local.newest)
             if claim.took_over is not None:
@@ -224,7 +224,7 @@ def open_writer(
                 local.index,
                 local.rows,
                 staging_dir=state.staging,
-                cache_dir=places.cache_of(str(entry.uuid)),
+                cache_dir=folders.cache_of(str(entry.uuid)),
                 epoch=claim.epoch,
                 settings=settings,
                 metrics=metrics,
@@ -261,7 +261,7 @@ def _context(
 def open_view(
     store_settings: StoreSettings,
     settings: WriterSettings,
-    places: Places,
+    folders: LocalFolders,
     on_state: OnState = lambda _: None,
     on_restore: RestoreProgress = lambda done, total: None,
 ) -> OpenVolume:
@@ -273,16 +273,16 @@ def open_view(
     metrics = Metrics()
     with ExitStack() as resources:
         store, entry = _open_store(store_settings, metrics, resources)
-        state = ViewFolder.make(find_state(places, str(entry.uuid), store_settings))
+        state = ViewFolder.make(find_state_folder(folders, str(entry.uuid), store_settings))
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))
         if not settings.snapshot:
-            expect_head(archive, Epochs(Shelf(store), fenced=entry.fenced).newest())
+            expect_released_head(archive, Epochs(Shelf(store), fenced=entry.fenced).newest())
         shown = settings.snapshot or archive.newest_id()
         if shown is not None:
             state.shows(shown)
-            restore_told(archive, shown, state.index, on_restore)
+            restore_with_advice(archive, shown, state.index, on_restore)
         migrations.upgrade(state.index, with_hash_index=False)
         filesystem = _wire(
             entry,
@@ -290,7 +290,7 @@ def open_view(
             Index.open(state.index),
             StagingIndex(state.staging_rows),
             staging_dir=state.staging,
-            cache_dir=places.cache_of(str(entry.uuid)),
+            cache_dir=folders.cache_of(str(entry.uuid)),
             epoch=0,
             settings=settings,
             metrics=metrics,
@@ -302,7 +302,7 @@ def open_view(
 def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> tuple[ObjectStore, VolumeEntry]:
     store = open_volume_store(settings, metrics)
     resources.callback(store.close)
-    warn_of_exposure(store)
+    warn_if_readable_by_others(store)
     return store, load_volume(store)
 
 

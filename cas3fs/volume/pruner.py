@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class Pruning:
+class PrunePlan:
     """What a policy makes of the snapshots of a volume, and what is deleted for it."""
 
     verdicts: tuple[RetentionDecision, ...]
@@ -99,7 +99,7 @@ class SnapshotPruner:
         known = self._known
         return None if known is None else self._archive.known_bytes(list(known))
 
-    def plan(self, policy: RetentionPolicy | None) -> Pruning:
+    def plan(self, policy: RetentionPolicy | None) -> PrunePlan:
         """What `policy`, or else the volume's own, makes of the snapshots there are; nothing is changed.
 
         Raises:
@@ -114,14 +114,14 @@ class SnapshotPruner:
         for error in stock.damaged.values():
             raise error
         self._known = list(stock.snapshots)
-        self._strays = self._spared()
+        self._strays = self._exempt_ids()
         now = store_clock_now(self._archive.shelf.store) if policy.has_ages else self._now()
         check_clocks(policy, self._now(), now)
         verdicts = apply_policy(self._known, policy, now, exempt=self._strays, in_use=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
-        return Pruning(verdicts, plan_removal(self._archive, going, self._is_explained(stock), stock))
+        return PrunePlan(verdicts, plan_removal(self._archive, going, self._is_explained(stock), stock))
 
-    def prune(self, policy: RetentionPolicy | None) -> Pruning:
+    def prune(self, policy: RetentionPolicy | None) -> PrunePlan:
         """Delete what no rule keeps.
 
         Raises:
@@ -143,7 +143,7 @@ class SnapshotPruner:
         head = self._archive.newest_id()
         if head in snapshot_ids:
             raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
-        self._refuse_shown(snapshot_ids)
+        self._refuse_in_use(snapshot_ids)
         stock = take_inventory(self._archive)
         stock = attrs.evolve(stock, denied=stock.denied - set(snapshot_ids))
         self._epochs.note_epoch(stock.latest_epoch)
@@ -166,22 +166,22 @@ class SnapshotPruner:
             self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
         if self._known is None:
-            self._known = self._archive.list(self._tell_damage)
+            self._known = self._archive.list(self._log_damage)
             self._strays = None
         if self._strays is None and self._claim.epoch > 1:
-            self._strays = self._spared()
+            self._strays = self._exempt_ids()
         verdicts = apply_policy(self._known, self._policy, self._now(), exempt=self._strays or (), in_use=self._shown())
         return any(not one.kept_by for one in verdicts)
 
     @staticmethod
-    def _tell_damage(snapshot_id: str, error: SnapshotError) -> None:
+    def _log_damage(snapshot_id: str, error: SnapshotError) -> None:
         _log.warning("snapshot %s cannot be read: %s", snapshot_id, error)
 
     def forget_policy(self) -> None:
         """The volume has another policy."""
         self._policy = None
 
-    def _spared(self) -> frozenset[str]:
+    def _exempt_ids(self) -> frozenset[str]:
         """The snapshots that no rule may touch: off the line, or damaged and gone around."""
         assert self._known is not None
         return self._archive.possibly_diverged([one.id for one in self._known]) | bypassed_by(self._known)
@@ -197,17 +197,17 @@ class SnapshotPruner:
 
     def _execute(self, plan: RemovalPlan) -> None:
         known, self._known = self._known, None  # it is listed anew where this fails
-        execute_removal(self._archive, plan, lambda: self._ask_leave(plan))
+        execute_removal(self._archive, plan, lambda: self._check_before_deletion(plan))
         self._known = None if known is None else [one for one in known if one.id not in plan.snapshots]
 
-    def _refuse_shown(self, snapshot_ids: Sequence[str]) -> None:
+    def _refuse_in_use(self, snapshot_ids: Sequence[str]) -> None:
         shown = self._shown()
         for one in snapshot_ids:
             if one in shown:
                 raise SnapshotError(f"snapshot {one} is {shown[one]}: unmount it there before it is deleted")
 
-    def _ask_leave(self, plan: RemovalPlan) -> None:
-        self._refuse_shown(plan.snapshots)  # once more: who mounts one says so before reading it
+    def _check_before_deletion(self, plan: RemovalPlan) -> None:
+        self._refuse_in_use(plan.snapshots)  # once more: who mounts one says so before reading it
         if not self._epochs.is_newest(self._claim):
             raise Fenced("another writer has taken over the volume, so nothing is deleted")
         if plan.snapshots:

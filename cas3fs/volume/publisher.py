@@ -38,18 +38,18 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo, SnapshotOrigin
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.comparison import ATTEMPTED, PROOF, PUBLISHED, attempt_text, proof_text
-from cas3fs.volume.handover import note_known
+from cas3fs.volume.handover import save_known_snapshots
 from cas3fs.volume.lineage import LocalIndex
 from cas3fs.volume.pruner import SnapshotPruner
-from cas3fs.volume.sampler import Sampler
+from cas3fs.volume.sampler import IndexSampler
 from cas3fs.volume.state_folder import StateFolder
 
 _PROGRESS_INTERVAL_S = 0.2
-_PROOF_FRESH_S = 3600.0
+_CHECK_INTERVAL_S = 3600.0
 _TAKEN = "newest_taken"
 """In the index: the newest snapshot and when it was taken."""
 
-_TWICE = (
+_NUMBER_TAKEN = (
     "the store has a snapshot {number} already that is not of this process ({error}): this machine was set back to an "
     "earlier state, or another one works with a copy of its state folder"
 )
@@ -78,21 +78,21 @@ class Publisher:
         self._claim = claim
         self._state = state
         self._mutex = threading.Lock()
-        self._sequence = self._noted = 0
-        self._sampler = Sampler()
+        self._sequence = self._own_changes = 0
+        self._sampler = IndexSampler()
         self._origin = SnapshotOrigin(UUID(local.lineage), claim.uuid)
         self.newest = local.newest
-        self._taken = self._remembered()
-        self._seen = None if changed or local.newest is None else self._mark()
+        self._taken = self._saved_time()
+        self._seen = None if changed or local.newest is None else self._change_mark()
         self._rhythm: PeriodicThread | None = None
-        self._proved_s = -_PROOF_FRESH_S
-        going = functools.partial(note_known, archive, claim, state.known_snapshots)
+        self._checked_s = -_CHECK_INTERVAL_S
+        going = functools.partial(save_known_snapshots, archive, claim, state.known_snapshots)
         self.pruner = SnapshotPruner(archive, epochs, claim, lambda: self.next_number, shown=state.shown, going=going)
         self._fenced = ""
         self._tickets_lock = threading.Lock()
-        self._asked = self._answered = 0
+        self._requested = self._served = 0
         self._failure: BaseException | None = None
-        self._await_next()
+        self._advance_birth()
 
     # -- on demand
 
@@ -115,16 +115,16 @@ class Publisher:
             Cas3fsError, OSError: the local disk failed.
         """
         with self._mutex:
-            return self.publish_held(progress, name=name, even_unchanged=even_unchanged, settled=settled)
+            return self.publish_locked(progress, name=name, even_unchanged=even_unchanged, settled=settled)
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
         """While this is open nobody else publishes: for what deletes snapshots or packs, and publishes in between by
-        `publish_held`."""
+        `publish_locked`."""
         with self._mutex:
             yield
 
-    def publish_held(
+    def publish_locked(
         self,
         progress: Progress = lambda _: None,
         *,
@@ -137,8 +137,8 @@ class Publisher:
         may have been seen up to an hour ago."""
         self.check_fence()
         self.store(progress, settled=settled)
-        is_due = self.newest is None or name is not None or even_unchanged or self._mark() != self._seen
-        if is_due or not self._is_there(prove):
+        is_due = self.newest is None or name is not None or even_unchanged or self._change_mark() != self._seen
+        if is_due or not self._newest_is_stored(prove):
             self._publish(progress, name, settled)
         assert self.newest is not None
         return self.newest
@@ -146,10 +146,10 @@ class Publisher:
     def publish_shared(self) -> None:
         """Returns when a snapshot is published that holds everything that happened before; raises as `publish`."""
         with self._tickets_lock:
-            self._asked += 1
-            ticket = self._asked
+            self._requested += 1
+            ticket = self._requested
         with self._mutex:
-            if self._answered < ticket:
+            if self._served < ticket:
                 self._publish_for_all()
             elif self._failure is not None:
                 raise self._failure
@@ -157,15 +157,15 @@ class Publisher:
     def _publish_for_all(self) -> None:
         """Publishes for all who have asked up to now."""
         with self._tickets_lock:
-            asked = self._asked
+            asked = self._requested
         try:
-            self.publish_held(prove=False)
+            self.publish_locked(prove=False)
             self._failure = None
         except BaseException as error:
             self._failure = error
             raise
         finally:
-            self._answered = asked
+            self._served = asked
 
     @property
     def next_number(self) -> SnapshotNumber:
@@ -175,18 +175,18 @@ class Publisher:
     def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
         """Returns when everything written before is in the store, but for files that cannot be stored although others
         can (`FileSystem.unstored`); raises as `publish`, but for Fenced."""
-        watched(self._fs, lambda: self._fs.store_all(settled=settled, skip_unstorable=True), progress)
+        run_with_progress(self._fs, lambda: self._fs.store_all(settled=settled, skip_unstorable=True), progress)
 
     def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:
         self._sequence += 1
         number = SnapshotNumber(self._claim.epoch, self._sequence)
         progress({"what": "publishing"})
         # the checkpoint makes it durable: whoever finds a greater number in the store has an old copy of this index
-        self._note({ATTEMPTED: attempt_text(self._claim.uuid, number)})
-        mark = self._mark()
+        self._save_in_index({ATTEMPTED: attempt_text(self._claim.uuid, number)})
+        mark = self._change_mark()
         try:
             self._fs.checkpoint(self._state.scratch, settled=settled)
-            self._await_next()
+            self._advance_birth()
             with IndexReader(self._state.scratch) as reader:
                 since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
                 self._sampler.look(reader)
@@ -197,17 +197,17 @@ class Publisher:
             self._state.remove_scratch()
         self.check_fence()
         taken = f"{made.id} {made.time.isoformat()}"
-        self._note({PUBLISHED: made.id, PROOF: proof_text(made.id, made.digest), _TAKEN: taken})
+        self._save_in_index({PUBLISHED: made.id, PROOF: proof_text(made.id, made.digest), _TAKEN: taken})
         self.newest, self._seen, self._taken = made.id, mark, (made.id, made.time)
-        self._proved_s = time.monotonic()
+        self._checked_s = time.monotonic()
         self.pruner.published(made)
-        note_known(self._archive, self._claim, self._state.known_snapshots)
+        save_known_snapshots(self._archive, self._claim, self._state.known_snapshots)
         _log.info("published snapshot %s", made.id)
 
-    def _is_there(self, prove: bool) -> bool:
+    def _newest_is_stored(self, prove: bool) -> bool:
         """Whether the store has the newest snapshot, and all pages that it needs."""
         assert self.newest is not None
-        if not prove and time.monotonic() - self._proved_s < _PROOF_FRESH_S:
+        if not prove and time.monotonic() - self._checked_s < _CHECK_INTERVAL_S:
             return True
         try:
             lost = self._archive.lost_pages(self._archive.load(self.newest))
@@ -217,7 +217,7 @@ class Publisher:
         if lost:
             _log.error("the store has lost pages that snapshot %s needs: another one is made", self.newest)
             return False
-        self._proved_s = time.monotonic()
+        self._checked_s = time.monotonic()
         return True
 
     def _create(self, number: SnapshotNumber, name: str | None, facts: Mapping[str, int]) -> SnapshotInfo:
@@ -237,7 +237,7 @@ class Publisher:
                 _log.warning("the snapshot before cannot be read, so everything is stored again: %s", error)
                 return create(parent=None)
         except ObjectExists as error:
-            self._fence(_TWICE.format(number=number, error=error))
+            self._fence(_NUMBER_TAKEN.format(number=number, error=error))
             raise Fenced(self._fenced) from error
 
     @property
@@ -275,24 +275,24 @@ class Publisher:
         _log.error("%s", self._fenced)
         self._fs.turn_read_only(self._fenced)
 
-    def _note(self, texts: Mapping[str, str]) -> None:
+    def _save_in_index(self, texts: Mapping[str, str]) -> None:
         """Has the index remember `texts` of itself, with its next commit."""
         with self._fs.index_transaction() as index:
             before = index.changes
             for key, text in texts.items():
                 index.state.set(key, text)
-            self._noted += index.changes - before
+            self._own_changes += index.changes - before
 
-    def _await_next(self) -> None:
+    def _advance_birth(self) -> None:
         """Packs stored from now on are in the next snapshot at the earliest."""
         self._fs.next_ordinal = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
 
-    def _mark(self) -> int:
+    def _change_mark(self) -> int:
         """Something that differs after every change of the index but what is noted here; nobody else writes it. The
         time of its files does not: the kernel's clock stands still for milliseconds, and may be set back."""
         self._fs.commit()
         with self._fs.index_transaction() as index:
-            return index.changes - self._noted
+            return index.changes - self._own_changes
 
     # -- in a rhythm
 
@@ -308,7 +308,7 @@ class Publisher:
         try:
             with self._mutex:
                 before = self.newest
-                self.publish_held(settled=True, prove=False)
+                self.publish_locked(settled=True, prove=False)
                 if self.newest != before:
                     self.pruner.prune_expired()
         except Fenced:  # has been told
@@ -335,7 +335,7 @@ class Publisher:
             return None
         return max(0.0, (datetime.now(UTC) - self._taken[1]).total_seconds())
 
-    def _remembered(self) -> tuple[str, datetime] | None:
+    def _saved_time(self) -> tuple[str, datetime] | None:
         """The newest snapshot that the index knows the time of."""
         with self._fs.index_transaction() as index:
             text = index.state.get(_TAKEN)
@@ -345,7 +345,7 @@ class Publisher:
         return None
 
 
-def watched(filesystem: FileSystem, work: Callable[[], None], progress: Progress) -> None:
+def run_with_progress(filesystem: FileSystem, work: Callable[[], None], progress: Progress) -> None:
     """Does `work` in a thread, and reports meanwhile how much of what was waiting is in the store."""
     total = filesystem.pending().size_bytes
     failed: list[BaseException] = []
@@ -361,12 +361,12 @@ def watched(filesystem: FileSystem, work: Callable[[], None], progress: Progress
     while thread.is_alive():
         thread.join(_PROGRESS_INTERVAL_S)
         if thread.is_alive():
-            progress(_storing(filesystem, total))
+            progress(_storing_progress(filesystem, total))
     if failed:
         raise failed[0]
 
 
-def _storing(filesystem: FileSystem, total: int) -> Message:
+def _storing_progress(filesystem: FileSystem, total: int) -> Message:
     left = filesystem.pending()
     whole = max(total, left.size_bytes)
     return {"what": "storing", "done": whole - left.size_bytes, "total": whole, "files": left.files}

@@ -17,7 +17,7 @@ SAMPLED_FILES: Final = 20_000
 _log = logging.getLogger(__name__)
 
 
-class Sampler:
+class IndexSampler:
     """Looks at the index of one volume, a part at a time; begins anywhere, as many a mount is short."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ _SHOWS = "shows"
 _STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", "staging")
 
 
-def _shut(path: Path) -> None:
+def _make_private(path: Path) -> None:
     """Keeps others out of a folder of ours that they may look into: names and contents of all files lie in it."""
     status = path.stat()
     if status.st_uid == os.geteuid() and status.st_mode & 0o077:
@@ -54,8 +54,8 @@ class StateFolder:
         """
         self.path = path
         try:
-            _make_durably(path)
-            _shut(path)
+            _create_durably(path)
+            _make_private(path)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(f"the state folder {path} cannot be used: {error.strerror}") from error
@@ -113,12 +113,12 @@ class StateFolder:
     def shown(self) -> dict[str, str]:
         """The snapshots that processes of this machine read through this folder, each with who does."""
         views = self.path / _VIEWS
-        found = (_look_at(path) for path in (views.iterdir() if views.is_dir() else ()))
+        found = (_view_in_use(path) for path in (views.iterdir() if views.is_dir() else ()))
         return {one[0]: one[1] for one in found if one is not None}
 
     # -- the files of the line
 
-    def discard_line(self) -> None:
+    def discard_index(self) -> None:
         """Removes index and staging, of which nothing is missed."""
         for name in (*_INDEX_FILES, *_STAGING_FILES):
             self._remove(self.path / name)
@@ -136,7 +136,7 @@ class StateFolder:
         self.sync()
         return aside
 
-    def drop_aside(self, aside: Path) -> bool:
+    def remove_set_aside(self, aside: Path) -> bool:
         """Removes what was set aside, unless there are staged bytes among it; whether it could be."""
         staged = aside / "staging"
         if staged.is_dir() and any(staged.iterdir()):
@@ -172,7 +172,7 @@ class StateFolder:
         os.close(self._lock)
 
 
-def _look_at(view: Path) -> tuple[str, str] | None:
+def _view_in_use(view: Path) -> tuple[str, str] | None:
     """The snapshot that a view shows, and where; None where its process is gone, or has not chosen yet."""
     try:
         snapshot = (view / _SHOWS).read_text()
@@ -186,7 +186,7 @@ def _look_at(view: Path) -> tuple[str, str] | None:
     return None
 
 
-def _make_durably(path: Path) -> None:
+def _create_durably(path: Path) -> None:
     """Makes a folder, and those above it, where they are missing; after a loss of power it is still called that.
 
     Also where it is there: who made it may not have come to the syncing.
@@ -195,7 +195,7 @@ def _make_durably(path: Path) -> None:
         OSError: as mkdir(2), open(2), fsync(2).
     """
     if not path.parent.is_dir():
-        _make_durably(path.parent)
+        _create_durably(path.parent)
     path.mkdir(exist_ok=True, mode=0o700)
     with contextlib.suppress(PermissionError):  # of a folder that may be entered and not be read
         sync_folder(path.parent)

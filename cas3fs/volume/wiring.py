@@ -22,7 +22,7 @@ from cas3fs.objectstores import ObjectStore
 from cas3fs.values import StoredPack
 
 
-class Wired(NamedTuple):
+class WiredFileSystem(NamedTuple):
     """A file system that is not started yet, and the caches, which outlive its closing by one call."""
 
     filesystem: FileSystem
@@ -40,7 +40,7 @@ def wire(
     epoch: int,
     settings: WriterSettings,
     metrics: Metrics,
-) -> Wired:
+) -> WiredFileSystem:
     """Puts the parts together; closing the file system closes index, reader and writer.
 
     Raises:
@@ -83,7 +83,7 @@ def wire(
         ),
         metrics,
     )
-    return Wired(filesystem, cache)
+    return WiredFileSystem(filesystem, cache)
 
 
 def default_caches(settings: WriterSettings) -> tuple[str, ...]:

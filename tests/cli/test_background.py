@@ -11,7 +11,7 @@ import pytest
 FULL = "make room on the disk of the state directory, or of temporary files, and do this again"
 SCRIPT = """
 import sys, os
-from cas3fs.cli.background import in_background
+from cas3fs.cli.background import run_in_background
 from cas3fs.errors import Cas3fsError, EpochHeld
 
 def work(ready):
@@ -19,7 +19,7 @@ def work(ready):
     return 0
 
 try:
-    print("status", in_background(work), flush=True)
+    print("status", run_in_background(work), flush=True)
 except Cas3fsError as error:
     print(type(error).__name__, error)
 """

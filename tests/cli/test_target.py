@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cas3fs.cli.common import find_target
-from cas3fs.config import Places, StoreSettings
+from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import ControlServer, MountRecord
-from cas3fs.volume.location import lock_state
+from cas3fs.volume.location import lock_state_folder
 
 URL = "s3://bucket/volume"
 ONE, TWO = "http://one:9000", "http://two:9000"
@@ -18,10 +18,10 @@ ONE, TWO = "http://one:9000", "http://two:9000"
 def test_of_two_mounts_of_one_url_it_is_the_one_of_that_endpoint(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = Places(workspace / "s", workspace / "c")
+    folders = LocalFolders(workspace / "s", workspace / "c")
     with (
-        closing(lock_state(places, "u", StoreSettings(URL, ONE))) as first,
-        closing(lock_state(places, "u", StoreSettings(URL, TWO))) as second,
+        closing(lock_state_folder(folders, "u", StoreSettings(URL, ONE))) as first,
+        closing(lock_state_folder(folders, "u", StoreSettings(URL, TWO))) as second,
     ):
         servers = []
         for number, state in enumerate((first, second)):
@@ -30,12 +30,12 @@ def test_of_two_mounts_of_one_url_it_is_the_one_of_that_endpoint(
             servers[-1].start()
         try:
             for endpoint, mountpoint in ((ONE, "/mnt/0"), (f"{TWO}/", "/mnt/1")):
-                target = find_target(URL, places, endpoint)
+                target = find_target(URL, folders, endpoint)
                 assert target is not None
                 assert str(target.mountpoint) == mountpoint
-            assert find_target(URL, places, "http://three:9000") is None
+            assert find_target(URL, folders, "http://three:9000") is None
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", TWO)
-            target = find_target(URL, places)
+            target = find_target(URL, folders)
             assert target is not None
             assert target.socket == second.control
         finally:

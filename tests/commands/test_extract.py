@@ -48,7 +48,7 @@ def test_a_tree_is_extracted_with_links_modes_times_attributes_and_holes(
     volume: Volume, tree: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = extract(volume.store_settings, volume.places("x"), tree, "/", out, progress=silent)
+    result = extract(volume.store_settings, volume.folders("x"), tree, "/", out, progress=silent)
     assert result.problems == []
     plain, folder = out / "plain", out / "folder"
     assert plain.read_text() == "text"
@@ -67,13 +67,13 @@ def test_a_tree_is_extracted_with_links_modes_times_attributes_and_holes(
 
 
 def test_a_file_is_extracted_under_a_name_or_into_a_folder(volume: Volume, tree: str, tmp_path: Path) -> None:
-    places = volume.places("x")
-    extract(volume.store_settings, places, tree, "folder/again", tmp_path / "renamed", progress=silent)
+    folders = volume.folders("x")
+    extract(volume.store_settings, folders, tree, "folder/again", tmp_path / "renamed", progress=silent)
     assert (tmp_path / "renamed").read_text() == "text"
-    extract(volume.store_settings, places, tree, "/plain", tmp_path, progress=silent)
+    extract(volume.store_settings, folders, tree, "/plain", tmp_path, progress=silent)
     assert (tmp_path / "plain").read_text() == "text"
     with pytest.raises(SnapshotError, match="has no folder/none"):
-        extract(volume.store_settings, places, tree, "folder/none", tmp_path / "none", progress=silent)
+        extract(volume.store_settings, folders, tree, "folder/none", tmp_path / "none", progress=silent)
     assert list((volume.state("x")).glob("views/*")) == []
 
 
@@ -81,7 +81,7 @@ def test_half_a_file_is_not_left_behind(volume: Volume, tree: str, tmp_path: Pat
     for pack in (volume.root / "v" / "packs").rglob("*"):
         if pack.is_file():
             pack.unlink()
-    result = extract(volume.store_settings, volume.places("x"), tree, "/", tmp_path / "out", progress=silent)
+    result = extract(volume.store_settings, volume.folders("x"), tree, "/", tmp_path / "out", progress=silent)
     assert len(result.problems) >= 2
     assert not (tmp_path / "out" / "plain").exists()
     assert (tmp_path / "out" / "folder" / "link").readlink() == Path("../nowhere")
@@ -96,7 +96,7 @@ def test_a_tree_that_is_deeper_than_pythons_stack_is_extracted(volume: Volume, t
     made = opened.finish()
     opened.close()
     assert made is not None
-    result = extract(volume.store_settings, volume.places("x"), made, "/", tmp_path / "out", progress=silent)
+    result = extract(volume.store_settings, volume.folders("x"), made, "/", tmp_path / "out", progress=silent)
     assert (result.files, result.problems) == (DEPTH + 2, [])
     assert (tmp_path / "out" / ("d/" * DEPTH) / "bottom").readlink() == Path("reached")
 
@@ -110,7 +110,7 @@ def test_a_path_that_is_too_long_is_told_and_the_rest_is_extracted(volume: Volum
     made = opened.finish()
     opened.close()
     assert made is not None
-    result = extract(volume.store_settings, volume.places("x"), made, "/", tmp_path / "out", progress=silent)
+    result = extract(volume.store_settings, volume.folders("x"), made, "/", tmp_path / "out", progress=silent)
     (problem,) = result.problems
     assert "too long" in problem
     assert (tmp_path / "out" / "plain").read_text() == "text"

@@ -30,8 +30,8 @@ def forked(volume: Volume, *, take_over: bool = False) -> None:
 
 
 def check(volume: Volume) -> None:
-    collect_unmounted(volume.store_settings, volume.places("here"), {"grace_s": 0}, silent)
-    told = check_unmounted(volume.store_settings, volume.places("here"), {"verify_data": True}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0}, silent)
+    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
     assert (told["status"], told["codes"]) == (0, {})
 
 

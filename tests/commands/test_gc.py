@@ -51,7 +51,7 @@ def fsck(volume: Volume, host: str = "here", **args: Any) -> tuple[Message, list
         if "finding" in told:
             found.append(told["finding"]["code"])
 
-    return check_unmounted(volume.store_settings, volume.places(host), args, take), found
+    return check_unmounted(volume.store_settings, volume.folders(host), args, take), found
 
 
 def damage(volume: Volume, key: str) -> None:
@@ -76,10 +76,10 @@ def test_a_volume_that_is_not_open_is_collected_and_released(volume: Volume) -> 
     for snapshot in volume.archive.ids()[:-1]:
         volume.archive.delete([snapshot])
     before = packs(volume)
-    plan = collect_unmounted(volume.store_settings, volume.places("here"), NOW | {"dry_run": True}, silent)
+    plan = collect_unmounted(volume.store_settings, volume.folders("here"), NOW | {"dry_run": True}, silent)
     assert plan["dead_blocks"] == 1
     assert packs(volume) == before
-    collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
     assert load_last_results(volume.state("here"))["gc"]["dropped_blocks"] == 1
     elsewhere = volume.open("there")
     assert read(elsewhere, "two") == text(2)
@@ -88,30 +88,30 @@ def test_a_volume_that_is_not_open_is_collected_and_released(volume: Volume) -> 
 def test_a_volume_that_is_open_elsewhere_is_not_collected(volume: Volume) -> None:
     volume.open("there")
     with pytest.raises(EpochHeld):
-        collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
+        collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
 
 
 @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
 def test_an_older_state_is_restored_collected_and_restored_forward_again(volume: Volume) -> None:
-    places = volume.places("here")
+    folders = volume.folders("here")
     first = volume.use("here", one=text(1))
     opened = volume.open("here")
     opened.filesystem.unlink(1, b"one")
     write(opened, "two", text(2))
     second = opened.finish()
     opened.close()
-    collect_unmounted(volume.store_settings, places, NOW, silent)
-    restore_head(volume.store_settings, places, first, silent)
+    collect_unmounted(volume.store_settings, folders, NOW, silent)
+    restore_head(volume.store_settings, folders, first, silent)
     volume.use("here", three=text(3))
-    collect_unmounted(volume.store_settings, places, NOW, silent)
+    collect_unmounted(volume.store_settings, folders, NOW, silent)
     assert second is not None
-    restore_head(volume.store_settings, places, second, silent)
-    collect_unmounted(volume.store_settings, places, NOW, silent)
+    restore_head(volume.store_settings, folders, second, silent)
+    collect_unmounted(volume.store_settings, folders, NOW, silent)
     opened = volume.open("elsewhere")
     assert read(opened, "two") == text(2)
     opened.finish()
     opened.close()
-    restore_head(volume.store_settings, volume.places("elsewhere"), first, silent)
+    restore_head(volume.store_settings, volume.folders("elsewhere"), first, silent)
     assert read(volume.open("elsewhere"), "one") == text(1)
 
 
@@ -274,7 +274,7 @@ class TestFsck:
         assert volume.shelf.store.head(f"damaged/snapshots/{newest}").size
         told, found = fsck(volume, verify_data=True)
         assert (told["status"], found) == (0, ["snapshot-put-aside"])
-        collect_unmounted(volume.store_settings, volume.places("here"), NOW, silent)
+        collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
         assert before <= packs(volume)  # what only the snapshot that was put aside names
         assert read(volume.open("there"), "one") == text(1)
 

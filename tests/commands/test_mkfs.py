@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.commands.mkfs import make_volume
+from cas3fs.commands.mkfs import create_volume
 from cas3fs.commands.stats import unmounted_report
 from cas3fs.config import KIB, StoreSettings, VolumeSettings
 from cas3fs.entries.shelf import Shelf
@@ -31,7 +31,7 @@ from tests.volume.conftest import Volume, read_all
 
 def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> None:
     settings = StoreSettings(tmp_path.as_uri())
-    made = make_volume(settings, VolumeSettings("fixed", 64 * KIB, 2048 * KIB, "none", "name"))
+    made = create_volume(settings, VolumeSettings("fixed", 64 * KIB, 2048 * KIB, "none", "name"))
     entry = load_volume(open_volume_store(settings, Metrics()))
     assert (str(entry.uuid), entry.fenced) == (made["uuid"], True)
     assert (entry.chunker, entry.block_size, entry.pack_size) == ("fixed", 65536, 2 << 20)
@@ -45,7 +45,7 @@ def test_a_fenced_volume_puts_nothing_without_a_condition_whatever_the_store_ans
     fake = FakeS3("bucket")
     monkeypatch.setattr(urls, "_open_bare", lambda where, settings: S3Store("bucket", where.prefix, client=fake))
     settings = StoreSettings("s3://bucket/v")
-    assert make_volume(settings, VolumeSettings())["fenced"]
+    assert create_volume(settings, VolumeSettings())["fenced"]
     store = open_volume_store(settings, Metrics())
     load_volume(store)
     before = keys_of(store)
@@ -65,7 +65,7 @@ def keys_of(store: ObjectStore) -> list[str]:
 
 def test_a_volume_is_not_made_twice(volume: Volume) -> None:
     with pytest.raises(VolumeExists):
-        make_volume(volume.store_settings, VolumeSettings())
+        create_volume(volume.store_settings, VolumeSettings())
 
 
 @pytest.mark.promise("a-lost-volume-object-is-reported")
@@ -80,7 +80,7 @@ def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes
     with pytest.raises(VolumeMissing, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
         load_volume(volume.shelf.store)
     with pytest.raises(VolumeExists, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
-        make_volume(volume.store_settings, VolumeSettings())
+        create_volume(volume.store_settings, VolumeSettings())
     assert not own.exists()
     own.write_bytes(kept)
     opened = volume.open()
@@ -101,15 +101,15 @@ def test_mkfs_and_whoever_opens_a_volume_are_told_that_others_can_read_it(
     (tmp_path / "open" / "data").mkdir(parents=True)
     (tmp_path / "open").chmod(0o755)
     (tmp_path / "open" / "data").chmod(0o755)
-    make_volume(StoreSettings((tmp_path / "open").as_uri()), VolumeSettings())
+    create_volume(StoreSettings((tmp_path / "open").as_uri()), VolumeSettings())
     assert any("can be read by everybody" in record.message for record in caplog.records)
 
 
 def test_a_volume_whose_group_may_read_it(tmp_path: Path) -> None:
-    make_volume(StoreSettings(tmp_path.as_uri()), VolumeSettings(group_readable=True))
+    create_volume(StoreSettings(tmp_path.as_uri()), VolumeSettings(group_readable=True))
     assert stat.S_IMODE((tmp_path / "volume").stat().st_mode) == 0o640
     with pytest.raises(UsageError, match="no directory"):
-        make_volume(StoreSettings("memory://x"), VolumeSettings(group_readable=True))
+        create_volume(StoreSettings("memory://x"), VolumeSettings(group_readable=True))
 
 
 @pytest.mark.promise("surroundings-may-change")
@@ -118,14 +118,14 @@ def test_a_volume_is_not_made_among_the_objects_of_another(volume: Volume, place
     inside = volume.root / "v" / place
     inside.mkdir(parents=True, exist_ok=True)
     with pytest.raises(VolumeExists, match="lies among the objects of the volume at file:"):
-        make_volume(StoreSettings(inside.as_uri()), VolumeSettings())
+        create_volume(StoreSettings(inside.as_uri()), VolumeSettings())
     assert list(inside.iterdir()) == []
 
 
 def test_a_volume_may_lie_beside_another_or_in_a_folder_that_is_named_alike(volume: Volume, tmp_path: Path) -> None:
     for place in (volume.root / "v" / "beside", tmp_path / "packs"):
         place.mkdir()
-        make_volume(StoreSettings(place.as_uri()), VolumeSettings())
+        create_volume(StoreSettings(place.as_uri()), VolumeSettings())
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_volume_may_lie_beside_another_or_in_a_folder_that_is_named_alike(volu
 )
 def test_settings_that_make_no_sense_are_refused_and_nothing_is_made(tmp_path: Path, settings: VolumeSettings) -> None:
     with pytest.raises(UsageError):
-        make_volume(StoreSettings(tmp_path.as_uri()), settings)
+        create_volume(StoreSettings(tmp_path.as_uri()), settings)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,11 +167,11 @@ def test_a_url_has_one_spelling() -> None:
 
 
 def test_figures_of_an_unmounted_volume_are_those_of_its_newest_snapshot(volume: Volume) -> None:
-    empty = unmounted_report(volume.store_settings, volume.places("here"))
+    empty = unmounted_report(volume.store_settings, volume.folders("here"))
     assert (empty["files"], empty["directories"], empty["snapshot"]) == (0, 1, None)
     snapshot = volume.use("here", a="1" * 10_000, b="1" * 10_000)
-    local = unmounted_report(volume.store_settings, volume.places("here"))
-    assert unmounted_report(volume.store_settings, volume.places("there")) == local
+    local = unmounted_report(volume.store_settings, volume.folders("here"))
+    assert unmounted_report(volume.store_settings, volume.folders("there")) == local
     assert (local["files"], local["logical_bytes"], local["snapshot"]) == (2, 20_000, snapshot)
     assert local["dedup_ratio"] == 2
     assert local["compression_ratio"] > 10

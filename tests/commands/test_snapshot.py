@@ -49,7 +49,7 @@ def ids(volume: Volume) -> list[str]:
 def view_of(volume: Volume, snapshot_id: str) -> dict[str, str]:
     """Every file that a snapshot has, as a machine reads it that has nothing of the volume."""
     settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)
-    opened = open_view(volume.store_settings, settings, volume.places(f"viewer-{snapshot_id}"))
+    opened = open_view(volume.store_settings, settings, volume.folders(f"viewer-{snapshot_id}"))
     try:
         opened.start(0)
         return read_all(opened)
@@ -63,7 +63,7 @@ def replace(opened: OpenVolume, name: str, text: str) -> None:
 
 
 def restore(volume: Volume, snapshot_id: str, host: str = "here") -> str:
-    return restore_head(volume.store_settings, volume.places(host), snapshot_id, silent).id
+    return restore_head(volume.store_settings, volume.folders(host), snapshot_id, silent).id
 
 
 def test_every_snapshot_shows_what_was_there_when_it_was_made(volume: Volume) -> None:
@@ -95,10 +95,10 @@ def test_an_older_state_becomes_the_head_and_a_newer_one_again(volume: Volume) -
     assert volume.archive.load(back).restored == first
     assert read_all(volume.view()) == {"a": "one", "b": "kept"}
     fourth = volume.use("here", d="four")
-    collect_unmounted(volume.store_settings, volume.places("here"), {"grace_s": 0.0, "min_live": 0.9}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0.0, "min_live": 0.9}, silent)
     restore(volume, third, host="there")
     assert read_all(volume.view()) == {"a": "three", "b": "kept", "c": "two"}
-    collect_unmounted(volume.store_settings, volume.places("there"), {"grace_s": 0.0, "min_live": 0.9}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("there"), {"grace_s": 0.0, "min_live": 0.9}, silent)
     assert view_of(volume, fourth) == {"a": "one", "b": "kept", "d": "four"}
     assert view_of(volume, first) == {"a": "one", "b": "kept"}
     assert read_all(volume.open("third")) == {"a": "three", "b": "kept", "c": "two"}
@@ -192,7 +192,7 @@ def test_a_change_is_published_though_the_clock_does_not_show_it(volume: Volume,
 
 def test_a_snapshot_by_command_is_made_even_when_nothing_has_changed(volume: Volume) -> None:
     first = volume.use("here", a="one")
-    made = create_offline(volume.store_settings, volume.places("here"), "named", silent)
+    made = create_offline(volume.store_settings, volume.folders("here"), "named", silent)
     assert (made["name"], made["parent"], made["files"]) == ("named", first, 1)
     assert ids(volume) == [first, made["id"]]
     assert read_all(volume.open("there")) == {"a": "one"}
@@ -203,7 +203,7 @@ def test_what_a_crashed_mount_left_is_in_a_snapshot_by_command(volume: Volume) -
     write(killed, "a", "one")
     killed.filesystem.commit()
     killed.close()
-    made = create_offline(volume.store_settings, volume.places("here"), None, silent)
+    made = create_offline(volume.store_settings, volume.folders("here"), None, silent)
     assert view_of(volume, made["id"]) == {"a": "one"}
 
 
@@ -214,7 +214,7 @@ def test_deleting_after_a_crash_does_not_give_away_what_only_this_machine_has(vo
     write(killed, "c", "three")
     killed.filesystem.commit()
     killed.close()
-    delete_offline(volume.store_settings, volume.places("here"), [first])
+    delete_offline(volume.store_settings, volume.folders("here"), [first])
     with pytest.raises(EpochHeld):
         volume.open("there")
     assert read_all(volume.open()) == {"a": "one", "b": "two", "c": "three"}
@@ -222,23 +222,23 @@ def test_deleting_after_a_crash_does_not_give_away_what_only_this_machine_has(vo
 
 def test_deleted_snapshots_are_gone_and_the_others_read_on(volume: Volume) -> None:
     made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
-    told = delete_offline(volume.store_settings, volume.places("there"), [made[0], made[2]])
+    told = delete_offline(volume.store_settings, volume.folders("there"), [made[0], made[2]])
     assert told["removed"] == [made[0], made[2]]
     assert ids(volume) == [made[1], made[3]]
     assert view_of(volume, made[1]) == {"f0": "0", "f1": "1"}
     with pytest.raises(SnapshotError, match="newest"):
-        delete_offline(volume.store_settings, volume.places("there"), [made[3]])
+        delete_offline(volume.store_settings, volume.folders("there"), [made[3]])
 
 
 def test_pruning_tells_what_it_would_do_and_then_does_it(volume: Volume) -> None:
     made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
-    named = create_offline(volume.store_settings, volume.places("here"), "v1", silent)["id"]
+    named = create_offline(volume.store_settings, volume.folders("here"), "v1", silent)["id"]
     last = volume.use("here", g="x")
     policy = read_policy({"last": 2, "names": ["v*"]})
-    told = prune_offline(volume.store_settings, volume.places("here"), policy, dry_run=True)
+    told = prune_offline(volume.store_settings, volume.folders("here"), policy, dry_run=True)
     assert told["removed"] == made
     assert ids(volume) == [*made, named, last]
-    assert prune_offline(volume.store_settings, volume.places("here"), policy, dry_run=False)["removed"] == made
+    assert prune_offline(volume.store_settings, volume.folders("here"), policy, dry_run=False)["removed"] == made
     assert ids(volume) == [named, last]
     assert len(view_of(volume, named)) == 4
 
@@ -352,7 +352,7 @@ def test_those_who_wait_for_the_store_at_one_time_share_a_snapshot(volume: Volum
             thread = threading.Thread(target=publisher.publish_shared)
             thread.start()
             waiting.append(thread)
-        while publisher._asked < 8:
+        while publisher._requested < 8:
             pass
     for thread in waiting:
         thread.join()
@@ -381,7 +381,7 @@ def test_those_who_share_a_snapshot_share_its_failure(volume: Volume, monkeypatc
         threads = [threading.Thread(target=fsync) for _ in range(3)]
         for thread in threads:
             thread.start()
-        while publisher._asked < 3:
+        while publisher._requested < 3:
             pass
     for thread in threads:
         thread.join()
@@ -398,7 +398,7 @@ def test_what_is_told_to_be_stored_counts_the_packs_that_only_other_snapshots_ne
     data = random.Random(2).randbytes(200_000).hex()
     volume.use("here", large=data)
     restore(volume, first)
-    told = unmounted_report(volume.store_settings, volume.places("here"))
+    told = unmounted_report(volume.store_settings, volume.folders("here"))
     in_store = sum(info.size for info in volume.shelf.store.list("packs/"))
     assert told["pack_bytes"] == in_store > 150_000
     assert told["pack_bytes"] - told["dead_pack_bytes"] < 1000
@@ -412,7 +412,7 @@ def in_store(volume: Volume, *prefixes: str) -> int:
 def test_what_snapshots_take_in_the_store_is_told_beside_the_packs(volume: Volume) -> None:
     volume.use("here", small="x")
     volume.use("here", other="y" * 5000)
-    told = unmounted_report(volume.store_settings, volume.places("here"))
+    told = unmounted_report(volume.store_settings, volume.folders("here"))
     assert told["snapshot_bytes"] == in_store(volume, "snapshots/", "pages/") > 1000
     opened = volume.open("here")
     assert opened.publisher is not None

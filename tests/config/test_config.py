@@ -3,20 +3,20 @@
 
 from pathlib import Path
 
-from cas3fs.config import find_places, split_options
+from cas3fs.config import find_local_folders, split_options
 
 
 def test_what_is_given_goes_before_the_environment_and_that_before_the_platforms_place() -> None:
     environment = {"CAS3FS_STATE_DIR": "/env/state"}
-    assert find_places("/given", None, environment).state_dir == Path("/given")
-    assert find_places(None, None, environment).state_dir == Path("/env/state")
-    assert find_places(None, None, {}).cache_dir.name == "cas3fs"
+    assert find_local_folders("/given", None, environment).state_dir == Path("/given")
+    assert find_local_folders(None, None, environment).state_dir == Path("/env/state")
+    assert find_local_folders(None, None, {}).cache_dir.name == "cas3fs"
 
 
 def test_each_volume_has_folders_of_its_own() -> None:
-    places = find_places("/s", "/c", {})
-    assert places.state_of("u") == Path("/s/u")
-    assert places.cache_of("u") == Path("/c/u/blocks")
+    folders = find_local_folders("/s", "/c", {})
+    assert folders.state_of("u") == Path("/s/u")
+    assert folders.cache_of("u") == Path("/c/u/blocks")
 
 
 def test_mount_options_are_split_at_commas() -> None:

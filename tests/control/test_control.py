@@ -22,7 +22,7 @@ from cas3fs.control import (
     find_mount_records,
     is_listening,
 )
-from cas3fs.control.protocol import short_name
+from cas3fs.control.protocol import short_socket_path
 from cas3fs.errors import ControlError, StoreUnreachable
 
 
@@ -119,11 +119,11 @@ def test_many_clients_are_served_side_by_side(path: Path) -> None:
 
     server = ControlServer(path, {"meet": meet})
     server.start()
-    places: list[int] = []
+    folders: list[int] = []
 
     def visit() -> None:
         with ControlClient(path) as client:
-            places.append(client.call("meet")["place"])
+            folders.append(client.call("meet")["place"])
 
     threads = [threading.Thread(target=visit) for _ in range(8)]
     for thread in threads:
@@ -131,7 +131,7 @@ def test_many_clients_are_served_side_by_side(path: Path) -> None:
     for thread in threads:
         thread.join(10)
     server.close()
-    assert sorted(places) == list(range(8))
+    assert sorted(folders) == list(range(8))
 
 
 def test_a_request_under_way_is_answered_when_the_server_closes(path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_handler_that_says_nothing_for_long_is_waited_for(path: Path, knows: b
 def mute(path: Path) -> Iterator[socket.socket]:
     """A socket at which somebody listens who takes no request."""
     MountRecord("file:///v", "uuid", "/mnt/there", os.getpid()).save(path.parent)
-    with socket.socket(socket.AF_UNIX) as listener, short_name(path) as name:
+    with socket.socket(socket.AF_UNIX) as listener, short_socket_path(path) as name:
         listener.bind(name)
         listener.listen(1)
         yield listener

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cas3fs.commands.mkfs import make_volume
+from cas3fs.commands.mkfs import create_volume
 from cas3fs.config import StoreSettings, VolumeSettings
 from cas3fs.control import ControlClient
 from cas3fs.errors import ControlError
@@ -72,7 +72,7 @@ class Round:
 
     def make(self) -> None:
         (self.folder / "v").mkdir()
-        make_volume(StoreSettings(self.url), VolumeSettings(pack_size_bytes=1024 * KIB, block_size_bytes=16 * KIB))
+        create_volume(StoreSettings(self.url), VolumeSettings(pack_size_bytes=1024 * KIB, block_size_bytes=16 * KIB))
 
     def mount(self, *options: str, armed: tuple[str, ...] = ()) -> None:
         """Mounts in a process of its own.

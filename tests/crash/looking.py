@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cas3fs.commands.fsck import check_unmounted
-from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT
 from cas3fs.testing.failpoints import void
@@ -18,9 +18,9 @@ Facts = dict[str, tuple[Any, ...]]
 """By path: mode, owner, links, size, mtime and a hash of the content; times for files only."""
 
 
-def places(folder: Path) -> Places:
+def places(folder: Path) -> LocalFolders:
     """The places of a machine whose folder that is."""
-    return Places(folder / "s", folder / "c")
+    return LocalFolders(folder / "s", folder / "c")
 
 
 def facts_of(top: Path) -> Facts:
@@ -37,7 +37,7 @@ def facts_of(top: Path) -> Facts:
     return found
 
 
-def findings(url: str, machine: Places, **args: Any) -> list[str]:
+def findings(url: str, machine: LocalFolders, **args: Any) -> list[str]:
     """What ``cas3fs fsck`` finds; nothing is repaired."""
     told: list[str] = []
 
@@ -51,7 +51,7 @@ def findings(url: str, machine: Places, **args: Any) -> list[str]:
 
 
 def tree_of_store(
-    url: str, machine: Places, out: Path, snapshot: str | None = None, problems: list[str] | None = None
+    url: str, machine: LocalFolders, out: Path, snapshot: str | None = None, problems: list[str] | None = None
 ) -> str | None:
     """Copies the newest snapshot's tree, or that of another, to `out`, with nothing but the store; gives its id.
 
@@ -69,7 +69,7 @@ def tree_of_store(
 
 
 def tree_of_machine(
-    url: str, machine: Places, out: Path, *, take_over: bool = False, problems: list[str] | None = None
+    url: str, machine: LocalFolders, out: Path, *, take_over: bool = False, problems: list[str] | None = None
 ) -> None:
     """Opens the volume as its writer, copies the tree to `out`, and publishes and releases it; `problems` as above."""
     volume = open_writer(StoreSettings(url), WriterSettings(cache_size_bytes=0, take_over=take_over), machine)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.commands.mkfs import make_volume
-from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.commands.mkfs import create_volume
+from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT, Owner
@@ -24,7 +24,7 @@ import os, signal, sys
 from pathlib import Path
 from cas3fs.volume import publisher
 from cas3fs.volume.opening import OpenVolume, open_writer
-from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs
 from cas3fs.filesystem import ROOT, FileSystem, Owner
@@ -55,7 +55,7 @@ def key_in(folder):
 
 
 volume = open_writer(
-    StoreSettings(url), WriterSettings(cache_size_bytes=0), Places(Path(root, "s"), Path(root, "c"))
+    StoreSettings(url), WriterSettings(cache_size_bytes=0), LocalFolders(Path(root, "s"), Path(root, "c"))
 )
 volume.start(0)
 fs = volume.filesystem
@@ -128,7 +128,7 @@ def test_the_same_holds_on_s3(
 def check(step: str, url: str, tmp_path: Path) -> None:
     """Kills a process at that step, and looks at what it left."""
     settings = StoreSettings(url)
-    make_volume(settings, VolumeSettings(allow_unfenced=True))
+    create_volume(settings, VolumeSettings(allow_unfenced=True))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, settings.url, tmp_path, step], capture_output=True, text=True, check=False
     )
@@ -138,7 +138,7 @@ def check(step: str, url: str, tmp_path: Path) -> None:
     assert len(found) == (STEPS.index(step) > STEPS.index("before the manifest"))
     for info in found:
         assert contents(_extracted(settings, info.id, tmp_path)) == EXPECTED
-    places = Places(tmp_path / "s", tmp_path / "c")
+    places = LocalFolders(tmp_path / "s", tmp_path / "c")
     volume = open_writer(settings, WriterSettings(cache_size_bytes=0), places)
     volume.start(0)
     _inode, handle = volume.filesystem.create(ROOT, b"later", 0o644, 1, Owner())
@@ -152,7 +152,7 @@ def check(step: str, url: str, tmp_path: Path) -> None:
 def _extracted(settings: StoreSettings, snapshot_id: str, root: Path) -> Path:
     """The tree of a snapshot, as a machine reads it that has nothing of the volume."""
     reading = WriterSettings(read_only=True, cache_size_bytes=0, snapshot=snapshot_id)
-    volume = open_view(settings, reading, Places(root / "other", root / "other-cache"))
+    volume = open_view(settings, reading, LocalFolders(root / "other", root / "other-cache"))
     try:
         out = root / f"out-{snapshot_id}"
         exporter = Exporter(volume.filesystem)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.commands.mkfs import make_volume
-from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.commands.mkfs import create_volume
+from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import ROOT, FileSystemSettings, Owner
 from cas3fs.maintenance.gc.plan import GcSettings
@@ -43,7 +43,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> FakeS3:
     made = FakeS3("bucket")
     monkeypatch.setattr("cas3fs.objectstores.s3.make_client", lambda settings, session: made)
     monkeypatch.setattr("cas3fs.objectstores.urls.RetryPolicy", lambda: QUICK)
-    make_volume(URL, VolumeSettings())
+    create_volume(URL, VolumeSettings())
     return made
 
 
@@ -96,7 +96,7 @@ def prune(volume: OpenVolume) -> None:
 
 def on_another_machine(tmp_path: Path) -> OpenVolume:
     view = WriterSettings(cache_size_bytes=0, memory_cache_bytes=0, read_only=True)
-    opened = open_view(URL, view, Places(tmp_path / "other", tmp_path / "other-cache"))
+    opened = open_view(URL, view, LocalFolders(tmp_path / "other", tmp_path / "other-cache"))
     opened.start(0)
     return opened
 

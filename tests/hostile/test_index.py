@@ -69,7 +69,7 @@ def publish_changed(volume: Volume, folder: Path, *statements: tuple[object, ...
 
 
 def extract_all(volume: Volume, snapshot: str, destination: Path) -> ExportResult:
-    return extract(volume.store_settings, volume.places("x"), snapshot, "/", destination, progress=silent)
+    return extract(volume.store_settings, volume.folders("x"), snapshot, "/", destination, progress=silent)
 
 
 def below(folder: Path) -> set[str]:

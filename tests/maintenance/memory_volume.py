@@ -56,7 +56,7 @@ class SnapshotPublisher:
         with self._mutex:
             yield
 
-    def publish_held(
+    def publish_locked(
         self, progress: Callable[[Mapping[str, Any]], None] = ignore_progress, *, name: str | None = None
     ) -> str:
         volume = self._volume
@@ -212,7 +212,7 @@ class MemoryVolume:
 
     def publish(self, name: str | None = None) -> str:
         with self.publisher.exclusively():
-            return self.publisher.publish_held(name=name)
+            return self.publisher.publish_locked(name=name)
 
     def gc(self, settings: GcSettings = NOW, report: Callable[[Mapping[str, Any]], None] = ignore_progress) -> Any:
         return self.collector.collect(settings, report)

@@ -289,7 +289,7 @@ class Lives:
         def open_() -> None:
             with self.on(self.host):
                 settings = WriterSettings(cache_size_bytes=0, take_over=True)
-                made = open_writer(self.volume.store_settings, settings, self.volume.places(self.host))
+                made = open_writer(self.volume.store_settings, settings, self.volume.folders(self.host))
                 self.volume.closing(made)
                 try:
                     made.start(0)
@@ -382,7 +382,7 @@ class Lives:
         is_head = snapshot == self.newest
         try:
             with self.on(self.host):
-                restore_head(self.volume.store_settings, self.volume.places(self.host), snapshot, silent)
+                restore_head(self.volume.store_settings, self.volume.folders(self.host), snapshot, silent)
         except (StateConflict, EpochHeld) as error:
             self.told.append(f"  {type(error).__name__}: {error}")
             return
@@ -394,7 +394,7 @@ class Lives:
     def collect(self) -> None:
         def collect() -> None:
             with self.on(self.host):
-                collect_unmounted(self.volume.store_settings, self.volume.places(self.host), {"grace_s": 0}, silent)
+                collect_unmounted(self.volume.store_settings, self.volume.folders(self.host), {"grace_s": 0}, silent)
 
         self.open()
         self.finish_well()
@@ -430,6 +430,6 @@ def brief(tree: Tree) -> dict[str, str]:
 
 def clean(volume: Volume, host: str) -> None:
     told: list[Message] = []
-    result = check_unmounted(volume.store_settings, volume.places(host), {"verify_data": True}, told.append)
+    result = check_unmounted(volume.store_settings, volume.folders(host), {"verify_data": True}, told.append)
     # where a statement has failed, the records that could be read lie in a new database, and the old one aside
     assert result["codes"].keys() <= {"staging-put-aside"}, [one for one in told if "finding" in one]

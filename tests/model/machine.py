@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cas3fs.commands.mkfs import make_volume
+from cas3fs.commands.mkfs import create_volume
 from cas3fs.commands.restore import restore_head
-from cas3fs.config import MIB, Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.config import MIB, LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import Message
 from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.maintenance.gc.collector import GarbageCollector
@@ -31,7 +31,7 @@ class Machine:
         self.machines = 0
         (self.root / "v").mkdir()
         self.store = StoreSettings((self.root / "v").as_uri())
-        self.uuid = str(make_volume(self.store, SMALL)["uuid"])
+        self.uuid = str(create_volume(self.store, SMALL)["uuid"])
         self.volume = self._open()
 
     @property
@@ -39,8 +39,8 @@ class Machine:
         return self.volume.filesystem
 
     @property
-    def _places(self) -> Places:
-        return Places(self.root / f"state{self.machines}", self.root / "cache")
+    def _places(self) -> LocalFolders:
+        return LocalFolders(self.root / f"state{self.machines}", self.root / "cache")
 
     def _open(self) -> OpenVolume:
         volume = open_writer(self.store, WriterSettings(**SETTINGS), self._places)
@@ -98,7 +98,7 @@ class Machine:
     def view(self, snapshot: str) -> OpenVolume:
         """A snapshot, open for reading on another machine."""
         settings = WriterSettings(**SETTINGS, read_only=True, snapshot=snapshot)
-        volume = open_view(self.store, settings, Places(self.root / "viewer", self.root / "viewer-cache"))
+        volume = open_view(self.store, settings, LocalFolders(self.root / "viewer", self.root / "viewer-cache"))
         volume.start(0)
         return volume
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.subjects.mounted import NullFileSystem
-from cas3fs.cli.sockets import find_socket
-from cas3fs.config import Places
+from cas3fs.cli.socket_lookup import find_socket
+from cas3fs.config import LocalFolders
 from cas3fs.control import SOCKET_NAME, ControlServer, MountRecord
 from cas3fs.errors import ControlError
 
@@ -65,7 +65,7 @@ def test_a_mount_that_does_not_answer_is_reached_by_its_socket_if_its_record_is_
     MountRecord("file:///v", "uuid", str(unanswering), os.getpid()).save(workspace / "s" / "uuid")
     server = ControlServer(workspace / "s" / "uuid" / SOCKET_NAME, {})
     server.start()
-    places = Places(workspace / "s", workspace / "c")
+    places = LocalFolders(workspace / "s", workspace / "c")
     assert find_socket(unanswering, places, silence_s=0.1) == workspace / "s" / "uuid" / SOCKET_NAME
     server.close()
     with pytest.raises(ControlError, match=f"the mount on {unanswering} has given no sign"):

@@ -87,11 +87,11 @@ def test_boto3_is_not_imported_for_a_store_in_a_directory(tmp_path: Path) -> Non
         "import sys\n"
         "from cas3fs.config import StoreSettings, VolumeSettings\n"
         "from cas3fs.commands import gc, mount\n"
-        "from cas3fs.commands.mkfs import make_volume\n"
+        "from cas3fs.commands.mkfs import create_volume\n"
         "from cas3fs.volume.loading import load_volume, open_volume_store\n"
         "from cas3fs.metrics import Metrics\n"
         f"settings = StoreSettings({tmp_path.as_uri()!r})\n"
-        "make_volume(settings, VolumeSettings())\n"
+        "create_volume(settings, VolumeSettings())\n"
         "load_volume(open_volume_store(settings, Metrics()))\n"
         "print([name for name in sys.modules if name.startswith(('boto', 's3transfer', 'urllib3'))])\n"
     )

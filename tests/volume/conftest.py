@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.commands.mkfs import make_volume
-from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.commands.mkfs import create_volume
+from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, Owner
@@ -29,7 +29,7 @@ class Volume:
         self.store_settings = StoreSettings((store or root / "v").as_uri())
         if store is None:
             (root / "v").mkdir()
-            self.made = make_volume(self.store_settings, VolumeSettings())
+            self.made = create_volume(self.store_settings, VolumeSettings())
         self.shelf = Shelf(open_store(self.store_settings, metrics=Metrics()))
         self.archive = SnapshotArchive(self.shelf)
         self._open: list[OpenVolume] = []
@@ -41,22 +41,22 @@ class Volume:
         other._open = self._open
         return other
 
-    def places(self, host: str) -> Places:
-        return Places(self.root / host, self.root / "cache" / host)
+    def folders(self, host: str) -> LocalFolders:
+        return LocalFolders(self.root / host, self.root / "cache" / host)
 
     def state(self, host: str) -> Path:
-        return self.places(host).state_of(str(self.made["uuid"]))
+        return self.folders(host).state_of(str(self.made["uuid"]))
 
     def open(self, host: str = "here", *, take_over: bool = False) -> OpenVolume:
         settings = WriterSettings(cache_size_bytes=0, take_over=take_over)
-        volume = open_writer(self.store_settings, settings, self.places(host))
+        volume = open_writer(self.store_settings, settings, self.folders(host))
         self._open.append(volume)
         volume.start(0)
         return volume
 
     def view(self) -> OpenVolume:
         settings = WriterSettings(cache_size_bytes=0, read_only=True)
-        volume = open_view(self.store_settings, settings, self.places("viewer"))
+        volume = open_view(self.store_settings, settings, self.folders("viewer"))
         self._open.append(volume)
         volume.start(0)
         return volume
@@ -105,7 +105,7 @@ def publish(opened: OpenVolume) -> str:
 def view_of(volume: Volume, snapshot_id: str, host: str = "viewer") -> OpenVolume:
     """Opens a snapshot for reading."""
     settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)
-    opened = open_view(volume.store_settings, settings, volume.places(host))
+    opened = open_view(volume.store_settings, settings, volume.folders(host))
     volume.closing(opened)
     opened.start(0)
     return opened

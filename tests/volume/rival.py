@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from cas3fs.config import Places, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.errors import EpochHeld
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.volume.opening import OpenVolume, open_writer
@@ -21,7 +21,9 @@ def main(url: str, folder: Path) -> None:
     say("ready")
     while sys.stdin.readline():
         try:
-            volume = open_writer(StoreSettings(url), WriterSettings(cache_size_bytes=0), Places(folder, folder / "c"))
+            volume = open_writer(
+                StoreSettings(url), WriterSettings(cache_size_bytes=0), LocalFolders(folder, folder / "c")
+            )
         except EpochHeld:
             say("held")
             continue
@@ -30,7 +32,7 @@ def main(url: str, folder: Path) -> None:
             say("won")
             told = sys.stdin.readline().strip()
             if told == "leave":
-                volume.give_back()
+                volume.release_unserved()
             else:
                 write(volume, told)
                 volume.finish()

@@ -41,6 +41,6 @@ def test_a_check_from_another_machine_names_it(volume: Volume, faulty_stores: Fa
     key = f"snapshots/{volume.use('here', b='two')}"
     found: list[Message] = []
     with faulty_stores.faults.on(FaultKind.ARCHIVED, keys=[key]):
-        check_unmounted(volume.store_settings, volume.places("there"), {}, found.append)
+        check_unmounted(volume.store_settings, volume.folders("there"), {}, found.append)
     told = [one["finding"] for one in found if "finding" in one]
     assert [(one["code"], one["touches"]) for one in told] == [("object-archived", {"object": key})]

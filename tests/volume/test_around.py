@@ -23,7 +23,7 @@ from .test_take_over import published, silent
 
 def shown(volume: Volume, snapshot: str) -> dict[str, str]:
     settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot)
-    opened = open_view(volume.store_settings, settings, volume.places("viewer"))
+    opened = open_view(volume.store_settings, settings, volume.folders("viewer"))
     volume.closing(opened)
     opened.start(0)
     return read_all(opened)
@@ -43,7 +43,7 @@ def made_with_a_damaged_head(volume: Volume) -> tuple[str, str, bytes]:
     head = opened.finish()
     opened.close()
     assert head is not None
-    with open_offline_writer(volume.store_settings, volume.places("A")) as turn:
+    with open_offline_writer(volume.store_settings, volume.folders("A")) as turn:
         turn.pruner.delete([middle])
     shutil.rmtree(volume.state("A"))
     good = pages_of(volume, head).read_bytes()
@@ -63,7 +63,7 @@ def test_a_head_that_was_gone_around_can_be_had_again_when_its_damage_passes(vol
     entry = path.read_bytes()
     if manifest == "lost for a time":
         path.unlink()
-    made = restore_head(volume.store_settings, volume.places("B"), first, silent)
+    made = restore_head(volume.store_settings, volume.folders("B"), first, silent)
     assert volume.archive.load(made.id).bypassed == (head,)
     opened = volume.open("B")
     for number in range(3):
@@ -83,7 +83,7 @@ def test_a_head_that_was_gone_around_can_be_had_again_when_its_damage_passes(vol
 @pytest.mark.promise("a-bypassed-head-is-kept")
 def test_a_head_that_was_gone_around_is_told_apart_and_goes_when_a_person_deletes_it(volume: Volume) -> None:
     first, head, _ = made_with_a_damaged_head(volume)
-    restore_head(volume.store_settings, volume.places("B"), first, silent)
+    restore_head(volume.store_settings, volume.folders("B"), first, silent)
     opened = volume.open("B")
     before = packs(volume)
     GcScheduler(opened).gc(GcSettings(grace_s=0), silent)

@@ -63,7 +63,7 @@ def made(volume: Volume, host: str = "A") -> tuple[str, dict[str, str]]:
 
 
 def gc(volume: Volume, host: str) -> Message:
-    return collect_unmounted(volume.store_settings, volume.places(host), {"grace_s": 0}, silent)
+    return collect_unmounted(volume.store_settings, volume.folders(host), {"grace_s": 0}, silent)
 
 
 @pytest.mark.promise("a-denied-snapshot-is-kept")
@@ -96,18 +96,18 @@ def test_a_person_gives_a_denied_snapshot_up(volume: Volume, bare: ObjectStore, 
     bare.delete_many([f"snapshots/{first}"])
     before = {info.key for info in bare.list("packs/")}
     found: list[Message] = []
-    check_unmounted(volume.store_settings, volume.places("B"), {}, found.append)
+    check_unmounted(volume.store_settings, volume.folders("B"), {}, found.append)
     told = [one["finding"] for one in found if "finding" in one]
     assert [(one["code"], one["touches"]) for one in told] == [("snapshot-missing", {"snapshot": first})]
     assert gc(volume, "A")["problems"]
     assert {info.key for info in bare.list("packs/")} >= before
     if by == "delete":
-        delete_offline(volume.store_settings, volume.places("A"), [first])
+        delete_offline(volume.store_settings, volume.folders("A"), [first])
         with pytest.raises(SnapshotMissing):
-            delete_offline(volume.store_settings, volume.places("A"), [first])
+            delete_offline(volume.store_settings, volume.folders("A"), [first])
     else:
-        assert check_unmounted(volume.store_settings, volume.places("A"), {"repair": True}, silent)["status"] == 1
-    assert check_unmounted(volume.store_settings, volume.places("B"), {}, silent)["status"] == 0
+        assert check_unmounted(volume.store_settings, volume.folders("A"), {"repair": True}, silent)["status"] == 1
+    assert check_unmounted(volume.store_settings, volume.folders("B"), {}, silent)["status"] == 0
     assert gc(volume, "A")["problems"] == ()
     assert not {info.key for info in bare.list("packs/")} & before
 
@@ -149,7 +149,7 @@ def test_who_dies_while_deleting_snapshots_does_not_miss_them(volume: Volume, mo
 def test_what_another_writer_deleted_is_not_missed(volume: Volume) -> None:
     first, _ = made(volume, "A")
     volume.use("B", b="x")
-    delete_offline(volume.store_settings, volume.places("B"), [first])
+    delete_offline(volume.store_settings, volume.folders("B"), [first])
     assert gc(volume, "A")["problems"] == ()
     held = volume.open("B")
     assert held.publisher is not None

@@ -49,7 +49,7 @@ def test_what_was_freed_since_is_stored_again_when_it_is_written_again(volume: V
         manifest.write_bytes(manifest.read_bytes()[:-1])
     else:
         manifest.unlink()
-    assert check_unmounted(volume.store_settings, volume.places("B"), {"repair": True}, silent)["status"] == 1
+    assert check_unmounted(volume.store_settings, volume.folders("B"), {"repair": True}, silent)["status"] == 1
     volume.use("B", again=text)
     found = volume.open("C")
     assert (read(found, "small"), read(found, "again")) == ("s", text)

@@ -210,7 +210,7 @@ def test_who_cannot_open_what_an_earlier_mount_left_keeps_the_volume_for_it(volu
 def test_a_mount_that_never_served_holds_nothing_up(volume: Volume) -> None:
     volume.use("here", a="1")
     unused = volume.open("here")
-    unused.give_back()
+    unused.release_unserved()
     unused.close()
     volume.use("there", b="2")
     assert read_all(volume.open("here")) == {"a": "1", "b": "2"}
@@ -222,7 +222,7 @@ def test_a_mount_that_never_served_keeps_the_volume_where_something_is_left_to_s
     write(killed, "a", "1")
     killed.close()
     unused = volume.open("here")
-    unused.give_back()
+    unused.release_unserved()
     unused.close()
     with pytest.raises(EpochHeld):
         volume.open("there")
@@ -241,7 +241,7 @@ def test_a_snapshot_that_cannot_be_read_is_told_and_the_volume_is_not_held_up(vo
 def test_two_processes_never_share_a_state_folder(volume: Volume) -> None:
     volume.open("here")
     with pytest.raises(StateInUse, match="by process"):
-        open_writer(volume.store_settings, SETTINGS, volume.places("here"))
+        open_writer(volume.store_settings, SETTINGS, volume.folders("here"))
 
 
 def test_publishing_what_has_not_changed_adds_nothing(volume: Volume) -> None:

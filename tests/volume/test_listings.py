@@ -50,7 +50,7 @@ def looked_at(volume: Volume, host: str = "looking") -> list[str]:
         if "finding" in told:
             found.append(told["finding"]["code"])
 
-    check_unmounted(volume.store_settings, volume.places(host), {}, take)
+    check_unmounted(volume.store_settings, volume.folders(host), {}, take)
     return found
 
 
@@ -125,7 +125,7 @@ def test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before(vol
     repaired: list[str] = []
     check_unmounted(
         volume.store_settings,
-        volume.places("B"),
+        volume.folders("B"),
         {"repair": True},
         lambda told: repaired.append(told.get("finding", {}).get("code", "")),
     )
@@ -159,7 +159,7 @@ def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_aga
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
     told: list[Message] = []
-    result = check_unmounted(volume.store_settings, volume.places("A"), {"repair": True}, told.append)
+    result = check_unmounted(volume.store_settings, volume.folders("A"), {"repair": True}, told.append)
     assert result["status"] == 1
     (found,) = [one["finding"] for one in told if one.get("finding", {}).get("code") == "snapshot-missing"]
     assert found["repaired"]
@@ -271,7 +271,7 @@ def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
     assert pack in packs(volume)
     opened.finish()
     opened.close()
-    with open_offline_writer(volume.store_settings, volume.places("B")) as turn:
+    with open_offline_writer(volume.store_settings, volume.folders("B")) as turn:
         turn.pruner.prune(RetentionPolicy(last=1, names=("*",)))
     faulty_stores.faults.clear()
     assert keep in volume.archive.ids()
@@ -292,7 +292,7 @@ def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_dele
     opened.close()
     with (
         faulty_stores.faults.on(FaultKind.LISTING_LACKS, keys=[f"snapshots/{keep}"]),
-        open_offline_writer(volume.store_settings, volume.places("A")) as turn,
+        open_offline_writer(volume.store_settings, volume.folders("A")) as turn,
     ):
         turn.pruner.prune(RetentionPolicy(last=1, names=("*",)))
     volume.archive.verify(keep, set())
@@ -317,8 +317,8 @@ def test_a_take_over_that_dies_before_it_says_where_it_goes_on_is_made_good_by_t
 
     settings = WriterSettings(cache_size_bytes=0, take_over=True)
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(opening, "take_handover", dies)
-        open_writer(volume.store_settings, settings, volume.places("new"))
+        patched.setattr(opening, "apply_handover", dies)
+        open_writer(volume.store_settings, settings, volume.folders("new"))
     assert read_takeover_bases(volume.shelf) == ()
     new = volume.open("new")
     assert [(one.epoch, str(one.start)) for one in read_takeover_bases(volume.shelf)] == [(3, base)]
@@ -398,7 +398,7 @@ def repaired_on(volume: Volume, host: str) -> list[str]:
         if "finding" in told and told["finding"]["repaired"]:
             found.append(told["finding"]["code"])
 
-    check_unmounted(volume.store_settings, volume.places(host), {"repair": True}, take)
+    check_unmounted(volume.store_settings, volume.folders(host), {"repair": True}, take)
     return found
 
 
@@ -455,7 +455,7 @@ def test_a_view_of_a_snapshot_asks_for_no_epoch(volume: Volume) -> None:
     first = volume.use("A", a="one")
     volume.use("A", b="two")
     settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=first)
-    opened = open_view(volume.store_settings, settings, volume.places("viewer"))
+    opened = open_view(volume.store_settings, settings, volume.folders("viewer"))
     volume.closing(opened)
     opened.start(0)
     assert read_all(opened) == {"a": "one"}

@@ -11,10 +11,10 @@ import pytest
 
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.rescue import find_endpoint, find_url
-from cas3fs.config import Places, StoreSettings
+from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.errors import EpochHeld, StateInUse
-from cas3fs.volume.location import LOCATION_NAME, VolumeLocation, find_state, location_of, lock_state
+from cas3fs.volume.location import LOCATION_NAME, VolumeLocation, find_state_folder, location_of, lock_state_folder
 
 from .conftest import Volume, publish, read_all, write
 
@@ -32,7 +32,7 @@ def copied(volume: Volume) -> Volume:
 
 
 def check(volume: Volume) -> None:
-    told = check_unmounted(volume.store_settings, volume.places("here"), {"verify_data": True}, silent)
+    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
     assert (told["status"], told["codes"]) == (0, {})
 
 
@@ -129,10 +129,13 @@ def test_a_place_is_a_url_and_an_endpoint(tmp_path: Path) -> None:
 
 
 def test_the_same_url_at_two_endpoints_is_two_places(tmp_path: Path) -> None:
-    places = Places(tmp_path / "state", tmp_path / "cache")
+    folders = LocalFolders(tmp_path / "state", tmp_path / "cache")
     at = [attrs.evolve(S3, endpoint_url=f"http://{host}:9000") for host in ("one", "two")]
-    with closing(lock_state(places, "u", at[0])) as first, closing(lock_state(places, "u", at[1])) as second:
-        assert first.path == places.state_of("u")
+    with (
+        closing(lock_state_folder(folders, "u", at[0])) as first,
+        closing(lock_state_folder(folders, "u", at[1])) as second,
+    ):
+        assert first.path == folders.state_of("u")
         assert second.path.name.startswith("u-")
         assert find_endpoint(second.path / "set-aside" / "now") == find_endpoint(second.path) == "http://two:9000"
-        assert [find_state(places, "u", one) for one in at] == [first.path, second.path]
+        assert [find_state_folder(folders, "u", one) for one in at] == [first.path, second.path]

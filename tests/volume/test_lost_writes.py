@@ -66,8 +66,8 @@ def test_it_is_kept_where_the_snapshot_cannot_be_restored(hurt: Volume) -> None:
 def test_what_only_looks_at_a_volume_leaves_its_index_as_it_was(volume: Volume) -> None:
     snapshot = volume.use("here", **OLD)
     assert fingerprinted(index_of(volume)) == snapshot
-    check_unmounted(volume.store_settings, volume.places("here"), {"verify_data": True}, silent)
-    unmounted_report(volume.store_settings, volume.places("here"))
+    check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
+    unmounted_report(volume.store_settings, volume.folders("here"))
     check_fingerprint(index_of(volume))
     assert fingerprinted(index_of(volume)) == snapshot
 
@@ -87,7 +87,7 @@ def test_an_index_that_is_open_or_was_killed_has_no_fingerprint(volume: Volume) 
 def test_a_restored_index_that_a_check_completes_is_no_longer_vouched_for(volume: Volume) -> None:
     volume.use("here", **OLD)
     volume.use("there")
-    check_unmounted(volume.store_settings, volume.places("there"), {}, silent)
+    check_unmounted(volume.store_settings, volume.folders("there"), {}, silent)
     check_fingerprint(volume.state("there") / "index.sqlite")
     assert read_all(volume.open("there")) == OLD
 

@@ -56,12 +56,12 @@ def aside(volume: Volume) -> list[Path]:
 
 def check_all_snapshots(volume: Volume, expected: dict[str, dict[str, str]]) -> None:
     """After a gc every retained snapshot holds what it held, and fsck finds nothing."""
-    collect_unmounted(volume.store_settings, volume.places("here"), {"grace_s": 0}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0}, silent)
     for snapshot, files in expected.items():
         view = view_of(volume, snapshot)
         assert read_all(view) == files
         view.close()
-    told = check_unmounted(volume.store_settings, volume.places("here"), {"verify_data": True}, silent)
+    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
     assert (told["status"], told["codes"]) == (0, {})
 
 
@@ -145,7 +145,7 @@ def test_fsck_looks_at_the_newest_snapshot_and_not_at_an_old_copy(volume: Volume
     opened.finish()
     opened.close()
     put_back(volume, copy)
-    told = check_unmounted(volume.store_settings, volume.places("here"), {}, silent)
+    told = check_unmounted(volume.store_settings, volume.folders("here"), {}, silent)
     assert told["checked"]["index"].startswith("the index of snapshot")
 
 

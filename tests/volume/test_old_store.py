@@ -49,12 +49,12 @@ def put_store_back(volume: Volume) -> None:
 
 def check(volume: Volume, snapshots: dict[str, dict[str, str]]) -> None:
     """After a gc every retained snapshot holds what it held, and fsck finds nothing."""
-    collect_unmounted(volume.store_settings, volume.places("here"), {"grace_s": 0}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0}, silent)
     for snapshot, files in snapshots.items():
         view = view_of(volume, snapshot)
         assert read_all(view) == files
         view.close()
-    told = check_unmounted(volume.store_settings, volume.places("here"), {"verify_data": True}, silent)
+    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
     assert (told["status"], told["codes"]) == (0, {})
 
 

@@ -64,7 +64,7 @@ def test_who_waits_for_the_store_while_a_snapshot_is_put_waits_for_the_next_one(
     def come_late() -> None:
         write(opened, "late", "x")
         late.start()
-        while publisher._asked < 2:
+        while publisher._requested < 2:
             pass
 
     once_while_a_snapshot_is_put(monkeypatch, come_late)
@@ -127,7 +127,7 @@ def test_a_restored_head_that_another_writer_overtook_is_not_acknowledged(
     volume.use("here", b="two")
     once_while_a_snapshot_is_put(monkeypatch, lambda: volume.take_over("there"))
     with pytest.raises(Fenced):
-        restore_head(volume.store_settings, volume.places("here"), first, lambda _: None)
+        restore_head(volume.store_settings, volume.folders("here"), first, lambda _: None)
 
 
 @pytest.mark.promise("numbers-are-never-reused")

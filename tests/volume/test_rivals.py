@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cas3fs.commands.mkfs import make_volume
-from cas3fs.config import Places, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.commands.mkfs import create_volume
+from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.volume.opening import open_view
 
 from .conftest import read_all
@@ -38,7 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             monkeypatch.setenv(name, value)
         server.make_bucket("rivals-open")
         made = "s3://rivals-open/volume"
-    make_volume(StoreSettings(made), VolumeSettings(allow_unfenced=request.param == "rclone"))
+    create_volume(StoreSettings(made), VolumeSettings(allow_unfenced=request.param == "rclone"))
     return made
 
 
@@ -92,7 +92,7 @@ def test_of_two_processes_that_open_a_volume_at_one_instant_one_wins_each_time(
         winner.tell(told)
         assert winner.heard() == told
     settings = WriterSettings(cache_size_bytes=0, read_only=True)
-    view = open_view(StoreSettings(url), settings, Places(tmp_path / "viewer", tmp_path / "cache"))
+    view = open_view(StoreSettings(url), settings, LocalFolders(tmp_path / "viewer", tmp_path / "cache"))
     try:
         view.start(0)
         assert read_all(view) == {name: name for name in written}

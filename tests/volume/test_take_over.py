@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.commands.rescue import find_state, find_url, rescue
+from cas3fs.commands.rescue import choose_state_folder, find_url, rescue
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
@@ -29,7 +29,7 @@ def silent(message: Message) -> None:
 def take_over(volume: Volume, host: str) -> OpenVolume:
     """Opens the volume on `host` though another writer holds it."""
     settings = WriterSettings(cache_size_bytes=0, take_over=True)
-    opened = open_writer(volume.store_settings, settings, volume.places(host))
+    opened = open_writer(volume.store_settings, settings, volume.folders(host))
     volume.closing(opened)
     opened.start(0)
     return opened
@@ -299,8 +299,8 @@ def test_what_was_set_aside_is_saved_too(volume: Volume, tmp_path: Path) -> None
 def test_a_state_folder_is_found_with_the_volume_that_it_belongs_to(volume: Volume, tmp_path: Path) -> None:
     volume.use("here", a="one")
     state = volume.state("here")
-    assert find_state(volume.root / "here") == state
-    assert find_state(state) == state
+    assert choose_state_folder(volume.root / "here") == state
+    assert choose_state_folder(state) == state
     assert find_url(state) == volume.store_settings.url
     (state / LOCATION_NAME).unlink()  # as an earlier version leaves it
     assert find_url(state) is None
@@ -308,12 +308,12 @@ def test_a_state_folder_is_found_with_the_volume_that_it_belongs_to(volume: Volu
     assert find_url(state) == volume.store_settings.url
     assert find_url(state / "set-aside" / "now") == volume.store_settings.url
     with pytest.raises(UsageError, match="holds no index"):
-        find_state(tmp_path / "nowhere")
+        choose_state_folder(tmp_path / "nowhere")
     other = state.with_name("other")
     other.mkdir()
     (other / "index.sqlite").touch()
     with pytest.raises(UsageError, match=f"several volumes; name one of .*{other}"):
-        find_state(volume.root / "here")
+        choose_state_folder(volume.root / "here")
 
 
 def test_nothing_is_saved_over_what_is_there(volume: Volume, tmp_path: Path) -> None:

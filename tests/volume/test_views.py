@@ -21,7 +21,7 @@ from .conftest import Volume, read_all, write
 
 def view_of(volume: Volume, snapshot_id: str, host: str = "here") -> OpenVolume:
     settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)
-    opened = open_view(volume.store_settings, settings, volume.places(host))
+    opened = open_view(volume.store_settings, settings, volume.folders(host))
     volume.closing(opened)
     opened.start(0)
     return opened
@@ -32,19 +32,19 @@ def test_a_snapshot_that_is_read_here_is_not_deleted_and_it_is_told_where(volume
     volume.use("here", b="two")
     view = view_of(volume, first)
     with pytest.raises(SnapshotError, match=rf"{first} is being read by process \d+: unmount it"):
-        delete_offline(volume.store_settings, volume.places("here"), [first])
+        delete_offline(volume.store_settings, volume.folders("here"), [first])
     MountRecord(volume.store_settings.url, "uuid", "/past", 1).save(view.state.path)
     with pytest.raises(SnapshotError, match="is mounted on /past"):
-        delete_offline(volume.store_settings, volume.places("here"), [first])
+        delete_offline(volume.store_settings, volume.folders("here"), [first])
     assert read_all(view) == {"a": "one"}
     view.close()
-    assert delete_offline(volume.store_settings, volume.places("here"), [first])["removed"] == [first]
+    assert delete_offline(volume.store_settings, volume.folders("here"), [first])["removed"] == [first]
 
 
 def test_pruning_and_thinning_leave_a_snapshot_that_is_read_here(volume: Volume) -> None:
     first, second = volume.use("here", a="one"), volume.use("here", b="two")
     view = view_of(volume, first)
-    told = prune_offline(volume.store_settings, volume.places("here"), RetentionPolicy(last=1), dry_run=True)
+    told = prune_offline(volume.store_settings, volume.folders("here"), RetentionPolicy(last=1), dry_run=True)
     assert [(one["id"], one["kept_by"]) for one in told["kept"]] == [(first, ["in use"]), (second, ["newest", "last"])]
     policy_offline(volume.store_settings, RetentionPolicy(last=1))
     third = volume.use("here", c="three")
@@ -69,7 +69,7 @@ def test_a_snapshot_that_is_mounted_here_while_its_deletion_is_planned_stays(
 
     monkeypatch.setattr(pruner, "plan_removal", plan_meanwhile)
     with pytest.raises(SnapshotError, match=f"{first} is being read"):
-        delete_offline(volume.store_settings, volume.places("here"), [first])
+        delete_offline(volume.store_settings, volume.folders("here"), [first])
     assert first in volume.archive.ids()
     assert read_all(views[0]) == {"a": "one"}
 
@@ -82,7 +82,7 @@ def test_a_view_says_what_it_shows_before_it_reads_it(volume: Volume, monkeypatc
 
     def deleted_meanwhile(archive: SnapshotArchive, snapshot_id: str, *args: Any) -> SnapshotInfo:
         with pytest.raises(SnapshotError, match="is being read"):
-            delete_offline(volume.store_settings, volume.places("here"), [snapshot_id])
+            delete_offline(volume.store_settings, volume.folders("here"), [snapshot_id])
         refused.append(snapshot_id)
         return restore(archive, snapshot_id, *args)
 
@@ -98,16 +98,16 @@ def test_a_reader_that_was_killed_keeps_nothing(volume: Volume) -> None:
     left.mkdir(parents=True)
     (left / "lock").write_text("1\n")
     (left / "shows").write_text(first)
-    assert delete_offline(volume.store_settings, volume.places("here"), [first])["removed"] == [first]
+    assert delete_offline(volume.store_settings, volume.folders("here"), [first])["removed"] == [first]
 
 
 def test_a_view_tells_when_its_snapshot_was_deleted_by_a_writer_elsewhere(volume: Volume) -> None:
     first = volume.use("here", a="one")
     view = view_of(volume, first, host="elsewhere")
-    assert not view.shown_is_gone()
+    assert not view.shown_snapshot_deleted()
     opened = volume.open("here")
     write(opened, "b", "two")
     opened.finish()
     opened.close()
-    delete_offline(volume.store_settings, volume.places("here"), [first])
-    assert view.shown_is_gone()
+    delete_offline(volume.store_settings, volume.folders("here"), [first])
+    assert view.shown_snapshot_deleted()

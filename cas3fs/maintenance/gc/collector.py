@@ -258,7 +258,7 @@ class GarbageCollector:
         with self._alone():
             self._step(report, "publishing")
             with self._context.publisher.exclusively():
-                self._context.publisher.publish_held(report)
+                self._context.publisher.publish_locked(report)
                 young = ordinal_of(self._context.publisher.next_number)
             compactor = self._rewrite(settings, young, report)
             with self._context.publisher.exclusively():
@@ -306,7 +306,7 @@ class GarbageCollector:
         dropped = drop_unreferenced_blocks(at.filesystem, young, lambda told: self._told(report, told))
         self._settle_deaths(inventory, young)
         self._step(report, "publishing")
-        newest = at.publisher.publish_held(report)
+        newest = at.publisher.publish_locked(report)
         self._step(report, "listing snapshots")
         retained = self._retained(inventory, newest)
         orphans = self._orphans(inventory, retained, classifier)

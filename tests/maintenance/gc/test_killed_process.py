@@ -115,7 +115,7 @@ class Killable:
 
     def delete(self, snapshots: list[str]) -> None:
         """Deletes snapshots as a person does."""
-        delete_offline(self.volume.store_settings, self.volume.places("here"), snapshots)
+        delete_offline(self.volume.store_settings, self.volume.folders("here"), snapshots)
 
     def forget_some(self, chance: random.Random) -> None:
         """Snapshots but the newest go at random."""
@@ -152,7 +152,7 @@ class Killable:
 
     def gc(self) -> None:
         settings = {"grace_s": 0, "min_live": 0.9}
-        collect_unmounted(self.volume.store_settings, self.volume.places("here"), settings, lambda told: None)
+        collect_unmounted(self.volume.store_settings, self.volume.folders("here"), settings, lambda told: None)
 
     def check(self) -> None:
         """Every snapshot holds what it held; those that a gc has published hold the head."""
@@ -163,7 +163,7 @@ class Killable:
             path.unlink()
             assert found == self.trees.setdefault(snapshot, dict(self.head)), snapshot
         assert set(self.trees) == set(self.volume.archive.ids())
-        told = check_unmounted(self.volume.store_settings, self.volume.places("here"), {"verify_data": True}, _silent)
+        told = check_unmounted(self.volume.store_settings, self.volume.folders("here"), {"verify_data": True}, _silent)
         assert told["status"] == 0, told
 
 

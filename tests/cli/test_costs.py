@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cas3fs.cli.costs import cost_report, cost_rows, dollars, planned_usd
 from cas3fs.cli.program import program
-from cas3fs.cli.spending import dollars, planned_usd, spending, told
 from cas3fs.prices import PriceTable
 
 
 def test_requests_bytes_and_dollars_follow_from_the_metrics_of_the_mount() -> None:
     process = {"store.put.count": 2000, "store.put.bytes": 5_000_000, "store.get.count": 1000, "store.get.bytes": 10**9}
-    spent = spending(process, 2 * 10**9, PriceTable())
+    spent = cost_report(process, 2 * 10**9, PriceTable())
     assert spent["requests"] == {"put": 2000, "get": 1000, "list": 0, "head": 0, "delete": 0}
     assert (spent["up_bytes"], spent["down_bytes"]) == (5_000_000, 10**9)
     assert (spent["requests_usd"], spent["egress_usd"], spent["storage_usd_per_month"]) == (0.0104, 0.09, 0.046)
-    lines = dict(told(spent))
+    lines = dict(cost_rows(spent))
     assert lines["requests"] == "2,000 put, 1,000 get"
     assert lines["price of requests"] == "$0.01; $0.09 more if what was received left the region"
     assert lines["price of storage"] == "$0.05 a month"

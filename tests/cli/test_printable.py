@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.cli.plain import plain
+from cas3fs.cli.printable import printable
 
 LABEL = "a\x1b[2Jb\x07\u202ec\x9b31m"
 
@@ -24,7 +24,7 @@ def cas3fs(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]
 
 @given(st.text() | st.characters(categories=["Cc", "Cs", "Cf"]))
 def test_plain_text_can_be_printed_and_says_the_same(text: str) -> None:
-    shown = plain(text)
+    shown = printable(text)
     assert shown.replace("\n", "").replace("\t", "").isprintable()
     shown.encode()
     if text.isprintable():

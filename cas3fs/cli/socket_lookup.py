@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from cas3fs.config import Places
+from cas3fs.config import LocalFolders
 from cas3fs.control import (
     ALIVE_TIMEOUT_S,
     MOUNT_RECORD_NAME,
@@ -34,7 +34,7 @@ _DESCRIPTORS = 4096
 
 
 def find_socket(
-    mountpoint: Path, places: Places, *, quiet_s: float = QUIET_S, alive_timeout_s: float = ALIVE_TIMEOUT_S
+    mountpoint: Path, folders: LocalFolders, *, quiet_s: float = QUIET_S, alive_timeout_s: float = ALIVE_TIMEOUT_S
 ) -> Path | None:
     """Where the control socket of the mount on `mountpoint` is; None when its process is gone.
 
@@ -44,12 +44,12 @@ def find_socket(
     """
     with _asked(mountpoint) as answer:
         if not _can_read(answer, quiet_s):
-            socket = _recorded(mountpoint, places)
+            socket = _recorded(mountpoint, folders)
             if socket is not None:
                 wait_until_alive(socket)
                 return socket
             if not _can_read(answer, alive_timeout_s):
-                raise ControlError(_silent(mountpoint, places, quiet_s + alive_timeout_s))
+                raise ControlError(_not_responding(mountpoint, folders, quiet_s + alive_timeout_s))
         return _read(mountpoint, os.read(answer, _TOLD_BYTES))
 
 
@@ -96,9 +96,12 @@ def _can_read(pipe: int, limit_s: float) -> bool:
     return bool(select.select([pipe], [], [], limit_s)[0])
 
 
-def _recorded(mountpoint: Path, places: Places) -> Path | None:
+def _recorded(mountpoint: Path, folders: LocalFolders) -> Path | None:
     """The socket of the process that was the last to mount there, by the records in the state folder."""
-    files = [*places.state_dir.glob(f"*/{MOUNT_RECORD_NAME}"), *places.state_dir.glob(f"*/views/*/{MOUNT_RECORD_NAME}")]
+    files = [
+        *folders.state_dir.glob(f"*/{MOUNT_RECORD_NAME}"),
+        *folders.state_dir.glob(f"*/views/*/{MOUNT_RECORD_NAME}"),
+    ]
     for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
         record, socket = MountRecord.load(file.parent), file.parent / SOCKET_NAME
         if record is not None and Path(record.mountpoint) == mountpoint and is_listening(socket):
@@ -106,9 +109,9 @@ def _recorded(mountpoint: Path, places: Places) -> Path | None:
     return None
 
 
-def _silent(mountpoint: Path, places: Places, waited_s: float) -> str:
+def _not_responding(mountpoint: Path, folders: LocalFolders, waited_s: float) -> str:
     return (
         f"the mount on {mountpoint} has given no sign for {waited_s:.0f} s, and which process serves it "
-        f"does not stand in {places.state_dir}: give the --state-dir that it was mounted with, or see whether its "
+        f"does not stand in {folders.state_dir}: give the --state-dir that it was mounted with, or see whether its "
         "process was stopped, let it go on, and try again"
     )

@@ -13,7 +13,7 @@ _LEFT: Final = "\n\t"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """`text` without characters that steer a terminal."""
     if text.isprintable():
         return text
@@ -33,14 +33,14 @@ def _escaped(one: str) -> str:
     return one.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-class PlainStream:
+class PrintableStream:
     """A text stream to which only plain text comes."""
 
     def __init__(self, inner: TextIO) -> None:
         self._inner = inner
 
     def write(self, text: str) -> int:
-        return self._inner.write(plain(text))
+        return self._inner.write(printable(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -44,7 +44,7 @@ def price_option(command: _Command) -> _Command:
     )(command)
 
 
-def spending(process: Mapping[str, float], stored_bytes: int, prices: PriceTable) -> dict[str, Any]:
+def cost_report(process: Mapping[str, float], stored_bytes: int, prices: PriceTable) -> dict[str, Any]:
     """What a mount has asked for since it began, and what the volume costs, in dollars.
 
     `process` has the metrics of the mount, or nothing. Egress is told apart: only what leaves the service's region is
@@ -67,7 +67,7 @@ def planned_usd(requests: Mapping[str, int], prices: PriceTable) -> float:
     return round(prices.of_requests({kind.removesuffix("s"): count for kind, count in requests.items()}), 6)
 
 
-def told(spent: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def cost_rows(spent: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The lines of `spending`, a title and words each."""
     counts = ", ".join(f"{count:,} {kind}" for kind, count in spent["requests"].items() if count)
     if counts:

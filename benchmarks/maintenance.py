@@ -21,7 +21,7 @@ from typing import Any
 
 from cas3fs.blocks.codec import Compression, decode_verified, encode, hash_block
 from cas3fs.blocks.packs import PackBuilder, read_contents
-from cas3fs.blockstore.keys import pack_key, pack_name
+from cas3fs.blockstore.pack_store import PackStore, pack_key
 from cas3fs.entries.shelf import Shelf
 from cas3fs.index import Index, PackUseScan
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
@@ -34,7 +34,6 @@ from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.values import StoredPack
 
 MIB = 1 << 20
 BLOCKS_PER_PACK = 4000
@@ -133,11 +132,10 @@ def _fill(store: DirectoryStore, path: Path, mib: int) -> Sequence[str]:
                 plain = os.urandom(MIB // 2) + bytes(MIB // 2)
                 builder.add(hash_block(plain), encode(plain, Compression.parse("zstd:3")), len(plain))
             image = builder.finish()
-            name = pack_name(1, image.name)
-            store.put_if_absent(pack_key(name), image.body)
-            names.append(name)
+            pack = PackStore(store).put(image, 1)
+            names.append(pack.name)
             with index.operation():
-                index.blocks.add_pack(StoredPack(name, len(image.body), image.blocks), 1)
+                index.blocks.add_pack(pack, 1)
                 ids = index.blocks.find([one.hash for one in image.blocks])
                 rows = [(place * MIB, MIB, ids[one.hash], 0) for place, one in enumerate(image.blocks)]
                 index.chunks.replace(1000 + number, 0, len(rows) * MIB, rows)

@@ -23,8 +23,9 @@ from itertools import chain
 from cas3fs.blocks.packs import read_contents
 from cas3fs.blockstore.cache_filler import CacheFiller
 from cas3fs.blockstore.in_flight import BlockFetch, InFlightFetches, RecentFailures
-from cas3fs.blockstore.plans import Locality, Run, coalesce
-from cas3fs.blockstore.retrieval import Retrieval, Unpack
+from cas3fs.blockstore.pack_ranges import PackRange, coalesce
+from cas3fs.blockstore.pack_store import Decode, PackStore
+from cas3fs.blockstore.whole_packs import WholePackPolicy
 from cas3fs.caches.base import BlockCache
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import (
@@ -70,7 +71,7 @@ class Fetcher:
 
     def __init__(
         self,
-        retrieval: Retrieval,
+        packs: PackStore,
         memory: MemoryCache,
         cache: BlockCache | None,
         *,
@@ -81,7 +82,7 @@ class Fetcher:
         near_store: bool,
         clock: Callable[[], float],
     ) -> None:
-        self._retrieval = retrieval
+        self._pack_store = packs
         self._memory = memory
         self._cache = cache
         self._filler = None if cache is None else CacheFiller(cache)
@@ -91,7 +92,7 @@ class Fetcher:
         self._closed = False
         self._in_flight = InFlightFetches(ahead_bytes, clock)
         self._recent_failures = RecentFailures(clock)
-        self._locality = Locality()
+        self._whole_pack_policy = WholePackPolicy()
         self._packs: dict[str, PackFetch] = {}
         self._pack_slots = threading.Semaphore(WHOLE_PACKS_AT_ONCE)
         self._workers = ThreadPoolExecutor(workers, "cas3fs-ahead")
@@ -200,7 +201,7 @@ class Fetcher:
         if pack_fetch is not None:
             pack_fetch.waiting.append(fetch)
             return None
-        if self._locality.missed(fetch.block) and self._whole_packs and not self._closed:
+        if self._whole_pack_policy.record_miss(fetch.block) and self._whole_packs and not self._closed:
             pack_fetch = self._packs[fetch.block.pack] = PackFetch(fetch.block.pack)
             return partial(self._fetch_pack, pack_fetch)
         return lambda fetch: self._run_job([fetch], self._fetch_alone)
@@ -210,7 +211,7 @@ class Fetcher:
         if fetch.hinted and self._load(fetch):
             return
         try:
-            plain = self._retrieval.block(fetch.block)
+            plain = self._pack_store.get_block(fetch.block)
         except Cas3fsError as error:
             self._fail([fetch], error)
         else:
@@ -225,11 +226,11 @@ class Fetcher:
 
     def _decode(self, fetch: BlockFetch, body: bytes, start: int) -> None:
         """Land a fetch from bytes of its pack, or fail it alone."""
-        self._unpack_one(fetch, lambda: self._retrieval.decode(body, start, fetch.block))
+        self._unpack_one(fetch, lambda: self._pack_store.decode(body, start, fetch.block))
 
-    def _unpack_one(self, fetch: BlockFetch, unpack: Unpack) -> None:
+    def _unpack_one(self, fetch: BlockFetch, decode: Decode) -> None:
         try:
-            plain = unpack()
+            plain = decode()
         except Cas3fsError as error:
             self._fail([fetch], error)
         else:
@@ -249,7 +250,7 @@ class Fetcher:
             self._fail(fetches, _closed())
 
     def _plan(self, fetches: list[BlockFetch]) -> None:
-        """Share new fetches out among the workers: loads from the caches, and runs of neighbours."""
+        """Share new fetches out among the workers: loads from the caches, and ranges of neighbours."""
         if self._near_store:
             for fetch in fetches:
                 self._submit(self._load_ahead, [fetch])
@@ -260,8 +261,8 @@ class Fetcher:
             for fetch in fetches:
                 if fetch.block.hash in held:
                     self._submit(self._load_ahead, [fetch])
-            for run in coalesce(list(by_block)):
-                self._submit(self._fetch_ahead, [by_block[block] for block in run.blocks])
+            for each in coalesce(list(by_block)):
+                self._submit(self._fetch_ahead, [by_block[block] for block in each.blocks])
         except BaseException as error:
             self._fail(self._claim(fetches), error)
             raise
@@ -273,15 +274,15 @@ class Fetcher:
         """Fetch neighbours of one pack together, but for those that a reader has claimed meanwhile."""
         by_block = {fetch.block: fetch for fetch in self._claim(fetches)}
         try:
-            for run in coalesce(list(by_block)):
-                self._fetch_run(run, {block: by_block[block] for block in run.blocks})
+            for each in coalesce(list(by_block)):
+                self._fetch_range(each, {block: by_block[block] for block in each.blocks})
         finally:
             self._run_job(list(by_block.values()), self._fetch_alone)
 
-    def _fetch_run(self, run: Run, fetches: dict[BlockLocation, BlockFetch]) -> None:
-        """Fetch a run; each of its blocks lands as soon as it has arrived, and none waits for those behind it."""
+    def _fetch_range(self, wanted: PackRange, fetches: dict[BlockLocation, BlockFetch]) -> None:
+        """Fetch a range; each of its blocks lands as soon as it has arrived, and none waits for those behind it."""
         try:
-            self._retrieval.blocks(run, lambda block, unpack: self._unpack_one(fetches[block], unpack))
+            self._pack_store.get_blocks(wanted, lambda block, decode: self._unpack_one(fetches[block], decode))
         except BlockMissing:
             self._run_job(list(fetches.values()), self._fetch_alone)  # perhaps not all of them are lost
         except Cas3fsError as error:
@@ -304,7 +305,7 @@ class Fetcher:
         self._pack_slots.acquire()
         unpacking = None
         try:
-            body = self._retrieval.pack(pack_fetch.pack)
+            body = self._pack_store.get_pack(pack_fetch.pack)
             self._packs_fetched.add()
             self._decode(fetch, body, 0)
             unpacking = self._unpackers.submit(self._unpack, pack_fetch, body, fetch.block.offset)
@@ -371,7 +372,7 @@ class Fetcher:
         for block in blocks:
             if not self._memory.contains(block.hash):
                 with suppress(BlockCorrupt):  # whoever reads it will be told
-                    yield block.hash, self._retrieval.decode(body, 0, block)
+                    yield block.hash, self._pack_store.decode(body, 0, block)
 
     def _worth_keeping(self, pack: str, body: bytes, first_offset: int) -> list[BlockLocation]:
         """What a pack contains and no cache has; nothing where its table of contents is damaged."""

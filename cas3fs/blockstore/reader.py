@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from cas3fs.blockstore.fetcher import Fetcher, OnLost
-from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.caches.base import BlockCache, part_of
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.caches.wrappers import ensure_verified
@@ -55,7 +55,7 @@ class BlockReader:
         self._memory = memory
         self._cache = None if cache is None else ensure_verified(cache)
         self._fetcher = Fetcher(
-            Retrieval(store, metrics),
+            PackStore(store, metrics),
             memory,
             self._cache,
             metrics=metrics,

@@ -20,13 +20,12 @@ once, without any lock of this room.
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 
 from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, encode_parts
 from cas3fs.blockstore.budget import ByteBudget
-from cas3fs.blockstore.keys import pack_key, pack_name
 from cas3fs.blockstore.pack_session import Encoded, OpenPack, PackSession, PendingBlock, StoredFuture
-from cas3fs.errors import ObjectExists, StoreError
+from cas3fs.blockstore.pack_store import PackStore, pack_name
+from cas3fs.errors import StoreError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.values import BlockHash, Buffer, StoredPack
@@ -58,7 +57,7 @@ class BlockWriter:
         encoders: int = 2,
     ) -> None:
         self.pack_size_bytes = pack_size_bytes
-        self._store = store
+        self._packs = PackStore(store, metrics)
         self._epoch = epoch
         self._compression = compression
         self._on_stored = on_stored
@@ -71,8 +70,7 @@ class BlockWriter:
         self._uploads = ThreadPoolExecutor(uploads, "cas3fs-upload")
         self._blocks = metrics.counter("writer.blocks")
         self._plain_bytes = metrics.counter("writer.plain_bytes")
-        self._stored_bytes = metrics.counter("writer.stored_bytes")
-        self._packs = metrics.counter("writer.packs")
+        self._stored_packs = metrics.counter("writer.packs")
         self._failed_packs = metrics.counter("writer.failed_packs")
         metrics.watch("writer.under_way_bytes", lambda: self._budget.used_bytes)
 
@@ -88,7 +86,7 @@ class BlockWriter:
     @property
     def last_response_at_s(self) -> float:
         """When the store last gave a sign of life, by the monotonic clock, in seconds."""
-        return self._store.last_response_at_s
+        return self._packs.last_response_at_s
 
     @property
     def unrecorded(self) -> frozenset[str]:
@@ -185,10 +183,7 @@ class BlockWriter:
         with self._lock:
             self._unrecorded.add(name)
         try:
-            with suppress(ObjectExists):  # the name is the hash of the content with its nonce: it is this very pack
-                self._store.put_if_absent(pack_key(name), image.body)
-            self._stored_bytes.add(len(image.body))
-            self._on_stored(StoredPack(name, len(image.body), image.blocks))
+            self._on_stored(self._packs.put(image, self._epoch))
         finally:
             with self._lock:
                 self._unrecorded.discard(name)
@@ -199,7 +194,7 @@ class BlockWriter:
             self._failed_packs.add()
             self.fail(blocks, error)
             return
-        self._packs.add()
+        self._stored_packs.add()
         self._blocks.add(len(blocks))
         self._plain_bytes.add(sum(pending.plain_length for pending in blocks))
         for pending in self._leave(blocks):

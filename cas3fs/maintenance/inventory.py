@@ -20,7 +20,7 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-from cas3fs.blockstore.keys import PACKS_PREFIX
+from cas3fs.blockstore.pack_store import epoch_of_pack, pack_name_in
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
 from cas3fs.epochs.epoch_entries import epoch_number, is_foreign_key
 from cas3fs.errors import DeleteFailed, EntryError, SnapshotError, StoreError
@@ -287,13 +287,6 @@ def _aside(infos: Iterable[ObjectInfo]) -> tuple[SnapshotNumber, ...]:
     return tuple(SnapshotNumber.parse(name) for name in names if _is_number(name))
 
 
-def epoch_of_pack(name: str) -> int | None:
-    """The epoch that a pack's name begins with; None where it is no name of a pack."""
-    epoch, _, digest = name.partition("/")
-    is_name = len(epoch) >= 8 and epoch.isascii() and epoch.isdigit() and len(digest) == 64
-    return int(epoch) if is_name and not set(digest) - set("0123456789abcdef") else None
-
-
 def store_clock_now(store: ObjectStore) -> datetime:
     """The time of this moment by the store's own clock: an object is put, looked at, and deleted. One that the store
     refuses to delete is left for a later gc.
@@ -316,11 +309,6 @@ def is_pages_id(name: str) -> bool:
         return str(PagesNumber.parse(name)) == name
     except ValueError:
         return False
-
-
-def pack_name_in(key: str) -> str:
-    """The name of the pack in the object of that key."""
-    return key.removeprefix(PACKS_PREFIX)
 
 
 def _is_number(name: str) -> bool:

@@ -21,9 +21,8 @@ from typing import Final
 
 import attrs
 
-from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.durable import replace_file
-from cas3fs.errors import ObjectMissing
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, ordinal_of
 from cas3fs.objectstores import ObjectStore
@@ -138,8 +137,4 @@ def record_missing_packs(index: Index, store: ObjectStore, snapshot: str | None)
 
 
 def _is_there(store: ObjectStore, pack: str) -> bool:
-    try:
-        store.head(pack_key(pack))
-    except ObjectMissing:
-        return False
-    return True
+    return PackStore(store).exists(pack)

@@ -11,7 +11,7 @@ import pytest
 from cas3fs.blocks.codec import Compression, encode, hash_block
 from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore import BlockReader, BlockWriter
-from cas3fs.blockstore.keys import pack_key, pack_name
+from cas3fs.blockstore.pack_store import pack_key, pack_name
 from cas3fs.caches import BlockCache, MemoryCache
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore

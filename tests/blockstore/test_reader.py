@@ -11,7 +11,7 @@ import pytest
 
 from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
-from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.pack_store import pack_key
 from cas3fs.caches import DiskCache, MemoryCache
 from cas3fs.errors import BlockCorrupt, BlockMissing, StoreError, StoreUnreachable
 from cas3fs.metrics import Metrics

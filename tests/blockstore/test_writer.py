@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.blocks.packs import read_contents
 from cas3fs.blockstore import BlockReader, BlockWriter
-from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.pack_store import pack_key
 from cas3fs.errors import ObjectExists, StoreError, StoreFull
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockLocation

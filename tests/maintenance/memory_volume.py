@@ -19,7 +19,7 @@ from typing import Any
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression, decode_verified
 from cas3fs.blockstore import BlockReader, BlockWriter
-from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.pack_store import pack_key
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity

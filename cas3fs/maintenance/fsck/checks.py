@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import attrs
 
-from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotError, SnapshotMissing
+from cas3fs.errors import IndexCorrupt, SnapshotArchived, SnapshotError, SnapshotMissing
 from cas3fs.filesystem.state.quarantine import quarantined_items
 from cas3fs.filesystem.state.recovery import damage_of, has_key
 from cas3fs.index import LOST_PACK, IndexChecker, PackEntry, PackScan, StagingIndex, ordinal_of
@@ -209,11 +209,7 @@ class Checker:
                 yield self._of_pack(index_checker, "pack-missing" if pack.used else "snapshot-pack-missing", pack)
 
     def _is_gone(self, name: str) -> bool:
-        try:
-            self._of.store.head(pack_key(name))
-        except ObjectMissing:
-            return True
-        return False
+        return not PackStore(self._of.store).exists(name)
 
     @staticmethod
     def _of_pack(index_checker: IndexChecker, code: str, pack: PackEntry, detail: str = "") -> Finding:

@@ -24,22 +24,19 @@ from typing import Final
 import attrs
 
 from cas3fs.blocks.codec import encode, hash_block
-from cas3fs.blocks.packs import FOOTER_BYTES, GUESSED_TAIL_BYTES, PackBuilder, read_contents, tail_length
-from cas3fs.blockstore.keys import PACKS_PREFIX, pack_key, pack_name
-from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.blocks.packs import PackBuilder
+from cas3fs.blockstore.pack_store import PackStore, epoch_of_pack, pack_name_in
 from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.state.extents import unpack_ranges
 from cas3fs.filesystem.state.recovery import damage_of
 from cas3fs.index import Index, IndexChecker, PackEntry, PackScan, StagingIndex
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
-from cas3fs.maintenance.inventory import PackComparison, epoch_of_pack, pack_name_in
+from cas3fs.maintenance.inventory import PackComparison
 from cas3fs.maintenance.lost_blocks import lost_packs, set_lost_packs
 from cas3fs.maintenance.pack_usage import expected_pack_bytes
-from cas3fs.metrics import Metrics
-from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
-from cas3fs.values import BlockHash, BlockLocation, PackedBlock
+from cas3fs.values import BlockHash, BlockLocation
 
 _WORKERS: Final = 8
 PACKS_AT_ONCE: Final = 64
@@ -73,7 +70,7 @@ class BlockRecovery:
         self._cache = cache
         self._rows = rows
         self._report = report
-        self._retrieval = Retrieval(context.store, Metrics())
+        self._pack_store = PackStore(context.store)
         self._damaged: set[str] = set()
         self._sizes: dict[str, int] = {}
         """Of packs in which something was found."""
@@ -150,26 +147,23 @@ class BlockRecovery:
                     due.append(info)
 
             comparison = PackComparison(scan, listed=listed, unknown=due.append)
-            for info in self._context.store.list(PACKS_PREFIX):
+            for info in self._pack_store.list_objects():
                 if epoch_of_pack(pack_name_in(info.key)) is not None:
                     comparison.see(info)
                 yield from due
                 due.clear()
 
-    def _contents(self, info: ObjectInfo) -> list[BlockLocation]:
+    def _contents(self, info: ObjectInfo) -> Sequence[BlockLocation]:
         name = pack_name_in(info.key)
         try:
-            return [
-                BlockLocation(one.hash, name, *one[1:])
-                for one in read_pack_contents(self._context.store, info.key, info.size)
-            ]
+            return self._pack_store.get_contents(name, info.size)
         except (BlockError, ObjectMissing, ObjectArchived) as error:
             _log.warning("the table of contents of pack %s cannot be read: %s", name, error)
             return []
 
     def _is_good(self, place: BlockLocation) -> bool:
         try:
-            self._retrieval.block(place)
+            self._pack_store.get_block(place)
         except (BlockError, ObjectArchived):
             return False
         return True
@@ -219,28 +213,11 @@ class BlockRecovery:
             for block in group:
                 builder.add(block, encode(plain[block], self._context.compression), len(plain[block]))
             image = builder.finish()
-            name = pack_name(self._context.epoch, image.name)
             self._context.publisher.check_fence()
-            self._context.store.put_if_absent(pack_key(name), image.body)
-            for one in image.blocks:
-                stored[one.hash] = (BlockLocation(one.hash, name, *one[1:]), len(image.body))
+            pack = self._pack_store.put(image, self._context.epoch)
+            for one in pack.blocks:
+                stored[one.hash] = (BlockLocation(one.hash, pack.name, *one[1:]), pack.size_bytes)
         return stored
-
-
-def read_pack_contents(store: ObjectStore, key: str, size: int) -> tuple[PackedBlock, ...]:
-    """The table of contents of a pack, by a request for its last bytes, and a second one where that is not enough.
-
-    Raises:
-        PackCorrupt: it is none.
-        StoreError: the store failed.
-    """
-    tail = store.get_suffix(key, min(size, GUESSED_TAIL_BYTES))
-    if len(tail) < FOOTER_BYTES:
-        return read_contents(tail, size)
-    needed = tail_length(tail, size)
-    if needed > len(tail):
-        tail = store.get_suffix(key, needed)
-    return read_contents(tail, size)
 
 
 def _groups(plain: Mapping[BlockHash, bytes], limit_bytes: int) -> Iterator[list[BlockHash]]:

@@ -24,8 +24,7 @@ from typing import Final
 
 import attrs
 
-from cas3fs.blockstore.keys import pack_key
-from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.caches.base import BlockCache
 from cas3fs.durable import sync_folder
 from cas3fs.entries.kinds import SnapshotEntry
@@ -47,7 +46,6 @@ from cas3fs.maintenance.fsck.recovery import BlockRecovery, RecoveryResult
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.inventory import QUARANTINE_PREFIX
 from cas3fs.maintenance.lost_blocks import DAMAGED, lost_packs, set_lost_packs
-from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import BlockHash, BlockLocation
@@ -162,7 +160,8 @@ class VolumeRepairer:
         recovery = BlockRecovery(self._context, self._cache, rows, self._report)
         recovered = recovery.recover(_places(hurt, wanted))
         resized = {str(one.touches["pack"]) for one in hurt if one.code == "pack-wrong-size"}
-        sizes = {pack: self._context.store.head(pack_key(pack)).size for pack in resized}
+        pack_store = PackStore(self._context.store)
+        sizes = {pack: pack_store.size_bytes(pack) for pack in resized}
         self._write_down(hurt, sizes, recovered.damaged)
         mended += [_told(one, blocks, recovered) for one, blocks in zip(hurt, wanted, strict=True)]
         return True
@@ -170,12 +169,12 @@ class VolumeRepairer:
     def _believe_again(self, findings: Sequence[Finding]) -> None:
         """Blocks that could not be read once, and can be, are not lost."""
         told = {one.touches.get("hash") for one in findings} | {one.touches.get("pack") for one in findings}
-        retrieval = Retrieval(self._context.store, Metrics())
+        pack_store = PackStore(self._context.store)
         for block in self._lost_blocks():
             if block.pack == LOST_PACK or block.hash in told or block.pack in told:
                 continue
             with suppress(BlockError, ObjectArchived):
-                retrieval.block(block)
+                pack_store.get_block(block)
                 with self._context.filesystem.index_transaction() as index:
                     index.blocks.mark_found(block.hash, block.pack)
 

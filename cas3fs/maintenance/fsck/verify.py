@@ -6,7 +6,7 @@ that the volume uses wholly, the blocks that the index places there; of one of w
 volume does not use any more, all blocks that its own table of contents names. Blocks that lie together come with one
 ranged GET; several threads fetch, unpack and hash side by side. Where it is stands in a file (`verify_checkpoint`).
 
-Memory: a run of at most `RUN_BYTES` for each thread, and the locations of the blocks of `PACKS_AT_ONCE` packs.
+Memory: a range of at most `RANGE_BYTES` for each thread, and the locations of the blocks of `PACKS_AT_ONCE` packs.
 """
 
 import os
@@ -21,9 +21,8 @@ from typing import Any, Final
 
 import attrs
 
-from cas3fs.blockstore.keys import pack_key
-from cas3fs.blockstore.plans import Run, coalesce
-from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.blockstore.pack_ranges import PackRange, coalesce
+from cas3fs.blockstore.pack_store import PackStore, pack_key
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import (
     BlockError,
@@ -36,17 +35,15 @@ from cas3fs.errors import (
 )
 from cas3fs.index import LOST_PACK, LiveBlockScan, PackUse, PackUseScan, ordinal_of
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
-from cas3fs.maintenance.fsck.recovery import read_pack_contents
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint, VerifyProgress
 from cas3fs.maintenance.pack_usage import live_share
-from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.tree import SegmentReference
 from cas3fs.values import BlockHash, BlockLocation
 
-RUN_BYTES: Final = 16 << 20
+RANGE_BYTES: Final = 16 << 20
 PACKS_AT_ONCE: Final = 64
 WORKERS: Final = min(8, 2 * (os.cpu_count() or 1))
 
@@ -127,8 +124,7 @@ class DataVerifier:
         skipped: Collection[str] = (),
         workers: int = WORKERS,
     ) -> None:
-        self._store = store
-        self._retrieval = Retrieval(store, Metrics())
+        self._pack_store = PackStore(store)
         self._bookmark = checkpoint
         self._report = report
         self._archive = archive
@@ -217,7 +213,7 @@ class DataVerifier:
             blocks += sorted([*here, *extra], key=lambda block: block.offset)
             kept |= extra
             size_bytes += task.size
-            if blocks and size_bytes >= RUN_BYTES * 4:
+            if blocks and size_bytes >= RANGE_BYTES * 4:
                 yield _Group(blocks, frozenset(kept))
                 blocks, kept, size_bytes = [], set(), 0
         if blocks:
@@ -226,7 +222,7 @@ class DataVerifier:
     def _contents(self, task: _Task) -> Sequence[BlockLocation] | None:
         """All blocks that a pack says to hold; none where it is gone, None where it is damaged there."""
         try:
-            found = read_pack_contents(self._store, pack_key(task.name), task.size)
+            return self._pack_store.get_contents(task.name, task.size)
         except ObjectMissing:
             return ()  # that is told already, or it went since
         except ObjectArchived as error:
@@ -234,13 +230,12 @@ class DataVerifier:
             return ()
         except BlockError:
             return None
-        return [BlockLocation(one.hash, task.name, *one[1:]) for one in found]
 
     def _verify(self, pool: ThreadPoolExecutor, group: _Group, place: VerifyProgress) -> None:
         damaged: list[BlockLocation] = []
         under_way: set[Future[list[BlockLocation]]] = set()
-        for run in coalesce(group.blocks, run_bytes=RUN_BYTES // self._workers):
-            under_way.add(pool.submit(self._damaged_in, run))
+        for wanted in coalesce(group.blocks, range_bytes=RANGE_BYTES // self._workers):
+            under_way.add(pool.submit(self._damaged_in, wanted))
             if len(under_way) >= self._workers + 1:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 damaged += _results(done)
@@ -252,22 +247,22 @@ class DataVerifier:
         place.blocks += len(group.blocks)
         place.bytes += sum(block.stored_length for block in group.blocks)
 
-    def _damaged_in(self, run: Run) -> list[BlockLocation]:
-        """The blocks of a run that are not what they should be; of what lies in an archive nobody knows."""
+    def _damaged_in(self, wanted: PackRange) -> list[BlockLocation]:
+        """The blocks of a range that are not what they should be; of what lies in an archive nobody knows."""
         try:
-            body = self._retrieval.run(run)
+            body = self._pack_store.get_range(wanted)
         except ObjectArchived as error:
-            self._archived[pack_key(run.pack)] = str(error)
+            self._archived[pack_key(wanted.pack)] = str(error)
             return []
         except BlockMissing:
-            return [block for block in run.blocks if not self.is_good(block)]
-        decode = partial(self._retrieval.decode, body, run.start)
-        return [block for block in run.blocks if not _succeeds(partial(decode, block))]
+            return [block for block in wanted.blocks if not self.is_good(block)]
+        decode = partial(self._pack_store.decode, body, wanted.start)
+        return [block for block in wanted.blocks if not _succeeds(partial(decode, block))]
 
     def is_good(self, block: BlockLocation) -> bool:
         """Whether a block lies there, or perhaps so in an archive; raises StoreError where nobody knows."""
         try:
-            return _succeeds(partial(self._retrieval.block, block))
+            return _succeeds(partial(self._pack_store.get_block, block))
         except ObjectArchived:
             return True
 

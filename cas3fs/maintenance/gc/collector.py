@@ -50,9 +50,9 @@ from typing import Any, TypeVar
 
 import attrs
 
-from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.pack_store import PackStore, pack_key, pack_name_in
 from cas3fs.entries.kinds import PagesEntry
-from cas3fs.errors import EntryError, ObjectMissing, SnapshotError, StoreError, VolumeError
+from cas3fs.errors import EntryError, SnapshotError, StoreError, VolumeError
 from cas3fs.index import (
     LOST_PACK,
     DeadPack,
@@ -80,7 +80,7 @@ from cas3fs.maintenance.gc.plan import (
     select_packs_to_rewrite,
 )
 from cas3fs.maintenance.gc.unreferenced_blocks import drop_unreferenced_blocks
-from cas3fs.maintenance.inventory import StoreInventory, list_quarantined, pack_name_in, store_clock_now, take_inventory
+from cas3fs.maintenance.inventory import StoreInventory, list_quarantined, store_clock_now, take_inventory
 from cas3fs.maintenance.lost_blocks import lost_packs
 from cas3fs.maintenance.snapshot_index import check_chunk_sums, recorded_packs, referenced_packs
 from cas3fs.objectstores.base import ObjectInfo
@@ -387,10 +387,9 @@ class GarbageCollector:
 
     def _note_lost(self, packs: Sequence[str]) -> None:
         """Of packs that a listing lacks, those that are not there by name either are lost."""
+        pack_store = PackStore(self._context.store)
         for pack in packs:
-            try:
-                self._context.store.head(pack_key(pack))
-            except ObjectMissing:
+            if not pack_store.exists(pack):
                 self._context.filesystem.mark_pack_lost(pack)
 
     def _merge(self, rows: Iterable[PackRow], number: SnapshotNumber) -> None:

@@ -18,15 +18,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cas3fs.blocks.packs import PackBuilder
-from cas3fs.blockstore.keys import pack_key, pack_name
-from cas3fs.blockstore.plans import coalesce
-from cas3fs.blockstore.retrieval import Retrieval
+from cas3fs.blockstore.pack_ranges import coalesce
+from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.errors import BlockError, StoreError, TransientStoreError
 from cas3fs.index import LiveBlockScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.gc.pack_selection import SkippedPacks
-from cas3fs.metrics import Metrics
-from cas3fs.values import BlockLocation, StoredPack
+from cas3fs.values import BlockLocation
 
 Encoded = tuple[BlockLocation, bytes]
 
@@ -37,7 +35,7 @@ class PackCompactor:
     def __init__(self, context: VolumeContext, report: ProgressCallback) -> None:
         self._context = context
         self._report = report
-        self._retrieval = Retrieval(context.store, Metrics())
+        self._pack_store = PackStore(context.store)
         self.packs = 0
         """Of which the live blocks were read and have moved."""
         self.copied_bytes = 0
@@ -92,13 +90,13 @@ class PackCompactor:
             StoreError: the store failed.
         """
         encoded = []
-        for run in coalesce(blocks):
-            with self._losing(run.blocks):
-                body = self._retrieval.run(run)
-            for block in run.blocks:
+        for wanted in coalesce(blocks):
+            with self._losing(wanted.blocks):
+                body = self._pack_store.get_range(wanted)
+            for block in wanted.blocks:
                 with self._losing([block]):
-                    self._retrieval.decode(body, run.start, block)
-                start = block.offset - run.start
+                    self._pack_store.decode(body, wanted.start, block)
+                start = block.offset - wanted.start
                 encoded.append((block, body[start : start + block.stored_length]))
         return encoded
 
@@ -130,12 +128,10 @@ class PackCompactor:
         for block, encoded in group:
             builder.add(block.hash, encoded, block.plain_length)
         image = builder.finish()
-        name = pack_name(self._context.epoch, image.name)
         self._context.publisher.check_fence()
-        self._context.store.put_if_absent(pack_key(name), image.body)
+        stored = self._pack_store.put(image, self._context.epoch)
         self._report({"what": "moving blocks"})
         filesystem = self._context.filesystem
         olds = [block.pack for block, _ in group]
         with filesystem.index_transaction() as index:
-            stored = StoredPack(name, len(image.body), image.blocks)
             index.garbage.move_blocks(stored, olds, filesystem.next_ordinal)

@@ -21,11 +21,11 @@ from typing import Final
 
 import attrs
 
-from cas3fs.blockstore.keys import PACKS_PREFIX
+from cas3fs.blockstore.pack_store import epoch_of_pack, pack_name_in
 from cas3fs.errors import SnapshotArchived, SnapshotDamaged
 from cas3fs.index import PackRow
 from cas3fs.maintenance.context import VolumeContext
-from cas3fs.maintenance.inventory import VolumeListing, epoch_of_pack, pack_name_in
+from cas3fs.maintenance.inventory import VolumeListing
 from cas3fs.maintenance.snapshot_index import recorded_packs
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.manifests import SnapshotInfo
@@ -136,7 +136,7 @@ class OrphanReferences:
 
     def spares(self, orphan: Orphan) -> bool:
         """Whether it is a pack that a snapshot of its epoch needs, or may need for all that is known."""
-        name = orphan.key.removeprefix(PACKS_PREFIX)
+        name = pack_name_in(orphan.key)
         epoch = epoch_of_pack(name)
         if epoch is None or epoch not in self.last:
             return False
@@ -155,7 +155,7 @@ def find_references(
         StoreError, IndexDatabaseError: the store or the local disk failed.
     """
     last = {one.number.epoch: one for one in snapshots if one.number.epoch < at.epoch}
-    names = {one.key.removeprefix(PACKS_PREFIX) for one in orphans if one.verdict == DELETABLE}
+    names = {pack_name_in(one.key) for one in orphans if one.verdict == DELETABLE}
     rows: dict[SnapshotNumber, Sequence[PackRow]] = {}
     known: dict[int, frozenset[str]] = {}
     for each in sorted({found for name in names if (found := epoch_of_pack(name)) in last and found is not None}):

@@ -7,12 +7,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+from cas3fs.blockstore.pack_store import PackStore, pack_name_in
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import StoreUnreachable
 from cas3fs.index import PackScan, StagedRow, ordinal_of
 from cas3fs.maintenance.fsck import checks, verify
 from cas3fs.maintenance.fsck.check import FsckSettings, check_volume
-from cas3fs.maintenance.fsck.recovery import read_pack_contents
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.inventory import VolumeListing, list_volume
 from cas3fs.objectstores import ObjectStore
@@ -259,7 +259,7 @@ class TestReadingBack:
     def test_what_was_found_before_its_time_was_up_is_told_at_the_end(
         self, damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(verify, "RUN_BYTES", 8 * KIB)  # so each pack is a step of its own
+        monkeypatch.setattr(verify, "RANGE_BYTES", 8 * KIB)  # so each pack is a step of its own
         held = held_pack(damaged)
         flip(damaged, f"pages/{damaged.archive.ids()[0]}")
         flip(damaged, f"packs/{pack_of_f0(damaged)}", 5000)
@@ -291,7 +291,9 @@ class TestReadingBack:
         verified = damaged.check(verify_data=True).verified
         assert verified is not None
         assert verified.place.snapshots == damaged.archive.ids()
-        contents = [read_pack_contents(damaged.inner, key, size) for key, size in damaged.packs().items()]
+        contents = [
+            PackStore(damaged.inner).get_contents(pack_name_in(key), size) for key, size in damaged.packs().items()
+        ]
         assert verified.place.blocks == sum(len(one) for one in contents)
 
     def test_where_the_store_fails_nobody_is_told_that_all_is_well(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.blockstore.keys import pack_key
+from cas3fs.blockstore.pack_store import pack_key
 from cas3fs.errors import ObjectMissing, SnapshotError, StoreBusy, StoreError
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore

@@ -4,7 +4,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.blockstore.plans import NEAR_BYTES, SMALL_BLOCK_BYTES, Locality, coalesce
+from cas3fs.blockstore.pack_ranges import coalesce
+from cas3fs.blockstore.whole_packs import NEAR_BYTES, SMALL_BLOCK_BYTES, WholePackPolicy
 from cas3fs.values import BlockHash, BlockLocation
 
 
@@ -15,19 +16,19 @@ def location(offset: int, length: int, pack: str = "p", plain_length: int | None
 
 def test_neighbours_are_one_run_in_whatever_order_they_are_wanted() -> None:
     blocks = [location(200, 100), location(0, 100), location(100, 100)]
-    (run,) = coalesce(blocks)
-    assert (run.start, run.length, run.blocks) == (0, 300, (blocks[1], blocks[2], blocks[0]))
+    (each,) = coalesce(blocks)
+    assert (each.start, each.length, each.blocks) == (0, 300, (blocks[1], blocks[2], blocks[0]))
 
 
 def test_a_small_gap_is_fetched_along_and_a_large_one_is_not() -> None:
     blocks = [location(0, 100), location(150, 100), location(1000, 100)]
-    runs = coalesce(blocks, gap_bytes=50)
-    assert [(run.start, run.length) for run in runs] == [(0, 250), (1000, 100)]
+    ranges = coalesce(blocks, gap_bytes=50)
+    assert [(each.start, each.length) for each in ranges] == [(0, 250), (1000, 100)]
 
 
 def test_the_run_wanted_first_comes_first() -> None:
-    runs = coalesce([location(0, 10, "z"), location(0, 10, "a"), location(10, 10, "z")])
-    assert [run.pack for run in runs] == ["z", "a"]
+    ranges = coalesce([location(0, 10, "z"), location(0, 10, "a"), location(10, 10, "z")])
+    assert [each.pack for each in ranges] == ["z", "a"]
 
 
 @given(
@@ -36,54 +37,54 @@ def test_the_run_wanted_first_comes_first() -> None:
     st.integers(1, 2000),
 )
 def test_every_block_is_in_one_run_that_holds_it_and_no_run_is_too_long(
-    places: list[tuple[str, int]], gap_bytes: int, run_bytes: int
+    places: list[tuple[str, int]], gap_bytes: int, range_bytes: int
 ) -> None:
     blocks = [location(place * 100, 20 + 2 * place, pack, 19 + place * (place % 3)) for pack, place in places]
-    runs = coalesce(blocks, gap_bytes=gap_bytes, run_bytes=run_bytes)
-    covered = [block for run in runs for block in run.blocks]
+    ranges = coalesce(blocks, gap_bytes=gap_bytes, range_bytes=range_bytes)
+    covered = [block for each in ranges for block in each.blocks]
     assert sorted(covered) == sorted(set(blocks))
-    for run in runs:
-        assert run.length <= run_bytes or len(run.blocks) == 1
-        assert run.start == run.blocks[0].offset
-        assert run.start + run.length == max(block.offset + block.stored_length for block in run.blocks)
-        assert {block.pack for block in run.blocks} == {run.pack}
+    for each in ranges:
+        assert each.length <= range_bytes or len(each.blocks) == 1
+        assert each.start == each.blocks[0].offset
+        assert each.start + each.length == max(block.offset + block.stored_length for block in each.blocks)
+        assert {block.pack for block in each.blocks} == {each.pack}
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.sampled_from([-1, 0, 50])), max_size=40))
 def test_a_run_is_cut_into_its_blocks_and_what_lies_between(places: list[tuple[int, int]]) -> None:
     blocks = [location(place * 100, 20 + 2 * place, "p", 20 + 2 * place + more) for place, more in places]
-    for run in coalesce(blocks, gap_bytes=300):
-        position, found = run.start, []
-        for length, block in run.pieces():
+    for each in coalesce(blocks, gap_bytes=300):
+        position, found = each.start, []
+        for length, block in each.pieces():
             position += length
             if block is not None:
                 found.append(block)
                 is_plain = block.plain_length == block.stored_length - 1
                 assert (position, length) == (block.offset + block.stored_length, block.stored_length - is_plain)
-        assert position == run.start + run.length
-        assert tuple(found) == run.blocks
+        assert position == each.start + each.length
+        assert tuple(found) == each.blocks
 
 
 def test_a_second_small_miss_nearby_asks_for_the_pack_and_then_it_starts_anew() -> None:
-    locality = Locality()
-    assert not locality.missed(location(0, 4096))
-    assert locality.missed(location(8192, 4096))
-    assert not locality.missed(location(20_000, 4096))
+    policy = WholePackPolicy()
+    assert not policy.record_miss(location(0, 4096))
+    assert policy.record_miss(location(8192, 4096))
+    assert not policy.record_miss(location(20_000, 4096))
 
 
 def test_misses_far_apart_ask_for_the_pack_only_when_they_are_many() -> None:
-    locality = Locality()
-    asked = [locality.missed(location(place * 2 * NEAR_BYTES, 4096)) for place in range(8)]
+    policy = WholePackPolicy()
+    asked = [policy.record_miss(location(place * 2 * NEAR_BYTES, 4096)) for place in range(8)]
     assert asked == [False] * 7 + [True]
 
 
 def test_large_blocks_never_ask_for_the_pack() -> None:
-    locality = Locality()
-    assert not any(locality.missed(location(place, 500, plain_length=SMALL_BLOCK_BYTES + 1)) for place in range(20))
+    policy = WholePackPolicy()
+    assert not any(policy.record_miss(location(place, 500, plain_length=SMALL_BLOCK_BYTES + 1)) for place in range(20))
 
 
 def test_packs_are_told_apart_and_old_ones_forgotten() -> None:
-    locality = Locality()
-    assert not any(locality.missed(location(0, 100, f"pack{number}")) for number in range(100))
-    assert locality.missed(location(0, 100, "pack99"))
-    assert not locality.missed(location(0, 100, "pack0"))
+    policy = WholePackPolicy()
+    assert not any(policy.record_miss(location(0, 100, f"pack{number}")) for number in range(100))
+    assert policy.record_miss(location(0, 100, "pack99"))
+    assert not policy.record_miss(location(0, 100, "pack0"))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one place that stores and reads packs."""
+
+import pytest
+
+from cas3fs.blocks.codec import Compression, encode
+from cas3fs.blocks.packs import FinishedPack, PackBuilder
+from cas3fs.blockstore.pack_store import PackStore, epoch_of_pack, pack_key, pack_name, pack_name_in
+from cas3fs.errors import ObjectMissing, PackCorrupt
+from cas3fs.metrics import Metrics
+from tests.blockstore.conftest import TestStore, make_block
+
+
+def make_pack(count: int) -> FinishedPack:
+    builder = PackBuilder()
+    for seed in range(count):
+        block, plain = make_block(seed, 100)
+        builder.add(block, encode(plain, Compression.parse("none")), len(plain))
+    return builder.finish()
+
+
+def test_a_pack_is_stored_under_its_epoch_and_hash(store: TestStore, metrics: Metrics) -> None:
+    pack = make_pack(3)
+    stored = PackStore(store, metrics).put(pack, 7)
+    assert stored == (f"00000007/{pack.name}", len(pack.body), pack.blocks)
+    assert store.get(f"packs/00000007/{pack.name}") == pack.body
+    assert metrics.snapshot()["writer.stored_bytes"] == len(pack.body)
+
+
+def test_a_pack_that_exists_counts_as_stored(store: TestStore) -> None:
+    pack = make_pack(1)
+    packs = PackStore(store)
+    assert packs.put(pack, 1) == packs.put(pack, 1)
+
+
+def test_a_long_table_of_contents_needs_a_second_request(store: TestStore) -> None:
+    packs = PackStore(store)
+    for count in (1, 2000):
+        stored = packs.put(make_pack(count), 1)
+        contents = packs.get_contents(stored.name, stored.size_bytes)
+        assert [each.hash for each in contents] == [line.hash for line in stored.blocks]
+        assert packs.get_block(contents[-1]) == make_block(count - 1, 100)[1]
+
+
+def test_contents_of_a_truncated_or_missing_pack_are_errors(store: TestStore) -> None:
+    packs = PackStore(store)
+    stored = packs.put(make_pack(1), 1)
+    store.replace(pack_key(stored.name), b"short")
+    with pytest.raises(PackCorrupt):
+        packs.get_contents(stored.name, 5)
+    store.delete_many([pack_key(stored.name)])
+    with pytest.raises(ObjectMissing):
+        packs.get_contents(stored.name, stored.size_bytes)
+    assert not packs.exists(stored.name)
+
+
+def test_names_and_keys_of_packs() -> None:
+    name = pack_name(7, "ab" * 32)
+    assert pack_name_in(pack_key(name)) == name
+    assert epoch_of_pack(name) == 7
+    assert epoch_of_pack("00000007/short") is None

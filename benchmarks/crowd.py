@@ -32,11 +32,11 @@ from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
-from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.snapshots.retention import RetentionPolicy
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_writer

@@ -24,8 +24,9 @@ from cas3fs.errors import ControlError
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.removal import RemovalPlan
-from cas3fs.snapshots.retention import RetentionPolicy, current_policy, set_policy
+from cas3fs.snapshots.retention import current_policy, set_policy
 from cas3fs.volume.loading import load_volume, open_volume_store
 from cas3fs.volume.offline_writer import open_offline_writer
 from cas3fs.volume.opening import OpenVolume, open_writer

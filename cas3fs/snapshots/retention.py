@@ -32,36 +32,13 @@ from cas3fs.entries.kinds import PolicyEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import ObjectExists, SnapshotError
 from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.policy import DEFAULT_POLICY, RetentionPolicy
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=15)
 """By how much clocks may differ: as much as S3 takes in a request's signature."""
 
 _HOUR_S: Final = 3600
 _NUMBER_DIGITS: Final = 8
-
-
-@attrs.frozen
-class RetentionPolicy:
-    """Rules of retention; a number of 0 keeps nothing."""
-
-    within_s: int = 0
-    """All that are at most so old, in seconds."""
-    last: int = 0
-    hourly: int = 0
-    daily: int = 0
-    weekly: int = 0
-    monthly: int = 0
-    names: tuple[str, ...] = ()
-    """Patterns, as of a shell, for the names of named snapshots."""
-
-    @property
-    def has_ages(self) -> bool:
-        """Whether any rule asks how old a snapshot is."""
-        return any((self.within_s, self.hourly, self.daily, self.weekly, self.monthly))
-
-
-DEFAULT_POLICY: Final = RetentionPolicy(within_s=_HOUR_S, hourly=24, daily=31, monthly=12, names=("*",))
-"""All of the last hour, hourly for a day, daily for a month, monthly for a year; named ones until deleted."""
 
 
 @attrs.frozen

@@ -21,8 +21,9 @@ from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
 from cas3fs.maintenance.inventory import store_clock_now
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.removal import RemovalPlan, SnapshotInventory, execute_removal, plan_removal, take_inventory
-from cas3fs.snapshots.retention import RetentionDecision, RetentionPolicy, apply_policy, check_clocks, current_policy
+from cas3fs.snapshots.retention import RetentionDecision, apply_policy, check_clocks, current_policy
 from cas3fs.values import SnapshotNumber
 
 _POLICY_FRESH_S: Final = 3600.0

@@ -33,7 +33,7 @@ from cas3fs.errors import (
     StoreUnreachable,
 )
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.snapshots.retention import RetentionPolicy
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.opening import OpenVolume, open_view
 from tests.volume.conftest import Volume, read_all, write
 

@@ -23,7 +23,8 @@ from cas3fs.errors import Cas3fsError, SnapshotDamaged, VolumeFormatError
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import read_takeover_bases, write_takeover_base
-from cas3fs.snapshots.retention import RetentionPolicy, apply_policy, current_policy, set_policy
+from cas3fs.snapshots.policy import RetentionPolicy
+from cas3fs.snapshots.retention import apply_policy, current_policy, set_policy
 from cas3fs.snapshots.tree import SegmentReference, encode_list
 from cas3fs.volume.loading import load_volume
 from tests.hostile.mutations import bytes_like, changed, head_of, sealed

@@ -10,7 +10,7 @@ import pytest
 from cas3fs.errors import BlockError, StoreError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.fsck.check import lost_blocks_in
-from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.maintenance.lost_blocks import record_lost_blocks
 from cas3fs.values import BlockHash
 from tests.maintenance.damaged_volume import DamagedVolume, codes, cut, flip, pack_of_f0, remove_a_pack

@@ -25,9 +25,9 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs.identity import MachineId
 from cas3fs.errors import Cas3fsError, EpochHeld, Fenced, StateConflict
 from cas3fs.filesystem import ROOT
-from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.retention import RetentionPolicy
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults

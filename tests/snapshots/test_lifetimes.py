@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.retention import DEFAULT_POLICY, RetentionPolicy, remaining_lifetimes
+from cas3fs.snapshots.policy import DEFAULT_POLICY, RetentionPolicy
+from cas3fs.snapshots.retention import remaining_lifetimes
 from cas3fs.values import SnapshotNumber
 
 NOW = datetime(2026, 6, 15, 12, 30, tzinfo=UTC)

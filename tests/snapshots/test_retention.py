@@ -9,7 +9,8 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import ObjectExists
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.retention import DEFAULT_POLICY, RetentionPolicy, apply_policy, current_policy, set_policy
+from cas3fs.snapshots.policy import DEFAULT_POLICY, RetentionPolicy
+from cas3fs.snapshots.retention import apply_policy, current_policy, set_policy
 from cas3fs.values import SnapshotNumber
 
 NOW = datetime(2026, 5, 6, 12, 30, tzinfo=UTC)

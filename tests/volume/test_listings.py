@@ -12,11 +12,11 @@ from cas3fs.control import Message
 from cas3fs.entries.kinds import ReleaseEntry
 from cas3fs.errors import Fenced, SnapshotDamaged, StoreError
 from cas3fs.filesystem import ROOT
-from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import read_takeover_bases
-from cas3fs.snapshots.retention import RetentionPolicy
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 from cas3fs.testing.store_damage import delete_objects

@@ -15,7 +15,8 @@ from cas3fs.errors import SnapshotDamaged
 from cas3fs.objectstores.base import ListPage
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.retention import RetentionPolicy, set_policy
+from cas3fs.snapshots.policy import RetentionPolicy
+from cas3fs.snapshots.retention import set_policy
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.pruner import SnapshotPruner
 

@@ -14,7 +14,7 @@ from cas3fs.commands.rescue import rescue
 from cas3fs.control import Message
 from cas3fs.errors import Fenced, IndexCorrupt, SnapshotError
 from cas3fs.index import Index
-from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.volume.comparison import ATTEMPTED, CLEAN, LINEAGE, PROOF, PUBLISHED
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume

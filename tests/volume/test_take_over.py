@@ -12,9 +12,9 @@ from cas3fs.config import WriterSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.snapshots.divergence import read_takeover_bases
-from cas3fs.snapshots.retention import RetentionPolicy
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.location import LOCATION_NAME
 from cas3fs.volume.opening import OpenVolume, open_writer

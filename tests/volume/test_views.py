@@ -11,8 +11,8 @@ from cas3fs.control import MountRecord
 from cas3fs.errors import SnapshotError
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.removal import RemovalPlan
-from cas3fs.snapshots.retention import RetentionPolicy
 from cas3fs.volume import pruner
 from cas3fs.volume.opening import OpenVolume, open_view
 

@@ -65,6 +65,7 @@ from cas3fs.index import (
     ordinal_of,
 )
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext, ignore_progress
+from cas3fs.maintenance.gc.base import GcResult, GcSettings
 from cas3fs.maintenance.gc.compaction import PackCompactor
 from cas3fs.maintenance.gc.deletion import ObjectDeleter
 from cas3fs.maintenance.gc.orphans import DELETABLE, NAMED, Orphan, OrphanClassifier, find_orphans, find_references
@@ -72,7 +73,6 @@ from cas3fs.maintenance.gc.pack_selection import RetentionTimes
 from cas3fs.maintenance.gc.plan import (
     DELETE_BATCH,
     GcPlan,
-    GcSettings,
     PackDeaths,
     PlanInputs,
     Sum,
@@ -92,38 +92,6 @@ from cas3fs.values import PagesNumber, SnapshotNumber
 _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-
-
-@attrs.frozen
-class GcResult:
-    """What a gc has done; sizes are in bytes."""
-
-    dropped_blocks: int
-    deleted_packs: int
-    freed_bytes: int
-    deleted_strays: int
-    stray_bytes: int
-    rewritten_packs: int
-    rewritten_bytes: int
-    held_bytes: int
-    """Of dead packs that snapshots may still need."""
-    strays_left: int
-    snapshot: str
-    """The newest snapshot."""
-    hurt_snapshots: tuple[str, ...] = ()
-    """Those of which the store has lost pages: they cannot be restored."""
-    refused_objects: int = 0
-    """What the store did not let it delete; a later gc tries again."""
-    unreadable_packs: int = 0
-    """Sparse packs that stay as they are, since a block in them cannot be read."""
-    left: tuple[Mapping[str, Any], ...] = ()
-    """Sparse packs that were not to be rewritten, and why: as `Left`."""
-    problems: tuple[str, ...] = ()
-    """What a person should look at, a sentence each; everything else was done."""
-
-    def as_json(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return attrs.asdict(self)
 
 
 class GarbageCollector:

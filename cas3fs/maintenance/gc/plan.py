@@ -15,6 +15,7 @@ from typing import Any, Final
 import attrs
 
 from cas3fs.index import DeadPack, PackUse, ordinal_of
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.maintenance.gc.orphans import DELETABLE, Orphan
 from cas3fs.maintenance.gc.pack_selection import PackSelection, PackSelector, RetentionTimes, SkippedPacks
 from cas3fs.prices import PriceTable
@@ -22,20 +23,6 @@ from cas3fs.snapshots.manifests import SnapshotInfo
 
 DELETE_BATCH: Final = 1000
 RUN_BYTES: Final = 4 << 20
-
-
-@attrs.frozen
-class GcSettings:
-    """How a gc is to be done.
-
-    min_live: packs of which less is used are rewritten; 0 for none.
-    max_rewrite_bytes: no more than that is copied; None for no limit.
-    grace_s: what is unknown and younger stays.
-    """
-
-    min_live: float = 0.7
-    max_rewrite_bytes: int | None = None
-    grace_s: float = 3600.0
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.errors import Fenced, VolumeError
 from cas3fs.filesystem import Owner
 from cas3fs.filesystem.reading.read_plan import ReadPlan
-from cas3fs.maintenance.gc.plan import GcSettings
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.values import Buffer
 from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
 

@@ -8,10 +8,11 @@ import pytest
 
 from cas3fs.entries.shelf import Shelf
 from cas3fs.index import PackUse, ordinal_of
+from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.maintenance.gc.pack_selection import KEPT, LIMITED, PackSelector, RetentionTimes
-from cas3fs.maintenance.gc.plan import GcSettings
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.retention import RetentionPolicy, set_policy
+from cas3fs.snapshots.policy import RetentionPolicy
+from cas3fs.snapshots.retention import set_policy
 from cas3fs.values import SnapshotNumber
 from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
 

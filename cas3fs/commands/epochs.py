@@ -50,5 +50,5 @@ def describe_epoch(one: PastEpoch) -> Message:
         "user": entry.user,
         "pid": entry.pid,
         "took_over": entry.took_over,
-        "standing": one.standing,
+        "standing": one.status,
     }

@@ -1,33 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Epochs: one mount's turn as the only writer of a volume.
+"""Epochs: each is one mount's turn as the only writer of a volume.
 
-- *claim*: an entry ``epochs/<number>`` with a random uuid; who creates it is the writer. Numbers only grow.
-- *release*: its sub-entry, written when the mount has stored everything. An epoch without one is *held*.
-- *claim file*: what a state directory knows of its own claims (`claimfile`). It is written before the entry is, so
-  that after a crash or an unclear answer of the store the uuid tells whether a claim is our own.
-- *lineage*: the claims of a state directory up to now with no other writer in between: local state that belongs to one
-  of them is a continuation of what the store has.
-- *handover*: what the release of an epoch says is in the store; the next claim asks for that by name.
-- *overruled*: an epoch that was taken over and never released. What its writer put in the store and did not publish
-  stays until a person releases it in that writer's place (`history`).
+Vocabulary:
 
-Where the store honours create-if-absent, at most one claim of a number can exist. Where it does not, claims are named
-``epochs/<number>-<uuid>``: after creating one, the writer lists, and any claim that was not there when it looked, of
-whatever number, makes it withdraw, wait for a random while and try again. As every writer lists after creating, of two
-at the same time one at least sees the other. A claim that is withdrawn never was: no number is counted on from it.
+- *claim*: an entry ``epochs/<number>`` with a random uuid. The writer that creates it owns the epoch. Numbers grow.
+- *release*: its sub-entry, written when the mount has stored everything. An epoch without a release is *held*.
+- *take over*: to claim the next number although the newest epoch is held by another writer.
+- *fenced*: a writer is fenced once a later epoch exists; it must not write any more. A store is fenced if it honours
+  create-if-absent.
+- *overruled*: an epoch that was taken over and never released. Data that its writer stored and did not publish stays
+  until a person releases the epoch in that writer's place (`history`).
+- *claim file*: a state directory's record of its own claims (`claim_file`).
+- *lineage*: the claims of a state directory up to now, with no other writer in between. Local state that belongs to one
+  of them is a continuation of the state of the store.
+- *handover*: what the release of an epoch states about the store; the next writer looks that up by name.
 
-An epoch is refused to others while it is held, by anyone but the state directory that holds it, or one that was told
-to take over. A state directory that was copied to another machine (`machines`) holds nothing there. Taking over means
-to claim the next number: the old writer finds it when it next asks `Epochs.is_newest`.
+Invariants:
 
-Numbers grow with every mount, so a claim carries on what was found out of earlier ones: which are overruled, which have
-a base, whose release was the last. What is asked of the store does not grow with the number of epochs.
+1. At most one writer owns a number, and a number is never claimed twice.
+2. While an epoch is held, only the state directory that holds it can claim the next one, or a writer that takes over. A
+   state directory that was copied to another machine (`identity`) holds nothing there.
+3. A writer that was taken over finds out when it next calls `Epochs.is_newest`.
+4. What is requested from the store does not grow with the number of epochs. A claim carries on what is known of earlier
+   ones: which are overruled, which have a base, and which was released last.
 
-No threads here: claiming and releasing are done once in a mount's life.
+Order of writes: the claim file, then the claim. After a crash, or an unclear answer of the store, the uuid in the claim
+file shows whether a claim is our own.
+
+Where the store ignores conditions, claims are named ``epochs/<number>-<uuid>``. After creating one, the writer lists
+the epochs. If there is any claim that it had not seen before, of whatever number, it withdraws its own, waits for a
+random time and tries again. Every writer lists after creating, so of two concurrent writers at least one sees the
+other. A withdrawn claim does not count, not even for numbering.
+
+This room knows nothing of snapshots, the index, or mounts. It has no threads: a mount claims and releases once.
 """
 
-from cas3fs.epochs.claiming import ATTEMPTS, Epochs
-from cas3fs.epochs.claims import Claim, Handover
+from cas3fs.epochs.claiming import ATTEMPTS, Claim, Epochs, Handover
 from cas3fs.epochs.epoch_entries import EpochState
 from cas3fs.epochs.history import EpochHistory, PastEpoch
 from cas3fs.epochs.identity import WriterIdentity

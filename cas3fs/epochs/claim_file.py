@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The claim file of a state directory. It is JSON, replaced atomically and synced::
+"""The claim file of a state directory: which claims are its own. It is JSON, replaced atomically and synced::
 
 {"held": [{"epoch": 7, "uuid": "..."}, ...], "machine": {"machine": "...", "board": "..."}, "seen": 7,
  "pending": null or {"epoch": 8, "uuid": "...", "continues": true, "machine": {...}}}
@@ -18,12 +18,13 @@ from cas3fs.durable import replace_file, sync_folder
 from cas3fs.entries.kinds import EpochEntry
 from cas3fs.epochs.epoch_entries import EpochState
 from cas3fs.epochs.identity import UNKNOWN_MACHINE, MachineId
+from cas3fs.epochs.latest_epoch import LatestClaims
 from cas3fs.errors import StateConflict
 
 _log = logging.getLogger(__name__)
 
 LINEAGE_LENGTH: Final = 32
-"""Claims that a state directory remembers: more than can have left something behind."""
+"""How many claims a state directory remembers: more than can have left data behind."""
 
 
 class OwnClaim(NamedTuple):
@@ -33,122 +34,132 @@ class OwnClaim(NamedTuple):
     uuid: UUID
 
 
-class LatestClaims(NamedTuple):
-    """The greatest number in the store (0: none) and the claims of it: one, unless the store ignores conditions."""
-
-    number: int
-    claims: tuple[EpochState, ...]
-
-    @property
-    def top(self) -> EpochState | None:
-        """The claim that matters, held before released; None where there is none."""
-        return min(self.claims, key=lambda one: one.released, default=None)
-
-    def known_to(self, record: "ClaimRecord") -> "LatestClaims":
-        """With claims that cannot be read and that `record` knows to be its own; for a store that honours
-        create-if-absent, so that nobody else can have claimed their number."""
-        return LatestClaims(self.number, tuple(_named(one, record) for one in self.claims))
-
-    def has(self, mine: OwnClaim) -> bool:
-        return any((one.entry.epoch, one.entry.claim) == (mine.epoch, mine.uuid) for one in self.claims)
-
-    def held_by_others(self, mine: "ClaimRecord", machine: MachineId) -> list[EpochEntry]:
-        """Those that are not released, but for our own: what is in the claim file is so only on the `machine` that
-        wrote it."""
-        is_copy = mine.is_copy(machine)
-        return [one.entry for one in self.claims if not one.released and (is_copy or not mine.holds(one.entry))]
-
-
 @attrs.frozen
 class ClaimRecord:
-    """Contents of a claim file."""
+    """The content of a claim file."""
 
     held: tuple[OwnClaim, ...] = ()
     pending: OwnClaim | None = None
+    """A claim that was written down before it was made; it may or may not exist."""
     continues: bool = False
-    """Whether the pending claim, if it came to be, goes on from those held."""
+    """Whether the pending claim, if it exists, continues the lineage of those held."""
     machine: MachineId = UNKNOWN_MACHINE
-    """Where those held were claimed last."""
+    """The machine on which the last of those held was claimed."""
     claimant: MachineId = UNKNOWN_MACHINE
-    """Where the pending claim was made."""
+    """The machine on which the pending claim was made."""
     seen: int = 0
-    """The greatest number of which anything was seen: no claim may have it, or a lesser one, again."""
-
-    def is_copy(self, machine: MachineId) -> bool:
-        """Whether the claim file was copied to `machine` from another one."""
-        return bool(self.held) and self.machine.differs(machine)
-
-    def holds(self, entry: EpochEntry) -> bool:
-        return OwnClaim(entry.epoch, entry.claim) in self.held
-
-    def settled(self, standing: LatestClaims) -> "ClaimRecord":
-        """Without a pending claim, unless it could still come to be: held if the store has it."""
-        if self.pending is None or self.pending.epoch > standing.number:
-            return self
-        if standing.has(self.pending):
-            return self.won()
-        return attrs.evolve(self, pending=None, continues=False, claimant=UNKNOWN_MACHINE)
-
-    def begun(self, mine: OwnClaim, standing: LatestClaims, machine: MachineId) -> "ClaimRecord":
-        """With `mine` as the pending claim."""
-        continues, seen = self.is_newest(standing), max(self.seen, standing.number)
-        return attrs.evolve(self, pending=mine, continues=continues, claimant=machine, seen=seen)
-
-    def won(self) -> "ClaimRecord":
-        """The pending claim is held."""
-        assert self.pending is not None
-        earlier = self.held if self.continues else ()
-        held = (*earlier, self.pending)[-LINEAGE_LENGTH:]
-        return ClaimRecord(held, machine=self.claimant, seen=max(self.seen, self.pending.epoch))
+    """The greatest number that was seen in the store: a new claim must have a greater one."""
 
     @property
     def newest(self) -> int:
         """The greatest number that is known to have been claimed here; 0 for none."""
         return max((one.epoch for one in self.held), default=0)
 
-    def is_newest(self, standing: LatestClaims) -> bool:
-        """Whether nobody but this state directory wrote the newest epoch."""
-        return bool(standing.claims) and all(self.holds(one.entry) for one in standing.claims)
+    def is_copy(self, machine: MachineId) -> bool:
+        """Return whether the claim file was copied to `machine` from another one."""
+        return bool(self.held) and self.machine.differs(machine)
 
-    def next_claim(self, number: int, fenced: bool) -> OwnClaim:
-        """What to claim as `number`. A claim that may still be on its way to the store keeps its uuid: whichever of two
-        requests arrives, it is ours."""
+    def holds(self, entry: EpochEntry) -> bool:
+        """Return whether this state directory made the claim."""
+        return OwnClaim(entry.epoch, entry.claim) in self.held
+
+    def holds_all(self, latest: LatestClaims) -> bool:
+        """Return whether the newest epoch belongs to this state directory alone."""
+        return bool(latest.claims) and all(self.holds(one.entry) for one in latest.claims)
+
+    def identify(self, latest: LatestClaims) -> LatestClaims:
+        """Return `latest` with our own claims identified, also those whose entries cannot be read.
+
+        Only for a store that honours create-if-absent: there, nobody else can have claimed their numbers.
+        """
+        return LatestClaims(latest.number, tuple(self._identify(one) for one in latest.claims))
+
+    def held_by_others(self, latest: LatestClaims, machine: MachineId) -> list[EpochEntry]:
+        """Return the claims that are not released and not our own.
+
+        A claim in the claim file is our own only on the machine that wrote the file.
+        """
+        is_copy = self.is_copy(machine)
+        return [one.entry for one in latest.claims if not one.released and (is_copy or not self.holds(one.entry))]
+
+    def with_pending_resolved(self, latest: LatestClaims) -> "ClaimRecord":
+        """Return the record without a pending claim, unless it may still arrive; held if the store has it."""
+        if self.pending is None or self.pending.epoch > latest.number:
+            return self
+        if any(OwnClaim(one.entry.epoch, one.entry.claim) == self.pending for one in latest.claims):
+            return self.with_pending_held()
+        return attrs.evolve(self, pending=None, continues=False, claimant=UNKNOWN_MACHINE)
+
+    def with_pending(self, claim: OwnClaim, latest: LatestClaims, machine: MachineId) -> "ClaimRecord":
+        """Return the record with `claim` as the pending one."""
+        continues, seen = self.holds_all(latest), max(self.seen, latest.number)
+        return attrs.evolve(self, pending=claim, continues=continues, claimant=machine, seen=seen)
+
+    def with_pending_held(self) -> "ClaimRecord":
+        """Return the record with the pending claim among those held."""
+        assert self.pending is not None
+        earlier = self.held if self.continues else ()
+        held = (*earlier, self.pending)[-LINEAGE_LENGTH:]
+        return ClaimRecord(held, machine=self.claimant, seen=max(self.seen, self.pending.epoch))
+
+    def next_claim(self, number: int, *, fenced: bool) -> OwnClaim:
+        """Return the claim to make for `number`.
+
+        A pending claim of that number may still be on its way to the store, and keeps its uuid: whichever of the two
+        requests arrives, the claim is ours.
+        """
         if fenced and self.pending is not None and self.pending.epoch == number:
             return self.pending
         return OwnClaim(number, uuid4())
 
-
-def _named(one: EpochState, record: ClaimRecord) -> EpochState:
-    """The claim, in the name of who knows that it is his, where it cannot be read."""
-    mine = next((mine for mine in record.held if mine.epoch == one.entry.epoch), None)
-    return one._replace(entry=one.entry.changed(claim=mine.uuid)) if one.damage and mine is not None else one
+    def _identify(self, one: EpochState) -> EpochState:
+        own = next((own for own in self.held if own.epoch == one.entry.epoch), None)
+        return one._replace(entry=one.entry.changed(claim=own.uuid)) if one.damage and own is not None else one
 
 
 def read_claim_file(path: Path) -> ClaimRecord:
+    """Read a claim file; a missing one is empty.
+
+    Raises:
+        StateConflict: it is damaged.
+    """
     try:
         content = json.loads(path.read_bytes())
         pending = content["pending"]
-        held = tuple(_mine(one) for one in content["held"])
-        mine = _mine(pending) if pending else None
+        held = tuple(_own_claim(one) for one in content["held"])
         return ClaimRecord(
             held,
-            mine,
+            _own_claim(pending) if pending else None,
             bool(pending and pending["continues"]),
-            machine=_machine(content),
-            claimant=_machine(pending or {}),
+            machine=_machine_id(content),
+            claimant=_machine_id(pending or {}),
             seen=max([int(content.get("seen", 0)), *(one.epoch for one in held)]),
         )
     except FileNotFoundError:
         return ClaimRecord()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StateConflict(
-            f"{path} is damaged, so which epochs are this state directory's own is not known; a mount with --take-over "
-            "begins from the newest snapshot, and sets aside what only this machine has, for `cas3fs rescue`"
+            f"the claim file {path} is damaged, so it is unknown which epochs this state directory owns; mount with "
+            "--take-over to begin from the newest snapshot (changes that only this machine has are set aside for "
+            "`cas3fs rescue`)"
         ) from error
 
 
+def write_claim_file(path: Path, record: ClaimRecord) -> None:
+    """Replace the claim file; it is durable on return."""
+    held = [{"epoch": one.epoch, "uuid": str(one.uuid)} for one in record.held]
+    pending = record.pending and {
+        "epoch": record.pending.epoch,
+        "uuid": str(record.pending.uuid),
+        "continues": record.continues,
+        "machine": record.claimant._asdict(),
+    }
+    content = {"held": held, "pending": pending, "machine": record.machine._asdict(), "seen": record.seen}
+    replace_file(path, json.dumps(content))
+
+
 def set_aside_if_damaged(path: Path) -> None:
-    """Renames a claim file that is damaged: who takes over needs none.
+    """Rename a damaged claim file; a take-over does not need one.
 
     Raises:
         OSError: it could not be renamed.
@@ -159,28 +170,14 @@ def set_aside_if_damaged(path: Path) -> None:
         aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
         path.rename(aside)
         sync_folder(path.parent)
-        _log.warning("%s; it is kept as %s", error, aside.name)
+        _log.warning("%s; the file was renamed to %s", error, aside.name)
 
 
-def _mine(value: dict[str, Any]) -> OwnClaim:
+def _own_claim(value: dict[str, Any]) -> OwnClaim:
     return OwnClaim(int(value["epoch"]), UUID(value["uuid"]))
 
 
-def _machine(content: dict[str, Any]) -> MachineId:
-    """What an earlier version wrote says nothing of machines."""
+def _machine_id(content: dict[str, Any]) -> MachineId:
+    """Read a machine's id; files of earlier versions have none."""
     known = content.get("machine", {})
     return MachineId(str(known.get("machine", "")), str(known.get("board", "")))
-
-
-def write_claim_file(path: Path, record: ClaimRecord) -> None:
-    """Replace the claim file; it is on the disk on return."""
-    held = [{"epoch": one.epoch, "uuid": str(one.uuid)} for one in record.held]
-    mine = record.pending
-    pending = mine and {
-        "epoch": mine.epoch,
-        "uuid": str(mine.uuid),
-        "continues": record.continues,
-        "machine": record.claimant._asdict(),
-    }
-    content = {"held": held, "pending": pending, "machine": record.machine._asdict(), "seen": record.seen}
-    replace_file(path, json.dumps(content))

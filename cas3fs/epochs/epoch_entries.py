@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading the entries of epochs by name. What is damaged is there all the same: its number is in its name."""
+"""Reads the entries of epochs, by name. A damaged entry counts as an epoch all the same: its number is in its name."""
 
 import logging
 import re
@@ -14,29 +14,32 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import EntryError, ObjectMissing, VolumeFormatError
 from cas3fs.values import LARGEST_EPOCH
 
-_NAME = re.compile(r"([0-9]{8,10})(-[0-9a-f]{32})?\Z")
-_LIKE_A_NAME = re.compile(r"[0-9]+(-[0-9a-f]*)?\Z")
-_log = logging.getLogger(__name__)
 RELEASE_SUFFIX: Final = SUB_SEPARATOR + RELEASED_ID
+_EPOCH_NAME: Final = re.compile(r"([0-9]{8,10})(-[0-9a-f]{32})?\Z")
+_SIMILAR_NAME: Final = re.compile(r"[0-9]+(-[0-9a-f]*)?\Z")
 _NOBODY: Final = UUID(int=0)
 _UNKNOWN: Final = "unknown"
 _NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_log = logging.getLogger(__name__)
 
 
 class EpochState(NamedTuple):
     """An epoch as the store shows it."""
 
     entry: EpochEntry
-    """A claim of nobody where it could not be read."""
+    """A placeholder without an owner if the entry could not be read."""
     released: bool
     release: ReleaseEntry | None = None
-    """None too where it could not be read."""
+    """None also if it could not be read."""
     damage: str = ""
-    """Why the entry cannot be read; empty where it can."""
+    """Why the entry cannot be read; empty if it can."""
 
 
 def list_epoch_keys(shelf: Shelf, start_after: str = "", *, warn: bool = False) -> Iterator[str]:
-    """The keys of epochs and their sub-entries after `start_after`, without what somebody else has put there.
+    """Yield the keys of epochs and their sub-entries after `start_after`; skips foreign objects.
+
+    Args:
+        warn: log a warning for each foreign object.
 
     Raises:
         StoreError: the store failed.
@@ -45,11 +48,11 @@ def list_epoch_keys(shelf: Shelf, start_after: str = "", *, warn: bool = False) 
         if not is_foreign_key(info.key):
             yield info.key
         elif warn:
-            _log.warning("%s has an object %s, which is none of cas3fs and is passed over", shelf.store.url, info.key)
+            _log.warning("%s: ignored object %s, which cas3fs did not create", shelf.store.url, info.key)
 
 
 def read_epoch(shelf: Shelf, key: str) -> EpochState | None:
-    """The epoch of that key and its release; None where there is none (any more).
+    """Read an epoch and its release; return None if it does not exist (any more).
 
     Raises:
         StoreError: the store failed.
@@ -59,23 +62,23 @@ def read_epoch(shelf: Shelf, key: str) -> EpochState | None:
     except ObjectMissing:
         return None
     except EntryError as error:
-        entry, damage = _of_nobody(key), str(error)
+        entry, damage = _placeholder(key), str(error)
     released, release = read_release(shelf, key)
     return EpochState(entry, released, release, damage)
 
 
 def read_epoch_entry(shelf: Shelf, key: str) -> EpochEntry | None:
-    """As `read_epoch`, without the release."""
+    """Read an epoch without its release; return None if it does not exist, and a placeholder if it is damaged."""
     try:
         return shelf.load(EpochEntry, key.removeprefix(EpochEntry.prefix()))
     except ObjectMissing:
         return None
     except EntryError:
-        return _of_nobody(key)
+        return _placeholder(key)
 
 
 def read_release(shelf: Shelf, key: str) -> tuple[bool, ReleaseEntry | None]:
-    """Whether the epoch of that key is released, and its release where that can be read."""
+    """Return whether the epoch of that key is released, and its release if that can be read."""
     try:
         return True, shelf.load(ReleaseEntry, RELEASED_ID, key)
     except ObjectMissing:
@@ -85,12 +88,31 @@ def read_release(shelf: Shelf, key: str) -> tuple[bool, ReleaseEntry | None]:
 
 
 def is_placeholder(entry: EpochEntry) -> bool:
-    """Whether this stands for an entry that could not be read."""
+    """Return whether `entry` stands for one that could not be read."""
     return entry.claim == _NOBODY
 
 
-def _of_nobody(key: str) -> EpochEntry:
-    """In place of an entry that cannot be read: a claim of nobody that anybody knows."""
+def is_foreign_key(key: str) -> bool:
+    """Return whether no version of cas3fs created the object `key`, which lies among the epochs."""
+    name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]
+    return _SIMILAR_NAME.match(name) is None
+
+
+def epoch_number(key: str) -> int:
+    """Return the epoch number in `key`, the key of an epoch or of its sub-entry.
+
+    Raises:
+        VolumeFormatError: the key has another form.
+    """
+    name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]
+    match = _EPOCH_NAME.match(name)
+    if match is None or not int(match[1]) < LARGEST_EPOCH:
+        raise VolumeFormatError(f"this version of cas3fs does not know the epoch name {key}; use a newer version")
+    return int(match[1])
+
+
+def _placeholder(key: str) -> EpochEntry:
+    """Return an entry without a known owner, in place of one that cannot be read."""
     return EpochEntry(
         id=key.removeprefix(EpochEntry.prefix()),
         epoch=epoch_number(key),
@@ -100,18 +122,3 @@ def _of_nobody(key: str) -> EpochEntry:
         pid=0,
         time=_NO_TIME,
     )
-
-
-def is_foreign_key(key: str) -> bool:
-    """Whether no version of cas3fs put the object `key`, which lies where epochs do: nothing depends on it."""
-    name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]
-    return _LIKE_A_NAME.match(name) is None
-
-
-def epoch_number(key: str) -> int:
-    """The number of the epoch that `key`, of an epoch or its sub-entry, belongs to."""
-    name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]
-    match = _NAME.match(name)
-    if match is None or not int(match[1]) < LARGEST_EPOCH:
-        raise VolumeFormatError(f"{key} is no epoch that this version of cas3fs knows: was it made by a newer one?")
-    return int(match[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Epochs are asked for by their names: a listing that lacks one, or an entry that cannot be read, hides nobody."""
+"""Epochs are looked up by name, so neither an incomplete listing nor a damaged entry hides one."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -42,12 +42,12 @@ def epochs(store: FaultyStore) -> Epochs:
 
 @pytest.fixture
 def at(tmp_path: Path) -> Callable[[str], Path]:
-    """The claim file of a machine."""
+    """A function that returns the claim file of a machine."""
     return lambda name: tmp_path / name
 
 
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
-def test_a_listing_that_lacks_the_next_epoch_does_not_blind_the_fence(
+def test_a_writer_is_fenced_although_the_listing_lacks_the_next_epoch(
     epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
 ) -> None:
     old = epochs.claim(ALICE, at("alice"))
@@ -59,7 +59,7 @@ def test_a_listing_that_lacks_the_next_epoch_does_not_blind_the_fence(
 
 
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
-def test_whoever_saw_anything_of_a_later_epoch_is_fenced(epochs: Epochs, at: Callable[[str], Path]) -> None:
+def test_a_writer_that_saw_an_object_of_a_later_epoch_is_fenced(epochs: Epochs, at: Callable[[str], Path]) -> None:
     claim = epochs.claim(ALICE, at("alice"))
     epochs.note_epoch(claim.epoch)
     assert epochs.is_newest(claim)
@@ -68,7 +68,7 @@ def test_whoever_saw_anything_of_a_later_epoch_is_fenced(epochs: Epochs, at: Cal
 
 
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
-def test_an_epoch_that_a_listing_lacks_is_held_all_the_same(
+def test_an_epoch_that_the_listing_lacks_is_still_held(
     epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
 ) -> None:
     for _ in range(5):
@@ -84,7 +84,7 @@ def test_an_epoch_that_a_listing_lacks_is_held_all_the_same(
 
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
-def test_the_next_claim_learns_what_the_release_before_says(epochs: Epochs, at: Callable[[str], Path]) -> None:
+def test_the_next_claim_reads_the_handover_of_the_last_release(epochs: Epochs, at: Callable[[str], Path]) -> None:
     epochs.release(epochs.claim(ALICE, at("alice")), "00000001-0000000003", ("00000001-0000000002",))
     crashed = epochs.claim(BOB, at("bob"))
     assert crashed.handover == ("00000001-0000000003", ("00000001-0000000002",))
@@ -96,7 +96,7 @@ def test_the_next_claim_learns_what_the_release_before_says(epochs: Epochs, at: 
     assert epochs.claim(ALICE, at("alice")).handover == crashed.handover
 
 
-def test_a_release_of_an_older_version_names_nothing(
+def test_a_release_of_an_older_version_has_an_empty_handover(
     epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
 ) -> None:
     claim = epochs.claim(ALICE, at("alice"))
@@ -106,9 +106,7 @@ def test_a_release_of_an_older_version_names_nothing(
 
 
 @pytest.mark.promise("a-take-over-records-its-base-first")
-def test_a_take_over_that_died_without_a_base_is_made_good_by_the_next_claim(
-    epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]
-) -> None:
+def test_a_base_stays_due_until_one_is_written(epochs: Epochs, store: FaultyStore, at: Callable[[str], Path]) -> None:
     epochs.claim(ALICE, at("alice"))
     assert epochs.claim(BOB, at("bob"), take_over=True).base_due
     assert epochs.claim(BOB, at("bob")).base_due
@@ -126,7 +124,7 @@ def damaged_newest(epochs: Epochs, bare: MemoryStore, path: Path) -> None:
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")
-def test_a_damaged_newest_epoch_is_held_by_nobody_that_is_known_until_it_is_taken_over(
+def test_a_damaged_newest_epoch_must_be_taken_over(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
     damaged_newest(epochs, bare, at("alice"))
@@ -135,14 +133,14 @@ def test_a_damaged_newest_epoch_is_held_by_nobody_that_is_known_until_it_is_take
     claim = epochs.claim(BOB, at("bob"), take_over=True)
     assert (claim.epoch, claim.took_over, claim.base_due) == (2, "epochs/00000001", True)
     assert epochs.overruled(claim) == {1}
-    assert [(one.entry.host, one.standing) for one in EpochHistory(Shelf(bare)).recent(9)] == [
+    assert [(one.entry.host, one.status) for one in EpochHistory(Shelf(bare)).recent(9)] == [
         ("unknown", "overruled"),
         ("beta", "held"),
     ]
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")
-def test_a_state_directory_knows_its_own_epoch_whose_entry_is_damaged(
+def test_a_state_directory_continues_from_its_own_damaged_epoch(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
     damaged_newest(epochs, bare, at("alice"))
@@ -151,7 +149,7 @@ def test_a_state_directory_knows_its_own_epoch_whose_entry_is_damaged(
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")
-def test_a_damaged_epoch_that_was_released_is_followed_by_anybody(
+def test_anybody_may_follow_a_damaged_epoch_that_was_released(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
     epochs.release(epochs.claim(ALICE, at("alice")))
@@ -171,28 +169,28 @@ def test_an_epoch_before_a_damaged_one_counts_as_overruled(
 
 
 class Counting(MemoryStore):
-    """Counts what is asked of it."""
+    """Counts its requests."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
 
     def get(self, key: str) -> bytes:
-        self.asked["get"] += 1
+        self.requests["get"] += 1
         return super().get(key)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        self.asked["get"] += 1
+        self.requests["get"] += 1
         return super().get_range(key, start, length)
 
     def list_page(self, prefix: str = "", start_after: str = "") -> Any:
         page = super().list_page(prefix, start_after)
-        self.asked["listed"] += len(page.objects)
+        self.requests["listed"] += len(page.objects)
         return page
 
 
-def crashed(shelf: Shelf, path: Path, number: int) -> None:
-    """Epochs, none of them released, each gone on with by the same machine; made as cheaply as can be."""
+def create_crashed_epochs(shelf: Shelf, path: Path, number: int) -> None:
+    """Create epochs up to `number`, never released, each continued by the same machine; cheaply."""
     first = Epochs(shelf).claim(ALICE, path)
     entry = shelf.load(EpochEntry, "00000001")
     for epoch in range(2, number):
@@ -201,39 +199,37 @@ def crashed(shelf: Shelf, path: Path, number: int) -> None:
 
 
 @pytest.mark.promise("requests-do-not-grow-with-epochs")
-def test_what_is_asked_of_ten_thousand_epochs_does_not_grow_with_them(tmp_path: Path) -> None:
+def test_ten_thousand_epochs_need_no_more_requests(tmp_path: Path) -> None:
     store = Counting()
     shelf = Shelf(store)
-    crashed(shelf, tmp_path / "alice", 10_000)
+    create_crashed_epochs(shelf, tmp_path / "alice", 10_000)
     assert Epochs(shelf).claim(BOB, tmp_path / "bob", take_over=True).epoch == 10_000
-    store.asked.clear()
+    store.requests.clear()
     epochs = Epochs(shelf)
     claim = epochs.claim(BOB, tmp_path / "bob")
     assert epochs.overruled(claim) == {9_999}
     assert epochs.is_newest(claim)
-    assert store.asked["get"] < 20 and store.asked["listed"] < 10
-    store.asked.clear()
+    assert store.requests["get"] < 20 and store.requests["listed"] < 10
+    store.requests.clear()
     assert EpochHistory(shelf).overruled() == {9_999}
     assert [one.entry.epoch for one in EpochHistory(shelf).recent(1)] == [9_999, 10_001]
-    assert store.asked["get"] < 10
+    assert store.requests["get"] < 10
 
 
 @pytest.mark.promise("requests-do-not-grow-with-epochs")
-def test_what_became_of_ten_thousand_epochs_is_found_out_in_one_pass(tmp_path: Path) -> None:
-    """As of an older version, which does not write down what is overruled."""
+def test_ten_thousand_epochs_of_an_older_version_are_read_once(tmp_path: Path) -> None:
+    """An older version does not record which epochs are overruled."""
     store = Counting()
     shelf = Shelf(store)
-    crashed(shelf, tmp_path / "alice", 10_000)
+    create_crashed_epochs(shelf, tmp_path / "alice", 10_000)
     entry = shelf.load(EpochEntry, "00009999")
     shelf.save(entry.changed(id="00010000", epoch=10_000, overruled=None, took_over="epochs/00009999"))
-    store.asked.clear()
+    store.requests.clear()
     assert EpochHistory(shelf).overruled() == {9_999}
-    assert store.asked["get"] <= 10_001
+    assert store.requests["get"] <= 10_001
 
 
-def test_of_very_many_lost_numbers_not_each_is_claimed(
-    epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
-) -> None:
+def test_very_many_lost_numbers_are_skipped(epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]) -> None:
     epochs.release(epochs.claim(ALICE, at("alice")))
     record = read_claim_file(at("alice"))
     write_claim_file(at("alice"), attrs.evolve(record, seen=100_000))
@@ -246,7 +242,7 @@ def test_of_very_many_lost_numbers_not_each_is_claimed(
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
-def test_an_older_store_than_the_claim_file_knows_is_read_all_the_same(
+def test_numbers_that_the_store_has_lost_are_not_claimed_again(
     epochs: Epochs, bare: MemoryStore, at: Callable[[str], Path]
 ) -> None:
     for _ in range(3):

@@ -28,7 +28,7 @@ BOB = WriterIdentity("beta", "bob", 22, "boot-b")
 
 
 class Store(MemoryStore):
-    """Memory that can run a hook before or after a put, and can be told to ignore conditions."""
+    """A memory store with hooks before and after a put, that can ignore conditions."""
 
     def __init__(self, *, conditional: bool = True) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def test_the_first_claim_of_a_volume_is_epoch_one(epochs: Epochs, store: Store, 
     assert newest is not None and newest.entry.claim == claim.uuid and not newest.released
 
 
-def test_a_released_epoch_is_followed_by_the_next_and_the_line_goes_on(epochs: Epochs, here: Path) -> None:
+def test_a_released_epoch_is_followed_by_the_next_of_its_lineage(epochs: Epochs, here: Path) -> None:
     first = epochs.claim(ALICE, here)
     epochs.release(first)
     newest = epochs.newest()
@@ -107,14 +107,14 @@ def test_another_state_directory_is_refused_while_the_epoch_is_held(epochs: Epoc
         assert word in str(caught.value)
 
 
-def test_the_refusal_tells_when_the_holder_is_this_machine(epochs: Epochs, here: Path, there: Path) -> None:
+def test_the_refusal_states_that_the_holder_is_this_machine(epochs: Epochs, here: Path, there: Path) -> None:
     epochs.claim(ALICE, here)
     with pytest.raises(EpochHeld, match="this machine, but another state directory"):
         epochs.claim(ALICE, there)
 
 
 @pytest.mark.promise("a-held-volume-refuses-others")
-def test_a_crashed_mount_goes_on_from_its_own_state_directory(epochs: Epochs, here: Path) -> None:
+def test_a_crashed_mount_continues_from_its_own_state_directory(epochs: Epochs, here: Path) -> None:
     crashed = epochs.claim(ALICE, here)
     again = epochs.claim(ALICE, here)
     once_more = epochs.claim(ALICE, here)
@@ -123,7 +123,9 @@ def test_a_crashed_mount_goes_on_from_its_own_state_directory(epochs: Epochs, he
 
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine")
-def test_what_was_copied_to_another_machine_holds_nothing_there(epochs: Epochs, here: Path, there: Path) -> None:
+def test_a_state_directory_copied_to_another_machine_holds_nothing_there(
+    epochs: Epochs, here: Path, there: Path
+) -> None:
     alpha, beta = ALICE._replace(machine="a" * 32), ALICE._replace(machine="b" * 32)
     held = epochs.claim(alpha, here)
     shutil.copy(here, there)
@@ -135,19 +137,19 @@ def test_what_was_copied_to_another_machine_holds_nothing_there(epochs: Epochs, 
     taken = epochs.claim(beta, there, take_over=True)
     assert taken.took_over is not None
     assert taken.took_over.startswith("epochs/00000002")
-    assert taken.lineage[0] == held.uuid  # so it can be gone on with, if it proves to be what the store has
+    assert taken.lineage[0] == held.uuid  # so it can be continued, if it matches the store
     assert epochs.claim(beta, there).took_over is None
     with pytest.raises(EpochHeld):
         epochs.claim(alpha, here)
 
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine")
-def test_a_board_tells_clones_apart_that_share_their_machine_id(epochs: Epochs, here: Path) -> None:
+def test_clones_that_share_a_machine_id_differ_by_their_board(epochs: Epochs, here: Path) -> None:
     clone = ALICE._replace(machine="a" * 32, board="1" * 32)
     epochs.claim(clone, here)
     with pytest.raises(EpochHeld):
         epochs.claim(clone._replace(board="2" * 32), here)
-    epochs.claim(clone._replace(board=""), here)  # who is not root cannot read it
+    epochs.claim(clone._replace(board=""), here)  # only root can read it
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -163,7 +165,7 @@ def test_a_claim_file_of_an_earlier_version_and_a_machine_without_an_id_are_acce
     assert again.lineage == (held.uuid,)
 
 
-def test_another_writer_in_between_ends_the_line(epochs: Epochs, here: Path, there: Path) -> None:
+def test_another_writer_in_between_ends_the_lineage(epochs: Epochs, here: Path, there: Path) -> None:
     epochs.release(epochs.claim(ALICE, here))
     epochs.release(epochs.claim(BOB, there))
     back = epochs.claim(ALICE, here)
@@ -172,7 +174,7 @@ def test_another_writer_in_between_ends_the_line(epochs: Epochs, here: Path, the
     assert epochs.claim(ALICE, here).lineage == (back.uuid,)
 
 
-def test_releasing_twice_is_fine(epochs: Epochs, store: Store, here: Path) -> None:
+def test_releasing_twice_is_harmless(epochs: Epochs, store: Store, here: Path) -> None:
     claim = epochs.claim(ALICE, here)
     epochs.release(claim)
     epochs.release(claim)
@@ -189,7 +191,7 @@ def test_a_writer_that_was_taken_over_finds_out(epochs: Epochs, here: Path, ther
         epochs.claim(ALICE, here)
 
 
-def test_taking_over_what_is_not_held_is_a_plain_claim(epochs: Epochs, here: Path, there: Path) -> None:
+def test_taking_over_a_released_epoch_is_a_plain_claim(epochs: Epochs, here: Path, there: Path) -> None:
     epochs.release(epochs.claim(ALICE, here))
     assert epochs.claim(BOB, there, take_over=True).took_over is None
 
@@ -201,7 +203,7 @@ def test_an_own_release_does_not_look_like_a_later_writer(epochs: Epochs, here: 
 
 
 @pytest.mark.promise("numbers-are-never-reused")
-def test_a_claim_that_was_applied_though_it_seemed_to_fail_is_ours(epochs: Epochs, store: Store, here: Path) -> None:
+def test_a_claim_that_was_applied_before_it_failed_is_ours(epochs: Epochs, store: Store, here: Path) -> None:
     first = epochs.claim(ALICE, here)
 
     def fail(key: str) -> None:
@@ -254,7 +256,7 @@ def test_a_claim_that_arrives_late_is_still_ours(here: Path) -> None:
     assert claim.epoch == 1 and epochs.is_newest(claim)
 
 
-def test_a_store_that_answers_exists_to_our_own_first_attempt_gives_us_the_epoch(here: Path) -> None:
+def test_an_exists_error_for_our_own_claim_is_a_success(here: Path) -> None:
     class Doubling(Store):
         def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
             super().put_if_absent(key, body, metadata)
@@ -265,7 +267,7 @@ def test_a_store_that_answers_exists_to_our_own_first_attempt_gives_us_the_epoch
     assert Shelf(store).load(EpochEntry, "00000001").claim == claim.uuid
 
 
-def test_who_loses_the_race_is_refused_even_when_taking_over(
+def test_the_loser_of_a_race_is_refused_even_with_take_over(
     epochs: Epochs, store: Store, here: Path, there: Path, tmp_path: Path
 ) -> None:
     epochs.claim(ALICE, here)
@@ -283,8 +285,8 @@ def test_who_loses_the_race_is_refused_even_when_taking_over(
 
 
 @pytest.mark.promise("rival-claims-withdraw")
-def test_unfenced_rivals_both_withdraw_and_one_comes_back(tmp_path: Path, here: Path, there: Path) -> None:
-    """Both put, both list, both see the other."""
+def test_unfenced_rivals_both_withdraw_and_try_again(tmp_path: Path, here: Path, there: Path) -> None:
+    """Both put, both list, and each sees the other."""
     store = Store(conditional=False)
     meet = threading.Barrier(2, timeout=20)
     listed, put = threading.Semaphore(2), threading.Semaphore(2)
@@ -314,7 +316,7 @@ def test_unfenced_rivals_both_withdraw_and_one_comes_back(tmp_path: Path, here: 
         assert keys(store) == []
 
 
-def test_of_many_that_claim_at_once_one_wins(tmp_path: Path, fenced: bool) -> None:
+def test_one_of_several_concurrent_claims_wins(tmp_path: Path, fenced: bool) -> None:
     for turn in range(25):
         store = Store(conditional=fenced)
         start = threading.Barrier(3, timeout=20)
@@ -335,7 +337,7 @@ def test_of_many_that_claim_at_once_one_wins(tmp_path: Path, fenced: bool) -> No
         assert keys(store) == [one.key for one in winners]
 
 
-def test_a_damaged_claim_file_is_named(epochs: Epochs, here: Path) -> None:
+def test_an_error_names_the_damaged_claim_file(epochs: Epochs, here: Path) -> None:
     for content in ("{", "{}", '{"held": [{"epoch": 1}], "pending": null}', "[]"):
         here.write_text(content)
         with pytest.raises(StateConflict, match="claim"):
@@ -353,13 +355,13 @@ def test_the_claim_file_is_written_before_the_claim(epochs: Epochs, store: Store
     assert json.loads(here.read_text()) == {"held": held, "pending": None, "machine": unknown, "seen": 1}
 
 
-def test_the_claim_file_does_not_grow_without_end(epochs: Epochs, here: Path) -> None:
+def test_the_claim_file_stays_bounded(epochs: Epochs, here: Path) -> None:
     for _ in range(40):
         claim = epochs.claim(ALICE, here)
     assert claim.epoch == 40 and 30 <= len(claim.lineage) <= 40
 
 
-def test_an_unknown_name_among_the_epochs_is_told_and_stops_no_claim(
+def test_an_unknown_name_among_the_epochs_is_logged_and_ignored(
     epochs: Epochs, store: Store, here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.put_if_absent("epochs/next", b"")
@@ -372,7 +374,9 @@ def test_this_process_has_an_identity() -> None:
     assert identity.host and identity.user and identity.pid > 0
 
 
-def test_an_epoch_that_was_taken_over_is_told_until_it_is_released(store: Store, fenced: bool, tmp_path: Path) -> None:
+def test_an_epoch_that_was_taken_over_is_overruled_until_it_is_released(
+    store: Store, fenced: bool, tmp_path: Path
+) -> None:
     epochs = Epochs(Shelf(store), fenced=fenced)
     first = epochs.claim(ALICE, tmp_path / "alice")
     assert epochs.overruled() == frozenset()
@@ -383,7 +387,7 @@ def test_an_epoch_that_was_taken_over_is_told_until_it_is_released(store: Store,
     assert epochs.overruled() == frozenset()
 
 
-def test_of_two_claims_at_one_instant_one_wins_fifty_times(store: Store, fenced: bool, tmp_path: Path) -> None:
+def test_one_of_two_concurrent_claims_wins_each_time(store: Store, fenced: bool, tmp_path: Path) -> None:
     barrier = threading.Barrier(2)
 
     def claim(identity: WriterIdentity, number: int) -> Claim | None:

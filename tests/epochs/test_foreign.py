@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody else has put where epochs lie: it is told, and hinders nothing; what a newer version may mean does."""
+"""Foreign objects among the epochs are logged and ignored; names that a newer version may use are not."""
 
 from pathlib import Path
 
@@ -18,9 +18,7 @@ FOREIGN = ("epochs/README", "epochs/00000001-old", "epochs/old/00000001/base", f
 
 
 @pytest.mark.promise("surroundings-may-change")
-def test_an_object_that_is_none_of_ours_does_not_block_the_volume(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_foreign_object_does_not_block_the_volume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
     shelf = Shelf(store)
     for key in FOREIGN:
@@ -33,10 +31,10 @@ def test_an_object_that_is_none_of_ours_does_not_block_the_volume(
         epochs.release(claim)
     assert [one.entry.epoch for one in EpochHistory(shelf).recent(9)] == [1, 2]
     assert read_takeover_bases(shelf) == ()
-    assert any("epochs/README, which is none of cas3fs" in record.message for record in caplog.records)
+    assert any("epochs/README, which cas3fs did not create" in record.message for record in caplog.records)
 
 
-def test_a_listing_of_the_volume_has_it_and_the_epochs() -> None:
+def test_a_listing_of_the_volume_has_foreign_objects_and_epochs() -> None:
     store = MemoryStore()
     for key in (*FOREIGN, "epochs/00000007", f"epochs/00000007{SUB_SEPARATOR}released"):
         store.put_if_absent(key, b"anything")
@@ -46,7 +44,7 @@ def test_a_listing_of_the_volume_has_it_and_the_epochs() -> None:
 
 
 @pytest.mark.parametrize("key", ["epochs/123456789012", "epochs/7", "epochs/00000007-abc"])
-def test_what_may_be_an_epoch_of_a_newer_version_is_not_passed_over(tmp_path: Path, key: str) -> None:
+def test_a_name_that_a_newer_version_may_use_is_not_ignored(tmp_path: Path, key: str) -> None:
     store = MemoryStore()
     store.put_if_absent(key, b"anything")
     with pytest.raises(VolumeFormatError, match="newer"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who has written a volume, and the release of an epoch in the place of a writer that is gone."""
+"""The past epochs of a volume, and releasing one in the place of its writer."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(params=[True, False], ids=["fenced", "unfenced"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
-    """Epochs 1 (released), 2 (crashed, gone on with as 3), 3 (taken over), 4 (held)."""
+    """Epochs 1 (released), 2 (crashed, continued as 3), 3 (taken over), 4 (held)."""
     made = Shelf(MemoryStore())
     epochs = Epochs(made, fenced=request.param)
     epochs.release(epochs.claim(ALICE, tmp_path / "alice"))
@@ -30,48 +30,48 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     return made
 
 
-def standings(shelf: Shelf, most: int = 10) -> dict[int, str]:
-    return {one.entry.epoch: one.standing for one in EpochHistory(shelf).recent(most)}
+def statuses(shelf: Shelf, count: int = 10) -> dict[int, str]:
+    return {one.entry.epoch: one.status for one in EpochHistory(shelf).recent(count)}
 
 
-def test_it_is_told_what_became_of_each_epoch(shelf: Shelf) -> None:
-    assert standings(shelf) == {1: "released", 2: "continued", 3: "overruled", 4: "held"}
+def test_the_status_of_each_epoch(shelf: Shelf) -> None:
+    assert statuses(shelf) == {1: "released", 2: "continued", 3: "overruled", 4: "held"}
     assert [one.entry.host for one in EpochHistory(shelf).recent(10)] == ["alpha", "alpha", "alpha", "beta"]
 
 
-def test_of_many_epochs_the_last_are_told_and_those_that_wait_for_a_person(shelf: Shelf) -> None:
-    assert standings(shelf, most=1) == {3: "overruled", 4: "held"}
-    assert standings(shelf, most=0) == {3: "overruled"}
+def test_recent_epochs_and_all_overruled_ones(shelf: Shelf) -> None:
+    assert statuses(shelf, count=1) == {3: "overruled", 4: "held"}
+    assert statuses(shelf, count=0) == {3: "overruled"}
 
 
 def test_an_overruled_epoch_is_released_once(shelf: Shelf) -> None:
     assert EpochHistory(shelf).overruled() == {3}
     assert EpochHistory(shelf).release(3, NOW) is True
     assert EpochHistory(shelf).overruled() == frozenset()
-    assert standings(shelf)[3] == "released"
+    assert statuses(shelf)[3] == "released"
     assert EpochHistory(shelf).release(3, NOW) is False
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_an_epoch_whose_writer_ended_well_needs_no_release(shelf: Shelf, number: int) -> None:
-    before = standings(shelf)
+def test_a_released_or_continued_epoch_needs_no_release(shelf: Shelf, number: int) -> None:
+    before = statuses(shelf)
     assert EpochHistory(shelf).release(number, NOW) is False
-    assert standings(shelf) == before
+    assert statuses(shelf) == before
 
 
-def test_the_newest_epoch_is_not_released_by_hand(shelf: Shelf) -> None:
+def test_the_newest_epoch_cannot_be_released_in_its_writers_place(shelf: Shelf) -> None:
     with pytest.raises(EpochHeld, match="--take-over"):
         EpochHistory(shelf).release(4, NOW)
-    assert standings(shelf)[4] == "held"
+    assert statuses(shelf)[4] == "held"
 
 
-def test_an_epoch_that_never_was_is_told(shelf: Shelf) -> None:
+def test_an_unknown_epoch_cannot_be_released(shelf: Shelf) -> None:
     with pytest.raises(EpochUnknown, match="no epoch 9"):
         EpochHistory(shelf).release(9, NOW)
 
 
 class Vanishing(MemoryStore):
-    """Objects that are listed and gone by the time they are asked for."""
+    """Objects that are listed, and gone when they are read."""
 
     gone = ""
 
@@ -82,7 +82,7 @@ class Vanishing(MemoryStore):
 
 
 @pytest.mark.promise("gc-decides-again-when-it-deletes")
-def test_an_epoch_counts_as_taken_over_where_the_claim_after_it_was_withdrawn_meanwhile(tmp_path: Path) -> None:
+def test_an_epoch_is_overruled_if_the_claim_after_it_was_withdrawn_meanwhile(tmp_path: Path) -> None:
     store = Vanishing()
     epochs = Epochs(Shelf(store), fenced=False)
     epochs.claim(ALICE, tmp_path / "alice")
@@ -91,7 +91,7 @@ def test_an_epoch_counts_as_taken_over_where_the_claim_after_it_was_withdrawn_me
     assert epochs.overruled() == {1}
 
 
-def test_what_a_rival_of_the_same_number_may_have_written_ends_the_line(tmp_path: Path) -> None:
+def test_a_rival_of_the_same_number_ends_the_lineage(tmp_path: Path) -> None:
     shelf = Shelf(MemoryStore())
     epochs = Epochs(shelf, fenced=False)
     epochs.claim(ALICE, tmp_path / "alice")

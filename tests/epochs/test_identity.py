@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known of a machine."""
+"""The identity of a machine and of a process."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_the_ids_of_machine_and_board_are_hashed(tmp_path: Path) -> None:
     assert local_machine_id((machine,), (board,)).machine != known.machine
 
 
-def test_what_cannot_be_read_or_is_no_id_is_not_known(tmp_path: Path) -> None:
+def test_an_invalid_or_unreadable_id_is_unknown(tmp_path: Path) -> None:
     odd = tmp_path / "odd"
     for content in ("uninitialized\n", "", "0" * 32, "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "\udcff"):
         odd.write_bytes(content.encode(errors="surrogateescape"))
@@ -29,7 +29,7 @@ def test_what_cannot_be_read_or_is_no_id_is_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine")
-def test_what_is_not_known_is_not_compared() -> None:
+def test_an_unknown_id_is_not_compared() -> None:
     one, other = MachineId("a", "1"), MachineId("a", "2")
     assert one.differs(other)
     assert not one.differs(MachineId("a", ""))
@@ -37,5 +37,5 @@ def test_what_is_not_known_is_not_compared() -> None:
     assert MachineId("a").differs(MachineId("b"))
 
 
-def test_a_process_knows_its_machine() -> None:
-    assert WriterIdentity.of_this_process().home == local_machine_id()
+def test_the_identity_of_this_process_has_the_id_of_its_machine() -> None:
+    assert WriterIdentity.of_this_process().machine_id == local_machine_id()

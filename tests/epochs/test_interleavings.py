@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Claims on a store that ignores conditions, in any order of requests: one writer, and nobody taken over unasked."""
+"""Concurrent claims on a store that ignores conditions, in any order of requests: at most one writer wins."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 
 NAMES = ("alpha", "beta", "gamma")
 ORDERS = st.lists(st.integers(0, 2), max_size=60)
-"""Whose request comes next; when it is used up, each goes on alone, the first one first."""
+"""Which writer makes the next request; at the end of the list, each continues alone, the first one first."""
 
 
 class Turns:
-    """Lets one request pass at a time, in the order that is given. One condition guards everything."""
+    """Lets one request through at a time, in a given order. One condition guards everything."""
 
     def __init__(self, order: Sequence[int]) -> None:
         self._order = list(reversed(order))
@@ -50,8 +50,8 @@ class Turns:
         return self._order[-1] if self._order else min(self._active)
 
 
-class OneOfThem(StoreWrapper):
-    """The store as one writer sees it, who waits for its turn with each request."""
+class TurnTakingStore(StoreWrapper):
+    """The store of one writer, which waits for its turn with each request."""
 
     def __init__(self, inner: MemoryStore, turns: Turns, who: int) -> None:
         super().__init__(inner)
@@ -62,17 +62,17 @@ class OneOfThem(StoreWrapper):
         return self._turns.take(self._who, request)
 
 
-def unfenced(store: MemoryStore | OneOfThem) -> Epochs:
+def unfenced(store: MemoryStore | TurnTakingStore) -> Epochs:
     return Epochs(Shelf(store), fenced=False, sleep=lambda wait_s: None)
 
 
 def claims_in(order: Sequence[int], store: MemoryStore, take_over: Sequence[bool]) -> list[Claim | None]:
-    """What each of three writers gets that claim at once, their requests in this order."""
+    """Return the claims of three concurrent writers whose requests come in this order."""
     turns = Turns(order)
 
     def claim(who: int) -> Claim | None:
         try:
-            mine = unfenced(OneOfThem(store, turns, who))
+            mine = unfenced(TurnTakingStore(store, turns, who))
             return mine.claim(
                 WriterIdentity(NAMES[who], "user", who), Path(folder) / NAMES[who], take_over=take_over[who]
             )
@@ -87,7 +87,7 @@ def claims_in(order: Sequence[int], store: MemoryStore, take_over: Sequence[bool
 
 @pytest.mark.promise("rival-claims-withdraw", "one-of-two-mounts-wins")
 @given(ORDERS)
-def test_of_three_that_claim_at_once_one_wins_at_most(order: list[int]) -> None:
+def test_at_most_one_of_three_concurrent_claims_wins(order: list[int]) -> None:
     store = MemoryStore()
     won = [one for one in claims_in(order, store, (False, False, False)) if one is not None]
     newest = unfenced(store).newest()
@@ -96,7 +96,7 @@ def test_of_three_that_claim_at_once_one_wins_at_most(order: list[int]) -> None:
 
 @pytest.mark.promise("rival-claims-withdraw", "a-held-volume-refuses-others")
 @given(ORDERS)
-def test_a_held_epoch_goes_only_to_one_that_takes_over_and_is_told_as_taken_over(order: list[int]) -> None:
+def test_a_held_epoch_goes_only_to_one_that_takes_over_and_is_overruled_then(order: list[int]) -> None:
     store = MemoryStore()
     with TemporaryDirectory() as folder:
         held = unfenced(store).claim(WriterIdentity("delta", "user", 4), Path(folder) / "delta")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Of two writers that claim at the same instant one wins, on real stores: those that honour conditions or not."""
+"""One of two concurrent claims wins, on real stores that honour conditions and on one that does not."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.promise("rival-claims-withdraw")
-def test_of_two_claims_at_one_instant_one_wins_each_time(store: ObjectStore, tmp_path: Path) -> None:
+def test_one_of_two_concurrent_claims_wins_each_time(store: ObjectStore, tmp_path: Path) -> None:
     fenced = probe_create_if_absent(store)
     epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda wait_s: time.sleep(wait_s / 10))
     barrier = threading.Barrier(2)

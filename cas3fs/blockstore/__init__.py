@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The block store: blocks on their way into packs, and back out of them through the caches.
+"""Stores blocks in packs, and reads them back through the caches.
 
-Vocabulary, beside *block*, *pack* and *encoded block* of the rooms below:
+Vocabulary, beside *block*, *pack* and *encoded block* of the packages below:
 
-- *session*: one storing job's line of blocks; they go into packs of its own, in the order in which they were added.
-- *open pack*: the pack a session is filling; *sealed*: nothing is added any more, it is to be uploaded.
-- *in flight* (writing): a block that was added and whose pack is not yet recorded. Reading, a *fetch* is a block being
-  fetched: whoever wants it meanwhile waits for that fetch and shares its outcome.
-- *run*: blocks that lie near each other in a pack and are fetched by one ranged GET.
-- *ahead*: fetched before anyone asks, on a hint.
+- *session*: the blocks that one job stores. They go into packs of their own, in the order in which they were added.
+- *open pack*: the pack that a session is filling; when it is *sealed*, nothing is added to it any more, and it is
+  uploaded.
+- *in flight*: a block that is written is in flight from when it was added until its pack is recorded; a block that is
+  read, while it is being fetched. Other readers of that block wait for the fetch and share its result.
+- *range*: bytes of a pack that are fetched by one GET, with the blocks in them.
+- *ahead*: fetched before a reader needs it, because of a hint.
 
-This room does not know of files, of the index (it is told where a block lies, and tells where it put one), or of
-staging.
+`pack_store` names, stores and reads packs; `writer` and `pack_session` turn blocks into packs; `reader` and `fetcher`
+find blocks in memory, in the caches or in the store.
+
+This package does not know files, staging or the index: callers pass the location of a block that they read, and get
+the location of a block that was written.
 """
 
 from cas3fs.blockstore.reader import BlockReader

@@ -15,25 +15,25 @@ QUEUED_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 class CacheFiller:
-    """Puts blocks into `cache` by one thread of its own."""
+    """Puts blocks into `cache` in a thread of its own."""
 
     def __init__(self, cache: BlockCache) -> None:
         self._cache = cache
         self._budget = ByteBudget(QUEUED_LIMIT_BYTES)
         self._worker = ThreadPoolExecutor(1, "cas3fs-fill")
 
-    def fill(self, block: BlockHash, plain: bytes, *, dispensable: bool) -> None:
-        """Put the block soon; if too many wait, at once, or, where it is `dispensable`, not at all."""
-        if self._budget.offer(len(plain)):
+    def put(self, block: BlockHash, plain: bytes, *, optional: bool) -> None:
+        """Queue the block; if the queue is full, put it now, or drop it if it is `optional`."""
+        if self._budget.try_take(len(plain)):
             try:
                 self._worker.submit(self._put, block, plain)
-            except RuntimeError:  # closed meanwhile
+            except RuntimeError:  # closed in the meantime
                 self._budget.release(len(plain))
-        elif not dispensable:
+        elif not optional:
             self._cache.put(block, plain)
 
     def close(self) -> None:
-        """What waits is left out; afterwards `fill` does nothing."""
+        """Drop what is queued; later calls of `put` drop their block, too."""
         self._budget.close()
         self._worker.shutdown(wait=True, cancel_futures=True)
 

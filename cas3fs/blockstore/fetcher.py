@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks out of the object store into memory and caches: one fetch however many ask, ahead on hints, whole packs.
+"""Fetches blocks from the object store into memory and caches: once for all readers, ahead on hints, in whole packs.
 
-A thread that needs a block fetches it itself, unless it is being fetched: then it waits and shares the outcome.
-Workers do what nobody waits for: hints are turned into runs (or into loads from the caches, where those have the
-block), and of a pack that was fetched whole, everything beside the block that was asked for is unpacked in the
-background. Who asks for a block of that pack meanwhile is served from it, between two others.
+A thread that needs a block fetches it itself, unless a fetch is in flight: then it waits and shares the result. Workers
+do what no thread waits for: they turn hints into ranges of packs (or into loads from the caches that have the block),
+and of a pack that was fetched whole, they unpack everything beside the block that was needed. A thread that needs a
+block of such a pack in the meantime is served from it, between two other blocks.
 
-Every job ends the fetches it claimed, whatever happens: who waits gets bytes or an error.
+Every job ends the fetches that it claimed, whatever happens, so that every waiting thread gets bytes or an error.
 
-Locks: `_lock` guards the fetches and the table of packs. Under it only the memory cache is asked, whose lock is the
-inner one; no I/O is done, nobody waits, and no future is resolved.
+Locks: `_lock` guards the fetches in flight and the table of packs. Under it only the memory cache is accessed, whose
+lock is the inner one; there is no I/O and no waiting, and no future is resolved.
 """
 
 import threading
@@ -41,20 +41,17 @@ from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
 
 Job = Callable[[BlockFetch], None]
-Pause = Callable[[], None]
-"""Called between two blocks."""
-
 OnLost = Callable[[BlockLocation], None]
-"""Told of a block that the store has not, or not as it should be; called without a lock, by any thread."""
+"""Called with a block that is missing or damaged in the store; without a lock, by any thread."""
 
 WHOLE_PACKS_AT_ONCE = 2
-"""So many are held in memory."""
+"""At most so many are in memory."""
 CACHE_BATCH_BYTES = 1024 * 1024
-"""Small blocks go to the caches together: a cache behind a network takes them in one round trip."""
+"""Small blocks are put into the caches together: a cache on the network takes them in one round trip."""
 
 
 class PackFetch:
-    """A pack that is being fetched whole, and who waits for a block of it."""
+    """A pack that is being fetched whole, and the fetches of its blocks that wait for it."""
 
     def __init__(self, pack: str) -> None:
         self.pack = pack
@@ -62,12 +59,7 @@ class PackFetch:
 
 
 class Fetcher:
-    """See the module.
-
-    `ahead_bytes` bounds what is fetched ahead and not yet read; `whole_packs` permits packs. `near_store` says that the
-    store is as near as the caches: then requests cost nothing, and only blocks that a reader waited for one by one go
-    to the caches.
-    """
+    """Fetches blocks on demand and ahead; thread-safe."""
 
     def __init__(
         self,
@@ -82,6 +74,20 @@ class Fetcher:
         near_store: bool,
         clock: Callable[[], float],
     ) -> None:
+        """Start the workers.
+
+        Args:
+            packs: the volume's packs.
+            memory: receives every block that is fetched.
+            cache: receives blocks that cost a request; may be None.
+            metrics: where fetches are counted.
+            workers: threads that fetch ahead.
+            ahead_bytes: limit of what is fetched ahead and not read yet.
+            whole_packs: whether whole packs may be fetched.
+            near_store: the store is as near as the caches, so requests cost nothing, and only blocks that a reader
+                waited for one by one are put into the caches.
+            clock: the time in seconds.
+        """
         self._pack_store = packs
         self._memory = memory
         self._cache = cache
@@ -103,55 +109,55 @@ class Fetcher:
         metrics.watch("reader.ahead_bytes", lambda: self._in_flight.ahead_bytes)
         self.on_lost: OnLost = lambda block: None
         self.unread = self._in_flight.unread
-        """Blocks fetched ahead and not read yet; only to be looked at: `note_read` is to be called for those."""
+        """Blocks fetched ahead and not read yet; read-only, the caller calls `note_read` for one that it reads."""
 
     def is_in_flight(self, block: BlockHash) -> bool:
-        """Whether the block is being fetched just now."""
+        """Whether the block is being fetched now."""
         return block in self._in_flight
 
     def fetch(self, block: BlockLocation) -> bytes:
-        """The block, from the store or from whoever is fetching it.
+        """The block, from the store or from a fetch that is in flight.
 
         Raises:
-            BlockMissing, BlockCorrupt, StoreError: as it came to whoever fetched it.
+            BlockMissing, BlockCorrupt, StoreError: the fetch failed.
         """
         with self._lock:
             plain = self._memory.get(block.hash)
-            if plain is not None:  # it has just landed
+            if plain is not None:  # its fetch has just completed
                 self._in_flight.note_read(block.hash)
                 return plain
-            self._recent_failures.check(block.hash)
+            self._recent_failures.raise_if_recent(block.hash)
             fetch, is_mine = self._in_flight.join_or_start(block)
             job = self._job_for(fetch) if is_mine else None
             started = self._in_flight.start(self._memory.contains)
-        self._launch(started)
+        self._start_ahead(started)
         if job is not None:
             job(fetch)
         return fetch.future.result()
 
     def hint(self, blocks: Sequence[BlockLocation]) -> None:
-        """Blocks that will be wanted next, in that order."""
+        """Blocks that will be needed next, in that order."""
         with self._lock:
             if self._closed:
                 return
             self._in_flight.hint(block for block in blocks if not self._memory.contains(block.hash))
             fetches = self._in_flight.start(self._memory.contains)
-        self._launch(fetches)
+        self._start_ahead(fetches)
 
     def note_read(self, block: BlockHash) -> None:
-        """A block fetched ahead was read: others may be fetched in its place."""
+        """A block fetched ahead was read, so others may be fetched in its place."""
         with self._lock:
             self._in_flight.note_read(block)
             fetches = self._in_flight.start(self._memory.contains)
-        self._launch(fetches)
+        self._start_ahead(fetches)
 
-    def fill(self, block: BlockHash, plain: bytes, *, dispensable: bool = False) -> None:
-        """Put a block into the caches in the background."""
+    def put_into_caches(self, block: BlockHash, plain: bytes, *, optional: bool = False) -> None:
+        """Put a block into the caches in the background; under load an `optional` one is dropped."""
         if self._filler is not None:
-            self._filler.fill(block, plain, dispensable=dispensable)
+            self._filler.put(block, plain, optional=optional)
 
     def close(self) -> None:
-        """Fail all who wait, end the workers. Later fetches still work, one by one."""
+        """Fail all waiting readers and end the workers. Later fetches still work, one by one."""
         with self._lock:
             self._closed = True
             self._packs.clear()
@@ -163,7 +169,7 @@ class Fetcher:
         if self._filler is not None:
             self._filler.close()
 
-    # Flights
+    # Fetches
 
     def _complete(self, fetch: BlockFetch, plain: bytes, *, fill: bool) -> None:
         with self._lock:
@@ -173,30 +179,30 @@ class Fetcher:
         if is_open:
             fetch.future.set_result(plain)
         if fill:
-            self.fill(fetch.block.hash, plain)
+            self.put_into_caches(fetch.block.hash, plain)
 
     def _fail(self, fetches: Iterable[BlockFetch], error: BaseException) -> None:
         with self._lock:
             still_open = [fetch for fetch in fetches if self._in_flight.end(fetch, arrived=False)]
             if isinstance(error, TransientStoreError):
-                self._recent_failures.note(still_open, error)
+                self._recent_failures.add(still_open, error)
         self._failed.add(len(still_open))
         for fetch in still_open:
             if isinstance(error, BlockError):
-                self.on_lost(fetch.block)  # before the reader hears of it: what he writes then is stored
+                self.on_lost(fetch.block)  # before the reader gets the error: data that it then writes is stored
             fetch.future.set_exception(error)
 
     def _run_job(self, fetches: Sequence[BlockFetch], job: Callable[[BlockFetch], None]) -> None:
-        """Do `job` for each that is still under way; whatever happens, all of `fetches` end."""
+        """Run `job` for each fetch that has not ended; whatever happens, all of `fetches` end."""
         try:
             for fetch in fetches:
                 if not fetch.future.done():
                     job(fetch)
         finally:
-            self._fail(fetches, StoreError("the block could not be fetched: its fetch broke off"))
+            self._fail(fetches, StoreError("the block could not be fetched: its fetch was interrupted"))
 
     def _job_for(self, fetch: BlockFetch) -> Job | None:
-        """How to fetch a block that is missed; None if its pack is under way anyway. The lock is held."""
+        """How to fetch a block that is not in memory; None if its pack is being fetched. The lock is held."""
         pack_fetch = self._packs.get(fetch.block.pack)
         if pack_fetch is not None:
             pack_fetch.waiting.append(fetch)
@@ -207,8 +213,8 @@ class Fetcher:
         return lambda fetch: self._run_job([fetch], self._fetch_alone)
 
     def _fetch_alone(self, fetch: BlockFetch) -> None:
-        """Fetch one block by a request of its own; of a hint's, the caches were not asked yet."""
-        if fetch.hinted and self._load(fetch):
+        """Fetch one block by a request of its own; the caches were not checked yet if a hint started the fetch."""
+        if fetch.hinted and self._complete_from_cache(fetch):
             return
         try:
             plain = self._pack_store.get_block(fetch.block)
@@ -217,18 +223,18 @@ class Fetcher:
         else:
             self._complete(fetch, plain, fill=not (fetch.hinted and self._near_store))
 
-    def _load(self, fetch: BlockFetch) -> bool:
-        """Land a fetch from the caches, if they have the block."""
+    def _complete_from_cache(self, fetch: BlockFetch) -> bool:
+        """Complete a fetch from the caches, if they have the block."""
         plain = None if self._cache is None else self._cache.get(fetch.block.hash)
         if plain is not None:
             self._complete(fetch, plain, fill=False)
         return plain is not None
 
-    def _decode(self, fetch: BlockFetch, body: bytes, start: int) -> None:
-        """Land a fetch from bytes of its pack, or fail it alone."""
-        self._unpack_one(fetch, lambda: self._pack_store.decode(body, start, fetch.block))
+    def _complete_from_pack(self, fetch: BlockFetch, body: bytes, start: int) -> None:
+        """Complete a fetch from bytes of its pack, or fail it alone."""
+        self._complete_or_fail(fetch, lambda: self._pack_store.decode(body, start, fetch.block))
 
-    def _unpack_one(self, fetch: BlockFetch, decode: Decode) -> None:
+    def _complete_or_fail(self, fetch: BlockFetch, decode: Decode) -> None:
         try:
             plain = decode()
         except Cas3fsError as error:
@@ -238,28 +244,28 @@ class Fetcher:
 
     # Ahead
 
-    def _launch(self, fetches: list[BlockFetch]) -> None:
+    def _start_ahead(self, fetches: list[BlockFetch]) -> None:
         if fetches:
             self._blocks_ahead.add(len(fetches))
-            self._submit(self._plan, fetches)
+            self._submit(self._distribute, fetches)
 
     def _submit(self, job: Callable[[list[BlockFetch]], None], fetches: list[BlockFetch]) -> None:
         try:
             self._workers.submit(job, fetches)
-        except RuntimeError:  # closed meanwhile
+        except RuntimeError:  # closed in the meantime
             self._fail(fetches, _closed())
 
-    def _plan(self, fetches: list[BlockFetch]) -> None:
-        """Share new fetches out among the workers: loads from the caches, and ranges of neighbours."""
+    def _distribute(self, fetches: list[BlockFetch]) -> None:
+        """Distribute new fetches among the workers: loads from the caches, and ranges of neighbours."""
         if self._near_store:
             for fetch in fetches:
                 self._submit(self._load_ahead, [fetch])
             return
         try:
-            held = self._held(fetch.block.hash for fetch in fetches)
-            by_block = {fetch.block: fetch for fetch in fetches if fetch.block.hash not in held}
+            cached = self._cached(fetch.block.hash for fetch in fetches)
+            by_block = {fetch.block: fetch for fetch in fetches if fetch.block.hash not in cached}
             for fetch in fetches:
-                if fetch.block.hash in held:
+                if fetch.block.hash in cached:
                     self._submit(self._load_ahead, [fetch])
             for each in coalesce(list(by_block)):
                 self._submit(self._fetch_ahead, [by_block[block] for block in each.blocks])
@@ -271,7 +277,7 @@ class Fetcher:
         self._run_job(self._claim(fetches), self._fetch_alone)
 
     def _fetch_ahead(self, fetches: list[BlockFetch]) -> None:
-        """Fetch neighbours of one pack together, but for those that a reader has claimed meanwhile."""
+        """Fetch neighbours of one pack together, except those that a reader has claimed in the meantime."""
         by_block = {fetch.block: fetch for fetch in self._claim(fetches)}
         try:
             for each in coalesce(list(by_block)):
@@ -280,9 +286,9 @@ class Fetcher:
             self._run_job(list(by_block.values()), self._fetch_alone)
 
     def _fetch_range(self, wanted: PackRange, fetches: dict[BlockLocation, BlockFetch]) -> None:
-        """Fetch a range; each of its blocks lands as soon as it has arrived, and none waits for those behind it."""
+        """Fetch a range; the fetch of each block completes as soon as the block has arrived."""
         try:
-            self._pack_store.get_blocks(wanted, lambda block, decode: self._unpack_one(fetches[block], decode))
+            self._pack_store.get_blocks(wanted, lambda block, decode: self._complete_or_fail(fetches[block], decode))
         except BlockMissing:
             self._run_job(list(fetches.values()), self._fetch_alone)  # perhaps not all of them are lost
         except Cas3fsError as error:
@@ -292,7 +298,7 @@ class Fetcher:
         with self._lock:
             return [fetch for fetch in fetches if fetch.claim()]
 
-    def _held(self, blocks: Iterable[BlockHash]) -> set[BlockHash]:
+    def _cached(self, blocks: Iterable[BlockHash]) -> set[BlockHash]:
         return set() if self._cache is None else self._cache.contains_many(blocks)
 
     # Whole packs
@@ -300,16 +306,16 @@ class Fetcher:
     def _fetch_pack(self, pack_fetch: PackFetch, fetch: BlockFetch) -> None:
         """Fetch a whole pack, serve `fetch` from it, and leave the rest to a worker.
 
-        While two other packs are being unpacked this waits: they bring blocks faster than requests for each would.
+        This waits while two other packs are being unpacked: that is faster than a request for each block.
         """
         self._pack_slots.acquire()
         unpacking = None
         try:
             body = self._pack_store.get_pack(pack_fetch.pack)
             self._packs_fetched.add()
-            self._decode(fetch, body, 0)
+            self._complete_from_pack(fetch, body, 0)
             unpacking = self._unpackers.submit(self._unpack, pack_fetch, body, fetch.block.offset)
-        except (Cas3fsError, RuntimeError):  # too much at once, perhaps; or closed meanwhile
+        except (Cas3fsError, RuntimeError):  # perhaps too large for one request; or closed in the meantime
             self._run_job([fetch, *self._end_pack(pack_fetch)], self._fetch_alone)
         except BaseException as error:
             self._fail([fetch, *self._end_pack(pack_fetch)], error)
@@ -321,20 +327,20 @@ class Fetcher:
                 unpacking.add_done_callback(lambda _: self._pack_slots.release())
 
     def _unpack(self, pack_fetch: PackFetch, body: bytes, first_offset: int) -> None:
-        """Keep what else is in a pack, from `first_offset` on, then before it; who waits for some of it comes first.
+        """Keep the other blocks of a pack, from `first_offset` on, then those before it; waiting readers come first.
 
-        Memory is filled before any cache is, which takes longer: who reads on finds the next blocks there.
+        Memory is filled before any cache, which takes longer: a reader that goes on finds the next blocks there.
         """
 
         def serve(fetch: BlockFetch) -> None:
-            self._decode(fetch, body, 0)
+            self._complete_from_pack(fetch, body, 0)
 
         def serve_waiting() -> None:
             if pack_fetch.waiting:
                 self._run_job(self._take_waiting(pack_fetch), serve)
 
         try:
-            blocks = deque(self._worth_keeping(pack_fetch.pack, body, first_offset))
+            blocks = deque(self._not_cached(pack_fetch.pack, body, first_offset))
             kept = self._keep_in_memory(blocks, body, serve_waiting)
             if self._cache is not None and not self._near_store:
                 self._keep_in_cache(self._cache, chain(kept, self._decoded(blocks, body)), serve_waiting)
@@ -342,24 +348,26 @@ class Fetcher:
             self._run_job(self._end_pack(pack_fetch), serve)
 
     def _keep_in_memory(
-        self, blocks: deque[BlockLocation], body: bytes, between: Pause
+        self, blocks: deque[BlockLocation], body: bytes, serve_waiting: Callable[[], None]
     ) -> deque[tuple[BlockHash, bytes]]:
-        """Take blocks off the line until half of the memory is filled with them; those that no cache has yet."""
+        """Move blocks into memory until they fill half of it; returns them, to be put into the caches."""
         share_bytes = self._memory.limit_bytes // 2
         kept: deque[tuple[BlockHash, bytes]] = deque()
         while blocks and share_bytes >= blocks[0].plain_length:
-            between()
+            serve_waiting()
             share_bytes -= blocks[0].plain_length
             for block, plain in self._decoded([blocks.popleft()], body):
                 self._memory.put(block, plain)
                 kept.append((block, plain))
         return kept
 
-    def _keep_in_cache(self, cache: BlockCache, blocks: Iterable[tuple[BlockHash, bytes]], between: Pause) -> None:
+    def _keep_in_cache(
+        self, cache: BlockCache, blocks: Iterable[tuple[BlockHash, bytes]], serve_waiting: Callable[[], None]
+    ) -> None:
         batch: dict[BlockHash, Buffer] = {}
         size_bytes = 0
         for block, plain in blocks:
-            between()
+            serve_waiting()
             batch[block] = plain
             size_bytes += len(plain)
             if size_bytes >= CACHE_BATCH_BYTES:
@@ -368,20 +376,20 @@ class Fetcher:
         cache.put_many(batch)
 
     def _decoded(self, blocks: Iterable[BlockLocation], body: bytes) -> Iterator[tuple[BlockHash, bytes]]:
-        """Those blocks that are whole, and not in memory since a reader was served with them."""
+        """The blocks that are intact, and not in memory because a reader was served with them."""
         for block in blocks:
             if not self._memory.contains(block.hash):
-                with suppress(BlockCorrupt):  # whoever reads it will be told
+                with suppress(BlockCorrupt):  # a reader of it gets the error
                     yield block.hash, self._pack_store.decode(body, 0, block)
 
-    def _worth_keeping(self, pack: str, body: bytes, first_offset: int) -> list[BlockLocation]:
-        """What a pack contains and no cache has; nothing where its table of contents is damaged."""
+    def _not_cached(self, pack: str, body: bytes, first_offset: int) -> list[BlockLocation]:
+        """The blocks of a pack that no cache has; none if its table of contents is damaged."""
         try:
             contents = read_contents(body, len(body))
         except PackCorrupt:
             return []
-        held = self._held(line.hash for line in contents)
-        missing = [line for line in contents if line.hash not in held and not self._memory.contains(line.hash)]
+        cached = self._cached(line.hash for line in contents)
+        missing = [line for line in contents if line.hash not in cached and not self._memory.contains(line.hash)]
         missing.sort(key=lambda line: (line.offset < first_offset, line.offset))
         return [BlockLocation(line.hash, pack, line.offset, line.stored_length, line.plain_length) for line in missing]
 
@@ -391,11 +399,11 @@ class Fetcher:
             return waiting
 
     def _end_pack(self, pack_fetch: PackFetch) -> list[BlockFetch]:
-        """No block of the pack waits for this fetch any more but those that are returned."""
+        """End the fetch of a pack; returns the fetches of blocks that still wait for it."""
         with self._lock:
             self._packs.pop(pack_fetch.pack, None)
             return pack_fetch.waiting
 
 
 def _closed() -> StoreError:
-    return StoreError("the block was not fetched: the block reader was closed")
+    return StoreError("the block was not fetched: the block reader is closed")

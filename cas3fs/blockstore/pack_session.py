@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One storing job's line of blocks, cut into packs.
+"""The blocks that one job stores, in order, divided into packs.
 
-Blocks are encoded by several threads at once and finish in any order, but enter the pack in the order in which they
-were added: files that were written together lie together. So a session keeps a line of what was added; whenever the
-head of the line is encoded it moves into the open pack. A call of `seal` is a mark in the line.
+Several threads encode blocks at once and finish in any order, but blocks enter a pack in the order in which they were
+added, so that files that were written together lie together. A session therefore keeps a queue of the added blocks;
+when the first one is encoded it moves into the open pack. A call of `seal` is a mark in the queue.
 
-Locks: `_lock` of the session guards line and open pack. Under it only memory is touched; the pipeline's locks are never
-taken under it.
+Locks: the session's `_lock` guards the queue and the open pack. Under it only memory is accessed; the pipeline's locks
+are never taken under it.
 """
 
 import threading
@@ -19,10 +19,10 @@ from cas3fs.blocks.packs import PackBuilder
 from cas3fs.values import BlockHash, Buffer
 
 Encoded = tuple[bytes, Buffer]
-"""Codec byte and payload; the payload may be the plain bytes themselves, which are copied into the pack alone."""
+"""Codec byte and payload; the payload may be the plain bytes themselves, so that they are copied only once."""
 
 StoredFuture = Future[None]
-"""Resolves when the block's pack was stored and recorded; fails with what kept it from that."""
+"""Resolves when the block's pack is stored and recorded, and fails if it could not be."""
 
 
 class PendingBlock:
@@ -34,15 +34,15 @@ class PendingBlock:
         self.hash = block
         self.plain_length = plain_length
         self.held_bytes = plain_length
-        """What it takes of the writer's budget: the plain bytes, and once it is encoded, these."""
+        """What it uses of the writer's budget: the plain bytes, and once it is encoded, the encoded bytes."""
         self.future: StoredFuture = Future()
-        self.future.set_running_or_notify_cancel()  # others wait for it, too: nobody can cancel it
+        self.future.set_running_or_notify_cancel()  # several threads may wait for it, so none can cancel it
         self.encoded: Encoded | None = None
         self.error: BaseException | None = None
 
 
 class OpenPack:
-    """A pack being filled, and the blocks that wait for it."""
+    """A pack being filled, and its blocks."""
 
     def __init__(self) -> None:
         self.builder = PackBuilder()
@@ -57,33 +57,33 @@ class OpenPack:
 
 
 class Pipeline(Protocol):
-    """What a session needs of the writer."""
+    """What a session needs from the writer."""
 
     pack_size_bytes: int
 
-    def begin(self, session: "PackSession", block: BlockHash, plain: Buffer) -> StoredFuture:
-        """Take the block in, and see that `enqueue` and then `encoded` are called; may block."""
+    def accept(self, session: "PackSession", block: BlockHash, plain: Buffer) -> StoredFuture:
+        """Accept the block, and later call `enqueue` and then `on_encoded` of the session; may block."""
 
-    def rest(self, more_bytes: int) -> None:
-        """So many more bytes than before lie in the session's open pack."""
+    def add_idle(self, more_bytes: int) -> None:
+        """The session's open pack has grown by so many bytes, or shrunk if negative."""
 
     def upload(self, pack: OpenPack) -> None:
         """Store a sealed pack in the background."""
 
     def fail(self, blocks: list[PendingBlock], error: BaseException) -> None:
-        """Give up blocks."""
+        """Fail blocks."""
 
 
 class PackSession:
-    """Made by `BlockWriter.session`; used by one thread. A ``with`` seals it at the end, also after an exception."""
+    """Made by `BlockWriter.session` and used by one thread. ``with`` seals it at the end, also after an exception."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._lock = threading.Lock()
         self._queue: deque[PendingBlock | None] = deque()
-        """None is the mark that `seal` leaves."""
+        """None is the mark of `seal`."""
         self._open = OpenPack()
-        self._resting_bytes = 0  # of the open pack, as the pipeline was told
+        self._idle_bytes = 0  # of the open pack, as reported to the pipeline
 
     def __enter__(self) -> Self:
         return self
@@ -94,63 +94,63 @@ class PackSession:
         self.seal()
 
     def add(self, block: BlockHash, plain: Buffer) -> StoredFuture:
-        """Store `plain`, whose hash is `block`; blocks while too many bytes are under way.
+        """Store `plain`, whose hash is `block`; waits while too many bytes are being stored.
 
-        `plain` must not change until the future is done. If any session has the same block in flight, its future is
-        returned and nothing is stored twice. Seal before waiting for a future: until then the last ones may stay in an
-        open pack.
+        `plain` must not change until the future is done. If any session has the same block in flight, the future of
+        that block is returned and nothing is stored twice. Seal before waiting for a future: until then the last blocks
+        may stay in an open pack.
 
         Raises:
-            ValueError: longer than any block may be, or no hash.
+            ValueError: the block is too long, or the hash has a wrong length.
             StoreError: the writer is closed.
         """
-        return self._pipeline.begin(self, block, plain)
+        return self._pipeline.accept(self, block, plain)
 
     def seal(self) -> None:
-        """Upload what was added so far, without waiting for it."""
+        """Upload the blocks added so far, without waiting for it."""
         with self._lock:
             self._queue.append(None)
         self._advance()
 
     def enqueue(self, pending: PendingBlock) -> None:
-        """Put a block in the line; called by the pipeline in the order of `add`."""
+        """Append a block to the queue; called by the pipeline in the order of `add`."""
         with self._lock:
             self._queue.append(pending)
 
-    def encoded(self, pending: PendingBlock, encoded: Encoded | None, error: BaseException | None) -> None:
-        """A block of the line is encoded, or could not be; called by the pipeline from any thread."""
+    def on_encoded(self, pending: PendingBlock, encoded: Encoded | None, error: BaseException | None) -> None:
+        """A queued block is encoded, or could not be; called by the pipeline from any thread."""
         pending.error = error
         pending.encoded = encoded
         self._advance()
 
     def _advance(self) -> None:
-        """Move what is encoded from the head of the line into packs, and send those on that are complete."""
+        """Move encoded blocks from the head of the queue into packs, and upload the packs that are complete."""
         sealed: list[OpenPack] = []
         failed: list[PendingBlock] = []
         with self._lock:
-            while self._queue and self._is_settled(self._queue[0]):
+            while self._queue and self._is_encoded_or_failed(self._queue[0]):
                 pending = self._queue.popleft()
                 if pending is None:
-                    self._cut(sealed)
+                    self._seal_open_pack(sealed)
                 elif pending.encoded is not None:
-                    self._place(pending, pending.encoded, sealed)
+                    self._append(pending, pending.encoded, sealed)
                 else:
                     failed.append(pending)
-            rested_bytes = self._open.held_bytes - self._resting_bytes
-            self._resting_bytes += rested_bytes
-        if rested_bytes:
-            self._pipeline.rest(rested_bytes)
+            new_idle_bytes = self._open.held_bytes - self._idle_bytes
+            self._idle_bytes += new_idle_bytes
+        if new_idle_bytes:
+            self._pipeline.add_idle(new_idle_bytes)
         for pack in sealed:
             self._pipeline.upload(pack)
         for pending in failed:
             self._pipeline.fail([pending], pending.error or RuntimeError("a block was not encoded"))
 
     @staticmethod
-    def _is_settled(pending: PendingBlock | None) -> bool:
+    def _is_encoded_or_failed(pending: PendingBlock | None) -> bool:
         return pending is None or pending.encoded is not None or pending.error is not None
 
-    def _place(self, pending: PendingBlock, encoded: Encoded, sealed: list[OpenPack]) -> None:
-        """Add to the open pack; a block that fills a pack by itself goes alone, and the open pack stays open."""
+    def _append(self, pending: PendingBlock, encoded: Encoded, sealed: list[OpenPack]) -> None:
+        """Append to the open pack; a block that fills a pack gets one of its own, and the open pack stays open."""
         pending.encoded = None
         limit = self._pipeline.pack_size_bytes
         if pending.held_bytes >= limit:
@@ -159,10 +159,10 @@ class PackSession:
             sealed.append(alone)
             return
         if self._open.builder.size_bytes + pending.held_bytes > limit:
-            self._cut(sealed)
+            self._seal_open_pack(sealed)
         self._open.add(pending, encoded)
 
-    def _cut(self, sealed: list[OpenPack]) -> None:
+    def _seal_open_pack(self, sealed: list[OpenPack]) -> None:
         if self._open.blocks:
             sealed.append(self._open)
             self._open = OpenPack()

@@ -25,14 +25,14 @@ from cas3fs.values import BlockHash, BlockLocation, Buffer
 
 DEFAULT_PACK_BYTES = 16 * 1024 * 1024
 LARGEST_WHOLE_PACK_BYTES = 32 * 1024 * 1024
-"""Volumes with larger packs have their blocks fetched one by one, or in runs on a hint."""
-KEPT_WHOLE_BYTES = 128 * 1024
-"""A block up to this length is taken into memory whole when the caches have it."""
+"""Blocks of larger packs are fetched one by one, or in ranges on a hint."""
+LOADED_WHOLE_BYTES = 128 * 1024
+"""A block up to this length is loaded whole from the caches into memory."""
 STREAMED_FROM_BYTES = 64 * 1024
-"""So is any block whose first so many bytes are read in one piece: the rest will most likely follow."""
+"""So is a longer block if its first so many bytes are read in one request: the rest will most likely follow."""
 
 WaitGuard = Callable[[], AbstractContextManager[None]]
-"""Makes the context in which a reader waits for the store; it may refuse by an exception."""
+"""Makes the context in which a reader waits for the store; it may raise an exception to prevent the wait."""
 
 
 class BlockReader:
@@ -51,7 +51,19 @@ class BlockReader:
         near_store: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`near_store`: the store is as near as the caches, so that what is read in passing is not put into them."""
+        """Start the fetcher.
+
+        Args:
+            store: the volume's object store.
+            memory: the cache in memory.
+            cache: the other caches; may be None.
+            metrics: where reads are counted.
+            fetch_workers: threads that fetch ahead.
+            ahead_bytes: limit of what is fetched ahead; half of the memory cache if that is less.
+            pack_size_bytes: the size of the volume's packs.
+            near_store: the store is as near as the caches, so blocks that are fetched ahead are not put into them.
+            clock: the time in seconds.
+        """
         self._memory = memory
         self._cache = None if cache is None else ensure_verified(cache)
         self._fetcher = Fetcher(
@@ -71,12 +83,12 @@ class BlockReader:
         self._misses = metrics.counter("reader.misses")
         metrics.watch("cache.memory.size_bytes", lambda: memory.size_bytes)
 
-    def report_losses(self, to: OnLost) -> None:
-        """Whom to tell of each block that the store has not, or not as it should be; see `OnLost`."""
-        self._fetcher.on_lost = to
+    def on_lost_block(self, callback: OnLost) -> None:
+        """Call `callback` with each block that is missing or damaged in the store; see `OnLost`."""
+        self._fetcher.on_lost = callback
 
     def read_now(self, block: BlockLocation, skip: int, length: int) -> Buffer | None:
-        """`length` bytes of the block from `skip` on if it is in memory, else None; without I/O, waiting or copying."""
+        """`length` bytes of the block from `skip` on if it is in memory, else None; no I/O, no waiting, no copy."""
         plain = self._memory.get(block.hash)
         if plain is None:
             return None
@@ -91,9 +103,9 @@ class BlockReader:
         May wait for the disk, and within `wait_guard` for the store.
 
         Raises:
-            BlockMissing: the store has no such pack, or no such range of it.
+            BlockMissing: the pack, or that range of it, does not exist.
             BlockCorrupt: the bytes there are not the block.
-            StoreError: the store could not be asked.
+            StoreError: the store failed.
         """
         part = self.read_now(block, skip, length)
         if part is None and not self._fetcher.is_in_flight(block.hash):
@@ -105,37 +117,37 @@ class BlockReader:
         return part
 
     def prefetch(self, blocks: Sequence[BlockLocation]) -> None:
-        """Hint that these blocks will be wanted next, in that order; returns at once.
+        """Hint that these blocks will be needed next, in that order; returns at once.
 
-        They are fetched in parallel, neighbours together, as room in memory allows: the later ones as the earlier
-        ones are read. Of very many only the first are remembered; a hint that is not followed within seconds is
-        forgotten.
+        They are fetched in parallel, neighbours together, as far as memory allows: the later ones as the earlier ones
+        are read. If they are very many, only the first are queued; a hint that no read follows within seconds is
+        dropped.
         """
         self._fetcher.hint(blocks)
 
     def admit(self, block: BlockHash, plain: Buffer) -> None:
         """Put a block that was just written into the caches; returns at once. A mutable buffer is copied.
 
-        Not into memory: who reads what was just written finds it in the kernel's page cache.
+        It is not put into memory: data that was just written is in the kernel's page cache.
         """
         if self._cache is not None:
-            self._fetcher.fill(block, plain if isinstance(plain, bytes) else bytes(plain), dispensable=True)
+            self._fetcher.put_into_caches(block, plain if isinstance(plain, bytes) else bytes(plain), optional=True)
 
     def free_disk_space(self) -> None:
-        """The caches free room on the local disk if it has little left."""
+        """Let the caches free space on the local disk if little is left."""
         if self._cache is not None:
             self._cache.free_disk_space()
 
     def close(self) -> None:
-        """Fail what is being fetched for those who wait, and end all workers. Closing twice is harmless."""
+        """Fail the fetches in flight and end all workers. A second call does nothing."""
         self._fetcher.close()
 
     def _from_cache(self, block: BlockLocation, skip: int, length: int) -> Buffer | None:
-        """The part from the caches; whole blocks are brought into memory where that costs little or will pay."""
+        """The part from the caches; blocks are loaded whole into memory where that is cheap or will be used."""
         if self._cache is None:
             return None
         is_stream = skip == 0 and length >= STREAMED_FROM_BYTES
-        if block.plain_length > KEPT_WHOLE_BYTES and not is_stream:
+        if block.plain_length > LOADED_WHOLE_BYTES and not is_stream:
             part = self._cache.get_part(block.hash, skip, length)
         else:
             plain = self._cache.get(block.hash)

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks into the object store: encoded, put together to packs, uploaded, recorded.
+"""Writes blocks into the object store: encodes them, collects them in packs, uploads these, and records them.
 
-A block's way: `add` waits for room in the budget and enters it as in flight; an encoder thread compresses it (small
-blocks are compressed on the spot, as handing over costs more); the session appends it to its open pack; a sealed pack
-is put by an upload thread, which then calls `on_stored`, where the index records the locations; then the blocks leave
-the table of what is in flight, and their futures resolve. If the put or `on_stored` fails, the blocks leave the table
-and the futures fail with that error: the next attempt encodes anew, into another pack.
+`add` waits until the block fits into the budget and registers it as in flight. An encoder thread compresses it (small
+blocks are compressed at once, because another thread would cost more). The session appends it to its open pack. An
+upload thread stores a sealed pack and then calls `on_stored`, where the index records the locations. Then the blocks
+are no longer in flight, and their futures resolve. If storing or recording fails, the blocks are no longer in flight
+either, and their futures fail with that error: the next attempt encodes them again, into another pack.
 
-Memory: each block is in the budget from `add` until it leaves the table: with its plain bytes first, and once it is
-encoded with those. The budget has room for `uploads` packs and one that is being filled. What lies in open packs
-rests: it moves on only when more is added, so only what moves is waited for, and however many sessions there are, none
-waits for ever.
+Memory: each block counts against the budget while it is in flight: its plain bytes first, and its encoded bytes once it
+is encoded. The budget is the size of `uploads` packs and of one that is being filled. Bytes in open packs are idle:
+they move on only when more blocks are added. Callers wait only for other bytes, so none waits for ever, however many
+sessions there are.
 
-Locks: `_lock` guards the table of what is in flight, the names of packs that are being put, and the flag of closing;
-nothing else is locked, and nobody waits, under it. `on_stored` is called from upload threads, perhaps from several at
-once, without any lock of this room.
+Locks: `_lock` guards the table of blocks in flight, the names of packs that are being stored, and the flag for closing;
+nothing else is locked, and nothing is waited for, under it. Upload threads call `on_stored` without any lock of this
+package, perhaps several at once.
 """
 
 import threading
@@ -34,14 +34,15 @@ __all__ = ["BlockWriter", "PackSession", "StoredFuture"]
 
 HASH_BYTES = 32
 ENCODED_INLINE_BYTES = 16 * 1024
-"""Up to this length, handing a block to another thread costs more than compressing it."""
+"""Up to this length, passing a block to another thread costs more than compressing it."""
 
 
 class BlockWriter:
     """Stores blocks in packs of about `pack_size_bytes` under `epoch`; thread-safe.
 
-    Who wants to store a block asks `in_flight` first and the index second: between the two answers a block can only
-    move from the first into the second. A block stored twice all the same is a waste, no error; `on_stored` takes it.
+    To find out whether a block has to be stored, check `in_flight` first and the index second: between the two checks a
+    block can only move from the first to the second. A block that is stored twice all the same is a waste but no error;
+    `on_stored` accepts it.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class BlockWriter:
         metrics.watch("writer.under_way_bytes", lambda: self._budget.used_bytes)
 
     def session(self) -> PackSession:
-        """A new line of blocks with packs of its own."""
+        """A new session, with packs of its own."""
         return PackSession(self)
 
     def in_flight(self, block: BlockHash) -> StoredFuture | None:
@@ -85,17 +86,17 @@ class BlockWriter:
 
     @property
     def last_response_at_s(self) -> float:
-        """When the store last gave a sign of life, by the monotonic clock, in seconds."""
+        """When the store last sent something, by the monotonic clock, in seconds."""
         return self._packs.last_response_at_s
 
     @property
     def unrecorded(self) -> frozenset[str]:
-        """The names of packs that are being put, or were and are not recorded yet."""
+        """The names of packs that are being stored, or are stored but not recorded yet."""
         with self._lock:
             return frozenset(self._unrecorded)
 
     def close(self) -> None:
-        """Complete the running uploads and fail everything else in flight; to lose nothing, seal and wait before."""
+        """Complete running uploads and fail everything else in flight; to lose nothing, seal and wait first."""
         with self._lock:
             self._closed = True
         self._budget.close()
@@ -107,15 +108,15 @@ class BlockWriter:
 
     # What sessions call
 
-    def begin(self, session: PackSession, block: BlockHash, plain: Buffer) -> StoredFuture:
-        """Take a block in for `session`."""
+    def accept(self, session: PackSession, block: BlockHash, plain: Buffer) -> StoredFuture:
+        """Accept a block of `session`."""
         if len(plain) > MAX_BLOCK_BYTES or len(block) != HASH_BYTES:
-            raise ValueError(f"no block: {len(plain)} bytes under a hash of {len(block)}")
+            raise ValueError(f"not a block: {len(plain)} bytes with a hash of {len(block)} bytes")
         known = self.in_flight(block)
         if known is not None:
             return known
         self._budget.take(len(plain))
-        pending, is_new = self._enter(PendingBlock(block, len(plain)))
+        pending, is_new = self._register(PendingBlock(block, len(plain)))
         if not is_new:
             self._budget.release(len(plain))
             return pending.future
@@ -123,9 +124,9 @@ class BlockWriter:
         self._encode(session, pending, plain)
         return pending.future
 
-    def rest(self, more_bytes: int) -> None:
-        """So many more bytes than before lie in some session's open pack."""
-        self._budget.rest(more_bytes)
+    def add_idle(self, more_bytes: int) -> None:
+        """The open pack of some session has grown by so many bytes, or shrunk if negative."""
+        self._budget.add_idle(more_bytes)
 
     def upload(self, pack: OpenPack) -> None:
         """Store a sealed pack in the background."""
@@ -135,45 +136,45 @@ class BlockWriter:
         except RuntimeError:  # shut down
             self.fail(blocks, _closed())
             return
-        done.add_done_callback(lambda done: self._uploaded(blocks, done))
+        done.add_done_callback(lambda done: self._on_uploaded(blocks, done))
 
     def fail(self, blocks: list[PendingBlock], error: BaseException) -> None:
-        """Give up blocks: they can be added again at once."""
-        for pending in self._leave(blocks):
+        """Fail blocks; they can be added again at once."""
+        for pending in self._unregister(blocks):
             pending.future.set_exception(error)
 
     # Encoding
 
     def _encode(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> None:
-        if len(plain) > ENCODED_INLINE_BYTES and self._encode_elsewhere(session, pending, plain):
+        if len(plain) > ENCODED_INLINE_BYTES and self._encode_in_background(session, pending, plain):
             return
         try:
             encoded = encode_parts(plain, self._compression)
         except BaseException as error:
-            session.encoded(pending, None, error)
+            session.on_encoded(pending, None, error)
             raise
-        self._pass_on(session, pending, encoded)
+        self._report_encoded(session, pending, encoded)
 
-    def _encode_elsewhere(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> bool:
-        """Has another thread encode the block; whether there is one: not after the end, nor on a machine without."""
+    def _encode_in_background(self, session: PackSession, pending: PendingBlock, plain: Buffer) -> bool:
+        """Let another thread encode the block; False if none can start: after closing, or for lack of threads."""
         try:
             done = self._encoders.submit(encode_parts, plain, self._compression)
         except RuntimeError:
             return False
-        done.add_done_callback(lambda done: self._encoded(session, pending, done))
+        done.add_done_callback(lambda done: self._on_encoded(session, pending, done))
         return True
 
-    def _encoded(self, session: PackSession, pending: PendingBlock, done: "Future[Encoded]") -> None:
+    def _on_encoded(self, session: PackSession, pending: PendingBlock, done: "Future[Encoded]") -> None:
         error = _closed() if done.cancelled() else done.exception()
         if error is not None:
-            session.encoded(pending, None, error)
+            session.on_encoded(pending, None, error)
         else:
-            self._pass_on(session, pending, done.result())
+            self._report_encoded(session, pending, done.result())
 
-    def _pass_on(self, session: PackSession, pending: PendingBlock, encoded: Encoded) -> None:
+    def _report_encoded(self, session: PackSession, pending: PendingBlock, encoded: Encoded) -> None:
         plain_bytes, pending.held_bytes = pending.held_bytes, sum(map(len, encoded))
         self._budget.resize(plain_bytes, pending.held_bytes)
-        session.encoded(pending, encoded, None)
+        session.on_encoded(pending, encoded, None)
 
     # Uploading
 
@@ -188,7 +189,7 @@ class BlockWriter:
             with self._lock:
                 self._unrecorded.discard(name)
 
-    def _uploaded(self, blocks: list[PendingBlock], done: "Future[None]") -> None:
+    def _on_uploaded(self, blocks: list[PendingBlock], done: "Future[None]") -> None:
         error = _closed() if done.cancelled() else done.exception()
         if error is not None:
             self._failed_packs.add()
@@ -197,21 +198,21 @@ class BlockWriter:
         self._stored_packs.add()
         self._blocks.add(len(blocks))
         self._plain_bytes.add(sum(pending.plain_length for pending in blocks))
-        for pending in self._leave(blocks):
+        for pending in self._unregister(blocks):
             pending.future.set_result(None)
 
-    # The table of what is in flight
+    # The blocks in flight
 
-    def _enter(self, pending: PendingBlock) -> tuple[PendingBlock, bool]:
-        """The block of that hash that is in flight, and whether it is this one."""
+    def _register(self, pending: PendingBlock) -> tuple[PendingBlock, bool]:
+        """The block in flight with that hash, and whether it is this one."""
         with self._lock:
             if self._closed:
                 raise _closed()
             known = self._in_flight.setdefault(pending.hash, pending)
             return known, known is pending
 
-    def _leave(self, blocks: list[PendingBlock]) -> list[PendingBlock]:
-        """Take blocks off the table; those that were still on it, whose futures the caller has to resolve."""
+    def _unregister(self, blocks: list[PendingBlock]) -> list[PendingBlock]:
+        """Remove blocks; returns those that were in flight, whose futures the caller has to resolve."""
         with self._lock:
             leaving = [pending for pending in blocks if self._in_flight.get(pending.hash) is pending]
             for pending in leaving:
@@ -221,4 +222,4 @@ class BlockWriter:
 
 
 def _closed() -> StoreError:
-    return StoreError("the block was not stored: the block writer was closed")
+    return StoreError("the block was not stored: the block writer is closed")

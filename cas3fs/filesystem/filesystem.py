@@ -86,7 +86,7 @@ class FileSystem(Files, Xattrs):
         staging.last_response_at = lambda: self._writer.last_response_at_s
         self._storer = Storer(self, self._writer, self._commits)
         self._checkpoints = Checkpoints(self, self._storer, self._writer, self._commits)
-        reader.report_losses(self.mark_block_lost)
+        reader.on_lost_block(self.mark_block_lost)
         self._statistics: VolumeStatistics | None = None
         self._statistics_at_s = 0.0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A store that can be held up, made to fail and asked what was done to it; packs to read from it."""
+"""A store that can be blocked and made to fail, and that records its requests; packs to read from it."""
 
 import random
 import threading
@@ -23,29 +23,29 @@ Block = tuple[BlockHash, bytes]
 
 
 def make_block(seed: int, length: int = 4096) -> Block:
-    """Random bytes: what is stored is about as long as what is plain."""
+    """A block of random bytes, which do not compress."""
     plain = random.Random(seed).randbytes(length)
     return hash_block(plain), plain
 
 
-class Gate:
-    """Lets through while open. `arrived` counts who came, also those who wait."""
+class Barrier:
+    """Blocks callers of `pass_through` while closed; `arrived` counts all callers."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._open = True
         self.arrived = 0
 
-    def shut(self) -> None:
+    def block(self) -> None:
         with self._changed:
             self._open = False
 
-    def open(self) -> None:
+    def unblock(self) -> None:
         with self._changed:
             self._open = True
             self._changed.notify_all()
 
-    def go_through(self) -> None:
+    def pass_through(self) -> None:
         with self._changed:
             self.arrived += 1
             self._changed.notify_all()
@@ -53,40 +53,40 @@ class Gate:
 
     def wait_for(self, arrived: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: self.arrived >= arrived, WAIT_S), f"{self.arrived} came"
+            assert self._changed.wait_for(lambda: self.arrived >= arrived, WAIT_S), f"{self.arrived} arrived"
 
 
 class TestStore(ObjectStore):
-    """A `MemoryStore` with a gate before puts and one before gets, with errors on demand, and a record of requests."""
+    """A `MemoryStore` with a barrier before puts and one before gets, errors on demand, and a record of requests."""
 
     __test__ = False
 
     def __init__(self) -> None:
         self._inner = MemoryStore()
         self.url = self._inner.url
-        self.puts, self.gets = Gate(), Gate()
+        self.puts, self.gets = Barrier(), Barrier()
         self.put_error: Exception | None = None
         self.get_error: Exception | None = None
-        self.asked: list[tuple[str, int, int]] = []
+        self.requests: list[tuple[str, int, int]] = []
         """Key, start and length of each get; start is -1 for a whole object."""
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
-        self.puts.go_through()
+        self.puts.pass_through()
         if self.put_error is not None:
             raise self.put_error
         self._inner.put_if_absent(key, body, metadata)
 
     def get(self, key: str) -> bytes:
-        self._note(key, -1, -1)
+        self._record(key, -1, -1)
         return self._inner.get(key)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        self._note(key, start, length)
+        self._record(key, start, length)
         return self._inner.get_range(key, start, length)
 
-    def _note(self, key: str, start: int, length: int) -> None:
-        self.asked.append((key, start, length))
-        self.gets.go_through()
+    def _record(self, key: str, start: int, length: int) -> None:
+        self.requests.append((key, start, length))
+        self.gets.pass_through()
         if self.get_error is not None:
             raise self.get_error
 
@@ -115,8 +115,8 @@ class TestStore(ObjectStore):
 def store() -> Iterator[TestStore]:
     store = TestStore()
     yield store
-    store.puts.open()
-    store.gets.open()
+    store.puts.unblock()
+    store.gets.unblock()
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def put_pack(store: TestStore) -> Callable[[Iterable[Block]], list[BlockLocation]]:
-    """Stores a pack of the given blocks, and tells where they lie."""
+    """Stores a pack of the given blocks and returns their locations."""
 
     def put(blocks: Iterable[Block]) -> list[BlockLocation]:
         builder = PackBuilder()
@@ -152,13 +152,13 @@ def open_reader(store: TestStore, metrics: Metrics) -> Iterator[Callable[..., Bl
         return reader
 
     yield open_it
-    store.gets.open()
+    store.gets.unblock()
     for reader in opened:
         reader.close()
 
 
-class Record:
-    """What `on_stored` was told."""
+class StoredRecord:
+    """Records the calls of `on_stored`."""
 
     def __init__(self) -> None:
         self.packs: list[StoredPack] = []
@@ -176,12 +176,12 @@ class Record:
 
 
 @pytest.fixture
-def record() -> Record:
-    return Record()
+def record() -> StoredRecord:
+    return StoredRecord()
 
 
 @pytest.fixture
-def open_writer(store: TestStore, metrics: Metrics, record: Record) -> Iterator[Callable[..., BlockWriter]]:
+def open_writer(store: TestStore, metrics: Metrics, record: StoredRecord) -> Iterator[Callable[..., BlockWriter]]:
     opened: list[BlockWriter] = []
 
     def open_it(pack_size_bytes: int = 1 << 20, compression: str = "zstd:1", **options: int) -> BlockWriter:
@@ -198,7 +198,7 @@ def open_writer(store: TestStore, metrics: Metrics, record: Record) -> Iterator[
         return writer
 
     yield open_it
-    store.puts.open()
+    store.puts.unblock()
     for writer in opened:
         writer.close()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fetching ahead: together, in parallel, within bounds, and never in the way of a reader."""
+"""Fetching ahead: together, in parallel, within limits, and without delaying readers."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ LARGE = 200_000
 
 
 def until(is_so: Callable[[], bool]) -> None:
-    """Wait for something that happens in another thread and cannot tell."""
+    """Wait for something that another thread does without a notification."""
     pause = threading.Event()
     for _ in range(WAIT_S * 1000):
         if is_so():
@@ -36,7 +36,7 @@ def arrived(reader: BlockReader, locations: Iterable[BlockLocation]) -> bool:
     return all(reader._memory.contains(location.hash) for location in locations)
 
 
-def test_neighbours_are_fetched_ahead_with_one_request(
+def test_neighbours_are_fetched_ahead_by_one_request(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(10)]
@@ -45,21 +45,21 @@ def test_neighbours_are_fetched_ahead_with_one_request(
     reader.prefetch(locations)
     until(lambda: arrived(reader, locations))
     assert [reader.read_now(location, 0, LARGE) for location in locations] == [plain for _, plain in blocks]
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
 
 
-def test_runs_are_fetched_in_parallel(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+def test_ranges_are_fetched_in_parallel(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
     locations = [put_pack([make_block(seed, LARGE)])[0] for seed in range(6)]
     reader = open_reader(fetch_workers=6)
-    store.gets.shut()
+    store.gets.block()
     reader.prefetch(locations)
     store.gets.wait_for(6)
-    store.gets.open()
+    store.gets.unblock()
     until(lambda: arrived(reader, locations))
-    assert len(store.asked) == 6
+    assert len(store.requests) == 6
 
 
-def test_what_is_fetched_ahead_is_bounded_and_goes_on_as_it_is_read(
+def test_prefetch_is_bounded_and_continues_as_blocks_are_read(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
 ) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(30)]
@@ -77,51 +77,51 @@ def test_what_is_fetched_ahead_is_bounded_and_goes_on_as_it_is_read(
     assert metrics.snapshot()["reader.ahead_bytes"] == 0
 
 
-def test_never_more_than_half_of_the_memory_is_fetched_ahead(
+def test_prefetch_uses_at_most_half_of_the_memory(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
 ) -> None:
     locations = put_pack(make_block(seed, LARGE) for seed in range(10))
-    store.gets.shut()
+    store.gets.block()
     reader = open_reader(memory_bytes=5 * LARGE)
     reader.prefetch(locations)
     store.gets.wait_for(1)
     assert metrics.snapshot()["reader.ahead_bytes"] == 2 * LARGE
 
 
-def test_a_reader_does_not_wait_behind_what_is_fetched_ahead(
+def test_a_reader_does_not_wait_for_the_prefetch_queue(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     locations = [put_pack([make_block(seed, LARGE)])[0] for seed in range(4)]
     reader = open_reader(fetch_workers=1)
-    store.gets.shut()
+    store.gets.block()
     reader.prefetch(locations)
     store.gets.wait_for(1)
     with ThreadPoolExecutor(1) as pool:
         wanted = pool.submit(reader.read, locations[3], 0, LARGE)
         store.gets.wait_for(2)
-        store.gets.open()
+        store.gets.unblock()
         assert wanted.result(WAIT_S) == make_block(3, LARGE)[1]
     until(lambda: arrived(reader, locations))
-    assert len(store.asked) == 4
+    assert len(store.requests) == 4
 
 
-def test_a_reader_shares_what_is_being_fetched_ahead(
+def test_a_reader_shares_a_fetch_that_a_hint_started(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     locations = put_pack(make_block(seed, LARGE) for seed in range(3))
     reader = open_reader()
-    store.gets.shut()
+    store.gets.block()
     reader.prefetch(locations)
     store.gets.wait_for(1)
     with ThreadPoolExecutor(1) as pool:
         wanted = pool.submit(reader.read, locations[2], 0, LARGE)
-        store.gets.open()
+        store.gets.unblock()
         assert wanted.result(WAIT_S) == make_block(2, LARGE)[1]
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
 
 
 @pytest.mark.parametrize("compressible", [False, True])
-def test_a_block_is_there_before_those_behind_it_have_arrived(
+def test_a_block_is_readable_before_the_rest_of_its_range_arrives(
     open_reader: OpenReader,
     put_pack: PutPack,
     store: TestStore,
@@ -173,7 +173,9 @@ def test_a_damaged_block_among_neighbours_fails_alone(
         reader.read(locations[1], 0, LARGE)
 
 
-def test_what_the_cache_has_is_loaded_from_there(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+def test_prefetch_loads_cached_blocks_from_the_cache(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(4)]
     locations = put_pack(blocks)
     cache = MemoryCache(1 << 30)
@@ -181,10 +183,12 @@ def test_what_the_cache_has_is_loaded_from_there(open_reader: OpenReader, put_pa
     reader = open_reader(cache=cache)
     reader.prefetch(locations)
     until(lambda: arrived(reader, locations))
-    assert [(start, length) for _, start, length in store.asked] == [(locations[3].offset, locations[3].stored_length)]
+    assert [(start, length) for _, start, length in store.requests] == [
+        (locations[3].offset, locations[3].stored_length)
+    ]
 
 
-def test_a_failure_ahead_is_forgotten_and_the_reader_tries_for_himself(
+def test_after_a_failed_prefetch_the_reader_tries_again(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, metrics: Metrics
 ) -> None:
     locations = put_pack(make_block(seed, LARGE) for seed in range(3))
@@ -197,25 +201,25 @@ def test_a_failure_ahead_is_forgotten_and_the_reader_tries_for_himself(
     assert reader.read(locations[1], 0, LARGE) == make_block(1, LARGE)[1]
 
 
-def test_hinting_twice_fetches_once(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+def test_repeated_hints_fetch_once(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
     locations = put_pack(make_block(seed, LARGE) for seed in range(3))
     reader = open_reader()
-    store.gets.shut()
+    store.gets.block()
     reader.prefetch(locations)
     reader.prefetch(locations)
     store.gets.wait_for(1)
-    store.gets.open()
+    store.gets.unblock()
     until(lambda: arrived(reader, locations))
     reader.prefetch(locations)
     reader.close()
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
 
 
 def block_at(number: int, length: int = 10) -> BlockLocation:
     return BlockLocation(BlockHash(number.to_bytes(32, "big")), "pack", number * length, length, length)
 
 
-def test_blocks_fetched_ahead_and_never_read_lose_their_share_in_time() -> None:
+def test_unread_prefetched_blocks_stop_counting_after_a_while() -> None:
     now_s = [0.0]
     table = InFlightFetches(40, lambda: now_s[0])
     table.hint(block_at(number) for number in range(4))
@@ -232,7 +236,7 @@ def test_blocks_fetched_ahead_and_never_read_lose_their_share_in_time() -> None:
     assert table.ahead_bytes == 10
 
 
-def test_blocks_that_memory_lost_again_lose_their_share_at_once() -> None:
+def test_blocks_evicted_from_memory_stop_counting_at_once() -> None:
     table = InFlightFetches(40, lambda: 0.0)
     table.hint(block_at(number) for number in range(4))
     for fetch in table.start(lambda block: False):
@@ -241,26 +245,26 @@ def test_blocks_that_memory_lost_again_lose_their_share_at_once() -> None:
     assert [fetch.block for fetch in table.start(lambda block: False)] == [block_at(10)]
 
 
-def test_hints_take_off_in_batches() -> None:
+def test_hints_start_in_batches() -> None:
     table = InFlightFetches(80, lambda: 0.0)
     table.hint(block_at(number) for number in range(20))
     first = table.start(lambda block: False)
     assert len(first) == 8
-    took_off = []
+    started = []
     for fetch in first[:4]:
         table.end(fetch, arrived=True)
         table.note_read(fetch.block.hash)
-        took_off.append(len(table.start(lambda block: False)))
-    assert took_off == [0, 2, 0, 2]
+        started.append(len(table.start(lambda block: False)))
+    assert started == [0, 2, 0, 2]
 
 
-def test_a_block_that_never_fits_does_not_hold_up_those_behind_it() -> None:
+def test_a_block_larger_than_the_limit_is_skipped() -> None:
     table = InFlightFetches(40, lambda: 0.0)
     table.hint([block_at(0, 41), block_at(1)])
     assert [fetch.block for fetch in table.start(lambda block: False)] == [block_at(1)]
 
 
-def test_from_a_near_store_only_what_a_reader_waited_for_goes_to_the_caches(
+def test_prefetched_blocks_of_a_near_store_are_not_cached(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(6)]
@@ -271,12 +275,12 @@ def test_from_a_near_store_only_what_a_reader_waited_for_goes_to_the_caches(
     assert reader.read(locations[0], 0, LARGE) == blocks[0][1]
     until(lambda: arrived(reader, locations))
     assert [reader.read_now(location, 0, LARGE) for location in locations] == [plain for _, plain in blocks]
-    assert len(store.asked) == len(blocks)  # requests cost nothing there, and bytes of a run would have to be copied
+    assert len(store.requests) == len(blocks)  # requests cost nothing there, and bytes of a run would have to be copied
     reader.close()  # what was on its way into the cache is there, or never will be
     assert not any(cache.contains(location.hash) for location in locations[1:])
 
 
-def test_small_blocks_of_a_near_store_are_unpacked_into_memory_alone(
+def test_packs_of_a_near_store_are_unpacked_into_memory_only(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, 1000) for seed in range(100)]
@@ -287,5 +291,5 @@ def test_small_blocks_of_a_near_store_are_unpacked_into_memory_alone(
         assert reader.read(location, 0, 1000) == plain
     until(lambda: arrived(reader, locations))
     reader.close()
-    assert len(store.asked) == 2
+    assert len(store.requests) == 2
     assert sum(cache.contains(location.hash) for location in locations) <= 2

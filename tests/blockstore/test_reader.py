@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks out of packs: verified, fetched once, errors kept where they belong."""
+"""Reading blocks: verified, fetched once, with errors that affect one block only."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -16,85 +16,85 @@ from cas3fs.caches import DiskCache, MemoryCache
 from cas3fs.errors import BlockCorrupt, BlockMissing, StoreError, StoreUnreachable
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
-from tests.blockstore.conftest import WAIT_S, Block, Gate, TestStore, make_block
+from tests.blockstore.conftest import WAIT_S, Barrier, Block, TestStore, make_block
 
 OpenReader = Callable[..., BlockReader]
 PutPack = Callable[[Iterable[Block]], list[BlockLocation]]
 LARGE = 200_000
 
 
-def test_read_now_knows_only_what_is_in_memory_and_asks_nobody(
-    open_reader: OpenReader, put_pack: PutPack, store: TestStore
-) -> None:
+def test_read_now_returns_only_blocks_in_memory(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
     block, plain = make_block(1)
     (location,) = put_pack([(block, plain)])
     reader = open_reader()
     assert reader.read_now(location, 0, 10) is None
-    assert store.asked == []
+    assert store.requests == []
     assert bytes(reader.read(location, 100, 50)) == plain[100:150]
     part = reader.read_now(location, 4000, 96)
     assert part is not None
     assert bytes(part) == plain[4000:]
     assert reader.read_now(location, 0, 4096) == plain
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
 
 
-def test_a_block_is_fetched_by_a_range_of_its_own(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+def test_a_compressed_block_is_fetched_by_its_own_range(
+    open_reader: OpenReader, put_pack: PutPack, store: TestStore
+) -> None:
     text = b"text " * LARGE
     blocks = [make_block(1, LARGE), (hash_block(text), text), make_block(2, LARGE)]
     locations = put_pack(blocks)
     assert open_reader().read(locations[1], 0, len(text)) == text
-    assert store.asked == [(pack_key(locations[1].pack), locations[1].offset, locations[1].stored_length)]
+    assert store.requests == [(pack_key(locations[1].pack), locations[1].offset, locations[1].stored_length)]
 
 
-def test_a_block_that_is_stored_as_it_is_is_fetched_without_the_byte_that_says_so(
+def test_an_uncompressed_block_is_fetched_without_its_codec_byte(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(3)]
     locations = put_pack(blocks)
     assert open_reader().read(locations[1], 0, LARGE) == blocks[1][1]
-    assert store.asked == [(pack_key(locations[1].pack), locations[1].offset + 1, LARGE)]
+    assert store.requests == [(pack_key(locations[1].pack), locations[1].offset + 1, LARGE)]
 
 
-def test_one_fetch_however_many_ask(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+def test_concurrent_readers_share_one_fetch(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
     block, plain = make_block(1, LARGE)
     (location,) = put_pack([(block, plain)])
     reader = open_reader()
-    store.gets.shut()
+    store.gets.block()
     with ThreadPoolExecutor(16) as pool:
         parts = [pool.submit(reader.read, location, place * 1000, 1000) for place in range(16)]
         store.gets.wait_for(1)
-        store.gets.open()
+        store.gets.unblock()
         read = [bytes(part.result(WAIT_S)) for part in parts]
     assert read == [plain[place * 1000 : place * 1000 + 1000] for place in range(16)]
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
 
 
-def test_a_failed_fetch_fails_all_who_wait_and_the_next_one_tries_again(
+def test_a_failed_fetch_fails_all_waiters_and_the_next_read_retries(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     (location,) = put_pack([make_block(1, LARGE)])
     reader = open_reader()
     store.get_error = StoreUnreachable("no connection")
-    store.gets.shut()
+    store.gets.block()
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(reader.read, location, 0, 1)
         store.gets.wait_for(1)
         others = [pool.submit(reader.read, location, 0, 1) for _ in range(3)]
-        store.gets.open()
+        store.gets.unblock()
         assert all(isinstance(each.exception(WAIT_S), StoreUnreachable) for each in [first, *others])
     store.get_error = None
     assert len(reader.read(location, 0, LARGE)) == LARGE
 
 
-def test_a_missing_pack_is_told_of_its_block(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
+def test_the_error_of_a_missing_pack_names_it(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
     (location,) = put_pack([make_block(1)])
     store.delete_many([pack_key(location.pack)])
     with pytest.raises(BlockMissing, match=location.pack):
         open_reader().read(location, 0, 1)
 
 
-def test_a_pack_cut_short_loses_only_the_blocks_behind_the_cut(
+def test_a_truncated_pack_loses_only_the_blocks_at_its_end(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(3)]
@@ -110,7 +110,7 @@ def test_a_pack_cut_short_loses_only_the_blocks_behind_the_cut(
 
 
 @pytest.mark.parametrize("length", [1000, LARGE])
-def test_a_damaged_block_is_an_error_for_itself_alone(
+def test_a_damaged_block_does_not_affect_other_blocks(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, length: int, metrics: Metrics
 ) -> None:
     blocks = [make_block(seed, length) for seed in range(5)]
@@ -126,9 +126,7 @@ def test_a_damaged_block_is_an_error_for_itself_alone(
     assert metrics.snapshot()["reader.corrupt_blocks"] >= 1
 
 
-def test_what_was_admitted_is_read_from_the_cache_without_asking_the_store(
-    open_reader: OpenReader, put_pack: PutPack, store: TestStore
-) -> None:
+def test_an_admitted_block_is_read_from_the_cache(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
     block, plain = make_block(1)
     (location,) = put_pack([(block, plain)])
     cache = MemoryCache(1 << 20)
@@ -136,28 +134,28 @@ def test_what_was_admitted_is_read_from_the_cache_without_asking_the_store(
     buffer = bytearray(plain)
     reader.admit(block, memoryview(buffer))
     buffer[:] = bytes(len(buffer))
-    reader.close()  # what is being put in is put in
+    reader.close()  # completes the puts that are running
     assert cache.get(block) == plain
     assert reader.read(location, 0, len(plain)) == plain
-    assert store.asked == []
+    assert store.requests == []
 
 
 class SlowCache(MemoryCache):
-    """Takes blocks only while its gate is open."""
+    """Accepts blocks only while its barrier is not blocked."""
 
     def __init__(self) -> None:
         super().__init__(1 << 30)
-        self.gate = Gate()
+        self.barrier = Barrier()
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        self.gate.go_through()
+        self.barrier.pass_through()
         super().put(block, plain)
 
 
-class Noted(MemoryCache):
-    """A slow tier that tells when something was put."""
+class WatchedCache(MemoryCache):
+    """A cache that notifies when a block was put."""
 
-    name = "noted"
+    name = "watched"
 
     def __init__(self) -> None:
         super().__init__(1 << 30)
@@ -174,25 +172,23 @@ class Noted(MemoryCache):
 
 
 @pytest.mark.parametrize("length", [4096, LARGE])
-def test_what_was_fetched_is_served_by_the_cache_when_memory_has_lost_it(
+def test_a_fetched_block_is_read_from_the_cache_after_eviction(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, length: int
 ) -> None:
     block, plain = make_block(1, length)
     (location,) = put_pack([(block, plain)])
-    cache = Noted()
+    cache = WatchedCache()
     open_reader(cache=cache).read(location, 0, 1)
     cache.wait_for([location])
     other = open_reader(cache=cache)
     assert bytes(other.read(location, 100, 1000)) == plain[100:1100]
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
 
 
-def test_the_beginning_of_a_block_read_in_a_large_piece_brings_all_of_it_into_memory(
-    open_reader: OpenReader, put_pack: PutPack
-) -> None:
+def test_a_large_read_at_a_blocks_start_loads_it_whole(open_reader: OpenReader, put_pack: PutPack) -> None:
     block, plain = make_block(1, 400_000)
     (location,) = put_pack([(block, plain)])
-    cache = Noted()
+    cache = WatchedCache()
     cache.put(block, plain)
     random_reader, stream_reader = open_reader(cache=cache), open_reader(cache=cache)
     random_reader.read(location, 131_072, 131_072)
@@ -201,7 +197,7 @@ def test_the_beginning_of_a_block_read_in_a_large_piece_brings_all_of_it_into_me
     assert stream_reader.read_now(location, 300_000, 5) == plain[300_000:300_005]
 
 
-def test_a_rotten_cache_file_is_fetched_anew(
+def test_a_corrupt_cache_file_is_fetched_again(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, cache_directory: Path, metrics: Metrics
 ) -> None:
     block, plain = make_block(1, LARGE)
@@ -213,21 +209,21 @@ def test_a_rotten_cache_file_is_fetched_anew(
     content[-1] ^= 1
     path.write_bytes(content)
     assert bytes(open_reader(cache=cache).read(location, LARGE - 10, 10)) == plain[-10:]
-    assert len(store.asked) == 1
+    assert len(store.requests) == 1
     cache.close()
 
 
-def test_closing_fails_who_waits_and_later_reads_still_work(
+def test_close_fails_waiting_reads_and_later_reads_work(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     one, other = put_pack([make_block(1, LARGE), make_block(2, LARGE)])
     reader = open_reader()
-    store.gets.shut()
+    store.gets.block()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(reader.read, one, 0, 1)
         store.gets.wait_for(1)
         reader.close()
-        store.gets.open()
+        store.gets.unblock()
         assert isinstance(waiting.exception(WAIT_S), StoreError)
     reader.close()
     reader.prefetch([other])
@@ -242,15 +238,15 @@ def test_a_second_small_miss_nearby_fetches_the_whole_pack(
 ) -> None:
     blocks = [make_block(seed, 1000) for seed in range(200)]
     locations = put_pack(blocks)
-    cache = Noted()
+    cache = WatchedCache()
     reader = open_reader(cache=cache)
     for location, (_, plain) in zip(locations, blocks, strict=True):
         assert reader.read(location, 0, 1000) == plain
-    assert [start for _, start, _ in store.asked] == [locations[0].offset + 1, -1]
+    assert [start for _, start, _ in store.requests] == [locations[0].offset + 1, -1]
     cache.wait_for(locations)
 
 
-def test_without_a_cache_half_the_memory_is_filled_with_what_follows_in_the_pack(
+def test_without_a_cache_half_the_memory_is_filled_from_the_pack(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, 10_000) for seed in range(100)]
@@ -261,28 +257,28 @@ def test_without_a_cache_half_the_memory_is_filled_with_what_follows_in_the_pack
     for number in range(12, 36):
         assert reader.read(locations[number], 0, 10_000) == blocks[number][1]
     reader.close()
-    assert len(store.asked) == 2
+    assert len(store.requests) == 2
     assert reader.read_now(locations[50], 0, 1) is None
 
 
-def test_who_asks_for_a_block_of_a_pack_under_way_waits_for_the_pack(
+def test_a_read_waits_for_the_pack_that_is_being_fetched(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, 1000) for seed in range(50)]
     locations = put_pack(blocks)
     reader = open_reader()
     reader.read(locations[0], 0, 1)
-    store.gets.shut()
+    store.gets.block()
     with ThreadPoolExecutor(10) as pool:
         first = pool.submit(reader.read, locations[1], 0, 1000)
         store.gets.wait_for(2)
         others = [pool.submit(reader.read, locations[number], 0, 1000) for number in range(40, 49)]
         while not all(reader._fetcher.is_in_flight(locations[number].hash) for number in range(40, 49)):
             threading.Event().wait(0.001)
-        store.gets.open()
+        store.gets.unblock()
         assert first.result(WAIT_S) == blocks[1][1]
         assert [other.result(WAIT_S) for other in others] == [plain for _, plain in blocks[40:49]]
-    assert len(store.asked) == 2
+    assert len(store.requests) == 2
 
 
 def test_a_pack_with_a_damaged_table_still_serves_its_blocks(
@@ -296,41 +292,39 @@ def test_a_pack_with_a_damaged_table_still_serves_its_blocks(
     assert [reader.read(location, 0, 1000) for location in locations] == [plain for _, plain in blocks]
 
 
-def test_when_a_whole_pack_cannot_be_had_its_blocks_are_fetched_one_by_one(
+def test_if_a_whole_pack_fails_its_blocks_are_fetched_singly(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = [make_block(seed, 1000) for seed in range(4)]
     locations = put_pack(blocks)
 
-    def too_much(key: str) -> bytes:
+    def fail(key: str) -> bytes:
         raise StoreUnreachable("the connection broke")
 
-    monkeypatch.setattr(store, "get", too_much)
+    monkeypatch.setattr(store, "get", fail)
     reader = open_reader()
     assert [reader.read(location, 0, 1000) for location in locations] == [plain for _, plain in blocks]
 
 
-def test_packs_of_a_volume_with_very_large_packs_are_not_fetched_whole(
-    open_reader: OpenReader, put_pack: PutPack, store: TestStore
-) -> None:
+def test_very_large_packs_are_not_fetched_whole(open_reader: OpenReader, put_pack: PutPack, store: TestStore) -> None:
     locations = put_pack(make_block(seed, 1000) for seed in range(10))
     reader = open_reader(pack_size_bytes=1 << 30)
     for location in locations:
         reader.read(location, 0, 1)
-    assert [start for _, start, _ in store.asked] == [location.offset + 1 for location in locations]
+    assert [start for _, start, _ in store.requests] == [location.offset + 1 for location in locations]
 
 
-def test_a_slow_cache_keeps_nobody_from_the_blocks_of_a_pack_in_memory(
+def test_a_slow_cache_does_not_delay_reads_from_an_unpacked_pack(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     blocks = [make_block(seed, 1000) for seed in range(50)]
     locations = put_pack(blocks)
     cache = SlowCache()
-    cache.gate.shut()
+    cache.barrier.block()
     reader = open_reader(cache=cache)
     assert [reader.read(location, 0, 1000) for location in locations] == [plain for _, plain in blocks]
-    cache.gate.open()
-    assert len(store.asked) == 2
+    cache.barrier.unblock()
+    assert len(store.requests) == 2
 
 
 def test_a_third_pack_waits_until_one_of_two_is_unpacked(
@@ -341,7 +335,7 @@ def test_a_third_pack_waits_until_one_of_two_is_unpacked(
     reader = open_reader(cache=cache)
     for locations in packs:
         reader.read(locations[0], 0, 1)
-    cache.gate.shut()
+    cache.barrier.block()
     for locations in packs[:2]:
         reader.read(locations[1], 0, 1)
     with ThreadPoolExecutor(1) as pool:
@@ -349,12 +343,12 @@ def test_a_third_pack_waits_until_one_of_two_is_unpacked(
         while not reader._fetcher.is_in_flight(packs[2][1].hash):
             threading.Event().wait(0.001)
         assert metrics.snapshot()["reader.whole_packs"] == 2
-        cache.gate.open()
+        cache.barrier.unblock()
         assert third.result(WAIT_S) == make_block(21, 1000)[1]
     assert metrics.snapshot()["reader.whole_packs"] == 3
 
 
-def test_only_who_needs_the_store_goes_through_the_gate(
+def test_only_reads_from_the_store_use_the_wait_guard(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     block, plain = make_block(1, LARGE)
@@ -368,9 +362,9 @@ def test_only_who_needs_the_store_goes_through_the_gate(
     assert bytes(open_reader(cache=cache).read(location, 5, 10, refuse)) == plain[5:15]
     with pytest.raises(StoreUnreachable, match="no slot"):
         open_reader().read(location, 5, 10, refuse)
-    assert store.asked == []
+    assert store.requests == []
 
 
-def test_a_block_of_no_bytes_is_a_block(open_reader: OpenReader, put_pack: PutPack) -> None:
+def test_an_empty_block_can_be_read(open_reader: OpenReader, put_pack: PutPack) -> None:
     (location,) = put_pack([(hash_block(b""), b"")])
     assert open_reader().read(location, 0, 0) == b""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was asked for in vain is not asked for again at once."""
+"""A read that has just failed after a long wait is not retried at once."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,28 +16,28 @@ PutPack = Callable[[Iterable[Block]], list[BlockLocation]]
 LARGE = 200_000
 
 
-def test_who_asks_again_at_once_when_the_store_was_asked_for_long_in_vain_gets_the_same_error_at_once(
+def test_an_immediate_repetition_of_a_long_failed_read_fails_at_once(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(2)]
     lost, other = put_pack(blocks)
     now_s = [100.0]
 
-    def answer_nothing(key: str, start: int, length: int) -> bytes:
-        store.asked.append((key, start, length))
+    def time_out(key: str, start: int, length: int) -> bytes:
+        store.requests.append((key, start, length))
         now_s[0] += 60
-        raise StoreUnreachable("it does not answer")
+        raise StoreUnreachable("no response")
 
     reader = open_reader(clock=lambda: now_s[0])
     with monkeypatch.context() as patch:
-        patch.setattr(store, "get_range", answer_nothing)
+        patch.setattr(store, "get_range", time_out)
         for _ in range(5):
-            with pytest.raises(StoreUnreachable, match="it does not answer"):
+            with pytest.raises(StoreUnreachable, match="no response"):
                 reader.read(lost, 0, 1)
-        assert len(store.asked) == 1
+        assert len(store.requests) == 1
         now_s[0] += FAILURE_REPEATED_S
         with pytest.raises(StoreUnreachable):
             reader.read(lost, 0, 1)
-        assert len(store.asked) == 2
+        assert len(store.requests) == 2
     assert reader.read(other, 0, LARGE) == blocks[1][1]
-    assert reader.read(lost, 0, LARGE) == blocks[0][1]  # the store answers again: so does whoever asks
+    assert reader.read(lost, 0, LARGE) == blocks[0][1]  # the store responds again

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,14 +68,21 @@ def unmount_below(folder: Path) -> None:
     for line in Path("/proc/self/mounts").read_text().splitlines():
         target = line.split()[1]
         if Path(target).is_relative_to(folder):
+            umount = [sys.executable, "-m", "cas3fs", "umount", target]
+            home = os.environ | {"HOME": str(folder / "home")}
+            subprocess.run(umount, check=False, capture_output=True, env=without_places(home))
             subprocess.run(["fusermount", "-u", "-z", target], check=False, capture_output=True)
+
+
+def without_places(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` without what says where programs keep their files: then that is below the home directory."""
+    return {name: value for name, value in environment.items() if not name.startswith("XDG_")}
 
 
 def environment_in(sandbox: Path, server: "S3Server") -> dict[str, str]:
     """What the commands find: this environment's programs, a home, and an S3 server."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "CAS3FS_STATE"))}
     return {
-        **own,
+        **without_places(os.environ),
         **server.environment,
         "HOME": str(sandbox / "home"),
         "TMPDIR": str(sandbox / "tmp"),

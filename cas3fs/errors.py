@@ -251,7 +251,7 @@ class StoreRefused(StoreError):
 class TransientStoreError(StoreError):
     """Asking again may help."""
 
-    moving_s = 0.0
+    transfer_s = 0.0
     """For so many seconds of the attempt bytes moved, before it failed."""
 
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where immutable objects live, behind one interface: a bucket, a directory, or memory.
+"""Object stores: immutable objects in a bucket, a directory or memory, behind one interface.
 
-Vocabulary: an *object* is bytes under a *key*, put once, never overwritten; its *metadata* are a few short strings that
-travel with it and may get lost on the way; a *store* is where they live, named by a URL; a *wrapper* is a store around
-another that adds one concern.
+Vocabulary:
 
-Above the bare stores lie the wrappers, stacked in one function, `open_store`. The room does not know of volumes,
-entries, packs or blocks: to it every object is bytes.
+- *object*: bytes under a *key*; it is put once and never overwritten.
+- *metadata*: a few short strings that are stored with an object; some stores drop them.
+- *store*: a place for objects, named by a URL (`urls`); the interface is `base`.
+- *wrapper*: a store around another that adds one concern: retries, limits, metrics (`wrappers`). `open_store` stacks
+  them around a bare store.
+
+The room does not know of volumes, entries, packs or blocks: to it every object is bytes.
 """
 
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore

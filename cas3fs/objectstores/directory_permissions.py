@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who may read the files of a store in a directory: its owner, and its group where that was asked for.
+"""Permissions of the files of a store in a directory: for its owner, and for its group where the user wants that.
 
-Whatever a file of the volume allowed to whom, its bytes lie in the store: so folders have mode 0700 and files 0600,
-whatever the process's umask. With `share_with_group` they have 0750 and 0640; the mode of the store's own folder
-``.partial`` says so to whoever opens the store later.
+The store holds the bytes of all files of a volume, also of those that only some users may read there. So folders have
+mode 0700 and files 0600, whatever the process's umask is. With `share_with_group` they have 0750 and 0640; the mode of
+the store's own folder ``.partial`` records that for later processes.
 """
 
 import os
@@ -16,16 +16,16 @@ _GROUP: Final = 0o070
 _SHARED: Final = 0o050
 
 
-class Modes:
-    """The modes of what is made in a store."""
+class PermissionBits:
+    """The permission bits of new files and folders of a store."""
 
     def __init__(self, *, is_shared: bool = False) -> None:
         self.is_shared = is_shared
         self._bits = _SHARED if is_shared else 0
 
     @classmethod
-    def of(cls, folder: int, name: str) -> "Modes":
-        """Those that the mode of the store's own folder, `name` in the open `folder`, says."""
+    def of(cls, folder: int, name: str) -> "PermissionBits":
+        """The permission bits that the store's own folder, `name` in the open `folder`, records."""
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         except OSError:
@@ -45,19 +45,19 @@ class Modes:
 
     @property
     def file_bits(self) -> int:
-        """What a file is given beside 0600."""
+        """The bits of a file beside 0600."""
         return self._bits & 0o040
 
 
-def permission_warning_of(root: int, modes: Modes) -> str:
-    """Whom the folders at the top of a store let in who should not be: `everybody`, `its group`, or nobody."""
+def unexpected_readers(root: int, permission_bits: PermissionBits) -> str:
+    """Who can read a store besides those who should: ``everybody``, ``its group``, or an empty text for nobody."""
     top = os.fstat(root).st_mode
     found = 0
     with os.scandir(root) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):  # it went just now
+            with suppress(FileNotFoundError):  # it was deleted meanwhile
                 mode = entry.stat(follow_symlinks=False).st_mode
                 found |= 0 if stat.S_ISLNK(mode) else mode
     if top & 0o001 and found & _OTHERS:
         return "everybody"
-    return "its group" if top & 0o010 and found & _GROUP and not modes.is_shared else ""
+    return "its group" if top & 0o010 and found & _GROUP and not permission_bits.is_shared else ""

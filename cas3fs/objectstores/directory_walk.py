@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files below a directory, in the order of their paths: how a directory is listed as an object store is.
+"""The files below a directory, in the order of their paths: this is how a directory is listed as an object store.
 
-Folders are read one at a time, and only those that can hold a path which is asked for. A folder is read once for each
-`NAMES_AT_ONCE` names, which is as many as are held in memory. Names that cannot be part of a
-key are passed over, with all below them; what vanishes while it is looked at is passed over too; anything else that
-goes wrong raises. No symbolic link is followed; where the folder that is asked for is one, that raises, as an empty
-listing would pass for complete.
+Folders are read one at a time, and only those that can contain a wanted path. A folder is read once for each
+`NAMES_AT_ONCE` names, which is how many are held in memory. Names that cannot be part of a key are skipped, with
+everything below them, and so are files that vanish meanwhile; any other failure raises. No symbolic link is followed:
+where the wanted folder is one, that raises, as an empty listing would seem complete.
 """
 
 import errno
@@ -18,7 +17,7 @@ from typing import Final
 from cas3fs.objectstores.base import is_key
 
 NAMES_AT_ONCE: Final = 100_000
-"""Some 25 MB."""
+"""About 25 MB of memory."""
 
 
 def walk(root: int, prefix: str, start_after: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -28,45 +27,45 @@ def walk(root: int, prefix: str, start_after: str) -> Iterator[tuple[str, os.sta
         OSError: a folder cannot be read.
     """
     folder = prefix.rpartition("/")[0]
-    _refuse_links(root, folder)
+    _reject_symlinks(root, folder)
     yield from _walk_folder(root, folder, prefix, start_after)
 
 
 def _walk_folder(root: int, folder: str, prefix: str, start_after: str) -> Iterator[tuple[str, os.stat_result]]:
     base = f"{folder}/" if folder else ""
 
-    def matters(name: str, is_folder: bool) -> bool:
+    def is_wanted(name: str, is_folder: bool) -> bool:
         path = base + name
         if is_folder:
-            return _may_hold(f"{path}/", prefix, start_after)
+            return _may_contain_wanted(f"{path}/", prefix, start_after)
         return path > start_after and path.startswith(prefix)
 
-    for name, is_folder in _sorted_names(root, folder, matters):
+    for name, is_folder in _sorted_names(root, folder, is_wanted):
         path = base + name
         if is_folder:
             yield from _walk_folder(root, path, prefix, start_after)
             continue
-        status = _status(root, path)
+        status = _lstat(root, path)
         if status is not None and stat.S_ISREG(status.st_mode):
             yield path, status
 
 
-def _sorted_names(root: int, folder: str, matters: Callable[[str, bool], bool]) -> Iterator[tuple[str, bool]]:
-    """Those names in a folder that matter, and whether they are folders, in the order that the paths below them have.
+def _sorted_names(root: int, folder: str, is_wanted: Callable[[str, bool], bool]) -> Iterator[tuple[str, bool]]:
+    """The wanted names in a folder, each with whether it is a folder, in the order of the paths below them.
 
-    No descriptor is open while they are given out.
+    No descriptor is open while the caller uses them.
     """
     last = ""
     while True:
         names = heapq.nsmallest(
             NAMES_AT_ONCE,
-            (one for one in _names(root, folder) if _order(one) > last and matters(*one)),
-            key=_order,
+            (one for one in _names(root, folder) if _sort_key(one) > last and is_wanted(*one)),
+            key=_sort_key,
         )
         yield from names
         if len(names) < NAMES_AT_ONCE:
             return
-        last = _order(names[-1])
+        last = _sort_key(names[-1])
 
 
 def _names(root: int, folder: str) -> Iterator[tuple[str, bool]]:
@@ -81,27 +80,27 @@ def _names(root: int, folder: str) -> Iterator[tuple[str, bool]]:
         os.close(descriptor)
 
 
-def _order(found: tuple[str, bool]) -> str:
+def _sort_key(found: tuple[str, bool]) -> str:
     return f"{found[0]}/" if found[1] else found[0]
 
 
-def _refuse_links(root: int, folder: str) -> None:
-    """Raise OSError where `folder`, or one on the way to it, is a symbolic link."""
+def _reject_symlinks(root: int, folder: str) -> None:
+    """Raise OSError where any part of the path `folder` is a symbolic link."""
     parts = folder.split("/")
     for path in ("/".join(parts[: depth + 1]) for depth in range(len(parts))):
-        status = _status(root, path)
+        status = _lstat(root, path)
         if status is not None and stat.S_ISLNK(status.st_mode):
-            raise OSError(errno.ELOOP, f"{path} is a symbolic link, which may lead anywhere")
+            raise OSError(errno.ELOOP, f"{path} is a symbolic link, which is not followed")
 
 
-def _may_hold(folder: str, prefix: str, start_after: str) -> bool:
-    """Whether a path that is asked for can begin with `folder`, which ends in a slash."""
+def _may_contain_wanted(folder: str, prefix: str, start_after: str) -> bool:
+    """Whether a wanted path can begin with `folder`, which ends in a slash."""
     return (folder.startswith(prefix) or prefix.startswith(folder)) and (
         folder > start_after or start_after.startswith(folder)
     )
 
 
-def _status(root: int, path: str) -> os.stat_result | None:
+def _lstat(root: int, path: str) -> os.stat_result | None:
     try:
         return os.stat(path, dir_fd=root, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects in this process's memory: for tests, and as the plainest statement of what a store does.
+"""Objects in the memory of this process: for tests, and as the simplest example of a store.
 
-One lock guards the dictionary; nothing else is done under it but copying.
+Locks: one, around the dictionaries; it is held for look-ups and copies only.
 """
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
-from cas3fs.errors import InvalidKey, ObjectExists, ObjectMissing
+from cas3fs.errors import ObjectMissing
 from cas3fs.objectstores.base import (
     Body,
     ListPage,
@@ -18,7 +18,10 @@ from cas3fs.objectstores.base import (
     check_metadata,
     check_prefix,
     check_range,
-    too_short,
+    object_above,
+    object_exists,
+    object_too_short,
+    objects_below,
 )
 
 
@@ -34,7 +37,7 @@ class MemoryStore(ObjectStore):
         self._lock = threading.Lock()
         self._objects: dict[str, tuple[ObjectInfo, bytes]] = {}
         self._folders: dict[str, int] = {}
-        """How many objects lie under each folder: so that none gets a folder's name."""
+        """How many objects lie below each folder: no object may have the name of a folder."""
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         check_key(key)
@@ -42,7 +45,7 @@ class MemoryStore(ObjectStore):
         info = ObjectInfo(key, len(data), self._now(), dict(check_metadata(metadata)))
         with self._lock:
             if key in self._objects:
-                raise ObjectExists(f"{self.url} already has an object {key}")
+                raise object_exists(self.url, key)
             self._check_place(key)
             self._objects[key] = (info, data)
             for folder in _folders_of(key):
@@ -51,9 +54,9 @@ class MemoryStore(ObjectStore):
     def _check_place(self, key: str) -> None:
         owner = next((folder for folder in _folders_of(key) if folder in self._objects), None)
         if owner is not None:
-            raise InvalidKey(f"{key} would lie under the object {owner}: stores made of files cannot hold both")
+            raise object_above(self.url, owner)
         if key in self._folders:
-            raise InvalidKey(f"{key} has objects under it: stores made of files cannot hold both")
+            raise objects_below(self.url, key)
 
     def get(self, key: str) -> bytes:
         return self._find(key)[1]
@@ -64,7 +67,7 @@ class MemoryStore(ObjectStore):
             return b""
         data = self._find(key)[1]
         if start + length > len(data):
-            raise too_short(key, start, length, len(data))
+            raise object_too_short(key, start, length, len(data))
         return data[start : start + length]
 
     def get_suffix(self, key: str, length: int) -> bytes:
@@ -106,7 +109,7 @@ class MemoryStore(ObjectStore):
                 del self._folders[folder]
 
     def close(self) -> None:
-        """Nothing to give back: the objects stay as long as the instance does."""
+        """There is nothing to close: the objects live as long as the instance."""
 
 
 def _folders_of(key: str) -> list[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finds out whether a store keeps the promise that a volume's safety rests on: creating fails where a name is taken.
+"""Finds out whether a store honours create-if-absent, on which the safety of a volume depends.
 
-Some servers accept the condition and ignore it, others do not know it; their answers do not tell, only trying does.
+Some servers accept the condition and ignore it. Their responses do not show that; only an attempt does.
 """
 
 import logging
@@ -14,9 +14,9 @@ _log = logging.getLogger(__name__)
 
 
 def probe_create_if_absent(store: ObjectStore) -> bool:
-    """Put the same key twice, with different bytes: True when the second put failed and the first bytes are there.
+    """Put the same key twice, with different bytes: True if the second put fails and the first bytes are kept.
 
-    The object, ``probe/`` and a random name, is deleted again; where that is not allowed it stays, and the log says so.
+    The object, ``probe/`` and a random name, is deleted again; where that is not allowed it is left, with a warning.
 
     Raises:
         StoreError: the store cannot be reached, written or read.
@@ -37,4 +37,4 @@ def _remove(store: ObjectStore, key: str) -> None:
     try:
         store.delete_many([key])
     except (AccessDenied, DeleteFailed) as error:
-        _log.warning("the probe object %s stays in %s: %s", key, store.url, error)
+        _log.warning("the probe object %s is left in %s: %s", key, store.url, error)

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Objects in a bucket of Amazon S3 or of a server that speaks its protocol, through boto3.
 
-The key of an object is the URL's prefix, a slash, and the key. Configuration and credentials are found as boto3 finds
-them; what is passed here goes first. botocore's own retries are off, as the retry wrapper knows better what may be
-repeated, and so are its checksums, which many servers stumble over.
+In the bucket a key is preceded by the URL's prefix and a slash. boto3 finds configuration and credentials; settings
+that are passed here take precedence. botocore's own retries are off, as the retry wrapper knows better what may be
+repeated, and so are its checksums, which many servers do not support.
 
-Creating goes with ``If-None-Match: *`` and a digest of the bytes that the server verifies. What a server does not know
-is found out by the first puts (`s3_put_methods`). Without conditions this store looks first and puts then, which
-leaves a gap between the two that `probe_create_if_absent` reports.
+A put has the header ``If-None-Match: *`` and a digest that the server verifies; the first puts find out which of these
+the server supports (`s3_put_methods`). Where it does not support conditions, this store checks for the key first, which
+leaves a race that `probe_create_if_absent` reports.
 
-An answer counts when it is S3's own: a put's has an ETag, a listing says whether it ends, a deletion names what it
-deleted. Anything else comes from something in between, such as the login page of a network, and is tried again.
+A response counts only if S3 sent it: that of a put has an ETag, a listing says whether it ends, a deletion names what
+it deleted. Anything else comes from something in between, such as the login page of a network, and the request is tried
+again.
 
-Credentials that the server refuses are read again where one of boto3's files has changed since, as whoever rotates
-them expects; those that boto3 renews by itself are its business.
+When the server refuses the credentials and one of boto3's files has changed, they are read again, so that they can be
+rotated; boto3 itself renews those that expire.
 
-Only this module imports boto3. Locks: one, around making the client and what is known of the server; the client itself
-is thread-safe.
+Only this module imports boto3, which takes long. Locks: one, around making the client and what is known of the server;
+the client itself is thread-safe.
 """
 
 import logging
@@ -56,8 +57,6 @@ from botocore.parsers import ResponseParserError
 from cas3fs.config import StoreSettings
 from cas3fs.errors import (
     AccessDenied,
-    DeleteFailed,
-    ObjectExists,
     ObjectMissing,
     StoreBusy,
     StoreError,
@@ -77,22 +76,24 @@ from cas3fs.objectstores.base import (
     check_metadata,
     check_prefix,
     check_range,
-    cut_up,
+    deletion_failed,
+    deliver_pieces,
     is_key,
-    too_short,
+    object_exists,
+    object_too_short,
 )
-from cas3fs.objectstores.s3_bodies import AnswerBody, Moving, SentBody
-from cas3fs.objectstores.s3_put_methods import FIRST_WAY, PutMethod, digests_of
+from cas3fs.objectstores.s3_bodies import RequestBody, ResponseBody, TransferClock
+from cas3fs.objectstores.s3_put_methods import FIRST_PUT_METHOD, PutMethod, digest_parameters
 from cas3fs.objectstores.s3_responses import (
-    Answer,
-    is_foreign,
-    is_whole,
-    line_of,
-    no_tls,
-    not_its_own,
-    reason_of,
+    ErrorResponse,
+    error_for,
+    is_not_from_s3,
+    is_whole_object,
+    not_from_s3,
+    one_line,
+    permanent_tls_error,
+    root_cause,
     status_of,
-    translate,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 _log = logging.getLogger(__name__)
-_NOT_OURS: Final[tuple[object, ...]] = ("not made here",)
+_CLIENT_OF_CALLER: Final[tuple[object, ...]] = ("the client was passed in",)
+_RETRIED: Final = "; they have changed, and are tried again"
+_RESPONSE_FORM: Final = "the form of an S3 response"
 _CONNECT_TIMEOUT_S: Final = 10
 _READ_TIMEOUT_S: Final = 60
 _DEFAULT_REGION: Final = "us-east-1"
@@ -128,121 +131,121 @@ class S3Store(ObjectStore):
         page_size: int = 1000,
         client: "S3Client | None" = None,
     ) -> None:
-        """Nothing is asked of the server yet; the client is made at first use of `settings`, unless one is given."""
+        """No request is made yet; the client is made of `settings` at first use, unless one is passed."""
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         self._bucket = bucket
-        self._base = f"{prefix}/" if prefix else ""
+        self._key_prefix = f"{prefix}/" if prefix else ""
         self._settings = settings or StoreSettings(self.url)
         self._lock = threading.Lock()
         self._page_size = page_size
-        self._made = client
+        self._cached_client = client
         self._session: boto3.session.Session | None = None
         self._has_responded = False
-        self._files = _NOT_OURS if client is not None else ()
-        self._way = FIRST_WAY
-        self._heard_s = time.monotonic()
+        self._credential_files = _CLIENT_OF_CALLER if client is not None else ()
+        self._put_method = FIRST_PUT_METHOD
+        self._last_response_at_s = time.monotonic()
 
     @property
     def last_response_at_s(self) -> float:
-        return self._heard_s
+        return self._last_response_at_s
 
     @property
     def _client(self) -> "S3Client":
-        made = self._made
+        made = self._cached_client
         if made is not None:
             return made
         with self._lock:
-            if self._made is None:
+            if self._cached_client is None:
                 if self._session is None:
-                    self._files = credential_files()
+                    self._credential_files = credential_files()
                     self._session = boto3.session.Session()
-                self._made = make_client(self._current_settings, self._session)
-            return self._made
+                self._cached_client = make_client(self._current_settings, self._session)
+            return self._cached_client
 
     @property
     def _current_settings(self) -> StoreSettings:
         return self._settings if self._has_responded else self._settings.until_first_response
 
-    def _has_heard(self) -> None:
-        """The server has answered; from the first time on another client waits as long as is usual."""
+    def _note_response(self) -> None:
+        """Note a response of the server; after the first one a client with the usual timeouts is made."""
         if self._has_responded:
             return
         with self._lock:
             self._has_responded = True
             if self._session is not None and self._settings.first_response_s is not None:
-                self._made = None  # who is under way keeps the one it has
+                self._cached_client = None  # requests in progress keep the old one
 
     def _has_new_credentials(self) -> bool:
-        """Whether the files that credentials come from have changed; then they are read at the next request."""
+        """Whether the files with credentials have changed; then the next request reads them again."""
         with self._lock:
-            if self._files == _NOT_OURS or self._files == credential_files():
+            if self._credential_files == _CLIENT_OF_CALLER or self._credential_files == credential_files():
                 return False
-            self._made = self._session = None  # who is under way keeps the one it has
-        _log.warning("%s: the credentials were refused, and are read again, as their file has changed", self.url)
+            self._cached_client = self._session = None  # requests in progress keep the old one
+        _log.warning("%s: the credentials were refused; they are read again, as their file has changed", self.url)
         return True
 
     def close(self) -> None:
         with self._lock:
-            if self._made is not None:
-                self._made.close()
+            if self._cached_client is not None:
+                self._cached_client.close()
 
     # Putting
 
-    def require_conditions(self) -> None:
+    def require_conditional_puts(self) -> None:
         with self._lock:
-            self._way = self._way._replace(is_conditional=True, has_honoured=True)
+            self._put_method = self._put_method._replace(is_conditional=True, condition_is_proven=True)
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         check_key(key)
         check_metadata(metadata)
         content: Any = bytes(body) if isinstance(body, memoryview) else body
         start = 0 if isinstance(content, bytes | bytearray) else content.tell()
-        with self._translated(f"put {key}") as moving:
-            way: PutMethod | None = self._way
-            while way is not None:
+        with self._translating_errors(f"put {key}") as transfer:
+            method: PutMethod | None = self._put_method
+            while method is not None:
                 if not isinstance(content, bytes | bytearray):
                     content.seek(start)
-                way = self._put(way, key, content, metadata, moving)
+                method = self._put(method, key, content, metadata, transfer)
 
     def _put(
-        self, way: PutMethod, key: str, content: Any, metadata: Mapping[str, str], moving: Moving
+        self, method: PutMethod, key: str, content: Any, metadata: Mapping[str, str], transfer: TransferClock
     ) -> PutMethod | None:
-        """None when it is done; otherwise the way to try next, as the server does not know this one."""
-        if not way.is_conditional:
-            self._refuse_existing(key)
-        options: dict[str, Any] = {"IfNoneMatch": "*"} if way.is_conditional else {}
-        options |= digests_of(way.digest, content)
+        """Put the object; returns the method to try next where the server does not support this one, else None."""
+        if not method.is_conditional:
+            self._raise_if_exists(key)
+        options: dict[str, Any] = {"IfNoneMatch": "*"} if method.is_conditional else {}
+        options |= digest_parameters(method.digest, content)
         try:
-            body: Any = SentBody(content, moving.note)
+            body: Any = RequestBody(content, transfer.bytes_moved)
             answer = self._client.put_object(
-                Bucket=self._bucket, Key=self._base + key, Body=body, Metadata=metadata, **options
+                Bucket=self._bucket, Key=self._key_prefix + key, Body=body, Metadata=metadata, **options
             )
         except ClientError as error:
             status = status_of(error.response)
-            next_way = way.after_refusal(status, str(error.response.get("Error", {}).get("Code", "")))
-            if next_way is None and status == 412:
-                self._learn(way.once_honoured())
-            if next_way is None:
+            next_method = method.next_after_refusal(status, str(error.response.get("Error", {}).get("Code", "")))
+            if next_method is None and status == 412:
+                self._remember(method.with_proven_condition())
+            if next_method is None:
                 raise
-            return next_way
-        self._check_own(answer, f"put {key}", "ETag")
-        self._learn(way.after_success(answer))
+            return next_method
+        self._check_is_s3(answer, f"put {key}", "ETag")
+        self._remember(method.after_success(answer))
         return None
 
-    def _learn(self, way: PutMethod) -> None:
-        """From now on puts go this way."""
+    def _remember(self, method: PutMethod) -> None:
+        """Use this method for further puts."""
         with self._lock:
-            self._way = way.with_knowledge_of(self._way)
+            self._put_method = method.merged_with(self._put_method)
 
-    def _refuse_existing(self, key: str) -> None:
+    def _raise_if_exists(self, key: str) -> None:
         try:
-            answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+            answer = self._client.head_object(Bucket=self._bucket, Key=self._key_prefix + key)
         except ClientError as error:
-            if status_of(error.response) != 404 or is_foreign(error.response):
+            if status_of(error.response) != 404 or is_not_from_s3(error.response):
                 raise
             return
-        self._check_own(answer, f"look at {key}", "ETag")
-        raise ObjectExists(f"{self.url} already has an object {key}")
+        self._check_is_s3(answer, f"look at {key}", "ETag")
+        raise object_exists(self.url, key)
 
     # Reading
 
@@ -254,9 +257,9 @@ class S3Store(ObjectStore):
 
     def _get(self, key: str, limit_bytes: int | None) -> bytes:
         check_key(key)
-        with self._translated(f"get {key}") as moving:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
-            return self._body(key, answer, moving).whole(limit_bytes)
+        with self._translating_errors(f"get {key}") as transfer:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key_prefix + key)
+            return self._body(key, answer, transfer).read_all(limit_bytes)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         pieces: list[bytes] = []
@@ -267,28 +270,28 @@ class S3Store(ObjectStore):
         check_key(key)
         check_range(start, min((0, *lengths)))
         length = sum(lengths)
-        with self._translated(f"get {key}") as moving:
+        with self._translating_errors(f"get {key}") as transfer:
             answer = self._ask_for_range(key, start, length) if length else None
-            if answer is not None and not is_whole(answer):
-                self._body(key, answer, moving).hand_out(lengths, take)
+            if answer is not None and not is_whole_object(answer):
+                self._body(key, answer, transfer).deliver(lengths, take)
                 return
-            # a server that does not know ranges gives all of it
-            data = b"" if answer is None else self._body(key, answer, moving).whole()[start : start + length]
+            # a server without support for ranges sends the whole object
+            data = b"" if answer is None else self._body(key, answer, transfer).read_all()[start : start + length]
         if len(data) != length:
-            raise too_short(key, start, length)
-        cut_up(data, lengths, take)
+            raise object_too_short(key, start, length)
+        deliver_pieces(data, lengths, take)
 
     def _ask_for_range(self, key: str, start: int, length: int) -> "GetObjectOutputTypeDef":
         try:
             wanted = f"bytes={start}-{start + length - 1}"
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=wanted)
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key_prefix + key, Range=wanted)
         except ClientError as error:
             if status_of(error.response) == 416:
-                raise too_short(key, start, length) from error
+                raise object_too_short(key, start, length) from error
             raise
-        if not is_whole(answer) and answer.get("ContentLength", length) != length:
+        if not is_whole_object(answer) and answer.get("ContentLength", length) != length:
             answer["Body"].close()
-            raise too_short(key, start, length)
+            raise object_too_short(key, start, length)
         return answer
 
     def get_suffix(self, key: str, length: int) -> bytes:
@@ -296,35 +299,37 @@ class S3Store(ObjectStore):
         check_range(0, length)
         if length == 0:
             return b""
-        with self._translated(f"get {key}") as moving:
+        with self._translating_errors(f"get {key}") as transfer:
             try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key, Range=f"bytes=-{length}")
+                answer = self._client.get_object(
+                    Bucket=self._bucket, Key=self._key_prefix + key, Range=f"bytes=-{length}"
+                )
             except ClientError as error:
-                if status_of(error.response) != 416:  # some servers refuse so what is shorter, or empty
+                if status_of(error.response) != 416:  # some servers refuse a suffix that is longer than the object
                     raise
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
-            data = self._body(key, answer, moving).whole()
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._key_prefix + key)
+            data = self._body(key, answer, transfer).read_all()
         return data[-length:]
 
-    def _body(self, key: str, answer: "GetObjectOutputTypeDef", moving: Moving) -> AnswerBody:
+    def _body(self, key: str, answer: "GetObjectOutputTypeDef", transfer: TransferClock) -> ResponseBody:
         try:
-            self._check_own(answer, f"get {key}", "ETag", "ContentLength")
+            self._check_is_s3(answer, f"get {key}", "ETag", "ContentLength")
         except StoreError:
             answer["Body"].close()
             raise
 
-        def heard() -> None:
-            self._heard_s = time.monotonic()
-            moving.note()
+        def on_piece() -> None:
+            self._last_response_at_s = time.monotonic()
+            transfer.bytes_moved()
 
-        return AnswerBody(f"{self.url}: {key}", key, answer["Body"], answer["ContentLength"], heard)
+        return ResponseBody(f"{self.url}: {key}", key, answer["Body"], answer["ContentLength"], on_piece)
 
     def head(self, key: str) -> ObjectInfo:
         check_key(key)
         try:
-            with self._translated(f"look at {key}"):
-                answer = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
-                self._check_own(answer, f"look at {key}", "ETag", "ContentLength", "LastModified")
+            with self._translating_errors(f"look at {key}"):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._key_prefix + key)
+                self._check_is_s3(answer, f"look at {key}", "ETag", "ContentLength", "LastModified")
         except ObjectMissing:
             self._check_bucket()
             raise
@@ -333,46 +338,46 @@ class S3Store(ObjectStore):
         return ObjectInfo(key, answer["ContentLength"], answer["LastModified"], metadata)
 
     def _check_bucket(self) -> None:
-        """Raise StoreMissing when there is no bucket: the answer to a HEAD of an object does not tell."""
+        """Raise StoreMissing where there is no bucket: the response to a HEAD of an object does not show that."""
         try:
-            with self._translated("look at the bucket"):
+            with self._translating_errors("look at the bucket"):
                 self._client.head_bucket(Bucket=self._bucket)
         except ObjectMissing:
-            raise self._refusal("look at the bucket", 404, "NoSuchBucket", None) from None
+            raise self._error("look at the bucket", 404, "NoSuchBucket", None) from None
         except AccessDenied:
-            return  # looking at objects may be all that is allowed
+            return  # access to objects may be all that is allowed
 
     # Listing and deleting
 
     def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
         check_prefix(prefix)
-        found, more = self._list_some(self._base + prefix, self._base + start_after)
+        found, more = self._list_objects(self._key_prefix + prefix, self._key_prefix + start_after)
         if any(one.key >= next_one.key for one, next_one in pairwise(found)) or (found and found[0].key <= start_after):
-            # transient: some servers do so for an instant while somebody else creates names; from one that always does
-            # it comes out when the retries end
+            # transient: some servers do so for an instant while objects are created; where a server always does, the
+            # error shows when the retries end
             raise TransientStoreError(
-                f"{self.url}: the server lists names out of order or twice, and cas3fs relies on the order"
+                f"{self.url}: the server lists keys out of order or twice, and cas3fs relies on the order"
             )
-        # What is not ours, such as the empty objects that stand for folders in some tools, is passed over.
+        # Other objects, such as the empty ones with which some tools mark folders, are skipped.
         objects = [info for info in found if is_key(info.key)]
         return ListPage(objects, found[-1].key if more else None)
 
-    def _list_some(self, prefix: str, start_after: str) -> tuple[list[ObjectInfo], bool]:
-        """At least one object, unless there are no more; and whether there are."""
+    def _list_objects(self, prefix: str, start_after: str) -> tuple[list[ObjectInfo], bool]:
+        """At least one object, unless there are no more; and whether there are more."""
         token = ""
         while True:
-            with self._translated("list it"):
+            with self._translating_errors("list it"):
                 position: dict[str, Any] = {"ContinuationToken": token} if token else {"StartAfter": start_after}
                 answer = self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=prefix, MaxKeys=self._page_size, **position
                 )
-                self._check_own(answer, "list it", "IsTruncated")
+                self._check_is_s3(answer, "list it", "IsTruncated")
                 for one in answer.get("Contents", ()):
-                    self._check_own(one, "list it", "Key", "Size", "LastModified")
+                    self._check_is_s3(one, "list it", "Key", "Size", "LastModified")
             found = [
-                ObjectInfo(one["Key"][len(self._base) :], one["Size"], one["LastModified"])
+                ObjectInfo(one["Key"][len(self._key_prefix) :], one["Size"], one["LastModified"])
                 for one in answer.get("Contents", ())
-                if one["Key"] != self._base
+                if one["Key"] != self._key_prefix
             ]
             token = answer.get("NextContinuationToken", "") if answer["IsTruncated"] else ""
             if found or not token:
@@ -382,41 +387,40 @@ class S3Store(ObjectStore):
         refused: dict[str, StoreError] = {}
         for batch in batches(check_key(key) for key in keys):
             refused |= self._delete_batch(batch)
-        # The same keys may be deleted again, so what may pass goes first: then the retry finds what stays refused.
+        # A retry deletes the same keys again, so a transient error takes precedence: the retry finds what stays
+        # refused.
         if transient := next((error for error in refused.values() if isinstance(error, TransientStoreError)), None):
             raise transient
         if refused:
-            key, reason = next(iter(refused.items()))
-            text = f"{len(refused)} objects of {self.url} could not be deleted, such as {key}: {reason}"
-            raise DeleteFailed(text, tuple(refused))
+            raise deletion_failed(self.url, refused)
 
     def _delete_batch(self, keys: list[str]) -> dict[str, StoreError]:
-        """The keys that were refused, with the reason."""
-        names: list[ObjectIdentifierTypeDef] = [{"Key": self._base + key} for key in keys]
+        """Delete the objects; returns the error of each key that the server refused to delete."""
+        names: list[ObjectIdentifierTypeDef] = [{"Key": self._key_prefix + key} for key in keys]
         try:
-            with self._translated(f"delete {len(keys)} objects"):
+            with self._translating_errors(f"delete {len(keys)} objects"):
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": names})
-        except StoreRefused:  # not every server deletes several at once
+        except StoreRefused:  # not every server can delete several at once
             return self._delete_singly(keys)
         failed: dict[str, StoreError] = {}
         for error in answer.get("Errors", ()):
-            key = error.get("Key", "")[len(self._base) :]
+            key = error.get("Key", "")[len(self._key_prefix) :]
             if error.get("Code") not in _MISSING_CODES:
-                failed[key] = self._refusal(f"delete {key}", 0, error.get("Code"), error.get("Message"))
+                failed[key] = self._error(f"delete {key}", 0, error.get("Code"), error.get("Message"))
         answered = {one.get("Key") for one in answer.get("Deleted", ())}
         answered |= {one.get("Key") for one in answer.get("Errors", ())}
         if unanswered := [one["Key"] for one in names if one["Key"] not in answered]:
-            raise not_its_own(f"{self.url}: cannot delete {len(keys)} objects", f"a word on {unanswered[0]}")
+            raise not_from_s3(f"{self.url}: cannot delete {len(keys)} objects", f"a result for {unanswered[0]}")
         return failed
 
     def _delete_singly(self, keys: list[str]) -> dict[str, StoreError]:
         failed: dict[str, StoreError] = {}
         for key in keys:
             try:
-                with self._translated(f"delete {key}"):
-                    answer = self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
-                    if is_foreign(answer):
-                        raise not_its_own(f"{self.url}: cannot delete {key}", "the form of S3's answers")
+                with self._translating_errors(f"delete {key}"):
+                    answer = self._client.delete_object(Bucket=self._bucket, Key=self._key_prefix + key)
+                    if is_not_from_s3(answer):
+                        raise not_from_s3(f"{self.url}: cannot delete {key}", _RESPONSE_FORM)
             except ObjectMissing:
                 pass
             except TransientStoreError:
@@ -428,77 +432,77 @@ class S3Store(ObjectStore):
     # Errors
 
     @contextmanager
-    def _translated(self, action: str) -> Iterator[Moving]:
-        """Turn what boto3 raises into the exceptions of cas3fs, which say for how long bytes had moved."""
-        moving = Moving()
+    def _translating_errors(self, action: str) -> Iterator[TransferClock]:
+        """Translate exceptions of boto3 into those of cas3fs, which know how long bytes were in transfer."""
+        transfer = TransferClock()
         try:
-            with self._as_our_own(action):
-                yield moving
+            with self._raising_store_errors(action):
+                yield transfer
         except TransientStoreError as error:
-            error.moving_s = moving.seconds
+            error.transfer_s = transfer.seconds
             raise
 
     @contextmanager
-    def _as_our_own(self, action: str) -> Iterator[None]:
+    def _raising_store_errors(self, action: str) -> Iterator[None]:
         try:
             yield
-            self._heard_s = time.monotonic()
-            self._has_heard()
+            self._last_response_at_s = time.monotonic()
+            self._note_response()
         except ClientError as error:
-            self._has_heard()
-            refused = self._refused(action, error.response)
+            self._note_response()
+            refused = self._error_of_response(action, error.response)
             if isinstance(refused, AccessDenied) and self._has_new_credentials():
-                raise StoreBusy(f"{refused}; they were changed, and are tried") from error
+                raise StoreBusy(f"{refused}{_RETRIED}") from error
             raise refused from error
         except ResponseParserError as error:
-            raise not_its_own(f"{self.url}: cannot {action}", "the form of S3's answers") from error
+            raise not_from_s3(f"{self.url}: cannot {action}", _RESPONSE_FORM) from error
         except (BotoCoreError, OSError) as error:
             failed = self._transport_error(error, action)
             if isinstance(failed, AccessDenied) and self._has_new_credentials():
-                raise StoreBusy(f"{failed}; they were changed, and are tried") from error
+                raise StoreBusy(f"{failed}{_RETRIED}") from error
             raise failed from error
-        except RecursionError as error:  # botocore follows such answers by asking again, without an end
-            raise self._refusal(action, 301, None, "to everything") from error
+        except RecursionError as error:  # botocore follows such redirects endlessly
+            raise self._error(action, 301, None, "to everything") from error
 
-    def _check_own(self, answer: Mapping[str, Any], action: str, *fields: str) -> None:
-        """Raises StoreBusy where an answer lacks what S3's own always has."""
+    def _check_is_s3(self, answer: Mapping[str, Any], action: str, *fields: str) -> None:
+        """Raise StoreBusy where a response lacks a field that S3 always sends."""
         lacking = next((name for name in fields if name not in answer), None)
-        if lacking is not None or is_foreign(answer):
-            raise not_its_own(f"{self.url}: cannot {action}", lacking or "the form of S3's answers")
+        if lacking is not None or is_not_from_s3(answer):
+            raise not_from_s3(f"{self.url}: cannot {action}", lacking or _RESPONSE_FORM)
 
-    def _refused(self, action: str, response: Mapping[str, Any]) -> StoreError:
+    def _error_of_response(self, action: str, response: Mapping[str, Any]) -> StoreError:
         status, told = status_of(response), response.get("Error", {})
         code = str(told.get("Code", ""))
-        if is_foreign(response) and code in ("", str(status)) and 400 <= status < 500:
-            return not_its_own(f"{self.url}: cannot {action}: {status}", "the form of S3's answers")
-        return self._refusal(action, status, code, told.get("Message"))
+        if is_not_from_s3(response) and code in ("", str(status)) and 400 <= status < 500:
+            return not_from_s3(f"{self.url}: cannot {action}: {status}", _RESPONSE_FORM)
+        return self._error(action, status, code, told.get("Message"))
 
-    def _refusal(self, action: str, status: int, code: str | None, message: str | None) -> StoreError:
+    def _error(self, action: str, status: int, code: str | None, message: str | None) -> StoreError:
         where = self._client.meta.endpoint_url
-        return translate(Answer(self.url, where, action, self._bucket, status, code or "", message or ""))
+        return error_for(ErrorResponse(self.url, where, action, self._bucket, status, code or "", message or ""))
 
     def _transport_error(self, error: Exception, action: str) -> StoreError:
         if isinstance(error, MetadataRetrievalError):
-            return StoreUnreachable(f"{self.url}: no answer from the service that gives credentials: {error}")
+            return StoreUnreachable(f"{self.url}: no response from the service that provides credentials: {error}")
         if isinstance(error, _NO_CREDENTIALS):
-            return AccessDenied(f"{self.url}: no usable credentials: {line_of(error)} (set AWS_PROFILE, or both keys)")
+            return AccessDenied(f"{self.url}: no usable credentials: {one_line(error)} (set AWS_PROFILE, or both keys)")
         if isinstance(error, IncompleteReadError | ResponseStreamingError):
-            return TruncatedBody(f"{self.url}: cannot {action}: the answer broke off")
-        where = self.url if self._made is None else self._made.meta.endpoint_url
-        if isinstance(error, SSLError) and (refused := no_tls(where, error)):
+            return TruncatedBody(f"{self.url}: cannot {action}: the response ended early")
+        where = self.url if self._cached_client is None else self._cached_client.meta.endpoint_url
+        if isinstance(error, SSLError) and (refused := permanent_tls_error(where, error)):
             return refused
         if isinstance(error, ReadTimeoutError):
             limit_s = min(_READ_TIMEOUT_S, self._current_settings.timeout_s or _READ_TIMEOUT_S)
-            return StoreUnreachable(f"{where} gave no answer within {limit_s:.0f} s: cannot {action} in {self.url}")
+            return StoreUnreachable(f"{where} sent no response within {limit_s:.0f} s: cannot {action} in {self.url}")
         if isinstance(error, ConnectionClosedError):
-            return StoreUnreachable(f"cannot reach {where} for {self.url}: it closed the connection without an answer")
+            return StoreUnreachable(f"cannot reach {where} for {self.url}: it closed the connection without a response")
         if isinstance(error, BotoConnectionError | HTTPClientError | OSError):
-            return StoreUnreachable(f"cannot reach {where} for {self.url}: {reason_of(error)}")
-        return StoreRefused(f"{self.url}: cannot {action}: {line_of(error)}")
+            return StoreUnreachable(f"cannot reach {where} for {self.url}: {root_cause(error)}")
+        return StoreRefused(f"{self.url}: cannot {action}: {one_line(error)}")
 
 
 def credential_files() -> tuple[object, ...]:
-    """What tells whether boto3's files with credentials have changed: their places, times and sizes."""
+    """Paths, times and sizes of boto3's files with credentials: they differ where a file has changed."""
     found: list[object] = []
     for variable, usual in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")):
         path = Path(os.environ.get(variable) or f"~/.aws/{usual}").expanduser()
@@ -511,7 +515,7 @@ def credential_files() -> tuple[object, ...]:
 
 
 def make_client(settings: StoreSettings, session: boto3.session.Session | None = None) -> "S3Client":
-    """A client as this store needs it; a second one of a `session` takes a tenth of the time.
+    """A client as this store needs it; a second one of the same `session` takes a tenth of the time.
 
     Raises:
         UsageError: the endpoint is no URL.
@@ -534,8 +538,8 @@ def make_client(settings: StoreSettings, session: boto3.session.Session | None =
                 response_checksum_validation="when_required",
             ),
         )
-        # botocore would ask before it sends anything, and wait: a round trip, or a second where nobody answers
+        # with it botocore asks before it sends a body: that costs a round trip, or a second where nobody answers
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
     except ValueError as error:
-        raise UsageError(f"the S3 endpoint makes no sense: {line_of(error)}") from error
+        raise UsageError(f"the S3 endpoint is not valid: {one_line(error)}") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a URL to a store: what the URL says, and the wrappers that every store gets."""
+"""Opening the store at a URL, with the wrappers that every store gets."""
 
 import re
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ _MAX_PREFIX_LENGTH: Final = 400
 
 
 class StoreUrl(NamedTuple):
-    """What a URL says."""
+    """The parts of a URL."""
 
     scheme: str
     """``s3``, ``file`` or ``memory``."""
     place: str
-    """A bucket, an absolute path without a slash at its end, or any name."""
+    """A bucket, an absolute path without a final slash, or any name."""
     prefix: str = ""
-    """Of keys in the bucket, without slashes around it."""
+    """Of all keys in the bucket; without a slash at either end."""
 
     def __str__(self) -> str:
         if self.scheme == "file":
@@ -42,7 +42,7 @@ class StoreUrl(NamedTuple):
         return f"{self.scheme}://{self.place}/{self.prefix}" if self.prefix else f"{self.scheme}://{self.place}"
 
     def parents(self) -> Iterator[tuple["StoreUrl", str]]:
-        """The places that this one lies in, innermost first, each with the first part of the way from there to here."""
+        """The places that contain this one, innermost first, each with the first part of the path to this one."""
         if self.scheme == "file":
             here = Path(self.place)
             for inner, outer in zip((here, *here.parents), here.parents, strict=False):
@@ -54,10 +54,10 @@ class StoreUrl(NamedTuple):
 
 
 def parse_url(url: str) -> StoreUrl:
-    """What `url` says, in one spelling: slashes too many are dropped; a file's path is percent-decoded.
+    """The parts of `url`, in one spelling: superfluous slashes are dropped; the path of a file is percent-decoded.
 
     Raises:
-        UsageError: it names no store.
+        UsageError: it is not the URL of a store.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "s3":
@@ -67,7 +67,7 @@ def parse_url(url: str) -> StoreUrl:
     if separator and scheme == "memory":
         return StoreUrl("memory", rest)
     hint = f"; did you mean {Path(url).absolute().as_uri()} ?" if url.startswith(("/", ".")) else ""
-    raise UsageError(f"{url!r} is no volume's URL, which is {FORMS}{hint}")
+    raise UsageError(f"{url!r} is not the URL of a volume, which is {FORMS}{hint}")
 
 
 def open_store(settings: StoreSettings, metrics: Metrics, retry: RetryPolicy | None = None) -> ObjectStore:
@@ -112,15 +112,15 @@ def _parse_s3(url: str, rest: str) -> StoreUrl:
     bucket, _, path = rest.partition("/")
     parts = [part for part in path.split("/") if part]
     if not _BUCKET.match(bucket):
-        raise UsageError(f"{url!r} names no bucket: write s3://BUCKET/PREFIX")
+        raise UsageError(f"{url!r} has no valid bucket: write s3://BUCKET/PREFIX")
     prefix = "/".join(parts)
     if {".", ".."} & set(parts) or not prefix.isprintable() or len(prefix.encode()) > _MAX_PREFIX_LENGTH:
-        raise UsageError(f"{url!r} has a prefix that cannot be used")
+        raise UsageError(f"{url!r} has a prefix that is too long or has invalid characters")
     return StoreUrl("s3", bucket, prefix)
 
 
 def _parse_file(url: str, rest: str) -> StoreUrl:
     host, slash, path = rest.partition("/")
     if not slash or host not in ("", "localhost"):
-        raise UsageError(f"{url!r} names no directory of this machine: write file:///ABSOLUTE/PATH")
+        raise UsageError(f"{url!r} is not a directory of this machine: write file:///ABSOLUTE/PATH")
     return StoreUrl("file", str(Path(f"/{unquote(path).lstrip('/')}")))

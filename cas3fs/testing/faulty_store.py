@@ -18,7 +18,6 @@ from unittest import mock
 
 from cas3fs.config import StoreSettings
 from cas3fs.errors import (
-    DeleteFailed,
     ObjectArchived,
     ObjectMissing,
     StoreBusy,
@@ -34,9 +33,10 @@ from cas3fs.objectstores.base import (
     check_key,
     check_prefix,
     check_range,
-    cut_up,
-    too_long,
-    too_short,
+    deletion_failed,
+    deliver_pieces,
+    object_too_long,
+    object_too_short,
 )
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.objectstores.urls import StoreUrl
@@ -126,7 +126,7 @@ class FaultyStore(ObjectStore):
 
     def get_within(self, key: str, limit_bytes: int) -> bytes:
         if self._seen("get", self._inner.head(key)).size > limit_bytes:
-            raise too_long(key, limit_bytes)
+            raise object_too_long(key, limit_bytes)
         return self.get(key)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
@@ -135,7 +135,7 @@ class FaultyStore(ObjectStore):
 
     def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
         check_range(start, min((0, *lengths)))
-        cut_up(self.get_range(key, start, sum(lengths)), lengths, take)
+        deliver_pieces(self.get_range(key, start, sum(lengths)), lengths, take)
 
     def get_suffix(self, key: str, length: int) -> bytes:
         return self._read(key, lambda: self._inner.get_suffix(key, length))
@@ -157,7 +157,7 @@ class FaultyStore(ObjectStore):
         if self.faults.trigger(FaultKind.SHORTENED, "get", key):
             size = self._inner.head(key).size // 2
             if end is not None and end > size:
-                raise too_short(key, end - len(data), len(data), size)
+                raise object_too_short(key, end - len(data), len(data), size)
             return data if end is not None else data[:size]
         return data
 
@@ -195,8 +195,7 @@ class FaultyStore(ObjectStore):
         self._inner.delete_many(key for key in wanted if key not in kept)
         self._end("delete", "")
         if kept:
-            text = f"{len(kept)} objects of {self.url} could not be deleted, such as {min(kept)}: access denied"
-            raise DeleteFailed(text, tuple(key for key in wanted if key in kept))
+            raise deletion_failed(self.url, {key: "access denied" for key in wanted if key in kept})
 
 
 class FaultyStores:

@@ -75,7 +75,7 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
     except UsageError as error:
         raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
     if entry.fenced:
-        store.require_conditions()
+        store.require_conditional_puts()
     return _with_fork_uuid(store, entry)
 
 

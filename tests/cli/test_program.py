@@ -119,7 +119,7 @@ def test_a_store_that_does_not_answer_is_waited_for_as_long_as_was_said(
     places = [] if command == ["mkfs"] else ["--state-dir", str(tmp_path)]
     assert run([*command, "s3://bucket/v", "--endpoint-url", silent_endpoint, "--timeout", "1s", *places]) == 1
     assert time.monotonic() - begin_s < 20
-    assert "gave no answer within 1 s" in capsys.readouterr().err
+    assert "sent no response within 1 s" in capsys.readouterr().err
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")

@@ -363,7 +363,7 @@ def test_a_listing_reads_each_folder_once_however_many_pages_it_has(
 
 def test_a_directory_must_exist(tmp_path: Path) -> None:
     with pytest.raises(
-        StoreMissing, match=r"no such directory: .*/none \(make it first, or mount the disk that it is on\)"
+        StoreMissing, match=r"no such directory: .*/none \(create it first, or mount the disk that it is on\)"
     ):
         DirectoryStore(tmp_path / "none")
     (tmp_path / "file").write_bytes(b"")

@@ -52,4 +52,4 @@ def test_a_store_that_lets_nothing_be_deleted_keeps_the_object(
     store = Guarded("guarded")
     assert probe_create_if_absent(store)
     assert [info.key.partition("/")[0] for info in store.list()] == ["probe"]
-    assert "stays in memory://guarded" in caplog.text
+    assert "is left in memory://guarded" in caplog.text

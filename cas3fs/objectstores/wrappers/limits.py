@@ -54,7 +54,7 @@ class BandwidthLimitedStore(StoreWrapper):
     """At most so many bytes a second in each direction, on average; None for no limit.
 
     The time that a request waits here is not the store's: it does not count against the deadline of its attempts
-    (`TransientStoreError.moving_s`), nor does the store seem silent meanwhile (`last_response_at_s`).
+    (`TransientStoreError.transfer_s`), nor does the store seem silent meanwhile (`last_response_at_s`).
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class BandwidthLimitedStore(StoreWrapper):
         try:
             return request()
         except TransientStoreError as error:
-            error.moving_s += waited_s
+            error.transfer_s += waited_s
             raise
 
     def _take(self, bucket: TokenBucket, size_bytes: int) -> float:

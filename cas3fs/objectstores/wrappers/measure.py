@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Counts requests, their bytes, seconds and failures, by kind of request.
+"""Metrics of requests: how many, their bytes, seconds and failures, by kind of request.
 
-In the metrics: ``store.put`` (a timer: count, seconds, longest), ``store.put.bytes``, ``store.put.errors``, and so for
-get, head, list and delete; ``store.requests`` counts all. That an object is missing, or exists already, is an answer
-and no failure.
+The metrics are ``store.put`` (a timer: count, seconds, longest), ``store.put.bytes``, ``store.put.errors``, the same
+for get, head, list and delete, and ``store.requests`` for all. A missing object, or one that exists already, is a
+result and not a failure.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 
 
 class MeasuredStore(StoreWrapper):
-    """Enters every request in `metrics`."""
+    """Counts every request in `metrics`."""
 
     def __init__(self, inner: ObjectStore, metrics: Metrics) -> None:
         super().__init__(inner)

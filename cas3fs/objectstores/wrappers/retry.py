@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tries again what may work the next time: every `TransientStoreError`, and nothing else.
+"""Retries: requests that fail with a `TransientStoreError` are tried again, and no others.
 
-The pause grows: it is a random part of ``base_delay_s * 2**n`` (full jitter: many clients that failed together do not
-come back together), at most a random part of ``max_delay_s``. When the next attempt would begin after the deadline, the
-last error is raised, with the number of attempts in its text. The time for which the bytes of a request moved does not
-count: over a slow line a long object is tried as often as a short one.
+The delay before an attempt is a random part of ``base_delay_s * 2**n``, at most of ``max_delay_s`` (full jitter:
+clients that failed together do not come back together). Where the next attempt would begin after the deadline, the last
+error is raised, with the number of attempts in its text. The time for which bytes were in transfer does not count: over
+a slow line a large object is tried as often as a small one.
 
-A put that failed unclearly may have been applied. If a later attempt of it finds the name taken, what lies there is
-read and compared: the same bytes are ours, and the put succeeded. Whoever needs to tell two writers apart puts
-something of its own into the bytes.
+A put that failed may have been applied. If a later attempt finds that the object exists, its bytes are read and
+compared: where they are the same, the put has succeeded. Two writers that must be told apart put different bytes.
 
-From the third attempt on an error is in the log, and noted in the metrics, where ``stats`` shows the last one.
+From the third attempt on errors are logged as warnings and noted in the metrics, where ``stats`` shows the last one.
 
-Closing ends the pauses: whoever waits gets the last error at once.
+Closing ends the delays: requests that wait raise their last error at once.
 """
 
 import logging
@@ -29,15 +28,15 @@ from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 
 _log = logging.getLogger(__name__)
 _COMPARE_BYTES: Final = 8 << 20
-_QUIET_ATTEMPTS: Final = 2
-"""Failures that are not worth a line in the log at its usual level."""
+_ATTEMPTS_BEFORE_WARNING: Final = 2
+"""Up to so many failures of a request are logged for debugging only."""
 
 
 class RetryPolicy(NamedTuple):
-    """How long, and how eagerly."""
+    """For how long, and how often, a request is tried."""
 
     deadline_s: float = 120
-    """No attempt begins later than this after the first one began, not counting the time for which bytes moved."""
+    """No attempt begins later than this after the first one, not counting the time of transfers."""
     base_delay_s: float = 0.2
     max_delay_s: float = 20
     first_response_s: float | None = None
@@ -46,7 +45,7 @@ class RetryPolicy(NamedTuple):
 
 
 class RetryingStore(StoreWrapper):
-    """Tries again as `RetryPolicy` says."""
+    """Repeats failed requests as its `RetryPolicy` says."""
 
     def __init__(
         self,
@@ -58,7 +57,8 @@ class RetryingStore(StoreWrapper):
         wait: Callable[[float], bool] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`wait` sleeps so many seconds and tells whether the store was closed; `jitter` gives a number in [0, 1)."""
+        """`clock`, `wait` and `jitter` are for tests: `wait` sleeps and returns whether the store was closed, `jitter`
+        returns a number in [0, 1)."""
         super().__init__(inner)
         self._policy = policy
         self._metrics = metrics
@@ -73,7 +73,7 @@ class RetryingStore(StoreWrapper):
     def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         begin_s = self._clock()
         attempts = 0
-        moving_s = 0.0
+        transfer_s = 0.0
         while True:
             try:
                 result = request()
@@ -81,14 +81,14 @@ class RetryingStore(StoreWrapper):
                 return result
             except TransientStoreError as error:
                 attempts += 1
-                moving_s += error.moving_s
-                self._pause(error, attempts, begin_s + moving_s)
+                transfer_s += error.transfer_s
+                self._pause(error, attempts, begin_s + transfer_s)
             except StoreError:
                 self._has_responded = True
                 raise
 
     def _pause(self, error: TransientStoreError, attempts: int, begin_s: float) -> None:
-        """Wait for the next attempt, or raise what ends them."""
+        """Wait for the next attempt, or raise the error where there is none."""
         policy = self._policy
         delay_s = self._jitter() * min(policy.max_delay_s, policy.base_delay_s * 2 ** min(attempts - 1, 30))
         spent_s = self._clock() - begin_s
@@ -99,7 +99,7 @@ class RetryingStore(StoreWrapper):
             tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             raise type(error)(f"{error} (gave up after {tries} in {spent_s:.0f} s)") from error
         level = logging.DEBUG
-        if attempts > _QUIET_ATTEMPTS:
+        if attempts > _ATTEMPTS_BEFORE_WARNING:
             level = logging.WARNING
             self._metrics.note_error("the store", error)
         _log.log(level, "%s; attempt %d follows in %.1f s", error, attempts + 1, delay_s)
@@ -112,10 +112,10 @@ class RetryingStore(StoreWrapper):
         self.around(Operation.PUT, None, put.attempt)
 
     def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        self.around(Operation.GET, None, _ResumedGet(self._inner, key, start, lengths, take).attempt)
+        self.around(Operation.GET, None, _ResumableGet(self._inner, key, start, lengths, take).attempt)
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        """As in the interface; a batch that is refused in part does not keep the others from being deleted."""
+        """Delete all batches, also after the store refused to delete some keys of one."""
         failures: list[DeleteFailed] = []
         for batch in batches(keys):
             try:
@@ -132,8 +132,8 @@ class RetryingStore(StoreWrapper):
         super().close()
 
 
-class _ResumedGet:
-    """One get in pieces over all its attempts: each asks for what no earlier one has brought."""
+class _ResumableGet:
+    """One get in pieces over all its attempts: each asks for the pieces that are still missing."""
 
     def __init__(
         self, inner: ObjectStore, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]
@@ -145,9 +145,9 @@ class _ResumedGet:
         self._take = take
 
     def attempt(self) -> None:
-        self._inner.get_pieces(self._key, self._start, self._lengths, self._taken)
+        self._inner.get_pieces(self._key, self._start, self._lengths, self._take_piece)
 
-    def _taken(self, piece: bytes) -> None:
+    def _take_piece(self, piece: bytes) -> None:
         self._start += len(piece)
         self._lengths = self._lengths[1:]
         self._take(piece)
@@ -163,7 +163,7 @@ class _RepeatablePut:
         self._metadata = metadata
         self._position = 0 if isinstance(body, bytes | bytearray | memoryview) else body.tell()
         self._size_bytes = body_size(body)
-        self._unclear = False
+        self._may_be_applied = False
         """Whether an earlier attempt may have been applied."""
 
     def attempt(self) -> None:
@@ -171,21 +171,21 @@ class _RepeatablePut:
         try:
             self._inner.put_if_absent(self._key, self._body, self._metadata)
         except ObjectExists:
-            if not (self._unclear and self._is_ours()):
+            if not (self._may_be_applied and self._is_same_object()):
                 raise
         except TransientStoreError:
-            self._unclear = True
+            self._may_be_applied = True
             raise
 
     def _rewind(self) -> None:
         if not isinstance(self._body, bytes | bytearray | memoryview):
             self._body.seek(self._position)
 
-    def _is_ours(self) -> bool:
-        """Whether the object has the very bytes that are being put; read in pieces, as they may be many.
+    def _is_same_object(self) -> bool:
+        """Whether the object has the bytes that are being put; they are compared in pieces.
 
         Raises:
-            TransientStoreError: the store says that there is no such object, whose name it has just said to be taken.
+            TransientStoreError: the store has no such object, although it has just refused the put for that reason.
         """
         try:
             if self._inner.head(self._key).size != self._size_bytes:
@@ -193,7 +193,7 @@ class _RepeatablePut:
             self._rewind()
             return all(self._matches(start) for start in range(0, self._size_bytes, _COMPARE_BYTES))
         except ObjectMissing as error:
-            text = f"{self._inner.url} says that {self._key} is taken, and that there is no such object"
+            text = f"{self._inner.url} refuses to create {self._key}, as it exists, and says that it does not exist"
             raise TransientStoreError(text) from error
 
     def _matches(self, start: int) -> bool:

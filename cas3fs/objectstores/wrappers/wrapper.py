@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What wrappers have in common: every request passes one method, `around`."""
+"""The base of all wrappers: every request passes through one method, `around`."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ class Operation(Enum):
 
 
 class StoreWrapper(ObjectStore):
-    """A store that hands each request to the one within, through `around`."""
+    """A store that passes each request on to the inner store, through `around`."""
 
     def __init__(self, inner: ObjectStore) -> None:
         self.url = inner.url
@@ -32,8 +32,8 @@ class StoreWrapper(ObjectStore):
     def last_response_at_s(self) -> float:
         return self._inner.last_response_at_s
 
-    def require_conditions(self) -> None:
-        self._inner.require_conditions()
+    def require_conditional_puts(self) -> None:
+        self._inner.require_conditional_puts()
 
     def share_with_group(self) -> None:
         self._inner.share_with_group()
@@ -43,7 +43,13 @@ class StoreWrapper(ObjectStore):
 
     @abstractmethod
     def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
-        """Make the request and give its answer; `size_bytes` is what it carries, None where only the answer tells."""
+        """Make a request and return its result.
+
+        Args:
+            operation: the kind of request.
+            size_bytes: how many bytes it transfers; None where only the result shows that.
+            request: makes it.
+        """
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         self.around(Operation.PUT, body_size(body), lambda: self._inner.put_if_absent(key, body, metadata))

@@ -127,7 +127,7 @@ def test_the_wait_for_bandwidth_does_not_count_as_the_time_of_an_attempt() -> No
     store = BandwidthLimitedStore(inner, 100, clock=Clock(), wait=lambda _: None)
     with pytest.raises(StoreUnreachable) as caught:
         store.put_if_absent("a", b"x" * 500)
-    assert caught.value.moving_s == 4
+    assert caught.value.transfer_s == 4
 
 
 class SilentStore(ScriptedStore):

@@ -171,9 +171,9 @@ def test_the_time_for_which_bytes_moved_does_not_count(retrying: Wrap, time: Tim
     retrying(inner).put_if_absent("a", b"bytes")
 
 
-def broken_after(moving_s: float) -> StoreUnreachable:
+def broken_after(transfer_s: float) -> StoreUnreachable:
     error = StoreUnreachable("reset")
-    error.moving_s = moving_s
+    error.transfer_s = transfer_s
     return error
 
 

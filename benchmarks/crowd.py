@@ -115,7 +115,7 @@ def _fill_index(index: sqlite3.Connection, names: list[str]) -> None:
             for one in blocks[: used * BLOCKS_IN_PACK]
         ),
     )
-    index.execute(RECOMPUTE_CHECKSUMS)
+    index.execute(RECOMPUTE_CHECKSUMS.text)
 
 
 def measure_packs(folder: Path) -> list[Figure]:

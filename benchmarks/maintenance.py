@@ -78,7 +78,7 @@ def make_index(path: Path, files: int) -> int:
         insert, _, select = statement.partition(" SELECT ")
         database.execute(f"{insert} {_SERIES.format(counts[what])} SELECT {select}")
     database.execute("UPDATE inodes SET nlink = 1002 WHERE id = 1")
-    database.execute(RECOMPUTE_CHECKSUMS)
+    database.execute(RECOMPUTE_CHECKSUMS.text)
     database.commit()
     database.close()
     return counts["packs"]

@@ -133,7 +133,7 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
     connection.executemany(
         "INSERT INTO chunks VALUES (?, 0, 4096, ?, 0)", ((first + number, number + 1) for number in range(files))
     )
-    connection.execute(RECOMPUTE_CHECKSUMS)
+    connection.execute(RECOMPUTE_CHECKSUMS.text)
 
 
 @contextmanager

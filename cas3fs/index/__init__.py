@@ -30,8 +30,8 @@ from cas3fs.index.blocks import BlockTable, PackRow, number_of, ordinal_of
 from cas3fs.index.checks import FileState, IndexChecker
 from cas3fs.index.chunks import ChunkTable
 from cas3fs.index.garbage import Garbage
-from cas3fs.index.index import Index, PinnedIndex
-from cas3fs.index.namespace import ROOT_INODE, InodeRow, Namespace
+from cas3fs.index.index import Index, PinnedIndex, VolumeState
+from cas3fs.index.namespace import InodeRow, Namespace
 from cas3fs.index.reader import Counts, IndexReader
 from cas3fs.index.repairs import LOST_PACK, Repairs
 from cas3fs.index.scans import (
@@ -47,7 +47,7 @@ from cas3fs.index.scans import (
     PackUseScan,
 )
 from cas3fs.index.staging import StagedRow, StagingIndex
-from cas3fs.index.state import VolumeState
+from cas3fs.index.tables import ROOT_INODE
 
 __all__ = [
     "LOST_PACK",

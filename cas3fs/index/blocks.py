@@ -2,8 +2,8 @@
 """Blocks and the packs that hold them.
 
 A *lost* block is one whose bytes were found missing or wrong. Its row stays, as chunks name it; but nothing is
-deduplicated onto it, and who has the same bytes stores them again: then its row says where they lie now, so every file
-that has it is whole again.
+deduplicated onto it, and a file with the same bytes stores them again: then its row says where they lie now, so every
+file that has it is whole again.
 
 The times of birth and death of a pack are snapshots' numbers, each as one integer: the epoch above 40 bits of
 sequence, so that they compare as (epoch, sequence) does. An epoch has 23 bits, so that the number stays positive in
@@ -14,10 +14,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from cas3fs.index.database import Database
+from sqlalchemy import ColumnElement, Executable, Select, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
 from cas3fs.index.hash_index import HashIndex
-from cas3fs.index.prepared import Prepared, Row, Statement
-from cas3fs.index.texts import blocks as texts
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import BoundStatement, Row, Statement
+from cas3fs.index.tables import blocks, lost_blocks, packs
 from cas3fs.values import (
     LARGEST_EPOCH,
     LARGEST_SEQUENCE,
@@ -28,6 +31,13 @@ from cas3fs.values import (
 )
 
 _SEQUENCE_BITS: Final = LARGEST_SEQUENCE.bit_length()
+BATCH: Final = 64
+"""So many hashes are looked up by one statement."""
+_BATCH_NAMES: Final = tuple(f"hash{number}" for number in range(BATCH))
+LOCATION: Final = (blocks.c.hash, packs.c.name, blocks.c.offset, blocks.c.stored_length, blocks.c.plain_length)
+"""The columns of a `BlockLocation`."""
+PLACED_BLOCKS: Final = blocks.join(packs, packs.c.id == blocks.c.pack)
+"""Blocks and the packs that hold them."""
 
 
 class PackRow(NamedTuple):
@@ -55,30 +65,53 @@ def number_of(ordinal: int) -> SnapshotNumber:
     return SnapshotNumber(ordinal >> _SEQUENCE_BITS, ordinal & (1 << _SEQUENCE_BITS) - 1)
 
 
+def delete_lost_mark(digest: Any, pack: Any) -> Executable:
+    """SQL: the block of that hash is not lost any more, if it is placed in the pack of that number."""
+    placed = select(blocks.c.id).where(blocks.c.hash == digest, blocks.c.pack == pack)
+    return delete(lost_blocks).where(lost_blocks.c.block.in_(placed))
+
+
+def add_lost_mark(digest: Any, pack: Any) -> Executable:
+    """SQL: the block of that hash is lost, if it is placed in the pack of that name (empty: in none)."""
+    name = select(packs.c.name).where(packs.c.id == blocks.c.pack).scalar_subquery()
+    return _mark_lost(select(blocks.c.id).where(blocks.c.hash == digest, func.coalesce(name, "") == pack))
+
+
+def all_packs() -> Executable:
+    """SQL: the values of `PackRow` of all packs, oldest first."""
+    return select(packs.c.name, packs.c.size, packs.c.born, packs.c.died).order_by(packs.c.id)
+
+
+def all_lost() -> Executable:
+    """SQL: the values of `BlockLocation` of all lost blocks, as they lie in packs."""
+    placed = lost_blocks.join(blocks, blocks.c.id == lost_blocks.c.block).join(packs, packs.c.id == blocks.c.pack)
+    return select(*LOCATION).select_from(placed).order_by(packs.c.name, blocks.c.offset)
+
+
+def _mark_lost(found: Select[Any]) -> Executable:
+    return upsert(lost_blocks).from_select(["block"], found).on_conflict_do_nothing()
+
+
+def _find(condition: ColumnElement[bool]) -> Executable:
+    return select(blocks.c.hash, blocks.c.id).where(condition)
+
+
+def _locate(condition: ColumnElement[bool]) -> Executable:
+    return select(*LOCATION).select_from(PLACED_BLOCKS).where(condition)
+
+
 class BlockTable:
     """Blocks and packs of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
     def __init__(self, database: Database, hashes: HashIndex) -> None:
         self._database, self._hashes = database, hashes
         self._has_lost, self._known = False, -1
-        """Whether any block is lost, as known when so much had been undone: a look into a table for each hash that is
-        asked for would make each a sixth slower."""
+        """Whether any block is lost, as known when so many changes had been undone: to look into a table for each hash
+        would make each lookup a sixth slower."""
 
-        def on(prepared: Prepared) -> Statement:
-            return prepared.on(database)
-
-        self._find_one, self._find_batch = on(texts.FIND_ONE), on(texts.FIND_BATCH)
-        self._locate_one, self._locate_batch = on(texts.LOCATE_ONE), on(texts.LOCATE_BATCH)
-        self._pack_id, self._add_pack, self._add_block, self._packs = (
-            on(texts.PACK_ID),
-            on(texts.ADD_PACK),
-            on(texts.ADD_BLOCK),
-            on(texts.PACKS),
-        )
-        self._pack_size, self._packs_after = on(texts.PACK_SIZE), on(texts.PACKS_AFTER)
-        self._any_lost, self._is_lost, self._lost = on(texts.ANY_LOST), on(texts.IS_LOST), on(texts.LOST)
-        self._lose_block, self._lose_pack = on(texts.LOSE_BLOCK), on(texts.LOSE_PACK)
-        self._heal, self._healed = on(texts.HEAL), on(texts.HEALED)
+    _find_one = Statement(lambda digest: _find(blocks.c.hash == digest))
+    _find_batch = Statement(lambda *hashes: _find(blocks.c.hash.in_(hashes)), _BATCH_NAMES)
+    _is_lost = Statement(lambda block: select(lost_blocks.c.block).where(lost_blocks.c.block == block))
 
     def find(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
         """The ids of those blocks that the index knows, but for those that are known to be lost."""
@@ -88,6 +121,9 @@ class BlockTable:
             return {block_hash: number for block_hash, number in rows if self._is_lost.one(number) is None}
         return {block_hash: number for block_hash, number in rows}  # noqa: C416 - dict() would lose the types
 
+    _locate_one = Statement(lambda digest: _locate(blocks.c.hash == digest))
+    _locate_batch = Statement(lambda *hashes: _locate(blocks.c.hash.in_(hashes)), _BATCH_NAMES)
+
     def locate(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, BlockLocation]:
         """Where those blocks lie that the index knows, but for those that are known to be lost."""
         self._hashes.ensure()
@@ -96,15 +132,34 @@ class BlockTable:
         return {row[0]: BlockLocation(*row) for row in rows}
 
     @staticmethod
-    def _in_batches(hashes: Sequence[BlockHash], one: Statement, batch: Statement) -> Iterator[Row]:
+    def _in_batches(hashes: Sequence[BlockHash], one: BoundStatement, batch: BoundStatement) -> Iterator[Row]:
         # few hashes: one by one costs less than a long list; a short last batch repeats its last hash
         remaining = iter(hashes)
-        while part := list(islice(remaining, texts.BATCH)):
-            if len(part) <= texts.BATCH // 4:
+        while part := list(islice(remaining, BATCH)):
+            if len(part) <= BATCH // 4:
                 for block_hash in part:
                     yield from one.all(block_hash)
             else:
-                yield from batch.all(*part, *part[-1:] * (texts.BATCH - len(part)))
+                yield from batch.all(*part, *part[-1:] * (BATCH - len(part)))
+
+    _pack_id = Statement(lambda name: select(packs.c.id).where(packs.c.name == name))
+    _add_pack = Statement(lambda name, size, born: insert(packs).values(name=name, size=size, born=born).inline())
+    _add_block = Statement(
+        lambda pack, digest, offset, stored_length, plain_length: (
+            upsert(blocks)
+            .values(pack=pack, hash=digest, offset=offset, stored_length=stored_length, plain_length=plain_length)
+            .on_conflict_do_nothing(index_elements=["hash"])
+            .inline()
+        )
+    )
+    _place_lost = Statement(
+        lambda pack, digest, offset, stored_length, plain_length: (
+            update(blocks)
+            .where(blocks.c.hash == digest, blocks.c.id.in_(select(lost_blocks.c.block)))
+            .values(pack=pack, offset=offset, stored_length=stored_length, plain_length=plain_length)
+        )
+    )
+    _delete_lost_mark = Statement(delete_lost_mark)
 
     def add_pack(self, pack: StoredPack, born: int) -> None:
         """Enters a pack whose PUT was confirmed, and its blocks; a block already known keeps its place, unless it is
@@ -117,28 +172,36 @@ class BlockTable:
         pack_id = self._add_pack.insert(pack.name, pack.size_bytes, born) if known is None else known[0]
         self._add_block.many([(pack_id, *block) for block in pack.blocks])
         if self._any():
-            self._heal.many([(pack_id, *block) for block in pack.blocks])
-            self._healed.many([(block.hash, pack_id) for block in pack.blocks])
+            self._place_lost.many([(pack_id, *block) for block in pack.blocks])
+            self._delete_lost_mark.many([(block.hash, pack_id) for block in pack.blocks])
             self._known = -1
+
+    _mark_lost = Statement(add_lost_mark)
 
     def mark_lost(self, block: BlockHash, pack: str) -> bool:
-        """Notes that a block is not to be had from that pack (no name: it lies in none), unless it lies elsewhere by
-        now; whether that is news."""
+        """Notes that a block cannot be read from that pack (empty name: it lies in none), unless it lies elsewhere by
+        now; returns whether that is new."""
         self._hashes.ensure()
         self._known = -1
-        return self._lose_block.run(block, pack) > 0
+        return self._mark_lost.run(block, pack) > 0
+
+    _mark_pack_lost = Statement(
+        lambda pack: _mark_lost(select(blocks.c.id).select_from(PLACED_BLOCKS).where(packs.c.name == pack))
+    )
 
     def mark_pack_lost(self, pack: str) -> int:
-        """Notes that no block is to be had from that pack; gives for how many that is news."""
+        """Notes that no block can be read from that pack; returns for how many that is new."""
         self._known = -1
-        return self._lose_pack.run(pack)
+        return self._mark_pack_lost.run(pack)
 
     def mark_found(self, block: BlockHash, pack: str) -> None:
-        """Notes that a block lies in that pack after all, if it is placed there."""
+        """Notes that a block can be read from that pack after all, if it is placed there."""
         row = self._pack_id.one(pack)
         if row is not None:
-            self._healed.run(block, row[0])
+            self._delete_lost_mark.run(block, row[0])
             self._known = -1
+
+    _any_lost = Statement(lambda: select(lost_blocks.c.block).limit(1))
 
     def _any(self) -> bool:
         if self._known != self._database.undone:
@@ -146,13 +209,19 @@ class BlockTable:
             self._known = self._database.undone
         return self._has_lost
 
+    _lost = Statement(all_lost)
+
     def lost(self) -> list[BlockLocation]:
         """The blocks that are known to be lost, and not stored again so far, with where they should be."""
         return [BlockLocation(*row) for row in self._lost.all()]
 
+    _packs_after = Statement(lambda born: select(packs.c.name).where(packs.c.born > born).order_by(packs.c.id))
+
     def packs_after(self, born: int) -> list[str]:
         """The names of packs that were stored for snapshots later than that one."""
         return [row[0] for row in self._packs_after.all(born)]
+
+    _pack_size = Statement(lambda name: select(packs.c.size).where(packs.c.name == name))
 
     def pack_size(self, name: str) -> int:
         """The size of a known pack in bytes.
@@ -164,6 +233,8 @@ class BlockTable:
         if row is None:
             raise KeyError(name)
         return int(row[0])
+
+    _packs = Statement(all_packs)
 
     def packs(self) -> list[PackRow]:
         """All packs, oldest first."""

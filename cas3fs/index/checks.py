@@ -7,164 +7,243 @@ A query gives a row for each defect and nothing where all is well, so each costs
 Every method raises `IndexDatabaseError` and its kinds, and nothing else.
 """
 
-import sqlite3
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
-from cas3fs.index.checksums import MISMATCHED_FILES, ChunkChecksum, checksum_of
-from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, plain
+from sqlalchemy import ColumnElement, Executable, FromClause, exists, func, literal, select, union_all
+
+from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, all_lost
+from cas3fs.index.checksums import ChunkChecksum, checksum_of, mismatched_files
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import OrderedJoin, Row, Statement
+from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, symlinks, xattrs
 from cas3fs.values import BlockLocation
 
-_DIRECTORY = "(%s.mode & 61440) = 16384"
-_IS_DIRECTORY: Final = _DIRECTORY % "i"
+_LIMIT: Final = 20
+"""So many lines of what SQLite finds are given."""
+_TYPES: Final = (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFDIR, stat.S_IFBLK, stat.S_IFREG, stat.S_IFLNK, stat.S_IFSOCK)
+_REACHES: Final = func.max(chunks.c.offset + chunks.c.length)
+_IN_BLOCKS: Final = chunks.join(blocks, blocks.c.id == chunks.c.block)
+_MAYBE_IN_BLOCKS: Final = chunks.outerjoin(blocks, blocks.c.id == chunks.c.block)
+_CHUNK: Final = (chunks.c.inode, chunks.c.offset, chunks.c.length)
 
 
-QUERIES: Final[Mapping[str, Prepared]] = MappingProxyType(
+def _type(table: FromClause = inodes) -> ColumnElement[int]:
+    mode: ColumnElement[int] = table.c.mode
+    return mode.bitwise_and(stat.S_IFMT(0o177777))
+
+
+def _is_folder(table: FromClause = inodes) -> ColumnElement[bool]:
+    return _type(table) == stat.S_IFDIR
+
+
+def _without_inode(table: FromClause, *columns: ColumnElement[Any]) -> Any:
+    """Rows of a table whose inode does not exist."""
+    return (
+        select(*columns).select_from(table.outerjoin(inodes, inodes.c.id == table.c.inode)).where(inodes.c.id.is_(None))
+    )
+
+
+def _root_missing() -> Executable:
+    root = exists().where(inodes.c.id == ROOT_INODE, _is_folder())
+    return select(literal(ROOT_INODE).label("inode")).where(~root)
+
+
+def _unreachable() -> Executable:
+    folders = (
+        # inodes first: they tell folders from the many files
+        select(inodes.c.id.label("inode"), dentries.c.parent, dentries.c.id, dentries.c.name)
+        .select_from(OrderedJoin(inodes, dentries, dentries.c.inode == inodes.c.id))
+        .where(_is_folder())
+        .cte("folders")
+        .prefix_with("MATERIALIZED")
+    )
+    reached = select(literal(ROOT_INODE).label("inode")).cte("reached", recursive=True)
+    reached = reached.union(
+        select(folders.c.inode).select_from(reached.join(folders, folders.c.parent == reached.c.inode))
+    )
+    return select(folders.c.inode, folders.c.parent, folders.c.id, folders.c.name).where(
+        folders.c.inode != ROOT_INODE, folders.c.inode.not_in(select(reached.c.inode))
+    )
+
+
+def _wrong_link_count() -> Executable:
+    names = select(dentries.c.inode, func.count().label("names")).group_by(dentries.c.inode).subquery("names")
+    below = inodes.alias("below")
+    folders = (
+        select(dentries.c.parent, func.count().label("folders"))
+        .select_from(OrderedJoin(below, dentries, dentries.c.inode == below.c.id))
+        .where(_is_folder(below))
+        .group_by(dentries.c.parent)
+        .subquery("folders")
+    )
+    counted = 2 + func.coalesce(folders.c.folders, 0)
+    return union_all(
+        select(inodes.c.id.label("inode"), inodes.c.nlink.label("nlink"), names.c.names.label("counted"))
+        .select_from(OrderedJoin(names, inodes, inodes.c.id == names.c.inode))
+        .where(~_is_folder(), inodes.c.nlink != names.c.names),
+        select(inodes.c.id, inodes.c.nlink, counted)
+        .select_from(inodes.outerjoin(folders, folders.c.parent == inodes.c.id))
+        .where(
+            _is_folder(),
+            inodes.c.nlink != counted,
+            (inodes.c.id == ROOT_INODE) | inodes.c.id.in_(select(dentries.c.inode)),
+        ),
+    )
+
+
+def _chunks_overlap() -> Executable:
+    following = func.lead(chunks.c.offset).over(partition_by=chunks.c.inode, order_by=chunks.c.offset)
+    found = select(*_CHUNK, following.label("following")).subquery("found")
+    return select(*found.c).where(
+        found.c.following.is_not(None), found.c.offset + found.c.length > found.c.following, found.c.length > 0
+    )
+
+
+_ENTRY: Final = (dentries.c.id, dentries.c.parent, dentries.c.name)
+
+QUERIES: Final[Mapping[str, Statement]] = MappingProxyType(
     {
-        "root-missing": plain(
-            f"SELECT 1 AS inode WHERE NOT EXISTS (SELECT 1 FROM inodes i WHERE i.id = 1 AND {_IS_DIRECTORY})"
+        "root-missing": Statement(_root_missing),
+        "root-named": Statement(lambda: select(*_ENTRY).where(dentries.c.inode == ROOT_INODE)),
+        "inode-without-name": Statement(
+            lambda: select(inodes.c.id.label("inode"), inodes.c.mode, inodes.c.nlink).where(
+                inodes.c.id != ROOT_INODE, inodes.c.id.not_in(select(dentries.c.inode))
+            )
         ),
-        "root-named": plain("SELECT id, parent, name FROM dentries WHERE inode = 1"),
-        "inode-without-name": plain(
-            "SELECT id AS inode, mode, nlink FROM inodes WHERE id <> 1 AND id NOT IN (SELECT inode FROM dentries)"
+        "name-without-inode": Statement(
+            lambda: _without_inode(dentries, *_ENTRY, dentries.c.inode).where(dentries.c.inode != ROOT_INODE)
         ),
-        "name-without-inode": plain(
-            "SELECT d.id, d.parent, d.name, d.inode FROM dentries d LEFT JOIN inodes i ON i.id = d.inode "
-            "WHERE i.id IS NULL AND d.inode <> 1"
+        "name-in-no-folder": Statement(
+            lambda: (
+                select(*_ENTRY, dentries.c.inode)
+                .select_from(dentries.outerjoin(inodes, inodes.c.id == dentries.c.parent))
+                .where((inodes.c.id.is_(None) & (dentries.c.parent != ROOT_INODE)) | ~_is_folder())
+            )
         ),
-        "name-in-no-folder": plain(
-            "SELECT d.id, d.parent, d.name, d.inode FROM dentries d LEFT JOIN inodes i ON i.id = d.parent "
-            f"WHERE (i.id IS NULL AND d.parent <> 1) OR NOT ({_IS_DIRECTORY})"
+        "folder-with-many-names": Statement(
+            lambda: (
+                select(dentries.c.inode, func.count().label("names"))
+                .select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode))
+                .where(_is_folder())
+                .group_by(dentries.c.inode)
+                .having(func.count() > 1)
+            )
         ),
-        "folder-with-many-names": plain(
-            "SELECT d.inode, count(*) AS names FROM dentries d JOIN inodes i ON i.id = d.inode "
-            f"WHERE {_IS_DIRECTORY} GROUP BY d.inode HAVING count(*) > 1"
+        "unreachable": Statement(_unreachable),
+        "wrong-link-count": Statement(_wrong_link_count),
+        "wrong-type": Statement(
+            lambda: select(inodes.c.id.label("inode"), inodes.c.mode).where(_type().not_in(_TYPES))
         ),
-        "unreachable": plain(
-            # inodes first: they tell folders from the many files
-            "WITH RECURSIVE folders(inode, parent, id, name) AS MATERIALIZED (SELECT i.id, d.parent, d.id, d.name "
-            f"FROM inodes i CROSS JOIN dentries d ON d.inode = i.id WHERE {_IS_DIRECTORY}), "
-            "reached(inode) AS (SELECT 1 UNION SELECT f.inode FROM reached r JOIN folders f ON f.parent = r.inode) "
-            "SELECT inode, parent, id, name FROM folders WHERE inode <> 1 AND inode NOT IN (SELECT inode FROM reached)"
+        "link-without-target": Statement(
+            lambda: select(inodes.c.id.label("inode")).where(
+                _type() == stat.S_IFLNK, inodes.c.id.not_in(select(symlinks.c.inode))
+            )
         ),
-        "wrong-link-count": plain(
-            "SELECT i.id AS inode, i.nlink, c.names AS counted "
-            "FROM (SELECT inode, count(*) AS names FROM dentries GROUP BY inode) c "
-            "CROSS JOIN inodes i ON i.id = c.inode "
-            f"WHERE NOT ({_IS_DIRECTORY}) AND i.nlink <> c.names "
-            "UNION ALL SELECT i.id, i.nlink, 2 + coalesce(c.folders, 0) FROM inodes i "
-            "LEFT JOIN (SELECT d.parent, count(*) AS folders FROM inodes s CROSS JOIN dentries d ON d.inode = s.id "
-            f"WHERE {_DIRECTORY % 's'} GROUP BY d.parent) c ON c.parent = i.id "
-            f"WHERE {_IS_DIRECTORY} AND i.nlink <> 2 + coalesce(c.folders, 0) "
-            "AND (i.id = 1 OR i.id IN (SELECT inode FROM dentries))"
+        "target-of-no-link": Statement(
+            lambda: (
+                select(symlinks.c.inode, symlinks.c.target)
+                .select_from(symlinks.join(inodes, inodes.c.id == symlinks.c.inode))
+                .where(_type() != stat.S_IFLNK)
+            )
         ),
-        "wrong-type": plain(
-            "SELECT id AS inode, mode FROM inodes "
-            "WHERE (mode & 61440) NOT IN (4096, 8192, 16384, 24576, 32768, 40960, 49152)"
+        "chunks-of-no-file": Statement(
+            lambda: (
+                select(chunks.c.inode, inodes.c.mode)
+                .distinct()
+                .select_from(chunks.join(inodes, inodes.c.id == chunks.c.inode))
+                .where(_type() != stat.S_IFREG)
+            )
         ),
-        "link-without-target": plain(
-            "SELECT id AS inode FROM inodes WHERE (mode & 61440) = 40960 AND id NOT IN (SELECT inode FROM symlinks)"
+        "content-without-inode": Statement(
+            lambda: _without_inode(chunks, chunks.c.inode, _REACHES.label("size")).group_by(chunks.c.inode)
         ),
-        "target-of-no-link": plain(
-            "SELECT s.inode, s.target FROM symlinks s JOIN inodes i ON i.id = s.inode WHERE (i.mode & 61440) <> 40960"
+        "target-without-inode": Statement(lambda: _without_inode(symlinks, symlinks.c.inode, symlinks.c.target)),
+        "attribute-without-inode": Statement(
+            lambda: _without_inode(xattrs, xattrs.c.inode, xattrs.c.name, xattrs.c.value)
         ),
-        "chunks-of-no-file": plain(
-            "SELECT DISTINCT c.inode, i.mode FROM chunks c JOIN inodes i ON i.id = c.inode "
-            "WHERE (i.mode & 61440) <> 32768"
+        "size-negative": Statement(lambda: select(inodes.c.id.label("inode"), inodes.c.size).where(inodes.c.size < 0)),
+        "chunks-unlike-sums": Statement(mismatched_files),
+        "chunk-impossible": Statement(
+            lambda: select(*_CHUNK, chunks.c.skip).where(
+                (chunks.c.offset < 0) | (chunks.c.length <= 0) | (chunks.c.skip < 0)
+            )
         ),
-        "content-without-inode": plain(
-            "SELECT c.inode, max(c.offset + c.length) AS size FROM chunks c LEFT JOIN inodes i ON i.id = c.inode "
-            "WHERE i.id IS NULL GROUP BY c.inode"
+        "chunks-overlap": Statement(_chunks_overlap),
+        "chunk-past-end": Statement(
+            lambda: (
+                select(chunks.c.inode, inodes.c.size, _REACHES.label("reaches"))
+                .select_from(chunks.join(inodes, inodes.c.id == chunks.c.inode))
+                .where(_type() == stat.S_IFREG)
+                .group_by(chunks.c.inode, inodes.c.size)
+                .having(inodes.c.size < _REACHES)
+            )
         ),
-        "target-without-inode": plain(
-            "SELECT s.inode, s.target FROM symlinks s LEFT JOIN inodes i ON i.id = s.inode WHERE i.id IS NULL"
+        "chunk-without-block": Statement(
+            lambda: (
+                select(*_CHUNK, chunks.c.skip, chunks.c.block)
+                .select_from(_MAYBE_IN_BLOCKS)
+                .where(blocks.c.id.is_(None))
+            )
         ),
-        "attribute-without-inode": plain(
-            "SELECT x.inode, x.name, x.value FROM xattrs x LEFT JOIN inodes i ON i.id = x.inode WHERE i.id IS NULL"
+        "chunk-past-block": Statement(
+            lambda: (
+                select(*_CHUNK, chunks.c.skip, chunks.c.block, blocks.c.plain_length)
+                .select_from(_IN_BLOCKS)
+                .where(chunks.c.skip + chunks.c.length > blocks.c.plain_length, chunks.c.skip >= 0)
+            )
         ),
-        "size-negative": plain("SELECT id AS inode, size FROM inodes WHERE size < 0"),
-        "chunks-unlike-sums": plain(MISMATCHED_FILES),
-        "chunk-impossible": plain(
-            "SELECT c.inode, c.offset, c.length, c.skip FROM chunks c WHERE c.offset < 0 OR c.length <= 0 OR c.skip < 0"
+        "block-without-pack": Statement(
+            lambda: (
+                select(blocks.c.id.label("block"), blocks.c.hash, blocks.c.pack.label("number"), blocks.c.plain_length)
+                .select_from(blocks.outerjoin(packs, packs.c.id == blocks.c.pack))
+                .where(packs.c.id.is_(None))
+            )
         ),
-        "chunks-overlap": plain(
-            "SELECT inode, offset, length, following FROM (SELECT inode, offset, length, "
-            "lead(offset) OVER (PARTITION BY inode ORDER BY offset) AS following FROM chunks) AS c "
-            "WHERE following IS NOT NULL AND offset + length > following AND length > 0"
+        "block-out-of-pack": Statement(
+            lambda: (
+                select(
+                    blocks.c.id.label("block"),
+                    blocks.c.hash,
+                    packs.c.name.label("pack"),
+                    blocks.c.offset,
+                    blocks.c.stored_length,
+                    blocks.c.plain_length,
+                    packs.c.size,
+                )
+                .select_from(PLACED_BLOCKS)
+                .where(
+                    (blocks.c.offset < 0)
+                    | (blocks.c.stored_length <= 0)
+                    | (blocks.c.offset + blocks.c.stored_length > packs.c.size)
+                )
+            )
         ),
-        "chunk-past-end": plain(
-            "SELECT c.inode, i.size, max(c.offset + c.length) AS reaches FROM chunks c JOIN inodes i ON i.id = c.inode "
-            "WHERE (i.mode & 61440) = 32768 GROUP BY c.inode, i.size HAVING max(c.offset + c.length) > i.size"
+        "pack-dead-but-used": Statement(
+            lambda: select(packs.c.name.label("pack"), packs.c.died).where(
+                packs.c.died.is_not(None), packs.c.id.in_(select(blocks.c.pack))
+            )
         ),
-        "chunk-without-block": plain(
-            "SELECT c.inode, c.offset, c.length, c.skip, c.block FROM chunks c LEFT JOIN blocks b ON b.id = c.block "
-            "WHERE b.id IS NULL"
+        "pack-dead-before-born": Statement(
+            lambda: select(packs.c.name.label("pack"), packs.c.born, packs.c.died).where(
+                packs.c.died.is_not(None), packs.c.died < packs.c.born, packs.c.id.not_in(select(blocks.c.pack))
+            )
         ),
-        "chunk-past-block": plain(
-            "SELECT c.inode, c.offset, c.length, c.skip, c.block, b.plain_length FROM chunks c "
-            "JOIN blocks b ON b.id = c.block WHERE c.skip + c.length > b.plain_length AND c.skip >= 0"
+        "pack-born-in-future": Statement(
+            lambda following: select(packs.c.name.label("pack"), packs.c.born, packs.c.size).where(
+                packs.c.born > following
+            )
         ),
-        "block-without-pack": plain(
-            "SELECT b.id AS block, b.hash, b.pack AS number, b.plain_length FROM blocks b "
-            "LEFT JOIN packs p ON p.id = b.pack WHERE p.id IS NULL"
-        ),
-        "block-out-of-pack": plain(
-            "SELECT b.id AS block, b.hash, p.name AS pack, b.offset, b.stored_length, b.plain_length, p.size "
-            "FROM blocks b JOIN packs p ON p.id = b.pack "
-            "WHERE b.offset < 0 OR b.stored_length <= 0 OR b.offset + b.stored_length > p.size"
-        ),
-        "pack-dead-but-used": plain(
-            "SELECT name AS pack, died FROM packs WHERE died IS NOT NULL AND id IN (SELECT pack FROM blocks)"
-        ),
-        "pack-dead-before-born": plain(
-            "SELECT name AS pack, born, died FROM packs WHERE died IS NOT NULL AND died < born "
-            "AND id NOT IN (SELECT pack FROM blocks)"
-        ),
-        "pack-born-in-future": plain("SELECT name AS pack, born, size FROM packs WHERE born > :p_next", "next"),
     }
 )
-_NAMES = plain("SELECT parent, name FROM dentries WHERE inode = :p_inode ORDER BY id LIMIT 1 OFFSET 0", "inode")
-_USERS = plain(
-    "SELECT c.inode, c.offset, c.length FROM chunks c WHERE c.block IN "
-    "(SELECT b.id FROM blocks b JOIN packs p ON p.id = b.pack WHERE p.name = :p_pack) ORDER BY c.inode, c.offset",
-    "pack",
-)
-_USERS_OF_BLOCK = plain(
-    "SELECT c.inode, c.offset, c.length FROM chunks c JOIN blocks b ON b.id = c.block WHERE b.hash = :p_hash "
-    "ORDER BY c.inode, c.offset",
-    "hash",
-)
-_BLOCKS_OF = plain(
-    "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM blocks b JOIN packs p ON p.id = b.pack "
-    "WHERE p.name = :p_pack ORDER BY b.offset",
-    "pack",
-)
-_LOCATE = plain(
-    "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM blocks b JOIN packs p ON p.id = b.pack "
-    "WHERE b.hash = :p_hash",
-    "hash",
-)
-_LOST_BLOCKS = plain(
-    "SELECT b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM lost_blocks l "
-    "JOIN blocks b ON b.id = l.block JOIN packs p ON p.id = b.pack ORDER BY p.name, b.offset"
-)
-_FILE = plain(
-    "SELECT size, mtime_ns, chunk_count, chunk_sum FROM inodes WHERE id = :p_inode AND (mode & 61440) = 32768", "inode"
-)
-_PLACED_CHUNKS = plain(
-    "SELECT c.offset, c.length, c.skip, c.block, b.hash, p.name, b.offset, b.stored_length, b.plain_length, p.size, "
-    "p.born FROM chunks c LEFT JOIN blocks b ON b.id = c.block LEFT JOIN packs p ON p.id = b.pack "
-    "WHERE c.inode = :p_inode ORDER BY c.offset",
-    "inode",
-)
-_STORED_SEQ = plain("SELECT stored_seq FROM inodes WHERE id = :p_inode", "inode")
+"""By the code of a kind of defect, the query that gives a row of named values for each."""
 
 
 class PlacedChunk(NamedTuple):
-    """A chunk, with all that is to be known of its block and pack."""
+    """A chunk, with what the index knows of its block and pack."""
 
     offset: int
     length: int
@@ -180,56 +259,56 @@ class FileState(NamedTuple):
 
     size: int
     mtime_ns: int
-    sums: ChunkChecksum
-    """As its inode has them."""
+    checksum: ChunkChecksum
+    """As its inode has it."""
     chunks: tuple[PlacedChunk, ...]
 
     @property
     def is_whole(self) -> bool:
-        """Whether the chunks are those that the sums tell of."""
-        return checksum_of((one.offset, one.length, one.block, one.skip) for one in self.chunks) == self.sums
+        """Whether the chunks match the checksum."""
+        return checksum_of((one.offset, one.length, one.block, one.skip) for one in self.chunks) == self.checksum
 
 
 class IndexChecker:
-    """See the module."""
+    """Finds defects in an index, and what they touch, as of one instant; for one thread."""
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
         try:
-            self._database.execute("BEGIN")
-            self._name = _NAMES.on(self._database)
+            self._database.pin()
         except BaseException:
             self._database.close()
             raise
 
     def integrity(self, thorough: bool = False) -> list[str]:
-        """What SQLite itself finds wrong, as it says it. Names are compared with their indexes row by row, as a lost
+        """What SQLite itself finds wrong, in its words. Names are compared with their indexes row by row, as a lost
         write leaves files there under names that they do not have any more; `thorough` does so with every table."""
-        pragmas = ("integrity_check(20)",) if thorough else ("quick_check(20)", "integrity_check(dentries)")
-        lines = [str(line) for pragma in pragmas for (line,) in self._database.execute(f"PRAGMA {pragma}")]
-        return [line for line in lines if line != "ok"]
+        if thorough:
+            return self._database.integrity_check(_LIMIT)
+        return self._database.quick_check(_LIMIT) + self._database.integrity_check(dentries.name)
 
     def defects(self, code: str, *values: Any) -> list[dict[str, Any]]:
         """The defects of one kind, a row of named values each."""
-        try:
-            query = QUERIES[code]
-            placed = values if query.place is None else query.place(values)
-            cursor = self._database.connection.execute(query.text, placed)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        except sqlite3.Error as error:
-            raise self._database.fault(error) from error
+        return QUERIES[code].on(self._database).named(*values)
+
+    _stored_seq = Statement(lambda inode: select(inodes.c.stored_seq).where(inodes.c.id == inode))
 
     def stored_seq(self, inode: int) -> int | None:
         """The newest change of the inode that is stored; None where there is no such inode."""
-        row = _STORED_SEQ.on(self._database).one(inode)
+        row = self._stored_seq.one(inode)
         return None if row is None else int(row[0])
+
+    _name = Statement(
+        lambda inode: (
+            select(dentries.c.parent, dentries.c.name).where(dentries.c.inode == inode).order_by(dentries.c.id).limit(1)
+        )
+    )
 
     def path_of(self, inode: int) -> bytes:
         """A path of the inode from the root, or what there is of one."""
         parts: list[bytes] = []
         seen: set[int] = set()
-        while inode != 1 and inode not in seen:
+        while inode != ROOT_INODE and inode not in seen:
             seen.add(inode)
             row = self._name.one(inode)
             if row is None:
@@ -238,39 +317,80 @@ class IndexChecker:
             parts.append(name)
         return b"/" + b"/".join(reversed(parts))
 
-    def users_of_pack(self, pack: str) -> list[tuple[Any, ...]]:
+    _users_of_pack = Statement(
+        lambda pack: (
+            select(*_CHUNK)
+            .where(chunks.c.block.in_(select(blocks.c.id).select_from(PLACED_BLOCKS).where(packs.c.name == pack)))
+            .order_by(chunks.c.inode, chunks.c.offset)
+        )
+    )
+
+    def users_of_pack(self, pack: str) -> list[Row]:
         """(inode, offset, length) of every chunk in that pack."""
-        return _USERS.on(self._database).all(pack)
+        return self._users_of_pack.all(pack)
 
-    def users_of_block(self, block: bytes) -> list[tuple[Any, ...]]:
+    _users_of_block = Statement(
+        lambda digest: (
+            select(*_CHUNK)
+            .select_from(_IN_BLOCKS)
+            .where(blocks.c.hash == digest)
+            .order_by(chunks.c.inode, chunks.c.offset)
+        )
+    )
+
+    def users_of_block(self, block: bytes) -> list[Row]:
         """(inode, offset, length) of every chunk of that block."""
-        return _USERS_OF_BLOCK.on(self._database).all(block)
+        return self._users_of_block.all(block)
 
-    def blocks_of(self, pack: str) -> list[tuple[Any, ...]]:
+    _blocks_of = Statement(
+        lambda pack: select(*LOCATION).select_from(PLACED_BLOCKS).where(packs.c.name == pack).order_by(blocks.c.offset)
+    )
+
+    def blocks_of(self, pack: str) -> list[Row]:
         """The blocks that the index places in that pack, as `BlockLocation`."""
-        return _BLOCKS_OF.on(self._database).all(pack)
+        return self._blocks_of.all(pack)
 
-    def locate(self, block: bytes) -> tuple[Any, ...] | None:
+    _locate = Statement(lambda digest: select(*LOCATION).select_from(PLACED_BLOCKS).where(blocks.c.hash == digest))
+
+    def locate(self, block: bytes) -> Row | None:
         """Where the index places a block, as `BlockLocation`; None where it knows no such block, or no place."""
-        row: tuple[Any, ...] | None = _LOCATE.on(self._database).one(block)
+        row: Row | None = self._locate.one(block)
         return row
 
-    def lost_blocks(self) -> list[tuple[Any, ...]]:
+    _lost_blocks = Statement(all_lost)
+
+    def lost_blocks(self) -> list[Row]:
         """The blocks that are known to be lost, where the index places them, as `BlockLocation`."""
-        return _LOST_BLOCKS.on(self._database).all()
+        return self._lost_blocks.all()
+
+    _file = Statement(
+        lambda inode: select(inodes.c.size, inodes.c.mtime_ns, inodes.c.chunk_count, inodes.c.chunk_sum).where(
+            inodes.c.id == inode, _type() == stat.S_IFREG
+        )
+    )
+    _placed_chunks = Statement(
+        lambda inode: (
+            select(
+                chunks.c.offset, chunks.c.length, chunks.c.skip, chunks.c.block, *LOCATION, packs.c.size, packs.c.born
+            )
+            .select_from(_MAYBE_IN_BLOCKS.outerjoin(packs, packs.c.id == blocks.c.pack))
+            .where(chunks.c.inode == inode)
+            .order_by(chunks.c.offset)
+        )
+    )
 
     def file_state(self, inode: int) -> FileState | None:
         """The file of that number; None where there is none, or a block of it that lies in no pack."""
-        row = _FILE.on(self._database).one(inode)
+        row = self._file.one(inode)
         if row is None:
             return None
-        rows = _PLACED_CHUNKS.on(self._database).all(inode)
+        rows = self._placed_chunks.all(inode)
         if any(one[5] is None for one in rows):
             return None
-        chunks = tuple(
+        placed = tuple(
             PlacedChunk(one[0], one[1], one[2], one[3], BlockLocation(*one[4:9]), one[9], one[10]) for one in rows
         )
-        return FileState(row[0], row[1], ChunkChecksum(row[2], row[3]), chunks)
+        return FileState(row[0], row[1], ChunkChecksum(row[2], row[3]), placed)
 
     def close(self) -> None:
         """Closes the connection."""

@@ -1,56 +1,43 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sums of the chunks of a file: what its inode says of them, so that a chunk that goes without anybody taking it out,
-or that is again as it once was, is noticed.
+"""Checksums of the chunks of a file: what its inode says of them, so that a lost or outdated chunk is noticed.
 
 A disk may lose a write, or give back a page of the index as it was before: SQLite finds nothing wrong with that, and
-the bytes of the file would read as zeros, or as those of an older content. So who changes chunks adds the difference
-to two numbers in the inode's row: how many chunks there are, and the sum of a *mark* of each. A mark is
+the bytes of the file would read as zeros, or as those of an older content. So whatever changes chunks adds the
+difference to two numbers in the inode's row: how many chunks there are, and the sum of a checksum of each. That is
 
     (block mod p) * ((3 * offset + 5 * length + 7 * skip + 1) mod p) mod p,    p = 2**31 - 1
 
-so that another block, place or length makes another sum. Rows and sums lie in different pages.
+so that another block, place or length makes another sum. Chunks and checksums lie in different pages.
 """
 
+import stat
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    FromClause,
+    ScalarSelect,
+    Select,
+    Subquery,
+    Update,
+    exists,
+    func,
+    literal,
+    select,
+    union_all,
+    update,
+)
+
+from cas3fs.index.statement import OrderedJoin, Statement
+from cas3fs.index.tables import chunks, inodes
 
 PRIME: Final = 2**31 - 1
-ROW_CHECKSUM: Final = (
-    f"{{0}}block % {PRIME} * (({{0}}offset % {PRIME} * 3 + {{0}}length % {PRIME} * 5 + {{0}}skip % {PRIME} * 7 + 1) "
-    f"% {PRIME}) % {PRIME}"
-)
-"""SQL of the mark of a row, of positive numbers; the name of the table, with a dot, is to be filled in."""
-
-RECOMPUTE_CHECKSUMS: Final = (
-    "UPDATE inodes SET chunk_count = (SELECT count(*) FROM chunks c WHERE c.inode = inodes.id), chunk_sum = "
-    f"(SELECT coalesce(sum({ROW_CHECKSUM.format('c.')}), 0) FROM chunks c WHERE c.inode = inodes.id)"
-)
-"""SQL that lets the sums be what the chunks say."""
-
-_OF_CHUNKS: Final = f"SELECT inode, count(*) AS number, sum({ROW_CHECKSUM.format('')}) AS total FROM chunks "
-_NO_CHUNKS: Final = "NOT EXISTS (SELECT 1 FROM chunks c WHERE c.inode = i.id)"
-_UNLIKE: Final = "(i.chunk_count <> s.number OR i.chunk_sum <> s.total)"
-# each in the order of the primary keys, so that a million files take a second and no memory
-MISMATCHED_FILES: Final = (
-    "SELECT i.id AS inode, i.chunk_count AS noted, s.number AS counted "
-    f"FROM ({_OF_CHUNKS} GROUP BY inode) s CROSS JOIN inodes i ON i.id = s.inode "
-    f"WHERE (i.mode & 61440) = 32768 AND {_UNLIKE} UNION ALL "
-    "SELECT i.id, i.chunk_count, 0 FROM inodes i "
-    f"WHERE (i.mode & 61440) = 32768 AND (i.chunk_count <> 0 OR i.chunk_sum <> 0) AND {_NO_CHUNKS}"
-)
-"""SQL that gives the files of which the chunks are not what the sums say."""
-MISMATCH_COUNT: Final = (
-    "SELECT count(*) FROM (SELECT s.inode FROM "
-    f"({_OF_CHUNKS} WHERE inode > :p_after AND inode <= :p_upto GROUP BY inode) s "
-    f"LEFT JOIN inodes i ON i.id = s.inode WHERE i.id IS NULL OR {_UNLIKE} UNION ALL "
-    "SELECT i.id FROM inodes i WHERE i.id > :p_after AND i.id <= :p_upto "
-    f"AND (i.chunk_count <> 0 OR i.chunk_sum <> 0) AND {_NO_CHUNKS}) AS unlike"
-)
-"""SQL that counts the numbers in a range under which there are other chunks than an inode says."""
 
 
 class ChunkChecksum(NamedTuple):
-    """How many chunks there are, and the sum of their marks; or a difference of such."""
+    """How many chunks there are, and the sum of their checksums; or a difference of such."""
 
     number: int
     total: int
@@ -62,15 +49,81 @@ class ChunkChecksum(NamedTuple):
 EMPTY_CHECKSUM: Final = ChunkChecksum(0, 0)
 
 
-def row_checksum(offset: int, length: int, block: int, skip: int) -> int:
-    """The mark of a chunk."""
+def row_checksum(offset: Any, length: Any, block: Any, skip: Any) -> Any:
+    """The checksum of one chunk: a number of numbers, a SQL expression of columns."""
     return block % PRIME * ((offset % PRIME * 3 + length % PRIME * 5 + skip % PRIME * 7 + 1) % PRIME) % PRIME
 
 
 def checksum_of(rows: Iterable[tuple[int, int, int, int]]) -> ChunkChecksum:
-    """Sums of chunks (offset, length, block, skip)."""
+    """The checksum of chunks (offset, length, block, skip)."""
     number = total = 0
     for row in rows:
         number += 1
         total += row_checksum(*row)
     return ChunkChecksum(number, total)
+
+
+def sum_of_rows(table: FromClause = chunks) -> ColumnElement[Any]:
+    """SQL: the sum of the checksums of the rows of `chunks`, or of an alias of it."""
+    return func.sum(row_checksum(*(table.c[name] for name in ("offset", "length", "block", "skip"))))
+
+
+def recomputed() -> Update:
+    """SQL: the checksums of inodes become those of their chunks."""
+    mine = chunks.c.inode == inodes.c.id
+
+    def of_chunks(value: ColumnElement[Any]) -> ScalarSelect[Any]:
+        return select(value).select_from(chunks).where(mine).scalar_subquery()
+
+    return update(inodes).values(
+        chunk_count=of_chunks(func.count()), chunk_sum=of_chunks(func.coalesce(sum_of_rows(), 0))
+    )
+
+
+RECOMPUTE_CHECKSUMS: Final = Statement(recomputed)
+"""Of all inodes."""
+
+
+def mismatched_files() -> Executable:
+    """SQL: the regular files whose chunks do not match the checksum, with the numbers `noted` and `counted`.
+
+    It reads both tables in the order of their primary keys, so that a million files take a second and no memory.
+    """
+    counted = _counted(_by_inode())
+    is_file = inodes.c.mode.bitwise_and(stat.S_IFMT(0o177777)) == stat.S_IFREG
+    return union_all(
+        select(inodes.c.id.label("inode"), inodes.c.chunk_count.label("noted"), counted.c.number.label("counted"))
+        .select_from(OrderedJoin(counted, inodes, inodes.c.id == counted.c.inode))
+        .where(is_file, _differs(counted)),
+        select(inodes.c.id, inodes.c.chunk_count, literal(0)).where(is_file, _lacks_chunks()),
+    )
+
+
+def mismatch_count(after: ColumnElement[int], upto: ColumnElement[int]) -> Executable:
+    """SQL: how many numbers of inodes in (after, upto] have chunks that do not match the checksum of such an inode."""
+    counted = _counted(_by_inode().where(chunks.c.inode > after, chunks.c.inode <= upto))
+    found = union_all(
+        select(counted.c.inode)
+        .select_from(counted.outerjoin(inodes, inodes.c.id == counted.c.inode))
+        .where(inodes.c.id.is_(None) | _differs(counted)),
+        select(inodes.c.id).where(inodes.c.id > after, inodes.c.id <= upto, _lacks_chunks()),
+    )
+    return select(func.count()).select_from(found.subquery("mismatched"))
+
+
+def _by_inode() -> Select[Any]:
+    return select(chunks.c.inode, func.count().label("number"), sum_of_rows().label("total")).group_by(chunks.c.inode)
+
+
+def _counted(query: Select[Any]) -> Subquery:
+    return query.subquery("counted")
+
+
+def _differs(counted: Subquery) -> ColumnElement[bool]:
+    return (inodes.c.chunk_count != counted.c.number) | (inodes.c.chunk_sum != counted.c.total)
+
+
+def _lacks_chunks() -> ColumnElement[bool]:
+    """The inode has a checksum, and no chunk at all."""
+    has_checksum = (inodes.c.chunk_count != 0) | (inodes.c.chunk_sum != 0)
+    return has_checksum & ~exists().where(chunks.c.inode == inodes.c.id)

@@ -5,16 +5,19 @@ The chunks of a file never overlap, so at most one that begins before a position
 Every query for a range therefore begins at that one, found by one step in the primary key, and reads on from there.
 
 Whatever changes chunks changes the checksum in the inode's row with them (`cas3fs.index.checksums`), by what it took
-out and put in. A file that is cut to nothing begins anew with the checksum of nothing.
+out and put in. A file that is cut to nothing begins anew with the checksum of no chunks.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 
 from cas3fs.errors import BlockMissing
-from cas3fs.index.checksums import EMPTY_CHECKSUM, ChunkChecksum, checksum_of, row_checksum
-from cas3fs.index.database import Database
-from cas3fs.index.prepared import Prepared, Statement
-from cas3fs.index.texts import chunks as texts
+from cas3fs.index.checksums import EMPTY_CHECKSUM, ChunkChecksum, checksum_of, row_checksum, sum_of_rows
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import Statement
+from cas3fs.index.tables import blocks, chunks, inodes, packs
 from cas3fs.values import BlockLocation, ChunkSpan
 
 NewRow = tuple[int, int, int, int]
@@ -22,27 +25,65 @@ NewRow = tuple[int, int, int, int]
 StoredRow = tuple[int, int, int, int, int]
 """What was stored of a file: (inode, size, mtime_ns, ctime_ns, stored_seq)."""
 
+_CHUNK: Final = (chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip)
+
+
+def _overlaps(inode: Any, start: Any, end: Any) -> ColumnElement[bool]:
+    """Chunks of the inode that overlap [start, end)."""
+    before = chunks.alias("before")
+    first = select(func.max(before.c.offset)).where(before.c.inode == inode, before.c.offset <= start).scalar_subquery()
+    return and_(
+        chunks.c.inode == inode,
+        chunks.c.offset >= func.coalesce(first, start),
+        chunks.c.offset < end,
+        chunks.c.offset + chunks.c.length > start,
+    )
+
+
+def _reaches_over(inode: Any, place: Any) -> ColumnElement[bool]:
+    """The one chunk of the inode, if any, that begins before `place` and reaches beyond it."""
+    before = chunks.alias("before")
+    last = select(func.max(before.c.offset)).where(before.c.inode == inode, before.c.offset < place).scalar_subquery()
+    return and_(chunks.c.inode == inode, chunks.c.offset == last, chunks.c.offset + chunks.c.length > place)
+
+
+def _added(count: Any, total: Any) -> dict[str, ColumnElement[Any]]:
+    return {"chunk_count": inodes.c.chunk_count + count, "chunk_sum": inodes.c.chunk_sum + total}
+
 
 class ChunkTable:
-    """The chunk lists of one index. Every method raises `IndexDatabaseError` and its kinds; `spans` tells what else."""
+    """The chunk lists of one index. Every method raises `IndexDatabaseError` and its kinds; `spans` says what else."""
 
     def __init__(self, database: Database) -> None:
-        def on(prepared: Prepared) -> Statement:
-            return prepared.on(database)
+        self._database = database
 
-        self._spans, self._bounds, self._overlapping = on(texts.SPANS), on(texts.BOUNDS), on(texts.OVERLAPPING)
-        self._delete, self._delete_from, self._shorten = on(texts.DELETE), on(texts.DELETE_FROM), on(texts.SHORTEN)
-        self._insert, self._stored = on(texts.INSERT), on(texts.STORED)
-        self._reaching_over, self._sums_from = on(texts.REACHING_OVER), on(texts.SUMS_FROM)
-        self._last = on(texts.LAST)
-        self._change_sums, self._no_chunks = on(texts.CHANGE_SUMS), on(texts.NO_CHUNKS)
+    _spans = Statement(
+        lambda inode, start, end, limit: (
+            select(
+                chunks.c.offset,
+                chunks.c.length,
+                chunks.c.skip,
+                blocks.c.hash,
+                packs.c.name,
+                blocks.c.offset,
+                blocks.c.stored_length,
+                blocks.c.plain_length,
+            )
+            .select_from(
+                chunks.outerjoin(blocks, blocks.c.id == chunks.c.block).outerjoin(packs, packs.c.id == blocks.c.pack)
+            )
+            .where(_overlaps(inode, start, end))
+            .order_by(chunks.c.offset)
+            .limit(limit)
+        )
+    )
 
     def spans(self, inode: int, start: int, end: int, limit: int = -1) -> list[ChunkSpan]:
         """The chunks that overlap the bytes [start, end), whole, ascending, with their blocks; the first `limit` of
         them, if that is not negative.
 
         Raises:
-            BlockMissing: the index is damaged: it does not say where one of the blocks is.  That is no hole.
+            BlockMissing: the index is damaged: it does not know where one of the blocks is. That is no hole.
         """
         rows = self._spans.all(inode, start, end, limit)
         if any(row[4] is None for row in rows):
@@ -51,9 +92,32 @@ class ChunkTable:
             )
         return [ChunkSpan(offset, length, skip, BlockLocation(*location)) for offset, length, skip, *location in rows]
 
+    _bounds = Statement(
+        lambda inode, start, end: (
+            select(chunks.c.offset, chunks.c.length).where(_overlaps(inode, start, end)).order_by(chunks.c.offset)
+        )
+    )
+
     def bounds(self, inode: int, start: int, end: int) -> list[tuple[int, int]]:
         """(offset, length) of the chunks that overlap the bytes [start, end), ascending."""
         return self._bounds.all(inode, start, end)
+
+    _overlapping = Statement(
+        lambda inode, start, end: select(*_CHUNK).where(_overlaps(inode, start, end)).order_by(chunks.c.offset)
+    )
+    _shorten = Statement(
+        lambda inode, end: update(chunks).where(_reaches_over(inode, end)).values(length=end - chunks.c.offset)
+    )
+    _delete = Statement(
+        lambda inode, start, end: delete(chunks).where(
+            chunks.c.inode == inode, chunks.c.offset >= start, chunks.c.offset < end
+        )
+    )
+    _insert = Statement(
+        lambda inode, offset, length, block, skip: (
+            insert(chunks).values(inode=inode, offset=offset, length=length, block=block, skip=skip).inline()
+        )
+    )
 
     def replace(self, inode: int, start: int, end: int, new: Iterable[NewRow]) -> None:
         """Puts the chunks `new`, which lie within [start, end) and do not overlap, in place of what is there.
@@ -73,29 +137,63 @@ class ChunkTable:
         self._insert.many([(inode, *row) for row in entered])
         self._add(inode, checksum_of(after) - checksum_of(old))
 
+    _last = Statement(
+        lambda inode: (
+            select(chunks.c.offset, chunks.c.length)
+            .where(chunks.c.inode == inode)
+            .order_by(chunks.c.offset.desc())
+            .limit(1)
+        )
+    )
+    _delete_from = Statement(
+        lambda inode, start: delete(chunks).where(chunks.c.inode == inode, chunks.c.offset >= start)
+    )
+    _clear_checksum = Statement(
+        lambda inode: update(inodes).where(inodes.c.id == inode).values(chunk_count=0, chunk_sum=0)
+    )
+    _checksum_from = Statement(
+        lambda inode, start: (
+            select(func.count(), func.coalesce(sum_of_rows(), 0))
+            .select_from(chunks)
+            .where(chunks.c.inode == inode, chunks.c.offset >= start)
+        )
+    )
+    _reaching_over = Statement(lambda inode, place: select(*_CHUNK).where(_reaches_over(inode, place)))
+
     def truncate(self, inode: int, size: int) -> None:
-        """Drops what lies at or beyond `size` bytes."""
+        """Deletes what lies at or beyond `size` bytes."""
         if size <= 0:
             self._delete_from.run(inode, size)
-            self._no_chunks.run(inode)  # whatever was lost of them before
+            self._clear_checksum.run(inode)  # whatever was lost of them before
             return
         last = self._last.one(inode)
         if last is None or last[0] + last[1] <= size:  # by far the most frequent case
             return
-        gone = ChunkChecksum(*self._sums_from.one(inode, size))
+        gone = ChunkChecksum(*self._checksum_from.one(inode, size))
         self._delete_from.run(inode, size)
         reaching = self._reaching_over.one(inode, size)
         if reaching is not None:
             offset, _, block, skip = reaching
             self._shorten.run(inode, size)
-            gone = ChunkChecksum(
-                gone.number, gone.total + row_checksum(*reaching) - row_checksum(offset, size - offset, block, skip)
-            )
+            cut_off = row_checksum(*reaching) - row_checksum(offset, size - offset, block, skip)
+            gone = ChunkChecksum(gone.number, gone.total + cut_off)
         self._add(inode, EMPTY_CHECKSUM - gone)
+
+    _add_checksum = Statement(
+        lambda inode, count, total: update(inodes).where(inodes.c.id == inode).values(_added(count, total))
+    )
 
     def _add(self, inode: int, difference: ChunkChecksum) -> None:
         if difference != EMPTY_CHECKSUM:
-            self._change_sums.run(inode, *difference)
+            self._add_checksum.run(inode, *difference)
+
+    _stored = Statement(
+        lambda inode, size, mtime, ctime, seq, count, total: (
+            update(inodes)
+            .where(inodes.c.id == inode)
+            .values({"size": size, "mtime_ns": mtime, "ctime_ns": ctime, "stored_seq": seq} | _added(count, total))
+        )
+    )
 
     def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
         """Notes in the inode's row what was stored: the content's size and times, and its last change's sequence."""
@@ -104,13 +202,13 @@ class ChunkTable:
     def all_stored(self, rows: Iterable[StoredRow], new: Iterable[tuple[int, NewRow]] = ()) -> None:
         """As `stored`, for many, and enters the chunks `new`, (inode, chunk) each, of those of them that had none."""
         entered = []
-        sums: dict[int, tuple[int, int]] = {}
+        checksums: dict[int, tuple[int, int]] = {}
         for inode, row in new:
             entered.append((inode, *row))
-            number, total = sums.get(inode, EMPTY_CHECKSUM)
-            sums[inode] = number + 1, total + row_checksum(*row)
+            number, total = checksums.get(inode, EMPTY_CHECKSUM)
+            checksums[inode] = number + 1, total + row_checksum(*row)
         self._insert.many(entered)
-        self._stored.many([(*row, *sums.get(row[0], EMPTY_CHECKSUM)) for row in rows])
+        self._stored.many([(*row, *checksums.get(row[0], EMPTY_CHECKSUM)) for row in rows])
 
 
 def _outside(rows: Iterable[NewRow], start: int, end: int) -> Iterator[NewRow]:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What no chunk names any more: taken out of the index, on the writer's connection.
+"""Deleting what no chunk names any more, on the writer's connection.
 
-A *live* block is one that a chunk names. A pack is *young* when it was born with the snapshot that is yet to come:
-its blocks may be on their way into chunks, so garbage in it is left alone. A pack *dies* when none of its blocks is in
-the index any more; its row stays, since earlier snapshots may need it, until its object is gone.
+A *live* block is one that a chunk names. A pack is *young* when it was born with the next snapshot: its blocks may be
+on their way into chunks, so garbage in it is left alone. A pack *dies* when the index has none of its blocks any more;
+its row stays, since earlier snapshots may need it, until its object is gone.
 
-What is dead is found by passes over the whole index, without a lock (`cas3fs.index.scans`), and may be named again
-before it is taken out. So whoever takes out garbage has the index *watched* first, and looks for it afterwards: the
-writer's connection then notes every block that a chunk comes to name, and every pack in which a block comes to lie,
-whatever statement does that, and what was noted stays. The notes are undone with the change that made them.
+Passes over the whole index find what is dead, without a lock (`cas3fs.index.scans`), and it may be named again before
+it is deleted. So the index is *watched* before such a pass: the writer's connection then notes every block that a chunk
+comes to name, and every pack in which a block comes to lie, whatever statement does that, and what was noted is not
+deleted. The notes are undone with the change that made them.
 
 The methods of `Garbage` need the caller's lock. Every one raises `IndexDatabaseError` and its kinds, and nothing else.
 """
@@ -16,102 +16,116 @@ The methods of `Garbage` need the caller's lock. Every one raises `IndexDatabase
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from cas3fs.index.blocks import PackRow
-from cas3fs.index.database import Database
-from cas3fs.index.hash_index import HashIndex
-from cas3fs.index.prepared import Prepared, Statement, plain
-from cas3fs.index.texts import blocks as block_texts
-from cas3fs.index.texts import garbage as texts
+from sqlalchemy import Column, Integer, MetaData, Table, delete, exists, insert, select, update
+from sqlalchemy.schema import CreateTable
+
+from cas3fs.index.blocks import PackRow, delete_lost_mark
+from cas3fs.index.hash_index import HashIndex, delete_unreferenced
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import Statement, ddl
+from cas3fs.index.tables import blocks, chunks, lost_blocks, packs
 from cas3fs.values import StoredPack
 
-_NOTED: Final = (("chunk_named", "chunks", "block", "named"), ("block_placed", "blocks", "pack", "filled"))
-"""The trigger, the table that it watches, the column, and the table of what was noted."""
-_WATCH: Final = tuple(
-    statement
-    for trigger, table, column, notes in _NOTED
-    for statement in (
-        f"CREATE TEMP TABLE IF NOT EXISTS {notes} (id INTEGER PRIMARY KEY)",
-        f"DELETE FROM temp.{notes}",
-        f"CREATE TEMP TRIGGER IF NOT EXISTS {trigger}_new AFTER INSERT ON main.{table} "
-        f"BEGIN INSERT OR IGNORE INTO {notes} VALUES (new.{column}); END",
-        f"CREATE TEMP TRIGGER IF NOT EXISTS {trigger}_changed AFTER UPDATE OF {column} ON main.{table} "
-        f"BEGIN INSERT OR IGNORE INTO {notes} VALUES (new.{column}); END",
-    )
-)
-_UNWATCH: Final = tuple(
-    statement
-    for trigger, _, _, notes in _NOTED
-    for statement in (
-        f"DROP TRIGGER IF EXISTS temp.{trigger}_new",
-        f"DROP TRIGGER IF EXISTS temp.{trigger}_changed",
-        f"DELETE FROM temp.{notes}",  # the table stays: dropping it fails while any statement of the connection runs
-    )
-)
-_DROP: Final = plain(
-    "DELETE FROM blocks WHERE id = :p_block AND id NOT IN (SELECT id FROM temp.named) "
-    "AND EXISTS (SELECT 1 FROM packs WHERE packs.id = blocks.pack AND packs.born < :p_young)",
-    "block young",
-)
-_MARK_DEAD: Final = plain(
-    "UPDATE packs SET died = :p_died WHERE id = :p_pack AND died IS NULL AND born < :p_young "
-    "AND id NOT IN (SELECT id FROM temp.filled)",
-    "died pack young",
+NOTES: Final = MetaData(schema="temp")
+"""The temporary tables of what was noted."""
+_named = Table("named", NOTES, Column("id", Integer, primary_key=True))
+_filled = Table("filled", NOTES, Column("id", Integer, primary_key=True))
+_WATCHED: Final = ((chunks.c.block, _named), (blocks.c.pack, _filled))
+
+add_pack = Statement(
+    lambda name, size, born, died: insert(packs).values(name=name, size=size, born=born, died=died).inline()
 )
 
 
 class Garbage:
-    """Takes garbage out of the index; each method is to be called within an operation."""
+    """Deletes garbage from the index; each method is to be called within an operation."""
 
     def __init__(self, database: Database, hashes: HashIndex) -> None:
-        self._hashes = hashes
+        self._database, self._hashes = database, hashes
 
-        def on(prepared: Prepared) -> Statement:
-            return prepared.on(database)
-
-        self._database = database
-        self._drop, self._drop_unnamed, self._mark_dead = on(_DROP), on(texts.DROP_UNNAMED), on(_MARK_DEAD)
-        self._set_death, self._forget, self._widen = on(texts.SET_DEATH), on(texts.FORGET), on(texts.WIDEN)
-        self._pack, self._add_pack, self._move = on(texts.PACK), on(texts.ADD_PACK), on(texts.MOVE)
-        self._forget_lost, self._healed = on(texts.FORGET_LOST), on(block_texts.HEALED)
+    _forget_named = Statement(lambda: delete(_named))
+    _forget_filled = Statement(lambda: delete(_filled))
 
     def watch(self) -> None:
-        """Begins to note what is named; to be committed before anything dead is looked for."""
-        for statement in _WATCH:
-            self._database.change(statement)
+        """Begins to note what is named; to be committed before any pass looks for what is dead."""
+        for column, notes in _WATCHED:
+            self._database.change(ddl(CreateTable(notes, if_not_exists=True)))
+            self._database.watch_column(column.table.name, column.name, notes.name)
+        self._forget_notes()
 
     def unwatch(self) -> None:
         """Ends that."""
-        for statement in _UNWATCH:
-            self._database.change(statement)
+        for _, notes in _WATCHED:
+            self._database.unwatch_column(notes.name)
+        self._forget_notes()  # the tables stay: dropping them fails while any statement of the connection runs
+
+    def _forget_notes(self) -> None:
+        self._forget_named.run()
+        self._forget_filled.run()
+
+    _delete_block = Statement(
+        lambda block, young: delete(blocks).where(
+            blocks.c.id == block,
+            blocks.c.id.not_in(select(_named.c.id)),
+            exists().where(packs.c.id == blocks.c.pack, packs.c.born < young),
+        )
+    )
 
     def delete_blocks(self, blocks: Sequence[int], young: int) -> int:
-        """Drops those of these blocks, which were dead after `watch`, that are so still, outside of young packs; gives
-        how many."""
+        """Deletes those of these blocks, which were dead after `watch`, that are still dead, but for those in young
+        packs; returns how many."""
         before = self._database.connection.total_changes
-        self._drop.many([(block, young) for block in blocks])
+        self._delete_block.many([(block, young) for block in blocks])
         return self._database.connection.total_changes - before
 
+    _delete_unreferenced = Statement(delete_unreferenced)
+
     def delete_unreferenced_blocks(self) -> int:
-        """Drops every block that no chunk names; for an index that was just restored, as packs that held nothing else
-        may be gone by now."""
-        return self._drop_unnamed.run()
+        """Deletes every block that no chunk names; for an index that was just restored, as packs that held nothing
+        else may be gone by now."""
+        return self._delete_unreferenced.run()
+
+    _mark_pack_dead = Statement(
+        lambda died, pack, young: (
+            update(packs)
+            .where(
+                packs.c.id == pack,
+                packs.c.died.is_(None),
+                packs.c.born < young,
+                packs.c.id.not_in(select(_filled.c.id)),
+            )
+            .values(died=died)
+        )
+    )
 
     def mark_packs_dead(self, packs: Sequence[int], died: int, young: int) -> None:
-        """Notes of those of these packs, which were empty after `watch`, that are so still, but for young ones, that
+        """Notes of those of these packs, which were empty after `watch`, that are still empty, but for young ones, that
         snapshots from `died` on do not need them."""
-        self._mark_dead.many([(died, pack, young) for pack in packs])
+        self._mark_pack_dead.many([(died, pack, young) for pack in packs])
+
+    _delete_stale_lost_marks = Statement(
+        lambda: delete(lost_blocks).where(lost_blocks.c.block.not_in(select(blocks.c.id)))
+    )
 
     def delete_stale_lost_marks(self) -> None:
-        """Removes what is noted of lost blocks that are gone."""
-        self._forget_lost.run()
+        """Deletes the marks of lost blocks that are not in the index any more."""
+        self._delete_stale_lost_marks.run()
+
+    _set_died = Statement(
+        lambda died, name: update(packs).where(packs.c.name == name, packs.c.died.is_not(None)).values(died=died)
+    )
 
     def set_died(self, names: Iterable[str], died: int) -> None:
-        """Lets packs that have died be dead from the snapshot `died` on."""
-        self._set_death.many([(died, name) for name in names])
+        """Makes packs that have died dead from the snapshot `died` on."""
+        self._set_died.many([(died, name) for name in names])
+
+    _delete_pack = Statement(lambda name: delete(packs).where(packs.c.name == name, packs.c.died.is_not(None)))
 
     def delete_packs(self, names: Iterable[str]) -> None:
-        """Removes the rows of dead packs whose objects are gone."""
-        self._forget.many([(name,) for name in names])
+        """Deletes the rows of dead packs whose objects are gone."""
+        self._delete_pack.many([(name,) for name in names])
+
+    _pack = Statement(lambda name: select(packs.c.id, packs.c.born, packs.c.died).where(packs.c.name == name))
 
     def unknown_packs(self, names: Iterable[str]) -> list[str]:
         """Those of these packs that are not in the index, the open group included."""
@@ -122,26 +136,40 @@ class Garbage:
         rows = ((name, self._pack.one(name)) for name in names)
         return [name for name, row in rows if row is not None and row[2] is not None and row[2] <= published]
 
+    _add_pack = add_pack
+    _move_block = Statement(
+        lambda digest, old, new, offset, stored_length: (
+            update(blocks)
+            .where(blocks.c.hash == digest, blocks.c.pack == old)
+            .values(pack=new, offset=offset, stored_length=stored_length)
+        )
+    )
+    _delete_lost_mark = Statement(delete_lost_mark)
+
     def move_blocks(self, new: StoredPack, olds: Sequence[str], born: int) -> int:
-        """Enters the pack `new`, and lets each of its blocks lie there that still lies in the pack of `olds` that
-        stands at the same place; gives how many do now."""
+        """Enters the pack `new`, and places in it each of its blocks that still lies in the pack of `olds` that stands
+        at the same position; returns how many lie in it now."""
         self._hashes.ensure()
         new_id = self._add_pack.insert(new.name, new.size_bytes, born, None)
         ids = {old: self._pack.one(old) for old in set(olds)}
         moved = 0
         for block, old in zip(new.blocks, olds, strict=True):
             if ids[old] is not None:
-                moved += self._move.run(block.hash, ids[old][0], new_id, block.offset, block.stored_length)
-        self._healed.many([(block.hash, new_id) for block in new.blocks])  # they were read, so they are not lost
+                moved += self._move_block.run(block.hash, ids[old][0], new_id, block.offset, block.stored_length)
+        self._delete_lost_mark.many([(block.hash, new_id) for block in new.blocks])  # they were read, so not lost
         return moved
 
     def merge_packs(self, rows: Sequence[PackRow], number: int) -> int:
-        """Sees to it that every pack that the snapshot `number` of another line needs is known to be needed by it.
+        """Makes sure that every pack that the snapshot `number` of another line needs is known to be needed by it.
 
-        A pack that is not known is entered as dead from the next snapshot on. Gives how many rows were changed.
+        A pack that is not known is entered as dead from the next snapshot on. Returns how many rows were changed.
         """
         needed = [row for row in rows if row.born <= number and (row.died is None or number < row.died)]
         return sum(self._merge(row, number) for row in needed)
+
+    _set_life = Statement(
+        lambda number, born, died: update(packs).where(packs.c.id == number).values(born=born, died=died)
+    )
 
     def _merge(self, row: PackRow, number: int) -> bool:
         known = self._pack.one(row.name)
@@ -151,5 +179,5 @@ class Garbage:
         pack_id, born, died = known
         if born <= number and (died is None or number < died):
             return False
-        wider = None if died is None else max(died, number + 1)
-        return self._widen.run(pack_id, min(born, number), wider) > 0
+        last = None if died is None else max(died, number + 1)
+        return self._set_life.run(pack_id, min(born, number), last) > 0

@@ -1,42 +1,58 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trimming: a copy that is to be kept as a snapshot does without what can be made again from the rest.
+"""The index on the hashes of blocks, which snapshots do without: it can be made again from the rest.
 
-That is the index on the hashes of blocks. Hashes are random, so every new block changes another page of it, and random
-pages do not compress: of a thousand changed files it would be most of what a snapshot stores. Its pages become free
-ones, which are overwritten with zeros. Making it again takes about a microsecond a block. Nothing that only reads files
-looks for a hash, so an index that was restored goes without until the first is asked for (`HashIndex`).
+Hashes are random, so every new block changes another page of it, and random pages do not compress: of a thousand
+changed files it would be most of what a snapshot stores. So it is dropped from the copy that becomes a snapshot; its
+pages become free ones, which are overwritten with zeros. Making it again takes about a microsecond a block. Nothing
+that only reads files looks for a hash, so an index that was restored does without it until the first lookup
+(`HashIndex`).
 
-Before any hash can be found in it, the blocks that no chunk names are dropped: packs that held nothing else may be gone
+Before any hash can be found in it, the blocks that no chunk names are deleted: packs that held nothing else may be gone
 (`cas3fs.maintenance.snapshot_index`), so none of them may be used again. Both happen in one transaction.
 """
 
 from pathlib import Path
+from typing import Final
 
-from cas3fs.index.database import CACHE_SIZE_KIB, Database, Mode
+from sqlalchemy import Executable, delete, select
+from sqlalchemy.schema import CreateIndex, DropIndex
+
 from cas3fs.index.files import remove_fingerprint
-from cas3fs.index.texts.garbage import DROP_UNNAMED
-from cas3fs.index.texts.schema import CREATE_TRIMMED, DROP_TRIMMED, TRIMMED
+from cas3fs.index.sqlite import CACHE_SIZE_KIB, Database, Mode
+from cas3fs.index.statement import Statement, ddl
+from cas3fs.index.tables import blocks, chunks
+
+NAME: Final = "uq_blocks_hash"
+_INDEX: Final = next(one for one in blocks.indexes if one.name == NAME)
+
+
+def delete_unreferenced() -> Executable:
+    """SQL: deletes every block that no chunk names."""
+    return delete(blocks).where(blocks.c.id.not_in(select(chunks.c.block)))
+
+
+_DELETE_UNREFERENCED: Final = Statement(delete_unreferenced)
 
 
 def drop_hash_index(path: Path) -> None:
-    """Take out of a copy, which nobody has open or misses, what `restore_hash_index` brings back; it is not synced.
+    """Drops the index from a copy that nobody has open or misses; the copy is not synced.
 
     Raises:
         IndexDatabaseError: it cannot be written.
     """
     database = Database(path, "scratch")
     try:
-        database.execute("PRAGMA secure_delete=ON")
-        database.execute("PRAGMA journal_mode=OFF")
-        database.execute(DROP_TRIMMED)
+        database.zero_freed_pages()
+        database.execute(ddl(DropIndex(_INDEX, if_exists=True)))
     finally:
         database.close()
 
 
 def restore_hash_index(path: Path, mode: Mode = "scratch") -> bool:
-    """Bring back what `drop_hash_index` took out of an index that nobody has open; whether anything was missing.
+    """Makes the index again in a database that nobody has open; returns whether it was missing.
 
     Args:
+        path: the database file.
         mode: "scratch" for a copy that nobody misses: nothing waits for the disk.
 
     Raises:
@@ -44,7 +60,7 @@ def restore_hash_index(path: Path, mode: Mode = "scratch") -> bool:
     """
     database = Database(path, mode, cache_kib=CACHE_SIZE_KIB)  # what is sorted should fit
     try:
-        made = _complete(database)
+        made = _restore(database)
         if made:
             remove_fingerprint(path)
         database.commit()
@@ -54,7 +70,7 @@ def restore_hash_index(path: Path, mode: Mode = "scratch") -> bool:
 
 
 class HashIndex:
-    """The index on hashes of an open index; whoever looks for one calls `ensure` first. Needs the caller's lock."""
+    """The index on hashes of an open database; `ensure` comes before each lookup. Needs the caller's lock."""
 
     __slots__ = ("_database", "_known")
 
@@ -71,15 +87,15 @@ class HashIndex:
         if self._known == self._database.undone:  # else what was undone may have been this
             return
         is_alone = not self._database.writing and not self._database.lost
-        if _complete(self._database) and is_alone:
+        if _restore(self._database) and is_alone:
             self._database.commit()
         self._known = self._database.undone
 
 
-def _complete(database: Database) -> bool:
-    """Brings back what is missing, in the transaction that is open or a new one; whether anything was."""
-    if database.execute(f"SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = '{TRIMMED}'"):
+def _restore(database: Database) -> bool:
+    """Makes the index where it is missing, in the transaction that is open or a new one; returns whether it was."""
+    if database.has("index", NAME):
         return False
-    DROP_UNNAMED.on(database).run()
-    database.change(CREATE_TRIMMED)
+    _DELETE_UNREFERENCED.on(database).run()
+    database.change(ddl(CreateIndex(_INDEX)))
     return True

@@ -15,69 +15,67 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from cas3fs.errors import IndexDatabaseError, IndexTooNew
+from sqlalchemy import Executable, delete, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
 from cas3fs.index.blocks import BlockTable
 from cas3fs.index.chunks import ChunkTable
-from cas3fs.index.database import CACHE_SIZE_KIB, FAULTS, SMALL_CACHE_SIZE_KIB, Database, Mode
 from cas3fs.index.files import remove_database
 from cas3fs.index.garbage import Garbage
 from cas3fs.index.hash_index import HashIndex
-from cas3fs.index.namespace import ROOT_INODE, Namespace
+from cas3fs.index.namespace import Namespace
 from cas3fs.index.reader import IndexReader
 from cas3fs.index.repairs import Repairs
-from cas3fs.index.revisions import REVISIONS, SCHEMA_REVISION
-from cas3fs.index.state import VolumeState
-from cas3fs.index.texts import session as texts
-from cas3fs.index.texts.schema import CREATE
+from cas3fs.index.schema import check_revision, create_tables
+from cas3fs.index.sqlite import CACHE_SIZE_KIB, SMALL_CACHE_SIZE_KIB, Database, Mode, Operation
+from cas3fs.index.statement import Statement
+from cas3fs.index.tables import ROOT_INODE, inodes, volume_state
 
 ROOT_MODE: Final = stat.S_IFDIR | 0o755
+_ADD_ROOT: Final = Statement(
+    lambda number, mode, uid, gid, now: (
+        insert(inodes)
+        .values(
+            {"id": number, "mode": mode, "uid": uid, "gid": gid, "nlink": 2, "rdev": 0, "size": 0, "stored_seq": 0}
+            | dict.fromkeys(("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns"), now)
+        )
+        .inline()
+    )
+)
 
 
-class _Operation:
-    """A savepoint in the group; it holds nothing, so one object serves all operations of an index, nested ones too."""
+def _set_text(key: Any, value: Any) -> Executable:
+    inserted = upsert(volume_state).values(key=key, value=value)
+    return inserted.on_conflict_do_update(index_elements=["key"], set_={"value": inserted.excluded.value})
 
-    __slots__ = ("_database", "_execute")
+
+class VolumeState:
+    """A few texts by name, such as the volume's uuid and the snapshot counters; they belong to the group as any other
+    change does."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._execute = database.cursor().execute
 
-    def __enter__(self) -> None:
-        database = self._database
-        if not database.writing:
-            database.begin()
-        try:
-            self._execute("SAVEPOINT operation")
-        except FAULTS as error:
-            raise database.fault(error) from error
-        database.marks.append(len(database.done))
+    _get = Statement(lambda key: select(volume_state.c.value).where(volume_state.c.key == key))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        database = self._database
-        mark = database.marks.pop()
-        if kind is None and database.writing:
-            try:
-                self._execute("RELEASE operation")
-            except FAULTS as failure:
-                del database.done[mark:]
-                raise database.give_up(failure) from failure
-            return
-        del database.done[mark:]
-        if not database.writing:  # SQLite has undone more than the operation
-            if kind is None:
-                raise database.loss()
-            return
-        database.undone += 1
-        try:
-            self._execute("ROLLBACK TO operation")
-            self._execute("RELEASE operation")
-        except FAULTS as failure:
-            raise database.give_up(failure) from failure
+    def get(self, key: str) -> str | None:
+        """The text kept under `key`, or None."""
+        row = self._get.one(key)
+        return None if row is None else str(row[0])
+
+    _set = Statement(_set_text)
+
+    def set(self, key: str, value: str) -> None:
+        """Keeps `value` under `key`, in place of what was there."""
+        self._set.run(key, value)
+
+    _remove = Statement(lambda key: delete(volume_state).where(volume_state.c.key == key))
+
+    def remove(self, key: str) -> None:
+        """Removes `key`; nothing happens where it is unknown."""
+        self._remove.run(key)
 
 
 class Index:
@@ -97,7 +95,7 @@ class Index:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._operation = _Operation(database)
+        self._operation = Operation(database)
         self.path = database.path
         self.namespace = Namespace(database)
         self.chunks = ChunkTable(database)
@@ -125,9 +123,9 @@ class Index:
         cache_kib = SMALL_CACHE_SIZE_KIB if scratch else CACHE_SIZE_KIB
         database = Database(path, mode, create=create, cache_kib=cache_kib, repeats=mode == "write")
         try:
-            if create and not database.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
-                _create_schema(database)
-            _check_revision(database)
+            if create and not database.catalogue():
+                _create(database)
+            check_revision(database)
             return cls(database)
         except BaseException:
             database.close()
@@ -165,7 +163,7 @@ class Index:
         """How many rows were changed through this object; only ever grows."""
         return self._database.connection.total_changes
 
-    def operation(self) -> _Operation:
+    def operation(self) -> Operation:
         """A context within which changes happen all or not at all; opens the group if none is open.
 
         An exception undoes what was done within, no more, and is raised on.
@@ -185,7 +183,7 @@ class Index:
         self._database.rollback()
 
     def sync(self) -> None:
-        """Makes durable what was committed before the call; needs no lock. `cas3fs.index.database` says why it does."""
+        """Makes durable what was committed before the call; needs no lock. `cas3fs.index.sqlite` says why it does."""
         self._database.sync()
 
     def pin(self) -> "PinnedIndex":
@@ -225,9 +223,7 @@ class PinnedIndex:
     def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
         try:
-            # BEGIN alone pins nothing; the first thing read does
-            self._database.execute("BEGIN")
-            self._database.execute("SELECT count(*) FROM sqlite_master")
+            self._database.pin()
         except BaseException:
             self._database.close()
             raise
@@ -245,7 +241,6 @@ class PinnedIndex:
         target = Database(destination, "scratch", create=True)
         try:
             target.copy_from(self._database)
-            target.execute("PRAGMA journal_mode=DELETE")
         except BaseException:
             target.close()
             remove_database(destination)
@@ -263,35 +258,10 @@ class PinnedIndex:
         self.close()
 
 
-def _create_schema(database: Database) -> None:
-    """Makes all tables, the root directory and the revision's stamp, in one transaction."""
+def _create(database: Database) -> None:
+    """Makes all tables, and the root directory of mode 0755 of this process's user, in one transaction."""
     database.begin()
-    for text in CREATE:
-        database.change(text)
-    texts.STAMP.on(database).run(SCHEMA_REVISION)
-    _add_root(database)
+    create_tables(database)
+    _ADD_ROOT.on(database).run(ROOT_INODE, ROOT_MODE, os.getuid(), os.getgid(), time.time_ns())
     database.commit()
     database.sync()
-
-
-def _add_root(database: Database) -> None:
-    """Makes the root directory, of mode 0755, as this process's user and of now."""
-    texts.ADD_ROOT.on(database).run(ROOT_INODE, ROOT_MODE, os.getuid(), os.getgid(), time.time_ns())
-
-
-def revision_of(database: Database) -> str | None:
-    """The revision of the tables; None where nothing was ever stamped."""
-    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"):
-        return None
-    rows = texts.REVISION.on(database).all()
-    return str(rows[0][0]) if rows else None
-
-
-def _check_revision(database: Database) -> None:
-    revision = revision_of(database)
-    if revision is None:
-        raise IndexDatabaseError(f"{database.path}: not an index of cas3fs")
-    if revision not in REVISIONS:
-        raise IndexTooNew(f"{database.path}: made by a newer cas3fs (its revision is {revision}): use that")
-    if revision != SCHEMA_REVISION:
-        raise IndexDatabaseError(f"{database.path}: has to be migrated from {revision} to {SCHEMA_REVISION} first")

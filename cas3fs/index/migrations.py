@@ -13,12 +13,11 @@ from typing import Final
 
 import cas3fs
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
-from cas3fs.index.database import Database
 from cas3fs.index.files import put_in_place, remove_database
 from cas3fs.index.hash_index import restore_hash_index
-from cas3fs.index.index import Index, PinnedIndex, revision_of
-from cas3fs.index.revisions import REVISIONS, SCHEMA_REVISION
-from cas3fs.index.schema import check_names, refuse_programs
+from cas3fs.index.index import Index, PinnedIndex
+from cas3fs.index.schema import REVISIONS, SCHEMA_REVISION, check_names, refuse_programs, revision_of
+from cas3fs.index.sqlite import Database
 
 _PACKAGE: Final = "cas3fs.migrations"
 _LOG_BYTE: Final = 18
@@ -118,7 +117,7 @@ def run_steps(path: Path, upto: str | None = None) -> None:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, upto or SCHEMA_REVISION)
-        database.execute("PRAGMA journal_mode=DELETE")
+        database.drop_log()
     except DBAPIError as error:
         raise database.fault(error.orig) from error  # type: ignore[arg-type]
     except (SQLAlchemyError, CommandError) as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Making an older state of the index the newest again, without forgetting what the newest one knew of packs.
 
-A retained snapshot needs a pack if it was born before and died after it; this is read from the newest index alone. So
+A retained snapshot needs a pack if it was born before and died after it; only the newest index is read for this. So
 that one has to keep a row for every pack that any index before it had:
 
 - a pack that the older state uses is alive, whatever happened to it since;
@@ -14,17 +14,32 @@ Numbers of inodes, names, blocks and packs go on from the greater of both sides,
 """
 
 from pathlib import Path
+from typing import Final
 
-from cas3fs.index.database import Database
+from sqlalchemy import insert, select, update
+
+from cas3fs.index.blocks import add_lost_mark, all_lost, all_packs
+from cas3fs.index.garbage import add_pack
 from cas3fs.index.hash_index import restore_hash_index
-from cas3fs.index.texts import blocks, garbage
-from cas3fs.index.texts import merging as texts
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import Statement
+from cas3fs.index.tables import packs, sequences
+
+_PACKS: Final = Statement(all_packs)
+_LOST: Final = Statement(all_lost)
+_MARK_LOST: Final = Statement(add_lost_mark)
+_KNOWN: Final = Statement(lambda: select(packs.c.name))
+_SEQUENCES: Final = Statement(lambda: select(sequences.c.name, sequences.c.seq))
+_SET_SEQUENCE: Final = Statement(lambda name, seq: update(sequences).where(sequences.c.name == name).values(seq=seq))
+_ADD_SEQUENCE: Final = Statement(lambda name, seq: insert(sequences).values(name=name, seq=seq).inline())
 
 
 def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
-    """Bring into the index `path`, a copy of an older state that nobody misses, what `newest` knows of packs.
+    """Brings into the index `path`, a copy of an older state that nobody misses, what `newest` knows of packs.
 
     Args:
+        path: the older state.
+        newest: the newest state, which is not changed.
         died: the ordinal of the snapshot that is to be made of `path`.
 
     Raises:
@@ -32,9 +47,9 @@ def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
     """
     with_newest = Database(newest, "read")
     try:
-        rows = blocks.PACKS.on(with_newest).all()
-        lost = [(row[0], row[1]) for row in blocks.LOST.on(with_newest).all()]
-        sequences: dict[str, int] = {name: number for name, number in texts.SEQUENCES.on(with_newest).all()}  # noqa: C416
+        rows = _PACKS.on(with_newest).all()
+        lost = [(row[0], row[1]) for row in _LOST.on(with_newest).all()]
+        numbers: dict[str, int] = dict(_SEQUENCES.on(with_newest).all())
     finally:
         with_newest.close()
     if lost:
@@ -42,10 +57,10 @@ def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
     database = Database(path, "scratch")
     try:
         database.begin()
-        blocks.LOSE_BLOCK.on(database).many(lost)
-        _raise_sequences(database, sequences)
-        known = {name for (name,) in texts.KNOWN.on(database).all()}
-        garbage.ADD_PACK.on(database).many(
+        _MARK_LOST.on(database).many(lost)
+        _raise_sequences(database, numbers)
+        known = {name for (name,) in _KNOWN.on(database).all()}
+        add_pack.on(database).many(
             (name, size, born, died if death is None else death)
             for name, size, born, death in rows
             if name not in known
@@ -55,11 +70,11 @@ def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
         database.close()
 
 
-def _raise_sequences(database: Database, sequences: dict[str, int]) -> None:
-    own: dict[str, int] = {name: number for name, number in texts.SEQUENCES.on(database).all()}  # noqa: C416
-    set_sequence, add = texts.SET_SEQUENCE.on(database), texts.ADD_SEQUENCE.on(database)
-    for name, number in sequences.items():
+def _raise_sequences(database: Database, numbers: dict[str, int]) -> None:
+    own: dict[str, int] = dict(_SEQUENCES.on(database).all())
+    set_sequence, add_sequence = _SET_SEQUENCE.on(database), _ADD_SEQUENCE.on(database)
+    for name, number in numbers.items():
         if name not in own:
-            add.run(name, number)
+            add_sequence.run(name, number)
         elif own[name] < number:
             set_sequence.run(name, number)

@@ -8,14 +8,21 @@ between calls.
 
 import stat
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote
+from typing import Final, NamedTuple
 
-from cas3fs.index.checksums import MISMATCH_COUNT
-from cas3fs.index.database import Database
-from cas3fs.index.prepared import plain
-from cas3fs.index.texts import comparing
-from cas3fs.index.texts import sets as texts
+from sqlalchemy import ColumnElement, Executable, MetaData, Table, case, func, select
+
+from cas3fs.index.checksums import mismatch_count
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import Statement
+from cas3fs.index.tables import blocks, chunks, dentries, inodes, packs
+
+_HALF_BITS: Final = 32
+_IS_DEAD: Final = packs.c.died.is_not(None)
+
+
+def _total(value: ColumnElement[int]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(value), 0)
 
 
 class Counts(NamedTuple):
@@ -51,26 +58,39 @@ class IndexReader:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
-        self._by_type, self._chunks = texts.BY_TYPE.on(self._database), texts.CHUNKS.on(self._database)
-        self._unlike = plain(MISMATCH_COUNT, "after upto").on(self._database)
-        self._blocks, self._packs = texts.BLOCKS.on(self._database), texts.PACKS.on(self._database)
-        self._born_after = texts.BORN_AFTER.on(self._database)
+
+    _by_type = Statement(
+        lambda: select(
+            inodes.c.mode.bitwise_and(stat.S_IFMT(0o177777)).label("type"),
+            func.count(),
+            # in two parts: two sparse files may be larger together than a number can be
+            func.sum(inodes.c.size.bitwise_rshift(_HALF_BITS)),
+            func.sum(inodes.c.size.bitwise_and(2**_HALF_BITS - 1)),
+        ).group_by("type")
+    )
+    _chunks = Statement(lambda: select(func.count(), _total(chunks.c.length)).select_from(chunks))
+    _blocks = Statement(
+        lambda: select(func.count(), _total(blocks.c.plain_length), _total(blocks.c.stored_length)).select_from(blocks)
+    )
+    _packs = Statement(
+        lambda: select(
+            _total(case((_IS_DEAD, 0), else_=1)),
+            _total(packs.c.size),
+            _total(case((_IS_DEAD, 1), else_=0)),
+            _total(case((_IS_DEAD, packs.c.size), else_=0)),
+        ).select_from(packs)
+    )
 
     def counts(self) -> Counts:
         """Counts and sums over everything; about 0.1 s for a million files."""
-        self._database.execute("BEGIN")
+        self._database.pin()
         try:
             return self._counts()
         finally:
             self._database.rollback()
 
-    def pack_bytes_after(self, ordinal: int) -> int:
-        """The size of all packs that were stored after the snapshot of that ordinal."""
-        size: int = self._born_after.one(ordinal)[0]
-        return size
-
     def _counts(self) -> Counts:
-        types = {kind: (count, (high << texts.HALF_BITS) + low) for kind, count, high, low in self._by_type.all()}
+        types = {kind: (count, (high << _HALF_BITS) + low) for kind, count, high, low in self._by_type.all()}
         files, logical_bytes = types.pop(stat.S_IFREG, (0, 0))
         directories, _ = types.pop(stat.S_IFDIR, (0, 0))
         links, _ = types.pop(stat.S_IFLNK, (0, 0))
@@ -86,14 +106,25 @@ class IndexReader:
             *self._packs.one(),
         )
 
+    _born_after = Statement(lambda born: select(_total(packs.c.size)).where(packs.c.born > born))
+
+    def pack_bytes_after(self, ordinal: int) -> int:
+        """The size of all packs that were stored after the snapshot of that ordinal."""
+        size: int = self._born_after.one(ordinal)[0]
+        return size
+
+    _mismatches = Statement(mismatch_count)
+
     def checksum_mismatches(self, after: int = -1, upto: int = 2**63 - 1) -> int:
         """How many numbers of inodes in (after, upto] have other chunks than the inode's checksum says; 10 ms for
         10,000. Any at all means that the index has lost chunks, and that what no chunk names may be in use."""
-        return int(self._unlike.one(after, upto)[0])
+        return int(self._mismatches.one(after, upto)[0])
+
+    _last_inode = Statement(lambda: select(func.coalesce(func.max(inodes.c.id), 0)))
 
     def last_inode(self) -> int:
         """The greatest number of an inode."""
-        return int(str(self._database.execute("SELECT coalesce(max(id), 0) FROM inodes")[0][0]))
+        return int(self._last_inode.one()[0])
 
     def close(self) -> None:
         """Closes the connection."""
@@ -106,13 +137,33 @@ class IndexReader:
         self.close()
 
 
+OLDER: Final = "older"
+"""The name under which an older state is attached."""
+_older = MetaData(schema=OLDER)
+_older_inodes = inodes.to_metadata(_older, schema=OLDER)
+_older_dentries = dentries.to_metadata(_older, schema=OLDER)
+# the time of change stands for owner and extended attributes too
+_COMPARED: Final = ("id", "mode", "rdev", "size", "mtime_ns", "ctime_ns", "stored_seq")
+_NAMED: Final = ("parent", "name", "inode")
+
+
+def _lacking(table: Table, older: Table, names: tuple[str, ...]) -> Executable:
+    """Rows of one table that differ from all of the other in these columns."""
+    return select(*(table.c[name] for name in names)).except_(select(*(older.c[name] for name in names)))
+
+
+_CHANGED: Final = Statement(lambda: _lacking(inodes, _older_inodes, _COMPARED))
+_PLACED: Final = Statement(lambda: _lacking(dentries, _older_dentries, _NAMED))
+_KNOWN: Final = Statement(lambda: select(_older_inodes.c.id))
+
+
 class Differences(NamedTuple):
     """What one state has and an older one lacks, as numbers of inodes."""
 
     changed: frozenset[int]
     """New, or with other contents, attributes or names."""
     moved: frozenset[int]
-    """Known before, and under another name now: all that is below is elsewhere too."""
+    """Known before, and under another name now: all that is below has another path too."""
 
 
 def differences(path: Path, older: Path) -> Differences:
@@ -123,10 +174,10 @@ def differences(path: Path, older: Path) -> Differences:
     """
     database = Database(path, "read")
     try:
-        database.execute(f"ATTACH DATABASE 'file:{quote(str(older.absolute()))}?mode=ro' AS {comparing.OLDER}")
-        placed = {row[2] for row in comparing.PLACED.on(database).all()}
-        changed = {row[0] for row in comparing.CHANGED.on(database).all()}
-        known = {row[0] for row in comparing.KNOWN.on(database).all()} if placed else set()
+        database.attach(older, OLDER)
+        placed = {row[2] for row in _PLACED.on(database).all()}
+        changed = {row[0] for row in _CHANGED.on(database).all()}
+        known = {row[0] for row in _KNOWN.on(database).all()} if placed else set()
         return Differences(frozenset(changed | placed), frozenset(placed & known))
     finally:
         database.close()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes to an index that a check has found wanting: each mends one kind of defect, and forgets no content.
+"""Changes to an index in which a check has found defects: each repairs one kind, and deletes no content.
 
 The *lost pack* is a pack that no store has. A block that is placed in it cannot be read, so the ranges of files that
 need it give an I/O error; without it a join would come out empty, and they would read as zeros.
 
-Every method is to be called within an operation, by who holds the index's lock, while no file system is at work on
-those inodes and names. All raise `IndexDatabaseError` and its kinds, and nothing else.
+Every method is to be called within an operation, under the index's lock, while no file system is at work on those
+inodes and names. All raise `IndexDatabaseError` and its kinds, and nothing else.
 """
 
 import os
@@ -13,14 +13,16 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
+
+from sqlalchemy import Column, Executable, delete, func, insert, select, union_all, update
 
 from cas3fs.index.blocks import BlockTable
 from cas3fs.index.checks import FileState, PlacedChunk
-from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS, ROW_CHECKSUM, ChunkChecksum
-from cas3fs.index.database import Database
-from cas3fs.index.namespace import ROOT_INODE
-from cas3fs.index.prepared import Prepared, Row, plain
+from cas3fs.index.checksums import ChunkChecksum, recomputed, sum_of_rows
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import Row, Statement
+from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, sequences, symlinks, xattrs
 from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
 
 LOST_PACK: Final = "00000000/" + "0" * 64
@@ -28,241 +30,271 @@ LOST_PACK: Final = "00000000/" + "0" * 64
 LOST_FOLDER: Final = b"lost+found"
 
 
-_ADD_INODE = plain(
-    "INSERT INTO inodes (id, mode, uid, gid, nlink, rdev, size, atime_ns, mtime_ns, ctime_ns, crtime_ns, stored_seq) "
-    "VALUES (:p_id, :p_mode, :p_uid, :p_gid, :p_nlink, 0, :p_size, :p_a, :p_m, :p_c, :p_r, 0)",
-    "id mode uid gid nlink size a m c r",
-)
-_NEXT_INODE = plain(
-    "SELECT max(m) + 1 FROM (SELECT coalesce(max(id), 1) AS m FROM inodes UNION ALL "
-    "SELECT coalesce(max(seq), 1) FROM sqlite_sequence WHERE name = 'inodes' UNION ALL "
-    "SELECT coalesce(max(inode), 1) FROM chunks) AS numbers"
-)
-_MODE = plain("SELECT mode FROM inodes WHERE id = :p_id", "id")
-_SET_MODE = plain("UPDATE inodes SET mode = :p_mode WHERE id = :p_id", "id mode")
-_SET_SIZE = plain("UPDATE inodes SET size = :p_size WHERE id = :p_id", "id size")
-_SET_LINKS = plain("UPDATE inodes SET nlink = :p_nlink WHERE id = :p_id", "id nlink")
-_CHILD = plain(
-    "SELECT d.inode, i.mode FROM dentries d JOIN inodes i ON i.id = d.inode WHERE d.parent = :p_parent "
-    "AND d.name = :p_name",
-    "parent name",
-)
-_ADD_NAME = plain(
-    "INSERT INTO dentries (parent, name, inode) VALUES (:p_parent, :p_name, :p_inode)", "parent name inode"
-)
-_DROP_NAME = plain("DELETE FROM dentries WHERE id = :p_id", "id")
-_NAMES_OF = plain("SELECT id, parent, name FROM dentries WHERE inode = :p_inode ORDER BY id", "inode")
-_ANY_CHILD = plain("SELECT 1 FROM dentries WHERE parent = :p_inode LIMIT 1 OFFSET 0", "inode")
-_ANY_TARGET = plain("SELECT 1 FROM symlinks WHERE inode = :p_inode", "inode")
-_HAS_BLOCK = plain("SELECT 1 FROM blocks WHERE id = :p_block", "block")
-_ANY_CHUNK = plain("SELECT 1 FROM chunks WHERE inode = :p_inode LIMIT 1 OFFSET 0", "inode")
-_MOVE_TARGET = plain("UPDATE symlinks SET inode = :p_new WHERE inode = :p_old", "old new")
-_DROP_ATTRIBUTE = plain("DELETE FROM xattrs WHERE inode = :p_inode AND name = :p_name", "inode name")
-_MOVE_CHUNKS = plain("UPDATE chunks SET inode = :p_new WHERE inode = :p_old", "old new")
-_DROP_CHUNK = plain("DELETE FROM chunks WHERE inode = :p_inode AND offset = :p_offset", "inode offset")
-_SET_CHUNK = plain(
-    "UPDATE chunks SET length = :p_length WHERE inode = :p_inode AND offset = :p_offset", "inode offset length"
-)
-_ADD_CHUNK = plain(
-    "INSERT INTO chunks (inode, offset, length, block, skip) VALUES "
-    "(:p_inode, :p_offset, :p_length, :p_block, :p_skip)",
-    "inode offset length block skip",
-)
-_DROP_CHUNKS = plain("DELETE FROM chunks WHERE inode = :p_inode", "inode")
-_COPY_CHUNKS = plain(
-    "INSERT INTO chunks (inode, offset, length, block, skip) "
-    "SELECT :p_new, offset, length, block, skip FROM chunks WHERE inode = :p_old",
-    "old new",
-)
-_BOUNDS = plain("SELECT offset, length FROM chunks WHERE inode = :p_inode ORDER BY offset", "inode")
-_SIZE_AND_MODE = plain("SELECT size, mode FROM inodes WHERE id = :p_id", "id")
-_SET_CONTENT = plain("UPDATE inodes SET size = :p_size, mtime_ns = :p_mtime WHERE id = :p_id", "id size mtime")
-_SUMS = plain(
-    f"SELECT count(*), coalesce(sum({ROW_CHECKSUM.format('')}), 0) FROM chunks WHERE inode = :p_inode", "inode"
-)
-_SUM_UP = plain(f"{RECOMPUTE_CHECKSUMS} WHERE id = :p_id", "id")
-_CHANGE_SUMS = plain(
-    "UPDATE inodes SET chunk_count = chunk_count + :p_number, chunk_sum = chunk_sum + :p_total WHERE id = :p_id",
-    "id number total",
-)
-_BLOCK_ID = plain("SELECT id FROM blocks WHERE hash = :p_hash", "hash")
-_PACK_ID = plain("SELECT id FROM packs WHERE name = :p_name", "name")
-_ADD_PACK = plain("INSERT INTO packs (name, size, born) VALUES (:p_name, :p_size, :p_born)", "name size born")
-_REVIVE = plain("UPDATE packs SET died = NULL WHERE name = :p_name", "name")
-_SET_DEATH = plain("UPDATE packs SET died = :p_died WHERE name = :p_name", "name died")
-_SET_BIRTH = plain("UPDATE packs SET born = :p_born WHERE name = :p_name", "name born")
-_SET_PACK_SIZE = plain("UPDATE packs SET size = :p_size WHERE name = :p_name", "name size")
-_ADD_BLOCK = plain(
-    "INSERT INTO blocks (id, hash, pack, offset, stored_length, plain_length) "
-    "VALUES (:p_id, :p_hash, :p_pack, 0, 1, :p_plain)",
-    "id hash pack plain",
-)
-_NEXT_BLOCK = plain(
-    "SELECT max(m) + 1 FROM (SELECT coalesce(max(id), 1) AS m FROM blocks UNION ALL "
-    "SELECT coalesce(max(block), 1) FROM chunks UNION ALL "
-    "SELECT coalesce(max(seq), 1) FROM sqlite_sequence WHERE name = 'blocks') AS numbers"
-)
-_PLACE = plain(
-    "UPDATE blocks SET pack = :p_pack, offset = :p_offset, stored_length = :p_stored, plain_length = :p_plain "
-    "WHERE hash = :p_hash",
-    "hash pack offset stored plain",
-)
+def _next_number(own: Column[int], named_by: Column[int]) -> Executable:
+    """A number that no row of a table has or ever had, and that no chunk names."""
+    had = select(func.coalesce(func.max(sequences.c.seq), 1)).where(sequences.c.name == own.table.name)
+    used = (select(func.coalesce(func.max(column), 1).label("used")) for column in (own, named_by))
+    numbers = union_all(*used, had).subquery("numbers")
+    return select(func.max(numbers.c.used) + 1)
 
 
 class Repairs:
-    """See the module."""
+    """Changes that repair defects, on the writer's connection."""
 
     def __init__(self, database: Database, blocks: BlockTable) -> None:
         self._database = database
         self._blocks = blocks
 
-    def _run(self, change: Prepared, *values: Any) -> int:
-        return change.on(self._database).run(*values)
-
-    def _one(self, query: Prepared, *values: Any) -> Any:
-        return query.on(self._database).one(*values)
-
     # -- inodes and names
+
+    _next_inode = Statement(lambda: _next_number(inodes.c.id, chunks.c.inode))
+    _add_inode = Statement(
+        lambda number, mode, uid, gid, size, now: (
+            insert(inodes)
+            .values(
+                {
+                    "id": number,
+                    "mode": mode,
+                    "uid": uid,
+                    "gid": gid,
+                    "nlink": 1,
+                    "rdev": 0,
+                    "size": size,
+                    "stored_seq": 0,
+                }
+                | dict.fromkeys(("atime_ns", "mtime_ns", "ctime_ns", "crtime_ns"), now)
+            )
+            .inline()
+        )
+    )
+    _recompute_checksum = Statement(lambda inode: recomputed().where(inodes.c.id == inode))
 
     def add_inode(self, number: int | None, mode: int, size: int = 0) -> int:
         """Makes an inode of that number, or of a new one, of this process's user and of now."""
-        now = time.time_ns()
         if number is None:
-            number = int(self._one(_NEXT_INODE)[0])
-        self._run(_ADD_INODE, number, mode, os.getuid(), os.getgid(), 1, size, now, now, now, now)
-        self._run(_SUM_UP, number)  # there may be chunks of that number
+            number = int(self._next_inode.one()[0])
+        self._add_inode.run(number, mode, os.getuid(), os.getgid(), size, time.time_ns())
+        self._recompute_checksum.run(number)  # there may be chunks of that number
         return number
+
+    _child = Statement(
+        lambda parent, name: (
+            select(dentries.c.inode, inodes.c.mode)
+            .select_from(dentries.join(inodes, inodes.c.id == dentries.c.inode))
+            .where(dentries.c.parent == parent, dentries.c.name == name)
+        )
+    )
+    _add_name = Statement(
+        lambda parent, name, inode: insert(dentries).values(parent=parent, name=name, inode=inode).inline()
+    )
 
     def lost_folder(self) -> int:
         """The number of the folder for what was detached; it is made where it is missing."""
         name, suffix = LOST_FOLDER, 0
-        while (row := self._one(_CHILD, ROOT_INODE, name)) is not None:
+        while (row := self._child.one(ROOT_INODE, name)) is not None:
             if stat.S_ISDIR(row[1]):
                 return int(row[0])
             suffix += 1
             name = b"%s.%d" % (LOST_FOLDER, suffix)
         number = self.add_inode(None, stat.S_IFDIR | 0o700)
-        self._run(_SET_LINKS, number, 2)
-        self._run(_ADD_NAME, ROOT_INODE, name, number)
+        self._set_links.run(number, 2)
+        self._add_name.run(ROOT_INODE, name, number)
         return number
 
     def attach(self, inode: int, name: bytes = b"") -> bytes:
-        """Gives an inode a name in the folder for what was detached, and says which."""
+        """Gives an inode a name in the folder for what was detached, and returns the name."""
         folder = self.lost_folder()
         wanted = given = b"#%d" % inode + (b"-" + name if name else b"")
         suffix = 0
-        while self._one(_CHILD, folder, given[:255]) is not None:
+        while self._child.one(folder, given[:255]) is not None:
             suffix += 1
             given = b"%s.%d" % (wanted[:240], suffix)
-        self._run(_ADD_NAME, folder, given[:255], inode)
+        self._add_name.run(folder, given[:255], inode)
         return given[:255]
 
+    _delete_name = Statement(lambda entry: delete(dentries).where(dentries.c.id == entry))
+
     def drop_name(self, entry: int) -> None:
-        """Removes a name that stands for nothing, or stood for what has another one."""
-        self._run(_DROP_NAME, entry)
+        """Removes a name of an inode that does not exist, or that has another name."""
+        self._delete_name.run(entry)
+
+    _names_of = Statement(
+        lambda inode: (
+            select(dentries.c.id, dentries.c.parent, dentries.c.name)
+            .where(dentries.c.inode == inode)
+            .order_by(dentries.c.id)
+        )
+    )
 
     def names_of(self, inode: int) -> list[Row]:
         """(id, parent, name) of each name of the inode."""
-        return _NAMES_OF.on(self._database).all(inode)
+        return self._names_of.all(inode)
+
+    _any_child = Statement(lambda inode: select(dentries.c.id).where(dentries.c.parent == inode).limit(1))
+    _any_target = Statement(lambda inode: select(symlinks.c.inode).where(symlinks.c.inode == inode))
 
     def type_shown(self, inode: int) -> int:
         """The type that an inode's content shows: a folder if something lies in it, a link if it has a target."""
-        for query, shown in ((_ANY_CHILD, stat.S_IFDIR), (_ANY_TARGET, stat.S_IFLNK)):
-            if self._one(query, inode) is not None:
+        for query, shown in ((self._any_child, stat.S_IFDIR), (self._any_target, stat.S_IFLNK)):
+            if query.one(inode) is not None:
                 return shown
         return stat.S_IFREG
 
+    _mode = Statement(lambda inode: select(inodes.c.mode).where(inodes.c.id == inode))
+
     def mode_of(self, inode: int) -> int | None:
         """Type and permissions as they are now; None where there is no such inode."""
-        row = self._one(_MODE, inode)
+        row = self._mode.one(inode)
         return None if row is None else int(row[0])
+
+    _any_chunk = Statement(lambda inode: select(chunks.c.inode).where(chunks.c.inode == inode).limit(1))
 
     def has_chunks(self, inode: int) -> bool:
         """Whether the inode has content."""
-        return self._one(_ANY_CHUNK, inode) is not None
+        return self._any_chunk.one(inode) is not None
+
+    _set_mode = Statement(lambda inode, mode: update(inodes).where(inodes.c.id == inode).values(mode=mode))
 
     def set_mode(self, inode: int, mode: int) -> None:
         """Corrects type and permissions."""
-        self._run(_SET_MODE, inode, mode)
+        self._set_mode.run(inode, mode)
+
+    _set_size = Statement(lambda inode, size: update(inodes).where(inodes.c.id == inode).values(size=size))
 
     def set_size(self, inode: int, size: int) -> None:
         """Corrects the size."""
-        self._run(_SET_SIZE, inode, size)
+        self._set_size.run(inode, size)
+
+    _set_links = Statement(lambda inode, nlink: update(inodes).where(inodes.c.id == inode).values(nlink=nlink))
 
     def set_links(self, inode: int, nlink: int) -> None:
         """Corrects the link count."""
-        self._run(_SET_LINKS, inode, nlink)
+        self._set_links.run(inode, nlink)
+
+    _move_target = Statement(lambda old, new: update(symlinks).where(symlinks.c.inode == old).values(inode=new))
 
     def move_target(self, old: int, new: int) -> None:
         """Gives the target of one inode to another, which has none."""
-        self._run(_MOVE_TARGET, old, new)
+        self._move_target.run(old, new)
+
+    _delete_attribute = Statement(
+        lambda inode, name: delete(xattrs).where(xattrs.c.inode == inode, xattrs.c.name == name)
+    )
 
     def drop_attribute(self, inode: int, name: bytes) -> None:
         """Removes an extended attribute of an inode that does not exist."""
-        self._run(_DROP_ATTRIBUTE, inode, name)
+        self._delete_attribute.run(inode, name)
 
     # -- chunks
 
+    _move_chunks = Statement(lambda old, new: update(chunks).where(chunks.c.inode == old).values(inode=new))
+
     def move_chunks(self, old: int, new: int) -> None:
         """Gives the chunks of one inode to another, which has none."""
-        self._run(_MOVE_CHUNKS, old, new)
-        self._run(_SUM_UP, old)
-        self._run(_SUM_UP, new)
+        self._move_chunks.run(old, new)
+        self._recompute_checksum.run(old)
+        self._recompute_checksum.run(new)
+
+    _set_length = Statement(
+        lambda inode, offset, length: (
+            update(chunks).where(chunks.c.inode == inode, chunks.c.offset == offset).values(length=length)
+        )
+    )
+    _delete_chunk = Statement(
+        lambda inode, offset: delete(chunks).where(chunks.c.inode == inode, chunks.c.offset == offset)
+    )
 
     def shorten_chunk(self, inode: int, offset: int, length: int) -> None:
-        """Cuts a chunk to `length` bytes; with 0 it goes."""
-        with self._counted(inode):
+        """Cuts a chunk to `length` bytes; with 0 it is deleted."""
+        with self._checksummed(inode):
             if length > 0:
-                self._run(_SET_CHUNK, inode, offset, length)
+                self._set_length.run(inode, offset, length)
             else:
-                self._run(_DROP_CHUNK, inode, offset)
+                self._delete_chunk.run(inode, offset)
+
+    _add_chunk = Statement(
+        lambda inode, offset, length, block, skip: (
+            insert(chunks).values(inode=inode, offset=offset, length=length, block=block, skip=skip).inline()
+        )
+    )
 
     def add_lost_range(self, inode: int, offset: int, length: int) -> None:
         """Notes that a range in which no chunk lies cannot be read."""
         block = self.add_lost_block(None, length)
-        with self._counted(inode):
-            self._run(_ADD_CHUNK, inode, offset, length, block, 0)
+        with self._checksummed(inode):
+            self._add_chunk.run(inode, offset, length, block, 0)
+
+    _checksum = Statement(
+        lambda inode: (
+            select(func.count(), func.coalesce(sum_of_rows(), 0)).select_from(chunks).where(chunks.c.inode == inode)
+        )
+    )
+    _add_checksum = Statement(
+        lambda inode, number, total: (
+            update(inodes)
+            .where(inodes.c.id == inode)
+            .values(chunk_count=inodes.c.chunk_count + number, chunk_sum=inodes.c.chunk_sum + total)
+        )
+    )
 
     @contextmanager
-    def _counted(self, inode: int) -> Iterator[None]:
-        """What changes within is added to the sums; what was lost before still lacks in them."""
-        before = ChunkChecksum(*self._one(_SUMS, inode))
+    def _checksummed(self, inode: int) -> Iterator[None]:
+        """Adds what changes within to the checksum; what was lost before is still missing in it."""
+        before = ChunkChecksum(*self._checksum.one(inode))
         yield
-        self._run(_CHANGE_SUMS, inode, *(ChunkChecksum(*self._one(_SUMS, inode)) - before))
+        self._add_checksum.run(inode, *(ChunkChecksum(*self._checksum.one(inode)) - before))
+
+    _size_and_mode = Statement(lambda inode: select(inodes.c.size, inodes.c.mode).where(inodes.c.id == inode))
+    _copy_chunks = Statement(
+        lambda old, new: insert(chunks).from_select(
+            ["inode", "offset", "length", "block", "skip"],
+            select(new, chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip).where(chunks.c.inode == old),
+        )
+    )
 
     def keep_copy(self, inode: int) -> bytes:
-        """Gives what the index has of a file, as it is, to another one, in the folder for what was detached; its name
-        there."""
-        size, mode = self._one(_SIZE_AND_MODE, inode)
+        """Copies what the index has of a file, as it is, to a new one in the folder for what was detached; returns its
+        name there."""
+        size, mode = self._size_and_mode.one(inode)
         number = self.add_inode(None, mode, size)
-        self._run(_COPY_CHUNKS, inode, number)
-        self._run(_SUM_UP, number)
+        self._copy_chunks.run(inode, number)
+        self._recompute_checksum.run(number)
         return self.attach(number, b"from-%d" % inode)
 
+    _bounds = Statement(
+        lambda inode: select(chunks.c.offset, chunks.c.length).where(chunks.c.inode == inode).order_by(chunks.c.offset)
+    )
+
     def mark_holes_lost(self, inode: int) -> int:
-        """Notes that a file's chunks are those that there are, and that what lies between them cannot be read; gives
+        """Notes that a file's chunks are those that there are, and that what lies between them cannot be read; returns
         how many such ranges there are."""
         position, holes = 0, []
-        for offset, length in [*_BOUNDS.on(self._database).all(inode), (self._one(_SIZE_AND_MODE, inode)[0], 0)]:
+        for offset, length in [*self._bounds.all(inode), (self._size_and_mode.one(inode)[0], 0)]:
             if offset > position:
                 holes.append((position, offset - position))
             position = max(position, offset + length)
         for offset, length in holes:
             self.add_lost_range(inode, offset, length)
-        self._run(_SUM_UP, inode)
+        self._recompute_checksum.run(inode)
         return len(holes)
 
+    _delete_chunks = Statement(lambda inode: delete(chunks).where(chunks.c.inode == inode))
+    _set_content = Statement(
+        lambda inode, size, mtime: update(inodes).where(inodes.c.id == inode).values(size=size, mtime_ns=mtime)
+    )
+    _block_id = Statement(lambda digest: select(blocks.c.id).where(blocks.c.hash == digest))
+
     def restore_file(self, inode: int, state: FileState) -> None:
-        """Lets a file be as in `state`, which another index has of it."""
-        self._run(_DROP_CHUNKS, inode)
+        """Makes a file what it is in `state`, which another index has of it."""
+        self._delete_chunks.run(inode)
         for chunk in state.chunks:
-            row = self._one(_BLOCK_ID, chunk.location.hash)
+            row = self._block_id.one(chunk.location.hash)
             if row is None:
                 self._enter_block(chunk)
-                row = self._one(_BLOCK_ID, chunk.location.hash)
-            self._run(_ADD_CHUNK, inode, chunk.offset, chunk.length, row[0], chunk.skip)
-        self._run(_SET_CONTENT, inode, state.size, state.mtime_ns)
-        self._run(_SUM_UP, inode)
+                row = self._block_id.one(chunk.location.hash)
+            self._add_chunk.run(inode, chunk.offset, chunk.length, row[0], chunk.skip)
+        self._set_content.run(inode, state.size, state.mtime_ns)
+        self._recompute_checksum.run(inode)
 
     def _enter_block(self, chunk: PlacedChunk) -> None:
         place = chunk.location
@@ -272,59 +304,84 @@ class Repairs:
 
     # -- blocks and packs
 
+    _pack_id = Statement(lambda name: select(packs.c.id).where(packs.c.name == name))
+    _add_pack = Statement(lambda name, size, born: insert(packs).values(name=name, size=size, born=born).inline())
+
     def lost_pack(self) -> int:
         """The number of the lost pack; it is entered where it is not known."""
-        row = self._one(_PACK_ID, LOST_PACK)
-        if row is None:
-            self._run(_ADD_PACK, LOST_PACK, 0, 0)
-            row = self._one(_PACK_ID, LOST_PACK)
-        return int(row[0])
+        row = self._pack_id.one(LOST_PACK)
+        return self._add_pack.insert(LOST_PACK, 0, 0) if row is None else int(row[0])
+
+    _has_block = Statement(lambda number: select(blocks.c.id).where(blocks.c.id == number))
 
     def has_block(self, number: int) -> bool:
         """Whether there is a block of that number."""
-        return self._one(_HAS_BLOCK, number) is not None
+        return self._has_block.one(number) is not None
+
+    _next_block = Statement(lambda: _next_number(blocks.c.id, chunks.c.block))
+    _add_block = Statement(
+        lambda number, digest, pack, plain: (
+            insert(blocks)
+            .values(id=number, hash=digest, pack=pack, offset=0, stored_length=1, plain_length=plain)
+            .inline()
+        )
+    )
 
     def add_lost_block(self, number: int | None, plain_length: int) -> int:
-        """Enters a block that cannot be read, under that number or a new one; gives the number."""
+        """Enters a block that cannot be read, under that number or a new one; returns the number."""
         if number is None:
-            number = int(self._one(_NEXT_BLOCK)[0])
+            number = int(self._next_block.one()[0])
         block = BlockHash(os.urandom(32))
-        self._run(_ADD_BLOCK, number, block, self.lost_pack(), plain_length)
+        self._add_block.run(number, block, self.lost_pack(), plain_length)
         self._blocks.mark_lost(block, LOST_PACK)
         return number
 
+    _place = Statement(
+        lambda digest, pack, offset, stored_length, plain_length: (
+            update(blocks)
+            .where(blocks.c.hash == digest)
+            .values(pack=pack, offset=offset, stored_length=stored_length, plain_length=plain_length)
+        )
+    )
+
     def mark_missing(self, block: BlockHash, plain_length: int) -> None:
         """Notes that a block is nowhere to be found."""
-        self._run(_PLACE, block, self.lost_pack(), 0, 1, plain_length)
+        self._place.run(block, self.lost_pack(), 0, 1, plain_length)
         self._blocks.mark_lost(block, LOST_PACK)
 
     def place(self, location: BlockLocation, pack_size: int, born: int) -> None:
         """Notes where a block was found; a pack that is not known is entered, one that was dead is alive again."""
         number = self._enter_pack(location.pack, pack_size, born)
-        self._run(_PLACE, location.hash, number, location.offset, location.stored_length, location.plain_length)
+        self._place.run(location.hash, number, location.offset, location.stored_length, location.plain_length)
         self._blocks.mark_found(location.hash, location.pack)
 
     def _enter_pack(self, pack: str, size: int, born: int) -> int:
         """The number of a pack, which is alive from now on."""
-        row = self._one(_PACK_ID, pack)
-        if row is None:
-            self._run(_ADD_PACK, pack, size, born)
-            row = self._one(_PACK_ID, pack)
-        self._run(_REVIVE, pack)
-        return int(row[0])
+        row = self._pack_id.one(pack)
+        number = self._add_pack.insert(pack, size, born) if row is None else int(row[0])
+        self._revive.run(pack)
+        return number
+
+    _revive = Statement(lambda name: update(packs).where(packs.c.name == name).values(died=None))
 
     def revive(self, pack: str) -> None:
-        """A pack that was said to be dead is in use."""
-        self._run(_REVIVE, pack)
+        """Notes that a pack that was marked dead is in use."""
+        self._revive.run(pack)
+
+    _set_died = Statement(lambda name, died: update(packs).where(packs.c.name == name).values(died=died))
 
     def set_died(self, pack: str, died: int) -> None:
         """Corrects the death of a pack."""
-        self._run(_SET_DEATH, pack, died)
+        self._set_died.run(pack, died)
+
+    _set_born = Statement(lambda name, born: update(packs).where(packs.c.name == name).values(born=born))
 
     def set_born(self, pack: str, born: int) -> None:
         """Corrects the birth of a pack."""
-        self._run(_SET_BIRTH, pack, born)
+        self._set_born.run(pack, born)
+
+    _set_pack_size = Statement(lambda name, size: update(packs).where(packs.c.name == name).values(size=size))
 
     def set_pack_size(self, pack: str, size: int) -> None:
         """Corrects the size of a pack's object."""
-        self._run(_SET_PACK_SIZE, pack, size)
+        self._set_pack_size.run(pack, size)

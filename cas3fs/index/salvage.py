@@ -19,11 +19,8 @@ from typing import Final
 
 from cas3fs.durable import sync_folder
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError
-from cas3fs.index.database import Database
 from cas3fs.index.files import os_fault, put_in_place, remove_database
-from cas3fs.index.prepared import Statement
-from cas3fs.index.staging import CLAIM, StagedRow, StagingIndex
-from cas3fs.index.texts import staging as texts
+from cas3fs.index.staging import StagedRow, StagingIndex, StagingReader
 
 _LAST_ROWID: Final = 2**62
 _MOST_NAMED: Final = 10
@@ -98,12 +95,12 @@ def _keep(path: Path, aside: Path) -> Path:
 def _fill(rows: StagingIndex, damaged: Path) -> int:
     """Takes over the claim and what can be read; gives how many rows."""
     number = 0
-    with suppress(IndexDatabaseError), closing(Database(damaged, "read")) as source:
+    with suppress(IndexDatabaseError), closing(StagingReader(damaged)) as source:
         with suppress(IndexDatabaseError):
-            claim = texts.GET.on(source).one(CLAIM)
+            claim = source.claim()
             if claim is not None:
-                rows.set_claim(str(claim[0]))
-        for row in _readable(texts.NEXT.on(source)):
+                rows.set_claim(claim)
+        for row in _readable(source):
             number += not rows.save_each([row])
             if not number % _BATCH:
                 rows.commit(durable=False)
@@ -111,40 +108,40 @@ def _fill(rows: StagingIndex, damaged: Path) -> int:
     return number
 
 
-def _readable(following: Statement) -> Iterator[StagedRow]:
+def _readable(source: StagingReader) -> Iterator[StagedRow]:
     at = 0
     while True:
         try:
-            found = following.one(at)
+            found = source.following(at)
         except IndexDatabaseError as error:
-            behind = _behind(following, at) if _is_damage(error) else None
+            behind = _behind(source, at) if _is_damage(error) else None
             if behind is None:
                 return
             at = behind
             continue
         if found is None:
             return
-        at, *values = found
-        yield StagedRow(*values)
+        at, row = found
+        yield row
 
 
-def _behind(following: Statement, at: int) -> int | None:
+def _behind(source: StagingReader, at: int) -> int | None:
     """The least number behind `at` from which on something can be read; None where nothing can."""
     step = 1
-    while not _is_readable(following, at + step):
+    while not _is_readable(source, at + step):
         at, step = at + step, 2 * step
         if at + step > _LAST_ROWID:
             return None
     low, high = at, at + step
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _is_readable(following, middle) else (middle, high)
+        low, high = (low, middle) if _is_readable(source, middle) else (middle, high)
     return high
 
 
-def _is_readable(following: Statement, at: int) -> bool:
+def _is_readable(source: StagingReader, at: int) -> bool:
     try:
-        following.one(at)
+        source.following(at)
     except IndexDatabaseError:
         return False
     return True
@@ -153,8 +150,8 @@ def _is_readable(following: Statement, at: int) -> bool:
 def _lost_keys(damaged: Path, fresh: Path) -> set[tuple[int, int]] | None:
     """The keys that the index of the damaged database has and the new one has not; None where nobody knows."""
     try:
-        with closing(Database(damaged, "read")) as source, closing(Database(fresh, "read")) as destination:
-            return set(texts.KEYS.on(source).all()) - set(texts.KEYS.on(destination).all())
+        with closing(StagingReader(damaged)) as source, closing(StagingReader(fresh)) as destination:
+            return source.keys() - destination.keys()
     except IndexDatabaseError:
         return None
 

@@ -1,72 +1,71 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rolls: what the index says of all packs or blocks at one instant, to be gone through in order, several times.
+"""Scans: what the index says of all packs or blocks at one instant, to be iterated in order, several times.
 
-A volume may have millions of packs, and their names alone would fill the memory. So a roll is a temporary table, which
-SQLite keeps in a file that nobody else sees (in ``/var/tmp`` as a rule) and that is gone when it is closed. It is made
-by one pass over the index, on a connection of its own, so no lock is needed; the transaction in which it is read ends
-with that, so that the index's log can be emptied meanwhile. Memory: some MiB, however many there are.
+A volume may have millions of packs, and their names alone would fill the memory. So a scan is a temporary table, which
+SQLite keeps in a file that nobody else sees (in ``/var/tmp`` as a rule) and that is gone when it is closed. One pass
+over the index fills it, on a connection of its own, so no lock is needed; the transaction in which the index is read
+ends with that, so that the index's log can be emptied meanwhile. Memory: some MiB, however many there are.
 
 Every method raises `IndexDatabaseError` and its kinds, and nothing else.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
-from cas3fs.index.database import Database
+from sqlalchemy import Column, Executable, Integer, MetaData, Select, Table, Text, case, func, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.schema import CreateTable
+
+from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import Row, Statement, ddl
+from cas3fs.index.tables import blocks, chunks, packs
 from cas3fs.values import BlockLocation
 
 PAGE_ROWS: Final = 2000
 _CACHE_KIB: Final = 8192
-_LIVE: Final = (
-    "CREATE TEMP TABLE live (block INTEGER PRIMARY KEY)",
-    # sorted, so that every insertion is at the end
-    "INSERT INTO temp.live SELECT DISTINCT block FROM chunks ORDER BY block",
+
+TEMPORARY: Final = MetaData(schema="temp")
+"""The temporary tables; a scan fills one of those called ``scan_...``, and may need the others for it."""
+
+_live = Table("live", TEMPORARY, Column("block", Integer, primary_key=True))
+_chosen = Table("chosen", TEMPORARY, Column("pack", Integer, primary_key=True))
+
+
+def _table(name: str, *columns: Column[Any]) -> Table:
+    """A table of the rows of a scan, which are numbered in order from 1."""
+    return Table(f"scan_{name}", TEMPORARY, Column("place", Integer, primary_key=True), *columns)
+
+
+def _integers(*names: str) -> list[Column[Any]]:
+    return [Column(name, Integer) for name in names]
+
+
+def _filled(table: Table, query: Select[Any]) -> Executable:
+    """The rows of the query, in its order, become those of the table."""
+    return insert(table).from_select([one.name for one in table.c if one.name != "place"], query)
+
+
+def _page_of(table: Table) -> Statement:
+    return Statement(
+        lambda after, limit: select(*table.c).where(table.c.place > after).order_by(table.c.place).limit(limit)
+    )
+
+
+_pack_rows = _table("packs", Column("name", Text), *_integers("size", "born", "died", "blocks", "block_bytes"))
+_use_rows = _table(
+    "pack_use",
+    Column("id", Integer),
+    Column("name", Text),
+    *_integers("size", "born", "died", "blocks", "block_bytes", "live_blocks", "live_bytes"),
 )
-_ROLL: Final = (
-    "CREATE TEMP TABLE roll AS SELECT p.name, p.size, p.born, p.died, coalesce(s.blocks, 0) AS blocks, "
-    "coalesce(s.bytes, 0) AS bytes FROM packs p LEFT JOIN "
-    "(SELECT pack, count(*) AS blocks, sum(stored_length) AS bytes FROM blocks GROUP BY pack) s ON s.pack = p.id "
-    "ORDER BY p.name",
-)
-_USES: Final = (
-    "CREATE TEMP TABLE roll AS SELECT p.id, p.name, p.size, p.born, p.died, coalesce(s.blocks, 0) AS blocks, "
-    "coalesce(s.bytes, 0) AS bytes, coalesce(s.live, 0) AS live, coalesce(s.live_bytes, 0) AS live_bytes "
-    "FROM packs p LEFT JOIN (SELECT b.pack, count(*) AS blocks, sum(b.stored_length) AS bytes, "
-    "count(l.block) AS live, sum(CASE WHEN l.block IS NULL THEN 0 ELSE b.stored_length END) AS live_bytes "
-    "FROM blocks b LEFT JOIN temp.live l ON l.block = b.id GROUP BY b.pack) s ON s.pack = p.id ORDER BY {order}"
-)
-_NEEDED: Final = (
-    *_LIVE,
-    "CREATE TEMP TABLE roll (name TEXT PRIMARY KEY) WITHOUT ROWID",
-    "INSERT INTO temp.roll SELECT DISTINCT p.name FROM blocks b JOIN packs p ON p.id = b.pack "
-    "WHERE b.id IN (SELECT block FROM temp.live) ORDER BY p.name",
-)
-_DEAD: Final = (
-    "CREATE TEMP TABLE roll AS SELECT id FROM blocks WHERE id NOT IN (SELECT block FROM temp.live) "
-    "AND pack IN (SELECT id FROM packs WHERE born < {young}) ORDER BY id"
-)
-_EMPTY: Final = (
-    "CREATE TEMP TABLE roll AS SELECT id FROM packs WHERE died IS NULL AND born < {young} "
-    "AND id NOT IN (SELECT pack FROM blocks) ORDER BY id"
-)
-_DEAD_PACKS: Final = (
-    "CREATE TEMP TABLE roll AS SELECT name, size, born, died FROM packs WHERE died IS NOT NULL ORDER BY id",
-)
-_CHOSEN: Final = "CREATE TEMP TABLE chosen (pack INTEGER PRIMARY KEY)"
-_ALL_CHOSEN: Final = "INSERT INTO temp.chosen SELECT id FROM packs WHERE name > '{after}' ORDER BY id"
-_LIVE_OF: Final = (
-    "CREATE TEMP TABLE roll AS SELECT b.id AS block, b.pack AS pack "
-    "FROM blocks b JOIN packs p ON p.id = b.pack WHERE b.pack IN (SELECT pack FROM temp.chosen) "
-    "AND b.id IN (SELECT block FROM temp.live) ORDER BY p.name, b.offset",
-)
-_LIVE_PAGE: Final = (
-    "SELECT r.rowid, b.hash, p.name, b.offset, b.stored_length, b.plain_length FROM temp.roll r "
-    "LEFT JOIN blocks b ON b.id = r.block AND b.pack = r.pack LEFT JOIN packs p ON p.id = b.pack "
-    "WHERE r.rowid > ? ORDER BY r.rowid LIMIT ?"
-)
+_needed_rows = Table("scan_needed", TEMPORARY, Column("name", Text, primary_key=True), sqlite_with_rowid=False)
+_dead_rows = _table("dead_blocks", Column("id", Integer))
+_empty_rows = _table("empty_packs", Column("id", Integer))
+_dead_pack_rows = _table("dead_packs", Column("name", Text), *_integers("size", "born", "died"))
+_live_rows = _table("live_blocks", *_integers("block", "pack"))
 
 
 class PackEntry(NamedTuple):
@@ -112,57 +111,57 @@ class DeadPack(NamedTuple):
 
 
 class _Scan:
-    """A temporary table `roll` on a connection of its own; for one thread."""
+    """A temporary table that was filled by one pass; for one thread."""
 
-    _page_text: ClassVar[str] = "SELECT rowid, * FROM temp.roll WHERE rowid > ? ORDER BY rowid LIMIT ?"
+    _rows_table: ClassVar[Table]
+    _page: ClassVar[Statement]
+    _fill_live = Statement(
+        # sorted, so that every insertion is at the end
+        lambda: insert(_live).from_select(["block"], select(chunks.c.block).distinct().order_by(chunks.c.block))
+    )
 
-    def __init__(self, path: Path, statements: tuple[str, ...]) -> None:
+    def __init__(self, path: Path) -> None:
         self._database = Database(path, "read")
         try:
-            self._database.execute("PRAGMA temp_store=FILE")
-            self._database.execute(f"PRAGMA temp.cache_size=-{_CACHE_KIB}")
-            self._database.execute("BEGIN")
-            for statement in statements:
-                self._run(statement)
-            self._database.execute("COMMIT")
+            self._database.keep_temporary_tables_in_files(_CACHE_KIB)
+            self._database.pin()
+            self._create(self._rows_table)
+            self._make()
+            self._database.unpin()
         except BaseException:
             self._database.close()
             raise
 
-    def _run(self, statement: str) -> None:
-        """One of the statements that make it."""
-        self._database.execute(statement)
+    def _make(self) -> None:
+        """Fills the table."""
+        raise NotImplementedError
 
-    def _fill(self, text: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        try:
-            self._database.connection.executemany(text, rows)
-        except sqlite3.Error as error:
-            raise self._database.fault(error) from error
+    def _create(self, table: Table) -> None:
+        self._database.execute(ddl(CreateTable(table)))
 
-    def _pages(self) -> Iterator[list[tuple[Any, ...]]]:
+    def _find_live(self) -> None:
+        """Fills the table of live blocks."""
+        self._create(_live)
+        self._fill_live.all()
+
+    def _pages(self) -> Iterator[list[Row]]:
         """The rows in order, each behind its place, some at a time."""
         after = 0
-        while rows := self._all(self._page_text, after, PAGE_ROWS):
+        while rows := self._page.all(after, PAGE_ROWS):
             yield rows
             after = rows[-1][0]
 
-    def _rows(self) -> Iterator[tuple[Any, ...]]:
+    def _rows(self) -> Iterator[Row]:
         """The same, one by one."""
         return chain.from_iterable(self._pages())
 
     def _ids(self) -> Iterator[list[int]]:
-        """Of a roll of ids, those, some at a time."""
+        """The ids of a scan of ids, some at a time."""
         for page in self._pages():
             yield [row[1] for row in page]
 
-    def _all(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
-        try:
-            return self._database.connection.execute(text, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._database.fault(error) from error
-
     def close(self) -> None:
-        """Gives back the file."""
+        """Deletes the table."""
         self._database.rollback()
         self._database.close()
 
@@ -173,23 +172,61 @@ class _Scan:
         self.close()
 
 
+def _of_pack(*values: Any) -> Select[Any]:
+    """Sums over the blocks of each pack."""
+    counted = (func.count().label("blocks"), func.sum(blocks.c.stored_length).label("block_bytes"))
+    return select(blocks.c.pack, *counted, *values).group_by(blocks.c.pack)
+
+
+def _with_sums(of_pack: Select[Any], *columns: Any) -> Select[Any]:
+    """Columns of all packs, and those sums, which are 0 where no block lies in the pack."""
+    sums = of_pack.subquery("sums")
+    values = (func.coalesce(value, 0) for value in list(sums.c)[1:])
+    return select(*columns, *values).select_from(packs.outerjoin(sums, sums.c.pack == packs.c.id))
+
+
+_PACK: Final = (packs.c.name, packs.c.size, packs.c.born, packs.c.died)
+
+
 class PackScan(_Scan):
     """All packs, by name."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, _ROLL)
+    _rows_table = _pack_rows
+    _page = _page_of(_pack_rows)
+    _fill = Statement(lambda: _filled(_pack_rows, _with_sums(_of_pack(), *_PACK).order_by(packs.c.name)))
+
+    def _make(self) -> None:
+        self._fill.all()
 
     def __iter__(self) -> Iterator[PackEntry]:
         for row in self._rows():
             yield PackEntry(*row[1:])
 
 
+def _uses() -> Select[Any]:
+    is_dead = _live.c.block.is_(None)
+    of_pack = _of_pack(
+        func.count(_live.c.block).label("live_blocks"),
+        func.sum(case((is_dead, 0), else_=blocks.c.stored_length)).label("live_bytes"),
+    ).select_from(blocks.outerjoin(_live, _live.c.block == blocks.c.id))
+    return _with_sums(of_pack, packs.c.id, *_PACK)
+
+
 class PackUseScan(_Scan):
     """All packs with how much of each is used, oldest first, or by name."""
 
+    _rows_table = _use_rows
+    _page = _page_of(_use_rows)
+    _fill = Statement(lambda: _filled(_use_rows, _uses().order_by(packs.c.id)))
+    _fill_by_name = Statement(lambda: _filled(_use_rows, _uses().order_by(packs.c.name)))
+
     def __init__(self, path: Path, *, by_name: bool = False) -> None:
-        order = "p.name" if by_name else "p.id"
-        super().__init__(path, (*_LIVE, _USES.format(order=order)))
+        self._by_name = by_name
+        super().__init__(path)
+
+    def _make(self) -> None:
+        self._find_live()
+        (self._fill_by_name if self._by_name else self._fill).all()
 
     def __iter__(self) -> Iterator[PackUse]:
         for row in self._rows():
@@ -199,18 +236,51 @@ class PackUseScan(_Scan):
 class NeededPackScan(_Scan):
     """The names of the packs in which a live block lies."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, _NEEDED)
+    _rows_table = _needed_rows
+    _fill = Statement(
+        lambda: _filled(
+            _needed_rows,
+            select(packs.c.name)
+            .distinct()
+            .select_from(PLACED_BLOCKS)
+            .where(blocks.c.id.in_(select(_live.c.block)))
+            .order_by(packs.c.name),
+        )
+    )
+    _is_there = Statement(lambda name: select(_needed_rows.c.name).where(_needed_rows.c.name == name))
+
+    def _make(self) -> None:
+        self._find_live()
+        self._fill.all()
 
     def __contains__(self, name: object) -> bool:
-        return bool(self._all("SELECT 1 FROM temp.roll WHERE name = ?", name))
+        return self._is_there.one(name) is not None
 
 
 class DeadBlockScan(_Scan):
     """The ids of the blocks that no chunk names, outside of packs born at `young` or later."""
 
+    _rows_table = _dead_rows
+    _page = _page_of(_dead_rows)
+    _fill = Statement(
+        lambda young: _filled(
+            _dead_rows,
+            select(blocks.c.id)
+            .where(
+                blocks.c.id.not_in(select(_live.c.block)),
+                blocks.c.pack.in_(select(packs.c.id).where(packs.c.born < young)),
+            )
+            .order_by(blocks.c.id),
+        )
+    )
+
     def __init__(self, path: Path, young: int) -> None:
-        super().__init__(path, (*_LIVE, _DEAD.format(young=int(young))))
+        self._young = young
+        super().__init__(path)
+
+    def _make(self) -> None:
+        self._find_live()
+        self._fill.all(self._young)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Some at a time."""
@@ -220,8 +290,23 @@ class DeadBlockScan(_Scan):
 class EmptyPackScan(_Scan):
     """The ids of the packs that are not dead, were born before `young`, and in which no block lies."""
 
+    _rows_table = _empty_rows
+    _page = _page_of(_empty_rows)
+    _fill = Statement(
+        lambda young: _filled(
+            _empty_rows,
+            select(packs.c.id)
+            .where(packs.c.died.is_(None), packs.c.born < young, packs.c.id.not_in(select(blocks.c.pack)))
+            .order_by(packs.c.id),
+        )
+    )
+
     def __init__(self, path: Path, young: int) -> None:
-        super().__init__(path, (_EMPTY.format(young=int(young)),))
+        self._young = young
+        super().__init__(path)
+
+    def _make(self) -> None:
+        self._fill.all(self._young)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Some at a time."""
@@ -231,8 +316,14 @@ class EmptyPackScan(_Scan):
 class DeadPackScan(_Scan):
     """The packs that are dead, oldest first."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, _DEAD_PACKS)
+    _rows_table = _dead_pack_rows
+    _page = _page_of(_dead_pack_rows)
+    _fill = Statement(
+        lambda: _filled(_dead_pack_rows, select(*_PACK).where(packs.c.died.is_not(None)).order_by(packs.c.id))
+    )
+
+    def _make(self) -> None:
+        self._fill.all()
 
     def __iter__(self) -> Iterator[DeadPack]:
         for row in self._rows():
@@ -244,21 +335,53 @@ class LiveBlockScan(_Scan):
     it is asked for; one that has moved by then is left out.
 
     Args:
+        path: the index.
         packs: the ids of those packs; None for all.
         after: without `packs`, only those of greater names.
     """
 
-    _page_text = _LIVE_PAGE
+    _rows_table = _live_rows
+    _page = Statement(
+        lambda after, limit: (
+            select(_live_rows.c.place, *LOCATION)
+            .select_from(
+                _live_rows.outerjoin(
+                    blocks, (blocks.c.id == _live_rows.c.block) & (blocks.c.pack == _live_rows.c.pack)
+                ).outerjoin(packs, packs.c.id == blocks.c.pack)
+            )
+            .where(_live_rows.c.place > after)
+            .order_by(_live_rows.c.place)
+            .limit(limit)
+        )
+    )
+    _choose = Statement(lambda pack: upsert(_chosen).values(pack=pack).on_conflict_do_nothing())
+    _choose_after = Statement(
+        lambda after: insert(_chosen).from_select(
+            ["pack"], select(packs.c.id).where(packs.c.name > after).order_by(packs.c.id)
+        )
+    )
+    _fill = Statement(
+        lambda: _filled(
+            _live_rows,
+            select(blocks.c.id, blocks.c.pack)
+            .select_from(PLACED_BLOCKS)
+            .where(blocks.c.pack.in_(select(_chosen.c.pack)), blocks.c.id.in_(select(_live.c.block)))
+            .order_by(packs.c.name, blocks.c.offset),
+        )
+    )
 
     def __init__(self, path: Path, packs: Iterable[int] | None = None, after: str = "") -> None:
-        self._packs = packs
-        all_chosen = (_ALL_CHOSEN.format(after=after.replace("'", "''")),) if packs is None else ()
-        super().__init__(path, (*_LIVE, _CHOSEN, *all_chosen, *_LIVE_OF))
+        self._packs, self._after = packs, after
+        super().__init__(path)
 
-    def _run(self, statement: str) -> None:
-        super()._run(statement)
-        if statement == _CHOSEN and self._packs is not None:
-            self._fill("INSERT OR IGNORE INTO temp.chosen VALUES (?)", ((pack,) for pack in self._packs))
+    def _make(self) -> None:
+        self._find_live()
+        self._create(_chosen)
+        if self._packs is None:
+            self._choose_after.all(self._after)
+        else:
+            self._choose.fill((pack,) for pack in self._packs)
+        self._fill.all()
 
     def __iter__(self) -> Iterator[list[BlockLocation]]:
         """Those of one pack after the other."""

@@ -9,12 +9,17 @@ guards each of them, and is not held while the disk is waited for.
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
+
+from sqlalchemy import ColumnElement, Executable, Integer, and_, delete, literal_column, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.schema import CreateColumn
 
 from cas3fs.errors import IndexDatabaseError, IndexRowRefused, IndexTooNew
-from cas3fs.index.database import Database
-from cas3fs.index.texts import staging as texts
-from cas3fs.index.texts.schema import ADD_LOST, CREATE_STAGING
+from cas3fs.index.schema import creating
+from cas3fs.index.sqlite import Database
+from cas3fs.index.statement import Statement, ddl
+from cas3fs.index.tables import staged, staging_meta, staging_metadata
 
 STAGING_VERSION: Final = 2
 """In SQLite's user_version; 0 is a database without tables, and 1 had no column for what is lost."""
@@ -36,6 +41,65 @@ class StagedRow(NamedTuple):
     lost: bytes | None = None
 
 
+_ROWID: Final = literal_column("rowid", Integer)
+
+
+def _is_row(inode: Any, seq: Any) -> ColumnElement[bool]:
+    return and_(staged.c.inode == inode, staged.c.seq == seq)
+
+
+def _saved(*values: Any) -> Executable:
+    inserted = upsert(staged).values(dict(zip(StagedRow._fields, values, strict=True)))
+    others = {name: inserted.excluded[name] for name in StagedRow._fields[2:]}
+    return inserted.on_conflict_do_update(index_elements=["inode", "seq"], set_=others)
+
+
+def _meta_set(key: Any, value: Any) -> Executable:
+    inserted = upsert(staging_meta).values(key=key, value=value)
+    return inserted.on_conflict_do_update(index_elements=["key"], set_={"value": inserted.excluded.value})
+
+
+def all_keys() -> Executable:
+    """SQL: (inode, sequence) of all rows, in that order."""
+    return select(staged.c.inode, staged.c.seq).order_by(staged.c.inode, staged.c.seq)
+
+
+def meta_value(key: Any) -> Executable:
+    """SQL: the text kept under a key."""
+    return select(staging_meta.c.value).where(staging_meta.c.key == key)
+
+
+class StagingReader:
+    """Reads one row after the other, so that a damaged page hides no others; on a connection of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, "read")
+
+    _get = Statement(meta_value)
+
+    def claim(self) -> str | None:
+        """The uuid of the claim that the rows belong to, or None."""
+        row = self._get.one(CLAIM)
+        return None if row is None else str(row[0])
+
+    _keys = Statement(all_keys)
+
+    def keys(self) -> set[tuple[int, int]]:
+        """(inode, sequence) of all rows, as the index over them has them, which lies on pages of its own."""
+        return set(self._keys.all())
+
+    _following = Statement(lambda place: select(_ROWID, *staged.c).where(place < _ROWID).order_by(_ROWID).limit(1))
+
+    def following(self, place: int) -> tuple[int, StagedRow] | None:
+        """The first row behind a place, with its own place; None where there is none."""
+        row = self._following.one(place)
+        return None if row is None else (row[0], StagedRow(*row[1:]))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._database.close()
+
+
 class StagingIndex:
     """The rows of staging. Every method raises `IndexFull`, `IndexCorrupt` or another `IndexDatabaseError`.
 
@@ -49,17 +113,16 @@ class StagingIndex:
             IndexTooNew: a newer cas3fs made it.
         """
         self.salvaged = ""
-        """What was lost when the database was damaged and what could be read was taken over (`salvaging`)."""
+        """What was lost when the database was damaged, and its readable rows went to a new one (`salvage`)."""
         self._lock = threading.Lock()
         self._database = Database(path, create=True)
         try:
             _prepare_schema(self._database)
-            self._save, self._delete = texts.SAVE.on(self._database), texts.DELETE.on(self._database)
-            self._keys, self._row = texts.KEYS.on(self._database), texts.ROW.on(self._database)
-            self._get, self._set = texts.GET.on(self._database), texts.SET.on(self._database)
         except BaseException:
             self._database.close()
             raise
+
+    _get = Statement(meta_value)
 
     @property
     def claim(self) -> str | None:
@@ -68,11 +131,15 @@ class StagingIndex:
             row = self._get.one(CLAIM)
             return None if row is None else str(row[0])
 
+    _set = Statement(_meta_set)
+
     def set_claim(self, claim: str) -> None:
         """Says to which claim the rows belong; durable on return, together with what else was changed before."""
         with self._lock:
             self._set.run(CLAIM, claim)
         self.commit()
+
+    _save = Statement(_saved, StagedRow._fields)
 
     def save(self, rows: Iterable[StagedRow]) -> None:
         """Enters rows, in place of those with the same inode and sequence.
@@ -96,10 +163,15 @@ class StagingIndex:
                     refused.append((row, error))
         return refused
 
+    _delete = Statement(lambda inode, seq: delete(staged).where(_is_row(inode, seq)))
+
     def delete(self, keys: Iterable[tuple[int, int]]) -> None:
         """Removes the rows of these (inode, sequence); missing ones are fine."""
         with self._lock, self._undoing():
             self._delete.many(keys)
+
+    _keys = Statement(all_keys)
+    _row = Statement(lambda inode, seq: select(*staged.c).where(_is_row(inode, seq)))
 
     def rows(self) -> Iterator[StagedRow]:
         """All rows, by inode, then sequence; they are read one by one, so memory holds one row's data at a time."""
@@ -114,8 +186,8 @@ class StagingIndex:
     def check(self) -> str:
         """What is wrong with the structure of the database, one line; empty where nothing is."""
         with self._lock:
-            found = self._database.execute("PRAGMA quick_check(1)")
-        return "" if found == [("ok",)] else str(found[0][0]).replace("\n", "; ")
+            found = self._database.quick_check(1)
+        return found[0].replace("\n", "; ") if found else ""
 
     def commit(self, *, durable: bool = True) -> None:
         """Keeps all changes so far; `durable` waits until they are on the disk, else `sync` does."""
@@ -164,14 +236,17 @@ class _Undoing:
 
 def _prepare_schema(database: Database) -> None:
     """Makes the tables in an empty database, and refuses what a newer version made."""
-    version = int(str(database.execute("PRAGMA user_version")[0][0]))
+    version = database.user_version
     if version > STAGING_VERSION:
         raise IndexTooNew(f"{database.path}: made by a newer cas3fs (its version is {version}): use that")
     if version == STAGING_VERSION:
         return
     database.begin()
-    for text in CREATE_STAGING if version == 0 else (ADD_LOST,):
-        database.execute(text)
-    database.execute(f"PRAGMA user_version={STAGING_VERSION}")
+    if version == 0:
+        for text in creating(staging_metadata):
+            database.execute(text)
+    else:
+        database.add_column(staged.name, ddl(CreateColumn(staged.c.lost)))
+    database.set_user_version(STAGING_VERSION)
     database.commit()
     database.sync()

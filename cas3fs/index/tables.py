@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tables of the index.
+"""The tables of the index: the one place where they are declared.
 
-`migrations/` brings older databases to what is declared here; a test holds that both agree, word by word.
+A new index is made from them, and statements name their columns. `migrations/` brings older databases to what is
+declared here; a test compares both word by word.
 
 Autoincrement keeps numbers from being used again after their row was deleted. Tables without a rowid are stored in
 the order of their primary key, so that the chunks of a file lie together. SQLite appends the row's id to every entry
 of an index, so the one on (parent) is ordered by (parent, id), which is readdir's order.
 """
+
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -20,7 +23,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    column,
+    table,
 )
+
+ROOT_INODE: Final = 1
+"""The number of the root directory, which has no name."""
 
 # SQLite numbers rows by themselves only in a column declared INTEGER, which has 64 bits there
 Big = BigInteger().with_variant(Integer(), "sqlite")
@@ -43,7 +51,7 @@ inodes = Table(
     Column("crtime_ns", Big, nullable=False),
     # the sequence of the newest staged change whose bytes are in `chunks`: what is not newer is not replayed
     Column("stored_seq", Big, nullable=False),
-    # what `chunks` has of it, counted and summed up by those who changed it (`sums`): what is lost there shows here
+    # the checksum of its rows in `chunks`, which every change of those changes too: what is lost there shows here
     Column("chunk_count", Big, nullable=False, server_default="0"),
     Column("chunk_sum", Big, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
@@ -98,12 +106,12 @@ blocks = Table(
     Column("offset", Big, nullable=False),
     Column("stored_length", Big, nullable=False),
     Column("plain_length", Big, nullable=False),
-    # no constraint, so that copies can do without it: module `trimming`
+    # no constraint, so that snapshots can do without it: module `hash_index`
     Index("uq_blocks_hash", "hash", unique=True),
     sqlite_autoincrement=True,
 )
 
-# blocks whose bytes were found missing or wrong: nothing is deduplicated onto them until they were stored again
+# blocks whose bytes were found missing or wrong: nothing is deduplicated onto them until they are stored again
 lost_blocks = Table(
     "lost_blocks",
     metadata,
@@ -131,7 +139,7 @@ volume_state = Table(
 )
 
 revision_metadata = MetaData()
-"""Alembic's own table, which is no table of ours: declared so that a new index can be made without Alembic."""
+"""Alembic's own table: declared here so that a new index can be made without Alembic."""
 
 alembic_version = Table(
     "alembic_version",
@@ -140,8 +148,11 @@ alembic_version = Table(
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 
+sequences = table("sqlite_sequence", column("name", Text), column("seq", Integer))
+"""SQLite's own: the greatest number that each table with autoincrement ever had."""
+
 staging_metadata = MetaData()
-"""The tables of `staging.sqlite`, a database apart: it is no part of any snapshot."""
+"""The tables of `staging.sqlite`, a separate database that is part of no snapshot."""
 
 staging_meta = Table(
     "meta",
@@ -162,6 +173,6 @@ staged = Table(
     Column("ctime_ns", Big, nullable=False),
     Column("ranges", LargeBinary, nullable=False),
     Column("data", LargeBinary, nullable=True),
-    # the ranges, of those above, that the local disk has lost
+    # those of the ranges that the local disk has lost
     Column("lost", LargeBinary, nullable=True),
 )

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import attrs
 
-from cas3fs.index.database import Database
+from cas3fs.index.sqlite import Database
 
 USAGE: Final = "python -m cas3fs.testing.sqlite_faults KIND WHILE-FILE DATABASE[:TEXT] CAS3FS-ARGUMENT..."
 

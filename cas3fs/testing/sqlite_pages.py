@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from cas3fs.index.database import Database
+from cas3fs.index.sqlite import Database
 
 PAGE_BYTES: Final = 4096
 _FILE_HEADER_BYTES: Final = 100
@@ -30,8 +30,7 @@ def checkpointed_bytes(path: Path) -> bytes:
 def leaf_pages(path: Path, table: str) -> list[int]:
     """The numbers of the pages that hold the rows of a table, and nothing but rows; the first page is 1."""
     with closing(Database(path)) as database:
-        found = database.execute("SELECT name, rootpage FROM sqlite_master")
-    (root,) = [int(str(page)) for name, page in found if name == table]
+        (root,) = [page for _, name, page in database.catalogue() if name == table]
     return sorted(_leaves_below(checkpointed_bytes(path), root))
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The steps, one a file; `cas3fs.index.revisions.REVISIONS` names them in their order."""
+"""The steps, one a file; `cas3fs.index.schema.REVISIONS` names them in their order."""

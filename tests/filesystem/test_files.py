@@ -191,7 +191,7 @@ def test_opening_to_truncate_changes_the_times_of_an_empty_file_too(fs: FileSyst
 def test_while_another_process_has_the_index_locked_nothing_is_promised_and_nothing_lost(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cas3fs.index.database.BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("cas3fs.index.sqlite.BUSY_TIMEOUT_S", 0.2)
     fs = machine.mount()
     make_file(fs, 1, b"before", b"x" * 1000)
     fs.commit()

@@ -33,7 +33,7 @@ def faults() -> Iterator[SqliteFaults]:
 
 @pytest.fixture
 def machine(faults: SqliteFaults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    monkeypatch.setattr("cas3fs.index.database.LOG_RESERVE_BYTES", 1 << 20)  # the disk is copied often
+    monkeypatch.setattr("cas3fs.index.sqlite.LOG_RESERVE_BYTES", 1 << 20)  # the disk is copied often
     made = Machine(tmp_path / "machine")
     yield made
     made.close()

@@ -10,10 +10,13 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from cas3fs.errors import IndexCorrupt
 from cas3fs.index import Index, IndexChecker, IndexReader
-from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS, ROW_CHECKSUM, ChunkChecksum, checksum_of, row_checksum
+from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS, ChunkChecksum, checksum_of, row_checksum
+from cas3fs.index.statement import Statement
+from cas3fs.index.tables import chunks
 from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
 from tests.index.conftest import add_file, make_pack
 
@@ -24,9 +27,11 @@ Numbers = st.integers(0, 2**63 - 1)
 
 @given(st.tuples(Numbers, Numbers, Numbers, Numbers))
 def test_sqlite_makes_the_same_mark(row: tuple[int, int, int, int]) -> None:
+    query = Statement(lambda: select(row_checksum(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip)))
     with sqlite3.connect(":memory:") as database:
-        query = f"SELECT {ROW_CHECKSUM.format('')} FROM (SELECT ? AS offset, ? AS length, ? AS block, ? AS skip)"
-        assert database.execute(query, row).fetchone() == (row_checksum(*row),)
+        database.execute("CREATE TABLE chunks (offset INTEGER, length INTEGER, block INTEGER, skip INTEGER)")
+        database.execute("INSERT INTO chunks VALUES (?, ?, ?, ?)", row)
+        assert database.execute(query.text).fetchone() == (row_checksum(*row),)
     database.close()
 
 
@@ -199,7 +204,7 @@ def test_summing_up_makes_the_sums_what_the_chunks_say(path: Path, files: int) -
             index.chunks.replace(file, 0, 200, [(0, 100, 1, 0), (100, 100, file, 7)])
         index._database.begin()
         index._database.execute("UPDATE inodes SET chunk_count = 9, chunk_sum = 9")
-        index._database.execute(RECOMPUTE_CHECKSUMS)
+        index._database.execute(RECOMPUTE_CHECKSUMS.text)
         index.commit()
         with IndexReader(path) as reader:
             assert reader.checksum_mismatches() == 0

@@ -14,7 +14,7 @@ import pytest
 
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull, IndexTooNew
 from cas3fs.index import Index
-from cas3fs.index import database as database_module
+from cas3fs.index import sqlite as sqlite_module
 from tests.index.conftest import add_file
 
 
@@ -265,7 +265,7 @@ def test_an_error_of_sqlite_becomes_one_of_ours(index: Index, code: int, kind: t
 def test_an_io_error_on_a_full_disk_means_that_it_is_full(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
-    monkeypatch.setattr(database_module, "LEAST_ROOM_BYTES", 1 << 62)
+    monkeypatch.setattr(sqlite_module, "FULL_DISK_BYTES", 1 << 62)
     assert isinstance(index._database.fault(error), IndexFull)
 
 
@@ -276,8 +276,8 @@ def test_a_number_beyond_64_bits_is_an_error_of_ours(index: Index) -> None:
 
 def test_the_log_has_its_room_on_the_disk_beforehand(index: Index) -> None:
     log = Path(f"{index.path}-wal").stat()
-    assert log.st_size >= database_module.LOG_RESERVE_BYTES
-    assert log.st_blocks * 512 >= database_module.LOG_RESERVE_BYTES
+    assert log.st_size >= sqlite_module.LOG_RESERVE_BYTES
+    assert log.st_blocks * 512 >= sqlite_module.LOG_RESERVE_BYTES
 
 
 def test_a_missing_index_is_an_error_and_stays_missing(path: Path) -> None:
@@ -351,7 +351,7 @@ def test_the_log_is_used_from_its_start_again(index: Index) -> None:
         for number in range(200):
             add_file(index, os.urandom(20) + b"%d" % number)
         index.commit()
-    assert Path(f"{index.path}-wal").stat().st_size == database_module.LOG_RESERVE_BYTES
+    assert Path(f"{index.path}-wal").stat().st_size == sqlite_module.LOG_RESERVE_BYTES
     connection = sqlite3.connect(index.path)
     _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     connection.close()

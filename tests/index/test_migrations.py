@@ -15,12 +15,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
-from cas3fs.index import LOST_PACK, Index, IndexChecker, migrations, revisions, tables
-from cas3fs.index import index as index_module
+from cas3fs.index import LOST_PACK, Index, IndexChecker, migrations, schema, tables
 from cas3fs.index.hash_index import drop_hash_index
 from tests.index.conftest import add_file
 
-NOW = revisions.SCHEMA_REVISION
+NOW = schema.SCHEMA_REVISION
 SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 
 NEXT_STEP = '''
@@ -53,8 +52,8 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     step = folder / "versions" / "9000_next.py"
     step.write_text(NEXT_STEP % (NOW, ""))
     monkeypatch.setattr(migrations, "folder", lambda: folder)
-    for module in (migrations, index_module):
-        monkeypatch.setattr(module, "REVISIONS", (*revisions.REVISIONS, "9000"))
+    for module in (migrations, schema):
+        monkeypatch.setattr(module, "REVISIONS", (*schema.REVISIONS, "9000"))
         monkeypatch.setattr(module, "SCHEMA_REVISION", "9000")
     return step
 
@@ -83,8 +82,8 @@ def test_the_revisions_are_those_of_the_steps() -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations.folder()))
     steps = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()]
-    assert tuple(reversed(steps)) == revisions.REVISIONS
-    assert migrations.head() == revisions.REVISIONS[-1]
+    assert tuple(reversed(steps)) == schema.REVISIONS
+    assert migrations.head() == schema.REVISIONS[-1]
 
 
 def test_upgrading_makes_an_index_where_none_is(path: Path) -> None:

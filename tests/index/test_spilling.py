@@ -11,7 +11,7 @@ import pytest
 
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.index import Index, StagedRow, StagingIndex
-from cas3fs.index.database import Database
+from cas3fs.index.sqlite import Database
 from tests.index.conftest import add_file
 
 CACHED_PAGES = 20

@@ -16,7 +16,7 @@ Two and three in this order: a rename in the index never becomes durable before 
 Four before five: a staging row goes only when the index is durable.
 
 The group stays in memory until it is committed, so one that has changed many pages is committed at once.  One that
-SQLite has undone is done again by the index (`cas3fs.index.database`): the file system takes no changes while that
+SQLite has undone is done again by the index (`cas3fs.index.sqlite`): the file system takes no changes while that
 fails, and each commit tries it.
 
 `commit_mutex` makes commits one at a time; callers that come while one is under way share the next.

@@ -90,7 +90,7 @@ class FileRollback:
             here = index_checker.file_state(inode)
         with filesystem.index_transaction() as index:
             repairs = index.repairs()
-            if here is not None and (here.sums, here.size) == (state.sums, state.size):
+            if here is not None and (here.checksum, here.size) == (state.checksum, state.size):
                 told = f"it is whole again, from snapshot {snapshot}"
             else:
                 kept = repairs.keep_copy(inode).decode(errors="backslashreplace")

@@ -1,41 +1,39 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An open SQLite file: how it is opened, how it fails, and how a commit becomes durable.
+"""The SQLite engine: how a database file is opened, how it fails, and how a commit becomes durable.
 
-Here is the one seam where sqlite3's errors become those of `cas3fs.errors`.
+All that is SQLite's alone is said here, as plain SQL: pragmas, transactions, its catalogue, triggers. Here, too, is the
+one place where sqlite3's errors become those of `cas3fs.errors`.
 
-Durability. The databases run with ``journal_mode=WAL`` and ``synchronous=NORMAL``: a commit appends to the
-write-ahead log and does not wait for the disk. With ``synchronous=FULL`` SQLite would do one thing more, fdatasync
-the log after each commit; `Database.sync` does just that, so a commit followed by it is as durable as a FULL one, but
-the caller chooses when, and holds no lock meanwhile. Two cases are left, and SQLite covers both under NORMAL: a
-checkpoint syncs the log before it copies pages and the database after it, before the log may be used from its start
-again; and a new log header is synced before the frames behind it. The directory is synced once, as the log's name may
-be new.
+Durability. The databases run with ``journal_mode=WAL`` and ``synchronous=NORMAL``: a commit appends to the write-ahead
+log and does not wait for the disk. With ``synchronous=FULL`` SQLite would do one thing more, fdatasync the log after
+each commit; `Database.sync` does just that, so a commit followed by it is as durable as a FULL one, but the caller
+chooses when, and holds no lock meanwhile. Two cases are left, and SQLite covers both under NORMAL: a checkpoint syncs
+the log before it copies pages and the database after it, before the log may be used from its start again; and a new log
+header is synced before the frames behind it. The directory is synced once, as the log's name may be new.
 
-Resting. Outside of a transaction every read takes and gives back a lock on SQLite's shared memory, two system calls
-that cost as much as the read itself (a miss in `dentries`: 4.2 microseconds, within a transaction 2.1). So between
-its write transactions the writer's connection stays in a read transaction, which is opened anew with every commit. It
-would hide what others commit, but there is no other writer; and it never keeps a checkpoint from finishing, as that
-happens within the commit, before it is opened.
+Reads between transactions. Outside of a transaction every read takes and releases a lock on SQLite's shared memory, two
+system calls that cost as much as the read itself (a miss in `dentries`: 4.2 microseconds, within a transaction 2.1). So
+between its write transactions the writer's connection stays in a read transaction, which is opened anew with every
+commit. It would hide what others commit, but there is no other writer; and it never keeps a checkpoint from finishing,
+as that happens within the commit, before it is opened.
 
-Room. A commit that finds the disk full makes SQLite undo the whole transaction. So the log is given its room on the
-disk when it is opened, more than it takes as a rule, unless the disk is nearly full already. SQLite copes with bytes
-behind the end of a log, as every log that is used anew has some; and a sync has less to do when the file does not
-grow.
+Disk space. A commit that finds the disk full makes SQLite undo the whole transaction. So space for the log is allocated
+when it is opened, more than it usually needs, unless the disk is nearly full already. SQLite copes with bytes behind
+the end of a log, as every log that is used anew has some; and a sync has less to do when the file does not grow.
 
 Spilling. Within a transaction that has outgrown its cache SQLite writes changed pages to the log early. Before 3.50.2
 it then loses commits: a page is changed and written again in its place in the log, a savepoint is rolled back, and the
-frames that follow are left without checksums. Those who read the live log see the commit, and recovery after a crash
-ends before it. Every operation here is a savepoint. So a writer never spills, and is refused where SQLite cannot be
-told so; its changed pages stay in memory until the commit, which `weight` lets callers bound.
+frames that follow are left without checksums. Readers of the live log see the commit, and recovery after a crash ends
+before it. Every operation here is a savepoint. So a writer never spills, and is refused where SQLite cannot be kept
+from it; its changed pages stay in memory until the commit, and `changed_pages` lets callers bound them.
 
-A lost group. SQLite answers some errors, no room and failed reads among them, by undoing the whole transaction, and
-says so nowhere but in `in_transaction`. `fault` looks there, whatever statement failed. From then on nothing is read
-or committed that lacks what was undone: a database that was opened with `repeats` keeps what the group has done, and
-does it once more before the next statement; until that has succeeded every statement fails.
+A lost group. SQLite answers some errors, a full disk and failed reads among them, by undoing the whole transaction, and
+only `in_transaction` shows it. `fault` looks there, whatever statement failed. From then on nothing is read or
+committed that lacks what was undone: a database that was opened with `repeats` keeps a list of the group's changes, and
+makes them once more before the next statement; until that has succeeded every statement fails.
 
-A warning. POSIX drops all of a process's locks on a file when it closes any descriptor of it. So nothing in this
-process may open the database file but SQLite. The log is not a file that SQLite locks; `sync` keeps a descriptor of
-that.
+A warning. POSIX drops all of a process's locks on a file when it closes any descriptor of it. So only SQLite may open
+the database file in this process. The log is not a file that SQLite locks; `sync` keeps a descriptor of that.
 """
 
 import os
@@ -44,6 +42,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import quote
 
@@ -52,8 +51,8 @@ from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull, IndexRowR
 from cas3fs.index.files import os_fault
 
 Mode = Literal["write", "read", "scratch"]
-"""``write``: as above. ``read``: no change is possible. ``scratch``: a copy that nobody misses after a crash, without
-a log and without syncing."""
+"""``write``: as above. ``read``: no change is possible. ``scratch``: a copy that nobody misses after a crash, without a
+log and without syncing."""
 
 PAGE_SIZE_BYTES: Final = 4096
 CACHE_SIZE_KIB: Final = 32 * 1024
@@ -62,10 +61,11 @@ SMALL_CACHE_SIZE_KIB: Final = 4 * 1024  # for what is read or written once, from
 # however often it changed, so fewer and larger ones stall less. The log stays near 16 MiB.
 CHECKPOINT_PAGES: Final = 4096
 BUSY_TIMEOUT_S: Final = 10.0
-LEAST_ROOM_BYTES: Final = 1 << 20
+FULL_DISK_BYTES: Final = 1 << 20
+"""A disk with less space than that is full."""
 LOG_RESERVE_BYTES: Final = 32 << 20
 REPEAT_PAUSE_S: Final = 1.0
-"""A lost group is not done again more often for the sake of those who read."""
+"""Reads make a lost group be done again no more often than that."""
 
 FAULTS: Final = (sqlite3.Error, OverflowError, MemoryError)
 """What the driver raises when a statement fails: a number has more than 64 bits; SQLite finds no memory."""
@@ -73,6 +73,9 @@ _ROW_CODES: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATC
 
 Step = tuple[Callable[..., Any], str, Sequence[Any]]
 """A change that was made: the driver's call, the statement's text, its parameters or rows of them."""
+
+CatalogueRow = tuple[str, str, int]
+"""An object of the database: its type (table, index, trigger, view), name and root page (0: it has none)."""
 
 _WRITE_PRAGMAS: Final = (
     "PRAGMA synchronous=NORMAL",
@@ -85,10 +88,11 @@ _COMMON_PRAGMAS: Final = (
     "PRAGMA foreign_keys=OFF",
     # a database that came from the store names no function that does more than compute
     "PRAGMA trusted_schema=OFF",
-    # zeroes what is deleted where that costs no further page: free room then compresses well in snapshots
+    # zeroes what is deleted where that costs no further page: free space then compresses well in snapshots
     "PRAGMA secure_delete=FAST",
 )
 _LAYOUT_PRAGMAS: Final = (f"PRAGMA page_size={PAGE_SIZE_BYTES}", "PRAGMA auto_vacuum=NONE")
+_READ_SOMETHING: Final = "SELECT count(*) FROM sqlite_master"
 
 
 class Database:
@@ -181,7 +185,7 @@ class Database:
         if mode == "write":
             self._refuse_spilling()
             self._start_log()
-        self.execute("SELECT count(*) FROM sqlite_master")
+        self.execute(_READ_SOMETHING)
         if mode == "write":
             self._open_log()
             self._rest()
@@ -212,14 +216,14 @@ class Database:
             os.posix_fallocate(log, 0, LOG_RESERVE_BYTES)
 
     def execute(self, text: str) -> list[tuple[object, ...]]:
-        """Runs a statement without parameters and returns its rows; for what is not hot, and no change of a group."""
+        """Runs a statement without parameters and returns its rows; for what is rare, and no change of a group."""
         try:
             return self.connection.execute(text).fetchall()
         except FAULTS as error:
             raise self.fault(error) from error
 
     def change(self, text: str) -> None:
-        """Runs a change without parameters within the group; for what is not hot."""
+        """Runs a change without parameters within the group; for what is rare."""
         self.begin()
         self.execute(text)
         if self.repeats:
@@ -356,7 +360,7 @@ class Database:
             # for speed alone: if something is wrong, the next statement that matters will say so
             with suppress(IndexDatabaseError):
                 self.execute("BEGIN")
-                self.execute("SELECT count(*) FROM sqlite_master")
+                self.execute(_READ_SOMETHING)
 
     def sync(self) -> None:
         """Makes durable what was committed before the call. May be called by any thread, without a lock.
@@ -382,12 +386,88 @@ class Database:
             self._sync_failed = True
             raise os_fault(self.path, error) from error
 
+    # -- what only SQLite has
+
+    def pin(self) -> None:
+        """Opens a read transaction: what the database holds now is what is read until `unpin`."""
+        self.execute("BEGIN")
+        self.execute(_READ_SOMETHING)  # BEGIN alone pins nothing
+
+    def unpin(self) -> None:
+        """Ends the read transaction."""
+        self._end("COMMIT")
+
+    def catalogue(self) -> list[CatalogueRow]:
+        """All objects of the database."""
+        return self.execute("SELECT type, name, rootpage FROM sqlite_master")  # type: ignore[return-value]
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether the database has a table or an index of that name."""
+        return any(one[:2] == (kind, name) for one in self.catalogue())
+
+    def quick_check(self, limit: int) -> list[str]:
+        """What is wrong with the structure of the file, at most `limit` lines."""
+        return self._problems(f"quick_check({limit})")
+
+    def integrity_check(self, scope: int | str) -> list[str]:
+        """The same, and what tables and their indexes disagree about, row by row: in all tables, at most so many lines,
+        or in the table of that name."""
+        return self._problems(f"integrity_check({scope})")
+
+    def _problems(self, pragma: str) -> list[str]:
+        return [str(line) for (line,) in self.execute(f"PRAGMA {pragma}") if line != "ok"]
+
+    @property
+    def user_version(self) -> int:
+        """A number that SQLite keeps for the program in the header of the file; 0 in a new one."""
+        return int(str(self.execute("PRAGMA user_version")[0][0]))
+
+    def set_user_version(self, version: int) -> None:
+        """Sets that number, within the transaction."""
+        self.execute(f"PRAGMA user_version={version}")
+
+    def attach(self, path: Path, name: str) -> None:
+        """Opens another database for reading beside this one: its tables are there as ``name.table``."""
+        self.execute(f"ATTACH DATABASE 'file:{quote(str(path.absolute()))}?mode=ro' AS {name}")
+
+    def add_column(self, table: str, declaration: str) -> None:
+        """Adds a column to a table."""
+        self.execute(f"ALTER TABLE {table} ADD COLUMN {declaration}")
+
+    def zero_freed_pages(self) -> None:
+        """From now on pages that become free are filled with zeros, without a journal: for a scratch copy."""
+        self.execute("PRAGMA secure_delete=ON")
+        self.execute("PRAGMA journal_mode=OFF")
+
+    def keep_temporary_tables_in_files(self, cache_kib: int) -> None:
+        """Has temporary tables in a file that nobody else sees and that is gone with the connection."""
+        self.execute("PRAGMA temp_store=FILE")
+        self.execute(f"PRAGMA temp.cache_size=-{cache_kib}")
+
+    def watch_column(self, table: str, column: str, notes: str) -> None:
+        """From now on each value that the column comes to have is noted as an id in the temporary table `notes`,
+        whatever statement of this connection sets it. A note is undone with the change that made it."""
+        note = f"BEGIN INSERT OR IGNORE INTO {notes} VALUES (new.{column}); END"
+        for event, suffix in (("INSERT", "inserted"), (f"UPDATE OF {column}", "updated")):
+            self.change(f"CREATE TEMP TRIGGER IF NOT EXISTS {notes}_{suffix} AFTER {event} ON main.{table} {note}")
+
+    def unwatch_column(self, notes: str) -> None:
+        """Ends `watch_column`; the notes stay."""
+        for suffix in ("inserted", "updated"):
+            self.change(f"DROP TRIGGER IF EXISTS temp.{notes}_{suffix}")
+
     def copy_from(self, source: "Database") -> None:
-        """Becomes a copy of what `source` sees, page by page, by SQLite's online backup in one step."""
+        """Becomes a copy of what `source` sees, page by page, by SQLite's online backup in one step; the file is then
+        complete without a journal or log."""
         try:
             source.connection.backup(self.connection)
         except sqlite3.Error as error:
             raise self.fault(error) from error
+        self.drop_log()
+
+    def drop_log(self) -> None:
+        """Makes the database one file without a write-ahead log."""
+        self.execute("PRAGMA journal_mode=DELETE")
 
     def fault(self, error: sqlite3.Error | OverflowError | MemoryError) -> IndexDatabaseError:
         """The exception that stands for `error`; its `group_lost` tells whether SQLite gave up the transaction."""
@@ -417,7 +497,7 @@ class Database:
     def _disk_is_full(self) -> bool:
         # SQLite says FULL for the database and its log, but a plain I/O error for its shared-memory file
         try:
-            return self._room_bytes() < LEAST_ROOM_BYTES
+            return self._room_bytes() < FULL_DISK_BYTES
         except OSError:
             return False
 
@@ -432,3 +512,47 @@ class Database:
             self.connection.close()
         except sqlite3.Error as error:
             raise self.fault(error) from error
+
+
+class Operation:
+    """A savepoint in the group. It keeps nothing, so one object serves all operations, nested ones too."""
+
+    __slots__ = ("_database", "_execute")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._execute = database.cursor().execute
+
+    def __enter__(self) -> None:
+        database = self._database
+        if not database.writing:
+            database.begin()
+        try:
+            self._execute("SAVEPOINT operation")
+        except FAULTS as error:
+            raise database.fault(error) from error
+        database.marks.append(len(database.done))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        database = self._database
+        mark = database.marks.pop()
+        if kind is None and database.writing:
+            try:
+                self._execute("RELEASE operation")
+            except FAULTS as failure:
+                del database.done[mark:]
+                raise database.give_up(failure) from failure
+            return
+        del database.done[mark:]
+        if not database.writing:  # SQLite has undone more than the operation
+            if kind is None:
+                raise database.loss()
+            return
+        database.undone += 1
+        try:
+            self._execute("ROLLBACK TO operation")
+            self._execute("RELEASE operation")
+        except FAULTS as failure:
+            raise database.give_up(failure) from failure

@@ -32,7 +32,7 @@ from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore

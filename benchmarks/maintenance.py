@@ -29,8 +29,8 @@ from cas3fs.maintenance.fsck.check import FsckSettings, check_volume
 from cas3fs.maintenance.fsck.checks import FsckTarget
 from cas3fs.maintenance.fsck.verify import DataVerifier
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
-from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.maintenance.gc.plan import PlanInputs, make_plan
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore

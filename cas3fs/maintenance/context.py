@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What maintenance works on: an open volume, as the one who opened it hands it over."""
+"""What maintenance works on: an open volume, as it is given by the code that opened it."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -17,33 +17,37 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber
 
 ProgressCallback = Callable[[Mapping[str, Any]], None]
-"""Told how far the work is: ``what`` is done, how many of how many bytes (``done``, ``total``)."""
+"""Called with the progress of the work: ``what`` is being done, and perhaps how many bytes (``done``) of how many
+(``total``)."""
 
 
 def ignore_progress(report: Mapping[str, Any]) -> None:
-    """A `Report` that tells nobody."""
+    """A `ProgressCallback` that does nothing."""
 
 
 class SnapshotPublisher(Protocol):
-    """Who publishes snapshots of the volume."""
+    """Publishes snapshots of the volume."""
 
     def exclusively(self) -> AbstractContextManager[None]:
-        """While this is open nobody else publishes or deletes snapshots."""
+        """While this context is open, nobody else publishes or deletes snapshots."""
 
     def publish_locked(self, progress: ProgressCallback = ...) -> str:
-        """Stores everything and publishes it unless nothing has changed; gives the id of the newest snapshot, which is
-        acknowledged: no other writer had taken over. Called within `exclusively`."""
+        """Stores everything, and publishes a snapshot unless nothing has changed; to be called within `exclusively`.
+
+        Returns:
+            The id of the newest snapshot. It is acknowledged: no other writer had taken over.
+        """
 
     @property
     def next_number(self) -> SnapshotNumber:
-        """The least number that a snapshot yet to come can have; asked within `exclusively`."""
+        """The least number that a future snapshot can have; to be read within `exclusively`."""
 
     def check_fence(self) -> None:
-        """Asked before anything is deleted.
+        """Checks that no other writer has taken over; to be called before anything is deleted.
 
         Raises:
             Fenced: another writer has taken over; the file system is read-only from now on.
-            StoreError: nobody knows.
+            StoreError: the check failed.
         """
 
 
@@ -51,9 +55,10 @@ class SnapshotPublisher(Protocol):
 class VolumeContext:
     """An open volume, with the right to write it.
 
-    epoch: the one that was claimed.
-    scratch: a folder on the local disk for restored indexes; what is left there may be removed at any start.
-    pack_size_bytes, compression: of new packs.
+    Attributes:
+        epoch: the number of the epoch that was claimed.
+        scratch: a folder on the local disk for restored indexes; its contents may be removed at any start.
+        pack_size_bytes, compression: of new packs.
     """
 
     store: ObjectStore

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The survey: everything that the store holds, by one complete listing, and every manifest.
+"""The inventory of a store: everything that it holds, by one complete listing, and every manifest.
 
-It is complete, or it raises; nothing is ever concluded from a part of it. Packs are compared with what the index knows
-while they are listed, as both come by name: so neither is ever held whole (`Comparison`). What the index knows was read
-before, so a pack that it knows and that is not listed is missing; one that comes meanwhile may seem unknown, so whoever
-deletes asks once more.
+Taking it either succeeds completely or raises; nothing is ever concluded from a part of it. Packs are compared with the
+index while they are listed, as both come by name, so that neither is ever held whole in memory (`PackComparison`). The
+index was read before, so a pack of the index that is not listed is missing; a pack that was stored meanwhile may seem
+unknown, so a gc asks the index again before it deletes one.
 
-Whether a listing is as complete as it claims shows by what must be in it: packs in use, and what was just published. A
-listing that does not ascend is not believed either.
+A store may leave objects out of a listing. That shows by what has to be listed: packs in use, and the snapshot that was
+just published. A listing that is not in ascending order is not relied on either.
 """
 
 import secrets
@@ -36,16 +36,16 @@ PROBE_PREFIX: Final = "probe/"
 QUARANTINE_PREFIX: Final = "damaged/"
 QUARANTINED_SNAPSHOTS: Final = QUARANTINE_PREFIX + SnapshotEntry.prefix()
 MAX_HELD: Final = 20_000
-"""Objects that are not as they should be are held in memory up to this number; a later run finds the rest."""
+"""Of unknown, missing and unrecognized objects, this many are held in memory; a later run finds the others."""
 Item = TypeVar("Item")
 _FOLDERS: Final = frozenset(kind.folder for kind in ALL_KINDS if kind.folder)
-_CHECKED: Final = frozenset({"packs", "pages", "snapshots", "epochs"})
-"""Of which the names are looked at: others there are of no kind."""
+_CHECKED_FOLDERS: Final = frozenset({"packs", "pages", "snapshots", "epochs"})
+"""In these an object with another kind of name is unrecognized."""
 _LONE_KEYS: Final = frozenset({"volume"})
 
 
 class _Capped(Generic[Item]):
-    """The first `MOST_TOLD` of many, and how many they are."""
+    """The first `MAX_HELD` of many items, and how many they are."""
 
     def __init__(self) -> None:
         self.first: list[Item] = []
@@ -60,86 +60,93 @@ class _Capped(Generic[Item]):
 
 @attrs.frozen
 class VolumeListing:
-    """The objects of a volume by what they are."""
+    """The objects of a volume by what they are.
+
+    Attributes:
+        newest_pack_epoch: the greatest epoch of a pack; 0 if there is none.
+        pages, snapshots: by id.
+        epochs: the numbers that were claimed.
+        probes: leftovers of tests of how the store behaves.
+        unrecognized: objects of no kind that this version knows, the first `MAX_HELD`.
+        quarantined: the numbers of damaged snapshots whose manifests a repair has moved to ``damaged/``.
+        count, size_bytes: of all objects.
+    """
 
     pack_count: int
-    pack_epoch: int
-    """The greatest of any pack; 0 for none."""
+    newest_pack_epoch: int
     pages: Mapping[str, ObjectInfo]
-    """By id."""
     snapshots: Mapping[str, ObjectInfo]
-    """By id."""
     epochs: frozenset[int]
-    """Numbers that were claimed."""
     probes: tuple[ObjectInfo, ...]
-    """What attempts to find out how the store behaves have left."""
     unrecognized: tuple[ObjectInfo, ...]
-    """Objects of no kind, the first `MOST_TOLD`."""
-    unrecognized_count: int
-    aside: tuple[SnapshotNumber, ...]
-    """The numbers of damaged snapshots whose manifests a repair has put aside."""
+    quarantined: tuple[SnapshotNumber, ...]
     count: int
     size_bytes: int
 
     @property
     def latest_epoch(self) -> int:
-        """The greatest epoch that anything is of; 0 for none."""
+        """The greatest epoch of any object; 0 if there is none."""
         pages = (PagesNumber.parse(one).snapshot.epoch for one in self.pages)
         snapshots = (SnapshotNumber.parse(one).epoch for one in self.snapshots)
-        return max(chain(self.epochs, (self.pack_epoch,), pages, snapshots), default=0)
+        return max(chain(self.epochs, (self.newest_pack_epoch,), pages, snapshots), default=0)
 
     @property
     def requests(self) -> int:
-        """How many requests listing it takes."""
+        """The number of requests that the listing takes."""
         return self.count // 1000 + 1
 
 
 @attrs.frozen
 class StoreInventory:
-    """A listing, and what the manifests say."""
+    """A listing, how its packs compare with the index, and what the manifests say.
+
+    Attributes:
+        unknown_packs: packs that the index did not know when the listing began, the first `MAX_HELD`.
+        missing_packs: names of packs that are in use and were not listed, the first `MAX_HELD`.
+        missing_pack_count: how many there are.
+        snapshots: all, ascending.
+        bases: the snapshots that take-overs went on from.
+        missing_snapshots: ids of snapshots that nobody deleted and that the store has neither in a listing nor by name.
+    """
 
     listing: VolumeListing
-    unknown: tuple[ObjectInfo, ...]
-    """Packs that the index did not know when the listing began, the first `MOST_TOLD`."""
-    unknown_count: int
-    missing: tuple[str, ...]
-    """The names of packs in use that were not listed, the first `MOST_TOLD`."""
-    missing_count: int
+    unknown_packs: tuple[ObjectInfo, ...]
+    missing_packs: tuple[str, ...]
+    missing_pack_count: int
     snapshots: tuple[SnapshotInfo, ...]
-    """Ascending."""
     bases: tuple[TakeoverBase, ...]
-    denied: tuple[str, ...] = ()
-    """Ids of snapshots that must be there and that the store denies, in a listing and by name."""
+    missing_snapshots: tuple[str, ...] = ()
 
     @property
-    def aside(self) -> tuple[SnapshotNumber, ...]:
-        """The numbers of damaged snapshots whose manifests a repair has put aside, or that the line has gone around,
-        and of denied ones: what they need is kept until a person deletes them."""
+    def unreadable(self) -> tuple[SnapshotNumber, ...]:
+        """The numbers of snapshots that cannot be read: missing ones, and damaged ones that a repair has quarantined or
+        that the lineage bypasses. What they need is kept until somebody deletes them."""
         there = {*self.listing.snapshots, *snapshots_of_pages(self.listing.pages)}
-        around = sorted(one for one in bypassed_by(self.snapshots) if one in there)
-        return (*self.listing.aside, *map(SnapshotNumber.parse, (*around, *self.denied)))
+        bypassed = sorted(one for one in bypassed_by(self.snapshots) if one in there)
+        return (*self.listing.quarantined, *map(SnapshotNumber.parse, (*bypassed, *self.missing_snapshots)))
 
     @property
-    def lost(self) -> SnapshotNumber | None:
-        """The newest snapshot that is denied, or that the line has gone around and of which only pages are left: it may
-        need any pages before. None where there is none."""
-        left = (bypassed_by(self.snapshots) - set(self.listing.snapshots)) & snapshots_of_pages(self.listing.pages)
-        return max(map(SnapshotNumber.parse, left | set(self.denied)), default=None)
+    def keep_pages_through(self) -> SnapshotNumber | None:
+        """The newest snapshot without a manifest, which may need pages of any snapshot before it: a missing one, or one
+        that the lineage bypasses and of which only pages are left. None if there is none."""
+        bypassed = bypassed_by(self.snapshots) - set(self.listing.snapshots)
+        pages_left = bypassed & snapshots_of_pages(self.listing.pages)
+        return max(map(SnapshotNumber.parse, pages_left | set(self.missing_snapshots)), default=None)
 
     @property
     def diverged(self) -> tuple[SnapshotInfo, ...]:
-        """The snapshots that a writer published who had been taken over from, as far as may be."""
+        """The snapshots that may have been published by a writer after another one had taken over from it."""
         return tuple(one for one in self.snapshots if may_be_diverged(one.number, self.bases))
 
 
 class PackComparison:
-    """Compares packs as they are listed with those in the index, both by name.
+    """Compares packs, as they are listed, with those of the index; both come by name.
 
     Args:
-        known: what the index knows, ascending.
-        listed: called for each that is in both.
-        unlisted: called for each that is in the index alone.
-        unknown: called for each that is listed alone.
+        known: the packs of the index, ascending.
+        listed: called for each pack that is in both.
+        unlisted: called for each pack that is in the index alone.
+        unknown: called for each pack that is listed alone.
     """
 
     def __init__(
@@ -154,71 +161,71 @@ class PackComparison:
         self._next = next(self._known, None)
         self._listed, self._unlisted, self._unknown = listed, unlisted, unknown
 
-    def see(self, info: ObjectInfo) -> None:
-        """The next pack in the listing."""
+    def add(self, info: ObjectInfo) -> None:
+        """Takes the next pack of the listing."""
         name = pack_name_in(info.key)
         while self._next is not None and self._next.name < name:
-            self._pass(self._unlisted)
+            self._advance(self._unlisted)
         if self._next is not None and self._next.name == name:
-            self._pass(lambda pack: self._listed(pack, info))
+            self._advance(lambda pack: self._listed(pack, info))
         else:
             self._unknown(info)
 
     def finish(self) -> None:
-        """The listing has ended."""
+        """The listing has ended: what is left of the index is not listed."""
         while self._next is not None:
-            self._pass(self._unlisted)
+            self._advance(self._unlisted)
 
-    def _pass(self, tell: Callable[[PackEntry], None]) -> None:
+    def _advance(self, report: Callable[[PackEntry], None]) -> None:
         assert self._next is not None
-        tell(self._next)
+        report(self._next)
         self._next = next(self._known, None)
 
 
-def list_volume(store: ObjectStore, see_pack: Callable[[ObjectInfo], None] = lambda info: None) -> VolumeListing:
-    """Lists all of the volume; `see_pack` is called with each pack, by name.
+def list_volume(store: ObjectStore, on_pack: Callable[[ObjectInfo], None] = lambda info: None) -> VolumeListing:
+    """Lists all objects of the volume.
+
+    Args:
+        on_pack: called with each pack, by name.
 
     Raises:
-        StoreError: a page of the listing could not be had, or it does not ascend.
+        StoreError: a page of the listing failed, or the listing is not in ascending order.
     """
     pages: dict[str, ObjectInfo] = {}
     snapshots: dict[str, ObjectInfo] = {}
     epochs: set[int] = set()
     probes: list[ObjectInfo] = []
-    unrecognized: list[ObjectInfo] = []
-    aside: list[SnapshotNumber] = []
-    count = size_bytes = packs = pack_epoch = stranges = 0
+    unrecognized = _Capped[ObjectInfo]()
+    quarantined: list[SnapshotNumber] = []
+    count = size_bytes = packs = newest_pack_epoch = 0
     for info in _ascending(store):
         count += 1
         size_bytes += info.size
         folder, _, name = info.key.partition("/")
         if folder == "packs" and (epoch := epoch_of_pack(name)) is not None:
             packs += 1
-            pack_epoch = max(pack_epoch, epoch)
-            see_pack(info)
+            newest_pack_epoch = max(newest_pack_epoch, epoch)
+            on_pack(info)
         elif folder == PagesEntry.folder and is_pages_id(name):
             pages[name] = info
-        elif folder == SnapshotEntry.folder and _is_number(name):
+        elif folder == SnapshotEntry.folder and _is_snapshot_number(name):
             snapshots[name] = info
         elif folder == EpochEntry.folder and not is_foreign_key(info.key):
             epochs.add(epoch_number(info.key))
         elif info.key.startswith(PROBE_PREFIX):
             probes.append(info)
-        elif info.key not in _LONE_KEYS and (folder not in _FOLDERS or folder in _CHECKED):
-            stranges += 1
-            aside += _aside([info])
-            if stranges <= MAX_HELD:
-                unrecognized.append(info)
+        elif info.key not in _LONE_KEYS and (folder not in _FOLDERS or folder in _CHECKED_FOLDERS):
+            quarantined += _quarantined_numbers([info])
+            unrecognized.add(info)
     return VolumeListing(
         packs,
-        pack_epoch,
+        newest_pack_epoch,
         MappingProxyType(pages),
         MappingProxyType(snapshots),
         frozenset(epochs),
         tuple(probes),
-        tuple(unrecognized),
-        stranges,
-        tuple(aside),
+        tuple(unrecognized.first),
+        tuple(quarantined),
         count,
         size_bytes,
     )
@@ -228,7 +235,7 @@ def _ascending(store: ObjectStore) -> Iterator[ObjectInfo]:
     before = ""
     for info in store.list():
         if info.key <= before:
-            raise StoreError(f"{store.url} lists {info.key} behind {before}: its listings cannot be relied on")
+            raise StoreError(f"{store.url} lists {info.key} after {before}: its listings cannot be relied on")
         before = info.key
         yield info
 
@@ -236,33 +243,35 @@ def _ascending(store: ObjectStore) -> Iterator[ObjectInfo]:
 def take_inventory(
     store: ObjectStore, archive: SnapshotArchive, known: Iterable[PackEntry], lost: Collection[str] = ()
 ) -> StoreInventory:
-    """Lists the volume, compares its packs with those that the index knows, by name, and reads all manifests; packs
-    that are known to be lost are not missed.
+    """Lists the volume, compares its packs with those of the index, and reads all manifests.
+
+    Args:
+        known: the packs of the index, by name.
+        lost: names of packs that are known to be lost, so they do not count as missing.
 
     Raises:
-        SnapshotError: a manifest cannot be read: it may need anything.
+        SnapshotError: a manifest cannot be read, so the snapshot may need any object.
         StoreError: the store failed.
     """
     unknown, missing = _Capped[ObjectInfo](), _Capped[str]()
 
-    def miss(pack: PackEntry) -> None:
+    def add_missing(pack: PackEntry) -> None:
         if pack.used and pack.died is None and pack.name not in lost:
             missing.add(pack.name)
 
-    comparison = PackComparison(known, unlisted=miss, unknown=unknown.add)
-    listing = list_volume(store, comparison.see)
+    comparison = PackComparison(known, unlisted=add_missing, unknown=unknown.add)
+    listing = list_volume(store, comparison.add)
     comparison.finish()
     try:
         snapshots = archive.list(pages=listing.pages)
         bases = archive.bases.all()
     except (SnapshotError, EntryError) as error:
         raise SnapshotError(
-            f"nothing is deleted, as something that may need anything cannot be read: {error}"
+            f"nothing is deleted, since an object that may reference any other cannot be read: {error}"
         ) from error
     return StoreInventory(
         listing,
         tuple(unknown.first),
-        unknown.count,
         tuple(missing.first),
         missing.count,
         tuple(snapshots),
@@ -272,24 +281,25 @@ def take_inventory(
 
 
 def missing_snapshots(archive: SnapshotArchive, listing: VolumeListing) -> tuple[str, ...]:
-    """The ids of snapshots that must be there and are denied, but for those that a repair has put aside."""
-    aside = {str(one) for one in listing.aside}
-    return tuple(one for one in archive.tracker.missing() if one not in aside)
+    """The ids of snapshots that nobody deleted and that are not in the store, but for those that a repair has
+    quarantined."""
+    quarantined = {str(one) for one in listing.quarantined}
+    return tuple(one for one in archive.tracker.missing() if one not in quarantined)
 
 
 def list_quarantined(store: ObjectStore) -> tuple[SnapshotNumber, ...]:
-    """As `StoreInventory.aside`, by a listing of its own."""
-    return _aside(store.list(QUARANTINED_SNAPSHOTS))
+    """The numbers of quarantined snapshots, by a listing of their folder alone."""
+    return _quarantined_numbers(store.list(QUARANTINED_SNAPSHOTS))
 
 
-def _aside(infos: Iterable[ObjectInfo]) -> tuple[SnapshotNumber, ...]:
+def _quarantined_numbers(infos: Iterable[ObjectInfo]) -> tuple[SnapshotNumber, ...]:
     names = (info.key.removeprefix(QUARANTINED_SNAPSHOTS) for info in infos)
-    return tuple(SnapshotNumber.parse(name) for name in names if _is_number(name))
+    return tuple(SnapshotNumber.parse(name) for name in names if _is_snapshot_number(name))
 
 
 def store_clock_now(store: ObjectStore) -> datetime:
-    """The time of this moment by the store's own clock: an object is put, looked at, and deleted. One that the store
-    refuses to delete is left for a later gc.
+    """The present time by the store's own clock: an object is put, its time is read, and it is deleted. An object that
+    the store refuses to delete is left for a later gc.
 
     Raises:
         StoreError: the store failed.
@@ -304,14 +314,14 @@ def store_clock_now(store: ObjectStore) -> datetime:
 
 
 def is_pages_id(name: str) -> bool:
-    """Whether a pages entry can be called that."""
+    """Whether this can be the id of a pages entry."""
     try:
         return str(PagesNumber.parse(name)) == name
     except ValueError:
         return False
 
 
-def _is_number(name: str) -> bool:
+def _is_snapshot_number(name: str) -> bool:
     try:
         return str(SnapshotNumber.parse(name)) == name
     except ValueError:

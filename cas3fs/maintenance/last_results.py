@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What gc, fsck and verify found last, for ``cas3fs stats``: a JSON object in a file of the state folder.
+"""The last results of gc, fsck and verify, for ``cas3fs stats``: a JSON object in a file of the state folder.
 
 ::
 
@@ -16,23 +16,23 @@ from typing import Any, Final
 
 from cas3fs.durable import replace_file
 
-RECORD_NAME: Final = "maintenance.json"
+RESULTS_NAME: Final = "maintenance.json"
 
 
 def save_last_result(state: Path, what: str, result: Mapping[str, Any]) -> None:
-    """Notes the result of `what` as of now.
+    """Saves the result of ``gc``, ``fsck`` or ``verify`` as of now.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    known = load_last_results(state) | {what: {"time": datetime.now(UTC).isoformat(timespec="seconds"), **result}}
-    replace_file(state / RECORD_NAME, json.dumps(known, indent=1), sync=False)
+    results = load_last_results(state) | {what: {"time": datetime.now(UTC).isoformat(timespec="seconds"), **result}}
+    replace_file(state / RESULTS_NAME, json.dumps(results, indent=1), sync=False)
 
 
 def load_last_results(state: Path) -> dict[str, Any]:
-    """What was noted; nothing where there is no note that can be read."""
+    """The saved results; empty if there is no file that can be read."""
     try:
-        known = json.loads((state / RECORD_NAME).read_text())
+        results = json.loads((state / RESULTS_NAME).read_text())
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return results if isinstance(results, dict) else {}

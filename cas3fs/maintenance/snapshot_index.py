@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looking into a snapshot: its index is restored to a temporary file and asked which packs its chunks need.
+"""The index of a snapshot, restored to a temporary file, and which packs it records and references.
 
-The two numbers that the index keeps of a pack say which snapshots may need it: those from its birth to its death, and
-it dies with the first gc that finds it unused. So the snapshot before that gc always seems to need it, even if it was
-taken after the last file went. A look tells. It costs as much as restoring the snapshot, so it is worth it only where
-more would come free than that.
+The index keeps two numbers for each pack, the snapshots with which it was born and died; the snapshots in between may
+need it. A pack dies with the first gc that finds it unreferenced. So the last snapshot before that gc always seems to
+need the pack, even if it was taken after the last file was deleted. Only that snapshot's own index shows which packs
+its files reference. Restoring it costs as much as restoring the snapshot, so a gc does that only where it may free
+more.
 
-A snapshot's index may place blocks that no chunk names in packs that a look has freed. Whoever makes a snapshot the
-head again therefore drops such blocks first (`Garbage.delete_unreferenced_blocks`).
+The index of a snapshot may also hold unreferenced blocks, in packs that such a gc has deleted since. Code that makes a
+snapshot the head again therefore drops those blocks first (`Garbage.delete_unreferenced_blocks`).
 """
 
 import tempfile
@@ -22,10 +23,10 @@ from cas3fs.snapshots.archive import SnapshotArchive
 
 @contextmanager
 def restored_index(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[Path]:
-    """The index of a snapshot as a file, at the current schema; it goes when the context ends.
+    """The index of a snapshot as a file, at the current schema; it is removed when the context ends.
 
     Raises:
-        SnapshotError: it is damaged.
+        SnapshotError: the snapshot is damaged.
         StoreError, IndexDatabaseError: the store or the local disk failed.
     """
     with tempfile.TemporaryDirectory(prefix="look-", dir=scratch) as folder:
@@ -37,29 +38,34 @@ def restored_index(archive: SnapshotArchive, snapshot: str, scratch: Path) -> It
 
 @contextmanager
 def referenced_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[Container[str]]:
-    """The names of the packs that the snapshot's files need; raises as `restored`."""
+    """The names of the packs that the snapshot's files reference.
+
+    Raises:
+        IndexCorrupt: its index has lost chunks.
+        SnapshotError, StoreError, IndexDatabaseError: as `restored_index`.
+    """
     with restored_index(archive, snapshot, scratch) as path:
         with IndexReader(path) as reader:
-            check_chunk_sums(reader)
+            check_chunk_checksums(reader)
         with NeededPackScan(path) as needed:
             yield needed
 
 
-def check_chunk_sums(reader: IndexReader) -> None:
-    """To be called before anything is taken for dead.
-
-    Raises:
-        IndexCorrupt: the index has lost chunks, so what no chunk names may be in use.
-    """
-    if unlike := reader.checksum_mismatches():
-        raise IndexCorrupt(
-            f"the index has lost parts of {unlike:,} files, so nothing is deleted: `cas3fs fsck` tells of which, and "
-            "--repair takes them from snapshots"
-        )
-
-
 def recorded_packs(archive: SnapshotArchive, snapshot: str, scratch: Path) -> Iterator[PackRow]:
-    """The packs that the snapshot's index knows, one by one; raises as `restored`."""
+    """The packs that the snapshot's index records, one by one; raises as `restored_index`."""
     with restored_index(archive, snapshot, scratch) as path, PackScan(path) as scan:
         for pack in scan:
             yield PackRow(*pack[:4])
+
+
+def check_chunk_checksums(reader: IndexReader) -> None:
+    """Checks that an index has not lost chunks; to be called before anything counts as unreferenced.
+
+    Raises:
+        IndexCorrupt: it has lost some, so blocks that seem unreferenced may be in use.
+    """
+    if files := reader.checksum_mismatches():
+        raise IndexCorrupt(
+            f"the index has lost parts of {files:,} files, so nothing is deleted: `cas3fs fsck` lists the files, and "
+            "--repair takes them from snapshots"
+        )

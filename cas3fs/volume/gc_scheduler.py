@@ -11,8 +11,8 @@ import threading
 from cas3fs.control import Message, Progress
 from cas3fs.errors import ControlError, UsageError
 from cas3fs.maintenance.context import VolumeContext
-from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.maintenance.gc.collector import GarbageCollector
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.last_results import save_last_result
 from cas3fs.periodic import FailureGuard, PeriodicThread
 from cas3fs.volume.opening import OpenVolume

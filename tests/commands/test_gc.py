@@ -18,7 +18,7 @@ from cas3fs.commands.restore import restore_head
 from cas3fs.control import Message
 from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
 from cas3fs.filesystem import Owner
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.last_results import load_last_results
 from cas3fs.volume.gc_scheduler import GcScheduler, settings_of
 from cas3fs.volume.opening import OpenVolume

@@ -15,7 +15,7 @@ from cas3fs.commands.mkfs import create_volume
 from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import ROOT, FileSystemSettings, Owner
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.objectstores.wrappers import RetryPolicy
 from cas3fs.snapshots.policy import RetentionPolicy

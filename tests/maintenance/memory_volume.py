@@ -27,8 +27,8 @@ from cas3fs.errors import Cas3fsError, Fenced, FileSystemError
 from cas3fs.filesystem import FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
 from cas3fs.maintenance.context import VolumeContext, ignore_progress
-from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.maintenance.gc.collector import GarbageCollector
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.memory import MemoryStore

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
 from tests.maintenance.damaged_volume import INODE, DamagedVolume, codes, flip, held_pack, make, pack_of, pack_of_f0

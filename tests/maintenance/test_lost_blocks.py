@@ -10,7 +10,7 @@ import pytest
 from cas3fs.errors import BlockError, StoreError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.fsck.check import lost_blocks_in
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.lost_blocks import record_lost_blocks
 from cas3fs.values import BlockHash
 from tests.maintenance.damaged_volume import DamagedVolume, codes, cut, flip, pack_of_f0, remove_a_pack
@@ -39,7 +39,7 @@ def by_a_read(volume: MemoryVolume) -> None:
 
 
 def by_a_gc(volume: MemoryVolume) -> None:
-    with pytest.raises(StoreError, match="not listed"):
+    with pytest.raises(StoreError, match="does not list 1 packs"):
         volume.gc()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from cas3fs.errors import StoreError
 from cas3fs.index import scans
-from cas3fs.maintenance.gc import collector, unreferenced_blocks
+from cas3fs.maintenance.gc import deletion, unreferenced_blocks
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 from tests.maintenance.damaged_volume import DamagedVolume, flip, make, pack_of_f0
@@ -119,7 +119,7 @@ def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) 
 @pytest.mark.promise("gc-memory-is-bounded")
 def test_the_lock_is_held_for_a_bounded_number_of_rows(volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scans, "PAGE_ROWS", 10)
-    monkeypatch.setattr(collector, "DELETE_BATCH", 10)
+    monkeypatch.setattr(deletion, "DELETE_BATCH", 10)
     monkeypatch.setattr(unreferenced_blocks, "BATCHES_IN_GROUP", 3)
     for number in range(30):
         volume.write(f"f{number}", noise(number))

@@ -25,7 +25,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs.identity import MachineId
 from cas3fs.errors import Cas3fsError, EpochHeld, Fenced, StateConflict
 from cas3fs.filesystem import ROOT
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.testing.faults import FaultKind

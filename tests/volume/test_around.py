@@ -11,7 +11,7 @@ from cas3fs.commands.restore import restore_head
 from cas3fs.config import WriterSettings
 from cas3fs.errors import SnapshotDamaged
 from cas3fs.filesystem import ROOT
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.offline_writer import open_offline_writer

@@ -13,7 +13,7 @@ from cas3fs.commands.snapshot import delete_offline
 from cas3fs.control import Message
 from cas3fs.errors import SnapshotMissing
 from cas3fs.filesystem import ROOT
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.testing.faults import FaultKind

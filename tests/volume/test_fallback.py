@@ -9,7 +9,7 @@ import pytest
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.control import Message
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
 

@@ -12,7 +12,7 @@ from cas3fs.control import Message
 from cas3fs.entries.kinds import ReleaseEntry
 from cas3fs.errors import Fenced, SnapshotDamaged, StoreError
 from cas3fs.filesystem import ROOT
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import read_takeover_bases

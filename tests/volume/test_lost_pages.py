@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.errors import SnapshotDamaged
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
 

@@ -14,7 +14,7 @@ from cas3fs.commands.rescue import rescue
 from cas3fs.control import Message
 from cas3fs.errors import Fenced, IndexCorrupt, SnapshotError
 from cas3fs.index import Index
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.volume.comparison import ATTEMPTED, CLEAN, LINEAGE, PROOF, PUBLISHED
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
@@ -218,7 +218,7 @@ def test_a_gc_on_a_machine_that_was_set_back_deletes_nothing(volume: Volume) -> 
     ahead = other.create(path, epoch=1, sequence=publisher.next_number.sequence, parent=publisher.newest)
     assert (publisher._sequence, publisher.newest, publisher._seen) == kept
     before = packs(volume)
-    with pytest.raises(SnapshotError, match=rf"snapshot {ahead.id}, which is not of this mount"):
+    with pytest.raises(SnapshotError, match=rf"snapshot {ahead.id}, which this mount did not publish"):
         GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
 

@@ -12,7 +12,7 @@ from cas3fs.commands.snapshot import SnapshotHandlers
 from cas3fs.control import Message
 from cas3fs.errors import Fenced, StoreUnreachable
 from cas3fs.filesystem import ROOT
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.removal import RemovalPlan
 from cas3fs.volume import pruner

@@ -12,7 +12,7 @@ from cas3fs.config import WriterSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.snapshots.divergence import read_takeover_bases
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.gc_scheduler import GcScheduler

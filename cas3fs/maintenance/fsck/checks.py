@@ -105,7 +105,7 @@ class Checker:
         amiss = _PackMismatches()
         with PackScan(self._of.index) as scan:
             comparison = PackComparison(scan, listed=amiss.listed, unlisted=amiss.unlisted)
-            listing = list_volume(self._of.store, comparison.see)
+            listing = list_volume(self._of.store, comparison.add)
             comparison.finish()
         self.checked |= {"objects": listing.count, "packs": listing.pack_count, "snapshots": len(listing.snapshots)}
         with IndexChecker(self._of.index) as index_checker:

@@ -149,7 +149,7 @@ class BlockRecovery:
             comparison = PackComparison(scan, listed=listed, unknown=due.append)
             for info in self._pack_store.list_objects():
                 if epoch_of_pack(pack_name_in(info.key)) is not None:
-                    comparison.see(info)
+                    comparison.add(info)
                 yield from due
                 due.clear()
 

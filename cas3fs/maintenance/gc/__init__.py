@@ -2,8 +2,10 @@
 """gc: deletes unreferenced blocks and packs, and leftovers of failed uploads.
 
 Modules
+    request              the settings of a gc, and its result
     plan                 what a gc would do, what that frees and costs: a value that `--dry-run` prints
-    collector            the steps of a gc, and what a crash after each of them leaves
+    planner              reads what the plan and each step of the execution are decided by
+    collector            the execution: its steps, and what a crash after each of them leaves
     pack_selection       which sparsely used packs are rewritten, as that pays
     compaction           rewriting them: their live blocks move to new packs
     orphans              objects that neither the index nor a snapshot references: which may be deleted, and why not

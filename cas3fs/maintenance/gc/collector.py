@@ -40,58 +40,29 @@ milliseconds at a time.
 
 import logging
 import threading
-from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from functools import cache, partial
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
-from cas3fs.blockstore.pack_store import PackStore, pack_key, pack_name_in
-from cas3fs.entries.kinds import PagesEntry
-from cas3fs.errors import EntryError, SnapshotError, StoreError, VolumeError
-from cas3fs.index import (
-    LOST_PACK,
-    DeadPack,
-    DeadPackScan,
-    IndexReader,
-    PackRow,
-    PackScan,
-    PackUse,
-    PackUseScan,
-    ordinal_of,
-)
+from cas3fs.errors import StoreError, VolumeError
+from cas3fs.index import DeadPackScan, PackRow, ordinal_of
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext, ignore_progress
-from cas3fs.maintenance.gc.base import GcResult, GcSettings
 from cas3fs.maintenance.gc.compaction import PackCompactor
-from cas3fs.maintenance.gc.deletion import ObjectDeleter
-from cas3fs.maintenance.gc.orphans import DELETABLE, NAMED, Orphan, OrphanClassifier, find_orphans, find_references
-from cas3fs.maintenance.gc.pack_selection import RetentionTimes
-from cas3fs.maintenance.gc.plan import (
-    DELETE_BATCH,
-    GcPlan,
-    PackDeaths,
-    PlanInputs,
-    Sum,
-    make_plan,
-    select_packs_to_rewrite,
-)
+from cas3fs.maintenance.gc.deletion import ObjectDeleter, batches, delete_dead_packs, delete_orphans
+from cas3fs.maintenance.gc.orphans import DELETABLE, OrphanReferences, find_references
+from cas3fs.maintenance.gc.plan import GcPlan, PackDeaths
+from cas3fs.maintenance.gc.planner import Planner
+from cas3fs.maintenance.gc.request import GcResult, GcSettings
 from cas3fs.maintenance.gc.unreferenced_blocks import drop_unreferenced_blocks
-from cas3fs.maintenance.inventory import StoreInventory, list_quarantined, store_clock_now, take_inventory
-from cas3fs.maintenance.lost_blocks import lost_packs
-from cas3fs.maintenance.snapshot_index import check_chunk_sums, recorded_packs, referenced_packs
-from cas3fs.objectstores.base import ObjectInfo
+from cas3fs.maintenance.inventory import StoreInventory
+from cas3fs.maintenance.snapshot_index import recorded_packs
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.pages import find_lost_pages
-from cas3fs.snapshots.retention import current_policy, remaining_lifetimes
-from cas3fs.values import PagesNumber, SnapshotNumber
+from cas3fs.values import SnapshotNumber
 
 _log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 
 class GarbageCollector:
@@ -99,207 +70,125 @@ class GarbageCollector:
 
     def __init__(self, context: VolumeContext) -> None:
         self._context = context
+        self._planner = Planner(context)
         self._mutex = threading.Lock()
         self._stopping = False
 
     def stop(self) -> None:
-        """Ends a gc under way before its next step; the next one finishes its work."""
+        """Ends a running gc before its next step; the next gc finishes its work."""
         self._stopping = True
 
-    # -- the plan
-
     def plan(self, settings: GcSettings, report: ProgressCallback = ignore_progress) -> GcPlan:
-        """What `collect` would do now; nothing is changed but that what was written is committed on this machine.
+        """Plans what `collect` would do now. Nothing is changed, except that everything written is committed on this
+        machine.
 
         Raises:
             StoreError, SnapshotError: the store could not be listed or read completely.
             IndexDatabaseError, OSError: the local disk failed.
         """
         with self._alone(), self._context.publisher.exclusively():
-            self._step(report, "planning")
-            self._context.filesystem.complete_index()
-            with IndexReader(self._context.filesystem.index_path) as reader:
-                check_chunk_sums(reader)
-            inventory = self._take_inventory(report)
-            orphans = self._orphans(inventory, inventory.snapshots, self._classifier(inventory, settings))
-            inputs = PlanInputs(
-                uses=(),
-                young=ordinal_of(self._context.publisher.next_number),
-                snapshots=inventory.snapshots,
-                referenced=None,
-                orphans=self._unnamed(inventory, orphans),
-                list_requests=inventory.listing.requests,
-                retention_times=self._retention_times(inventory.snapshots, inventory.aside),
-            )
-            with PackUseScan(self._context.filesystem.index_path) as uses:
-                dead = (use for use in uses if use.born < inputs.young and not use.live_blocks)
-                with self._newest_references(inventory, inputs.young, dead) as referenced:
-                    return make_plan(attrs.evolve(inputs, uses=uses, referenced=referenced), settings)
-
-    def _retention_times(self, snapshots: Sequence[SnapshotInfo], aside: Sequence[SnapshotNumber]) -> RetentionTimes:
-        """For how long the snapshots will need what is in use now."""
-        archive = self._context.archive
-        try:
-            policy = current_policy(archive.shelf)
-        except EntryError as error:
-            _log.error("the policy cannot be read, so every snapshot is taken to stay for good: %s", error)
-            return RetentionTimes(snapshots, {}, aside)
-        orphans = archive.diverged([one.id for one in snapshots])
-        return RetentionTimes(
-            snapshots, remaining_lifetimes(snapshots, policy, datetime.now(UTC), exempt=orphans), aside
-        )
-
-    @contextmanager
-    def _newest_references(
-        self, inventory: StoreInventory, young: int, dead: Iterable[PackUse | DeadPack]
-    ) -> Iterator[tuple[int, Container[str]] | None]:
-        """What the newest snapshot really needs, if finding out costs less than it may free of `dead`."""
-        if not inventory.snapshots or inventory.aside:
-            yield None
-            return
-        newest = inventory.snapshots[-1]
-        number = ordinal_of(newest.number)
-        deaths = PackDeaths(young, (), None)
-        held_bytes = sum(pack.size for pack in dead if pack.born <= number < deaths.of(pack))
-        with ExitStack() as resources:
-            referenced = None
-            if held_bytes > newest.index_size:
-                try:
-                    needed = referenced_packs(self._context.archive, newest.id, self._context.scratch)
-                    referenced = number, resources.enter_context(needed)
-                except SnapshotError as error:
-                    _log.error("snapshot %s cannot be looked into, and is taken to need all: %s", newest.id, error)
-            yield referenced
-
-    def _classifier(self, inventory: StoreInventory, settings: GcSettings) -> OrphanClassifier:
-        """Who says which strays may go; asked before anything more is published."""
-        return OrphanClassifier(
-            epoch=self._context.epoch,
-            overruled=self._context.epochs.overruled(),
-            claimed=inventory.listing.epochs,
-            next_number=self._context.publisher.next_number,
-            now=cache(partial(store_clock_now, self._context.store)),
-            grace_s=settings.grace_s,
-            aside=max((one.epoch for one in inventory.aside), default=0),
-        )
-
-    def _orphans(
-        self, inventory: StoreInventory, snapshots: Iterable[SnapshotInfo], classifier: OrphanClassifier
-    ) -> tuple[Orphan, ...]:
-        """Everything in the survey that is not known by now, with what `judge` says of it.
-
-        Args:
-            snapshots: all that are retained by now.
-        """
-        aside = set(inventory.aside)
-        pages = {use.id for info in snapshots for use in info.pages}
-        pages |= {one for one in inventory.listing.pages if PagesNumber.parse(one).snapshot in aside}
-        if (lost := inventory.lost) is not None:
-            pages |= {one for one in inventory.listing.pages if PagesNumber.parse(one).snapshot <= lost}
-        return find_orphans(inventory.listing, self._still_unknown(inventory.unknown), pages, classifier)
-
-    def _still_unknown(self, packs: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
-        """Those of the packs in a listing that nobody knows, the open group and what is on its way included."""
-        filesystem = self._context.filesystem
-        for batch in _some(packs, DELETE_BATCH):
-            under_way = filesystem.unrecorded_packs()
-            with filesystem.index_transaction() as index:
-                unknown = set(index.garbage.unknown_packs([pack_name_in(info.key) for info in batch]))
-            yield from (info for info in batch if pack_name_in(info.key) in unknown - under_way)
-
-    def _unnamed(self, inventory: StoreInventory, orphans: Sequence[Orphan]) -> tuple[Orphan, ...]:
-        """The same, but that no pack goes which a snapshot of its epoch names."""
-        named = find_references(orphans, inventory.snapshots, self._context)
-        return tuple(attrs.evolve(one, verdict=NAMED) if named.spares(one) else one for one in orphans)
-
-    # -- the execution
+            return self._planner.plan(settings, self._stoppable(report))
 
     def collect(self, settings: GcSettings, report: ProgressCallback = ignore_progress) -> GcResult:
-        """Frees what can be freed.
+        """Deletes what can be deleted.
+
+        A block that cannot be read, and an object that the store refuses to delete, do not end it: see `GcResult`.
 
         Raises:
             StoreError, SnapshotError: the store could not be listed, read or written. Nothing is lost, and another gc
-                goes on. What the store refuses to delete, and blocks that cannot be read, end nothing: see `GcResult`.
+                goes on.
             Fenced: another writer has taken over; the same.
             IndexDatabaseError, OSError: the local disk failed, or the index has lost chunks; the same.
         """
+        publisher, step = self._context.publisher, self._stoppable(report)
         with self._alone():
-            self._step(report, "publishing")
-            with self._context.publisher.exclusively():
-                self._context.publisher.publish_locked(report)
-                young = ordinal_of(self._context.publisher.next_number)
-            compactor = self._rewrite(settings, young, report)
-            with self._context.publisher.exclusively():
-                result = self._collect(settings, report)
+            step({"what": "publishing"})
+            with publisher.exclusively():
+                publisher.publish_locked(report)
+                next_ordinal = ordinal_of(publisher.next_number)
+            selection = self._planner.select_packs(settings, next_ordinal)
+            compactor = PackCompactor(self._context, step)
+            if selection.packs:
+                compactor.rewrite([use.id for use in selection.packs], selection.live_bytes)
+            with publisher.exclusively():
+                result = self._delete_garbage(settings, report)
             return attrs.evolve(
                 result,
                 rewritten_packs=compactor.packs,
                 rewritten_bytes=compactor.copied_bytes,
                 unreadable_packs=compactor.unreadable,
-                left=tuple(attrs.asdict(one) for one in compactor.left),
+                left=tuple(attrs.asdict(one) for one in selection.skipped),
                 problems=(*compactor.problems, *result.problems),
             )
 
-    def _rewrite(self, settings: GcSettings, young: int, report: ProgressCallback) -> PackCompactor:
-        compactor = PackCompactor(self._context, lambda told: self._told(report, told))
-        if settings.min_live <= 0:
-            return compactor
-        with self._context.filesystem.index_transaction() as index:
-            lost = lost_packs(index)
-        damaged: list[str] = []
-        snapshots = self._context.archive.list(lambda one, error: damaged.append(one))
-        if damaged:  # the survey says so, and ends the gc
-            return compactor
-        retention_times = self._retention_times(snapshots, list_quarantined(self._context.store))
-        with PackUseScan(self._context.filesystem.index_path) as uses:
-            chosen = select_packs_to_rewrite(
-                (use for use in uses if use.name not in lost), settings, retention_times, young
-            )
-        compactor.left = chosen.left
-        if chosen.packs:
-            compactor.rewrite([use.id for use in chosen.packs], chosen.live_bytes)
-        return compactor
-
-    def _collect(self, settings: GcSettings, report: ProgressCallback) -> GcResult:
-        at = self._context
-        inventory = self._take_inventory(report)
-        classifier = self._classifier(inventory, settings)
-        self._step(report, "merging")
-        for one in inventory.diverged:
-            self._merge(recorded_packs(at.archive, one.id, at.scratch), one.number)
-        named = find_references(self._orphans(inventory, inventory.snapshots, classifier), inventory.snapshots, at)
-        for number, rows in named.rows.items():
-            self._merge(rows, number)
-        young = ordinal_of(at.publisher.next_number)
-        dropped = drop_unreferenced_blocks(at.filesystem, young, lambda told: self._told(report, told))
-        self._settle_deaths(inventory, young)
-        self._step(report, "publishing")
-        newest = at.publisher.publish_locked(report)
-        self._step(report, "listing snapshots")
-        retained = self._retained(inventory, newest)
-        orphans = self._orphans(inventory, retained, classifier)
-        deleter = ObjectDeleter(at.store, at.publisher.check_fence)
-        freed, held = self._delete_packs([one.number for one in retained], inventory.aside, newest, deleter, report)
-        unnamed = (orphan for orphan in orphans if orphan.verdict == DELETABLE and not named.spares(orphan))
-        removed = self._delete_strays({orphan.key: orphan.size for orphan in unnamed}, deleter, report)
+    def _delete_garbage(self, settings: GcSettings, report: ProgressCallback) -> GcResult:
+        """Steps 3 to 10: drops unreferenced blocks, publishes, and deletes dead packs and orphans."""
+        context, planner, step = self._context, self._planner, self._stoppable(report)
+        inventory = planner.take_inventory(step)
+        classifier = planner.classifier(inventory, settings)
+        step({"what": "merging"})
+        found = planner.find_orphans(inventory, inventory.snapshots, classifier)
+        references = find_references(found, inventory.snapshots, context)
+        self._merge_needed_packs(inventory, references)
+        next_ordinal = ordinal_of(context.publisher.next_number)
+        dropped = drop_unreferenced_blocks(context.filesystem, next_ordinal, step)
+        self._correct_deaths(inventory, next_ordinal)
+        step({"what": "publishing"})
+        newest = context.publisher.publish_locked(report)
+        step({"what": "listing snapshots"})
+        retained = self._retained_snapshots(inventory, newest)
+        orphans = planner.find_orphans(inventory, retained, classifier)
+        deletable = {one.key: one.size for one in orphans if one.status == DELETABLE and not references.may_need(one)}
+        deleter = ObjectDeleter(context.store, context.publisher.check_fence)
+        needed_by = [*(one.number for one in retained), *inventory.unreadable]
+        freed, held = delete_dead_packs(context.filesystem, needed_by, SnapshotNumber.parse(newest), deleter, step)
+        deleted_orphans = delete_orphans(deletable, deleter, step)
         return GcResult(
             dropped_blocks=dropped,
             deleted_packs=freed.count,
             freed_bytes=freed.bytes,
-            deleted_strays=removed.count,
-            stray_bytes=removed.bytes,
+            deleted_strays=deleted_orphans.count,
+            stray_bytes=deleted_orphans.bytes,
             rewritten_packs=0,
             rewritten_bytes=0,
             held_bytes=held.bytes,
-            strays_left=len(orphans) - removed.count,
+            strays_left=len(orphans) - deleted_orphans.count,
             snapshot=newest,
-            hurt_snapshots=self._hurt(inventory),
+            hurt_snapshots=self._snapshots_without_pages(inventory),
             refused_objects=deleter.refused,
-            problems=(*((deleter.problem,) if deleter.refused else ()), *_problems_of(inventory)),
+            problems=(*deleter.problems, *_missing_snapshot_problems(inventory)),
         )
 
-    def _retained(self, inventory: StoreInventory, newest: str) -> list[SnapshotInfo]:
-        """The snapshots that are retained by now: those of the survey, and what came since.
+    def _merge_needed_packs(self, inventory: StoreInventory, references: OrphanReferences) -> None:
+        """Enters in the index the packs that snapshots off the lineage, or of the orphans' epochs, may need."""
+        context = self._context
+        for one in inventory.diverged:
+            self._merge(recorded_packs(context.archive, one.id, context.scratch), one.number)
+        for number, rows in references.rows.items():
+            self._merge(rows, number)
+
+    def _merge(self, rows: Iterable[PackRow], number: SnapshotNumber) -> None:
+        for batch in batches(rows):
+            with self._context.filesystem.index_transaction() as index:
+                index.garbage.merge_packs(batch, ordinal_of(number))
+
+    def _correct_deaths(self, inventory: StoreInventory, next_ordinal: int) -> None:
+        """Moves the deaths of packs before the newest snapshot if that does not reference them."""
+        filesystem = self._context.filesystem
+        with (
+            DeadPackScan(filesystem.index_path) as dead,
+            self._planner.newest_references(inventory, next_ordinal, dead) as references,
+        ):
+            if references is None:
+                return
+            deaths = PackDeaths(next_ordinal, [ordinal_of(one.number) for one in inventory.snapshots], references)
+            earlier = (pack.name for pack in dead if deaths.of_pack(pack) < pack.died)
+            for batch in batches(earlier):
+                with filesystem.index_transaction() as index:
+                    index.garbage.set_died(batch, references.ordinal)
+
+    def _retained_snapshots(self, inventory: StoreInventory, newest: str) -> list[SnapshotInfo]:
+        """The snapshots that are retained now: those of the inventory, and those that came since.
 
         Raises:
             StoreError: the one that was just published is not listed.
@@ -312,158 +201,49 @@ class GarbageCollector:
             )
         return list(({one.id: one for one in inventory.snapshots} | {one.id: one for one in now}).values())
 
-    def _take_inventory(self, report: ProgressCallback) -> StoreInventory:
-        """A survey in which everything is that must be there; where one thing lacks, anything may."""
-        self._step(report, "listing")
-        at, filesystem = self._context, self._context.filesystem
-        with filesystem.index_transaction() as index:
-            lost = lost_packs(index) | {LOST_PACK}
-        filesystem.commit()
-        with PackScan(filesystem.index_path) as known:
-            inventory = take_inventory(at.store, at.archive, known, lost)
-        if inventory.listing.latest_epoch > at.epoch:
-            at.epochs.note_epoch(inventory.listing.latest_epoch)
-            at.publisher.check_fence()
-        if foreign := [one.id for one in inventory.snapshots if one.number >= at.publisher.next_number]:
-            raise SnapshotError(
-                f"{at.store.url} has snapshot {foreign[-1]}, which is not of this mount, though it bears its epoch: "
-                "was this machine set back to an earlier state? Nothing is deleted; unmount and mount again"
-            )
-        if unlisted := [one.id for one in inventory.snapshots if one.id not in inventory.listing.snapshots]:
-            raise StoreError(f"{at.store.url} does not list snapshot {unlisted[0]}, which is there: nothing is deleted")
-        if len(inventory.listing.snapshots) != len(inventory.snapshots):
-            raise SnapshotError("two listings of the snapshots differ, so nothing is deleted")
-        if inventory.missing:
-            self._note_lost(inventory.missing)
-            raise StoreError(
-                f"{inventory.missing_count} packs that are in use are not listed by {at.store.url}, such as "
-                f"{inventory.missing[0]}: nothing is deleted; `cas3fs fsck` tells more"
-            )
-        return inventory
-
-    def _hurt(self, inventory: StoreInventory) -> tuple[str, ...]:
-        """The snapshots of which the store has lost pages; the newest is never among them, as it was just published."""
+    def _snapshots_without_pages(self, inventory: StoreInventory) -> tuple[str, ...]:
+        """The snapshots of which the store has lost pages; never the newest one, as it was just published."""
         sizes = {pages: info.size for pages, info in inventory.listing.pages.items()}
         uses = {use for info in inventory.snapshots for use in info.pages}
         lost = find_lost_pages(self._context.store, uses, sizes)
         hurt = [one.id for one in inventory.snapshots if any(use.id in lost for use in one.pages)]
         if hurt:
             _log.error(
-                "pages that %d snapshots need are lost: %s; `cas3fs fsck` tells more", len(hurt), ", ".join(hurt)
+                "the store has lost pages of %d snapshots, which cannot be restored: %s; `cas3fs fsck` shows the pages",
+                len(hurt),
+                ", ".join(hurt),
             )
         return tuple(hurt)
 
-    def _note_lost(self, packs: Sequence[str]) -> None:
-        """Of packs that a listing lacks, those that are not there by name either are lost."""
-        pack_store = PackStore(self._context.store)
-        for pack in packs:
-            if not pack_store.exists(pack):
-                self._context.filesystem.mark_pack_lost(pack)
-
-    def _merge(self, rows: Iterable[PackRow], number: SnapshotNumber) -> None:
-        """The index knows that the snapshot of that number may need these packs, some at a time."""
-        filesystem = self._context.filesystem
-        for batch in _some(rows, DELETE_BATCH):
-            with filesystem.index_transaction() as index:
-                index.garbage.merge_packs(batch, ordinal_of(number))
-
-    def _settle_deaths(self, inventory: StoreInventory, young: int) -> None:
-        """Corrects the deaths of packs of which a look tells that the newest snapshot does not need them."""
-        filesystem = self._context.filesystem
-        with DeadPackScan(filesystem.index_path) as dead, self._newest_references(inventory, young, dead) as referenced:
-            if referenced is None:
-                return
-            deaths = PackDeaths(young, [ordinal_of(one.number) for one in inventory.snapshots], referenced)
-            earlier = (pack.name for pack in dead if deaths.of(pack) < pack.died)
-            for batch in _some(earlier, DELETE_BATCH):
-                with filesystem.index_transaction() as index:
-                    index.garbage.set_died(batch, referenced[0])
-
-    # -- deleting
-
-    def _delete_packs(
-        self,
-        retained: Iterable[SnapshotNumber],
-        aside: Iterable[SnapshotNumber],
-        newest: str,
-        deleter: ObjectDeleter,
-        report: ProgressCallback,
-    ) -> tuple[Sum, Sum]:
-        """Deletes the packs that are dead in the snapshot `newest` and that no retained one needs, nor one put aside,
-        and then their rows; gives how many went, and how many others are dead and held. The row of one that the store
-        refuses stays, so that the next gc finds it dead again."""
-        filesystem = self._context.filesystem
-        numbers = sorted(ordinal_of(one) for one in (*retained, *aside))
-        published = ordinal_of(SnapshotNumber.parse(newest))
-        freed, held = Sum(), Sum()
-
-        def is_free(pack: DeadPack) -> bool:
-            return pack.died <= published and bisect_left(numbers, pack.born) >= bisect_left(numbers, pack.died)
-
-        filesystem.commit()
-        with DeadPackScan(filesystem.index_path) as dead:
-            total = sum(pack.size for pack in dead if is_free(pack))
-            for pack in dead:
-                if not is_free(pack):
-                    held.add(pack.size)
-            for batch in _some(filter(is_free, dead), DELETE_BATCH):
-                self._told(report, {"what": "deleting packs", "done": freed.bytes, "total": total})
-                sizes = {pack.name: pack.size for pack in batch}
-                with filesystem.index_transaction() as index:
-                    going = index.garbage.still_dead(sizes, published)
-                gone = [pack_name_in(key) for key in deleter.delete([pack_key(name) for name in going])]
-                self._step(report, "forgetting packs")
-                with filesystem.index_transaction() as index:
-                    index.garbage.delete_packs(gone)
-                for name in gone:
-                    freed.add(sizes[name])
-        filesystem.commit()
-        return freed, held
-
-    def _delete_strays(self, orphans: Mapping[str, int], deleter: ObjectDeleter, report: ProgressCallback) -> Sum:
-        """Deletes these, of which the sizes are given; gives how many went."""
-        # pages after everything else: an object that a manifest could refer to goes last
-        ordered = sorted(orphans, key=lambda key: (key.startswith(PagesEntry.prefix()), key))
-        removed = Sum()
-        for batch in _some(ordered, DELETE_BATCH):
-            self._step(report, "deleting strays")
-            for key in deleter.delete(batch):
-                removed.add(orphans[key])
-        return removed
-
-    # -- steps
+    # -- one gc at a time, and its end
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._mutex.acquire(blocking=False):
-            raise VolumeError("a gc of this volume is under way already")
+            raise VolumeError("a gc of this volume is running already")
         try:
             yield
         finally:
             self._mutex.release()
 
-    def _step(self, report: ProgressCallback, what: str) -> None:
-        self._told(report, {"what": what})
+    def _stoppable(self, report: ProgressCallback) -> ProgressCallback:
+        """A callback that ends the gc if it is to stop."""
 
-    def _told(self, report: ProgressCallback, told: Any) -> None:
-        if self._stopping:
-            raise VolumeError("the gc was stopped, as the volume is being closed; the next one goes on")
-        report(told)
+        def step(progress: Mapping[str, Any]) -> None:
+            if self._stopping:
+                raise VolumeError("the gc was stopped, as the volume is being closed; the next one goes on")
+            report(progress)
+
+        return step
 
 
-def _problems_of(inventory: StoreInventory) -> tuple[str, ...]:
-    """What a person is told of the snapshots."""
-    if not inventory.denied:
+def _missing_snapshot_problems(inventory: StoreInventory) -> tuple[str, ...]:
+    """A sentence on the missing snapshots, for people; empty if there are none."""
+    missing = inventory.missing_snapshots
+    if not missing:
         return ()
-    more = f", and {len(inventory.denied) - 1:,} more" if len(inventory.denied) > 1 else ""
+    more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
     return (
-        f"the store says that snapshot {inventory.denied[0]}{more} is not there, though nobody deleted it here: what "
-        "it may need is kept; `cas3fs snapshot delete` gives up one, and `cas3fs fsck --repair` all",
+        f"the store has lost snapshot {missing[0]}{more}, which nobody deleted here: what it may need is kept; "
+        "`cas3fs snapshot delete` gives up one, `cas3fs fsck --repair` all",
     )
-
-
-def _some(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
-    """`items` in lists of `count`; the last may be shorter."""
-    rest = iter(items)
-    while batch := list(islice(rest, count)):
-        yield batch

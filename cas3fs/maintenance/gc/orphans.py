@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects that neither the index nor a snapshot knows: which of them may go, and why the others may not.
+"""Orphans: objects that neither the index nor a snapshot references. Which may be deleted, and why the others may not.
 
-A pack or pages object comes from an upload that was broken off, or is on its way just now. It may go when
+An orphaned pack or pages object comes from an upload that failed, or that is still under way. It may be deleted if
 
-- its epoch is our own, or an earlier one whose writer is known to have ended: released, or followed by a claim of the
-  same state folder; and
+- its epoch is this writer's own, or an earlier one whose writer is known to have ended: it released the epoch, or the
+  same state folder has claimed a later one; and
 - it is older than the grace period, by the store's own clock; and
-- nobody is putting it at this moment: what is in flight was read after the listing; and
-- no snapshot of its epoch names it (`find_references`).
+- nobody is storing it at this moment: what is in flight was read after the listing; and
+- no snapshot of its epoch references it (`find_references`).
 
-Whatever else is there stays, and is told: packs of a writer that was taken over (he may not know it yet, and his data
-may have to be rescued), of a later epoch, of an epoch that nobody claimed, of no later epoch than a damaged snapshot
-that was put aside, as that may be all that names them, and objects of no kind.
+All other orphans stay, and are reported: objects of a writer that was taken over (it may not know that yet, and its
+data may have to be rescued), of a later epoch, or of an epoch that nobody claimed; packs that a quarantined snapshot
+may reference, which are those of its own epoch and of earlier ones; and objects of an unknown kind.
+
+The index descends from every snapshot of its lineage, so a pack that the index does not know is needed by none of
+them. But a version of cas3fs without that check may have gone on from an old copy of a state folder, and published
+after snapshots that the copy had never seen. So before a pack of an earlier epoch is deleted, the last snapshot of that
+epoch is restored and searched. That costs as much as its index is large; unknown packs of an earlier epoch are rare.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -31,8 +36,7 @@ from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import PagesNumber, SnapshotNumber
 
-_log = logging.getLogger(__name__)
-
+# These texts are keys of --json.
 DELETABLE: Final = "may go"
 YOUNG: Final = "younger than the grace period"
 TAKEN_OVER: Final = "of a writer that was taken over and has not released"
@@ -40,64 +44,69 @@ LATER: Final = "of a later epoch"
 UNCLAIMED: Final = "of an epoch that nobody claimed"
 UNDER_WAY: Final = "of a snapshot that is still to come"
 QUARANTINED: Final = "perhaps of a damaged snapshot that was put aside, or gone around"
-NAMED: Final = "named by a snapshot of its epoch, or perhaps so"
-STRANGE: Final = "of no kind that this version of cas3fs knows"
+REFERENCED: Final = "named by a snapshot of its epoch, or perhaps so"
+UNRECOGNIZED: Final = "of no kind that this version of cas3fs knows"
+
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class Orphan:
-    """An object that nothing explains; `verdict` is one of the texts above."""
+    """An object that nothing references; `status` is one of the texts above."""
 
     key: str
     size: int
-    verdict: str
+    status: str
 
 
 @attrs.frozen
 class OrphanClassifier:
-    """Says of strays whether they may go.
+    """Decides which orphans may be deleted.
 
-    overruled: epochs that were taken over and not released.
-    next_number: the least number of a snapshot yet to come.
-    aside: the greatest epoch of a snapshot that was put aside; 0 for none.
-    now: asks the store for its time; called only where something is to be judged by its age.
+    Attributes:
+        epoch: of this writer.
+        taken_over: the epochs that were taken over and not released.
+        claimed: the epochs that were claimed.
+        next_number: the least number of a future snapshot.
+        now: asks the store for its time; called only if an object is to be classified by its age.
+        quarantined_epoch: the greatest epoch of a snapshot that cannot be read; 0 if there is none.
     """
 
     epoch: int
-    overruled: Collection[int]
+    taken_over: Collection[int]
     claimed: Collection[int]
     next_number: SnapshotNumber
     now: Callable[[], datetime]
     grace_s: float
-    aside: int = 0
+    quarantined_epoch: int = 0
 
     def pack(self, name: str, info: ObjectInfo) -> Orphan:
-        """What is to be done with a pack."""
+        """Classifies a pack."""
         epoch = epoch_of_pack(name)
         assert epoch is not None
-        aside = QUARANTINED if epoch <= self.aside else ""
-        return Orphan(info.key, info.size, self._of_epoch(epoch) or aside or self._of_age(info))
+        quarantined = QUARANTINED if epoch <= self.quarantined_epoch else ""
+        return Orphan(info.key, info.size, self._by_epoch(epoch) or quarantined or self._by_age(info))
 
     def pages(self, pages_id: str, info: ObjectInfo) -> Orphan:
-        """What is to be done with a pages object that no retained manifest refers to."""
+        """Classifies a pages object that no retained manifest refers to."""
         number = PagesNumber.parse(pages_id).snapshot
-        verdict = self._of_epoch(number.epoch)
-        if not verdict and number >= self.next_number:
-            verdict = UNDER_WAY
-        return Orphan(info.key, info.size, verdict or self._of_age(info))
+        status = self._by_epoch(number.epoch)
+        if not status and number >= self.next_number:
+            status = UNDER_WAY
+        return Orphan(info.key, info.size, status or self._by_age(info))
 
     def probe(self, info: ObjectInfo) -> Orphan:
-        """What is to be done with what a probe has left."""
-        return Orphan(info.key, info.size, self._of_age(info))
+        """Classifies a leftover of a test of how the store behaves."""
+        return Orphan(info.key, info.size, self._by_age(info))
 
-    def _of_epoch(self, epoch: int) -> str:
+    def _by_epoch(self, epoch: int) -> str:
         if epoch > self.epoch:
             return LATER
-        if epoch in self.overruled:
+        if epoch in self.taken_over:
             return TAKEN_OVER
         return "" if epoch in self.claimed else UNCLAIMED
 
-    def _of_age(self, info: ObjectInfo) -> str:
+    def _by_age(self, info: ObjectInfo) -> str:
         return DELETABLE if (self.now() - info.modified).total_seconds() >= self.grace_s else YOUNG
 
 
@@ -107,9 +116,9 @@ def find_orphans(
     needed_pages: Collection[str],
     classifier: OrphanClassifier,
 ) -> tuple[Orphan, ...]:
-    """Every stray in the listing with its verdict."""
+    """Classifies every orphan of a listing."""
 
-    def found() -> Iterable[Orphan]:
+    def classify() -> Iterator[Orphan]:
         for info in unknown_packs:
             yield classifier.pack(pack_name_in(info.key), info)
         for pages_id, info in listing.pages.items():
@@ -118,35 +127,38 @@ def find_orphans(
         for info in listing.probes:
             yield classifier.probe(info)
         for info in listing.unrecognized:
-            yield Orphan(info.key, info.size, STRANGE)
+            yield Orphan(info.key, info.size, UNRECOGNIZED)
 
-    return tuple(found())
+    return tuple(classify())
 
 
 @attrs.frozen
 class OrphanReferences:
-    """What the last snapshots of earlier epochs know."""
+    """What the last snapshots of earlier epochs know of orphaned packs.
+
+    Attributes:
+        rows: the packs among the orphans that a snapshot records, by its number.
+        recorded: their names by epoch, of the epochs whose last snapshot could be read.
+        last: the last snapshot of each earlier epoch.
+    """
 
     rows: Mapping[SnapshotNumber, Sequence[PackRow]]
-    """The packs among the strays that a snapshot knows, by its number."""
-    known: Mapping[int, frozenset[str]]
-    """Those of the strays that the last snapshot of an epoch knows, by epoch, of the epochs that were looked into."""
+    recorded: Mapping[int, frozenset[str]]
     last: Mapping[int, SnapshotInfo]
-    """The last snapshot of each earlier epoch."""
 
-    def spares(self, orphan: Orphan) -> bool:
-        """Whether it is a pack that a snapshot of its epoch needs, or may need for all that is known."""
+    def may_need(self, orphan: Orphan) -> bool:
+        """Whether it is a pack that a snapshot of its epoch needs, or may need because it cannot be read."""
         name = pack_name_in(orphan.key)
         epoch = epoch_of_pack(name)
         if epoch is None or epoch not in self.last:
             return False
-        return epoch not in self.known or name in self.known[epoch]
+        return epoch not in self.recorded or name in self.recorded[epoch]
 
 
 def find_references(
-    orphans: Iterable[Orphan], snapshots: Sequence[SnapshotInfo], at: VolumeContext
+    orphans: Iterable[Orphan], snapshots: Sequence[SnapshotInfo], context: VolumeContext
 ) -> OrphanReferences:
-    """Looks into the last snapshot of every earlier epoch of which a pack among `strays` is to go.
+    """Searches the last snapshot of each earlier epoch of which a pack among the orphans may be deleted.
 
     Args:
         snapshots: all that are retained, ascending.
@@ -154,17 +166,20 @@ def find_references(
     Raises:
         StoreError, IndexDatabaseError: the store or the local disk failed.
     """
-    last = {one.number.epoch: one for one in snapshots if one.number.epoch < at.epoch}
-    names = {pack_name_in(one.key) for one in orphans if one.verdict == DELETABLE}
+    last = {one.number.epoch: one for one in snapshots if one.number.epoch < context.epoch}
+    names = {pack_name_in(one.key) for one in orphans if one.status == DELETABLE}
     rows: dict[SnapshotNumber, Sequence[PackRow]] = {}
-    known: dict[int, frozenset[str]] = {}
-    for each in sorted({found for name in names if (found := epoch_of_pack(name)) in last and found is not None}):
+    recorded: dict[int, frozenset[str]] = {}
+    for epoch in sorted({found for name in names if (found := epoch_of_pack(name)) in last and found is not None}):
+        snapshot = last[epoch]
         try:
-            packs = [row for row in recorded_packs(at.archive, last[each].id, at.scratch) if row.name in names]
+            packs = [row for row in recorded_packs(context.archive, snapshot.id, context.scratch) if row.name in names]
         except (SnapshotDamaged, SnapshotArchived) as error:
-            _log.warning("packs of epoch %d that nothing else names are kept: %s", each, error)
+            _log.warning(
+                "unreferenced packs of epoch %d are kept, as its last snapshot cannot be read: %s", epoch, error
+            )
             continue
-        known[each] = frozenset(row.name for row in packs)
-        # whatever it still lists may be needed by an earlier one, too, so it counts as needed up to here
-        rows[last[each].number] = [row._replace(died=None) for row in packs]
-    return OrphanReferences(rows, known, last)
+        recorded[epoch] = frozenset(row.name for row in packs)
+        # an earlier snapshot may need a pack that this one only records, so it counts as needed up to here
+        rows[snapshot.number] = [row._replace(died=None) for row in packs]
+    return OrphanReferences(rows, recorded, last)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which packs are rewritten. Pure; nothing is read or changed.
+"""Which packs are rewritten: a pure decision; nothing is read or changed.
 
-Rewriting copies what is used of a pack, and frees the pack when the last snapshot that needs it has gone: until then
-both are in the store. So it pays only where the copy costs less, for as long as those snapshots stay, than what comes
-free saves afterwards, in half a year. A pack that a snapshot needs which stays for good is never rewritten: nothing
-would ever come free.
+Rewriting copies the used part of a pack, and frees the pack when the last snapshot that needs it is deleted; until then
+the store holds both. So it pays where keeping the copy, for as long as those snapshots are retained, costs less than
+the freed space saves in the half year after that. A pack that is needed by a snapshot which is kept for good is never
+rewritten, as that would never free anything.
 """
 
 import math
@@ -20,116 +20,130 @@ from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.values import SnapshotNumber
 
 SAVING_S: Final = 183 * 86400.0
-"""What comes free is taken to save room for so long."""
+"""Freed space counts as saved for so long."""
 MAX_PACKS: Final = 20_000
-"""That one gc rewrites: as many are held in memory."""
-KEPT: Final = "a snapshot that stays for long needs them"
-LIMITED: Final = "more than is to be copied"
+"""The most packs that one gc rewrites, and so holds in memory."""
+NEEDED_FOR_LONG: Final = "needed by a snapshot that is kept for long"
+OVER_LIMIT: Final = "over the limit of bytes to copy"
 
 
 @attrs.frozen
 class SkippedPacks:
-    """Packs of which little is used, and that stay as they are."""
+    """Sparsely used packs that are not rewritten. The attributes are the keys of ``--json``.
+
+    Attributes:
+        why: the reason, for people.
+        bytes: what is not used of them.
+        snapshot: of the snapshots that need some of them, the one that is kept for the longest time.
+    """
 
     why: str
     packs: int
     bytes: int
-    """Of them, what is not used."""
     snapshot: str | None = None
-    """One that needs some of them, and stays for the longest."""
 
 
 @attrs.frozen
 class PackSelection:
-    """The packs to be rewritten, the emptiest first, and those that are not, though little of them is used."""
+    """The packs to be rewritten, the emptiest first, and the sparsely used ones that are not."""
 
     packs: Sequence[PackUse] = ()
-    left: tuple[SkippedPacks, ...] = ()
+    skipped: tuple[SkippedPacks, ...] = ()
 
     @property
     def live_bytes(self) -> int:
-        """What is to be copied."""
+        """The number of bytes to be copied."""
         return sum(use.live_bytes for use in self.packs)
 
 
 class RetentionTimes:
-    """For how long packs are needed by snapshots that are retained now."""
+    """For how long packs are needed by the snapshots of now.
+
+    Args:
+        snapshots: ascending.
+        remaining_s: for how many seconds more each snapshot is retained, by id; one without an entry is kept for good.
+        kept_for_good: the numbers of other snapshots that are kept for good, such as quarantined ones.
+    """
 
     def __init__(
-        self, snapshots: Sequence[SnapshotInfo], stays_s: Mapping[str, float], aside: Sequence[SnapshotNumber] = ()
+        self,
+        snapshots: Sequence[SnapshotInfo],
+        remaining_s: Mapping[str, float],
+        kept_for_good: Sequence[SnapshotNumber] = (),
     ) -> None:
-        """`stays_s` tells for how many seconds each of the snapshots, which are ascending, stays; those put aside,
-        `aside`, do for good."""
-        ends = [(ordinal_of(one.number), stays_s.get(one.id, math.inf), one.id) for one in snapshots]
-        ends += [(ordinal_of(number), math.inf, str(number)) for number in aside]
+        ends = [(ordinal_of(one.number), remaining_s.get(one.id, math.inf), one.id) for one in snapshots]
+        ends += [(ordinal_of(number), math.inf, str(number)) for number in kept_for_good]
         self._ordinals = sorted(end[0] for end in ends)
         self._longest: list[tuple[float, str]] = []
         longest = (0.0, "")
-        for _, stay_s, snapshot in sorted(ends, reverse=True):
-            longest = max(longest, (stay_s, snapshot), key=lambda one: one[0])
+        for _, seconds, snapshot in sorted(ends, reverse=True):
+            longest = max(longest, (seconds, snapshot), key=lambda one: one[0])
             self._longest.append(longest)
         self._longest.reverse()
 
-    def of(self, born: int) -> tuple[float, str]:
-        """For how many seconds a pack that is in use, and was born with that snapshot, is needed by snapshots of now,
-        and by which for the longest; 0 where none needs it."""
-        place = bisect_left(self._ordinals, born)
-        return self._longest[place] if place < len(self._longest) else (0.0, "")
+    def of_pack(self, born: int) -> tuple[float, str]:
+        """For how many seconds the snapshots of now need a used pack that was born with the snapshot of that ordinal,
+        and which of them needs it for the longest time; 0 seconds if none needs it."""
+        first = bisect_left(self._ordinals, born)
+        return self._longest[first] if first < len(self._longest) else (0.0, "")
 
 
 class PackSelector:
-    """Takes the packs one by one, and chooses.
+    """Takes all packs one by one, and selects those to be rewritten.
 
     Args:
         min_live: packs of which less is used are rewritten; 0 for none.
-        max_bytes: no more than that is copied; None for no limit.
-        young: packs that are born with that snapshot or later are left alone.
+        max_bytes: the most bytes that may be copied; None for no limit.
+        next_ordinal: packs that are born with that snapshot or later are left alone.
     """
 
-    def __init__(self, min_live: float, max_bytes: int | None, retention_times: RetentionTimes, young: int) -> None:
+    def __init__(
+        self, min_live: float, max_bytes: int | None, retention_times: RetentionTimes, next_ordinal: int
+    ) -> None:
         self._min_live = min_live
         self._max_bytes = max_bytes
         self._retention_times = retention_times
-        self._young = young
+        self._next_ordinal = next_ordinal
         self._sparse: list[PackUse] = []
-        self._kept = SkippedPacks(KEPT, 0, 0)
-        self._kept_longest_s = 0.0
+        self._needed = SkippedPacks(NEEDED_FOR_LONG, 0, 0)
+        self._needed_longest_s = 0.0
         self._over_packs = self._over_bytes = 0
 
-    def see(self, use: PackUse) -> None:
-        """One of all packs."""
-        if use.born >= self._young or not use.live_blocks or use.died is not None:
+    def add(self, use: PackUse) -> None:
+        """Takes one of all packs."""
+        if use.born >= self._next_ordinal or not use.live_blocks or use.died is not None:
             return
         if live_share(use) >= self._min_live:
             return
-        stay_s, snapshot = self._retention_times.of(use.born)
-        if use.live_bytes * stay_s <= (use.size - use.live_bytes) * SAVING_S:
+        needed_s, snapshot = self._retention_times.of_pack(use.born)
+        if use.live_bytes * needed_s <= (use.size - use.live_bytes) * SAVING_S:
             self._sparse.append(use)
             if len(self._sparse) >= 2 * MAX_PACKS:
-                self._leave_fullest()
+                self._drop_fullest()
             return
-        told = snapshot if stay_s > self._kept_longest_s else self._kept.snapshot
-        self._kept_longest_s = max(stay_s, self._kept_longest_s)
-        self._kept = SkippedPacks(KEPT, self._kept.packs + 1, self._kept.bytes + use.size - use.live_bytes, told)
+        longest = snapshot if needed_s > self._needed_longest_s else self._needed.snapshot
+        self._needed_longest_s = max(needed_s, self._needed_longest_s)
+        unused_bytes = self._needed.bytes + use.size - use.live_bytes
+        self._needed = SkippedPacks(NEEDED_FOR_LONG, self._needed.packs + 1, unused_bytes, longest)
 
-    def _leave_fullest(self) -> None:
-        """Brings the emptiest to the front, and leaves to a later gc what would be too many."""
+    def _drop_fullest(self) -> None:
+        """Sorts the emptiest packs to the front, and leaves those beyond `MAX_PACKS` to a later gc."""
         self._sparse.sort(key=lambda use: (live_share(use), use.id))
         for use in self._sparse[MAX_PACKS:]:
             self._over_packs += 1
             self._over_bytes += use.size - use.live_bytes
         del self._sparse[MAX_PACKS:]
 
-    def choice(self) -> PackSelection:
-        """What was chosen of those seen, the emptiest first, while the bytes to be copied are within the limit."""
-        self._leave_fullest()
-        chosen, size_bytes = 0, 0
+    def selection(self) -> PackSelection:
+        """The selected packs, the emptiest first, as far as the limit of bytes allows."""
+        self._drop_fullest()
+        selected, copied_bytes = 0, 0
         for use in self._sparse:
-            size_bytes += use.live_bytes
-            if self._max_bytes is not None and size_bytes > self._max_bytes:
+            copied_bytes += use.live_bytes
+            if self._max_bytes is not None and copied_bytes > self._max_bytes:
                 break
-            chosen += 1
-        over = self._sparse[chosen:]
+            selected += 1
+        over = self._sparse[selected:]
         unused_bytes = self._over_bytes + sum(use.size - use.live_bytes for use in over)
-        limited = SkippedPacks(LIMITED, self._over_packs + len(over), unused_bytes)
-        return PackSelection(self._sparse[:chosen], tuple(one for one in (self._kept, limited) if one.packs))
+        over_limit = SkippedPacks(OVER_LIMIT, self._over_packs + len(over), unused_bytes)
+        return PackSelection(self._sparse[:selected], tuple(one for one in (self._needed, over_limit) if one.packs))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The plan of a gc: what would be done, what it would free and what it would cost. Pure; nothing is read or changed.
+"""The plan of a gc: what it would do, what that would free, and what it would cost. Pure; nothing is read or changed.
 
-A pack is *used* while a chunk names one of its blocks. Which snapshots need a pack that is not used any more follows
-from two numbers: the snapshot it was born with, and the one it has died before. Of the newest snapshot more may be
-known (`looked`): which packs its chunks really need.
+A pack is *used* while a chunk references one of its blocks; otherwise it is *dead*. Two numbers say which snapshots
+need a dead pack: the snapshot it was born with, and the first one that does not need it. Of the newest snapshot more
+may be known: which packs its chunks really reference (`SnapshotReferences`).
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,32 +15,35 @@ from typing import Any, Final
 import attrs
 
 from cas3fs.index import DeadPack, PackUse, ordinal_of
-from cas3fs.maintenance.gc.base import GcSettings
 from cas3fs.maintenance.gc.orphans import DELETABLE, Orphan
 from cas3fs.maintenance.gc.pack_selection import PackSelection, PackSelector, RetentionTimes, SkippedPacks
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.prices import PriceTable
 from cas3fs.snapshots.manifests import SnapshotInfo
 
 DELETE_BATCH: Final = 1000
-RUN_BYTES: Final = 4 << 20
+_READ_BYTES: Final = 4 << 20
 
 
 @attrs.frozen
 class HeldBySnapshot:
-    """What a retained snapshot keeps from being freed."""
+    """What a retained snapshot keeps from being freed. The attributes are the keys of ``--json``.
+
+    Attributes:
+        bytes: of dead packs that it may need.
+        bytes_alone: of those that no other snapshot may need: freed when this one is deleted.
+        bytes_with_older: of those that no newer snapshot may need: freed when this one and all older ones are deleted.
+    """
 
     snapshot: str
     bytes: int
-    """Of dead packs that it may need."""
     bytes_alone: int
-    """Of those that no other snapshot may need: freed when this one goes."""
     bytes_with_older: int
-    """Of those that no newer snapshot may need: freed when this one and all older ones go."""
 
 
 @attrs.frozen
 class RequestEstimate:
-    """How many requests the execution takes, about."""
+    """About how many requests the execution takes."""
 
     lists: int
     gets: int
@@ -49,7 +52,7 @@ class RequestEstimate:
 
     @property
     def price_usd(self) -> float:
-        """What they cost by the default prices; a DELETE-MANY is one request."""
+        """What they cost by the default prices; a request that deletes many objects is one."""
         return PriceTable().of_requests(
             {"list": self.lists, "get": self.gets, "put": self.puts, "delete": self.deletes}
         )
@@ -57,33 +60,37 @@ class RequestEstimate:
 
 @attrs.frozen
 class GcPlan:
-    """What a gc would do now; sizes are in bytes of the store."""
+    """What a gc would do now; sizes are in bytes in the store.
+
+    Attributes:
+        free_packs: the dead packs that no retained snapshot needs.
+        rewrites: the names of the packs to be rewritten.
+        rewrite_bytes: to be copied for that.
+        rewrite_frees_bytes: freed by that, once no snapshot needs the old packs any more.
+        skipped: sparsely used packs that are not rewritten.
+    """
 
     dead_blocks: int
     dead_block_bytes: int
     dead_packs: int
     dead_pack_bytes: int
     free_packs: int
-    """Dead packs that no retained snapshot needs."""
     free_bytes: int
     held: tuple[HeldBySnapshot, ...]
     rewrites: tuple[str, ...]
     rewrite_bytes: int
-    """To be copied."""
     rewrite_frees_bytes: int
-    """Freed by it, when no snapshot needs the old packs any more."""
-    left: tuple[SkippedPacks, ...]
-    """What is not rewritten, though little of it is used."""
+    skipped: tuple[SkippedPacks, ...]
     orphans: tuple[Orphan, ...]
     requests: RequestEstimate
 
     @property
-    def stray_bytes(self) -> int:
-        """Of strays that may go."""
-        return sum(one.size for one in self.orphans if one.verdict == DELETABLE)
+    def deletable_orphan_bytes(self) -> int:
+        """The size of the orphans that may be deleted."""
+        return sum(one.size for one in self.orphans if one.status == DELETABLE)
 
     def as_json(self) -> dict[str, Any]:
-        """What ``--json`` prints; packs are counted, not named."""
+        """The object that ``--json`` prints; packs are counted, not named."""
         return {
             "dead_blocks": self.dead_blocks,
             "dead_block_bytes": self.dead_block_bytes,
@@ -95,83 +102,92 @@ class GcPlan:
             "rewrite_packs": len(self.rewrites),
             "rewrite_bytes": self.rewrite_bytes,
             "rewrite_frees_bytes": self.rewrite_frees_bytes,
-            "left": [attrs.asdict(one) for one in self.left],
-            "stray_bytes": self.stray_bytes,
-            "strays": count_by_status(self.orphans),
+            "left": [attrs.asdict(one) for one in self.skipped],
+            "stray_bytes": self.deletable_orphan_bytes,
+            "strays": dict(Counter(one.status for one in self.orphans)),
             "requests": attrs.asdict(self.requests) | {"price_usd": round(self.requests.price_usd, 6)},
         }
 
 
+@attrs.frozen
+class SnapshotReferences:
+    """The packs that the newest snapshot references, and its ordinal."""
+
+    ordinal: int
+    packs: Container[str]
+
+
 class PackDeaths:
-    """When packs that no file uses any more have died.
+    """With which snapshot packs have died that no file uses any more.
 
     Args:
-        young: ordinal of the next snapshot.
-        numbers: ordinals of the retained snapshots, ascending.
-        looked: ordinal of the newest snapshot and the packs that it needs, if it was looked into.
+        next_ordinal: of the next snapshot.
+        ordinals: of the retained snapshots, ascending.
+        references: of the newest snapshot, if they are known.
     """
 
-    def __init__(self, young: int, numbers: Sequence[int], referenced: tuple[int, Container[str]] | None) -> None:
-        self._young = young
-        self._newest_references = referenced
-        newer = numbers[bisect_right(numbers, referenced[0]) :] if referenced is not None else ()
+    def __init__(self, next_ordinal: int, ordinals: Sequence[int], references: SnapshotReferences | None) -> None:
+        self._next_ordinal = next_ordinal
+        self._references = references
+        newer = ordinals[bisect_right(ordinals, references.ordinal) :] if references is not None else ()
         self._next_newer = newer[0] if newer else None
 
-    def of(self, use: PackUse | DeadPack) -> int:
-        """The ordinal of the first snapshot that does not need an unused pack."""
-        death = self._young if use.died is None else use.died
-        if (
-            self._newest_references is None
-            or self._newest_references[0] >= death
-            or use.name in self._newest_references[1]
-        ):
+    def of_pack(self, pack: PackUse | DeadPack) -> int:
+        """The ordinal of the first snapshot that does not need a dead pack."""
+        death = self._next_ordinal if pack.died is None else pack.died
+        references = self._references
+        if references is None or references.ordinal >= death or pack.name in references.packs:
             return death
-        return self._newest_references[0] if self._next_newer is None or self._next_newer >= death else death
+        return references.ordinal if self._next_newer is None or self._next_newer >= death else death
 
 
 @attrs.frozen
 class PlanInputs:
-    """What a plan is made from."""
+    """What a plan is made from.
+
+    Attributes:
+        uses: all packs; read once.
+        next_ordinal: of the next snapshot: packs that are born with it are left alone.
+        snapshots: ascending.
+        references: of the newest snapshot, if they are known.
+        list_requests: how many requests listing the store takes.
+        retention_times: for how long snapshots need the packs that are in use.
+    """
 
     uses: Iterable[PackUse]
-    """Of all packs; gone through once."""
-    young: int
-    """Ordinal of the next snapshot: packs born with it are left alone."""
+    next_ordinal: int
     snapshots: Sequence[SnapshotInfo]
-    """Ascending."""
-    referenced: tuple[int, Container[str]] | None
-    """Ordinal of the newest snapshot and the packs that it needs, if it was looked into."""
+    references: SnapshotReferences | None
     orphans: tuple[Orphan, ...]
     list_requests: int
     retention_times: RetentionTimes = attrs.field(factory=lambda: RetentionTimes((), {}))
-    """For how long snapshots need what is in use."""
 
     @property
-    def numbers(self) -> list[int]:
+    def ordinals(self) -> list[int]:
         """The ordinals of the snapshots."""
         return [ordinal_of(one.number) for one in self.snapshots]
 
 
 def make_plan(inputs: PlanInputs, settings: GcSettings) -> GcPlan:
-    """The plan."""
-    numbers = inputs.numbers
-    deaths = PackDeaths(inputs.young, numbers, inputs.referenced)
-    selector = PackSelector(settings.min_live, settings.max_rewrite_bytes, inputs.retention_times, inputs.young)
-    blocks, block_bytes, dead, free = 0, 0, Sum(), Sum()
-    holding = _HeldBytes(numbers)
+    """Makes the plan from all that was read for it."""
+    ordinals = inputs.ordinals
+    deaths = PackDeaths(inputs.next_ordinal, ordinals, inputs.references)
+    selector = PackSelector(settings.min_live, settings.max_rewrite_bytes, inputs.retention_times, inputs.next_ordinal)
+    blocks, block_bytes, dead, free = 0, 0, Tally(), Tally()
+    held = _HeldBytes(ordinals)
     for use in inputs.uses:
-        if use.born >= inputs.young:
+        if use.born >= inputs.next_ordinal:
             continue
         blocks += use.blocks - use.live_blocks
         block_bytes += use.block_bytes - use.live_bytes
         if use.live_blocks:
-            selector.see(use)
+            selector.add(use)
             continue
         dead.add(use.size)
-        if not holding.see(use.born, deaths.of(use), use.size):
+        if not held.add(use.born, deaths.of_pack(use), use.size):
             free.add(use.size)
-    choice = selector.choice()
-    orphans = [one for one in inputs.orphans if one.verdict == DELETABLE]
+    selection = selector.selection()
+    deletable = sum(1 for one in inputs.orphans if one.status == DELETABLE)
     return GcPlan(
         dead_blocks=blocks,
         dead_block_bytes=block_bytes,
@@ -179,40 +195,35 @@ def make_plan(inputs: PlanInputs, settings: GcSettings) -> GcPlan:
         dead_pack_bytes=dead.bytes,
         free_packs=free.count,
         free_bytes=free.bytes,
-        held=holding.held({ordinal_of(one.number): one.id for one in inputs.snapshots}),
-        rewrites=tuple(use.name for use in choice.packs),
-        rewrite_bytes=choice.live_bytes,
-        rewrite_frees_bytes=sum(use.size for use in choice.packs) - choice.live_bytes,
-        left=choice.left,
+        held=held.by_snapshot({ordinal_of(one.number): one.id for one in inputs.snapshots}),
+        rewrites=tuple(use.name for use in selection.packs),
+        rewrite_bytes=selection.live_bytes,
+        rewrite_frees_bytes=sum(use.size for use in selection.packs) - selection.live_bytes,
+        skipped=selection.skipped,
         orphans=inputs.orphans,
-        requests=_requests(inputs, choice.packs, free.count + len(orphans)),
+        requests=_estimate_requests(inputs, selection.packs, free.count + deletable),
     )
 
 
-def select_packs_to_rewrite(
-    uses: Iterable[PackUse], settings: GcSettings, retention_times: RetentionTimes, young: int
+def select_packs(
+    uses: Iterable[PackUse], settings: GcSettings, retention_times: RetentionTimes, next_ordinal: int
 ) -> PackSelection:
-    """Which of these packs are to be rewritten."""
-    selector = PackSelector(settings.min_live, settings.max_rewrite_bytes, retention_times, young)
+    """Selects the packs that are to be rewritten."""
+    selector = PackSelector(settings.min_live, settings.max_rewrite_bytes, retention_times, next_ordinal)
     for use in uses:
-        selector.see(use)
-    return selector.choice()
-
-
-def count_by_status(orphans: Sequence[Orphan]) -> dict[str, int]:
-    """How many strays there are of each verdict."""
-    return dict(Counter(one.verdict for one in orphans))
+        selector.add(use)
+    return selector.selection()
 
 
 @attrs.define
-class Sum:
-    """How many there are, and how many bytes they have."""
+class Tally:
+    """How many objects there are, and how many bytes they have."""
 
     count: int = 0
     bytes: int = 0
 
     def add(self, size: int) -> None:
-        """One more."""
+        """Counts one more."""
         self.count += 1
         self.bytes += size
 
@@ -220,18 +231,19 @@ class Sum:
 class _HeldBytes:
     """Adds up what each retained snapshot keeps from being freed.
 
-    A pack is needed by the snapshots of a range of numbers, so its size is noted where the range begins and ends.
+    A dead pack is needed by the snapshots of a range of ordinals, so its size is added where the range begins, and
+    subtracted where it ends.
     """
 
-    def __init__(self, numbers: Sequence[int]) -> None:
-        self._numbers = numbers
-        self._steps = [0] * (len(numbers) + 1)
-        self._alone = [0] * len(numbers)
-        self._last = [0] * len(numbers)
+    def __init__(self, ordinals: Sequence[int]) -> None:
+        self._ordinals = ordinals
+        self._steps = [0] * (len(ordinals) + 1)
+        self._alone = [0] * len(ordinals)
+        self._last = [0] * len(ordinals)
 
-    def see(self, born: int, death: int, size: int) -> bool:
-        """A dead pack; whether any snapshot needs it."""
-        first, end = bisect_left(self._numbers, born), bisect_left(self._numbers, death)
+    def add(self, born: int, died: int, size: int) -> bool:
+        """Takes a dead pack; whether any snapshot needs it."""
+        first, end = bisect_left(self._ordinals, born), bisect_left(self._ordinals, died)
         if first >= end:
             return False
         self._steps[first] += size
@@ -241,20 +253,18 @@ class _HeldBytes:
             self._alone[first] += size
         return True
 
-    def held(self, ids: Mapping[int, str]) -> tuple[HeldBySnapshot, ...]:
-        """What those that hold anything hold, ascending."""
-        every, older = accumulate(self._steps), accumulate(self._last)
-        rows = zip(self._numbers, every, self._alone, older, strict=False)
-        return tuple(
-            HeldBySnapshot(ids[number], held, alone, with_older) for number, held, alone, with_older in rows if held
-        )
+    def by_snapshot(self, ids: Mapping[int, str]) -> tuple[HeldBySnapshot, ...]:
+        """What each snapshot holds, ascending, without those that hold nothing."""
+        all_held, with_older = accumulate(self._steps), accumulate(self._last)
+        rows = zip(self._ordinals, all_held, self._alone, with_older, strict=False)
+        return tuple(HeldBySnapshot(ids[ordinal], held, alone, older) for ordinal, held, alone, older in rows if held)
 
 
-def _requests(inputs: PlanInputs, rewrites: Sequence[PackUse], deletions: int) -> RequestEstimate:
-    copied = sum(use.live_bytes for use in rewrites)
+def _estimate_requests(inputs: PlanInputs, rewrites: Sequence[PackUse], deletions: int) -> RequestEstimate:
+    copied_bytes = sum(use.live_bytes for use in rewrites)
     return RequestEstimate(
         lists=inputs.list_requests + 6 + deletions // DELETE_BATCH,
-        gets=sum(1 + use.size // RUN_BYTES for use in rewrites) + len(inputs.snapshots),
-        puts=4 + (copied // (16 << 20) + 1 if rewrites else 0),
+        gets=sum(1 + use.size // _READ_BYTES for use in rewrites) + len(inputs.snapshots),
+        puts=4 + (copied_bytes // (16 << 20) + 1 if rewrites else 0),
         deletes=-(-deletions // DELETE_BATCH),
     )

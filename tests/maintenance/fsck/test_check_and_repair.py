@@ -321,14 +321,14 @@ def test_what_is_published_during_a_check_of_a_mount_is_no_finding(
 ) -> None:
     calls = 0
 
-    def early(store: ObjectStore, see_pack: Callable[[ObjectInfo], None]) -> VolumeListing:
+    def early(store: ObjectStore, on_pack: Callable[[ObjectInfo], None]) -> VolumeListing:
         """The first time, something is not seen as it is in the end, and the pages had been listed before the snapshot
         was published, and manifests afterwards."""
         nonlocal calls
         calls += 1
         if calls > 1:
-            return list_volume(store, see_pack)
-        return attrs.evolve(list_volume(store, lambda info: see_pack(info._replace(size=info.size + 1))), pages={})
+            return list_volume(store, on_pack)
+        return attrs.evolve(list_volume(store, lambda info: on_pack(info._replace(size=info.size + 1))), pages={})
 
     monkeypatch.setattr(checks, "list_volume", early)
     at_rest, in_use = damaged.target(), attrs.evolve(damaged.target(), is_live=True)

@@ -12,7 +12,7 @@ import pytest
 
 from cas3fs.errors import BlockError, IndexCorrupt
 from cas3fs.filesystem import Owner
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.snapshot_index import referenced_packs
 from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
 from tests.maintenance.damaged_volume import DamagedVolume, codes

@@ -12,7 +12,7 @@ from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.errors import Fenced, VolumeError
 from cas3fs.filesystem import Owner
 from cas3fs.filesystem.reading.read_plan import ReadPlan
-from cas3fs.maintenance.gc.base import GcSettings
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.values import Buffer
 from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
 
@@ -228,7 +228,7 @@ class TestWhatIsWrittenMeanwhile:
     @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
     def test_a_second_gc_at_the_same_time_is_refused(self, volume: MemoryVolume) -> None:
         def again(told: object) -> None:
-            with pytest.raises(VolumeError, match="under way"):
+            with pytest.raises(VolumeError, match="running"):
                 volume.gc()
 
         volume.gc(report=again)

@@ -27,8 +27,8 @@ STEPS = (
     "putting the snapshot",
     "acknowledging the snapshot",
     "deleting packs",
-    "forgetting packs",
-    "deleting strays",
+    "deleting rows of packs",
+    "deleting orphans",
 )
 
 

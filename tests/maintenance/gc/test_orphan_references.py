@@ -23,7 +23,7 @@ def test_a_pack_that_a_snapshot_of_its_own_epoch_names_stays(volume: MemoryVolum
     volume.close()
     after = MemoryVolume(tmp_path / "copy", volume.inner, snapshots=volume.snapshots)
     volume.inner.put_if_absent(KEY, b"half a pack")
-    planned = {one.key for one in after.collector.plan(NOW).orphans if one.verdict == DELETABLE}
+    planned = {one.key for one in after.collector.plan(NOW).orphans if one.status == DELETABLE}
     after.gc()
     assert planned == {KEY}
     assert KEY not in after.packs()

@@ -8,8 +8,8 @@ import pytest
 
 from cas3fs.entries.shelf import Shelf
 from cas3fs.index import PackUse, ordinal_of
-from cas3fs.maintenance.gc.base import GcSettings
-from cas3fs.maintenance.gc.pack_selection import KEPT, LIMITED, PackSelector, RetentionTimes
+from cas3fs.maintenance.gc.pack_selection import NEEDED_FOR_LONG, OVER_LIMIT, PackSelector, RetentionTimes
+from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.retention import set_policy
@@ -36,7 +36,7 @@ def test_while_every_snapshot_is_kept_for_good_nothing_is_copied(volume: MemoryV
         result = volume.gc(settings)
         assert (result.rewritten_packs, result.deleted_packs) == (0, 0)
     assert sum(volume.packs().values()) == stored
-    assert [one["why"] for one in result.left] == [KEPT]
+    assert [one["why"] for one in result.left] == [NEEDED_FOR_LONG]
     volume.check_snapshots()
 
 
@@ -48,13 +48,13 @@ def test_the_plan_says_what_is_left_and_which_snapshot_keeps_it(volume: MemoryVo
         volume.remove(f"f{number}")
     volume.publish()
     plan = volume.collector.plan(NOW)
-    (left,) = plan.left
+    (skipped,) = plan.skipped
     assert plan.rewrites == ()
-    assert (left.why, left.packs, left.snapshot) == (KEPT, 1, kept)
-    assert 20 * KIB <= left.bytes < sum(volume.packs().values())
+    assert (skipped.why, skipped.packs, skipped.snapshot) == (NEEDED_FOR_LONG, 1, kept)
+    assert 20 * KIB <= skipped.bytes < sum(volume.packs().values())
     volume.drop_snapshot(kept)
     plan = volume.collector.plan(NOW)
-    assert (len(plan.rewrites), plan.left) == (1, ())
+    assert (len(plan.rewrites), plan.skipped) == (1, ())
     assert plan.as_json()["left"] == []
 
 
@@ -97,33 +97,36 @@ class TestChoosing:
     ) -> tuple[list[int], list[str]]:
         selector = PackSelector(0.7, limit, retention_times, _ordinal(100))
         for use in uses:
-            selector.see(use)
-        choice = selector.choice()
-        return [use.id for use in choice.packs], [one.why for one in choice.left]
+            selector.add(use)
+        selection = selector.selection()
+        return [use.id for use in selection.packs], [one.why for one in selection.skipped]
 
     @pytest.mark.promise("packs-are-rewritten-where-it-pays")
     @pytest.mark.parametrize(
         ("stay_days", "live", "is_chosen"),
         [(1, 0.69, True), (92, 0.6, True), (367, 0.3, True), (367, 0.4, False), (183, 0.6, False), (10**9, 0.1, False)],
     )
-    def test_the_longer_a_snapshot_stays_the_emptier_a_pack_has_to_be(
+    def test_the_longer_a_snapshot_is_kept_the_emptier_a_pack_has_to_be(
         self, stay_days: float, live: float, is_chosen: bool
     ) -> None:
         retention_times = _retention_times({5: stay_days})
-        assert self.chosen([self.use(live)], retention_times) == (([1], []) if is_chosen else ([], [KEPT]))
+        assert self.chosen([self.use(live)], retention_times) == (([1], []) if is_chosen else ([], [NEEDED_FOR_LONG]))
 
     def test_only_snapshots_that_are_not_older_than_a_pack_need_it(self) -> None:
         retention_times = _retention_times({5: float("inf"), 20: 1})
         uses = [self.use(0.5, born=3), self.use(0.5, born=6), self.use(0.5, born=30)]
-        assert self.chosen(uses, retention_times) == ([6, 30], [KEPT])
+        assert self.chosen(uses, retention_times) == ([6, 30], [NEEDED_FOR_LONG])
 
     def test_one_that_was_put_aside_stays_for_good(self) -> None:
         retention_times = RetentionTimes((), {}, [SnapshotNumber(1, 10)])
-        assert self.chosen([self.use(0.5, born=3), self.use(0.5, born=11)], retention_times) == ([11], [KEPT])
+        assert self.chosen([self.use(0.5, born=3), self.use(0.5, born=11)], retention_times) == (
+            [11],
+            [NEEDED_FOR_LONG],
+        )
 
     def test_what_is_over_the_limit_is_told(self) -> None:
         uses = [self.use(0.5, born=1), self.use(0.2, born=2)]
-        assert self.chosen(uses, _retention_times({}), limit=300_000) == ([2], [LIMITED])
+        assert self.chosen(uses, _retention_times({}), limit=300_000) == ([2], [OVER_LIMIT])
 
 
 def _ordinal(number: int) -> int:

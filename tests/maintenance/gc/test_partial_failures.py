@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.blocks.codec import hash_block
 from cas3fs.index import IndexChecker
-from cas3fs.maintenance.gc import collector
+from cas3fs.maintenance.gc import deletion
 from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.faulty_store import FaultyStore
 from tests.maintenance.memory_volume import KIB, MemoryVolume, fill, noise
@@ -51,7 +51,7 @@ class TestRefusedDeletions:
     def test_all_other_packs_go_and_the_refused_one_with_a_later_gc(
         self, lying: MemoryVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(collector, "DELETE_BATCH", 2)
+        monkeypatch.setattr(deletion, "DELETE_BATCH", 2)
         packs = all_dead(lying)
         with faults(lying).on(FaultKind.DELETION_REFUSED, keys=[packs[1]]):
             result = lying.gc()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings: what a user can choose, as frozen values, and the way from text to them (`cas3fs.units`).
+"""Settings: what a user can choose, as frozen values.
 
-Vocabulary: the *places* are the two folders of this machine in which cas3fs keeps things: the state folder holds what
-must not be lost, the cache folder what may vanish at any time.
+Vocabulary: the *local folders* are the two folders of this machine that cas3fs uses: the state folder holds what must
+not be lost, the cache folder what may vanish at any time.
 
-Knows nothing of volumes, stores or mounts; the rooms above hand the values on.
+This module does not know of volumes, stores or mounts; the rooms that do are passed the values.
 """
 
 import os
@@ -40,18 +40,20 @@ CACHE_VARIABLE = "CAS3FS_CACHE_DIR"
 
 @attrs.frozen
 class LocalFolders:
-    """The two folders of this machine; each volume has one of its own below, named by the volume's uuid.
-    Of several places with volumes of one uuid each has a state folder of its own (`cas3fs.volume.location`)."""
+    """The two folders of this machine; below them each volume has its own, named by its uuid.
+
+    Where several places have volumes of one uuid, each has its own state folder (`cas3fs.volume.location`).
+    """
 
     state_dir: Path
     cache_dir: Path
 
     def state_of(self, volume_uuid: str) -> Path:
-        """Where the state of one volume lies, kept in one place."""
+        """The state folder of one volume at one place."""
         return self.state_dir / volume_uuid
 
     def cache_of(self, volume_uuid: str) -> Path:
-        """Where the cached blocks of one volume lie."""
+        """The folder of the cached blocks of one volume."""
         return self.cache_dir / volume_uuid / "blocks"
 
 
@@ -98,7 +100,7 @@ class StoreSettings:
 
 @attrs.frozen
 class VolumeSettings:
-    """What is fixed when a volume is made."""
+    """What is decided when a volume is made, for good."""
 
     chunker: str = "fastcdc"
     block_size_bytes: int = MIB
@@ -107,7 +109,7 @@ class VolumeSettings:
     label: str = ""
     allow_unfenced: bool = False
     group_readable: bool = False
-    """Of a store in a directory: its group may read it."""
+    """For a store in a directory: its group may read it."""
 
 
 @attrs.frozen
@@ -116,9 +118,9 @@ class WriterSettings:
 
     read_only: bool = False
     cache_size_bytes: int = 10 * GIB
-    """Of the disk cache, where `caches` names none."""
+    """Of the disk cache, if `caches` is empty."""
     caches: tuple[str, ...] = ()
-    """The list of caches, fastest first (`cas3fs.caches.registry`); empty: the disk alone."""
+    """The list of caches, fastest first (`cas3fs.caches.registry`); empty: the disk cache alone."""
     memory_cache_bytes: int = 48 * MIB
     staging_size_bytes: int = 4 * GIB
     staging_memory_bytes: int = 64 * MIB
@@ -126,11 +128,11 @@ class WriterSettings:
     gc_interval_s: float = 0.0
     """How often a mount collects garbage; 0: never."""
     snapshot: str | None = None
-    """Of which snapshot a read-only view is; without it, of the newest."""
+    """The snapshot that a read-only mount shows; None: the newest."""
     take_over: bool = False
     """Claim the volume although another writer has not released it."""
     fsync_remote: bool = False
-    """fsync returns when a snapshot is published that holds what was written."""
+    """fsync returns when a snapshot with the written data is published."""
 
 
 @attrs.frozen
@@ -140,7 +142,7 @@ class MountSettings:
     mountpoint: Path
     workers: int = 8
     options: tuple[str, ...] = ()
-    """What stood behind ``-o``, split at commas."""
+    """The arguments of ``-o``, split at commas."""
 
 
 def split_options(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,48 +3,48 @@
 
 ::
 
-    Cas3fsError                      what a user or the outside can cause; its text is one clear line
-    ├── UsageError                   a value given by the user makes no sense
+    Cas3fsError                      caused by the user or by the outside; its text is one clear line
+    ├── UsageError                   an invalid value from the user
     ├── VolumeError                  the volume as a whole
     │   ├── VolumeMissing            no volume under that URL
-    │   ├── VolumeExists             mkfs where one is
+    │   ├── VolumeExists             mkfs where there is a volume
     │   ├── VolumeFormatError        made by a newer cas3fs, or not by cas3fs
-    │   ├── StateInUse               another process works with this state directory
-    │   ├── StateConflict            the state directory and the store do not belong together
+    │   ├── StateInUse               another process uses the state directory
+    │   ├── StateConflict            the state directory does not match the store
     │   ├── EpochHeld                another writer has not released the volume
-    │   ├── EpochUnknown             the volume never had that epoch
+    │   ├── EpochUnknown             the volume has no such epoch
     │   └── Fenced                   a later writer has taken over
-    ├── EntryError                   a stored object cannot be understood
-    │   ├── EntryCorrupt             damaged, cut short, or of another kind
-    │   ├── MissingAttribute         a required attribute is absent
-    │   └── InvalidAttribute         an attribute cannot be coerced to its type
+    ├── EntryError                   a stored entry cannot be decoded
+    │   ├── EntryCorrupt             damaged, truncated, or of another kind
+    │   ├── MissingAttribute         a required attribute is missing
+    │   └── InvalidAttribute         an attribute has an invalid value
     ├── SnapshotError
-    │   ├── SnapshotMissing          no snapshot of that id
+    │   ├── SnapshotMissing          no snapshot with that id
     │   ├── SnapshotDamaged          a manifest, list or segment is missing or does not match its hash
-    │   └── SnapshotArchived         a manifest or pages object lies in an archive: neither lost nor damaged
-    ├── FilesNotStored               files that cannot be stored although others can
-    ├── BlockError                   one block or pack; EIO for the range of the file it belongs to
+    │   └── SnapshotArchived         a manifest or pages object is in an archive: neither lost nor damaged
+    ├── FilesNotStored               some files cannot be stored
+    ├── BlockError                   a block or pack cannot be read: EIO for that range of a file
     │   ├── BlockMissing
     │   ├── BlockCorrupt
     │   └── PackCorrupt
     ├── IndexDatabaseError           the local database
-    │   ├── IndexFull                no room on the local disk
+    │   ├── IndexFull                the local disk is full
     │   ├── IndexCorrupt
-    │   ├── IndexRowRefused          a value that no row can hold
+    │   ├── IndexRowRefused          a value that SQLite cannot store
     │   └── IndexTooNew              migrated by a newer cas3fs
     ├── StoreError                   the object store
     │   ├── ObjectMissing
-    │   ├── ObjectArchived           it lies in an archive, and cannot be read before it is restored
-    │   ├── ObjectExists             create-if-absent found the name taken
-    │   ├── ObjectTooShort           it ends before the range that was asked
-    │   ├── ObjectTooLong            it has more bytes than its reader takes
-    │   ├── DeleteFailed             some keys of a batch were refused
+    │   ├── ObjectArchived           it must be restored from an archive before it can be read
+    │   ├── ObjectExists             create-if-absent found an object
+    │   ├── ObjectTooShort           it ends before the requested range does
+    │   ├── ObjectTooLong            it exceeds the limit of its reader
+    │   ├── DeleteFailed             the store refused to delete some keys
     │   ├── StoreMissing             no such bucket or directory
-    │   ├── AccessDenied             credentials are absent, wrong, or lack a right
-    │   ├── InvalidKey               a key that could leave the volume, or that no store takes
-    │   ├── StoreFull                no room in the store
-    │   ├── StoreRefused             any other answer that asking again cannot change
-    │   └── TransientStoreError      asking again may help
+    │   ├── AccessDenied             credentials are missing, wrong, or lack a permission
+    │   ├── InvalidKey               a key that breaks the rules for keys
+    │   ├── StoreFull                the store is full
+    │   ├── StoreRefused             any other failure that trying again cannot change
+    │   └── TransientStoreError      trying again may help
     │       ├── StoreUnreachable     no connection, no name, timeout
     │       ├── TruncatedBody        fewer bytes than announced
     │       └── StoreBusy            429, 5xx, a concurrent conditional write
@@ -62,35 +62,35 @@ from typing import Any
 
 
 class Cas3fsError(Exception):
-    """Base of all; ``str()`` of it is one line that tells what happened, to what, and what to do."""
+    """The base of all; its text is one line: what happened, to what, and what to do."""
 
 
 class UsageError(Cas3fsError):
-    """A value given by the user makes no sense."""
+    """A value from the user is invalid."""
 
 
 class VolumeError(Cas3fsError):
-    """The volume as a whole."""
+    """The volume as a whole cannot be used as requested."""
 
 
 class VolumeMissing(VolumeError):
-    """No volume under that URL."""
+    """There is no volume at that URL."""
 
 
 class VolumeExists(VolumeError):
-    """A volume is already there."""
+    """There is a volume already."""
 
 
 class VolumeFormatError(VolumeError):
-    """Made by a newer cas3fs, or not by cas3fs at all."""
+    """The volume was made by a newer cas3fs, or not by cas3fs."""
 
 
 class StateInUse(VolumeError):
-    """Another process works with this state directory."""
+    """Another process uses this state directory."""
 
 
 class StateConflict(VolumeError):
-    """The state directory and the store do not belong together."""
+    """The state directory does not match the store."""
 
 
 class EpochHeld(VolumeError):
@@ -98,7 +98,7 @@ class EpochHeld(VolumeError):
 
 
 class EpochUnknown(VolumeError):
-    """The volume never had that epoch."""
+    """The volume has no such epoch."""
 
 
 class Fenced(VolumeError):
@@ -106,27 +106,27 @@ class Fenced(VolumeError):
 
 
 class EntryError(Cas3fsError):
-    """A stored object cannot be understood."""
+    """A stored entry cannot be decoded."""
 
 
 class EntryCorrupt(EntryError):
-    """Damaged, cut short, or of another kind."""
+    """The entry is damaged, truncated, or of another kind."""
 
 
 class MissingAttribute(EntryError):
-    """A required attribute is absent."""
+    """A required attribute is missing."""
 
 
 class InvalidAttribute(EntryError):
-    """An attribute cannot be coerced to its type."""
+    """An attribute has an invalid value."""
 
 
 class SnapshotError(Cas3fsError):
-    """A snapshot of the index."""
+    """A snapshot cannot be used."""
 
 
 class SnapshotMissing(SnapshotError):
-    """No snapshot of that id."""
+    """There is no snapshot with that id."""
 
 
 class SnapshotDamaged(SnapshotError):
@@ -134,11 +134,15 @@ class SnapshotDamaged(SnapshotError):
 
 
 class SnapshotArchived(SnapshotError):
-    """A manifest, or pages of a snapshot, lie in an archive: nothing is lost, and nobody can read it for now."""
+    """A manifest or pages object is in an archive: nothing is lost, but it must be restored before it can be read."""
 
 
 class FilesNotStored(Cas3fsError):
-    """Files that cannot be stored although others can; `files` has what is told of each, for JSON."""
+    """Some files cannot be stored although others can.
+
+    Attributes:
+        files: what is reported of each, for JSON: its ``path``, the ``reason`` and more.
+    """
 
     def __init__(self, message: str, files: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(message)
@@ -146,18 +150,23 @@ class FilesNotStored(Cas3fsError):
 
     @classmethod
     def of(cls, files: Sequence[Mapping[str, Any]], then: str) -> "FilesNotStored":
-        """The error that names the first of the files, by `path` and `reason`, and says what `then` is so."""
+        """The error for these files.
+
+        Args:
+            files: the text names the first one, by its ``path`` and ``reason``.
+            then: the text goes on with it: what holds in spite of these files.
+        """
         count = "1 file is" if len(files) == 1 else f"{len(files):,} files are"
         such_as = "" if len(files) == 1 else "such as "
         return cls(
-            f"{count} not in the store: {such_as}{files[0]['path']}: {files[0]['reason']}; {then}; it is tried again "
-            "and again: `cas3fs stats` shows which, and a file that is written anew or removed is none of them",
+            f"{count} not in the store: {such_as}{files[0]['path']}: {files[0]['reason']}; {then}; cas3fs keeps "
+            "trying: `cas3fs stats` lists the files, and rewriting or deleting a file resolves it",
             files,
         )
 
 
 class BlockError(Cas3fsError):
-    """One block or pack: EIO for the range of the file it belongs to."""
+    """A block or pack cannot be read: EIO for the range of the file that it belongs to."""
 
 
 class BlockMissing(BlockError):
@@ -169,27 +178,31 @@ class BlockCorrupt(BlockError):
 
 
 class PackCorrupt(BlockError):
-    """The table of contents of a pack makes no sense."""
+    """The table of contents of a pack is damaged."""
 
 
 class IndexDatabaseError(Cas3fsError):
-    """The local database; `group_lost` says that its open transaction is gone, with all operations in it, `is_final`
-    that trying again cannot help this process."""
+    """The local database failed.
+
+    Attributes:
+        group_lost: whether its open transaction was undone, with all operations in it.
+        is_final: whether trying again cannot help this process.
+    """
 
     group_lost = False
     is_final = False
 
 
 class IndexFull(IndexDatabaseError):
-    """No room on the local disk."""
+    """The local disk is full."""
 
 
 class IndexCorrupt(IndexDatabaseError):
-    """SQLite finds the database damaged."""
+    """SQLite reports that the database is damaged."""
 
 
 class IndexRowRefused(IndexDatabaseError):
-    """SQLite does not take a row: a number has more than 64 bits, or something of that name is there."""
+    """SQLite refuses a row: a number has more than 64 bits, or a constraint is violated."""
 
 
 class IndexTooNew(IndexDatabaseError):
@@ -197,31 +210,31 @@ class IndexTooNew(IndexDatabaseError):
 
 
 class StoreError(Cas3fsError):
-    """The object store."""
+    """The object store failed or refused a request."""
 
 
 class ObjectMissing(StoreError):
-    """No object of that name."""
+    """There is no object of that key."""
 
 
 class ObjectArchived(StoreError):
-    """The object lies in a storage class that cannot be read before it is restored."""
+    """The object is in a storage class from which it must be restored before it can be read."""
 
 
 class ObjectExists(StoreError):
-    """Create-if-absent found the name taken."""
+    """Create-if-absent found an object of that key."""
 
 
 class ObjectTooShort(StoreError):
-    """The object ends before the range that was asked: it is not what its reader believes."""
+    """The object ends before the requested range does: it is not what its reader expects."""
 
 
 class ObjectTooLong(StoreError):
-    """The object has more bytes than its reader takes into memory: it is not what its reader believes."""
+    """The object exceeds the limit of its reader: it is not what its reader expects."""
 
 
 class DeleteFailed(StoreError):
-    """Some keys of a batch were refused; `keys` names them."""
+    """The store refused to delete some objects; `keys` has their keys."""
 
     def __init__(self, message: str, keys: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -229,50 +242,50 @@ class DeleteFailed(StoreError):
 
 
 class StoreMissing(StoreError):
-    """No such bucket or directory."""
+    """There is no such bucket or directory."""
 
 
 class AccessDenied(StoreError):
-    """Credentials are absent, wrong, or lack a right."""
+    """The credentials are missing, wrong, or lack a permission."""
 
 
 class InvalidKey(StoreError):
-    """A key that could leave the volume, or that no store takes."""
+    """The key breaks the rules for keys."""
 
 
 class StoreFull(StoreError):
-    """No room in the store."""
+    """The store is full."""
 
 
 class StoreRefused(StoreError):
-    """Any other answer that asking again cannot change."""
+    """The store refused a request for any other reason that trying again cannot change."""
 
 
 class TransientStoreError(StoreError):
-    """Asking again may help."""
+    """Trying again may help."""
 
     transfer_s = 0.0
-    """For so many seconds of the attempt bytes moved, before it failed."""
+    """For how long bytes were in transfer before the attempt failed."""
 
 
 class StoreUnreachable(TransientStoreError):
-    """No connection, no name, or no answer in time."""
+    """No connection, an unknown host, or no response in time."""
 
 
 class TruncatedBody(TransientStoreError):
-    """Fewer bytes than announced."""
+    """A response had fewer bytes than announced."""
 
 
 class StoreBusy(TransientStoreError):
-    """429, 5xx, or a concurrent conditional write."""
+    """The server is overloaded (429, 5xx), or another conditional write of the key is in progress."""
 
 
 class ControlError(Cas3fsError):
-    """The control socket of a mount."""
+    """The control socket of a mount cannot be used, or a request through it failed."""
 
 
 class MountError(Cas3fsError):
-    """Mount point, /dev/fuse or fusermount."""
+    """A mount cannot be made, found or removed."""
 
 
 class FileSystemError(Cas3fsError):
@@ -284,7 +297,7 @@ class FileSystemError(Cas3fsError):
 
 
 def errno_of(error: BaseException) -> int:
-    """The errno that tells a program of the mount what `error` is: exhaustive, EIO where nothing fits better."""
+    """The errno that a program in the mount sees for `error`: EIO where no other fits."""
     if isinstance(error, FileSystemError):
         return error.errno
     if isinstance(error, IndexFull | StoreFull):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The system calls by which staging and the disk cache use the local disk, on one object: whoever tests what happens
-when the disk fails hands in another one (`cas3fs.testing.faulty_disk`).
+"""The system calls with which staging and the disk cache use the local disk.
 
-No state; any thread may call anything, and every method may raise OSError.
+They are methods of one object, so that tests can pass one that fails (`cas3fs.testing.faulty_disk`).
 """
 
 import ctypes
@@ -19,7 +18,10 @@ _LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalDisk:
-    """See the module; a `descriptor` is that of a file."""
+    """The local disk; a `descriptor` is that of an open file.
+
+    It has no state: any thread may call any method. Every method may raise OSError.
+    """
 
     def __init__(self) -> None:
         self._sync_file_range = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
@@ -27,7 +29,7 @@ class LocalDisk:
             self._sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
     def open(self, path: str | Path, flags: int, mode: int = 0o600) -> int:
-        """As open(2), and closed on exec."""
+        """As open(2); the descriptor is closed on exec."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
     def close(self, descriptor: int) -> None:
@@ -35,7 +37,7 @@ class LocalDisk:
         os.close(descriptor)
 
     def read_into(self, descriptor: int, into: memoryview, offset: int) -> int:
-        """As preadv(2): how many bytes were read, 0 at the end."""
+        """As preadv(2): returns how many bytes were read, 0 at the end."""
         return os.preadv(descriptor, [into], offset)
 
     def read(self, descriptor: int, length: int, offset: int) -> bytes:
@@ -59,15 +61,17 @@ class LocalDisk:
         os.fsync(descriptor)
 
     def check(self, descriptor: int) -> None:
-        """Raises the error of a write to the disk that the system has made on its own and that has failed; such an
-        error is given once, by this or by `sync`.  Waits for nothing."""
+        """Raise the error of an earlier write that the system failed to bring to the disk; does not wait.
+
+        Such an error is reported once, by this or by `sync`.
+        """
         if self._sync_file_range is None:
             return
         if self._sync_file_range(descriptor, _NOWHERE, 1, _WAIT_BEFORE) and (number := ctypes.get_errno()) in _LOST:
             raise OSError(number, os.strerror(number))
 
     def truncate(self, descriptor: int, size: int) -> None:
-        """Cuts a longer file to that size."""
+        """Shorten a longer file to that size."""
         if os.fstat(descriptor).st_size > size:
             os.ftruncate(descriptor, size)
 
@@ -76,10 +80,10 @@ class LocalDisk:
         path.rename(other)
 
     def unlink(self, path: Path) -> None:
-        """As unlink(2); no such file is fine."""
+        """As unlink(2); a missing file is ignored."""
         path.unlink(missing_ok=True)
 
     def free_bytes(self, folder: str | Path) -> int:
-        """What an ordinary user may still write on the disk of that folder."""
+        """How many bytes an ordinary user may still write on the disk of that folder."""
         state = os.statvfs(folder)
         return state.f_bavail * state.f_frsize

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Counters, timers and gauges, kept by one `Metrics` object that is handed to the rooms.
+"""Counters, timers and gauges, kept by one `Metrics` object that is passed to the rooms.
 
-Vocabulary: a *counter* only grows; a *timer* counts how often something was done, the seconds it took in all and the
-longest one; a *gauge* is a value that rises and falls, set by its owner or asked for when a snapshot is taken; a
-*snapshot* is all of them at one moment, as plain numbers by name; a *trouble* is the last error of something that goes
-on in spite of errors. Names are words joined by dots, from the room to the
-detail: ``store.put.bytes``. There is no global registry: who wants to count is given a `Metrics`.
+Vocabulary:
 
-Locks: each counter and timer has one of its own, held for an addition and nothing else, so it may be taken under any
-other lock. The registry's lock is held while a name is looked up or made: keep the returned object where speed matters.
+- *counter*: a number that only grows.
+- *timer*: how often something was done, the seconds it took in total, and the longest one.
+- *gauge*: a value that rises and falls; its owner sets it, or it is read when a snapshot is taken.
+- *snapshot*: all of them at one moment, as plain numbers by name.
+- *last error*: of background work that continues in spite of errors.
+
+Names are words joined by dots, from the room to the detail: ``store.put.bytes``. There is no global registry: whatever
+counts is passed a `Metrics`.
+
+Locks: each counter and timer has its own, held only for an addition, so it may be taken under any other lock. The lock
+of `Metrics` is held while a name is looked up: keep the returned object where speed matters.
 """
 
 import threading
@@ -28,54 +33,54 @@ class Counter:
         self._value = 0
 
     def add(self, amount: int = 1) -> None:
-        """Count `amount` more; safe from any thread."""
+        """Add `amount`; safe from any thread."""
         with self._lock:
             self._value += amount
 
     @property
     def value(self) -> int:
-        """What was counted so far."""
+        """The count so far."""
         return self._value
 
 
-class _Begins(threading.local):
-    """When the measurements under way in this thread began, innermost last, in seconds."""
+class _StartTimes(threading.local):
+    """When the running measurements of this thread began, in seconds; the innermost is last."""
 
     def __init__(self) -> None:
         self.stack: list[float] = []
 
 
 class Timer:
-    """How often, how long in all, and how long at most, in seconds.
+    """How often something was done, and for how many seconds in total and at most.
 
-    ``with timer:`` measures its body, also when that raises, in any thread and nested; `observe` enters a duration.
+    ``with timer:`` measures its body, also where it raises, in any thread and nested; `observe` adds a duration.
     """
 
-    __slots__ = ("_begins", "_clock", "_count", "_lock", "_longest_s", "_total_s")
+    __slots__ = ("_clock", "_count", "_lock", "_longest_s", "_start_times", "_total_s")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._begins = _Begins()
+        self._start_times = _StartTimes()
         self._lock = threading.Lock()
         self._count = 0
         self._total_s = 0.0
         self._longest_s = 0.0
 
     def observe(self, duration_s: float) -> None:
-        """Enter one duration; safe from any thread."""
+        """Add one duration; safe from any thread."""
         with self._lock:
             self._count += 1
             self._total_s += duration_s
             self._longest_s = max(self._longest_s, duration_s)
 
     def __enter__(self) -> None:
-        self._begins.stack.append(self._clock())
+        self._start_times.stack.append(self._clock())
 
     def __exit__(self, *_: object) -> None:
-        self.observe(self._clock() - self._begins.stack.pop())
+        self.observe(self._clock() - self._start_times.stack.pop())
 
     def values(self) -> tuple[int, float, float]:
-        """Count, seconds in all, seconds of the longest: of one moment."""
+        """The count, the total seconds and the longest seconds, all of one moment."""
         with self._lock:
             return self._count, self._total_s, self._longest_s
 
@@ -90,22 +95,22 @@ class Gauge:
         self._value: float = 0
 
     def set(self, value: float) -> None:
-        """Take this value."""
+        """Set the value."""
         self._value = value
 
     def add(self, amount: float) -> None:
-        """Rise by `amount`, or fall where it is negative."""
+        """Add `amount`, which may be negative."""
         with self._lock:
             self._value += amount
 
     @property
     def value(self) -> float:
-        """The value now."""
+        """The current value."""
         return self._value
 
 
 class LastError(NamedTuple):
-    """The last error of something that went on, and how many there were."""
+    """The last error of background work, and how many there were."""
 
     error: str
     time: str
@@ -126,7 +131,7 @@ class Metrics:
         self._last_errors: dict[str, LastError] = {}
 
     def note_error(self, name: str, error: BaseException) -> None:
-        """Something of that name failed, and goes on; safe from any thread."""
+        """Record an error of the background work `name`; safe from any thread."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         said = str(error) or type(error).__name__
         with self._lock:
@@ -139,27 +144,27 @@ class Metrics:
             return dict(sorted(self._last_errors.items()))
 
     def counter(self, name: str) -> Counter:
-        """The counter of that name, made at first use."""
+        """The counter `name`, created at first use."""
         with self._lock:
             return self._counters.setdefault(name, Counter())
 
     def timer(self, name: str) -> Timer:
-        """The timer of that name, made at first use; for ``with`` or `observe`."""
+        """The timer `name`, created at first use."""
         with self._lock:
             return self._timers.setdefault(name, Timer(self._clock))
 
     def gauge(self, name: str) -> Gauge:
-        """The gauge of that name, made at first use."""
+        """The gauge `name`, created at first use."""
         with self._lock:
             return self._gauges.setdefault(name, Gauge())
 
     def watch(self, name: str, read: Callable[[], float]) -> None:
-        """Ask `read` for the value of `name` whenever a snapshot is taken; it must be quick and must not raise."""
+        """Call `read` for the value of `name` whenever a snapshot is taken; it must be fast and must not raise."""
         with self._lock:
             self._watched[name] = read
 
     def snapshot(self) -> dict[str, float]:
-        """Everything now; a timer gives three values: ``.count``, ``.seconds`` and ``.longest_seconds``.
+        """All current values; a timer has three: ``.count``, ``.seconds`` and ``.longest_seconds``.
 
         Watched values are read outside the registry's lock, so they may take locks of their own.
         """

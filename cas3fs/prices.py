@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an S3 service asks for requests, for storage and for data that leaves it: a table that can be set.
+"""The prices of an S3 service for requests, for storage and for data that leaves its region.
 
-A table is written as ``put=0.005,get=0.0004,egress=0.09``: names of the fields of `PriceTable`, without their units;
-what is left out keeps the default, Amazon's price in us-east-1. Deleting is free there, and so is what comes in, and
-what goes out to machines of the same region.
+A table is written as ``put=0.005,get=0.0004,egress=0.09``: names of the fields of `PriceTable`, without their units.
+Fields that are left out have Amazon's price in us-east-1. There deletions and uploads are free, and so are downloads
+within the region.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _UNITS: Final[Mapping[str, str]] = {"storage": "storage_per_gb_month", "egress":
 
 @attrs.frozen
 class PriceTable:
-    """Dollars for 1,000 requests of each kind; for a gigabyte (10^9 bytes) in a month, and for one that leaves."""
+    """Dollars for 1,000 requests of each kind, for storing a gigabyte (10^9 bytes) a month, and for downloading one."""
 
     put: float = 0.005
     get: float = 0.0004
@@ -31,10 +31,10 @@ class PriceTable:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The table of `text`.
+        """The table from a text.
 
         Raises:
-            UsageError: an unknown name, or a price that is none.
+            UsageError: an unknown name, or an invalid price.
         """
         prices: dict[str, float] = {}
         for part in filter(None, (word.strip() for word in text.split(","))):
@@ -42,21 +42,21 @@ class PriceTable:
             field = _UNITS.get(name.strip(), name.strip())
             if field not in attrs.fields_dict(cls):
                 known = ", ".join(["put", "get", "list", "head", "delete", *_UNITS])
-                raise UsageError(f"{part!r} sets no price; write NAME=DOLLARS, where NAME is one of {known}")
+                raise UsageError(f"{part!r} is not a price; write NAME=DOLLARS, where NAME is one of {known}")
             prices[field] = _dollars(part, price)
         return cls(**prices)
 
     def of_requests(self, counts: Mapping[str, float]) -> float:
-        """Dollars for requests, counted by kind; kinds without a price (such as ``delete-many``) are free."""
+        """Dollars for requests by kind; kinds without a price (such as ``delete-many``) are free."""
         kinds = ("put", "get", "list", "head", "delete")
         return sum(counts.get(kind, 0) * float(getattr(self, kind)) for kind in kinds) / 1000
 
     def of_egress(self, size_bytes: float) -> float:
-        """Dollars for bytes that leave the service's region."""
+        """Dollars for bytes that leave the region of the service."""
         return size_bytes / GB * self.egress_per_gb
 
     def of_month(self, size_bytes: float) -> float:
-        """Dollars for keeping bytes a month."""
+        """Dollars for storing bytes for a month."""
         return size_bytes / GB * self.storage_per_gb_month
 
 
@@ -66,5 +66,5 @@ def _dollars(part: str, price: str) -> float:
     except ValueError:
         dollars = -1.0
     if not 0 <= dollars < float("inf"):
-        raise UsageError(f"{part!r} sets no price; write dollars as a number, such as 0.005")
+        raise UsageError(f"{part!r} is not a price; write dollars as a number, such as 0.005")
     return dollars

@@ -16,10 +16,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?", re.ASCII)
 
 
 def parse_size(text: str) -> int:
-    """Bytes that `text` stands for: ``4096``, ``512K``, ``1MiB``, ``1.5GiB``; a unit with a lone B is a power of 1000.
+    """Bytes from a text such as ``4096``, ``512K``, ``1MiB``, ``1.5GiB``; in ``5GB`` the unit is a power of 1000.
 
     Raises:
-        UsageError: `text` is no size.
+        UsageError: `text` is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -30,10 +30,10 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds that `text` stands for: ``30``, ``30s``, ``5m``, ``1h``, ``250ms``.
+    """Seconds from a text such as ``30``, ``30s``, ``5m``, ``1h``, ``250ms``.
 
     Raises:
-        UsageError: `text` is no duration.
+        UsageError: `text` is not a duration.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -53,7 +53,7 @@ def format_size(size_bytes: float) -> str:
 
 
 def format_duration(seconds: int) -> str:
-    """`seconds` as `parse_duration` takes them, in the largest unit that divides them: ``90s``, ``1h``, ``2d``."""
+    """`seconds` as `parse_duration` reads them, in the largest unit that divides them: ``90s``, ``1h``, ``2d``."""
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds and seconds % length == 0:
             return f"{seconds // length}{unit}"
@@ -61,7 +61,7 @@ def format_duration(seconds: int) -> str:
 
 
 def format_age(age_s: float) -> str:
-    """A length of time for people, roughly: ``40 s``, ``5 min``, ``3 h``, ``12 days``."""
+    """A rounded length of time for people: ``40 s``, ``5 min``, ``3 h``, ``12 days``."""
     for unit, length_s, limit_s in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
         if age_s < limit_s:
             return f"{age_s / length_s:.0f} {unit}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small immutable values that the rooms hand to each other."""
+"""Small immutable values that the rooms pass to each other."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple, NewType
@@ -11,7 +11,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class BlockLocation(NamedTuple):
-    """Where an encoded block lies: `stored_length` bytes (codec byte and payload) from `offset` of a pack."""
+    """The place of an encoded block: `stored_length` bytes (tag and payload) from `offset` of a pack."""
 
     hash: BlockHash
     pack: str
@@ -22,7 +22,7 @@ class BlockLocation(NamedTuple):
 
 
 class PackedBlock(NamedTuple):
-    """A line of a pack's table of contents."""
+    """An entry of a pack's table of contents."""
 
     hash: BlockHash
     offset: int
@@ -48,7 +48,7 @@ class ChunkSpan(NamedTuple):
 
 
 class NewChunk(NamedTuple):
-    """A chunk to be entered in the index: all of a block, at `offset` of a file."""
+    """A new chunk for the index: all of a block, at `offset` of a file."""
 
     offset: int
     length: int
@@ -57,13 +57,13 @@ class NewChunk(NamedTuple):
 
 LARGEST_EPOCH: Final = 2**23 - 1
 LARGEST_SEQUENCE: Final = 2**40 - 1
-"""The two fit in 63 bits together, as which the index keeps them."""
+"""Together they fit in 63 bits, as which the index stores them."""
 LARGEST_PART: Final = 2**24 - 1
-"""It fits in 64 bits together with a sequence number."""
+"""Together with a sequence number it fits in 64 bits."""
 
 
 class SnapshotNumber(NamedTuple):
-    """Snapshots are numbered by epoch, then by sequence within it; they sort in that order."""
+    """The number of a snapshot: the epoch, then the sequence within it; numbers sort in that order."""
 
     epoch: int
     sequence: int
@@ -83,12 +83,12 @@ class SnapshotNumber(NamedTuple):
             raise ValueError(f"{text!r} is not a snapshot number such as 00000007-0000000123")
         number = cls(int(epoch), int(sequence))
         if number.epoch > LARGEST_EPOCH or number.sequence > LARGEST_SEQUENCE:
-            raise ValueError(f"{text!r} is beyond all numbers of snapshots")
+            raise ValueError(f"{text!r} is too large for a snapshot number")
         return number
 
 
 class PagesNumber(NamedTuple):
-    """Pages entries bear the number of the snapshot that they were stored for, and count its parts."""
+    """The number of a pages entry: that of the snapshot that it was stored for, and its part."""
 
     snapshot: SnapshotNumber
     part: int = 0
@@ -101,7 +101,7 @@ class PagesNumber(NamedTuple):
         """The number that ``str()`` wrote.
 
         Raises:
-            ValueError: `text` is none.
+            ValueError: `text` is not such a number.
         """
         *snapshot, part = text.split("-") if text.count("-") == 2 else (text, "0")
         if not (part.isascii() and part.isdigit()) or int(part) > LARGEST_PART:

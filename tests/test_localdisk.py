@@ -80,7 +80,7 @@ def test_bytes_that_the_system_could_not_write_on_its_own_are_lost_though_the_ne
     disk, told = LocalDisk(), list[OSError]()
     files = LayerFiles(thin, disk, lambda held, error: told.append(error))
     held = FileBytes(thin / "1-1", files, create=True)
-    held.write_done(held.put(0, b"x" * WRITTEN_BYTES))
+    held.finish_write(held.write(0, b"x" * WRITTEN_BYTES))
     other = disk.open(thin / "1-1", os.O_RDWR)
     failed = [fails(other) for _ in range(4)]
     assert failed[0]

@@ -141,7 +141,7 @@ def _exists(response: ErrorResponse) -> StoreError:
 
 def _no_bucket(response: ErrorResponse) -> StoreError:
     return StoreMissing(
-        f"no such bucket: {response.bucket} at {response.endpoint} (make it first, or check URL and endpoint)"
+        f"no such bucket: {response.bucket} at {response.endpoint} (create it first, or check URL and endpoint)"
     )
 
 

@@ -49,7 +49,7 @@ def test_prices_can_be_set_by_option_and_environment(tmp_path: Path) -> None:
     assert json.loads(by_option.stdout)["spending"]["storage_usd_per_month"] == 0
     refused = runner.invoke(program, ["stats", url, *places], env={"CAS3FS_PRICE": "copy=3"})
     assert refused.exit_code == 2
-    assert "'copy=3' sets no price" in refused.stderr
+    assert "'copy=3' is not a price" in refused.stderr
 
 
 @pytest.mark.promise("manifests-are-read-once")

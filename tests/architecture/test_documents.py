@@ -77,6 +77,15 @@ def is_test(file: Path, name: str) -> bool:
     return file.exists() and re.search(rf"^ *def {name}\(", file.read_text(), re.MULTILINE) is not None
 
 
+def test_the_tests_that_modules_and_tests_refer_to_exist() -> None:
+    folders = ("cas3fs", "tests", "benchmarks", "docs")
+    modules = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = {
+        name for module in modules for name in re.findall(r"``?(?:tests/)?((?:\w+/)+test_\w+\.py)", module.read_text())
+    }
+    assert [name for name in sorted(named) if not (ROOT / "tests" / name).exists()] == []
+
+
 # --- the README
 
 

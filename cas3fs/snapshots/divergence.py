@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The line of writers: which snapshots lead to the head, and which were published by a writer that had lost its turn.
+"""Divergence: which snapshots were published by a writer that had been taken over.
 
-A writer that takes over while another has not released cannot know whether that one is still at work. It lists the
-snapshots once, and writes down, beside its claim, which one it goes on from: the *base*. What an earlier epoch
-publishes after that base is *off the line*: it is never the head, and only a person deletes it, by its id.
+A writer that takes over cannot know whether the other one is still running. It lists the snapshots once, and records in
+a sub-entry of its claim which one it continues from: the *base*. Any snapshot that an earlier epoch publishes after
+that base has *diverged*: it is never the head, and only a person deletes it, by its id.
 
-The base is written before anything is restored, and before the first manifest of its epoch. A writer that died between
-the claim and the base has published nothing, so whoever claims next lists anew, and writes the base that is missing.
+Order of writes: the claim, the base, then the first manifest of the epoch; nothing is restored before the base is
+written. A writer that died between claim and base has published nothing, so the next writer lists the snapshots anew,
+and writes the missing base.
 
-A base that cannot be read tells which epoch went on, by its name, and not from where: then the head is what is the
-newest anyway, and no snapshot of an earlier epoch is deleted but by a person.
+The name of a damaged base shows which epoch took over, but not from which snapshot it continues. Then the head is
+simply the newest snapshot, and only a person deletes snapshots of earlier epochs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,16 +28,16 @@ _BEFORE_ALL: Final = SnapshotNumber(0, 0)
 
 
 class TakeoverBase(NamedTuple):
-    """Epoch `epoch` went on from snapshot `start`; None where that is not known, as the entry is damaged or lost."""
+    """Epoch `epoch` continued from snapshot `start`; None if that is unknown because the entry is damaged or lost."""
 
     epoch: int
     start: SnapshotNumber | None
 
 
 class TakeoverBases:
-    """The bases of a volume, each of which is read once.
+    """The bases of a volume, each read once.
 
-    Not locked: two threads that read the same base at once read the same.
+    There is no lock: two threads that read the same base at once get the same.
     """
 
     def __init__(self, shelf: Shelf) -> None:
@@ -45,7 +46,7 @@ class TakeoverBases:
         self._is_complete = False
 
     def set_known_epochs(self, epochs: Iterable[int]) -> None:
-        """These are all, up to an epoch of one's own: they are asked for by name, and never listed.
+        """Read the bases of these epochs by name; there are no others up to our own epoch, so none are listed later.
 
         Raises:
             StoreError: the store failed.
@@ -56,12 +57,12 @@ class TakeoverBases:
         self._is_complete = True
 
     def write(self, claim_key: str, epoch: int, snapshot: str | None) -> None:
-        """As `write_takeover_base`."""
+        """Write a base, as `write_takeover_base` does."""
         write_takeover_base(self._shelf, claim_key, epoch, snapshot)
         self._known[claim_key] = _load(self._shelf, claim_key) or TakeoverBase(epoch, None)
 
     def all(self) -> tuple[TakeoverBase, ...]:
-        """All of them, ascending; one LIST, unless they are known, and a GET for each that is new.
+        """Return all bases, ascending; makes one LIST, unless all epochs are known, and a GET for each new base.
 
         Raises:
             StoreError: the store failed.
@@ -74,7 +75,7 @@ class TakeoverBases:
 
 
 def read_takeover_bases(shelf: Shelf) -> tuple[TakeoverBase, ...]:
-    """All bases; one LIST, and a GET for each time that a writer was taken over from.
+    """Return all bases; makes one LIST, and a GET for each.
 
     Raises:
         StoreError: the store failed.
@@ -83,7 +84,7 @@ def read_takeover_bases(shelf: Shelf) -> tuple[TakeoverBase, ...]:
 
 
 def write_takeover_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str | None) -> None:
-    """Write down that the claim of that key goes on from `snapshot`; a second time is fine."""
+    """Record that the claim of that key continues from `snapshot`; an existing base stays as it is."""
     try:
         shelf.save(BaseEntry(owner=claim_key, epoch=epoch, snapshot=snapshot))
     except ObjectExists:
@@ -91,23 +92,23 @@ def write_takeover_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str 
 
 
 def is_diverged(number: SnapshotNumber, bases: Iterable[TakeoverBase]) -> bool:
-    """Whether a snapshot was published by a writer that had been taken over from."""
+    """Return whether a snapshot was published by a writer that had been taken over."""
     return any(base.start is not None and number.epoch < base.epoch and number > base.start for base in bases)
 
 
 def may_be_diverged(number: SnapshotNumber, bases: Iterable[TakeoverBase]) -> bool:
-    """Whether a snapshot is off the line, or may be as far as is known, since a base cannot be read."""
+    """Return whether a snapshot has diverged, or may have because a base cannot be read."""
     return any(number.epoch < base.epoch and (base.start is None or number > base.start) for base in bases)
 
 
 def newest_undiverged(ids: Sequence[str], bases: Iterable[TakeoverBase]) -> str | None:
-    """The newest of the snapshots `ids`, ascending, that is on the line, as far as is known."""
+    """Return the newest of the snapshots `ids`, which are ascending, that is not known to have diverged."""
     known = tuple(bases)
     return next((one for one in reversed(ids) if not is_diverged(SnapshotNumber.parse(one), known)), None)
 
 
 def _load(shelf: Shelf, key: str) -> TakeoverBase | None:
-    """The base of the epoch of that key; None where there is none."""
+    """Return the base of the epoch of that key; None if it has none."""
     try:
         entry = shelf.load(BaseEntry, BASE_ID, key)
         return TakeoverBase(entry.epoch, SnapshotNumber.parse(entry.snapshot) if entry.snapshot else _BEFORE_ALL)

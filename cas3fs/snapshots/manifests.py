@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Manifests: what is told of a snapshot, what one must satisfy before it is believed, and how errors are named."""
+"""What a manifest says about a snapshot, the checks that it must pass, and the errors of snapshots."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,20 +20,20 @@ from cas3fs.errors import (
     SnapshotError,
     VolumeFormatError,
 )
-from cas3fs.snapshots.tree import most_list_bytes
+from cas3fs.snapshots.tree import longest_list_bytes
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 _LARGEST_SEGMENT_BYTES: Final = 1024 * 1024
 _LONGEST_LIST: Final = 65535
 NEW_PACK_BYTES: Final = "new_pack_bytes"
-"""The fact that says how many bytes of packs were stored since the snapshot before."""
+"""The fact that records how many bytes of packs were stored since the previous snapshot."""
 
 
 class SnapshotOrigin(NamedTuple):
     """Where a snapshot comes from."""
 
     lineage: UUID | None = None
-    """The life of the local index that it is a copy of."""
+    """Identifies the local index that it is a copy of, from its creation on."""
     claim: UUID | None = None
     """The claim under which it is published."""
 
@@ -43,7 +43,7 @@ UNKNOWN_ORIGIN: Final = SnapshotOrigin()
 
 @attrs.frozen
 class SnapshotInfo:
-    """What is told of a snapshot; sizes are in bytes."""
+    """What a manifest says about its snapshot; sizes are in bytes."""
 
     id: str
     number: SnapshotNumber
@@ -52,24 +52,24 @@ class SnapshotInfo:
     time: datetime
     index_size: int
     new_size: int
-    """What it added to the store, without the manifest and packs."""
+    """Bytes that it added to the store, without the manifest and packs."""
     facts: Mapping[str, int]
     pages: tuple[PagesUse, ...]
-    """The pages entries that it needs."""
+    """The pages entries that it refers to."""
     restored: str | None = None
-    """The older snapshot that this one made the head again."""
+    """Id of the older snapshot that this one made the head again."""
     claim: UUID | None = None
-    """The claim under which it was published; None where an earlier version did."""
+    """The claim under which it was published; None if an earlier version published it."""
     digest: str = ""
-    """BLAKE3 of the manifest's bytes, in hex digits."""
+    """BLAKE3 of the manifest's bytes, in hex."""
     bypassed: tuple[str, ...] = ()
-    """The damaged snapshots that the line has gone around."""
+    """Ids of damaged snapshots that the volume did not continue from."""
     stored_at: datetime | None = None
-    """When the manifest was stored, by the store's clock; None where that was not asked for."""
+    """When the manifest was stored, by the store's clock; None if unknown."""
 
 
-def info_of(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
-    """What is told of the snapshot of that manifest, whose bytes have that digest."""
+def snapshot_info(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
+    """Return what a manifest says; `digest` is that of its bytes."""
     return SnapshotInfo(
         id=entry.id,
         number=SnapshotNumber(entry.epoch, entry.sequence),
@@ -88,7 +88,7 @@ def info_of(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
 
 
 def snapshots_of_pages(pages: Iterable[str]) -> set[str]:
-    """The ids of the snapshots for which those pages entries were stored; what is none is passed over."""
+    """Return the ids of the snapshots for which these pages entries were stored; skips invalid names."""
     found = set()
     for one in pages:
         with contextlib.suppress(ValueError):
@@ -97,19 +97,19 @@ def snapshots_of_pages(pages: Iterable[str]) -> set[str]:
 
 
 def bypassed_by(infos: Iterable[SnapshotInfo]) -> set[str]:
-    """The ids of damaged snapshots that any of these went around: only a person deletes them."""
+    """Return the ids of damaged snapshots that any of these bypassed. Only a person deletes them."""
     return {one for info in infos for one in info.bypassed}
 
 
 def snapshots_named_by(infos: Iterable[SnapshotInfo]) -> set[str]:
-    """The ids of snapshots that manifests tell of."""
+    """Return the ids of all snapshots that these manifests mention."""
     infos = tuple(infos)
     named = {one for info in infos for one in (info.parent, info.restored) if one is not None}
     return named | snapshots_of_pages(use.id for info in infos for use in info.pages)
 
 
 def check_snapshot_id(snapshot_id: str) -> str:
-    """`snapshot_id`, if it is one.
+    """Return `snapshot_id` if it is valid.
 
     Raises:
         VolumeFormatError: it is not.
@@ -120,12 +120,12 @@ def check_snapshot_id(snapshot_id: str) -> str:
     except ValueError:
         pass
     raise VolumeFormatError(
-        f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123: `cas3fs snapshot list` shows them"
+        f"{snapshot_id!r} is not the id of a snapshot, such as 00000007-0000000123; `cas3fs snapshot list` shows all"
     )
 
 
 def check_sizes(entry: SnapshotEntry) -> None:
-    """The sizes that a manifest names fit each other, so that nothing is allocated on a wrong one's word.
+    """Check that the sizes in a manifest fit each other, so that nothing is allocated for a wrong one.
 
     Raises:
         SnapshotDamaged: they do not.
@@ -136,19 +136,19 @@ def check_sizes(entry: SnapshotEntry) -> None:
     segments = -(-entry.index_size // entry.segment_size)
     if len(entry.parts) != -(-segments // entry.list_length):
         raise SnapshotDamaged(f"snapshot {entry.id} has {len(entry.parts)} lists for {segments} segments")
-    if any(one.length > most_list_bytes(entry.list_length) for one in entry.parts):
-        raise SnapshotDamaged(f"snapshot {entry.id} has a list that is longer than lists can be")
+    if any(one.length > longest_list_bytes(entry.list_length) for one in entry.parts):
+        raise SnapshotDamaged(f"snapshot {entry.id} has a list that is too long")
 
 
-def references_in(entry: SnapshotEntry, number: int) -> int:
-    """How many references list `number` has to have."""
+def expected_references(entry: SnapshotEntry, number: int) -> int:
+    """Return how many references list `number` must have."""
     segments = -(-entry.index_size // entry.segment_size)
     return min(entry.list_length, segments - number * entry.list_length)
 
 
 @contextlib.contextmanager
 def as_snapshot_damage(entry: SnapshotEntry) -> Iterator[None]:
-    """What is missing or wrong in the store is damage of this snapshot."""
+    """Raise errors about missing or wrong objects as damage of this snapshot."""
     try:
         yield
     except (ObjectMissing, ObjectTooShort, EntryError) as error:
@@ -161,8 +161,8 @@ def as_snapshot_damage(entry: SnapshotEntry) -> Iterator[None]:
 
 @contextlib.contextmanager
 def local_disk_errors(what: str) -> Iterator[None]:
-    """What fails on the local disk is a failure of the snapshot."""
+    """Raise errors of the local disk as `SnapshotError`."""
     try:
         yield
     except OSError as error:
-        raise SnapshotError(f"the {what} cannot be written on the local disk: {error}") from error
+        raise SnapshotError(f"cannot write the {what} to the local disk: {error}") from error

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pages entries: how what is new in a snapshot is stored in objects of a bounded size, and whether they are all there.
+"""Pages entries: stores the new content of a snapshot in objects of limited size, and checks that they exist.
 
-A part is spooled to a file and put before the next one is begun, so that no PUT is long, and what was put stays of use
-when a later one fails.
+One object is written to a temporary file and stored before the next is begun. So no PUT is long, and what was stored
+can be reused if a later PUT fails.
 """
 
 import logging
@@ -20,17 +20,20 @@ from cas3fs.objectstores.base import ObjectStore
 from cas3fs.values import Buffer, PagesNumber, SnapshotNumber
 
 PART_BYTES: Final = 8 * 1024 * 1024
-PAGES_MISSING: Final = "it is not there"
+PAGES_MISSING: Final = "missing"
 
 _log = logging.getLogger(__name__)
 
 
 class PagesWriter:
-    """Stores the pages entries of one attempt to make a snapshot; not thread-safe.
+    """Stores the pages entries of one attempt to create a snapshot; not thread-safe.
 
     Args:
-        folder: where a part is spooled.
-        part_bytes: no object is longer, unless one piece alone is.
+        shelf: the volume's entries.
+        number: the snapshot's number.
+        time: recorded in the entries.
+        folder: for temporary files.
+        part_bytes: no object is longer, unless a single piece is.
     """
 
     def __init__(self, shelf: Shelf, number: SnapshotNumber, time: datetime, folder: Path, part_bytes: int) -> None:
@@ -42,13 +45,13 @@ class PagesWriter:
         self._part = 0
         self._open: tuple[PagesEntry, BodyWriter, IO[bytes]] | None = None
         self.sizes: dict[str, int] = {}
-        """Bytes of the objects that are in the store, by id."""
+        """Sizes of the objects that were stored, by id."""
 
     def write(self, stored: Buffer) -> tuple[str, int]:
-        """Takes a piece; gives the id of the entry that it goes to, and its offset in that object.
+        """Add a piece; return the id of its pages entry and its offset in the object.
 
         Raises:
-            StoreError: a part could not be put.
+            StoreError: an object could not be stored.
             OSError: the local disk failed.
         """
         if self._open is not None:
@@ -56,12 +59,12 @@ class PagesWriter:
             if body.position + len(stored) + CHECKSUM_BYTES > self._part_bytes:
                 self.finish()
         if self._open is None:
-            self._open = self._begun()
+            self._open = self._begin()
         pages, body, _ = self._open
         return pages.id, body.write(stored)
 
     def finish(self) -> None:
-        """Puts the part that is open, if any; raises as `write`."""
+        """Store the object that is open, if any; raises as `write` does."""
         if self._open is None:
             return
         pages, body, file = self._open
@@ -71,17 +74,17 @@ class PagesWriter:
         self._open = None
 
     def forget(self, lost: Iterable[str]) -> None:
-        """The store has not what it has taken: these do not count."""
+        """Forget objects that the store has lost."""
         for pages in lost:
             self.sizes.pop(pages, None)
 
     def close(self) -> None:
-        """Lets go of a part that was not put."""
+        """Discard the object that is open and was not stored."""
         if self._open is not None:
             self._open[2].close()
             self._open = None
 
-    def _begun(self) -> tuple[PagesEntry, BodyWriter, IO[bytes]]:
+    def _begin(self) -> tuple[PagesEntry, BodyWriter, IO[bytes]]:
         epoch, sequence = self._number
         pages = PagesEntry(
             id=str(PagesNumber(self._number, self._part)),
@@ -98,15 +101,17 @@ class PagesWriter:
 def find_lost_pages(
     store: ObjectStore, uses: Iterable[PagesUse], listed: Mapping[str, int] | None = None
 ) -> dict[str, str]:
-    """The pages entries among `uses` that the store lacks, or has in another size: why, by id.
+    """Return the pages entries among `uses` that are missing, or have a wrong size: the reason by id.
 
-    A listing shows what is there; what it lacks is asked for by name before it is taken to be lost.
+    An entry that the listing lacks is looked up by name before it counts as lost.
 
     Args:
-        listed: sizes by id of a listing that there is already.
+        store: the object store.
+        uses: the pages entries that are needed.
+        listed: sizes by id, if the caller has listed them already.
 
     Raises:
-        StoreError: the store failed, so nobody knows.
+        StoreError: the store failed, so the answer is unknown.
     """
     needed = {one.id: one.total_size for one in uses}
     if not needed:
@@ -125,10 +130,10 @@ def _listed(store: ObjectStore) -> Iterator[tuple[str, int]]:
 
 def _fault(store: ObjectStore, pages: str, size: int) -> str:
     try:
-        there = store.head(PagesEntry.key_of(pages)).size
+        found = store.head(PagesEntry.key_of(pages)).size
     except ObjectMissing:
         return PAGES_MISSING
-    if there != size:
-        return f"it has {there} bytes, not {size}"
-    _log.warning("the store does not list %s, which is there", PagesEntry.key_of(pages))
+    if found != size:
+        return f"{found} bytes long instead of {size}"
+    _log.warning("the store has %s but does not list it", PagesEntry.key_of(pages))
     return ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading many small ranges of objects with few requests, side by side.
+"""Reads many small ranges of objects with few parallel requests.
 
-Ranges of one object that lie close together are joined to a *span*, which one ranged GET brings. Spans are read by
-several threads; no more of them are under way than threads, so memory stays within threads times
-`LONGEST_READ_BYTES`, or the longest range.
+Ranges that lie close together in one object are merged, and one ranged GET reads them. Several threads read merged
+ranges, one each at a time, so memory is limited to the number of threads times `LONGEST_READ_BYTES` (or the longest
+range).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 LONGEST_READ_BYTES: Final = 4 * 1024 * 1024
 LARGEST_GAP_BYTES: Final = 64 * 1024
-"""Bytes that nobody wants are read rather than asking twice: as many as arrive in about the time of a request."""
+"""A gap of up to this many bytes is read too: that takes about as long as another request."""
 
 
 class WantedRange(NamedTuple, Generic[T]):
-    """`length` bytes from `offset` of object `key` on, and what they are for."""
+    """`length` bytes of object `key` from `offset` on, and the caller's note of what they are for."""
 
     key: str
     offset: int
@@ -29,7 +29,7 @@ class WantedRange(NamedTuple, Generic[T]):
 
 
 class MergedRange(NamedTuple, Generic[T]):
-    """A range of an object with everything wanted in it."""
+    """A range of an object, with the wanted ranges in it."""
 
     key: str
     start: int
@@ -38,7 +38,7 @@ class MergedRange(NamedTuple, Generic[T]):
 
 
 def merge_ranges(wanted: Iterable[WantedRange[T]]) -> Iterator[MergedRange[T]]:
-    """Spans that cover all that is wanted."""
+    """Yield merged ranges that cover all wanted ones."""
     group: list[WantedRange[T]] = []
     end = 0
     for one in sorted(wanted, key=lambda each: (each.key, each.offset)):
@@ -57,27 +57,26 @@ def read_ranges(
     use: Callable[[WantedRange[T], memoryview], None],
     workers: int,
 ) -> None:
-    """Read all that is wanted and hand it to `use`, which must be thread-safe, in no particular order.
+    """Read all wanted ranges and pass them to `use`, which must be thread-safe, in any order.
 
     Raises:
-        StoreError: the first that a request met; what `use` raises passes through too. Nothing runs on after that.
+        StoreError: the first error of a request. An error that `use` raises is passed on too. No thread runs on then.
     """
 
-    def fetch(span: MergedRange[T]) -> None:
-        body = memoryview(store.get_range(span.key, span.start, span.end - span.start))
-        for one in span.wanted:
-            start = one.offset - span.start
+    def fetch(merged: MergedRange[T]) -> None:
+        body = memoryview(store.get_range(merged.key, merged.start, merged.end - merged.start))
+        for one in merged.wanted:
+            start = one.offset - merged.start
             use(one, body[start : start + one.length])
 
-    spans = merge_ranges(wanted)
-    with ThreadPoolExecutor(workers, thread_name_prefix="spans") as pool:
-        under_way: set[Future[None]] = set()
-        for span in spans:
-            under_way.add(pool.submit(fetch, span))
-            if len(under_way) >= workers:
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+    with ThreadPoolExecutor(workers, thread_name_prefix="ranges") as pool:
+        in_flight: set[Future[None]] = set()
+        for merged in merge_ranges(wanted):
+            in_flight.add(pool.submit(fetch, merged))
+            if len(in_flight) >= workers:
+                done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
                 _raise_first(done)
-        _raise_first(wait(under_way).done)
+        _raise_first(wait(in_flight).done)
 
 
 def _fits(first: WantedRange[T], end: int, one: WantedRange[T]) -> bool:

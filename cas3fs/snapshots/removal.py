@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removal: deleting snapshots, and the pages entries that then nobody needs. First a plan, which is a value and
-changes nothing, then its execution.
+"""Removal: deletes snapshots, and the pages entries that only they need. First a plan, which is a value and changes
+nothing, then its execution.
 
-A pages entry goes when no manifest that stays refers to it and it is *explained*: its number belongs to an attempt
-that is over, so that no manifest naming it can still come. The caller knows which are. So what an attempt left that
-broke off goes with the next removal, and so does what a removal that broke off left.
+A pages entry is deleted when no remaining manifest refers to it, and the attempt that stored it is over, so that no
+manifest that refers to it can still be stored. The caller knows which attempts are over. So the next removal also
+deletes what an interrupted attempt to publish, or an interrupted removal, has left.
 
-Every manifest that stays must be readable, or nothing is planned: an unreadable one may refer to anything.
+Every remaining manifest must be readable, or nothing is planned: an unreadable one may refer to any pages entry.
 
-Order: the plan; leave is asked for (that we are the newest writer still); manifests; pages. The caller sees to it that
-nothing is published meanwhile.
+Order of deletes: check that this writer is still the newest; manifests; pages entries. The caller prevents that
+anything is published meanwhile.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,13 +27,13 @@ IsAttemptOver = Callable[[SnapshotNumber], bool]
 
 @attrs.frozen
 class RemovalPlan:
-    """What is to be deleted."""
+    """The objects to delete."""
 
     snapshots: tuple[str, ...]
     pages: tuple[str, ...]
     """Ids of pages entries."""
     freed_bytes: int
-    """Of those pages entries; packs are freed by a gc."""
+    """Size of these pages entries; packs are freed by a gc."""
 
     @property
     def is_empty(self) -> bool:
@@ -42,40 +42,43 @@ class RemovalPlan:
 
 @attrs.frozen
 class SnapshotInventory:
-    """The pages entries and snapshots that there are.
-
-    sizes: of pages objects, by id. damaged: why manifests cannot be read, by id. denied: ids of snapshots that must be
-    there and that the store denies.
-    """
+    """The pages entries and snapshots of a volume."""
 
     sizes: Mapping[str, int]
+    """Sizes of the pages entries, by id."""
     snapshots: Sequence[SnapshotInfo]
     damaged: Mapping[str, SnapshotError]
-    denied: frozenset[str] = frozenset()
+    """The reasons why manifests cannot be read, by id."""
+    missing: frozenset[str] = frozenset()
+    """Ids of snapshots that must exist and that the store does not have."""
 
     @property
-    def lost(self) -> SnapshotNumber | None:
-        """The newest snapshot that is denied, or that the line has gone around and of which only pages are left: it may
-        need any pages before. None where there is none."""
-        there = {one.id for one in self.snapshots} | set(self.damaged)
-        left = (bypassed_by(self.snapshots) - there) & snapshots_of_pages(self.sizes) | self.denied
-        return max(map(SnapshotNumber.parse, left), default=None)
+    def newest_lost(self) -> SnapshotNumber | None:
+        """The newest snapshot that is missing, or was bypassed and has only pages entries left; None if there is none.
+
+        It may need any earlier pages entry.
+        """
+        existing = {one.id for one in self.snapshots} | set(self.damaged)
+        lost = (bypassed_by(self.snapshots) - existing) & snapshots_of_pages(self.sizes) | self.missing
+        return max(map(SnapshotNumber.parse, lost), default=None)
 
     @property
     def latest_epoch(self) -> int:
-        """The greatest epoch that any of it is of; 0 for none."""
+        """The greatest epoch of any object here; 0 if there are none."""
         ids = snapshots_of_pages((*self.sizes, *self.damaged, *(one.id for one in self.snapshots)))
         return max((SnapshotNumber.parse(one).epoch for one in ids), default=0)
 
 
 def take_inventory(archive: SnapshotArchive) -> SnapshotInventory:
-    """Lists both: two LISTs, and a GET for each manifest that was not read before. What a listing of the snapshots
-    lacks and something else names is asked for, once.
+    """List pages entries and snapshots.
+
+    Makes two LISTs, and a GET for each manifest that was not read before. A snapshot that the listing lacks, and that
+    another object names, is looked up once.
 
     Raises:
         StoreError: the store failed.
     """
-    # Listed before the manifests: what a manifest refers to that is put in between is not in this list.
+    # Before the manifests: pages entries that are stored in between are not in this list.
     sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
     damaged: dict[str, SnapshotError] = {}
     snapshots = archive.list(damaged.__setitem__, pages=sizes)
@@ -85,40 +88,51 @@ def take_inventory(archive: SnapshotArchive) -> SnapshotInventory:
 def plan_removal(
     archive: SnapshotArchive,
     snapshot_ids: Collection[str],
-    is_explained: IsAttemptOver,
-    stock: SnapshotInventory | None = None,
+    is_attempt_over: IsAttemptOver,
+    inventory: SnapshotInventory | None = None,
 ) -> RemovalPlan:
-    """The plan to delete those snapshots, damaged ones among them, and what only they needed; `stock` is what there is,
-    if that was taken already.
+    """Plan to delete these snapshots, which may be damaged, and the pages entries that nothing else needs.
+
+    Args:
+        archive: the snapshots.
+        snapshot_ids: the snapshots to delete.
+        is_attempt_over: whether no manifest of that number can still be stored.
+        inventory: if the caller has taken it already.
 
     Raises:
-        SnapshotMissing: there is none of such an id.
-        SnapshotError: one that stays cannot be read.
+        SnapshotMissing: there is no snapshot of such an id.
+        SnapshotError: a remaining one cannot be read.
         StoreError: the store failed.
     """
-    if stock is None:
-        stock = take_inventory(archive)
-    sizes = stock.sizes
-    known = {one.id for one in stock.snapshots} | set(stock.damaged) | set(archive.tracker.missing())
-    missing = sorted(set(snapshot_ids) - known)
-    if missing:
-        raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {missing[0]}")
-    needed = _needed(stock, snapshot_ids)
-    unused = [one for one in sizes if one not in needed and _is_over(one, is_explained)]
+    if inventory is None:
+        inventory = take_inventory(archive)
+    sizes = inventory.sizes
+    known = {one.id for one in inventory.snapshots} | set(inventory.damaged) | set(archive.tracker.missing())
+    unknown = sorted(set(snapshot_ids) - known)
+    if unknown:
+        raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {unknown[0]}")
+    needed = _needed_without(inventory, snapshot_ids)
+    unused = [one for one in sizes if one not in needed and _is_over(one, is_attempt_over)]
     return RemovalPlan(tuple(sorted(snapshot_ids)), tuple(unused), sum(sizes[one] for one in unused))
 
 
-def execute_removal(archive: SnapshotArchive, plan: RemovalPlan, ask_leave: Callable[[], None]) -> None:
-    """Delete what `plan` says, after `ask_leave`, which raises if it may not be. A manifest that the store refuses to
-    delete keeps the pages that it needs, and everything else goes.
+def execute_removal(archive: SnapshotArchive, plan: RemovalPlan, check_permitted: Callable[[], None]) -> None:
+    """Execute a plan.
+
+    If the store refuses to delete a manifest, the pages entries that it needs stay, and all others are deleted.
+
+    Args:
+        archive: the snapshots.
+        plan: the objects to delete.
+        check_permitted: called first; raises if nothing may be deleted any more.
 
     Raises:
-        DeleteFailed: some objects are left, as the store refused; all others are gone.
-        StoreError: the store failed; removing again is safe.
+        DeleteFailed: the store refused to delete some objects; all others are deleted.
+        StoreError: the store failed; executing again is safe.
     """
     if plan.is_empty:
         return
-    ask_leave()
+    check_permitted()
     pages, refusal = set(plan.pages), None
     try:
         archive.delete(plan.snapshots)
@@ -131,33 +145,35 @@ def execute_removal(archive: SnapshotArchive, plan: RemovalPlan, ask_leave: Call
 
 
 def _without_needed(pages: Collection[str], archive: SnapshotArchive, refusal: DeleteFailed) -> set[str]:
-    """Those of `pages` that no snapshot needs of which the manifest was not deleted; none where one cannot be read, or
-    nobody knows which they are."""
-    left = set(pages) if refusal.keys else set()
+    """Return `pages` without those that undeleted manifests need.
+
+    Returns none if such a manifest cannot be read, or if it is unknown which were not deleted.
+    """
+    unneeded = set(pages) if refusal.keys else set()
     for key in refusal.keys:
         try:
-            left -= {use.id for use in archive.load(key.removeprefix(SnapshotEntry.prefix())).pages}
+            unneeded -= {use.id for use in archive.load(key.removeprefix(SnapshotEntry.prefix())).pages}
         except SnapshotMissing:
             continue
         except SnapshotError:
             return set()
-    return left
+    return unneeded
 
 
-def _is_over(pages: str, is_explained: IsAttemptOver) -> bool:
-    """Whether a pages entry is of an attempt that is over; an object of another kind is of none."""
+def _is_over(pages: str, is_attempt_over: IsAttemptOver) -> bool:
+    """Return whether the attempt that stored a pages entry is over; False for an object with another kind of name."""
     try:
-        return is_explained(PagesNumber.parse(pages).snapshot)
+        return is_attempt_over(PagesNumber.parse(pages).snapshot)
     except ValueError:
         return False
 
 
-def _needed(stock: SnapshotInventory, going: Collection[str]) -> set[str]:
-    """The pages entries that all snapshots but those refer to."""
-    for snapshot, error in stock.damaged.items():
-        if snapshot not in going:
+def _needed_without(inventory: SnapshotInventory, deleted: Collection[str]) -> set[str]:
+    """Return the pages entries that all snapshots but those `deleted` refer to."""
+    for snapshot, error in inventory.damaged.items():
+        if snapshot not in deleted:
             raise SnapshotError(
-                f"nothing is deleted, as snapshot {snapshot} cannot be read and may need anything: {error}; "
-                "`cas3fs snapshot delete` removes it"
+                f"nothing is deleted, because snapshot {snapshot} cannot be read and may need any data: {error}; "
+                "`cas3fs snapshot delete` deletes that snapshot"
             ) from error
-    return {use.id for info in stock.snapshots if info.id not in going for use in info.pages}
+    return {use.id for info in inventory.snapshots if info.id not in deleted for use in info.pages}

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known of the snapshots of a volume, beside what a listing shows.
+"""Tracks which snapshots of a volume are known to exist, besides what a listing shows.
 
-A snapshot is *known* once it was published, listed, named by a release, or found under a name that another object gave
-away. What is known and not listed is asked for by its name, and counts if it is there: a listing only adds. So nothing
-is concluded from a snapshot's absence in a listing, but that nobody here knew of it.
+A snapshot is *known* once it was published, listed, named by a release, or found through the name of another object. A
+known snapshot that a listing lacks is looked up by name, and counts if it exists: a listing can only add to what is
+known. So if a listing lacks a snapshot, it follows only that nobody here knew of it.
 
-A number is never used twice, so what was asked for and is not there will never be: it is asked for once.
+A number is never used twice, so a snapshot that was looked up and does not exist never will; it is looked up once.
 
-What this claim has seen, and what the release before it retained, only this writer deletes. Where the store has it no
-more all the same, it is *denied*: it may be lost, or come back, so what it may need is kept until a person gives it up,
-by a repair or by deleting it.
+Only this writer deletes the snapshots that its claim has seen, and those that the previous release retained: they are
+*expected*. If the store does not have an expected snapshot, it is *missing*. It may be lost or may come back, so
+everything that it may need is kept until a person gives it up, by a repair or by deleting it.
 
-Across mounts the ids are kept in a file of the state folder, JSON: ``{"claim": "...", "snapshots": [...]}``, with the
-uuid of the claim under which they were written down. Losing it costs nothing but knowledge.
+The ids are kept across mounts in a file of the state folder, as JSON: ``{"claim": "...", "snapshots": [...]}``, with
+the uuid of the claim under which they were written. If the file is lost, only this knowledge is lost.
 
-Thread-safe: one lock around the sets, and no request under it.
+Thread-safe: one lock around the sets; no request is made under it.
 """
 
 import contextlib
@@ -33,109 +33,115 @@ from cas3fs.snapshots.manifests import check_snapshot_id
 
 
 class SnapshotTracker:
-    """The snapshots that are known of one volume.
+    """The known snapshots of one volume.
 
     Args:
-        workers: how many requests are made side by side.
+        store: the object store.
+        workers: how many requests run in parallel.
     """
 
     def __init__(self, store: ObjectStore, workers: int) -> None:
         self._store = store
         self._workers = workers
         self._lock = threading.Lock()
-        self._there: set[str] = set()
+        self._existing: set[str] = set()
         self._gone: set[str] = set()
         self._deleted: set[str] = set()
         self._expected: set[str] = set()
         self._missing: set[str] = set()
 
     def add(self, ids: Iterable[str], *, expected: bool = False) -> None:
-        """These were there; whether they still are is asked when it matters. `expected`: nobody else deletes them."""
+        """Add snapshots that existed; whether they still do is checked when it matters.
+
+        Args:
+            ids: the snapshots.
+            expected: nobody else deletes them.
+        """
         ids = tuple(ids)
         with self._lock:
-            self._there.update(ids)
+            self._existing.update(ids)
             if expected:
                 self._expected.update(ids)
 
     def mark_deleted(self, ids: Iterable[str]) -> None:
-        """These are deleted, by whoever calls, or given up."""
+        """Record that the caller deletes these snapshots, or gives them up."""
         ids = tuple(ids)
         self.mark_moved(ids)
         with self._lock:
             self._deleted.update(ids)
 
     def mark_moved(self, ids: Iterable[str]) -> None:
-        """These are not to be found under their names any more, and are not lost."""
+        """Record that these snapshots are not under their names any more, and are not lost."""
         ids = tuple(ids)
         with self._lock:
-            for known in (self._there, self._expected, self._missing):
+            for known in (self._existing, self._expected, self._missing):
                 known.difference_update(ids)
             self._gone.update(ids)
 
     def mark_undeleted(self, ids: Iterable[str]) -> None:
-        """The store did not let these be deleted."""
+        """Record that the store refused to delete these snapshots."""
         ids = tuple(ids)
         with self._lock:
             self._deleted.difference_update(ids)
         self.add(ids, expected=True)
 
     def clear_expected(self) -> None:
-        """What was told to be retained is of another state of the store: nothing follows from its absence."""
+        """Expect no snapshots any more: the store is in another state than the one that retained them."""
         with self._lock:
             self._expected.clear()
             self._missing.clear()
 
     def missing(self) -> list[str]:
-        """Those that must be there and were not when they were asked for last, ascending."""
+        """Return the expected snapshots that did not exist when they were looked up last, ascending."""
         with self._lock:
             return sorted(self._missing)
 
     def is_deleted(self, snapshot_id: str) -> bool:
-        """Whether it was deleted here."""
+        """Return whether the snapshot was deleted, or given up, here."""
         with self._lock:
             return snapshot_id in self._deleted
 
     def complete_listing(self, listed: Sequence[Listed]) -> list[Listed]:
-        """What is listed, and what is known and there though it is not listed.
+        """Return what is listed, and the known snapshots that exist and are not listed.
 
         Raises:
             StoreError: the store failed.
         """
         ids = {one.id for one in listed}
         with self._lock:
-            self._there |= ids
+            self._existing |= ids
             self._gone -= ids
             self._expected |= ids - self._deleted
             self._missing -= ids
-            unlisted = (self._there | self._missing) - ids
-        return [*listed, *self._ask(unlisted)]
+            unlisted = (self._existing | self._missing) - ids
+        return [*listed, *self._look_up(unlisted)]
 
     def find_unlisted(self, ids: Collection[str]) -> list[Listed]:
-        """Those of `ids` that were not known and are there; raises as `complete`."""
+        """Return those of `ids` that were not known and exist; raises as `complete_listing` does."""
         with self._lock:
-            unknown = set(ids) - self._there - self._gone
-        return self._ask(unknown)
+            unknown = set(ids) - self._existing - self._gone
+        return self._look_up(unknown)
 
     def ids(self) -> list[str]:
-        """All that are known, ascending, and those that are denied."""
+        """Return all known snapshots, also missing ones, ascending."""
         with self._lock:
-            return sorted(self._there | self._missing)
+            return sorted(self._existing | self._missing)
 
-    def _ask(self, ids: Collection[str]) -> list[Listed]:
-        """Those that are there."""
+    def _look_up(self, ids: Collection[str]) -> list[Listed]:
+        """Return those that exist, and record what was found."""
         if not ids:
             return []
         with ThreadPoolExecutor(self._workers, thread_name_prefix="snapshots") as pool:
-            found = [one for one in pool.map(self._look, sorted(ids)) if one is not None]
-        there = {one.id for one in found}
+            found = [one for one in pool.map(self._head, sorted(ids)) if one is not None]
+        existing = {one.id for one in found}
         with self._lock:
-            self._there = (self._there - set(ids)) | there
-            self._gone |= set(ids) - there
-            self._missing = (self._missing - there) | ((self._expected & set(ids)) - there)
-            self._expected |= there
+            self._existing = (self._existing - set(ids)) | existing
+            self._gone |= set(ids) - existing
+            self._missing = (self._missing - existing) | ((self._expected & set(ids)) - existing)
+            self._expected |= existing
         return found
 
-    def _look(self, snapshot_id: str) -> Listed | None:
+    def _head(self, snapshot_id: str) -> Listed | None:
         key = SnapshotEntry.key_of(snapshot_id)
         try:
             info = self._store.head(key)
@@ -145,7 +151,10 @@ class SnapshotTracker:
 
 
 def load_snapshot_ids(path: Path) -> tuple[list[str], str]:
-    """The ids in the file at `path`, none where it is missing or damaged, and under which claim they were written."""
+    """Return the ids in the file at `path` and the claim under which they were written.
+
+    Returns an empty list if the file is missing or damaged.
+    """
     try:
         found = json.loads(path.read_bytes())
         return [check_snapshot_id(one) for one in found["snapshots"]], str(found.get("claim", ""))
@@ -154,7 +163,9 @@ def load_snapshot_ids(path: Path) -> tuple[list[str], str]:
 
 
 def save_snapshot_ids(path: Path, ids: Iterable[str], claim: str) -> None:
-    """Replace the file; it is on the disk on return, as what is deleted next would be missed after a loss of power. A
-    failure leaves the one before: what it is for is a second opinion."""
+    """Replace the file; it is durable on return, because what is deleted next would be missed after a power failure.
+
+    On failure the previous file stays: it only supplements the listing.
+    """
     with contextlib.suppress(OSError):
         replace_file(path, json.dumps({"claim": claim, "snapshots": list(ids)}))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tree of hashes over a file: segments, references, lists.
+"""The tree of hashes over a file: the format of segments, references and lists.
 
 A stored segment is an encoded block of `cas3fs.blocks.codec`. Its hash is the first 16 bytes of the BLAKE3 of its
-plain bytes: enough to notice any damage, and half the cost of a list, which is what a small change mostly uploads.
+plain bytes: enough to detect damage, and it halves the length of a list, which is most of what a small change stores.
 
 A stored list, all numbers big-endian::
 
@@ -21,8 +21,8 @@ A stored list, all numbers big-endian::
                        first)
             n times    16 bytes: its hash
 
-Column by column, since numbers of a kind compress well together; segments that were stored one after the other cost
-next to nothing but their hashes. A list is named by the BLAKE3 of its stored bytes in the manifest.
+The columns are stored one after the other because similar numbers compress well; of segments that were stored in
+sequence, little but the hashes remains. The manifest refers to a list by the BLAKE3 of its stored bytes.
 """
 
 import struct
@@ -43,10 +43,10 @@ LIST_LENGTH: Final = 256
 SEGMENT_HASH_BYTES: Final = 16
 FORMAT_VERSION: Final = 1
 MOST_PAGES: Final = 64
-"""A snapshot that would refer to more pages entries with little in them rewrites what it needs of the least used."""
+"""A snapshot that would refer to more small pages entries stores again what it needs of the least used ones."""
 PAGES_AFTER_REWRITE: Final = 32
 LARGE_PAGES_BYTES: Final = 4 * 1024 * 1024
-"""From this size on, a pages entry of which less than half is needed is rewritten; smaller ones are only counted."""
+"""A pages entry of at least this size is replaced when less than half of it is needed; smaller ones only count."""
 
 _MAGIC: Final = b"CAS3LIST"
 _LENGTH: Final = struct.Struct(">I")
@@ -54,12 +54,12 @@ _HEAD: Final = struct.Struct(">8sHHH2x")
 _SOURCE: Final = struct.Struct(">IQ")
 _SEQUENCE_BITS: Final = 40
 _CODEC_BYTES: Final = 1
-"""Before the bytes of what is stored as it is; nothing is stored that is longer than that."""
+"""Precedes bytes that are stored uncompressed; no encoded block is longer than those."""
 _REFERENCE_BYTES: Final = 2 + 4 + 8 + SEGMENT_HASH_BYTES
 
 
 class SegmentReference(NamedTuple):
-    """A segment: its hash, the id of the pages entry it lies in, and the stored bytes there."""
+    """A segment: its hash, the id of its pages entry, and the range of its stored bytes there."""
 
     hash: bytes
     pages: str
@@ -74,7 +74,7 @@ class SnapshotTree(NamedTuple):
     lists: tuple[tuple[SegmentReference, ...], ...]
 
     def references(self) -> Iterable[SegmentReference]:
-        """Every reference, in the order of the file."""
+        """Return all references, in the order of the file."""
         return chain.from_iterable(self.lists)
 
 
@@ -82,15 +82,15 @@ EMPTY_TREE: Final = SnapshotTree((), ())
 
 
 def hash_segment(plain: Buffer) -> bytes:
-    """What a reference names a segment by."""
+    """Return the hash by which a reference identifies a segment."""
     return blake3(plain).digest(length=SEGMENT_HASH_BYTES)
 
 
 def open_segment(stored: Buffer, reference: SegmentReference, plain_length: int) -> bytes:
-    """The plain bytes of a segment, verified.
+    """Return the plain bytes of a segment, verified.
 
     Raises:
-        SnapshotDamaged: they are not what `reference` names.
+        SnapshotDamaged: they do not match `reference`.
     """
     try:
         plain = decode(stored, plain_length)
@@ -102,7 +102,7 @@ def open_segment(stored: Buffer, reference: SegmentReference, plain_length: int)
 
 
 def encode_list(references: Sequence[SegmentReference], compression: Compression) -> bytes:
-    """A stored list."""
+    """Return the bytes of a stored list."""
     sources = sorted({one.pages for one in references})
     numbers = {pages: number for number, pages in enumerate(sources)}
     count = len(references)
@@ -120,45 +120,53 @@ def encode_list(references: Sequence[SegmentReference], compression: Compression
     return _LENGTH.pack(len(plain)) + encode(plain, compression)
 
 
-def decode_list(stored: Buffer, most: int) -> tuple[SegmentReference, ...]:
-    """The references of a stored list, at most `most` of them.
+def decode_list(stored: Buffer, limit: int) -> tuple[SegmentReference, ...]:
+    """Return the references of a stored list.
+
+    Args:
+        stored: the bytes of the list.
+        limit: how many references it may have at most.
 
     Raises:
-        SnapshotDamaged: no such list.
+        SnapshotDamaged: the list is invalid.
     """
     try:
         (length,) = _LENGTH.unpack_from(stored)
-        if length > most_list_bytes(most):
-            raise SnapshotDamaged(f"a list of a snapshot claims {length} bytes for at most {most} references")
+        if length > longest_list_bytes(limit):
+            raise SnapshotDamaged(f"a list of a snapshot claims {length} bytes for at most {limit} references")
         return _parse_list(decode(memoryview(stored)[_LENGTH.size :], length))
     except (struct.error, BlockError, IndexError) as error:
         raise SnapshotDamaged(f"a list of a snapshot cannot be read: {error}") from error
 
 
-def most_list_bytes(list_length: int) -> int:
-    """The longest that a stored list of at most so many references can be."""
+def longest_list_bytes(list_length: int) -> int:
+    """Return how long a stored list of at most so many references can be."""
     return _LENGTH.size + _CODEC_BYTES + _HEAD.size + list_length * (_SOURCE.size + _REFERENCE_BYTES)
 
 
 def check_references(references: Iterable[SegmentReference], segment_size: int) -> None:
-    """Raise SnapshotDamaged where one claims more bytes than a stored segment can have."""
+    """Check the lengths of references.
+
+    Raises:
+        SnapshotDamaged: one is longer than a stored segment can be.
+    """
     for one in references:
         if one.length > segment_size + _CODEC_BYTES:
             raise SnapshotDamaged(f"a segment of {segment_size} bytes cannot be {one.length} bytes long when stored")
 
 
 def stale_pages(uses: Iterable[PagesUse]) -> frozenset[str]:
-    """The pages entries that the next snapshot should no longer refer to.
+    """Return the pages entries that the next snapshot should not refer to any more.
 
-    Those are large ones of which less than half is needed and, of too many of which little is needed, those of which
-    the least is. What is needed of a large part of a large index is not worth storing again.
+    These are large ones of which less than half is needed; and, if there are too many of which little is needed, those
+    of which the least is needed. An entry of which much is needed is not worth storing again.
     """
     wasteful = {one.id for one in uses if one.total_size >= LARGE_PAGES_BYTES and one.live_size * 2 < one.total_size}
     others = sorted(
         (one for one in uses if one.id not in wasteful and one.live_size < LARGE_PAGES_BYTES),
         key=lambda one: (one.live_size, one.id),
     )
-    # The next snapshot adds one of its own.
+    # The next snapshot adds one.
     surplus = len(others) - PAGES_AFTER_REWRITE if len(others) >= MOST_PAGES else 0
     return frozenset(wasteful | {one.id for one in others[:surplus]})
 
@@ -189,7 +197,7 @@ def _parse_list(plain: bytes) -> tuple[SegmentReference, ...]:
         start = hashes + place * SEGMENT_HASH_BYTES
         reference = SegmentReference(plain[start : start + SEGMENT_HASH_BYTES], sources[number], end + step, length)
         if reference.offset < 0 or not length:
-            raise SnapshotDamaged("a list of a snapshot refers to an impossible place")
+            raise SnapshotDamaged("a list of a snapshot has a reference with an invalid offset or length")
         references.append(reference)
         end = reference.offset + length
     return tuple(references)

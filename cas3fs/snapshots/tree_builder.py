@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Building the tree of a file that changed little since its parent.
+"""Builds the tree of a file that changed little since its parent snapshot.
 
-Segments go into pages entries, unless the parent has them at the same place, or an attempt that broke off has stored
-them.
+A segment is stored in a pages entry, unless the parent has it at the same place, or an interrupted attempt has stored
+it.
 """
 
 from collections import Counter
@@ -24,33 +24,36 @@ _COMPRESSION: Final = Compression.parse("zstd:3")
 
 @attrs.frozen
 class PartialTree:
-    """What an attempt that broke off has stored: references by place, those to what is not in the store among them,
-    and the sizes of the pages entries that are."""
+    """What an interrupted attempt has stored.
+
+    `lists` also has references to pages entries that were not stored; `sizes` has those that were.
+    """
 
     lists: Sequence[Sequence[SegmentReference]] = ()
     sizes: Mapping[str, int] = {}
 
-    def at(self, number: int, place: int) -> SegmentReference | None:
-        """The stored segment of that list and place, if there is one."""
+    def segment_at(self, number: int, place: int) -> SegmentReference | None:
+        """Return the reference at that place of a list, if its segment was stored."""
         if number >= len(self.lists) or place >= len(self.lists[number]):
             return None
         found = self.lists[number][place]
         return found if found.pages in self.sizes else None
 
     def without(self, lost: Iterable[str]) -> "PartialTree":
-        """It without pages entries that the store has lost since."""
-        gone = set(lost)
-        return PartialTree(self.lists, {pages: size for pages, size in self.sizes.items() if pages not in gone})
+        """Return it without pages entries that the store has lost since."""
+        lost = set(lost)
+        return PartialTree(self.lists, {pages: size for pages, size in self.sizes.items() if pages not in lost})
 
 
 class TreeBuilder:
-    """Takes the segments of a file in order; not thread-safe.
+    """Builds the tree from the segments of a file, added in order; not thread-safe.
 
     Args:
-        pages: takes what is new.
+        pages: stores what is new.
         parent: the tree of the parent snapshot, of the same shape.
         stale: ids of pages entries that must not be referred to any more.
-        begun: what an attempt before this one has stored.
+        partial: what an interrupted attempt has stored.
+        list_length: segments in a list.
     """
 
     def __init__(
@@ -59,33 +62,33 @@ class TreeBuilder:
         parent: SnapshotTree = EMPTY_TREE,
         *,
         stale: frozenset[str] = frozenset(),
-        begun: PartialTree = PartialTree(),
+        partial: PartialTree = PartialTree(),
         list_length: int,
     ) -> None:
         self._pages = pages
         self._parent = parent
         self._stale = stale
-        self._begun = begun
+        self._partial = partial
         self._list_length = list_length
         self._lists: list[Sequence[SegmentReference]] = []
         self._open: list[SegmentReference] = []
         self._old: tuple[SegmentReference, ...] = parent.lists[0] if parent.lists else ()
 
     def add(self, plain: Buffer) -> None:
-        """The next segment; raises as `PagesWriter.write`."""
+        """Add the next segment; raises as `PagesWriter.write` does."""
         digest = hash_segment(plain)
         self._open.append(self._stored(digest) or self._store(digest, plain))
         if len(self._open) == self._list_length:
             self._close_list()
 
     def _stored(self, digest: bytes) -> SegmentReference | None:
-        """Where the segment is stored already."""
+        """Return the reference to the segment, if it is stored already."""
         place = len(self._open)
         old = self._old[place] if place < len(self._old) else None
         if old is not None and old.hash == digest and old.pages not in self._stale:
             return old
-        begun = self._begun.at(len(self._lists), place)
-        return begun if begun is not None and begun.hash == digest else None
+        partial = self._partial.segment_at(len(self._lists), place)
+        return partial if partial is not None and partial.hash == digest else None
 
     def _store(self, digest: bytes, plain: Buffer) -> SegmentReference:
         stored = encode(plain, _COMPRESSION)
@@ -93,7 +96,7 @@ class TreeBuilder:
         return SegmentReference(digest, pages, offset, len(stored))
 
     def finish(self) -> SnapshotTree:
-        """The tree; lists that the parent lacks are written now, behind all segments: they are read together."""
+        """Store the lists that the parent lacks, after all segments because they are read together; return the tree."""
         if self._open:
             self._close_list()
         lists = tuple(tuple(one) for one in self._lists)
@@ -101,11 +104,11 @@ class TreeBuilder:
         self._pages.finish()
         return SnapshotTree(parts, lists)
 
-    def attempt(self) -> PartialTree:
-        """What is stored so far, with what the attempts before had stored."""
+    def partial_tree(self) -> PartialTree:
+        """Return what is stored so far, here and by interrupted attempts."""
         lists: list[Sequence[SegmentReference]] = [*self._lists, self._open]
         done = len(lists)
-        return PartialTree((*lists, *self._begun.lists[done:]), {**self._begun.sizes, **self._pages.sizes})
+        return PartialTree((*lists, *self._partial.lists[done:]), {**self._partial.sizes, **self._pages.sizes})
 
     def _close_list(self) -> None:
         self._lists.append(self._open)
@@ -124,7 +127,7 @@ class TreeBuilder:
 
 
 def pages_used_by(tree: SnapshotTree, totals: Mapping[str, int]) -> tuple[PagesUse, ...]:
-    """What a tree needs of each pages entry, whose sizes are `totals`."""
+    """Return how much a tree needs of each pages entry; `totals` has their sizes by id."""
     live: Counter[str] = Counter()
     for reference in tree.references():
         live[reference.pages] += reference.length
@@ -134,5 +137,5 @@ def pages_used_by(tree: SnapshotTree, totals: Mapping[str, int]) -> tuple[PagesU
 
 
 def pages_sizes(uses: Iterable[PagesUse]) -> dict[str, int]:
-    """Sizes of pages entries by id."""
+    """Return the sizes of pages entries by id."""
     return {one.id: one.total_size for one in uses}

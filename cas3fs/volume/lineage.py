@@ -43,7 +43,8 @@ from cas3fs.index.files import (
     write_fingerprint,
 )
 from cas3fs.index.salvage import open_or_salvage
-from cas3fs.snapshots.archive import RestoreProgress, SnapshotArchive
+from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.reader import RestoreProgress
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.comparison import (
     ATTEMPTED,

@@ -110,17 +110,17 @@ class SnapshotPruner:
         if policy is None:
             policy = self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
-        stock = take_inventory(self._archive)
-        self._epochs.note_epoch(stock.latest_epoch)
-        for error in stock.damaged.values():
+        inventory = take_inventory(self._archive)
+        self._epochs.note_epoch(inventory.latest_epoch)
+        for error in inventory.damaged.values():
             raise error
-        self._known = list(stock.snapshots)
+        self._known = list(inventory.snapshots)
         self._strays = self._exempt_ids()
         now = store_clock_now(self._archive.shelf.store) if policy.has_ages else self._now()
         check_clocks(policy, self._now(), now)
         verdicts = apply_policy(self._known, policy, now, exempt=self._strays, in_use=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
-        return PrunePlan(verdicts, plan_removal(self._archive, going, self._is_explained(stock), stock))
+        return PrunePlan(verdicts, plan_removal(self._archive, going, self._is_explained(inventory), inventory))
 
     def prune(self, policy: RetentionPolicy | None) -> PrunePlan:
         """Delete what no rule keeps.
@@ -145,10 +145,10 @@ class SnapshotPruner:
         if head in snapshot_ids:
             raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
         self._refuse_in_use(snapshot_ids)
-        stock = take_inventory(self._archive)
-        stock = attrs.evolve(stock, denied=stock.denied - set(snapshot_ids))
-        self._epochs.note_epoch(stock.latest_epoch)
-        plan = plan_removal(self._archive, snapshot_ids, self._is_explained(stock), stock)
+        inventory = take_inventory(self._archive)
+        inventory = attrs.evolve(inventory, missing=inventory.missing - set(snapshot_ids))
+        self._epochs.note_epoch(inventory.latest_epoch)
+        plan = plan_removal(self._archive, snapshot_ids, self._is_explained(inventory), inventory)
         self._execute(plan)
         return plan
 
@@ -187,9 +187,9 @@ class SnapshotPruner:
         assert self._known is not None
         return self._archive.possibly_diverged([one.id for one in self._known]) | bypassed_by(self._known)
 
-    def _is_explained(self, stock: SnapshotInventory) -> Callable[[SnapshotNumber], bool]:
+    def _is_explained(self, inventory: SnapshotInventory) -> Callable[[SnapshotNumber], bool]:
         overruled = self._epochs.overruled(self._claim)
-        coming, lost = self._next_number(), stock.lost
+        coming, lost = self._next_number(), inventory.newest_lost
 
         def is_over(number: SnapshotNumber) -> bool:
             return number < coming and number.epoch not in overruled and (lost is None or number > lost)

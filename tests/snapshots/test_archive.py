@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A file is kept as of certain moments, and comes back whole or not at all."""
+"""A snapshot is restored completely, or not at all."""
 
 import random
 import threading
@@ -32,7 +32,7 @@ FIRST = "00000001-0000000001"
 
 
 class Store(MemoryStore):
-    """Counts requests, and can be damaged or be told to fail."""
+    """Counts requests; objects can be damaged, and requests can fail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def restored(archive: SnapshotArchive, snapshot: str, path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 512 * 8, 512 * 8 + 1, 50_000])
-def test_what_is_restored_is_what_was_kept(store: Store, tmp_path: Path, size: int) -> None:
+def test_a_restored_file_equals_the_original(store: Store, tmp_path: Path, size: int) -> None:
     content = random.Random(size).randbytes(size)
     (tmp_path / "index").write_bytes(content)
     info = archive_of(store).create(tmp_path / "index", epoch=1, sequence=1)
@@ -133,21 +133,19 @@ def test_every_snapshot_of_a_changing_file_stays_restorable(
     assert {one: restored(archive, one, path) for one in archive.ids()} == kept
 
 
-def test_what_is_told_of_a_snapshot_survives(archive: SnapshotArchive, store: Store, index: Path) -> None:
+def test_a_manifest_keeps_all_facts(archive: SnapshotArchive, store: Store, index: Path) -> None:
     made = archive.create(index, epoch=7, sequence=123, name="before the move", facts={"files": 3, "logical_size": 5})
     assert made == archive_of(store).load("00000007-0000000123") == archive_of(store).newest()
     assert (made.name, dict(made.facts), made.number) == ("before the move", {"files": 3, "logical_size": 5}, (7, 123))
     assert made.new_size == len(store.get("pages/00000007-0000000123"))
 
 
-def test_numbers_that_are_too_large_to_be_kept_keep_no_snapshot_from_being_made(
-    archive: SnapshotArchive, index: Path
-) -> None:
+def test_a_fact_that_is_too_large_is_recorded_as_the_largest(archive: SnapshotArchive, index: Path) -> None:
     made = archive.create(index, epoch=7, sequence=123, facts={"logical_bytes": 2**64})
     assert 2**62 < archive.load(made.id).facts["logical_bytes"] < 2**64
 
 
-def test_a_snapshot_is_two_puts_the_manifest_last(archive: SnapshotArchive, store: Store, index: Path) -> None:
+def test_a_snapshot_is_two_puts_with_the_manifest_last(archive: SnapshotArchive, store: Store, index: Path) -> None:
     archive.create(index, epoch=1, sequence=1)
     assert store.puts == ["pages/" + FIRST, "snapshots/" + FIRST]
 
@@ -169,23 +167,23 @@ def test_a_small_change_stores_little(tmp_path: Path) -> None:
     assert restored(SnapshotArchive(Shelf(store)), second.id, index) == index.read_bytes()
 
 
-def test_an_unchanged_file_costs_the_manifest_alone(archive: SnapshotArchive, store: Store, index: Path) -> None:
+def test_a_snapshot_of_an_unchanged_file_stores_only_a_manifest(
+    archive: SnapshotArchive, store: Store, index: Path
+) -> None:
     first = archive.create(index, epoch=1, sequence=1)
     second = archive.create(index, epoch=1, sequence=2, parent=first.id)
     assert second.new_size == 0 and store.puts[2:] == ["snapshots/" + second.id]
     assert [use.id for use in second.pages] == [first.id]
 
 
-def test_an_archive_that_remembers_nothing_reads_the_parents_lists(
-    archive: SnapshotArchive, store: Store, index: Path
-) -> None:
+def test_a_new_archive_reads_the_lists_of_the_parent(archive: SnapshotArchive, store: Store, index: Path) -> None:
     first = archive.create(index, epoch=1, sequence=1)
     change(index, 700)
     second = archive_of(store).create(index, epoch=1, sequence=2, parent=first.id)
     assert 0 < second.new_size < first.new_size / 10
 
 
-def test_a_parent_of_another_shape_is_not_built_upon(store: Store, index: Path) -> None:
+def test_a_parent_with_other_sizes_is_not_reused(store: Store, index: Path) -> None:
     first = archive_of(store).create(index, epoch=1, sequence=1)
     other = SnapshotArchive(Shelf(store), segment_size=1024, list_length=8)
     second = other.create(index, epoch=1, sequence=2, parent=first.id)
@@ -193,7 +191,9 @@ def test_a_parent_of_another_shape_is_not_built_upon(store: Store, index: Path) 
     assert restored(archive_of(store), second.id, index) == index.read_bytes()
 
 
-def test_pages_uses_say_what_each_object_is_needed_for(archive: SnapshotArchive, store: Store, index: Path) -> None:
+def test_a_manifest_states_how_much_of_each_object_is_needed(
+    archive: SnapshotArchive, store: Store, index: Path
+) -> None:
     first = archive.create(index, epoch=1, sequence=1)
     change(index, 0)
     second = archive.create(index, epoch=1, sequence=2, parent=first.id)
@@ -235,7 +235,7 @@ def test_a_number_is_used_once(archive: SnapshotArchive, index: Path) -> None:
         archive.create(index, epoch=1, sequence=1)
 
 
-def test_a_snapshot_that_broke_off_before_the_manifest_is_not_there(
+def test_a_snapshot_that_was_interrupted_before_the_manifest_does_not_exist(
     archive: SnapshotArchive, store: Store, index: Path
 ) -> None:
     store.failing = "snapshots/"
@@ -255,7 +255,7 @@ def test_an_unknown_snapshot_is_missing(archive: SnapshotArchive, snapshot: str,
         archive.restore(snapshot, tmp_path / "restored")
 
 
-def test_a_foreign_object_among_the_snapshots_is_named(archive: SnapshotArchive, store: Store) -> None:
+def test_an_error_names_a_foreign_object_among_the_snapshots(archive: SnapshotArchive, store: Store) -> None:
     store.put_if_absent("snapshots/readme", b"")
     with pytest.raises(VolumeFormatError, match="readme"):
         archive.newest()
@@ -267,7 +267,7 @@ def damages(store: Store) -> Iterator[int]:
     yield from range(head, size - 40, size // 40)
 
 
-def test_any_damage_is_noticed_and_nothing_is_left(archive: SnapshotArchive, store: Store, index: Path) -> None:
+def test_any_damage_is_detected_and_no_file_is_left(archive: SnapshotArchive, store: Store, index: Path) -> None:
     archive.create(index, epoch=1, sequence=1)
     target = index.with_name("restored")
     for offset in damages(store):
@@ -286,7 +286,7 @@ def test_missing_pages_are_damage(archive: SnapshotArchive, store: Store, index:
         archive_of(store).restore(FIRST, index.with_name("restored"))
 
 
-def test_pages_cut_short_are_damage(archive: SnapshotArchive, store: Store, index: Path) -> None:
+def test_truncated_pages_are_damage(archive: SnapshotArchive, store: Store, index: Path) -> None:
     archive.create(index, epoch=1, sequence=1)
     body = store.get("pages/" + FIRST)
     store.delete_many(["pages/" + FIRST])
@@ -323,9 +323,7 @@ def test_a_manifest_whose_sizes_do_not_fit_is_damaged(
         archive.load("00000001-0000000002")
 
 
-def test_a_store_that_fails_is_not_damage_and_nothing_is_left(
-    archive: SnapshotArchive, store: Store, index: Path
-) -> None:
+def test_a_failing_store_is_not_damage_and_no_file_is_left(archive: SnapshotArchive, store: Store, index: Path) -> None:
     archive.create(index, epoch=1, sequence=1)
     store.failing = "pages/"
     with pytest.raises(StoreUnreachable):
@@ -333,7 +331,7 @@ def test_a_store_that_fails_is_not_damage_and_nothing_is_left(
     assert not index.with_name("restored").exists()
 
 
-def test_nothing_is_restored_over_a_file(archive: SnapshotArchive, index: Path) -> None:
+def test_a_restore_does_not_overwrite_a_file(archive: SnapshotArchive, index: Path) -> None:
     archive.create(index, epoch=1, sequence=1)
     before = index.read_bytes()
     change(index, 0)
@@ -342,12 +340,12 @@ def test_nothing_is_restored_over_a_file(archive: SnapshotArchive, index: Path) 
     assert index.read_bytes() != before
 
 
-def test_a_local_disk_that_fails_is_a_snapshot_error(archive: SnapshotArchive, tmp_path: Path) -> None:
+def test_a_failing_local_disk_is_a_snapshot_error(archive: SnapshotArchive, tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="local disk"):
         archive.create(tmp_path / "absent" / "index", epoch=1, sequence=1)
 
 
-def test_a_restore_needs_few_requests_and_tells_how_far_it_is(store: Store, tmp_path: Path) -> None:
+def test_a_restore_needs_few_requests_and_reports_its_progress(store: Store, tmp_path: Path) -> None:
     archive = SnapshotArchive(Shelf(store))
     index = tmp_path / "index"
     index.write_bytes(random.Random(5).randbytes(10_000_000))
@@ -368,7 +366,7 @@ def test_no_thread_is_left_after_a_failure(archive: SnapshotArchive, store: Stor
 
 
 @pytest.mark.promise("snapshots-are-ordered-by-number")
-def test_a_clock_that_was_set_back_changes_nothing_in_the_order_of_snapshots(store: Store, tmp_path: Path) -> None:
+def test_the_order_of_snapshots_does_not_depend_on_the_clock(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "file"
     for sequence, year in ((1, 2030), (2, 1999)):
         file.write_bytes(b"%d" % sequence * SEGMENT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For how long snapshots will stay."""
+"""The forecast of how long snapshots stay."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -27,13 +27,13 @@ def stays(snapshots: list[SnapshotInfo], policy: RetentionPolicy = DEFAULT_POLIC
     return list(remaining_lifetimes(snapshots, policy, NOW).values())
 
 
-def test_one_of_many_an_hour_goes_when_the_hour_has_passed() -> None:
+def test_one_of_many_in_an_hour_stays_at_most_a_day() -> None:
     many = [snapshot(number, (100 - number) * 60) for number in range(100)]
     assert max(stays(many)[-10:]) <= DAY
     assert stays(many)[-1] <= DAY  # the newest is so until another one comes
 
 
-def test_one_that_a_monthly_rule_has_kept_goes_within_a_year_and_not_before_half_of_it() -> None:
+def test_one_that_a_monthly_rule_keeps_stays_at_most_about_a_year() -> None:
     monthly = [snapshot(number, (12 - number) * 30.5 * DAY) for number in range(12)]
     recent = [snapshot(20 + number, (20 - number) * HOUR) for number in range(20)]
     last_of_may = stays([*monthly, *recent])[11]
@@ -42,16 +42,16 @@ def test_one_that_a_monthly_rule_has_kept_goes_within_a_year_and_not_before_half
 
 
 @pytest.mark.promise("packs-are-rewritten-where-it-pays")
-def test_what_a_name_keeps_stays() -> None:
+def test_a_snapshot_that_is_kept_by_name_stays() -> None:
     assert stays([snapshot(1, DAY, "final"), snapshot(2, HOUR)])[0] == math.inf
 
 
-def test_where_snapshots_are_rare_the_newest_stays() -> None:
+def test_the_newest_of_rare_snapshots_stays() -> None:
     rare = [snapshot(number, (3 - number) * 400 * DAY + DAY) for number in range(1, 4)]
     assert stays(rare, RetentionPolicy(last=1))[-1] == math.inf
 
 
-def test_what_no_policy_touches_stays() -> None:
+def test_an_exempt_snapshot_stays() -> None:
     told = remaining_lifetimes(
         [snapshot(1, DAY), snapshot(2, HOUR)], DEFAULT_POLICY, NOW, exempt=[str(SnapshotNumber(1, 1))]
     )
@@ -59,5 +59,5 @@ def test_what_no_policy_touches_stays() -> None:
 
 
 @pytest.mark.parametrize("policy", [DEFAULT_POLICY, RetentionPolicy(last=3), RetentionPolicy(within_s=3600)])
-def test_without_snapshots_nothing_stays(policy: RetentionPolicy) -> None:
+def test_without_snapshots_the_forecast_is_empty(policy: RetentionPolicy) -> None:
     assert remaining_lifetimes([], policy, NOW) == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lists whose bytes are right each for itself, and which are not those of the snapshot."""
+"""Lists that are valid by themselves but do not belong to the snapshot."""
 
 import random
 from itertools import combinations
@@ -23,14 +23,14 @@ def archive_of(store: MemoryStore) -> SnapshotArchive:
 
 @pytest.fixture
 def store(tmp_path: Path) -> MemoryStore:
-    """With a snapshot of 92 segments: eleven full lists, and one of four."""
+    """A store with a snapshot of 92 segments: eleven full lists, and one of four."""
     made = MemoryStore()
     (tmp_path / "index").write_bytes(random.Random(3).randbytes(92 * SEGMENT))
     archive_of(made).create(tmp_path / "index", epoch=1, sequence=1)
     return made
 
 
-def test_lists_that_changed_places_are_damage(store: MemoryStore, tmp_path: Path) -> None:
+def test_swapped_lists_are_damage(store: MemoryStore, tmp_path: Path) -> None:
     parts = Shelf(store).load(SnapshotEntry, FIRST).parts
     one, other = next(pair for pair in combinations(parts, 2) if pair[0].length == pair[1].length)
     body = bytearray(store.get("pages/" + FIRST))
@@ -42,7 +42,7 @@ def test_lists_that_changed_places_are_damage(store: MemoryStore, tmp_path: Path
         archive_of(store).restore(FIRST, tmp_path / "restored")
 
 
-def test_a_manifest_that_tells_of_more_than_its_lists_have_is_damaged(store: MemoryStore, tmp_path: Path) -> None:
+def test_a_manifest_with_more_segments_than_its_lists_is_damaged(store: MemoryStore, tmp_path: Path) -> None:
     entry = Shelf(store).load(SnapshotEntry, FIRST)
     Shelf(store).save(entry.changed(id=SECOND, index_size=entry.index_size + SEGMENT))
     with pytest.raises(SnapshotDamaged):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a snapshot refers to is there when the snapshot is published, in objects of a bounded size, and twice now and
-then."""
+"""The pages entries of a snapshot exist when it is published, are limited in size, and some are stored twice."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -24,20 +23,20 @@ DAY = timedelta(days=1)
 
 
 class Store(MemoryStore):
-    """Notes what is put, and may hide objects from its listings or refuse to take more."""
+    """Records what is put; objects can be hidden from listings, and puts can be refused."""
 
     def __init__(self) -> None:
         super().__init__()
         self.puts: list[tuple[str, int]] = []
         self.hidden: set[str] = set()
         self.heads = 0
-        self.room: int | None = None
+        self.puts_allowed: int | None = None
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
-        if self.room is not None:
-            if not self.room:
+        if self.puts_allowed is not None:
+            if not self.puts_allowed:
                 raise StoreUnreachable("no route")
-            self.room -= 1
+            self.puts_allowed -= 1
         super().put_if_absent(key, body, metadata)
         self.puts.append((key, super().head(key).size))
 
@@ -106,7 +105,7 @@ def restored(store: Store, snapshot: SnapshotInfo, path: Path) -> bytes:
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
 @pytest.mark.parametrize("harm", [Store.lose, Store.cut])
 @pytest.mark.parametrize("remembers", [True, False])
-def test_what_a_new_snapshot_refers_to_is_stored_again_where_it_is_missing_or_short(
+def test_missing_or_short_pages_are_stored_again(
     store: Store, index: Path, harm: Callable[[Store, str], None], remembers: bool
 ) -> None:
     archive = archive_of(store)
@@ -128,7 +127,7 @@ def test_what_a_new_snapshot_refers_to_is_stored_again_where_it_is_missing_or_sh
 
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
-def test_what_a_listing_lacks_is_asked_for_by_name_before_it_is_stored_again(store: Store, index: Path) -> None:
+def test_pages_that_the_listing_lacks_are_looked_up_by_name(store: Store, index: Path) -> None:
     archive = archive_of(store)
     first = archive.create(index, epoch=1, sequence=1)
     store.hidden.add("pages/" + first.id)
@@ -139,7 +138,7 @@ def test_what_a_listing_lacks_is_asked_for_by_name_before_it_is_stored_again(sto
     assert store.heads == 1
 
 
-def test_what_is_lost_is_told_of_every_snapshot_that_needs_it(store: Store, index: Path) -> None:
+def test_lost_pages_are_reported_for_every_snapshot_that_needs_them(store: Store, index: Path) -> None:
     archive = archive_of(store)
     first = archive.create(index, epoch=1, sequence=1)
     change(index, 700)
@@ -152,7 +151,7 @@ def test_what_is_lost_is_told_of_every_snapshot_that_needs_it(store: Store, inde
 
 
 @pytest.mark.promise("pages-exist-twice")
-def test_a_large_snapshot_is_several_objects_of_a_bounded_size(store: Store, index: Path) -> None:
+def test_a_large_snapshot_is_several_objects_of_limited_size(store: Store, index: Path) -> None:
     archive = archive_of(store, part_bytes=8_000)
     made = archive.create(index, epoch=1, sequence=1)
     pages = {key: size for key, size in store.puts if key.startswith("pages/")}
@@ -167,46 +166,44 @@ def test_a_large_snapshot_is_several_objects_of_a_bounded_size(store: Store, ind
 
 
 @pytest.mark.promise("pages-exist-twice")
-def test_an_attempt_goes_on_with_what_the_one_before_had_stored(store: Store, index: Path) -> None:
+def test_an_attempt_reuses_the_pages_of_an_interrupted_one(store: Store, index: Path) -> None:
     archive = archive_of(store, part_bytes=8_000)
-    store.room = 5
+    store.puts_allowed = 5
     with pytest.raises(StoreUnreachable):
         archive.create(index, epoch=1, sequence=1)
     before = store.stored("pages/")
     change(index, 700)
-    store.room = None
+    store.puts_allowed = None
     made = archive.create(index, epoch=1, sequence=2)
     assert store.stored("pages/") < before + 50_000 - before * 0.7, "most of what was stored is not stored again"
     assert restored(store, made, index) == index.read_bytes()
 
 
-def test_an_attempt_whose_manifest_failed_has_its_pages_stored_once(store: Store, index: Path) -> None:
+def test_pages_are_stored_once_although_the_manifest_failed(store: Store, index: Path) -> None:
     archive = archive_of(store)
-    store.room = 1
+    store.puts_allowed = 1
     with pytest.raises(StoreUnreachable):
         archive.create(index, epoch=1, sequence=1)
-    store.room = None
+    store.puts_allowed = None
     made = archive.create(index, epoch=1, sequence=2)
     assert made.new_size < 10_000
     assert restored(store, made, index) == index.read_bytes()
 
 
 @pytest.mark.promise("pages-exist-twice")
-def test_what_an_attempt_had_stored_and_lost_meanwhile_is_stored_again(store: Store, index: Path) -> None:
+def test_pages_of_an_interrupted_attempt_that_were_lost_are_stored_again(store: Store, index: Path) -> None:
     archive = archive_of(store, part_bytes=8_000)
-    store.room = 5
+    store.puts_allowed = 5
     with pytest.raises(StoreUnreachable):
         archive.create(index, epoch=1, sequence=1)
     store.lose(store.puts[2][0])
-    store.room = None
+    store.puts_allowed = None
     made = archive.create(index, epoch=1, sequence=2)
     assert restored(store, made, index) == index.read_bytes()
 
 
 @pytest.mark.promise("pages-exist-twice")
-def test_after_thirty_days_a_snapshot_is_stored_whole_so_that_what_it_needs_exists_twice(
-    store: Store, index: Path
-) -> None:
+def test_a_snapshot_is_self_contained_after_thirty_days(store: Store, index: Path) -> None:
     clock = Clock()
     archive = archive_of(store, clock)
     made = [archive.create(index, epoch=1, sequence=1)]
@@ -223,7 +220,7 @@ def test_after_thirty_days_a_snapshot_is_stored_whole_so_that_what_it_needs_exis
 
 
 @pytest.mark.promise("pages-exist-twice")
-def test_a_snapshot_is_stored_whole_when_its_changes_took_as_much_as_that(tmp_path: Path, store: Store) -> None:
+def test_a_snapshot_is_self_contained_when_the_changes_need_as_much_space(tmp_path: Path, store: Store) -> None:
     archive = SnapshotArchive(Shelf(store))
     index = tmp_path / "index"
     content = random.Random(5)
@@ -236,7 +233,7 @@ def test_a_snapshot_is_stored_whole_when_its_changes_took_as_much_as_that(tmp_pa
     assert whole[:2] == [1, 5]
 
 
-def test_a_snapshot_of_an_earlier_version_is_gone_on_from_without_storing_it_whole(store: Store, index: Path) -> None:
+def test_a_snapshot_of_an_earlier_version_can_be_a_parent(store: Store, index: Path) -> None:
     clock = Clock()
     archive = archive_of(store, clock)
     first = archive.create(index, epoch=1, sequence=1)
@@ -259,7 +256,7 @@ def lying() -> FaultyStore:
 
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
-def test_what_the_store_took_and_does_not_have_is_stored_again_before_the_manifest(
+def test_pages_that_the_store_lost_at_once_are_stored_again_before_the_manifest(
     lying: FaultyStore, index: Path
 ) -> None:
     archive = archive_of(lying, part_bytes=8_000)
@@ -274,13 +271,13 @@ def test_what_the_store_took_and_does_not_have_is_stored_again_before_the_manife
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
 @pytest.mark.parametrize("folder", ["pages/", "snapshots/"])
-def test_a_store_that_goes_on_losing_what_it_takes_is_told_and_no_snapshot_acknowledged(
+def test_no_snapshot_is_acknowledged_while_the_store_loses_objects(
     lying: FaultyStore, index: Path, folder: str
 ) -> None:
     archive = archive_of(lying)
     with (
         lying.faults.on(FaultKind.PUT_FORGOTTEN, key_prefix=folder),
-        pytest.raises(StoreError, match="does not have what it has just taken"),
+        pytest.raises(StoreError, match="lost an object right after it was stored"),
     ):
         archive.create(index, epoch=1, sequence=1)
     assert archive.ids() == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Many ranges are read with few requests, and whatever fails among them is told."""
+"""Many ranges are read with few requests, and any failure is raised."""
 
 import threading
 
@@ -13,14 +13,14 @@ COUNT = 9
 
 
 def wanted_of(store: MemoryStore) -> list[WantedRange[int]]:
-    """A range of each of some objects."""
+    """One range of each object."""
     for number in range(COUNT):
         store.put_if_absent(f"objects/{number}", b"%d" % number * 100)
     return [WantedRange(f"objects/{number}", 10, 5, number) for number in range(COUNT)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, COUNT])
-def test_all_that_is_wanted_is_handed_over(workers: int) -> None:
+def test_all_wanted_ranges_are_read(workers: int) -> None:
     store = MemoryStore()
     found: dict[int, bytes] = {}
     read_ranges(store, wanted_of(store), lambda one, data: found.update({one.purpose: bytes(data)}), workers)
@@ -29,7 +29,7 @@ def test_all_that_is_wanted_is_handed_over(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, COUNT])
 @pytest.mark.parametrize("number", [0, 4, COUNT - 1])
-def test_one_that_is_missing_is_told_wherever_it_stands(workers: int, number: int) -> None:
+def test_a_missing_object_is_an_error_wherever_it_is_in_the_list(workers: int, number: int) -> None:
     store = MemoryStore()
     wanted = wanted_of(store)
     store.delete_many([f"objects/{number}"])
@@ -39,7 +39,7 @@ def test_one_that_is_missing_is_told_wherever_it_stands(workers: int, number: in
 
 @pytest.mark.parametrize("workers", [1, 2, COUNT])
 @pytest.mark.parametrize("number", [0, 4, COUNT - 1])
-def test_one_that_is_refused_is_told_and_nothing_runs_on(workers: int, number: int) -> None:
+def test_a_failing_callback_ends_the_reads(workers: int, number: int) -> None:
     store = MemoryStore()
 
     def use(one: WantedRange[int], data: memoryview) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removing snapshots deletes what only they needed, and nothing that is not explained."""
+"""Removal deletes only pages entries that nothing else needs and no attempt still uses."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
@@ -33,7 +33,7 @@ def archive(store: MemoryStore) -> SnapshotArchive:
 
 
 def fill(archive: SnapshotArchive, folder: Path, count: int) -> list[bytes]:
-    """Snapshots 1 to `count`, each of which changes one segment of ten; gives their contents."""
+    """Create snapshots 1 to `count`, each of which changes one segment of ten; return their contents."""
     content = bytearray(b"".join(bytes([65 + number]) * SEGMENT for number in range(10)))
     contents, parent = [], None
     for sequence in range(1, count + 1):
@@ -48,8 +48,8 @@ def name(sequence: int, epoch: int = 1) -> str:
     return str(SnapshotNumber(epoch, sequence))
 
 
-def leave() -> None:
-    """Nobody else has claimed the volume."""
+def permit() -> None:
+    """Permit the removal: nobody else has claimed the volume."""
 
 
 def restored(archive: SnapshotArchive, snapshot_id: str, folder: Path) -> bytes:
@@ -58,9 +58,9 @@ def restored(archive: SnapshotArchive, snapshot_id: str, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_what_others_need_stays_and_the_rest_goes(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+def test_pages_that_other_snapshots_need_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
     contents = fill(archive, tmp_path, 5)
-    execute_removal(archive, plan_removal(archive, [name(1), name(3), name(4)], lambda _: True), leave)
+    execute_removal(archive, plan_removal(archive, [name(1), name(3), name(4)], lambda _: True), permit)
     assert archive.ids() == [name(2), name(5)]
     assert restored(archive, name(2), tmp_path) == contents[1]
     assert restored(archive, name(5), tmp_path) == contents[4]
@@ -68,7 +68,7 @@ def test_what_others_need_stays_and_the_rest_goes(archive: SnapshotArchive, stor
     assert {info.key.removeprefix("pages/") for info in store.list("pages/")} == needed
 
 
-def test_a_plan_changes_nothing_and_tells_what_is_freed(
+def test_a_plan_changes_nothing_and_states_what_is_freed(
     archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
 ) -> None:
     fill(archive, tmp_path, 3)
@@ -80,21 +80,21 @@ def test_a_plan_changes_nothing_and_tells_what_is_freed(
     assert [info.key for info in store.list()] == before
 
 
-def test_a_removal_that_broke_off_is_finished_by_the_next(
+def test_the_next_removal_completes_an_interrupted_one(
     archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
 ) -> None:
     fill(archive, tmp_path, 3)
     archive.delete([name(1), name(2)])
     pages_before = len(list(store.list("pages/")))
     contents = restored(archive, name(3), tmp_path)
-    execute_removal(archive, plan_removal(archive, [], lambda _: True), leave)
+    execute_removal(archive, plan_removal(archive, [], lambda _: True), permit)
     (tmp_path / f"restored-{name(3)}").unlink()
     assert restored(archive, name(3), tmp_path) == contents
     assert len(list(store.list("pages/"))) <= pages_before
 
 
 class Interrupting(MemoryStore):
-    """Does something just before the `at`-th of what is asked of it, listings and removals alone."""
+    """Runs a hook just before its `at`-th request; counts only listings and deletions."""
 
     at = 0
     work: Callable[[], None]
@@ -115,7 +115,7 @@ class Interrupting(MemoryStore):
 
 @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
 @pytest.mark.parametrize("at", [1, 2])
-def test_what_is_listed_is_whole_wherever_a_removal_breaks_off(tmp_path: Path, at: int) -> None:
+def test_listed_snapshots_are_complete_wherever_a_removal_is_interrupted(tmp_path: Path, at: int) -> None:
     def fail() -> None:
         raise StoreUnreachable("no route")
 
@@ -128,13 +128,13 @@ def test_what_is_listed_is_whole_wherever_a_removal_breaks_off(tmp_path: Path, a
     assert plan.pages == (name(1), name(2))
     store.at, store.work = at, fail
     with pytest.raises(StoreUnreachable):
-        execute_removal(archive, plan, leave)
+        execute_removal(archive, plan, permit)
     for one in archive.ids():
         assert restored(archive, one, tmp_path) == contents[int(one[-1]) - 1]
 
 
 @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
-def test_a_snapshot_that_comes_at_any_moment_of_planning_keeps_its_pages(tmp_path: Path) -> None:
+def test_a_snapshot_that_is_published_during_planning_keeps_its_pages(tmp_path: Path) -> None:
     for at in count(1):
         store = Interrupting()
         archive = SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=4)
@@ -150,14 +150,16 @@ def test_a_snapshot_that_comes_at_any_moment_of_planning_keeps_its_pages(tmp_pat
 
 
 @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
-def test_pages_of_an_attempt_that_may_go_on_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+def test_pages_of_an_attempt_that_is_not_over_stay(
+    archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
+) -> None:
     fill(archive, tmp_path, 2)
     archive.delete([name(2)])
     assert plan_removal(archive, [], lambda number: number.sequence < 2).is_empty
     assert plan_removal(archive, [], lambda number: True).pages == (name(2),)
 
 
-def test_without_leave_nothing_is_deleted(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+def test_without_permission_nothing_is_deleted(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
     fill(archive, tmp_path, 2)
     before = [info.key for info in store.list()]
 
@@ -169,17 +171,17 @@ def test_without_leave_nothing_is_deleted(archive: SnapshotArchive, store: Memor
     assert [info.key for info in store.list()] == before
 
 
-def test_pages_with_nothing_but_lists_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
+def test_pages_with_only_lists_stay(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
     (content,) = fill(archive, tmp_path, 1)
     (tmp_path / "index").write_bytes(content[:-SEGMENT])  # no segment is new, and the last list is shorter
     shorter = archive.create(tmp_path / "index", epoch=1, sequence=2, parent=name(1))
     assert shorter.new_size > 0
     assert plan_removal(archive, [], lambda _: True).is_empty
-    execute_removal(archive, plan_removal(archive, [name(1)], lambda _: True), leave)
+    execute_removal(archive, plan_removal(archive, [name(1)], lambda _: True), permit)
     assert restored(archive, shorter.id, tmp_path) == content[:-SEGMENT]
 
 
-def test_an_unreadable_manifest_that_stays_ends_it_and_one_that_goes_does_not(
+def test_an_unreadable_manifest_prevents_removals_except_its_own(
     archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
 ) -> None:
     contents = fill(archive, tmp_path, 3)
@@ -188,21 +190,19 @@ def test_an_unreadable_manifest_that_stays_ends_it_and_one_that_goes_does_not(
     store.put_if_absent(key, b"rubbish")
     with pytest.raises(SnapshotError, match="nothing is deleted"):
         plan_removal(archive, [name(1)], lambda _: True)
-    execute_removal(archive, plan_removal(archive, [name(2)], lambda _: True), leave)
+    execute_removal(archive, plan_removal(archive, [name(2)], lambda _: True), permit)
     assert archive.ids() == [name(1), name(3)]
     assert restored(archive, name(3), tmp_path) == contents[2]
 
 
-def test_an_unknown_snapshot_is_told(archive: SnapshotArchive, tmp_path: Path) -> None:
+def test_an_unknown_snapshot_is_an_error(archive: SnapshotArchive, tmp_path: Path) -> None:
     fill(archive, tmp_path, 1)
     with pytest.raises(SnapshotMissing, match=name(7)):
         plan_removal(archive, [name(7)], lambda _: True)
 
 
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
-def test_what_a_writer_publishes_after_it_was_taken_over_from_is_never_the_head(
-    archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
-) -> None:
+def test_a_diverged_snapshot_is_never_the_head(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
     fill(archive, tmp_path, 2)
     write_takeover_base(Shelf(store), "epochs/00000002", 2, name(2))
     write_takeover_base(Shelf(store), "epochs/00000002", 2, name(1))
@@ -215,7 +215,7 @@ def test_what_a_writer_publishes_after_it_was_taken_over_from_is_never_the_head(
     assert archive.diverged() == {late.id}
 
 
-def test_the_pages_that_stay_are_read_after_a_restored_snapshot_became_the_head(
+def test_remaining_pages_are_readable_after_a_restored_snapshot_became_the_head(
     archive: SnapshotArchive, store: MemoryStore, tmp_path: Path
 ) -> None:
     contents = fill(archive, tmp_path, 4)
@@ -228,7 +228,7 @@ def test_the_pages_that_stay_are_read_after_a_restored_snapshot_became_the_head(
 
 
 class TestRefusedDeletions:
-    """A manifest or pages that the store does not let go, as they are under a lock."""
+    """The store refuses to delete a manifest or pages, because of an object lock."""
 
     @pytest.fixture
     def lying(self) -> FaultyStore:
@@ -247,32 +247,32 @@ class TestRefusedDeletions:
         return contents
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_manifest_that_stays_keeps_its_pages_and_all_else_goes(
+    def test_an_undeleted_manifest_keeps_its_pages(
         self, archive: SnapshotArchive, lying: FaultyStore, tmp_path: Path
     ) -> None:
         contents = self.fill(archive, tmp_path)
         plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
         key = SnapshotEntry.key_of(name(2))
         with lying.faults.on(FaultKind.DELETION_REFUSED, keys=[key]), pytest.raises(DeleteFailed, match="denied"):
-            execute_removal(archive, plan, leave)
+            execute_removal(archive, plan, permit)
         assert archive.ids() == [name(2), name(4)]
         assert restored(archive, name(2), tmp_path) == contents[1]
         assert restored(archive, name(4), tmp_path) == contents[3]
         assert [info.key for info in lying.list("pages/")] == [PagesEntry.key_of(name(one)) for one in (1, 2, 4)]
 
-    def test_pages_that_stay_go_with_the_next_removal(
+    def test_undeleted_pages_are_deleted_by_the_next_removal(
         self, archive: SnapshotArchive, lying: FaultyStore, tmp_path: Path
     ) -> None:
         self.fill(archive, tmp_path)
         plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
         key = PagesEntry.key_of(name(1))
         with lying.faults.on(FaultKind.DELETION_REFUSED, keys=[key]), pytest.raises(DeleteFailed):
-            execute_removal(archive, plan, leave)
+            execute_removal(archive, plan, permit)
         assert archive.ids() == [name(4)]
         assert plan_removal(archive, [], lambda _: True).pages == (name(1),)
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_where_what_stays_cannot_be_read_no_pages_go(
+    def test_an_undeleted_unreadable_manifest_keeps_all_pages(
         self, archive: SnapshotArchive, lying: FaultyStore, tmp_path: Path
     ) -> None:
         self.fill(archive, tmp_path)
@@ -282,6 +282,6 @@ class TestRefusedDeletions:
         pages = {info.key for info in lying.list("pages/")}
         plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
         with lying.faults.on(FaultKind.DELETION_REFUSED, keys=[key]), pytest.raises(DeleteFailed):
-            execute_removal(archive, plan, leave)
+            execute_removal(archive, plan, permit)
         assert {info.key for info in lying.list("pages/")} == pages
         assert archive.ids() == [name(2), name(4)]

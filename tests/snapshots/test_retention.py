@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rules keep snapshots; what no rule keeps may go, but for the head and what is off the line."""
+"""Rules keep snapshots; the head and diverged snapshots are always kept."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -22,16 +22,16 @@ def snapshot(sequence: int, age: timedelta, name: str | None = None) -> Snapshot
 
 
 def series(count: int, step: timedelta) -> list[SnapshotInfo]:
-    """`count` snapshots, the newest of now."""
+    """Return `count` snapshots, the newest made now."""
     return [snapshot(number, step * (count - number)) for number in range(1, count + 1)]
 
 
-def kept(snapshots: list[SnapshotInfo], policy: RetentionPolicy, spared: tuple[str, ...] = ()) -> list[int]:
-    verdicts = apply_policy(snapshots, policy, NOW, exempt=spared)
-    return [one.snapshot.number.sequence for one in verdicts if one.kept_by]
+def kept(snapshots: list[SnapshotInfo], policy: RetentionPolicy, exempt: tuple[str, ...] = ()) -> list[int]:
+    decisions = apply_policy(snapshots, policy, NOW, exempt=exempt)
+    return [one.snapshot.number.sequence for one in decisions if one.kept_by]
 
 
-def test_the_head_is_kept_by_whatever_policy() -> None:
+def test_every_policy_keeps_the_head() -> None:
     assert kept(series(5, timedelta(hours=1)), RetentionPolicy()) == [5]
 
 
@@ -39,7 +39,7 @@ def test_the_last_few_are_kept() -> None:
     assert kept(series(5, timedelta(days=900)), RetentionPolicy(last=3)) == [3, 4, 5]
 
 
-def test_all_that_are_young_enough_are_kept() -> None:
+def test_recent_snapshots_are_kept() -> None:
     assert kept(series(20, timedelta(minutes=10)), RetentionPolicy(within_s=3600)) == list(range(14, 21))
 
 
@@ -54,7 +54,7 @@ def test_all_that_are_young_enough_are_kept() -> None:
         (RetentionPolicy(hourly=2), [3, 6]),
     ],
 )
-def test_after_the_clock_was_set_back_the_newest_are_those_with_the_greatest_numbers(
+def test_the_newest_are_those_with_the_greatest_numbers_whatever_the_clock(
     policy: RetentionPolicy, expected: list[int]
 ) -> None:
     ahead = [snapshot(number, timedelta(minutes=-1440 - number)) for number in (1, 2, 3)]
@@ -63,7 +63,7 @@ def test_after_the_clock_was_set_back_the_newest_are_those_with_the_greatest_num
     )
 
 
-def test_of_each_hour_the_newest_is_kept() -> None:
+def test_the_newest_of_each_hour_is_kept() -> None:
     # at 12:30, 12:10, 11:50, 11:30, 11:10, 10:50 ...
     assert kept(series(12, timedelta(minutes=20)), RetentionPolicy(hourly=3)) == [7, 10, 12]
 
@@ -72,7 +72,7 @@ def test_hours_without_snapshots_do_not_count() -> None:
     assert kept([snapshot(1, timedelta(days=40)), snapshot(2, timedelta(0))], RetentionPolicy(hourly=2)) == [1, 2]
 
 
-def test_days_weeks_and_months_are_kept_side_by_side() -> None:
+def test_daily_weekly_and_monthly_rules_combine() -> None:
     daily = series(100, timedelta(days=1))
     assert kept(daily, RetentionPolicy(daily=2)) == [99, 100]
     # 6 May 2026 is a Wednesday
@@ -81,18 +81,18 @@ def test_days_weeks_and_months_are_kept_side_by_side() -> None:
     assert kept(daily, RetentionPolicy(daily=2, weekly=2)) == [97, 99, 100]
 
 
-def test_names_are_kept_by_pattern() -> None:
+def test_snapshots_are_kept_by_name_pattern() -> None:
     named = [snapshot(1, timedelta(9), "v1"), snapshot(2, timedelta(8), "test"), snapshot(3, timedelta(1))]
     assert kept(named, RetentionPolicy(names=("v*",))) == [1, 3]
     assert kept(named, RetentionPolicy(names=("*",))) == [1, 2, 3]
 
 
-def test_what_is_off_the_line_is_spared_and_is_not_the_head() -> None:
-    verdicts = apply_policy(series(3, timedelta(days=1)), RetentionPolicy(), NOW, exempt=(str(SnapshotNumber(1, 3)),))
-    assert [one.kept_by for one in verdicts] == [(), ("newest",), ("off the line",)]
+def test_a_diverged_snapshot_is_exempt_and_not_the_head() -> None:
+    decisions = apply_policy(series(3, timedelta(days=1)), RetentionPolicy(), NOW, exempt=(str(SnapshotNumber(1, 3)),))
+    assert [one.kept_by for one in decisions] == [(), ("newest",), ("diverged",)]
 
 
-def test_the_default_thins_a_year_of_snapshots() -> None:
+def test_the_default_policy_on_a_year_of_snapshots() -> None:
     every_five_minutes = series(400 * 24 * 12, timedelta(minutes=5))
     left = kept(every_five_minutes, DEFAULT_POLICY)
     assert len(left) == 13 + 22 + 29 + 10  # the newest of an hour is that of a day, too, and so on
@@ -112,7 +112,7 @@ def test_the_latest_policy_is_in_force_and_older_ones_stay(fenced: bool) -> None
     assert len(list(store.list("policies/"))) == 11
 
 
-def test_of_two_policies_set_at_one_moment_one_is_refused() -> None:
+def test_one_of_two_concurrent_policies_is_refused() -> None:
     class Racing(MemoryStore):
         """The listing is that of before, so that both choose the same number."""
 

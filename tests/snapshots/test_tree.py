@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lists of references, ranges that are joined, and what is rewritten."""
+"""Lists of references, merged ranges, and which pages entries are replaced."""
 
 import struct
 
@@ -37,11 +37,11 @@ references = st.builds(
 
 
 @given(st.lists(references, max_size=40))
-def test_a_list_says_what_was_put_in(content: list[SegmentReference]) -> None:
+def test_a_decoded_list_equals_the_original(content: list[SegmentReference]) -> None:
     assert decode_list(encode_list(content, ZSTD), 40) == tuple(content)
 
 
-def test_a_list_of_neighbours_costs_little_but_its_hashes() -> None:
+def test_a_list_of_adjacent_segments_is_little_more_than_its_hashes() -> None:
     noise = [bytes([number, 255 - number]) * 8 for number in range(256)]
     content, end = [], 100
     for digest in noise:
@@ -77,19 +77,19 @@ def stored(plain: bytes) -> bytes:
         stored(struct.pack(">8sHHH2xIQHIq16s", b"CAS3LIST", 1, 1, 1, 1, 1, 1, 5, 0, b"")),
     ],
 )
-def test_what_is_no_list_is_damage(body: bytes) -> None:
+def test_an_invalid_list_is_damage(body: bytes) -> None:
     with pytest.raises(SnapshotDamaged):
         decode_list(body, 256)
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_damage_and_never_another_error(body: bytes) -> None:
+def test_random_bytes_are_damage_and_never_another_error(body: bytes) -> None:
     with pytest.raises(SnapshotDamaged):
         decode_list(stored(b"CAS3LIST\x00\x01" + body), 1000)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 10**8), st.integers(1, 10**6)), max_size=60))
-def test_joined_ranges_cover_everything_wanted_once(ranges: list[tuple[str, int, int]]) -> None:
+def test_merged_ranges_cover_each_wanted_range_once(ranges: list[tuple[str, int, int]]) -> None:
     wanted = [WantedRange(key, offset, length, number) for number, (key, offset, length) in enumerate(ranges)]
     seen: list[int] = []
     for span in merge_ranges(wanted):
@@ -100,7 +100,7 @@ def test_joined_ranges_cover_everything_wanted_once(ranges: list[tuple[str, int,
     assert sorted(seen) == list(range(len(wanted)))
 
 
-def test_neighbours_are_read_together_and_what_is_far_is_not() -> None:
+def test_only_near_ranges_are_merged() -> None:
     near = [WantedRange("a", 0, 10, 1), WantedRange("a", 10 + LARGEST_GAP_BYTES, 10, 2)]
     far = WantedRange("a", 21 + 2 * LARGEST_GAP_BYTES, 10, 3)
     assert [[one.purpose for one in span.wanted] for span in merge_ranges([far, *near])] == [[1, 2], [3]]
@@ -111,10 +111,10 @@ def test_few_well_used_pages_are_kept() -> None:
     assert stale_pages([*uses[1:], PagesUse("large", LARGE_PAGES_BYTES, 2 * LARGE_PAGES_BYTES)]) == frozenset()
 
 
-def test_a_large_object_that_is_mostly_unused_is_rewritten() -> None:
+def test_a_large_object_that_is_mostly_unneeded_is_replaced() -> None:
     assert stale_pages([PagesUse("large", LARGE_PAGES_BYTES // 2 - 1, LARGE_PAGES_BYTES)]) == {"large"}
 
 
-def test_of_too_many_the_least_used_are_rewritten() -> None:
+def test_the_least_needed_of_too_many_objects_are_replaced() -> None:
     uses = [PagesUse(f"p{number:03}", number, 1000) for number in range(MOST_PAGES)]
     assert stale_pages(uses) == {f"p{number:03}" for number in range(MOST_PAGES - PAGES_AFTER_REWRITE)}

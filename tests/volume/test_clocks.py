@@ -68,9 +68,7 @@ def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Mac
     machine.wrong_by = 40 * DAY
     made.append(machine.publish(DAY / 24))
     assert machine.archive.ids() == made
-    with pytest.raises(
-        SnapshotError, match="by the clock of this machine and 2026-01-29 13:00:00 by that of the store"
-    ):
+    with pytest.raises(SnapshotError, match="on this machine and 2026-01-29 13:00:00 in the store"):
         machine.pruner.prune(policy)
     machine.wrong_by = timedelta()
     made.append(machine.publish(DAY))

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Creates snapshots.
+
+Order of writes:
+
+1. Store the segments and lists that are new, in pages entries.
+2. List the pages entries that the snapshot refers to, also those that were just stored. If one is missing or has a
+   wrong size, store what is needed of it again.
+3. Store the manifest, and check that the store has it.
+
+Any object may be lost from a store, so now and then a snapshot is *self-contained*: it refers to no earlier pages
+entry. Then the store has everything that the volume needs twice, as long as an earlier snapshot is retained. That
+happens when 30 days have passed since the last such snapshot, or when the changes since then need as much space.
+
+Thread-safe. One lock guards the remembered tree of the last snapshot, and what an interrupted attempt has stored; no
+I/O is done under it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from cas3fs.entries.bodies import encode_body
+from cas3fs.entries.coercers import LARGEST_NUMBER
+from cas3fs.entries.kinds import PagesUse, SnapshotEntry
+from cas3fs.entries.shelf import Listed, Shelf, digest_of
+from cas3fs.errors import ObjectMissing, SnapshotArchived, SnapshotDamaged, StoreError
+from cas3fs.snapshots.manifest_reader import ManifestReader
+from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin, local_disk_errors, snapshot_info
+from cas3fs.snapshots.pages import PagesWriter, find_lost_pages
+from cas3fs.snapshots.reader import SnapshotReader
+from cas3fs.snapshots.tracker import SnapshotTracker
+from cas3fs.snapshots.tree import EMPTY_TREE, LARGE_PAGES_BYTES, SnapshotTree, stale_pages
+from cas3fs.snapshots.tree_builder import PartialTree, TreeBuilder, pages_sizes, pages_used_by
+from cas3fs.values import SnapshotNumber
+
+_ATTEMPTS: Final = 3
+SELF_CONTAINED_AFTER: Final = timedelta(days=30)
+
+_log = logging.getLogger(__name__)
+
+
+class SnapshotWriter:
+    """Creates the snapshots of one volume.
+
+    Args:
+        shelf: the volume's entries.
+        manifests: reads the manifest of the parent, and learns each new one.
+        reader: reads the tree of the parent.
+        tracker: learns each new snapshot.
+        segment_size, list_length, part_bytes, now: as of `SnapshotArchive`.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        manifests: ManifestReader,
+        reader: SnapshotReader,
+        tracker: SnapshotTracker,
+        *,
+        segment_size: int,
+        list_length: int,
+        part_bytes: int,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._shelf = shelf
+        self._manifests = manifests
+        self._reader = reader
+        self._tracker = tracker
+        self._segment_size = segment_size
+        self._list_length = list_length
+        self._part_bytes = part_bytes
+        self._now = now
+        self._lock = threading.Lock()
+        self._last_tree: tuple[str, SnapshotTree] | None = None
+        self._partial = PartialTree()
+
+    def create(
+        self,
+        index_file: Path,
+        number: SnapshotNumber,
+        *,
+        parent: str | None,
+        name: str | None,
+        facts: Mapping[str, int],
+        restored: str | None,
+        origin: SnapshotOrigin,
+        bypassed: Iterable[str],
+    ) -> SnapshotInfo:
+        """As `SnapshotArchive.create`."""
+        predecessor = parent if restored is None else restored
+        old = self._manifests.load_entry(predecessor)[0] if predecessor is not None else None
+        time = self._now()
+        reusable = self._find_reusable(old, time)
+        pages = PagesWriter(self._shelf, number, time, index_file.parent, self._part_bytes)
+        tree, size, uses = self._store_until_complete(pages, index_file, reusable)
+        new_size = sum(pages.sizes.values())
+        entry = SnapshotEntry(
+            id=str(number),
+            epoch=number.epoch,
+            sequence=number.sequence,
+            parent=parent,
+            name=name,
+            time=time,
+            index_size=size,
+            segment_size=self._segment_size,
+            list_length=self._list_length,
+            parts=tree.parts,
+            pages=uses,
+            new_size=new_size,
+            facts={fact: min(count, LARGEST_NUMBER) for fact, count in facts.items()},
+            restored=restored,
+            around=self._bypassed_with(bypassed),
+            lineage=origin.lineage,
+            claim=origin.claim,
+            whole_at=reusable.whole_at or time,
+            since_size=0 if reusable.whole_at is None else reusable.since_size + new_size,
+        )
+        return self._save(entry, tree)
+
+    def _find_reusable(self, old: SnapshotEntry | None, now: datetime) -> "_Reusable":
+        """Return what a snapshot that follows `old` need not store again."""
+        with self._lock:
+            partial = self._partial
+        if old is None or _is_self_contained_due(old, now):
+            return _Reusable(EMPTY_TREE, partial, partial.sizes)
+        sizes = {**pages_sizes(old.pages), **partial.sizes}
+        return _Reusable(
+            self._tree_of(old), partial, sizes, stale_pages(old.pages), old.whole_at or old.time, old.since_size
+        )
+
+    def _tree_of(self, parent: SnapshotEntry) -> SnapshotTree:
+        if (parent.segment_size, parent.list_length) != (self._segment_size, self._list_length):
+            return EMPTY_TREE
+        with self._lock:
+            last = self._last_tree
+        if last and last[0] == parent.id:
+            return last[1]
+        try:
+            return self._reader.read_tree(parent)
+        except (SnapshotDamaged, SnapshotArchived) as error:
+            _log.error("%s; the next snapshot stores everything again", error)
+            return EMPTY_TREE
+
+    def _store_until_complete(
+        self, pages: PagesWriter, index_file: Path, reusable: "_Reusable"
+    ) -> tuple[SnapshotTree, int, tuple[PagesUse, ...]]:
+        """Store the tree until the store shows all pages entries that it needs; return them too.
+
+        Raises:
+            StoreError: the store keeps losing objects that were just stored.
+        """
+        for _ in range(_ATTEMPTS):
+            tree, size = self._store_tree(pages, index_file, reusable)
+            uses = pages_used_by(tree, {**reusable.sizes, **pages.sizes})
+            lost = find_lost_pages(self._shelf.store, uses)
+            if not lost:
+                return tree, size, uses
+            for one, fault in lost.items():
+                _log.error(
+                    "pages %s, which a snapshot needs: %s; its content is stored again; `cas3fs fsck` shows which "
+                    "other snapshots are damaged",
+                    one,
+                    fault,
+                )
+            with self._lock:
+                partial = self._partial = self._partial.without(lost)
+            pages.forget(lost)
+            reusable = attrs.evolve(reusable, partial=partial, stale=reusable.stale | lost.keys())
+        raise self._lost_at_once(f"pages {min(lost)}: {lost[min(lost)]}")
+
+    def _store_tree(self, pages: PagesWriter, index_file: Path, reusable: "_Reusable") -> tuple[SnapshotTree, int]:
+        """Store what is new; return the tree and the size of the file."""
+        builder = TreeBuilder(
+            pages, reusable.tree, stale=reusable.stale, partial=reusable.partial, list_length=self._list_length
+        )
+        try:
+            with local_disk_errors("snapshot"):
+                size = self._add_segments(builder, index_file)
+                return builder.finish(), size
+        finally:  # also after success: storing the manifest may fail
+            pages.close()
+            with self._lock:
+                self._partial = builder.partial_tree()
+
+    def _add_segments(self, builder: TreeBuilder, index_file: Path) -> int:
+        """Add all segments of the file; return its size."""
+        size = 0
+        with open(index_file, "rb", buffering=1024 * 1024) as file:
+            while segment := file.read(self._segment_size):
+                builder.add(segment)
+                size += len(segment)
+        return size
+
+    def _bypassed_with(self, more: Iterable[str]) -> tuple[str, ...]:
+        """Return all bypassed snapshots, with `more`, that were not deleted."""
+        bypassed = self._manifests.bypassed_with(more)
+        return tuple(sorted(one for one in bypassed if not self._tracker.is_deleted(one)))
+
+    def _save(self, entry: SnapshotEntry, tree: SnapshotTree) -> SnapshotInfo:
+        """Store the manifest, check that the store has it, and remember its tree.
+
+        Raises:
+            StoreError: the store failed, or has lost the manifest.
+        """
+        self._shelf.save(entry)
+        key, body = entry.key, encode_body(entry, b"")
+        info, size = snapshot_info(entry, digest_of(body)), len(body)
+        try:
+            head = self._shelf.store.head(key)
+        except ObjectMissing:
+            head = None
+        if head is None or head.size != size:
+            raise self._lost_at_once(key)
+        self._manifests.put(Listed(info.id, key, size, head.modified), info)
+        self._tracker.add([entry.id], expected=True)
+        with self._lock:
+            self._last_tree = (entry.id, tree)
+            self._partial = PartialTree()
+        return info
+
+    def _lost_at_once(self, what: str) -> StoreError:
+        return StoreError(
+            f"{self._shelf.store.url} lost an object right after it was stored ({what}); the snapshot was not "
+            "published, and the changes are only on this machine"
+        )
+
+
+@attrs.frozen
+class _Reusable:
+    """What a new snapshot may refer to."""
+
+    tree: SnapshotTree
+    """Of the snapshot that it follows."""
+    partial: PartialTree
+    """What an interrupted attempt stored."""
+    sizes: Mapping[str, int]
+    """Sizes of the pages entries of both, by id."""
+    stale: frozenset[str] = frozenset()
+    """Ids of pages entries that must not be referred to any more."""
+    whole_at: datetime | None = None
+    """When the last self-contained snapshot was made; None if this one is to be self-contained."""
+    since_size: int = 0
+    """Bytes that were stored since then."""
+
+
+def _is_self_contained_due(old: SnapshotEntry, now: datetime) -> bool:
+    """Return whether the snapshot after `old` must be self-contained."""
+    needed = sum(one.live_size for one in old.pages)
+    since = old.whole_at or old.time
+    return old.since_size >= max(needed, LARGE_PAGES_BYTES) or now - since >= SELF_CONTAINED_AFTER

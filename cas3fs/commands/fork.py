@@ -60,7 +60,7 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
 
 def _save(shelf: Shelf, volume: VolumeEntry) -> ForkEntry:
     number = 1
-    while shelf.has(ForkEntry, ForkEntry.id_of(number)):
+    while shelf.exists(ForkEntry, ForkEntry.id_of(number)):
         number += 1
     entry = ForkEntry(id=ForkEntry.id_of(number), uuid=uuid.uuid4(), was=volume.uuid, time=datetime.now(UTC))
     shelf.save(entry)

@@ -12,8 +12,8 @@ All numbers are big-endian and unsigned::
     48 + H      D   data, as it is
     48 + H + D  32  BLAKE3 of the data
 
-The head stands first and has a checksum of its own, so that it can be read without the data, and the place of every
-byte of data is known before the data has an end: `BodyWriter` streams into a file of any size.
+The head comes first and has its own checksum, so that it can be read without the data, and the offset of data is known
+while more data follows: `BodyWriter` streams into a file of any size.
 """
 
 import json
@@ -28,8 +28,8 @@ from cas3fs.errors import EntryCorrupt
 from cas3fs.values import Buffer
 
 FORMAT_VERSION: Final = 1
-LONGEST_HEAD_BYTES: Final = 64 * 1024 * 1024
-"""More is never believed."""
+MAX_HEAD_BYTES: Final = 64 * 1024 * 1024
+"""A longer one is taken for damage."""
 CHECKSUM_BYTES: Final = 32
 
 _MAGIC: Final = b"CAS3ENTR"
@@ -38,7 +38,7 @@ PREFIX_BYTES: Final = _PREFIX.size
 
 
 class Head(NamedTuple):
-    """What stands before an entry's data."""
+    """The part of a body before the data."""
 
     kind: str
     key: str
@@ -48,7 +48,7 @@ class Head(NamedTuple):
 
 
 def encode_head(entry: Entry) -> bytes:
-    """Everything that stands before the data."""
+    """Everything before the data."""
     attributes = {**entry.unknown, **to_attributes(entry)}
     content = {"kind": entry.kind, "key": entry.key, "attributes": attributes}
     head = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
@@ -65,15 +65,15 @@ def head_length(prefix: Buffer, key: str) -> int:
     """Bytes before the data, from the first `PREFIX_BYTES` of a body.
 
     Raises:
-        EntryCorrupt: this is no body, or one of a newer format.
+        EntryCorrupt: this is not the body of an entry, or one of a newer format.
     """
     if len(prefix) < PREFIX_BYTES or bytes(prefix[:8]) != _MAGIC:
-        raise EntryCorrupt(f"{key} is no entry: it does not begin as entries do")
+        raise EntryCorrupt(f"{key} is not an entry: it does not begin with the magic bytes of an entry")
     _, version, length = _PREFIX.unpack_from(prefix)
     if version != FORMAT_VERSION:
-        raise EntryCorrupt(f"{key} has format {version}: this version of cas3fs reads {FORMAT_VERSION}")
-    if length > LONGEST_HEAD_BYTES:
-        raise EntryCorrupt(f"{key} claims a head of {length} bytes")
+        raise EntryCorrupt(f"{key} has format {version}, and this version of cas3fs reads format {FORMAT_VERSION}")
+    if length > MAX_HEAD_BYTES:
+        raise EntryCorrupt(f"{key} declares a head of {length} bytes")
     return PREFIX_BYTES + int(length) + CHECKSUM_BYTES
 
 
@@ -81,15 +81,15 @@ def decode_head(body: Buffer, key: str) -> Head:
     """The head of the entry `key`, from the beginning of its body, at least `head_length` bytes.
 
     Raises:
-        EntryCorrupt: cut short, damaged, or the body of another entry.
+        EntryCorrupt: it is truncated, damaged, or the body of another entry.
     """
     end = head_length(body, key)
     checked = bytes(memoryview(body)[: end - CHECKSUM_BYTES])
     if len(body) < end or blake3(checked).digest() != bytes(memoryview(body)[end - CHECKSUM_BYTES : end]):
-        raise EntryCorrupt(f"{key} is damaged: its head is cut short or does not match its checksum")
+        raise EntryCorrupt(f"{key} is damaged: its head is truncated or does not match its checksum")
     head = _read_json(checked[PREFIX_BYTES:], key, end)
     if head.key != key:
-        raise EntryCorrupt(f"{key} holds the entry {head.key!r}")
+        raise EntryCorrupt(f"{key} contains the entry {head.key!r}")
     return head
 
 
@@ -97,13 +97,13 @@ def decode_body(body: Buffer, key: str) -> tuple[Head, memoryview]:
     """The head and the data of the entry `key`.
 
     Raises:
-        EntryCorrupt: cut short, damaged, or the body of another entry.
+        EntryCorrupt: it is truncated, damaged, or the body of another entry.
     """
     head = decode_head(body, key)
     view = memoryview(body)
     data = view[head.data_start : max(head.data_start, len(view) - CHECKSUM_BYTES)]
     if blake3(data).digest() != bytes(view[head.data_start + len(data) :]):
-        raise EntryCorrupt(f"{key} is damaged: its data is cut short or does not match its checksum")
+        raise EntryCorrupt(f"{key} is damaged: its data is truncated or does not match its checksum")
     return head, data
 
 
@@ -118,7 +118,7 @@ class BodyWriter:
         self._file = file
         self._hash = blake3()
         self.position = file.write(encode_head(entry))
-        """Offset in the object of what is written next."""
+        """The offset in the object of the data that is written next."""
         self.data_start = self.position
 
     def write(self, data: Buffer) -> int:
@@ -130,7 +130,7 @@ class BodyWriter:
         return offset
 
     def finish(self) -> BinaryIO:
-        """Write the checksum, and give the file back at its start, ready to be put."""
+        """Write the checksum; returns the file at its start, ready for `Shelf.save_file`."""
         self._file.write(self._hash.digest())
         self._file.flush()
         self._file.seek(0)
@@ -142,7 +142,7 @@ def _read_json(content: bytes, key: str, data_start: int) -> Head:
         head = json.loads(content)
         kind, own_key, attributes = head["kind"], head["key"], head["attributes"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EntryCorrupt(f"{key} has a head that cannot be read: {error!r}") from error
+        raise EntryCorrupt(f"{key} has a head that cannot be decoded: {error!r}") from error
     if not isinstance(kind, str) or not isinstance(own_key, str) or not isinstance(attributes, dict):
-        raise EntryCorrupt(f"{key} has a head of another shape")
+        raise EntryCorrupt(f"{key} has a head with fields of the wrong types")
     return Head(kind, own_key, attributes, data_start)

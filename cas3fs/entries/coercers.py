@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Coercers: from what JSON or a metadata string holds to the value of an attribute.
+"""Coercers: they make the value of an attribute from JSON or from user metadata.
 
-Each takes the plain form (JSON), the text form (user metadata is text) and the value itself, and raises ValueError or
-TypeError, with a few words, for anything else. `to_plain` is the way back to JSON, `to_text` to metadata.
+Each accepts the JSON form, the text form (user metadata is text) and the value itself, and raises ValueError or
+TypeError, with a short text, for anything else. `to_plain` and `to_text` are the ways back.
+
+They are written by hand rather than left to cattrs, which would save only `optional`, `tuple_of` and `to_plain`. cattrs
+checks values when it reads JSON; entries are checked however they are made, also by their constructor and by `changed`,
+and the text form needs the same checks. Its hooks for these types would be the functions below.
 """
 
 import uuid
@@ -15,32 +19,32 @@ from urllib.parse import quote
 T = TypeVar("T")
 
 
-LARGEST_NUMBER: Final = 2**63 - 1
-"""What a database, and a file's size, can hold."""
+MAX_NUMBER: Final = 2**63 - 1
+"""The largest number that a database or the size of a file can be."""
 
 
-def text(value: Any) -> str:
-    """A string that can be written as UTF-8, which JSON's escapes do not ensure."""
+def to_string(value: Any) -> str:
+    """A string that can be encoded as UTF-8; escapes in JSON may produce others."""
     if not isinstance(value, str):
-        raise TypeError("not a text")
+        raise TypeError("not a string")
     value.encode()
     return value
 
 
-def natural(value: Any) -> int:
-    """A whole number from zero to `LARGEST_NUMBER`."""
+def to_natural(value: Any) -> int:
+    """A whole number from zero to `MAX_NUMBER`."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError("not a whole number")
     if value < 0:
-        raise ValueError("less than zero")
-    if value > LARGEST_NUMBER:
+        raise ValueError("negative")
+    if value > MAX_NUMBER:
         raise ValueError("too large")
     return value
 
 
-def flag(value: Any) -> bool:
+def to_boolean(value: Any) -> bool:
     """True or false."""
     if value in ("true", "false"):
         return bool(value == "true")
@@ -49,8 +53,8 @@ def flag(value: Any) -> bool:
     return value
 
 
-def moment(value: Any) -> datetime:
-    """An instant, in UTC, from ISO 8601 with a time zone."""
+def to_timestamp(value: Any) -> datetime:
+    """A time in UTC, from ISO 8601 with a time zone."""
     parsed = datetime.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(parsed, datetime):
         raise TypeError("not a time")
@@ -59,22 +63,22 @@ def moment(value: Any) -> datetime:
     return parsed.astimezone(UTC)
 
 
-def identifier(value: Any) -> uuid.UUID:
+def to_uuid(value: Any) -> uuid.UUID:
     """A UUID."""
     if isinstance(value, uuid.UUID):
         return value
-    return uuid.UUID(text(value))
+    return uuid.UUID(to_string(value))
 
 
-def counts(value: Any) -> Mapping[str, int]:
-    """Numbers by name, read-only."""
+def to_counts(value: Any) -> Mapping[str, int]:
+    """A read-only mapping of names to whole numbers."""
     if not isinstance(value, Mapping):
-        raise TypeError("not a table of numbers")
-    return MappingProxyType({text(name): natural(number) for name, number in value.items()})
+        raise TypeError("not a mapping of names to numbers")
+    return MappingProxyType({to_string(name): to_natural(number) for name, number in value.items()})
 
 
 def optional(coerce: Callable[[Any], T]) -> Callable[[Any], T | None]:
-    """A coercer that lets None pass."""
+    """A coercer that also accepts None."""
 
     def coerce_unless_none(value: Any) -> T | None:
         return None if value is None else coerce(value)
@@ -82,8 +86,8 @@ def optional(coerce: Callable[[Any], T]) -> Callable[[Any], T | None]:
     return coerce_unless_none
 
 
-def sequence_of(coerce: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
-    """A coercer of lists to tuples."""
+def tuple_of(coerce: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+    """A coercer of lists and tuples to tuples."""
 
     def coerce_each(value: Any) -> tuple[T, ...]:
         if not isinstance(value, Sequence) or isinstance(value, str | bytes):
@@ -94,7 +98,7 @@ def sequence_of(coerce: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
 
 
 def to_plain(value: Any) -> Any:
-    """What JSON can hold of an attribute's value."""
+    """The JSON form of an attribute's value."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, uuid.UUID):
@@ -109,7 +113,7 @@ def to_plain(value: Any) -> Any:
 
 
 def to_text(value: Any) -> str:
-    """An attribute's value as user metadata: printable ASCII."""
+    """The text form of an attribute's value: printable ASCII."""
     plain = to_plain(value)
     if isinstance(plain, bool):
         return "true" if plain else "false"

@@ -4,12 +4,12 @@
 Keys::
 
     <folder>/<id>                 an entry of a kind with a folder
-    <id>                          of a kind without one: for the few whose id says all
-    <owner's key>.<id>            a sub-entry, and so on for its own sub-entries
+    <id>                          an entry of a kind without one, such as the only ``volume``
+    <owner's key>.<id>            a sub-entry; sub-entries may have their own
 
-A sub-entry does not lie in a "folder" of its owner, because stores made of files cannot hold ``a`` and ``a/b``
-together. An id holds no dot, so the first dot after the folder ends the id, and what begins with a key and a dot
-belongs to it.
+A sub-entry is not in a folder of its owner, because stores that keep objects as files cannot have ``a`` and ``a/b``
+together. Ids have no dots: so the first dot after the folder ends the id, and a key that begins with the key of an
+entry and a dot belongs to a sub-entry of it.
 """
 
 import re
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, Self
 import attrs
 from blake3 import blake3
 
-from cas3fs.entries.attributes import stored_kind
+from cas3fs.entries.attributes import entry_kind
 from cas3fs.values import Buffer
 
 SUB_SEPARATOR: Final = "."
@@ -29,34 +29,34 @@ _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_=@-]*(/[A-Za-z0-9_][A-Za-z0-9_=@-]*)*\
 
 
 class IdSource(Enum):
-    """Where the ids of a kind come from."""
+    """How the ids of a kind are chosen: by the caller, at random, or as the BLAKE3 of the data."""
 
     GIVEN = "given"
     RANDOM = "random"
     CONTENT = "content"
 
 
-@stored_kind
+@entry_kind
 class Entry:
-    """An immutable, typed object; subclasses declare what they are by class variables and `attribute`s."""
+    """An immutable, typed object; subclasses declare their kind with class variables and `attribute`s."""
 
     kind: ClassVar[str] = ""
-    """The kind's name, as it is written into every body."""
+    """The name of the kind, as stored in every body."""
     folder: ClassVar[str] = ""
     ids: ClassVar[IdSource] = IdSource.GIVEN
     framed: ClassVar[bool] = True
-    """False for a kind whose bytes have a format of their own: the data is the body, and attributes are in the metadata
-    alone, where stores may drop them: all of them need defaults."""
+    """False for a kind with its own format: the data is the whole body. Its attributes are only in the user metadata,
+    which stores may drop, so all of them need defaults."""
 
     id: str
     owner: str = ""
-    """Key of the entry that owns this one; empty for one that stands alone."""
+    """The key of the entry that owns this sub-entry; empty for any other entry."""
     unknown: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    """Attributes that this version does not know: kept as they were read."""
+    """Attributes of a newer version, kept as they were read."""
 
     def __attrs_post_init__(self) -> None:
         if not _ID.match(self.id):
-            raise ValueError(f"{self.id!r} cannot be the id of an entry")
+            raise ValueError(f"{self.id!r} is not a valid id of an entry")
 
     @property
     def key(self) -> str:
@@ -70,7 +70,7 @@ class Entry:
 
     @classmethod
     def prefix(cls) -> str:
-        """What the keys of all entries of this kind that stand alone begin with."""
+        """How the keys of all entries of this kind begin, other than those of sub-entries."""
         return cls.folder + "/" if cls.folder else ""
 
     @classmethod
@@ -78,16 +78,16 @@ class Entry:
         """An id for a new entry: random, or the BLAKE3 of `data`.
 
         Raises:
-            ValueError: the ids of this kind are given.
+            ValueError: the caller chooses the ids of this kind.
         """
         if cls.ids is IdSource.RANDOM:
             return uuid.uuid4().hex
         if cls.ids is IdSource.CONTENT:
             return blake3(data).hexdigest()
-        raise ValueError(f"the id of a {cls.__name__} is given, not generated")
+        raise ValueError(f"the id of a {cls.__name__} is chosen by the caller, not generated")
 
     def changed(self, **changes: Any) -> Self:
-        """Another entry, like this one but for `changes`.
+        """A copy of this entry with `changes`.
 
         Raises:
             InvalidAttribute: a value cannot be coerced.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Node entries: data that is spread over parts of other objects.
+"""Node entries: their data consists of parts of other objects.
 
-The data of a node is its parts' bytes in order. A part is a range of some object and the BLAKE3 of those bytes; as
-the node has a checksum of its own, it vouches for all of its data. To replace a part means a new object for the part
-and a new node that names it beside the old parts; the old node stays what it was.
+The data of a node is the bytes of its parts, in order. A part is a range of some object and the BLAKE3 of those bytes;
+as the node itself has a checksum, it verifies all of its data. Replacing a part creates an object for the new part, and
+a new node that refers to it and to the other parts; the old node does not change.
 """
 
 from bisect import bisect_right
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from cas3fs.entries.attributes import attribute, stored_kind
-from cas3fs.entries.coercers import natural, sequence_of, text
+from cas3fs.entries.attributes import attribute, entry_kind
+from cas3fs.entries.coercers import to_natural, to_string, tuple_of
 from cas3fs.entries.entry import Entry
 from cas3fs.errors import EntryCorrupt
 from cas3fs.values import Buffer
@@ -23,7 +23,7 @@ _HASH_BYTES = 32
 
 
 class Part(NamedTuple):
-    """`length` bytes from `offset` of object `key` on; `hash` is their BLAKE3."""
+    """`length` bytes from `offset` of the object `key`; `hash` is their BLAKE3."""
 
     key: str
     offset: int
@@ -31,45 +31,47 @@ class Part(NamedTuple):
     hash: bytes
 
     def verify(self, data: Buffer) -> None:
-        """Raise `EntryCorrupt` unless `data` is what this part names."""
+        """Raise `EntryCorrupt` unless `data` has the length and the hash of this part."""
         if len(data) != self.length or blake3(data).digest() != self.hash:
-            raise EntryCorrupt(f"{self.key} is damaged: the {self.length} bytes from {self.offset} on are others")
+            raise EntryCorrupt(
+                f"{self.key} is damaged: the {self.length} bytes from {self.offset} on do not match their hash"
+            )
 
 
 class PartSlice(NamedTuple):
-    """The bytes from `start` to `end` of part `number`."""
+    """The bytes of part `number` from `start` to `end`."""
 
     number: int
     start: int
     end: int
 
 
-def part(value: Any) -> Part:
-    """Coerce a part from ``[key, offset, length, hash in hex]``."""
+def to_part(value: Any) -> Part:
+    """A part, from ``[key, offset, length, hash in hex]``."""
     if isinstance(value, Part):
         return value
     if not isinstance(value, list | tuple) or len(value) != len(Part._fields):
         raise TypeError("not a part of a node")
     key, offset, length, digest = value
-    digest = bytes.fromhex(text(digest)) if not isinstance(digest, bytes) else digest
+    digest = bytes.fromhex(to_string(digest)) if not isinstance(digest, bytes) else digest
     if len(digest) != _HASH_BYTES:
-        raise ValueError("the hash of a part is too short or long")
-    return Part(text(key), natural(offset), natural(length), digest)
+        raise ValueError("the hash of a part has a wrong length")
+    return Part(to_string(key), to_natural(offset), to_natural(length), digest)
 
 
-@stored_kind
+@entry_kind
 class NodeEntry(Entry):
     """An entry whose data is the bytes of its parts, in order."""
 
-    parts: tuple[Part, ...] = attribute(sequence_of(part))
+    parts: tuple[Part, ...] = attribute(tuple_of(to_part))
 
     @property
     def data_size(self) -> int:
-        """Bytes of all parts."""
+        """The size of the data in bytes."""
         return sum(one.length for one in self.parts)
 
     def slices(self, start: int, length: int) -> Iterator[PartSlice]:
-        """Which bytes of which parts are the range; what lies beyond the end is left out.
+        """Which bytes of which parts make up a range; it is cut off at the end of the data.
 
         Raises:
             ValueError: a negative start or length.

@@ -299,11 +299,13 @@ class Epochs:
 
     def _unreleased(self, numbers: Iterable[int]) -> frozenset[int]:
         keys = {number: EpochEntry.key_of(f"{number:08d}") for number in numbers}
-        return frozenset(number for number, key in keys.items() if not self._shelf.has(ReleaseEntry, RELEASED_ID, key))
+        return frozenset(
+            number for number, key in keys.items() if not self._shelf.exists(ReleaseEntry, RELEASED_ID, key)
+        )
 
     def _has_base(self, top: EpochState) -> bool:
         """Return whether that epoch recorded the snapshot from which the volume continued."""
-        return _may_need_base(top) and self._shelf.has(BaseEntry, BASE_ID, top.entry.key)
+        return _may_need_base(top) and self._shelf.exists(BaseEntry, BASE_ID, top.entry.key)
 
     def _bases_after(self, top: EpochState | None, has_base: bool) -> frozenset[int]:
         """Return `EpochEntry.bases` of a claim that follows `top`."""

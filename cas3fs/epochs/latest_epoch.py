@@ -59,7 +59,7 @@ class LatestEpochFinder:
 
     def exists(self, number: int) -> bool:
         """Return whether an epoch was claimed; only where the store honours create-if-absent."""
-        return self._shelf.has(EpochEntry, f"{number:08d}")
+        return self._shelf.exists(EpochEntry, f"{number:08d}")
 
     def _keys_from(self, known: int) -> set[str]:
         """Return the keys of epochs from `known` on, with the newest even if the listing lacks it."""

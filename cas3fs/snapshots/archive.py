@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
-from cas3fs.entries.shelf import Listed, Shelf
+from cas3fs.entries.shelf import ListedEntry, Shelf
 from cas3fs.errors import DeleteFailed, SnapshotError
 from cas3fs.snapshots.divergence import TakeoverBases, is_diverged, may_be_diverged, newest_undiverged
 from cas3fs.snapshots.manifest_reader import ManifestReader, OnDamaged
@@ -133,8 +133,8 @@ class SnapshotArchive:
         """
         return [one.id for one in self._list()]
 
-    def _list(self) -> list[Listed]:
-        found = list(self._shelf.listed(SnapshotEntry))
+    def _list(self) -> list[ListedEntry]:
+        found = list(self._shelf.list_entries(SnapshotEntry))
         for one in found:
             check_snapshot_id(one.id)
         return sorted(self.tracker.complete_listing(found), key=lambda one: SnapshotNumber.parse(one.id))
@@ -172,7 +172,7 @@ class SnapshotArchive:
         """
         known = [one.sequence for one in map(SnapshotNumber.parse, self.ids()) if one.epoch == epoch]
         last = SnapshotNumber(epoch, max(known, default=0))
-        named = snapshots_of_pages(one.id for one in self._shelf.listed(PagesEntry, start_after=str(last)))
+        named = snapshots_of_pages(one.id for one in self._shelf.list_entries(PagesEntry, start_after=str(last)))
         candidates = {one for one in map(SnapshotNumber.parse, named) if one.epoch == epoch and one > last}
         while True:
             candidates |= {SnapshotNumber(epoch, last.sequence + step) for step in range(1, LOOKUP_AHEAD + 1)}
@@ -290,7 +290,7 @@ class SnapshotArchive:
 
     def stored_bytes(self) -> int:
         """Return the size of all snapshots in the store, manifests and pages; makes at least two LISTs."""
-        return sum(one.size for kind in (SnapshotEntry, PagesEntry) for one in self._shelf.listed(kind))
+        return sum(one.size for kind in (SnapshotEntry, PagesEntry) for one in self._shelf.list_entries(kind))
 
     def known_bytes(self, snapshots: Iterable[SnapshotInfo]) -> int:
         """Return the size of these snapshots in the store as far as this process knows; makes no request."""

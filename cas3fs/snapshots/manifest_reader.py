@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.entries.shelf import Listed, Shelf
+from cas3fs.entries.shelf import ListedEntry, Shelf
 from cas3fs.errors import (
     EntryError,
     ObjectArchived,
@@ -86,7 +86,7 @@ class ManifestReader:
             self._bypassed.update(entry.around)
         return entry, digest
 
-    def load_all(self, listed: Iterable[Listed], on_damaged: OnDamaged | None) -> list[SnapshotInfo]:
+    def load_all(self, listed: Iterable[ListedEntry], on_damaged: OnDamaged | None) -> list[SnapshotInfo]:
         """Read the manifests in a listing, except those that were read before.
 
         Args:
@@ -94,7 +94,7 @@ class ManifestReader:
             on_damaged: called for each that cannot be read, which is then left out; without it, that raises.
         """
 
-        def load(one: Listed) -> SnapshotInfo | None:
+        def load(one: ListedEntry) -> SnapshotInfo | None:
             try:
                 self.put(one, self.load(one.id))
             except SnapshotError as error:
@@ -111,7 +111,7 @@ class ManifestReader:
                 read = list(pool.map(load, unread))
         return [info for info in (*found.values(), *read) if info is not None]
 
-    def put(self, listed: Listed, info: SnapshotInfo) -> None:
+    def put(self, listed: ListedEntry, info: SnapshotInfo) -> None:
         """Cache a manifest that was read, or stored, as the object in `listed`."""
         with self._lock:
             info = attrs.evolve(info, stored_at=listed.modified)
@@ -134,7 +134,7 @@ class ManifestReader:
             self._bypassed.update(more)
             return frozenset(self._bypassed)
 
-    def _get(self, listed: Listed) -> SnapshotInfo | None:
+    def _get(self, listed: ListedEntry) -> SnapshotInfo | None:
         """Return the cached manifest, if the listing shows the object that was read."""
         with self._lock:
             cached = self._cached.get(listed.id)

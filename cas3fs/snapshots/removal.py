@@ -79,7 +79,7 @@ def take_inventory(archive: SnapshotArchive) -> SnapshotInventory:
         StoreError: the store failed.
     """
     # Before the manifests: pages entries that are stored in between are not in this list.
-    sizes = {one.id: one.size for one in archive.shelf.listed(PagesEntry)}
+    sizes = {one.id: one.size for one in archive.shelf.list_entries(PagesEntry)}
     damaged: dict[str, SnapshotError] = {}
     snapshots = archive.list(damaged.__setitem__, pages=sizes)
     return SnapshotInventory(sizes, snapshots, damaged, frozenset(archive.tracker.missing()))

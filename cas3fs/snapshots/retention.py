@@ -175,7 +175,7 @@ def check_clocks(policy: RetentionPolicy, here: datetime, store: datetime) -> No
 
 
 def _newest_id(shelf: Shelf) -> str | None:
-    return max((one.id for one in shelf.listed(PolicyEntry)), default=None)
+    return max((one.id for one in shelf.list_entries(PolicyEntry)), default=None)
 
 
 def _differ(one: datetime, other: datetime) -> bool:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from cas3fs.durable import replace_file
 from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.entries.shelf import Listed
+from cas3fs.entries.shelf import ListedEntry
 from cas3fs.errors import ObjectMissing, VolumeFormatError
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.snapshots.manifests import check_snapshot_id
@@ -101,7 +101,7 @@ class SnapshotTracker:
         with self._lock:
             return snapshot_id in self._deleted
 
-    def complete_listing(self, listed: Sequence[Listed]) -> list[Listed]:
+    def complete_listing(self, listed: Sequence[ListedEntry]) -> list[ListedEntry]:
         """Return what is listed, and the known snapshots that exist and are not listed.
 
         Raises:
@@ -116,7 +116,7 @@ class SnapshotTracker:
             unlisted = (self._existing | self._missing) - ids
         return [*listed, *self._look_up(unlisted)]
 
-    def find_unlisted(self, ids: Collection[str]) -> list[Listed]:
+    def find_unlisted(self, ids: Collection[str]) -> list[ListedEntry]:
         """Return those of `ids` that were not known and exist; raises as `complete_listing` does."""
         with self._lock:
             unknown = set(ids) - self._existing - self._gone
@@ -127,7 +127,7 @@ class SnapshotTracker:
         with self._lock:
             return sorted(self._existing | self._missing)
 
-    def _look_up(self, ids: Collection[str]) -> list[Listed]:
+    def _look_up(self, ids: Collection[str]) -> list[ListedEntry]:
         """Return those that exist, and record what was found."""
         if not ids:
             return []
@@ -141,13 +141,13 @@ class SnapshotTracker:
             self._expected |= existing
         return found
 
-    def _head(self, snapshot_id: str) -> Listed | None:
+    def _head(self, snapshot_id: str) -> ListedEntry | None:
         key = SnapshotEntry.key_of(snapshot_id)
         try:
             info = self._store.head(key)
         except ObjectMissing:
             return None
-        return Listed(snapshot_id, key, info.size, info.modified)
+        return ListedEntry(snapshot_id, key, info.size, info.modified)
 
 
 def load_snapshot_ids(path: Path) -> tuple[list[str], str]:

@@ -26,9 +26,9 @@ from typing import Final
 import attrs
 
 from cas3fs.entries.bodies import encode_body
-from cas3fs.entries.coercers import LARGEST_NUMBER
+from cas3fs.entries.coercers import MAX_NUMBER
 from cas3fs.entries.kinds import PagesUse, SnapshotEntry
-from cas3fs.entries.shelf import Listed, Shelf, digest_of
+from cas3fs.entries.shelf import ListedEntry, Shelf, digest_of
 from cas3fs.errors import ObjectMissing, SnapshotArchived, SnapshotDamaged, StoreError
 from cas3fs.snapshots.manifest_reader import ManifestReader
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin, local_disk_errors, snapshot_info
@@ -113,7 +113,7 @@ class SnapshotWriter:
             parts=tree.parts,
             pages=uses,
             new_size=new_size,
-            facts={fact: min(count, LARGEST_NUMBER) for fact, count in facts.items()},
+            facts={fact: min(count, MAX_NUMBER) for fact, count in facts.items()},
             restored=restored,
             around=self._bypassed_with(bypassed),
             lineage=origin.lineage,
@@ -217,7 +217,7 @@ class SnapshotWriter:
             head = None
         if head is None or head.size != size:
             raise self._lost_at_once(key)
-        self._manifests.put(Listed(info.id, key, size, head.modified), info)
+        self._manifests.put(ListedEntry(info.id, key, size, head.modified), info)
         self._tracker.add([entry.id], expected=True)
         with self._lock:
             self._last_tree = (entry.id, tree)

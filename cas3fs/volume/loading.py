@@ -84,7 +84,7 @@ def _with_fork_uuid(store: ObjectStore, entry: VolumeEntry) -> VolumeEntry:
     stale, and the uuid says whose local state is used."""
     shelf, number = Shelf(store), 1
     try:
-        while shelf.has(ForkEntry, ForkEntry.id_of(number)):
+        while shelf.exists(ForkEntry, ForkEntry.id_of(number)):
             entry = entry.changed(uuid=shelf.load(ForkEntry, ForkEntry.id_of(number)).uuid)
             number += 1
     except EntryError as error:

@@ -83,7 +83,7 @@ def test_a_copy_of_a_copy_is_forked_again(volume: Volume) -> None:
     forked(volume)
     assert volume.made["was"] == first
     assert str(load_volume(volume.shelf.store).uuid) == volume.made["uuid"]
-    assert [one.id for one in volume.shelf.listed(ForkEntry)] == ["00000001", "00000002"]
+    assert [one.id for one in volume.shelf.list_entries(ForkEntry)] == ["00000001", "00000002"]
 
 
 @pytest.mark.promise("a-fork-has-its-own-uuid")

@@ -10,22 +10,22 @@ import attrs
 import pytest
 
 from cas3fs.entries.attributes import (
-    LONGEST_TRAVELLER,
+    MAX_METADATA_VALUE_LENGTH,
     attribute,
+    entry_kind,
     from_metadata,
-    stored_kind,
     to_attributes,
     to_metadata,
 )
 from cas3fs.entries.coercers import (
-    counts,
-    flag,
-    identifier,
-    moment,
-    natural,
     optional,
-    sequence_of,
-    text,
+    to_boolean,
+    to_counts,
+    to_natural,
+    to_string,
+    to_timestamp,
+    to_uuid,
+    tuple_of,
 )
 from cas3fs.entries.entry import Entry, IdSource
 from cas3fs.errors import InvalidAttribute
@@ -35,7 +35,7 @@ WHEN = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 WHO = uuid.UUID(int=7)
 
 
-@stored_kind
+@entry_kind
 class Letter(Entry):
     """A kind for these tests."""
 
@@ -43,12 +43,12 @@ class Letter(Entry):
     folder: ClassVar[str] = "letters"
     ids: ClassVar[IdSource] = IdSource.RANDOM
 
-    to: str = attribute(text, metadata=True)
-    pages: int = attribute(natural, default=1, metadata=True)
-    sent: datetime | None = attribute(optional(moment), default=None, metadata=True)
-    urgent: bool = attribute(flag, default=False, metadata=True)
-    sender: uuid.UUID = attribute(identifier, default=WHO, metadata=True)
-    copies: tuple[str, ...] = attribute(sequence_of(text), default=())
+    to: str = attribute(to_string, metadata=True)
+    pages: int = attribute(to_natural, default=1, metadata=True)
+    sent: datetime | None = attribute(optional(to_timestamp), default=None, metadata=True)
+    urgent: bool = attribute(to_boolean, default=False, metadata=True)
+    sender: uuid.UUID = attribute(to_uuid, default=WHO, metadata=True)
+    copies: tuple[str, ...] = attribute(tuple_of(to_string), default=())
 
 
 FULL = Letter(id="one", to="Zoë & co", pages=3, sent=WHEN, urgent=True, copies=("a", "b"))
@@ -75,7 +75,7 @@ def test_only_what_is_declared_to_travel_does_and_none_does_not() -> None:
 
 
 def test_a_long_value_stays_in_the_body() -> None:
-    assert "cas3-to" not in to_metadata(Letter(id="one", to="x" * (LONGEST_TRAVELLER + 1)))
+    assert "cas3-to" not in to_metadata(Letter(id="one", to="x" * (MAX_METADATA_VALUE_LENGTH + 1)))
 
 
 def test_a_value_that_cannot_be_coerced_is_named() -> None:
@@ -112,16 +112,16 @@ def test_random_ids_are_unique() -> None:
 @pytest.mark.parametrize(
     ("coerce", "good", "value"),
     [
-        (natural, 0, 0),
-        (natural, "12", 12),
-        (flag, True, True),
-        (flag, "false", False),
-        (moment, "2026-01-02T03:04:05.000678+00:00", WHEN),
-        (moment, WHEN.astimezone(timezone(timedelta(hours=5))), WHEN),
-        (identifier, str(WHO), WHO),
-        (optional(natural), None, None),
-        (sequence_of(natural), [1, "2"], (1, 2)),
-        (counts, {"files": 3}, {"files": 3}),
+        (to_natural, 0, 0),
+        (to_natural, "12", 12),
+        (to_boolean, True, True),
+        (to_boolean, "false", False),
+        (to_timestamp, "2026-01-02T03:04:05.000678+00:00", WHEN),
+        (to_timestamp, WHEN.astimezone(timezone(timedelta(hours=5))), WHEN),
+        (to_uuid, str(WHO), WHO),
+        (optional(to_natural), None, None),
+        (tuple_of(to_natural), [1, "2"], (1, 2)),
+        (to_counts, {"files": 3}, {"files": 3}),
     ],
 )
 def test_coercers_take_plain_and_text_forms(coerce: object, good: object, value: object) -> None:
@@ -131,23 +131,23 @@ def test_coercers_take_plain_and_text_forms(coerce: object, good: object, value:
 @pytest.mark.parametrize(
     ("coerce", "bad"),
     [
-        (text, 1),
-        (natural, -1),
-        (natural, True),
-        (natural, 1.0),
-        (natural, "-1"),
-        (natural, None),
-        (flag, 1),
-        (flag, "yes"),
-        (moment, "2026-01-02T03:04:05"),
-        (moment, "soon"),
-        (moment, 5),
-        (identifier, "no uuid"),
-        (identifier, 5),
-        (sequence_of(text), "ab"),
-        (sequence_of(text), [1]),
-        (counts, []),
-        (counts, {"files": -1}),
+        (to_string, 1),
+        (to_natural, -1),
+        (to_natural, True),
+        (to_natural, 1.0),
+        (to_natural, "-1"),
+        (to_natural, None),
+        (to_boolean, 1),
+        (to_boolean, "yes"),
+        (to_timestamp, "2026-01-02T03:04:05"),
+        (to_timestamp, "soon"),
+        (to_timestamp, 5),
+        (to_uuid, "no uuid"),
+        (to_uuid, 5),
+        (tuple_of(to_string), "ab"),
+        (tuple_of(to_string), [1]),
+        (to_counts, []),
+        (to_counts, {"files": -1}),
     ],
 )
 def test_coercers_refuse_anything_else(coerce: object, bad: object) -> None:

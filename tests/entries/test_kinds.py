@@ -99,10 +99,10 @@ def test_a_kind_without_frame_has_a_default_for_every_attribute() -> None:
 
 def test_an_id_is_generated_only_where_the_kind_says_so() -> None:
     assert PartEntry.new_id(b"x") == PartEntry.new_id(b"x") != PartEntry.new_id(b"y")
-    with pytest.raises(ValueError, match="given"):
+    with pytest.raises(ValueError, match="chosen by the caller"):
         EpochEntry.new_id()
 
 
 def test_a_kind_without_folder_is_not_listed() -> None:
     with pytest.raises(ValueError, match="folder"):
-        list(Shelf(MemoryStore()).listed(VolumeEntry))
+        list(Shelf(MemoryStore()).list_entries(VolumeEntry))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Entries are saved, loaded, listed and removed, and damage is named."""
 
+import doctest
 import json
 import struct
 from pathlib import Path
@@ -11,9 +12,10 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.entries.attributes import attribute, stored_kind
+from cas3fs import entries
+from cas3fs.entries.attributes import attribute, entry_kind
 from cas3fs.entries.bodies import BodyWriter, encode_body
-from cas3fs.entries.coercers import natural, text
+from cas3fs.entries.coercers import to_natural, to_string
 from cas3fs.entries.entry import Entry
 from cas3fs.entries.kinds import PackEntry, PartEntry
 from cas3fs.entries.nodes import NodeEntry, Part
@@ -23,39 +25,39 @@ from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
 
 
-@stored_kind
+@entry_kind
 class Book(Entry):
     """A kind for these tests."""
 
     kind: ClassVar[str] = "book"
     folder: ClassVar[str] = "books"
 
-    title: str = attribute(text, metadata=True)
-    year: int = attribute(natural, default=1900)
+    title: str = attribute(to_string, metadata=True)
+    year: int = attribute(to_natural, default=1900)
 
 
-@stored_kind
+@entry_kind
 class NewerBook(Book):
     """The same kind as a later version declares it."""
 
-    publisher: str = attribute(text, default="")
+    publisher: str = attribute(to_string, default="")
 
 
-@stored_kind
+@entry_kind
 class Note(Entry):
     """A sub-entry of books."""
 
     kind: ClassVar[str] = "note"
-    body: str = attribute(text, default="")
+    body: str = attribute(to_string, default="")
 
 
-@stored_kind
+@entry_kind
 class Series(NodeEntry):
     """A node for these tests."""
 
     kind: ClassVar[str] = "series"
     folder: ClassVar[str] = "series"
-    title: str = attribute(text, default="")
+    title: str = attribute(to_string, default="")
 
 
 class ForgetfulStore(MemoryStore):
@@ -75,6 +77,11 @@ class CountingStore(MemoryStore):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         self.ranges.append((key, start, length))
         return super().get_range(key, start, length)
+
+
+def test_the_example_of_the_room_works() -> None:
+    assert doctest.testmod(entries).attempted > 0
+    assert doctest.testmod(entries).failed == 0
 
 
 @pytest.fixture
@@ -98,7 +105,7 @@ def test_what_is_saved_loads_the_same(title: str, year: int, data: bytes) -> Non
     shelf.save(book, data)
     loaded, read = shelf.load_with_data(Book, "b")
     assert (loaded, bytes(read)) == (book, data)
-    assert shelf.peek(Book, "b") == book
+    assert shelf.load_head(Book, "b") == book
 
 
 def test_an_entry_is_never_overwritten(shelf: Shelf) -> None:
@@ -112,7 +119,7 @@ def test_what_is_not_there_is_missing(shelf: Shelf) -> None:
     with pytest.raises(ObjectMissing):
         shelf.load(Book, "b1")
     with pytest.raises(ObjectMissing):
-        shelf.peek(Book, "b1")
+        shelf.load_head(Book, "b1")
 
 
 def test_attributes_of_a_newer_version_are_kept(shelf: Shelf) -> None:
@@ -172,7 +179,7 @@ def test_peek_reads_a_long_head_but_not_the_data() -> None:
     shelf = Shelf(store)
     book = Book(id="b1", title="x" * 20_000)
     shelf.save(book, bytes(1_000_000))
-    assert shelf.peek(Book, "b1") == book
+    assert shelf.load_head(Book, "b1") == book
     assert sum(length for _, _, length in store.ranges) < 50_000
 
 
@@ -181,9 +188,9 @@ def test_listing_shows_a_kinds_own_entries_in_order(shelf: Shelf) -> None:
         shelf.save(Book(id=name, title=name))
     shelf.save(Note(id="n1", owner="books/b1"))
     shelf.save(PackEntry(id="00000001/ab"), b"blocks")
-    assert [one.id for one in shelf.listed(Book)] == ["b1", "b10", "b2"]
-    assert [one.id for one in shelf.listed(Book, start_after="b1")] == ["b10", "b2"]
-    assert [one.id for one in shelf.listed(PackEntry)] == ["00000001/ab"]
+    assert [one.id for one in shelf.list_entries(Book)] == ["b1", "b10", "b2"]
+    assert [one.id for one in shelf.list_entries(Book, start_after="b1")] == ["b10", "b2"]
+    assert [one.id for one in shelf.list_entries(PackEntry)] == ["00000001/ab"]
     assert [book.title for book in shelf.load_all(Book)] == ["b1", "b10", "b2"]
 
 
@@ -194,7 +201,7 @@ def test_sub_entries_lie_under_their_owner_and_are_listed_and_removed_with_it(sh
         note = Note(id="n1", owner=book.key, body="about " + book.title)
         shelf.save(note)
         shelf.save(Note(id="reply", owner=note.key))
-    assert [child.id for child in shelf.children(BOOK)] == ["n1", "n1.reply"]
+    assert [child.id for child in shelf.sub_entries(BOOK)] == ["n1", "n1.reply"]
     assert shelf.load(Note, "n1", owner=BOOK.key).body == "about Walden"
     shelf.remove(BOOK)
     assert [info.key for info in shelf.store.list()] == ["books/b10", "books/b10.n1", "books/b10.n1.reply"]
@@ -213,7 +220,7 @@ def test_a_kind_with_a_format_of_its_own_is_its_data_alone() -> None:
 def test_a_framed_entry_needs_no_metadata_from_the_store() -> None:
     shelf = Shelf(ForgetfulStore())
     shelf.save(BOOK)
-    assert shelf.peek(Book, "b1") == shelf.load(Book, "b1") == BOOK
+    assert shelf.load_head(Book, "b1") == shelf.load(Book, "b1") == BOOK
 
 
 def test_a_body_streamed_into_a_file_is_the_body_saved_at_once(shelf: Shelf, tmp_path: Path) -> None:
@@ -237,7 +244,7 @@ def series(shelf: Shelf) -> Series:
 def test_any_range_of_a_node_is_that_of_its_parts_together(
     shelf: Shelf, series: Series, start: int, length: int
 ) -> None:
-    assert shelf.read(series, start, length) == b"abcdefghij"[start : start + length]
+    assert shelf.read_node(series, start, length) == b"abcdefghij"[start : start + length]
     assert shelf.load(Series, "s1") == series
 
 
@@ -245,27 +252,27 @@ def test_reading_a_range_touches_only_the_parts_in_it() -> None:
     store = CountingStore()
     shelf = Shelf(store)
     node = Series(id="s", parts=tuple(shelf.add_part(bytes([n]) * 10) for n in range(5)))
-    assert shelf.read(node, 25, 10) == b"\x02" * 5 + b"\x03" * 5
+    assert shelf.read_node(node, 25, 10) == b"\x02" * 5 + b"\x03" * 5
     assert [key for key, _, _ in store.ranges] == [node.parts[2].key, node.parts[3].key]
 
 
 def test_replacing_a_part_makes_a_new_node_and_leaves_the_old(shelf: Shelf, series: Series) -> None:
-    replaced = shelf.replace(series, 2, b"-----longer", node_id="s2")
-    assert shelf.read(shelf.load(Series, "s2")) == b"abc-----longerij"
+    replaced = shelf.replace_part(series, 2, b"-----longer", node_id="s2")
+    assert shelf.read_node(shelf.load(Series, "s2")) == b"abc-----longerij"
     assert replaced.parts[0] == series.parts[0]
-    assert shelf.read(shelf.load(Series, "s1")) == b"abcdefghij"
+    assert shelf.read_node(shelf.load(Series, "s1")) == b"abcdefghij"
 
 
 def test_the_same_part_is_kept_once(shelf: Shelf) -> None:
     assert shelf.add_part(b"same") == shelf.add_part(b"same")
-    assert len(list(shelf.listed(PartEntry))) == 1
+    assert len(list(shelf.list_entries(PartEntry))) == 1
 
 
 def test_a_damaged_part_is_noticed(shelf: Shelf) -> None:
     shelf.store.put_if_absent("parts/x", b"abd")
     node = Series(id="s", parts=(Part("parts/x", 0, 3, blake3(b"abc").digest()),))
     with pytest.raises(EntryCorrupt, match="parts/x"):
-        shelf.read(node)
+        shelf.read_node(node)
 
 
 @pytest.mark.parametrize("value", [[["k", 0, 3]], [["k", 0, 3, "00"]], [["k", -1, 3, "00" * 32]], [5]])

@@ -212,7 +212,7 @@ def test_chains_stay_short(archive: SnapshotArchive, store: Store, index: Path) 
     assert max(len(one.pages) for one in made) <= MOST_PAGES
     content = index.read_bytes()
     needed = {use.id for use in made[-1].pages}
-    store.delete_many([one.key for one in Shelf(store).listed(PagesEntry) if one.id not in needed])
+    store.delete_many([one.key for one in Shelf(store).list_entries(PagesEntry) if one.id not in needed])
     assert restored(archive, made[-1].id, index) == content
 
 

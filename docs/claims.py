@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes into `rules.rst` and `promises.rst` which tests show each claim.
+"""Writes into `promises.rst`, `rules.rst` and `posix.rst` which tests show each claim.
 
 A claim of these pages has a key, which stands on a line of its own in literal quotes, and a text below it, indented. A
 test shows a claim when it carries the key::
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "docs" / "promises.rst", ROOT / "docs" / "rules.rst")
+PAGES = tuple(ROOT / "docs" / name for name in ("posix.rst", "promises.rst", "rules.rst"))
 TESTS = ROOT / "tests"
 MARKER = "pytest.mark.promise"
 KEY = re.compile(r"^``([a-z0-9-]+)``\n(?=    \S)", re.MULTILINE)

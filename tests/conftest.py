@@ -132,7 +132,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Lets `tmp_path` lie in the sandbox, unless `--basetemp` names a folder that shall outlive the session."""
     signal.signal(signal.SIGTERM, _interrupt)
     config.addinivalue_line("markers", "lasts(usual_s, long_s): seconds that the test may take, by the session's form")
-    config.addinivalue_line("markers", "promise(*keys): claims of docs/promises.rst and docs/rules.rst that it shows")
+    config.addinivalue_line(
+        "markers", "promise(*keys): claims of docs/promises.rst, rules.rst or posix.rst that it shows"
+    )
     settings.load_profile("long" if config.getoption("--long") else "usual")
     root = Path(tempfile.mkdtemp(prefix="c3t-"))
     config.stash[SANDBOX] = root

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docs/promises.rst and docs/rules.rst list the tests that carry `@pytest.mark.promise`, and every claim has one."""
+"""promises.rst, rules.rst and posix.rst list the tests that carry `@pytest.mark.promise`, and every claim has one."""
 
 from pathlib import Path
 

@@ -146,7 +146,7 @@ def test_extended_attributes_heed_create_replace_and_limits(fs: FileSystem) -> N
     refused(errno.ENODATA, fs.removexattr, file.number, b"user.a")
 
 
-@pytest.mark.promise("unusable-requests-are-refused-at-once")
+@pytest.mark.promise("unusable-requests-are-refused-at-once", "attributes-have-64-kib")
 def test_a_file_has_no_more_attributes_than_can_be_listed(fs: FileSystem) -> None:
     """The kernel hands on 64 KiB of names; a file with more could never be copied with its attributes again."""
     file = make_file(fs, 1, b"f")

@@ -18,7 +18,7 @@ BEYOND = [-(EXTREME**2), -EXTREME * SECOND_NS, -EXTREME - 1, EXTREME, EXTREME * 
 WITHIN = [TIME_MIN_NS, -1, 0, 1, TIME_MAX_NS]
 
 
-@pytest.mark.promise("values-are-checked-at-the-border")
+@pytest.mark.promise("values-are-checked-at-the-border", "times-have-64-bits")
 @pytest.mark.parametrize("time_ns", BEYOND + WITHIN)
 def test_a_time_that_does_not_fit_becomes_the_nearest_that_does(machine: Machine, time_ns: int) -> None:
     fs = machine.mount()

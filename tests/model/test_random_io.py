@@ -19,6 +19,7 @@ def mount(need_fuse: None, cas3fs_mount: TemporaryMount) -> TemporaryMount:
     return cas3fs_mount
 
 
+@pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(300, long_s=6 * 3600)
 def test_a_file_is_as_a_plain_one_after_any_reads_writes_truncations_mappings_and_remounts(
     mount: TemporaryMount, tmp_path: Path, long: bool
@@ -41,6 +42,7 @@ def test_a_file_is_as_a_plain_one_after_any_reads_writes_truncations_mappings_an
         one.close()
 
 
+@pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(120, long_s=3600)
 def test_a_file_is_as_a_plain_one_while_it_is_stored_and_published_all_the_time(
     mount: TemporaryMount, tmp_path: Path, long: bool
@@ -57,6 +59,7 @@ def test_a_file_is_as_a_plain_one_while_it_is_stored_and_published_all_the_time(
     one.close()
 
 
+@pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(120, long_s=3600)
 def test_threads_that_change_parts_of_one_file_each_find_their_own(mount: TemporaryMount, long: bool) -> None:
     """Each thread has every fourth stretch of the file, of a length that is no page's."""

@@ -53,6 +53,7 @@ def stress(mount: TemporaryMount, seed: int, count: int) -> Counter[str]:
     return sum((Counter(json.loads(end[0])) for end in ends), Counter())
 
 
+@pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(300, long_s=3 * 3600)
 def test_a_tree_that_eight_processes_changed_is_whole_and_the_same_after_a_remount(
     mount: TemporaryMount, long: bool

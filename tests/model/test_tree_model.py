@@ -319,6 +319,7 @@ class Tree(RuleBasedStateMachine):
             self.close(slot)
 
 
+@pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(900, long_s=7200)  # to shrink a failure takes a while
 def test_the_file_system_does_what_a_real_directory_does_whatever_happens_to_the_machine() -> None:
     run_state_machine_as_test(

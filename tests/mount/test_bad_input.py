@@ -239,7 +239,7 @@ def test_a_foreground_mount_ends_with_the_status_of_its_release(volume: Machine)
     assert not os.path.ismount(volume.dir)
 
 
-@pytest.mark.promise("values-are-checked-at-the-border")
+@pytest.mark.promise("values-are-checked-at-the-border", "times-have-64-bits")
 def test_times_beyond_what_can_be_kept_disturb_nobody(volume: Machine) -> None:
     """Any user may set them: they become the nearest that can be kept, and all that others do is kept as ever."""
     if os.geteuid() != 0:

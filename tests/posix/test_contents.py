@@ -32,6 +32,7 @@ def peak_kib(mount: TemporaryMount) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
 
 
+@pytest.mark.promise("open-files-outlive-their-names")
 def test_an_unlinked_file_works_while_it_is_open(folder: Path) -> None:
     with open(folder / "f", "w+b") as file:
         file.write(b"x" * MIB)
@@ -48,6 +49,7 @@ def test_an_unlinked_file_works_while_it_is_open(folder: Path) -> None:
     assert (folder / "f").read_text() == "another"
 
 
+@pytest.mark.promise("no-unnamed-files")
 def test_files_without_a_name_are_refused_and_python_makes_them_all_the_same(folder: Path) -> None:
     refused(errno.EOPNOTSUPP, os.open, folder, os.O_TMPFILE | os.O_RDWR)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -55,6 +57,7 @@ def test_files_without_a_name_are_refused_and_python_makes_them_all_the_same(fol
         assert list(folder.iterdir()) == []
 
 
+@pytest.mark.promise("open-files-outlive-their-names")
 def test_a_file_that_was_renamed_over_works_while_it_is_open(folder: Path) -> None:
     (folder / "f").write_text("old")
     (folder / "g").write_text("new")
@@ -64,6 +67,7 @@ def test_a_file_that_was_renamed_over_works_while_it_is_open(folder: Path) -> No
     assert (folder / "f").read_text() == "new"
 
 
+@pytest.mark.promise("appending-loses-nothing")
 def test_appending_through_several_handles_loses_nothing(folder: Path) -> None:
     def append(mark: bytes) -> None:
         with open(folder / "f", "ab", buffering=0) as file:
@@ -82,6 +86,7 @@ def test_appending_through_several_handles_loses_nothing(folder: Path) -> None:
     assert sorted(piece[:1] for piece in pieces) == sorted([b"a", b"b", b"c", b"d"] * 200)
 
 
+@pytest.mark.promise("mappings-and-limits-work")
 def test_a_shared_mapping_is_the_file(folder: Path) -> None:
     with open(folder / "f", "w+b") as file:
         file.truncate(100_000)
@@ -95,6 +100,7 @@ def test_a_shared_mapping_is_the_file(folder: Path) -> None:
                 assert other.read()[49_999:50_006] == b"\0hello\0"
 
 
+@pytest.mark.promise("files-can-be-sparse")
 def test_holes_beyond_4_gib_cost_nothing_and_read_as_zeros(folder: Path, mount: TemporaryMount) -> None:
     with open(folder / "f", "w+b", buffering=0) as file:
         os.pwrite(file.fileno(), b"far", 5 * TIB)
@@ -106,6 +112,7 @@ def test_holes_beyond_4_gib_cost_nothing_and_read_as_zeros(folder: Path, mount: 
         assert os.fstat(file.fileno()).st_size == 5 * TIB + 3
 
 
+@pytest.mark.promise("files-can-be-sparse")
 def test_a_file_of_a_petabyte_that_is_made_and_removed_takes_neither_time_nor_memory(
     folder: Path, mount: TemporaryMount
 ) -> None:
@@ -121,6 +128,7 @@ def test_a_file_of_a_petabyte_that_is_made_and_removed_takes_neither_time_nor_me
     assert peak_kib(mount) - before_kib < 32 * KIB
 
 
+@pytest.mark.promise("files-can-be-sparse")
 def test_files_end_at_2_to_the_63rd_and_together_beyond(folder: Path, mount: TemporaryMount) -> None:
     with open(folder / "f", "w+b", buffering=0) as file:
         assert os.pwrite(file.fileno(), b"z", LAST - 1) == 1
@@ -137,6 +145,7 @@ def test_files_end_at_2_to_the_63rd_and_together_beyond(folder: Path, mount: Tem
     assert (folder / "f").read_bytes() == bytes(3)
 
 
+@pytest.mark.promise("mappings-and-limits-work")
 def test_the_limit_on_sizes_of_a_process_is_kept(folder: Path) -> None:
     command = "ulimit -f 8; dd if=/dev/zero of=f bs=1k count=100 2>&1"
     done = subprocess.run(["/bin/bash", "-c", command], cwd=folder, check=False, capture_output=True, text=True)
@@ -145,6 +154,7 @@ def test_the_limit_on_sizes_of_a_process_is_kept(folder: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
+@pytest.mark.promise("files-can-be-sparse")
 @pytest.mark.parametrize("how", ["always", "never"])
 def test_cp_keeps_content_and_size_of_files_with_holes(folder: Path, how: str) -> None:
     with open(folder / "f", "wb") as file:
@@ -156,6 +166,7 @@ def test_cp_keeps_content_and_size_of_files_with_holes(folder: Path, how: str) -
     subprocess.run(["cmp", folder / "f", folder / "g"], check=True)
 
 
+@pytest.mark.promise("files-can-be-sparse")
 def test_reading_at_and_behind_the_end_gives_nothing(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     with open(folder / "f", "rb", buffering=0) as file:
@@ -163,6 +174,7 @@ def test_reading_at_and_behind_the_end_gives_nothing(folder: Path) -> None:
         assert os.pread(file.fileno(), 10, 3) == os.pread(file.fileno(), 10, TIB) == b""
 
 
+@pytest.mark.promise("files-can-be-sparse")
 def test_what_a_file_shrinks_and_grows_over_is_zeros(folder: Path, mount: TemporaryMount) -> None:
     (folder / "f").write_bytes(b"x" * 100_000)
     mount.flush()
@@ -171,6 +183,7 @@ def test_what_a_file_shrinks_and_grows_over_is_zeros(folder: Path, mount: Tempor
     assert (folder / "f").read_bytes() == b"x" * 50_001 + bytes(49_999)
 
 
+@pytest.mark.promise("mappings-and-limits-work")
 def test_access_is_what_the_file_was_opened_for(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     with open(folder / "f", "rb", buffering=0) as file:
@@ -191,6 +204,7 @@ def _open_socketless_fifo(path: Path) -> None:
     os.open(path, os.O_WRONLY | os.O_NONBLOCK)
 
 
+@pytest.mark.promise("times-are-exact")
 def test_times_are_exact_and_may_be_now_or_left_alone(folder: Path) -> None:
     (folder / "f").touch()
     utimensat(folder / "f", (-5, 123_456_789), (2**33, 1))
@@ -210,6 +224,7 @@ def test_times_are_exact_and_may_be_now_or_left_alone(folder: Path) -> None:
     refused(errno.EINVAL, utimensat, folder / "f", (0, 10**9), (0, 0))
 
 
+@pytest.mark.promise("times-are-exact")
 def test_opening_to_truncate_sets_the_times_of_an_empty_file(folder: Path) -> None:
     (folder / "f").touch()
     os.utime(folder / "f", (5, 5))
@@ -217,6 +232,7 @@ def test_opening_to_truncate_sets_the_times_of_an_empty_file(folder: Path) -> No
     assert (folder / "f").stat().st_mtime > 5
 
 
+@pytest.mark.promise("times-are-exact")
 def test_writing_nothing_changes_nothing(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     os.utime(folder / "f", (5, 5))
@@ -226,6 +242,7 @@ def test_writing_nothing_changes_nothing(folder: Path) -> None:
     assert (about.st_size, about.st_mtime) == (3, 5)
 
 
+@pytest.mark.promise("no-fallocate")
 def test_posix_fallocate_makes_room_with_zeros_and_fallocate_is_refused(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     with open(folder / "f", "r+b", buffering=0) as file:
@@ -235,6 +252,7 @@ def test_posix_fallocate_makes_room_with_zeros_and_fallocate_is_refused(folder: 
         refused(errno.EOPNOTSUPP, fallocate, file.fileno(), 0, 0, 4096)
 
 
+@pytest.mark.promise("no-search-for-holes")
 def test_a_search_for_holes_finds_the_one_at_the_end(folder: Path) -> None:
     with open(folder / "f", "wb", buffering=0) as file:
         os.pwrite(file.fileno(), b"x", MIB)
@@ -242,6 +260,7 @@ def test_a_search_for_holes_finds_the_one_at_the_end(folder: Path) -> None:
         assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == MIB + 1
 
 
+@pytest.mark.promise("locks-work-on-one-machine")
 def test_locks_hold_between_processes(folder: Path) -> None:
     (folder / "f").touch()
     attempt = ["flock", "--nonblock", folder / "f", "true"]
@@ -252,6 +271,7 @@ def test_locks_hold_between_processes(folder: Path) -> None:
         assert subprocess.run(attempt, check=False).returncode == 0
 
 
+@pytest.mark.promise("special-files-work")
 def test_devices_fifos_and_sockets_are_what_they_are(folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make devices")

@@ -18,6 +18,7 @@ def refused(number: int, action: Callable[..., object], *args: object) -> None:
     assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
+@pytest.mark.promise("names-and-links-work")
 def test_a_name_has_255_bytes_at_most(folder: Path) -> None:
     longest, too_long = folder / ("\u00e9" * 127 + "x"), folder / ("n" * 256)
     longest.write_text("x")
@@ -34,6 +35,7 @@ def test_a_name_has_255_bytes_at_most(folder: Path) -> None:
     assert os.statvfs(folder).f_namemax == 255
 
 
+@pytest.mark.promise("names-and-links-work")
 def test_trees_are_deeper_than_a_path_can_be_long(folder: Path) -> None:
     name = "d" * 250
     at = os.open(folder, os.O_RDONLY)
@@ -50,6 +52,7 @@ def test_trees_are_deeper_than_a_path_can_be_long(folder: Path) -> None:
     assert os.listdir(folder) == []
 
 
+@pytest.mark.promise("names-and-links-work")
 def test_symbolic_links_that_lead_nowhere_or_in_a_circle(folder: Path) -> None:
     (folder / "a").symlink_to("b")
     (folder / "b").symlink_to("a")
@@ -62,6 +65,7 @@ def test_symbolic_links_that_lead_nowhere_or_in_a_circle(folder: Path) -> None:
     assert (folder / "none").read_text() == "x"
 
 
+@pytest.mark.promise("names-and-links-work")
 def test_a_symbolic_link_holds_4095_bytes_at_most(folder: Path) -> None:
     (folder / "l").symlink_to("x" * 4095)
     assert os.readlink(folder / "l") == "x" * 4095
@@ -69,6 +73,7 @@ def test_a_symbolic_link_holds_4095_bytes_at_most(folder: Path) -> None:
     refused(errno.ENAMETOOLONG, (folder / "m").symlink_to, "x" * 4096)
 
 
+@pytest.mark.promise("names-and-links-work")
 def test_a_directory_counts_its_subdirectories_as_links(folder: Path) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "a" / "f").write_text("x")
@@ -81,6 +86,7 @@ def test_a_directory_counts_its_subdirectories_as_links(folder: Path) -> None:
     assert [(folder / name).stat().st_nlink for name in (".", "a", "c")] == [4, 2, 2]
 
 
+@pytest.mark.promise("renaming-is-checked")
 def test_rename_refuses_what_would_make_the_tree_no_tree(folder: Path) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "f").write_text("x")
@@ -92,6 +98,7 @@ def test_rename_refuses_what_would_make_the_tree_no_tree(folder: Path) -> None:
     refused(errno.EXDEV, os.rename, folder / "f", folder.parent.parent / "elsewhere")
 
 
+@pytest.mark.promise("no-rename-flags")
 def test_rename_that_is_not_to_replace_or_is_to_exchange_changes_nothing(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
@@ -102,6 +109,7 @@ def test_rename_that_is_not_to_replace_or_is_to_exchange_changes_nothing(folder:
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
 
 
+@pytest.mark.promise("no-rename-flags")
 def test_mv_keeps_what_it_is_told_to_keep(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
@@ -111,6 +119,7 @@ def test_mv_keeps_what_it_is_told_to_keep(folder: Path) -> None:
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"c": "a", "b": "b"}
 
 
+@pytest.mark.promise("listings-survive-changes")
 def test_a_listing_gives_what_stays_exactly_once_whatever_comes_and_goes(folder: Path) -> None:
     stays = {f"stay{number:04}" for number in range(1500)}
     for name in stays:
@@ -131,6 +140,7 @@ def test_a_listing_gives_what_stays_exactly_once_whatever_comes_and_goes(folder:
     assert stays <= set(seen)
 
 
+@pytest.mark.promise("open-files-outlive-their-names")
 def test_in_a_removed_directory_that_is_open_nothing_is_made_or_found(folder: Path) -> None:
     (folder / "d").mkdir()
     at = os.open(folder / "d", os.O_RDONLY)
@@ -142,6 +152,7 @@ def test_in_a_removed_directory_that_is_open_nothing_is_made_or_found(folder: Pa
     os.close(at)
 
 
+@pytest.mark.promise("listings-survive-changes")
 def test_rm_removes_a_tree_while_it_is_listed(folder: Path) -> None:
     for number in range(30):
         (folder / "t" / str(number)).mkdir(parents=True)

@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
+
 from .conftest import GROUP, USER, AsUser
 
 
@@ -12,6 +14,7 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_in_a_sticky_directory_a_user_removes_and_renames_only_what_is_his(folder: Path, as_user: AsUser) -> None:
     folder.chmod(0o1777)
     for name in ("roots", "over"):
@@ -23,6 +26,7 @@ def test_in_a_sticky_directory_a_user_removes_and_renames_only_what_is_his(folde
     assert (folder / "over").read_text() == "over"
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_what_others_may_not_write_they_neither_change_nor_remove_nor_add_to(folder: Path, as_user: AsUser) -> None:
     folder.chmod(0o755)
     (folder / "f").write_text("x")
@@ -32,6 +36,7 @@ def test_what_others_may_not_write_they_neither_change_nor_remove_nor_add_to(fol
     assert as_user("cat f").stdout == "x"
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_a_path_needs_search_permission_and_a_listing_read_permission(folder: Path, as_user: AsUser) -> None:
     for name, mode in (("search", 0o711), ("read", 0o744)):
         (folder / name).mkdir()
@@ -43,6 +48,7 @@ def test_a_path_needs_search_permission_and_a_listing_read_permission(folder: Pa
     assert "Permission denied" in as_user("cat read/f").stderr
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_a_supplementary_group_counts(folder: Path, as_user: AsUser) -> None:
     (folder / "f").write_text("x")
     os.chown(folder / "f", 0, GROUP)
@@ -51,6 +57,7 @@ def test_a_supplementary_group_counts(folder: Path, as_user: AsUser) -> None:
     assert as_user("cat f", groups=(GROUP,)).stdout == "x"
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_in_a_set_group_id_directory_everything_gets_its_group_and_directories_the_bit(
     folder: Path, as_user: AsUser
 ) -> None:
@@ -64,12 +71,14 @@ def test_in_a_set_group_id_directory_everything_gets_its_group_and_directories_t
     assert mode_of(folder / "f") == 0o644
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_elsewhere_everything_gets_the_group_of_who_makes_it(folder: Path, as_user: AsUser) -> None:
     os.chown(folder, 0, GROUP)
     assert as_user("umask 022; mkdir d && echo x > f").returncode == 0
     assert (folder / "d").stat().st_gid == (folder / "f").stat().st_gid == USER
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_who_is_not_in_the_group_of_a_file_cannot_set_its_set_group_id_bit(folder: Path, as_user: AsUser) -> None:
     (folder / "f").write_text("x")
     os.chown(folder / "f", USER, GROUP)
@@ -79,6 +88,7 @@ def test_who_is_not_in_the_group_of_a_file_cannot_set_its_set_group_id_bit(folde
     assert mode_of(folder / "f") == 0o2755
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_writing_and_truncating_by_an_ordinary_user_take_set_id_bits_away(folder: Path, as_user: AsUser) -> None:
     for command in ("echo y >> f", "echo y > f", "truncate -s 0 f"):
         (folder / "f").write_text("x")
@@ -87,6 +97,7 @@ def test_writing_and_truncating_by_an_ordinary_user_take_set_id_bits_away(folder
         assert mode_of(folder / "f") == 0o777, command
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_chown_takes_set_id_bits_away_and_a_user_may_give_a_file_to_his_groups_only(
     folder: Path, as_user: AsUser
 ) -> None:
@@ -99,6 +110,7 @@ def test_chown_takes_set_id_bits_away_and_a_user_may_give_a_file_to_his_groups_o
     assert (mode_of(folder / "f"), (folder / "f").stat().st_gid) == (0o755, GROUP)
 
 
+@pytest.mark.promise("permissions-are-checked")
 def test_who_may_write_a_file_may_set_its_times_to_now_and_its_owner_to_anything(folder: Path, as_user: AsUser) -> None:
     (folder / "f").write_text("x")
     (folder / "f").chmod(0o666)
@@ -111,6 +123,7 @@ def test_who_may_write_a_file_may_set_its_times_to_now_and_its_owner_to_anything
     assert (folder / "f").stat().st_mtime == 5
 
 
+@pytest.mark.promise("permissions-are-checked", "devices-and-set-id-bits-need-an-option")
 def test_set_user_id_programs_work_where_the_mount_allows_them(folder: Path, as_user: AsUser) -> None:
     program = folder / "who"
     program.write_bytes(Path("/usr/bin/id").read_bytes())

@@ -214,7 +214,7 @@ class _BufferedSocket(socket.socket):
         return data
 
 
-class _SocketModule:
+class _BufferedSocketModule:
     """What pymemcache uses of the module `socket`."""
 
     AF_UNIX, AF_UNSPEC, SOCK_STREAM = socket.AF_UNIX, socket.AF_UNSPEC, socket.SOCK_STREAM
@@ -233,7 +233,7 @@ def make_client(address: Address, timeout_s: float) -> Any:
         timeout=timeout_s,
         no_delay=True,
         default_noreply=False,
-        socket_module=_SocketModule,
+        socket_module=_BufferedSocketModule,
     )
 
 

@@ -155,7 +155,7 @@ class WebCache(BlockCache):
             self._health.record_failure(error)
             return None
         if answer[0] >= _SERVER_ERROR and method == "GET":
-            self._health.record_failure(OSError(f"it answers with status {answer[0]}"))
+            self._health.record_failure(_server_error(answer[0]))
             return None
         if method == "GET":
             self._health.record_response(waited_s)
@@ -190,7 +190,11 @@ class WebCache(BlockCache):
         """
         (status, _), _ = self._request("GET", f"{self._base}/00/{'0' * 64}", None)
         if status >= _SERVER_ERROR:
-            raise OSError(f"it answers with status {status}")
+            raise _server_error(status)
+
+
+def _server_error(status: int) -> OSError:
+    return OSError(f"it answers with status {status}")
 
 
 def _limited_body(response: "BaseHTTPResponse") -> bytes:

@@ -191,8 +191,8 @@ def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early:
 def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
     """Restores the index of the newest snapshot that is whole, or an empty one where there is none; tells which."""
     which = "an empty index, as there is no snapshot that is whole"
-    strays = archive.diverged()
-    for snapshot in reversed([one for one in archive.ids() if one not in strays]):
+    diverged = archive.diverged()
+    for snapshot in reversed([one for one in archive.ids() if one not in diverged]):
         try:
             archive.restore(snapshot, path)
             which = f"the index of snapshot {snapshot}, as the one here is missing, damaged, or not the newest state"

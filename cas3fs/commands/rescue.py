@@ -194,8 +194,8 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
 
 def _base(archive: SnapshotArchive, facts: LineageRecord) -> str | None:
     """The newest snapshot on the line that the index knows."""
-    strays, limit = archive.diverged(), facts.limit or _limit_of_epoch(archive, facts)
-    known = [one for one in archive.ids() if one not in strays and SnapshotNumber.parse(one) <= limit]
+    diverged, limit = archive.diverged(), facts.limit or _limit_of_epoch(archive, facts)
+    known = [one for one in archive.ids() if one not in diverged and SnapshotNumber.parse(one) <= limit]
     if not known and facts.published is not None:
         raise SnapshotError(
             f"snapshot {facts.published}, from which this state went on, is gone with all before it, so what has "

@@ -110,9 +110,9 @@ def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path
         return None, set()
     # manifests tell what was gone around before
     archive.list(lambda one, error: _log.warning("snapshot %s cannot be read: %s", one, error))
-    ids, strays = archive.ids(), archive.diverged()
+    ids, diverged = archive.ids(), archive.diverged()
     around = set() if head in ids else {head}
-    for one in reversed([each for each in ids if each not in strays and each <= head]):
+    for one in reversed([each for each in ids if each not in diverged and each <= head]):
         try:
             archive.restore(one, destination)
         except SnapshotDamaged as error:

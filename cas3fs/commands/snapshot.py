@@ -43,13 +43,13 @@ def list_snapshots(archive: SnapshotArchive) -> Iterator[Message]:
         StoreError: the store failed.
     """
     damaged: dict[str, str] = {}
-    head, strays = archive.newest_id(), archive.diverged()
+    head, diverged = archive.newest_id(), archive.diverged()
     told = {one.id: one for one in archive.list(lambda one, error: damaged.update({one: str(error)}))}
     for one in sorted([*told, *damaged]):
         if one in told:
-            yield describe(told[one], head, strays)
+            yield describe(told[one], head, diverged)
         else:
-            yield {"id": one, "damaged": damaged[one], "newest": one == head, "off_line": one in strays}
+            yield {"id": one, "damaged": damaged[one], "newest": one == head, "off_line": one in diverged}
 
 
 def show_snapshot(archive: SnapshotArchive, snapshot_id: str) -> Message:
@@ -63,7 +63,7 @@ def show_snapshot(archive: SnapshotArchive, snapshot_id: str) -> Message:
     return describe(info, archive.newest_id(), archive.diverged()) | {"facts": dict(info.facts), "pages": pages}
 
 
-def describe(info: SnapshotInfo, head: str | None, strays: frozenset[str]) -> Message:
+def describe(info: SnapshotInfo, head: str | None, diverged: frozenset[str]) -> Message:
     """What a listing tells of a snapshot; sizes are in bytes."""
     return {
         "id": info.id,
@@ -79,7 +79,7 @@ def describe(info: SnapshotInfo, head: str | None, strays: frozenset[str]) -> Me
         "new_index_bytes": info.new_size,
         "index_bytes": info.index_size,
         "newest": info.id == head,
-        "off_line": info.id in strays,
+        "off_line": info.id in diverged,
     }
 
 

@@ -39,7 +39,7 @@ from cas3fs.errors import EpochHeld, ObjectExists
 ATTEMPTS: Final = 8
 """How often a claim that met a rival is tried again."""
 FIRST_WAIT_S: Final = 0.2
-MOST_FILLED: Final = 1000
+GAP_FILL_LIMIT: Final = 1000
 """At most so many lost numbers are claimed one by one."""
 
 
@@ -212,14 +212,14 @@ class Epochs:
         """Claim further numbers until one is greater than `seen`, and return that claim.
 
         The store has lost epochs that this state directory saw, as after it was restored from a backup; names that
-        they used must not be used again. No number is skipped, unless more than `MOST_FILLED` were lost. The epochs in
-        between count as taken over: what the store may still have of them stays until a person releases it.
+        they used must not be used again. No number is skipped, unless more than `GAP_FILL_LIMIT` were lost. The epochs
+        in between count as taken over: what the store may still have of them stays until a person releases it.
         """
         first = claim
         while claim.epoch <= seen:
             record = read_claim_file(claim_file)
             latest = self._finder.find(claim.epoch)
-            if seen - claim.epoch > MOST_FILLED:
+            if seen - claim.epoch > GAP_FILL_LIMIT:
                 latest = latest._replace(number=seen)
             lost = [one.entry for one in latest.claims]
             following = self._attempt(identity, claim_file, record, latest, lost)

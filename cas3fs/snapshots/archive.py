@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The archive: finds, lists, creates, restores and deletes the snapshots of a volume.
 
-Creating is in `writer`, restoring in `reader`, and reading manifests in `manifest_reader`. This module finds the
-snapshots: it combines a listing, the snapshots that are known from elsewhere (`tracker`), and the bases that show which
-snapshots have diverged (`divergence`).
+`snapshot_writer` creates snapshots, `snapshot_reader` restores them, and `manifest_reader` reads manifests. This module
+finds snapshots: it combines a listing, the snapshots that are known from elsewhere (`tracker`), and the bases that show
+which snapshots have diverged (`divergence`).
 
 Thread-safe.
 """
@@ -18,7 +18,7 @@ from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.shelf import ListedEntry, Shelf
 from cas3fs.errors import DeleteFailed, SnapshotError
 from cas3fs.snapshots.divergence import TakeoverBases, is_diverged, may_be_diverged, newest_undiverged
-from cas3fs.snapshots.manifest_reader import ManifestReader, OnDamaged
+from cas3fs.snapshots.manifest_reader import ManifestReader, OnDamagedManifest
 from cas3fs.snapshots.manifests import (
     UNKNOWN_ORIGIN,
     SnapshotInfo,
@@ -28,10 +28,10 @@ from cas3fs.snapshots.manifests import (
     snapshots_of_pages,
 )
 from cas3fs.snapshots.pages import PART_BYTES, find_lost_pages
-from cas3fs.snapshots.reader import RestoreProgress, SnapshotReader
+from cas3fs.snapshots.snapshot_reader import RestoreProgress, SnapshotReader
+from cas3fs.snapshots.snapshot_writer import SnapshotWriter
 from cas3fs.snapshots.tracker import SnapshotTracker
 from cas3fs.snapshots.tree import LIST_LENGTH, SEGMENT_BYTES, SegmentReference
-from cas3fs.snapshots.writer import SnapshotWriter
 from cas3fs.values import SnapshotNumber
 
 LOOKUP_AHEAD: Final = 16
@@ -208,7 +208,9 @@ class SnapshotArchive:
                     return one
         return None
 
-    def list(self, on_damaged: OnDamaged | None = None, *, pages: Iterable[str] | None = None) -> list[SnapshotInfo]:
+    def list(
+        self, on_damaged: OnDamagedManifest | None = None, *, pages: Iterable[str] | None = None
+    ) -> list[SnapshotInfo]:
         """Return all snapshots, ascending; makes one LIST, and a GET for each manifest that was not read before.
 
         Args:

@@ -28,12 +28,12 @@ from cas3fs.errors import (
     SnapshotMissing,
     VolumeFormatError,
 )
-from cas3fs.snapshots.manifests import SnapshotInfo, check_sizes, check_snapshot_id, snapshot_info
+from cas3fs.snapshots.manifests import SnapshotInfo, check_sizes, check_snapshot_id, no_such_snapshot, snapshot_info
 
 CACHE_LIMIT: Final = 1000
 """If there are more manifests, the oldest are read each time."""
 
-OnDamaged = Callable[[str, SnapshotError], None]
+OnDamagedManifest = Callable[[str, SnapshotError], None]
 """Called with the id of a snapshot whose manifest cannot be read, and the reason."""
 
 
@@ -76,7 +76,7 @@ class ManifestReader:
         except VolumeFormatError as error:
             raise SnapshotMissing(str(error)) from error
         except ObjectMissing as error:
-            raise SnapshotMissing(f"{self._shelf.store.url} has no snapshot {snapshot_id}") from error
+            raise no_such_snapshot(self._shelf.store.url, snapshot_id) from error
         except EntryError as error:
             raise SnapshotDamaged(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
         except ObjectArchived as error:
@@ -86,7 +86,7 @@ class ManifestReader:
             self._bypassed.update(entry.around)
         return entry, digest
 
-    def load_all(self, listed: Iterable[ListedEntry], on_damaged: OnDamaged | None) -> list[SnapshotInfo]:
+    def load_all(self, listed: Iterable[ListedEntry], on_damaged: OnDamagedManifest | None) -> list[SnapshotInfo]:
         """Read the manifests in a listing, except those that were read before.
 
         Args:

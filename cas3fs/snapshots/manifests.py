@@ -18,6 +18,7 @@ from cas3fs.errors import (
     SnapshotArchived,
     SnapshotDamaged,
     SnapshotError,
+    SnapshotMissing,
     VolumeFormatError,
 )
 from cas3fs.snapshots.tree import longest_list_bytes
@@ -106,6 +107,11 @@ def snapshots_named_by(infos: Iterable[SnapshotInfo]) -> set[str]:
     infos = tuple(infos)
     named = {one for info in infos for one in (info.parent, info.restored) if one is not None}
     return named | snapshots_of_pages(use.id for info in infos for use in info.pages)
+
+
+def no_such_snapshot(url: str, snapshot_id: str) -> SnapshotMissing:
+    """Return the error for a snapshot that does not exist."""
+    return SnapshotMissing(f"{url} has no snapshot {snapshot_id}; `cas3fs snapshot list` shows those that exist")
 
 
 def check_snapshot_id(snapshot_id: str) -> str:

@@ -19,7 +19,7 @@ import attrs
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.errors import DeleteFailed, SnapshotError, SnapshotMissing
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by, snapshots_of_pages
+from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by, no_such_snapshot, snapshots_of_pages
 from cas3fs.values import PagesNumber, SnapshotNumber
 
 IsAttemptOver = Callable[[SnapshotNumber], bool]
@@ -110,7 +110,7 @@ def plan_removal(
     known = {one.id for one in inventory.snapshots} | set(inventory.damaged) | set(archive.tracker.missing())
     unknown = sorted(set(snapshot_ids) - known)
     if unknown:
-        raise SnapshotMissing(f"{archive.shelf.store.url} has no snapshot {unknown[0]}")
+        raise no_such_snapshot(archive.shelf.store.url, unknown[0])
     needed = _needed_without(inventory, snapshot_ids)
     unused = [one for one in sizes if one not in needed and _is_over(one, is_attempt_over)]
     return RemovalPlan(tuple(sorted(snapshot_ids)), tuple(unused), sum(sizes[one] for one in unused))

@@ -37,7 +37,7 @@ _HOUR_S: Final = 3600.0
 _DAY_S: Final = 24 * _HOUR_S
 FORECAST_S: Final = (_HOUR_S, _DAY_S, 7 * _DAY_S, 32 * _DAY_S, 92 * _DAY_S, 183 * _DAY_S, 367 * _DAY_S)
 """Times from now for which the policy is applied; a snapshot that is kept at the last one is taken to stay for ever."""
-_MOST_SIMULATED: Final = 400
+_SIMULATION_LIMIT: Final = 400
 _INTERVALS_AVERAGED: Final = 30
 _NUMBER_DIGITS: Final = 8
 
@@ -234,9 +234,9 @@ def _usual_interval_s(snapshots: Sequence[SnapshotInfo]) -> float:
 
 
 def _simulate(newest: SnapshotInfo, interval_s: float, now: datetime, within_s: float) -> Iterator[SnapshotInfo]:
-    """Yield snapshots to come in that time: the next one, and then at most about `_MOST_SIMULATED`."""
+    """Yield snapshots to come in that time: the next one, and then at most about `_SIMULATION_LIMIT`."""
     time = max(now, newest.time + timedelta(seconds=interval_s))
-    step = timedelta(seconds=max(interval_s, within_s / _MOST_SIMULATED))
+    step = timedelta(seconds=max(interval_s, within_s / _SIMULATION_LIMIT))
     number = 0
     while time <= now + timedelta(seconds=within_s):
         number += 1

@@ -42,7 +42,7 @@ SEGMENT_BYTES: Final = 16 * 1024
 LIST_LENGTH: Final = 256
 SEGMENT_HASH_BYTES: Final = 16
 FORMAT_VERSION: Final = 1
-MOST_PAGES: Final = 64
+PAGES_LIMIT: Final = 64
 """A snapshot that would refer to more small pages entries stores again what it needs of the least used ones."""
 PAGES_AFTER_REWRITE: Final = 32
 LARGE_PAGES_BYTES: Final = 4 * 1024 * 1024
@@ -167,7 +167,7 @@ def stale_pages(uses: Iterable[PagesUse]) -> frozenset[str]:
         key=lambda one: (one.live_size, one.id),
     )
     # The next snapshot adds one.
-    surplus = len(others) - PAGES_AFTER_REWRITE if len(others) >= MOST_PAGES else 0
+    surplus = len(others) - PAGES_AFTER_REWRITE if len(others) >= PAGES_LIMIT else 0
     return frozenset(wasteful | {one.id for one in others[:surplus]})
 
 

@@ -136,6 +136,6 @@ def pages_used_by(tree: SnapshotTree, totals: Mapping[str, int]) -> tuple[PagesU
     return tuple(PagesUse(pages, live[pages], totals[pages]) for pages in sorted(live))
 
 
-def pages_sizes(uses: Iterable[PagesUse]) -> dict[str, int]:
+def sizes_of_pages(uses: Iterable[PagesUse]) -> dict[str, int]:
     """Return the sizes of pages entries by id."""
     return {one.id: one.total_size for one in uses}

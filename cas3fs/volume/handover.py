@@ -7,7 +7,7 @@ the state folder, which snapshots it knew. So a listing that lacks something nei
 anything be deleted that a snapshot needs.
 
 A claim that took over, or that follows one which did and died, writes down where it goes on from before it restores
-anything: what the writer before still publishes is off the line from then on.
+anything: what the previous writer still publishes has diverged.
 """
 
 from collections.abc import Collection

@@ -44,7 +44,7 @@ from cas3fs.index.files import (
 )
 from cas3fs.index.salvage import open_or_salvage
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.reader import RestoreProgress
+from cas3fs.snapshots.snapshot_reader import RestoreProgress
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.comparison import (
     ATTEMPTED,
@@ -233,10 +233,10 @@ def _restore_newest_intact(
         restore_with_advice(archive, newest, state.restored, progress)
         return newest
     damaged: dict[str, SnapshotDamaged] = {}
-    ids, strays = archive.ids(), archive.diverged()
+    ids, diverged = archive.ids(), archive.diverged()
     if newest not in ids:
         damaged[newest] = SnapshotDamaged(f"{archive.shelf.store.url} has no snapshot {newest}, which was the newest")
-    for one in reversed([each for each in ids if each not in strays]):
+    for one in reversed([each for each in ids if each not in diverged]):
         try:
             archive.restore(one, state.restored, progress)
         except SnapshotDamaged as error:

@@ -34,7 +34,7 @@ from cas3fs.maintenance.lost_blocks import apply_lost_block_note, record_missing
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.reader import RestoreProgress
+from cas3fs.snapshots.snapshot_reader import RestoreProgress
 from cas3fs.volume.handover import apply_handover, expect_released_head, release, save_known_snapshots
 from cas3fs.volume.lineage import close_clean, restore_with_advice, select_index
 from cas3fs.volume.loading import load_volume, open_volume_store, warn_if_readable_by_others

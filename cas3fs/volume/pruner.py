@@ -86,7 +86,7 @@ class SnapshotPruner:
         self._going = going
         self._now = now
         self._known: list[SnapshotInfo] | None = None
-        self._strays: frozenset[str] | None = None
+        self._exempt: frozenset[str] | None = None
         self._policy: RetentionPolicy | None = None
         self._policy_read_s = 0.0
 
@@ -115,10 +115,10 @@ class SnapshotPruner:
         for error in inventory.damaged.values():
             raise error
         self._known = list(inventory.snapshots)
-        self._strays = self._exempt_ids()
+        self._exempt = self._exempt_ids()
         now = store_clock_now(self._archive.shelf.store) if policy.has_ages else self._now()
         check_clocks(policy, self._now(), now)
-        verdicts = apply_policy(self._known, policy, now, exempt=self._strays, in_use=self._shown())
+        verdicts = apply_policy(self._known, policy, now, exempt=self._exempt, in_use=self._shown())
         going = [one.snapshot.id for one in verdicts if not one.kept_by]
         return PrunePlan(verdicts, plan_removal(self._archive, going, self._is_explained(inventory), inventory))
 
@@ -168,10 +168,10 @@ class SnapshotPruner:
             self._policy_read_s = time.monotonic()
         if self._known is None:
             self._known = self._archive.list(self._log_damage)
-            self._strays = None
-        if self._strays is None and self._claim.epoch > 1:
-            self._strays = self._exempt_ids()
-        verdicts = apply_policy(self._known, self._policy, self._now(), exempt=self._strays or (), in_use=self._shown())
+            self._exempt = None
+        if self._exempt is None and self._claim.epoch > 1:
+            self._exempt = self._exempt_ids()
+        verdicts = apply_policy(self._known, self._policy, self._now(), exempt=self._exempt or (), in_use=self._shown())
         return any(not one.kept_by for one in verdicts)
 
     @staticmethod
@@ -183,7 +183,7 @@ class SnapshotPruner:
         self._policy = None
 
     def _exempt_ids(self) -> frozenset[str]:
-        """The snapshots that no rule may touch: off the line, or damaged and gone around."""
+        """The snapshots that no rule applies to: those that have (or may have) diverged, and bypassed ones."""
         assert self._known is not None
         return self._archive.possibly_diverged([one.id for one in self._known]) | bypassed_by(self._known)
 

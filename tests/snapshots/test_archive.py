@@ -25,7 +25,7 @@ from cas3fs.objectstores.base import Body
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.tree import LIST_LENGTH, MOST_PAGES, SEGMENT_BYTES
+from cas3fs.snapshots.tree import LIST_LENGTH, PAGES_LIMIT, SEGMENT_BYTES
 
 SEGMENT = 512
 FIRST = "00000001-0000000001"
@@ -209,7 +209,7 @@ def test_chains_stay_short(archive: SnapshotArchive, store: Store, index: Path) 
         change(index, sequence * 251 % 50_000, sequence.to_bytes(4, "big"))
         parent = made[-1].id if made else None
         made.append(archive.create(index, epoch=1, sequence=sequence, parent=parent))
-    assert max(len(one.pages) for one in made) <= MOST_PAGES
+    assert max(len(one.pages) for one in made) <= PAGES_LIMIT
     content = index.read_bytes()
     needed = {use.id for use in made[-1].pages}
     store.delete_many([one.key for one in Shelf(store).list_entries(PagesEntry) if one.id not in needed])

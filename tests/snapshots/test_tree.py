@@ -13,8 +13,8 @@ from cas3fs.errors import SnapshotDamaged
 from cas3fs.snapshots.ranged_reads import LARGEST_GAP_BYTES, LONGEST_READ_BYTES, WantedRange, merge_ranges
 from cas3fs.snapshots.tree import (
     LARGE_PAGES_BYTES,
-    MOST_PAGES,
     PAGES_AFTER_REWRITE,
+    PAGES_LIMIT,
     SegmentReference,
     decode_list,
     encode_list,
@@ -107,7 +107,7 @@ def test_only_near_ranges_are_merged() -> None:
 
 
 def test_few_well_used_pages_are_kept() -> None:
-    uses = [PagesUse(f"p{number:03}", 10, 100) for number in range(MOST_PAGES - 1)]
+    uses = [PagesUse(f"p{number:03}", 10, 100) for number in range(PAGES_LIMIT - 1)]
     assert stale_pages([*uses[1:], PagesUse("large", LARGE_PAGES_BYTES, 2 * LARGE_PAGES_BYTES)]) == frozenset()
 
 
@@ -116,5 +116,5 @@ def test_a_large_object_that_is_mostly_unneeded_is_replaced() -> None:
 
 
 def test_the_least_needed_of_too_many_objects_are_replaced() -> None:
-    uses = [PagesUse(f"p{number:03}", number, 1000) for number in range(MOST_PAGES)]
-    assert stale_pages(uses) == {f"p{number:03}" for number in range(MOST_PAGES - PAGES_AFTER_REWRITE)}
+    uses = [PagesUse(f"p{number:03}", number, 1000) for number in range(PAGES_LIMIT)]
+    assert stale_pages(uses) == {f"p{number:03}" for number in range(PAGES_LIMIT - PAGES_AFTER_REWRITE)}

@@ -10,7 +10,7 @@ first deletion, and if a snapshot was published before in which it is not refere
     hold them, and the index has the new place.* A pack with a block that cannot be read stays as it is; the gc goes on.
  3. Take the inventory of the store: one complete listing and every manifest. Classify the objects that are there and
     unknown, and check that everything is there that has to be. *Nothing.*
- 4. Merge in the packs that snapshots off the lineage need, and those of snapshots of an epoch of which the store has
+ 4. Merge in the packs that diverged snapshots need, and those of snapshots of an epoch of which the store has
     packs that the index does not know: the index may descend from an older state than those snapshots. *Rows that
     keep packs alive; the next gc merges them again.*
  5. Compare the chunks of the index with its checksums (`cas3fs.index.checksums`), and stop if some are lost, since the
@@ -160,7 +160,7 @@ class GarbageCollector:
         )
 
     def _merge_needed_packs(self, inventory: StoreInventory, references: OrphanReferences) -> None:
-        """Enters in the index the packs that snapshots off the lineage, or of the orphans' epochs, may need."""
+        """Enters in the index the packs that diverged snapshots, or those of the orphans' epochs, may need."""
         context = self._context
         for one in inventory.diverged:
             self._merge(recorded_packs(context.archive, one.id, context.scratch), one.number)

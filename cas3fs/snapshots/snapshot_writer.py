@@ -33,10 +33,10 @@ from cas3fs.errors import ObjectMissing, SnapshotArchived, SnapshotDamaged, Stor
 from cas3fs.snapshots.manifest_reader import ManifestReader
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin, local_disk_errors, snapshot_info
 from cas3fs.snapshots.pages import PagesWriter, find_lost_pages
-from cas3fs.snapshots.reader import SnapshotReader
+from cas3fs.snapshots.snapshot_reader import SnapshotReader
 from cas3fs.snapshots.tracker import SnapshotTracker
 from cas3fs.snapshots.tree import EMPTY_TREE, LARGE_PAGES_BYTES, SnapshotTree, stale_pages
-from cas3fs.snapshots.tree_builder import PartialTree, TreeBuilder, pages_sizes, pages_used_by
+from cas3fs.snapshots.tree_builder import PartialTree, TreeBuilder, pages_used_by, sizes_of_pages
 from cas3fs.values import SnapshotNumber
 
 _ATTEMPTS: Final = 3
@@ -129,7 +129,7 @@ class SnapshotWriter:
             partial = self._partial
         if old is None or _is_self_contained_due(old, now):
             return _Reusable(EMPTY_TREE, partial, partial.sizes)
-        sizes = {**pages_sizes(old.pages), **partial.sizes}
+        sizes = {**sizes_of_pages(old.pages), **partial.sizes}
         return _Reusable(
             self._tree_of(old), partial, sizes, stale_pages(old.pages), old.whole_at or old.time, old.since_size
         )

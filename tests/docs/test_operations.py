@@ -7,11 +7,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cas3fs.cli.program import program
-from cas3fs.testing.volumes import TemporaryVolume
+from cas3fs.testing.volumes import TemporaryMount, TemporaryVolume
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.rst").read_text()
 
@@ -47,3 +48,21 @@ def test_the_helper_of_mount_8_mounts_a_volume(cas3fs_volume: TemporaryVolume, t
         assert mountpoint.is_mount()
     finally:
         cas3fs_volume.run("umount", mountpoint)
+
+
+@pytest.mark.usefixtures("need_fuse")
+def test_the_values_to_monitor_exist(cas3fs_mount: TemporaryMount) -> None:
+    (cas3fs_mount / "f").write_bytes(b"x")
+    cas3fs_mount.flush()
+    cas3fs_mount.volume.run("fsck", cas3fs_mount.path)
+    table = PAGE.partition("what to watch for")[2].partition(".. code-block")[0]
+    names = re.findall(r"``([\w.]+)``", "".join(re.findall(r'^   "(.*?)", ', table, re.MULTILINE)))
+    assert len(names) == 11
+    stats = cas3fs_mount.stats()
+    assert [name for name in names if not has_value(stats, name)] == []
+
+
+def has_value(report: dict[str, Any], name: str) -> bool:
+    """Whether a JSON object has a value under that name, of which the first part may name an object in it."""
+    outer, _, inner = name.partition(".")
+    return name in report or (isinstance(report.get(outer), dict) and has_value(report[outer], inner))

@@ -64,9 +64,10 @@ def test_what_lies_beyond_a_long_hole_is_found_wherever_it_lies(fs: FileSystem, 
     fs.write(handle, size - 3, b"end")
     exporter = Exporter(fs)
     (tmp_path / "out").mkdir()
-    asked = fs.index.chunks.spans
+    with fs.index_transaction() as index:
+        asked = index.chunks.spans
     questions = []
-    fs.index.chunks.spans = lambda *args: questions.append(args) or asked(*args)  # type: ignore[method-assign]
+    index.chunks.spans = lambda *args: questions.append(args) or asked(*args)  # type: ignore[method-assign]
     exporter.copy_entries(ROOT, tmp_path / "out")
     assert len(questions) < 40
     assert exporter.result.problems == []

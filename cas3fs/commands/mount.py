@@ -112,7 +112,7 @@ class MountProcess:
             options=options,
             control=volume.state.control,
             last_response_at=lambda: volume.archive.shelf.store.last_response_at_s,
-            capabilities=volume.filesystem.has_capabilities,
+            capabilities=volume.filesystem.xattrs.has_capabilities,
             sync=self._sync(),
         )
         self._gc_scheduler = GcScheduler(volume)
@@ -175,7 +175,7 @@ class MountProcess:
             self._write_out()
             snapshot = self._volume.finish(self._ending.report)
             self._write_out()
-            refused = self._volume.filesystem.refused
+            refused = self._volume.filesystem.refused_inodes
             self._volume.close()
         except FilesNotStored as error:
             for file in error.files:

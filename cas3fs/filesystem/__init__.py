@@ -16,7 +16,8 @@ What reads see: the layers of a file from the top down, then its chunk list, the
 It does not know of llfuse, of buckets, of snapshots' format, or of epochs.
 """
 
-from cas3fs.filesystem.filesystem import FileSystem, Pending, VolumeStatistics
+from cas3fs.filesystem.filesystem import FileSystem
+from cas3fs.filesystem.operations.statistics import Pending, VolumeStatistics
 from cas3fs.filesystem.settings import Caller, FileSystemSettings, Owner
 from cas3fs.filesystem.state.inodes import ROOT, Inode
 from cas3fs.filesystem.state.staging import Staging

@@ -1,70 +1,60 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The file system as a whole: its parts put together, and what concerns all of them.
+"""The file system as a whole: makes its parts, starts and stops them, and does what takes several of them.
 
-A life: made; `start` takes up what an earlier process left and begins the background work; operations; `store_all`
-or `checkpoint`; `close`.
+A life: made; `start` restores what an earlier process left in staging and begins the background work; operations;
+`store_all` or `checkpoint`; `close`.
 """
 
 import errno
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import attrs
-
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.errors import FileSystemError, IndexCorrupt, IndexDatabaseError, IndexRowRefused
-from cas3fs.filesystem.limits import NAME_MAX
+from cas3fs.errors import FileSystemError, IndexCorrupt, IndexRowRefused
+from cas3fs.filesystem.operations.directories import Directories
 from cas3fs.filesystem.operations.files import Files
+from cas3fs.filesystem.operations.statistics import Statistics
 from cas3fs.filesystem.operations.xattrs import Xattrs
 from cas3fs.filesystem.settings import FileSystemSettings
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.recovery import recover
 from cas3fs.filesystem.state.staging import Staging
 from cas3fs.filesystem.writeback.checkpoint import Checkpoints
 from cas3fs.filesystem.writeback.commits import Commits
+from cas3fs.filesystem.writeback.pack_records import PackRecords
 from cas3fs.filesystem.writeback.storer import Storer
 from cas3fs.filesystem.writeback.unstorable import UnstorableFile
 from cas3fs.index import Index, IndexChecker, IndexReader
 from cas3fs.metrics import Metrics
-from cas3fs.values import BlockLocation, StoredPack
-
-_BLOCK_BYTES = 4096
-_FREE_BLOCKS = 2**38  # 1 PiB: an object store has no end that it would tell
-_FREE_FILES = 2**40
-_COUNTS_FRESH_S = 5.0
+from cas3fs.values import StoredPack
 
 _log = logging.getLogger(__name__)
 
 MakeWriter = Callable[[Callable[[StoredPack], None]], BlockWriter]
+"""Makes the block writer, given what it is to call when a pack is stored."""
 
 
-@attrs.frozen
-class Pending:
-    """What is not in the store yet."""
+class FileSystem:
+    """A file system over an index, staging, a block reader and a block writer.  Safe for use by many threads.
 
-    files: int
-    size_bytes: int
+    The operations that programs ask for are methods of three parts. They are bound here, by the same names, so that a
+    caller needs to know one object, and calls as fast as if it knew the part.
 
-
-@attrs.frozen
-class VolumeStatistics:
-    """What statvfs(2) tells; `blocks` are of `block_size` bytes."""
-
-    block_size: int
-    blocks: int
-    blocks_free: int
-    files: int
-    files_free: int
-    name_max: int
-
-
-class FileSystem(Files, Xattrs):
-    """A file system over an index, staging, a block reader and a block writer.  Safe for use by many threads."""
+    Attributes:
+        directories: the operations on names.
+        files: the operations on contents and attributes.
+        xattrs: the operations on extended attributes.
+        commits: makes changes durable on this machine.
+        storer: brings dirty files to the store.
+        checkpoints: makes copies of the index that a snapshot can be made of.
+        packs: records packs and losses in the index.
+        staging: what is not in the store yet.
+    """
 
     def __init__(  # noqa: PLR0917 - one for each room that it stands on
         self,
@@ -76,42 +66,81 @@ class FileSystem(Files, Xattrs):
         settings: FileSystemSettings,
         metrics: Metrics,
     ) -> None:
-        """`make_writer` makes the block writer, given what to call when a pack is stored."""
-        super().__init__(index, staging, reader, chunker, settings, metrics)
-        self._start_directories()
-        self._start_files()
-        self._start_xattrs()
-        self._commits = Commits(self, staging.folder)
-        self._writer = make_writer(self.record_pack)
-        staging.last_response_at = lambda: self._writer.last_response_at_s
-        self._storer = Storer(self, self._writer, self._commits)
-        self._checkpoints = Checkpoints(self, self._storer, self._writer, self._commits)
-        reader.on_lost_block(self.mark_block_lost)
-        self._statistics: VolumeStatistics | None = None
-        self._statistics_at_s = 0.0
+        self.staging = staging
+        self.metrics = metrics
+        self._state = state = FileSystemState(index, staging, reader, settings, metrics)
+        self.directories = Directories(state)
+        self.files = Files(state, self.directories)
+        self.xattrs = Xattrs(state)
+        self.commits = Commits(state)
+        self.packs = PackRecords(state)
+        self._writer = writer = make_writer(self.packs.add)
+        staging.last_response_at = lambda: writer.last_response_at_s
+        reader.on_lost_block(self.packs.mark_block_lost)
+        self.storer = Storer(state, writer, chunker, self.commits)
+        self.checkpoints = Checkpoints(state, writer, chunker, self.commits, self.storer)
+        self._statistics = Statistics(state, self.directories, self.files)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Gives the operations of the parts here, too."""
+        directories, files, xattrs = self.directories, self.files, self.xattrs
+        self.lookup = directories.lookup
+        self.forget = directories.forget
+        self.mknod = directories.mknod
+        self.mkdir = directories.mkdir
+        self.symlink = directories.symlink
+        self.readlink = directories.readlink
+        self.link = directories.link
+        self.unlink = directories.unlink
+        self.rmdir = directories.rmdir
+        self.rename = directories.rename
+        self.opendir = directories.opendir
+        self.readdir = directories.readdir
+        self.releasedir = directories.releasedir
+        self.getattr = files.getattr
+        self.setattr = files.setattr
+        self.create = files.create
+        self.open = files.open
+        self.release = files.release
+        self.read_now = files.read_now
+        self.read = files.read
+        self.write_now = files.write_now
+        self.write = files.write
+        self.next_data = files.next_data
+        self.data_ranges = files.data_ranges
+        self.check_losses = files.check_losses
+        self.getxattr = xattrs.getxattr
+        self.listxattr = xattrs.listxattr
+        self.setxattr = xattrs.setxattr
+        self.removexattr = xattrs.removexattr
+        self.statfs = self._statistics.statfs
+        self.statistics = self._statistics.by_name
+        self.pending = self._statistics.pending
+
+    # -- starting and ending
 
     def start(self) -> int:
-        """Takes up staged data, removes files that a crash left without a name, and starts the background work.
+        """Restores staged data, removes files that a crash left without a name, and starts the background work.
 
         Returns:
             how many files had staged data.
 
         Raises:
             IndexDatabaseError: index or records of staging cannot be read or written.
-            OSError: what is to be put aside cannot be written.
+            OSError: what is to be quarantined cannot be written.
         """
-        if self.settings.read_only:
+        state = self._state
+        if state.settings.read_only:
             return 0
         recovered = self.recover_staging()
-        with self.lock:
-            for number in self.index.namespace.unlinked():
-                inode = self.inodes.get(number)
-                self.staging.discard(inode)
-                self.inodes.mark_for_deletion(inode)
+        with state.lock:
+            for number in state.index.namespace.unlinked():
+                state.remove(state.inodes.get(number))
         self.commit()
         self._report_quarantined()
-        self._commits.start()
-        self._storer.start()
+        self.commits.start()
+        self.storer.start()
         return recovered
 
     def recover_staging(self) -> int:
@@ -124,22 +153,22 @@ class FileSystem(Files, Xattrs):
             IndexDatabaseError: index or records of staging cannot be read.
             OSError: what is to be quarantined cannot be written.
         """
-        with self.lock:
-            return recover(self.staging, self.inodes)
+        with self._state.lock:
+            return recover(self.staging, self._state.inodes)
 
     def _report_quarantined(self) -> None:
-        """Tells which files have lost what was staged of them, in the log and in the figures."""
+        """Reports which files have lost what was staged of them, in the log and in the figures."""
         if self.staging.records.salvaged:
             _log.error("%s", self.staging.records.salvaged)
             self.metrics.note_error("staging", IndexCorrupt(self.staging.records.salvaged))
         if not self.staging.quarantined:
             return
-        with IndexChecker(self.index.path) as checker:
+        with IndexChecker(self.index_path) as checker:
             for number, reason in self.staging.quarantined:
                 path = checker.path_of(number).decode(errors="backslashreplace") if number else "an unknown file"
-                told = f"a record of staged bytes of {path} is damaged, so it is as it was before them: {reason}"
-                _log.error("%s", told)
-                self.metrics.note_error("staging", IndexCorrupt(told))
+                message = f"a record of staged bytes of {path} is damaged, so it is as it was before them: {reason}"
+                _log.error("%s", message)
+                self.metrics.note_error("staging", IndexCorrupt(message))
 
     def close(self) -> None:
         """Stops the background work, after a last commit; what is not stored yet stays staged.
@@ -148,15 +177,31 @@ class FileSystem(Files, Xattrs):
             IndexDatabaseError, OSError: that commit failed; all is closed nevertheless.
         """
         try:
-            if not self.settings.read_only:
-                self._storer.stop()
-                self._commits.stop()
+            if not self._state.settings.read_only:
+                self.storer.stop()
+                self.commits.stop()
                 self.commit()
         finally:
             self._writer.close()
-            self.reader.close()
+            self._state.reader.close()
             self.staging.close()
-            self.index.close()
+            self._state.index.close()
+
+    # -- refusing changes
+
+    @property
+    def read_only_reason(self) -> str:
+        """Why changes are refused; empty while they are not."""
+        return self._state.access.read_only_reason
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused: for good, or until the index has its group again."""
+        return bool(self.read_only_reason)
+
+    def turn_read_only(self, reason: str) -> None:
+        """Refuses every change from now on; what is staged stays staged."""
+        self._state.access.turn_read_only(reason)
 
     # -- the index, for garbage collection, checks and publishing
 
@@ -170,13 +215,13 @@ class FileSystem(Files, Xattrs):
         Raises:
             IndexDatabaseError: the index failed; what was changed within is undone.
         """
-        with self.lock, self.operation():
-            yield self.index
+        with self._state.lock, self._state.operation():
+            yield self._state.index
 
     @property
     def index_path(self) -> Path:
         """The index's file, for readers with a connection of their own: they see what is committed."""
-        return self.index.path
+        return self._state.index.path
 
     def read_index(self) -> IndexReader:
         """A reader of the index as of the last commit; to be closed.
@@ -184,7 +229,37 @@ class FileSystem(Files, Xattrs):
         Raises:
             IndexDatabaseError: it cannot be opened.
         """
-        return self.index.reader()
+        return self._state.index.reader()
+
+    def drop_caches(self) -> None:
+        """Forgets the inodes and names that are cached, as `index_transaction` has changed some of them.
+
+        Raises:
+            IndexDatabaseError: what was not in the index yet could not be committed.
+        """
+        self.commit()
+        with self._state.lock:
+            self._state.inodes.drop_unused()
+            self._state.dentries.clear()
+
+    def complete_index(self) -> None:
+        """Returns when those who read the index's file see all that happened before; errors as `commit`."""
+        self.commit()
+        with self._state.lock:
+            self._state.index.ensure_hash_index()
+
+    @property
+    def next_ordinal(self) -> int:
+        """The ordinal of the first snapshot that can hold what is stored now: packs are entered with it."""
+        return self._state.next_ordinal
+
+    @next_ordinal.setter
+    def next_ordinal(self, ordinal: int) -> None:
+        self._state.next_ordinal = ordinal
+
+    def unrecorded_packs(self) -> frozenset[str]:
+        """The names of packs that may be in the store already although the index does not know them yet."""
+        return self._writer.unrecorded
 
     # -- durability
 
@@ -194,14 +269,8 @@ class FileSystem(Files, Xattrs):
         Raises:
             IndexDatabaseError, OSError: it is not.
         """
-        if not self.settings.read_only:
-            self._commits.commit()
-
-    def complete_index(self) -> None:
-        """Returns when those who read the index's file see all that happened before; errors as `commit`."""
-        self.commit()
-        with self.lock:
-            self.index.ensure_hash_index()
+        if not self._state.settings.read_only:
+            self.commits.commit()
 
     def fsync(self, handle: int, datasync: bool = False) -> None:
         """What was written to the file is durable on this machine.
@@ -211,25 +280,28 @@ class FileSystem(Files, Xattrs):
             IndexDatabaseError, OSError: as `commit`, and IndexRowRefused.
         """
         self.commit()
-        opened = self._open.get(handle)
-        if opened is not None:
-            self._check_kept(opened.inode.number)
+        inode = self.files.inode_of(handle)
+        if inode is not None:
+            self._check_kept(inode)
         self.check_losses(handle)
 
     def fsyncdir(self, handle: int) -> None:
         """What happened in the directory is durable on this machine; errors as `fsync`."""
         self.commit()
-        listing = self._listings.get(handle)
-        if listing is not None:
-            self._check_kept(listing.directory.number)
+        directory = self.directories.inode_of(handle)
+        if directory is not None:
+            self._check_kept(directory)
 
     @property
-    def refused(self) -> int:
+    def refused_inodes(self) -> int:
         """How many inodes are not in the index as programs left them, as it does not take their rows."""
-        return len(self.inodes.refused) + len(self.rejected_inodes) + len(self.staging.refused)
+        return self._statistics.refused_inodes
 
-    def _check_kept(self, number: int) -> None:
-        reason = self.inodes.refused.get(number) or self.rejected_inodes.get(number) or self.staging.refused.get(number)
+    def _check_kept(self, inode: Inode) -> None:
+        state, number = self._state, inode.number
+        reason = (
+            state.inodes.refused.get(number) or state.rejected_inodes.get(number) or self.staging.refused.get(number)
+        )
         if reason:
             raise IndexRowRefused(reason)
 
@@ -245,7 +317,7 @@ class FileSystem(Files, Xattrs):
             Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
             TimeoutError: not in that time.
         """
-        self._storer.store_all(timeout_s, settled=settled, skip_unstorable=skip_unstorable)
+        self.storer.store_all(timeout_s, settled=settled, skip_unstorable=skip_unstorable)
         self.commit()
 
     def checkpoint(self, copy_to: Path, *, settled: bool = False) -> None:
@@ -257,40 +329,7 @@ class FileSystem(Files, Xattrs):
         Raises:
             as `store_all`, and IndexDatabaseError where the copy cannot be made.
         """
-        self._checkpoints.take(copy_to, settled=settled)
-
-    def record_pack(self, pack: StoredPack) -> None:
-        """A pack is in the store: its blocks can be used from now on."""
-        with self.lock, self.operation():
-            self.index.blocks.add_pack(pack, self.next_ordinal)
-
-    def mark_block_lost(self, block: BlockLocation) -> None:
-        """The store has no such block, or not as it should be: who has the same bytes stores them again."""
-        if self.read_only:
-            return
-        try:
-            with self.lock, self.operation():
-                news = self.index.blocks.mark_lost(block.hash, block.pack)
-        except IndexDatabaseError as error:
-            _log.error("that block %s is lost could not be noted: %s", block.hash.hex(), error)
-            return
-        if news:
-            _log.error("block %s of pack %s is lost or damaged: a copy written again heals it", *_named(block))
-
-    def mark_pack_lost(self, pack: str) -> None:
-        """The store has no such pack: as `mark_block_lost`, of all that lies in it.
-
-        Raises:
-            IndexDatabaseError: it could not be noted.
-        """
-        with self.lock, self.operation():
-            count = self.index.blocks.mark_pack_lost(pack)
-        if count:
-            _log.error("pack %s is lost: copies of its %d blocks that are written again heal them", pack, count)
-
-    def unrecorded_packs(self) -> frozenset[str]:
-        """The names of packs that may be in the store already although the index does not know them yet."""
-        return self._writer.unrecorded
+        self.checkpoints.take(copy_to, settled=settled)
 
     def unstorable_files(self) -> list[UnstorableFile]:
         """The files that cannot be stored although others can; each is tried again and again.
@@ -298,73 +337,27 @@ class FileSystem(Files, Xattrs):
         Raises:
             IndexDatabaseError: their paths cannot be read.
         """
-        with self.lock:
-            refused = self._storer.unstorable()
-            sizes = {number: _staged_bytes(self.staging.files[number]) for number in refused}
-        if not refused:
+        with self._state.lock:
+            reasons = self.storer.unstorable()
+            sizes = {number: self.staging.files[number].unstored_bytes for number in reasons}
+        if not reasons:
             return []
-        with IndexChecker(self.index.path) as checker:
+        with IndexChecker(self.index_path) as checker:
             return [
                 UnstorableFile(number, checker.path_of(number).decode(errors="backslashreplace"), sizes[number], reason)
-                for number, reason in sorted(refused.items())
+                for number, reason in sorted(reasons.items())
             ]
 
     def check_stored(self, handle: int) -> None:
-        """Raises FileSystemError where the file of the handle cannot be stored, for who waited for that."""
-        with self.lock:
-            opened = self._open.get(handle)
-            reason = None if opened is None else self._storer.unstorable().get(opened.inode.number)
+        """Checks, for a program that has waited for it, that the file of the handle could be stored.
+
+        Raises:
+            FileSystemError: EIO, it could not.
+        """
+        inode = self.files.inode_of(handle)
+        if inode is None:
+            return
+        with self._state.lock:
+            reason = self.storer.unstorable().get(inode.number)
         if reason is not None:
             raise FileSystemError(errno.EIO, f"the file cannot be stored: {reason}")
-
-    # -- figures
-
-    def pending(self) -> Pending:
-        """What is not in the store yet."""
-        with self.lock:
-            return Pending(len(self.staging.waiting), self.staging.size_bytes)
-
-    def statfs(self) -> VolumeStatistics:
-        """Room and use; at most a few seconds old, unless the index cannot be opened once more."""
-        now_s = time.monotonic()
-        if self._statistics is None or now_s - self._statistics_at_s > _COUNTS_FRESH_S:
-            try:
-                with self.index.reader() as reader:
-                    counts = reader.counts()
-            except IndexDatabaseError:  # no descriptor is left, perhaps
-                if self._statistics is None:
-                    raise
-                return self._statistics
-            used = -(-counts.logical_bytes // _BLOCK_BYTES)
-            files = counts.files + counts.directories + counts.symlinks + counts.others
-            self._statistics = VolumeStatistics(
-                _BLOCK_BYTES, used + _FREE_BLOCKS, _FREE_BLOCKS, files + _FREE_FILES, _FREE_FILES, NAME_MAX
-            )
-            self._statistics_at_s = now_s
-        return self._statistics
-
-    def statistics(self) -> dict[str, int | float]:
-        """Figures of this process, by name."""
-        with self.lock:
-            own: dict[str, int | float] = {
-                "staging.files": len(self.staging.files),
-                "staging.size_bytes": self.staging.size_bytes,
-                "staging.memory_bytes": self.staging.memory_bytes,
-                "staging.open_files": self.staging.layer_files.open_count,
-                "staging.lost_files": len(self.staging.failures),
-                "staging.refused": len(self.staging.refused),
-                "staging.put_aside": len(self.staging.quarantined),
-                "inodes.cached": len(self.inodes.cached),
-                "inodes.refused": self.refused - len(self.staging.refused),
-                "inodes.known_to_kernel": len(self.inodes.lookups),
-                "handles.open": len(self._open) + len(self._listings),
-            }
-        return own | self.metrics.snapshot()
-
-
-def _named(block: BlockLocation) -> tuple[str, str]:
-    return block.hash.hex(), block.pack
-
-
-def _staged_bytes(inode: Inode) -> int:
-    return sum(layer.bytes.size_bytes for layer in inode.layers if not layer.stored)

@@ -38,6 +38,7 @@ class FileSystemSettings:
     batch_wait_s: ... together with others that settle within this time, or as soon as they fill a pack.
     part_bytes: a file that only grows is stored in parts of this size while it is being written.
     storers: threads that store.
+    cached_inodes: about so many inodes are kept in memory, beside those that are in use.
     cache_writes: large blocks go to the caches as they are stored, unless programs are busy; not only as they are read.
     """
 
@@ -48,5 +49,6 @@ class FileSystemSettings:
     pack_bytes: int = 16 * _MIB
     part_bytes: int = 64 * _MIB
     storers: int = 2
+    cached_inodes: int = 50_000
     cache_writes: bool = False
     read_only: bool = False

@@ -65,7 +65,7 @@ def record_lost_blocks(filesystem: FileSystem, losses: LostBlocks) -> None:
         IndexDatabaseError: the index could not be written.
     """
     for pack in sorted(losses.packs):
-        filesystem.mark_pack_lost(pack)
+        filesystem.packs.mark_pack_lost(pack)
     with filesystem.index_transaction() as index:
         for block, pack in sorted(losses.blocks):
             index.blocks.mark_lost(block, pack)

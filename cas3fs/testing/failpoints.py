@@ -92,7 +92,7 @@ _COMMIT: Final[Mapping[str, Failpoint]] = {
 _STORING: Final[Mapping[str, Failpoint]] = {
     **_around("pack-put", f"{_OBJECTS}.put_if_absent", _key("packs/")),
     "file-half-put": Failpoint("before", f"{_FOLDER}._link_into_place"),
-    **_around("pack-record", "cas3fs.filesystem.filesystem:FileSystem.record_pack"),
+    **_around("pack-record", "cas3fs.filesystem.writeback.pack_records:PackRecords.add"),
     **_around("chunks-enter", "cas3fs.filesystem.writeback.storer:Storer._enter_chunks"),
 }
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {

@@ -105,7 +105,8 @@ class Publisher:
         settled: bool = False,
     ) -> str:
         """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot. Files
-        that cannot be stored although others can are in it as they were stored last: `FileSystem.unstored` tells them.
+        that cannot be stored although others can are in it as they were stored last: `FileSystem.unstorable_files`
+        lists them.
 
         With `settled`, a file that is being rewritten at the time appears as it was before.
 
@@ -174,7 +175,7 @@ class Publisher:
 
     def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
         """Returns when everything written before is in the store, but for files that cannot be stored although others
-        can (`FileSystem.unstored`); raises as `publish`, but for Fenced."""
+        can (`FileSystem.unstorable_files`); raises as `publish`, but for Fenced."""
         run_with_progress(self._fs, lambda: self._fs.store_all(settled=settled, skip_unstorable=True), progress)
 
     def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:

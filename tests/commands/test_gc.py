@@ -141,7 +141,8 @@ def test_a_gc_in_a_rhythm_drops_what_was_deleted(volume: Volume) -> None:
         time.sleep(0.01)
     scheduler.stop()
     assert load_last_results(volume.state("here"))["gc"]["snapshot"].startswith("00000002-")
-    assert opened.filesystem.index.blocks.find([hash_block(text(1).encode())]) == {}
+    with opened.filesystem.index_transaction() as index:
+        assert index.blocks.find([hash_block(text(1).encode())]) == {}
     assert read(opened, "two") == text(2)
     opened.finish()
 

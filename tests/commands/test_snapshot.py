@@ -109,13 +109,15 @@ def test_a_restored_head_keeps_every_pack_that_was_known_and_goes_on_counting(vo
     first = volume.use("here", a="one")
     volume.use("here", b="two")
     before = volume.open()
-    packs = {row.name: row for row in before.filesystem.index.blocks.packs()}
+    with before.filesystem.index_transaction() as index:
+        packs = {row.name: row for row in index.blocks.packs()}
     greatest = before.filesystem.lookup(ROOT, b"b").number
     before.finish()
     before.close()
     restore(volume, first)
     opened = volume.open()
-    kept = {row.name: row for row in opened.filesystem.index.blocks.packs()}
+    with opened.filesystem.index_transaction() as index:
+        kept = {row.name: row for row in index.blocks.packs()}
     assert {name: (row.born, row.size) for name, row in kept.items()} == {
         name: (row.born, row.size) for name, row in packs.items()
     }

@@ -281,7 +281,7 @@ def test_an_outage_of_an_hour_loses_nothing_and_ends_by_itself(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, s3 = FastClock(2400), FakeS3("bucket")
-    for module in ("storing", "staging", "files", "commits"):
+    for module in ("writeback.storer", "state.staging", "operations.files", "writeback.commits"):
         monkeypatch.setattr(f"cas3fs.filesystem.{module}.time", clock)
     machine.store = S3Store("bucket", client=s3)
     fs = machine.mount(FileSystemSettings(commit_interval_s=5, settle_s=1, batch_wait_s=1))

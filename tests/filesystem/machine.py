@@ -4,6 +4,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
@@ -41,6 +42,7 @@ class Machine:
         memory_bytes: int = 16 * MIB,
         cache_bytes: int = 4 * MIB,
         most_open: int | None = None,
+        lock: Any = None,
         wrap: Callable[[ObjectStore], ObjectStore] = lambda store: store,
     ) -> FileSystem:
         staging = self.folder / "staging"
@@ -67,6 +69,7 @@ class Machine:
                 memory_bytes=memory_bytes,
                 disk=self.disk,
                 most_open=most_open,
+                lock=lock,
             ),
             BlockReader(store, MemoryCache(cache_bytes), None, metrics=metrics),
             make_writer,

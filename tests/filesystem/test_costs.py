@@ -3,14 +3,16 @@
 
 import os
 
+import attrs
 import pytest
 
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.state import staging
+from cas3fs.filesystem.state.inodes import InodeTable
 from cas3fs.filesystem.state.layers import Layer
 from cas3fs.filesystem.state.staging import MOST_RANGES
 from cas3fs.index import StagedRow
-from tests.filesystem.machine import ROOT, Machine
+from tests.filesystem.machine import LAZY, ROOT, Machine
 from tests.filesystem.usage import after_a_crash, content, make_file
 
 FILES = 500
@@ -41,24 +43,23 @@ def test_an_fsync_looks_only_at_what_has_changed(
 
 @pytest.mark.promise("costs-do-not-grow-with-staging")
 def test_making_files_while_more_are_staged_than_are_cached_seldom_looks_for_one_to_let_go(
-    fs: FileSystem, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fs.inodes._capacity = fs.inodes._evict_at = 100
+    fs = machine.mount(attrs.evolve(LAZY, cached_inodes=100))
     looks: list[int] = []
-    evict = fs.inodes._evict
-    monkeypatch.setattr(fs.inodes, "_evict", lambda: (looks.append(1), evict())[1])
-    for number in range(FILES):
-        make_file(fs, 1, b"%d" % number, b"x")
+    evict = InodeTable._evict
+    monkeypatch.setattr(InodeTable, "_evict", lambda table: (looks.append(1), evict(table))[1])
+    made = [make_file(fs, 1, b"%d" % number, b"x").number for number in range(FILES)]
     assert len(looks) <= FILES / 25
     fs.store_all()
-    fs.forget([(number, 2**40) for number in list(fs.inodes.lookups)])
+    fs.forget([(number, 2**40) for number in made])
     for number in range(200):
         fs.mkdir(1, b"d%d" % number, 0o755, ROOT)
     fs.commit()
     for number in range(FILES):
         fs.lookup(1, b"%d" % number)
         fs.forget([(fs.lookup(1, b"%d" % number).number, 2)])
-    assert len(fs.inodes.cached) < 2 * FILES
+    assert fs.statistics()["inodes.cached"] < 2 * FILES
 
 
 @pytest.mark.promise("costs-do-not-grow-with-staging")

@@ -7,10 +7,11 @@ import stat
 import threading
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from cas3fs.filesystem import FileSystem
-from tests.filesystem.machine import ROOT, USER, Machine
+from tests.filesystem.machine import LAZY, ROOT, USER, Machine
 from tests.filesystem.usage import make_file, names_in, refused
 
 
@@ -309,42 +310,43 @@ def test_the_tree_is_the_same_after_a_crash_that_follows_a_commit(machine: Machi
 
 
 class InterruptedLock:
-    """A lock after whose first release something else comes in between."""
+    """A lock; once it is released, something else happens, if anything is to."""
 
-    def __init__(self, inner: threading.Lock, interruption: Callable[[], None]) -> None:
-        self._inner = inner
-        self._interruption: Callable[[], None] | None = interruption
+    def __init__(self) -> None:
+        self._inner = threading.Lock()
+        self.interruption: Callable[[], None] | None = None
+        self.acquire = self._inner.acquire
 
-    def __enter__(self) -> None:
-        self._inner.acquire()
-
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         self._inner.release()
-        interruption, self._interruption = self._interruption, None
+        interruption, self.interruption = self.interruption, None
         if interruption is not None:
             interruption()
 
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 @pytest.mark.promise("lookup-counts-are-raised-under-the-lock")
-def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_removes_its_name(
-    fs: FileSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_removes_its_name(machine: Machine) -> None:
+    lock = InterruptedLock()
+    fs = machine.mount(lock=lock)
     fs.forget([(make_file(fs, 1, b"f").number, 1)])
-    with monkeypatch.context() as patch:
-        patch.setattr(fs, "lock", InterruptedLock(fs.lock, lambda: fs.unlink(1, b"f")))
-        found = fs.lookup(1, b"f")
+    lock.interruption = lambda: fs.unlink(1, b"f")
+    found = fs.lookup(1, b"f")
     assert fs.getattr(found.number).nlink == 0
     fs.forget([(found.number, 1)])
     refused(errno.ENOENT, fs.getattr, found.number)
 
 
 def test_an_inode_that_leaves_the_cache_while_it_gets_a_name_is_found_with_its_new_link_count(machine: Machine) -> None:
-    fs = machine.mount()
+    fs = machine.mount(attrs.evolve(LAZY, cached_inodes=4))
     others = [make_file(fs, 1, b"f%d" % number).number for number in range(4)]
     folder = fs.mkdir(1, b"folder", 0o755, ROOT).number
-    fs.commit()
-    fs.inodes.cached.clear()
-    fs.inodes._capacity = len(others)
+    fs.drop_caches()
     for number in others:
         fs.getattr(number)
     fs.link(others[0], folder, b"a")  # the folder takes the place of the inode that was read first

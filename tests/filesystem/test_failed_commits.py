@@ -16,6 +16,7 @@ from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import (
     after_a_crash,
     content,
+    index_of,
     make_file,
     names_in,
     refused,
@@ -49,7 +50,7 @@ def test_what_is_stored_is_let_go_by_the_commit_after_one_that_failed(machine: M
     make_file(fs, 1, b"f", b"x" * 1000)
     fs.commit()
     store_without_commit(fs)
-    with failing(fs.index, step):
+    with failing(index_of(fs), step):
         commit_in_vain(fs)
     fs.commit()
     assert fs.staging.size_bytes == 0
@@ -66,7 +67,7 @@ def test_no_row_lies_over_what_an_index_holds_that_could_not_be_committed(machin
     before = machine.copy_of_the_disk()
     rewrite(fs, b"f", 0, b"1" * 1000)
     store_without_commit(fs)  # its bytes go, as no row names them
-    with failing(fs.index, step):
+    with failing(index_of(fs), step):
         commit_in_vain(fs)
         rewrite(fs, b"f", 500, b"2")
         commit_in_vain(fs)
@@ -106,12 +107,13 @@ def test_a_group_that_has_changed_many_pages_is_committed_early(
 ) -> None:
     monkeypatch.setattr("cas3fs.filesystem.writeback.commits._GROUP_PAGES", 50)
     fs = machine.mount()  # commits once an hour
+    index = index_of(fs)
     make_file(fs, 1, b"f")
     number = fs.lookup(1, b"f").number
     fs.setxattr(number, b"user.small", b"x")
     for name in range(5):
         fs.setxattr(number, b"user.%d" % name, bytes(60_000))
-    until(lambda: not fs.index.in_group)
+    until(lambda: not index.in_group)
 
 
 @pytest.mark.promise("values-are-checked-at-the-border")
@@ -177,7 +179,7 @@ def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_e
         b"after": b"content",
         b"last": b"",
     }
-    with IndexChecker(again.index.path) as checker:
+    with IndexChecker(again.index_path) as checker:
         codes = ("name-without-inode", "name-in-no-folder", "wrong-link-count")
         assert [code for code in codes if checker.defects(code)] == []
     crashed.close()
@@ -196,7 +198,7 @@ def test_a_disk_that_lost_a_commit_makes_the_mount_read_only_and_the_system_gets
     fs.commit()
     rewrite(fs, b"f", 0, b"content")
     fs.rename(1, b"f", 1, b"renamed")
-    database = fs.index._database if broken == "index" else fs.staging.records._database
+    database = index_of(fs)._database if broken == "index" else fs.staging.records._database
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", fail)
         database.begin()

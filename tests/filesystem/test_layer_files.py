@@ -15,7 +15,7 @@ from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.state.layer_files import FileBytes
 from cas3fs.filesystem.writeback.rechunk import FrozenFile
 from tests.filesystem.machine import MIB, ROOT, Machine
-from tests.filesystem.usage import DEADLINE_S, content, make_file, open_below, refused
+from tests.filesystem.usage import DEADLINE_S, content, index_of, make_file, open_below, refused
 
 MOST_OPEN = 4
 
@@ -74,7 +74,7 @@ def test_a_file_is_read_to_the_end_by_who_froze_it_though_it_is_removed_and_was_
 ) -> None:
     inode = make_file(fs, 1, b"f", b"x" * MIB)
     fs.unlink(1, b"f")
-    with fs.lock:
+    with fs.staging.lock:
         frozen = FrozenFile(inode, fs.staging.freeze(inode))
     fs.forget([(inode.number, 2**40)])
     for number in range(2 * MOST_OPEN):
@@ -85,7 +85,7 @@ def test_a_file_is_read_to_the_end_by_who_froze_it_though_it_is_removed_and_was_
     found = memoryview(bytearray(MIB))
     held.read_into(0, found)
     assert found == b"x" * MIB
-    with fs.lock:
+    with fs.staging.lock:
         frozen.release(fs.staging)
     assert not list((machine.folder / "staging").glob("*.gone"))
 
@@ -93,7 +93,7 @@ def test_a_file_is_read_to_the_end_by_who_froze_it_though_it_is_removed_and_was_
 def test_a_file_that_a_kill_left_for_its_last_reader_is_removed(machine: Machine, fs: FileSystem) -> None:
     inode = make_file(fs, 1, b"f", b"x" * MIB)
     fs.unlink(1, b"f")
-    with fs.lock:
+    with fs.staging.lock:
         FrozenFile(inode, fs.staging.freeze(inode))
     fs.forget([(inode.number, 2**40)])
     crashed = machine.copy_of_the_disk()
@@ -112,8 +112,8 @@ def test_the_volume_tells_its_last_figures_where_the_index_cannot_be_opened_once
     def fail() -> None:
         raise IndexDatabaseError("unable to open database file, for the test")
 
-    monkeypatch.setattr(fs.index, "reader", fail)
-    fs._statistics_at_s = -1e9
+    monkeypatch.setattr(index_of(fs), "reader", fail)
+    monkeypatch.setattr("cas3fs.filesystem.operations.statistics._MAX_AGE_S", -1)
     assert fs.statfs() == before
 
 

@@ -178,11 +178,11 @@ def test_a_write_whose_bytes_were_lost_before_it_returned_is_told(
 ) -> None:
     """The sync that fails comes between the bytes and their being counted."""
     inode = fs.lookup(1, b"f")
-    with fs.lock:
+    with fs.staging.lock:
         layer, held = fs.staging.begin_file_write(inode)
     put = held.write(MIB, b"b" * MIB)
     lose_in_background(machine, fs)
-    with fs.lock:
+    with fs.staging.lock:
         inode.size = 2 * MIB
         fs.staging.end_file_write(inode, layer, held, put)
     refused(errno.EIO, fs.fsync, handle)

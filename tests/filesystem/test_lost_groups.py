@@ -14,7 +14,7 @@ from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.index import IndexChecker
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults, sqlite_faults
 from tests.filesystem.machine import ROOT, Machine
-from tests.filesystem.usage import content, make_file, names_in, refused, until
+from tests.filesystem.usage import content, index_of, make_file, names_in, refused, until
 
 INDEX, STAGING = "/machine/index.sqlite", "/machine/staging.sqlite"
 KINDS = [SqliteFault.FULL, SqliteFault.FULL_STATEMENT, SqliteFault.IOERR, SqliteFault.NOMEM]
@@ -82,7 +82,7 @@ def test_a_symlink_for_which_the_database_has_no_room_is_an_error_of_its_own(mac
     fs.commit()
     for number in range(5):
         fs.rename(1, b"before%d" % number, 1, b"moved%d" % number)
-    connection = fs.index._database.connection
+    connection = index_of(fs)._database.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages}")  # what a full disk does
     with pytest.raises(IndexDatabaseError) as caught:
@@ -272,7 +272,7 @@ def tree_after_a_crash(machine: Machine) -> Tree:
     try:
         fs = crashed.mount(NEVER)
         tree = tree_of(fs)
-        with IndexChecker(fs.index.path) as checker:
+        with IndexChecker(fs.index_path) as checker:
             for code in ("name-without-inode", "inode-without-name", "wrong-link-count"):
                 assert checker.defects(code) == []
         return tree

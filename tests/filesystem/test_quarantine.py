@@ -92,7 +92,7 @@ def test_what_lies_over_a_damaged_record_goes_with_it_and_what_lies_below_is_tak
     fs.commit()
     inode = fs.lookup(1, b"f")
     for digit in (b"2", b"3"):
-        with fs.lock:
+        with fs.staging.lock:
             fs.staging.freeze(inode)
         rewrite(fs, b"f", 10, digit * 10)
         fs.commit()

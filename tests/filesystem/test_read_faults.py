@@ -54,7 +54,8 @@ class File:
         self.cells[cell] = value
         self.faded |= {cell} & (self.doubtful | self.lost)
         self.unsynced.add(cell)
-        self.doubtful.discard(cell)
+        if self.doubtful:  # the disk reports a loss once, and not of which write: until then this one is in doubt too
+            self.doubtful.add(cell)
         self.lost.discard(cell)
 
     def _note(self, cell: int, value: int) -> None:
@@ -205,8 +206,10 @@ class FaultyContents(RuleBasedStateMachine):
             for cell, value in enumerate(found):
                 if value is None:
                     assert cell in file.doubtful | file.lost
+                    file.lost.add(cell)
                 else:
                     assert value == file.cells[cell]
+            file.doubtful.clear()  # the disk has reported every loss to one of these reads
 
     @rule()
     def crash(self) -> None:

@@ -7,7 +7,7 @@ import random
 from cas3fs.objectstores.base import ObjectStore
 from tests.filesystem.gated import GatedStore
 from tests.filesystem.machine import MIB, ROOT, Machine
-from tests.filesystem.usage import content, make_file
+from tests.filesystem.usage import content, index_of, make_file
 
 
 class CountingStore(GatedStore):
@@ -34,7 +34,7 @@ def test_old_bytes_beside_new_ones_are_read_once_and_neighbours_together(machine
     fs = machine.mount()
     number = make_file(fs, 1, b"f", bytes(data)).number
     fs.store_all()
-    blocks = len(fs.index.chunks.bounds(number, 0, len(data)))
+    blocks = len(index_of(fs).chunks.bounds(number, 0, len(data)))
     fs.close()
     machine.running.remove(fs)
     store = CountingStore(machine.store)

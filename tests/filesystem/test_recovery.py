@@ -7,7 +7,7 @@ import pytest
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import ROOT, Machine
-from tests.filesystem.usage import content, make_file, names_in, rewrite, with_part_of
+from tests.filesystem.usage import content, index_of, make_file, names_in, rewrite, with_part_of
 
 
 def mounted(machine: Machine) -> FileSystem:
@@ -62,7 +62,7 @@ def test_staged_bytes_stay_until_the_index_that_stored_them_is_on_the_disk(
         raise IndexDatabaseError("the disk failed, for the test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fs.index, "sync", fail)
+        patch.setattr(index_of(fs), "sync", fail)
         with pytest.raises(IndexDatabaseError, match="for the test"):
             fs.store_all()  # which commits
         # the power goes, and with it all that the index was not synced for

@@ -9,7 +9,7 @@ from cas3fs.errors import IndexRowRefused
 from cas3fs.filesystem import FileSystem
 from cas3fs.testing.sqlite_faults import SqliteFault, sqlite_faults
 from tests.filesystem.machine import ROOT, Machine
-from tests.filesystem.usage import content, make_file, remove, rewrite, store_without_commit
+from tests.filesystem.usage import content, index_of, make_file, remove, rewrite, store_without_commit
 
 NAMES = (b"a", b"odd", b"z")
 
@@ -63,7 +63,7 @@ def test_no_record_is_saved_over_one_that_was_refused(machine: Machine) -> None:
     rewrite(fs, b"odd", 0, b"2")
     make_odd(fs)
     inode = fs.lookup(1, b"odd")
-    with fs.lock:
+    with fs.staging.lock:
         fs.staging.freeze(inode)
     rewrite(fs, b"odd", 50, b"3")
     fs.commit()
@@ -108,7 +108,7 @@ def test_a_file_whose_chunks_are_refused_is_not_stored_and_the_others_of_its_bat
             make_file(fs, 1, name, name * 1000)
         fs.commit()
         odd = odd_of(fs)
-        entered = fs.index.chunks.all_stored
+        entered = index_of(fs).chunks.all_stored
 
         def refusing(rows, new=()):  # type: ignore[no-untyped-def]
             rows = list(rows)
@@ -120,8 +120,8 @@ def test_a_file_whose_chunks_are_refused_is_not_stored_and_the_others_of_its_bat
                 entered(rows, new)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fs.index.chunks, "all_stored", refusing)
-            fs._storer.store_all(skip_unstorable=True)
+            patch.setattr(index_of(fs).chunks, "all_stored", refusing)
+            fs.storer.store_all(skip_unstorable=True)
             assert [one.path for one in fs.unstorable_files()] == ["/odd"]
             assert "constraint" in fs.unstorable_files()[0].reason
             with pytest.raises(IndexRowRefused):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.blocks.codec import hash_block
+from cas3fs.blockstore import BlockReader
 from cas3fs.caches.disk import DiskCache
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import FileSystem, FileSystemSettings
@@ -39,7 +40,7 @@ def opened(fs: FileSystem, name: bytes = b"f") -> int:
 def let_the_disk_have(machine: Machine, fs: FileSystem, room_bytes: int) -> None:
     """So much room for staging; returns when the file system knows."""
     machine.disk.free_space_bytes = RESERVE_BYTES + room_bytes
-    fs._commits._check_disk()
+    fs.commits.check_disk()
 
 
 def writing(fs: FileSystem, handle: int, size: int) -> threading.Thread:
@@ -74,7 +75,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_nothing_is_staged(ma
     let_the_disk_have(machine, fs, 0)
     refused(errno.ENOSPC, fs.write, handle, 0, b"x" * MIB)
     machine.disk.free_space_bytes = None
-    fs._commits._check_disk()
+    fs.commits.check_disk()
     fs.write(handle, 0, b"x" * MIB)
 
 
@@ -88,7 +89,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_away(ma
     gated.store.failing = False
     machine.disk.free_space_bytes = None
     fs.store_all()
-    fs._commits._check_disk()
+    fs.commits.check_disk()
     fs.write(handle, MIB, b"x" * MIB)
 
 
@@ -174,7 +175,7 @@ def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:
 
 def test_the_rhythm_of_commits_asks_the_caches_to_give_way(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
-    fs = machine.mount(SETTINGS)
-    monkeypatch.setattr(fs.reader, "free_disk_space", asked.set)
+    monkeypatch.setattr(BlockReader, "free_disk_space", lambda reader: asked.set())
+    machine.mount(SETTINGS)
     assert asked.wait(DEADLINE_S)
     until(asked.is_set)

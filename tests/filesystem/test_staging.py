@@ -22,6 +22,7 @@ from tests.filesystem.usage import (
     after_a_crash,
     before_the_instant,
     content,
+    index_of,
     make_file,
     names_in,
     on_another_machine,
@@ -70,7 +71,7 @@ def test_what_is_synced_after_two_storings_without_a_commit_is_there_after_a_cra
 def test_what_is_synced_after_two_layers_were_stored_at_once_is_there_after_a_crash(machine: Machine) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f", b"1" * 1000)
-    with fs.lock:
+    with fs.staging.lock:
         fs.staging.freeze(file)  # as a job does that fails
     rewrite(fs, b"f", 0, b"2")
     fs.commit()
@@ -262,7 +263,9 @@ def test_a_checkpoint_that_fails_at_the_instant_keeps_hold_of_nothing(
         def replace_both() -> None:
             for name in (b"f", b"g"):
                 replace_by_rename(fs, name, name * MIB)
-            patch.setattr(*((fs.staging, "freeze", freeze_one) if failing == "freezing" else (fs.index, "sync", sync)))
+            patch.setattr(
+                *((fs.staging, "freeze", freeze_one) if failing == "freezing" else (index_of(fs), "sync", sync))
+            )
 
         before_the_instant(fs, replace_both)
         with pytest.raises((MemoryError, IndexDatabaseError), match="for the test"):
@@ -287,7 +290,7 @@ def test_no_row_is_written_over_a_layer_whose_bytes_have_none(
         sync(layer)
         if not found and not layer.frozen:
             rewrite(fs, b"f", MIB, b"b" * MIB)
-            with fs.lock:
+            with fs.staging.lock:
                 fs.staging.freeze(file)
             rewrite(fs, b"f", 2 * MIB, b"c")
 

@@ -25,6 +25,7 @@ from tests.filesystem.usage import (
     after_a_crash,
     chunk_bytes,
     content,
+    index_of,
     make_file,
     open_below,
     refused,
@@ -39,7 +40,7 @@ def stored_bytes(machine: Machine) -> int:
 
 
 def stored_size(fs: FileSystem, number: int) -> int:
-    row = fs.index.namespace.inode(number)
+    row = index_of(fs).namespace.inode(number)
     return 0 if row is None else int(row[6])
 
 
@@ -104,14 +105,14 @@ class TestWhatComesDuringAnUploadWins:
         gated.fs.commit()
         thread = gated.storing()
         remove(gated.fs, b"f")
-        sync = gated.fs.index.sync
+        sync = index_of(gated.fs).sync
 
         def late_sync() -> None:
             gated.store.gate.set()
             gated.await_job()
             sync()
 
-        monkeypatch.setattr(gated.fs.index, "sync", late_sync)
+        monkeypatch.setattr(index_of(gated.fs), "sync", late_sync)
         gated.fs.commit()
         thread.join(DEADLINE_S)
         assert chunk_bytes(gated.fs, file.number) == 0
@@ -129,9 +130,11 @@ def test_a_rewritten_file_keeps_its_old_content_in_the_index_until_it_is_stored_
     grown, growing = fs.create(1, b"g", 0o600, os.O_RDWR, ROOT)  # stored in parts meanwhile, as a witness
     fs.write(growing, 0, random.Random(2).randbytes(MIB))
     until(lambda: stored_size(fs, grown.number) == MIB)
-    with fs.lock:
-        assert stored_size(fs, file.number) == 300_000
-        assert chunk_bytes(fs, file.number) == 300_000
+    with fs.index_transaction() as index:
+        row = index.namespace.inode(file.number)
+        assert row is not None
+        assert row[6] == 300_000
+        assert sum(length for _, length in index.chunks.bounds(file.number, 0, MIB)) == 300_000
     fs.release(handle)
     fs.release(growing)
 
@@ -156,7 +159,7 @@ def test_an_append_stores_little_more_than_what_was_appended(machine: Machine) -
     before = stored_bytes(machine)
     rewrite(fs, b"log", 2 * MIB, b"one line more\n")
     fs.store_all()
-    assert stored_bytes(machine) - before < 3 * fs.chunker.max_size
+    assert stored_bytes(machine) - before < 3 * machine.chunker.max_size
 
 
 @pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
@@ -171,9 +174,9 @@ def test_a_file_written_in_parts_is_cut_like_one_written_at_once(machine: Machin
         rewrite(fs, b"parts", start, data[start : start + 100_000])
         fs.store_all()
     assert content(fs, b"parts") == data
-    whole, parts = (fs.index.chunks.bounds(fs.lookup(1, name).number, 0, MIB) for name in (b"whole", b"parts"))
+    whole, parts = (index_of(fs).chunks.bounds(fs.lookup(1, name).number, 0, MIB) for name in (b"whole", b"parts"))
     assert whole == parts
-    assert stored_bytes(machine) - before < 20 * 3 * fs.chunker.max_size  # last chunks of parts, and little else
+    assert stored_bytes(machine) - before < 20 * 3 * machine.chunker.max_size  # last chunks of parts, and little else
 
 
 def test_an_outage_loses_nothing_and_ends_by_itself(gated: Gated) -> None:
@@ -199,9 +202,9 @@ def test_a_block_that_goes_between_hit_and_entry_is_stored_again(gated: Gated) -
     make_file(fs, 1, b"c", b"other" * 100)  # holds the job at the gate, after the hit
     thread = gated.storing()
     first = fs.lookup(1, b"a").number
-    with fs.lock, fs.operation():  # as a collection of garbage would
-        fs.index.chunks.truncate(first, 0)
-        fs.index._database.execute("DELETE FROM blocks")
+    with fs.index_transaction() as index:  # as a collection of garbage would
+        index.chunks.truncate(first, 0)
+        index._database.execute("DELETE FROM blocks")
     gated.open_gate(thread)
     fs.commit()
     assert after_a_crash(gated.machine, b"b") == b"shared" * 100
@@ -264,10 +267,10 @@ def test_a_block_that_the_index_has_lost_is_an_error_for_its_range_and_no_zeros(
     inode = make_file(fs, 1, b"f", data)
     make_file(fs, 1, b"g", b"other" * 100)
     fs.store_all()
-    with fs.lock, fs.operation():
-        spans = fs.index.chunks.spans(inode.number, 0, 200_000)
+    with fs.index_transaction() as index:
+        spans = index.chunks.spans(inode.number, 0, 200_000)
         lost = spans[len(spans) // 2]
-        fs.index._database.connection.execute("DELETE FROM blocks WHERE hash = ?", (lost.block.hash,))
+        index._database.connection.execute("DELETE FROM blocks WHERE hash = ?", (lost.block.hash,))
     handle = fs.open(inode.number, os.O_RDWR, ROOT)
     with pytest.raises(BlockMissing, match="--repair"):
         fs.read(handle, lost.offset, 10)
@@ -397,7 +400,7 @@ def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = machine.mount()
-    storer = fs._storer
+    storer = fs.storer
     first = make_file(fs, 1, b"a", b"first")
     make_file(fs, 1, b"b", b"second")
     monkeypatch.setattr("cas3fs.filesystem.writeback.storer._SLICE_FILES", 1)
@@ -422,7 +425,7 @@ def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
 
 def test_a_look_for_files_that_fails_ends_no_storer(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = machine.mount()
-    storer = fs._storer
+    storer = fs.storer
     pick, failed = storer._pick, threading.Event()
 
     def fail_once() -> list[FrozenFile]:
@@ -470,7 +473,7 @@ def test_who_waits_for_the_store_learns_of_a_long_outage_from_the_next_few_attem
     fs = machine.mount(FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600), wrap=wrap)
     make_file(fs, 1, b"f", b"data")
     with lying[0].faults.on(FaultKind.RESET):
-        fs._storer._retry_s = 60.0
+        fs.storer._retry_s = 60.0
         with pytest.raises(StoreUnreachable):
             fs.store_all(timeout_s=25)
     fs.store_all(timeout_s=25)

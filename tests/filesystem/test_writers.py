@@ -21,7 +21,7 @@ def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
     inode = make_file(fs, 1, b"f", b"a" * MIB)
     by_the_other: list[Layer] = []
 
-    with fs.lock:
+    with fs.staging.lock:
         layer, held = fs.staging.begin_file_write(inode)  # a write is under way
 
         def meanwhile(timeout: float | None = None) -> bool:
@@ -45,7 +45,7 @@ def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
 ) -> None:
     fs = machine.mount()
     inode = make_file(fs, 1, b"f", b"a" * MIB)
-    with fs.lock:
+    with fs.staging.lock:
         layer, held = fs.staging.begin_file_write(inode)
 
         def meanwhile(timeout: float | None = None) -> bool:

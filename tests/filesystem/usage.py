@@ -13,6 +13,7 @@ import pytest
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import FileSystem, Inode
+from cas3fs.index import Index
 from tests.filesystem.machine import ROOT, Machine
 
 DEADLINE_S = 30
@@ -22,6 +23,12 @@ def refused(number: int, action: Callable[..., object], *args: object) -> None:
     with pytest.raises(FileSystemError) as caught:
         action(*args)
     assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
+
+
+def index_of(fs: FileSystem) -> Index:
+    """The index that the file system writes, to look into or to break it."""
+    with fs.index_transaction() as index:
+        return index
 
 
 def make_file(fs: FileSystem, parent: int, name: bytes, data: bytes = b"") -> Inode:
@@ -86,7 +93,7 @@ def open_below(folder: Path) -> list[str]:
 
 def store_without_commit(fs: FileSystem) -> None:
     """As the storers do between two commits."""
-    fs._storer.store_all()
+    fs.storer.store_all()
 
 
 def with_part_of(now: Machine, part: str, before: Machine) -> Machine:
@@ -122,15 +129,15 @@ def replace_by_rename(fs: FileSystem, name: bytes, data: bytes) -> None:
 
 def before_the_instant(fs: FileSystem, action: Callable[[], None]) -> None:
     """Does `action` between the storing and the instant of the next checkpoint."""
-    commit_and = fs._checkpoints._commits.commit_and
+    commit_and = fs.commits.commit_and
 
     def late(pin):  # type: ignore[no-untyped-def]
         action()
         return commit_and(pin)
 
-    fs._checkpoints._commits.commit_and = late  # type: ignore[method-assign]
+    fs.commits.commit_and = late  # type: ignore[method-assign]
 
 
 def chunk_bytes(fs: FileSystem, number: int) -> int:
     """How many bytes of the file lie in chunks, not in holes."""
-    return sum(length for _, length in fs.index.chunks.bounds(number, 0, 2**62))
+    return sum(length for _, length in index_of(fs).chunks.bounds(number, 0, 2**62))

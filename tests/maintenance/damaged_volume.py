@@ -31,15 +31,13 @@ class DamagedVolume(MemoryVolume):
     def sql(self, *statements: str, values: tuple[Any, ...] = ()) -> None:
         """Changes the index behind everybody's back."""
         self.fs.commit()
-        with self.fs.lock, self.fs.operation():
+        with self.fs.index_transaction() as index:
             for statement in statements:
-                self.fs.index._database.connection.execute(statement, values)
-        self.fs.commit()
-        self.fs.inodes.cached.clear()
-        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._on_inode_refused)
+                index._database.connection.execute(statement, values)
+        self.fs.drop_caches()
 
     def one(self, query: str) -> Any:
-        return self.fs.index._database.connection.execute(query).fetchone()[0]
+        return self.index._database.connection.execute(query).fetchone()[0]
 
     def target(self) -> Any:
         staging = None if self.rows is None else (self.folder / "staging", self.rows)
@@ -60,10 +58,7 @@ class DamagedVolume(MemoryVolume):
             cache=self.cache,
             forget_parent=forget_parent,
         )
-        result = fsck.repair(FsckSettings(repair=True, **options))
-        self.fs.inodes.cached.clear()
-        self.fs.names = type(self.fs.names)(self.fs.index, self.fs._on_inode_refused)
-        return result
+        return fsck.repair(FsckSettings(repair=True, **options))
 
     def found(self) -> dict[str, bytes | None]:
         """The content of every file of the root, None where it cannot be read."""
@@ -78,7 +73,7 @@ class DamagedVolume(MemoryVolume):
         return told
 
     def names_in(self, folder: int) -> list[str]:
-        rows = self.fs.index._database.connection.execute("SELECT name FROM dentries WHERE parent = ?", (folder,))
+        rows = self.index._database.connection.execute("SELECT name FROM dentries WHERE parent = ?", (folder,))
         return sorted(name.decode() for (name,) in rows.fetchall())
 
     def inode(self, name: str) -> int:
@@ -90,7 +85,7 @@ class DamagedVolume(MemoryVolume):
     def sharing_with_f0(self) -> set[str]:
         """f0, and the files of the root that have blocks in a pack in which it has some."""
         packs = f"SELECT b.pack FROM blocks b JOIN chunks c ON c.block = b.id WHERE c.inode = {F0}"
-        rows = self.fs.index._database.connection.execute(
+        rows = self.index._database.connection.execute(
             "SELECT d.name FROM dentries d JOIN chunks c ON c.inode = d.inode JOIN blocks b ON b.id = c.block "
             f"WHERE b.pack IN ({packs})"
         )

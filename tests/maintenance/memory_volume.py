@@ -161,6 +161,12 @@ class MemoryVolume:
             metrics,
         )
 
+    @property
+    def index(self) -> Index:
+        """The index that the file system writes, to look into or to damage it."""
+        with self.fs.index_transaction() as index:
+            return index
+
     # -- files
 
     def write(self, name: str, data: bytes) -> None:

@@ -86,17 +86,18 @@ def test_a_block_that_was_stored_and_is_found_gone_before_its_file_is_entered_is
     volume.write("photo", PHOTO)
     volume.publish()
     volume.write("copy", PHOTO)
-    find = volume.fs.index.blocks.find
+    index = volume.index
+    find = index.blocks.find
 
     def lose_after(hashes: list[BlockHash]) -> dict[BlockHash, int]:
         found = find(hashes)
-        volume.fs.index.blocks.find = find  # type: ignore[method-assign]
+        index.blocks.find = find  # type: ignore[method-assign]
         volume.inner.delete_many(volume.packs())
-        for block, place in volume.fs.index.blocks.locate(hashes).items():
-            volume.fs.index.blocks.mark_lost(block, place.pack)
+        for block, place in index.blocks.locate(hashes).items():
+            index.blocks.mark_lost(block, place.pack)
         return found
 
-    volume.fs.index.blocks.find = lose_after  # type: ignore[method-assign,assignment]
+    index.blocks.find = lose_after  # type: ignore[method-assign,assignment]
     volume.publish()
     assert volume.tree() == {"photo": PHOTO, "copy": PHOTO}
 
@@ -166,8 +167,8 @@ def test_a_block_that_can_be_read_again_is_believed_again_by_a_repair(damaged: D
 def test_a_read_from_where_a_block_lay_before_does_not_make_it_lost(volume: MemoryVolume) -> None:
     volume.write("photo", PHOTO)
     volume.publish()
-    (span, *_) = volume.fs.index.chunks.spans(volume.fs.lookup(1, b"photo").number, 0, 1)
-    volume.fs.mark_block_lost(span.block._replace(pack="00000001/" + "ab" * 32))
-    assert volume.fs.index.blocks.lost() == []
-    volume.fs.mark_block_lost(span.block)
-    assert volume.fs.index.blocks.lost() == [span.block]
+    (span, *_) = volume.index.chunks.spans(volume.fs.lookup(1, b"photo").number, 0, 1)
+    volume.fs.packs.mark_block_lost(span.block._replace(pack="00000001/" + "ab" * 32))
+    assert volume.index.blocks.lost() == []
+    volume.fs.packs.mark_block_lost(span.block)
+    assert volume.index.blocks.lost() == [span.block]

@@ -6,15 +6,14 @@ lock is held, and the packs that a repair reads. The times are measured by ``./d
 import sqlite3
 import tracemalloc
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cas3fs.errors import StoreError
-from cas3fs.index import scans
+from cas3fs.index import Index, scans
 from cas3fs.maintenance.gc import deletion, unreferenced_blocks
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
@@ -130,30 +129,19 @@ def test_the_lock_is_held_for_a_bounded_number_of_rows(volume: MemoryVolume, mon
     volume.publish()
     volume.drop_snapshot(first)
     changed: list[int] = []
-    operation = volume.fs.operation
+    transaction = volume.fs.index_transaction
 
-    def counted() -> Any:
-        return _Counted(operation(), volume, changed)
+    @contextmanager
+    def counted() -> Iterator[Index]:
+        with transaction() as index:
+            before = index.changes
+            yield index
+            changed.append(index.changes - before)
 
-    monkeypatch.setattr(volume.fs, "operation", counted)
+    monkeypatch.setattr(volume.fs, "index_transaction", counted)
     assert volume.gc().deleted_packs == 30
     assert len(changed) > 15
     assert max(changed) <= 20
-
-
-class _Counted:
-    """An operation, of which the changed rows are counted."""
-
-    def __init__(self, inner: Any, volume: MemoryVolume, changed: list[int]) -> None:
-        self._inner, self._volume, self._changed = inner, volume, changed
-
-    def __enter__(self) -> None:
-        self._before = self._volume.fs.index.changes
-        self._inner.__enter__()
-
-    def __exit__(self, *about: Any) -> Any:
-        self._changed.append(self._volume.fs.index.changes - self._before)
-        return self._inner.__exit__(*about)
 
 
 @pytest.mark.promise("gc-memory-is-bounded")

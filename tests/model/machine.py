@@ -7,6 +7,7 @@ Nothing happens in the background: what is committed, stored or published is wha
 import shutil
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from cas3fs.commands.mkfs import create_volume
 from cas3fs.commands.restore import restore_head
@@ -43,8 +44,8 @@ class Machine:
         return LocalFolders(self.root / f"state{self.machines}", self.root / "cache")
 
     def _open(self) -> OpenVolume:
-        volume = open_writer(self.store, WriterSettings(**SETTINGS), self._places)
-        volume.filesystem.settings = LAZY
+        with patch("cas3fs.volume.wiring.FileSystemSettings", return_value=LAZY):
+            volume = open_writer(self.store, WriterSettings(**SETTINGS), self._places)
         (volume.state.staging / "reserve").touch()  # else making it would take most of a step's time
         volume.start(0)
         return volume

@@ -237,7 +237,8 @@ def test_an_index_of_an_earlier_version_is_gone_on_with_as_before(volume: Volume
     again = volume.open()
     assert read_all(again) == {"a": "1", "b": "2"}
     assert aside(volume) == []
-    assert again.filesystem.index.state.get(PROOF) is not None
+    with again.filesystem.index_transaction() as index:
+        assert index.state.get(PROOF) is not None
 
 
 def test_an_index_that_says_nonsense_of_itself_is_told(volume: Volume) -> None:
@@ -255,8 +256,8 @@ def test_a_manifest_says_which_life_of_the_index_and_which_claim_it_is_of(volume
     opened = volume.open()
     write(opened, "a", "1")
     made = volume.archive.load(publish(opened))
-    with opened.filesystem.lock:
-        state = opened.filesystem.index.state
+    with opened.filesystem.index_transaction() as index:
+        state = index.state
         assert state.get(ATTEMPTED) == f"{made.claim} {made.id}"
         assert state.get(PROOF) == f"{made.id} {made.digest}"
         assert state.get(CLEAN) is None

@@ -78,7 +78,7 @@ def test_a_committer_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.promise("background-work-survives-exceptions")
 def test_storers_go_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
-    failing_at_first(monkeypatch, type(opened.filesystem._storer), "_upload", RecursionError("for the test"), 1)
+    failing_at_first(monkeypatch, type(opened.filesystem.storer), "_upload", RecursionError("for the test"), 1)
     write(opened, "f", "text" * 1000)
     opened.finish()
     assert trouble_of(opened, "storing") == "for the test"

@@ -16,9 +16,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
 from cas3fs.errors import FileSystemError
-from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.limits import INTEGER_MAX, NAME_MAX, check_owner
 from cas3fs.filesystem.settings import Caller
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 
 _LISTING_ENTRIES = 1000
@@ -41,12 +41,17 @@ class DirectoryListing:
         """The cookie behind which `ahead` begins."""
 
 
-class Directories(Base):
-    """The part of the file system that is about names."""
+class Directories:
+    """The operations on names."""
 
-    def _start_directories(self) -> None:
+    def __init__(self, state: FileSystemState) -> None:
+        self._state = state
+        self._lock = state.lock
+        self._index = state.index
+        self._inodes = state.inodes
+        self._dentries = state.dentries
+        self._access = state.access
         self._listings: dict[int, DirectoryListing] = {}
-        self._next_handle = itertools.count(1).__next__
 
     # -- finding
 
@@ -56,44 +61,44 @@ class Directories(Base):
         Raises:
             FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG.
         """
-        with self.lock:
+        with self._lock:
             inode = self._find(parent, name)
             if inode is None:
                 raise FileSystemError(errno.ENOENT)
-            lookups = self.inodes.lookups
+            lookups = self._inodes.lookups
             lookups[inode.number] = lookups.get(inode.number, 0) + 1
             return inode
 
     def _find(self, parent: int, name: bytes) -> Inode | None:
-        number = self.names.get(parent, name)
+        number = self._dentries.get(parent, name)
         if number is not None:
-            return self.inodes.get(number)
+            return self._inodes.get(number)
         if name in (b".", b".."):
             return self._find_dots(parent, name)
-        if self.names.is_absent(parent, name):
+        if self._dentries.is_absent(parent, name):
             self._check_name(name)
             return None
         if parent > INTEGER_MAX:
             raise FileSystemError(errno.ENOENT)
-        row = self.index.namespace.lookup(parent, name)
+        row = self._index.namespace.lookup(parent, name)
         if row is None:
-            self.inodes.directory(parent)
+            self._inodes.directory(parent)
             self._check_name(name)
-            self.names.miss(parent, name)
+            self._dentries.miss(parent, name)
             return None
-        self.names.learn(parent, name, row[0])
-        return self.inodes.admit(row)
+        self._dentries.learn(parent, name, row[0])
+        return self._inodes.admit(row)
 
     def _find_dots(self, parent: int, name: bytes) -> Inode:
-        directory = self.inodes.directory(parent)
+        directory = self._inodes.directory(parent)
         if name == b".":
             return directory
         above = self._parent_of(parent)
-        return directory if above is None else self.inodes.get(above)
+        return directory if above is None else self._inodes.get(above)
 
     def _parent_of(self, directory: int) -> int | None:
-        self.names.flush()
-        return self.index.namespace.parent_of(directory)
+        self._dentries.flush()
+        return self._index.namespace.parent_of(directory)
 
     def _check_name(self, name: bytes) -> None:
         if len(name) > NAME_MAX:
@@ -114,9 +119,9 @@ class Directories(Base):
 
     def forget(self, pairs: Iterable[tuple[int, int]]) -> None:
         """The kernel gives back lookup counts: (inode, count) each."""
-        with self.lock:
-            for inode in self.inodes.forget(pairs):
-                self._unreferenced(inode)
+        with self._lock:
+            for inode in self._inodes.forget(pairs):
+                self._state.remove_if_unreferenced(inode)
 
     # -- making
 
@@ -130,13 +135,13 @@ class Directories(Base):
             mode |= stat.S_IFREG
         if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
             raise FileSystemError(errno.EINVAL)
-        with self.lock:
-            return self._make(parent, name, mode, caller, rdev=rdev)
+        with self._lock:
+            return self.make_inode(parent, name, mode, caller, rdev=rdev)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
         """Makes a directory; errors as `mknod`, and EMLINK."""
-        with self.lock:
-            return self._make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+        with self._lock:
+            return self.make_inode(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
         """Makes a symbolic link; errors as `mknod`."""
@@ -144,13 +149,13 @@ class Directories(Base):
             raise FileSystemError(errno.ENOENT)
         if len(target) > 4095:
             raise FileSystemError(errno.ENAMETOOLONG)
-        with self.lock:
-            return self._make(parent, name, stat.S_IFLNK | 0o777, caller, target=target)
+        with self._lock:
+            return self.make_inode(parent, name, stat.S_IFLNK | 0o777, caller, target=target)
 
-    def _make(
+    def make_inode(
         self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Inode:
-        self._check_writable()
+        self._access.check_change()
         directory = self._room_for(parent, name)
         gid = caller.gid
         if directory.mode & stat.S_ISGID:
@@ -163,25 +168,25 @@ class Directories(Base):
         if not 0 <= rdev <= INTEGER_MAX:
             raise FileSystemError(errno.EINVAL)
         row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
-        number = self.names.reserve()
+        number = self._dentries.reserve()
         if target is not None:
-            self.index.namespace.add_symlink(number, target)
-        self.names.add(number, parent, name, row, is_directory=is_directory)
+            self._index.namespace.add_symlink(number, target)
+        self._dentries.add(number, parent, name, row, is_directory=is_directory)
         directory.nlink += is_directory
-        self._changed_directory(directory)
-        inode = self.inodes.admit((number, *row, 0))
-        self.inodes.lookups[number] = 1
+        self._state.entries_changed(directory)
+        inode = self._inodes.admit((number, *row, 0))
+        self._inodes.lookups[number] = 1
         return inode
 
     def _room_for(self, parent: int, name: bytes) -> Inode:
         """The directory, if the name is good and not taken there."""
-        directory = self.inodes.directory(parent)
+        directory = self._inodes.directory(parent)
         if name in (b".", b".."):
             raise FileSystemError(errno.EEXIST)
         self._check_name(name)
-        if self.names.is_absent(parent, name):
+        if self._dentries.is_absent(parent, name):
             return directory
-        if self.names.get(parent, name) is not None or self.index.namespace.child(parent, name) is not None:
+        if self._dentries.get(parent, name) is not None or self._index.namespace.child(parent, name) is not None:
             raise FileSystemError(errno.EEXIST)
         return directory
 
@@ -191,9 +196,9 @@ class Directories(Base):
         Raises:
             FileSystemError: EPERM for a directory, ENOENT for an inode that is gone, EMLINK, and as `mknod`.
         """
-        with self.lock:
-            self._check_writable()
-            inode = self.inodes.get(number)
+        with self._lock:
+            self._access.check_change()
+            inode = self._inodes.get(number)
             directory = self._room_for(new_parent, new_name)
             if inode.is_directory:
                 raise FileSystemError(errno.EPERM)
@@ -201,13 +206,13 @@ class Directories(Base):
                 raise FileSystemError(errno.ENOENT)
             if inode.nlink >= _LINK_MAX:
                 raise FileSystemError(errno.EMLINK)
-            with self.operation():
-                self.index.namespace.add_entry(new_parent, new_name, number)
+            with self._state.operation():
+                self._index.namespace.add_entry(new_parent, new_name, number)
             inode.nlink += 1
-            inode.ctime_ns = self._changed_directory(directory)
-            self._changed(inode)
-            self.names.learn(new_parent, new_name, number)
-            self.inodes.remember(number)
+            inode.ctime_ns = self._state.entries_changed(directory)
+            self._state.attributes_changed(inode)
+            self._dentries.learn(new_parent, new_name, number)
+            self._inodes.remember(number)
             return inode
 
     def readlink(self, number: int) -> bytes:
@@ -216,8 +221,8 @@ class Directories(Base):
         Raises:
             FileSystemError: EINVAL, it is none.
         """
-        with self.lock:
-            target = self.index.namespace.symlink(self.inodes.get(number).number)
+        with self._lock:
+            target = self._index.namespace.symlink(self._inodes.get(number).number)
         if target is None:
             raise FileSystemError(errno.EINVAL)
         return target
@@ -230,8 +235,8 @@ class Directories(Base):
         Raises:
             FileSystemError: ENOENT, EISDIR, EROFS.
         """
-        with self.lock:
-            self._check_removable()
+        with self._lock:
+            self._access.check_removal()
             inode = self._existing(parent, name)
             if inode.is_directory:
                 raise FileSystemError(errno.EISDIR)
@@ -243,8 +248,8 @@ class Directories(Base):
         Raises:
             FileSystemError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS.
         """
-        with self.lock:
-            self._check_removable()
+        with self._lock:
+            self._access.check_removal()
             inode = self._existing(parent, name)
             if not inode.is_directory:
                 raise FileSystemError(errno.ENOTDIR)
@@ -253,25 +258,25 @@ class Directories(Base):
             self._remove(parent, name, inode)
 
     def _is_empty(self, directory: Inode) -> bool:
-        self.names.flush()
-        return self.index.namespace.is_empty(directory.number)
+        self._dentries.flush()
+        return self._index.namespace.is_empty(directory.number)
 
     def _remove(self, parent: int, name: bytes, inode: Inode) -> None:
-        directory = self.inodes.directory(parent)
-        if inode.number in self.names.unflushed:  # else an entry would be to go that the index does not have yet
-            self.names.flush()
-        self.names.remove(parent, name)
+        directory = self._inodes.directory(parent)
+        if inode.number in self._dentries.unflushed:  # else an entry would be to go that the index does not have yet
+            self._dentries.flush()
+        self._dentries.remove(parent, name)
         directory.nlink -= inode.is_directory
-        self._lost_name(inode, self._changed_directory(directory))
+        self._lost_name(inode, self._state.entries_changed(directory))
 
     def _lost_name(self, inode: Inode, now: int) -> None:
         """One name of `inode` is gone; a directory has only the one."""
         inode.nlink = 0 if inode.is_directory else max(0, inode.nlink - 1)
         if inode.is_directory:
-            self.names.forget_directory(inode.number)
+            self._dentries.forget_directory(inode.number)
         inode.ctime_ns = now
-        self._changed(inode)
-        self._unreferenced(inode)
+        self._state.attributes_changed(inode)
+        self._state.remove_if_unreferenced(inode)
 
     # -- moving
 
@@ -282,9 +287,9 @@ class Directories(Base):
             FileSystemError: ENOENT; EINVAL into itself; ENOTEMPTY, ENOTDIR or EISDIR where the target forbids it;
                 ENAMETOOLONG, ENOSPC, EROFS.
         """
-        with self.lock:
-            self._check_writable()
-            self.inodes.directory(new_parent)
+        with self._lock:
+            self._access.check_change()
+            self._inodes.directory(new_parent)
             inode = self._existing(old_parent, old_name)
             if new_name in (b".", b".."):
                 raise FileSystemError(errno.EEXIST)
@@ -316,9 +321,9 @@ class Directories(Base):
             raise FileSystemError(errno.ENOTDIR)
 
     def _move(self, inode: Inode, target: Inode | None, old: Name, new: Name) -> None:
-        space = self.index.namespace
-        source, destination = self.inodes.get(old[0]), self.inodes.get(new[0])
-        with self.operation():
+        space = self._index.namespace
+        source, destination = self._inodes.get(old[0]), self._inodes.get(new[0])
+        with self._state.operation():
             if target is not None:  # the entry stays in its place: a readdir under way neither skips nor repeats it
                 space.remove_entry(*old)
                 space.redirect_entry(*new, inode.number)
@@ -326,8 +331,8 @@ class Directories(Base):
                 space.rename_entry(*old, new[1])
             else:
                 space.move_entry(*old, *new)
-        self.names.forget(*old)
-        self.names.learn(*new, inode.number)
+        self._dentries.forget(*old)
+        self._dentries.learn(*new, inode.number)
         self._moved(inode, target, source, destination)
 
     def _moved(self, inode: Inode, target: Inode | None, source: Inode, destination: Inode) -> None:
@@ -335,10 +340,10 @@ class Directories(Base):
         if inode.is_directory:
             source.nlink -= 1
             destination.nlink += 1
-        self._changed_directory(source)
-        now = self._changed_directory(destination)
+        self._state.entries_changed(source)
+        now = self._state.entries_changed(destination)
         inode.ctime_ns = now
-        self._changed(inode)
+        self._state.attributes_changed(inode)
         if target is not None:
             inode.replaces = inode.unstored
             destination.nlink -= target.is_directory
@@ -352,12 +357,12 @@ class Directories(Base):
         Raises:
             FileSystemError: ENOENT, ENOTDIR.
         """
-        with self.lock:
-            directory = self.inodes.get(number)
+        with self._lock:
+            directory = self._inodes.get(number)
             if not directory.is_directory:
                 raise FileSystemError(errno.ENOTDIR)
             directory.handles += 1
-            handle = self._next_handle()
+            handle = self._state.next_handle()
             self._listings[handle] = DirectoryListing(directory)
             return handle
 
@@ -383,19 +388,29 @@ class Directories(Base):
 
     def _read_ahead(self, listing: DirectoryListing, offset: int) -> None:
         directory = listing.directory.number
-        with self.lock:
-            self.names.flush()
-            rows = self.index.namespace.entries(directory, offset, _LISTING_ENTRIES)
-            admit = self.inodes.admit
+        with self._lock:
+            self._dentries.flush()
+            rows = self._index.namespace.entries(directory, offset, _LISTING_ENTRIES)
+            admit = self._inodes.admit
             listing.ahead = [(row[1], admit(row[2:]), row[0]) for row in rows]
             for name, inode, _ in listing.ahead:
-                self.names.learn(directory, name, inode.number)
+                self._dentries.learn(directory, name, inode.number)
         listing.cookies = [cookie for _, _, cookie in listing.ahead]
         listing.start = offset
 
+    @property
+    def open_count(self) -> int:
+        """How many directories are open."""
+        return len(self._listings)
+
+    def inode_of(self, handle: int) -> Inode | None:
+        """The directory of a handle; None where it is closed.  Needs no lock."""
+        listing = self._listings.get(handle)
+        return None if listing is None else listing.directory
+
     def releasedir(self, handle: int) -> None:
         """The directory is not read any more."""
-        with self.lock:
+        with self._lock:
             directory = self._listings.pop(handle).directory
             directory.handles -= 1
-            self._unreferenced(directory)
+            self._state.remove_if_unreferenced(directory)

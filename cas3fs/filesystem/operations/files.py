@@ -25,6 +25,7 @@ from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.filesystem.reading.readahead import ReadAhead
 from cas3fs.filesystem.settings import Caller
 from cas3fs.filesystem.state.extents import Range
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
 from cas3fs.filesystem.state.layers import Layer
@@ -57,10 +58,18 @@ class OpenFile:
         """How many losses of staged bytes its program knows of."""
 
 
-class Files(Directories):
-    """The part of the file system that is about contents and attributes."""
+class Files:
+    """The operations on contents and attributes."""
 
-    def _start_files(self) -> None:
+    def __init__(self, state: FileSystemState, directories: Directories) -> None:
+        self._state = state
+        self._directories = directories
+        self._lock = state.lock
+        self._index = state.index
+        self._inodes = state.inodes
+        self._staging = state.staging
+        self._access = state.access
+        self._reader = state.reader
         self._open: dict[int, OpenFile] = {}
         self._room_told_s: dict[str, float] = {}
         """When a reason for refusing writers may be in the log again."""
@@ -73,8 +82,8 @@ class Files(Directories):
         Raises:
             FileSystemError: ENOENT.
         """
-        with self.lock:
-            return self.inodes.get(number)
+        with self._lock:
+            return self._inodes.get(number)
 
     def setattr(
         self,
@@ -95,9 +104,9 @@ class Files(Directories):
                 EINVAL, EFBIG.
         """
         check_owner(uid or 0, gid or 0)
-        with self.lock:
-            self._check_writable()
-            inode = self.inodes.get(number)
+        with self._lock:
+            self._access.check_change()
+            inode = self._inodes.get(number)
             now = time.time_ns()
             if size is not None:
                 self._truncate(inode, size, now)
@@ -110,7 +119,7 @@ class Files(Directories):
             if mtime_ns is not None:
                 inode.mtime_ns = clamped_ns(mtime_ns)
             inode.ctime_ns = now
-            self._changed(inode)
+            self._state.attributes_changed(inode)
             return inode
 
     def _change_owner(self, inode: Inode, uid: int | None, gid: int | None) -> None:
@@ -129,17 +138,17 @@ class Files(Directories):
             raise FileSystemError(errno.EINVAL)
         if size > SIZE_MAX:
             raise FileSystemError(errno.EFBIG)
-        self.staging.truncate(inode, size)
+        self._staging.truncate(inode, size)
         inode.size = size
         inode.mtime_ns = inode.ctime_ns = now
-        self.staging.update_active_layer(inode)
+        self._staging.update_active_layer(inode)
 
     # -- opening
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, int]:
         """Makes a regular file and opens it; errors as `mknod`."""
-        with self.lock:
-            inode = self._make(parent, name, stat.S_IFREG | mode & _MODE_BITS, caller)
+        with self._lock:
+            inode = self._directories.make_inode(parent, name, stat.S_IFREG | mode & _MODE_BITS, caller)
             return inode, self._open_inode(inode, flags, caller)
 
     def open(self, number: int, flags: int, caller: Caller) -> int:
@@ -148,32 +157,32 @@ class Files(Directories):
         Raises:
             FileSystemError: ENOENT, EISDIR, EINVAL for other types, EROFS.
         """
-        with self.lock:
-            inode = self.inodes.get(number)
+        with self._lock:
+            inode = self._inodes.get(number)
             if inode.is_directory:
                 raise FileSystemError(errno.EISDIR)
             if not stat.S_ISREG(inode.mode):
                 raise FileSystemError(errno.EINVAL)
             if flags & os.O_ACCMODE != os.O_RDONLY:
-                self._check_removable()
+                self._access.check_removal()
                 if flags & os.O_TRUNC:
                     self._truncate(inode, 0, time.time_ns())
-                    self.inodes.touch(inode)
+                    self._inodes.touch(inode)
             return self._open_inode(inode, flags, caller)
 
     def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
-        opened = OpenFile(inode, flags, caller.uid == 0, self.index)
-        if (failure := self.staging.failures.get(inode.number)) is not None:
+        opened = OpenFile(inode, flags, caller.uid == 0, self._index)
+        if (failure := self._staging.failures.get(inode.number)) is not None:
             opened.failures_seen = failure.reported
         inode.handles += 1
         inode.writers += opened.writable
-        handle = self._next_handle()
+        handle = self._state.next_handle()
         self._open[handle] = opened
         return handle
 
     def release(self, handle: int) -> None:
         """Closes a handle."""
-        with self.lock:
+        with self._lock:
             opened = self._open.pop(handle)
             inode = opened.inode
             inode.handles -= 1
@@ -182,7 +191,17 @@ class Files(Directories):
                 if inode.layers:
                     inode.touched_s = time.monotonic()
             if not inode.nlink:
-                self._unreferenced(inode)
+                self._state.remove_if_unreferenced(inode)
+
+    @property
+    def open_count(self) -> int:
+        """How many handles are open."""
+        return len(self._open)
+
+    def inode_of(self, handle: int) -> Inode | None:
+        """The file of a handle; None where it is closed.  Needs no lock."""
+        opened = self._open.get(handle)
+        return None if opened is None else opened.inode
 
     def check_losses(self, handle: int) -> None:
         """Tells a handle once that staged bytes of its file are lost.
@@ -190,10 +209,10 @@ class Files(Directories):
         Raises:
             FileSystemError: EIO.
         """
-        with self.lock:
-            self.staging.record_losses()
+        with self._lock:
+            self._staging.record_losses()
             opened = self._open.get(handle)
-            failure = None if opened is None else self.staging.failures.get(opened.inode.number)
+            failure = None if opened is None else self._staging.failures.get(opened.inode.number)
             if opened is None or failure is None or opened.failures_seen >= failure.count:
                 return
             opened.failures_seen = failure.reported = failure.count
@@ -206,11 +225,11 @@ class Files(Directories):
 
     def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
         """As `read`, when the bytes are in memory; None when they are not.  Never waits."""
-        with self.lock:
+        with self._lock:
             plan = self._plan(handle, offset, size)
-            data = b"" if plan is None else plan.now(self.reader)
+            data = b"" if plan is None else plan.now(self._reader)
             if data is None and plan is not None and plan.holds_files:
-                plan.finish(self.staging)
+                plan.finish(self._staging)
             return data
 
     def read(self, handle: int, offset: int, size: int, wait_guard: WaitGuard = nullcontext) -> Buffer:
@@ -222,30 +241,30 @@ class Files(Directories):
             FileSystemError: EBADF, the handle is not open for reading; EINVAL.
             BlockError, StoreError, OSError: bytes of this range cannot be had.
         """
-        with self.lock:
+        with self._lock:
             plan = self._plan(handle, offset, size)
         if plan is None:
             return b""
         try:
             return self._carried_out(plan, wait_guard)
         except BlockMissing:
-            with self.lock:
+            with self._lock:
                 again = self._plan(handle, offset, size)
             if again is None:
                 return b""
             if [span.block for span in again.spans] == [span.block for span in plan.spans]:
-                with self.lock:
-                    again.finish(self.staging)
+                with self._lock:
+                    again.finish(self._staging)
                 raise
             return self._carried_out(again, wait_guard)  # the blocks had moved to another pack, and the old one went
 
     def _carried_out(self, plan: ReadPlan, wait_guard: WaitGuard) -> Buffer:
         try:
-            return plan.carry_out(self.reader, wait_guard)
+            return plan.carry_out(self._reader, wait_guard)
         finally:
             if plan.holds_files:
-                with self.lock:
-                    plan.finish(self.staging)
+                with self._lock:
+                    plan.finish(self._staging)
 
     def _plan(self, handle: int, offset: int, size: int) -> ReadPlan | None:
         """What a read needs; None at or behind the end of the file."""
@@ -261,32 +280,32 @@ class Files(Directories):
         window = opened.ahead.seen(offset, end)
         if window is not None and window[0] < inode.size:
             with suppress(BlockMissing):  # told to who reads there
-                spans = self.index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
-                self.reader.prefetch([span.block for span in spans])
+                spans = self._index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
+                self._reader.prefetch([span.block for span in spans])
         return ReadPlan(opened.spans, inode.layers, offset, end)
 
     def next_data(self, number: int, position: int) -> int | None:
         """Where data begin from `position` on, as lseek(2) with SEEK_DATA; None when there are none."""
-        with self.lock:
-            return next_data(self.index.chunks, self.inodes.get(number), position)
+        with self._lock:
+            return next_data(self._index.chunks, self._inodes.get(number), position)
 
     def data_ranges(self, number: int, start: int, end: int) -> list[Range]:
         """The parts of ``[start, end)`` that hold data, ascending; the rest are holes."""
-        with self.lock:
-            return data_ranges(self.index.chunks, self.inodes.get(number), start, end)
+        with self._lock:
+            return data_ranges(self._index.chunks, self._inodes.get(number), start, end)
 
     # -- writing
 
     def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
         """As `write`, when the bytes fit in memory; None when they do not.  Never waits."""
-        with self.lock:
-            if self._refusal == errno.ENOSPC and self.staging.may_free_space:
+        with self._lock:
+            if self._access.refusal == errno.ENOSPC and self._staging.may_free_space:
                 return None
             inode = self._begin_write(handle, offset, data)
-            if not self.staging.write_to_memory(inode, offset, data):
+            if not self._staging.write_to_memory(inode, offset, data):
                 return None
             self._wrote(inode, offset + len(data))
-            self.staging.update_active_layer(inode)
+            self._staging.update_active_layer(inode)
             return len(data)
 
     def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True) -> int:
@@ -301,8 +320,8 @@ class Files(Directories):
         done = self.write_now(handle, offset, data)
         if done is not None:
             return done
-        with self.lock:
-            if self.staging.is_full or self._refusal:
+        with self._lock:
+            if self._staging.is_full or self._access.refusal:
                 self._find_room(wait)
             inode = self._begin_write(handle, offset, data)
             layer, held = self._file_layer(inode)
@@ -312,7 +331,7 @@ class Files(Directories):
         except OSError as error:
             raise FileSystemError(error.errno or errno.EIO, str(error)) from error
         finally:
-            with self.lock:
+            with self._lock:
                 self._wrote_to_file(inode, layer, held, written)
         return len(data)
 
@@ -322,7 +341,7 @@ class Files(Directories):
         Raises:
             FileSystemError: ENOSPC, as `write` says.
         """
-        staging, since_s = self.staging, time.monotonic()
+        staging, since_s = self._staging, time.monotonic()
         self._await_room(since_s, None if wait else since_s + staging.max_wait_s)
         if staging.is_short_of_disk and staging.is_waiting_useless(since_s):
             raise self._no_room("the local disk has no room for what waits for the store")
@@ -334,7 +353,7 @@ class Files(Directories):
     def _no_room(self, reason: str) -> FileSystemError:
         """What a writer gets, noted for ``stats``; the log has each reason once in a while."""
         error, now_s = FileSystemError(errno.ENOSPC, reason), time.monotonic()
-        self.metrics.note_error("writing", error)
+        self._state.metrics.note_error("writing", error)
         if now_s >= self._room_told_s.get(reason, now_s):
             self._room_told_s[reason] = now_s + _TELL_S
             _log.error("writers get ENOSPC: %s", reason)
@@ -342,10 +361,10 @@ class Files(Directories):
 
     def _await_room(self, since_s: float, deadline_s: float | None) -> None:
         """Returns when there is room in staging, or waiting for it makes no sense, or at the deadline."""
-        staging = self.staging
-        while not self.read_only_reason:
+        staging = self._staging
+        while not self._access.read_only_reason:
             if staging.size_bytes < staging.limit_bytes:
-                is_short = staging.is_short_of_disk or self._refusal == errno.ENOSPC
+                is_short = staging.is_short_of_disk or self._access.refusal == errno.ENOSPC
                 if not is_short or staging.is_waiting_useless(since_s):
                     return
             elif staging.is_full_of_unstorable:
@@ -358,7 +377,7 @@ class Files(Directories):
 
     def _begin_write(self, handle: int, offset: int, data: Buffer) -> Inode:
         """Checks that the bytes may be written, and clears set-id bits as write(2) says."""
-        self._check_writable()
+        self._access.check_change()
         opened = self._open[handle]
         if not opened.writable:
             raise FileSystemError(errno.EBADF)
@@ -367,19 +386,19 @@ class Files(Directories):
         inode = opened.inode
         if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:
             inode.mode = _without_set_ids(inode.mode)
-            self.inodes.touch(inode)
+            self._inodes.touch(inode)
         return inode
 
     def _file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
         try:
-            return self.staging.begin_file_write(inode)
+            return self._staging.begin_file_write(inode)
         except OSError as error:
             raise FileSystemError(error.errno or errno.EIO, str(error)) from error
 
     def _wrote_to_file(self, inode: Inode, layer: Layer, held: FileBytes, written: PendingWrite | None) -> None:
         if written is not None:
             self._wrote(inode, written.offset + written.length)
-        self.staging.end_file_write(inode, layer, held, written)
+        self._staging.end_file_write(inode, layer, held, written)
 
     def _wrote(self, inode: Inode, end: int) -> None:
         """Size and times after a write that reached `end`."""

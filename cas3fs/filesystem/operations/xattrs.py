@@ -6,8 +6,8 @@ import os
 import time
 
 from cas3fs.errors import FileSystemError
-from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.limits import NAME_MAX
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 
 VALUE_MAX = 64 * 1024
 NAMES_MAX = 64 * 1024
@@ -16,11 +16,16 @@ CAPABILITY = b"security.capability"
 _CAPABILITIES_KEY = "has_capabilities"
 
 
-class Xattrs(Base):
-    """The part of the file system that is about extended attributes."""
+class Xattrs:
+    """The operations on extended attributes."""
 
-    def _start_xattrs(self) -> None:
-        self.has_capabilities = self.index.state.get(_CAPABILITIES_KEY) is not None
+    def __init__(self, state: FileSystemState) -> None:
+        self._state = state
+        self._lock = state.lock
+        self._index = state.index
+        self._inodes = state.inodes
+        self._access = state.access
+        self.has_capabilities = self._index.state.get(_CAPABILITIES_KEY) is not None
         """Whether any file may have file capabilities: the kernel asks for them before every write."""
 
     def getxattr(self, number: int, name: bytes) -> bytes:
@@ -29,16 +34,16 @@ class Xattrs(Base):
         Raises:
             FileSystemError: ENODATA, ENOENT.
         """
-        with self.lock:
-            value = self.index.namespace.get_xattr(self.inodes.get(number).number, name)
+        with self._lock:
+            value = self._index.namespace.get_xattr(self._inodes.get(number).number, name)
         if value is None:
             raise FileSystemError(errno.ENODATA)
         return value
 
     def listxattr(self, number: int) -> list[bytes]:
         """The names."""
-        with self.lock:
-            return self.index.namespace.list_xattrs(self.inodes.get(number).number)
+        with self._lock:
+            return self._index.namespace.list_xattrs(self._inodes.get(number).number)
 
     def setxattr(self, number: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """Sets the value; `flags` may be os.XATTR_CREATE or os.XATTR_REPLACE.
@@ -51,26 +56,26 @@ class Xattrs(Base):
             raise FileSystemError(errno.ERANGE)
         if len(value) > VALUE_MAX:
             raise FileSystemError(errno.E2BIG)
-        with self.lock:
-            self._check_writable()
-            inode = self.inodes.get(number)
-            exists = self.index.namespace.get_xattr(number, name) is not None
+        with self._lock:
+            self._access.check_change()
+            inode = self._inodes.get(number)
+            exists = self._index.namespace.get_xattr(number, name) is not None
             if exists and flags & os.XATTR_CREATE:
                 raise FileSystemError(errno.EEXIST)
             if not exists and flags & os.XATTR_REPLACE:
                 raise FileSystemError(errno.ENODATA)
             if not exists and self._length_of_names(number) + len(name) + 1 > NAMES_MAX:
                 raise FileSystemError(errno.ENOSPC)
-            with self.operation():
-                self.index.namespace.set_xattr(number, name, value)
+            with self._state.operation():
+                self._index.namespace.set_xattr(number, name, value)
                 if name == CAPABILITY and not self.has_capabilities:
-                    self.index.state.set(_CAPABILITIES_KEY, "yes")
+                    self._index.state.set(_CAPABILITIES_KEY, "yes")
             self.has_capabilities = self.has_capabilities or name == CAPABILITY
             inode.ctime_ns = time.time_ns()
-            self._changed(inode)
+            self._state.attributes_changed(inode)
 
     def _length_of_names(self, number: int) -> int:
-        return sum(len(name) + 1 for name in self.index.namespace.list_xattrs(number))
+        return sum(len(name) + 1 for name in self._index.namespace.list_xattrs(number))
 
     def removexattr(self, number: int, name: bytes) -> None:
         """Removes the attribute.
@@ -78,11 +83,11 @@ class Xattrs(Base):
         Raises:
             FileSystemError: ENODATA, ENOENT, EROFS.
         """
-        with self.lock:
-            self._check_removable()
-            inode = self.inodes.get(number)
-            with self.operation():
-                if not self.index.namespace.remove_xattr(number, name):
+        with self._lock:
+            self._access.check_removal()
+            inode = self._inodes.get(number)
+            with self._state.operation():
+                if not self._index.namespace.remove_xattr(number, name):
                     raise FileSystemError(errno.ENODATA)
             inode.ctime_ns = time.time_ns()
-            self._changed(inode)
+            self._state.attributes_changed(inode)

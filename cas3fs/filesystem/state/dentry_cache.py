@@ -60,15 +60,13 @@ class DentryCache:
 
     def learn(self, parent: int, name: bytes, number: int) -> None:
         """The name stands for that inode; raises as `flush`, where anything is to be flushed."""
-        self._make_room()
+        self._evict_if_full()
         self._known[parent, name] = number
         self._missed = None
 
-    def _make_room(self) -> None:
+    def _evict_if_full(self) -> None:
         if len(self._known) >= _CAPACITY:
-            self.flush()
-            self._known.clear()
-            self._whole.clear()
+            self.clear()
 
     def forget(self, parent: int, name: bytes) -> None:
         """The name stands for nothing any more, in the index either."""
@@ -89,7 +87,7 @@ class DentryCache:
         Raises:
             IndexDatabaseError: it is not known, or what was made before could not be entered.
         """
-        self._make_room()
+        self._evict_if_full()
         if not self._entries:  # the index may have given numbers itself since
             last_inode, self._last_entry = self._index.namespace.last_numbers()
             self._last_inode = max(self._last_inode, last_inode)  # the last one may have been refused
@@ -107,6 +105,13 @@ class DentryCache:
         self._missed = None
         if is_directory:
             self._whole.add(number)
+
+    def clear(self) -> None:
+        """Forgets every name that the index has; raises as `flush`."""
+        self.flush()
+        self._known.clear()
+        self._whole.clear()
+        self._missed = None
 
     def flush(self) -> None:
         """Takes the names that are gone out of the index, and enters the unflushed.

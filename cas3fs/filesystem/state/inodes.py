@@ -21,7 +21,6 @@ from cas3fs.filesystem.state.layers import Layer
 from cas3fs.index import Index
 
 ROOT = 1
-CACHED_INODES = 50_000
 _BLOCK_BYTES = 512
 
 
@@ -103,6 +102,14 @@ class Inode:
         return (self.size + _BLOCK_BYTES - 1) // _BLOCK_BYTES
 
     @property
+    def unstored_bytes(self) -> int:
+        """How many bytes its unstored layers hold."""
+        if len(self.layers) == 1:  # by far the most frequent case
+            layer = self.layers[0]
+            return 0 if layer.stored else layer.bytes.size_bytes
+        return sum(layer.bytes.size_bytes for layer in self.layers if not layer.stored)
+
+    @property
     def unstored(self) -> bool:
         """Whether some layer is not in the index yet; they enter it from the lowest up."""
         return bool(self.layers) and not self.layers[-1].stored
@@ -111,7 +118,7 @@ class Inode:
 class InodeTable:
     """See the module.  Every method needs the file system's lock."""
 
-    def __init__(self, index: Index, unflushed: Set[int], capacity: int = CACHED_INODES) -> None:
+    def __init__(self, index: Index, unflushed: Set[int], capacity: int) -> None:
         """`unflushed`: the numbers of those that the index does not have yet (module `dentry_cache`)."""
         self._index = index
         self._unflushed = unflushed
@@ -165,8 +172,15 @@ class InodeTable:
         return inode
 
     def _evict(self) -> None:
-        """Lets a quarter of the cache go, the longest there first, but for those in use."""
-        going = [
+        """Drops a quarter of the cache, the longest there first, but for those in use."""
+        for number in self._unused()[: self._capacity // 4]:
+            del self.cached[number]
+        # where most of them are staged, few can go, and looking through all again for each that comes would take long
+        self._evict_at = max(self._capacity, len(self.cached) + self._capacity // 4)
+
+    def _unused(self) -> list[int]:
+        """The numbers of cached inodes that the index has as they are, and that nothing holds."""
+        return [
             number
             for number, inode in self.cached.items()
             if not inode.handles
@@ -174,11 +188,12 @@ class InodeTable:
             and inode.nlink
             and number not in self.dirty
             and number not in self._unflushed
-        ][: self._capacity // 4]
-        for number in going:
+        ]
+
+    def drop_unused(self) -> None:
+        """Drops all of the cache but those in use."""
+        for number in self._unused():
             del self.cached[number]
-        # where most of them are staged, few can go, and looking through all again for each that comes would take long
-        self._evict_at = max(self._capacity, len(self.cached) + self._capacity // 4)
 
     def touch(self, inode: Inode) -> None:
         """Its row is to be written at the next commit; until then it is the one to be found, whatever was evicted."""

@@ -74,9 +74,13 @@ class Staging:
         memory_bytes: int,
         disk: LocalDisk | None = None,
         most_open: int | None = None,
+        lock: "threading.Lock | None" = None,
     ) -> None:
         """`limit_bytes` bounds all staged bytes (writers wait), `memory_bytes` those kept in memory (the rest goes
         to files), `most_open` the files that are open at once (a share of what the process may have, for None)."""
+        self.lock = threading.Lock() if lock is None else lock
+        """The file system's: it is made here as writers that wait for space let others have it."""
+        self.space_available = threading.Condition(self.lock)
         self.folder = folder
         self.layer_files = LayerFiles(folder, disk or LocalDisk(), self._on_lost, most_open)
         self.records = rows
@@ -106,17 +110,12 @@ class Staging:
         self.last_response_at: Callable[[], float] = time.monotonic
         """When the store last gave a sign of life, by the monotonic clock, in seconds."""
         self._last_freed_at_s = 0.0
-        self.space_available = threading.Condition()  # replaced by `guard`
         self._disk_limit_bytes: int | None = None
         self._stored: list[tuple[Inode, list[Layer]]] = []
         self._gone: list[tuple[int, int]] = []  # keys of rows to delete
         self._uncommitted_rows: list[tuple[Inode, Layer]] = []  # saved since the last settle
         self._changed: dict[int, Inode] = {}  # those that may have something to save; the others have not
         self._lost: deque[tuple[FileBytes, OSError]] = deque()  # not noted yet
-
-    def guard(self, lock: threading.Lock) -> None:
-        """Makes `space_available` a condition on the file system's lock; called once, before anything else."""
-        self.space_available = threading.Condition(lock)
 
     # -- room
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore.writer import BlockWriter, PackSession
 from cas3fs.errors import StoreError
-from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.writeback.rechunk import ChunkReplacement, FrozenFile
 from cas3fs.values import BlockHash, Buffer, NewChunk
 
@@ -24,8 +24,8 @@ _WAITING_FILES = 256
 class BlockUpload:
     """See the module; used by one thread, without the file system's lock."""
 
-    def __init__(self, base: Base, writer: BlockWriter, session: PackSession) -> None:
-        self._base = base
+    def __init__(self, state: FileSystemState, writer: BlockWriter, session: PackSession) -> None:
+        self._state = state
         self._writer = writer
         self._session = session
         self._futures: list[tuple[BlockHash, Future[None]]] = []
@@ -64,8 +64,8 @@ class BlockUpload:
             else:
                 self._futures.append((block_hash, future))
         if unknown:
-            with self._base.lock:
-                known = self._base.index.blocks.find(list(unknown))
+            with self._state.lock:
+                known = self._state.index.blocks.find(list(unknown))
             for block_hash, block in unknown.items():
                 if block_hash not in known:
                     self._store(block_hash, block)
@@ -80,8 +80,8 @@ class BlockUpload:
             self._failures[block_hash] = error
             return
         self._futures.append((block_hash, future))
-        if self._base.settings.cache_writes and not self._base.busy and len(block) >= _CACHED_BYTES:
-            self._base.reader.admit(block_hash, block)
+        if self._state.settings.cache_writes and not self._state.programs_busy and len(block) >= _CACHED_BYTES:
+            self._state.reader.admit(block_hash, block)
 
     def wait(self) -> dict[BlockHash, BaseException]:
         """Returns when all of them are stored and recorded, but for those that it gives, with what kept them from that;

@@ -26,9 +26,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import BlockMissing
-from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.writeback.block_upload import BlockUpload
 from cas3fs.filesystem.writeback.commits import Commits
 from cas3fs.filesystem.writeback.rechunk import FrozenFile, Rechunker, enter_chunks
@@ -49,11 +50,14 @@ class _Overtaken(Exception):
 class Checkpoints:
     """Takes checkpoints of one file system, one at a time."""
 
-    def __init__(self, base: Base, storer: Storer, writer: BlockWriter, commits: Commits) -> None:
-        self._base = base
-        self._storer = storer
+    def __init__(
+        self, state: FileSystemState, writer: BlockWriter, chunker: Chunker, commits: Commits, storer: Storer
+    ) -> None:
+        self._state = state
         self._writer = writer
+        self._chunker = chunker
         self._commits = commits
+        self._storer = storer
         self._mutex = threading.Lock()
         self._longest_pause_s = 0.0
 
@@ -71,7 +75,7 @@ class Checkpoints:
                 if frozen:
                     self._complete(copy_to, frozen)
             finally:
-                with self._base.lock:
+                with self._state.lock:
                     self._release_all(frozen)
 
     def _stored_and_pinned(self, settled: bool) -> tuple[PinnedIndex, list[FrozenFile]]:
@@ -86,20 +90,20 @@ class Checkpoints:
             except BaseException:  # the commit may fail after the instant, too
                 for pinned, frozen in taken:
                     pinned.close()
-                    with self._base.lock:
+                    with self._state.lock:
                         self._release_all(frozen)
                 raise
 
     def _release_all(self, frozen: Sequence[FrozenFile]) -> None:
         """Needs the lock."""
         for file in frozen:
-            file.release(self._base.staging)
+            file.release(self._state.staging)
 
     def _pin(self) -> tuple[PinnedIndex, list[FrozenFile]]:
         """Step 2; the lock is held, and the group was just committed."""
         begun_s = time.monotonic()
-        base = self._base
-        pinned = base.index.pin()
+        state = self._state
+        pinned = state.index.pin()
         try:
             frozen = self._frozen()
         except BaseException:
@@ -107,9 +111,9 @@ class Checkpoints:
             raise
         pause_s = time.monotonic() - begun_s + self._commits.last_pause_s
         self._longest_pause_s = max(self._longest_pause_s, pause_s)
-        base.metrics.gauge("checkpoint.last_pause_s").set(pause_s)
-        base.metrics.gauge("checkpoint.longest_pause_s").set(self._longest_pause_s)
-        base.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
+        state.metrics.gauge("checkpoint.last_pause_s").set(pause_s)
+        state.metrics.gauge("checkpoint.longest_pause_s").set(self._longest_pause_s)
+        state.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
         return pinned, frozen
 
     def _frozen(self) -> list[FrozenFile]:
@@ -118,7 +122,7 @@ class Checkpoints:
         Raises:
             _Overtaken: while it was waited for, one was stored or removed, and the pinned state shows it without that.
         """
-        staging = self._base.staging
+        staging = self._state.staging
         certain = [(inode, inode.stored_seq) for inode in staging.waiting.values() if inode.replaces]
         certain.sort(key=lambda one: one[0].layers[-1].writers)
         frozen: list[FrozenFile] = []
@@ -144,12 +148,12 @@ class Checkpoints:
             unreadable = self._upload(frozen)
             whole = [file for file in frozen if file not in unreadable]
             hashes = [new.hash for file in whole for new in file.chunks]
-            with self._base.lock:
-                locations = self._base.index.blocks.locate(hashes)
+            with self._state.lock:
+                locations = self._state.index.blocks.locate(hashes)
             if all(block_hash in locations for block_hash in hashes):
                 self._enter(copy, whole, unreadable, locations)
                 return
-            self._base.metrics.counter("checkpoint.repeated").add(attempt + 1)
+            self._state.metrics.counter("checkpoint.repeated").add(attempt + 1)
         raise BlockMissing(
             "blocks of files that are being replaced were freed again and again; the next try may succeed"
         )
@@ -160,14 +164,14 @@ class Checkpoints:
         Raises:
             Cas3fsError: the store or the index failed, so none can be.
         """
-        base = self._base
+        state = self._state
         unreadable: dict[FrozenFile, BaseException] = {}
         with self._writer.session() as session:
-            blocks = BlockUpload(base, self._writer, session)
+            blocks = BlockUpload(state, self._writer, session)
             for file in frozen:
                 try:
                     # just what the layers hold: beside it the index may be newer than the copy by now
-                    rechunker = Rechunker(base, file, base.chunker, blocks.emit, exact=True)
+                    rechunker = Rechunker(state, file, self._chunker, blocks.emit, exact=True)
                     file.replacements = list(rechunker.replacements())
                     file.verify()
                 except Exception as error:
@@ -197,7 +201,7 @@ class Checkpoints:
                 known = index.blocks.find(list(locations))
                 missing = [place for block_hash, place in locations.items() if block_hash not in known]
                 for pack in self._packs_of(missing):
-                    index.blocks.add_pack(pack, self._base.next_ordinal)
+                    index.blocks.add_pack(pack, self._state.next_ordinal)
                 ids = index.blocks.find(list(locations))
                 for file in frozen:
                     enter_chunks(index, file, ids)
@@ -215,5 +219,5 @@ class Checkpoints:
         for place in places:
             line = PackedBlock(place.hash, place.offset, place.stored_length, place.plain_length)
             packs.setdefault(place.pack, []).append(line)
-        with self._base.lock:
-            return [StoredPack(name, self._base.index.blocks.pack_size(name), lines) for name, lines in packs.items()]
+        with self._state.lock:
+            return [StoredPack(name, self._state.index.blocks.pack_size(name), lines) for name, lines in packs.items()]

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cas3fs.errors import Cas3fsError, IndexDatabaseError, IndexRowRefused
-from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.localdisk import LocalDisk
 from cas3fs.periodic import FailureGuard
 
@@ -101,9 +101,9 @@ class DiskReserve:
 class Commits:
     """Commits the changes of one file system, in the background and on request."""
 
-    def __init__(self, base: Base, folder: Path) -> None:
-        self._base = base
-        self._reserve = DiskReserve(folder, base.staging.layer_files.disk)
+    def __init__(self, state: FileSystemState) -> None:
+        self._state = state
+        self._reserve = DiskReserve(state.staging.folder, state.staging.layer_files.disk)
         self.commit_mutex = threading.Lock()
         self.last_pause_s = 0.0
         """How long the last commit kept operations out."""
@@ -114,13 +114,13 @@ class Commits:
         self._wake = threading.Event()
         self._stopping = False
         self._waited_s = 0.0
-        self._disk_guard = FailureGuard("local disk", base.metrics, "the room on the local disk cannot be told")
-        self._commit_guard = FailureGuard("commits", base.metrics, "commit failed, will be tried again")
+        self._disk_guard = FailureGuard("local disk", state.metrics, "the room on the local disk cannot be told")
+        self._commit_guard = FailureGuard("commits", state.metrics, "commit failed, will be tried again")
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
         with self._disk_guard:
-            self._check_disk()
+            self.check_disk()
         self._thread.start()
 
     def stop(self) -> None:
@@ -135,7 +135,7 @@ class Commits:
         while not self._stopping:
             self._wake.wait(_DISK_CHECK_S)
             with self._disk_guard:
-                self._check_disk()
+                self.check_disk()
             with self._commit_guard:
                 self._commit_in_time()
 
@@ -146,18 +146,19 @@ class Commits:
             self.commit()
 
     def _is_time(self, waited_s: float) -> bool:
-        base = self._base
-        interval_s = base.settings.commit_interval_s
-        if base.lost_reason:
+        state = self._state
+        interval_s = state.settings.commit_interval_s
+        if state.access.group_lost_reason:
             interval_s = min(interval_s, _LOST_RETRY_S + self._commit_guard.pause_s)
-        return waited_s >= interval_s or base.index.changed_pages >= _GROUP_PAGES
+        return waited_s >= interval_s or state.index.changed_pages >= _GROUP_PAGES
 
-    def _check_disk(self) -> None:
+    def check_disk(self) -> None:
+        """Measures the free space of the local disk, and refuses or allows what needs more of it."""
         low = self._reserve.is_low
-        self._base.reader.free_disk_space()  # first: what is in the caches can be had again
-        self._base.refuse_growth(self._reserve.check())
-        with self._base.lock:
-            self._base.staging.set_free_disk_bytes(self._reserve.stageable_bytes)
+        self._state.reader.free_disk_space()  # first: what is in the caches can be had again
+        self._state.access.set_disk_low(self._reserve.check())
+        with self._state.lock:
+            self._state.staging.set_free_disk_bytes(self._reserve.stageable_bytes)
         if self._reserve.is_low != low:
             _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has room again")
 
@@ -167,13 +168,13 @@ class Commits:
         Raises:
             IndexDatabaseError, OSError: it is not; what is said in memory stays said, and a later commit may succeed.
         """
-        with self._base.lock:
+        with self._state.lock:
             self._asked += 1
             ticket = self._asked
         with self.commit_mutex:
             if self._done >= ticket:
                 return
-            with self._base.lock:
+            with self._state.lock:
                 covered = self._asked
             self._commit(lambda: None)
             self._done = covered
@@ -194,62 +195,64 @@ class Commits:
     def _hand_over(self, error: IndexDatabaseError) -> None:
         """Takes no more changes, and leaves to the system what is in memory: the next mount finds it, unless the
         machine goes down before or the disk loses it again, which nobody can know."""
-        base = self._base
-        base.turn_read_only(f"{error}, so nothing can be kept for sure: unmount, see to the disk, and mount again")
-        with base.lock:
+        state = self._state
+        state.access.turn_read_only(
+            f"{error}, so nothing can be kept for sure: unmount, see to the disk, and mount again"
+        )
+        with state.lock:
             for step in (self._save_rest, self._commit_group):
                 with suppress(Cas3fsError, OSError):
                     step()
 
     def _commit_durably(self, action: Callable[[], Result]) -> Result:
-        base = self._base
+        state = self._state
         self._prepare()
-        with base.lock:
+        with state.lock:
             begun_s = time.monotonic()
             self._save_rest()
-            waiting, dropped_uncommitted = base.staging.take_stored()
+            waiting, dropped_uncommitted = state.staging.take_stored()
             try:
                 self._commit_group()
                 self.last_pause_s = time.monotonic() - begun_s
                 result = action()
             except BaseException:
-                base.staging.restore_stored(waiting, dropped_uncommitted)
+                state.staging.restore_stored(waiting, dropped_uncommitted)
                 raise
         try:
-            base.index.sync()
+            state.index.sync()
         except BaseException:
-            with base.lock:
-                base.staging.restore_stored(waiting, dropped_uncommitted)
+            with state.lock:
+                state.staging.restore_stored(waiting, dropped_uncommitted)
             raise
-        with base.lock:
-            base.staging.drop(waiting)
+        with state.lock:
+            state.staging.drop(waiting)
             if dropped_uncommitted:
                 self._save_rest()
-        base.metrics.counter("commits").add(1)
+        state.metrics.counter("commits").add(1)
         return result
 
     def _prepare(self) -> None:
         """Step 1: most of the bytes, in slices, so that operations go on meanwhile."""
-        base = self._base
-        with base.lock:
-            base.staging.retry_refused()
-            pinned = base.staging.pin_unsynced()
+        state = self._state
+        with state.lock:
+            state.staging.retry_refused()
+            pinned = state.staging.pin_unsynced()
         try:
             for layer in pinned:
                 layer.sync()
         finally:
-            with base.lock:
-                base.staging.release_readers(pinned)
-                base.staging.record_losses()
+            with state.lock:
+                state.staging.release_readers(pinned)
+                state.staging.record_losses()
         more = True
         while more:
-            with base.lock:
-                more = base.staging.save_some(_SLICE_BYTES)
-        base.staging.commit_rows()
+            with state.lock:
+                more = state.staging.save_some(_SLICE_BYTES)
+        state.staging.commit_rows()
 
     def _save_rest(self) -> None:
         """As step 1, with the lock held: it should be little."""
-        staging = self._base.staging
+        staging = self._state.staging
         pinned = staging.pin_unsynced()
         try:
             for layer in pinned:
@@ -263,25 +266,25 @@ class Commits:
 
     def _commit_group(self) -> None:
         """Step 3."""
-        base = self._base
-        base.names.flush()
-        if base.inodes.dirty or base.inodes.to_delete:
-            with base.index.operation():
-                base.inodes.write_back()
-        base.index.commit()
+        state = self._state
+        state.dentries.flush()
+        if state.inodes.dirty or state.inodes.to_delete:
+            with state.index.operation():
+                state.inodes.write_back()
+        state.index.commit()
         self._report_refused()
-        base.inodes.written_back()
+        state.inodes.written_back()
 
     def _report_refused(self) -> None:
-        refused = self._base.inodes.refused
+        refused = self._state.inodes.refused
         for number in refused.keys() - self._refused:
             _log.error(
                 "attributes of inode %d cannot be kept, it stays as it was last kept: %s", number, refused[number]
             )
-            self._base.metrics.counter("commits.refused").add(1)
+            self._state.metrics.counter("commits.refused").add(1)
         self._refused = refused.keys()
-        staged = self._base.staging.refused
+        staged = self._state.staging.refused
         for number in staged.keys() - self._refused_staged:
             _log.error("%s", staged[number])
-            self._base.metrics.note_error("staging", IndexRowRefused(staged[number]))
+            self._state.metrics.note_error("staging", IndexRowRefused(staged[number]))
         self._refused_staged = frozenset(staged)

@@ -22,9 +22,9 @@ import attrs
 
 from cas3fs.blocks.chunkers import Chunker
 from cas3fs.errors import BlockMissing
-from cas3fs.filesystem.base import Base
 from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.filesystem.state.extents import MemoryBytes
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes
 from cas3fs.filesystem.state.layers import Layer, dirty_ranges
@@ -126,13 +126,15 @@ class FrozenFile:
 class Rechunker:
     """Cuts one frozen file; used by one thread, without the file system's lock."""
 
-    def __init__(self, base: Base, file: FrozenFile, chunker: Chunker, emit: Emit, *, exact: bool = False) -> None:
-        self._base = base
+    def __init__(
+        self, state: FileSystemState, file: FrozenFile, chunker: Chunker, emit: Emit, *, exact: bool = False
+    ) -> None:
+        self._state = state
         self._exact = exact
         self._file = file
         self._chunker = chunker
         self._emit = emit
-        self._spans = partial(base.index.chunks.spans, file.inode.number)
+        self._spans = partial(state.index.chunks.spans, file.inode.number)
         self._dirty = list(file.dirty)
         self._next = 0  # index of the next dirty range that no region has reached
         self._dirty_end = 0
@@ -243,7 +245,7 @@ class Rechunker:
     def _ahead(self, end: int) -> list[ChunkSpan]:
         """What will be wanted next of the old chunks; one that is lost is noticed when it is."""
         if self._goes_on(end):
-            with suppress(BlockMissing), self._base.lock:
+            with suppress(BlockMissing), self._state.lock:
                 return self._spans(end, end + _PIECE_BYTES)
         return []
 
@@ -256,24 +258,24 @@ class Rechunker:
         end = min(end, self._file.floor)
         if start >= end:
             return []
-        with self._base.lock:
-            found = self._base.index.chunks.bounds(self._file.inode.number, start, end)
+        with self._state.lock:
+            found = self._state.index.chunks.bounds(self._file.inode.number, start, end)
         return [(offset, min(length, self._file.floor - offset)) for offset, length in found]
 
     def _joined(self, rest: memoryview, start: int, end: int) -> memoryview:
         """`rest`, and behind it the file's bytes ``[start, end)``."""
         if start == end:
             return rest
-        base = self._base
-        with base.lock:
+        state = self._state
+        with state.lock:
             plan = ReadPlan(self._spans, self._file.layers, start, end)
-        base.reader.prefetch([span.block for span in (*plan.spans, *self._ahead(end))])
+        state.reader.prefetch([span.block for span in (*plan.spans, *self._ahead(end))])
         joined = memoryview(bytearray(len(rest) + end - start))
         joined[: len(rest)] = rest
         try:
-            plan.carry_out_into(joined[len(rest) :], base.reader)
+            plan.carry_out_into(joined[len(rest) :], state.reader)
         finally:
             if plan.holds_files:
-                with base.lock:
-                    plan.finish(base.staging)
+                with state.lock:
+                    plan.finish(state.staging)
         return joined

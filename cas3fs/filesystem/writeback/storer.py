@@ -30,9 +30,10 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import attrgetter
 
+from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import Cas3fsError, IndexRowRefused
-from cas3fs.filesystem.base import Base
+from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes
 from cas3fs.filesystem.writeback.block_upload import BlockUpload
@@ -64,9 +65,10 @@ _log = logging.getLogger(__name__)
 class Storer:
     """Stores the dirty files of one file system; see the module."""
 
-    def __init__(self, base: Base, writer: BlockWriter, commits: Commits) -> None:
-        self._base = base
+    def __init__(self, state: FileSystemState, writer: BlockWriter, chunker: Chunker, commits: Commits) -> None:
+        self._state = state
         self._writer = writer
+        self._chunker = chunker
         self._commits = commits
         self._stop = threading.Event()
         self._requests: list[StoreRequest] = []  # of the callers of `store_all`
@@ -76,12 +78,12 @@ class Storer:
         self._more = False  # the last look found more than one job could take
         self._retry_s = 0.0
         self._retry_at_s = 0.0
-        self._finished = threading.Condition(base.lock)
+        self._finished = threading.Condition(state.lock)
         self._failure: BaseException | None = None
         self._failures = 0
-        self._unstorable = UnstorableFiles(base.staging.files)
+        self._unstorable = UnstorableFiles(state.staging.files)
         self._threads = [
-            threading.Thread(target=self._run, name=f"storer-{n}", daemon=True) for n in range(base.settings.storers)
+            threading.Thread(target=self._run, name=f"storer-{n}", daemon=True) for n in range(state.settings.storers)
         ]
 
     def start(self) -> None:
@@ -91,7 +93,7 @@ class Storer:
     def stop(self) -> None:
         """Ends the threads, when their jobs are done or have failed."""
         self._stop.set()
-        self._base.staging.store_requested.set()
+        self._state.staging.store_requested.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
@@ -99,7 +101,7 @@ class Storer:
     # -- picking
 
     def _run(self) -> None:
-        store_requested = self._base.staging.store_requested
+        store_requested = self._state.staging.store_requested
         while not self._stop.is_set():
             batch = self._picked()
             if not batch:
@@ -119,8 +121,8 @@ class Storer:
 
     def _pick(self) -> list[FrozenFile]:
         """Takes files for one job, freezes and marks them; none when nothing is due."""
-        base = self._base
-        with base.lock:
+        state = self._state
+        with state.lock:
             now_s = time.monotonic()
             if now_s < self._retry_at_s or now_s < self._rests_until_s or not self._is_time(now_s):
                 return []
@@ -138,7 +140,7 @@ class Storer:
         frozen: list[FrozenFile] = []
         try:
             for inode in batch:
-                layers = self._base.staging.freeze(inode)  # may wait, and any of the files may go meanwhile
+                layers = self._state.staging.freeze(inode)  # may wait, and any of the files may go meanwhile
                 if layers and not layers[-1].stored:
                     frozen.append(FrozenFile(inode, layers))
                 else:
@@ -153,7 +155,7 @@ class Storer:
 
     def _is_time(self, now_s: float) -> bool:
         """Whether to look for files at all: not while programs are busy, unless it is pressing."""
-        staging, settings = self._base.staging, self._base.settings
+        staging, settings = self._state.staging, self._state.settings
         pressing = (
             staging.is_full
             or staging.is_short_of_memory
@@ -164,16 +166,16 @@ class Storer:
         )
         if not pressing and now_s - self._looked_at_s < min(settings.settle_s / 2, _LOOK_INTERVAL_S):
             return False
-        busy = self._base.changes - self._changes_seen > _BUSY_OPERATIONS
-        self._changes_seen = self._base.changes
-        self._base.busy = busy
+        busy = self._state.access.change_count - self._changes_seen > _BUSY_OPERATIONS
+        self._changes_seen = self._state.access.change_count
+        self._state.programs_busy = busy
         if pressing or not busy:
             self._looked_at_s = now_s
             return True
         return False
 
     def _due(self, now_s: float) -> list[Inode]:
-        settings, staging = self._base.settings, self._base.staging
+        settings, staging = self._state.settings, self._state.staging
         free = [  # `unstored` spelled out: this passes over all that is staged, with the lock held
             inode
             for inode in staging.waiting.values()
@@ -192,13 +194,13 @@ class Storer:
             return whole if _reach(whole, settings.pack_bytes) else []
         # what is in memory is smaller than any part
         large = [inode for inode in free if len(inode.layers) > 1 or isinstance(inode.layers[0].bytes, FileBytes)]
-        parts = [inode for inode in large if grows(inode) and _dirty_bytes(inode) >= settings.part_bytes]
+        parts = [inode for inode in large if grows(inode) and inode.unstored_bytes >= settings.part_bytes]
         settled = [inode for inode in free if not inode.writers and now_s - inode.touched_s >= settings.settle_s]
         return parts + [inode for inode in settled if inode not in parts] if self._is_worth(settled, now_s) else parts
 
     def _is_worth(self, settled: Sequence[Inode], now_s: float) -> bool:
         """Whether the settled files fill a pack, or have waited long enough."""
-        settings = self._base.settings
+        settings = self._state.settings
         if not settled:
             return False
         oldest_s = min(inode.touched_s for inode in settled)
@@ -213,8 +215,8 @@ class Storer:
         # any of those, lest the first are tried again and again before the last
         for inode in (together or [random.choice(due)] if due else ())[:_BATCH_FILES]:
             batch.append(inode)
-            size_bytes += _dirty_bytes(inode)
-            if size_bytes >= self._base.settings.batch_bytes:
+            size_bytes += inode.unstored_bytes
+            if size_bytes >= self._state.settings.batch_bytes:
                 break
         return batch
 
@@ -234,7 +236,7 @@ class Storer:
         except Exception as error:  # noqa: BLE001 - a storer that ended would leave everything unstored
             _log.exception("storing failed in a way that was not foreseen")
             self._failed(batch, error)
-        self._base.metrics.counter("storer.jobs").add(1)
+        self._state.metrics.counter("storer.jobs").add(1)
 
     def _upload(self, batch: list[FrozenFile]) -> tuple[list[FrozenFile], list[tuple[FrozenFile, BaseException]]]:
         """Cuts the files; when it returns, the blocks of the first that it gives are in confirmed packs. The others
@@ -245,9 +247,9 @@ class Storer:
         """
         cut = []
         with self._writer.session() as session:
-            blocks = BlockUpload(self._base, self._writer, session)
+            blocks = BlockUpload(self._state, self._writer, session)
             for file in batch:
-                plain = file.whole(self._base.chunker.min_size)
+                plain = file.whole(self._chunker.min_size)
                 if plain is not None:
                     blocks.emit_later(file, plain)
                     cut.append(file)
@@ -267,16 +269,16 @@ class Storer:
         Raises:
             StoreError: the store is away.
         """
-        base = self._base
+        state = self._state
         try:
             try:
-                rechunker = Rechunker(base, file, base.chunker, blocks.emit)
+                rechunker = Rechunker(state, file, self._chunker, blocks.emit)
                 file.replacements = list(rechunker.replacements())
             except Cas3fsError as error:
                 if not is_of_one_file(error):
                     raise
                 _log.error("inode %d: bytes next to new ones cannot be read: %s", file.inode.number, error)
-                rechunker = Rechunker(base, file, base.chunker, blocks.emit, exact=True)
+                rechunker = Rechunker(state, file, self._chunker, blocks.emit, exact=True)
                 file.replacements = list(rechunker.replacements())
             file.verify()
         except Exception as error:
@@ -288,7 +290,7 @@ class Storer:
 
     def _refuse(self, refused: Sequence[tuple[FrozenFile, BaseException]], *, by_store: bool) -> None:
         """These files could not be stored: one by itself is put off, several are stored each alone."""
-        with self._base.lock:
+        with self._state.lock:
             for file, _ in refused:
                 self._release(file)
             if not self._unstorable.set_apart([file.inode.number for file, _ in refused]):
@@ -320,17 +322,17 @@ class Storer:
 
     def _enter_chunks(self, files: list[FrozenFile]) -> None:
         """Enters what was stored in the index, in one operation."""
-        base = self._base
-        with base.lock:
+        state = self._state
+        with state.lock:
             there = [file for file in files if not file.unstored[-1].dropped and not file.unstored[-1].stored]
-            ids = base.index.blocks.find([new.hash for file in there for new in file.chunks])
+            ids = state.index.blocks.find([new.hash for file in there for new in file.chunks])
             # a block that was known may have gone meanwhile: such a file stays dirty, and is stored anew
             whole = [file for file in there if all(new.hash in ids for new in file.chunks)]
-            with base.operation():
+            with state.operation():
                 for file in whole:
                     if not file.is_new:
-                        enter_chunks(base.index, file, ids)
-                base.index.chunks.all_stored(
+                        enter_chunks(state.index, file, ids)
+                state.index.chunks.all_stored(
                     ((file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq) for file in whole),
                     (
                         (file.inode.number, (new.offset, new.length, ids[new.hash], 0))
@@ -341,39 +343,39 @@ class Storer:
                 )
             for file in whole:
                 file.inode.stored_seq = file.seq
-                base.staging.mark_stored(file.inode, file.unstored)
+                state.staging.mark_stored(file.inode, file.unstored)
                 self._unstorable.stored(file.inode.number)
             for file in files:
                 self._release(file)
 
     def _succeeded(self) -> None:
-        base = self._base
-        with base.lock:
+        state = self._state
+        with state.lock:
             self._retry_s = self._retry_at_s = 0.0
-            base.staging.is_storing_failing = False
+            state.staging.is_storing_failing = False
             self._finished.notify_all()
-            is_full = base.staging.is_full
+            is_full = state.staging.is_full
         if is_full:  # layers with rows go with the next commit
             self._commits.commit()
 
     def _failed(self, batch: list[FrozenFile], error: BaseException) -> None:
-        base = self._base
-        with base.lock:
+        state = self._state
+        with state.lock:
             for file in batch:
                 self._release(file)
             self._retry_s = min(max(2 * self._retry_s, _FIRST_RETRY_S), _LONGEST_RETRY_S)
             self._retry_at_s = time.monotonic() + self._retry_s
             self._failure = error
             self._failures += 1
-            base.staging.is_storing_failing = True
-            base.staging.space_available.notify_all()
+            state.staging.is_storing_failing = True
+            state.staging.space_available.notify_all()
             self._finished.notify_all()
-        base.metrics.note_error("storing", error)
+        state.metrics.note_error("storing", error)
         _log.error("storing %d files failed, next try in %.0f s: %s", len(batch), self._retry_s, error)
 
     def _release(self, file: FrozenFile) -> None:
         """The job lets its file go, once: after that another job may hold it.  Needs the lock."""
-        if file.release(self._base.staging):
+        if file.release(self._state.staging):
             file.inode.busy = False
 
     # -- on request
@@ -390,17 +392,19 @@ class Storer:
         Raises:
             Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
         """
-        base = self._base
+        state = self._state
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        with base.lock:
+        with state.lock:
             turn = self._unstorable.turn
             request = StoreRequest(
-                base.staging.waiting, settled=settled, is_unstorable=lambda number: self._unstorable.after(number, turn)
+                state.staging.waiting,
+                settled=settled,
+                is_unstorable=lambda number: self._unstorable.after(number, turn),
             )
             self._retry_s = self._retry_at_s = 0.0  # who waits learns of an outage from the next few attempts
             for number in request:
-                base.staging.files[number].retry_at_s = 0.0
-            base.staging.store_requested.set()
+                state.staging.files[number].retry_at_s = 0.0
+            state.staging.store_requested.set()
             self._requests.append(request)
             try:
                 self._await(request, deadline_s)
@@ -418,7 +422,7 @@ class Storer:
         """Waits until all of `request` is in the index.  Needs the lock."""
         failures = self._failures
         while True:
-            request.narrow(self._base.staging.files)
+            request.narrow(self._state.staging.files)
             if not request:
                 return
             if self._failures >= failures + len(self._threads) and self._failure is not None:
@@ -438,13 +442,6 @@ def _named(error: BaseException) -> str:
     return str(error) if isinstance(error, Cas3fsError | OSError) else f"{type(error).__name__}: {error}"
 
 
-def _dirty_bytes(inode: Inode) -> int:
-    if len(inode.layers) == 1:
-        layer = inode.layers[0]
-        return 0 if layer.stored else layer.bytes.size_bytes
-    return sum(layer.bytes.size_bytes for layer in inode.layers if not layer.stored)
-
-
 def _reach(inodes: Sequence[Inode], size_bytes: int) -> bool:
     """Whether so much is dirty in them; counts no further than that."""
-    return any(total >= size_bytes for total in accumulate(map(_dirty_bytes, inodes)))
+    return any(total >= size_bytes for total in accumulate(inode.unstored_bytes for inode in inodes))

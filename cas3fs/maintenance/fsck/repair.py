@@ -101,7 +101,7 @@ class VolumeRepairer:
         self._give_up(first.findings, mended)
         self._fill_places(first.findings, mended)
         self._drop_records(first.findings, mended)
-        self._context.filesystem.commit()
+        self._context.filesystem.drop_caches()
         last = check_volume(self._target(), attrs.evolve(settings, verify_data=False), self._bookmark, self._report)
         left = list(last.findings)
         fixed, seen = {identity_of(one) for one in mended}, {identity_of(one) for one in left}

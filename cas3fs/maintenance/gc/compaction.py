@@ -107,7 +107,7 @@ class PackCompactor:
             yield
         except BlockError:
             for block in blocks:
-                self._context.filesystem.mark_block_lost(block)
+                self._context.filesystem.packs.mark_block_lost(block)
             raise
 
     def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:

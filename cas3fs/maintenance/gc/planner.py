@@ -147,7 +147,7 @@ class Planner:
         pack_store = PackStore(self._context.store)
         for pack in packs:
             if not pack_store.exists(pack):
-                self._context.filesystem.mark_pack_lost(pack)
+                self._context.filesystem.packs.mark_pack_lost(pack)
 
     # -- orphans
 

@@ -85,7 +85,7 @@ class TestPacks:
     def test_what_the_cache_has_is_stored_again(self, damaged: DamagedVolume) -> None:
         before, pack = damaged.found(), pack_of_f0(damaged)
         damaged.cache = MemoryCache(10 << 20)
-        with_blocks = damaged.fs.index._database.connection.execute(
+        with_blocks = damaged.index._database.connection.execute(
             "SELECT b.hash, i.inode, i.offset FROM blocks b JOIN chunks i ON i.block = b.id"
         ).fetchall()
         for number in range(6):
@@ -139,7 +139,7 @@ class TestPacksOfOneSnapshot:
     @pytest.fixture
     def pack(self, damaged: DamagedVolume) -> str:
         key = held_pack(damaged)
-        with PackScan(damaged.fs.index.path) as scan:
+        with PackScan(damaged.fs.index_path) as scan:
             (born,) = [pack.born for pack in scan if key.endswith(pack.name)]
         for one in damaged.archive.ids()[:-1]:
             if ordinal_of(SnapshotNumber.parse(one)) != born:
@@ -232,7 +232,7 @@ def test_a_record_of_staging_without_its_bytes_is_put_aside(tmp_path: Path) -> N
 def test_a_damaged_database_file_is_told(damaged: DamagedVolume, tmp_path: Path) -> None:
     damaged.fs.commit()
     copy = tmp_path / "copy.sqlite"
-    damaged.fs.index.copy_to(copy)
+    damaged.index.copy_to(copy)
     data = bytearray(copy.read_bytes())
     for page in range(3, len(data) // 4096):
         data[page * 4096 : page * 4096 + 8] = b"\xff" * 8

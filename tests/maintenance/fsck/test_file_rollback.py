@@ -86,8 +86,8 @@ def test_a_check_names_the_files_and_a_repair_takes_them_from_the_snapshot_that_
 
 @pytest.mark.promise("files-have-chunk-checksums")
 def test_what_the_newest_snapshots_have_lost_too_is_taken_from_an_older_one(hurt: DamagedVolume) -> None:
-    with hurt.fs.lock, hurt.fs.operation():
-        hurt.fs.index._database.execute("UPDATE inodes SET atime_ns = 5 WHERE id = 1")
+    with hurt.fs.index_transaction() as index:
+        index._database.execute("UPDATE inodes SET atime_ns = 5 WHERE id = 1")
     damaged = hurt.publish()
     with pytest.raises(IndexCorrupt, match="fsck"), referenced_packs(hurt.archive, damaged, hurt.folder):
         pass

@@ -25,7 +25,7 @@ def fenced() -> None:
 
 def blocks_of_f0(damaged: DamagedVolume) -> dict[int, BlockHash]:
     """By offset; to be called while they lie in a pack."""
-    with IndexChecker(damaged.fs.index.path) as index_checker:
+    with IndexChecker(damaged.fs.index_path) as index_checker:
         hashes = [BlockHash(row[0]) for row in index_checker.blocks_of(pack_of_f0(damaged))]
         users = {one: index_checker.users_of_block(one) for one in hashes}
     return {user[1]: one for one, found in users.items() for user in found if user[0] == damaged.inode("f0")}

@@ -45,8 +45,8 @@ def test_what_a_storing_job_has_stored_stays_and_is_not_stored_again(tmp_path: P
     storing = threading.Thread(target=volume.fs.store_all)
 
     def one_is_recorded() -> bool:
-        with volume.fs.lock:
-            return len(list(volume.fs.index.blocks.packs())) == 1
+        with volume.fs.index_transaction() as index:
+            return len(list(index.blocks.packs())) == 1
 
     def meddle(told: Mapping[str, Any]) -> None:
         if told["what"] == "merging":

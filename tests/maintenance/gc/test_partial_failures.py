@@ -116,7 +116,7 @@ class TestBlocksThatCannotBeRead:
     @staticmethod
     def pack_of(volume: MemoryVolume, number: int) -> str:
         volume.fs.commit()
-        with IndexChecker(volume.fs.index.path) as index_checker:
+        with IndexChecker(volume.fs.index_path) as index_checker:
             place = index_checker.locate(hash_block(noise(number)[:4096]))
         assert place is not None
         return str(place[1])

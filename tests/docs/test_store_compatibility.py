@@ -7,6 +7,10 @@ import re
 import textwrap
 from pathlib import Path
 
+import pytest
+
+from cas3fs.testing.volumes import TemporaryMount
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "store-compatibility.rst").read_text()
 RIGHTS = {
@@ -18,6 +22,21 @@ RIGHTS = {
     "DeleteObjects": "s3:DeleteObject",
     "DeleteObject": "s3:DeleteObject",
 }
+
+
+@pytest.mark.usefixtures("need_fuse")
+def test_a_read_only_mount_neither_puts_nor_deletes(cas3fs_mount: TemporaryMount, tmp_path: Path) -> None:
+    (cas3fs_mount / "f").write_bytes(b"content")
+    cas3fs_mount.down()
+    reader = TemporaryMount(cas3fs_mount.volume.on_another_machine(tmp_path), tmp_path / "mnt")
+    reader.up("--read-only")
+    try:
+        assert (reader / "f").read_bytes() == b"content"
+        process = reader.stats()["process"]
+    finally:
+        reader.down()
+    assert (process["store.put.count"], process["store.delete.count"]) == (0, 0)
+    assert process["store.get.count"] > 0
 
 
 def used_operations() -> set[str]:

@@ -25,10 +25,10 @@ from cas3fs.blockstore.pack_store import PackStore, pack_key
 from cas3fs.entries.shelf import Shelf
 from cas3fs.index import Index, PackUseScan
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
-from cas3fs.maintenance.fsck.check import FsckSettings, check_volume
-from cas3fs.maintenance.fsck.checks import FsckTarget
+from cas3fs.maintenance.fsck.target import FsckTarget
 from cas3fs.maintenance.fsck.verify import DataVerifier
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
+from cas3fs.maintenance.fsck.volume_check import FsckSettings, check_volume
 from cas3fs.maintenance.gc.plan import PlanInputs, make_plan
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ListPage, ObjectInfo

@@ -7,7 +7,7 @@ A volume that nobody has open is checked without a claim and without changing an
 of the line that the store's newest epoch is on, else by the newest snapshot that can be restored. A repair opens the
 volume as its writer, and mends it before anything is taken up from staging or handed to anybody. Where there is no
 local index that can be used, and the newest snapshot is damaged, it begins from the newest one that is whole; the
-manifests of those after it are put aside (`cas3fs.maintenance.fsck.repair`).
+manifests of those after it are put aside (`cas3fs.maintenance.fsck.volume_repair`).
 """
 
 import os
@@ -31,14 +31,16 @@ from cas3fs.errors import ControlError, IndexCorrupt, SnapshotArchived, Snapshot
 from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
 from cas3fs.index.salvage import find_damage
-from cas3fs.maintenance.fsck.check import FsckResult, FsckSettings, check_volume, fsck_target_of, lost_blocks_in
-from cas3fs.maintenance.fsck.checks import Checker, FsckTarget, archived_finding, snapshot_finding
+from cas3fs.maintenance.damaged_objects import quarantine_snapshot
+from cas3fs.maintenance.fsck.checks import Checker, archived_finding, snapshot_finding
 from cas3fs.maintenance.fsck.findings import Finding
 from cas3fs.maintenance.fsck.index_repair import IndexRepairer
-from cas3fs.maintenance.fsck.repair import VolumeRepairer, quarantine_snapshot
+from cas3fs.maintenance.fsck.target import FsckTarget, fsck_target_of
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
+from cas3fs.maintenance.fsck.volume_check import FsckResult, FsckSettings, check_volume, lost_blocks_in
+from cas3fs.maintenance.fsck.volume_repair import VolumeRepairer
 from cas3fs.maintenance.last_results import save_last_result
-from cas3fs.maintenance.lost_blocks import DAMAGED, lost_packs, record_lost_blocks, save_lost_block_note
+from cas3fs.maintenance.lost_blocks import damaged_packs, lost_packs, record_lost_blocks, save_lost_block_note
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -156,10 +158,10 @@ def _target(store: ObjectStore, state: StateFolder | None, early: list[Finding])
             index, staging, staging_folder = folder / "index.sqlite", None, None
             which = _restore(archive, index, early)
         with Index.open(index, read_only=True) as opened:
-            losses, damages = lost_packs(opened), lost_packs(opened, DAMAGED)
+            lost, damaged = lost_packs(opened), damaged_packs(opened)
         is_live = epoch is not None and not epoch.released
         yield FsckTarget(
-            index, store, archive, following, losses, damages, staging, staging_folder, is_live=is_live, which=which
+            index, store, archive, following, lost, damaged, staging, staging_folder, is_live=is_live, index_name=which
         )
 
 
@@ -243,7 +245,7 @@ def _opened(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -
     except IndexCorrupt:
         _set_aside(store, folders, "it cannot be opened as an index", early)
         return opened()
-    damage = Checker(_target_of(volume)).damage()
+    damage = Checker(_target_of(volume)).index_damage()
     if damage:
         volume.close()
         _set_aside(store, folders, damage[0].detail, early)

@@ -10,10 +10,7 @@ A store may leave objects out of a listing. That shows by what has to be listed:
 just published. A listing that is not in ascending order is not relied on either.
 """
 
-import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
-from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
@@ -23,8 +20,10 @@ import attrs
 from cas3fs.blockstore.pack_store import epoch_of_pack, pack_name_in
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
 from cas3fs.epochs.epoch_entries import epoch_number, is_foreign_key
-from cas3fs.errors import DeleteFailed, EntryError, SnapshotError, StoreError
+from cas3fs.errors import EntryError, SnapshotError, StoreError
 from cas3fs.index import PackEntry
+from cas3fs.maintenance.damaged_objects import is_snapshot_id, quarantined_numbers
+from cas3fs.maintenance.store_clock import PROBE_PREFIX
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -32,9 +31,6 @@ from cas3fs.snapshots.divergence import TakeoverBase, may_be_diverged
 from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by, snapshots_of_pages
 from cas3fs.values import PagesNumber, SnapshotNumber
 
-PROBE_PREFIX: Final = "probe/"
-QUARANTINE_PREFIX: Final = "damaged/"
-QUARANTINED_SNAPSHOTS: Final = QUARANTINE_PREFIX + SnapshotEntry.prefix()
 MAX_HELD: Final = 20_000
 """Of unknown, missing and unrecognized objects, this many are held in memory; a later run finds the others."""
 Item = TypeVar("Item")
@@ -208,14 +204,14 @@ def list_volume(store: ObjectStore, on_pack: Callable[[ObjectInfo], None] = lamb
             on_pack(info)
         elif folder == PagesEntry.folder and is_pages_id(name):
             pages[name] = info
-        elif folder == SnapshotEntry.folder and _is_snapshot_number(name):
+        elif folder == SnapshotEntry.folder and is_snapshot_id(name):
             snapshots[name] = info
         elif folder == EpochEntry.folder and not is_foreign_key(info.key):
             epochs.add(epoch_number(info.key))
         elif info.key.startswith(PROBE_PREFIX):
             probes.append(info)
         elif info.key not in _LONE_KEYS and (folder not in _FOLDERS or folder in _CHECKED_FOLDERS):
-            quarantined += _quarantined_numbers([info])
+            quarantined += quarantined_numbers([info])
             unrecognized.add(info)
     return VolumeListing(
         packs,
@@ -287,42 +283,9 @@ def missing_snapshots(archive: SnapshotArchive, listing: VolumeListing) -> tuple
     return tuple(one for one in archive.tracker.missing() if one not in quarantined)
 
 
-def list_quarantined(store: ObjectStore) -> tuple[SnapshotNumber, ...]:
-    """The numbers of quarantined snapshots, by a listing of their folder alone."""
-    return _quarantined_numbers(store.list(QUARANTINED_SNAPSHOTS))
-
-
-def _quarantined_numbers(infos: Iterable[ObjectInfo]) -> tuple[SnapshotNumber, ...]:
-    names = (info.key.removeprefix(QUARANTINED_SNAPSHOTS) for info in infos)
-    return tuple(SnapshotNumber.parse(name) for name in names if _is_snapshot_number(name))
-
-
-def store_clock_now(store: ObjectStore) -> datetime:
-    """The present time by the store's own clock: an object is put, its time is read, and it is deleted. An object that
-    the store refuses to delete is left for a later gc.
-
-    Raises:
-        StoreError: the store failed.
-    """
-    key = f"{PROBE_PREFIX}clock-{secrets.token_hex(8)}"
-    store.put_if_absent(key, b"")
-    try:
-        return store.head(key).modified
-    finally:
-        with suppress(DeleteFailed):
-            store.delete_many([key])
-
-
 def is_pages_id(name: str) -> bool:
     """Whether this can be the id of a pages entry."""
     try:
         return str(PagesNumber.parse(name)) == name
-    except ValueError:
-        return False
-
-
-def _is_snapshot_number(name: str) -> bool:
-    try:
-        return str(SnapshotNumber.parse(name)) == name
     except ValueError:
         return False

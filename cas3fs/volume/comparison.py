@@ -31,7 +31,7 @@ import attrs
 
 from cas3fs.errors import IndexCorrupt, ObjectMissing, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.index import Index
-from cas3fs.maintenance.inventory import QUARANTINED_SNAPSHOTS
+from cas3fs.maintenance.damaged_objects import QUARANTINED_SNAPSHOTS
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import is_diverged
 from cas3fs.snapshots.manifests import SnapshotInfo

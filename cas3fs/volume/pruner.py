@@ -18,7 +18,7 @@ import attrs
 
 from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, SnapshotError
-from cas3fs.maintenance.inventory import store_clock_now
+from cas3fs.maintenance.store_clock import store_clock_now
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by
 from cas3fs.snapshots.policy import RetentionPolicy

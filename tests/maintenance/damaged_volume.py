@@ -12,9 +12,10 @@ from cas3fs.filesystem import Owner
 from cas3fs.filesystem.state.extents import pack_ranges
 from cas3fs.filesystem.state.quarantine import Quarantine
 from cas3fs.index import StagedRow, StagingIndex, ordinal_of
-from cas3fs.maintenance.fsck.check import FsckResult, FsckSettings, check_volume, fsck_target_of
-from cas3fs.maintenance.fsck.repair import VolumeRepairer
+from cas3fs.maintenance.fsck.target import fsck_target_of
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
+from cas3fs.maintenance.fsck.volume_check import FsckResult, FsckSettings, check_volume
+from cas3fs.maintenance.fsck.volume_repair import VolumeRepairer
 from tests.maintenance.memory_volume import KIB, MemoryVolume, noise
 
 ROOT = Owner(0, 0)

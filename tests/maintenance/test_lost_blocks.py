@@ -9,7 +9,7 @@ import pytest
 
 from cas3fs.errors import BlockError, StoreError
 from cas3fs.filesystem import Owner
-from cas3fs.maintenance.fsck.check import lost_blocks_in
+from cas3fs.maintenance.fsck.volume_check import lost_blocks_in
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.lost_blocks import record_lost_blocks
 from cas3fs.values import BlockHash

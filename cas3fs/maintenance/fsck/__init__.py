@@ -6,8 +6,9 @@ Modules
     checks             the index against itself and the store's listing; snapshots; staging
     verify             reading blocks and snapshots back, and comparing them with their hashes
     verify_checkpoint  how far that has come, in a file
-    check              a whole check: its settings and its result
-    repair             a whole repair: its steps, in order
+    target             what a check reads: an index, the store, and staging
+    volume_check       a whole check: its settings and its result
+    volume_repair      a whole repair: its steps, in order
     index_repair       a repair for each kind of defect within the index
     file_rollback      files of which the index has lost chunks, taken from a snapshot
     recovery           blocks that are not where the index has them, found elsewhere or recorded as lost

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Entries of epochs that cannot be read, and what takes their place.
+"""Entries of epochs that cannot be read, and what replaces them.
 
-A claim, or the base of a take-over, is there though its bytes are damaged: the number is in the name. Both are passed
-by whoever mounts (`cas3fs.epochs`, `cas3fs.snapshots.divergence`), at the price of caution: what only they could tell
-is taken for the worst. A repair moves the damaged object to ``damaged/``, so nothing is deleted, and puts another in
-its place:
+The claim of an epoch, or the base of a take-over (the snapshot that it went on from), may have damaged bytes; its
+number is in its name. Mounts pass such an entry over (`cas3fs.epochs`, `cas3fs.snapshots.divergence`), and assume the
+worst of what only the entry could say. A repair moves the damaged object to ``damaged/``, so nothing is deleted, and
+writes another in its place:
 
-- for a claim, one of an unknown writer, which took over from the one before;
-- for a base, one that tells the snapshot which the first one of its epoch names as its parent; where that first one is
-  not there any more, the newest of the epochs before, so that all of them count as on the line from then on.
+- for a claim, the claim of an unknown writer, which took over from the epoch before;
+- for a base, the parent of the first snapshot of its epoch. If that snapshot is gone, the newest snapshot of the epochs
+  before, so that all of them count as on the lineage from then on.
 
-Where a repair breaks off in between, the next one finds the place empty, and fills it. Only the last few epochs are
-looked at, and those that wait for a person.
+If a repair breaks off in between, the next one finds no entry, and writes it. Only the entries of the last few epochs
+are read, and of those that wait for a person.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,29 +30,34 @@ from cas3fs.snapshots.manifests import SnapshotInfo
 DAMAGED_CLAIM: Final = "epoch-damaged"
 DAMAGED_BASE: Final = "base-damaged"
 RECENT: Final = 8
-"""Epochs of which the entries are read."""
+"""The number of epochs of which the entries are read."""
 
 
 def check_epochs(archive: SnapshotArchive) -> list[Finding]:
-    """What cannot be read of the claims and bases that matter.
+    """Finds claims and bases that cannot be read.
 
     Raises:
         StoreError: the store failed.
     """
-    told = [one.entry for one in EpochHistory(archive.shelf).recent(RECENT)]
-    found = [Finding(DAMAGED_CLAIM, {"epoch": one.epoch, "object": one.key}) for one in told if is_placeholder(one)]
+    claims = [one.entry for one in EpochHistory(archive.shelf).recent(RECENT)]
+    findings = [
+        Finding(DAMAGED_CLAIM, {"epoch": one.epoch, "object": one.key}) for one in claims if is_placeholder(one)
+    ]
     for base in archive.bases.all():
         if base.start is None:
             key = EpochEntry.key_of(f"{base.epoch:08d}") + SUB_SEPARATOR + BASE_ID
-            found.append(Finding(DAMAGED_BASE, {"epoch": base.epoch, "object": key}))
-    return found
+            findings.append(Finding(DAMAGED_BASE, {"epoch": base.epoch, "object": key}))
+    return findings
 
 
 def replace_epoch_entry(archive: SnapshotArchive, finding: Finding, snapshots: Sequence[SnapshotInfo]) -> None:
-    """Puts what serves in the place of an object that was moved away; `snapshots` are all, ascending.
+    """Writes an entry in place of a damaged one that was moved away.
+
+    Args:
+        snapshots: all, ascending.
 
     Raises:
-        ObjectExists: the place is not empty.
+        ObjectExists: there is an entry.
         StoreError: the store failed.
     """
     epoch, key = int(finding.touches["epoch"]), str(finding.touches["object"])
@@ -74,7 +79,7 @@ def replace_epoch_entry(archive: SnapshotArchive, finding: Finding, snapshots: S
 
 
 def _start_of(epoch: int, snapshots: Iterable[SnapshotInfo]) -> str | None:
-    """The snapshot that the line of `epoch` went on from."""
+    """The snapshot that the writer of `epoch` went on from."""
     before: str | None = None
     for one in snapshots:
         if one.number.epoch >= epoch:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Findings: what a check tells, by code; and what is done about each kind."""
+"""Findings: what a check reports, by code, and what a repair does about each kind.
+
+The codes are a format: scripts depend on them. The texts are not.
+"""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -9,146 +12,145 @@ import attrs
 
 ERROR, NOTE = "error", "note"
 MAX_PATHS: Final = 50
-"""Paths that a finding names; how many there are is always told."""
+"""The most paths that a finding lists; it always says how many there are."""
 
 
 class FindingKind(NamedTuple):
-    """What a code means: how bad it is, what it says, and how it is mended."""
+    """What a code means.
+
+    Attributes:
+        severity: `ERROR`, or `NOTE` where nothing has to be repaired.
+        text: what is wrong.
+        repair: what a repair does about it.
+    """
 
     severity: str
     text: str
     repair: str
 
 
-_LOST = (
-    "looked for in other packs, caches and staging; else the range gives an I/O error until the file is copied in again"
+_SEARCHED = (
+    "its blocks are searched for in other packs, the cache and staging; ranges of files whose blocks are not found "
+    "give I/O errors until the files are copied in again"
 )
-_NOTED = "none: it is noted; in those snapshots its files give I/O errors"
-_STORED_ANEW = "its manifest is put aside, and the newest state is stored again, as the next snapshot of a mount is"
+_RECORDED = "none: it is recorded as lost; in those snapshots its ranges of files give I/O errors"
+_STORED_AGAIN = "the manifest is moved to damaged/, and the next snapshot is stored whole"
+
+
+def _error(text: str, repair: str) -> FindingKind:
+    return FindingKind(ERROR, text, repair)
+
+
+def _note(text: str, repair: str) -> FindingKind:
+    return FindingKind(NOTE, text, repair)
+
+
 KINDS: Final[Mapping[str, FindingKind]] = MappingProxyType(
     {
-        "index-damaged": FindingKind(ERROR, "SQLite finds the index damaged", "the newest whole snapshot is restored"),
-        "root-missing": FindingKind(ERROR, "there is no root directory", "it is made anew"),
-        "root-named": FindingKind(ERROR, "the root directory has a name", "the name is removed"),
-        "inode-without-name": FindingKind(ERROR, "an inode has no name", "it gets one in lost+found"),
-        "name-without-inode": FindingKind(ERROR, "a name stands for nothing", "the name is removed"),
-        "name-in-no-folder": FindingKind(ERROR, "a name lies in what is no folder", "it is moved to lost+found"),
-        "folder-with-many-names": FindingKind(ERROR, "a folder has several names", "it keeps the oldest"),
-        "unreachable": FindingKind(ERROR, "a folder contains itself", "it is moved to lost+found"),
-        "wrong-link-count": FindingKind(ERROR, "a link count is wrong", "it is corrected"),
-        "wrong-type": FindingKind(ERROR, "an inode is of no type", "it gets the type that its content shows"),
-        "link-without-target": FindingKind(ERROR, "a symbolic link has no target", "it becomes an empty file"),
-        "target-of-no-link": FindingKind(
-            ERROR,
-            "what is no symbolic link has a target",
-            "it becomes one if it is an empty file; else a link with that target is made in lost+found",
+        "index-damaged": _error("SQLite finds the index damaged", "the newest intact snapshot is restored"),
+        "root-missing": _error("the root directory is missing", "a new one is created"),
+        "root-named": _error("the root directory has a name in a directory", "the name is removed"),
+        "inode-without-name": _error("an inode has no name", "it gets a name in lost+found"),
+        "name-without-inode": _error("a name refers to no inode", "the name is removed"),
+        "name-in-no-folder": _error("the parent of a name is not a directory", "the name is moved to lost+found"),
+        "folder-with-many-names": _error("a directory has several names", "it keeps the oldest one"),
+        "unreachable": _error("a directory contains itself", "it is moved to lost+found"),
+        "wrong-link-count": _error("a link count is wrong", "it is corrected"),
+        "wrong-type": _error("an inode has no valid type", "it gets the type that its content shows"),
+        "link-without-target": _error("a symbolic link has no target", "it becomes an empty file"),
+        "target-of-no-link": _error(
+            "an inode that is not a symbolic link has a link target",
+            "an empty file becomes a symbolic link; otherwise a link with that target is created in lost+found",
         ),
-        "chunks-of-no-file": FindingKind(
-            ERROR, "what is no file has content", "the content goes to a file in lost+found"
+        "chunks-of-no-file": _error(
+            "an inode that is not a file has content", "the content is moved to a file in lost+found"
         ),
-        "content-without-inode": FindingKind(
-            ERROR, "content belongs to no inode", "it becomes a file, perhaps in lost+found"
+        "content-without-inode": _error(
+            "content belongs to no inode", "it becomes a file, in lost+found if the inode has no name"
         ),
-        "target-without-inode": FindingKind(
-            ERROR, "a link's target belongs to no inode", "it becomes a link, perhaps in lost+found"
+        "target-without-inode": _error(
+            "a link target belongs to no inode", "it becomes a symbolic link, in lost+found if the inode has no name"
         ),
-        "attribute-without-inode": FindingKind(
-            ERROR, "an extended attribute belongs to no inode", "it is told and removed"
+        "attribute-without-inode": _error("an extended attribute belongs to no inode", "it is reported and removed"),
+        "size-negative": _error("the size of a file is negative", "it is set to the end of the content"),
+        "chunks-unlike-sums": _error(
+            "the chunks of a file do not match its checksums, as the index has lost some",
+            "the file is taken from the newest snapshot that has all of it; if none has, its holes give I/O errors",
         ),
-        "size-negative": FindingKind(ERROR, "a size is negative", "it is set to where the content ends"),
-        "chunks-unlike-sums": FindingKind(
-            ERROR,
-            "the index has other chunks of a file than were entered",
-            "the file is taken from the newest snapshot that has it whole; where none has, its holes give I/O errors",
+        "chunk-impossible": _error("a chunk has an impossible offset or length", "its range gives I/O errors"),
+        "chunks-overlap": _error("chunks of a file overlap", "the first one is shortened"),
+        "chunk-past-end": _error(
+            "content lies beyond the end of a file", "the file's size is set to the end of the content"
         ),
-        "chunk-impossible": FindingKind(
-            ERROR, "a chunk has an impossible place or length", "its range gives an I/O error"
+        "chunk-without-block": _error(
+            "a chunk references a block that is not in the index", "its range gives I/O errors, never zeros"
         ),
-        "chunks-overlap": FindingKind(ERROR, "chunks of a file overlap", "the first is shortened"),
-        "chunk-past-end": FindingKind(
-            ERROR, "content lies beyond a file's end", "the size is set to where the content ends"
+        "chunk-past-block": _error(
+            "a chunk reaches beyond the end of its block", "the range that is missing gives I/O errors"
         ),
-        "chunk-without-block": FindingKind(ERROR, "a chunk has no block", "its range gives an I/O error, never zeros"),
-        "chunk-past-block": FindingKind(ERROR, "a chunk passes its block's end", "what it lacks gives an I/O error"),
-        "block-without-pack": FindingKind(ERROR, "a block lies in no pack", _LOST),
-        "block-out-of-pack": FindingKind(ERROR, "a block lies outside of its pack", _LOST),
-        "pack-dead-but-used": FindingKind(ERROR, "a pack in use is said to be dead", "it is alive"),
-        "pack-dead-before-born": FindingKind(
-            ERROR, "a pack has died before it was born", "it dies with the next snapshot"
+        "block-without-pack": _error("a block is in no pack", _SEARCHED),
+        "block-out-of-pack": _error("a block lies outside its pack", _SEARCHED),
+        "pack-dead-but-used": _error("a pack that is in use is marked as dead", "the mark is removed"),
+        "pack-dead-before-born": _error(
+            "a pack is marked as dead before it was stored", "it is marked as dead from the next snapshot on"
         ),
-        "pack-born-in-future": FindingKind(
-            ERROR, "a pack is born with no snapshot that could be", "it is taken to be old"
+        "pack-born-in-future": _error(
+            "a pack is recorded as stored with a snapshot that cannot exist yet", "it is recorded as the oldest"
         ),
-        "pack-missing": FindingKind(ERROR, "a pack is not in the store", _LOST),
-        "pack-wrong-size": FindingKind(ERROR, "a pack's object has another size", f"its blocks are {_LOST}"),
-        "snapshot-pack-missing": FindingKind(
-            ERROR,
-            "a pack that only snapshots need is not in the store",
-            "written down: in them its files give I/O errors",
+        "pack-missing": _error("a pack is not in the store", _SEARCHED),
+        "pack-wrong-size": _error("a pack has the wrong size in the store", _SEARCHED),
+        "snapshot-pack-missing": _error("a pack that only snapshots need is not in the store", _RECORDED),
+        "snapshot-pack-damaged": _error("a pack has damaged blocks that only snapshots need", _RECORDED),
+        "object-archived": _error(
+            "an object was moved to an archive, so it cannot be read", "none: restore it in the store and check again"
         ),
-        "snapshot-pack-damaged": FindingKind(
-            ERROR,
-            "a pack has damaged blocks that only snapshots need",
-            "written down: in them its files give I/O errors",
-        ),
-        "object-archived": FindingKind(
-            ERROR, "an object lies in an archive, and cannot be read", "none: restore it there, and check again"
-        ),
-        "object-unknown": FindingKind(NOTE, "an object that nothing explains", "`cas3fs gc` removes what may go"),
-        "epoch-damaged": FindingKind(
-            ERROR,
+        "object-unknown": _note("an object is referenced by nothing", "none: `cas3fs gc` deletes it once that is safe"),
+        "epoch-damaged": _error(
             "the claim of an epoch cannot be read",
-            "it is put aside, under damaged/, and one of an unknown writer takes its place",
+            "it is moved to damaged/ and replaced by the claim of an unknown writer",
         ),
-        "base-damaged": FindingKind(
-            ERROR,
-            "what says where a take-over went on from cannot be read",
-            "it is put aside, under damaged/, and written anew from what the snapshots tell",
+        "base-damaged": _error(
+            "the record of the snapshot that a take-over went on from cannot be read",
+            "it is moved to damaged/ and written again by what the snapshots say",
         ),
-        "snapshot-missing": FindingKind(
-            ERROR,
+        "snapshot-missing": _error(
             "a snapshot that nobody deleted is not in the store",
-            "what it alone needs is given up; for the newest: where this machine has its state, that is stored again, "
-            "else the newest whole one before it is restored",
+            "what it alone needs is given up; if it is the newest, it is stored again if this machine has its state, "
+            "else the newest intact one before it is restored",
         ),
-        "snapshot-damaged": FindingKind(ERROR, "a manifest cannot be read", "it is put aside, under damaged/"),
-        "pages-missing": FindingKind(ERROR, "a snapshot's pages are not in the store", _STORED_ANEW),
-        "pages-wrong-size": FindingKind(ERROR, "a snapshot's pages have another size", _STORED_ANEW),
-        "snapshot-unreadable": FindingKind(ERROR, "a snapshot's pages are damaged", "its manifest is put aside"),
-        "staging-bytes-missing": FindingKind(
-            ERROR,
-            "bytes that wait for the store are missing",
-            "the file keeps what was stored; the record is put aside",
+        "snapshot-damaged": _error("the manifest of a snapshot cannot be read", "it is moved to damaged/"),
+        "pages-missing": _error("pages of a snapshot are not in the store", _STORED_AGAIN),
+        "pages-wrong-size": _error("pages of a snapshot have the wrong size in the store", _STORED_AGAIN),
+        "snapshot-unreadable": _error("pages of a snapshot are damaged", _STORED_AGAIN),
+        "staging-bytes-missing": _error(
+            "data that was not stored yet is missing on this machine",
+            "the file keeps the data that was stored; the record is moved to records-put-aside.json in staging",
         ),
-        "staging-record-damaged": FindingKind(
-            ERROR,
-            "a record of bytes that wait for the store is damaged",
-            "the file keeps what was stored; the record and its bytes are put aside, where `cas3fs rescue` finds them",
+        "staging-record-damaged": _error(
+            "a record of data that was not stored yet is damaged",
+            "the file keeps the data that was stored; the record and its data are kept for `cas3fs rescue`",
         ),
-        "staging-damaged": FindingKind(
-            ERROR,
-            "the database of what waits for the store is damaged",
-            "what can be read of it is taken over; it is put aside, where `cas3fs rescue` finds it",
+        "staging-damaged": _error(
+            "the database of data that was not stored yet is damaged",
+            "the records that can be read are used; the database is kept for `cas3fs rescue`",
         ),
-        "staging-put-aside": FindingKind(
-            NOTE,
-            "records of bytes that wait for the store were damaged, and are put aside",
-            "none: `cas3fs rescue` saves them; delete the file when nothing of it is missed",
+        "staging-put-aside": _note(
+            "a damaged record of data that was not stored yet was set aside",
+            "none: `cas3fs rescue` saves it; delete the file if you do not need it",
         ),
-        "staging-bytes-lost": FindingKind(
-            NOTE,
-            "the local disk has lost bytes that wait for the store",
-            "none: reading them gives an I/O error until they are written again, and the file is not stored before",
+        "staging-bytes-lost": _note(
+            "the local disk has lost data that was not stored yet",
+            "none: reading it gives I/O errors until it is written again, and the file is not stored before that",
         ),
-        "block-damaged": FindingKind(ERROR, "a block's bytes are not what its hash names", _LOST),
-        "known-loss": FindingKind(
-            NOTE, "ranges of files are known to be lost", "copying such a file in again heals all that share its bytes"
+        "block-damaged": _error("the bytes of a block do not match its hash", _SEARCHED),
+        "known-loss": _note(
+            "ranges of files are known to be lost",
+            "none: copying such a file in again heals all files that share the data",
         ),
-        "known-snapshot-loss": FindingKind(NOTE, "files of snapshots are known to be lost in parts", "none"),
-        "snapshot-put-aside": FindingKind(
-            NOTE,
-            "the manifest of a damaged snapshot was put aside",
-            "none: delete the object when nothing of it is missed; until then gc keeps what it may need",
+        "known-snapshot-loss": _note("ranges of files in snapshots are known to be lost", "none"),
+        "snapshot-put-aside": _note(
+            "the manifest of a damaged snapshot is in damaged/",
+            "none: delete the object if you do not need it; until then gc keeps all that the snapshot may need",
         ),
     }
 )
@@ -158,10 +160,13 @@ KINDS: Final[Mapping[str, FindingKind]] = MappingProxyType(
 class Finding:
     """One thing that is wrong.
 
-    touches: what it concerns, by name: inode, pack, block (in hex), snapshot, object.
-    paths: files that it hurts, some of them; `path_count` says how many there are.
-    ranges: (offset, length) in the file, where it is one file.
-    lost: how many blocks could not be found anywhere by a repair.
+    Attributes:
+        code: one of `KINDS`.
+        touches: what it concerns, by name: inode, pack, block (in hex), snapshot, object.
+        detail: more about it, for people.
+        paths: some of the files that are affected; `path_count` says how many there are.
+        ranges: (offset, length) in the file, if it is one file.
+        lost: the number of blocks that a repair could find nowhere.
     """
 
     code: str
@@ -180,17 +185,22 @@ class Finding:
 
     @property
     def is_open(self) -> bool:
-        """Whether something is still wrong."""
+        """Whether it is an error that was not repaired."""
         return self.kind.severity == ERROR and not self.repaired
 
     @property
     def about(self) -> str:
-        """What it touches, and what is to be said beside that."""
+        """What it touches, with the detail, for people."""
         touched = ", ".join(f"{name} {_text(value)}" for name, value in self.touches.items())
         return f"{touched}; {self.detail}" if self.detail else touched
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Equal for two findings of the same thing, whatever their details."""
+        return self.code, repr(sorted(self.touches.items(), key=lambda item: item[0]))
+
     def as_json(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """The object that ``--json`` prints."""
         return {
             "code": self.code,
             "severity": self.kind.severity,
@@ -218,11 +228,11 @@ def _text(value: Any) -> str:
 
 
 CLEAN, REPAIRED, UNREPAIRED, FAILED = 0, 1, 4, 8
-"""Exit statuses, as fsck(8) has them."""
+"""Exit statuses, as those of fsck(8)."""
 
 
 def status_of(findings: Iterable[Finding]) -> int:
-    """The exit status that tells of these findings."""
+    """The exit status for these findings."""
     errors = [one for one in findings if one.kind.severity == ERROR]
     if any(one.is_open for one in errors):
         return UNREPAIRED

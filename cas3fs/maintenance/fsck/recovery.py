@@ -30,7 +30,7 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.state.extents import unpack_ranges
 from cas3fs.filesystem.state.recovery import damage_of
-from cas3fs.index import Index, IndexChecker, PackEntry, PackScan, StagingIndex
+from cas3fs.index import Index, IndexChecker, PackEntry, PackScan, StagedRow, StagingIndex
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.inventory import PackComparison
 from cas3fs.maintenance.lost_blocks import lost_packs, set_lost_packs
@@ -45,9 +45,12 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class RecoveryResult:
-    """What became of the blocks: those that were found in packs, and those that were stored again; the rest is lost.
+    """What became of the blocks; those that are in neither set are lost.
 
-    damaged: packs that name one of them in their table of contents, and hold something else there.
+    Attributes:
+        found: in packs.
+        stored: stored again from this machine.
+        damaged: names of packs whose table of contents has one of the blocks, where the pack holds other bytes.
     """
 
     found: frozenset[BlockHash]
@@ -56,94 +59,101 @@ class RecoveryResult:
 
 
 class BlockRecovery:
-    """Looks for blocks; see the module.
+    """Finds blocks in the packs of the store, and on this machine.
 
     Args:
         cache: the disk cache, if there is one.
-        rows: of staging, while no file system works with it.
+        staging_rows: the records of staging, if no file system uses them.
     """
 
     def __init__(
-        self, context: VolumeContext, cache: BlockCache | None, rows: StagingIndex | None, report: ProgressCallback
+        self,
+        context: VolumeContext,
+        cache: BlockCache | None,
+        staging_rows: StagingIndex | None,
+        report: ProgressCallback,
     ) -> None:
         self._context = context
         self._cache = cache
-        self._rows = rows
+        self._staging_rows = staging_rows
         self._report = report
         self._pack_store = PackStore(context.store)
         self._damaged: set[str] = set()
         self._sizes: dict[str, int] = {}
-        """Of packs in which something was found."""
+        """By name, the sizes of the packs in which a block was found."""
         self._listed: set[str] = set()
-        """Of the packs in which the index places what is looked for, those that are in the store."""
+        """Of the packs in which the index has one of the blocks, those that are in the store."""
 
     def recover(self, wanted: Mapping[BlockHash, BlockLocation]) -> RecoveryResult:
-        """Finds what can be found of `wanted`: blocks with where the index places them (a pack of no name: nowhere).
+        """Finds blocks, or records them as lost.
+
+        Args:
+            wanted: the blocks, with their locations in the index; one without a location has an empty name of a pack.
 
         Raises:
             StoreError: the store failed; nothing is changed.
             IndexDatabaseError: the index failed; nothing is changed.
         """
-        places = self._in_packs(wanted)
-        left = [block for block in wanted if block not in places]
-        plain = dict(self._here(left))
-        stored = self._store(plain)
-        born = self._context.filesystem.next_ordinal
+        found = self._find_in_packs(wanted)
+        left = [block for block in wanted if block not in found]
+        stored = self._store(dict(self._find_here(left)))
+        next_ordinal = self._context.filesystem.next_ordinal
         with self._context.filesystem.index_transaction() as index:
             repairs = index.repairs()
-            for found in places.values():
-                repairs.place(found, self._sizes[found.pack], 0)
-            for made, size in stored.values():
-                repairs.place(made, size, born)
-            lost = [block for block in left if block not in stored]
-            for block in lost:
-                self._lose(index, block, wanted[block])
-        return RecoveryResult(frozenset(places), frozenset(stored), frozenset(self._damaged))
+            for location in found.values():
+                repairs.place(location, self._sizes[location.pack], 0)
+            for location, pack_size in stored.values():
+                repairs.place(location, pack_size, next_ordinal)
+            for block in left:
+                if block not in stored:
+                    self._record_lost(index, block, wanted[block])
+        return RecoveryResult(frozenset(found), frozenset(stored), frozenset(self._damaged))
 
-    def _lose(self, index: Index, block: BlockHash, place: BlockLocation) -> None:
-        if place.pack and place.pack not in self._listed:
-            set_lost_packs(index, lost_packs(index) | {place.pack})
-            index.blocks.mark_lost(block, place.pack)
+    def _record_lost(self, index: Index, block: BlockHash, location: BlockLocation) -> None:
+        if location.pack and location.pack not in self._listed:
+            set_lost_packs(index, lost_packs(index) | {location.pack})
+            index.blocks.mark_lost(block, location.pack)
         else:
-            index.repairs().mark_missing(block, place.plain_length)
+            index.repairs().mark_missing(block, location.plain_length)
 
     # -- in packs
 
-    def _in_packs(self, wanted: Mapping[BlockHash, BlockLocation]) -> dict[BlockHash, BlockLocation]:
-        """Where the blocks really lie, each read and verified there."""
+    def _find_in_packs(self, wanted: Mapping[BlockHash, BlockLocation]) -> dict[BlockHash, BlockLocation]:
+        """The locations where the blocks really are, each read and verified there."""
         found: dict[BlockHash, BlockLocation] = {}
         candidates = self._candidates(wanted)
         read = 0
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="contents") as pool:
-            while len(found) < len(wanted) and (some := list(islice(candidates, PACKS_AT_ONCE))):
+            while len(found) < len(wanted) and (batch := list(islice(candidates, PACKS_AT_ONCE))):
                 self._report({"what": "reading contents of packs", "done": read, "total": 0})
-                read += len(some)
-                for info, places in zip(some, pool.map(self._contents, some), strict=True):
-                    for place in places:
-                        if place.hash not in wanted or place.hash in found:
+                read += len(batch)
+                for info, contents in zip(batch, pool.map(self._contents, batch), strict=True):
+                    for location in contents:
+                        if location.hash not in wanted or location.hash in found:
                             continue
-                        if self._is_good(place):
-                            found[place.hash] = place
-                            self._sizes[place.pack] = info.size
+                        if self._can_be_read(location):
+                            found[location.hash] = location
+                            self._sizes[location.pack] = info.size
                         else:
-                            self._damaged.add(place.pack)
-        for _ in candidates if len(found) < len(wanted) else ():
-            pass  # to the end, so that it is known what is listed
+                            self._damaged.add(location.pack)
+        if len(found) < len(wanted):
+            for _ in candidates:  # to the end of the listing, for `_listed`
+                pass
         return found
 
     def _candidates(self, wanted: Mapping[BlockHash, BlockLocation]) -> Iterator[ObjectInfo]:
-        """The packs that may hold one of the blocks at a place that the index does not tell."""
+        """The packs that may hold one of the blocks at a location that the index does not have."""
         index_path = self._context.filesystem.index_path
-        with IndexChecker(index_path) as index_checker:
-            rows = [index_checker.locate(block) for block in wanted]
-        placed = {row[1] for row in rows if row is not None} | {place.pack for place in wanted.values()}
+        with IndexChecker(index_path) as index:
+            rows = [index.locate(block) for block in wanted]
+        suspects = {row[1] for row in rows if row is not None} | {location.pack for location in wanted.values()}
         with PackScan(index_path) as scan:
             due: list[ObjectInfo] = []
 
             def listed(pack: PackEntry, info: ObjectInfo) -> None:
-                if pack.name in placed:
+                if pack.name in suspects:
                     self._listed.add(pack.name)
-                if pack.name in placed or info.size != expected_pack_bytes(pack.blocks, pack.block_bytes):
+                if pack.name in suspects or info.size != expected_pack_bytes(pack.blocks, pack.block_bytes):
                     due.append(info)
 
             comparison = PackComparison(scan, listed=listed, unknown=due.append)
@@ -161,52 +171,62 @@ class BlockRecovery:
             _log.warning("the table of contents of pack %s cannot be read: %s", name, error)
             return []
 
-    def _is_good(self, place: BlockLocation) -> bool:
+    def _can_be_read(self, location: BlockLocation) -> bool:
         try:
-            self._pack_store.get_block(place)
+            self._pack_store.get_block(location)
         except (BlockError, ObjectArchived):
             return False
         return True
 
     # -- on this machine
 
-    def _here(self, blocks: Sequence[BlockHash]) -> Iterator[tuple[BlockHash, bytes]]:
+    def _find_here(self, blocks: Sequence[BlockHash]) -> Iterator[tuple[BlockHash, bytes]]:
+        """The plain bytes of blocks that the cache or staging has."""
         if not blocks:
             return
         for block in blocks:
             plain = None if self._cache is None else self._cache.get(block)
             if plain is not None and hash_block(plain) == block:
                 yield block, plain
-        yield from self._in_staging(set(blocks))
+        yield from self._find_in_staging(set(blocks))
 
-    def _in_staging(self, blocks: set[BlockHash]) -> Iterator[tuple[BlockHash, bytes]]:
-        """Blocks whose bytes wait for the store once more, at the place where the index has them."""
-        if self._rows is None:
+    def _find_in_staging(self, blocks: set[BlockHash]) -> Iterator[tuple[BlockHash, bytes]]:
+        """The plain bytes of blocks that were written once more, at the same offset of the same file."""
+        if self._staging_rows is None:
             return
-        folder = self._context.filesystem.staging.folder
-        with IndexChecker(self._context.filesystem.index_path) as index_checker:
-            users = {(inode, offset): (block, length) for block in blocks
-                     for inode, offset, length in index_checker.users_of_block(block)}  # fmt: skip
-        wanted_inodes = {inode for inode, _ in users}
-        for row in self._rows.rows():
-            if row.inode not in wanted_inodes or damage_of(row):
+        users: dict[int, list[tuple[int, int, BlockHash]]] = {}
+        with IndexChecker(self._context.filesystem.index_path) as index:
+            for block in blocks:
+                for inode, offset, length in index.users_of_block(block):
+                    users.setdefault(inode, []).append((offset, length, block))
+        for row in self._staging_rows.rows():
+            if row.inode not in users or damage_of(row):
                 continue
-            path = folder / f"{row.inode:x}-{row.seq:x}"
-            position = 0
-            for start, end in unpack_ranges(row.ranges):
-                data = row.data[position : position + end - start] if row.data is not None else b""
-                position += end - start
-                if row.data is None and path.is_file():
-                    with open(path, "rb") as file:
-                        file.seek(start)
-                        data = file.read(end - start)
-                for (inode, offset), (block, length) in users.items():
+            for start, data in self._staged_ranges(row):
+                for offset, length, block in users[row.inode]:
                     piece = data[offset - start : offset - start + length] if offset >= start else b""
-                    if inode == row.inode and len(piece) == length and hash_block(piece) == block:
+                    if len(piece) == length and hash_block(piece) == block:
                         yield block, piece
 
+    def _staged_ranges(self, row: StagedRow) -> Iterator[tuple[int, bytes]]:
+        """The ranges of a record of staging: offset and data of each. Missing data is left out."""
+        path = self._context.filesystem.staging.folder / f"{row.inode:x}-{row.seq:x}"
+        position = 0
+        for start, end in unpack_ranges(row.ranges):
+            data = row.data[position : position + end - start] if row.data is not None else b""
+            position += end - start
+            if row.data is None and path.is_file():
+                with open(path, "rb") as file:
+                    file.seek(start)
+                    data = file.read(end - start)
+            yield start, data
+
     def _store(self, plain: Mapping[BlockHash, bytes]) -> dict[BlockHash, tuple[BlockLocation, int]]:
-        """Stores blocks again, in packs of their own; gives where, and how large the pack is."""
+        """Stores blocks again, in new packs.
+
+        Returns:
+            The location of each block, and the size of its pack.
+        """
         stored: dict[BlockHash, tuple[BlockLocation, int]] = {}
         for group in _groups(plain, self._context.pack_size_bytes):
             builder = PackBuilder()
@@ -221,6 +241,7 @@ class BlockRecovery:
 
 
 def _groups(plain: Mapping[BlockHash, bytes], limit_bytes: int) -> Iterator[list[BlockHash]]:
+    """The blocks in groups, each of which fits in one pack."""
     group: list[BlockHash] = []
     size_bytes = 0
     for block, data in plain.items():

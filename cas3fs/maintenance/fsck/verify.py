@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Verifying: what the volume and its snapshots need is read back from the store and checked against its hashes.
+"""Reads back from the store what the volume and its snapshots need, and compares it with its hashes.
 
-First the indexes of all snapshots, each segment once. Then packs, in the order of their names, some at a time: of one
-that the volume uses wholly, the blocks that the index places there; of one of which a snapshot may need what the
-volume does not use any more, all blocks that its own table of contents names. Blocks that lie together come with one
-ranged GET; several threads fetch, unpack and hash side by side. Where it is stands in a file (`verify_checkpoint`).
+First come the indexes of all snapshots, each segment once. Then come packs, in the order of their names, some at a
+time. Of a pack that the volume uses wholly, the blocks are read that the index has in it. Of a pack that a snapshot may
+need for blocks that the volume does not use any more, all blocks of its table of contents are read. Blocks that are
+beside each other come with one ranged GET; several threads fetch, decode and hash at once. How far that has come is
+saved in a file (`verify_checkpoint`).
 
 Memory: a range of at most `RANGE_BYTES` for each thread, and the locations of the blocks of `PACKS_AT_ONCE` packs.
 """
@@ -50,34 +51,35 @@ WORKERS: Final = min(8, 2 * (os.cpu_count() or 1))
 
 @attrs.frozen
 class VerifyResult:
-    """How far a verification has come, and what it found: see `Place`.
+    """How far a verification has come, and what it has found.
 
-    is_complete: everything was read.
+    Attributes:
+        is_complete: whether everything was read.
     """
 
-    place: VerifyProgress
+    progress: VerifyProgress
     is_complete: bool
 
     def as_json(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        place = self.place
+        """The object that ``--json`` prints."""
+        progress = self.progress
         return {
-            "blocks": place.blocks,
-            "bytes": place.bytes,
-            "snapshots": len(place.snapshots),
-            "damaged": len(place.damaged) + len(place.hurt_packs) + len(place.hurt_snapshots),
+            "blocks": progress.blocks,
+            "bytes": progress.bytes,
+            "snapshots": len(progress.snapshots),
+            "damaged": len(progress.damaged) + len(progress.hurt_packs) + len(progress.hurt_snapshots),
             "is_complete": self.is_complete,
         }
 
     @property
     def hashes(self) -> list[BlockHash]:
         """The damaged blocks of the volume."""
-        return [BlockHash(bytes.fromhex(one)) for one in self.place.damaged]
+        return [BlockHash(bytes.fromhex(one)) for one in self.progress.damaged]
 
 
 @attrs.frozen(order=True)
-class _Task:
-    """A pack that is to be read: only what is live in it, or all that it holds."""
+class _PackToRead:
+    """A pack that is to be read: only its live blocks, or the whole pack."""
 
     name: str
     size: int
@@ -86,32 +88,36 @@ class _Task:
 
 @attrs.frozen
 class _Group:
-    """Blocks of some packs that are read together; of those in `kept` only snapshots have need."""
+    """Blocks of some packs that are read together; only snapshots need those in `for_snapshots`."""
 
     blocks: Sequence[BlockLocation]
-    kept: frozenset[BlockLocation]
+    for_snapshots: frozenset[BlockLocation]
 
 
-class _ByPack:
-    """Blocks that come pack by pack, by name, for who asks for one pack after the other, by name."""
+class _BlocksByPack:
+    """Gives the blocks of one pack after the other, in the order of the packs' names.
+
+    Args:
+        packs: the blocks of each pack, in that order.
+    """
 
     def __init__(self, packs: Iterable[list[BlockLocation]]) -> None:
         self._rest = iter(packs)
         self._next = next(self._rest, None)
 
     def of(self, pack: str) -> list[BlockLocation]:
-        """Those of a pack; earlier ones are passed over."""
+        """The blocks of a pack; skips those of earlier packs."""
         while self._next is not None and self._next[0].pack < pack:
             self._next = next(self._rest, None)
         return self._next if self._next is not None and self._next[0].pack == pack else []
 
 
 class DataVerifier:
-    """Verifies one volume.
+    """Reads back one volume.
 
     Args:
         archive: its snapshots; without it, only what the volume itself uses is read.
-        skipped: packs that are known to be lost.
+        skipped: names of packs that are known to be lost.
     """
 
     def __init__(
@@ -125,130 +131,135 @@ class DataVerifier:
         workers: int = WORKERS,
     ) -> None:
         self._pack_store = PackStore(store)
-        self._bookmark = checkpoint
+        self._checkpoint = checkpoint
         self._report = report
         self._archive = archive
         self._skipped = {LOST_PACK, *skipped}
         self._workers = workers
         self._archived: dict[str, str] = {}
-        """By key, what lies in an archive; entered by any thread."""
+        """By key, the errors of objects in an archive; set by any thread."""
 
     def run(self, index: Path, max_duration_s: float | None = None) -> VerifyResult:
-        """Reads back what was not read yet.
+        """Reads back what was not read before.
+
+        Args:
+            max_duration_s: after that time it stops, and the next run goes on from there.
 
         Raises:
-            StoreError: the store failed; the next run goes on.
+            StoreError: the store failed; the next run goes on from the last checkpoint.
             IndexDatabaseError, OSError: the local disk failed; the same.
         """
         deadline_s = None if max_duration_s is None else time.monotonic() + max_duration_s
-        place = self._bookmark.load()
+        progress = self._checkpoint.load()
         retained = [] if self._archive is None else self._archive.list(on_damaged=lambda one, error: None)
-        for _ in self._steps(index, retained, place):
+        for _ in self._steps(index, retained, progress):
             if deadline_s is not None and time.monotonic() > deadline_s:
-                self._bookmark.save(place)
-                return VerifyResult(place, False)
-        self._bookmark.clear()
-        return VerifyResult(place, True)
+                self._checkpoint.save(progress)
+                return VerifyResult(progress, False)
+        self._checkpoint.clear()
+        return VerifyResult(progress, True)
 
-    def _steps(self, index: Path, retained: Sequence[SnapshotInfo], place: VerifyProgress) -> Iterator[None]:
-        """Does the work; pauses wherever it could be broken off."""
-        yield from self._snapshots(retained, place)
-        numbers = [ordinal_of(one.number) for one in retained]
-        with PackUseScan(index, by_name=True) as uses, LiveBlockScan(index, after=place.after) as live:
+    def _steps(self, index: Path, retained: Sequence[SnapshotInfo], progress: VerifyProgress) -> Iterator[None]:
+        """Does the work, and yields wherever it may be stopped."""
+        yield from self._snapshots(retained, progress)
+        ordinals = [ordinal_of(one.number) for one in retained]
+        with PackUseScan(index, by_name=True) as uses, LiveBlockScan(index, after=progress.after) as live:
 
-            def tasks() -> Iterator[_Task]:
+            def packs() -> Iterator[_PackToRead]:
                 for use in uses:
-                    if use.name not in self._skipped and (task := _task(use, numbers)) is not None:
-                        yield task
+                    if use.name not in self._skipped and (pack := _pack_to_read(use, ordinals)) is not None:
+                        yield pack
 
-            total = sum(task.size for task in tasks())
-            left = (task for task in tasks() if task.name > place.after)
-            blocks = _ByPack(live)
+            total = sum(pack.size for pack in packs())
+            left = (pack for pack in packs() if pack.name > progress.after)
+            blocks = _BlocksByPack(live)
             with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
-                while some := list(islice(left, PACKS_AT_ONCE)):
-                    for group in self._groups(pool, blocks, some, place):
-                        self._verify(pool, group, place)
-                        place.after = group.blocks[-1].pack
-                        self._report({"what": "reading blocks back", "done": place.bytes, "total": total})
+                while batch := list(islice(left, PACKS_AT_ONCE)):
+                    for group in self._groups(pool, blocks, batch, progress):
+                        self._verify(pool, group, progress)
+                        progress.after = group.blocks[-1].pack
+                        self._report({"what": "reading blocks back", "done": progress.bytes, "total": total})
                         yield
-                    place.after = some[-1].name
-                    self._bookmark.save(place)
+                    progress.after = batch[-1].name
+                    self._checkpoint.save(progress)
 
     # -- snapshots
 
-    def _snapshots(self, retained: Sequence[SnapshotInfo], place: VerifyProgress) -> Iterator[None]:
+    def _snapshots(self, retained: Sequence[SnapshotInfo], progress: VerifyProgress) -> Iterator[None]:
         seen: set[SegmentReference] = set()
         for number, one in enumerate(retained):
-            if one.id in place.snapshots:
+            if one.id in progress.snapshots:
                 continue
             self._report({"what": "reading snapshots back", "done": number, "total": len(retained)})
             assert self._archive is not None
             try:
                 self._archive.verify(one.id, seen)
             except SnapshotMissing:
-                continue  # it went since
+                continue  # it was deleted since
             except SnapshotDamaged as error:
-                place.hurt_snapshots[one.id] = str(error)
+                progress.hurt_snapshots[one.id] = str(error)
             except SnapshotArchived as error:
-                place.archived[SnapshotEntry.key_of(one.id)] = str(error)
-            place.snapshots.append(one.id)
+                progress.archived[SnapshotEntry.key_of(one.id)] = str(error)
+            progress.snapshots.append(one.id)
             yield
 
     # -- packs
 
     def _groups(
-        self, pool: ThreadPoolExecutor, live: "_ByPack", tasks: Sequence[_Task], place: VerifyProgress
+        self, pool: ThreadPoolExecutor, live: _BlocksByPack, packs: Sequence[_PackToRead], progress: VerifyProgress
     ) -> Iterator[_Group]:
-        """The blocks of these packs, about as many at a time as a few packs hold."""
-        whole = [task for task in tasks if task.is_whole]
-        held = dict(zip((task.name for task in whole), pool.map(self._contents, whole), strict=True))
+        """The blocks of these packs, in groups of a few packs."""
+        whole = [pack for pack in packs if pack.is_whole]
+        contents = dict(zip((pack.name for pack in whole), pool.map(self._contents, whole), strict=True))
         blocks: list[BlockLocation] = []
-        kept: set[BlockLocation] = set()
+        for_snapshots: set[BlockLocation] = set()
         size_bytes = 0
-        for task in tasks:
-            here, all_here = live.of(task.name), held.get(task.name, ())
-            if all_here is None:
-                place.hurt_packs[task.name] = "its table of contents cannot be read, so not all of it could be checked"
-            extra = set(all_here or ()) - set(here)
-            blocks += sorted([*here, *extra], key=lambda block: block.offset)
-            kept |= extra
-            size_bytes += task.size
+        for pack in packs:
+            used, all_blocks = live.of(pack.name), contents.get(pack.name, ())
+            if all_blocks is None:
+                progress.hurt_packs[pack.name] = (
+                    "its table of contents cannot be read, so not all blocks could be checked"
+                )
+            extra = set(all_blocks or ()) - set(used)
+            blocks += sorted([*used, *extra], key=lambda block: block.offset)
+            for_snapshots |= extra
+            size_bytes += pack.size
             if blocks and size_bytes >= RANGE_BYTES * 4:
-                yield _Group(blocks, frozenset(kept))
-                blocks, kept, size_bytes = [], set(), 0
+                yield _Group(blocks, frozenset(for_snapshots))
+                blocks, for_snapshots, size_bytes = [], set(), 0
         if blocks:
-            yield _Group(blocks, frozenset(kept))
+            yield _Group(blocks, frozenset(for_snapshots))
 
-    def _contents(self, task: _Task) -> Sequence[BlockLocation] | None:
-        """All blocks that a pack says to hold; none where it is gone, None where it is damaged there."""
+    def _contents(self, pack: _PackToRead) -> Sequence[BlockLocation] | None:
+        """The blocks in a pack's table of contents; empty if the pack is missing, None if the table is damaged."""
         try:
-            return self._pack_store.get_contents(task.name, task.size)
+            return self._pack_store.get_contents(pack.name, pack.size)
         except ObjectMissing:
-            return ()  # that is told already, or it went since
+            return ()  # reported already, or deleted since
         except ObjectArchived as error:
-            self._archived[pack_key(task.name)] = str(error)
+            self._archived[pack_key(pack.name)] = str(error)
             return ()
         except BlockError:
             return None
 
-    def _verify(self, pool: ThreadPoolExecutor, group: _Group, place: VerifyProgress) -> None:
+    def _verify(self, pool: ThreadPoolExecutor, group: _Group, progress: VerifyProgress) -> None:
         damaged: list[BlockLocation] = []
-        under_way: set[Future[list[BlockLocation]]] = set()
+        in_flight: set[Future[list[BlockLocation]]] = set()
         for wanted in coalesce(group.blocks, range_bytes=RANGE_BYTES // self._workers):
-            under_way.add(pool.submit(self._damaged_in, wanted))
-            if len(under_way) >= self._workers + 1:
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            in_flight.add(pool.submit(self._damaged_in, wanted))
+            if len(in_flight) >= self._workers + 1:
+                done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
                 damaged += _results(done)
-        damaged += _results(wait(under_way).done)
-        place.damaged += [block.hash.hex() for block in damaged if block not in group.kept]
-        for pack, count in Counter(block.pack for block in damaged if block in group.kept).items():
-            place.hurt_packs[pack] = f"blocks that the volume itself does not use any more: {count:,}"
-        place.archived |= self._archived
-        place.blocks += len(group.blocks)
-        place.bytes += sum(block.stored_length for block in group.blocks)
+        damaged += _results(wait(in_flight).done)
+        progress.damaged += [block.hash.hex() for block in damaged if block not in group.for_snapshots]
+        for pack, count in Counter(block.pack for block in damaged if block in group.for_snapshots).items():
+            progress.hurt_packs[pack] = f"{count:,} damaged blocks that only snapshots use"
+        progress.archived |= self._archived
+        progress.blocks += len(group.blocks)
+        progress.bytes += sum(block.stored_length for block in group.blocks)
 
     def _damaged_in(self, wanted: PackRange) -> list[BlockLocation]:
-        """The blocks of a range that are not what they should be; of what lies in an archive nobody knows."""
+        """The damaged blocks of a range; none of a pack in an archive, as it cannot be read."""
         try:
             body = self._pack_store.get_range(wanted)
         except ObjectArchived as error:
@@ -260,7 +271,7 @@ class DataVerifier:
         return [block for block in wanted.blocks if not _succeeds(partial(decode, block))]
 
     def is_good(self, block: BlockLocation) -> bool:
-        """Whether a block lies there, or perhaps so in an archive; raises StoreError where nobody knows."""
+        """Whether a block can be read, or its pack is in an archive. Raises StoreError if the store failed."""
         try:
             return _succeeds(partial(self._pack_store.get_block, block))
         except ObjectArchived:
@@ -275,12 +286,12 @@ def _succeeds(read: Callable[[], object]) -> bool:
     return True
 
 
-def _task(use: PackUse, retained: Sequence[int]) -> _Task | None:
-    """What is to be read of a pack; nothing where nobody needs it."""
-    is_needed = any(use.born <= number and (use.died is None or number < use.died) for number in retained)
+def _pack_to_read(use: PackUse, retained: Sequence[int]) -> _PackToRead | None:
+    """What is to be read of a pack; None if neither the volume nor a snapshot needs it."""
+    is_needed = any(use.born <= ordinal and (use.died is None or ordinal < use.died) for ordinal in retained)
     if use.live_blocks and (live_share(use) >= 1 or not is_needed):
-        return _Task(use.name, use.size, False)
-    return _Task(use.name, use.size, True) if is_needed else None
+        return _PackToRead(use.name, use.size, False)
+    return _PackToRead(use.name, use.size, True) if is_needed else None
 
 
 def _results(done: Iterable[Future[list[BlockLocation]]]) -> list[BlockLocation]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a verification is, so that a run that was stopped by its time limit, or killed, goes on from there.
+"""How far a verification has come, so that a run that was stopped or killed goes on from there.
 
 It is a JSON file in the state folder, replaced as a whole::
 
@@ -7,7 +7,7 @@ It is a JSON file in the state folder, replaced as a whole::
      "snapshots": [id, ...], "hurt_snapshots": {id: text}, "hurt_packs": {pack: text},
      "archived": {key: text}}
 
-What was found up to then stands there too; nothing depends on it.
+It has what was found so far, too; nothing depends on it.
 """
 
 import json
@@ -20,13 +20,16 @@ from cas3fs.durable import replace_file
 
 @attrs.define
 class VerifyProgress:
-    """How far a verification has come.
+    """How far a verification has come, and what it has found. The attributes are the keys of the file.
 
-    after: the greatest name of a pack that was read.
-    blocks, bytes: read so far. damaged: blocks of the volume that are not what they should be, in hex.
-    snapshots: ids of those of which the index was read. hurt_snapshots: of those, what is wrong with which.
-    hurt_packs: by pack, what is wrong in it with what only snapshots need.
-    archived: by key, objects that could not be read as they lie in an archive.
+    Attributes:
+        after: the greatest name of a pack that was read.
+        blocks, bytes: read so far.
+        damaged: the damaged blocks of the volume, in hex.
+        snapshots: the ids of the snapshots whose index was read.
+        hurt_snapshots: what is wrong with snapshots, by id.
+        hurt_packs: what is wrong with blocks that only snapshots need, by pack.
+        archived: the errors of objects that cannot be read as they are in an archive, by key.
     """
 
     after: str = ""
@@ -40,36 +43,36 @@ class VerifyProgress:
 
 
 class VerifyCheckpoint:
-    """The file."""
+    """The file that keeps the progress."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self) -> VerifyProgress:
-        """Where an earlier run has stopped; the beginning if none has."""
+        """The progress of an earlier run; the beginning if there is none."""
         try:
-            told = json.loads(self._path.read_text())
+            saved = json.loads(self._path.read_text())
             return VerifyProgress(
-                after=str(told["after"]),
-                blocks=int(told["blocks"]),
-                bytes=int(told["bytes"]),
-                damaged=[str(one) for one in told["damaged"]],
-                snapshots=[str(one) for one in told.get("snapshots", ())],
-                hurt_snapshots=dict(told.get("hurt_snapshots", {})),
-                hurt_packs=dict(told.get("hurt_packs", {})),
-                archived=dict(told.get("archived", {})),
+                after=str(saved["after"]),
+                blocks=int(saved["blocks"]),
+                bytes=int(saved["bytes"]),
+                damaged=[str(one) for one in saved["damaged"]],
+                snapshots=[str(one) for one in saved.get("snapshots", ())],
+                hurt_snapshots=dict(saved.get("hurt_snapshots", {})),
+                hurt_packs=dict(saved.get("hurt_packs", {})),
+                archived=dict(saved.get("archived", {})),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return VerifyProgress()
 
-    def save(self, place: VerifyProgress) -> None:
-        """Notes where the run is.
+    def save(self, progress: VerifyProgress) -> None:
+        """Saves the progress.
 
         Raises:
             OSError: it cannot be written.
         """
-        replace_file(self._path, json.dumps(attrs.asdict(place)), sync=False)
+        replace_file(self._path, json.dumps(attrs.asdict(progress)), sync=False)
 
     def clear(self) -> None:
-        """The next run begins at the beginning."""
+        """Removes the file: the next run starts at the beginning."""
         self._path.unlink(missing_ok=True)

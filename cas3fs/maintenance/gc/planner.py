@@ -18,6 +18,7 @@ from cas3fs.blockstore.pack_store import PackStore, pack_name_in
 from cas3fs.errors import EntryError, SnapshotError, StoreError
 from cas3fs.index import LOST_PACK, DeadPack, IndexReader, PackScan, PackUse, PackUseScan, ordinal_of
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
+from cas3fs.maintenance.damaged_objects import list_quarantined
 from cas3fs.maintenance.gc.deletion import batches
 from cas3fs.maintenance.gc.orphans import REFERENCED, Orphan, OrphanClassifier, find_orphans, find_references
 from cas3fs.maintenance.gc.pack_selection import PackSelection, RetentionTimes
@@ -30,9 +31,10 @@ from cas3fs.maintenance.gc.plan import (
     select_packs,
 )
 from cas3fs.maintenance.gc.request import GcSettings
-from cas3fs.maintenance.inventory import StoreInventory, list_quarantined, store_clock_now, take_inventory
+from cas3fs.maintenance.inventory import StoreInventory, take_inventory
 from cas3fs.maintenance.lost_blocks import lost_packs
 from cas3fs.maintenance.snapshot_index import check_chunk_checksums, referenced_packs
+from cas3fs.maintenance.store_clock import store_clock_now
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.retention import current_policy, remaining_lifetimes

@@ -12,8 +12,8 @@ from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import StoreUnreachable
 from cas3fs.index import PackScan, StagedRow, ordinal_of
 from cas3fs.maintenance.fsck import checks, verify
-from cas3fs.maintenance.fsck.check import FsckSettings, check_volume
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
+from cas3fs.maintenance.fsck.volume_check import FsckSettings, check_volume
 from cas3fs.maintenance.inventory import VolumeListing, list_volume
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
@@ -254,7 +254,7 @@ class TestReadingBack:
             rounds += 1
             assert rounds < 50
         blocks = damaged.one("SELECT count(*) FROM blocks")
-        assert told.place.blocks == blocks
+        assert told.progress.blocks == blocks
 
     def test_what_was_found_before_its_time_was_up_is_told_at_the_end(
         self, damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
@@ -284,17 +284,17 @@ class TestReadingBack:
         assert verified is not None
         live = "b.id IN (SELECT block FROM chunks) AND p.name NOT LIKE '00000000/%'"
         blocks = damaged.one(f"SELECT count(*) FROM blocks b JOIN packs p ON p.id = b.pack WHERE {live}")
-        assert verified.place.blocks >= blocks > 0
+        assert verified.progress.blocks >= blocks > 0
 
     def test_what_only_snapshots_need_is_read_too_and_each_segment_once(self, damaged: DamagedVolume) -> None:
         held_pack(damaged)
         verified = damaged.check(verify_data=True).verified
         assert verified is not None
-        assert verified.place.snapshots == damaged.archive.ids()
+        assert verified.progress.snapshots == damaged.archive.ids()
         contents = [
             PackStore(damaged.inner).get_contents(pack_name_in(key), size) for key, size in damaged.packs().items()
         ]
-        assert verified.place.blocks == sum(len(one) for one in contents)
+        assert verified.progress.blocks == sum(len(one) for one in contents)
 
     def test_where_the_store_fails_nobody_is_told_that_all_is_well(
         self, damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch

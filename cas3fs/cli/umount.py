@@ -111,7 +111,7 @@ def _watch(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError as error:
-        raise MountError(f"the mount's process {pid} cannot be run_with_progress: {error.strerror}") from error
+        raise MountError(f"the mount's process {pid} cannot be watched: {error.strerror}") from error
 
 
 def _await_exit(process: int, target: Target) -> None:

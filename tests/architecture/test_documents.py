@@ -146,3 +146,15 @@ def is_defined(name: str) -> bool:
 
 def is_module(path: Path, suffix: str) -> bool:
     return (ROOT / f"{path}{suffix}").exists()
+
+
+def test_the_manual_states_the_default_retention_policy() -> None:
+    from cas3fs.snapshots.policy import DEFAULT_POLICY, RetentionPolicy
+
+    manual = " ".join((ROOT / "docs" / "manual.rst").read_text().split())
+    stated = re.search(
+        r"keeps all snapshots of the last hour, then one for each of (\d+) hours, (\d+) days and (\d+) months", manual
+    )
+    assert stated is not None
+    hourly, daily, monthly = map(int, stated.groups())
+    assert RetentionPolicy(within_s=3600, hourly=hourly, daily=daily, monthly=monthly, names=("*",)) == DEFAULT_POLICY

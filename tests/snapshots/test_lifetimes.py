@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cas3fs.snapshots.manifests import SnapshotInfo
-from cas3fs.snapshots.policy import DEFAULT_POLICY, RetentionPolicy
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.retention import remaining_lifetimes
 from cas3fs.values import SnapshotNumber
 
 NOW = datetime(2026, 6, 15, 12, 30, tzinfo=UTC)
 HOUR, DAY = 3600.0, 86400.0
+POLICY = RetentionPolicy(within_s=3600, hourly=24, daily=31, monthly=12, names=("*",))
 
 
 def snapshot(number: int, age_s: float, name: str | None = None) -> SnapshotInfo:
@@ -23,7 +24,7 @@ def snapshot(number: int, age_s: float, name: str | None = None) -> SnapshotInfo
     )
 
 
-def stays(snapshots: list[SnapshotInfo], policy: RetentionPolicy = DEFAULT_POLICY) -> list[float]:
+def stays(snapshots: list[SnapshotInfo], policy: RetentionPolicy = POLICY) -> list[float]:
     return list(remaining_lifetimes(snapshots, policy, NOW).values())
 
 
@@ -52,12 +53,12 @@ def test_the_newest_of_rare_snapshots_stays() -> None:
 
 
 def test_an_exempt_snapshot_stays() -> None:
-    told = remaining_lifetimes(
-        [snapshot(1, DAY), snapshot(2, HOUR)], DEFAULT_POLICY, NOW, exempt=[str(SnapshotNumber(1, 1))]
+    lifetimes = remaining_lifetimes(
+        [snapshot(1, DAY), snapshot(2, HOUR)], POLICY, NOW, exempt=[str(SnapshotNumber(1, 1))]
     )
-    assert next(iter(told.values())) == math.inf
+    assert next(iter(lifetimes.values())) == math.inf
 
 
-@pytest.mark.parametrize("policy", [DEFAULT_POLICY, RetentionPolicy(last=3), RetentionPolicy(within_s=3600)])
+@pytest.mark.parametrize("policy", [POLICY, RetentionPolicy(last=3), RetentionPolicy(within_s=3600)])
 def test_without_snapshots_the_forecast_is_empty(policy: RetentionPolicy) -> None:
     assert remaining_lifetimes([], policy, NOW) == {}

@@ -92,9 +92,10 @@ def test_a_diverged_snapshot_is_exempt_and_not_the_head() -> None:
     assert [one.kept_by for one in decisions] == [(), ("newest",), ("diverged",)]
 
 
-def test_the_default_policy_on_a_year_of_snapshots() -> None:
+def test_combined_rules_on_more_than_a_year_of_snapshots() -> None:
+    policy = RetentionPolicy(within_s=3600, hourly=24, daily=31, monthly=12)
     every_five_minutes = series(400 * 24 * 12, timedelta(minutes=5))
-    left = kept(every_five_minutes, DEFAULT_POLICY)
+    left = kept(every_five_minutes, policy)
     assert len(left) == 13 + 22 + 29 + 10  # the newest of an hour is that of a day, too, and so on
     assert left[-13:] == list(range(len(every_five_minutes) - 12, len(every_five_minutes) + 1))
 

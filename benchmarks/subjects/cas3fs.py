@@ -84,7 +84,7 @@ class Cas3fs(Stored):
     @contextmanager
     def memcached(self) -> Iterator[None]:
         """Mounts from here on share a memcached behind their disk caches."""
-        from cas3fs.testing.memcached_process import memcached
+        from cas3fs.testing.servers import memcached
 
         with memcached(1024) as server:
             self.caches = ("disk:10GiB", server.spec)

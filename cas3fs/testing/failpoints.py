@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Failpoints: the places where order matters, named, at each of which a process of ``cas3fs`` can be killed.
+"""Failpoints: named places in cas3fs at which a process can be killed.
 
-A *failpoint* is the moment before or after a function of cas3fs is called, perhaps only if it has something to do, or
-for keys of one kind. Nothing of cas3fs knows of it: the command is run within a process in which that function was
-wrapped first, so in use it costs nothing::
+A *failpoint* is the moment before or after a call of a function of cas3fs, perhaps only if the call has work to do, or
+for keys of one kind. cas3fs itself does not know of them: the command runs in a process that has wrapped the function
+before, so they cost nothing in use::
 
     python -m cas3fs.testing.failpoints kill index-sync-before:3 mount VOLUME DIRECTORY --foreground
     python -m cas3fs.testing.failpoints record FILE mount VOLUME DIRECTORY --foreground
 
-The first kills the process, as ``kill -9`` does, when it comes to that place for the third time. The second notes in a
-file, line by line, which places were reached.
+The first kills the process, as ``kill -9`` does, when it reaches that failpoint for the third time. The second writes
+the names of the failpoints that are reached to a file, one a line.
 """
 
 import functools
@@ -31,43 +31,43 @@ _OBJECTS: Final = "cas3fs.objectstores.wrappers.measure:MeasuredStore"
 _FOLDER: Final = "cas3fs.objectstores.directory:DirectoryStore"
 
 
-Matters = Callable[[Sequence[Any], Any], bool]
-"""Whether a call counts, by its arguments, the object first, and what it gave; None before it was made."""
+Condition = Callable[[Sequence[Any], Any], bool]
+"""Whether a call counts, given its arguments (the object is the first) and its result, which is None before it."""
 
 
 def _always(arguments: Sequence[Any], given: Any) -> bool:
     return True
 
 
-def _some(arguments: Sequence[Any], given: Any) -> bool:
-    """It has something to do."""
+def _has_work(arguments: Sequence[Any], given: Any) -> bool:
+    """The call has work to do: its first argument is not empty."""
     return bool(arguments[1])
 
 
-def _key(prefix: str) -> Matters:
-    """Its first argument is a key, or a list of keys, that begins like this."""
+def _key(prefix: str) -> Condition:
+    """The first argument is a key with this prefix, or a list with such a key."""
 
-    def matters(arguments: Sequence[Any], given: Any) -> bool:
+    def condition(arguments: Sequence[Any], given: Any) -> bool:
         keys = [arguments[1]] if isinstance(arguments[1], str) else arguments[1]
         return any(key.startswith(prefix) for key in keys)
 
-    return matters
+    return condition
 
 
 @attrs.frozen
 class Failpoint:
-    """A place to be killed at."""
+    """A place at which a process can be killed."""
 
     when: Literal["before", "after"]
-    place: str
+    target: str
     """``module:function`` or ``module:Class.method``."""
-    matters: Matters = _always
+    condition: Condition = _always
 
 
-def _around(name: str, place: str, matters: Matters = _always) -> dict[str, Failpoint]:
+def _around(name: str, target: str, condition: Condition = _always) -> dict[str, Failpoint]:
     return {
-        f"{name}-before": Failpoint("before", place, matters),
-        f"{name}-after": Failpoint("after", place, matters),
+        f"{name}-before": Failpoint("before", target, condition),
+        f"{name}-after": Failpoint("after", target, condition),
     }
 
 
@@ -75,7 +75,7 @@ _COMMIT: Final[Mapping[str, Failpoint]] = {
     # step 1: bytes, then rows
     "layer-file-made": Failpoint("after", "cas3fs.filesystem.state.layer_files:FileBytes.__init__"),
     **_around("layer-sync", "cas3fs.filesystem.state.layers:Layer.sync"),
-    "rows-saved": Failpoint("after", "cas3fs.index.staging:StagingIndex.save", _some),
+    "rows-saved": Failpoint("after", "cas3fs.index.staging:StagingIndex.save", _has_work),
     **_around("rows-sync", "cas3fs.index.staging:StagingIndex.sync"),
     # step 3 and 4: the group
     "stored-taken": Failpoint(
@@ -86,8 +86,8 @@ _COMMIT: Final[Mapping[str, Failpoint]] = {
     "inodes-written": Failpoint("after", "cas3fs.filesystem.state.inodes:InodeTable.write_back"),
     **_around("index-sync", "cas3fs.index.index:Index.sync"),
     # step 5
-    **_around("layers-drop", "cas3fs.filesystem.state.staging:Staging.drop", _some),
-    "rows-deleted": Failpoint("after", "cas3fs.index.staging:StagingIndex.delete", _some),
+    **_around("layers-drop", "cas3fs.filesystem.state.staging:Staging.drop", _has_work),
+    "rows-deleted": Failpoint("after", "cas3fs.index.staging:StagingIndex.delete", _has_work),
 }
 _STORING: Final[Mapping[str, Failpoint]] = {
     **_around("pack-put", f"{_OBJECTS}.put_if_absent", _key("packs/")),
@@ -104,12 +104,12 @@ _PUBLISHING: Final[Mapping[str, Failpoint]] = {
     **_around("manifest-put", f"{_OBJECTS}.put_if_absent", _key("snapshots/")),
     "snapshot-made": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.create"),
 }
-_TURN: Final[Mapping[str, Failpoint]] = {
+_CLAIMING: Final[Mapping[str, Failpoint]] = {
     **_around("claim-put", f"{_OBJECTS}.put_if_absent", _key("epochs/")),
     "claim-won": Failpoint("after", "cas3fs.epochs:Epochs.claim"),
     "restored": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.restore"),
     **_around("restored-in-place", "cas3fs.volume.lineage:put_in_place"),
-    "line-taken-up": Failpoint("after", "cas3fs.volume.lineage:_record"),
+    "index-selected": Failpoint("after", "cas3fs.volume.lineage:_record"),
     **_around("base-written", "cas3fs.snapshots.divergence:write_takeover_base"),
     "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:recover"),
     **_around("release", "cas3fs.epochs:Epochs.release"),
@@ -124,12 +124,12 @@ _REMOVING: Final[Mapping[str, Failpoint]] = {
     "blocks-moved": Failpoint("after", "cas3fs.index.garbage:Garbage.move_blocks"),
     "packs-forgotten": Failpoint("after", "cas3fs.index.garbage:Garbage.delete_packs"),
 }
-FAILPOINTS: Final[Mapping[str, Failpoint]] = {**_COMMIT, **_STORING, **_PUBLISHING, **_TURN, **_REMOVING}
-"""All of them, by name, in the order in which a volume's life meets them."""
+FAILPOINTS: Final[Mapping[str, Failpoint]] = {**_COMMIT, **_STORING, **_PUBLISHING, **_CLAIMING, **_REMOVING}
+"""All failpoints by name, in the order in which a volume reaches them."""
 
 
 def arm(name: str, reached: Callable[[str], None]) -> None:
-    """Has `reached` called, with `name`, whenever this process comes to that failpoint.
+    """Call `reached` with `name` whenever this process reaches that failpoint.
 
     Raises:
         UsageError: there is no such failpoint.
@@ -137,7 +137,7 @@ def arm(name: str, reached: Callable[[str], None]) -> None:
     point = FAILPOINTS.get(name)
     if point is None:
         raise UsageError(f"there is no failpoint {name}; there are: {', '.join(FAILPOINTS)}")
-    module, _, path = point.place.partition(":")
+    module, _, path = point.target.partition(":")
     owner: Any = importlib.import_module(module)
     *outer, attribute = path.split(".")
     for part in outer:
@@ -146,18 +146,18 @@ def arm(name: str, reached: Callable[[str], None]) -> None:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
-        if point.when == "before" and point.matters(arguments, None):
+        if point.when == "before" and point.condition(arguments, None):
             reached(name)
         given = function(*arguments, **options)
-        if point.when == "after" and point.matters(arguments, given):
+        if point.when == "after" and point.condition(arguments, given):
             reached(name)
         return given
 
     setattr(owner, attribute, wrapped)
 
 
-def killing(count: int) -> Callable[[str], None]:
-    """What kills this process when it is called for the `count`-th time, in whatever thread."""
+def kill_at(count: int) -> Callable[[str], None]:
+    """A function that kills this process when it is called for the `count`-th time, in any thread."""
     calls = itertools.count(1)
 
     def reached(_: str) -> None:
@@ -167,28 +167,28 @@ def killing(count: int) -> Callable[[str], None]:
     return reached
 
 
-def recording(path: str) -> Callable[[str], None]:
-    """What appends a line with its name for each failpoint that is reached."""
+def record_to(path: str) -> Callable[[str], None]:
+    """A function that appends the name of a failpoint to a file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    return lambda name: void(os.write(file, f"{name}\n".encode()))
 
+    def reached(name: str) -> None:
+        os.write(file, f"{name}\n".encode())
 
-def void(_: object) -> None:
-    """Gives nothing back."""
+    return reached
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command of the module: arms, and becomes ``python -m cas3fs``."""
+    """The command of this module: arms failpoints and runs ``python -m cas3fs``."""
     if len(arguments) < 3 or arguments[0] not in ("kill", "record"):
         raise SystemExit(USAGE)
-    action, what, *rest = arguments
+    action, argument, *rest = arguments
     if action == "record":
-        reached = recording(what)
+        reached = record_to(argument)
         for name in FAILPOINTS:
             arm(name, reached)
     else:
-        name, _, count = what.partition(":")
-        arm(name, killing(int(count or 1)))
+        name, _, count = argument.partition(":")
+        arm(name, kill_at(int(count or 1)))
     sys.argv[1:] = rest
     runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
 

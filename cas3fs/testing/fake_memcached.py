@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A memcached without a network: pymemcache's own client, whose sockets end in a server in memory.
+"""A fake memcached without a network: pymemcache's own client, connected to a server in memory.
 
-So the client cannot drift from the real one: it is the real one. What is faked is the server (`FakeMemcachedServer`),
-and the faults are those of a connection: delays and timeouts, answers that break off, connections that break before or
-after the command was done. Many clients may share a server, in any threads.
+The client is the real one, so it cannot differ. The server (`FakeMemcachedServer`) is fake, and its faults are those of
+a connection: delays and timeouts, truncated responses, connections that are reset before or after a command was carried
+out. Many clients may share a server, in any threads.
 """
 
 import socket
@@ -14,15 +14,15 @@ from typing import Any, Final
 
 from pymemcache.client.base import Client
 
+from cas3fs.testing.fake_memcached_engine import MEMCACHED_FAULTS, MemcachedEngine
 from cas3fs.testing.faults import Faults
-from cas3fs.testing.memcached_engine import MEMCACHED_FAULTS, Engine
 
 DEFAULT_LIMIT_BYTES: Final = 64 * 1024 * 1024
 DEFAULT_ITEM_BYTES: Final = 1024 * 1024
 
 
 class FakeMemcachedServer:
-    """What the clients share: at most `limit_bytes` of items, none over `item_bytes`, and the faults."""
+    """A server for any number of clients, with at most `limit_bytes` of items of at most `item_bytes` each."""
 
     def __init__(
         self,
@@ -32,23 +32,23 @@ class FakeMemcachedServer:
     ) -> None:
         self.faults = Faults(MEMCACHED_FAULTS)
         self.lock = threading.Lock()
-        self.engine = Engine(limit_bytes, item_bytes, self.faults)
+        self.engine = MemcachedEngine(limit_bytes, item_bytes, self.faults)
         self.sleep = sleep
 
     @property
     def items(self) -> dict[bytes, bytes]:
-        """A copy of all values by key, the longest unused first."""
+        """A copy of all values by key, the least recently used first."""
         with self.lock:
             return {key: item.value for key, item in self.engine.items.items()}
 
     def corrupt(self, key: bytes, value: bytes) -> None:
-        """Replace the value of a key that is there, as rotten memory would."""
+        """Replace the value of an existing key, as faulty memory would."""
         with self.lock:
             self.engine.corrupt(key, value)
 
 
 class FakeMemcached(Client):  # type: ignore[misc]
-    """pymemcache's `Client`; instead of an address it may be given the server, else it gets one of its own."""
+    """pymemcache's `Client`, of a `FakeMemcachedServer` that is passed in place of an address, or of its own."""
 
     def __init__(self, server: Any = ("fake", 11211), *args: Any, **options: Any) -> None:
         self.fake_server = server if isinstance(server, FakeMemcachedServer) else FakeMemcachedServer()
@@ -61,14 +61,14 @@ class FakeMemcached(Client):  # type: ignore[misc]
         return self.fake_server.faults
 
     def twin(self, address: Any = None, timeout_s: float | None = None) -> "FakeMemcached":
-        """Another client of the same server; fits as `client_factory` of a `MemcachedCache`."""
+        """Another client of the same server; usable as `client_factory` of a `MemcachedCache`."""
         return FakeMemcached(
             self.fake_server, connect_timeout=timeout_s, timeout=timeout_s, no_delay=True, default_noreply=False
         )
 
 
 class _SocketModule:
-    """What pymemcache needs of the module `socket`."""
+    """The part of the module `socket` that pymemcache uses."""
 
     AF_UNIX = socket.AF_UNIX
     AF_UNSPEC = socket.AF_UNSPEC
@@ -84,12 +84,12 @@ class _SocketModule:
         return [(socket.AF_INET, kind, protocol, "", ("192.0.2.1", port))]
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> "_Socket":
-        """A socket that leads to the server."""
+        """A socket that is connected to the server."""
         return _Socket(self._server)
 
 
 class _Socket:
-    """A connection: what is sent is carried out at once, the answers wait to be received."""
+    """A connection: commands are carried out when they are sent, and their responses wait to be received."""
 
     def __init__(self, server: FakeMemcachedServer) -> None:
         self._server = server
@@ -98,11 +98,11 @@ class _Socket:
         self._answers = b""
         self._delay_s = 0.0
         self._is_open = False
-        self._breaks = False
-        """After the answers that are left, as the peer is gone."""
+        self._resets_connection = False
+        """The connection is reset after the remaining responses."""
 
     def setsockopt(self, level: int, name: int, value: int) -> None:
-        """Options mean nothing here."""
+        """Options have no effect."""
 
     def settimeout(self, timeout_s: float | None) -> None:
         self._timeout_s = timeout_s
@@ -114,7 +114,7 @@ class _Socket:
         self._is_open = False
 
     def sendall(self, data: bytes) -> None:
-        """Carry out every command that is complete."""
+        """Carry out every complete command."""
         if not self._is_open:
             raise BrokenPipeError("the connection is closed")
         self._received += data
@@ -123,20 +123,20 @@ class _Socket:
                 self._received = self._received[step.used :]
                 self._answers += step.answer
                 self._delay_s += step.delay_s
-                self._breaks = self._breaks or step.breaks
-                self._is_open = self._is_open and not step.ends
-                if step.breaks or step.ends:
+                self._resets_connection = self._resets_connection or step.resets_connection
+                self._is_open = self._is_open and not step.closes_connection
+                if step.resets_connection or step.closes_connection:
                     break
 
     def recv(self, size: int) -> bytes:
-        """Some of the answers; a timeout when the server is slower than that, or has nothing to say."""
+        """Some of the responses; a timeout where the server takes longer, or has nothing to send."""
         delay_s, self._delay_s = self._delay_s, 0.0
         if delay_s:
             self._wait(delay_s)
         if self._answers:
             piece, self._answers = self._answers[:size], self._answers[size:]
             return piece
-        if self._breaks:
+        if self._resets_connection:
             raise ConnectionResetError("the server is gone")
         if not self._is_open:
             return b""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""boto3's S3 client without a network, as far as an object store needs it.
+"""A fake of boto3's S3 client, as far as an object store needs it, without a network.
 
-The methods have the names, parameters, answers, exceptions and error codes of the real client: parameters are checked
-against botocore's own description of the service, errors are its own classes. Beyond what stands here (ACLs, versions,
-tags, presigned URLs ...) nothing is known; asking for it is an AttributeError or a TypeError.
+The methods have the names, parameters, responses, exceptions and error codes of the real client: parameters are checked
+against botocore's own description of the service, and errors are its own classes. Everything else (ACLs, versions,
+tags, presigned URLs ...) is an AttributeError or a TypeError.
 
-Faults (`faults`) can be switched on at any time; see `cas3fs.testing.faults` for what each does. Thread-safe: one lock
-around the state, never held while a delay lasts.
+Faults (`faults`) can be switched on at any time (`cas3fs.testing.faults`). Locks: one, around the state; it is not held
+during delays.
 """
 
 import io
@@ -19,10 +19,8 @@ from typing import Any, Final, cast
 
 import attrs
 
-from cas3fs.testing.faults import FaultKind, Faults
-from cas3fs.testing.s3_errors import ENDPOINT, S3Refusal, S3Service, broken_connection, metadata
-from cas3fs.testing.s3_listing import list_objects
-from cas3fs.testing.s3_state import (
+from cas3fs.testing.fake_s3_errors import ENDPOINT, S3Error, S3Service, broken_connection, metadata
+from cas3fs.testing.fake_s3_state import (
     MIN_PART_BYTES,
     Bucket,
     S3State,
@@ -31,19 +29,21 @@ from cas3fs.testing.s3_state import (
     check_digests,
     check_key,
     check_read_conditions,
+    list_objects,
     parse_range,
 )
+from cas3fs.testing.faults import FaultKind, Faults
 
 Answer = dict[str, Any]
 _CONTENT_TYPE: Final = "binary/octet-stream"
 HTML_PAGE: Final = b"<html><body>Please log in to use the network.</body></html>"
-"""What a proxy answers in place of the server."""
+"""The response of a proxy in place of the server."""
 _DELETE_LIMIT: Final = 1000
 _READ_ONLY: Final = ("Get", "Head", "List")
 
 
 class FakeS3:
-    """A client, and the server behind it; `buckets` are made at once."""
+    """A client with its own server, which has `buckets` at the beginning."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class FakeS3:
             self._state.make_bucket(bucket)
 
     def close(self) -> None:
-        """Nothing to close; the state stays."""
+        """There is nothing to close; the state is kept."""
 
     def get_paginator(self, operation_name: str) -> Any:
         """botocore's paginator over one of the methods that list."""
@@ -132,10 +132,10 @@ class FakeS3:
         ) -> Answer:
             bucket = self._state.bucket(Bucket)
             check_key(Key)
-            body = self._arrived(Key, _bytes_of(Body)[:ContentLength], bool(ChecksumSHA256))
+            body = self._receive(Key, _bytes_of(Body)[:ContentLength], bool(ChecksumSHA256))
             check_digests(bucket, body, ContentMD5, ChecksumSHA256)
             made = self._state.new_object(body, Metadata, ContentType)
-            self._keep(bucket, "put_object", Key, made, (IfMatch, IfNoneMatch))
+            self._store_object(bucket, "put_object", Key, made, (IfMatch, IfNoneMatch))
             return {"ETag": made.etag} | ({"ChecksumSHA256": ChecksumSHA256} if ChecksumSHA256 else {})
 
         return self._call("PutObject", put, parameters)
@@ -174,7 +174,7 @@ class FakeS3:
 
         def delete(*, Bucket: str, Key: str) -> Answer:
             if self.faults.trigger(FaultKind.DELETION_REFUSED, "delete_object", Key):
-                raise S3Refusal("AccessDenied")
+                raise S3Error("AccessDenied")
             self._state.bucket(Bucket).objects.pop(Key, None)
             return {}
 
@@ -187,7 +187,7 @@ class FakeS3:
             objects = self._state.bucket(Bucket).objects
             keys = [one["Key"] for one in Delete["Objects"]]
             if not 1 <= len(keys) <= _DELETE_LIMIT:
-                raise S3Refusal("MalformedXML", "The XML you provided was not well-formed")
+                raise S3Error("MalformedXML", "The XML you provided was not well-formed")
             kept = self.faults.trigger_on_keys(FaultKind.DELETION_REFUSED, "delete_objects", keys)
             gone = [key for key in keys if key not in kept]
             for key in gone:
@@ -240,7 +240,7 @@ class FakeS3:
             *, Bucket: str, Key: str, UploadId: str, PartNumber: int, Body: Any = b"", ContentLength: int | None = None
         ) -> Answer:
             if not 1 <= PartNumber <= 10_000:
-                raise S3Refusal("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
+                raise S3Error("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
             parts = self._state.bucket(Bucket).upload(Key, UploadId).parts
             parts[PartNumber] = self._state.new_object(_bytes_of(Body)[:ContentLength], {}, "")
             return {"ETag": parts[PartNumber].etag}
@@ -261,7 +261,7 @@ class FakeS3:
         ) -> Answer:
             bucket = self._state.bucket(Bucket)
             made = self._state.join_parts(bucket.upload(Key, UploadId), MultipartUpload.get("Parts", ()))
-            self._keep(bucket, "complete_multipart_upload", Key, made, (IfMatch, IfNoneMatch))
+            self._store_object(bucket, "complete_multipart_upload", Key, made, (IfMatch, IfNoneMatch))
             del bucket.uploads[UploadId]
             return {"Bucket": Bucket, "Key": Key, "ETag": made.etag, "Location": f"{ENDPOINT}/{Bucket}/{Key}"}
 
@@ -292,12 +292,12 @@ class FakeS3:
 
         return self._call("ListMultipartUploads", list_all, parameters)
 
-    # What all have in common
+    # Common to all
 
     def _call(
         self, api_name: str, work: Callable[..., Answer], parameters: Mapping[str, Any], status: int = 200
     ) -> Answer:
-        """Check, let faults befall, and do it; `parameters` are the method's."""
+        """Check the parameters of a method, trigger faults, and carry it out."""
         from botocore import xform_name
 
         self._service.validate(api_name, parameters)
@@ -310,44 +310,44 @@ class FakeS3:
             return _html_page(api_name)
         try:
             if self.faults.trigger(FaultKind.UNAVAILABLE, operation, key):
-                raise S3Refusal("SlowDown")
+                raise S3Error("SlowDown")
             if self.faults.trigger(FaultKind.THROTTLED, operation, key):
-                raise S3Refusal("TooManyRequests")
+                raise S3Error("TooManyRequests")
             with self._lock:
                 answer = work(**parameters)
-        except S3Refusal as refusal:
-            raise self._service.error(api_name, refusal) from None
+        except S3Error as s3_error:
+            raise self._service.error(api_name, s3_error) from None
         if not api_name.startswith(_READ_ONLY) and self.faults.trigger(FaultKind.APPLIED_THEN_ERROR, operation, key):
             raise broken_connection()
         return answer | {"ResponseMetadata": metadata(answer.get("ResponseMetadata", status))}
 
-    def _keep(
+    def _store_object(
         self, bucket: Bucket, operation: str, key: str, made: StoredObject, conditions: tuple[str | None, str | None]
     ) -> None:
-        """Put an object in its place, if the conditions If-Match and If-None-Match hold."""
+        """Store an object, if the conditions If-Match and If-None-Match hold."""
         is_conditional = conditions != (None, None)
         if is_conditional and self.faults.trigger(FaultKind.CONDITION_REFUSED, operation, key):
-            raise S3Refusal("NotImplemented")
+            raise S3Error("NotImplemented")
         if is_conditional and not self.faults.trigger(FaultKind.IGNORED_PRECONDITION, operation, key):
             check_conditions(bucket.objects.get(key), *conditions, key=key)
         if not self.faults.trigger(FaultKind.PUT_FORGOTTEN, operation, key):
             bucket.objects[key] = made
 
-    def _arrived(self, key: str, body: bytes, has_checksum: bool) -> bytes:
-        """What the server receives of a body."""
+    def _receive(self, key: str, body: bytes, has_checksum: bool) -> bytes:
+        """The bytes of a body that the server receives."""
         if has_checksum and self.faults.trigger(FaultKind.CHECKSUM_REFUSED, "put_object", key):
-            raise S3Refusal("InvalidRequest", "x-amz-checksum-sha256 is not known")
+            raise S3Error("InvalidRequest", "x-amz-checksum-sha256 is not supported")
         if self.faults.trigger(FaultKind.DAMAGED_UPLOAD, "put_object", key):
             return body[:-1] + bytes([body[-1] ^ 1]) if body else b"?"
         return body
 
     def _find(self, bucket: str, key: str, operation: str) -> StoredObject:
-        """The object as it is read."""
+        """The object as a reader sees it."""
         found = self._state.bucket(bucket).object(key)
         if self.faults.trigger(FaultKind.HIDDEN, operation, key):
-            raise S3Refusal("NoSuchKey", Key=key)
+            raise S3Error("NoSuchKey", Key=key)
         if operation == "get_object" and self.faults.trigger(FaultKind.ARCHIVED, operation, key):
-            raise S3Refusal("InvalidObjectState", StorageClass="GLACIER")
+            raise S3Error("InvalidObjectState", StorageClass="GLACIER")
         if self.faults.trigger(FaultKind.SHORTENED, operation, key):
             return _shortened(found)
         return found
@@ -362,7 +362,7 @@ def _shortened(found: StoredObject) -> StoredObject:
 
 
 def _html_page(api_name: str) -> Answer:
-    """What boto3 makes of such an answer: what it looks for is not there, and nothing says so."""
+    """What boto3 returns for an HTML page: fields are missing, without an error."""
     answer: Answer = {"ResponseMetadata": metadata(200)}
     if api_name in ("GetObject", "HeadObject"):
         answer |= {"ContentLength": len(HTML_PAGE), "ContentType": "text/html", "Metadata": {}}
@@ -382,7 +382,7 @@ def _description(found: StoredObject) -> Answer:
 
 
 def _bytes_of(body: Any) -> bytes:
-    """What a real client would send: bytes, text, or a file from its position on."""
+    """What a real client sends: bytes, text, or a file from its position on."""
     if isinstance(body, str):
         return body.encode()
     return bytes(body.read() if hasattr(body, "read") else body)

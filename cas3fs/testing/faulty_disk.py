@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A local disk that fails when a test says so, for `cas3fs.filesystem.Staging` and the disk cache.
+"""A local disk with faults that tests switch on, for staging and the disk cache.
 
 ::
 
@@ -8,9 +8,9 @@
     with disk.failing("write", errno.ENOSPC, after=3, times=1):
         ...                       # the fourth write from now on finds the disk full
 
-Operations are the methods of `cas3fs.localdisk.LocalDisk`.  A `sync` that fails loses what was written since the last
-one, as systems do: it is told once, the next sync succeeds, and the bytes are as they were before.  `lose_writes` is
-the same without a sync: the system has tried to write on its own.
+Operations are the methods of `cas3fs.localdisk.LocalDisk`. A `sync` that fails loses what was written since the last
+one, as operating systems do: the error is reported once, the next sync succeeds, and the bytes are as they were before.
+`lose_writes` does the same without a sync, as when the system fails to write on its own.
 
 Locks: one, around the lists.
 """
@@ -46,13 +46,13 @@ _LOSING: Final = ("sync", "sync_folder")
 
 @attrs.define(eq=False)
 class DiskFault:
-    """One kind of trouble that is switched on."""
+    """A fault that is switched on."""
 
     operation: str
     number: int
     """The errno."""
     after: int
-    """So many calls pass before."""
+    """How many calls succeed before."""
     times: int | None
     """None: until it is switched off."""
     name_part: str
@@ -62,7 +62,7 @@ class DiskFault:
 
 
 class FaultyDisk(LocalDisk):
-    """See the module."""
+    """A local disk whose operations fail as tests say; without faults it behaves as the real one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,22 +70,22 @@ class FaultyDisk(LocalDisk):
         self._faults: list[DiskFault] = []
         self._paths: dict[int, str] = {}
         self._undo: dict[str, list[tuple[int, bytes, int]]] = {}
-        """By path, of what was written since the last sync: offset, what was there before, length of the file then."""
-        self._unseen: set[str] = set()
-        """Paths of files of which writes were lost and nobody was told."""
+        """The writes since the last sync, by path: the offset, the earlier bytes, and the earlier size of the file."""
+        self._unreported: set[str] = set()
+        """The paths of files with lost writes that no sync has reported yet."""
         self.times_triggered = 0
-        """How often anything failed."""
+        """How often any fault happened."""
         self.losses = 0
         """How often bytes may have been lost."""
         self.free_space_bytes: int | None = None
-        """What `free_bytes` says; None for the truth."""
+        """The result of `free_bytes`; None for the real one."""
 
     # -- faults
 
     def fail(
         self, operation: str, number: int = errno.EIO, *, after: int = 0, times: int | None = 1, name_part: str = ""
     ) -> DiskFault:
-        """Let `operation` fail with that errno, `times` times, when `after` calls have passed.
+        """Let `operation` fail with the errno `number`, `times` times, after `after` successful calls.
 
         Raises:
             ValueError: there is no such operation.
@@ -111,17 +111,17 @@ class FaultyDisk(LocalDisk):
                     self._faults.remove(fault)
 
     def clear_faults(self) -> None:
-        """Switch all faults off; what was lost stays lost."""
+        """Switch off all faults; lost writes stay lost."""
         with self._lock:
             self._faults.clear()
 
     def lose_writes(self, name_part: str = "") -> int:
-        """The system fails to write what was written since the last sync, on its own; gives how many files it hit."""
+        """Lose the writes since the last sync, as when the system fails to write them; returns the number of files."""
         with self._lock:
             paths = [path for path, undo in self._undo.items() if undo and name_part in path]
             for path in paths:
-                self._take_back(path)
-                self._unseen.add(path)
+                self._revert_to_last_sync(path)
+                self._unreported.add(path)
             self.times_triggered += len(paths)
             self.losses += len(paths)
         return len(paths)
@@ -140,8 +140,8 @@ class FaultyDisk(LocalDisk):
                 self.losses += operation in _LOSING
                 raise OSError(fault.number, os.strerror(fault.number), path)
 
-    def _take_back(self, path: str) -> None:
-        """Makes the file what it was at the last sync."""
+    def _revert_to_last_sync(self, path: str) -> None:
+        """Restore the file as it was at the last sync."""
         undo = self._undo.pop(path, [])
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -151,14 +151,14 @@ class FaultyDisk(LocalDisk):
             for offset, before, size in reversed(undo):
                 os.pwrite(descriptor, before, offset)
                 if os.fstat(descriptor).st_size > size:
-                    # the file keeps its length, which the journal has: what is not on the disk are zeros
+                    # the file keeps its length, which is in the journal; the lost bytes are zeros
                     end = os.fstat(descriptor).st_size
                     os.ftruncate(descriptor, size)
                     os.ftruncate(descriptor, end)
         finally:
             os.close(descriptor)
 
-    def _note(self, descriptor: int, length: int, offset: int) -> None:
+    def _record_write(self, descriptor: int, length: int, offset: int) -> None:
         path = self._paths.get(descriptor)
         if path is not None and length:
             with self._lock:
@@ -193,7 +193,7 @@ class FaultyDisk(LocalDisk):
 
     def write(self, descriptor: int, data: memoryview, offset: int) -> int:
         self._trigger("write", self._path(descriptor))
-        self._note(descriptor, len(data), offset)
+        self._record_write(descriptor, len(data), offset)
         return super().write(descriptor, data, offset)
 
     def append(self, descriptor: int, pieces: Sequence[Buffer]) -> int:
@@ -207,7 +207,7 @@ class FaultyDisk(LocalDisk):
             self._trigger("sync", path)
         except OSError:
             with self._lock:
-                self._take_back(path)
+                self._revert_to_last_sync(path)
             raise
         with self._lock:
             self._undo.pop(path, None)
@@ -215,8 +215,8 @@ class FaultyDisk(LocalDisk):
     def check(self, descriptor: int) -> None:
         path = self._path(descriptor)
         with self._lock:
-            told = path in self._unseen
-            self._unseen.discard(path)
+            told = path in self._unreported
+            self._unreported.discard(path)
         if told:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
@@ -242,7 +242,7 @@ class FaultyDisk(LocalDisk):
         super().unlink(path)
         with self._lock:
             self._undo.pop(str(path), None)
-            self._unseen.discard(str(path))
+            self._unreported.discard(str(path))
 
     def free_bytes(self, folder: str | Path) -> int:
         self._trigger("free_bytes", str(folder))

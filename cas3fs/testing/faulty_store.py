@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Any object store, around which faults can be switched on: it fails, and it lies.
+"""Faults for any object store: a wrapper that fails, or returns wrong results.
 
-So a directory or a store in memory can be as bad as a server on the network. Operations are ``put``, ``get`` (in all
-its forms), ``head``, ``list`` and ``delete``; the faults are those of `STORE_FAULTS`, each told as an `S3Store` tells
-what its server does. `faulty_stores` has every store that this process opens lie.
+So a store in a directory or in memory can be as unreliable as a server on the network. Operations are ``put``, ``get``
+(in all its forms), ``head``, ``list`` and ``delete``; the faults are those of `STORE_FAULTS`, with the exceptions that
+an `S3Store` raises for them. `faulty_stores` wraps every store that this process opens.
 
-Locks: one in `FaultyStores`, around its stores. A put over an object that is there (`FaultKind.IGNORED_PRECONDITION`)
-deletes first, so a test sees to it that nobody else puts the same key meanwhile.
+Locks: one in `FaultyStores`, around its stores. Overwriting an object (`FaultKind.IGNORED_PRECONDITION`) deletes it
+first, so no other thread may put the same key meanwhile.
 """
 
 import threading
@@ -61,14 +61,14 @@ STORE_FAULTS: Final = frozenset(
         FaultKind.PUT_FORGOTTEN,
     }
 )
-"""What a `FaultyStore` knows; the others are of the protocol that only an S3 server speaks."""
+"""The faults of a `FaultyStore`; the others concern the protocol of S3."""
 _PAGE_SIZE: Final = 1000
 _Moment = Mapping[str, Mapping[str, ObjectInfo]]
-"""What stores list, by their URLs."""
+"""The objects that stores list, by key, by the URL of the store."""
 
 
 class FaultyStore(ObjectStore):
-    """`inner`, with the faults that are switched on; stores around the same one may share `faults`."""
+    """A wrapper around `inner` with faults; several wrappers may share `faults`."""
 
     def __init__(
         self, inner: ObjectStore, faults: Faults | None = None, *, sleep: Callable[[float], None] = time.sleep
@@ -95,7 +95,7 @@ class FaultyStore(ObjectStore):
         return {self.url: {info.key: info for info in self._inner.list()}}
 
     def _begin(self, operation: str, key: str) -> None:
-        """What may happen before anything is done."""
+        """Trigger the faults that happen before an operation."""
         if delay := self.faults.trigger(FaultKind.DELAY, operation, key):
             self._sleep(delay.delay_s)
         if self.faults.trigger(FaultKind.RESET, operation, key):
@@ -146,14 +146,14 @@ class FaultyStore(ObjectStore):
         return self._seen("head", self._inner.head(key))
 
     def _read(self, key: str, request: Callable[[], bytes], end: int | None = None) -> bytes:
-        """What `request` gives; `end` is where the range that it asks for does."""
+        """The result of `request`; `end` is the end of the requested range, None for the whole object or a suffix."""
         self._begin("get", key)
         self._refuse_hidden("get", key)
         if self.faults.trigger(FaultKind.ARCHIVED, "get", key):
             raise ObjectArchived(f"{self.url}: {key} was moved to an archive")
         data = request()
         if self.faults.trigger(FaultKind.TRUNCATED, "get", key):
-            raise TruncatedBody(f"{self.url}: {key} broke off")
+            raise TruncatedBody(f"{self.url}: {key} ended early")
         if self.faults.trigger(FaultKind.SHORTENED, "get", key):
             size = self._inner.head(key).size // 2
             if end is not None and end > size:
@@ -199,7 +199,7 @@ class FaultyStore(ObjectStore):
 
 
 class FaultyStores:
-    """Every store of one test: all share `faults`, and a store in memory is the same one whenever it is opened."""
+    """All stores of one test: they share `faults`, and each ``memory://`` URL is one store for all who open it."""
 
     def __init__(self) -> None:
         self.faults = Faults(STORE_FAULTS, self._listed)
@@ -208,7 +208,7 @@ class FaultyStores:
         self._without_faults: dict[str, ObjectStore] = {}
 
     def without_faults(self, url: str) -> ObjectStore:
-        """The store of that URL without a fault, for `cas3fs.testing.store_damage` and to look at it."""
+        """The store at that URL without faults, to inspect it or to damage it (`cas3fs.testing.store_damage`)."""
         where = urls.parse_url(url)
         with self._lock:
             if str(where) not in self._without_faults:
@@ -216,7 +216,7 @@ class FaultyStores:
             return self._without_faults[str(where)]
 
     def open_bare(self, where: StoreUrl, settings: StoreSettings) -> ObjectStore:
-        """What stands in for the function of `cas3fs.objectstores.urls` that opens a bare store."""
+        """Replaces the function of `cas3fs.objectstores.urls` that opens a bare store."""
         self.without_faults(str(where))
         return FaultyStore(self._open(where, settings), self.faults)
 
@@ -231,7 +231,7 @@ class FaultyStores:
         return {store.url: {info.key: info for info in store.list()} for store in stores}
 
     def close(self) -> None:
-        """Close the without_faults ones."""
+        """Close the stores that `without_faults` opened."""
         for store in self._without_faults.values():
             store.close()
 
@@ -241,7 +241,7 @@ _open_bare: Final = urls._open_bare
 
 @contextmanager
 def faulty_stores() -> Iterator[FaultyStores]:
-    """Has every store that `cas3fs.objectstores.open_store` opens meanwhile be one with faults to switch on."""
+    """Within this context, every store that `cas3fs.objectstores.open_store` opens has faults to switch on."""
     stores = FaultyStores()
     with mock.patch.object(urls, "_open_bare", stores.open_bare):
         yield stores

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fixtures of cas3fs for pytest, there for whoever has both installed; see ``docs/testing.rst``.
+"""The fixtures of cas3fs for pytest, available where both are installed (``docs/testing.rst``).
 
-Importing this costs next to nothing: everything is imported by the fixture that needs it.
+This module is cheap to import: each fixture imports what it needs.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("cas3fs.testing.contracts")
 
 FAKE_BUCKET = "bucket"
-"""The bucket that the fake S3 begins with."""
+"""The bucket of the fake S3."""
 
 
 @pytest.fixture
 def fake_s3() -> "FakeS3":
-    """A client as boto3's, without a network, with an empty bucket named ``bucket`` and faults to switch on."""
+    """A fake of boto3's client, with an empty bucket named ``bucket`` and faults to switch on."""
     from cas3fs.testing.fake_s3 import FakeS3
 
     return FakeS3(FAKE_BUCKET)
@@ -32,7 +32,7 @@ def fake_s3() -> "FakeS3":
 
 @pytest.fixture
 def fake_memcached() -> "FakeMemcached":
-    """pymemcache's client, without a network, with faults to switch on; `twin` makes others of the same server."""
+    """pymemcache's client of a fake server, with faults to switch on; `twin` makes other clients of that server."""
     from cas3fs.testing.fake_memcached import FakeMemcached
 
     return FakeMemcached(default_noreply=False)
@@ -40,7 +40,7 @@ def fake_memcached() -> "FakeMemcached":
 
 @pytest.fixture
 def faulty_stores() -> Iterator["FaultyStores"]:
-    """Every store that cas3fs opens within this process fails and lies as the faults that are switched on say."""
+    """Every store that cas3fs opens in this process has faults to switch on."""
     from cas3fs.testing.faulty_store import faulty_stores
 
     with faulty_stores() as stores:
@@ -49,7 +49,7 @@ def faulty_stores() -> Iterator["FaultyStores"]:
 
 @pytest.fixture
 def cas3fs_volume(tmp_path_factory: pytest.TempPathFactory) -> "TemporaryVolume":
-    """A new, empty volume in a temporary folder, with state and cache folders of its own."""
+    """A new, empty volume in a temporary folder, with its own state and cache folders."""
     from cas3fs.testing.volumes import TemporaryVolume
 
     return TemporaryVolume.make(tmp_path_factory.mktemp("cas3fs"))
@@ -57,7 +57,7 @@ def cas3fs_volume(tmp_path_factory: pytest.TempPathFactory) -> "TemporaryVolume"
 
 @pytest.fixture
 def cas3fs_mount(cas3fs_volume: "TemporaryVolume") -> Iterator["TemporaryMount"]:
-    """The volume mounted; skipped where nobody can mount. At the end it is unmounted, which stores everything."""
+    """The volume, mounted until the end of the test; the test is skipped where volumes cannot be mounted."""
     from cas3fs.testing.volumes import TemporaryMount, obstacle_to_mounting
 
     if obstacle := obstacle_to_mounting():

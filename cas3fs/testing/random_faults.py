@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A command that is run while its local disk, its databases and its store fail at random.
+"""Random faults of the local disk, of databases and of the store while a command runs.
 
 ::
 
     python -m cas3fs.testing.random_faults SEED WHILE-FILE disk,sqlite,store mount VOLUME DIRECTORY --foreground
 
-While the file exists, faults of the kinds that are named come and go some times a second, several at once: those of
-`cas3fs.testing.faulty_disk`, `cas3fs.testing.sqlite_faults` and `cas3fs.testing.faulty_store`. Which ones follows from
-the seed; what they hit depends on the moment. Soon after the file has gone nothing fails any more, and what the disk
-has lost stays lost. Left out are the faults that nobody can notice: a put that is answered and forgotten, and one that
-ignores its condition.
+While the file exists, faults of these kinds are switched on and off several times a second, some at once: those of
+`cas3fs.testing.faulty_disk`, `cas3fs.testing.sqlite_faults` and `cas3fs.testing.faulty_store`. The seed determines
+which ones; what they affect depends on timing. Soon after the file is deleted all faults are off, but lost writes stay
+lost. Faults that no program can notice are left out: a put that seems to succeed, and one that ignores its condition.
 
-Locks: none of its own; one thread switches faults on and off.
+Locks: none; one thread switches faults on and off.
 """
 
 import errno
@@ -31,7 +30,7 @@ from cas3fs.testing.faulty_store import STORE_FAULTS, FaultyStores, faulty_store
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults, sqlite_faults
 
 USAGE: Final = "python -m cas3fs.testing.random_faults SEED WHILE-FILE disk,sqlite,store CAS3FS-ARGUMENT..."
-LONGEST_BREATH_S: Final = 0.05
+MAX_INTERVAL_S: Final = 0.05
 DISK_OPERATIONS: Final = (
     "open",
     "read",
@@ -52,21 +51,21 @@ STORE_KINDS: Final = sorted(
 )
 DATABASES: Final = ("index.sqlite", "staging.sqlite")
 PREFIXES: Final = ("", "packs/", "pages/", "snapshots/", "epochs/")
-MOST_AT_ONCE: Final = 8
-Trouble = Callable[[], Callable[[], object]]
-"""Switches something on, and gives what switches it off."""
+MAX_AT_ONCE: Final = 8
+SwitchOn = Callable[[], Callable[[], object]]
+"""Switches a fault on; returns a function that switches it off."""
 
 
-def disk_troubles(chance: random.Random) -> Iterator[Trouble]:
-    """What trigger the local disk of this process, under staging and the disk cache."""
+def disk_faults(rng: random.Random) -> Iterator[SwitchOn]:
+    """Faults of the local disk under staging and the disk cache."""
     disk = FaultyDisk()
     for place in ("cas3fs.filesystem.state.staging.LocalDisk", "cas3fs.caches.disk.LocalDisk"):
         mock.patch(place, lambda: disk).start()
 
     def fail() -> Callable[[], object]:
         on = ExitStack()
-        operation, number = chance.choice(DISK_OPERATIONS), chance.choice(DISK_ERRORS)
-        on.enter_context(disk.failing(operation, number, after=chance.randrange(6), times=chance.randrange(1, 4)))
+        operation, number = rng.choice(DISK_OPERATIONS), rng.choice(DISK_ERRORS)
+        on.enter_context(disk.failing(operation, number, after=rng.randrange(6), times=rng.randrange(1, 4)))
         return on.close
 
     def lose() -> Callable[[], object]:
@@ -76,30 +75,30 @@ def disk_troubles(chance: random.Random) -> Iterator[Trouble]:
     yield from (fail, fail, fail, fail, lose)
 
 
-def sqlite_troubles(chance: random.Random, faults: SqliteFaults) -> Iterator[Trouble]:
-    """What trigger a statement of a database."""
+def statement_faults(rng: random.Random, faults: SqliteFaults) -> Iterator[SwitchOn]:
+    """Faults of statements of the databases."""
 
     def fail() -> Callable[[], object]:
         on = ExitStack()
-        kind, file = chance.choice(SQLITE_FAULTS), chance.choice(DATABASES)
-        on.enter_context(faults.on(kind, at=chance.randrange(1, 60), times=chance.randrange(1, 3), file=file))
+        kind, file = rng.choice(SQLITE_FAULTS), rng.choice(DATABASES)
+        on.enter_context(faults.on(kind, at=rng.randrange(1, 60), times=rng.randrange(1, 3), file=file))
         return on.close
 
     yield from (fail, fail)
 
 
-def store_troubles(chance: random.Random, stores: FaultyStores) -> Iterator[Trouble]:
-    """What trigger requests to the store, and what it lies about."""
+def store_faults(rng: random.Random, stores: FaultyStores) -> Iterator[SwitchOn]:
+    """Faults of requests to the store."""
     moments: list[object] = []
 
     def fail() -> Callable[[], object]:
         moments.append(stores.faults.moment())
         fault: Fault = stores.faults.switch_on(
-            chance.choice(STORE_KINDS),
-            key_prefix=chance.choice(PREFIXES),
-            times=chance.randrange(1, 4),
+            rng.choice(STORE_KINDS),
+            key_prefix=rng.choice(PREFIXES),
+            times=rng.randrange(1, 4),
             delay_s=0.02,
-            moment=chance.choice(moments),
+            moment=rng.choice(moments),
         )
         return lambda: stores.faults.switch_off(fault)
 
@@ -107,46 +106,46 @@ def store_troubles(chance: random.Random, stores: FaultyStores) -> Iterator[Trou
 
 
 @contextmanager
-def random_faults(seed: int, kinds: Sequence[str], lasts: Callable[[], bool]) -> Iterator[None]:
-    """Has this process meet such faults while `lasts` says so.
+def random_faults(seed: int, kinds: Sequence[str], is_active: Callable[[], bool]) -> Iterator[None]:
+    """Within this context, faults happen at random while `is_active` returns True.
 
     Raises:
         ValueError: there is no such kind.
     """
-    chance = random.Random(seed)
-    with ExitStack() as made:
-        troubles: list[Trouble] = []
+    rng = random.Random(seed)
+    with ExitStack() as resources:
+        switches: list[SwitchOn] = []
         for kind in kinds:
             if kind == "disk":
-                troubles += disk_troubles(chance)
+                switches += disk_faults(rng)
             elif kind == "sqlite":
-                troubles += sqlite_troubles(chance, made.enter_context(sqlite_faults()))
+                switches += statement_faults(rng, resources.enter_context(sqlite_faults()))
             elif kind == "store":
-                troubles += store_troubles(chance, made.enter_context(faulty_stores()))
+                switches += store_faults(rng, resources.enter_context(faulty_stores()))
             else:
                 raise ValueError(f"there are no faults of {kind}")
-        made.callback(mock.patch.stopall)
+        resources.callback(mock.patch.stopall)
         ended = threading.Event()
-        made.callback(ended.set)
-        threading.Thread(target=_switch, args=(chance, troubles, lasts, ended), daemon=True).start()
+        resources.callback(ended.set)
+        threading.Thread(target=_switch, args=(rng, switches, is_active, ended), daemon=True).start()
         yield
 
 
 def _switch(
-    chance: random.Random, troubles: Sequence[Trouble], lasts: Callable[[], bool], ended: threading.Event
+    rng: random.Random, switches: Sequence[SwitchOn], is_active: Callable[[], bool], ended: threading.Event
 ) -> None:
-    """Switches troubles on and off."""
+    """Switch faults on and off."""
     on: list[Callable[[], object]] = []
-    while not ended.wait(chance.uniform(0, LONGEST_BREATH_S)):
-        if lasts():
-            on.append(chance.choice(troubles)())
-        most = chance.randrange(MOST_AT_ONCE) if lasts() else 0
+    while not ended.wait(rng.uniform(0, MAX_INTERVAL_S)):
+        if is_active():
+            on.append(rng.choice(switches)())
+        most = rng.randrange(MAX_AT_ONCE) if is_active() else 0
         while len(on) > most:
             on.pop(0)()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command of the module: becomes ``python -m cas3fs`` under such faults."""
+    """The command of this module: runs ``python -m cas3fs`` with such faults."""
     if len(arguments) < 4 or not arguments[0].isdigit():
         raise SystemExit(USAGE)
     seed, flag, kinds, *rest = arguments

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Errors of SQLite at the n-th statement: a full disk, a disk that cannot be read, a row that is not taken.
+"""Errors of SQLite at the n-th statement: a full disk, an unreadable disk, a violated constraint.
 
-As SQLite does, most errors undo the whole open transaction before they are raised, whatever the statement was::
+As with SQLite itself, most errors undo the whole open transaction::
 
     with sqlite_faults() as faults:
         index = Index.open(path, create=True)
         with faults.on(SqliteFault.FULL, at=3):
             ...
 
-A command may be run under a fault that lasts while a file exists, on the databases of that name, and on statements that
-contain a text where one follows the name::
+A command may be run with a fault that is active while a file exists. It affects the databases of a name, and only
+statements with a text if one follows the name::
 
     python -m cas3fs.testing.sqlite_faults FULL WHILE-FILE index.sqlite mount VOLUME DIRECTORY
     python -m cas3fs.testing.sqlite_faults FULL WHILE-FILE "index.sqlite:INSERT INTO xattrs" mount VOLUME DIRECTORY
 
-Databases that are opened for writing within the context are concerned, whatever thread uses them. A fault counts the
-statements that SQLite is given from then on, those that open and end transactions and savepoints included. Nothing else
-of SQLite's behaviour is imitated: what is raised is what Python's driver would raise.
+Faults affect databases that are opened for writing within the context, in any thread. A fault counts statements from
+when it is switched on, also those that begin and end transactions and savepoints. It raises what Python's driver
+raises.
 
 Locks: one, around the faults and their counts.
 """
@@ -40,7 +40,7 @@ USAGE: Final = "python -m cas3fs.testing.sqlite_faults KIND WHILE-FILE DATABASE[
 
 
 class SqliteFault(Enum):
-    """What a statement meets: SQLite's code, and whether the transaction is undone by it."""
+    """The error of a statement: SQLite's code, the message, and whether it undoes the transaction."""
 
     FULL = (sqlite3.SQLITE_FULL, "database or disk is full", True)
     FULL_STATEMENT = (sqlite3.SQLITE_FULL, "database or disk is full", False)
@@ -49,12 +49,12 @@ class SqliteFault(Enum):
     CONSTRAINT = (sqlite3.SQLITE_CONSTRAINT, "constraint failed", False)
 
     @property
-    def undoes(self) -> bool:
-        """Whether it takes the whole transaction."""
+    def undoes_transaction(self) -> bool:
+        """Whether it undoes the whole transaction."""
         return self.value[2]
 
     def error(self) -> Exception:
-        """What the driver raises."""
+        """The exception that the driver raises."""
         code, message, _ = self.value
         if self is SqliteFault.NOMEM:
             return MemoryError()
@@ -65,18 +65,18 @@ class SqliteFault(Enum):
 
 
 @attrs.define(eq=False)
-class _Armed:
+class ActiveFault:
     kind: SqliteFault
     at: int
     times: int | None
     text: str
     file: str
-    lasts: Callable[[], bool] = lambda: True
+    is_active: Callable[[], bool] = lambda: True
     seen: int = 0
     times_triggered: int = 0
 
-    def meets(self, path: str, text: str) -> bool:
-        if not path or not self.lasts():
+    def triggers(self, path: str, text: str) -> bool:
+        if not path or not self.is_active():
             return False
         if self.text not in text or not path.endswith(self.file):
             return False
@@ -92,7 +92,7 @@ class SqliteFaults:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._on: list[_Armed] = []
+        self._on: list[ActiveFault] = []
 
     @contextmanager
     def on(
@@ -103,34 +103,41 @@ class SqliteFaults:
         times: int | None = 1,
         text: str = "",
         file: str = "",
-        lasts: Callable[[], bool] = lambda: True,
-    ) -> Iterator[_Armed]:
-        """Lets `kind` befall `times` statements (None: all) from the `at`-th on, counting only those that contain
-        `text`, on databases whose path ends with `file`, while `lasts` says so; gives what tells how often it
-        `times_triggered`, and how many such statements were `seen`."""
-        armed = _Armed(kind, at, times, text, file, lasts)
+        is_active: Callable[[], bool] = lambda: True,
+    ) -> Iterator[ActiveFault]:
+        """A fault for the length of a ``with``; it counts in `times_triggered`, and all matching statements in `seen`.
+
+        Args:
+            kind: the error.
+            at: the first matching statement that fails, counted from 1.
+            times: how many statements fail; None: all from then on.
+            text: only statements that contain it match.
+            file: only databases whose path ends with it match.
+            is_active: the fault is switched off while this returns False.
+        """
+        active = ActiveFault(kind, at, times, text, file, is_active)
         with self._lock:
-            self._on.append(armed)
+            self._on.append(active)
         try:
-            yield armed
+            yield active
         finally:
             with self._lock:
-                self._on.remove(armed)
+                self._on.remove(active)
 
     def before(self, connection: sqlite3.Connection, path: str, text: str) -> None:
-        """A statement is about to run."""
+        """Raise the error of a fault that affects this statement, if any."""
         with self._lock:
-            met = next((armed for armed in self._on if armed.meets(path, text)), None)
+            met = next((active for active in self._on if active.triggers(path, text)), None)
         if met is None:
             return
-        if met.kind.undoes and connection.in_transaction:
+        if met.kind.undoes_transaction and connection.in_transaction:
             sqlite3.Connection.rollback(connection)
         raise met.kind.error()
 
 
 @contextmanager
 def sqlite_faults() -> Iterator[SqliteFaults]:
-    """Within it, databases that are opened can be made to fail."""
+    """Within this context, databases that are opened have faults to switch on."""
     faults = SqliteFaults()
 
     class Cursor(sqlite3.Cursor):
@@ -165,7 +172,7 @@ def sqlite_faults() -> Iterator[SqliteFaults]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command of the module: becomes ``python -m cas3fs`` under a fault."""
+    """The command of this module: runs ``python -m cas3fs`` with a fault."""
     if len(arguments) < 4 or arguments[0] not in SqliteFault.__members__:
         raise SystemExit(USAGE)
     kind, flag, place, *rest = arguments
@@ -173,7 +180,7 @@ def main(arguments: Sequence[str]) -> None:
     sys.argv[1:] = rest
     with sqlite_faults() as faults:
         is_there = functools.partial(os.path.exists, flag)
-        with faults.on(SqliteFault[kind], times=None, file=database, text=text, lasts=is_there):
+        with faults.on(SqliteFault[kind], times=None, file=database, text=text, is_active=is_there):
             runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lost writes to a database: one page of its file is as it was before, or is empty, as a disk may give it back.
+"""Lost writes to a database: one page of its file reverts to its earlier content, or to zeros.
 
-SQLite's file format is read here by hand, since what is looked for are pages that SQLite finds nothing wrong with.
-Nobody may have the database open.
+This module decodes SQLite's file format by itself to find pages in which SQLite notices no damage. No process may have
+the database open.
 """
 
 import os
@@ -17,18 +17,18 @@ from cas3fs.index.sqlite import Database
 PAGE_BYTES: Final = 4096
 _FILE_HEADER_BYTES: Final = 100
 _INTERIOR: Final[Mapping[int, int]] = MappingProxyType({2: 12, 5: 12})
-"""Kinds of pages that have children: what their headers take."""
+"""The kinds of pages that have children, with the size of their header."""
 _LEAVES: Final = (10, 13)
 
 
 def checkpointed_bytes(path: Path) -> bytes:
-    """The database's file with all that is committed, as one piece."""
-    Database(path).close()  # who closes it last takes over the log
+    """The bytes of the database's file after a checkpoint, which contain all commits."""
+    Database(path).close()  # closing it moves the log into the file
     return path.read_bytes()
 
 
 def leaf_pages(path: Path, table: str) -> list[int]:
-    """The numbers of the pages that hold the rows of a table, and nothing but rows; the first page is 1."""
+    """The numbers of the pages that contain only rows of a table; the first page is 1."""
     with closing(Database(path)) as database:
         (root,) = [page for _, name, page in database.catalogue() if name == table]
     return sorted(_leaves_below(checkpointed_bytes(path), root))
@@ -53,8 +53,16 @@ def _number(page: bytes, place: int, length: int) -> int:
 
 
 def lose_write(path: Path, page: int, before: bytes = b"") -> bool:
-    """Lets a page be as it is in `before`, an earlier content of the whole file, or all zeros where that has none;
-    whether that changes anything."""
+    """Undo the last writes of a page.
+
+    Args:
+        path: the database.
+        page: the number of the page.
+        before: earlier bytes of the whole file; where they lack the page, it becomes zeros.
+
+    Returns:
+        Whether the page has changed.
+    """
     now = checkpointed_bytes(path)
     place = (page - 1) * PAGE_BYTES
     old = before[place : place + PAGE_BYTES] or bytes(PAGE_BYTES)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What trigger the objects of a store once, and stays: they are lost, cut short, changed, reverted, or copied.
+"""Permanent damage to the objects of a store: they are deleted, truncated, corrupted, or restored to an earlier state.
 
-Each works on any object store, past whoever uses it: on a bare one (`cas3fs.testing.faulty_store.FaultyStores.honest`
-gives it), on ``S3Store(..., client=FakeS3(...))``, on a directory that a mount in another process uses. What is put
-back is as new by the store's clock, as it is where a backup of a bucket is restored.
+The functions work on any object store, whoever uses it: on a bare store (`FaultyStores.without_faults` returns it), on
+``S3Store(..., client=FakeS3(...))``, on a directory that a mount in another process uses. Restored objects have new
+times, as after the restore of a backup of a bucket.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,13 +19,13 @@ class StoreCopy(NamedTuple):
 
 
 def copy_objects(store: ObjectStore) -> StoreCopy:
-    """All that is in it now."""
+    """A copy of all objects."""
     keys = [info.key for info in store.list()]
     return StoreCopy({key: (store.get(key), store.head(key).metadata) for key in keys})
 
 
 def restore_objects(store: ObjectStore, copy: StoreCopy) -> None:
-    """Make the store what it was at an earlier moment, as a backup of the bucket that is restored does."""
+    """Restore the store to an earlier copy of it, as from a backup of a bucket."""
     present = {info.key for info in store.list()}
     changed = {key for key in present & copy.objects.keys() if store.get(key) != copy.objects[key][0]}
     store.delete_many(sorted((present - copy.objects.keys()) | changed))
@@ -35,12 +35,12 @@ def restore_objects(store: ObjectStore, copy: StoreCopy) -> None:
 
 
 def copy_to(store: ObjectStore, other: ObjectStore) -> None:
-    """Put all objects into another, empty store: the same volume, elsewhere."""
+    """Copy all objects to another, empty store: the same volume in another place."""
     restore_objects(other, copy_objects(store))
 
 
 def delete_objects(store: ObjectStore, keys: Iterable[str] = (), *, prefix: str = "") -> list[str]:
-    """Remove the objects of these keys, or those that begin with `prefix`; gives the keys that were there."""
+    """Delete the objects with these keys, or with that prefix; returns the keys that existed."""
     wanted = set(keys)
     lost = [info.key for info in store.list(prefix) if not wanted or info.key in wanted]
     store.delete_many(lost)
@@ -48,7 +48,7 @@ def delete_objects(store: ObjectStore, keys: Iterable[str] = (), *, prefix: str 
 
 
 def truncate_object(store: ObjectStore, key: str, size: int | None = None) -> None:
-    """Leave an object its first `size` bytes only, half of them for None."""
+    """Truncate an object to `size` bytes, or to half of it for None."""
     data = store.get(key)
     _replace(store, key, data[: len(data) // 2 if size is None else size])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Volumes and mounts for tests, made with the command line as a user would.
+"""Volumes and mounts for tests, made with the command line as by a user.
 
 A `TemporaryVolume` lives in one folder: the store, the state and the cache of a machine that uses it. A
 `TemporaryMount` is that volume mounted by a process of its own.
@@ -23,7 +23,7 @@ COMMAND_TIMEOUT_S = 120
 
 @attrs.frozen
 class TemporaryVolume:
-    """A volume, and the places of a machine that uses it."""
+    """A volume, with the state and cache folders of a machine that uses it."""
 
     folder: Path
     url: str
@@ -42,28 +42,28 @@ class TemporaryVolume:
 
     @property
     def state_dir(self) -> Path:
-        """Where its machine keeps state."""
+        """The state folder of its machine."""
         return self.folder / "state"
 
     @property
     def cache_dir(self) -> Path:
-        """Where its machine caches blocks."""
+        """The cache folder of its machine."""
         return self.folder / "cache"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What commands need in their environment, beyond one's own."""
+        """The environment variables with which commands use these folders."""
         return {"CAS3FS_STATE_DIR": str(self.state_dir), "CAS3FS_CACHE_DIR": str(self.cache_dir)}
 
     def on_another_machine(self, folder: Path) -> "TemporaryVolume":
-        """The same volume with other, empty places in `folder`."""
+        """The same volume with other, empty state and cache folders below `folder`."""
         return TemporaryVolume(folder, self.url)
 
     def run(self, *arguments: str | Path) -> str:
-        """Run ``cas3fs`` with `arguments`, and give what it prints.
+        """Run ``cas3fs`` with `arguments`; returns what it prints.
 
         Raises:
-            MountError: it failed; with its words.
+            MountError: it failed; the text is its error message.
         """
         done = subprocess.run(
             [sys.executable, "-m", "cas3fs", *map(str, arguments)],
@@ -78,13 +78,13 @@ class TemporaryVolume:
         return done.stdout
 
     def report(self, *arguments: str | Path) -> Any:
-        """What ``cas3fs ... --json`` prints."""
+        """The value that ``cas3fs ... --json`` prints."""
         return json.loads(self.run(*arguments, "--json"))
 
 
 @attrs.frozen
 class TemporaryMount:
-    """A volume and where it is mounted; usable as a path."""
+    """A mounted volume; usable as a path."""
 
     volume: TemporaryVolume
     path: Path
@@ -96,7 +96,7 @@ class TemporaryMount:
         return self.path / name
 
     def up(self, *options: str) -> None:
-        """Mount it, with options of ``cas3fs mount``.
+        """Mount the volume, with options of ``cas3fs mount``.
 
         Raises:
             MountError: that failed.
@@ -105,10 +105,10 @@ class TemporaryMount:
         self.volume.run("mount", self.volume.url, self.path, *options)
 
     def down(self) -> None:
-        """Store everything and unmount; nothing happens when it is not mounted.
+        """Store everything and unmount; harmless when it is not mounted.
 
         Raises:
-            MountError: that failed; the mount is taken away all the same.
+            MountError: that failed; the mount is removed all the same.
         """
         if not self.path.is_mount():
             return
@@ -119,15 +119,15 @@ class TemporaryMount:
                 subprocess.run(["fusermount", "-u", "-z", str(self.path)], check=False, capture_output=True)
 
     def flush(self) -> None:
-        """Return when everything written is in the store, and a snapshot names it."""
+        """Store everything written so far, and publish a snapshot of it."""
         self.volume.run("flush", self.volume.url)
 
     def stats(self) -> Any:
-        """What ``cas3fs stats --json`` tells."""
+        """The value that ``cas3fs stats --json`` prints."""
         return self.volume.report("stats", self.path)
 
     def again(self, *options: str, keep_cache: bool = True, keep_state: bool = True) -> None:
-        """Unmount and mount, perhaps without what the machine kept."""
+        """Unmount and mount again, perhaps without the machine's cache or state."""
         self.down()
         if not keep_cache:
             shutil.rmtree(self.volume.cache_dir, ignore_errors=True)
@@ -137,7 +137,7 @@ class TemporaryMount:
 
 
 def obstacle_to_mounting() -> str:
-    """Why nobody can mount here; empty where it should work."""
+    """The reason why volumes cannot be mounted here; an empty text where they can."""
     if os.environ.get(NO_FUSE_VARIABLE) == "1":
         return f"{NO_FUSE_VARIABLE}=1"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):

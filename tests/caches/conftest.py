@@ -9,7 +9,7 @@ import pytest
 from cas3fs.caches import DiskCache
 from cas3fs.metrics import Metrics
 from cas3fs.testing.contracts.blockcache import Block, make_block
-from cas3fs.testing.memcached_process import MemcachedProcess, memcached
+from cas3fs.testing.servers import MemcachedProcess, memcached
 from tests.caches.web_server import WebServer, web_server
 
 __all__ = ["Block", "make_block"]

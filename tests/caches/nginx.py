@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cas3fs.testing.ports import accepts, free_port
-from cas3fs.testing.processes import ServerProcess
+from cas3fs.testing.servers import ServerProcess, accepts_connections, free_port
 
 DOCUMENT = Path(__file__).parents[2] / "docs/caches.rst"
 START_DEADLINE_S = 10
@@ -52,7 +51,7 @@ class Nginx(ServerProcess):
         command = [program, "-p", str(folder), "-e", str(log), "-c", str(configuration)]
         self.process = subprocess.Popen(command, start_new_session=True)
         deadline_s = time.monotonic() + START_DEADLINE_S
-        while not accepts(port):
+        while not accepts_connections(port):
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < deadline_s
             time.sleep(0.01)

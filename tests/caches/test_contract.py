@@ -17,7 +17,7 @@ from cas3fs.caches.wrappers import FaultTolerantCache
 from cas3fs.metrics import Metrics
 from cas3fs.testing.contracts.blockcache import BlockCacheContract
 from cas3fs.testing.fake_memcached import FakeMemcached
-from cas3fs.testing.memcached_process import MemcachedProcess
+from cas3fs.testing.servers import MemcachedProcess
 from tests.caches.web_server import WebServer
 
 

@@ -16,7 +16,7 @@ from cas3fs.caches.memcached_servers import HashRing
 from cas3fs.metrics import Metrics
 from cas3fs.testing.fake_memcached import FakeMemcached, FakeMemcachedServer
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.memcached_process import memcached
+from cas3fs.testing.servers import memcached
 from tests.caches.conftest import Block, make_block
 
 VOLUME = "0f5e3fd1-7f2e-4f4e-9f31-6a5d4c3b2a10"

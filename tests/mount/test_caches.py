@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from cas3fs.testing.memcached_process import memcached
+from cas3fs.testing.servers import memcached
 from tests.mount.conftest import Machine
 
 

@@ -12,7 +12,7 @@ from pymemcache.exceptions import MemcacheServerError, MemcacheUnexpectedCloseEr
 from cas3fs.testing.contracts.memcached import MemcachedContract
 from cas3fs.testing.fake_memcached import FakeMemcached, FakeMemcachedServer
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.memcached_process import MemcachedProcess, memcached
+from cas3fs.testing.servers import MemcachedProcess, memcached
 
 
 class TestTheFake(MemcachedContract):

@@ -27,8 +27,8 @@ from cas3fs.testing.contracts.s3client import (
     names,
 )
 from cas3fs.testing.fake_s3 import FakeS3
+from cas3fs.testing.fake_s3_errors import S3Service
 from cas3fs.testing.faults import FaultKind
-from cas3fs.testing.s3_errors import S3Service
 from cas3fs.testing.servers import S3Server, s3_client
 from tests.contracts.objectstore import CreatesOnlyOnce, KeepsMetadata, ObjectStoreContract
 

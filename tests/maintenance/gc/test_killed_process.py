@@ -42,7 +42,7 @@ USUAL_POINTS = (
 LONG_POINTS = (
     *USUAL_POINTS,
     "claim-put-after",
-    "line-taken-up",
+    "index-selected",
     "pack-put-before",
     "group-before:2",
     "group-after:2",

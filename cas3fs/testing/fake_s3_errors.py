@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Errors as boto3's S3 client raises them: the very classes, made from botocore's description of the service."""
+"""Errors of boto3's S3 client: the same classes, made from botocore's description of the service."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -61,8 +61,8 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 
 
-class S3Refusal(Exception):
-    """Inside of the fake: the operation is refused with this code. The client turns it into a ClientError."""
+class S3Error(Exception):
+    """Within the fake: an operation fails with this code; the client turns it into a ClientError."""
 
     def __init__(self, code: str, message: str = "", **details: str) -> None:
         super().__init__(code)
@@ -72,7 +72,7 @@ class S3Refusal(Exception):
 
 
 class S3Service:
-    """botocore's description of S3: shapes of parameters and answers, and the classes of errors."""
+    """botocore's description of S3: shapes of parameters and responses, and the classes of errors."""
 
     def __init__(self) -> None:
         import botocore.session
@@ -85,7 +85,7 @@ class S3Service:
         self._validator = ParamValidator()
 
     def validate(self, api_name: str, parameters: Mapping[str, Any]) -> None:
-        """Check parameters as boto3 does before it sends anything.
+        """Check parameters as boto3 does before it sends a request.
 
         Raises:
             botocore.exceptions.ParamValidationError: one is missing, unknown, or of a wrong type.
@@ -98,12 +98,12 @@ class S3Service:
         if report.has_errors():
             raise ParamValidationError(report=report.generate_report())
 
-    def error(self, api_name: str, refusal: S3Refusal) -> Exception:
-        """The exception that boto3 raises for a refusal; an answer to HEAD has no body, so no code but its status."""
-        status = STATUS_OF[refusal.code]
-        told = {"Code": refusal.code, "Message": refusal.message, **refusal.details}
+    def error(self, api_name: str, s3_error: S3Error) -> Exception:
+        """The exception that boto3 raises for an error; a response to HEAD has no body, so its code is its status."""
+        status = STATUS_OF[s3_error.code]
+        told = {"Code": s3_error.code, "Message": s3_error.message, **s3_error.details}
         if api_name.startswith("Head"):
-            told = {"Code": str(status), "Message": _MESSAGES.get(str(status), refusal.message)}
+            told = {"Code": str(status), "Message": _MESSAGES.get(str(status), s3_error.message)}
         response = {"Error": told, "ResponseMetadata": metadata(status)}
         kind: Any = self.exceptions.from_code(told["Code"])
         made: Exception = kind(response, api_name)
@@ -120,12 +120,12 @@ class S3Service:
 
 
 def metadata(status: int) -> dict[str, Any]:
-    """The ``ResponseMetadata`` of every answer."""
+    """The ``ResponseMetadata`` of every response."""
     return {"RequestId": "FAKE", "HostId": "fake", "HTTPStatusCode": status, "HTTPHeaders": {}, "RetryAttempts": 0}
 
 
 def broken_connection() -> Exception:
-    """What boto3 raises when the server hangs up without an answer."""
+    """The exception of boto3 when the server closes the connection without a response."""
     from botocore.exceptions import ConnectionClosedError
 
     return ConnectionClosedError(endpoint_url=ENDPOINT)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The server of the fake memcached: commands of the text protocol, carried out on items in memory.
+"""The server of the fake memcached: it carries out commands of the text protocol on items in memory.
 
-Least recently used items go first when room is wanted; an item is charged for its key, its value and `OVERHEAD_BYTES`.
-Not thread-safe: the server's lock is held around `step`.
+The least recently used items are evicted first; the size of an item is that of its key, its value and `OVERHEAD_BYTES`.
+It is not thread-safe: the server holds its lock around `step`.
 """
 
 import time
@@ -16,9 +16,9 @@ from cas3fs.testing.faults import FaultKind, Faults
 
 VERSION: Final = b"1.6.18"
 OVERHEAD_BYTES: Final = 56
-LONGEST_KEY: Final = 250
+MAX_KEY_BYTES: Final = 250
 _RELATIVE_S: Final = 30 * 24 * 3600
-"""Longer expirations are points in time."""
+"""Larger expirations are points in time."""
 _COUNTER_LIMIT: Final = 1 << 64
 
 MEMCACHED_FAULTS: Final = frozenset(
@@ -36,12 +36,12 @@ MEMCACHED_FAULTS: Final = frozenset(
 
 @attrs.define
 class Item:
-    """A value and what belongs to it."""
+    """A value with its flags and expiration."""
 
     value: bytes
     flags: bytes
     expires_s: float
-    """Infinite where it never does."""
+    """Infinite for an item that never expires."""
     cas: int
 
 
@@ -49,17 +49,17 @@ class Step(NamedTuple):
     """A command that was carried out."""
 
     used: int
-    """How many bytes it had."""
+    """The length of the command in bytes."""
     answer: bytes
     delay_s: float = 0.0
-    breaks: bool = False
-    """The connection is reset then."""
-    ends: bool = False
-    """The server closes the connection in an orderly way."""
+    resets_connection: bool = False
+    """The server resets the connection after it."""
+    closes_connection: bool = False
+    """The server closes the connection after it."""
 
 
-class Engine:
-    """The items, and the commands."""
+class MemcachedEngine:
+    """The items and the commands on them."""
 
     def __init__(self, limit_bytes: int, item_bytes: int, faults: Faults) -> None:
         self.items: OrderedDict[bytes, Item] = OrderedDict()
@@ -86,7 +86,7 @@ class Engine:
         return self._with_faults(name, words[1:], body, used)
 
     def corrupt(self, key: bytes, value: bytes) -> None:
-        """Replace the value of a key that is there, and nothing else of it."""
+        """Replace the value of an existing key, and nothing else."""
         item = self.items[key]
         self._size_bytes += len(value) - len(item.value)
         item.value = value
@@ -96,19 +96,19 @@ class Engine:
         delay = self._faults.trigger(FaultKind.DELAY, name, key)
         delay_s = delay.delay_s if delay else 0.0
         if self._faults.trigger(FaultKind.RESET, name, key):
-            return Step(used, b"", delay_s, breaks=True)
+            return Step(used, b"", delay_s, resets_connection=True)
         if self._faults.trigger(FaultKind.UNAVAILABLE, name, key):
             return Step(used, b"SERVER_ERROR out of memory\r\n", delay_s)
         if self._faults.trigger(FaultKind.THROTTLED, name, key):
             return Step(used, b"SERVER_ERROR too busy\r\n", delay_s)
         answer = self._answer(name, words, body)
         if self._faults.trigger(FaultKind.APPLIED_THEN_ERROR, name, key):
-            return Step(used, b"", delay_s, breaks=True)
+            return Step(used, b"", delay_s, resets_connection=True)
         if self._faults.trigger(FaultKind.TRUNCATED, name, key):
-            return Step(used, answer[: len(answer) // 2], delay_s, ends=True)
+            return Step(used, answer[: len(answer) // 2], delay_s, closes_connection=True)
         if words and words[-1] == b"noreply" and name not in _FETCHING:
             answer = b""
-        return Step(used, answer, delay_s, ends=name in ("quit", "shutdown"))
+        return Step(used, answer, delay_s, closes_connection=name in ("quit", "shutdown"))
 
     def _answer(self, name: str, words: list[bytes], body: bytes) -> bytes:
         if name in _STORING:
@@ -133,7 +133,7 @@ class Engine:
 
     def _store(self, name: str, words: list[bytes], body: bytes) -> bytes:
         key, flags, expire = words[0], words[1], int(words[2])
-        if len(key) > LONGEST_KEY:
+        if len(key) > MAX_KEY_BYTES:
             return b"CLIENT_ERROR bad command line format\r\n"
         if len(body) + len(key) + OVERHEAD_BYTES > self._item_bytes:
             self._drop(key)

@@ -212,6 +212,11 @@ def _writer_mount(url: str, folders: LocalFolders, endpoint_url: str | None) -> 
     return dead
 
 
+def not_a_mount(volume: str) -> MountError:
+    """The error for a path on which no volume is mounted."""
+    return MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+
+
 def volume_url(volume: str) -> str:
     """The URL that `volume`, a URL or a mount point, means.
 
@@ -253,5 +258,5 @@ def carry_out(
         with ControlClient(target.socket) as client:
             return client.call(verb, args, progress)
     if "://" not in volume:
-        raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+        raise not_a_mount(volume)
     return offline()(store_settings(volume, endpoint_url), find_local_folders(state_dir, cache_dir), args, progress)

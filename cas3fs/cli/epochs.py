@@ -7,8 +7,15 @@ from typing import Final
 
 import click
 
-from cas3fs.cli.common import find_target_of, folder_options, json_option, print_json, store_options, store_settings
-from cas3fs.errors import MountError
+from cas3fs.cli.common import (
+    find_target_of,
+    folder_options,
+    json_option,
+    not_a_mount,
+    print_json,
+    store_options,
+    store_settings,
+)
 
 _MOST: Final = 10
 _TOLD: Final[Mapping[str, str]] = {
@@ -48,7 +55,7 @@ def epochs(
 
     target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
     if target is None and "://" not in volume:
-        raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+        raise not_a_mount(volume)
     url = volume if target is None else target.url
     settings = store_settings(url, endpoint_url)
     if release is not None:

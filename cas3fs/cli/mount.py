@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cas3fs mount``: mounts a volume, and returns when it serves."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -150,12 +149,7 @@ def _serve(
     verbose: bool,
 ) -> int:
     def work(ready: Ready) -> int:
-        # looking for garbage among what is just being loaded finds none, and takes a tenth of the time
-        gc.disable()
-        try:
-            from cas3fs.commands.mount import serve_mount
-        finally:
-            gc.enable()
+        from cas3fs.commands.mount import serve_mount
 
         return serve_mount(
             store,

@@ -17,6 +17,7 @@ from cas3fs.cli.common import (
     find_target_of,
     folder_options,
     json_option,
+    not_a_mount,
     print_json,
     refuse_unstored,
     store_options,
@@ -65,7 +66,7 @@ class Volume:
     def settings(self) -> StoreSettings:
         """How to reach its store from here."""
         if self.target is None and "://" not in self._named:
-            raise MountError(f"{self._named} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+            raise not_a_mount(self._named)
         return store_settings(self._named if self.target is None else self.target.url, self._endpoint_url)
 
     def ask(self, verb: str, args: Message, progress: Progress | None = None) -> Message:

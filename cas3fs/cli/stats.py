@@ -6,10 +6,17 @@ from typing import Any, Final
 
 import click
 
-from cas3fs.cli.common import find_target_of, folder_options, json_option, print_json, store_options, store_settings
+from cas3fs.cli.common import (
+    find_target_of,
+    folder_options,
+    json_option,
+    not_a_mount,
+    print_json,
+    store_options,
+    store_settings,
+)
 from cas3fs.cli.costs import cost_report, cost_rows, price_option
 from cas3fs.config import find_local_folders, format_size
-from cas3fs.errors import MountError
 from cas3fs.prices import PriceTable
 from cas3fs.units import format_age
 
@@ -60,7 +67,7 @@ def _report(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_
         with ControlClient(target.socket) as client:
             return client.call("stats")
     if "://" not in volume:
-        raise MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+        raise not_a_mount(volume)
     from cas3fs.commands.stats import unmounted_report
 
     return unmounted_report(store_settings(volume, endpoint_url), find_local_folders(state_dir, cache_dir))

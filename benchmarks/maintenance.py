@@ -23,8 +23,9 @@ from cas3fs.blocks.codec import Compression, decode_verified, encode, hash_block
 from cas3fs.blocks.packs import PackBuilder, read_contents
 from cas3fs.blockstore.pack_store import PackStore, pack_key
 from cas3fs.entries.shelf import Shelf
-from cas3fs.index import Index, PackUseScan
+from cas3fs.index import Index
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
+from cas3fs.index.scans import PackUseScan
 from cas3fs.maintenance.fsck.target import FsckTarget
 from cas3fs.maintenance.fsck.verify import DataVerifier
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint

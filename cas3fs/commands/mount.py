@@ -152,7 +152,7 @@ class MountProcess:
             raise
         ready()
         # now, and not when it is asked for: an upgrade may have replaced it by then, and this process is of one version
-        threading.Thread(target=_import_checking, name="importer", daemon=True).start()
+        threading.Thread(target=_import_maintenance, name="importer", daemon=True).start()
         status = self._serve()
         self._server.close()
         return status
@@ -283,6 +283,12 @@ class MountProcess:
             "process": filesystem.statistics(),
             "maintenance": load_last_results(self._volume.state.path),
         }
+
+
+def _import_maintenance() -> None:
+    import cas3fs.maintenance.gc.collector  # noqa: F401
+
+    _import_checking()
 
 
 def _import_checking() -> Callable[[OpenVolume, Message, Progress], Message]:

@@ -29,7 +29,7 @@ from cas3fs.filesystem.writeback.commits import Commits
 from cas3fs.filesystem.writeback.pack_records import PackRecords
 from cas3fs.filesystem.writeback.storer import Storer
 from cas3fs.filesystem.writeback.unstorable import UnstorableFile
-from cas3fs.index import Index, IndexChecker, IndexReader
+from cas3fs.index import Index, IndexReader
 from cas3fs.metrics import Metrics
 from cas3fs.values import StoredPack
 
@@ -163,6 +163,8 @@ class FileSystem:
             self.metrics.note_error("staging", IndexCorrupt(self.staging.records.salvaged))
         if not self.staging.quarantined:
             return
+        from cas3fs.index.checks import IndexChecker  # few mounts need it
+
         with IndexChecker(self.index_path) as checker:
             for number, reason in self.staging.quarantined:
                 path = checker.path_of(number).decode(errors="backslashreplace") if number else "an unknown file"
@@ -342,6 +344,8 @@ class FileSystem:
             sizes = {number: self.staging.files[number].unstored_bytes for number in reasons}
         if not reasons:
             return []
+        from cas3fs.index.checks import IndexChecker  # few mounts need it
+
         with IndexChecker(self.index_path) as checker:
             return [
                 UnstorableFile(number, checker.path_of(number).decode(errors="backslashreplace"), sizes[number], reason)

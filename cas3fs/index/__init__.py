@@ -26,26 +26,21 @@ Threads
 It knows nothing of the object store, of staging files, of FUSE, or of what a checkpoint is.
 """
 
-from cas3fs.index.blocks import BlockTable, PackRow, number_of, ordinal_of
-from cas3fs.index.checks import FileState, IndexChecker
+from cas3fs.index.blocks import (
+    LOST_PACK,
+    BlockTable,
+    DeadPack,
+    PackEntry,
+    PackRow,
+    PackUse,
+    number_of,
+    ordinal_of,
+)
 from cas3fs.index.chunks import ChunkTable
 from cas3fs.index.garbage import Garbage
 from cas3fs.index.index import Index, PinnedIndex, VolumeState
 from cas3fs.index.namespace import InodeRow, Namespace
 from cas3fs.index.reader import Counts, IndexReader
-from cas3fs.index.repairs import LOST_PACK, Repairs
-from cas3fs.index.scans import (
-    DeadBlockScan,
-    DeadPack,
-    DeadPackScan,
-    EmptyPackScan,
-    LiveBlockScan,
-    NeededPackScan,
-    PackEntry,
-    PackScan,
-    PackUse,
-    PackUseScan,
-)
 from cas3fs.index.staging import StagedRow, StagingIndex
 from cas3fs.index.tables import ROOT_INODE
 
@@ -55,26 +50,16 @@ __all__ = [
     "BlockTable",
     "ChunkTable",
     "Counts",
-    "DeadBlockScan",
     "DeadPack",
-    "DeadPackScan",
-    "EmptyPackScan",
-    "FileState",
     "Garbage",
     "Index",
-    "IndexChecker",
     "IndexReader",
     "InodeRow",
-    "LiveBlockScan",
     "Namespace",
-    "NeededPackScan",
     "PackEntry",
     "PackRow",
-    "PackScan",
     "PackUse",
-    "PackUseScan",
     "PinnedIndex",
-    "Repairs",
     "StagedRow",
     "StagingIndex",
     "VolumeState",

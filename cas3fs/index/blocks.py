@@ -5,6 +5,9 @@ A *lost* block is one whose bytes were found missing or wrong. Its row stays, as
 deduplicated onto it, and a file with the same bytes stores them again: then its row says where they lie now, so every
 file that has it is whole again.
 
+The *lost pack* is a pack that no store has. A block that is placed in it cannot be read, so the ranges of files that
+need it give an I/O error; without it a join would come out empty, and they would read as zeros.
+
 The times of birth and death of a pack are snapshots' numbers, each as one integer: the epoch above 40 bits of
 sequence, so that they compare as (epoch, sequence) does. An epoch has 23 bits, so that the number stays positive in
 64.
@@ -30,6 +33,8 @@ from cas3fs.values import (
     StoredPack,
 )
 
+LOST_PACK: Final = "00000000/" + "0" * 64
+"""Epochs begin at 1, and no digest is that: nobody has ever stored such a pack."""
 _SEQUENCE_BITS: Final = LARGEST_SEQUENCE.bit_length()
 BATCH: Final = 64
 """So many hashes are looked up by one statement."""
@@ -47,6 +52,48 @@ class PackRow(NamedTuple):
     size: int
     born: int
     died: int | None
+
+
+class PackEntry(NamedTuple):
+    """A pack, and what the index places in it; sizes in bytes."""
+
+    name: str
+    size: int
+    born: int
+    died: int | None
+    blocks: int
+    block_bytes: int
+    """Of those blocks, encoded."""
+
+    @property
+    def used(self) -> bool:
+        """Whether the index places blocks in it."""
+        return self.blocks > 0
+
+
+class PackUse(NamedTuple):
+    """How much of a pack the index uses; sizes in bytes."""
+
+    id: int
+    name: str
+    size: int
+    born: int
+    died: int | None
+    blocks: int
+    """Blocks that the index places in it."""
+    block_bytes: int
+    """Their encoded bytes."""
+    live_blocks: int
+    live_bytes: int
+
+
+class DeadPack(NamedTuple):
+    """A pack that no file uses any more; `born` and `died` are ordinals of snapshots."""
+
+    name: str
+    size: int
+    born: int
+    died: int
 
 
 def ordinal_of(number: SnapshotNumber) -> int:

@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import Executable, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -27,11 +27,13 @@ from cas3fs.index.garbage import Garbage
 from cas3fs.index.hash_index import HashIndex
 from cas3fs.index.namespace import Namespace
 from cas3fs.index.reader import IndexReader
-from cas3fs.index.repairs import Repairs
 from cas3fs.index.schema import check_revision, create_tables
 from cas3fs.index.sqlite import CACHE_SIZE_KIB, SMALL_CACHE_SIZE_KIB, Database, Mode, Operation
 from cas3fs.index.statement import Statement
 from cas3fs.index.tables import ROOT_INODE, inodes, volume_state
+
+if TYPE_CHECKING:
+    from cas3fs.index.repairs import Repairs
 
 ROOT_MODE: Final = stat.S_IFDIR | 0o755
 _ADD_ROOT: Final = Statement(
@@ -199,8 +201,10 @@ class Index:
         """A connection of its own for questions about the whole, as of the last commit."""
         return IndexReader(self.path)
 
-    def repairs(self) -> Repairs:
-        """Changes that mend what a check has found; for an index on which no file system is at work."""
+    def repairs(self) -> "Repairs":
+        """Changes that repair what a check has found; for an index on which no file system is at work."""
+        from cas3fs.index.repairs import Repairs
+
         return Repairs(self._database, self.blocks)
 
     def close(self) -> None:

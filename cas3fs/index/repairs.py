@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Changes to an index in which a check has found defects: each repairs one kind, and deletes no content.
 
-The *lost pack* is a pack that no store has. A block that is placed in it cannot be read, so the ranges of files that
-need it give an I/O error; without it a join would come out empty, and they would read as zeros.
-
 Every method is to be called within an operation, under the index's lock, while no file system is at work on those
 inodes and names. All raise `IndexDatabaseError` and its kinds, and nothing else.
 """
@@ -17,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import Column, Executable, delete, func, insert, select, union_all, update
 
-from cas3fs.index.blocks import BlockTable
+from cas3fs.index.blocks import LOST_PACK, BlockTable
 from cas3fs.index.checks import FileState, PlacedChunk
 from cas3fs.index.checksums import ChunkChecksum, recomputed, sum_of_rows
 from cas3fs.index.sqlite import Database
@@ -25,8 +22,6 @@ from cas3fs.index.statement import Row, Statement
 from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, sequences, symlinks, xattrs
 from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
 
-LOST_PACK: Final = "00000000/" + "0" * 64
-"""Epochs begin at 1, and no digest is that: nobody has ever stored such a pack."""
 LOST_FOLDER: Final = b"lost+found"
 
 

@@ -12,13 +12,13 @@ Every method raises `IndexDatabaseError` and its kinds, and nothing else.
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, Self
 
 from sqlalchemy import Column, Executable, Integer, MetaData, Select, Table, Text, case, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateTable
 
-from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS
+from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, DeadPack, PackEntry, PackUse
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Row, Statement, ddl
 from cas3fs.index.tables import blocks, chunks, packs
@@ -66,48 +66,6 @@ _dead_rows = _table("dead_blocks", Column("id", Integer))
 _empty_rows = _table("empty_packs", Column("id", Integer))
 _dead_pack_rows = _table("dead_packs", Column("name", Text), *_integers("size", "born", "died"))
 _live_rows = _table("live_blocks", *_integers("block", "pack"))
-
-
-class PackEntry(NamedTuple):
-    """A pack, and what the index places in it; sizes in bytes."""
-
-    name: str
-    size: int
-    born: int
-    died: int | None
-    blocks: int
-    block_bytes: int
-    """Of those blocks, encoded."""
-
-    @property
-    def used(self) -> bool:
-        """Whether the index places blocks in it."""
-        return self.blocks > 0
-
-
-class PackUse(NamedTuple):
-    """How much of a pack the index uses; sizes in bytes."""
-
-    id: int
-    name: str
-    size: int
-    born: int
-    died: int | None
-    blocks: int
-    """Blocks that the index places in it."""
-    block_bytes: int
-    """Their encoded bytes."""
-    live_blocks: int
-    live_bytes: int
-
-
-class DeadPack(NamedTuple):
-    """A pack that no file uses any more; `born` and `died` are ordinals of snapshots."""
-
-    name: str
-    size: int
-    born: int
-    died: int
 
 
 class _Scan:

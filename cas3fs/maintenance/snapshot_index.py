@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cas3fs.errors import IndexCorrupt
-from cas3fs.index import IndexReader, NeededPackScan, PackRow, PackScan, migrations
+from cas3fs.index import IndexReader, PackRow, migrations
+from cas3fs.index.scans import NeededPackScan, PackScan
 from cas3fs.snapshots.archive import SnapshotArchive
 
 

@@ -7,15 +7,18 @@ deleted after the epoch was released.
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 from cas3fs.control import Message, Progress
 from cas3fs.errors import ControlError, UsageError
 from cas3fs.maintenance.context import VolumeContext
-from cas3fs.maintenance.gc.collector import GarbageCollector
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.last_results import save_last_result
 from cas3fs.periodic import FailureGuard, PeriodicThread
 from cas3fs.volume.opening import OpenVolume
+
+if TYPE_CHECKING:
+    from cas3fs.maintenance.gc.collector import GarbageCollector
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +28,8 @@ class GcScheduler:
 
     def __init__(self, volume: OpenVolume) -> None:
         self._volume = volume
-        self._collector: GarbageCollector | None = None if volume.context is None else GarbageCollector(volume.context)
+        self._collector: GarbageCollector | None = None
+        self._stopped = False
         self._running = threading.Lock()
         self._rhythm: PeriodicThread | None = None
 
@@ -42,17 +46,27 @@ class GcScheduler:
 
     def gc(self, settings: GcSettings, progress: Progress, *, dry_run: bool = False) -> Message:
         """Plans a gc, or does one; gives what ``--json`` prints. Raises as `GarbageCollector` does."""
-        _ = self.context
-        assert self._collector is not None
+        context = self.context
         with self._running:
+            collector = self._collector_of(context)
             if dry_run:
-                return self._collector.plan(settings, lambda told: progress(dict(told))).as_json()
-            result = self._collector.collect(settings, lambda told: progress(dict(told))).as_json()
+                return collector.plan(settings, lambda told: progress(dict(told))).as_json()
+            result = collector.collect(settings, lambda told: progress(dict(told))).as_json()
             save_last_result(self._volume.state.path, "gc", result)
         _log.info("gc: %s", result)
         for problem in result["problems"]:
             _log.error("gc went on past something: %s", problem)
         return result
+
+    def _collector_of(self, context: VolumeContext) -> "GarbageCollector":
+        """The collector, which is imported and made for the first gc, as no mount needs to wait for it."""
+        from cas3fs.maintenance.gc.collector import GarbageCollector
+
+        if self._collector is None:
+            self._collector = GarbageCollector(context)
+            if self._stopped:
+                self._collector.stop()
+        return self._collector
 
     def answer_gc(self, args: Message, progress: Progress) -> Message:
         """The request ``gc`` of the control socket."""
@@ -62,7 +76,7 @@ class GcScheduler:
 
     def start(self, interval_s: float) -> None:
         """Does a gc every `interval_s`; an interval of 0 means never."""
-        if interval_s > 0 and self._collector is not None:
+        if interval_s > 0 and self._volume.context is not None:
             guard = FailureGuard("gc", self._volume.metrics, "gc ended, nothing is lost")
             self._rhythm = PeriodicThread("gc", interval_s, self._collect, guard)
             self._rhythm.start()
@@ -72,6 +86,7 @@ class GcScheduler:
 
     def stop(self) -> None:
         """Ends what is under way, at its next step."""
+        self._stopped = True
         if self._collector is not None:
             self._collector.stop()
         if self._rhythm is not None:

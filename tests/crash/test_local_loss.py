@@ -15,7 +15,8 @@ from uuid import UUID
 import pytest
 
 from cas3fs.epochs.claim_file import read_claim_file
-from cas3fs.index import Index, IndexChecker, StagingIndex
+from cas3fs.index import Index, StagingIndex
+from cas3fs.index.checks import IndexChecker
 from tests.crash.disk import Disk, Luck
 from tests.crash.tracing import operations, traced
 

@@ -10,7 +10,7 @@ import pytest
 
 from cas3fs.errors import IndexDatabaseError, IndexRowRefused
 from cas3fs.filesystem import FileSystem
-from cas3fs.index import IndexChecker
+from cas3fs.index.checks import IndexChecker
 from cas3fs.testing.sqlite_faults import SqliteFault, sqlite_faults
 from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import (

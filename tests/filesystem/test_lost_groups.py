@@ -11,7 +11,7 @@ import pytest
 
 from cas3fs.errors import FileSystemError, IndexDatabaseError, errno_of
 from cas3fs.filesystem import FileSystem, FileSystemSettings
-from cas3fs.index import IndexChecker
+from cas3fs.index.checks import IndexChecker
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults, sqlite_faults
 from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import content, index_of, make_file, names_in, refused, until

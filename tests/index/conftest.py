@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.index import DeadBlockScan, EmptyPackScan, Index
+from cas3fs.index import Index
+from cas3fs.index.scans import DeadBlockScan, EmptyPackScan
 from cas3fs.values import BlockHash, PackedBlock, StoredPack
 
 NOW_NS = 1_700_000_000_123_456_789

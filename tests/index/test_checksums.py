@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from cas3fs.errors import IndexCorrupt
-from cas3fs.index import Index, IndexChecker, IndexReader
+from cas3fs.index import Index, IndexReader
+from cas3fs.index.checks import IndexChecker
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS, ChunkChecksum, checksum_of, row_checksum
 from cas3fs.index.statement import Statement
 from cas3fs.index.tables import chunks

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.index import (
+from cas3fs.index import Index, PackRow, scans
+from cas3fs.index.scans import (
     DeadBlockScan,
     DeadPackScan,
     EmptyPackScan,
-    Index,
     LiveBlockScan,
     NeededPackScan,
-    PackRow,
     PackScan,
     PackUseScan,
-    scans,
 )
 from tests.index.conftest import YOUNG, add_file, bury, drop_all, make_pack, watch
 

@@ -15,7 +15,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
-from cas3fs.index import LOST_PACK, Index, IndexChecker, migrations, schema, tables
+from cas3fs.index import LOST_PACK, Index, migrations, schema, tables
+from cas3fs.index.checks import IndexChecker
 from cas3fs.index.hash_index import drop_hash_index
 from tests.index.conftest import add_file
 

@@ -4,7 +4,7 @@
 import pytest
 
 from cas3fs.filesystem import ROOT
-from cas3fs.index import IndexChecker
+from cas3fs.index.checks import IndexChecker
 from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.maintenance.snapshot_index import referenced_packs
 from cas3fs.volume.opening import OpenVolume

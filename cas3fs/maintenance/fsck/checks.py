@@ -14,8 +14,9 @@ from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import IndexCorrupt, SnapshotArchived, SnapshotError, SnapshotMissing
 from cas3fs.filesystem.state.quarantine import quarantined_items
 from cas3fs.filesystem.state.recovery import damage_of, has_key
-from cas3fs.index import LOST_PACK, IndexChecker, PackEntry, PackScan, ordinal_of
-from cas3fs.index.checks import QUERIES
+from cas3fs.index import LOST_PACK, PackEntry, ordinal_of
+from cas3fs.index.checks import QUERIES, IndexChecker
+from cas3fs.index.scans import PackScan
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
 from cas3fs.maintenance.damaged_objects import QUARANTINED_SNAPSHOTS
 from cas3fs.maintenance.fsck.epoch_repair import check_epochs

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cas3fs.errors import SnapshotArchived, SnapshotError
-from cas3fs.index import FileState, IndexChecker
+from cas3fs.index.checks import FileState, IndexChecker
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.snapshot_index import restored_index
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cas3fs.errors import Cas3fsError
-from cas3fs.index import Index, Repairs
+from cas3fs.index import Index
+from cas3fs.index.repairs import Repairs
 from cas3fs.maintenance.fsck.findings import Finding
 
 _FILE: Final = stat.S_IFREG | 0o600

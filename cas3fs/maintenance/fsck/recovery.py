@@ -30,7 +30,9 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.state.extents import unpack_ranges
 from cas3fs.filesystem.state.recovery import damage_of
-from cas3fs.index import Index, IndexChecker, PackEntry, PackScan, StagedRow, StagingIndex
+from cas3fs.index import Index, PackEntry, StagedRow, StagingIndex
+from cas3fs.index.checks import IndexChecker
+from cas3fs.index.scans import PackScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.inventory import PackComparison
 from cas3fs.maintenance.lost_blocks import lost_packs, set_lost_packs

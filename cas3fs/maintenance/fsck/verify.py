@@ -34,7 +34,8 @@ from cas3fs.errors import (
     SnapshotDamaged,
     SnapshotMissing,
 )
-from cas3fs.index import LOST_PACK, LiveBlockScan, PackUse, PackUseScan, ordinal_of
+from cas3fs.index import LOST_PACK, PackUse, ordinal_of
+from cas3fs.index.scans import LiveBlockScan, PackUseScan
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint, VerifyProgress
 from cas3fs.maintenance.pack_usage import live_share

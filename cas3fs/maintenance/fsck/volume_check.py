@@ -8,7 +8,8 @@ import attrs
 
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import ObjectMissing
-from cas3fs.index import LOST_PACK, IndexChecker
+from cas3fs.index import LOST_PACK
+from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
 from cas3fs.maintenance.fsck.checks import (
     Checker,

@@ -29,7 +29,8 @@ from cas3fs.durable import sync_folder
 from cas3fs.errors import BlockError, ObjectArchived, SnapshotArchived
 from cas3fs.filesystem.state.quarantine import Quarantine
 from cas3fs.filesystem.state.recovery import damage_of
-from cas3fs.index import LOST_PACK, IndexChecker
+from cas3fs.index import LOST_PACK
+from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext, ignore_progress
 from cas3fs.maintenance.damaged_objects import quarantine_object, quarantine_snapshot
 from cas3fs.maintenance.fsck.checks import Checker

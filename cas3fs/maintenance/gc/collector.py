@@ -47,7 +47,8 @@ from typing import Any
 import attrs
 
 from cas3fs.errors import StoreError, VolumeError
-from cas3fs.index import DeadPackScan, PackRow, ordinal_of
+from cas3fs.index import PackRow, ordinal_of
+from cas3fs.index.scans import DeadPackScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext, ignore_progress
 from cas3fs.maintenance.gc.compaction import PackCompactor
 from cas3fs.maintenance.gc.deletion import ObjectDeleter, batches, delete_dead_packs, delete_orphans

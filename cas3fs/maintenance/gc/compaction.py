@@ -21,7 +21,7 @@ from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore.pack_ranges import coalesce
 from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.errors import BlockError, StoreError, TransientStoreError
-from cas3fs.index import LiveBlockScan
+from cas3fs.index.scans import LiveBlockScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.gc.pack_selection import SkippedPacks
 from cas3fs.values import BlockLocation

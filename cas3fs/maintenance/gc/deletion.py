@@ -14,7 +14,8 @@ from cas3fs.blockstore.pack_store import pack_key, pack_name_in
 from cas3fs.entries.kinds import PagesEntry
 from cas3fs.errors import DeleteFailed
 from cas3fs.filesystem import FileSystem
-from cas3fs.index import DeadPack, DeadPackScan, ordinal_of
+from cas3fs.index import DeadPack, ordinal_of
+from cas3fs.index.scans import DeadPackScan
 from cas3fs.maintenance.context import ProgressCallback
 from cas3fs.maintenance.gc.plan import DELETE_BATCH, Tally
 from cas3fs.objectstores import ObjectStore

@@ -16,7 +16,8 @@ import attrs
 
 from cas3fs.blockstore.pack_store import PackStore, pack_name_in
 from cas3fs.errors import EntryError, SnapshotError, StoreError
-from cas3fs.index import LOST_PACK, DeadPack, IndexReader, PackScan, PackUse, PackUseScan, ordinal_of
+from cas3fs.index import LOST_PACK, DeadPack, IndexReader, PackUse, ordinal_of
+from cas3fs.index.scans import PackScan, PackUseScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.damaged_objects import list_quarantined
 from cas3fs.maintenance.gc.deletion import batches

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from cas3fs.filesystem import FileSystem
-from cas3fs.index import DeadBlockScan, EmptyPackScan, IndexReader
+from cas3fs.index import IndexReader
+from cas3fs.index.scans import DeadBlockScan, EmptyPackScan
 from cas3fs.maintenance.context import ProgressCallback
 from cas3fs.maintenance.snapshot_index import check_chunk_checksums
 

@@ -10,7 +10,8 @@ import pytest
 from cas3fs.blockstore.pack_store import PackStore, pack_name_in
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import StoreUnreachable
-from cas3fs.index import PackScan, StagedRow, ordinal_of
+from cas3fs.index import StagedRow, ordinal_of
+from cas3fs.index.scans import PackScan
 from cas3fs.maintenance.fsck import checks, verify
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.fsck.volume_check import FsckSettings, check_volume

@@ -10,7 +10,8 @@ import pytest
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import Fenced, ObjectExists, StoreUnreachable
 from cas3fs.filesystem.state.extents import pack_ranges
-from cas3fs.index import IndexChecker, StagedRow
+from cas3fs.index import StagedRow
+from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.damaged_objects import quarantine_snapshot
 from cas3fs.values import BlockHash
 from tests.maintenance.damaged_volume import DamagedVolume, codes, flip, lose_staged_bytes, pack_of_f0, remove_a_pack

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A volume to maintain."""
+"""Volumes for the tests of gc and fsck."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A volume to be damaged and mended, and a way to damage it for each code of a finding."""
+"""A volume that tests damage and repair, and the damage for each code of a finding."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ROOT = Owner(0, 0)
 
 
 class DamagedVolume(MemoryVolume):
-    """A rig whose file system is at rest, to be damaged and mended."""
+    """A volume whose file system is idle, to be damaged and repaired."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder, **options)
@@ -30,7 +30,7 @@ class DamagedVolume(MemoryVolume):
         self.rows: StagingIndex | None = None
 
     def sql(self, *statements: str, values: tuple[Any, ...] = ()) -> None:
-        """Changes the index behind everybody's back."""
+        """Changes the index without the file system's knowledge."""
         self.fs.commit()
         with self.fs.index_transaction() as index:
             for statement in statements:
@@ -62,16 +62,16 @@ class DamagedVolume(MemoryVolume):
         return fsck.repair(FsckSettings(repair=True, **options))
 
     def found(self) -> dict[str, bytes | None]:
-        """The content of every file of the root, None where it cannot be read."""
-        told: dict[str, bytes | None] = {}
+        """The content of every file in the root directory; None if it cannot be read."""
+        contents: dict[str, bytes | None] = {}
         for name in self.names_in(1):
             try:
-                told[name] = self.read(name)
+                contents[name] = self.read(name)
             except BlockError:
-                told[name] = None
+                contents[name] = None
             except Cas3fsError:
                 continue
-        return told
+        return contents
 
     def names_in(self, folder: int) -> list[str]:
         rows = self.index._database.connection.execute("SELECT name FROM dentries WHERE parent = ?", (folder,))
@@ -84,7 +84,7 @@ class DamagedVolume(MemoryVolume):
         return self.fs.mkdir(parent, name.encode(), 0o755, ROOT).number
 
     def sharing_with_f0(self) -> set[str]:
-        """f0, and the files of the root that have blocks in a pack in which it has some."""
+        """f0, and the files in the root directory that have blocks in the same pack as f0."""
         packs = f"SELECT b.pack FROM blocks b JOIN chunks c ON c.block = b.id WHERE c.inode = {F0}"
         rows = self.index._database.connection.execute(
             "SELECT d.name FROM dentries d JOIN chunks c ON c.inode = d.inode JOIN blocks b ON b.id = c.block "
@@ -97,7 +97,7 @@ class DamagedVolume(MemoryVolume):
 
 
 def make(folder: Path, **options: Any) -> DamagedVolume:
-    """A ward with a few files; options are the rig's."""
+    """A volume with a few files; options are those of `MemoryVolume`."""
     damaged = DamagedVolume(folder, **options)
     for number in range(6):
         damaged.write(f"f{number}", noise(number))
@@ -164,36 +164,36 @@ DAMAGES: dict[str, tuple[str, ...]] = {
 
 
 def pack_of(damaged: DamagedVolume, inode: str) -> str:
-    """The name of the pack in which a block of that inode, a query, lies."""
+    """The name of the pack of a block of an inode, which is given as a query."""
     query = f"SELECT pack FROM blocks JOIN chunks ON block = id WHERE inode = {inode} LIMIT 1"
     return str(damaged.one(f"SELECT name FROM packs WHERE id = ({query})"))
 
 
 def pack_of_f0(damaged: DamagedVolume) -> str:
-    """The name of the pack in which a block of f0 lies."""
+    """The name of the pack of a block of f0."""
     return pack_of(damaged, F0)
 
 
 def replace(damaged: DamagedVolume, key: str, body: bytes) -> None:
-    """Another body for an object, behind everybody's back."""
+    """Replaces the body of an object."""
     damaged.inner.delete_many([key])
     damaged.inner.put_if_absent(key, body)
 
 
 def flip(damaged: DamagedVolume, key: str, place: int | None = None) -> None:
-    """Changes a byte of an object, in the middle unless told where."""
+    """Changes a byte of an object, by default in the middle."""
     body = bytearray(damaged.inner.get(key))
     body[len(body) // 2 if place is None else place] ^= 1
     replace(damaged, key, bytes(body))
 
 
 def cut(damaged: DamagedVolume, key: str) -> None:
-    """Takes the last bytes off an object."""
+    """Removes the last bytes of an object."""
     replace(damaged, key, damaged.inner.get(key)[:-9])
 
 
 def held_pack(damaged: DamagedVolume) -> str:
-    """A pack of which only a snapshot has need: its key."""
+    """The key of a pack that only a snapshot needs."""
     damaged.write("gone", noise(77, 60 * KIB))
     damaged.publish()
     made = pack_of(damaged, INODE.format("gone"))
@@ -245,11 +245,11 @@ STORE_DAMAGES: Final[dict[str, Callable[[DamagedVolume], object]]] = {
     "pages-missing": lambda damaged: damaged.inner.delete_many([f"pages/{damaged.newest}"]),
     "pages-wrong-size": lambda damaged: cut(damaged, f"pages/{damaged.newest}"),
 }
-"""By code, what damages the store."""
+"""The damage to the store, by code."""
 
 
-def note_lost_bytes(damaged: DamagedVolume) -> None:
-    """The record of a layer of which the local disk has lost bytes."""
+def record_lost_staged_data(damaged: DamagedVolume) -> None:
+    """Saves a record of staging whose data the local disk has lost."""
     inode = damaged.fs.lookup(1, b"f0")
     (damaged.folder / "staging" / f"{inode.number:x}-{inode.stored_seq + 1:x}").write_bytes(bytes(4096))
     damaged.rows = damaged.fs.staging.records
@@ -258,7 +258,7 @@ def note_lost_bytes(damaged: DamagedVolume) -> None:
     damaged.rows.commit()
 
 
-def put_a_record_aside(damaged: DamagedVolume) -> None:
+def quarantine_a_record(damaged: DamagedVolume) -> None:
     Quarantine(damaged.folder / "staging").keep(StagedRow(7, 1, None, -5, 0, 0, b"", b"bytes"), "for the test")
 
 
@@ -267,12 +267,12 @@ NOTED: Final[dict[str, Callable[[DamagedVolume], object]]] = {
     "snapshot-put-aside": lambda damaged: (flip(damaged, f"snapshots/{damaged.newest}"), damaged.fsck()),
     "known-loss": lose_a_pack,
     "known-snapshot-loss": lose_a_held_pack,
-    "staging-bytes-lost": note_lost_bytes,
-    "staging-put-aside": put_a_record_aside,
+    "staging-bytes-lost": record_lost_staged_data,
+    "staging-put-aside": quarantine_a_record,
 }
-"""By code, what leads to a note."""
+"""What leads to a note, by code."""
 
 
 def codes(result: FsckResult) -> set[str]:
-    """What was found."""
+    """The codes of the findings."""
     return {one.code for one in result.findings}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A volume on a memory store, open for writing, whose snapshots are remembered with what they held.
+"""A volume in a memory store, open for writing, that keeps the contents of its snapshots for comparison.
 
-A rig can be killed: `killed` gives another one with the local files as they are at that moment.
+It can be killed: `killed` returns another one with the local files as they are at that moment.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ class SnapshotPublisher:
 
 
 class MemoryVolume:
-    """See the module."""
+    """A volume in a memory store; its file system is used directly, without a mount."""
 
     def __init__(
         self,
@@ -163,14 +163,14 @@ class MemoryVolume:
 
     @property
     def index(self) -> Index:
-        """The index that the file system writes, to look into or to damage it."""
+        """The index that the file system writes, to read or to damage it."""
         with self.fs.index_transaction() as index:
             return index
 
     # -- files
 
     def write(self, name: str, data: bytes) -> None:
-        """Makes or replaces a file."""
+        """Creates or replaces a file."""
         root = Owner(0, 0)
         with suppress(FileSystemError):
             self.fs.unlink(1, name.encode())
@@ -208,7 +208,7 @@ class MemoryVolume:
         return {name: self.read(name) for name in self.names()}
 
     def tree_or_nothing(self) -> Tree:
-        """The tree; nothing where some of it cannot be read."""
+        """The tree; empty if some of it cannot be read."""
         try:
             return self.tree()
         except Cas3fsError:
@@ -236,7 +236,7 @@ class MemoryVolume:
         return sum(info.size for info in self.inner.list())
 
     def check_snapshots(self) -> None:
-        """Every retained snapshot holds, byte by byte, what it held when it was taken."""
+        """Checks that every retained snapshot has the contents that it had when it was taken."""
         for snapshot, tree in self.snapshots.items():
             path = self.folder / f"check-{snapshot}.sqlite"
             self.archive.restore(snapshot, path)
@@ -244,14 +244,14 @@ class MemoryVolume:
             path.unlink()
 
     def check_newest(self, tree: Tree) -> None:
-        """The newest snapshot holds that, byte by byte."""
+        """Checks that the newest snapshot has these contents."""
         path = self.folder / "newest.sqlite"
         self.archive.restore(str(self.newest), path)
         assert contents(path, self.inner) == tree
         path.unlink()
 
     def check_snapshots_that_can_be_read(self) -> None:
-        """The newest snapshot can be restored."""
+        """Checks that the newest snapshot can be restored."""
         path = self.folder / "newest.sqlite"
         self.archive.restore(str(self.newest), path)
         path.unlink()
@@ -259,7 +259,7 @@ class MemoryVolume:
     # -- the end
 
     def killed(self, folder: Path, **options: Any) -> "MemoryVolume":
-        """Another process, on what is on the disk at this moment; this one is closed."""
+        """Another process, with the local files as they are at this moment; this one is closed."""
         shutil.copytree(self.folder, folder)
         self.close()
         return MemoryVolume(folder, self.inner, snapshots=self.snapshots, **options)
@@ -271,7 +271,7 @@ class MemoryVolume:
 
 
 def contents(index: Path, store: ObjectStore) -> Tree:
-    """The files of an index, with bytes as they lie in the store; there are no folders but the root."""
+    """The files of an index, with their bytes from the store; the root is the only directory."""
     database = sqlite3.connect(index)
     found: Tree = {}
     rows = database.execute(
@@ -298,7 +298,7 @@ def _content(database: sqlite3.Connection, store: ObjectStore, inode: int, size:
 
 
 def noise(seed: int, size: int = 20 * KIB) -> bytes:
-    """Bytes that neither compress nor recur."""
+    """Bytes that can be neither compressed nor deduplicated."""
     return random.Random(seed).randbytes(size)
 
 
@@ -308,7 +308,7 @@ def fill(volume: MemoryVolume, count: int = 8, start: int = 0) -> None:
 
 
 def garbage(volume: MemoryVolume) -> None:
-    """Some dead packs, some sparse ones, some held by snapshots, and a stray."""
+    """Makes dead packs, sparsely used packs, packs held by snapshots, and an orphan."""
     fill(volume, 12)
     first = volume.publish()
     fill(volume, 8, 20)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects that somebody's rules have moved to an archive: they are neither lost nor damaged, and hide nothing else."""
+"""Objects that a lifecycle rule has moved to an archive: they are neither lost nor damaged, and hide nothing else."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def damaged(tmp_path: Path, faults: Faults) -> Iterator[DamagedVolume]:
 
 @pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("kind", ["pack", "pack of a snapshot", "pages"])
-def test_what_lies_in_an_archive_is_named_and_all_else_is_read_back(
+def test_archived_objects_are_reported_and_all_others_are_read_back(
     damaged: DamagedVolume, faults: Faults, kind: str
 ) -> None:
     before = damaged.found()
@@ -54,7 +54,7 @@ def test_what_lies_in_an_archive_is_named_and_all_else_is_read_back(
 
 @pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("is_newest", [True, False])
-def test_a_manifest_in_an_archive_is_a_finding_and_the_check_goes_on(
+def test_an_archived_manifest_is_a_finding_and_the_check_goes_on(
     damaged: DamagedVolume, faults: Faults, *, is_newest: bool
 ) -> None:
     before, first = damaged.found(), str(damaged.newest)
@@ -75,7 +75,7 @@ def test_a_manifest_in_an_archive_is_a_finding_and_the_check_goes_on(
 
 
 @pytest.mark.promise("surroundings-may-change")
-def test_a_gc_deletes_nothing_while_a_manifest_lies_in_an_archive(damaged: DamagedVolume, faults: Faults) -> None:
+def test_a_gc_deletes_nothing_while_a_manifest_is_archived(damaged: DamagedVolume, faults: Faults) -> None:
     key = f"snapshots/{damaged.newest}"
     damaged.remove("f1")
     damaged.publish()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""While the store is asked for something, nobody reads the index: what programs change meanwhile would pile up in its
-log, as nothing of it can be taken over into the index before the reader is done."""
+"""gc and fsck do not read the index while they wait for the store: a reader keeps the index's log from being
+checkpointed, so the changes of programs would pile up in it."""
 
 import os
 import sqlite3
@@ -19,10 +19,10 @@ from tests.maintenance.memory_volume import KIB, noise
 
 
 class Asked(StoreWrapper):
-    """At each request a program changes something, and it is seen how much of the log cannot be taken over."""
+    """Changes a file at each request, and measures how much of the log cannot be checkpointed."""
 
     damaged: DamagedVolume | None = None
-    """None: not looked at."""
+    """None while it does not measure."""
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
@@ -57,7 +57,7 @@ def looked_at(damaged: DamagedVolume) -> Iterator[list[int]]:
 
 
 @pytest.mark.promise("looking-costs-what-there-is")
-def test_a_check_that_reads_all_data_back_keeps_nobody_from_taking_over_the_log(damaged: DamagedVolume) -> None:
+def test_a_check_that_reads_all_data_leaves_the_log_free(damaged: DamagedVolume) -> None:
     held_pack(damaged)
     for number in range(3):
         damaged.write(f"g{number}", noise(50 + number, 40 * KIB))
@@ -72,7 +72,7 @@ def test_a_check_that_reads_all_data_back_keeps_nobody_from_taking_over_the_log(
 
 
 @pytest.mark.promise("looking-costs-what-there-is")
-def test_nor_does_a_gc_that_rewrites_packs(damaged: DamagedVolume) -> None:
+def test_a_gc_that_rewrites_packs_leaves_the_log_free(damaged: DamagedVolume) -> None:
     for number in range(4):
         damaged.write(f"g{number}", noise(50 + number, 90 * KIB))
     damaged.fs.store_all()

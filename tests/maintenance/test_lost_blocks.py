@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks that are known to be lost: nothing is deduplicated onto them, and the same bytes written again heal them."""
+"""Blocks that are known to be lost: nothing is deduplicated onto them, and writing the same bytes again heals them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ OF_SNAPSHOTS: Final = {"known-snapshot-loss", "snapshot-pack-missing", "snapshot
 
 
 def lose_the_photo(volume: MemoryVolume) -> None:
-    """A photo and its twin are stored, and then the pack of both is gone."""
+    """Stores a photo and a copy of it, and deletes the pack of both."""
     volume.write("photo", PHOTO)
     volume.write("twin", PHOTO)
     volume.publish()
@@ -45,7 +45,7 @@ def by_a_gc(volume: MemoryVolume) -> None:
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto", "every-block-is-verified")
 @pytest.mark.parametrize("notice", [by_a_read, by_a_gc])
-def test_bytes_of_a_pack_that_was_found_gone_are_stored_again_and_heal_every_file(
+def test_data_of_a_missing_pack_is_stored_again_and_heals_every_file(
     volume: MemoryVolume, notice: Callable[[MemoryVolume], None]
 ) -> None:
     lose_the_photo(volume)
@@ -69,7 +69,7 @@ def handle_read(volume: MemoryVolume, start: int) -> None:
 
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
-def test_what_was_found_gone_is_known_after_a_crash(volume: MemoryVolume, tmp_path: Path) -> None:
+def test_lost_packs_are_known_after_a_crash(volume: MemoryVolume, tmp_path: Path) -> None:
     lose_the_photo(volume)
     by_a_gc(volume)
     volume.fs.commit()
@@ -80,7 +80,7 @@ def test_what_was_found_gone_is_known_after_a_crash(volume: MemoryVolume, tmp_pa
 
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
-def test_a_block_that_was_stored_and_is_found_gone_before_its_file_is_entered_is_stored_again(
+def test_a_block_lost_before_its_file_is_committed_is_stored_again(
     volume: MemoryVolume,
 ) -> None:
     volume.write("photo", PHOTO)
@@ -124,8 +124,8 @@ def cut_the_pack(damaged: DamagedVolume) -> None:
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
 @pytest.mark.parametrize("damage", [remove_a_pack, flip_a_block, cut_the_pack])
-@pytest.mark.parametrize("repair", [False, True], ids=["told", "repaired"])
-def test_what_a_check_found_lost_is_healed_by_copying_the_files_in_again(
+@pytest.mark.parametrize("repair", [False, True], ids=["reported", "repaired"])
+def test_copying_files_in_again_heals_what_a_check_found_lost(
     damaged: DamagedVolume, damage: Callable[[DamagedVolume], None], repair: bool
 ) -> None:
     before = {name: data for name, data in damaged.found().items() if data is not None}
@@ -144,7 +144,7 @@ def test_what_a_check_found_lost_is_healed_by_copying_the_files_in_again(
     assert damaged.one("SELECT count(*) FROM lost_blocks") == 0
 
 
-def test_a_block_that_was_read_in_vain_is_found_by_a_check_that_reads_nothing_else(damaged: DamagedVolume) -> None:
+def test_a_block_that_could_not_be_read_is_found_by_any_check(damaged: DamagedVolume) -> None:
     flip_a_block(damaged)
     assert damaged.check().status == 0
     assert damaged.found()["f0"] is None
@@ -152,7 +152,7 @@ def test_a_block_that_was_read_in_vain_is_found_by_a_check_that_reads_nothing_el
     assert (finding.code, finding.paths) == ("block-damaged", ("/f0",))
 
 
-def test_a_block_that_can_be_read_again_is_believed_again_by_a_repair(damaged: DamagedVolume) -> None:
+def test_a_repair_unmarks_a_lost_block_that_can_be_read_again(damaged: DamagedVolume) -> None:
     key = f"packs/{pack_of_f0(damaged)}"
     body = damaged.inner.get(key)
     damaged.inner.delete_many([key])
@@ -164,7 +164,7 @@ def test_a_block_that_can_be_read_again_is_believed_again_by_a_repair(damaged: D
     assert damaged.found()["f0"] == noise(0)
 
 
-def test_a_read_from_where_a_block_lay_before_does_not_make_it_lost(volume: MemoryVolume) -> None:
+def test_reading_a_block_at_its_old_location_does_not_mark_it_lost(volume: MemoryVolume) -> None:
     volume.write("photo", PHOTO)
     volume.publish()
     (span, *_) = volume.index.chunks.spans(volume.fs.lookup(1, b"photo").number, 0, 1)

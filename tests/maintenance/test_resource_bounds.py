@@ -25,7 +25,7 @@ OLD = datetime.now(UTC) - timedelta(days=1)
 
 
 class Crowded(MemoryStore):
-    """Holds, beside its objects, packs that are only listed, and notes what is listed and read of packs."""
+    """Lists many packs that it does not have, and counts what is listed and read of packs."""
 
     def __init__(self, packs: int = 0) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Crowded(MemoryStore):
 
 
 def enter(volume: MemoryVolume, packs: int) -> None:
-    """The crowd's packs in the index, each with a block that nothing names."""
+    """Enters those packs in the index, each with an unreferenced block."""
     volume.fs.commit()
     with closing(sqlite3.connect(volume.folder / "index.sqlite")) as database, database:
         names = ((1000 + one, f"00000001/{one:064x}", SIZE, 1) for one in range(packs))
@@ -74,7 +74,7 @@ def enter(volume: MemoryVolume, packs: int) -> None:
 
 
 def peak_of_a_gc(folder: Path, packs: int) -> int:
-    """The most memory that a plan of a gc takes, in bytes."""
+    """The most memory that planning a gc takes, in bytes."""
     volume = MemoryVolume(folder, Crowded(packs))
     fill(volume, 2)
     volume.publish()
@@ -90,7 +90,7 @@ def peak_of_a_gc(folder: Path, packs: int) -> int:
 
 
 @pytest.mark.promise("gc-memory-is-bounded")
-def test_the_memory_of_a_gc_does_not_grow_with_the_packs(tmp_path: Path) -> None:
+def test_the_memory_of_a_gc_does_not_grow_with_the_number_of_packs(tmp_path: Path) -> None:
     few, many = peak_of_a_gc(tmp_path / "few", 3000), peak_of_a_gc(tmp_path / "many", 30_000)
     # a name and a number of each are 6 MB more; what the collector of cycles has not seen yet comes and goes
     assert many < few + 1000 * KIB
@@ -145,7 +145,7 @@ def test_the_lock_is_held_for_a_bounded_number_of_rows(volume: MemoryVolume, mon
 
 
 @pytest.mark.promise("gc-memory-is-bounded")
-def test_a_listing_that_does_not_ascend_is_not_believed(volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_out_of_order_is_not_relied_on(volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(volume, 8)
     first = volume.publish()
     for name in volume.names():
@@ -166,8 +166,8 @@ def test_a_listing_that_does_not_ascend_is_not_believed(volume: MemoryVolume, mo
     assert volume.packs() == packs
 
 
-class TestALostBlock:
-    """A repair looks for it."""
+class TestRecoveryOfALostBlock:
+    """A repair searches packs for a lost block."""
 
     @pytest.fixture
     def damaged(self, tmp_path: Path) -> Iterator[DamagedVolume]:
@@ -176,29 +176,29 @@ class TestALostBlock:
         made.close()
 
     @pytest.mark.promise("repair-reads-only-what-may-help")
-    def test_packs_that_hold_nothing_but_what_the_index_places_there_are_not_read(self, damaged: DamagedVolume) -> None:
+    def test_packs_with_only_the_blocks_of_the_index_are_not_read(self, damaged: DamagedVolume) -> None:
         for number in range(20):
             damaged.write(f"other{number}", noise(100 + number))
             damaged.fs.store_all()
-        hurt = f"packs/{pack_of_f0(damaged)}"
-        flip(damaged, hurt, 5000)
+        pack = f"packs/{pack_of_f0(damaged)}"
+        flip(damaged, pack, 5000)
         assert isinstance(damaged.inner, Crowded)
         damaged.inner.read.clear()
         assert damaged.fsck(verify_data=True).status == 1
-        assert set(damaged.inner.read) == {hurt}
+        assert set(damaged.inner.read) == {pack}
 
     @pytest.mark.promise("repair-reads-only-what-may-help")
-    def test_packs_with_something_more_are_and_so_are_those_that_nobody_knows(self, damaged: DamagedVolume) -> None:
+    def test_packs_with_more_blocks_and_unknown_packs_are_read(self, damaged: DamagedVolume) -> None:
         damaged.write("a", noise(100))
         damaged.write("b", noise(101))
         damaged.fs.store_all()
         damaged.remove("a")
         damaged.gc()
         damaged.inner.put_if_absent("packs/00000001/" + "ab" * 32, b"an upload that broke off")
-        hurt = f"packs/{pack_of_f0(damaged)}"
-        flip(damaged, hurt, 5000)
+        pack = f"packs/{pack_of_f0(damaged)}"
+        flip(damaged, pack, 5000)
         assert isinstance(damaged.inner, Crowded)
         damaged.inner.read.clear()
         damaged.fsck(verify_data=True)
-        assert hurt in damaged.inner.read and "packs/00000001/" + "ab" * 32 in damaged.inner.read
+        assert pack in damaged.inner.read and "packs/00000001/" + "ab" * 32 in damaged.inner.read
         assert len(set(damaged.inner.read)) == 3

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rewriting: the live blocks of packs that are mostly empty move to new packs.
+"""Compaction: rewrites sparsely used packs, by moving their live blocks to new packs.
 
-For each new pack: the blocks are read, in joined ranges, and each is checked against its hash; the pack is put; then
-one operation enters it and lets those blocks lie there that still lie where they were read. What was dropped or moved
-meanwhile is left as it is. The old packs lose their blocks by that, and die with the gc that follows.
+For each new pack, the blocks are read, in joined ranges, and checked against their hashes; the pack is put; then one
+operation enters it in the index, and moves the blocks to it that are still where they were read. Blocks that were
+dropped or moved meanwhile are left as they are. The old packs have no blocks after that, and die with the gc that
+follows.
 
-A pack of which a live block cannot be read stays as it is: copying the others would free nothing. A store that fails
-for a while ends the rewriting, and nothing else.
+A pack with a live block that cannot be read stays as it is, as copying the others would free nothing. If the store
+fails for a while, that ends the compaction, and nothing else.
 
-Where the process may die: before the put: nothing happened; after it: the pack is unknown, and goes as a stray when
-it is old enough; within the operation, or before it is committed: the same; after that: it is done.
+A crash before the operation is committed leaves nothing, or an unknown pack, which a gc deletes as an orphan.
 
 Memory: the live blocks of one old pack and of one new one.
 """
@@ -23,35 +23,36 @@ from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.errors import BlockError, StoreError, TransientStoreError
 from cas3fs.index.scans import LiveBlockScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
-from cas3fs.maintenance.gc.pack_selection import SkippedPacks
 from cas3fs.values import BlockLocation
 
 Encoded = tuple[BlockLocation, bytes]
 
 
 class PackCompactor:
-    """Rewrites packs of one volume."""
+    """Rewrites packs of one volume.
+
+    Attributes:
+        packs: how many packs were read; their live blocks have moved.
+        copied_bytes: of those blocks.
+        unreadable: how many packs stay as they are, since a block in them cannot be read.
+        problems: what was not done, and why; a sentence each.
+    """
 
     def __init__(self, context: VolumeContext, report: ProgressCallback) -> None:
         self._context = context
         self._report = report
         self._pack_store = PackStore(context.store)
         self.packs = 0
-        """Of which the live blocks were read and have moved."""
         self.copied_bytes = 0
         self.unreadable = 0
-        """Packs that stay as they are, since a block of theirs cannot be read."""
         self.problems: list[str] = []
-        """What was not done, and why; a sentence each."""
-        self.left: tuple[SkippedPacks, ...] = ()
-        """What was not to be rewritten."""
         self._first_reason = ""
 
     def rewrite(self, packs: Sequence[int], total_bytes: int) -> None:
-        """Moves the live blocks of the packs of those ids.
+        """Moves the live blocks of the packs with these ids.
 
         Raises:
-            StoreError: a new pack could not be stored; what was moved before is moved.
+            StoreError: a new pack could not be stored; what was moved before stays moved.
             IndexDatabaseError: the index failed; the same.
         """
         with LiveBlockScan(self._context.filesystem.index_path, packs) as live:
@@ -61,18 +62,18 @@ class PackCompactor:
                 self._report({"what": "rewriting packs", "done": self.copied_bytes, "total": total_bytes})
         if self.unreadable:
             self.problems.append(
-                f"{self.unreadable:,} packs that are mostly unused stay, as a block in each cannot be read "
-                f"(`cas3fs fsck --verify-data` tells more): {self._first_reason}"
+                f"{self.unreadable:,} sparsely used packs were not rewritten, as a block in each cannot be read "
+                f"(`cas3fs fsck --verify-data` lists the files): {self._first_reason}"
             )
 
     def _encoded(self, packs: Iterable[Sequence[BlockLocation]]) -> Iterator[Encoded]:
-        """The live blocks of each pack of which all can be read, as they are stored, verified."""
+        """The encoded live blocks, verified, of each pack of which all live blocks can be read."""
         for blocks in packs:
             try:
                 encoded = self._read(blocks)
             except TransientStoreError as error:
                 self.problems.append(
-                    f"packs that are mostly unused stay until a later gc, as the store failed: {error}"
+                    f"some sparsely used packs were not rewritten, as the store failed; a later gc tries again: {error}"
                 )
                 return
             except (BlockError, StoreError) as error:
@@ -83,7 +84,7 @@ class PackCompactor:
             yield from encoded
 
     def _read(self, blocks: Sequence[BlockLocation]) -> list[Encoded]:
-        """These blocks of a pack, as they are stored.
+        """Reads blocks of a pack; they stay encoded.
 
         Raises:
             BlockError: one of them is missing or damaged.
@@ -91,18 +92,18 @@ class PackCompactor:
         """
         encoded = []
         for wanted in coalesce(blocks):
-            with self._losing(wanted.blocks):
+            with self._marking_lost(wanted.blocks):
                 body = self._pack_store.get_range(wanted)
             for block in wanted.blocks:
-                with self._losing([block]):
+                with self._marking_lost([block]):
                     self._pack_store.decode(body, wanted.start, block)
                 start = block.offset - wanted.start
                 encoded.append((block, body[start : start + block.stored_length]))
         return encoded
 
     @contextmanager
-    def _losing(self, blocks: Iterable[BlockLocation]) -> Iterator[None]:
-        """Whatever cannot be read within is known to be lost."""
+    def _marking_lost(self, blocks: Iterable[BlockLocation]) -> Iterator[None]:
+        """Marks the blocks as lost in the index if reading them within this context fails."""
         try:
             yield
         except BlockError:
@@ -111,7 +112,7 @@ class PackCompactor:
             raise
 
     def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:
-        """As many blocks as fit in a pack, one group after the other."""
+        """The blocks in groups, each of which fits in one pack."""
         group: list[Encoded] = []
         size_bytes = 0
         for block in blocks:
@@ -124,6 +125,7 @@ class PackCompactor:
             yield group
 
     def _store(self, group: Sequence[Encoded]) -> None:
+        """Stores blocks as a new pack, and moves them to it in the index."""
         builder = PackBuilder()
         for block, encoded in group:
             builder.add(block.hash, encoded, block.plain_length)
@@ -132,6 +134,6 @@ class PackCompactor:
         stored = self._pack_store.put(image, self._context.epoch)
         self._report({"what": "moving blocks"})
         filesystem = self._context.filesystem
-        olds = [block.pack for block, _ in group]
+        old_packs = [block.pack for block, _ in group]
         with filesystem.index_transaction() as index:
-            index.garbage.move_blocks(stored, olds, filesystem.next_ordinal)
+            index.garbage.move_blocks(stored, old_packs, filesystem.next_ordinal)

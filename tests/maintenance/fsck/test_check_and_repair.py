@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever is wrong is found, named, mended, and then gone; and what is not wrong does not change by a byte."""
+"""Damage is found, reported and repaired; intact files do not change by a byte."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ from tests.maintenance.damaged_volume import (
 from tests.maintenance.memory_volume import KIB, noise
 
 
-def test_a_location_that_was_lost_is_found_again_in_the_pack(damaged: DamagedVolume) -> None:
+def test_a_lost_location_of_a_block_is_found_in_its_pack(damaged: DamagedVolume) -> None:
     before = damaged.found()
     for code in ("block-without-pack", "block-out-of-pack"):
         damaged.sql(*DAMAGES[code])
@@ -43,9 +43,9 @@ def test_a_location_that_was_lost_is_found_again_in_the_pack(damaged: DamagedVol
 
 
 class TestPacks:
-    """Objects of the store are damaged."""
+    """Packs are missing or damaged."""
 
-    def test_one_that_is_gone_is_a_known_loss_after_the_repair(self, damaged: DamagedVolume) -> None:
+    def test_a_missing_pack_is_a_known_loss_after_the_repair(self, damaged: DamagedVolume) -> None:
         before, pack = damaged.found(), pack_of_f0(damaged)
         damaged.inner.delete_many([f"packs/{pack}"])
         (finding,) = damaged.check().findings
@@ -62,20 +62,20 @@ class TestPacks:
         }
         damaged.gc()  # goes on all the same
 
-    def test_what_was_lost_before_stays_known_when_more_is_lost(self, damaged: DamagedVolume) -> None:
+    def test_known_losses_stay_known_when_more_is_lost(self, damaged: DamagedVolume) -> None:
         first, second = pack_of_f0(damaged), pack_of(damaged, INODE.format("f5"))
         assert first != second
         for pack in (first, second):
             damaged.inner.delete_many([f"packs/{pack}"])
             assert damaged.fsck().status == 1
-        told = damaged.check()
-        assert {(one.code, one.touches["pack"]) for one in told.findings} == {
+        result = damaged.check()
+        assert {(one.code, one.touches["pack"]) for one in result.findings} == {
             ("known-loss", first),
             ("known-loss", second),
         }
         damaged.gc()  # goes on all the same
 
-    def test_a_gc_goes_on_beside_what_is_lost_in_parts(self, damaged: DamagedVolume) -> None:
+    def test_a_gc_works_beside_a_partly_lost_pack(self, damaged: DamagedVolume) -> None:
         damaged.sql(*DAMAGES["chunk-without-block"])
         assert damaged.fsck().status == 1
         damaged.remove("f3")
@@ -83,7 +83,7 @@ class TestPacks:
         assert damaged.check().status == 0
         assert damaged.found()["f0"] is None
 
-    def test_what_the_cache_has_is_stored_again(self, damaged: DamagedVolume) -> None:
+    def test_blocks_in_the_cache_are_stored_again(self, damaged: DamagedVolume) -> None:
         before, pack = damaged.found(), pack_of_f0(damaged)
         damaged.cache = MemoryCache(10 << 20)
         with_blocks = damaged.index._database.connection.execute(
@@ -99,7 +99,7 @@ class TestPacks:
         assert damaged.found() == before
         assert damaged.check().status == 0
 
-    def test_what_lies_in_another_pack_too_is_found_there(self, damaged: DamagedVolume) -> None:
+    def test_blocks_are_found_in_another_pack(self, damaged: DamagedVolume) -> None:
         before, pack = damaged.found(), pack_of_f0(damaged)
         body = damaged.inner.get(f"packs/{pack}")
         damaged.inner.put_if_absent("packs/00000001/" + "ee" * 32, body)
@@ -107,7 +107,7 @@ class TestPacks:
         assert damaged.fsck().status == 1
         assert damaged.found() == before
 
-    def test_one_of_another_size_is_looked_into(self, damaged: DamagedVolume) -> None:
+    def test_the_blocks_of_a_pack_with_another_size_are_checked(self, damaged: DamagedVolume) -> None:
         pack = pack_of_f0(damaged)
         body = damaged.inner.get(f"packs/{pack}")
         damaged.inner.delete_many([f"packs/{pack}"])
@@ -135,7 +135,7 @@ class TestPacks:
 
 
 class TestPacksOfOneSnapshot:
-    """A pack that was born with a snapshot, which is the only one to need it."""
+    """A pack that only the snapshot needs with which it was born."""
 
     @pytest.fixture
     def pack(self, damaged: DamagedVolume) -> str:
@@ -148,20 +148,20 @@ class TestPacksOfOneSnapshot:
         assert len(damaged.archive.ids()) == 2
         return key
 
-    def test_it_is_missed(self, damaged: DamagedVolume, pack: str) -> None:
+    def test_a_missing_pack_is_found(self, damaged: DamagedVolume, pack: str) -> None:
         damaged.inner.delete_many([pack])
         assert codes(damaged.check()) == {"snapshot-pack-missing"}
 
     @pytest.mark.parametrize("place", [5000, -5], ids=["a block", "its table of contents"])
-    def test_it_is_read_back(self, damaged: DamagedVolume, pack: str, place: int) -> None:
+    def test_a_damaged_pack_is_found_by_reading_back(self, damaged: DamagedVolume, pack: str, place: int) -> None:
         flip(damaged, pack, place)
         assert codes(damaged.check(verify_data=True)) == {"snapshot-pack-damaged"}
 
 
 class TestSnapshots:
-    """Manifests and pages are damaged."""
+    """Manifests or pages are damaged."""
 
-    def test_a_manifest_that_cannot_be_read_is_put_aside(self, damaged: DamagedVolume) -> None:
+    def test_a_manifest_that_cannot_be_read_is_moved_to_damaged(self, damaged: DamagedVolume) -> None:
         key = f"snapshots/{damaged.newest}"
         body = bytearray(damaged.inner.get(key))
         body[len(body) // 2] ^= 1
@@ -204,7 +204,7 @@ def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Pa
 
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
-def test_a_damaged_record_of_staging_is_put_aside_with_its_bytes(tmp_path: Path) -> None:
+def test_a_damaged_record_of_staging_is_kept_with_its_data(tmp_path: Path) -> None:
     damaged = make(tmp_path / "ward")
     damage_a_record(damaged)
     assert codes(damaged.check()) == {"staging-record-damaged"}
@@ -215,7 +215,7 @@ def test_a_damaged_record_of_staging_is_put_aside_with_its_bytes(tmp_path: Path)
     damaged.close()
 
 
-def test_a_record_of_staging_without_its_bytes_is_put_aside(tmp_path: Path) -> None:
+def test_a_record_of_staging_without_its_data_is_kept_in_a_file(tmp_path: Path) -> None:
     damaged = make(tmp_path / "ward")
     damaged.write("big", noise(9, 900 * KIB))
     damaged.fs.commit()
@@ -230,7 +230,7 @@ def test_a_record_of_staging_without_its_bytes_is_put_aside(tmp_path: Path) -> N
     damaged.close()
 
 
-def test_a_damaged_database_file_is_told(damaged: DamagedVolume, tmp_path: Path) -> None:
+def test_a_damaged_database_file_is_reported(damaged: DamagedVolume, tmp_path: Path) -> None:
     damaged.fs.commit()
     copy = tmp_path / "copy.sqlite"
     damaged.index.copy_to(copy)
@@ -243,21 +243,21 @@ def test_a_damaged_database_file_is_told(damaged: DamagedVolume, tmp_path: Path)
 
 
 class TestReadingBack:
-    """Verification of all blocks."""
+    """All blocks are read back."""
 
-    def test_it_goes_on_where_its_time_was_up(self, damaged: DamagedVolume) -> None:
+    def test_it_continues_where_it_stopped(self, damaged: DamagedVolume) -> None:
         first = damaged.check(verify_data=True, max_duration_s=0).verified
         assert first is not None and not first.is_complete
         rounds = 0
-        told = first
-        while not told.is_complete:
-            told = damaged.check(verify_data=True, max_duration_s=0).verified  # type: ignore[assignment]
+        result = first
+        while not result.is_complete:
+            result = damaged.check(verify_data=True, max_duration_s=0).verified  # type: ignore[assignment]
             rounds += 1
             assert rounds < 50
         blocks = damaged.one("SELECT count(*) FROM blocks")
-        assert told.progress.blocks == blocks
+        assert result.progress.blocks == blocks
 
-    def test_what_was_found_before_its_time_was_up_is_told_at_the_end(
+    def test_findings_before_it_stopped_are_reported_at_the_end(
         self, damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(verify, "RANGE_BYTES", 8 * KIB)  # so each pack is a step of its own
@@ -267,15 +267,15 @@ class TestReadingBack:
         flip(damaged, held)
         whole = damaged.check(verify_data=True)
         assert codes(whole) == {"snapshot-unreadable", "block-damaged", "snapshot-pack-damaged"}
-        told = damaged.check(verify_data=True, max_duration_s=0)
+        result = damaged.check(verify_data=True, max_duration_s=0)
         steps = 1
-        while told.verified is not None and not told.verified.is_complete:
-            told = damaged.check(verify_data=True, max_duration_s=0)
+        while result.verified is not None and not result.verified.is_complete:
+            result = damaged.check(verify_data=True, max_duration_s=0)
             steps += 1
         assert steps > len(damaged.archive.ids()) + 2
-        assert told.as_json() == whole.as_json()
+        assert result.as_json() == whole.as_json()
 
-    def test_no_pack_is_passed_over_beside_what_is_lost(
+    def test_no_pack_is_skipped_because_another_is_lost(
         self, damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(verify, "PACKS_AT_ONCE", 1)
@@ -287,7 +287,7 @@ class TestReadingBack:
         blocks = damaged.one(f"SELECT count(*) FROM blocks b JOIN packs p ON p.id = b.pack WHERE {live}")
         assert verified.progress.blocks >= blocks > 0
 
-    def test_what_only_snapshots_need_is_read_too_and_each_segment_once(self, damaged: DamagedVolume) -> None:
+    def test_data_that_only_snapshots_need_is_read_and_each_segment_once(self, damaged: DamagedVolume) -> None:
         held_pack(damaged)
         verified = damaged.check(verify_data=True).verified
         assert verified is not None
@@ -297,7 +297,7 @@ class TestReadingBack:
         ]
         assert verified.progress.blocks == sum(len(one) for one in contents)
 
-    def test_where_the_store_fails_nobody_is_told_that_all_is_well(
+    def test_a_failing_store_is_never_reported_as_clean(
         self, damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(key: str) -> ObjectInfo:
@@ -308,7 +308,7 @@ class TestReadingBack:
         with pytest.raises(StoreUnreachable):
             damaged.check(verify_data=True)
 
-    def test_all_is_read_in_few_requests(self, damaged: DamagedVolume) -> None:
+    def test_everything_is_read_in_few_requests(self, damaged: DamagedVolume) -> None:
         asked: list[str] = []
         inner: Callable[..., bytes] = damaged.inner.get_range
         damaged.inner.get_range = lambda *args: asked.append(args[0]) or inner(*args)  # type: ignore[method-assign,func-returns-value,assignment]
@@ -317,7 +317,7 @@ class TestReadingBack:
         assert len([key for key in asked if key.startswith("packs/")]) <= 2 * len(damaged.packs())
 
 
-def test_what_is_published_during_a_check_of_a_mount_is_no_finding(
+def test_a_snapshot_published_during_a_check_is_no_finding(
     damaged: DamagedVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0

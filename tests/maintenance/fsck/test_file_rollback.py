@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A write to the index that the disk has lost: a check tells of it, a gc frees nothing, and a repair takes the files
+"""A write to the index that the disk has lost: a check reports it, a gc deletes nothing, and a repair takes the files
 from snapshots."""
 
 import sqlite3
@@ -28,8 +28,8 @@ def opened_again(damaged: DamagedVolume) -> DamagedVolume:
 
 
 @pytest.fixture
-def hurt(tmp_path: Path) -> Iterator[DamagedVolume]:
-    """A volume of which the index has lost the write that entered the chunks of new files, after a snapshot of them."""
+def lost_chunks(tmp_path: Path) -> Iterator[DamagedVolume]:
+    """A volume whose index has lost the write with the chunks of new files, after a snapshot of them was taken."""
     damaged = DamagedVolume(tmp_path / "ward")
     for name, data in OLD.items():
         damaged.write(name, data)
@@ -52,7 +52,7 @@ def hurt(tmp_path: Path) -> Iterator[DamagedVolume]:
 
 
 def read(damaged: DamagedVolume) -> dict[str, bytes | None]:
-    """The files that are not known to be lost; None where one gives an I/O error."""
+    """The contents of the files; None for one that gives an I/O error."""
     found: dict[str, bytes | None] = {}
     for name in {**OLD, **NEW}:
         try:
@@ -63,39 +63,39 @@ def read(damaged: DamagedVolume) -> dict[str, bytes | None]:
 
 
 @pytest.mark.promise("files-have-chunk-checksums")
-def test_a_gc_ends_before_it_drops_a_block_and_names_fsck(hurt: DamagedVolume) -> None:
-    packs = hurt.packs()
-    blocks = hurt.one("SELECT count(*) FROM blocks")
+def test_a_gc_stops_before_it_drops_a_block_and_mentions_fsck(lost_chunks: DamagedVolume) -> None:
+    packs = lost_chunks.packs()
+    blocks = lost_chunks.one("SELECT count(*) FROM blocks")
     for dry_run in (True, False):
         with pytest.raises(IndexCorrupt, match=r"lost parts of 40 files.*cas3fs fsck"):
-            hurt.collector.plan(GcSettings()) if dry_run else hurt.gc()
-    assert (hurt.packs(), hurt.one("SELECT count(*) FROM blocks")) == (packs, blocks)
+            lost_chunks.collector.plan(GcSettings()) if dry_run else lost_chunks.gc()
+    assert (lost_chunks.packs(), lost_chunks.one("SELECT count(*) FROM blocks")) == (packs, blocks)
 
 
 @pytest.mark.promise("files-have-chunk-checksums", "a-damaged-index-page-is-noticed")
-def test_a_check_names_the_files_and_a_repair_takes_them_from_the_snapshot_that_has_them(hurt: DamagedVolume) -> None:
-    assert read(hurt)["new3"] == bytes(3000)  # so it was before anybody has checked
-    result = hurt.check()
+def test_a_check_lists_the_files_and_a_repair_takes_them_from_a_snapshot(lost_chunks: DamagedVolume) -> None:
+    assert read(lost_chunks)["new3"] == bytes(3000)  # so it was before anybody has checked
+    result = lost_chunks.check()
     assert (result.status, codes(result)) == (4, {"chunks-unlike-sums"})
     assert {path for one in result.findings for path in one.paths} == {f"/{name}" for name in NEW}
-    assert (hurt.fsck().status, hurt.check(verify_data=True).status) == (1, 0)
-    assert read(hurt) == OLD | NEW
-    hurt.gc()
-    assert read(hurt) == OLD | NEW
+    assert (lost_chunks.fsck().status, lost_chunks.check(verify_data=True).status) == (1, 0)
+    assert read(lost_chunks) == OLD | NEW
+    lost_chunks.gc()
+    assert read(lost_chunks) == OLD | NEW
 
 
 @pytest.mark.promise("files-have-chunk-checksums")
-def test_what_the_newest_snapshots_have_lost_too_is_taken_from_an_older_one(hurt: DamagedVolume) -> None:
-    with hurt.fs.index_transaction() as index:
+def test_files_that_newer_snapshots_lost_are_taken_from_an_older_one(lost_chunks: DamagedVolume) -> None:
+    with lost_chunks.fs.index_transaction() as index:
         index._database.execute("UPDATE inodes SET atime_ns = 5 WHERE id = 1")
-    damaged = hurt.publish()
-    with pytest.raises(IndexCorrupt, match="fsck"), referenced_packs(hurt.archive, damaged, hurt.folder):
+    newest = lost_chunks.publish()
+    with pytest.raises(IndexCorrupt, match="fsck"), referenced_packs(lost_chunks.archive, newest, lost_chunks.folder):
         pass
-    assert hurt.fsck().status == 1
-    assert read(hurt) == OLD | NEW
+    assert lost_chunks.fsck().status == 1
+    assert read(lost_chunks) == OLD | NEW
 
 
-def test_a_file_that_changed_since_goes_back_to_the_snapshot_and_what_is_left_is_kept(damaged: DamagedVolume) -> None:
+def test_a_changed_file_is_set_back_and_what_is_left_is_kept(damaged: DamagedVolume) -> None:
     handle = damaged.fs.open(damaged.inode("f0"), 2, OWNER)
     damaged.fs.write(handle, 0, noise(77, 4096))
     damaged.fs.release(handle)
@@ -110,22 +110,22 @@ def test_a_file_that_changed_since_goes_back_to_the_snapshot_and_what_is_left_is
 
 
 @pytest.mark.promise("files-have-chunk-checksums")
-def test_what_no_snapshot_has_gives_errors_and_never_zeros(hurt: DamagedVolume) -> None:
-    for info in list(hurt.inner.list("snapshots/")):
-        hurt.inner.delete_many([info.key])
-    result = hurt.fsck()
+def test_ranges_that_no_snapshot_has_give_errors_and_never_zeros(lost_chunks: DamagedVolume) -> None:
+    for info in list(lost_chunks.inner.list("snapshots/")):
+        lost_chunks.inner.delete_many([info.key])
+    result = lost_chunks.fsck()
     assert (result.status, sum(one.lost for one in result.findings)) == (1, len(NEW))
-    assert read(hurt) == OLD | dict.fromkeys(NEW)
-    assert hurt.check().status == 0
+    assert read(lost_chunks) == OLD | dict.fromkeys(NEW)
+    assert lost_chunks.check().status == 0
 
 
-def test_a_file_that_is_written_anew_needs_no_repair(hurt: DamagedVolume) -> None:
+def test_a_file_that_is_written_again_needs_no_repair(lost_chunks: DamagedVolume) -> None:
     for name, data in NEW.items():
-        handle = hurt.fs.open(hurt.inode(name), 2, OWNER)
-        hurt.fs.setattr(hurt.inode(name), OWNER, size=0)
-        hurt.fs.write(handle, 0, data)
-        hurt.fs.release(handle)
-    hurt.publish()
-    assert hurt.check().status == 0
-    hurt.gc()
-    assert read(hurt) == OLD | NEW
+        handle = lost_chunks.fs.open(lost_chunks.inode(name), 2, OWNER)
+        lost_chunks.fs.setattr(lost_chunks.inode(name), OWNER, size=0)
+        lost_chunks.fs.write(handle, 0, data)
+        lost_chunks.fs.release(handle)
+    lost_chunks.publish()
+    assert lost_chunks.check().status == 0
+    lost_chunks.gc()
+    assert read(lost_chunks) == OLD | NEW

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For every code of a finding: one thing is damaged, and that is found, named, mended, and then gone.
+"""For every code of a finding: the damage is found and reported, repaired, and then gone.
 
-A file that is not hurt does not change by a byte; one that is hurt is as it was, or gives an I/O error where it is
+An intact file does not change by a byte; a damaged one is as it was, or gives an I/O error where it is
 lost, and never zeros.
 """
 
@@ -32,12 +32,12 @@ from tests.volume import test_damaged_staging as damaged_staging
 from tests.volume import test_listings as listings
 
 EIO = {"chunk-without-block"}
-"""After this f0 cannot be read in parts, for ever."""
+"""After this repair, parts of f0 cannot be read."""
 RESTORED = {"chunks-unlike-sums", "chunk-impossible", "chunk-past-block", "chunks-overlap"}
-"""After these f0 is as it was, as a snapshot has it."""
+"""After these repairs, f0 is as it was, since a snapshot has it."""
 MOVED = {"inode-without-name", "name-in-no-folder"}
 ELSEWHERE: dict[str, Callable[..., object]] = {
-    "object-archived": archived.test_what_lies_in_an_archive_is_named_and_all_else_is_read_back,
+    "object-archived": archived.test_archived_objects_are_reported_and_all_others_are_read_back,
     "epoch-damaged": listings.test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place,
     "base-damaged": listings.test_a_damaged_base_is_told_and_written_anew_by_a_repair,
     "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
@@ -45,7 +45,7 @@ ELSEWHERE: dict[str, Callable[..., object]] = {
     "staging-damaged": damaged_staging.test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read,
     "index-damaged": WholeVolumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
 }
-"""Codes that only a whole volume can have, or that nothing mends, and the test of each."""
+"""Codes that only a complete volume can have, or that cannot be repaired, and the test of each."""
 
 INDEX_DAMAGES: dict[str, Callable[[DamagedVolume], object]] = {
     code: partial(lambda statements, damaged: damaged.sql(*statements), statements)
@@ -54,7 +54,7 @@ INDEX_DAMAGES: dict[str, Callable[[DamagedVolume], object]] = {
 ALL_DAMAGES = INDEX_DAMAGES | STORE_DAMAGES | {"staging-bytes-missing": lose_staged_bytes}
 
 
-def test_every_code_has_its_damage() -> None:
+def test_every_code_has_a_test() -> None:
     assert set(ALL_DAMAGES) | set(NOTED) | set(ELSEWHERE) == set(KINDS)
     assert set(INDEX_DAMAGES) == set(QUERIES)
     assert {KINDS[code].severity for code in ALL_DAMAGES} == {ERROR}
@@ -62,7 +62,7 @@ def test_every_code_has_its_damage() -> None:
 
 
 @pytest.mark.parametrize("code", ALL_DAMAGES)
-def test_damage_is_found_named_mended_and_gone(damaged: DamagedVolume, code: str) -> None:
+def test_damage_is_found_and_repaired(damaged: DamagedVolume, code: str) -> None:
     before = damaged.found()
     assert damaged.check(verify_data=True).findings == ()
     ALL_DAMAGES[code](damaged)
@@ -90,11 +90,11 @@ def test_damage_is_found_named_mended_and_gone(damaged: DamagedVolume, code: str
     damaged.check_snapshots_that_can_be_read()
 
 
-def check_contents(before: dict[str, bytes | None], after: dict[str, bytes | None], hurt: set[str]) -> None:
-    """What is whole is the same; of what is hurt, nothing became zeros."""
-    whole = {name: data for name, data in before.items() if name not in hurt}
+def check_contents(before: dict[str, bytes | None], after: dict[str, bytes | None], damaged_names: set[str]) -> None:
+    """Checks that intact files are unchanged, and that no byte of the damaged ones became zero."""
+    whole = {name: data for name, data in before.items() if name not in damaged_names}
     assert {name: after.get(name) for name in whole} == whole
-    for name in hurt:
+    for name in damaged_names:
         data = after.get(name)
         assert data is None or not data or any(data)
         if data is not None and len(data) == len(before[name] or b"") and name != "f0":
@@ -102,7 +102,7 @@ def check_contents(before: dict[str, bytes | None], after: dict[str, bytes | Non
 
 
 @pytest.mark.parametrize("code", NOTED)
-def test_a_note_is_told_without_an_alarm_and_changes_nothing(damaged: DamagedVolume, code: str) -> None:
+def test_a_note_is_reported_and_changes_nothing(damaged: DamagedVolume, code: str) -> None:
     NOTED[code](damaged)
     before = damaged.found()
     first = damaged.check(verify_data=True)
@@ -115,7 +115,7 @@ def test_a_note_is_told_without_an_alarm_and_changes_nothing(damaged: DamagedVol
 
 
 EARLY = {"snapshot-pack-missing": 0, "snapshot-pack-damaged": 1, "staging-bytes-missing": 2}
-"""Damages that begin with writing, for which the volume has to be whole."""
+"""Damages that start with a write, so that they have to come first."""
 
 
 @pytest.mark.promise("repair-leaves-whole-files-alone")
@@ -140,5 +140,5 @@ def test_several_damages_at_once_change_no_byte_of_other_files(tmp_path_factory:
 
 def test_every_finding_can_be_printed() -> None:
     for code in KINDS:
-        told = Finding(code, {"hash": b"\1\2", "inode": 3}, paths=("/a",), path_count=1).as_json()
-        assert told["code"] == code and told["repair"] and told["touches"]["hash"] == "0102"
+        printed = Finding(code, {"hash": b"\1\2", "inode": 3}, paths=("/a",), path_count=1).as_json()
+        assert printed["code"] == code and printed["repair"] and printed["touches"]["hash"] == "0102"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a repair takes from this machine, what it puts aside, and that it does neither when another writer has come."""
+"""What a repair takes from this machine and what it quarantines; after a take-over it does neither."""
 
 import os
 from collections.abc import Collection
@@ -25,7 +25,7 @@ def fenced() -> None:
 
 
 def blocks_of_f0(damaged: DamagedVolume) -> dict[int, BlockHash]:
-    """By offset; to be called while they lie in a pack."""
+    """The blocks of f0 by offset; to be called while they are in a pack."""
     with IndexChecker(damaged.fs.index_path) as index_checker:
         hashes = [BlockHash(row[0]) for row in index_checker.blocks_of(pack_of_f0(damaged))]
         users = {one: index_checker.users_of_block(one) for one in hashes}
@@ -34,7 +34,7 @@ def blocks_of_f0(damaged: DamagedVolume) -> dict[int, BlockHash]:
 
 @pytest.mark.promise("repair-trusts-only-hashes")
 @pytest.mark.parametrize("seed", [0, 99], ids=["the bytes that were stored", "others"])
-def test_blocks_are_taken_from_a_record_of_staging_if_they_are_the_same(damaged: DamagedVolume, seed: int) -> None:
+def test_blocks_are_taken_from_staging_if_their_hash_matches(damaged: DamagedVolume, seed: int) -> None:
     rows = damaged.rows = damaged.fs.staging.records
     row = StagedRow(damaged.inode("f0"), 0, 0, SIZE, 0, 0, pack_ranges([(0, SIZE)]), noise(seed))
     rows.save([row])
@@ -46,7 +46,7 @@ def test_blocks_are_taken_from_a_record_of_staging_if_they_are_the_same(damaged:
 
 
 @pytest.mark.promise("repair-trusts-only-hashes")
-def test_a_cache_with_other_bytes_under_a_blocks_name_is_not_believed(damaged: DamagedVolume) -> None:
+def test_a_cached_block_with_other_bytes_is_not_used(damaged: DamagedVolume) -> None:
     damaged.cache = MemoryCache(10 << 20)
     for block in blocks_of_f0(damaged).values():
         damaged.cache.put(block, noise(99, 4096))
@@ -58,7 +58,7 @@ def test_a_cache_with_other_bytes_under_a_blocks_name_is_not_believed(damaged: D
 
 
 @pytest.mark.promise("a-fenced-writer-stops")
-def test_who_was_taken_over_from_stores_nothing_again(damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fenced_writer_stores_no_block(damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged.cache = MemoryCache(10 << 20)
     for offset, block in blocks_of_f0(damaged).items():
         damaged.cache.put(block, noise(0)[offset : offset + 4096])
@@ -71,9 +71,7 @@ def test_who_was_taken_over_from_stores_nothing_again(damaged: DamagedVolume, mo
 
 
 @pytest.mark.promise("a-fenced-writer-stops")
-def test_who_was_taken_over_from_puts_no_snapshot_aside(
-    damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fenced_writer_quarantines_no_snapshot(damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(damaged, f"snapshots/{damaged.newest}")
     monkeypatch.setattr(damaged.publisher, "check_fence", fenced)
     with pytest.raises(Fenced):
@@ -82,7 +80,7 @@ def test_who_was_taken_over_from_puts_no_snapshot_aside(
 
 
 @pytest.mark.promise("repair-trusts-only-hashes")
-def test_a_manifest_stays_until_it_is_put_aside(damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_stays_until_its_copy_is_stored(damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch) -> None:
     key = f"snapshots/{damaged.newest}"
     body = damaged.inner.get(key)
 
@@ -101,7 +99,7 @@ def test_a_manifest_stays_until_it_is_put_aside(damaged: DamagedVolume, monkeypa
 
 
 @pytest.mark.promise("repair-trusts-only-hashes")
-def test_records_of_staging_stay_until_they_are_put_aside(damaged: DamagedVolume) -> None:
+def test_records_of_staging_stay_until_they_are_in_a_file(damaged: DamagedVolume) -> None:
     lose_staged_bytes(damaged)
     rows = damaged.fs.staging.records
     before = list(rows.rows())
@@ -111,7 +109,7 @@ def test_records_of_staging_stay_until_they_are_put_aside(damaged: DamagedVolume
     assert list(rows.rows()) == before != []
 
 
-def test_records_of_staging_that_are_put_aside_are_on_the_disk_before_they_go(
+def test_removed_records_of_staging_are_durable_in_a_file_first(
     damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lose_staged_bytes(damaged)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""gc frees what nothing names, and never anything else."""
+"""gc deletes what nothing references, and never anything else."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ from cas3fs.values import Buffer
 from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
 
 
-def test_deleted_files_are_freed_when_the_last_snapshot_that_shows_them_goes(volume: MemoryVolume) -> None:
+def test_deleted_files_are_freed_with_the_last_snapshot_that_has_them(volume: MemoryVolume) -> None:
     fill(volume)
     first = volume.publish()
     before = set(volume.packs())
@@ -34,7 +34,7 @@ def test_deleted_files_are_freed_when_the_last_snapshot_that_shows_them_goes(vol
     volume.check_snapshots()
 
 
-def test_after_everything_was_deleted_next_to_nothing_is_left(tmp_path: Path) -> None:
+def test_hardly_anything_is_left_after_everything_was_deleted(tmp_path: Path) -> None:
     volume = MemoryVolume(tmp_path / "rig", block_bytes=64 * KIB)
     for number in range(40):
         volume.write(f"f{number}", noise(number, 256 * KIB))
@@ -51,7 +51,7 @@ def test_after_everything_was_deleted_next_to_nothing_is_left(tmp_path: Path) ->
     volume.close()
 
 
-def test_what_is_named_stays(volume: MemoryVolume) -> None:
+def test_referenced_data_stays(volume: MemoryVolume) -> None:
     fill(volume)
     volume.publish()
     before = volume.packs()
@@ -60,7 +60,7 @@ def test_what_is_named_stays(volume: MemoryVolume) -> None:
     assert volume.packs() == before
 
 
-def test_a_plan_tells_what_is_freed_and_changes_nothing(volume: MemoryVolume) -> None:
+def test_a_plan_shows_what_is_freed_and_changes_nothing(volume: MemoryVolume) -> None:
     fill(volume)
     first = volume.publish()
     for name in ("f0", "f1", "f2", "f3", "f4", "f5", "f6"):
@@ -79,7 +79,7 @@ def test_a_plan_tells_what_is_freed_and_changes_nothing(volume: MemoryVolume) ->
     assert volume.collector.plan(NOW).as_json() == plan.as_json()
 
 
-def test_a_plan_tells_what_goes_free_with_each_snapshot_and_with_all_older_ones(volume: MemoryVolume) -> None:
+def test_a_plan_shows_what_deleting_snapshots_frees(volume: MemoryVolume) -> None:
     fill(volume, 3)
     first = volume.publish()
     fill(volume, 3, 10)
@@ -127,19 +127,19 @@ def test_without_a_threshold_nothing_is_rewritten(volume: MemoryVolume) -> None:
     assert volume.gc(GcSettings(min_live=0, grace_s=0)).rewritten_packs == 0
 
 
-def test_small_packs_that_are_wholly_used_are_not_rewritten_for_ever(volume: MemoryVolume) -> None:
+def test_small_packs_that_are_fully_used_are_not_rewritten(volume: MemoryVolume) -> None:
     for number in range(3):
         volume.write(f"f{number}", b"%d" % number)
         volume.publish()
     assert volume.collector.plan(NOW).rewrites == ()
 
 
-class TestStrays:
-    """Objects that nothing knows."""
+class TestOrphans:
+    """Objects that nothing references."""
 
     KEY = "packs/00000001/" + "ab" * 32
 
-    def test_one_of_an_interrupted_upload_goes_when_it_is_old_enough(self, volume: MemoryVolume) -> None:
+    def test_a_leftover_of_a_failed_upload_is_deleted_after_the_grace_period(self, volume: MemoryVolume) -> None:
         volume.inner.put_if_absent(self.KEY, b"half a pack")
         assert volume.gc(GcSettings(grace_s=3600)).strays_left == 1
         assert self.KEY in volume.packs()
@@ -148,16 +148,14 @@ class TestStrays:
         assert self.KEY not in volume.packs()
 
     @pytest.mark.parametrize("epoch", [2, 9])
-    def test_one_of_a_later_epoch_ends_the_gc_as_another_writer_has_taken_over(
-        self, volume: MemoryVolume, epoch: int
-    ) -> None:
+    def test_an_object_of_a_later_epoch_fences_the_writer(self, volume: MemoryVolume, epoch: int) -> None:
         key = self.KEY.replace("00000001", f"{epoch:08d}")
         volume.inner.put_if_absent(key, b"another's")
         with pytest.raises(Fenced):
             volume.gc()
         assert key in volume.packs()
 
-    def test_one_of_an_epoch_that_ended_goes(self, volume: MemoryVolume, tmp_path: Path) -> None:
+    def test_an_orphan_of_an_ended_epoch_is_deleted(self, volume: MemoryVolume, tmp_path: Path) -> None:
         volume.inner.put_if_absent(self.KEY, b"half a pack")
         after = volume.killed(tmp_path / "after")
         assert after.epoch == 2
@@ -166,21 +164,21 @@ class TestStrays:
         after.close()
 
     @pytest.mark.promise("gc-decides-again-when-it-deletes")
-    def test_one_of_an_epoch_that_was_taken_over_stays(self, volume: MemoryVolume, tmp_path: Path) -> None:
+    def test_an_orphan_of_an_epoch_that_was_taken_over_stays(self, volume: MemoryVolume, tmp_path: Path) -> None:
         volume.inner.put_if_absent(self.KEY, b"perhaps to be rescued")
         other = MemoryVolume(tmp_path / "other", volume.inner, take_over=True)
         assert other.gc().strays_left == 1
         assert self.KEY in other.packs()
         other.close()
 
-    def test_one_of_no_kind_stays_and_is_told(self, volume: MemoryVolume) -> None:
+    def test_an_unrecognized_object_stays_and_is_reported(self, volume: MemoryVolume) -> None:
         volume.inner.put_if_absent("holiday/photo.jpg", b"not ours")
         plan = volume.collector.plan(NOW)
         assert [one.key for one in plan.orphans] == ["holiday/photo.jpg"]
         volume.gc()
         assert volume.inner.get("holiday/photo.jpg") == b"not ours"
 
-    def test_pages_of_a_snapshot_that_was_never_finished_go(self, volume: MemoryVolume) -> None:
+    def test_pages_of_an_unfinished_snapshot_are_deleted(self, volume: MemoryVolume) -> None:
         fill(volume, 1)
         volume.publish()
         volume.inner.put_if_absent("pages/00000001-0000000000", b"no manifest")
@@ -192,7 +190,7 @@ class TestStrays:
         volume.check_snapshots()
 
     @pytest.mark.promise("gc-decides-again-when-it-deletes")
-    def test_a_pack_on_its_way_is_known(self, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_pack_in_flight_is_no_orphan(self, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
         volume.inner.put_if_absent(self.KEY, b"on its way")
         on_its_way = frozenset({self.KEY.removeprefix("packs/")})
         monkeypatch.setattr(BlockWriter, "unrecorded", property(lambda writer: on_its_way))
@@ -200,19 +198,19 @@ class TestStrays:
         assert self.KEY in volume.packs()
 
 
-class TestWhatIsWrittenMeanwhile:
-    """gc decides anew at the moment when it deletes."""
+class TestConcurrentWrites:
+    """gc decides again at the moment when it deletes."""
 
     @pytest.mark.promise("a-known-block-is-checked-again")
     @pytest.mark.parametrize("step", ["listing", "merging", "dropping blocks", "marking packs", "publishing"])
-    def test_data_whose_block_is_being_collected_is_safe(self, volume: MemoryVolume, step: str) -> None:
+    def test_data_whose_block_is_being_dropped_is_safe(self, volume: MemoryVolume, step: str) -> None:
         fill(volume)
         volume.publish()
         for name in volume.names():
             volume.remove(name)
 
-        def meddle(told: dict[str, object]) -> None:
-            if told["what"] == step:
+        def meddle(progress: dict[str, object]) -> None:
+            if progress["what"] == step:
                 fill(volume, 4)
                 assert volume.fs.staging.files
                 volume.fs.store_all()
@@ -227,7 +225,7 @@ class TestWhatIsWrittenMeanwhile:
 
     @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
     def test_a_second_gc_at_the_same_time_is_refused(self, volume: MemoryVolume) -> None:
-        def again(told: object) -> None:
+        def again(progress: object) -> None:
             with pytest.raises(VolumeError, match="running"):
                 volume.gc()
 
@@ -241,9 +239,9 @@ class TestWhatIsWrittenMeanwhile:
 
 def test_a_plan_is_a_value_of_plain_numbers(volume: MemoryVolume) -> None:
     fill(volume, 2)
-    told = volume.collector.plan(NOW).as_json()
-    assert told["free_packs"] == 0
-    assert all(not attrs.has(type(value)) for value in told.values())
+    plan = volume.collector.plan(NOW).as_json()
+    assert plan["free_packs"] == 0
+    assert all(not attrs.has(type(value)) for value in plan.values())
 
 
 def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(volume: MemoryVolume) -> None:
@@ -271,7 +269,7 @@ def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(volume: Memor
     assert first not in volume.snapshots
 
 
-def test_an_open_file_that_was_read_before_a_rewrite_is_read_on_after_it(volume: MemoryVolume) -> None:
+def test_an_open_file_can_be_read_before_and_after_a_rewrite(volume: MemoryVolume) -> None:
     fill(volume, 3)
     volume.publish()
     for name in ("f0", "f1"):

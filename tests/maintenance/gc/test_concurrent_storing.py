@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Collecting garbage beside a storing job whose packs are in the store, and that no file names yet."""
+"""gc while a store job runs whose packs are in the store, and not referenced by a file yet."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ from tests.maintenance.memory_volume import KIB, MemoryVolume
 
 
 class SecondPackWaits(GatedStore):
-    """The second pack waits at the gate."""
+    """Holds back the PUT of the second pack."""
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
@@ -37,7 +37,7 @@ class SecondPackWaits(GatedStore):
 
 
 @pytest.mark.promise("gc-decides-again-when-it-deletes")
-def test_what_a_storing_job_has_stored_stays_and_is_not_stored_again(tmp_path: Path) -> None:
+def test_packs_of_a_running_store_job_stay_and_are_not_stored_again(tmp_path: Path) -> None:
     store = SecondPackWaits(MemoryStore())
     volume = MemoryVolume(tmp_path / "machine", store.inner, wrap=lambda _: store)
     volume.publish()
@@ -48,13 +48,13 @@ def test_what_a_storing_job_has_stored_stays_and_is_not_stored_again(tmp_path: P
         with volume.fs.index_transaction() as index:
             return len(list(index.blocks.packs())) == 1
 
-    def meddle(told: Mapping[str, Any]) -> None:
-        if told["what"] == "merging":
+    def meddle(progress: Mapping[str, Any]) -> None:
+        if progress["what"] == "merging":
             volume.write("f", data)
             storing.start()
             assert store.waiting.acquire(timeout=30)
             until(one_is_recorded)
-        elif told["what"] == "publishing" and storing.ident is not None:  # what is dead has been dropped by then
+        elif progress["what"] == "publishing" and storing.ident is not None:  # what is dead has been dropped by then
             store.gate.set()
 
     volume.gc(report=meddle)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A gc that ends at any step with what the disk has then: nothing is lost, and the next one finishes the work."""
+"""A gc that is killed at any step loses nothing, and the next one finishes its work."""
 
 import random
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.maintenance.memory_volume import KIB, MemoryVolume, garbage, noise
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 STEPS = (
@@ -41,8 +41,8 @@ def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(
     garbage(volume)
     tree = volume.tree()
 
-    def kill(told: dict[str, object]) -> None:
-        if told["what"] == step:
+    def kill(progress: dict[str, object]) -> None:
+        if progress["what"] == step:
             if commit:
                 volume.fs.commit()
             raise Killed
@@ -91,7 +91,7 @@ def rounds(folder: Path, seed: int, count: int) -> None:
             killed_at = chance.randrange(1, 30)
             steps = 0
 
-            def maybe(told: object, killed_at: int = killed_at) -> None:
+            def maybe(progress: object, killed_at: int = killed_at) -> None:
                 nonlocal steps
                 steps += 1
                 if steps == killed_at:
@@ -120,5 +120,5 @@ def rounds(folder: Path, seed: int, count: int) -> None:
 
 @pytest.mark.promise("one-failure-does-not-stop-gc")
 @pytest.mark.parametrize("seed", range(4))
-def test_rounds_of_everything_with_kills_lose_nothing(tmp_path: Path, seed: int, long: bool) -> None:
+def test_random_rounds_with_kills_lose_nothing(tmp_path: Path, seed: int, long: bool) -> None:
     rounds(tmp_path, seed, 50 if long else 10)

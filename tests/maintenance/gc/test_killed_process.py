@@ -57,7 +57,7 @@ LONG_POINTS = (
 
 
 class Killable:
-    """A volume of which every snapshot's contents are known."""
+    """A volume that keeps the contents of its snapshots for comparison."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True)
@@ -67,7 +67,7 @@ class Killable:
         self.head: Tree = {}
 
     def change(self, seed: int) -> None:
-        """Some files come, some go, and a snapshot or two are published."""
+        """Creates and deletes files, and publishes a snapshot or two."""
         chance = random.Random(seed)
         opened = self.volume.open()
         try:
@@ -97,7 +97,7 @@ class Killable:
         del self.head[name]
 
     def prepare(self) -> None:
-        """A pack that is dead, one that is to be rewritten, and an older snapshot that needs the latter."""
+        """Makes a dead pack, a sparsely used pack, and an older snapshot that needs the latter."""
         opened = self.volume.open()
         for number in range(4):
             self._write(opened, f"a{number}", number, 200_000)
@@ -114,18 +114,18 @@ class Killable:
         del self.trees[first]
 
     def delete(self, snapshots: list[str]) -> None:
-        """Deletes snapshots as a person does."""
+        """Deletes snapshots as `cas3fs snapshot delete` does."""
         delete_offline(self.volume.store_settings, self.volume.folders("here"), snapshots)
 
     def forget_some(self, chance: random.Random) -> None:
-        """Snapshots but the newest go at random."""
+        """Deletes random snapshots, except for the newest."""
         for snapshot in sorted(self.trees)[:-1]:
             if chance.random() < 0.5:
                 self.delete([snapshot])
                 del self.trees[snapshot]
 
     def kill_gc(self, point: str) -> bool:
-        """Runs a gc that is killed there; whether it came to that."""
+        """Runs a gc that is killed at that point; whether it came to that point."""
         environment = os.environ | {
             "CAS3FS_STATE_DIR": str(self.root / "here"),
             "CAS3FS_CACHE_DIR": str(self.root / "cache" / "here"),
@@ -152,10 +152,10 @@ class Killable:
 
     def gc(self) -> None:
         settings = {"grace_s": 0, "min_live": 0.9}
-        collect_unmounted(self.volume.store_settings, self.volume.folders("here"), settings, lambda told: None)
+        collect_unmounted(self.volume.store_settings, self.volume.folders("here"), settings, lambda progress: None)
 
     def check(self) -> None:
-        """Every snapshot holds what it held; those that a gc has published hold the head."""
+        """Checks the contents of every snapshot; those that a gc has published have those of the head."""
         for snapshot in self.volume.archive.ids():
             path = self.root / "check.sqlite"
             self.volume.archive.restore(snapshot, path)
@@ -163,11 +163,13 @@ class Killable:
             path.unlink()
             assert found == self.trees.setdefault(snapshot, dict(self.head)), snapshot
         assert set(self.trees) == set(self.volume.archive.ids())
-        told = check_unmounted(self.volume.store_settings, self.volume.folders("here"), {"verify_data": True}, _silent)
-        assert told["status"] == 0, told
+        result = check_unmounted(
+            self.volume.store_settings, self.volume.folders("here"), {"verify_data": True}, _silent
+        )
+        assert result["status"] == 0, result
 
 
-def _silent(told: object) -> None:
+def _silent(progress: object) -> None:
     pass
 
 
@@ -200,7 +202,7 @@ def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(killable: K
 
 
 @pytest.mark.lasts(120, long_s=7200)
-def test_rounds_of_everything_with_kills_lose_nothing(killable: Killable, long: bool) -> None:
+def test_random_rounds_with_kills_lose_nothing(killable: Killable, long: bool) -> None:
     chance = random.Random(20)
     killed = 0
     for number in range(200 if long else 6):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packs that the index does not know, and a snapshot does."""
+"""Packs that the index does not know, but a snapshot references."""
 
 import shutil
 from pathlib import Path
@@ -13,8 +13,8 @@ KEY = "packs/00000001/" + "ab" * 32
 
 
 @pytest.mark.promise("packs-named-by-their-own-epoch-stay")
-def test_a_pack_that_a_snapshot_of_its_own_epoch_names_stays(volume: MemoryVolume, tmp_path: Path) -> None:
-    """As where an older cas3fs went on with an old copy of the local index."""
+def test_a_pack_that_a_snapshot_of_its_epoch_references_stays(volume: MemoryVolume, tmp_path: Path) -> None:
+    """As if an older version of cas3fs had gone on from an old copy of the local index."""
     fill(volume, 2)
     volume.publish()
     shutil.copytree(volume.folder, tmp_path / "copy")
@@ -36,7 +36,7 @@ def test_a_pack_that_a_snapshot_of_its_own_epoch_names_stays(volume: MemoryVolum
 
 
 @pytest.mark.promise("packs-named-by-their-own-epoch-stay")
-def test_a_pack_of_an_epoch_with_a_snapshot_that_cannot_be_read_stays(volume: MemoryVolume, tmp_path: Path) -> None:
+def test_a_pack_of_an_epoch_with_an_unreadable_snapshot_stays(volume: MemoryVolume, tmp_path: Path) -> None:
     fill(volume, 2)
     published = volume.publish()
     after = volume.killed(tmp_path / "after")

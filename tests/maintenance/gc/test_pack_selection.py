@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""gc does not make the store grow: a pack is rewritten where it comes free soon enough for what copying it takes."""
+"""gc does not make the store grow: a pack is rewritten if it is freed soon enough for what the copy costs."""
 
 import random
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ DAY = 86400.0
 
 @pytest.mark.promise("packs-are-rewritten-where-it-pays")
 @pytest.mark.parametrize("settings", [NOW, GcSettings(min_live=0.9, grace_s=0)])
-def test_while_every_snapshot_is_kept_for_good_nothing_is_copied(volume: MemoryVolume, settings: GcSettings) -> None:
+def test_nothing_is_copied_while_every_snapshot_is_kept_for_good(volume: MemoryVolume, settings: GcSettings) -> None:
     left = [f"f{number}" for number in range(60)]
     for number, name in enumerate(left):
         volume.write(name, noise(number))
@@ -41,7 +41,7 @@ def test_while_every_snapshot_is_kept_for_good_nothing_is_copied(volume: MemoryV
 
 
 @pytest.mark.promise("packs-are-rewritten-where-it-pays")
-def test_the_plan_says_what_is_left_and_which_snapshot_keeps_it(volume: MemoryVolume) -> None:
+def test_the_plan_shows_skipped_packs_and_which_snapshot_needs_them(volume: MemoryVolume) -> None:
     fill(volume)
     kept = volume.publish(name="kept")
     for number in range(7):
@@ -59,7 +59,7 @@ def test_the_plan_says_what_is_left_and_which_snapshot_keeps_it(volume: MemoryVo
 
 
 @pytest.mark.promise("packs-are-rewritten-where-it-pays")
-def test_the_policy_of_the_volume_decides_what_stays(volume: MemoryVolume) -> None:
+def test_the_retention_policy_decides_what_is_rewritten(volume: MemoryVolume) -> None:
     fill(volume)
     volume.publish(name="soon to go")
     for number in range(7):
@@ -70,21 +70,21 @@ def test_the_policy_of_the_volume_decides_what_stays(volume: MemoryVolume) -> No
     volume.check_snapshots()
 
 
-def test_where_the_policy_cannot_be_read_nothing_is_copied_and_all_else_is_done(volume: MemoryVolume) -> None:
+def test_with_an_unreadable_policy_nothing_is_copied_and_all_else_is_done(volume: MemoryVolume) -> None:
     fill(volume, 12)
     first = volume.publish()
     for number in range(9):
         volume.remove(f"f{number}")
     volume.publish()
     volume.drop_snapshot(first)
-    volume.inner.put_if_absent("policies/00000001", b"rotten")
+    volume.inner.put_if_absent("policies/00000001", b"damaged")
     result = volume.gc()
     assert result.rewritten_packs == 0 and result.dropped_blocks > 0
     volume.check_snapshots()
 
 
-class TestChoosing:
-    """Which packs are worth it."""
+class TestPackSelector:
+    """Which packs are worth rewriting."""
 
     @staticmethod
     def use(live: float, born: int = 1) -> PackUse:
@@ -117,14 +117,14 @@ class TestChoosing:
         uses = [self.use(0.5, born=3), self.use(0.5, born=6), self.use(0.5, born=30)]
         assert self.chosen(uses, retention_times) == ([6, 30], [NEEDED_FOR_LONG])
 
-    def test_one_that_was_put_aside_stays_for_good(self) -> None:
+    def test_a_quarantined_snapshot_counts_as_kept_for_good(self) -> None:
         retention_times = RetentionTimes((), {}, [SnapshotNumber(1, 10)])
         assert self.chosen([self.use(0.5, born=3), self.use(0.5, born=11)], retention_times) == (
             [11],
             [NEEDED_FOR_LONG],
         )
 
-    def test_what_is_over_the_limit_is_told(self) -> None:
+    def test_packs_over_the_limit_are_reported(self) -> None:
         uses = [self.use(0.5, born=1), self.use(0.2, born=2)]
         assert self.chosen(uses, _retention_times({}), limit=300_000) == ([2], [OVER_LIMIT])
 
@@ -134,7 +134,7 @@ def _ordinal(number: int) -> int:
 
 
 def _retention_times(days: dict[int, float]) -> RetentionTimes:
-    """Snapshots by number, with how long they stay."""
+    """Retention times of snapshots, for days by their number."""
     made = [_info(number) for number in sorted(days)]
     return RetentionTimes(made, {one.id: days[one.number.sequence] * DAY for one in made})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""gc goes on past what it cannot delete or read: everything else is freed, and the result says what is left."""
+"""gc skips what it cannot delete or read: everything else is freed, and the result says what is left."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def faults(volume: MemoryVolume) -> Faults:
 
 
 def all_dead(volume: MemoryVolume) -> list[str]:
-    """Some packs, none of which anything needs any more: their keys."""
+    """Makes packs that nothing needs any more, and returns their keys."""
     fill(volume, 12)
     first = volume.publish()
     packs = sorted(volume.packs())
@@ -45,10 +45,10 @@ def keep_newest(volume: MemoryVolume) -> None:
 
 
 class TestRefusedDeletions:
-    """An object under a lock, or rights that do not reach it."""
+    """The store refuses to delete an object, because of a lock or of access rights."""
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_all_other_packs_go_and_the_refused_one_with_a_later_gc(
+    def test_other_packs_are_deleted_and_the_refused_one_by_a_later_gc(
         self, lying: MemoryVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(deletion, "DELETE_BATCH", 2)
@@ -66,7 +66,7 @@ class TestRefusedDeletions:
         lying.check_snapshots()
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_other_strays_go(self, lying: MemoryVolume) -> None:
+    def test_other_orphans_are_deleted(self, lying: MemoryVolume) -> None:
         orphans = [f"packs/00000001/{digit * 64}" for digit in "abc"]
         for key in orphans:
             lying.inner.put_if_absent(key, b"half a pack")
@@ -77,7 +77,7 @@ class TestRefusedDeletions:
         assert lying.gc().deleted_strays == 1
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_probe_of_the_clock_that_stays_ends_nothing(self, lying: MemoryVolume) -> None:
+    def test_a_clock_probe_that_cannot_be_deleted_does_not_stop_the_gc(self, lying: MemoryVolume) -> None:
         packs = all_dead(lying)
         orphan = "packs/00000001/" + "ab" * 32
         lying.inner.put_if_absent(orphan, b"half a pack")
@@ -91,10 +91,10 @@ class TestRefusedDeletions:
 
 
 class TestBlocksThatCannotBeRead:
-    """A sparse pack with a block that is rotten, or a pack that does not answer."""
+    """A sparsely used pack has a damaged block, or is missing."""
 
     def prepare(self, volume: MemoryVolume) -> tuple[str, str]:
-        """Two sparse packs, one in which a block of f3 is damaged, and packs that are dead: keys of the first two."""
+        """Makes two sparsely used packs, one with a damaged block of f3, and dead packs; returns the first two keys."""
         volume.write("f0", noise(0))
         volume.write("f1", noise(1))
         volume.write("f2", noise(2))
@@ -122,7 +122,7 @@ class TestBlocksThatCannotBeRead:
         return str(place[1])
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_rotten_block_leaves_its_pack_as_it_is_and_all_else_is_freed(self, volume: MemoryVolume) -> None:
+    def test_a_pack_with_a_damaged_block_stays_and_others_are_freed(self, volume: MemoryVolume) -> None:
         good, bad = self.prepare(volume)
         body = bytearray(volume.inner.get(bad))
         body[body.index(noise(3)[:4096])] ^= 1
@@ -139,10 +139,10 @@ class TestBlocksThatCannotBeRead:
         assert good not in volume.packs()
         assert bad in volume.packs()
         assert sum(volume.packs().values()) < before[bad] + 25 * KIB
-        assert volume.gc().rewritten_bytes == 0  # good blocks beside the rotten one are not copied again and again
+        assert volume.gc().rewritten_bytes == 0  # good blocks beside the damaged one are not copied again and again
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_pack_that_answers_404_is_left(self, lying: MemoryVolume) -> None:
+    def test_a_pack_that_is_missing_is_skipped(self, lying: MemoryVolume) -> None:
         good, bad = self.prepare(lying)
         with faults(lying).on(FaultKind.HIDDEN, operations=["get"], keys=[bad]):
             result = lying.gc()
@@ -155,7 +155,7 @@ class TestBlocksThatCannotBeRead:
         lying.check_snapshots()
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_store_that_fails_while_packs_are_rewritten_ends_the_rewriting_alone(self, lying: MemoryVolume) -> None:
+    def test_a_store_that_fails_during_rewriting_ends_only_that(self, lying: MemoryVolume) -> None:
         good, bad = self.prepare(lying)
         before = set(lying.packs())
         with faults(lying).on(FaultKind.UNAVAILABLE, operations=["get"], key_prefix="packs/"):
@@ -168,7 +168,7 @@ class TestBlocksThatCannotBeRead:
 
 
 @pytest.mark.promise("one-failure-does-not-stop-gc")
-def test_a_newest_snapshot_that_cannot_be_looked_into_is_taken_to_need_all(lying: MemoryVolume) -> None:
+def test_a_newest_snapshot_that_cannot_be_read_counts_as_needing_all(lying: MemoryVolume) -> None:
     for number in range(40):
         lying.write(f"f{number}", noise(number, 256 * KIB))
     first = lying.publish()

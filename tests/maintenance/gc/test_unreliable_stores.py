@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""gc on stores that fail, or do not tell everything: it deletes nothing then."""
+"""gc on stores that fail, or whose listings are incomplete: it deletes nothing."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -17,14 +17,14 @@ from tests.maintenance.memory_volume import NOW, MemoryVolume, garbage
 
 
 class ScriptedStore(MemoryStore):
-    """Lists in short pages; what a test says goes wrong."""
+    """Lists in short pages, with faults that a test sets."""
 
     def __init__(self) -> None:
         super().__init__()
         self.failing_page = 0
         self.dropped_key = ""
         self.dropped_from: str | None = None
-        """The one prefix whose listing lacks that key; None for any."""
+        """The prefix whose listing lacks that key; None for any."""
         self.pages = 0
 
     def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
@@ -38,7 +38,7 @@ class ScriptedStore(MemoryStore):
 
 
 class TestStoresThatFail:
-    """Whatever is not complete ends the gc before the first deletion."""
+    """An incomplete listing or an unreadable manifest ends the gc before the first deletion."""
 
     @pytest.fixture
     def scripted(self, tmp_path: Path) -> MemoryVolume:
@@ -46,7 +46,7 @@ class TestStoresThatFail:
         garbage(volume)
         return volume
 
-    def check_nothing_went(
+    def check_nothing_is_deleted(
         self, volume: MemoryVolume, error: type[Exception], text: str, report: ProgressCallback = ignore_progress
     ) -> None:
         tree, before = volume.tree(), {info.key for info in volume.inner.list("p")}
@@ -58,23 +58,23 @@ class TestStoresThatFail:
         volume.close()
 
     @pytest.mark.promise("gc-deletes-nothing-on-doubt")
-    def test_an_error_on_page_three(self, scripted: MemoryVolume) -> None:
+    def test_an_error_on_a_page_of_the_listing(self, scripted: MemoryVolume) -> None:
         scripted.inner.failing_page = 3
         scripted.inner.pages = 0
-        self.check_nothing_went(scripted, StoreError, "503 for page 3")
+        self.check_nothing_is_deleted(scripted, StoreError, "503 for page 3")
 
     @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
     def test_a_listing_that_lacks_the_snapshot_that_was_just_published(self, scripted: MemoryVolume) -> None:
         def hide(_: object) -> None:
             scripted.inner.dropped_key = f"snapshots/{scripted.newest}"
 
-        self.check_nothing_went(scripted, StoreError, "does not list snapshot", hide)
+        self.check_nothing_is_deleted(scripted, StoreError, "does not list snapshot", hide)
 
     @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
     def test_two_listings_of_which_one_lacks_an_old_snapshot(self, scripted: MemoryVolume) -> None:
         scripted.inner.dropped_key = f"snapshots/{scripted.archive.ids()[0]}"
         scripted.inner.dropped_from = ""
-        self.check_nothing_went(scripted, StoreError, "does not list snapshot")
+        self.check_nothing_is_deleted(scripted, StoreError, "does not list snapshot")
 
     def test_a_listing_of_snapshots_that_lacks_one_which_is_there(self, scripted: MemoryVolume) -> None:
         scripted.inner.dropped_key = f"snapshots/{scripted.archive.ids()[0]}"
@@ -106,7 +106,7 @@ class TestStoresThatFail:
             volume.gc()
         assert set(packs) <= set(volume.packs())
 
-    def test_a_pack_that_is_gone(self, volume: MemoryVolume) -> None:
+    def test_a_missing_pack(self, volume: MemoryVolume) -> None:
         garbage(volume)
         packs = volume.packs()
         volume.inner.delete_many([next(iter(packs))])
@@ -114,7 +114,7 @@ class TestStoresThatFail:
             volume.gc()
         assert set(volume.packs()) >= set(list(packs)[1:])
 
-    def test_a_pack_that_is_listed_and_answers_404(self, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_pack_that_is_listed_but_missing(self, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
         garbage(volume)
         tree = volume.tree()
         sparse = {pack_key(name) for name in volume.collector.plan(NOW).rewrites}

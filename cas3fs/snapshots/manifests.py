@@ -111,7 +111,7 @@ def snapshots_named_by(infos: Iterable[SnapshotInfo]) -> set[str]:
 
 def no_such_snapshot(url: str, snapshot_id: str) -> SnapshotMissing:
     """Return the error for a snapshot that does not exist."""
-    return SnapshotMissing(f"{url} has no snapshot {snapshot_id}; `cas3fs snapshot list` shows those that exist")
+    return SnapshotMissing(f"{url} has no snapshot {snapshot_id}")
 
 
 def check_snapshot_id(snapshot_id: str) -> str:

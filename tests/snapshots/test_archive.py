@@ -350,10 +350,14 @@ def test_a_restore_needs_few_requests_and_reports_its_progress(store: Store, tmp
     index = tmp_path / "index"
     index.write_bytes(random.Random(5).randbytes(10_000_000))
     archive.create(index, epoch=1, sequence=1)
-    told: list[tuple[int, int]] = []
-    SnapshotArchive(Shelf(store)).restore(FIRST, tmp_path / "restored", lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    SnapshotArchive(Shelf(store)).restore(
+        FIRST, tmp_path / "restored", lambda done, total: reported.append((done, total))
+    )
     assert store.gets <= 5
-    assert told[-1] == (10_000_000, 10_000_000) and [done for done, _ in told] == sorted(done for done, _ in told)
+    assert reported[-1] == (10_000_000, 10_000_000) and [done for done, _ in reported] == sorted(
+        done for done, _ in reported
+    )
 
 
 def test_no_thread_is_left_after_a_failure(archive: SnapshotArchive, store: Store, index: Path) -> None:

@@ -278,7 +278,7 @@ class TestRefusedDeletions:
         self.fill(archive, tmp_path)
         key = SnapshotEntry.key_of(name(2))
         lying.delete_many([key])
-        lying.put_if_absent(key, b"rotten")
+        lying.put_if_absent(key, b"corrupt")
         pages = {info.key for info in lying.list("pages/")}
         plan = plan_removal(archive, [name(1), name(2), name(3)], lambda _: True)
         with lying.faults.on(FaultKind.DELETION_REFUSED, keys=[key]), pytest.raises(DeleteFailed):

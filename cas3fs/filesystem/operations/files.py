@@ -298,14 +298,17 @@ class Files:
 
     def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
         """As `write`, when the bytes fit in memory; None when they do not.  Never waits."""
+        staging = self._staging
         with self._lock:
-            if self._access.refusal == errno.ENOSPC and self._staging.may_free_space:
+            if staging.is_in_file(self._open[handle].inode):
+                return None
+            if self._access.refusal == errno.ENOSPC and staging.may_free_space:
                 return None
             inode = self._begin_write(handle, offset, data)
-            if not self._staging.write_to_memory(inode, offset, data):
+            if not staging.write_to_memory(inode, offset, data):
                 return None
             self._wrote(inode, offset + len(data))
-            self._staging.update_active_layer(inode)
+            staging.update_active_layer(inode)
             return len(data)
 
     def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True) -> int:
@@ -317,13 +320,17 @@ class Files:
             FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no room, and storing what is
                 staged gives it none, or for a caller that could not wait.
         """
-        done = self.write_now(handle, offset, data)
-        if done is not None:
-            return done
+        staging = self._staging
         with self._lock:
-            if self._staging.is_full or self._access.refusal:
+            if self._access.refusal == errno.ENOSPC and not staging.may_free_space:
+                self._access.check_change()
+            if staging.is_full or self._access.refusal:
                 self._find_room(wait)
             inode = self._begin_write(handle, offset, data)
+            if not staging.is_in_file(inode) and staging.write_to_memory(inode, offset, data):
+                self._wrote(inode, offset + len(data))
+                staging.update_active_layer(inode)
+                return len(data)
             layer, held = self._file_layer(inode)
         written = None
         try:

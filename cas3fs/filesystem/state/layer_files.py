@@ -11,7 +11,7 @@ system made on its own has failed, every byte that was written since the last sy
 until it is written anew.  Reading asks for such failures afterwards: what was read before one is told was right.
 
 Locks, each taken while holding those before it at most: the file system's; a file's `_sync_mutex` (one sync at a
-time; held while the disk is waited for); a file's `_lock` and that of `LayerFiles`, which are held for no system call.
+time; held while the disk is waited for); the lock of `LayerFiles`, for all files, which is held for no system call.
 """
 
 import errno
@@ -46,11 +46,16 @@ def default_open_files() -> int:
 
 
 class PendingWrite(NamedTuple):
-    """Bytes that are in a file, and do not count yet; `failures` is the file's count when they began to go there."""
+    """Bytes that are in a file, and do not count yet.
+
+    failures: the file's count of losses when the write began.
+    dirty: the file's set of unsynced ranges at that time; another one since then tells that a sync has begun.
+    """
 
     offset: int
     length: int
     failures: int
+    dirty: RangeSet
 
 
 class FileBytes:
@@ -59,7 +64,6 @@ class FileBytes:
     __slots__ = (
         "_dirty",
         "_files",
-        "_lock",
         "_new",
         "_sync_mutex",
         "_syncing",
@@ -96,7 +100,6 @@ class FileBytes:
         """How often the disk has lost bytes of it."""
         self.descriptor, self.uses, self.forgotten = -1, 0, False  # these belong to `files`
         self._files = files
-        self._lock = threading.Lock()
         self._sync_mutex = threading.Lock()
         self._dirty = RangeSet()
         """What was put since the last sync began, whether it counts or not."""
@@ -123,54 +126,66 @@ class FileBytes:
         return list(self.set)
 
     def lost_ranges(self) -> list[Range]:
-        with self._lock:
+        with self._files.lock:
             return list(self.lost)
 
     def write(self, offset: int, data: Buffer) -> PendingWrite:
         """Writes the bytes, which do not count before `finish_write`.  May block on the disk: call it without a lock.
 
+        The file is in use until `finish_write`, which has to follow.
+
         Raises:
-            OSError: as pwrite(2), a full disk among them.
+            OSError: as pwrite(2), a full disk among them; nothing has to follow.
         """
         view = memoryview(data)
-        with self._lock:
-            pending = PendingWrite(offset, len(view), self.failures)
-            dirty = self._mark_dirty(pending)
-        descriptor = self._files.acquire(self)
+        length, files = len(view), self._files
+        with files.lock:
+            pending = PendingWrite(offset, length, self.failures, self._dirty)
+            if length:
+                self._dirty.add(offset, offset + length)
+            descriptor = files.use(self)
+        if descriptor < 0:
+            descriptor = files.acquire(self)
         try:
-            while view:
-                written = self._files.disk.write(descriptor, view, offset)
-                view = view[written:]
-                offset += written
-        finally:
-            if dirty is not self._dirty:  # a sync has begun meanwhile; one that begins now covers all of it
-                with self._lock:
-                    self._mark_dirty(pending)
-            self._files.release(self)
+            written = 0
+            while written < length:
+                written += files.disk.write(descriptor, view[written:] if written else view, offset + written)
+        except BaseException:
+            with files.lock:
+                self._mark_dirty_again(pending)
+            files.release(self)
+            raise
         return pending
 
-    def _mark_dirty(self, pending: PendingWrite) -> RangeSet:
-        if pending.length:
+    def _mark_dirty_again(self, pending: PendingWrite) -> None:
+        """Where a sync has begun since `write` began, it may have come too early for its bytes."""
+        if pending.dirty is not self._dirty and pending.length:
             self._dirty.add(pending.offset, pending.offset + pending.length)
-        return self._dirty
 
     def finish_write(self, pending: PendingWrite) -> None:
         """The bytes that `write` wrote count from now on."""
-        end = pending.offset + pending.length
-        with self._lock:
-            self.set.add(pending.offset, end)
-            was_lost = pending.failures != self.failures
-            if was_lost:
-                self.lost.add(pending.offset, end)
-            elif self.lost.starts:
-                self.lost.remove(pending.offset, end)
+        offset, length, failures, dirty = pending
+        end, files = offset + length, self._files
+        with files.lock:
+            if dirty is not self._dirty:
+                self._mark_dirty_again(pending)
+            was_lost = failures != self.failures
+            if length:
+                self.set.add(offset, end)
+                if was_lost:
+                    self.lost.add(offset, end)
+                elif self.lost.starts:
+                    self.lost.remove(offset, end)
             self.unsynced = True
+            descriptor = files.end_use(self)
+        if descriptor >= 0:
+            files.disk.close(descriptor)
         if was_lost:
-            self._files.on_lost(self, OSError(errno.EIO, os.strerror(errno.EIO)))
+            files.on_lost(self, OSError(errno.EIO, os.strerror(errno.EIO)))
 
     def truncate(self, size: int) -> None:
         """Forgets everything from `size` on."""
-        with self._lock:
+        with self._files.lock:
             self.set.truncate(size)
             self.lost.truncate(size)
 
@@ -220,11 +235,11 @@ class FileBytes:
 
     def _is_unproven(self, start: int, end: int) -> bool:
         """Whether the disk may have lost some of these bytes, and nobody was told."""
-        with self._lock:
+        with self._files.lock:
             return self._dirty.overlaps(start, end) or self._syncing.overlaps(start, end)
 
     def _refuse_lost(self, start: int, end: int) -> None:
-        with self._lock:
+        with self._files.lock:
             lost = self.lost.within(start, end) if self.lost.starts else []
         if lost:
             raise OSError(
@@ -281,7 +296,7 @@ class FileBytes:
             return
         try:
             self.unsynced = False  # before the call: a write during it sets the flag again
-            with self._lock:
+            with self._files.lock:
                 syncing = self._syncing = self._dirty
                 self._dirty = RangeSet()
             try:
@@ -291,7 +306,7 @@ class FileBytes:
             else:
                 self._sync_name()
         finally:
-            with self._lock:
+            with self._files.lock:
                 self._syncing = RangeSet()
             self._files.release(self)
 
@@ -306,7 +321,7 @@ class FileBytes:
 
     def _lose(self, syncing: Iterable[Range], error: OSError) -> None:
         """All of `syncing`, and all that was put since, is lost."""
-        with self._lock:
+        with self._files.lock:
             for start, end in [*syncing, *self._dirty]:
                 for part in self.set.within(start, end):
                     self.lost.add(*part)
@@ -339,7 +354,8 @@ class LayerFiles:
         self._folder = folder
         self._folder_descriptor = -1
         self._most_open = default_open_files() if most_open is None else most_open
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Guards the ranges and descriptors of all files."""
         self._open: OrderedDict[FileBytes, None] = OrderedDict()
         """The longest unused first."""
 
@@ -356,7 +372,7 @@ class LayerFiles:
         if self._folder_descriptor >= 0:
             return
         descriptor = self.disk.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        with self._lock:
+        with self.lock:
             if self._folder_descriptor < 0:
                 self._folder_descriptor, descriptor = descriptor, -1
         if descriptor >= 0:
@@ -368,16 +384,23 @@ class LayerFiles:
         Raises:
             OSError: as open(2).
         """
-        with self._lock:
-            if held.descriptor >= 0:
-                held.uses += 1
-                self._open.move_to_end(held)
-                return held.descriptor
-        self._enter(held, self._opened(held, 0), uses=1)
-        return held.descriptor
+        with self.lock:
+            descriptor = self.use(held)
+        if descriptor < 0:
+            self._enter(held, self._opened(held, 0), uses=1)
+            descriptor = held.descriptor
+        return descriptor
+
+    def use(self, held: FileBytes) -> int:
+        """As `acquire`, and -1 where its file is not open; needs the lock."""
+        descriptor = held.descriptor
+        if descriptor >= 0:
+            held.uses += 1
+            self._open.move_to_end(held)
+        return descriptor
 
     def _enter(self, held: FileBytes, descriptor: int, uses: int = 0) -> None:
-        with self._lock:
+        with self.lock:
             held.uses += uses
             if held.descriptor < 0:
                 held.descriptor, descriptor = descriptor, -1
@@ -387,15 +410,19 @@ class LayerFiles:
 
     def release(self, held: FileBytes) -> None:
         """The descriptor that `acquire` gave is not used any more."""
-        with self._lock:
-            held.uses -= 1
-            descriptor = self._taken_out(held) if held.forgotten and not held.uses else -1
+        with self.lock:
+            descriptor = self.end_use(held)
         if descriptor >= 0:
             self.disk.close(descriptor)
 
+    def end_use(self, held: FileBytes) -> int:
+        """As `release`; gives the descriptor that is to be closed, or -1; needs the lock."""
+        held.uses -= 1
+        return self._taken_out(held) if held.forgotten and not held.uses else -1
+
     def close_file(self, held: FileBytes) -> None:
         """Closes its file as soon as nobody uses it."""
-        with self._lock:
+        with self.lock:
             held.forgotten = True
             descriptor = -1 if held.uses else self._taken_out(held)
         if descriptor >= 0:
@@ -413,7 +440,7 @@ class LayerFiles:
 
     def close(self) -> None:
         """Closes all; the files stay."""
-        with self._lock:
+        with self.lock:
             descriptors = [self._taken_out(held) for held in list(self._open)]
             if self._folder_descriptor >= 0:
                 descriptors.append(self._folder_descriptor)
@@ -460,7 +487,7 @@ class LayerFiles:
 
         Waits for no other thread: whoever is here may be in the middle of a sync of its own.
         """
-        with self._lock:
+        with self.lock:
             idle = [held for held in self._open if not held.uses]
             clean = next((held for held in idle if held.is_clean), None)
             descriptor = -1 if clean is None else self._taken_out(clean)
@@ -470,12 +497,12 @@ class LayerFiles:
 
     def _close_dirty(self, held: FileBytes) -> bool:
         """Syncs a file and closes it, unless somebody uses it."""
-        with self._lock:
+        with self.lock:
             if held.uses or held.descriptor < 0:
                 return False
             held.uses += 1
         was_synced = held.sync_at_once()
-        with self._lock:
+        with self.lock:
             held.uses -= 1
             may_go = not held.uses and ((was_synced and held.is_clean) or held.forgotten)
             descriptor = self._taken_out(held) if may_go else -1

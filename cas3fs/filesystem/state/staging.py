@@ -203,6 +203,12 @@ class Staging:
         self._changed[inode.number] = inode
         inode.touched_s = time.monotonic()
 
+    @staticmethod
+    def is_in_file(inode: Inode) -> bool:
+        """Whether the layer that takes the changes of `inode` has its bytes in a file."""
+        layers = inode.layers
+        return bool(layers) and not layers[-1].frozen and isinstance(layers[-1].bytes, FileBytes)
+
     def write_to_memory(self, inode: Inode, offset: int, data: Buffer) -> bool:
         """Takes the bytes into memory; False when they are to go to a file, or when there is no room."""
         if self.is_full or self.memory_bytes >= self.memory_limit_bytes:

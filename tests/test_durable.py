@@ -19,7 +19,7 @@ def test_the_folder_itself_is_synced_and_closed(tmp_path: Path, monkeypatch: pyt
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_what_is_no_folder_is_an_error(tmp_path: Path) -> None:
+def test_syncing_a_file_as_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         sync_folder(tmp_path / "file")

@@ -54,11 +54,11 @@ def test_every_error_becomes_a_known_errno(cls: type[Cas3fsError]) -> None:
         (ValueError("a bug"), errno.EIO),
     ],
 )
-def test_the_errno_tells_what_the_error_is(error: Exception, expected: int) -> None:
+def test_errors_have_the_expected_errno(error: Exception, expected: int) -> None:
     assert errno_of(error) == expected
 
 
-def test_a_file_system_error_without_words_has_those_of_its_errno() -> None:
+def test_a_file_system_error_without_a_message_has_that_of_its_errno() -> None:
     assert str(FileSystemError(errno.ENOENT)) == "No such file or directory"
     assert str(FileSystemError(errno.ENOENT, "no such thing")) == "no such thing"
 

@@ -17,7 +17,7 @@ MIB = 1 << 20
 WRITTEN_BYTES = 12 * MIB
 
 
-def test_what_is_written_is_read_cut_and_renamed(tmp_path: Path) -> None:
+def test_a_file_is_written_read_truncated_and_renamed(tmp_path: Path) -> None:
     disk = LocalDisk()
     file = disk.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
     assert disk.write(file, memoryview(b"0123456789"), 0) == 10

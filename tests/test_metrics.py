@@ -42,7 +42,7 @@ def test_threads_lose_no_count() -> None:
     }  # fmt: skip
 
 
-def test_a_timer_measures_nested_and_also_what_raises() -> None:
+def test_a_timer_measures_nested_bodies_and_those_that_raise() -> None:
     clock = Clock()
     timer = Metrics(clock).timer("t")
     with timer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What goes on in the background goes on after any exception, and says what the last one was."""
+"""Periodic work continues after any exception, and the last one is reported."""
 
 import logging
 import threading
@@ -17,29 +17,29 @@ ERRORS = [StoreError("the store is away"), OSError(5, "Input/output error"), Run
 
 @pytest.mark.promise("background-work-survives-exceptions")
 @pytest.mark.parametrize("error", [*ERRORS, MemoryError(), AssertionError(), KeyError("x"), RecursionError()])
-def test_a_turn_that_fails_is_followed_by_the_next(error: Exception) -> None:
-    turns, third = [], threading.Event()
+def test_a_failed_run_is_followed_by_the_next(error: Exception) -> None:
+    runs, third = [], threading.Event()
 
-    def turn() -> None:
-        turns.append(error)
-        if len(turns) == 3:
+    def run() -> None:
+        runs.append(error)
+        if len(runs) == 3:
             third.set()
         raise error
 
     metrics = Metrics()
-    rhythm = PeriodicThread("test", 0.001, turn, FailureGuard("test", metrics, "it failed"))
-    rhythm.start()
+    thread = PeriodicThread("test", 0.001, run, FailureGuard("test", metrics, "it failed"))
+    thread.start()
     try:
         assert third.wait(WAIT_S)
     finally:
-        rhythm.stop()
-    trouble = metrics.last_errors()["test"]
-    assert trouble.times == len(turns)
-    assert trouble.error == str(error) or trouble.error == type(error).__name__
-    assert (datetime.now(UTC) - datetime.fromisoformat(trouble.time)).total_seconds() < WAIT_S
+        thread.stop()
+    last_error = metrics.last_errors()["test"]
+    assert last_error.times == len(runs)
+    assert last_error.error == str(error) or last_error.error == type(error).__name__
+    assert (datetime.now(UTC) - datetime.fromisoformat(last_error.time)).total_seconds() < WAIT_S
 
 
-def test_what_was_foreseen_is_one_line_in_the_log_and_anything_else_has_a_traceback(
+def test_an_expected_error_is_one_line_in_the_log_and_any_other_has_a_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     guard = FailureGuard("test", Metrics(), "it failed")
@@ -50,7 +50,7 @@ def test_what_was_foreseen_is_one_line_in_the_log_and_anything_else_has_a_traceb
     assert all(record.levelno == logging.ERROR and "it failed" in record.message for record in caplog.records)
 
 
-def test_the_pause_grows_while_turns_fail_and_is_over_with_the_first_that_does_not() -> None:
+def test_the_pause_grows_with_failures_and_ends_with_a_success() -> None:
     guard = FailureGuard("test", Metrics(), "it failed")
     pauses = [guard.pause_s]
     for _ in range(20):
@@ -64,20 +64,20 @@ def test_the_pause_grows_while_turns_fail_and_is_over_with_the_first_that_does_n
     assert guard.pause_s == 0
 
 
-def test_a_rhythm_ends_when_its_turn_says_so_and_an_interrupt_is_let_through() -> None:
-    metrics, turns = Metrics(), []
+def test_a_thread_ends_when_its_task_returns_true_and_interrupts_pass() -> None:
+    metrics, runs = Metrics(), []
 
-    def turn() -> bool:
-        turns.append(1)
+    def run() -> bool:
+        runs.append(1)
         return True
 
-    rhythm = PeriodicThread("test", 0.001, turn, FailureGuard("test", metrics, "it failed"))
-    rhythm.start()
-    rhythm._thread.join(WAIT_S)
-    assert (len(turns), metrics.last_errors()) == (1, {})
+    thread = PeriodicThread("test", 0.001, run, FailureGuard("test", metrics, "it failed"))
+    thread.start()
+    thread._thread.join(WAIT_S)
+    assert (len(runs), metrics.last_errors()) == (1, {})
     with pytest.raises(KeyboardInterrupt), FailureGuard("test", metrics, "it failed"):
         raise KeyboardInterrupt
 
 
-def test_a_rhythm_that_never_began_can_be_stopped() -> None:
+def test_a_thread_that_was_never_started_can_be_stopped() -> None:
     PeriodicThread("test", 60, lambda: None, FailureGuard("test", Metrics(), "it failed")).stop()

@@ -14,7 +14,7 @@ def test_the_default_prices_are_amazons() -> None:
     assert prices.of_egress(1_000_000_000) == pytest.approx(0.09)
 
 
-def test_what_is_named_is_set_and_the_rest_stays() -> None:
+def test_named_prices_are_set_and_others_keep_their_defaults() -> None:
     prices = PriceTable.parse("put=0.01, egress=0,storage=0.006")
     assert (prices.put, prices.egress_per_gb, prices.storage_per_gb_month) == (0.01, 0, 0.006)
     assert prices.get == PriceTable().get
@@ -22,6 +22,6 @@ def test_what_is_named_is_set_and_the_rest_stays() -> None:
 
 
 @pytest.mark.parametrize("text", ["copy=1", "put", "put=", "put=x", "put=-1", "put=inf", "put=nan", "=3"])
-def test_what_is_no_price_is_refused(text: str) -> None:
+def test_an_invalid_price_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a price"):
         PriceTable.parse(text)

@@ -28,7 +28,7 @@ def test_a_size_is_a_number_with_a_unit(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1Q", "1 2", "MiB", "1e6", "٣"])
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="10GiB"):
         parse_size(text)
 
@@ -39,7 +39,7 @@ def test_a_duration_is_a_number_with_a_unit(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "m", "5 minutes", "-1s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="duration"):
         parse_duration(text)
 

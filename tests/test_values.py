@@ -24,7 +24,7 @@ def test_a_snapshot_number_has_digits_for_a_lifetime() -> None:
     assert str(SnapshotNumber(7, 123)) == "00000007-0000000123"
 
 
-def test_a_number_that_the_index_could_not_keep_is_refused() -> None:
+def test_a_number_that_does_not_fit_in_the_index_is_refused() -> None:
     assert SnapshotNumber.parse(f"{LARGEST_EPOCH}-{LARGEST_SEQUENCE}") == (LARGEST_EPOCH, LARGEST_SEQUENCE)
     for text in (f"{LARGEST_EPOCH + 1}-1", f"1-{LARGEST_SEQUENCE + 1}", "9" * 190 + "-1"):
         with pytest.raises(ValueError, match="too large"):
@@ -32,6 +32,6 @@ def test_a_number_that_the_index_could_not_keep_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "7", "7-", "-123", "7-x", "x-7", "7-1-2", "\u0667-\u0667", "+7-1"])
-def test_what_is_no_snapshot_number_is_refused(text: str) -> None:
+def test_an_invalid_snapshot_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="snapshot number"):
         SnapshotNumber.parse(text)

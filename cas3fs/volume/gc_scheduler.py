@@ -31,7 +31,7 @@ class GcScheduler:
         self._collector: GarbageCollector | None = None
         self._stopped = False
         self._running = threading.Lock()
-        self._rhythm: PeriodicThread | None = None
+        self._thread: PeriodicThread | None = None
 
     @property
     def context(self) -> VolumeContext:
@@ -72,14 +72,14 @@ class GcScheduler:
         """The request ``gc`` of the control socket."""
         return self.gc(settings_of(args), progress, dry_run=bool(args.get("dry_run")))
 
-    # -- in a rhythm
+    # -- periodically
 
     def start(self, interval_s: float) -> None:
         """Does a gc every `interval_s`; an interval of 0 means never."""
         if interval_s > 0 and self._volume.context is not None:
             guard = FailureGuard("gc", self._volume.metrics, "gc ended, nothing is lost")
-            self._rhythm = PeriodicThread("gc", interval_s, self._collect, guard)
-            self._rhythm.start()
+            self._thread = PeriodicThread("gc", interval_s, self._collect, guard)
+            self._thread.start()
 
     def _collect(self) -> None:
         self.gc(GcSettings(), lambda _: None)
@@ -89,8 +89,8 @@ class GcScheduler:
         self._stopped = True
         if self._collector is not None:
             self._collector.stop()
-        if self._rhythm is not None:
-            self._rhythm.stop()
+        if self._thread is not None:
+            self._thread.stop()
         with self._running:
             pass
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Publishing: the index of a running file system becomes a snapshot in the store, on demand and in a rhythm.
+"""Publishing: the index of a running file system becomes a snapshot in the store, on demand and periodically.
 
 The order: everything is stored; the index is copied; the pages and then the manifest are put; the epochs are listed,
 and only if ours is the newest is the snapshot acknowledged. A failure at any step leaves at most pages that no
 manifest names, under a number that is never used again, as every attempt uses one up.
 
 A snapshot is made only where something has changed. Where nothing has, the newest snapshot is looked up in the store:
-whenever somebody asks for a publishing, and once an hour in the rhythm. Where the store has lost it, or pages that it
-needs, another one is made, with what is missing.
+whenever somebody asks for a publishing, and once an hour by the periodic thread. Where the store has lost it, or pages
+that it needs, another one is made, with what is missing.
 
 An ``fsync`` that waits for the store comes by `publish_shared`: those that come while one publishing is under way share
 the next one, whatever comes of it.
@@ -84,7 +84,7 @@ class Publisher:
         self.newest = local.newest
         self._taken = self._saved_time()
         self._seen = None if changed or local.newest is None else self._change_mark()
-        self._rhythm: PeriodicThread | None = None
+        self._thread: PeriodicThread | None = None
         self._checked_s = -_CHECK_INTERVAL_S
         going = functools.partial(save_known_snapshots, archive, claim, state.known_snapshots)
         self.pruner = SnapshotPruner(archive, epochs, claim, lambda: self.next_number, shown=state.shown, going=going)
@@ -295,17 +295,17 @@ class Publisher:
         with self._fs.index_transaction() as index:
             return index.changes - self._own_changes
 
-    # -- in a rhythm
+    # -- periodically
 
     def start(self, interval_s: float) -> None:
         """Publishes every `interval_s` what has changed; an interval of 0 means never."""
         if interval_s > 0:
             guard = FailureGuard("snapshots", self._fs.metrics, f"publishing failed, tried again in {interval_s:.0f} s")
-            self._rhythm = PeriodicThread("publisher", interval_s, self._publish_changes, guard)
-            self._rhythm.start()
+            self._thread = PeriodicThread("publisher", interval_s, self._publish_changes, guard)
+            self._thread.start()
 
     def _publish_changes(self) -> bool:
-        """A turn of the rhythm; whether it was the last."""
+        """One run of the periodic thread; returns whether it was the last."""
         try:
             with self._mutex:
                 before = self.newest
@@ -317,9 +317,9 @@ class Publisher:
         return False
 
     def stop(self) -> None:
-        """Ends the rhythm; a publishing under way is finished."""
-        if self._rhythm is not None:
-            self._rhythm.stop()
+        """End the periodic thread; a publication in progress is finished."""
+        if self._thread is not None:
+            self._thread.stop()
 
     def newest_age_s(self) -> float | None:
         """How long ago the newest snapshot was taken, by this machine's clock; None if there is none, or nobody knows.

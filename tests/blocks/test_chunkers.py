@@ -37,7 +37,9 @@ def cut_in_pieces(chunker: Chunker, data: bytes, sizes: list[int]) -> list[int]:
     zeros=st.booleans(),
 )
 @settings(max_examples=settings.default.max_examples // 2)
-def test_cutting_in_pieces_is_cutting_at_once(name: str, seed: int, length: int, sizes: list[int], zeros: bool) -> None:
+def test_cutting_in_pieces_equals_cutting_at_once(
+    name: str, seed: int, length: int, sizes: list[int], zeros: bool
+) -> None:
     data = bytes(length) if zeros else random.Random(seed).randbytes(length)
     sizes = [max(size, length // 50) for size in sizes]
     chunker = make_chunker(name, SMALL)
@@ -47,7 +49,7 @@ def test_cutting_in_pieces_is_cutting_at_once(name: str, seed: int, length: int,
 @pytest.mark.parametrize("name", CHUNKERS)
 @given(length=st.integers(0, 100_000), more=st.integers(0, 30_000))
 @settings(max_examples=settings.default.max_examples // 2)
-def test_what_is_certain_stays_whatever_follows(name: str, length: int, more: int) -> None:
+def test_certain_cuts_do_not_depend_on_what_follows(name: str, length: int, more: int) -> None:
     chunker = make_chunker(name, SMALL)
     certain = chunker.cut(NOISE[:length], final=False)
     assert chunker.cut(NOISE[: length + more], final=True)[: len(certain)] == certain
@@ -80,7 +82,7 @@ def test_zeros_of_exactly_the_longest_chunk_are_certain(name: str) -> None:
     assert chunker.cut(bytes(chunker.max_size - 1), final=False) == []
 
 
-def test_a_byte_put_in_front_changes_the_first_chunks_only() -> None:
+def test_an_inserted_byte_changes_only_the_first_chunks() -> None:
     chunker = make_chunker("fastcdc", SMALL)
 
     def blocks(data: bytes) -> set[bytes]:
@@ -100,7 +102,7 @@ def test_the_cuts_of_fastcdc_never_change() -> None:
     assert lengths == [4420, 7592, 4888, 4692, 6257, 3945, 6322, 11663, 1499, 3081, 3534, 5645, 7320, 3761, 6355, 946]
 
 
-def test_fixed_cuts_where_the_block_size_says() -> None:
+def test_fixed_cuts_at_multiples_of_the_block_size() -> None:
     chunker = make_chunker("fixed", SMALL)
     assert chunker.cut(bytes(10_000), final=True) == [4096, 4096, 1808]
     assert chunker.cut(bytes(10_000), final=False) == [4096, 4096]
@@ -120,6 +122,6 @@ def test_fastcdc_cuts_between_a_quarter_and_four_times_the_average() -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("rabin", SMALL), ("fastcdc", 2048), ("fastcdc", 5000), ("fastcdc", 2**23), ("fixed", 2**25)]
 )
-def test_a_chunker_or_size_that_makes_no_sense_is_refused(name: str, size: int) -> None:
+def test_an_unknown_chunker_or_invalid_size_is_refused(name: str, size: int) -> None:
     with pytest.raises(UsageError):
         make_chunker(name, size)

@@ -53,7 +53,7 @@ def test_random_data_is_stored_with_one_byte_more(level: int) -> None:
     assert encoded[0] == 0 and len(encoded) == len(NOISE) + 1
 
 
-def test_a_compressible_part_within_random_data_is_still_found_by_high_levels() -> None:
+def test_high_levels_find_a_compressible_part_of_random_data() -> None:
     plain = NOISE + bytes(100_000)
     assert len(encode(plain, Compression.parse("zstd:12"))) < len(NOISE) + 2000
 
@@ -68,14 +68,14 @@ def test_an_empty_block_is_one_byte() -> None:
 
 
 @pytest.mark.parametrize(("text", "level"), [("none", 0), ("zstd", 3), ("zstd:1", 1), ("ZSTD:22", 22), (" zstd:7 ", 7)])
-def test_compressions_are_named_in_words(text: str, level: int) -> None:
+def test_a_compression_is_parsed_from_its_text(text: str, level: int) -> None:
     parsed = Compression.parse(text)
     assert parsed.level == level
     assert Compression.parse(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize("text", ["", "lzma", "zstd:0", "zstd:23", "zstd:", "zstd:-1", "none:1", "zstd:3:4"])
-def test_a_wrong_compression_is_refused_by_name(text: str) -> None:
+def test_an_unknown_compression_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="compression"):
         Compression.parse(text)
 
@@ -95,12 +95,12 @@ def test_a_wrong_compression_is_refused_by_name(text: str) -> None:
         (encode(TEXT, ZSTD), len(TEXT) + 1),
     ],
 )
-def test_what_does_not_fit_is_a_corrupt_block(encoded: bytes, plain_length: int) -> None:
+def test_an_invalid_encoding_is_a_corrupt_block(encoded: bytes, plain_length: int) -> None:
     with pytest.raises(BlockCorrupt):
         decode(encoded, plain_length)
 
 
-def test_a_frame_that_would_decompress_to_more_than_the_block_is_never_decompressed() -> None:
+def test_a_frame_larger_than_the_block_is_never_decompressed() -> None:
     bomb = b"\x01" + zstandard.ZstdCompressor().compress(bytes(MAX_BLOCK_BYTES + 1))
     with pytest.raises(BlockCorrupt, match="declares"):
         decode(bomb, 100)
@@ -166,7 +166,7 @@ def test_names_and_tags_of_codecs_are_unique() -> None:
     assert len({one.name for one in codec.CODECS}) == len({one.tag for one in codec.CODECS}) == len(codec.CODECS)
 
 
-def test_threads_encode_and_decode_side_by_side() -> None:
+def test_threads_encode_and_decode_at_the_same_time() -> None:
     wrong: list[int] = []
 
     def work(number: int) -> None:

@@ -60,7 +60,7 @@ def test_the_same_nonce_makes_the_same_pack() -> None:
     assert build([b"one"]).body == build([b"one"]).body
 
 
-def test_a_guessed_tail_tells_how_much_is_needed_and_that_suffices() -> None:
+def test_the_guessed_tail_shows_how_much_of_the_end_is_needed() -> None:
     image = build([number.to_bytes(4, "big") for number in range(3000)])
     size = len(image.body)
     needed = tail_length(image.body[-GUESSED_TAIL_BYTES:], size)
@@ -70,13 +70,13 @@ def test_a_guessed_tail_tells_how_much_is_needed_and_that_suffices() -> None:
     assert read_contents(memoryview(image.body)[-needed:], size) == image.blocks
 
 
-def test_a_pack_without_blocks_is_whole() -> None:
+def test_a_pack_without_blocks_is_valid() -> None:
     image = build([])
     assert read_contents(image.body, len(image.body)) == ()
 
 
 @given(st.data())
-def test_a_damaged_tail_is_never_taken_for_whole(data: st.DataObject) -> None:
+def test_a_damaged_tail_is_never_accepted(data: st.DataObject) -> None:
     image = build([b"some", b"blocks" * 100])
     needed = tail_length(image.body, len(image.body))
     tail = bytearray(image.body[-needed:])
@@ -92,7 +92,7 @@ def test_noise_is_a_corrupt_pack(tail: bytes, size: int) -> None:
 
 
 @pytest.mark.parametrize("size_change", [-1, 1, 4096])
-def test_a_pack_cut_short_or_grown_is_corrupt(size_change: int) -> None:
+def test_a_truncated_or_longer_pack_is_corrupt(size_change: int) -> None:
     image = build([b"one"])
     with pytest.raises(PackCorrupt):
         read_contents(image.body, len(image.body) + size_change)
@@ -116,7 +116,7 @@ def test_a_newer_format_is_named() -> None:
     ("offset", "stored", "plain"),
     [(33, 4, 3), (0, 36, 3), (32, 0, 3), (32, 5, 3), (32, 3, 3), (2**63, 4, 3), (32, 4, MAX_BLOCK_BYTES + 1)],
 )
-def test_impossible_places_and_lengths_are_refused_though_the_checksum_fits(
+def test_impossible_offsets_and_lengths_are_refused_despite_a_valid_checksum(
     offset: int, stored: int, plain: int
 ) -> None:
     image = build([b"one"])
@@ -136,6 +136,6 @@ def test_impossible_places_and_lengths_are_refused_though_the_checksum_fits(
         (bytes(32), b"\x00", MAX_BLOCK_BYTES + 1),
     ],
 )
-def test_a_builder_takes_no_block_that_no_reader_would_accept(name: bytes, encoded: bytes, plain_length: int) -> None:
+def test_a_builder_refuses_blocks_that_readers_would_refuse(name: bytes, encoded: bytes, plain_length: int) -> None:
     with pytest.raises(ValueError, match="no block"):
         PackBuilder().add(name, encoded, plain_length)  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ def test_a_view_is_neither_collected_nor_checked(volume: Volume) -> None:
         check_mounted(view, {}, silent)
 
 
-def test_a_gc_in_a_rhythm_drops_what_was_deleted(volume: Volume) -> None:
+def test_a_periodic_gc_deletes_garbage(volume: Volume) -> None:
     volume.use("here", one=text(1), two=text(2))
     opened = volume.open("here")
     opened.filesystem.unlink(1, b"one")
@@ -147,7 +147,7 @@ def test_a_gc_in_a_rhythm_drops_what_was_deleted(volume: Volume) -> None:
     opened.finish()
 
 
-def test_a_gc_in_a_rhythm_ends_with_the_volume(volume: Volume) -> None:
+def test_a_periodic_gc_ends_with_the_volume(volume: Volume) -> None:
     opened = volume.open("here")
     scheduler = GcScheduler(opened)
     scheduler.start(3600)

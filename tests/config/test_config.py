@@ -6,14 +6,14 @@ from pathlib import Path
 from cas3fs.config import find_local_folders, split_options
 
 
-def test_what_is_given_goes_before_the_environment_and_that_before_the_platforms_place() -> None:
+def test_arguments_precede_the_environment_and_that_precedes_the_platform() -> None:
     environment = {"CAS3FS_STATE_DIR": "/env/state"}
     assert find_local_folders("/given", None, environment).state_dir == Path("/given")
     assert find_local_folders(None, None, environment).state_dir == Path("/env/state")
     assert find_local_folders(None, None, {}).cache_dir.name == "cas3fs"
 
 
-def test_each_volume_has_folders_of_its_own() -> None:
+def test_each_volume_has_its_own_folders() -> None:
     folders = find_local_folders("/s", "/c", {})
     assert folders.state_of("u") == Path("/s/u")
     assert folders.cache_of("u") == Path("/c/u/blocks")

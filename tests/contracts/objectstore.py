@@ -61,7 +61,7 @@ class ObjectStoreContract:
         [CONTENT, bytearray(CONTENT), memoryview(CONTENT), memoryview(b"--" + CONTENT + b"--")[2:-2]],
         ids=["bytes", "bytearray", "memoryview", "part of a memoryview"],
     )
-    def test_bytes_come_in_any_buffer(self, store: ObjectStore, body: Body) -> None:
+    def test_a_body_may_be_any_buffer(self, store: ObjectStore, body: Body) -> None:
         store.put_if_absent("a", body)
         assert store.get("a") == CONTENT
 
@@ -71,7 +71,7 @@ class ObjectStoreContract:
         store.put_if_absent("a", file)
         assert store.get("a") == CONTENT[100:]
 
-    def test_an_object_of_many_mebibytes_goes_up_and_comes_down(self, store: ObjectStore) -> None:
+    def test_a_large_object_can_be_put_and_read(self, store: ObjectStore) -> None:
         content = CONTENT * 820
         store.put_if_absent("a", io.BytesIO(content))
         assert store.get("a") == content
@@ -91,7 +91,7 @@ class ObjectStoreContract:
                 method(key)
         assert list(store.list()) == []
 
-    def test_a_key_that_keeps_the_rules_is_taken(self, store: ObjectStore) -> None:
+    def test_a_valid_key_is_accepted(self, store: ObjectStore) -> None:
         keys = ["0/1/2/3/4/5", "A.b_c-d=e@f", "/".join(["a" * 100] * 5), "b" * 200, "volume"]
         for key in keys:
             store.put_if_absent(key, key.encode())
@@ -104,7 +104,7 @@ class ObjectStoreContract:
         store.put_if_absent("a/b", b"second")
         assert store.get("a/b") == b"second"
 
-    def test_an_object_longer_than_its_reader_takes_is_an_error(self, store: ObjectStore) -> None:
+    def test_an_object_over_the_limit_of_its_reader_is_an_error(self, store: ObjectStore) -> None:
         store.put_if_absent("a", CONTENT)
         assert store.get_within("a", len(CONTENT)) == CONTENT
         with pytest.raises(ObjectTooLong, match="object a has more than 10239 bytes"):
@@ -126,7 +126,7 @@ class ObjectStoreContract:
             store.get_range("a", start, length)
 
     @pytest.mark.parametrize("lengths", [(1,), (10_240,), (1, 4_000, 0, 6_000), (0, 100), (), (0,)])
-    def test_pieces_are_a_range_cut_up(self, store: ObjectStore, lengths: tuple[int, ...]) -> None:
+    def test_pieces_make_up_a_range(self, store: ObjectStore, lengths: tuple[int, ...]) -> None:
         store.put_if_absent("a", CONTENT)
         for start in (0, 239):
             if start + sum(lengths) <= len(CONTENT):
@@ -135,7 +135,7 @@ class ObjectStoreContract:
                 assert [len(piece) for piece in pieces] == list(lengths)
                 assert b"".join(pieces) == CONTENT[start : start + sum(lengths)]
 
-    def test_large_pieces_come_whole(self, store: ObjectStore) -> None:
+    def test_large_pieces_are_complete(self, store: ObjectStore) -> None:
         content, lengths = CONTENT * 410, (1, 3 << 20, 1 << 20, 500)
         store.put_if_absent("a", io.BytesIO(content))
         pieces: list[bytes] = []
@@ -143,7 +143,7 @@ class ObjectStoreContract:
         assert [len(piece) for piece in pieces] == list(lengths)
         assert b"".join(pieces) == content[7 : 7 + sum(lengths)]
 
-    def test_pieces_that_cannot_be_had_are_an_error_and_none_comes(self, store: ObjectStore) -> None:
+    def test_an_impossible_range_of_pieces_is_an_error_and_delivers_none(self, store: ObjectStore) -> None:
         store.put_if_absent("a", CONTENT)
         pieces: list[bytes] = []
         with pytest.raises(ObjectTooShort):
@@ -168,9 +168,7 @@ class ObjectStoreContract:
         assert store.get_suffix("a", length) == (CONTENT[-length:] if length else b"")
 
     @pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, -1)])
-    def test_a_range_that_makes_no_sense_is_a_fault_of_the_caller(
-        self, store: ObjectStore, start: int, length: int
-    ) -> None:
+    def test_a_negative_range_is_a_value_error(self, store: ObjectStore, start: int, length: int) -> None:
         with pytest.raises(ValueError, match="no such range"):
             store.get_range("a", start, length)
 
@@ -191,7 +189,7 @@ class ObjectStoreContract:
 
     # Heads and metadata
 
-    def test_a_head_tells_size_and_time(self, store: ObjectStore) -> None:
+    def test_a_head_shows_size_and_time(self, store: ObjectStore) -> None:
         store.put_if_absent("a", CONTENT)
         info = store.head("a")
         assert (info.key, info.size) == ("a", len(CONTENT))
@@ -202,7 +200,9 @@ class ObjectStoreContract:
         [{"Kind": "x"}, {"": "x"}, {"a b": "x"}, {"a": "ä"}, {"a": "x\ny"}, {"a": " x"}, {"a": "x" * 2048}],
         ids=["capitals", "no name", "space", "not ASCII", "two lines", "space around", "too long"],
     )
-    def test_metadata_that_no_header_can_carry_are_refused(self, store: ObjectStore, metadata: dict[str, str]) -> None:
+    def test_metadata_that_do_not_fit_in_headers_are_refused(
+        self, store: ObjectStore, metadata: dict[str, str]
+    ) -> None:
         with pytest.raises(StoreRefused, match="metadata"):
             store.put_if_absent("a", b"", metadata)
         assert list(store.list()) == []
@@ -260,7 +260,7 @@ class ObjectStoreContract:
 
     # Deleting
 
-    def test_deleting_removes_the_named_and_minds_no_missing(self, store: ObjectStore) -> None:
+    def test_deleting_ignores_missing_keys(self, store: ObjectStore) -> None:
         for key in ("a", "b/1", "b/2"):
             store.put_if_absent(key, b"")
         store.delete_many(iter(["a", "b/1", "none", "none/at/all"]))
@@ -279,11 +279,11 @@ class ObjectStoreContract:
             results = list(pool.map(use, range(40)))
         assert results == [b"%s%d" % (str(number)[0].encode(), number) for number in range(40)]
 
-    def test_closing_twice_is_fine(self, store: ObjectStore) -> None:
+    def test_closing_twice_is_harmless(self, store: ObjectStore) -> None:
         store.close()
         store.close()
 
-    def test_every_error_is_one_of_ours(self, store: ObjectStore) -> None:
+    def test_every_error_is_a_cas3fs_error(self, store: ObjectStore) -> None:
         with pytest.raises(StoreError) as caught:
             store.get("none")
         assert store.url in str(caught.value)
@@ -298,7 +298,7 @@ class CreatesOnlyOnce:
             store.put_if_absent("a", b"second")
         assert store.get("a") == b"first"
 
-    def test_of_many_who_create_one_key_at_once_one_wins(self, store: ObjectStore) -> None:
+    def test_of_many_concurrent_creations_of_a_key_one_succeeds(self, store: ObjectStore) -> None:
         start = threading.Barrier(8)
 
         def create(number: int) -> int | None:
@@ -314,7 +314,7 @@ class CreatesOnlyOnce:
         assert len(winners) == 1
         assert store.get("epochs/00000001") == b"%d" % winners[0]
 
-    def test_the_probe_finds_that_conditions_are_honoured(self, store: ObjectStore) -> None:
+    def test_the_probe_detects_honoured_conditions(self, store: ObjectStore) -> None:
         assert probe_create_if_absent(store)
         assert list(store.list()) == []
 
@@ -322,7 +322,7 @@ class CreatesOnlyOnce:
 class IgnoresConditions:
     """For servers that are known to overwrite."""
 
-    def test_the_probe_finds_that_conditions_are_ignored(self, store: ObjectStore) -> None:
+    def test_the_probe_detects_ignored_conditions(self, store: ObjectStore) -> None:
         assert not probe_create_if_absent(store)
         assert list(store.list()) == []
 
@@ -331,7 +331,7 @@ class RefusesNesting:
     """For stores that tell by themselves that a key would lie under another object's key."""
 
     @pytest.mark.parametrize(("first", "second"), [("a/b", "a/b/c"), ("a/b/c/d", "a/b")])
-    def test_an_object_cannot_lie_under_another(self, store: ObjectStore, first: str, second: str) -> None:
+    def test_an_object_cannot_be_below_another(self, store: ObjectStore, first: str, second: str) -> None:
         store.put_if_absent(first, b"")
         with pytest.raises(InvalidKey):
             store.put_if_absent(second, b"")
@@ -341,7 +341,7 @@ class RefusesNesting:
 class KeepsMetadata:
     """For stores that keep metadata wherever they run; a directory needs extended attributes for it."""
 
-    def test_metadata_come_back_with_the_head(self, store: ObjectStore) -> None:
+    def test_a_head_shows_metadata(self, store: ObjectStore) -> None:
         metadata = {"kind": "pack", "format-version": "1", "label": 'some words: "a=b; c", %41', "empty": ""}
         store.put_if_absent("a", CONTENT, metadata)
         found = dict(store.head("a").metadata)

@@ -70,7 +70,7 @@ def test_metadata_is_found_whatever_case_its_names_have() -> None:
     assert from_metadata(Letter, shouted)["pages"] == "3"
 
 
-def test_only_what_is_declared_to_travel_does_and_none_does_not() -> None:
+def test_only_declared_attributes_become_metadata_and_none_does_not() -> None:
     assert set(to_metadata(Letter(id="one", to="x"))) == {"cas3-to", "cas3-pages", "cas3-urgent", "cas3-sender"}
 
 

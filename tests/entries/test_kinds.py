@@ -85,7 +85,7 @@ def test_attributes_are_json_and_metadata_is_short(entry: Entry) -> None:
     assert sum(len(name) + len(value) for name, value in to_metadata(entry).items()) < 1000
 
 
-def test_kinds_have_names_of_their_own() -> None:
+def test_names_of_kinds_are_unique() -> None:
     assert len({kind.kind for kind in ALL_KINDS}) == len(ALL_KINDS)
     folders = [kind.folder for kind in ALL_KINDS if kind.folder]
     assert len(set(folders)) == len(folders)
@@ -97,7 +97,7 @@ def test_a_kind_without_frame_has_a_default_for_every_attribute() -> None:
     assert {kind for kind in ALL_KINDS if not kind.framed} == {PackEntry, PartEntry}
 
 
-def test_an_id_is_generated_only_where_the_kind_says_so() -> None:
+def test_an_id_is_generated_only_for_kinds_that_generate_them() -> None:
     assert PartEntry.new_id(b"x") == PartEntry.new_id(b"x") != PartEntry.new_id(b"y")
     with pytest.raises(ValueError, match="chosen by the caller"):
         EpochEntry.new_id()

@@ -130,13 +130,13 @@ def test_attributes_of_a_newer_version_are_kept(shelf: Shelf) -> None:
     assert shelf.load(NewerBook, "b2").publisher == "Ticknor"
 
 
-def test_a_missing_attribute_names_object_and_attribute(shelf: Shelf) -> None:
+def test_the_error_for_a_missing_attribute_names_object_and_attribute(shelf: Shelf) -> None:
     shelf.store.put_if_absent("books/b1", raw_body("books/b1", {"year": 1}))
     with pytest.raises(MissingAttribute, match=r"books/b1.*'title'"):
         shelf.load(Book, "b1")
 
 
-def test_a_bad_attribute_names_object_attribute_and_value(shelf: Shelf) -> None:
+def test_the_error_for_an_invalid_attribute_names_object_attribute_and_value(shelf: Shelf) -> None:
     shelf.store.put_if_absent("books/b1", raw_body("books/b1", {"title": "x", "year": "MCM"}))
     with pytest.raises(InvalidAttribute, match=r"books/b1.*'year'.*'MCM'"):
         shelf.load(Book, "b1")
@@ -158,14 +158,14 @@ def test_a_bad_attribute_names_object_attribute_and_value(shelf: Shelf) -> None:
         encode_body(BOOK, b"")[:-32],
     ],
 )
-def test_what_is_no_such_entry_is_refused_by_name(shelf: Shelf, body: bytes) -> None:
+def test_a_body_of_no_such_entry_is_corrupt(shelf: Shelf, body: bytes) -> None:
     shelf.store.put_if_absent("books/b1", body)
     with pytest.raises(EntryCorrupt, match="books/b1"):
         shelf.load(Book, "b1")
 
 
 @given(st.data())
-def test_a_flipped_bit_anywhere_is_noticed(data: st.DataObject) -> None:
+def test_a_flipped_bit_anywhere_is_detected(data: st.DataObject) -> None:
     body = bytearray(encode_body(BOOK, b"some data"))
     body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]))
     shelf = Shelf(MemoryStore())
@@ -174,7 +174,7 @@ def test_a_flipped_bit_anywhere_is_noticed(data: st.DataObject) -> None:
         shelf.load(Book, "b1")
 
 
-def test_peek_reads_a_long_head_but_not_the_data() -> None:
+def test_load_head_reads_a_long_head_but_not_the_data() -> None:
     store = CountingStore()
     shelf = Shelf(store)
     book = Book(id="b1", title="x" * 20_000)
@@ -183,7 +183,7 @@ def test_peek_reads_a_long_head_but_not_the_data() -> None:
     assert sum(length for _, _, length in store.ranges) < 50_000
 
 
-def test_listing_shows_a_kinds_own_entries_in_order(shelf: Shelf) -> None:
+def test_a_listing_shows_the_entries_of_a_kind_in_order(shelf: Shelf) -> None:
     for name in ("b2", "b10", "b1"):
         shelf.save(Book(id=name, title=name))
     shelf.save(Note(id="n1", owner="books/b1"))
@@ -194,7 +194,7 @@ def test_listing_shows_a_kinds_own_entries_in_order(shelf: Shelf) -> None:
     assert [book.title for book in shelf.load_all(Book)] == ["b1", "b10", "b2"]
 
 
-def test_sub_entries_lie_under_their_owner_and_are_listed_and_removed_with_it(shelf: Shelf) -> None:
+def test_sub_entries_are_listed_and_removed_with_their_owner(shelf: Shelf) -> None:
     other = Book(id="b10", title="other")
     for book in (BOOK, other):
         shelf.save(book)
@@ -208,7 +208,7 @@ def test_sub_entries_lie_under_their_owner_and_are_listed_and_removed_with_it(sh
     shelf.remove(BOOK)
 
 
-def test_a_kind_with_a_format_of_its_own_is_its_data_alone() -> None:
+def test_the_body_of_a_kind_with_its_own_format_is_its_data() -> None:
     for store, blocks in ((MemoryStore(), 5), (ForgetfulStore(), None)):
         shelf = Shelf(store)
         shelf.save(PackEntry(id="00000001/ab", blocks=5), b"the pack")
@@ -241,9 +241,7 @@ def series(shelf: Shelf) -> Series:
 
 @pytest.mark.parametrize("start", range(12))
 @pytest.mark.parametrize("length", [0, 1, 3, 6, 20])
-def test_any_range_of_a_node_is_that_of_its_parts_together(
-    shelf: Shelf, series: Series, start: int, length: int
-) -> None:
+def test_any_range_of_a_node_is_that_of_its_joined_parts(shelf: Shelf, series: Series, start: int, length: int) -> None:
     assert shelf.read_node(series, start, length) == b"abcdefghij"[start : start + length]
     assert shelf.load(Series, "s1") == series
 
@@ -256,19 +254,19 @@ def test_reading_a_range_touches_only_the_parts_in_it() -> None:
     assert [key for key, _, _ in store.ranges] == [node.parts[2].key, node.parts[3].key]
 
 
-def test_replacing_a_part_makes_a_new_node_and_leaves_the_old(shelf: Shelf, series: Series) -> None:
+def test_replacing_a_part_makes_a_new_node_and_keeps_the_old(shelf: Shelf, series: Series) -> None:
     replaced = shelf.replace_part(series, 2, b"-----longer", node_id="s2")
     assert shelf.read_node(shelf.load(Series, "s2")) == b"abc-----longerij"
     assert replaced.parts[0] == series.parts[0]
     assert shelf.read_node(shelf.load(Series, "s1")) == b"abcdefghij"
 
 
-def test_the_same_part_is_kept_once(shelf: Shelf) -> None:
+def test_the_same_part_is_stored_once(shelf: Shelf) -> None:
     assert shelf.add_part(b"same") == shelf.add_part(b"same")
     assert len(list(shelf.list_entries(PartEntry))) == 1
 
 
-def test_a_damaged_part_is_noticed(shelf: Shelf) -> None:
+def test_a_damaged_part_is_detected(shelf: Shelf) -> None:
     shelf.store.put_if_absent("parts/x", b"abd")
     node = Series(id="s", parts=(Part("parts/x", 0, 3, blake3(b"abc").digest()),))
     with pytest.raises(EntryCorrupt, match="parts/x"):
@@ -276,6 +274,6 @@ def test_a_damaged_part_is_noticed(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("value", [[["k", 0, 3]], [["k", 0, 3, "00"]], [["k", -1, 3, "00" * 32]], [5]])
-def test_a_part_of_another_shape_is_a_bad_attribute(value: object) -> None:
+def test_an_invalid_part_is_an_invalid_attribute(value: object) -> None:
     with pytest.raises(InvalidAttribute, match="parts"):
         Series(id="s", parts=value)  # type: ignore[arg-type]

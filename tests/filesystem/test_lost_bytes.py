@@ -39,7 +39,7 @@ def unreadable(fs: FileSystem, handle: int, offset: int = 0, size: int = MIB) ->
 
 
 def lose_in_background(machine: Machine, fs: FileSystem) -> None:
-    """A commit of the rhythm finds that the disk has lost the file."""
+    """A periodic commit finds that the disk has lost the file."""
     with machine.disk.failing("sync", times=1):
         fs.commit()
 

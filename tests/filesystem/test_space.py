@@ -173,7 +173,7 @@ def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:
     cache.close()
 
 
-def test_the_rhythm_of_commits_asks_the_caches_to_give_way(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_periodic_commits_ask_the_caches_to_shrink(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
     monkeypatch.setattr(BlockReader, "free_disk_space", lambda reader: asked.set())
     machine.mount(SETTINGS)

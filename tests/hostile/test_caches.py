@@ -50,7 +50,7 @@ def file_of_block(tmp_path: Path) -> Path:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.none() | st.binary(max_size=200), changes=edits, skip=st.integers(0, 69_999))
-def test_a_file_of_any_bytes_is_a_miss_or_right(
+def test_a_file_of_any_bytes_is_a_miss_or_correct(
     disk: DiskCache, tmp_path: Path, content: bytes | None, changes: list[Edit], skip: int
 ) -> None:
     disk.put(BLOCK, PLAIN)
@@ -59,7 +59,7 @@ def test_a_file_of_any_bytes_is_a_miss_or_right(
     check(disk, skip, min(1000, len(PLAIN) - skip))
 
 
-def test_the_folder_and_the_files_in_it_are_their_users_alone(tmp_path: Path) -> None:
+def test_only_their_user_can_read_the_cache(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         cache = DiskCache(tmp_path / "deep" / "cache", 1 << 30, metrics=Metrics(), keep_free_bytes=0)
@@ -81,9 +81,7 @@ def sparse(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [sparse, os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_of_a_block_is_a_miss_at_once(
-    disk: DiskCache, tmp_path: Path, make: Callable[[Path], None]
-) -> None:
+def test_other_kinds_of_files_are_a_miss(disk: DiskCache, tmp_path: Path, make: Callable[[Path], None]) -> None:
     disk.put(BLOCK, PLAIN)
     file_of_block(tmp_path).unlink()
     make(file_of_block(tmp_path))
@@ -93,7 +91,7 @@ def test_what_is_no_file_of_a_block_is_a_miss_at_once(
 
 
 @given(number=st.integers(0, 5), content=st.none() | st.binary(max_size=200), changes=edits)
-def test_an_item_of_memcached_of_any_bytes_is_a_miss_or_right(
+def test_an_item_of_memcached_of_any_bytes_is_a_miss_or_correct(
     number: int, content: bytes | None, changes: list[Edit]
 ) -> None:
     server = FakeMemcachedServer(item_bytes=20_000)
@@ -185,7 +183,7 @@ def memcached_that_answers(then: Callable[[socket.socket, bytes], None]) -> Call
 
 
 @pytest.mark.parametrize("then", [drip, flood])
-def test_a_memcached_that_never_ends_is_left_in_time(
+def test_an_endless_response_of_memcached_times_out(
     then: Callable[[socket.socket, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memcached_servers, "LONGEST_ANSWER_S", 0.5)
@@ -227,7 +225,7 @@ HEADS = [
         (b"HTTP/1.1 200 OK\r\nA", flood),
     ],
 )
-def test_a_web_server_that_never_ends_is_left_in_time(
+def test_an_endless_response_of_a_web_server_times_out(
     head: bytes, then: Callable[[socket.socket, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "LONGEST_ANSWER_S", 0.5)

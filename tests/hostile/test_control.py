@@ -142,7 +142,7 @@ def test_an_answer_may_be_longer_than_a_request(path: Path) -> None:
     server.close()
 
 
-def test_a_request_that_never_ends_holds_up_neither_others_nor_the_end(path: Path) -> None:
+def test_an_endless_request_blocks_neither_others_nor_the_shutdown(path: Path) -> None:
     server = ControlServer(path, {"echo": echo})
     server.start()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -154,7 +154,7 @@ def test_a_request_that_never_ends_holds_up_neither_others_nor_the_end(path: Pat
     assert not path.exists()
 
 
-def test_the_state_folder_and_the_socket_in_it_are_their_users_alone(workspace: Path) -> None:
+def test_only_their_user_can_use_the_state_folder_and_the_socket(workspace: Path) -> None:
     mask = os.umask(0)
     try:
         state = StateFolder(workspace / "state")
@@ -168,7 +168,7 @@ def test_the_state_folder_and_the_socket_in_it_are_their_users_alone(workspace: 
         os.umask(mask)
 
 
-def test_a_state_folder_that_was_open_to_others_is_shut(workspace: Path) -> None:
+def test_a_state_folder_that_others_could_read_is_closed(workspace: Path) -> None:
     (workspace / "state").mkdir(mode=0o755)
     StateFolder(workspace / "state").close()
     assert (workspace / "state").stat().st_mode & 0o777 == 0o700

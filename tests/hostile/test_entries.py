@@ -134,7 +134,7 @@ def store_with(key: str, body: bytes) -> MemoryStore:
     return store
 
 
-def test_the_volume_in_order_can_be_read() -> None:
+def test_the_valid_volume_can_be_read() -> None:
     store = store_with("", b"")
     read_volume(store)
     assert [info.id for info in SnapshotArchive(Shelf(store)).list()] == ["00000001-0000000001", "00000001-0000000002"]
@@ -170,7 +170,7 @@ def test_an_entry_of_any_attributes_whose_checksums_are_right_is_read_or_refused
     ],
     ids=["brackets", "braces", "null", "list", "numbers", "no text", "digits"],
 )
-def test_a_head_that_is_no_head_is_refused(key: str, head: bytes) -> None:
+def test_an_invalid_head_is_refused(key: str, head: bytes) -> None:
     read_everything(store_with(key, sealed(head)))
     if key == "volume":
         with pytest.raises(VolumeFormatError):
@@ -206,13 +206,13 @@ def test_a_list_of_any_references_is_read_or_refused(plain: bytes) -> None:
     read_or_refuse(lambda: restore(archive, SNAPSHOT.removeprefix("snapshots/")))
 
 
-def test_a_list_that_is_said_to_be_too_long_is_not_read() -> None:
+def test_a_list_with_an_excessive_length_is_not_read() -> None:
     archive = SnapshotArchive(Shelf(store_with_list(first_list(), MOST_BYTES + 1)), workers=1)
     with pytest.raises(SnapshotDamaged, match="list"):
         restore(archive, SNAPSHOT.removeprefix("snapshots/"))
 
 
-def test_a_segment_that_is_said_to_be_too_long_is_not_read() -> None:
+def test_a_segment_with_an_excessive_length_is_not_read() -> None:
     reference = SegmentReference(bytes(16), "00000001-0000000001", 0, MOST_BYTES + 1)
     archive = SnapshotArchive(
         Shelf(store_with_list(encode_list([reference] * 4, Compression.parse("none")))), workers=1

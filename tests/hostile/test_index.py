@@ -78,7 +78,7 @@ def below(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 @pytest.mark.parametrize("mode", [FILE_MODE, LINK_MODE, DIR_MODE])
-def test_a_name_that_is_none_is_not_extracted(volume: Volume, tmp_path: Path, name: bytes, mode: int) -> None:
+def test_an_invalid_name_is_not_extracted(volume: Volume, tmp_path: Path, name: bytes, mode: int) -> None:
     snapshot = publish_changed(
         volume,
         tmp_path,
@@ -95,7 +95,7 @@ def test_a_name_that_is_none_is_not_extracted(volume: Volume, tmp_path: Path, na
     assert (out / "file").read_text() == "text"
 
 
-def test_an_absolute_name_leads_nowhere(volume: Volume, tmp_path: Path) -> None:
+def test_an_absolute_name_is_not_followed(volume: Volume, tmp_path: Path) -> None:
     target = tmp_path / "target"
     snapshot = publish_changed(
         volume, tmp_path, (ADD_INODE, 100, DIR_MODE, 2, 0), (ADD_NAME, 1, os.fsencode(target), 100)
@@ -128,7 +128,7 @@ def test_nothing_is_written_through_a_link_that_was_extracted_before(volume: Vol
     assert list(target.iterdir()) == []
 
 
-def test_a_folder_that_lies_in_itself_is_extracted_once(volume: Volume, tmp_path: Path) -> None:
+def test_a_folder_within_itself_is_extracted_once(volume: Volume, tmp_path: Path) -> None:
     snapshot = publish_changed(
         volume,
         tmp_path,
@@ -174,9 +174,7 @@ def test_a_folder_that_lies_in_itself_is_extracted_once(volume: Volume, tmp_path
         ("UPDATE packs SET size = ?", 2**62),
     ],
 )
-def test_values_that_make_no_sense_are_problems_of_their_file(
-    volume: Volume, tmp_path: Path, sql: str, value: object
-) -> None:
+def test_invalid_values_are_problems_of_their_file(volume: Volume, tmp_path: Path, sql: str, value: object) -> None:
     snapshot = publish_changed(volume, tmp_path, (sql, value))
     try:
         result = extract_all(volume, snapshot, tmp_path / "out")
@@ -200,7 +198,7 @@ def test_values_that_make_no_sense_are_problems_of_their_file(
         "CREATE INDEX more ON inodes (abs(size))",
     ],
 )
-def test_an_index_with_more_in_it_than_tables_of_ours_is_refused(volume: Volume, tmp_path: Path, sql: str) -> None:
+def test_an_index_with_unknown_objects_is_refused(volume: Volume, tmp_path: Path, sql: str) -> None:
     publish_changed(volume, tmp_path, (sql,))
     with pytest.raises(IndexCorrupt, match="more"):
         volume.open("there")

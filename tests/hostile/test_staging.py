@@ -63,7 +63,7 @@ def read_or_refuse(fs: FileSystem, name: bytes) -> None:
         assert str(error)
 
 
-def test_what_was_left_is_taken_up(left: Path, tmp_path: Path) -> None:
+def test_staged_data_is_recovered(left: Path, tmp_path: Path) -> None:
     machine = copy_of(left, tmp_path)
     fs = machine.mount()
     assert content(fs, b"small") == SMALL
@@ -73,7 +73,7 @@ def test_what_was_left_is_taken_up(left: Path, tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings.default.max_examples // 4)
 @given(column=st.sampled_from(COLUMNS), value=VALUES, number=st.integers(2, 3))
-def test_a_row_of_any_values_is_taken_up_or_refused(
+def test_a_row_of_any_values_is_recovered_or_refused(
     left: Path, tmp_path: Path, column: str, value: object, number: int
 ) -> None:
     machine = copy_of(left, tmp_path)
@@ -88,7 +88,7 @@ def test_a_row_of_any_values_is_taken_up_or_refused(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings.default.max_examples // 4)
 @given(changes=edits, name=st.sampled_from(DATABASES))
-def test_a_database_of_any_bytes_is_taken_up_or_refused(
+def test_a_database_of_any_bytes_is_recovered_or_refused(
     left: Path, tmp_path: Path, changes: list[Edit], name: str
 ) -> None:
     machine = copy_of(left, tmp_path)
@@ -99,7 +99,7 @@ def test_a_database_of_any_bytes_is_taken_up_or_refused(
 
 
 @pytest.mark.parametrize("make", [Path.unlink, Path.mkdir, lambda path: path.write_bytes(b""), lambda path: path])
-def test_a_layer_file_that_is_none_is_told(left: Path, tmp_path: Path, make: object) -> None:
+def test_an_invalid_layer_file_is_reported(left: Path, tmp_path: Path, make: object) -> None:
     machine = copy_of(left, tmp_path)
     [file] = (machine.folder / "staging").glob("*-*")
     if make is Path.mkdir:

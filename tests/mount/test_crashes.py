@@ -113,7 +113,7 @@ def test_a_terminated_process_unmounts_publishes_and_releases(machine: Machine) 
 
 
 @pytest.mark.promise("snapshots-follow-an-interval")
-def test_what_changed_is_published_in_a_rhythm_and_once(machine: Machine) -> None:
+def test_changes_are_published_periodically_and_once(machine: Machine) -> None:
     machine.mkfs()
     machine.mount("--snapshot-interval", "100ms")
     snapshots = machine.root / "v" / "snapshots"

@@ -78,7 +78,7 @@ def test_only_the_owner_can_read_it(store: DirectoryStore, root: Path, umask: No
 
 
 @pytest.mark.promise("a-directory-store-is-private")
-def test_its_group_can_read_it_where_that_was_asked_for(store: DirectoryStore, root: Path, umask: None) -> None:
+def test_the_group_can_read_a_shared_store(store: DirectoryStore, root: Path, umask: None) -> None:
     store.share_with_group()
     store.put_if_absent("packs/a", b"bytes")
     with closing(DirectoryStore(root)) as again:
@@ -102,7 +102,7 @@ def test_its_group_can_read_it_where_that_was_asked_for(store: DirectoryStore, r
         (0o755, 0o700, ""),
     ],
 )
-def test_a_store_that_lets_others_in_says_so(
+def test_a_store_that_others_can_read_warns(
     store: DirectoryStore, root: Path, top: int, inner: int, words: str
 ) -> None:
     store.put_if_absent("packs/a", b"bytes")
@@ -114,7 +114,7 @@ def test_a_store_that_lets_others_in_says_so(
     assert not store.permission_warning() or "chmod -R" in store.permission_warning()
 
 
-def test_what_other_tools_copied_in_is_an_object(store: DirectoryStore, root: Path) -> None:
+def test_a_file_that_another_tool_copied_in_is_an_object(store: DirectoryStore, root: Path) -> None:
     (root / "packs").mkdir()
     (root / "packs" / "3f9c").write_bytes(b"bytes")
     assert store.get("packs/3f9c") == b"bytes"
@@ -122,7 +122,7 @@ def test_what_other_tools_copied_in_is_an_object(store: DirectoryStore, root: Pa
     assert store.head("packs/3f9c").metadata == {}
 
 
-def test_metadata_lie_in_an_extended_attribute_or_nowhere(
+def test_metadata_are_in_an_extended_attribute_or_dropped(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "setxattr", fail_with(errno.EOPNOTSUPP))
@@ -132,15 +132,13 @@ def test_metadata_lie_in_an_extended_attribute_or_nowhere(
 
 
 @pytest.mark.parametrize("value", [b"{", b"[1]", b"\xff"])
-def test_a_strange_attribute_is_no_metadata(
-    monkeypatch: pytest.MonkeyPatch, store: DirectoryStore, value: bytes
-) -> None:
+def test_an_invalid_attribute_is_ignored(monkeypatch: pytest.MonkeyPatch, store: DirectoryStore, value: bytes) -> None:
     store.put_if_absent("a", b"bytes")
     monkeypatch.setattr(os, "getxattr", lambda *_: value)
     assert store.head("a").metadata == {}
 
 
-def test_foreign_things_are_neither_listed_nor_read(store: DirectoryStore, root: Path) -> None:
+def test_other_files_are_neither_listed_nor_read(store: DirectoryStore, root: Path) -> None:
     store.put_if_absent("a", b"")
     (root / "lost+found").mkdir(mode=0)
     (root / ".hidden").write_bytes(b"")
@@ -168,7 +166,7 @@ LINKED = {
 
 @pytest.mark.parametrize("depth", ["packs", "packs/1"])
 @pytest.mark.parametrize("action", LINKED.values(), ids=LINKED.keys())
-def test_a_folder_that_is_a_symbolic_link_leads_nowhere(
+def test_a_symbolic_link_to_a_folder_is_not_followed(
     store: DirectoryStore, root: Path, tmp_path: Path, action: Callable[[DirectoryStore], object], depth: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -243,7 +241,7 @@ def test_file_and_folders_are_synced_before_a_put_returns(
     assert synced == [PARTIAL, "a"]  # who put it may not have come to its sync
 
 
-def test_a_name_whose_sync_failed_is_not_taken_for_stored_by_the_next_put(
+def test_a_name_whose_sync_failed_is_removed(
     store: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put_if_absent("a/1", b"")
@@ -263,7 +261,7 @@ def test_a_name_whose_sync_failed_is_not_taken_for_stored_by_the_next_put(
     assert store.get("a/2") == b"bytes"
 
 
-def test_a_folder_that_was_tidied_away_is_made_again(store: DirectoryStore, root: Path) -> None:
+def test_a_folder_that_was_removed_is_made_again(store: DirectoryStore, root: Path) -> None:
     store.put_if_absent("a/b/1", b"")
     store.delete_many(["a/b/1"])
     (root / "a/b").rmdir()
@@ -272,13 +270,13 @@ def test_a_folder_that_was_tidied_away_is_made_again(store: DirectoryStore, root
     assert store.get("a/b/2") == b"bytes"
 
 
-def test_a_folder_is_no_object_to_delete(store: DirectoryStore) -> None:
+def test_deleting_a_folder_deletes_nothing(store: DirectoryStore) -> None:
     store.put_if_absent("a/b", b"")
     store.delete_many(["a"])
     assert keys(store) == ["a/b"]
 
 
-def test_what_cannot_be_deleted_is_named_and_the_rest_is_deleted(
+def test_files_that_cannot_be_deleted_are_named_and_the_rest_is_deleted(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key in "abc":
@@ -309,7 +307,7 @@ def test_what_cannot_be_deleted_is_named_and_the_rest_is_deleted(
         (errno.EIO, StoreRefused),
     ],
 )
-def test_a_failure_of_the_system_is_one_line_that_names_the_place(
+def test_a_system_error_is_one_line_that_names_the_directory(
     store: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[StoreError]
 ) -> None:
     monkeypatch.setattr(os, "link", fail_with(number))
@@ -320,7 +318,7 @@ def test_a_failure_of_the_system_is_one_line_that_names_the_place(
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_file_system_without_hard_links_is_refused_by_name(
+def test_a_file_system_without_hard_links_is_a_clear_error(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(os, "link", fail_with(number))
@@ -330,9 +328,7 @@ def test_a_file_system_without_hard_links_is_refused_by_name(
         store.put_if_absent("a", b"")
 
 
-def test_an_error_while_listing_is_never_the_end_of_the_list(
-    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_while_listing_raises(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put_if_absent("a/b", b"")
     monkeypatch.setattr(os, "scandir", fail_with(errno.EIO))
     with pytest.raises(StoreRefused, match="cannot list it"):
@@ -371,7 +367,7 @@ def test_a_directory_must_exist(tmp_path: Path) -> None:
         DirectoryStore(tmp_path / "file")
 
 
-def test_a_directory_that_was_removed_is_noticed_by_everything(store: DirectoryStore, root: Path) -> None:
+def test_every_method_notices_a_removed_directory(store: DirectoryStore, root: Path) -> None:
     root.rmdir()
     root.mkdir()  # another one under that name
     for use in (lambda: store.put_if_absent("a", b""), lambda: store.get("a"), lambda: list(store.list())):

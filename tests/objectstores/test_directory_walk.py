@@ -36,7 +36,7 @@ def build(root: Path, wanted: set[str]) -> set[str]:
     start=st.one_of(st.just(""), paths),
     at_once=st.sampled_from([1, 2, 100]),
 )
-def test_it_equals_sorting_and_filtering(wanted: set[str], prefix: str, start: str, at_once: int) -> None:
+def test_a_walk_equals_sorting_and_filtering(wanted: set[str], prefix: str, start: str, at_once: int) -> None:
     """However many names are held in memory."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(walk_module, "NAMES_AT_ONCE", at_once):
         made = build(Path(folder), wanted)
@@ -48,7 +48,7 @@ def test_it_equals_sorting_and_filtering(wanted: set[str], prefix: str, start: s
     assert found == sorted(path for path in made if path.startswith(prefix) and path > start)
 
 
-def test_only_folders_that_can_hold_what_is_asked_are_read(tmp_path: Path) -> None:
+def test_only_folders_that_can_contain_wanted_paths_are_read(tmp_path: Path) -> None:
     for path in ("a/1", "b/1", "c/1"):
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_bytes(b"")

@@ -27,14 +27,14 @@ class Overwriting(MemoryStore):
 
 
 @pytest.mark.parametrize("lies", [False, True])
-def test_a_store_that_overwrites_is_found_out(lies: bool) -> None:
+def test_the_probe_detects_a_store_that_overwrites(lies: bool) -> None:
     store = Overwriting()
     store.lies = lies
     assert not probe_create_if_absent(store)
     assert list(store.list()) == []
 
 
-def test_a_put_that_was_applied_and_tried_again_does_not_mislead_it() -> None:
+def test_a_retried_put_does_not_mislead_the_probe() -> None:
     inner = ScriptedStore(StoreUnreachable("reset"), None, None, None, StoreUnreachable("reset"))
     inner.applied_before_failing = True
     store = RetryingStore(inner, RetryPolicy(), Metrics(), wait=lambda _: False)
@@ -42,7 +42,7 @@ def test_a_put_that_was_applied_and_tried_again_does_not_mislead_it() -> None:
 
 
 @pytest.mark.parametrize("refusal", [AccessDenied("403"), DeleteFailed("refused", ("x",))])
-def test_a_store_that_lets_nothing_be_deleted_keeps_the_object(
+def test_the_object_of_the_probe_is_left_where_deleting_is_refused(
     refusal: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Guarded(MemoryStore):

@@ -88,7 +88,7 @@ def listing(*keys: str, next_token: str = "") -> Reply:
 # What is asked
 
 
-def test_a_put_asks_for_absence_and_carries_the_bytes_once(store: S3Store, script: Script) -> None:
+def test_a_put_is_conditional_and_sends_the_body_once(store: S3Store, script: Script) -> None:
     script.replies = [STORED]
     store.put_if_absent("packs/3f9c", memoryview(b"bytes"), {"kind": "pack"})
     (asked,) = script.asked
@@ -100,7 +100,7 @@ def test_a_put_asks_for_absence_and_carries_the_bytes_once(store: S3Store, scrip
     assert "x-amz-sdk-checksum-algorithm" not in asked.headers
 
 
-def test_botocore_does_not_try_again_by_itself(store: S3Store, script: Script) -> None:
+def test_botocore_does_not_retry(store: S3Store, script: Script) -> None:
     script.replies = [error(503, "SlowDown")]
     with pytest.raises(StoreBusy):
         store.get("a")
@@ -137,7 +137,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal[0]} {refusal[1]}")
-def test_a_refusal_becomes_one_clear_line(
+def test_an_error_response_becomes_one_clear_line(
     store: S3Store, script: Script, refusal: tuple[int, str, type[StoreError], str]
 ) -> None:
     status, code, expected, words = refusal
@@ -148,20 +148,20 @@ def test_a_refusal_becomes_one_clear_line(
     assert type(caught.value) is expected
 
 
-def test_a_page_of_html_does_not_flood_the_terminal(store: S3Store, script: Script) -> None:
+def test_a_long_error_message_is_shortened(store: S3Store, script: Script) -> None:
     script.replies = [error(400, "Strange", "x" * 5000)]
     with pytest.raises(StoreRefused) as caught:
         store.get("a")
     assert len(str(caught.value)) < 500
 
 
-def test_a_bucket_of_another_region_says_what_to_set(store: S3Store, script: Script) -> None:
+def test_the_error_for_a_bucket_in_another_region_says_what_to_set(store: S3Store, script: Script) -> None:
     script.replies = [error(301, "PermanentRedirect"), Reply(404)]
     with pytest.raises(StoreRefused, match="bucket bucket is in another region: set AWS_REGION or the endpoint"):
         store.get("a")
 
 
-def test_a_web_server_that_redirects_everything_is_refused(store: S3Store, script: Script) -> None:
+def test_endless_redirects_are_an_error(store: S3Store, script: Script) -> None:
     script.replies = [Reply(301, b"<html>Moved</html>", {"Location": "https://127.0.0.1/"})]
     with pytest.raises(StoreRefused, match=r"in another region.*301"):
         store.get("a")
@@ -170,21 +170,21 @@ def test_a_web_server_that_redirects_everything_is_refused(store: S3Store, scrip
 # Transport
 
 
-def test_a_cut_connection_may_be_tried_again(store: S3Store, script: Script) -> None:
+def test_a_closed_connection_is_a_transient_error(store: S3Store, script: Script) -> None:
     script.replies = [Reply(cut=True)]
     with pytest.raises(TransientStoreError, match=r"cannot reach .* for s3://bucket/prefix: it closed the connection"):
         store.get("a")
 
 
 @pytest.mark.parametrize("read", [lambda store: store.get("a"), lambda store: store.get_range("a", 0, 9)])
-def test_a_body_that_breaks_off_is_an_error(store: S3Store, script: Script, read: object) -> None:
+def test_a_truncated_body_is_an_error(store: S3Store, script: Script, read: object) -> None:
     assert callable(read)
     script.replies = [found(b"12345", missing_bytes=4)]
     with pytest.raises(TruncatedBody, match="ended early"):
         read(store)
 
 
-def test_pieces_that_came_before_a_body_broke_off_are_handed_out(store: S3Store, script: Script) -> None:
+def test_pieces_before_a_truncation_are_delivered(store: S3Store, script: Script) -> None:
     script.replies = [found(b"12345678", 206, Content_Range="bytes 3-14/99", missing_bytes=4)]
     pieces: list[bytes] = []
     with pytest.raises(TruncatedBody, match="ended early"):
@@ -192,7 +192,7 @@ def test_pieces_that_came_before_a_body_broke_off_are_handed_out(store: S3Store,
     assert pieces == [b"12", b"345"]
 
 
-def test_every_piece_of_a_body_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_piece_of_a_body_counts_as_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
     client = FakeS3("bucket")
     client.put_object(Bucket="bucket", Key="a", Body=bytes(5 << 20))
     ticks = iter(range(1000))
@@ -207,7 +207,7 @@ def test_every_piece_of_a_body_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch
     assert store.last_response_at_s == after_s
 
 
-def test_a_refused_connection_says_so(script: Script) -> None:
+def test_a_refused_connection_is_named_in_the_error(script: Script) -> None:
     with serve() as gone:
         endpoint_url = gone.endpoint_url
     with (
@@ -217,7 +217,7 @@ def test_a_refused_connection_says_so(script: Script) -> None:
         store.get("a")
 
 
-def test_tls_to_a_server_without_it_says_so(script: Script) -> None:
+def test_tls_to_a_server_without_tls_is_a_clear_error(script: Script) -> None:
     endpoint_url = script.endpoint_url.replace("http:", "https:")
     script.replies = [Reply()]
     with (
@@ -227,13 +227,13 @@ def test_tls_to_a_server_without_it_says_so(script: Script) -> None:
         store.get("a")
 
 
-def test_an_endpoint_that_is_no_url_is_a_fault_of_the_user() -> None:
+def test_an_invalid_endpoint_is_a_usage_error() -> None:
     store = S3Store("bucket", "", StoreSettings("s3://bucket", "nonsense", "key", "secret", REGION))
     with pytest.raises(UsageError, match="endpoint is not valid: Invalid endpoint: nonsense"):
         store.get("a")
 
 
-def test_no_credentials_at_all_says_what_to_set(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_missing_credentials_says_what_to_set(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -267,7 +267,7 @@ def write_key(path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     "refusal", [error(400, "ExpiredToken"), error(403, "InvalidAccessKeyId"), error(403, "AccessDenied"), Reply(403)]
 )
-def test_credentials_that_were_rotated_are_read_again(credentials: Path, script: Script, refusal: Reply) -> None:
+def test_rotated_credentials_are_read_again(credentials: Path, script: Script, refusal: Reply) -> None:
     write_key(credentials, "OLD")
     with closing(S3Store("bucket", "", StoreSettings("s3://bucket", script.endpoint_url, region=REGION))) as store:
         script.replies = [refusal]
@@ -280,7 +280,7 @@ def test_credentials_that_were_rotated_are_read_again(credentials: Path, script:
     assert keys == ["OLD", "OLD", "ROTATED"]
 
 
-def test_credentials_that_come_late_are_found(credentials: Path, script: Script) -> None:
+def test_credentials_that_are_added_later_are_found(credentials: Path, script: Script) -> None:
     script.replies = [found(b"bytes")]
     with closing(S3Store("bucket", "", StoreSettings("s3://bucket", script.endpoint_url, region=REGION))) as store:
         with pytest.raises(AccessDenied, match="no usable credentials"):
@@ -292,7 +292,7 @@ def test_credentials_that_come_late_are_found(credentials: Path, script: Script)
 # Servers that differ
 
 
-def test_a_server_without_conditions_is_looked_at_first_from_then_on(store: S3Store, script: Script) -> None:
+def test_without_support_for_conditions_a_head_precedes_every_put(store: S3Store, script: Script) -> None:
     missing, unknown = Reply(404), error(501, "NotImplemented")
     script.replies = [unknown, unknown, missing, STORED, missing, STORED, STORED]
     store.put_if_absent("a", BytesIO(b"bytes"))
@@ -305,7 +305,7 @@ def test_a_server_without_conditions_is_looked_at_first_from_then_on(store: S3St
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_server_that_once_heeded_a_condition_knows_it(store: S3Store, script: Script) -> None:
+def test_a_server_that_once_honoured_a_condition_supports_it(store: S3Store, script: Script) -> None:
     unknown = error(501, "NotImplemented")
     script.replies = [error(412, "PreconditionFailed"), unknown, unknown]
     with pytest.raises(ObjectExists):
@@ -321,7 +321,7 @@ def digests_sent(script: Script) -> list[str]:
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_server_that_does_not_repeat_a_checksum_gets_one_that_all_verify(store: S3Store, script: Script) -> None:
+def test_a_server_that_does_not_repeat_sha256_gets_md5(store: S3Store, script: Script) -> None:
     script.replies = [STORED]
     for _ in range(3):
         store.put_if_absent("a", BytesIO(b"bytes"))
@@ -329,7 +329,7 @@ def test_a_server_that_does_not_repeat_a_checksum_gets_one_that_all_verify(store
     assert script.asked[1].headers["content-md5"] == md5_of(b"bytes")
 
 
-def test_a_server_that_repeats_a_checksum_gets_it_with_every_put(store: S3Store, script: Script) -> None:
+def test_a_server_that_repeats_sha256_gets_it_with_every_put(store: S3Store, script: Script) -> None:
     script.replies = [Reply(headers={**STORED.headers, "x-amz-checksum-sha256": "as sent"})]
     for _ in range(2):
         store.put_if_absent("a", b"bytes")
@@ -340,9 +340,7 @@ def test_a_server_that_repeats_a_checksum_gets_it_with_every_put(store: S3Store,
 @pytest.mark.parametrize(
     ("status", "code"), [(400, "InvalidRequest"), (400, "InvalidArgument"), (501, "NotImplemented")]
 )
-def test_a_server_that_refuses_a_checksum_is_asked_without(
-    store: S3Store, script: Script, status: int, code: str
-) -> None:
+def test_a_server_that_refuses_sha256_gets_md5(store: S3Store, script: Script, status: int, code: str) -> None:
     script.replies = [error(status, code), STORED]
     store.put_if_absent("a", BytesIO(b"bytes"))
     store.put_if_absent("b", BytesIO(b"bytes"))
@@ -350,14 +348,14 @@ def test_a_server_that_refuses_a_checksum_is_asked_without(
     assert all("if-none-match" in asked.headers and asked.body == b"bytes" for asked in script.asked)
 
 
-def test_a_checksum_that_did_not_match_is_a_put_to_try_again(store: S3Store, script: Script) -> None:
+def test_a_checksum_mismatch_is_a_transient_error(store: S3Store, script: Script) -> None:
     script.replies = [error(400, "BadDigest")]
     with pytest.raises(StoreBusy):
         store.put_if_absent("a", b"bytes")
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_bucket_with_object_lock_takes_objects() -> None:
+def test_a_bucket_with_object_lock_accepts_puts() -> None:
     fake = FakeS3()
     fake.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     store = S3Store("locked", client=cast(Any, fake))
@@ -398,9 +396,7 @@ PAGES = {
     ("request_name", "page"),
     [one for one in product(REQUESTS, PAGES) if one != ("head", "403")],  # that answer has no body to tell
 )
-def test_a_page_of_html_is_no_answer_and_asked_again(
-    store: S3Store, script: Script, page: str, request_name: str
-) -> None:
+def test_a_page_of_html_is_a_transient_error(store: S3Store, script: Script, page: str, request_name: str) -> None:
     script.replies = [PAGES[page]]
     words = "is not from an S3 server|responded 500"  # botocore makes a 500 of what is no XML
     with pytest.raises(StoreBusy, match=words) as caught:
@@ -409,14 +405,14 @@ def test_a_page_of_html_is_no_answer_and_asked_again(
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_page_of_html_instead_of_a_single_deletion_is_no_answer(store: S3Store, script: Script) -> None:
+def test_a_page_of_html_for_a_single_deletion_is_a_transient_error(store: S3Store, script: Script) -> None:
     script.replies = [error(501, "NotImplemented"), HTML]
     with pytest.raises(StoreBusy, match="is not from an S3 server"):
         store.delete_many(["a"])
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_listing_without_sizes_is_no_answer(store: S3Store, script: Script) -> None:
+def test_a_listing_without_sizes_is_a_transient_error(store: S3Store, script: Script) -> None:
     script.replies = [
         Reply(
             200,
@@ -428,13 +424,13 @@ def test_a_listing_without_sizes_is_no_answer(store: S3Store, script: Script) ->
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_deletion_without_a_word_on_a_key_is_not_done(store: S3Store, script: Script) -> None:
+def test_a_deletion_response_without_one_key_is_a_transient_error(store: S3Store, script: Script) -> None:
     script.replies = [Reply(200, b"<DeleteResult><Deleted><Key>prefix/a</Key></Deleted></DeleteResult>")]
     with pytest.raises(StoreBusy, match="it lacks a result for prefix/b"):
         store.delete_many("ab")
 
 
-def test_a_server_that_does_not_know_ranges_gives_the_range_all_the_same(store: S3Store, script: Script) -> None:
+def test_ranges_work_on_a_server_that_ignores_them(store: S3Store, script: Script) -> None:
     script.replies = [found(b"0123456789")]
     assert store.get_range("a", 3, 4) == b"3456"
     assert store.get_suffix("a", 4) == b"6789"
@@ -450,12 +446,12 @@ def test_a_part_with_status_200_is_a_part(store: S3Store, script: Script) -> Non
     assert store.get_range("a", 3, 4) == b"3456"
 
 
-def test_a_suffix_that_is_refused_as_too_long_is_the_whole_object(store: S3Store, script: Script) -> None:
+def test_a_suffix_that_is_refused_as_too_long_becomes_the_whole_object(store: S3Store, script: Script) -> None:
     script.replies = [error(416, "InvalidRange"), found(b"all")]
     assert store.get_suffix("a", 1000) == b"all"
 
 
-def test_metadata_names_come_back_in_lower_case(store: S3Store, script: Script) -> None:
+def test_names_of_metadata_are_returned_in_lower_case(store: S3Store, script: Script) -> None:
     script.replies = [found(b"", X_Amz_Meta_Kind="pack", Last_Modified="Thu, 01 Jan 2026 00:00:00 GMT")]
     assert store.head("a").metadata == {"kind": "pack"}
 
@@ -472,7 +468,7 @@ def test_a_head_in_a_missing_bucket_names_the_bucket(store: S3Store, script: Scr
 # Listing
 
 
-def test_a_listing_goes_on_where_the_page_ended(store: S3Store, script: Script) -> None:
+def test_a_listing_continues_where_the_page_ended(store: S3Store, script: Script) -> None:
     script.replies = [listing("prefix/a", "prefix/b", next_token="t"), listing("prefix/c")]
     assert [info.key for info in store.list()] == ["a", "b", "c"]
     assert "start-after=prefix/b" in script.asked[1].path.replace("%2F", "/")
@@ -484,7 +480,7 @@ def test_an_empty_page_is_not_the_end(store: S3Store, script: Script) -> None:
     assert "continuation-token=t" in script.asked[1].path
 
 
-def test_foreign_objects_are_passed_over(store: S3Store, script: Script) -> None:
+def test_objects_with_other_keys_are_skipped(store: S3Store, script: Script) -> None:
     script.replies = [listing("prefix/", "prefix/.x", "prefix/a", "prefix/b/", "prefix/c d")]
     assert [info.key for info in store.list()] == ["a"]
 
@@ -496,7 +492,7 @@ def test_a_server_that_lists_out_of_order_is_refused(store: S3Store, script: Scr
         list(store.list())
 
 
-def test_a_server_that_always_gives_the_same_page_is_refused(store: S3Store, script: Script) -> None:
+def test_a_server_that_repeats_a_page_is_refused(store: S3Store, script: Script) -> None:
     script.replies = [listing("prefix/a", next_token="t")]
     with pytest.raises(TransientStoreError, match="out of order"):
         list(store.list())
@@ -520,20 +516,20 @@ def deletions(*keys: str, **codes: str) -> Reply:
     return Reply(200, f"<DeleteResult>{gone}{errors}</DeleteResult>".encode())
 
 
-def test_refused_keys_are_named(store: S3Store, script: Script) -> None:
+def test_keys_that_could_not_be_deleted_are_named(store: S3Store, script: Script) -> None:
     script.replies = [deletions("c", a="AccessDenied", b="NoSuchKey")]
     with pytest.raises(DeleteFailed, match="1 objects of s3://bucket/prefix could not be deleted, such as a") as caught:
         store.delete_many("abc")
     assert caught.value.keys == ("a",)
 
 
-def test_a_deletion_that_may_work_the_next_time_is_transient(store: S3Store, script: Script) -> None:
+def test_a_deletion_that_may_succeed_later_is_a_transient_error(store: S3Store, script: Script) -> None:
     script.replies = [deletions("c", a="AccessDenied", b="InternalError")]
     with pytest.raises(StoreBusy):
         store.delete_many("abc")
 
 
-def test_a_server_that_deletes_only_singly_is_asked_so(store: S3Store, script: Script) -> None:
+def test_objects_are_deleted_singly_where_the_server_needs_that(store: S3Store, script: Script) -> None:
     script.replies = [error(501, "NotImplemented"), Reply(204), error(403, "AccessDenied"), error(404, "NoSuchKey")]
     with pytest.raises(DeleteFailed) as caught:
         store.delete_many("abc")
@@ -554,7 +550,7 @@ def test_more_than_a_thousand_are_deleted_in_batches(store: S3Store, script: Scr
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_put_that_arrives_damaged_is_refused_by_a_real_server(rclone_s3: S3Server) -> None:
+def test_a_real_server_refuses_a_damaged_body(rclone_s3: S3Server) -> None:
     """Also where the signature does not cover the bytes, as over TLS; rclone knows no SHA-256, and verifies MD5."""
     rclone_s3.make_bucket("damaged")
     settings = StoreSettings("s3://bucket", rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
@@ -571,7 +567,7 @@ def test_a_put_that_arrives_damaged_is_refused_by_a_real_server(rclone_s3: S3Ser
         assert [info.key for info in store.list()] == ["first"]
 
 
-def test_the_wrong_bucket_and_the_wrong_keys_are_told_apart(rclone_s3: S3Server) -> None:
+def test_a_wrong_bucket_and_wrong_credentials_are_different_errors(rclone_s3: S3Server) -> None:
     rclone_s3.make_bucket("told-apart")
     cases = [
         ("absent-bucket", rclone_s3.access_key, rclone_s3.secret_key, StoreMissing, "no such bucket: absent-bucket"),
@@ -584,7 +580,7 @@ def test_the_wrong_bucket_and_the_wrong_keys_are_told_apart(rclone_s3: S3Server)
             probe_create_if_absent(store)
 
 
-def test_a_pack_is_sent_from_its_own_buffer_and_not_copied_for_it(rclone_s3: S3Server) -> None:
+def test_a_put_does_not_copy_its_body(rclone_s3: S3Server) -> None:
     rclone_s3.make_bucket("uncopied")
     settings = StoreSettings("s3://bucket", rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
     pack = bytearray(os.urandom(8 << 20))

@@ -88,7 +88,7 @@ def test_a_put_may_take_longer_than_any_step_of_it(make: Callable[[bytes], Body]
 
 
 @pytest.mark.promise("time-limits-are-for-standstill")
-def test_a_put_that_breaks_off_tells_for_how_long_it_moved() -> None:
+def test_a_failed_put_reports_how_long_it_was_in_transfer() -> None:
     with slow_store(SlowServer(bytes_per_s=2 * SIZE, breaks=True)) as store, pytest.raises(StoreUnreachable) as caught:
         store.put_if_absent("a", bytes(SIZE))
     assert 0.2 < caught.value.transfer_s < 5
@@ -128,7 +128,7 @@ def silent_after(answers: int, silence_s: float) -> Iterator[str]:
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
-def test_a_server_that_takes_connections_and_says_nothing_is_given_up_when_its_first_answer_is_due() -> None:
+def test_a_silent_server_is_given_up_after_the_time_for_the_first_response() -> None:
     with silent_after(0, 60) as endpoint_url:
         settings = StoreSettings("s3://bucket/v", endpoint_url, "key", "secret", REGION, first_response_s=1)
         with closing(open_store(settings, metrics=Metrics())) as store:
@@ -139,7 +139,7 @@ def test_a_server_that_takes_connections_and_says_nothing_is_given_up_when_its_f
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
-def test_a_server_that_has_answered_once_may_take_longer_than_its_first_answer() -> None:
+def test_after_the_first_response_the_usual_timeouts_hold() -> None:
     with silent_after(1, 2) as endpoint_url:
         settings = StoreSettings("s3://bucket", endpoint_url, "key", "secret", REGION, first_response_s=0.5)
         with closing(S3Store("bucket", settings=settings)) as store:

@@ -58,13 +58,13 @@ def test_the_url_of_any_path_leads_back_to_it(text: str) -> None:
         ("file://srv", "file:///ABSOLUTE/PATH"),
     ],
 )
-def test_what_names_no_store_is_refused_with_a_hint(url: str, words: str) -> None:
+def test_an_invalid_url_is_refused_with_a_hint(url: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         parse_url(url)
     assert "\n" not in str(caught.value)
 
 
-def test_a_store_is_called_by_its_url(tmp_path: Path) -> None:
+def test_a_store_has_the_normalized_url(tmp_path: Path) -> None:
     folder = tmp_path / "my volume"
     folder.mkdir()
     for url in (f"file://{folder}/", f"file:///{folder}", folder.as_uri()):
@@ -108,5 +108,5 @@ def test_boto3_is_not_imported_for_a_store_in_a_directory(tmp_path: Path) -> Non
         ("memory://a", []),
     ],
 )
-def test_a_place_knows_what_it_lies_in(url: str, parents: list[tuple[str, str]]) -> None:
+def test_a_url_has_parents(url: str, parents: list[tuple[str, str]]) -> None:
     assert [(str(outer), name) for outer, name in parse_url(url).parents()] == parents

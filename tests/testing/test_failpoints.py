@@ -10,6 +10,6 @@ from cas3fs.testing.failpoints import FAILPOINTS
 
 
 @pytest.mark.parametrize("name", FAILPOINTS)
-def test_the_place_of_a_failpoint_exists(name: str) -> None:
+def test_the_target_of_a_failpoint_exists(name: str) -> None:
     module, _, path = FAILPOINTS[name].target.partition(":")
     assert callable(reduce(getattr, path.split("."), importlib.import_module(module)))

@@ -60,7 +60,7 @@ def test_the_fake_has_every_method_of_the_client_with_its_signature() -> None:
         (FaultKind.THROTTLED, MemcacheServerError),
     ],
 )
-def test_a_fault_comes_as_the_real_client_would_raise_it(kind: FaultKind, error: type[Exception]) -> None:
+def test_a_fault_raises_what_the_real_client_raises(kind: FaultKind, error: type[Exception]) -> None:
     client = FakeMemcached(default_noreply=False)
     client.set(b"a", b"x" * 100)
     with client.faults.on(kind, operations=["get"], times=1), pytest.raises(error):
@@ -68,7 +68,7 @@ def test_a_fault_comes_as_the_real_client_would_raise_it(kind: FaultKind, error:
     assert client.get(b"a") == b"x" * 100
 
 
-def test_what_was_applied_may_fail_all_the_same() -> None:
+def test_an_applied_command_may_still_fail() -> None:
     client = FakeMemcached(default_noreply=False)
     with client.faults.on(FaultKind.APPLIED_THEN_ERROR), pytest.raises(ConnectionResetError):
         client.set(b"a", b"x")
@@ -94,6 +94,6 @@ def test_conditions_can_be_ignored() -> None:
         assert client.add(b"a", b"y")
 
 
-def test_a_fault_that_the_fake_cannot_have_is_refused() -> None:
+def test_a_fault_that_the_fake_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="EVENTUAL_LISTING"):
         FakeMemcached().faults.switch_on(FaultKind.EVENTUAL_LISTING)

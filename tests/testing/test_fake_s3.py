@@ -150,7 +150,7 @@ def test_every_answer_has_only_members_of_the_service(fake: FakeS3) -> None:
 @pytest.mark.parametrize(
     ("kind", "code"), [(FaultKind.UNAVAILABLE, ("SlowDown", 503)), (FaultKind.THROTTLED, ("TooManyRequests", 429))]
 )
-def test_a_busy_server_says_so_as_often_as_told(fake: FakeS3, kind: FaultKind, code: tuple[str, int]) -> None:
+def test_a_fault_happens_as_often_as_requested(fake: FakeS3, kind: FaultKind, code: tuple[str, int]) -> None:
     with fake.faults.on(kind, operations=["put_object"], times=2) as fault:
         for _ in range(2):
             with pytest.raises(fake.exceptions.ClientError) as caught:
@@ -160,7 +160,7 @@ def test_a_busy_server_says_so_as_often_as_told(fake: FakeS3, kind: FaultKind, c
     assert fault.times_triggered == 2
 
 
-def test_a_fault_befalls_only_its_operations_and_keys(fake: FakeS3) -> None:
+def test_a_fault_affects_only_its_operations_and_keys(fake: FakeS3) -> None:
     with fake.faults.on(FaultKind.RESET, operations=["put_object"], key_prefix="packs/"):
         fake.put_object(Bucket="bucket", Key="a", Body=b"")
         fake.get_object(Bucket="bucket", Key="a")
@@ -169,13 +169,13 @@ def test_a_fault_befalls_only_its_operations_and_keys(fake: FakeS3) -> None:
     fake.put_object(Bucket="bucket", Key="packs/1", Body=b"")
 
 
-def test_a_put_that_was_applied_may_fail_all_the_same(fake: FakeS3) -> None:
+def test_an_applied_put_may_still_fail(fake: FakeS3) -> None:
     with fake.faults.on(FaultKind.APPLIED_THEN_ERROR), pytest.raises(ConnectionClosedError):
         fake.put_object(Bucket="bucket", Key="a", Body=b"x")
     assert fake.get_object(Bucket="bucket", Key="a")["Body"].read() == b"x"
 
 
-def test_a_truncated_body_is_noticed_as_with_the_real_client(fake: FakeS3) -> None:
+def test_a_truncated_body_raises_as_with_the_real_client(fake: FakeS3) -> None:
     fake.put_object(Bucket="bucket", Key="a", Body=b"0123456789")
     with fake.faults.on(FaultKind.TRUNCATED):
         body = fake.get_object(Bucket="bucket", Key="a")["Body"]
@@ -204,7 +204,7 @@ def test_conditions_can_be_ignored(fake: FakeS3) -> None:
         assert not probe_create_if_absent(store)
 
 
-def test_a_page_of_html_takes_the_place_of_any_answer(fake: FakeS3) -> None:
+def test_a_page_of_html_can_replace_any_response(fake: FakeS3) -> None:
     place = {"Bucket": "bucket", "Key": "a"}
     with fake.faults.on(FaultKind.HTML_PAGE):
         assert set(fake.put_object(**place, Body=b"x")) == {"ResponseMetadata"}
@@ -214,7 +214,7 @@ def test_a_page_of_html_takes_the_place_of_any_answer(fake: FakeS3) -> None:
     assert names(fake.list_objects_v2(Bucket="bucket")) == []
 
 
-def test_a_condition_and_a_checksum_can_be_unknown_to_the_server(fake: FakeS3) -> None:
+def test_a_server_may_support_neither_conditions_nor_checksums(fake: FakeS3) -> None:
     place = {"Bucket": "bucket", "Key": "a", "Body": b"x"}
     with fake.faults.on(FaultKind.CONDITION_REFUSED), pytest.raises(fake.exceptions.ClientError) as caught:
         fake.put_object(**place, IfNoneMatch="*")
@@ -225,7 +225,7 @@ def test_a_condition_and_a_checksum_can_be_unknown_to_the_server(fake: FakeS3) -
     fake.put_object(**place)
 
 
-def test_a_byte_that_changes_on_its_way_is_noticed_by_a_checksum_alone(fake: FakeS3) -> None:
+def test_only_a_checksum_detects_a_damaged_upload(fake: FakeS3) -> None:
     place = {"Bucket": "bucket", "Key": "a", "Body": b"xy"}
     with fake.faults.on(FaultKind.DAMAGED_UPLOAD):
         with pytest.raises(fake.exceptions.ClientError) as caught:
@@ -237,7 +237,7 @@ def test_a_byte_that_changes_on_its_way_is_noticed_by_a_checksum_alone(fake: Fak
     assert answer["ChecksumSHA256"] == sha256_of(b"xy")
 
 
-def test_a_bucket_with_object_lock_wants_a_digest(fake: FakeS3) -> None:
+def test_a_bucket_with_object_lock_requires_a_digest(fake: FakeS3) -> None:
     fake.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     with pytest.raises(fake.exceptions.ClientError) as caught:
         fake.put_object(Bucket="locked", Key="a", Body=b"x")
@@ -256,7 +256,7 @@ def sha256_of(body: bytes) -> str:
     return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
-def test_a_delay_is_slept_outside_of_the_lock() -> None:
+def test_a_delay_does_not_hold_the_lock() -> None:
     slept: list[float] = []
     fake = FakeS3("bucket", sleep=slept.append)
     with fake.faults.on(FaultKind.DELAY, delay_s=1.5, times=1):

@@ -70,7 +70,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         yield Case(lying, lying.faults, inner)
 
 
-def test_a_stale_listing_is_of_one_prefix_and_from_a_moment_that_may_lie_before(case: Case) -> None:
+def test_a_stale_listing_may_have_a_prefix_and_an_earlier_moment(case: Case) -> None:
     moment = case.faults.moment()
     case.store.put_if_absent("snapshots/1-3", b"")
     case.store.delete_many(["snapshots/1-1", "packs/1/b"])
@@ -83,7 +83,7 @@ def test_a_stale_listing_is_of_one_prefix_and_from_a_moment_that_may_lie_before(
     assert case.listed("snapshots/") == ["snapshots/1-2", "snapshots/1-3"]
 
 
-def test_a_listing_lacks_the_keys_that_are_named(case: Case) -> None:
+def test_a_listing_lacks_the_given_keys(case: Case) -> None:
     with case.faults.on(FaultKind.LISTING_LACKS, keys=["snapshots/1-2", "packs/1/a"], times=2) as fault:
         assert case.listed() == ["packs/1/b", "snapshots/1-1"]
         assert case.store.get("snapshots/1-2")
@@ -93,7 +93,7 @@ def test_a_listing_lacks_the_keys_that_are_named(case: Case) -> None:
     assert case.listed() == list(KEYS)
 
 
-def test_a_hidden_object_is_nowhere_and_comes_back(case: Case) -> None:
+def test_a_hidden_object_is_neither_read_nor_listed_until_it_is_switched_off(case: Case) -> None:
     with case.faults.on(FaultKind.HIDDEN, key_prefix="packs/1/a"):
         for read in (case.store.get, case.store.head, lambda key: case.store.get_range(key, 0, 1)):
             with pytest.raises(ObjectMissing):
@@ -102,7 +102,7 @@ def test_a_hidden_object_is_nowhere_and_comes_back(case: Case) -> None:
     assert case.store.get("packs/1/a") == b"packs/1/a" * 10
 
 
-def test_a_shortened_object_is_short_however_it_is_looked_at(case: Case) -> None:
+def test_a_shortened_object_is_short_in_every_operation(case: Case) -> None:
     whole = b"packs/1/a" * 10
     with case.faults.on(FaultKind.SHORTENED, keys=["packs/1/a"]):
         assert case.store.get("packs/1/a") == whole[:45]
@@ -113,7 +113,7 @@ def test_a_shortened_object_is_short_however_it_is_looked_at(case: Case) -> None
             case.store.get_range("packs/1/a", 40, 6)
 
 
-def test_an_archived_object_is_there_and_cannot_be_read(case: Case) -> None:
+def test_an_archived_object_is_listed_but_cannot_be_read(case: Case) -> None:
     with case.faults.on(FaultKind.ARCHIVED, key_prefix="packs/"):
         for read in (case.store.get, lambda key: case.store.get_range(key, 0, 1)):
             with pytest.raises(ObjectArchived, match="archive"):
@@ -130,13 +130,13 @@ def test_some_deletions_are_refused_and_the_others_are_done(case: Case) -> None:
         assert case.listed() == ["packs/1/b", "snapshots/1-2"]
 
 
-def test_a_put_may_be_answered_and_forgotten(case: Case) -> None:
+def test_a_forgotten_put_seems_to_succeed(case: Case) -> None:
     with case.faults.on(FaultKind.PUT_FORGOTTEN, key_prefix="packs/"):
         case.store.put_if_absent("packs/1/c", b"x")
     assert case.listed() == list(KEYS)
 
 
-def test_what_a_server_says_of_its_own_is_said_for_any_store(case: Case) -> None:
+def test_faults_of_servers_work_for_any_store(case: Case) -> None:
     for kind in (FaultKind.UNAVAILABLE, FaultKind.THROTTLED, FaultKind.RESET, FaultKind.TRUNCATED):
         with case.faults.on(kind), pytest.raises(TransientStoreError):
             case.store.get("packs/1/a")
@@ -156,7 +156,7 @@ def test_what_a_server_says_of_its_own_is_said_for_any_store(case: Case) -> None
 # --- what happens once, and stays
 
 
-def test_a_store_can_be_reverted_and_copied(case: Case) -> None:
+def test_a_store_can_be_restored_and_copied(case: Case) -> None:
     before = copy_objects(case.without_faults)
     case.store.put_if_absent("snapshots/1-3", b"")
     case.store.delete_many(["packs/1/a"])
@@ -169,7 +169,7 @@ def test_a_store_can_be_reverted_and_copied(case: Case) -> None:
     assert [info.key for info in other.list()] == ["packs/1/b", "snapshots/1-1", "snapshots/1-2", "snapshots/1-3"]
 
 
-def test_objects_can_be_lost_and_cut_short(case: Case) -> None:
+def test_objects_can_be_deleted_and_truncated(case: Case) -> None:
     assert delete_objects(case.without_faults, prefix="snapshots/") == ["snapshots/1-1", "snapshots/1-2"]
     assert delete_objects(case.without_faults, ["packs/1/a"]) == ["packs/1/a"]
     truncate_object(case.without_faults, "packs/1/b", 3)
@@ -182,9 +182,7 @@ def test_objects_can_be_lost_and_cut_short(case: Case) -> None:
 @pytest.mark.parametrize(
     "url", [lambda folder: folder.as_uri(), lambda folder: "memory://here"], ids=["file", "memory"]
 )
-def test_every_store_that_is_opened_lies(
-    faulty_stores: FaultyStores, tmp_path: Path, url: Callable[[Path], str]
-) -> None:
+def test_every_opened_store_has_faults(faulty_stores: FaultyStores, tmp_path: Path, url: Callable[[Path], str]) -> None:
     where, metrics = url(tmp_path), Metrics()
     no_patience = RetryPolicy(deadline_s=0)
     with closing(open_store(StoreSettings(where), metrics=metrics, retry=no_patience)) as one:
@@ -198,7 +196,7 @@ def test_every_store_that_is_opened_lies(
                 assert [info.key for info in other.list()] == ["a"]
 
 
-def test_a_fault_that_a_store_cannot_have_is_refused() -> None:
+def test_a_fault_that_a_store_lacks_is_refused() -> None:
     store = FaultyStore(MemoryStore())
     assert FaultKind.HTML_PAGE not in STORE_FAULTS
     with pytest.raises(ValueError, match="HTML_PAGE"):

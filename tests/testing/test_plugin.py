@@ -25,7 +25,7 @@ def run_pytest(folder: Path, text: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_another_project_has_the_fixtures_without_asking_for_them(tmp_path: Path) -> None:
+def test_another_project_has_the_fixtures_without_an_import(tmp_path: Path) -> None:
     out = run_pytest(
         tmp_path,
         "def test_s3(fake_s3): fake_s3.put_object(Bucket='bucket', Key='a', Body=b'')\n"
@@ -35,7 +35,7 @@ def test_another_project_has_the_fixtures_without_asking_for_them(tmp_path: Path
     assert "3 passed" in out
 
 
-def test_where_nothing_can_be_mounted_the_mount_is_skipped_with_the_reason(tmp_path: Path) -> None:
+def test_where_mounting_is_impossible_the_test_is_skipped_with_the_reason(tmp_path: Path) -> None:
     out = run_pytest(tmp_path, "def test(cas3fs_mount): assert False\n", CAS3FS_TEST_NO_FUSE="1")
     assert "1 skipped" in out
     assert "cannot mount: CAS3FS_TEST_NO_FUSE=1" in out
@@ -63,7 +63,7 @@ def test_a_mount_keeps_what_is_written_also_on_another_machine(
     assert cas3fs_mount.stats()["files"] == 1
 
 
-def test_a_volume_that_cannot_be_made_says_why(cas3fs_volume: "TemporaryVolume") -> None:
+def test_the_error_of_a_volume_that_cannot_be_made_says_why(cas3fs_volume: "TemporaryVolume") -> None:
     from cas3fs.errors import MountError
 
     with pytest.raises(MountError, match=r"mkfs: .*already"):

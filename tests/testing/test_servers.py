@@ -32,7 +32,7 @@ def open_bucket(server: S3Server, secret_key: str | None = None) -> S3Store:
     return S3Store("volume", settings=settings)
 
 
-def test_rclone_serves_the_folder_until_the_end_of_the_with(tmp_path: Path) -> None:
+def test_rclone_serves_a_folder_for_the_length_of_the_context(tmp_path: Path) -> None:
     with servers.rclone_s3(tmp_path) as server:
         server.make_bucket("volume")
         server.make_bucket("volume")
@@ -43,7 +43,7 @@ def test_rclone_serves_the_folder_until_the_end_of_the_with(tmp_path: Path) -> N
     assert process.poll() is not None
 
 
-def test_rclone_takes_only_its_own_key(rclone: RcloneServer) -> None:
+def test_rclone_accepts_only_its_own_key(rclone: RcloneServer) -> None:
     with closing(open_bucket(rclone, secret_key="wrong")) as store, pytest.raises(AccessDenied, match="wrong secret"):
         store.put_if_absent("a", b"")
 
@@ -58,7 +58,7 @@ def test_a_killed_server_is_unreachable_until_it_is_restarted(rclone: RcloneServ
         assert store.get("a") == b"bytes"
 
 
-def test_a_paused_server_goes_on_where_it_was(rclone: RcloneServer) -> None:
+def test_a_paused_server_continues(rclone: RcloneServer) -> None:
     rclone.pause()
     _, status = os.waitpid(rclone.process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
@@ -74,7 +74,7 @@ def test_a_paused_server_can_be_stopped(tmp_path: Path) -> None:
     assert server.process.poll() is not None
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     rclone = tmp_path / "bin" / "rclone"
     rclone.write_text("#!/bin/sh\necho no room on this port >&2\nexit 1\n")
@@ -84,7 +84,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
         pass
 
 
-def test_moto_forgets_everything_at_its_end() -> None:
+def test_moto_loses_all_buckets_at_its_end() -> None:
     for _ in range(2):
         with servers.moto_s3() as server:
             server.make_bucket("volume")
@@ -93,7 +93,7 @@ def test_moto_forgets_everything_at_its_end() -> None:
                 assert [info.key for info in store.list()] == ["a"]
 
 
-def test_of_two_puts_at_once_on_moto_one_finds_the_name_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_concurrent_puts_on_moto_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     from moto.s3.models import S3Backend
 
     put = S3Backend.put_object
@@ -117,7 +117,9 @@ def test_of_two_puts_at_once_on_moto_one_finds_the_name_taken(monkeypatch: pytes
             assert sorted(pool.map(creates, (b"one", b"two"))) == [False, True]
 
 
-def test_the_environment_is_all_that_a_program_needs(rclone: RcloneServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_can_use_a_server_through_its_environment(
+    rclone: RcloneServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in rclone.environment.items():
         monkeypatch.setenv(name, value)
     with closing(S3Store("volume")) as store:

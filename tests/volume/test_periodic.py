@@ -85,7 +85,7 @@ def test_storers_go_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.promise("background-work-survives-exceptions")
-def test_a_gc_in_a_rhythm_goes_on(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_periodic_gc_continues_after_an_error(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
     calls = failing_at_first(monkeypatch, GarbageCollector, "collect", KeyError("for the test"))
     scheduler = GcScheduler(opened)

@@ -124,7 +124,7 @@ class Commits:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the rhythm; a commit under way is finished."""
+        """End the thread; a commit in progress is finished."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():

@@ -46,7 +46,7 @@ class BlockCacheContract:
         assert part is not None
         assert bytes(part) == plain[skip : skip + length]
 
-    def test_what_was_never_put_is_a_miss(self, cache: BlockCache) -> None:
+    def test_a_block_that_was_never_put_is_a_miss(self, cache: BlockCache) -> None:
         block, _ = make_block(3)
         assert cache.get(block) is None
         assert cache.get_part(block, 0, 10) is None
@@ -67,7 +67,7 @@ class BlockCacheContract:
         buffer[:] = bytes(len(buffer))
         assert cache.get(block) == plain
 
-    def test_the_batch_forms_do_what_the_single_ones_do(self, cache: BlockCache) -> None:
+    def test_batch_methods_do_the_same_as_single_ones(self, cache: BlockCache) -> None:
         blocks: dict[BlockHash, bytes] = dict(make_block(seed, 100 + 60_000 * (seed % 3)) for seed in range(20))
         absent, _ = make_block(99)
         cache.put_many(dict(blocks))
@@ -86,7 +86,7 @@ class BlockCacheContract:
         assert cache.get(block) == plain
         assert cache.size_bytes == size_bytes
 
-    def test_size_grows_with_what_is_put_and_falls_with_what_is_evicted(self, cache: BlockCache) -> None:
+    def test_the_size_grows_with_puts_and_falls_with_evictions(self, cache: BlockCache) -> None:
         if not self.tells_size:
             assert cache.size_bytes == 0
             return
@@ -97,7 +97,7 @@ class BlockCacheContract:
         cache.evict(block)
         assert cache.size_bytes == 0
 
-    def test_closing_twice_is_harmless_and_afterwards_nothing_fails(self, cache: BlockCache) -> None:
+    def test_closing_twice_is_harmless_and_nothing_fails_afterwards(self, cache: BlockCache) -> None:
         cache.close()
         cache.close()
         block, plain = make_block(7)
@@ -106,7 +106,7 @@ class BlockCacheContract:
         assert cache.contains_many([block]) <= {block}
         cache.evict(block)
 
-    def test_many_threads_see_only_right_bytes(self, cache: BlockCache) -> None:
+    def test_many_threads_read_only_correct_bytes(self, cache: BlockCache) -> None:
         blocks = [make_block(seed, 5000) for seed in range(8)]
         wrong: list[object] = []
         start = threading.Barrier(8)

@@ -57,7 +57,7 @@ class S3ClientContract:
         assert code_of(caught) == ("NoSuchKey", 404)
         s3.delete_object(Bucket=bucket, Key="a")
 
-    def test_a_head_tells_size_time_and_metadata(self, s3: Any, bucket: str) -> None:
+    def test_a_head_shows_size_time_and_metadata(self, s3: Any, bucket: str) -> None:
         s3.put_object(Bucket=bucket, Key="a", Body=b"12345", Metadata={"kind": "x", "more": "a b=c"}, ContentType="x/y")
         head = s3.head_object(Bucket=bucket, Key="a")
         assert head["ContentLength"] == 5
@@ -104,7 +104,7 @@ class S3ClientContract:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, PaginationConfig={"PageSize": 2})
         assert [key for page in pages for key in names(page)] == keys
 
-    def test_a_listing_tells_sizes_and_times(self, s3: Any, bucket: str) -> None:
+    def test_a_listing_shows_sizes_and_times(self, s3: Any, bucket: str) -> None:
         s3.put_object(Bucket=bucket, Key="a", Body=b"12345")
         (one,) = s3.list_objects_v2(Bucket=bucket)["Contents"]
         assert (one["Key"], one["Size"]) == ("a", 5)
@@ -120,7 +120,7 @@ class S3ClientContract:
         assert [one["Prefix"] for one in grouped["CommonPrefixes"]] == ["a/b/"]
         assert names(s3.list_objects_v2(Bucket=bucket, Prefix="none")) == []
 
-    def test_many_are_deleted_at_once_and_missing_ones_are_fine(self, s3: Any, bucket: str) -> None:
+    def test_many_are_deleted_at_once_and_missing_ones_are_ignored(self, s3: Any, bucket: str) -> None:
         for key in ("a", "b", "c"):
             s3.put_object(Bucket=bucket, Key=key, Body=b"")
         wanted = {"Objects": [{"Key": "a"}, {"Key": "b"}, {"Key": "none"}], "Quiet": True}
@@ -161,7 +161,7 @@ class S3ClientContract:
         s3.delete_bucket(Bucket=other)
         assert other not in {one["Name"] for one in s3.list_buckets()["Buckets"]}
 
-    def test_a_missing_bucket_is_named_so(self, s3: Any, bucket: str) -> None:
+    def test_a_missing_bucket_is_named(self, s3: Any, bucket: str) -> None:
         with pytest.raises(s3.exceptions.NoSuchBucket) as caught:
             s3.list_objects_v2(Bucket=f"{bucket}-none")
         assert code_of(caught) == ("NoSuchBucket", 404)
@@ -172,7 +172,7 @@ class S3ClientContract:
     @pytest.mark.parametrize(
         "parameters", [{}, {"Key": "a"}, {"Bucket": "b", "Key": 5}, {"Bucket": "b", "Key": "a", "Colour": "red"}]
     )
-    def test_wrong_parameters_are_found_before_anything_is_sent(self, s3: Any, parameters: dict[str, Any]) -> None:
+    def test_invalid_parameters_are_refused_before_a_request_is_sent(self, s3: Any, parameters: dict[str, Any]) -> None:
         from botocore.exceptions import ParamValidationError
 
         with pytest.raises(ParamValidationError):
@@ -182,14 +182,14 @@ class S3ClientContract:
 class HonoursConditions:
     """For servers that keep to the conditions of a put."""
 
-    def test_a_put_under_the_condition_that_there_is_nothing_succeeds_once(self, s3: Any, bucket: str) -> None:
+    def test_create_if_absent_succeeds_once(self, s3: Any, bucket: str) -> None:
         s3.put_object(Bucket=bucket, Key="a", Body=b"one", IfNoneMatch="*")
         with pytest.raises(s3.exceptions.ClientError) as caught:
             s3.put_object(Bucket=bucket, Key="a", Body=b"two", IfNoneMatch="*")
         assert code_of(caught) == ("PreconditionFailed", 412)
         assert s3.get_object(Bucket=bucket, Key="a")["Body"].read() == b"one"
 
-    def test_a_put_under_the_condition_of_an_etag_replaces_only_that(self, s3: Any, bucket: str) -> None:
+    def test_a_put_with_if_match_replaces_only_that_etag(self, s3: Any, bucket: str) -> None:
         etag = s3.put_object(Bucket=bucket, Key="a", Body=b"one")["ETag"]
         s3.put_object(Bucket=bucket, Key="a", Body=b"two", IfMatch=etag)
         with pytest.raises(s3.exceptions.ClientError) as caught:
@@ -197,7 +197,7 @@ class HonoursConditions:
         assert code_of(caught) == ("PreconditionFailed", 412)
         assert s3.get_object(Bucket=bucket, Key="a")["Body"].read() == b"two"
 
-    def test_a_read_under_the_condition_of_an_etag_tells_when_it_changed(self, s3: Any, bucket: str) -> None:
+    def test_a_read_with_an_etag_condition_shows_a_change(self, s3: Any, bucket: str) -> None:
         etag = s3.put_object(Bucket=bucket, Key="a", Body=b"one")["ETag"]
         assert s3.get_object(Bucket=bucket, Key="a", IfMatch=etag)["Body"].read() == b"one"
         with pytest.raises(s3.exceptions.ClientError) as caught:

@@ -44,7 +44,7 @@ def test_no_more_requests_run_at_once_than_allowed_and_all_get_their_turn() -> N
     assert most == 3
 
 
-def test_a_failed_request_gives_its_place_back() -> None:
+def test_a_failed_request_releases_its_slot() -> None:
     store = ConcurrencyLimitedStore(ScriptedStore(), 1)
     for _ in range(3):
         with pytest.raises(ObjectMissing):

@@ -27,7 +27,7 @@ def test_requests_bytes_and_failures_are_counted_by_kind() -> None:
     assert counted["store.requests"] == 7
 
 
-def test_an_answer_is_no_failure_and_a_failure_brings_no_bytes() -> None:
+def test_a_missing_object_is_not_a_failure_and_failures_count_no_bytes() -> None:
     metrics = Metrics()
     inner = ScriptedStore(ObjectExists("412"), StoreBusy("503"))
     store = MeasuredStore(inner, metrics)

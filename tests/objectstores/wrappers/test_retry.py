@@ -78,7 +78,7 @@ READS: list[Callable[[ObjectStore], object]] = [
 
 @pytest.mark.parametrize("request_", READS)
 @pytest.mark.parametrize("failure", [StoreBusy("503"), StoreUnreachable("reset"), TruncatedBody("cut")])
-def test_what_may_pass_is_tried_again(
+def test_transient_errors_are_retried(
     retrying: Wrap, metrics: Metrics, request_: Callable[[ObjectStore], object], failure: Exception
 ) -> None:
     inner = ScriptedStore(None, failure, failure)
@@ -88,7 +88,7 @@ def test_what_may_pass_is_tried_again(
     assert metrics.snapshot()["store.retries"] == 2
 
 
-def test_pieces_that_came_are_not_asked_for_again(retrying: Wrap) -> None:
+def test_a_retry_asks_only_for_missing_pieces(retrying: Wrap) -> None:
     asked: list[tuple[int, tuple[int, ...]]] = []
 
     class Breaking(ScriptedStore):
@@ -111,7 +111,7 @@ def test_pieces_that_came_are_not_asked_for_again(retrying: Wrap) -> None:
 @pytest.mark.parametrize(
     "failure", [AccessDenied("403"), StoreRefused("400"), ObjectMissing("404"), ObjectExists("412")]
 )
-def test_what_cannot_change_is_not_tried_again(retrying: Wrap, time: Time, failure: Exception) -> None:
+def test_other_errors_are_not_retried(retrying: Wrap, time: Time, failure: Exception) -> None:
     for request_ in (lambda store: store.get("a"), lambda store: store.put_if_absent("a", b"")):
         inner = ScriptedStore(failure)
         with pytest.raises(type(failure)):
@@ -120,21 +120,21 @@ def test_what_cannot_change_is_not_tried_again(retrying: Wrap, time: Time, failu
     assert time.waited_s == []
 
 
-def test_pauses_double_up_to_a_limit(retrying: Wrap, time: Time) -> None:
+def test_delays_double_up_to_a_limit(retrying: Wrap, time: Time) -> None:
     inner = ScriptedStore(*[StoreBusy("503")] * 8)
     with pytest.raises(ObjectMissing):
         retrying(inner, RetryPolicy(deadline_s=60, base_delay_s=0.5, max_delay_s=10)).get("a")
     assert time.waited_s == [0.5, 1, 2, 4, 8, 10, 10, 10]
 
 
-def test_a_pause_is_a_random_part_of_its_length(retrying: Wrap, time: Time) -> None:
+def test_a_delay_is_a_random_part_of_its_limit(retrying: Wrap, time: Time) -> None:
     inner = ScriptedStore(*[StoreBusy("503")] * 3)
     with pytest.raises(ObjectMissing):
         retrying(inner, RetryPolicy(base_delay_s=1), jitter=0.25).get("a")
     assert time.waited_s == [0.25, 0.5, 1]
 
 
-def test_after_the_deadline_the_last_error_tells_how_often_it_was_tried(
+def test_after_the_deadline_the_last_error_shows_the_number_of_attempts(
     retrying: Wrap, time: Time, metrics: Metrics
 ) -> None:
     inner = ScriptedStore(*[StoreBusy("the server answers 503")] * 99)
@@ -145,7 +145,7 @@ def test_after_the_deadline_the_last_error_tells_how_often_it_was_tried(
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
-def test_a_store_that_never_answered_is_given_up_sooner(retrying: Wrap) -> None:
+def test_a_store_that_never_responded_is_given_up_sooner(retrying: Wrap) -> None:
     policy = RetryPolicy(deadline_s=60, base_delay_s=1, max_delay_s=100, first_response_s=10)
     with pytest.raises(StoreUnreachable, match="gave up after 4 attempts in 7 s"):
         retrying(ScriptedStore(*[StoreUnreachable("reset")] * 99), policy).get("a")
@@ -161,7 +161,7 @@ def test_a_store_that_never_answered_is_given_up_sooner(retrying: Wrap) -> None:
 
 
 @pytest.mark.promise("time-limits-are-for-standstill")
-def test_the_time_for_which_bytes_moved_does_not_count(retrying: Wrap, time: Time) -> None:
+def test_the_time_of_transfers_does_not_count(retrying: Wrap, time: Time) -> None:
     """A long object over a slow line is tried as often as a short one, and no oftener."""
     inner = ScriptedStore(*[broken_after(300.0) for _ in range(99)])
     inner.on_request = lambda: time.wait(300)
@@ -177,7 +177,7 @@ def broken_after(transfer_s: float) -> StoreUnreachable:
     return error
 
 
-def test_the_log_mentions_what_keeps_failing_only(retrying: Wrap, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_repeated_failures_are_logged_as_warnings(retrying: Wrap, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for failures, lines in ((2, 0), (4, 2)):
         caplog.clear()
@@ -186,7 +186,7 @@ def test_the_log_mentions_what_keeps_failing_only(retrying: Wrap, caplog: pytest
         assert len(caplog.records) == lines
 
 
-def test_a_listing_goes_on_after_a_failed_page_without_gap_or_repeat(retrying: Wrap) -> None:
+def test_a_listing_continues_after_a_failed_page_without_gap_or_repeat(retrying: Wrap) -> None:
     inner = ScriptedStore(page_size=2)
     for key in "abcde":
         inner.put_if_absent(key, b"")
@@ -205,7 +205,7 @@ def test_a_put_that_was_applied_before_it_failed_succeeds(retrying: Wrap, make: 
 
 
 @pytest.mark.parametrize("other", [b"short", CONTENT[:-1] + b"\0", b"\1" + CONTENT[1:]], ids=["size", "end", "start"])
-def test_a_put_that_failed_while_another_won_is_told_so(retrying: Wrap, other: bytes) -> None:
+def test_a_failed_put_that_another_writer_won_raises(retrying: Wrap, other: bytes) -> None:
     for body in (CONTENT, BytesIO(CONTENT)):
         inner = ScriptedStore()
         inner.put_if_absent("a", other)
@@ -215,7 +215,7 @@ def test_a_put_that_failed_while_another_won_is_told_so(retrying: Wrap, other: b
         assert inner.get("a") == other
 
 
-def test_a_put_whose_first_attempt_finds_the_name_taken_does_not_read_it(retrying: Wrap) -> None:
+def test_a_put_whose_first_attempt_finds_an_object_does_not_read_it(retrying: Wrap) -> None:
     inner = ScriptedStore()
     inner.put_if_absent("a", CONTENT)
     inner.requests.clear()
@@ -224,7 +224,7 @@ def test_a_put_whose_first_attempt_finds_the_name_taken_does_not_read_it(retryin
     assert inner.requests == ["put"]
 
 
-def test_reading_back_is_itself_tried_again(retrying: Wrap) -> None:
+def test_the_comparison_is_itself_retried(retrying: Wrap) -> None:
     inner = ScriptedStore(StoreUnreachable("reset"))
     inner.applied_before_failing = True
     failures: list[Exception | None] = [None, StoreBusy("503"), None, None, StoreBusy("503")]
@@ -235,7 +235,7 @@ def test_reading_back_is_itself_tried_again(retrying: Wrap) -> None:
 
 
 @pytest.mark.promise("only-real-answers-count")
-def test_a_name_that_is_taken_and_then_not_there_is_nobody_elses(retrying: Wrap) -> None:
+def test_an_object_that_exists_and_then_does_not_is_retried(retrying: Wrap) -> None:
     """A store that contradicts itself is asked again: who is told that a name is taken believes in another writer."""
     inner = ScriptedStore(StoreUnreachable("reset"))
     inner.applied_before_failing = True
@@ -267,7 +267,7 @@ def test_a_refused_batch_does_not_keep_the_others_from_being_deleted(retrying: W
     assert [info.key for info in inner.list()] == keys[:1000] + keys[2000:]
 
 
-def test_closing_ends_a_pause_with_the_error_that_caused_it(metrics: Metrics) -> None:
+def test_closing_ends_a_delay_with_the_error_that_caused_it(metrics: Metrics) -> None:
     failed = threading.Event()
     inner = ScriptedStore(*[StoreBusy("503")] * 99)
     inner.on_request = failed.set

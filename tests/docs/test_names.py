@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 from cas3fs.testing import plugin
+from cas3fs.testing.failpoints import FAILPOINTS
 from cas3fs.testing.faults import FaultKind
+from cas3fs.testing.sqlite_faults import SqliteFault
 
 ROOT = Path(__file__).parents[2]
 TESTING = (ROOT / "docs" / "testing.rst").read_text()
@@ -37,3 +39,13 @@ def test_the_functions_that_damage_stores_exist() -> None:
     named = re.findall(r"``(\w+)``", sentence)
     assert len(named) > 4
     assert [name for name in named if f"\ndef {name}(" not in module] == []
+
+
+def test_the_programs_that_are_run_with_python_get_what_they_know() -> None:
+    commands = re.findall(r"^ +\$ python -m cas3fs\.testing\.(\w+) (.*)$", TESTING, re.MULTILINE)
+    words = [(module, *arguments.split()) for module, arguments in commands]
+    failpoints = [one[2].partition(":")[0] for one in words if one[:2] == ("failpoints", "kill")]
+    assert failpoints
+    assert set(failpoints) <= set(FAILPOINTS)
+    assert {one[1] for one in words if one[0] == "sqlite_faults"} <= {fault.name for fault in SqliteFault}
+    assert {one[0] for one in words} == {"failpoints", "sqlite_faults", "random_faults"}

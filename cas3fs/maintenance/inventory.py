@@ -202,7 +202,7 @@ def list_volume(store: ObjectStore, on_pack: Callable[[ObjectInfo], None] = lamb
             packs += 1
             newest_pack_epoch = max(newest_pack_epoch, epoch)
             on_pack(info)
-        elif folder == PagesEntry.folder and is_pages_id(name):
+        elif folder == PagesEntry.folder and _is_pages_id(name):
             pages[name] = info
         elif folder == SnapshotEntry.folder and is_snapshot_id(name):
             snapshots[name] = info
@@ -283,7 +283,7 @@ def missing_snapshots(archive: SnapshotArchive, listing: VolumeListing) -> tuple
     return tuple(one for one in archive.tracker.missing() if one not in quarantined)
 
 
-def is_pages_id(name: str) -> bool:
+def _is_pages_id(name: str) -> bool:
     """Whether this can be the id of a pages entry."""
     try:
         return str(PagesNumber.parse(name)) == name

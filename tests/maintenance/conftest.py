@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.maintenance.damaged_volume import DamagedVolume, make
+from tests.maintenance.damaged_volume import DamagedVolume, make_volume
 from tests.maintenance.memory_volume import MemoryVolume
 
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[MemoryVolume]:
-    made = MemoryVolume(tmp_path / "rig")
+    made = MemoryVolume(tmp_path / "volume")
     yield made
     made.close()
 
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Iterator[DamagedVolume]:
-    made = make(tmp_path / "ward")
+    made = make_volume(tmp_path / "volume")
     yield made
     made.close()

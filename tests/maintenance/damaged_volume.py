@@ -61,7 +61,7 @@ class DamagedVolume(MemoryVolume):
         )
         return fsck.repair(FsckSettings(repair=True, **options))
 
-    def found(self) -> dict[str, bytes | None]:
+    def readable_contents(self) -> dict[str, bytes | None]:
         """The content of every file in the root directory; None if it cannot be read."""
         contents: dict[str, bytes | None] = {}
         for name in self.names_in(1):
@@ -80,7 +80,7 @@ class DamagedVolume(MemoryVolume):
     def inode(self, name: str) -> int:
         return self.fs.lookup(1, name.encode()).number
 
-    def folder_in(self, name: str, parent: int = 1) -> int:
+    def make_folder(self, name: str, parent: int = 1) -> int:
         return self.fs.mkdir(parent, name.encode(), 0o755, ROOT).number
 
     def sharing_with_f0(self) -> set[str]:
@@ -92,17 +92,17 @@ class DamagedVolume(MemoryVolume):
         )
         return {"f0"} | {name.decode() for (name,) in rows.fetchall()}
 
-    def lost(self) -> list[str]:
+    def names_in_lost_and_found(self) -> list[str]:
         return self.names_in(self.inode("lost+found"))
 
 
-def make(folder: Path, **options: Any) -> DamagedVolume:
+def make_volume(folder: Path, **options: Any) -> DamagedVolume:
     """A volume with a few files; options are those of `MemoryVolume`."""
     damaged = DamagedVolume(folder, **options)
     for number in range(6):
         damaged.write(f"f{number}", noise(number))
-    outer = damaged.folder_in("outer")
-    inner = damaged.folder_in("inner", outer)
+    outer = damaged.make_folder("outer")
+    inner = damaged.make_folder("inner", outer)
     _made, handle = damaged.fs.create(inner, b"deep", 0o600, os.O_RDWR, ROOT)
     damaged.fs.write(handle, 0, b"deep down")
     damaged.fs.release(handle)
@@ -174,22 +174,22 @@ def pack_of_f0(damaged: DamagedVolume) -> str:
     return pack_of(damaged, F0)
 
 
-def replace(damaged: DamagedVolume, key: str, body: bytes) -> None:
+def replace_object(damaged: DamagedVolume, key: str, body: bytes) -> None:
     """Replaces the body of an object."""
     damaged.inner.delete_many([key])
     damaged.inner.put_if_absent(key, body)
 
 
-def flip(damaged: DamagedVolume, key: str, place: int | None = None) -> None:
+def flip_byte(damaged: DamagedVolume, key: str, place: int | None = None) -> None:
     """Changes a byte of an object, by default in the middle."""
     body = bytearray(damaged.inner.get(key))
     body[len(body) // 2 if place is None else place] ^= 1
-    replace(damaged, key, bytes(body))
+    replace_object(damaged, key, bytes(body))
 
 
-def cut(damaged: DamagedVolume, key: str) -> None:
+def cut_object(damaged: DamagedVolume, key: str) -> None:
     """Removes the last bytes of an object."""
-    replace(damaged, key, damaged.inner.get(key)[:-9])
+    replace_object(damaged, key, damaged.inner.get(key)[:-9])
 
 
 def held_pack(damaged: DamagedVolume) -> str:
@@ -236,14 +236,14 @@ def damage_a_record(damaged: DamagedVolume) -> None:
 
 STORE_DAMAGES: Final[dict[str, Callable[[DamagedVolume], object]]] = {
     "pack-missing": remove_a_pack,
-    "pack-wrong-size": lambda damaged: cut(damaged, f"packs/{pack_of_f0(damaged)}"),
-    "block-damaged": lambda damaged: flip(damaged, f"packs/{pack_of_f0(damaged)}", 5000),
+    "pack-wrong-size": lambda damaged: cut_object(damaged, f"packs/{pack_of_f0(damaged)}"),
+    "block-damaged": lambda damaged: flip_byte(damaged, f"packs/{pack_of_f0(damaged)}", 5000),
     "snapshot-pack-missing": lambda damaged: damaged.inner.delete_many([held_pack(damaged)]),
-    "snapshot-pack-damaged": lambda damaged: flip(damaged, held_pack(damaged)),
-    "snapshot-damaged": lambda damaged: flip(damaged, f"snapshots/{damaged.newest}"),
-    "snapshot-unreadable": lambda damaged: flip(damaged, f"pages/{damaged.newest}"),
+    "snapshot-pack-damaged": lambda damaged: flip_byte(damaged, held_pack(damaged)),
+    "snapshot-damaged": lambda damaged: flip_byte(damaged, f"snapshots/{damaged.newest}"),
+    "snapshot-unreadable": lambda damaged: flip_byte(damaged, f"pages/{damaged.newest}"),
     "pages-missing": lambda damaged: damaged.inner.delete_many([f"pages/{damaged.newest}"]),
-    "pages-wrong-size": lambda damaged: cut(damaged, f"pages/{damaged.newest}"),
+    "pages-wrong-size": lambda damaged: cut_object(damaged, f"pages/{damaged.newest}"),
 }
 """The damage to the store, by code."""
 
@@ -264,7 +264,7 @@ def quarantine_a_record(damaged: DamagedVolume) -> None:
 
 NOTED: Final[dict[str, Callable[[DamagedVolume], object]]] = {
     "object-unknown": lambda damaged: damaged.inner.put_if_absent("who/knows", b"x"),
-    "snapshot-put-aside": lambda damaged: (flip(damaged, f"snapshots/{damaged.newest}"), damaged.fsck()),
+    "snapshot-put-aside": lambda damaged: (flip_byte(damaged, f"snapshots/{damaged.newest}"), damaged.fsck()),
     "known-loss": lose_a_pack,
     "known-snapshot-loss": lose_a_held_pack,
     "staging-bytes-lost": record_lost_staged_data,

@@ -74,7 +74,7 @@ class SnapshotPublisher:
             progress({"what": "acknowledging the snapshot"})
             self.check_fence()
             volume.newest, self._last = made.id, digest
-            volume.snapshots[made.id] = volume.tree_or_nothing()
+            volume.snapshots[made.id] = volume.tree_if_readable()
         return str(volume.newest)
 
     @property
@@ -207,7 +207,7 @@ class MemoryVolume:
     def tree(self) -> Tree:
         return {name: self.read(name) for name in self.names()}
 
-    def tree_or_nothing(self) -> Tree:
+    def tree_if_readable(self) -> Tree:
         """The tree; empty if some of it cannot be read."""
         try:
             return self.tree()
@@ -223,7 +223,7 @@ class MemoryVolume:
     def gc(self, settings: GcSettings = NOW, report: Callable[[Mapping[str, Any]], None] = ignore_progress) -> Any:
         return self.collector.collect(settings, report)
 
-    def drop_snapshot(self, snapshot: str) -> None:
+    def delete_snapshot(self, snapshot: str) -> None:
         self.archive.delete([snapshot])
         del self.snapshots[snapshot]
 
@@ -250,7 +250,7 @@ class MemoryVolume:
         assert contents(path, self.inner) == tree
         path.unlink()
 
-    def check_snapshots_that_can_be_read(self) -> None:
+    def check_newest_can_be_restored(self) -> None:
         """Checks that the newest snapshot can be restored."""
         path = self.folder / "newest.sqlite"
         self.archive.restore(str(self.newest), path)
@@ -258,7 +258,7 @@ class MemoryVolume:
 
     # -- the end
 
-    def killed(self, folder: Path, **options: Any) -> "MemoryVolume":
+    def restarted_after_kill(self, folder: Path, **options: Any) -> "MemoryVolume":
         """Another process, with the local files as they are at this moment; this one is closed."""
         shutil.copytree(self.folder, folder)
         self.close()
@@ -302,20 +302,20 @@ def noise(seed: int, size: int = 20 * KIB) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def fill(volume: MemoryVolume, count: int = 8, start: int = 0) -> None:
+def write_files(volume: MemoryVolume, count: int = 8, start: int = 0) -> None:
     for number in range(start, start + count):
         volume.write(f"f{number}", noise(number))
 
 
-def garbage(volume: MemoryVolume) -> None:
+def make_garbage(volume: MemoryVolume) -> None:
     """Makes dead packs, sparsely used packs, packs held by snapshots, and an orphan."""
-    fill(volume, 12)
+    write_files(volume, 12)
     first = volume.publish()
-    fill(volume, 8, 20)
+    write_files(volume, 8, 20)
     second = volume.publish()
     for number in (0, 1, 2, 3, 5, 7, 9, 20, 21, 22, 23, 24, 25):
         volume.remove(f"f{number}")
     volume.publish()
-    volume.drop_snapshot(first)
-    volume.drop_snapshot(second)
+    volume.delete_snapshot(first)
+    volume.delete_snapshot(second)
     volume.inner.put_if_absent("packs/00000001/" + "cd" * 32, b"stray")

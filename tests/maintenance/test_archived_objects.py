@@ -13,7 +13,15 @@ from cas3fs.maintenance.gc.collector import GarbageCollector
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.faulty_store import STORE_FAULTS, FaultyStore
-from tests.maintenance.damaged_volume import DAMAGES, DamagedVolume, codes, flip, held_pack, make, pack_of_f0
+from tests.maintenance.damaged_volume import (
+    DAMAGES,
+    DamagedVolume,
+    codes,
+    flip_byte,
+    held_pack,
+    make_volume,
+    pack_of_f0,
+)
 from tests.maintenance.memory_volume import NOW
 
 
@@ -24,7 +32,7 @@ def faults() -> Faults:
 
 @pytest.fixture
 def damaged(tmp_path: Path, faults: Faults) -> Iterator[DamagedVolume]:
-    made = make(tmp_path / "ward", wrap=lambda store: FaultyStore(store, faults))
+    made = make_volume(tmp_path / "volume", wrap=lambda store: FaultyStore(store, faults))
     yield made
     made.close()
 
@@ -34,12 +42,12 @@ def damaged(tmp_path: Path, faults: Faults) -> Iterator[DamagedVolume]:
 def test_archived_objects_are_reported_and_all_others_are_read_back(
     damaged: DamagedVolume, faults: Faults, kind: str
 ) -> None:
-    before = damaged.found()
+    before = damaged.readable_contents()
     held = held_pack(damaged)
     key = {"pack": f"packs/{pack_of_f0(damaged)}", "pack of a snapshot": held, "pages": f"pages/{damaged.newest}"}[kind]
     named = f"snapshots/{damaged.newest}" if kind == "pages" else key
     flipped = held if kind == "pack" else f"packs/{pack_of_f0(damaged)}"
-    flip(damaged, flipped)
+    flip_byte(damaged, flipped)
     with faults.on(FaultKind.ARCHIVED, keys=[key]):
         found = damaged.check(verify_data=True)
         assert [one.touches["object"] for one in found.findings if one.code == "object-archived"] == [named]
@@ -49,7 +57,7 @@ def test_archived_objects_are_reported_and_all_others_are_read_back(
         assert (left.status, "object-archived" in codes(left)) == (4, True)
     assert codes(damaged.check(verify_data=True)) <= {"known-loss", "known-snapshot-loss"}
     if kind == "pack":
-        assert damaged.found() == before  # nothing was given up that only lay in the archive
+        assert damaged.readable_contents() == before  # nothing was given up that only lay in the archive
 
 
 @pytest.mark.promise("surroundings-may-change")
@@ -57,11 +65,11 @@ def test_archived_objects_are_reported_and_all_others_are_read_back(
 def test_an_archived_manifest_is_a_finding_and_the_check_goes_on(
     damaged: DamagedVolume, faults: Faults, *, is_newest: bool
 ) -> None:
-    before, first = damaged.found(), str(damaged.newest)
+    before, first = damaged.readable_contents(), str(damaged.newest)
     damaged.write("more", b"more")
     damaged.publish()
     key = f"snapshots/{damaged.newest if is_newest else first}"
-    flip(damaged, f"packs/{pack_of_f0(damaged)}")
+    flip_byte(damaged, f"packs/{pack_of_f0(damaged)}")
     with faults.on(FaultKind.ARCHIVED, keys=[key]):
         for verify_data in (False, True):
             found = damaged.check(verify_data=verify_data)
@@ -71,7 +79,7 @@ def test_an_archived_manifest_is_a_finding_and_the_check_goes_on(
         assert (left.status, codes(left)) == (4, {"object-archived"})
         assert damaged.inner.head(key)  # it was neither put aside nor deleted
     assert codes(damaged.check()) == set()
-    assert set(damaged.found()) == {*before, "more"}
+    assert set(damaged.readable_contents()) == {*before, "more"}
 
 
 @pytest.mark.promise("surroundings-may-change")
@@ -88,11 +96,11 @@ def test_a_gc_deletes_nothing_while_a_manifest_is_archived(damaged: DamagedVolum
 
 @pytest.mark.promise("surroundings-may-change")
 def test_files_that_only_an_archived_snapshot_may_have_are_not_given_up(damaged: DamagedVolume, faults: Faults) -> None:
-    before = damaged.found()
+    before = damaged.readable_contents()
     damaged.write("more", b"more")
     damaged.publish()
     damaged.sql(*DAMAGES["chunks-unlike-sums"])
     with faults.on(FaultKind.ARCHIVED, keys=[f"snapshots/{damaged.newest}"]):
         assert damaged.fsck().status == 4
     assert damaged.fsck().status == 1
-    assert damaged.found() == before | {"more": b"more"}
+    assert damaged.readable_contents() == before | {"more": b"more"}

@@ -14,11 +14,20 @@ import pytest
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
-from tests.maintenance.damaged_volume import INODE, DamagedVolume, codes, flip, held_pack, make, pack_of, pack_of_f0
+from tests.maintenance.damaged_volume import (
+    INODE,
+    DamagedVolume,
+    codes,
+    flip_byte,
+    held_pack,
+    make_volume,
+    pack_of,
+    pack_of_f0,
+)
 from tests.maintenance.memory_volume import KIB, noise
 
 
-class Asked(StoreWrapper):
+class LogWatchingStore(StoreWrapper):
     """Changes a file at each request, and measures how much of the log cannot be checkpointed."""
 
     damaged: DamagedVolume | None = None
@@ -26,7 +35,7 @@ class Asked(StoreWrapper):
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
-        self.piled_up: list[int] = []
+        self.stuck_pages: list[int] = []
         """In pages."""
         self._one = threading.Lock()
 
@@ -37,22 +46,22 @@ class Asked(StoreWrapper):
                 self.damaged.fs.commit()
                 with closing(sqlite3.connect(self.damaged.folder / "index.sqlite")) as connection:
                     _, in_log, taken_over = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                self.piled_up.append(in_log - taken_over)
+                self.stuck_pages.append(in_log - taken_over)
         return request()
 
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Iterator[DamagedVolume]:
-    made = make(tmp_path / "ward", wrap=Asked)
+    made = make_volume(tmp_path / "volume", wrap=LogWatchingStore)
     yield made
     made.close()
 
 
 @contextmanager
-def looked_at(damaged: DamagedVolume) -> Iterator[list[int]]:
-    assert isinstance(damaged.store, Asked)
+def stuck_log_pages(damaged: DamagedVolume) -> Iterator[list[int]]:
+    assert isinstance(damaged.store, LogWatchingStore)
     damaged.store.damaged = damaged
-    yield damaged.store.piled_up
+    yield damaged.store.stuck_pages
     damaged.store.damaged = None
 
 
@@ -63,8 +72,8 @@ def test_a_check_that_reads_all_data_leaves_the_log_free(damaged: DamagedVolume)
         damaged.write(f"g{number}", noise(50 + number, 40 * KIB))
         damaged.publish()
     damaged.inner.delete_many([f"packs/{pack_of_f0(damaged)}"])
-    flip(damaged, f"packs/{pack_of(damaged, INODE.format('g1'))}")
-    with looked_at(damaged) as piled_up:
+    flip_byte(damaged, f"packs/{pack_of(damaged, INODE.format('g1'))}")
+    with stuck_log_pages(damaged) as piled_up:
         found = damaged.check(verify_data=True)
     assert {"pack-missing", "block-damaged"} <= codes(found)
     assert len(piled_up) > 10
@@ -79,10 +88,10 @@ def test_a_gc_that_rewrites_packs_leaves_the_log_free(damaged: DamagedVolume) ->
     for number in range(3):
         damaged.remove(f"g{number}")
     for snapshot in list(damaged.snapshots):
-        damaged.drop_snapshot(snapshot)
+        damaged.delete_snapshot(snapshot)
     damaged.newest = None
     damaged.publish()
-    with looked_at(damaged) as piled_up:
+    with stuck_log_pages(damaged) as piled_up:
         result = damaged.gc(GcSettings(min_live=0.9, grace_s=0))
     assert result.rewritten_packs
     assert len(piled_up) > 3

@@ -13,7 +13,7 @@ from cas3fs.maintenance.fsck.volume_check import lost_blocks_in
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.lost_blocks import record_lost_blocks
 from cas3fs.values import BlockHash
-from tests.maintenance.damaged_volume import DamagedVolume, codes, cut, flip, pack_of_f0, remove_a_pack
+from tests.maintenance.damaged_volume import DamagedVolume, codes, cut_object, flip_byte, pack_of_f0, remove_a_pack
 from tests.maintenance.memory_volume import NOW, MemoryVolume, noise
 
 PHOTO: Final = noise(1000)
@@ -33,26 +33,26 @@ def copy_in_again(volume: MemoryVolume) -> None:
     volume.publish()
 
 
-def by_a_read(volume: MemoryVolume) -> None:
+def find_loss_by_reading(volume: MemoryVolume) -> None:
     with pytest.raises(BlockError):
         volume.read("photo")
 
 
-def by_a_gc(volume: MemoryVolume) -> None:
+def find_loss_by_gc(volume: MemoryVolume) -> None:
     with pytest.raises(StoreError, match="does not list 1 packs"):
         volume.gc()
 
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto", "every-block-is-verified")
-@pytest.mark.parametrize("notice", [by_a_read, by_a_gc])
+@pytest.mark.parametrize("notice", [find_loss_by_reading, find_loss_by_gc])
 def test_data_of_a_missing_pack_is_stored_again_and_heals_every_file(
     volume: MemoryVolume, notice: Callable[[MemoryVolume], None]
 ) -> None:
     lose_the_photo(volume)
     notice(volume)
-    if notice is by_a_read:  # block by block
+    if notice is find_loss_by_reading:  # block by block
         for start in range(0, len(PHOTO), 4096):
-            handle_read(volume, start)
+            read_by_handle(volume, start)
     copy_in_again(volume)
     assert volume.tree() == {"photo": PHOTO, "twin": PHOTO, "copy": PHOTO}
     volume.check_newest({"photo": PHOTO, "twin": PHOTO, "copy": PHOTO})
@@ -60,7 +60,7 @@ def test_data_of_a_missing_pack_is_stored_again_and_heals_every_file(
     assert volume.tree() == {"photo": PHOTO, "twin": PHOTO, "copy": PHOTO}
 
 
-def handle_read(volume: MemoryVolume, start: int) -> None:
+def read_by_handle(volume: MemoryVolume, start: int) -> None:
     inode = volume.fs.lookup(1, b"photo")
     handle = volume.fs.open(inode.number, 0, Owner(0, 0))
     with pytest.raises(BlockError):
@@ -71,9 +71,9 @@ def handle_read(volume: MemoryVolume, start: int) -> None:
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
 def test_lost_packs_are_known_after_a_crash(volume: MemoryVolume, tmp_path: Path) -> None:
     lose_the_photo(volume)
-    by_a_gc(volume)
+    find_loss_by_gc(volume)
     volume.fs.commit()
-    later = volume.killed(tmp_path / "later")
+    later = volume.restarted_after_kill(tmp_path / "later")
     copy_in_again(later)
     assert later.read("twin") == PHOTO
     later.close()
@@ -111,15 +111,15 @@ def test_a_block_that_a_gc_could_not_move_is_known_to_be_lost(damaged: DamagedVo
     assert damaged.one("SELECT count(*) FROM lost_blocks") == 1
     damaged.write("copy", noise(0))
     damaged.publish()
-    assert damaged.found()["f0"] == noise(0)
+    assert damaged.readable_contents()["f0"] == noise(0)
 
 
 def flip_a_block(damaged: DamagedVolume) -> None:
-    flip(damaged, f"packs/{pack_of_f0(damaged)}", 5000)
+    flip_byte(damaged, f"packs/{pack_of_f0(damaged)}", 5000)
 
 
 def cut_the_pack(damaged: DamagedVolume) -> None:
-    cut(damaged, f"packs/{pack_of_f0(damaged)}")
+    cut_object(damaged, f"packs/{pack_of_f0(damaged)}")
 
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
@@ -128,7 +128,7 @@ def cut_the_pack(damaged: DamagedVolume) -> None:
 def test_copying_files_in_again_heals_what_a_check_found_lost(
     damaged: DamagedVolume, damage: Callable[[DamagedVolume], None], repair: bool
 ) -> None:
-    before = {name: data for name, data in damaged.found().items() if data is not None}
+    before = {name: data for name, data in damaged.readable_contents().items() if data is not None}
     damage(damaged)
     if repair:
         damaged.fsck(verify_data=True)
@@ -138,7 +138,7 @@ def test_copying_files_in_again_heals_what_a_check_found_lost(
     for name, data in before.items():
         damaged.write(f"copy of {name}", data)
     damaged.publish()
-    after = damaged.found()
+    after = damaged.readable_contents()
     assert {name: after[name] for name in before} == before
     assert codes(damaged.check(verify_data=True)) <= OF_SNAPSHOTS
     assert damaged.one("SELECT count(*) FROM lost_blocks") == 0
@@ -147,7 +147,7 @@ def test_copying_files_in_again_heals_what_a_check_found_lost(
 def test_a_block_that_could_not_be_read_is_found_by_any_check(damaged: DamagedVolume) -> None:
     flip_a_block(damaged)
     assert damaged.check().status == 0
-    assert damaged.found()["f0"] is None
+    assert damaged.readable_contents()["f0"] is None
     (finding,) = damaged.check().findings
     assert (finding.code, finding.paths) == ("block-damaged", ("/f0",))
 
@@ -156,12 +156,12 @@ def test_a_repair_unmarks_a_lost_block_that_can_be_read_again(damaged: DamagedVo
     key = f"packs/{pack_of_f0(damaged)}"
     body = damaged.inner.get(key)
     damaged.inner.delete_many([key])
-    assert damaged.found()["f0"] is None
+    assert damaged.readable_contents()["f0"] is None
     damaged.inner.put_if_absent(key, body)
     assert damaged.one("SELECT count(*) FROM lost_blocks") > 0
     assert damaged.fsck().status == 0
     assert damaged.one("SELECT count(*) FROM lost_blocks") == 0
-    assert damaged.found()["f0"] == noise(0)
+    assert damaged.readable_contents()["f0"] == noise(0)
 
 
 def test_reading_a_block_at_its_old_location_does_not_mark_it_lost(volume: MemoryVolume) -> None:

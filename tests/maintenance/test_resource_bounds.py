@@ -17,14 +17,14 @@ from cas3fs.index import Index, scans
 from cas3fs.maintenance.gc import deletion, unreferenced_blocks
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
-from tests.maintenance.damaged_volume import DamagedVolume, flip, make, pack_of_f0
-from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
+from tests.maintenance.damaged_volume import DamagedVolume, flip_byte, make_volume, pack_of_f0
+from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, noise, write_files
 
 SIZE = 8_000_000
 OLD = datetime.now(UTC) - timedelta(days=1)
 
 
-class Crowded(MemoryStore):
+class StoreWithManyPacks(MemoryStore):
     """Lists many packs that it does not have, and counts what is listed and read of packs."""
 
     def __init__(self, packs: int = 0) -> None:
@@ -37,14 +37,14 @@ class Crowded(MemoryStore):
         self.whole_listings += prefix == start_after == ""
         page = super().list_page(prefix, start_after)
         if self._count and "packs/00000001/".startswith(prefix):
-            crowd = self._crowd(start_after)
+            crowd = self._many_packs(start_after)
             own = [info for info in page.objects if not crowd or info.key <= crowd[-1].key or len(crowd) < 1000]
             found = sorted([*own, *crowd], key=lambda info: info.key)
             is_last = page.next_start is None and len(own) == len(page.objects) and len(crowd) < 1000
             return ListPage(found, None if is_last else found[-1].key)
         return page
 
-    def _crowd(self, start_after: str) -> list[ObjectInfo]:
+    def _many_packs(self, start_after: str) -> list[ObjectInfo]:
         key = "packs/00000001/{:064x}".format
         after = 0
         if start_after.startswith("packs/00000001/"):
@@ -61,7 +61,7 @@ class Crowded(MemoryStore):
         super().put_if_absent(key, body, metadata)
 
 
-def enter(volume: MemoryVolume, packs: int) -> None:
+def enter_packs(volume: MemoryVolume, packs: int) -> None:
     """Enters those packs in the index, each with an unreferenced block."""
     volume.fs.commit()
     with closing(sqlite3.connect(volume.folder / "index.sqlite")) as database, database:
@@ -73,12 +73,12 @@ def enter(volume: MemoryVolume, packs: int) -> None:
         )
 
 
-def peak_of_a_gc(folder: Path, packs: int) -> int:
+def peak_memory_of_a_plan(folder: Path, packs: int) -> int:
     """The most memory that planning a gc takes, in bytes."""
-    volume = MemoryVolume(folder, Crowded(packs))
-    fill(volume, 2)
+    volume = MemoryVolume(folder, StoreWithManyPacks(packs))
+    write_files(volume, 2)
     volume.publish()
-    enter(volume, packs)
+    enter_packs(volume, packs)
     volume.collector.plan(NOW)
     tracemalloc.start()
     plan = volume.collector.plan(NOW)
@@ -91,15 +91,15 @@ def peak_of_a_gc(folder: Path, packs: int) -> int:
 
 @pytest.mark.promise("gc-memory-is-bounded")
 def test_the_memory_of_a_gc_does_not_grow_with_the_number_of_packs(tmp_path: Path) -> None:
-    few, many = peak_of_a_gc(tmp_path / "few", 3000), peak_of_a_gc(tmp_path / "many", 30_000)
+    few, many = peak_memory_of_a_plan(tmp_path / "few", 3000), peak_memory_of_a_plan(tmp_path / "many", 30_000)
     # a name and a number of each are 6 MB more; what the collector of cycles has not seen yet comes and goes
     assert many < few + 1000 * KIB
 
 
 @pytest.mark.promise("gc-memory-is-bounded")
 def test_a_gc_lists_the_volume_once_and_reads_no_manifest_twice(tmp_path: Path) -> None:
-    store = Crowded()
-    volume = MemoryVolume(tmp_path / "rig", store)
+    store = StoreWithManyPacks()
+    volume = MemoryVolume(tmp_path / "volume", store)
     for number in range(5):
         volume.write(f"f{number}", noise(number))
         volume.publish()
@@ -127,7 +127,7 @@ def test_the_lock_is_held_for_a_bounded_number_of_rows(volume: MemoryVolume, mon
     for number in range(30):
         volume.remove(f"f{number}")
     volume.publish()
-    volume.drop_snapshot(first)
+    volume.delete_snapshot(first)
     changed: list[int] = []
     transaction = volume.fs.index_transaction
 
@@ -146,21 +146,21 @@ def test_the_lock_is_held_for_a_bounded_number_of_rows(volume: MemoryVolume, mon
 
 @pytest.mark.promise("gc-memory-is-bounded")
 def test_a_listing_out_of_order_is_not_relied_on(volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(volume, 8)
+    write_files(volume, 8)
     first = volume.publish()
     for name in volume.names():
         volume.remove(name)
     volume.publish()
-    volume.drop_snapshot(first)
+    volume.delete_snapshot(first)
     packs = volume.packs()
     listed = volume.inner.list
 
-    def turned(prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list_reversed(prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
         found = list(listed(prefix, start_after))
         return iter(found[::-1] if prefix == "" else found)
 
     with monkeypatch.context() as patch:
-        patch.setattr(volume.inner, "list", turned)
+        patch.setattr(volume.inner, "list", list_reversed)
         with pytest.raises(StoreError, match="cannot be relied on"):
             volume.gc()
     assert volume.packs() == packs
@@ -171,7 +171,7 @@ class TestRecoveryOfALostBlock:
 
     @pytest.fixture
     def damaged(self, tmp_path: Path) -> Iterator[DamagedVolume]:
-        made = make(tmp_path / "ward", store=Crowded())
+        made = make_volume(tmp_path / "volume", store=StoreWithManyPacks())
         yield made
         made.close()
 
@@ -181,8 +181,8 @@ class TestRecoveryOfALostBlock:
             damaged.write(f"other{number}", noise(100 + number))
             damaged.fs.store_all()
         pack = f"packs/{pack_of_f0(damaged)}"
-        flip(damaged, pack, 5000)
-        assert isinstance(damaged.inner, Crowded)
+        flip_byte(damaged, pack, 5000)
+        assert isinstance(damaged.inner, StoreWithManyPacks)
         damaged.inner.read.clear()
         assert damaged.fsck(verify_data=True).status == 1
         assert set(damaged.inner.read) == {pack}
@@ -196,8 +196,8 @@ class TestRecoveryOfALostBlock:
         damaged.gc()
         damaged.inner.put_if_absent("packs/00000001/" + "ab" * 32, b"an upload that broke off")
         pack = f"packs/{pack_of_f0(damaged)}"
-        flip(damaged, pack, 5000)
-        assert isinstance(damaged.inner, Crowded)
+        flip_byte(damaged, pack, 5000)
+        assert isinstance(damaged.inner, StoreWithManyPacks)
         damaged.inner.read.clear()
         damaged.fsck(verify_data=True)
         assert pack in damaged.inner.read and "packs/00000001/" + "ab" * 32 in damaged.inner.read

@@ -24,7 +24,6 @@ from typing import Final
 import attrs
 
 from cas3fs.blocks.codec import encode, hash_block
-from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore.pack_store import PackStore, epoch_of_pack, pack_name_in
 from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
@@ -36,6 +35,7 @@ from cas3fs.index.scans import PackScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.inventory import PackComparison
 from cas3fs.maintenance.lost_blocks import lost_packs, set_lost_packs
+from cas3fs.maintenance.new_packs import grouped_by_pack, put_pack
 from cas3fs.maintenance.pack_usage import expected_pack_bytes
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.values import BlockHash, BlockLocation
@@ -230,27 +230,9 @@ class BlockRecovery:
             The location of each block, and the size of its pack.
         """
         stored: dict[BlockHash, tuple[BlockLocation, int]] = {}
-        for group in _groups(plain, self._context.pack_size_bytes):
-            builder = PackBuilder()
-            for block in group:
-                builder.add(block, encode(plain[block], self._context.compression), len(plain[block]))
-            image = builder.finish()
-            self._context.publisher.check_fence()
-            pack = self._pack_store.put(image, self._context.epoch)
+        for group in grouped_by_pack(plain, lambda block: len(plain[block]), self._context.pack_size_bytes):
+            blocks = ((block, encode(plain[block], self._context.compression), len(plain[block])) for block in group)
+            pack = put_pack(self._context, self._pack_store, blocks)
             for one in pack.blocks:
                 stored[one.hash] = (BlockLocation(one.hash, pack.name, *one[1:]), pack.size_bytes)
         return stored
-
-
-def _groups(plain: Mapping[BlockHash, bytes], limit_bytes: int) -> Iterator[list[BlockHash]]:
-    """The blocks in groups, each of which fits in one pack."""
-    group: list[BlockHash] = []
-    size_bytes = 0
-    for block, data in plain.items():
-        if group and size_bytes + len(data) > limit_bytes:
-            yield group
-            group, size_bytes = [], 0
-        group.append(block)
-        size_bytes += len(data)
-    if group:
-        yield group

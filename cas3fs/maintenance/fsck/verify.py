@@ -267,11 +267,11 @@ class DataVerifier:
             self._archived[pack_key(wanted.pack)] = str(error)
             return []
         except BlockMissing:
-            return [block for block in wanted.blocks if not self.is_good(block)]
+            return [block for block in wanted.blocks if not self.is_readable_or_archived(block)]
         decode = partial(self._pack_store.decode, body, wanted.start)
         return [block for block in wanted.blocks if not _succeeds(partial(decode, block))]
 
-    def is_good(self, block: BlockLocation) -> bool:
+    def is_readable_or_archived(self, block: BlockLocation) -> bool:
         """Whether a block can be read, or its pack is in an archive. Raises StoreError if the store failed."""
         try:
             return _succeeds(partial(self._pack_store.get_block, block))

@@ -118,7 +118,9 @@ def _damaged_blocks(
         suspects |= set(verified.hashes if verified else ())
         locations = {block: BlockLocation(*row) for block in suspects if (row := index.locate(block)) is not None}
     # the index is not open while the store is asked
-    unreadable = {block: location for block, location in locations.items() if not verifier.is_good(location)}
+    unreadable = {
+        block: location for block, location in locations.items() if not verifier.is_readable_or_archived(location)
+    }
     with IndexChecker(target.index) as index:
         return list(_block_findings(index, unreadable))
 

@@ -17,12 +17,12 @@ Memory: the live blocks of one old pack and of one new one.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore.pack_ranges import coalesce
 from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.errors import BlockError, StoreError, TransientStoreError
 from cas3fs.index.scans import LiveBlockScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
+from cas3fs.maintenance.new_packs import grouped_by_pack, put_pack
 from cas3fs.values import BlockLocation
 
 Encoded = tuple[BlockLocation, bytes]
@@ -56,7 +56,7 @@ class PackCompactor:
             IndexDatabaseError: the index failed; the same.
         """
         with LiveBlockScan(self._context.filesystem.index_path, packs) as live:
-            for group in self._groups(self._encoded(live)):
+            for group in grouped_by_pack(self._encoded(live), _encoded_size, self._context.pack_size_bytes):
                 self._store(group)
                 self.copied_bytes += sum(len(encoded) for _, encoded in group)
                 self._report({"what": "rewriting packs", "done": self.copied_bytes, "total": total_bytes})
@@ -111,29 +111,17 @@ class PackCompactor:
                 self._context.filesystem.packs.mark_block_lost(block)
             raise
 
-    def _groups(self, blocks: Iterable[Encoded]) -> Iterator[list[Encoded]]:
-        """The blocks in groups, each of which fits in one pack."""
-        group: list[Encoded] = []
-        size_bytes = 0
-        for block in blocks:
-            if group and size_bytes + len(block[1]) > self._context.pack_size_bytes:
-                yield group
-                group, size_bytes = [], 0
-            group.append(block)
-            size_bytes += len(block[1])
-        if group:
-            yield group
-
     def _store(self, group: Sequence[Encoded]) -> None:
         """Stores blocks as a new pack, and moves them to it in the index."""
-        builder = PackBuilder()
-        for block, encoded in group:
-            builder.add(block.hash, encoded, block.plain_length)
-        image = builder.finish()
-        self._context.publisher.check_fence()
-        stored = self._pack_store.put(image, self._context.epoch)
+        stored = put_pack(
+            self._context, self._pack_store, ((block.hash, encoded, block.plain_length) for block, encoded in group)
+        )
         self._report({"what": "moving blocks"})
         filesystem = self._context.filesystem
         old_packs = [block.pack for block, _ in group]
         with filesystem.index_transaction() as index:
             index.garbage.move_blocks(stored, old_packs, filesystem.next_ordinal)
+
+
+def _encoded_size(block: Encoded) -> int:
+    return len(block[1])

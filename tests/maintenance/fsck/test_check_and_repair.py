@@ -25,9 +25,9 @@ from tests.maintenance.damaged_volume import (
     DamagedVolume,
     codes,
     damage_a_record,
-    flip,
+    flip_byte,
     held_pack,
-    make,
+    make_volume,
     pack_of,
     pack_of_f0,
 )
@@ -35,18 +35,18 @@ from tests.maintenance.memory_volume import KIB, noise
 
 
 def test_a_lost_location_of_a_block_is_found_in_its_pack(damaged: DamagedVolume) -> None:
-    before = damaged.found()
+    before = damaged.readable_contents()
     for code in ("block-without-pack", "block-out-of-pack"):
         damaged.sql(*DAMAGES[code])
         assert damaged.fsck().status == 1
-        assert damaged.found() == before
+        assert damaged.readable_contents() == before
 
 
 class TestPacks:
     """Packs are missing or damaged."""
 
     def test_a_missing_pack_is_a_known_loss_after_the_repair(self, damaged: DamagedVolume) -> None:
-        before, pack = damaged.found(), pack_of_f0(damaged)
+        before, pack = damaged.readable_contents(), pack_of_f0(damaged)
         damaged.inner.delete_many([f"packs/{pack}"])
         (finding,) = damaged.check().findings
         assert (finding.code, finding.touches["pack"]) == ("pack-missing", pack)
@@ -54,7 +54,7 @@ class TestPacks:
         assert damaged.fsck().status == 1
         second = damaged.check()
         assert (second.status, codes(second)) == (0, {"known-loss"})
-        after = damaged.found()
+        after = damaged.readable_contents()
         assert after["f0"] is None
         hurt = set(finding.paths)
         assert {name: data for name, data in after.items() if f"/{name}" not in hurt} == {
@@ -81,10 +81,10 @@ class TestPacks:
         damaged.remove("f3")
         damaged.gc()
         assert damaged.check().status == 0
-        assert damaged.found()["f0"] is None
+        assert damaged.readable_contents()["f0"] is None
 
     def test_blocks_in_the_cache_are_stored_again(self, damaged: DamagedVolume) -> None:
-        before, pack = damaged.found(), pack_of_f0(damaged)
+        before, pack = damaged.readable_contents(), pack_of_f0(damaged)
         damaged.cache = MemoryCache(10 << 20)
         with_blocks = damaged.index._database.connection.execute(
             "SELECT b.hash, i.inode, i.offset FROM blocks b JOIN chunks i ON i.block = b.id"
@@ -96,16 +96,16 @@ class TestPacks:
                     damaged.cache.put(block, noise(number)[offset : offset + 4096])
         damaged.inner.delete_many([f"packs/{pack}"])
         assert damaged.fsck().status == 1
-        assert damaged.found() == before
+        assert damaged.readable_contents() == before
         assert damaged.check().status == 0
 
     def test_blocks_are_found_in_another_pack(self, damaged: DamagedVolume) -> None:
-        before, pack = damaged.found(), pack_of_f0(damaged)
+        before, pack = damaged.readable_contents(), pack_of_f0(damaged)
         body = damaged.inner.get(f"packs/{pack}")
         damaged.inner.put_if_absent("packs/00000001/" + "ee" * 32, body)
         damaged.inner.delete_many([f"packs/{pack}"])
         assert damaged.fsck().status == 1
-        assert damaged.found() == before
+        assert damaged.readable_contents() == before
 
     def test_the_blocks_of_a_pack_with_another_size_are_checked(self, damaged: DamagedVolume) -> None:
         pack = pack_of_f0(damaged)
@@ -115,10 +115,10 @@ class TestPacks:
         assert codes(damaged.check()) >= {"pack-wrong-size"}
         assert damaged.fsck().status == 1
         assert damaged.check().status == 0
-        assert damaged.found()["f5"] == noise(5)
+        assert damaged.readable_contents()["f5"] == noise(5)
 
     def test_a_changed_byte_is_found_by_reading_back(self, damaged: DamagedVolume) -> None:
-        before, pack = damaged.found(), pack_of_f0(damaged)
+        before, pack = damaged.readable_contents(), pack_of_f0(damaged)
         body = bytearray(damaged.inner.get(f"packs/{pack}"))
         body[5000] ^= 1
         damaged.inner.delete_many([f"packs/{pack}"])
@@ -128,7 +128,7 @@ class TestPacks:
         assert (finding.code, finding.paths, finding.ranges) == ("block-damaged", ("/f0",), ((4096, 4096),))
         assert damaged.fsck(verify_data=True).status == 1
         assert damaged.check(verify_data=True).status == 0
-        after = damaged.found()
+        after = damaged.readable_contents()
         assert after.pop("f0") is None
         before.pop("f0")
         assert after == before
@@ -144,7 +144,7 @@ class TestPacksOfOneSnapshot:
             (born,) = [pack.born for pack in scan if key.endswith(pack.name)]
         for one in damaged.archive.ids()[:-1]:
             if ordinal_of(SnapshotNumber.parse(one)) != born:
-                damaged.drop_snapshot(one)
+                damaged.delete_snapshot(one)
         assert len(damaged.archive.ids()) == 2
         return key
 
@@ -154,7 +154,7 @@ class TestPacksOfOneSnapshot:
 
     @pytest.mark.parametrize("place", [5000, -5], ids=["a block", "its table of contents"])
     def test_a_damaged_pack_is_found_by_reading_back(self, damaged: DamagedVolume, pack: str, place: int) -> None:
-        flip(damaged, pack, place)
+        flip_byte(damaged, pack, place)
         assert codes(damaged.check(verify_data=True)) == {"snapshot-pack-damaged"}
 
 
@@ -180,18 +180,18 @@ class TestSnapshots:
             damaged.remove(name)
         damaged.publish()
         for snapshot in [one for one in damaged.snapshots if one != damaged.newest]:
-            damaged.drop_snapshot(snapshot)
+            damaged.delete_snapshot(snapshot)
         damaged.gc()
         assert needed <= set(damaged.packs())  # until a person deletes what was put aside
         damaged.inner.delete_many([f"damaged/{key}"])
         for snapshot in [one for one in damaged.snapshots if one != damaged.newest]:
-            damaged.drop_snapshot(snapshot)
+            damaged.delete_snapshot(snapshot)
         assert damaged.gc().deleted_packs > 0
         damaged.check_snapshots()
 
 
 def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Path) -> None:
-    damaged = make(tmp_path / "ward")
+    damaged = make_volume(tmp_path / "volume")
     damaged.write("big", noise(9, 900 * KIB))
     damaged.fs.commit()
     damaged.fs.store_all()
@@ -205,7 +205,7 @@ def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Pa
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
 def test_a_damaged_record_of_staging_is_kept_with_its_data(tmp_path: Path) -> None:
-    damaged = make(tmp_path / "ward")
+    damaged = make_volume(tmp_path / "volume")
     damage_a_record(damaged)
     assert codes(damaged.check()) == {"staging-record-damaged"}
     assert (damaged.fsck().status, list(damaged.fs.staging.records.rows())) == (1, [])
@@ -216,7 +216,7 @@ def test_a_damaged_record_of_staging_is_kept_with_its_data(tmp_path: Path) -> No
 
 
 def test_a_record_of_staging_without_its_data_is_kept_in_a_file(tmp_path: Path) -> None:
-    damaged = make(tmp_path / "ward")
+    damaged = make_volume(tmp_path / "volume")
     damaged.write("big", noise(9, 900 * KIB))
     damaged.fs.commit()
     (bytes_of_big,) = [path for path in (damaged.folder / "staging").iterdir() if path.name != "reserve"]
@@ -262,9 +262,9 @@ class TestReadingBack:
     ) -> None:
         monkeypatch.setattr(verify, "RANGE_BYTES", 8 * KIB)  # so each pack is a step of its own
         held = held_pack(damaged)
-        flip(damaged, f"pages/{damaged.archive.ids()[0]}")
-        flip(damaged, f"packs/{pack_of_f0(damaged)}", 5000)
-        flip(damaged, held)
+        flip_byte(damaged, f"pages/{damaged.archive.ids()[0]}")
+        flip_byte(damaged, f"packs/{pack_of_f0(damaged)}", 5000)
+        flip_byte(damaged, held)
         whole = damaged.check(verify_data=True)
         assert codes(whole) == {"snapshot-unreadable", "block-damaged", "snapshot-pack-damaged"}
         result = damaged.check(verify_data=True, max_duration_s=0)
@@ -303,7 +303,7 @@ class TestReadingBack:
         def fail(key: str) -> ObjectInfo:
             raise StoreUnreachable("no route")
 
-        flip(damaged, f"pages/{damaged.newest}")
+        flip_byte(damaged, f"pages/{damaged.newest}")
         monkeypatch.setattr(damaged.inner, "head", fail)
         with pytest.raises(StoreUnreachable):
             damaged.check(verify_data=True)

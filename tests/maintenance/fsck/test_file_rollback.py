@@ -23,21 +23,21 @@ OLD: Final = {f"old{number}": noise(number, 300) for number in range(150)}
 NEW: Final = {f"new{number}": noise(1000 + number, 3000) for number in range(40)}
 
 
-def opened_again(damaged: DamagedVolume) -> DamagedVolume:
+def reopened(damaged: DamagedVolume) -> DamagedVolume:
     return DamagedVolume(damaged.folder, store=damaged.inner, snapshots=damaged.snapshots)
 
 
 @pytest.fixture
 def lost_chunks(tmp_path: Path) -> Iterator[DamagedVolume]:
     """A volume whose index has lost the write with the chunks of new files, after a snapshot of them was taken."""
-    damaged = DamagedVolume(tmp_path / "ward")
+    damaged = DamagedVolume(tmp_path / "volume")
     for name, data in OLD.items():
         damaged.write(name, data)
     damaged.publish()
     damaged.close()
     index = damaged.folder / "index.sqlite"
     before = checkpointed_bytes(index)
-    damaged = opened_again(damaged)
+    damaged = reopened(damaged)
     for name, data in NEW.items():
         damaged.write(name, data)
     damaged.publish()
@@ -46,7 +46,7 @@ def lost_chunks(tmp_path: Path) -> Iterator[DamagedVolume]:
     assert lose_write(index, last, before)
     with closing(sqlite3.connect(index)) as database:
         assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
-    damaged = opened_again(damaged)
+    damaged = reopened(damaged)
     yield damaged
     damaged.close()
 
@@ -103,9 +103,9 @@ def test_a_changed_file_is_set_back_and_what_is_left_is_kept(damaged: DamagedVol
     damaged.sql(f"DELETE FROM chunks WHERE inode = {damaged.inode('f0')} AND offset = 8192")
     (finding, *_) = damaged.fsck().findings
     assert (finding.code, finding.repaired) == ("chunks-unlike-sums", True)
-    (kept,) = [name for name in damaged.lost() if "from" in name]
+    (kept,) = [name for name in damaged.names_in_lost_and_found() if "from" in name]
     assert f"lost+found/{kept}" in finding.detail
-    assert damaged.found()["f0"] == noise(0)
+    assert damaged.readable_contents()["f0"] == noise(0)
     assert damaged.check(verify_data=True).status == 0
 
 

@@ -26,7 +26,7 @@ from tests.maintenance.damaged_volume import (
     DamagedVolume,
     codes,
     lose_staged_bytes,
-    make,
+    make_volume,
 )
 from tests.volume import test_damaged_staging as damaged_staging
 from tests.volume import test_listings as listings
@@ -63,7 +63,7 @@ def test_every_code_has_a_test() -> None:
 
 @pytest.mark.parametrize("code", ALL_DAMAGES)
 def test_damage_is_found_and_repaired(damaged: DamagedVolume, code: str) -> None:
-    before = damaged.found()
+    before = damaged.readable_contents()
     assert damaged.check(verify_data=True).findings == ()
     ALL_DAMAGES[code](damaged)
     first = damaged.check(verify_data=True)
@@ -76,18 +76,18 @@ def test_damage_is_found_and_repaired(damaged: DamagedVolume, code: str) -> None
     second = damaged.check(verify_data=True)
     assert second.status == 0, second.as_json()
     assert damaged.fsck(verify_data=True).status == 0
-    after = damaged.found()
+    after = damaged.readable_contents()
     check_contents(before, after, sharing if code in STORE_DAMAGES else {"f0"})
     if code in EIO:
         assert after["f0"] is None
     elif code in RESTORED:
         assert after["f0"] == before["f0"]
     elif code in MOVED:
-        assert any(name.startswith("#") for name in damaged.lost())
+        assert any(name.startswith("#") for name in damaged.names_in_lost_and_found())
     elif code in STORE_DAMAGES and (after["f0"] is None):
         assert sum(one.lost for one in result.findings) > 0
     damaged.publish()
-    damaged.check_snapshots_that_can_be_read()
+    damaged.check_newest_can_be_restored()
 
 
 def check_contents(before: dict[str, bytes | None], after: dict[str, bytes | None], damaged_names: set[str]) -> None:
@@ -104,12 +104,12 @@ def check_contents(before: dict[str, bytes | None], after: dict[str, bytes | Non
 @pytest.mark.parametrize("code", NOTED)
 def test_a_note_is_reported_and_changes_nothing(damaged: DamagedVolume, code: str) -> None:
     NOTED[code](damaged)
-    before = damaged.found()
+    before = damaged.readable_contents()
     first = damaged.check(verify_data=True)
     assert (first.status, codes(first)) == (0, {code}), first.as_json()
-    again = damaged.fsck(verify_data=True)
-    assert (again.status, codes(again)) == (0, {code}), again.as_json()
-    assert damaged.found() == before
+    second = damaged.fsck(verify_data=True)
+    assert (second.status, codes(second)) == (0, {code}), second.as_json()
+    assert damaged.readable_contents() == before
     damaged.gc()  # goes on all the same
     assert damaged.check(verify_data=True).status == 0
 
@@ -123,8 +123,8 @@ EARLY = {"snapshot-pack-missing": 0, "snapshot-pack-damaged": 1, "staging-bytes-
 @example(["wrong-type", "chunk-impossible"])
 @given(damages=st.lists(st.sampled_from(sorted(ALL_DAMAGES)), min_size=2, max_size=6, unique=True))
 def test_several_damages_at_once_change_no_byte_of_other_files(tmp_path_factory: Any, damages: list[str]) -> None:
-    damaged = make(tmp_path_factory.mktemp("many") / "ward")
-    before, sharing = damaged.found(), damaged.sharing_with_f0()
+    damaged = make_volume(tmp_path_factory.mktemp("many") / "volume")
+    before, sharing = damaged.readable_contents(), damaged.sharing_with_f0()
     for code in sorted(damages, key=lambda code: EARLY.get(code, 9)):
         try:
             ALL_DAMAGES[code](damaged)
@@ -134,7 +134,7 @@ def test_several_damages_at_once_change_no_byte_of_other_files(tmp_path_factory:
     assert result.status in (0, 1), result.as_json()
     second = damaged.check(verify_data=True)
     assert second.status == 0, second.as_json()
-    check_contents(before, damaged.found(), sharing if set(damages) & set(STORE_DAMAGES) else {"f0"})
+    check_contents(before, damaged.readable_contents(), sharing if set(damages) & set(STORE_DAMAGES) else {"f0"})
     damaged.close()
 
 

@@ -14,7 +14,14 @@ from cas3fs.index import StagedRow
 from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.damaged_objects import quarantine_snapshot
 from cas3fs.values import BlockHash
-from tests.maintenance.damaged_volume import DamagedVolume, codes, flip, lose_staged_bytes, pack_of_f0, remove_a_pack
+from tests.maintenance.damaged_volume import (
+    DamagedVolume,
+    codes,
+    flip_byte,
+    lose_staged_bytes,
+    pack_of_f0,
+    remove_a_pack,
+)
 from tests.maintenance.memory_volume import KIB, noise
 
 SIZE = 20 * KIB
@@ -41,7 +48,7 @@ def test_blocks_are_taken_from_staging_if_their_hash_matches(damaged: DamagedVol
     rows.commit()
     remove_a_pack(damaged)
     assert damaged.fsck().status == 1
-    assert damaged.found()["f0"] == (noise(0) if seed == 0 else None)
+    assert damaged.readable_contents()["f0"] == (noise(0) if seed == 0 else None)
     assert codes(damaged.check(verify_data=True)) == {"known-loss"}
 
 
@@ -54,7 +61,7 @@ def test_a_cached_block_with_other_bytes_is_not_used(damaged: DamagedVolume) -> 
     before = damaged.packs()
     assert damaged.fsck().status == 1
     assert damaged.packs() == before
-    assert damaged.found()["f0"] is None
+    assert damaged.readable_contents()["f0"] is None
 
 
 @pytest.mark.promise("a-fenced-writer-stops")
@@ -72,7 +79,7 @@ def test_a_fenced_writer_stores_no_block(damaged: DamagedVolume, monkeypatch: py
 
 @pytest.mark.promise("a-fenced-writer-stops")
 def test_a_fenced_writer_quarantines_no_snapshot(damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch) -> None:
-    flip(damaged, f"snapshots/{damaged.newest}")
+    flip_byte(damaged, f"snapshots/{damaged.newest}")
     monkeypatch.setattr(damaged.publisher, "check_fence", fenced)
     with pytest.raises(Fenced):
         damaged.fsck()

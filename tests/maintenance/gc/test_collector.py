@@ -14,11 +14,11 @@ from cas3fs.filesystem import Owner
 from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.values import Buffer
-from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
+from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, noise, write_files
 
 
 def test_deleted_files_are_freed_with_the_last_snapshot_that_has_them(volume: MemoryVolume) -> None:
-    fill(volume)
+    write_files(volume)
     first = volume.publish()
     before = set(volume.packs())
     for name in volume.names():
@@ -28,14 +28,14 @@ def test_deleted_files_are_freed_with_the_last_snapshot_that_has_them(volume: Me
     assert set(volume.packs()) == before
     assert result.held_bytes > 160 * KIB
     volume.check_snapshots()
-    volume.drop_snapshot(first)
+    volume.delete_snapshot(first)
     assert volume.gc().deleted_packs == len(before)
     assert volume.packs() == {}
     volume.check_snapshots()
 
 
 def test_hardly_anything_is_left_after_everything_was_deleted(tmp_path: Path) -> None:
-    volume = MemoryVolume(tmp_path / "rig", block_bytes=64 * KIB)
+    volume = MemoryVolume(tmp_path / "volume", block_bytes=64 * KIB)
     for number in range(40):
         volume.write(f"f{number}", noise(number, 256 * KIB))
     first = volume.publish()
@@ -43,7 +43,7 @@ def test_hardly_anything_is_left_after_everything_was_deleted(tmp_path: Path) ->
     for name in volume.names():
         volume.remove(name)
     volume.publish()
-    volume.drop_snapshot(first)
+    volume.delete_snapshot(first)
     volume.gc()
     assert volume.packs() == {}
     assert volume.stored_bytes() < 0.01 * stored
@@ -52,7 +52,7 @@ def test_hardly_anything_is_left_after_everything_was_deleted(tmp_path: Path) ->
 
 
 def test_referenced_data_stays(volume: MemoryVolume) -> None:
-    fill(volume)
+    write_files(volume)
     volume.publish()
     before = volume.packs()
     result = volume.gc()
@@ -61,7 +61,7 @@ def test_referenced_data_stays(volume: MemoryVolume) -> None:
 
 
 def test_a_plan_shows_what_is_freed_and_changes_nothing(volume: MemoryVolume) -> None:
-    fill(volume)
+    write_files(volume)
     first = volume.publish()
     for name in ("f0", "f1", "f2", "f3", "f4", "f5", "f6"):
         volume.remove(name)
@@ -80,9 +80,9 @@ def test_a_plan_shows_what_is_freed_and_changes_nothing(volume: MemoryVolume) ->
 
 
 def test_a_plan_shows_what_deleting_snapshots_frees(volume: MemoryVolume) -> None:
-    fill(volume, 3)
+    write_files(volume, 3)
     first = volume.publish()
-    fill(volume, 3, 10)
+    write_files(volume, 3, 10)
     second = volume.publish()
     for name in volume.names():
         volume.remove(name)
@@ -92,13 +92,13 @@ def test_a_plan_shows_what_deleting_snapshots_frees(volume: MemoryVolume) -> Non
     assert early.bytes_alone == early.bytes_with_older == 0  # the second needs all of it, too
     assert 0 < early.bytes < late.bytes == late.bytes_with_older
     assert late.bytes_alone == late.bytes - early.bytes
-    volume.drop_snapshot(first)
-    volume.drop_snapshot(second)
+    volume.delete_snapshot(first)
+    volume.delete_snapshot(second)
     assert volume.gc().freed_bytes == late.bytes_with_older
 
 
 def test_sparse_packs_are_rewritten_within_the_limit(volume: MemoryVolume) -> None:
-    fill(volume, 30)
+    write_files(volume, 30)
     first = volume.publish()
     for number in range(30):
         if number % 3:
@@ -110,7 +110,7 @@ def test_sparse_packs_are_rewritten_within_the_limit(volume: MemoryVolume) -> No
     assert full.rewritten_packs > limited.rewritten_packs
     volume.check_snapshots()
     for snapshot in [one for one in volume.snapshots if one != volume.newest]:
-        volume.drop_snapshot(snapshot)
+        volume.delete_snapshot(snapshot)
     assert first not in volume.snapshots
     volume.gc()
     assert sum(volume.packs().values()) < 1.1 * 10 * 20 * KIB
@@ -120,7 +120,7 @@ def test_sparse_packs_are_rewritten_within_the_limit(volume: MemoryVolume) -> No
 
 
 def test_without_a_threshold_nothing_is_rewritten(volume: MemoryVolume) -> None:
-    fill(volume)
+    write_files(volume)
     volume.publish()
     for number in range(7):
         volume.remove(f"f{number}")
@@ -157,7 +157,7 @@ class TestOrphans:
 
     def test_an_orphan_of_an_ended_epoch_is_deleted(self, volume: MemoryVolume, tmp_path: Path) -> None:
         volume.inner.put_if_absent(self.KEY, b"half a pack")
-        after = volume.killed(tmp_path / "after")
+        after = volume.restarted_after_kill(tmp_path / "after")
         assert after.epoch == 2
         after.gc()
         assert after.packs() == {}
@@ -179,7 +179,7 @@ class TestOrphans:
         assert volume.inner.get("holiday/photo.jpg") == b"not ours"
 
     def test_pages_of_an_unfinished_snapshot_are_deleted(self, volume: MemoryVolume) -> None:
-        fill(volume, 1)
+        write_files(volume, 1)
         volume.publish()
         volume.inner.put_if_absent("pages/00000001-0000000000", b"no manifest")
         volume.inner.put_if_absent("pages/00000001-0000000099", b"yet to come")
@@ -204,20 +204,20 @@ class TestConcurrentWrites:
     @pytest.mark.promise("a-known-block-is-checked-again")
     @pytest.mark.parametrize("step", ["listing", "merging", "dropping blocks", "marking packs", "publishing"])
     def test_data_whose_block_is_being_dropped_is_safe(self, volume: MemoryVolume, step: str) -> None:
-        fill(volume)
+        write_files(volume)
         volume.publish()
         for name in volume.names():
             volume.remove(name)
 
         def meddle(progress: dict[str, object]) -> None:
             if progress["what"] == step:
-                fill(volume, 4)
+                write_files(volume, 4)
                 assert volume.fs.staging.files
                 volume.fs.store_all()
 
         volume.gc(report=meddle)
         for snapshot in [one for one in volume.snapshots if one != volume.newest]:
-            volume.drop_snapshot(snapshot)
+            volume.delete_snapshot(snapshot)
         volume.gc()
         assert volume.tree() == {f"f{number}": noise(number) for number in range(4)}
         volume.publish()
@@ -225,11 +225,11 @@ class TestConcurrentWrites:
 
     @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
     def test_a_second_gc_at_the_same_time_is_refused(self, volume: MemoryVolume) -> None:
-        def again(progress: object) -> None:
+        def gc_again(progress: object) -> None:
             with pytest.raises(VolumeError, match="running"):
                 volume.gc()
 
-        volume.gc(report=again)
+        volume.gc(report=gc_again)
 
     def test_a_stopped_gc_ends_before_its_next_step(self, volume: MemoryVolume) -> None:
         volume.collector.stop()
@@ -238,14 +238,14 @@ class TestConcurrentWrites:
 
 
 def test_a_plan_is_a_value_of_plain_numbers(volume: MemoryVolume) -> None:
-    fill(volume, 2)
+    write_files(volume, 2)
     plan = volume.collector.plan(NOW).as_json()
     assert plan["free_packs"] == 0
     assert all(not attrs.has(type(value)) for value in plan.values())
 
 
 def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(volume: MemoryVolume) -> None:
-    fill(volume, 3)
+    write_files(volume, 3)
     first = volume.publish()
     for name in ("f0", "f1"):
         volume.remove(name)
@@ -257,7 +257,7 @@ def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(volume: Memor
         ReadPlan.carry_out = carry_out  # type: ignore[method-assign]
         assert volume.gc().rewritten_packs == 1
         for snapshot in [one for one in volume.snapshots if one != volume.newest]:
-            volume.drop_snapshot(snapshot)
+            volume.delete_snapshot(snapshot)
         assert volume.gc().deleted_packs == 1
         return carry_out(plan, reader, wait_guard)
 
@@ -270,7 +270,7 @@ def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(volume: Memor
 
 
 def test_an_open_file_can_be_read_before_and_after_a_rewrite(volume: MemoryVolume) -> None:
-    fill(volume, 3)
+    write_files(volume, 3)
     volume.publish()
     for name in ("f0", "f1"):
         volume.remove(name)
@@ -279,7 +279,7 @@ def test_an_open_file_can_be_read_before_and_after_a_rewrite(volume: MemoryVolum
     assert bytes(volume.fs.read(handle, 0, 4096)) == noise(2)[:4096]
     assert volume.gc().rewritten_packs == 1
     for snapshot in [one for one in volume.snapshots if one != volume.newest]:
-        volume.drop_snapshot(snapshot)
+        volume.delete_snapshot(snapshot)
     assert volume.gc().deleted_packs == 1
     assert bytes(volume.fs.read(handle, 0, inode.size)) == noise(2)
     volume.fs.release(handle)

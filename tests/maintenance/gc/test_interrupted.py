@@ -9,7 +9,7 @@ import pytest
 from cas3fs.objectstores import ObjectStore
 from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.faulty_store import STORE_FAULTS, FaultyStore
-from tests.maintenance.memory_volume import KIB, MemoryVolume, garbage, noise
+from tests.maintenance.memory_volume import KIB, MemoryVolume, make_garbage, noise
 
 
 class Killed(BaseException):
@@ -38,7 +38,7 @@ STEPS = (
 def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(
     volume: MemoryVolume, tmp_path: Path, step: str, commit: bool
 ) -> None:
-    garbage(volume)
+    make_garbage(volume)
     tree = volume.tree()
 
     def kill(progress: dict[str, object]) -> None:
@@ -49,14 +49,14 @@ def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(
 
     with pytest.raises(Killed):
         volume.gc(report=kill)
-    after = volume.killed(tmp_path / "after")
+    after = volume.restarted_after_kill(tmp_path / "after")
     after.snapshots.update({one: tree for one in after.archive.ids() if one not in after.snapshots})
     assert after.tree() == tree
     after.check_snapshots()
     after.gc()
     after.check_snapshots()
     for snapshot in [one for one in after.snapshots if one != after.newest]:
-        after.drop_snapshot(snapshot)
+        after.delete_snapshot(snapshot)
     after.gc()
     assert after.tree() == tree
     after.check_snapshots()
@@ -85,13 +85,13 @@ def rounds(folder: Path, seed: int, count: int) -> None:
             volume.publish()
         retained = sorted(one for one in volume.snapshots if one != volume.newest)
         if retained and chance.random() < 0.5:
-            volume.drop_snapshot(chance.choice(retained))
+            volume.delete_snapshot(chance.choice(retained))
         tree = volume.tree()
         if chance.random() < 0.7:
             killed_at = chance.randrange(1, 30)
             steps = 0
 
-            def maybe(progress: object, killed_at: int = killed_at) -> None:
+            def kill_sometimes(progress: object, killed_at: int = killed_at) -> None:
                 nonlocal steps
                 steps += 1
                 if steps == killed_at:
@@ -103,13 +103,13 @@ def rounds(folder: Path, seed: int, count: int) -> None:
                     faults.switch_on(kind, operations=[operation], keys=keys)
             killed = False
             try:
-                volume.gc(report=maybe)
+                volume.gc(report=kill_sometimes)
             except Killed:
                 killed = True
             faults.clear()
             volume.snapshots.update({one: tree for one in volume.archive.ids() if not volume.snapshots.get(one)})
             if killed:
-                after = volume.killed(folder / f"{number + 1}", wrap=wrap)
+                after = volume.restarted_after_kill(folder / f"{number + 1}", wrap=wrap)
                 after.snapshots.update({one: tree for one in after.archive.ids() if one not in after.snapshots})
                 volume = after
         # what was not committed when it was killed is not promised: gc commits it first

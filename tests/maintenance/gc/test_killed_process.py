@@ -56,7 +56,7 @@ LONG_POINTS = (
 )
 
 
-class Killable:
+class KillableVolume:
     """A volume that keeps the contents of its snapshots for comparison."""
 
     def __init__(self, root: Path) -> None:
@@ -117,7 +117,7 @@ class Killable:
         """Deletes snapshots as `cas3fs snapshot delete` does."""
         delete_offline(self.volume.store_settings, self.volume.folders("here"), snapshots)
 
-    def forget_some(self, chance: random.Random) -> None:
+    def delete_random_snapshots(self, chance: random.Random) -> None:
         """Deletes random snapshots, except for the newest."""
         for snapshot in sorted(self.trees)[:-1]:
             if chance.random() < 0.5:
@@ -164,18 +164,18 @@ class Killable:
             assert found == self.trees.setdefault(snapshot, dict(self.head)), snapshot
         assert set(self.trees) == set(self.volume.archive.ids())
         result = check_unmounted(
-            self.volume.store_settings, self.volume.folders("here"), {"verify_data": True}, _silent
+            self.volume.store_settings, self.volume.folders("here"), {"verify_data": True}, ignore_progress_report
         )
         assert result["status"] == 0, result
 
 
-def _silent(progress: object) -> None:
+def ignore_progress_report(progress: object) -> None:
     pass
 
 
 @pytest.fixture
-def killable(tmp_path: Path) -> Iterator[Killable]:
-    made = Killable(tmp_path / "killable")
+def killable(tmp_path: Path) -> Iterator[KillableVolume]:
+    made = KillableVolume(tmp_path / "killable")
     yield made
     made.volume.close()
 
@@ -186,7 +186,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
-def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(killable: Killable, point: str) -> None:
+def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(killable: KillableVolume, point: str) -> None:
     killable.prepare()
     assert killable.kill_gc(point), "the gc of this volume does not come there"
     killable.check()
@@ -202,12 +202,12 @@ def test_a_gc_that_is_killed_loses_nothing_and_the_next_one_finishes(killable: K
 
 
 @pytest.mark.lasts(120, long_s=7200)
-def test_random_rounds_with_kills_lose_nothing(killable: Killable, long: bool) -> None:
+def test_random_rounds_with_kills_lose_nothing(killable: KillableVolume, long: bool) -> None:
     chance = random.Random(20)
     killed = 0
     for number in range(200 if long else 6):
         killable.change(number)
-        killable.forget_some(chance)
+        killable.delete_random_snapshots(chance)
         point = chance.choice(LONG_POINTS).partition(":")[0]
         killed += killable.kill_gc(f"{point}:{chance.randrange(1, 3)}")
         killable.check()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.maintenance.gc.orphans import DELETABLE
-from tests.maintenance.memory_volume import NOW, MemoryVolume, fill
+from tests.maintenance.memory_volume import NOW, MemoryVolume, write_files
 
 KEY = "packs/00000001/" + "ab" * 32
 
@@ -15,10 +15,10 @@ KEY = "packs/00000001/" + "ab" * 32
 @pytest.mark.promise("packs-named-by-their-own-epoch-stay")
 def test_a_pack_that_a_snapshot_of_its_epoch_references_stays(volume: MemoryVolume, tmp_path: Path) -> None:
     """As if an older version of cas3fs had gone on from an old copy of the local index."""
-    fill(volume, 2)
+    write_files(volume, 2)
     volume.publish()
     shutil.copytree(volume.folder, tmp_path / "copy")
-    fill(volume, 2, 10)
+    write_files(volume, 2, 10)
     ahead = volume.publish()
     volume.close()
     after = MemoryVolume(tmp_path / "copy", volume.inner, snapshots=volume.snapshots)
@@ -28,7 +28,7 @@ def test_a_pack_that_a_snapshot_of_its_epoch_references_stays(volume: MemoryVolu
     assert planned == {KEY}
     assert KEY not in after.packs()
     after.check_snapshots()
-    after.drop_snapshot(ahead)
+    after.delete_snapshot(ahead)
     after.gc()
     assert len(after.packs()) == 1
     after.check_snapshots()
@@ -37,11 +37,11 @@ def test_a_pack_that_a_snapshot_of_its_epoch_references_stays(volume: MemoryVolu
 
 @pytest.mark.promise("packs-named-by-their-own-epoch-stay")
 def test_a_pack_of_an_epoch_with_an_unreadable_snapshot_stays(volume: MemoryVolume, tmp_path: Path) -> None:
-    fill(volume, 2)
+    write_files(volume, 2)
     published = volume.publish()
-    after = volume.killed(tmp_path / "after")
+    after = volume.restarted_after_kill(tmp_path / "after")
     after.newest = None  # so the next snapshot needs nothing of that one
-    fill(after, 1, 10)
+    write_files(after, 1, 10)
     after.publish()
     volume.inner.put_if_absent(KEY, b"perhaps of that snapshot")
     volume.inner.delete_many([f"pages/{published}"])

@@ -14,7 +14,7 @@ from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.retention import set_policy
 from cas3fs.values import SnapshotNumber
-from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, fill, noise
+from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, noise, write_files
 
 DAY = 86400.0
 
@@ -42,7 +42,7 @@ def test_nothing_is_copied_while_every_snapshot_is_kept_for_good(volume: MemoryV
 
 @pytest.mark.promise("packs-are-rewritten-where-it-pays")
 def test_the_plan_shows_skipped_packs_and_which_snapshot_needs_them(volume: MemoryVolume) -> None:
-    fill(volume)
+    write_files(volume)
     kept = volume.publish(name="kept")
     for number in range(7):
         volume.remove(f"f{number}")
@@ -52,7 +52,7 @@ def test_the_plan_shows_skipped_packs_and_which_snapshot_needs_them(volume: Memo
     assert plan.rewrites == ()
     assert (skipped.why, skipped.packs, skipped.snapshot) == (NEEDED_FOR_LONG, 1, kept)
     assert 20 * KIB <= skipped.bytes < sum(volume.packs().values())
-    volume.drop_snapshot(kept)
+    volume.delete_snapshot(kept)
     plan = volume.collector.plan(NOW)
     assert (len(plan.rewrites), plan.skipped) == (1, ())
     assert plan.as_json()["left"] == []
@@ -60,7 +60,7 @@ def test_the_plan_shows_skipped_packs_and_which_snapshot_needs_them(volume: Memo
 
 @pytest.mark.promise("packs-are-rewritten-where-it-pays")
 def test_the_retention_policy_decides_what_is_rewritten(volume: MemoryVolume) -> None:
-    fill(volume)
+    write_files(volume)
     volume.publish(name="soon to go")
     for number in range(7):
         volume.remove(f"f{number}")
@@ -71,12 +71,12 @@ def test_the_retention_policy_decides_what_is_rewritten(volume: MemoryVolume) ->
 
 
 def test_with_an_unreadable_policy_nothing_is_copied_and_all_else_is_done(volume: MemoryVolume) -> None:
-    fill(volume, 12)
+    write_files(volume, 12)
     first = volume.publish()
     for number in range(9):
         volume.remove(f"f{number}")
     volume.publish()
-    volume.drop_snapshot(first)
+    volume.delete_snapshot(first)
     volume.inner.put_if_absent("policies/00000001", b"damaged")
     result = volume.gc()
     assert result.rewritten_packs == 0 and result.dropped_blocks > 0

@@ -12,11 +12,11 @@ from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.gc import deletion
 from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.faulty_store import FaultyStore
-from tests.maintenance.memory_volume import KIB, MemoryVolume, fill, noise
+from tests.maintenance.memory_volume import KIB, MemoryVolume, noise, write_files
 
 
 @pytest.fixture
-def lying(tmp_path: Path) -> Iterator[MemoryVolume]:
+def faulty(tmp_path: Path) -> Iterator[MemoryVolume]:
     made = MemoryVolume(tmp_path / "lying", wrap=FaultyStore)
     yield made
     made.close()
@@ -26,22 +26,22 @@ def faults(volume: MemoryVolume) -> Faults:
     return cast(FaultyStore, volume.store).faults
 
 
-def all_dead(volume: MemoryVolume) -> list[str]:
+def make_dead_packs(volume: MemoryVolume) -> list[str]:
     """Makes packs that nothing needs any more, and returns their keys."""
-    fill(volume, 12)
+    write_files(volume, 12)
     first = volume.publish()
     packs = sorted(volume.packs())
     for name in volume.names():
         volume.remove(name)
     volume.publish()
-    volume.drop_snapshot(first)
+    volume.delete_snapshot(first)
     assert len(packs) > 3
     return packs
 
 
 def keep_newest(volume: MemoryVolume) -> None:
     for snapshot in [one for one in volume.snapshots if one != volume.newest]:
-        volume.drop_snapshot(snapshot)
+        volume.delete_snapshot(snapshot)
 
 
 class TestRefusedDeletions:
@@ -49,45 +49,45 @@ class TestRefusedDeletions:
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_other_packs_are_deleted_and_the_refused_one_by_a_later_gc(
-        self, lying: MemoryVolume, monkeypatch: pytest.MonkeyPatch
+        self, faulty: MemoryVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(deletion, "DELETE_BATCH", 2)
-        packs = all_dead(lying)
-        with faults(lying).on(FaultKind.DELETION_REFUSED, keys=[packs[1]]):
-            result = lying.gc()
-            assert list(lying.packs()) == [packs[1]]
+        packs = make_dead_packs(faulty)
+        with faults(faulty).on(FaultKind.DELETION_REFUSED, keys=[packs[1]]):
+            result = faulty.gc()
+            assert list(faulty.packs()) == [packs[1]]
             assert (result.deleted_packs, result.refused_objects) == (len(packs) - 1, 1)
             (problem,) = result.problems
             assert packs[1] in problem and "access denied" in problem
-            assert lying.gc().refused_objects == 1
-        result = lying.gc()
+            assert faulty.gc().refused_objects == 1
+        result = faulty.gc()
         assert (result.deleted_packs, result.refused_objects, result.problems) == (1, 0, ())
-        assert lying.packs() == {}
-        lying.check_snapshots()
+        assert faulty.packs() == {}
+        faulty.check_snapshots()
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_other_orphans_are_deleted(self, lying: MemoryVolume) -> None:
+    def test_other_orphans_are_deleted(self, faulty: MemoryVolume) -> None:
         orphans = [f"packs/00000001/{digit * 64}" for digit in "abc"]
         for key in orphans:
-            lying.inner.put_if_absent(key, b"half a pack")
-        with faults(lying).on(FaultKind.DELETION_REFUSED, keys=[orphans[0]]):
-            result = lying.gc()
-        assert list(lying.packs()) == [orphans[0]]
+            faulty.inner.put_if_absent(key, b"half a pack")
+        with faults(faulty).on(FaultKind.DELETION_REFUSED, keys=[orphans[0]]):
+            result = faulty.gc()
+        assert list(faulty.packs()) == [orphans[0]]
         assert (result.deleted_strays, result.refused_objects) == (2, 1)
-        assert lying.gc().deleted_strays == 1
+        assert faulty.gc().deleted_strays == 1
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_clock_probe_that_cannot_be_deleted_does_not_stop_the_gc(self, lying: MemoryVolume) -> None:
-        packs = all_dead(lying)
+    def test_a_clock_probe_that_cannot_be_deleted_does_not_stop_the_gc(self, faulty: MemoryVolume) -> None:
+        packs = make_dead_packs(faulty)
         orphan = "packs/00000001/" + "ab" * 32
-        lying.inner.put_if_absent(orphan, b"half a pack")
-        with faults(lying).on(FaultKind.DELETION_REFUSED, key_prefix="probe/"):
-            lying.gc()
-        assert not set(packs) & set(lying.packs())
-        assert [info.key for info in lying.inner.list("probe/")]
-        lying.gc()
-        assert list(lying.inner.list("probe/")) == []
-        assert lying.packs() == {}
+        faulty.inner.put_if_absent(orphan, b"half a pack")
+        with faults(faulty).on(FaultKind.DELETION_REFUSED, key_prefix="probe/"):
+            faulty.gc()
+        assert not set(packs) & set(faulty.packs())
+        assert [info.key for info in faulty.inner.list("probe/")]
+        faulty.gc()
+        assert list(faulty.inner.list("probe/")) == []
+        assert faulty.packs() == {}
 
 
 class TestBlocksThatCannotBeRead:
@@ -142,43 +142,43 @@ class TestBlocksThatCannotBeRead:
         assert volume.gc().rewritten_bytes == 0  # good blocks beside the damaged one are not copied again and again
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_pack_that_is_missing_is_skipped(self, lying: MemoryVolume) -> None:
-        good, bad = self.prepare(lying)
-        with faults(lying).on(FaultKind.HIDDEN, operations=["get"], keys=[bad]):
-            result = lying.gc()
+    def test_a_pack_that_is_missing_is_skipped(self, faulty: MemoryVolume) -> None:
+        good, bad = self.prepare(faulty)
+        with faults(faulty).on(FaultKind.HIDDEN, operations=["get"], keys=[bad]):
+            result = faulty.gc()
         assert (result.rewritten_packs, result.unreadable_packs) == (1, 1)
-        lying.snapshots[str(lying.newest)] = lying.tree()  # it could not be read when it was taken
-        keep_newest(lying)
-        lying.gc()
-        assert good not in lying.packs()
-        assert lying.read("f3") == noise(3)
-        lying.check_snapshots()
+        faulty.snapshots[str(faulty.newest)] = faulty.tree()  # it could not be read when it was taken
+        keep_newest(faulty)
+        faulty.gc()
+        assert good not in faulty.packs()
+        assert faulty.read("f3") == noise(3)
+        faulty.check_snapshots()
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
-    def test_a_store_that_fails_during_rewriting_ends_only_that(self, lying: MemoryVolume) -> None:
-        good, bad = self.prepare(lying)
-        before = set(lying.packs())
-        with faults(lying).on(FaultKind.UNAVAILABLE, operations=["get"], key_prefix="packs/"):
-            result = lying.gc()
+    def test_a_store_that_fails_during_rewriting_ends_only_that(self, faulty: MemoryVolume) -> None:
+        good, bad = self.prepare(faulty)
+        before = set(faulty.packs())
+        with faults(faulty).on(FaultKind.UNAVAILABLE, operations=["get"], key_prefix="packs/"):
+            result = faulty.gc()
         assert result.rewritten_packs == 0 and result.deleted_packs > 0
         assert "503" in result.problems[0]
-        assert {good, bad} <= set(lying.packs()) < before
-        lying.snapshots[str(lying.newest)] = lying.tree()  # it could not be read when it was taken
-        lying.check_snapshots()
+        assert {good, bad} <= set(faulty.packs()) < before
+        faulty.snapshots[str(faulty.newest)] = faulty.tree()  # it could not be read when it was taken
+        faulty.check_snapshots()
 
 
 @pytest.mark.promise("one-failure-does-not-stop-gc")
-def test_a_newest_snapshot_that_cannot_be_read_counts_as_needing_all(lying: MemoryVolume) -> None:
+def test_a_newest_snapshot_that_cannot_be_read_counts_as_needing_all(faulty: MemoryVolume) -> None:
     for number in range(40):
-        lying.write(f"f{number}", noise(number, 256 * KIB))
-    first = lying.publish()
-    dead = set(lying.packs())
-    for name in lying.names():
-        lying.remove(name)
-    second = lying.publish()
-    lying.drop_snapshot(first)
-    with faults(lying).on(FaultKind.HIDDEN, operations=["get"], key_prefix=f"pages/{second}"):
-        result = lying.gc()
-    assert result.held_bytes > 9_000_000 and set(lying.packs()) == dead
-    lying.drop_snapshot(second)
-    assert lying.gc().deleted_packs == len(dead)
+        faulty.write(f"f{number}", noise(number, 256 * KIB))
+    first = faulty.publish()
+    dead = set(faulty.packs())
+    for name in faulty.names():
+        faulty.remove(name)
+    second = faulty.publish()
+    faulty.delete_snapshot(first)
+    with faults(faulty).on(FaultKind.HIDDEN, operations=["get"], key_prefix=f"pages/{second}"):
+        result = faulty.gc()
+    assert result.held_bytes > 9_000_000 and set(faulty.packs()) == dead
+    faulty.delete_snapshot(second)
+    assert faulty.gc().deleted_packs == len(dead)

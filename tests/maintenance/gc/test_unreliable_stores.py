@@ -13,7 +13,7 @@ from cas3fs.errors import ObjectMissing, SnapshotError, StoreBusy, StoreError
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
-from tests.maintenance.memory_volume import NOW, MemoryVolume, garbage
+from tests.maintenance.memory_volume import NOW, MemoryVolume, make_garbage
 
 
 class ScriptedStore(MemoryStore):
@@ -43,7 +43,7 @@ class TestStoresThatFail:
     @pytest.fixture
     def scripted(self, tmp_path: Path) -> MemoryVolume:
         volume = MemoryVolume(tmp_path / "scripted", ScriptedStore())
-        garbage(volume)
+        make_garbage(volume)
         return volume
 
     def check_nothing_is_deleted(
@@ -95,7 +95,7 @@ class TestStoresThatFail:
 
     @pytest.mark.promise("packs-of-all-snapshots-are-merged-first", "gc-deletes-nothing-on-doubt")
     def test_a_manifest_that_cannot_be_read(self, volume: MemoryVolume) -> None:
-        garbage(volume)
+        make_garbage(volume)
         oldest = volume.archive.ids()[0]
         data = bytearray(volume.inner.get(f"snapshots/{oldest}"))
         data[len(data) // 2] ^= 1
@@ -107,7 +107,7 @@ class TestStoresThatFail:
         assert set(packs) <= set(volume.packs())
 
     def test_a_missing_pack(self, volume: MemoryVolume) -> None:
-        garbage(volume)
+        make_garbage(volume)
         packs = volume.packs()
         volume.inner.delete_many([next(iter(packs))])
         with pytest.raises(StoreError, match="does not list 1 packs"):
@@ -115,7 +115,7 @@ class TestStoresThatFail:
         assert set(volume.packs()) >= set(list(packs)[1:])
 
     def test_a_pack_that_is_listed_but_missing(self, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch) -> None:
-        garbage(volume)
+        make_garbage(volume)
         tree = volume.tree()
         sparse = {pack_key(name) for name in volume.collector.plan(NOW).rewrites}
         assert sparse
@@ -136,7 +136,7 @@ class TestStoresThatFail:
         volume.check_snapshots()
 
 
-class Flaky(ObjectStore):
+class FlakyStore(ObjectStore):
     """One request in ten fails."""
 
     def __init__(self, inner: ObjectStore, seed: int) -> None:
@@ -184,9 +184,9 @@ class Flaky(ObjectStore):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_on_a_store_that_fails_one_request_in_ten_nothing_is_lost(tmp_path: Path, seed: int) -> None:
-    flaky = Flaky(MemoryStore(), seed)
-    volume = MemoryVolume(tmp_path / "rig", flaky)
-    garbage(volume)
+    flaky = FlakyStore(MemoryStore(), seed)
+    volume = MemoryVolume(tmp_path / "volume", flaky)
+    make_garbage(volume)
     tree = volume.tree()
     flaky.share = 0.1
     for _ in range(60):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes that tell who wrote them: which file, which of its writes, and at which place.
+"""Bytes that identify their origin: which file, which of its writes, and which position.
 
-A file consists of *units* of 4096 bytes; each of its 512-byte sectors says the file's number, the version of the write
-that it came with, and where it belongs, and fills the rest with what follows from those. So whatever is read can be
-told from what nobody wrote, and from what was written elsewhere.
+A file consists of *units* of 4096 bytes. Each 512-byte sector holds the number of the file, the version of the write,
+and the position of the sector, and is filled with bytes derived from these. So bytes that were never written, or were
+written elsewhere, can be recognized.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ _HEAD = struct.Struct("<8sQQQ")
 _MAGIC = b"stamped:"
 _ZEROS = bytes(SECTOR_BYTES)
 HOLE = 0
-"""The version of what was never written."""
+"""The version of bytes that were never written."""
 
 
 class NotWritten(Exception):
-    """Bytes that nobody has written there."""
+    """Bytes that were not written there."""
 
 
 def stamp(file: int, version: int, unit: int) -> bytes:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A store that fails in every way that `cas3fs.testing.faults` knows: no wrong byte, nothing lost, and all is well
-again when the trouble is over."""
+"""A store that fails in every way of `cas3fs.testing.faults`: no wrong byte, no loss, and full recovery afterwards."""
 
 import os
 import random
@@ -23,23 +22,23 @@ from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import Fault, FaultKind
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
-from tests.crash.driver import none_of
-from tests.crash.looking import findings, places
+from tests.crash.crash_round import assert_none
+from tests.crash.inspection import folders_of, fsck_findings
 from tests.filesystem.machine import Machine
 from tests.filesystem.usage import after_a_crash, make_file, until
 
 URL = StoreSettings("s3://bucket/volume")
 QUICK = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
 DELAY_S = 0.05
-UNNOTICEABLE = {FaultKind.PUT_FORGOTTEN}
-"""What a store loses without a word is lost."""
-KINDS = [kind for kind in FaultKind if kind not in UNNOTICEABLE]
+UNDETECTABLE = {FaultKind.PUT_FORGOTTEN}
+"""Data that a store loses without an error is lost."""
+KINDS = [kind for kind in FaultKind if kind not in UNDETECTABLE]
 OPERATIONS = ("put_object", "get_object", "head_object", "list_objects_v2", "delete_objects")
 
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> FakeS3:
-    """What every store of this test talks to, without much patience."""
+    """The client of every store of this test, with short timeouts."""
     made = FakeS3("bucket")
     monkeypatch.setattr("cas3fs.objectstores.s3.make_client", lambda settings, session: made)
     monkeypatch.setattr("cas3fs.objectstores.urls.RetryPolicy", lambda: QUICK)
@@ -49,7 +48,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> FakeS3:
 
 @pytest.fixture
 def volume(s3: FakeS3, tmp_path: Path) -> Iterator[OpenVolume]:
-    opened = open_writer(URL, WriterSettings(cache_size_bytes=0, memory_cache_bytes=0), places(tmp_path))
+    opened = open_writer(URL, WriterSettings(cache_size_bytes=0, memory_cache_bytes=0), folders_of(tmp_path))
     opened.start(0)
     yield opened
     opened.close()
@@ -60,7 +59,7 @@ def content(name: str) -> bytes:
 
 
 def write(volume: OpenVolume, name: str) -> None:
-    """Writes a file, and syncs it."""
+    """Write a file and sync it."""
     fs = volume.filesystem
     inode, handle = fs.create(ROOT, name.encode(), 0o644, os.O_WRONLY, Owner())
     fs.write(handle, 0, content(name))
@@ -88,7 +87,7 @@ def gc(volume: OpenVolume) -> None:
 
 
 def prune(volume: OpenVolume) -> None:
-    """Keeps the newest snapshot alone."""
+    """Keep only the newest snapshot."""
     assert volume.publisher is not None
     with volume.publisher.exclusively():
         volume.publisher.pruner.prune(RetentionPolicy(last=1))
@@ -103,9 +102,7 @@ def on_another_machine(tmp_path: Path) -> OpenVolume:
 
 @pytest.mark.promise("only-real-answers-count", "store-faults-cost-no-data")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_whatever_fails_for_however_long_no_byte_is_wrong_or_lost(
-    s3: FakeS3, volume: OpenVolume, tmp_path: Path, kind: FaultKind
-) -> None:
+def test_no_store_fault_corrupts_or_loses_data(s3: FakeS3, volume: OpenVolume, tmp_path: Path, kind: FaultKind) -> None:
     write(volume, "before")
     write(volume, "removed")
     publish(volume)
@@ -117,9 +114,9 @@ def test_whatever_fails_for_however_long_no_byte_is_wrong_or_lost(
                 with suppress(Cas3fsError, OSError):
                     action(volume)
             for there in ("before", name):
-                with suppress(Cas3fsError, OSError):  # of what is in the store alone
+                with suppress(Cas3fsError, OSError):  # files that are only in the store may fail
                     assert read(volume, there) == content(there)
-    assert fault.times_triggered or kind is FaultKind.IGNORED_PRECONDITION  # which nothing depends on but claims
+    assert fault.times_triggered or kind is FaultKind.IGNORED_PRECONDITION  # only claims depend on it
     publish(volume)
     gc(volume)
     other = on_another_machine(tmp_path)
@@ -130,7 +127,7 @@ def test_whatever_fails_for_however_long_no_byte_is_wrong_or_lost(
         other.close()
     volume.finish()
     volume.close()
-    none_of(findings(URL.url, places(tmp_path), verify_data=True))
+    assert_none(fsck_findings(URL.url, folders_of(tmp_path), verify_data=True))
 
 
 SEEDS = range(3)
@@ -140,16 +137,16 @@ PLACES = ("", "packs/", "pages/", "snapshots/", "epochs/")
 
 @pytest.mark.promise("only-real-answers-count")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_any_mixture_of_faults_costs_time_and_nothing_else(
+def test_mixed_store_faults_lose_nothing(
     s3: FakeS3, volume: OpenVolume, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Faults come and go, several at once, for some operations and some of the keys."""
+    """Several faults occur at once, for some operations and some keys."""
     monkeypatch.setattr("cas3fs.filesystem.writeback.storer._FIRST_RETRY_S", 0.01)
     monkeypatch.setattr("cas3fs.filesystem.writeback.storer._LONGEST_RETRY_S", 0.05)
     dice = random.Random(seed)
     on: list[Fault] = []
     there: set[str] = set()
-    told: list[str] = []
+    log: list[str] = []
 
     def switch() -> None:
         if on and dice.random() < 0.5:
@@ -157,9 +154,9 @@ def test_any_mixture_of_faults_costs_time_and_nothing_else(
             return
         kind, place, times = dice.choice(KINDS), dice.choice(PLACES), dice.choice([None, 1, 3])
         if kind is FaultKind.HIDDEN and place in ("", "snapshots/"):
-            return  # a manifest that neither a listing nor its name finds is lost, and gc frees what it alone needed
+            return  # a manifest found neither by a listing nor by name is lost, and gc deletes what only it needed
         place = f"volume/{place}"
-        told.append(f"{kind.name} {place} {times}")
+        log.append(f"{kind.name} {place} {times}")
         on.append(s3.faults.switch_on(kind, key_prefix=place, times=times, delay_s=0.002))
 
     def create() -> None:
@@ -176,12 +173,12 @@ def test_any_mixture_of_faults_costs_time_and_nothing_else(
     def look() -> None:
         if there:
             name = dice.choice(sorted(there))
-            assert read(volume, name) == content(name), told
+            assert read(volume, name) == content(name), log
 
     actions = (switch, switch, create, create, remove, look, look, publish, publish, prune, gc)
     for _ in range(STEPS):
         action = dice.choice(actions)
-        told.append(getattr(action, "__name__", ""))
+        log.append(getattr(action, "__name__", ""))
         with suppress(Cas3fsError, OSError):
             action(volume) if action in (publish, prune, gc) else action()  # type: ignore[call-arg]
     s3.faults.clear()
@@ -190,12 +187,12 @@ def test_any_mixture_of_faults_costs_time_and_nothing_else(
     other = on_another_machine(tmp_path)
     try:
         for name in there:
-            assert read(volume, name) == read(other, name) == content(name), told
+            assert read(volume, name) == read(other, name) == content(name), log
     finally:
         other.close()
     volume.finish()
     volume.close()
-    none_of(findings(URL.url, places(tmp_path), verify_data=True))
+    assert_none(fsck_findings(URL.url, folders_of(tmp_path), verify_data=True))
 
 
 LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.LISTING_LACKS)
@@ -203,10 +200,8 @@ LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.
 
 @pytest.mark.promise("only-real-answers-count")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whoever_mounts_beside_listings_that_lie_finds_all_that_was_released(
-    s3: FakeS3, tmp_path: Path, seed: int
-) -> None:
-    """The turns of two machines, each of which lists the past, or a part of it, or not the newest names."""
+def test_mounts_with_wrong_listings_find_all_released_data(s3: FakeS3, tmp_path: Path, seed: int) -> None:
+    """Two machines mount in turn, with listings that are old, incomplete, or lack the newest names."""
     dice = random.Random(seed)
     settings = WriterSettings(cache_size_bytes=0, memory_cache_bytes=0)
     there: list[str] = []
@@ -218,11 +213,11 @@ def test_whoever_mounts_beside_listings_that_lie_finds_all_that_was_released(
         options = {"moment": dice.choice(moments)} if kind is FaultKind.EVENTUAL_LISTING else {}
         with s3.faults.on(kind, key_prefix=place, keys=keys, **options):
             try:
-                opened = open_writer(URL, settings, places(tmp_path / f"machine{turn % 2}"))
+                opened = open_writer(URL, settings, folders_of(tmp_path / f"machine{turn % 2}"))
             except Cas3fsError:
-                opened = None  # what cannot be told is refused
+                opened = None  # what cannot be log is refused
         if opened is None:
-            opened = open_writer(URL, settings, places(tmp_path / f"machine{turn % 2}"))
+            opened = open_writer(URL, settings, folders_of(tmp_path / f"machine{turn % 2}"))
         try:
             opened.start(0)
             for name in there:
@@ -235,7 +230,7 @@ def test_whoever_mounts_beside_listings_that_lie_finds_all_that_was_released(
         finally:
             opened.close()
         moments.append(s3.faults.moment())
-    none_of(findings(URL.url, places(tmp_path / "machine1"), verify_data=True))
+    assert_none(fsck_findings(URL.url, folders_of(tmp_path / "machine1"), verify_data=True))
 
 
 @pytest.mark.promise("store-faults-cost-no-data")
@@ -245,7 +240,7 @@ def test_whoever_mounts_beside_listings_that_lie_finds_all_that_was_released(
     [FaultKind.UNAVAILABLE, FaultKind.APPLIED_THEN_ERROR],
     ids=lambda kind: kind.name,
 )
-def test_what_fails_twice_is_noticed_by_nobody(
+def test_two_failures_of_a_request_are_hidden_by_retries(
     s3: FakeS3, volume: OpenVolume, tmp_path: Path, kind: FaultKind, operation: str
 ) -> None:
     write(volume, "removed")
@@ -263,7 +258,7 @@ def test_what_fails_twice_is_noticed_by_nobody(
 
 
 class FastClock:
-    """A clock of which an hour passes in seconds, for modules that know the time by ``time.monotonic`` alone."""
+    """A clock on which an hour passes in seconds, for modules that use ``time.monotonic`` only."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -277,9 +272,7 @@ class FastClock:
 
 
 @pytest.mark.promise("storing-resumes-by-itself")
-def test_an_outage_of_an_hour_loses_nothing_and_ends_by_itself(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outage_of_an_hour_loses_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, s3 = FastClock(2400), FakeS3("bucket")
     for module in ("writeback.storer", "state.staging", "operations.files", "writeback.commits"):
         monkeypatch.setattr(f"cas3fs.filesystem.{module}.time", clock)
@@ -290,10 +283,10 @@ def test_an_outage_of_an_hour_loses_nothing_and_ends_by_itself(
         for number in range(20):
             make_file(fs, 1, b"%d" % number, b"%d" % number * 50_000)
             fs.commit()
-        until(lambda: clock.monotonic() - begin_s > 3600 and outage.times_triggered > 10)  # it goes on trying
+        until(lambda: clock.monotonic() - begin_s > 3600 and outage.times_triggered > 10)  # it keeps trying
         outage_h = (clock.monotonic() - begin_s) / 3600
         assert after_a_crash(machine, b"7") == b"7" * 50_000
-    assert outage.times_triggered < 600 * outage_h  # and not too eagerly
+    assert outage.times_triggered < 600 * outage_h  # but not too often
     until(lambda: fs.pending().files == 0)
     for number in range(20):
         assert after_a_crash(machine, b"%d" % number) == b"%d" % number * 50_000

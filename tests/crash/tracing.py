@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What processes do to the files of a folder, as strace tells it: a list of operations, in the order in which they
-ended.
+"""What processes do to the files of a folder, according to strace: operations, in the order in which they ended.
 
-Reads are left out, and so is what goes through mapped memory: SQLite's shared memory, which means nothing after a loss
-of power.
+Reads are left out, and so are changes through mapped memory: that is SQLite's shared memory, which means nothing after
+a power loss.
 """
 
 import re
@@ -25,33 +24,33 @@ _BYTE = re.compile(r"\\x([0-9a-f]{2})")
 
 
 @attrs.frozen
-class Operation:
-    """One system call that changed something, or waited for the disk."""
+class TracedOperation:
+    """A system call that changed something, or waited for the disk."""
 
     call: str
     path: str
-    """Of the file or folder, as it was called then."""
+    """The path of the file or folder at that time."""
     start_s: float
     end_s: float
     data: bytes = b""
     offset: int | None = None
-    """Of a write; None: where the last one on this file ended. Also the length of a truncation or reservation."""
+    """Of a write; None: where the last one ended. Also the length of a truncation or reservation."""
     target: str = ""
-    """The new name of a renaming or a link."""
+    """The new name of a rename or a link."""
     flags: str = ""
     was_gone: bool = False
-    """The file had lost that name before."""
+    """The file had already lost that name."""
 
 
 def traced(command: Sequence[str], output: Path) -> None:
-    """Runs a command, and all that it starts, and notes in `output` what they do."""
+    """Run a command and all processes it starts, and trace them to `output`."""
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-ttt", "-T", "-e", "signal=none"]
     strace += ["-e", "status=successful", "-e", f"trace={CALLS}", "-s", str(_LONGEST_WRITE_BYTES), "-o", str(output)]
     subprocess.run([*strace, *command], check=True, timeout=250)
 
 
-def operations(output: Path, folders: Iterable[Path]) -> Iterator[Operation]:
-    """The operations on `folders` and what lies below them."""
+def operations(output: Path, folders: Iterable[Path]) -> Iterator[TracedOperation]:
+    """The operations on `folders` and below them."""
     beginnings = tuple(map(str, folders))
     marks = ["".join(f"\\x{byte:02x}" for byte in path.encode()) for path in beginnings]
     with output.open() as lines:
@@ -64,7 +63,7 @@ def operations(output: Path, folders: Iterable[Path]) -> Iterator[Operation]:
                     yield operation
 
 
-def _operation(found: re.Match[str]) -> Operation | None:
+def _operation(found: re.Match[str]) -> TracedOperation | None:
     start_s = float(found["start"])
     arguments = found["arguments"].split(", ")
     call = found["call"].removesuffix("2").removesuffix("64")
@@ -79,7 +78,7 @@ class _Maker:
     end_s: float
     arguments: list[str]
 
-    def operation(self, answer: str) -> Operation | None:
+    def operation(self, answer: str) -> TracedOperation | None:
         match self.call:
             case "openat":
                 return self._opened(self._joined(0), self.arguments[2])
@@ -97,7 +96,7 @@ class _Maker:
             case "fsync" | "fdatasync":
                 return self._on_file()
             case "sync_file_range":
-                return None  # asks whether a write was lost; it promises nothing
+                return None  # checks whether a write was lost; it makes nothing durable
             case "rename" | "link":
                 return self._made(self._text(0), target=self._text(1))
             case "renameat" | "linkat":
@@ -106,21 +105,21 @@ class _Maker:
                 return self._made(self._text(0))
             case "unlinkat" | "mkdirat":
                 return self._made(self._joined(0))
-        raise AssertionError(f"{self.call} is not foreseen: {self.arguments[0]}")
+        raise AssertionError(f"{self.call} is not supported: {self.arguments[0]}")
 
-    def _made(self, path: str, **more: str) -> Operation:
-        return Operation(self.call.removesuffix("at"), path, self.start_s, self.end_s, **more)
+    def _made(self, path: str, **more: str) -> TracedOperation:
+        return TracedOperation(self.call.removesuffix("at"), path, self.start_s, self.end_s, **more)
 
-    def _opened(self, path: str, flags: str) -> Operation | None:
+    def _opened(self, path: str, flags: str) -> TracedOperation | None:
         if "O_CREAT" not in flags and "O_TRUNC" not in flags:
             return None
-        return Operation("open", path, self.start_s, self.end_s, flags=flags)
+        return TracedOperation("open", path, self.start_s, self.end_s, flags=flags)
 
-    def _on_file(self, data: bytes = b"", offset: int | None = None) -> Operation:
+    def _on_file(self, data: bytes = b"", offset: int | None = None) -> TracedOperation:
         file = _FILE.match(self.arguments[0])
         assert file, self.arguments[0]
         path = _decoded(file["path"]).decode()
-        return Operation(self.call, path, self.start_s, self.end_s, data, offset, was_gone=bool(file["gone"]))
+        return TracedOperation(self.call, path, self.start_s, self.end_s, data, offset, was_gone=bool(file["gone"]))
 
     def _text(self, number: int) -> str:
         return _decoded(self.arguments[number].strip('"')).decode()

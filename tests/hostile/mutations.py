@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes and values as somebody could make them who wants harm, or as a broken disk makes them."""
+"""Bytes and values as an attacker might make them, or a broken disk."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ EXTREMES = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 
 
 
 class Edit(NamedTuple):
-    """A change of bytes; `place` counts in parts of the whole."""
+    """A change of bytes; `place` is a fraction of the length."""
 
     how: str
     place: float
@@ -39,7 +39,7 @@ edits: SearchStrategy[list[Edit]] = st.lists(
 
 
 def harmed(valid: bytes, changes: list[Edit]) -> bytes:
-    """`valid` after those changes."""
+    """`valid` with those changes."""
     data = bytearray(valid)
     for one in changes:
         place = int(one.place * len(data))
@@ -61,12 +61,12 @@ def harmed(valid: bytes, changes: list[Edit]) -> bytes:
 
 
 def mutated(valid: bytes) -> SearchStrategy[bytes]:
-    """`valid` after a few changes."""
+    """`valid` with a few changes."""
     return edits.map(lambda changes: harmed(valid, changes))
 
 
 def bytes_like(valid: bytes) -> SearchStrategy[bytes]:
-    """`valid` mutated, or nothing like it at all."""
+    """`valid` with changes, or arbitrary bytes."""
     return st.one_of(mutated(valid), st.binary(max_size=256))
 
 
@@ -84,7 +84,7 @@ json_values: SearchStrategy[Any] = st.recursive(
 
 @st.composite
 def changed(draw: DrawFn, value: Any) -> Any:
-    """A JSON value in which something, at any depth, is another value, is missing, or stands twice."""
+    """A JSON value in which an element, at any depth, is replaced, missing, or duplicated."""
     if isinstance(value, Mapping) and value and draw(st.integers(0, 9)):
         name = draw(st.sampled_from(sorted(value)))
         if draw(st.integers(0, 5)) == 0:
@@ -100,7 +100,7 @@ def changed(draw: DrawFn, value: Any) -> Any:
 
 
 def sealed(head: Any, data: bytes = b"") -> bytes:
-    """The body of an entry with that head, all checksums right."""
+    """The body of an entry with that head and correct checksums."""
     content = head if isinstance(head, bytes) else json.dumps(head).encode()
     start = struct.pack(">8sH2xI", b"CAS3ENTR", 1, len(content)) + content
     start += blake3(start).digest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks and packs of any bytes: what they are, or a clear error, and no more memory than was asked for."""
+"""Arbitrary bytes as blocks and packs: decoded or a clear error, within the memory that was requested."""
 
 import tracemalloc
 
@@ -19,7 +19,7 @@ ENCODED = encode(PLAIN, Compression.parse("zstd:3"))
 
 
 @given(encoded=bytes_like(ENCODED), length=st.sampled_from([len(PLAIN), *EXTREMES]))
-def test_a_block_of_any_bytes_is_decoded_or_refused(encoded: bytes, length: int) -> None:
+def test_arbitrary_bytes_of_a_block_are_decoded_or_refused(encoded: bytes, length: int) -> None:
     try:
         assert len(decode(encoded, length)) == length
     except BlockCorrupt as error:
@@ -27,7 +27,7 @@ def test_a_block_of_any_bytes_is_decoded_or_refused(encoded: bytes, length: int)
 
 
 @given(changes=edits)
-def test_a_changed_block_never_decodes_to_another(changes: list[Edit]) -> None:
+def test_a_changed_block_never_decodes_to_other_bytes(changes: list[Edit]) -> None:
     try:
         assert decode_verified(harmed(ENCODED, changes), len(PLAIN), hash_block(PLAIN)) == PLAIN
     except BlockCorrupt as error:
@@ -35,7 +35,7 @@ def test_a_changed_block_never_decodes_to_another(changes: list[Edit]) -> None:
 
 
 def frame(plain_bytes: int, *, declared: bool) -> bytes:
-    """A frame of a few KiB that unpacks to that many bytes, and says so or not."""
+    """A frame of a few KiB that unpacks to that many bytes, with or without declaring it."""
     machine = zstandard.ZstdCompressor(write_content_size=declared).compressobj(size=plain_bytes if declared else -1)
     piece = bytes(1 << 20)
     return b"".join([*(machine.compress(piece) for _ in range(plain_bytes >> 20)), machine.flush()])
@@ -43,7 +43,7 @@ def frame(plain_bytes: int, *, declared: bool) -> bytes:
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("length", [1000, MAX_BLOCK_BYTES, 1 << 30])
-def test_a_decompression_bomb_is_refused_before_it_is_decompressed(declared: bool, length: int) -> None:
+def test_a_decompression_bomb_is_refused_early(declared: bool, length: int) -> None:
     bomb = b"\x01" + frame(1 << 28, declared=declared)
     assert len(bomb) < 1 << 20
     tracemalloc.start()
@@ -56,8 +56,8 @@ def test_a_decompression_bomb_is_refused_before_it_is_decompressed(declared: boo
 
 
 @pytest.mark.parametrize("declared", [1000, MAX_BLOCK_BYTES])
-def test_a_frame_that_declares_less_than_it_holds_is_refused(declared: int) -> None:
-    """The declaration is that of one frame, the content that of another, with 64 times as many bytes."""
+def test_a_frame_that_declares_too_little_is_refused(declared: int) -> None:
+    """The declared length is that of one frame, the content that of another, which is 64 times as long."""
     lying = bytearray(zstandard.ZstdCompressor(write_content_size=True).compress(bytes(declared)))
     honest = zstandard.ZstdCompressor(write_content_size=True).compress(bytes(64 * declared))
     header = zstandard.frame_header_size(bytes(lying))
@@ -78,7 +78,7 @@ PACK = make_pack()
 
 
 @given(tail=bytes_like(PACK), size=st.sampled_from([len(PACK), *EXTREMES]))
-def test_a_pack_of_any_bytes_is_read_or_refused(tail: bytes, size: int) -> None:
+def test_arbitrary_bytes_of_a_pack_are_read_or_refused(tail: bytes, size: int) -> None:
     try:
         needed = tail_length(tail, size)
         assert FOOTER_BYTES <= needed <= size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Caches that hold, or answer, anything: a miss, and neither a wrong byte nor memory and time without end."""
+"""Caches with arbitrary contents and replies: a miss, never a wrong byte, and bounded memory and time."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ DEADLINE_S = 30.0
 
 
 def check(cache: BlockCache, skip: int, length: int) -> None:
-    """All that a reader asks gives the right bytes, or nothing."""
+    """Every read returns the right bytes, or None."""
     assert cache.get(BLOCK) in (None, PLAIN)
     part = cache.get_part(BLOCK, skip, length)
     assert part is None or bytes(part) == PLAIN[skip : skip + length]
@@ -50,7 +50,7 @@ def file_of_block(tmp_path: Path) -> Path:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.none() | st.binary(max_size=200), changes=edits, skip=st.integers(0, 69_999))
-def test_a_file_of_any_bytes_is_a_miss_or_correct(
+def test_arbitrary_cache_files_are_misses_or_right(
     disk: DiskCache, tmp_path: Path, content: bytes | None, changes: list[Edit], skip: int
 ) -> None:
     disk.put(BLOCK, PLAIN)
@@ -59,7 +59,7 @@ def test_a_file_of_any_bytes_is_a_miss_or_correct(
     check(disk, skip, min(1000, len(PLAIN) - skip))
 
 
-def test_only_their_user_can_read_the_cache(tmp_path: Path) -> None:
+def test_cache_folder_and_files_are_private(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         cache = DiskCache(tmp_path / "deep" / "cache", 1 << 30, metrics=Metrics(), keep_free_bytes=0)
@@ -73,7 +73,7 @@ def test_only_their_user_can_read_the_cache(tmp_path: Path) -> None:
 
 
 def sparse(path: Path) -> None:
-    """A frame that claims, and seems to have, more bytes than there is memory."""
+    """A frame that declares, and seems to contain, more bytes than there is memory."""
     pieces = -(-HUGE_BYTES // 32768)
     with open(path, "wb") as file:
         file.write(b"c3cache\x01" + HUGE_BYTES.to_bytes(8, "little"))
@@ -81,7 +81,9 @@ def sparse(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [sparse, os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_other_kinds_of_files_are_a_miss(disk: DiskCache, tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_cache_entry_that_is_no_file_is_a_miss_at_once(
+    disk: DiskCache, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     disk.put(BLOCK, PLAIN)
     file_of_block(tmp_path).unlink()
     make(file_of_block(tmp_path))
@@ -91,9 +93,7 @@ def test_other_kinds_of_files_are_a_miss(disk: DiskCache, tmp_path: Path, make: 
 
 
 @given(number=st.integers(0, 5), content=st.none() | st.binary(max_size=200), changes=edits)
-def test_an_item_of_memcached_of_any_bytes_is_a_miss_or_correct(
-    number: int, content: bytes | None, changes: list[Edit]
-) -> None:
+def test_arbitrary_memcached_items_are_misses_or_right(number: int, content: bytes | None, changes: list[Edit]) -> None:
     server = FakeMemcachedServer(item_bytes=20_000)
     cache = MemcachedCache(
         [("127.0.0.1", 1)],
@@ -115,7 +115,7 @@ def test_an_item_of_memcached_of_any_bytes_is_a_miss_or_correct(
 
 
 class RawServer:
-    """Gives each request that ends in an empty line, or is a line, to `answer`, which sends what it likes."""
+    """Passes each request (a line, or lines up to an empty one) to `answer`, which sends arbitrary bytes."""
 
     def __init__(self, answer: Callable[[socket.socket, bytes], None]) -> None:
         self._answer = answer
@@ -183,7 +183,7 @@ def memcached_that_answers(then: Callable[[socket.socket, bytes], None]) -> Call
 
 
 @pytest.mark.parametrize("then", [drip, flood])
-def test_an_endless_response_of_memcached_times_out(
+def test_an_endless_memcached_reply_times_out(
     then: Callable[[socket.socket, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memcached_servers, "LONGEST_ANSWER_S", 0.5)
@@ -225,7 +225,7 @@ HEADS = [
         (b"HTTP/1.1 200 OK\r\nA", flood),
     ],
 )
-def test_an_endless_response_of_a_web_server_times_out(
+def test_an_endless_http_reply_times_out(
     head: bytes, then: Callable[[socket.socket, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "LONGEST_ANSWER_S", 0.5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The control socket when the other side talks nonsense, and who may talk at all."""
+"""The control socket: arbitrary bytes from the other side, and who may connect."""
 
 import json
 import os
@@ -52,23 +52,21 @@ def server(path: Path) -> Iterator[ControlServer]:
 @example(b"1" * 100_000 + b"\n")
 @example(b'{"verb": "\\ud800"}\n')
 @example(b'{"verb": "echo", "args": ' + b'{"a":' * 100_000 + b"\n")
-def test_a_request_of_any_bytes_is_answered_and_the_server_goes_on(
-    server: ControlServer, path: Path, line: bytes
-) -> None:
+def test_arbitrary_requests_get_replies_and_do_no_harm(server: ControlServer, path: Path, line: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
         connection.sendall(line)
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    for told in answer.splitlines():
-        assert json.loads(told).keys() in ({"result"}, {"error"})
+    for reply in answer.splitlines():
+        assert json.loads(reply).keys() in ({"result"}, {"error"})
     with ControlClient(path) as client:
         assert client.call("echo") == {"args": {}}
 
 
-class Impostor:
-    """Answers whatever is asked with the same bytes."""
+class FakeServer:
+    """Answers every request with the same bytes."""
 
     def __init__(self, path: Path) -> None:
         self.answer = b""
@@ -95,8 +93,8 @@ class Impostor:
 
 
 @pytest.fixture
-def impostor(path: Path) -> Iterator[Impostor]:
-    made = Impostor(path)
+def impostor(path: Path) -> Iterator[FakeServer]:
+    made = FakeServer(path)
     yield made
     made.close()
 
@@ -112,7 +110,7 @@ def impostor(path: Path) -> Iterator[Impostor]:
 @example(b'{"error": {"type": "DeleteFailed", "message": 5}}\n')
 @example(b'{"error": {"type": "Cas3fsError", "message": "\\ud800"}}\n')
 @example(b"[" * 100_000 + b"\n")
-def test_an_answer_of_any_bytes_is_a_result_or_an_error(impostor: Impostor, path: Path, answer: bytes) -> None:
+def test_arbitrary_replies_are_results_or_errors(impostor: FakeServer, path: Path, answer: bytes) -> None:
     impostor.answer = answer
     seen: list[Message] = []
     try:
@@ -125,15 +123,15 @@ def test_an_answer_of_any_bytes_is_a_result_or_an_error(impostor: Impostor, path
     assert all(isinstance(report, dict) for report in seen)
 
 
-def test_a_request_that_is_too_long_is_refused_without_being_read_whole(server: ControlServer, path: Path) -> None:
+def test_a_too_long_request_is_refused_before_its_end(server: ControlServer, path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
-        connection.sendall(b"x" * (MAX_LINE_BYTES + 1))  # and no end of the line
+        connection.sendall(b"x" * (MAX_LINE_BYTES + 1))  # without an end of line
         assert b"too long" in connection.recv(65536)
 
 
-def test_an_answer_may_be_longer_than_a_request(path: Path) -> None:
+def test_a_reply_may_be_longer_than_a_request(path: Path) -> None:
     found = {"findings": ["x" * 1000] * 5000}
     server = ControlServer(path, {"find": lambda args, progress: found})
     server.start()
@@ -142,7 +140,7 @@ def test_an_answer_may_be_longer_than_a_request(path: Path) -> None:
     server.close()
 
 
-def test_an_endless_request_blocks_neither_others_nor_the_shutdown(path: Path) -> None:
+def test_an_endless_request_blocks_neither_others_nor_close(path: Path) -> None:
     server = ControlServer(path, {"echo": echo})
     server.start()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -154,7 +152,7 @@ def test_an_endless_request_blocks_neither_others_nor_the_shutdown(path: Path) -
     assert not path.exists()
 
 
-def test_only_their_user_can_use_the_state_folder_and_the_socket(workspace: Path) -> None:
+def test_state_folder_and_socket_are_private(workspace: Path) -> None:
     mask = os.umask(0)
     try:
         state = StateFolder(workspace / "state")
@@ -168,14 +166,14 @@ def test_only_their_user_can_use_the_state_folder_and_the_socket(workspace: Path
         os.umask(mask)
 
 
-def test_a_state_folder_that_others_could_read_is_closed(workspace: Path) -> None:
+def test_permissions_of_an_open_state_folder_are_restricted(workspace: Path) -> None:
     (workspace / "state").mkdir(mode=0o755)
     StateFolder(workspace / "state").close()
     assert (workspace / "state").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
-def test_another_user_is_refused_even_where_the_socket_can_be_reached(server: ControlServer, path: Path) -> None:
+def test_another_user_is_refused_at_the_socket(server: ControlServer, path: Path) -> None:
     path.chmod(0o666)
     for folder in (path.parent, *path.parent.parents[:3]):
         if folder != Path("/tmp"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Entries that lie in the store: whatever their bytes are, they are read, or refused with a clear error."""
+"""Entries in the store: arbitrary bytes are read, or refused with a clear error."""
 
 import tempfile
 from collections.abc import Callable
@@ -36,7 +36,7 @@ SNAPSHOT = "snapshots/00000001-0000000001"
 
 
 def make_objects() -> dict[str, bytes]:
-    """One object of each kind of entry, of a volume that is in order."""
+    """One object of each kind of entry, of a valid volume."""
     store = MemoryStore()
     shelf = Shelf(store)
     shelf.save(
@@ -71,7 +71,7 @@ OBJECTS = make_objects()
 
 
 def read_everything(store: MemoryStore) -> None:
-    """Reads all that a mount reads, each for itself, so that one refusal hides no other."""
+    """Read everything that a mount reads, each item separately, so that one error hides no other."""
     shelf = Shelf(store)
     epochs, archive = Epochs(shelf), SnapshotArchive(shelf, workers=1)
     for read in (
@@ -120,10 +120,10 @@ def restore(archive: SnapshotArchive, snapshot: str) -> None:
 
 
 class WatchedStore(MemoryStore):
-    """Sees to it that no range is asked for that no reader of these few bytes can want."""
+    """Fails if a range is requested that is larger than any valid request for these few bytes."""
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        assert length <= MOST_BYTES, f"{length} bytes of {key} are asked for"
+        assert length <= MOST_BYTES, f"{length} bytes of {key} are requested"
         return super().get_range(key, start, length)
 
 
@@ -143,14 +143,15 @@ def test_the_valid_volume_can_be_read() -> None:
 @pytest.mark.parametrize("key", OBJECTS)
 @settings(max_examples=settings.default.max_examples // 2)
 @given(data=st.data())
-def test_an_object_of_any_bytes_is_read_or_refused(key: str, data: DataObject) -> None:
+def test_arbitrary_objects_are_read_or_refused(key: str, data: DataObject) -> None:
     read_everything(store_with(key, data.draw(bytes_like(OBJECTS[key]))))
 
 
 @pytest.mark.parametrize("key", [key for key in OBJECTS if not key.startswith("pages/")])
 @settings(max_examples=settings.default.max_examples // 2)
 @given(data=st.data())
-def test_an_entry_of_any_attributes_whose_checksums_are_right_is_read_or_refused(key: str, data: DataObject) -> None:
+def test_entries_with_arbitrary_attributes_are_read_or_refused(key: str, data: DataObject) -> None:
+    """Their checksums are right."""
     head = head_of(OBJECTS[key])
     changed_head = {**head, "attributes": data.draw(changed(head["attributes"]))}
     read_everything(store_with(key, sealed(changed_head)))
@@ -178,7 +179,7 @@ def test_an_invalid_head_is_refused(key: str, head: bytes) -> None:
 
 
 def store_with_list(stored: bytes, length: int | None = None) -> MemoryStore:
-    """A store with one snapshot, whose first list is `stored`, and said to be `length` bytes long."""
+    """A store with one snapshot, whose first list is `stored` and declared to be `length` bytes long."""
     head = head_of(OBJECTS[SNAPSHOT])
     [(name, *_), *rest] = head["attributes"]["parts"]
     first = [name, len(OBJECTS[name]), len(stored) if length is None else length, blake3(stored).hexdigest()]
@@ -194,25 +195,25 @@ def first_list() -> bytes:
 
 
 @given(stored=bytes_like(first_list()))
-def test_a_list_of_references_of_any_bytes_is_read_or_refused(stored: bytes) -> None:
+def test_arbitrary_bytes_of_a_list_are_read_or_refused(stored: bytes) -> None:
     archive = SnapshotArchive(Shelf(store_with_list(stored)), workers=1)
     read_or_refuse(lambda: restore(archive, SNAPSHOT.removeprefix("snapshots/")))
 
 
 @given(plain=bytes_like(decode_block(first_list()[4:], int.from_bytes(first_list()[:4], "big"))))
-def test_a_list_of_any_references_is_read_or_refused(plain: bytes) -> None:
+def test_arbitrary_references_of_a_list_are_read_or_refused(plain: bytes) -> None:
     stored = len(plain).to_bytes(4, "big") + b"\0" + plain
     archive = SnapshotArchive(Shelf(store_with_list(stored)), workers=1)
     read_or_refuse(lambda: restore(archive, SNAPSHOT.removeprefix("snapshots/")))
 
 
-def test_a_list_with_an_excessive_length_is_not_read() -> None:
+def test_a_list_that_is_declared_too_long_is_not_read() -> None:
     archive = SnapshotArchive(Shelf(store_with_list(first_list(), MOST_BYTES + 1)), workers=1)
     with pytest.raises(SnapshotDamaged, match="list"):
         restore(archive, SNAPSHOT.removeprefix("snapshots/"))
 
 
-def test_a_segment_with_an_excessive_length_is_not_read() -> None:
+def test_a_segment_that_is_declared_too_long_is_not_read() -> None:
     reference = SegmentReference(bytes(16), "00000001-0000000001", 0, MOST_BYTES + 1)
     archive = SnapshotArchive(
         Shelf(store_with_list(encode_list([reference] * 4, Compression.parse("none")))), workers=1
@@ -225,7 +226,7 @@ def test_a_segment_with_an_excessive_length_is_not_read() -> None:
 @example(names=["9" * 190])
 @example(names=["00000003-" + "0" * 32, "00000003"])
 @example(names=["4294967296"])
-def test_epochs_and_snapshots_of_any_name_are_read_or_refused(names: list[str]) -> None:
+def test_arbitrary_epoch_and_snapshot_names_are_read_or_refused(names: list[str]) -> None:
     for folder, body in (
         ("epochs", OBJECTS["epochs/00000002"]),
         ("snapshots", OBJECTS["snapshots/00000001-0000000001"]),

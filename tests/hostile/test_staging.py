@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What lies in staging when a mount begins, and is not what was left there: taken up, or a clear error."""
+"""Arbitrary contents of staging at a mount: recovered, or a clear error."""
 
 import shutil
 import sqlite3
@@ -25,7 +25,7 @@ COLUMNS = ("inode", "seq", "floor", "size", "mtime_ns", "ctime_ns", "ranges", "d
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a machine that was killed with two staged files."""
+    """The staging folder of a machine that was killed with two staged files."""
     machine = Machine(tmp_path_factory.mktemp("left") / "machine")
     fs = machine.mount()
     make_file(fs, 1, b"small", SMALL)
@@ -43,7 +43,7 @@ def copy_of(left: Path, tmp_path: Path) -> Machine:
 
 
 def mount_or_refuse(machine: Machine) -> None:
-    """Mounts, reads what can be read, commits; whatever fails says why."""
+    """Mount, read what can be read, and commit; every failure must have a clear error."""
     try:
         fs = machine.mount()
         for name in names_in(fs, 1):
@@ -63,7 +63,7 @@ def read_or_refuse(fs: FileSystem, name: bytes) -> None:
         assert str(error)
 
 
-def test_staged_data_is_recovered(left: Path, tmp_path: Path) -> None:
+def test_staged_files_are_recovered(left: Path, tmp_path: Path) -> None:
     machine = copy_of(left, tmp_path)
     fs = machine.mount()
     assert content(fs, b"small") == SMALL
@@ -73,7 +73,7 @@ def test_staged_data_is_recovered(left: Path, tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings.default.max_examples // 4)
 @given(column=st.sampled_from(COLUMNS), value=VALUES, number=st.integers(2, 3))
-def test_a_row_of_any_values_is_recovered_or_refused(
+def test_a_row_of_arbitrary_values_is_recovered_or_refused(
     left: Path, tmp_path: Path, column: str, value: object, number: int
 ) -> None:
     machine = copy_of(left, tmp_path)
@@ -88,7 +88,7 @@ def test_a_row_of_any_values_is_recovered_or_refused(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings.default.max_examples // 4)
 @given(changes=edits, name=st.sampled_from(DATABASES))
-def test_a_database_of_any_bytes_is_recovered_or_refused(
+def test_a_database_of_arbitrary_bytes_is_recovered_or_refused(
     left: Path, tmp_path: Path, changes: list[Edit], name: str
 ) -> None:
     machine = copy_of(left, tmp_path)
@@ -120,7 +120,7 @@ def test_a_layer_file_that_is_a_link_is_not_followed(left: Path, tmp_path: Path)
 
 
 @given(blob=st.binary(max_size=64) | edits.map(lambda changes: harmed(pack_ranges([(0, 5), (9, 12)]), changes)))
-def test_ranges_of_any_bytes_are_ascending_or_refused(blob: bytes) -> None:
+def test_ranges_of_arbitrary_bytes_are_ascending_or_refused(blob: bytes) -> None:
     try:
         ranges = unpack_ranges(blob)
     except ValueError as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Random I/O on one file of a mount, and the same on a plain file: every read and every look at the size is compared.
+"""Random I/O on one file of a mount and on a local file: every read and every size is compared.
 
-One `Exerciser` is one file, several open handles of it, a shared mapping, and a seed.  It knows nothing of mounts.
+One `Exerciser` is one file with several open handles, a shared mapping, and a seed. It does not know mounts.
 """
 
 import mmap
@@ -13,15 +13,15 @@ from pathlib import Path
 
 MAX_BYTES = 1_500_000
 HANDLES = 3
-KEPT_STEPS = 30
+REPORTED_STEPS = 30
 
 
-class Different(AssertionError):
-    """The file is not as the plain one; tells the seed and the last steps."""
+class ContentMismatch(AssertionError):
+    """The file differs from the local one; the message has the seed and the last steps."""
 
 
 class Exerciser:
-    """See the module."""
+    """Does random I/O on `file` and on the local file `plain`."""
 
     def __init__(self, file: Path, plain: Path, seed: int) -> None:
         self.file = file
@@ -29,7 +29,7 @@ class Exerciser:
         self.seed = seed
         self.chance = random.Random(seed)
         self.count = 0
-        self.steps: deque[str] = deque(maxlen=KEPT_STEPS)
+        self.steps: deque[str] = deque(maxlen=REPORTED_STEPS)
         self.noise = self.chance.randbytes(MAX_BYTES)
         file.touch()
         plain.touch()
@@ -43,18 +43,18 @@ class Exerciser:
             (self.write_mapped, 8),
             (self.fsync, 1),
             (self.reopen, 2),
-            (self.look, 5),
+            (self.check_size, 5),
         ]
         self.actions = [action for action, _ in weighted]
         self.weights = [weight for _, weight in weighted]
 
-    # -- the frame
+    # -- running
 
     def run(self, count: int) -> None:
-        """Does that many steps.
+        """Do `count` steps.
 
         Raises:
-            Different: with the seed, and the last steps.
+            ContentMismatch: the files differ.
         """
         for action in self.chance.choices(self.actions, self.weights, k=count):
             action()
@@ -70,9 +70,9 @@ class Exerciser:
             os.close(handle)
 
     def verify(self) -> None:
-        """Compares everything."""
+        """Compare everything."""
         self.note("verify")
-        self.look()
+        self.check_size()
         size = self.size()
         for start in range(0, size, 1 << 18):
             self.compare(os.pread(self.handle(), 1 << 18, start), start, 1 << 18)
@@ -80,16 +80,18 @@ class Exerciser:
     def note(self, step: str) -> None:
         self.steps.append(f"{self.count}: {step}")
 
-    def differs(self, what: str) -> Different:
+    def differs(self, what: str) -> ContentMismatch:
         steps = "\n  ".join(self.steps)
-        return Different(f"{self.file.name}, seed {self.seed}, step {self.count}: {what}; the last steps:\n  {steps}")
+        return ContentMismatch(
+            f"{self.file.name}, seed {self.seed}, step {self.count}: {what}; the last steps:\n  {steps}"
+        )
 
     def compare(self, found: bytes, start: int, length: int) -> None:
         expected = os.pread(self.reference, length, start)
         if found != expected:
             where = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), None)
             at = "" if where is None else f", from {start + where} on"
-            raise self.differs(f"{len(found)} bytes read at {start} are not the {len(expected)} written{at}")
+            raise self.differs(f"{len(found)} bytes read at {start} differ from the {len(expected)} written{at}")
 
     # -- choosing
 
@@ -100,7 +102,7 @@ class Exerciser:
         return os.fstat(self.reference).st_size
 
     def place(self) -> tuple[int, int]:
-        """An offset and a length; often small, often at a page's or a block's edge."""
+        """An offset and a length; often small, often at the edge of a page or a block."""
         length = self.chance.choice((1, 10, 511, 4096, 10_000, 65_536, 150_000))
         length = self.chance.randint(1, length)
         start = self.chance.randrange(MAX_BYTES - length)
@@ -112,7 +114,7 @@ class Exerciser:
 
     def bytes_of(self, length: int) -> bytes:
         if self.chance.random() < 0.05:
-            return bytes(length)  # zeros, which are not a hole
+            return bytes(length)  # written zeros are not a hole
         start = self.chance.randrange(MAX_BYTES - length)
         return self.noise[start : start + length]
 
@@ -149,7 +151,7 @@ class Exerciser:
         os.ftruncate(self.reference, size)
 
     def _mapped(self) -> tuple[int, int] | None:
-        """A place within the file, whose beginning is a page's."""
+        """A range within the file that starts at a page."""
         size = self.size()
         if size == 0:
             return None
@@ -184,8 +186,8 @@ class Exerciser:
         self.close()
         self.open()
 
-    def look(self) -> None:
-        self.note("look at the size")
+    def check_size(self) -> None:
+        self.note("check the size")
         found = os.fstat(self.handle()).st_size, os.stat(self.file).st_size
         if found != (self.size(), self.size()):
             raise self.differs(f"the sizes are {found}, not {self.size()}")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Random operations on a tree that other processes change at the same time.
 
-There are few names, so the processes are in each other's way all the time.  An operation may fail in the ways that
-another's doing explains, and in no other.
+There are only a few names, so the processes affect each other all the time. An operation may fail only with errors that
+operations of other processes explain.
 
-``python -m tests.model.stress FOLDER SEED COUNT`` prints how many of each succeeded.
+``python -m tests.model.stress FOLDER SEED COUNT`` prints how many operations of each kind succeeded.
 """
 
 import errno
@@ -23,33 +23,33 @@ EXPLAINED = {
     errno.ENOTDIR,
     errno.EISDIR,
     errno.ENOTEMPTY,
-    errno.EINVAL,  # a directory into itself; a link that is none
+    errno.EINVAL,  # a directory moved into itself; readlink of another type
     errno.ELOOP,
     errno.ENODATA,
-    errno.EPERM,  # a further name of a directory; an attribute of a link
+    errno.EPERM,  # a hard link to a directory; an attribute of a link
     errno.ENXIO,  # a fifo without a reader
-    errno.ESPIPE,  # a place in a fifo that has one
+    errno.ESPIPE,  # an offset in a fifo
     errno.EAGAIN,  # a fifo that is full or empty
     errno.EPIPE,  # a fifo whose reader has gone
 }
 
 
 class Stress:
-    """One process's share."""
+    """The operations of one process."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.root = root
         self.chance = random.Random(seed)
         self.letter = bytes([65 + seed % 26])
         self.done: Counter[str] = Counter()
-        # nobody changes these names, and they are too many for one reply of the kernel's question for names
+        # no process changes these names, and they do not fit into one reply to readdir
         self.fixed = {f"fixed-{self.letter.decode()}-{number:02}-{'x' * 50}" for number in range(20)}
 
     def run(self, count: int) -> Counter[str]:
-        """Does that many operations; gives how many of each succeeded.
+        """Do `count` operations; returns how many of each kind succeeded.
 
         Raises:
-            OSError: nothing explains it.
+            OSError: an unexplained error.
         """
         actions: list[Callable[[], object]] = [
             self.create, self.create, self.write, self.write, self.truncate, self.read, self.mkdir, self.mkdir,
@@ -140,12 +140,12 @@ class Stress:
 
     def listing(self) -> None:
         os.listdir(self.path().parent)
-        # a name that is removed and made again meanwhile may come twice, or not at all; one that stays, once
+        # a name that is removed and created meanwhile may appear twice or not at all; a lasting name, once
         names = Counter(os.listdir(self.root))
         assert {name: names[name] for name in self.fixed} == dict.fromkeys(self.fixed, 1)
 
     def unlinked_while_open(self) -> None:
-        path = self.path().with_name(f"own-{self.letter.decode()}")  # another could open or link what has a common name
+        path = self.path().with_name(f"own-{self.letter.decode()}")  # other processes could open or link a common name
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
             path.unlink()

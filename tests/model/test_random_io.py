@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Random I/O on a real mount, by several threads on files of their own, with remounts; nothing may differ, ever."""
+"""Random I/O on a real mount, by several threads on files of their own, with remounts, compared with local files."""
 
 import os
 import random
@@ -21,10 +21,8 @@ def mount(need_fuse: None, cas3fs_mount: TemporaryMount) -> TemporaryMount:
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(300, long_s=6 * 3600)
-def test_a_file_is_as_a_plain_one_after_any_reads_writes_truncations_mappings_and_remounts(
-    mount: TemporaryMount, tmp_path: Path, long: bool
-) -> None:
-    """In the long form a million steps; the seed is in the failure."""
+def test_random_io_matches_a_local_file(mount: TemporaryMount, tmp_path: Path, long: bool) -> None:
+    """The long form has a million steps; a failure reports the seed."""
     rounds, steps = (50, 5_000) if long else (3, 1_000)
     seed = random.randrange(2**32)
     files = [Exerciser(mount / f"file{number}", tmp_path / f"plain{number}", seed + number) for number in range(FILES)]
@@ -44,15 +42,13 @@ def test_a_file_is_as_a_plain_one_after_any_reads_writes_truncations_mappings_an
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(120, long_s=3600)
-def test_a_file_is_as_a_plain_one_while_it_is_stored_and_published_all_the_time(
-    mount: TemporaryMount, tmp_path: Path, long: bool
-) -> None:
+def test_random_io_matches_a_local_file_while_it_is_stored(mount: TemporaryMount, tmp_path: Path, long: bool) -> None:
     mount.again("--snapshot-interval", "100ms", "--cache-size", "1MiB")
     one = Exerciser(mount / "file", tmp_path / "plain", random.randrange(2**32))
     with ThreadPoolExecutor(1) as storing:
         for _ in range(100 if long else 2):
             flushed = storing.submit(mount.flush)
-            while not flushed.done():  # it ends however long the file goes on changing
+            while not flushed.done():  # it ends even though the file keeps changing
                 one.run(50)
             flushed.result()
     one.verify()
@@ -61,8 +57,8 @@ def test_a_file_is_as_a_plain_one_while_it_is_stored_and_published_all_the_time(
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(120, long_s=3600)
-def test_threads_that_change_parts_of_one_file_each_find_their_own(mount: TemporaryMount, long: bool) -> None:
-    """Each thread has every fourth stretch of the file, of a length that is no page's."""
+def test_threads_writing_parts_of_one_file_do_not_interfere(mount: TemporaryMount, long: bool) -> None:
+    """Each thread has every fourth part of the file; the length of a part is no multiple of a page."""
     rounds, stretch, stretches = (20_000 if long else 500), 5_003, 100
 
     def work(mine: int) -> None:

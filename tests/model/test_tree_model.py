@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The file system against a real directory: after every step both look the same, errno for errno and byte for byte.
+"""The file system against a local directory: after every step both have the same state, errno and bytes included.
 
-Times: an operation has to change those that it changes in the real directory, and no others; then the real one's are
-set to ours, so that they can be compared exactly from then on.  The ctime cannot be set, so it is ours alone that is
-compared with itself: nothing but an operation may change it.
+Times: an operation must change the same times as in the local directory. Then the local times are set to ours, so that
+later comparisons are exact. The ctime cannot be set, so ours is compared with itself: only an operation may change it.
 """
 
 import os
@@ -19,9 +18,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.model.looks import Look, Place, changes_of_times, differences, same_inodes
-from tests.model.machine import Machine
-from tests.model.sides import KINDS, Ours, Reference, Side, outcome
+from tests.model.file_systems import KINDS, Cas3fsTree, LocalDirectory, TreeOperations, outcome
+from tests.model.tested_volume import TestedVolume
+from tests.model.tree_state import Location, TreeState, changes_of_times, differences, same_inodes
 
 SECOND = 10**9
 IS_ROOT = os.geteuid() == 0
@@ -50,29 +49,29 @@ accesses = st.sampled_from(["r", "w", "r+", "truncate"])
 ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "r+": os.O_RDWR, "truncate": os.O_RDWR | os.O_TRUNC}
 
 
-def parse(path: str) -> Place:
+def parse(path: str) -> Location:
     return tuple(NAMES[name] for name in path.split("/"))
 
 
-class Tree(RuleBasedStateMachine):
-    """Two trees, and what may happen to them and to the machine that they are on."""
+class TreeMachine(RuleBasedStateMachine):
+    """Two trees, operations on both, and events of the machine."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="cas3fs-tree-"))
         self.umask = os.umask(0)
-        self.reference = Reference(self.folder / "reference")
-        self.machine = Machine()
-        self.ours = Ours(self.machine.fs)
+        self.reference = LocalDirectory(self.folder / "reference")
+        self.machine = TestedVolume()
+        self.ours = Cas3fsTree(self.machine.fs)
         root = self.machine.fs.getattr(1)
         self.reference.chown((), root.uid, root.gid)
         self.reference.chmod((), stat.S_IMODE(root.mode))
         self.reference.utimes((), root.atime_ns, root.mtime_ns)
-        self.committed: list[Look] = []
-        """What a kill may leave: the state of the last commit, and those since then."""
-        self.snapshots: dict[str, Look] = {}
-        self.seen = self.ours.look(), self.reference.look()
-        self.now_committed()
+        self.committed: list[TreeState] = []
+        """The states that a kill may leave: that of the last commit, and later ones."""
+        self.snapshots: dict[str, TreeState] = {}
+        self.seen = self.ours.read_tree(), self.reference.read_tree()
+        self.set_committed()
 
     def teardown(self) -> None:
         self.reference.close_all()
@@ -83,17 +82,17 @@ class Tree(RuleBasedStateMachine):
 
     # -- comparing
 
-    def both(self, operation: Callable[[Side], object], **names: str) -> None:
-        """Does it on both sides, and compares the outcome and all that can be seen."""
+    def on_both(self, operation: Callable[[TreeOperations], object], **names: str) -> None:
+        """Carry out an operation on both trees, and compare the results and the trees."""
         self.await_tick()
         expected = outcome(operation, self.reference)
         found = outcome(operation, self.ours)
-        assert found == expected, f"gives {found!r}, not {expected!r}"
+        assert found == expected, f"returns {found!r}, not {expected!r}"
         self.compare()
-        self.committed.append(self.seen[0].named())
+        self.committed.append(self.seen[0].without_open_files())
 
     def await_tick(self) -> None:
-        """Until the clock of the reference's file system goes on, so that a change of times shows."""
+        """Wait until the clock of the local file system advances, so that a change of times is visible."""
         probe = self.folder / "probe"
         probe.touch()
         before = probe.stat().st_ctime_ns
@@ -101,7 +100,7 @@ class Tree(RuleBasedStateMachine):
             probe.touch()
 
     def compare(self) -> None:
-        ours, reference = self.ours.look(), self.reference.look()
+        ours, reference = self.ours.read_tree(), self.reference.read_tree()
         assert not (lines := differences(reference, ours)), "\n".join(lines)
         was = same_inodes(self.seen[0], ours)
         assert was.keys() == same_inodes(self.seen[1], reference).keys()
@@ -109,158 +108,158 @@ class Tree(RuleBasedStateMachine):
         expected = changes_of_times(self.seen[1], reference, was)
         assert changed == expected
         self.adopt_times(ours, reference)
-        self.seen = ours, self.reference.look()
+        self.seen = ours, self.reference.read_tree()
 
-    def adopt_times(self, ours: Look, reference: Look) -> None:
-        for place in reference.facts:
-            times = ours.times_of(place)
-            if (times.atime, times.mtime) != (reference.times_of(place).atime, reference.times_of(place).mtime):
-                self.reference.set_times(place, times)
+    def adopt_times(self, ours: TreeState, reference: TreeState) -> None:
+        for location in reference.inodes:
+            times = ours.times_of(location)
+            if (times.atime, times.mtime) != (reference.times_of(location).atime, reference.times_of(location).mtime):
+                self.reference.set_times(location, times)
 
-    def unchanged(self) -> None:
-        """The machine changed, the tree did not: not even a ctime."""
-        found = self.ours.look()
+    def check_unchanged(self) -> None:
+        """Check that the tree has not changed, not even a ctime."""
+        found = self.ours.read_tree()
         assert not (lines := differences(self.seen[0], found)), "\n".join(lines)
         assert found.times == self.seen[0].times
 
-    def now_committed(self) -> None:
-        self.committed = [self.seen[0].named()]
+    def set_committed(self) -> None:
+        self.committed = [self.seen[0].without_open_files()]
 
     # -- names
 
     @rule(path=paths, mode=modes)
     def create(self, path: str, mode: int) -> None:
-        self.both(lambda side: side.create(parse(path), mode))
+        self.on_both(lambda side: side.create(parse(path), mode))
 
     @rule(path=paths, mode=modes)
     def mkdir(self, path: str, mode: int) -> None:
-        self.both(lambda side: side.mkdir(parse(path), mode))
+        self.on_both(lambda side: side.mkdir(parse(path), mode))
 
     @rule(path=paths, kind=kinds, mode=modes)
     def mknod(self, path: str, kind: str, mode: int) -> None:
         rdev = os.makedev(7, 300) if "device" in kind else 0
-        self.both(lambda side: side.mknod(parse(path), KINDS[kind] | mode, rdev))
+        self.on_both(lambda side: side.mknod(parse(path), KINDS[kind] | mode, rdev))
 
     @rule(path=paths, points_to=st.sampled_from(["a", "../b/c", "odd", "x" * 4000]))
     def symlink(self, path: str, points_to: str) -> None:
-        self.both(lambda side: side.symlink(parse(path), NAMES.get(points_to, points_to.encode())))
+        self.on_both(lambda side: side.symlink(parse(path), NAMES.get(points_to, points_to.encode())))
 
     @rule(path=paths, new=paths)
     def link(self, path: str, new: str) -> None:
-        self.both(lambda side: side.link(parse(path), parse(new)))
+        self.on_both(lambda side: side.link(parse(path), parse(new)))
 
     @rule(path=paths)
     def unlink(self, path: str) -> None:
-        self.both(lambda side: side.unlink(parse(path)))
+        self.on_both(lambda side: side.unlink(parse(path)))
 
     @rule(path=paths)
     def rmdir(self, path: str) -> None:
-        self.both(lambda side: side.rmdir(parse(path)))
+        self.on_both(lambda side: side.rmdir(parse(path)))
 
     @rule(path=paths, new=paths)
     def rename(self, path: str, new: str) -> None:
-        self.both(lambda side: side.rename(parse(path), parse(new)))
+        self.on_both(lambda side: side.rename(parse(path), parse(new)))
 
     @rule(path=paths)
     def readlink(self, path: str) -> None:
-        self.both(lambda side: side.readlink(parse(path)))
+        self.on_both(lambda side: side.readlink(parse(path)))
 
     # -- attributes
 
     @rule(path=paths, mode=modes)
     def chmod(self, path: str, mode: int) -> None:
-        self.both(lambda side: side.chmod(parse(path), mode))
+        self.on_both(lambda side: side.chmod(parse(path), mode))
 
     @rule(path=paths, owner=owners)
     def chown(self, path: str, owner: tuple[int, int]) -> None:
-        self.both(lambda side: side.chown(parse(path), *owner))
+        self.on_both(lambda side: side.chown(parse(path), *owner))
 
     @rule(path=paths, atime_ns=moments, mtime_ns=moments)
     def utimes(self, path: str, atime_ns: int, mtime_ns: int) -> None:
-        self.both(lambda side: side.utimes(parse(path), atime_ns, mtime_ns))
+        self.on_both(lambda side: side.utimes(parse(path), atime_ns, mtime_ns))
 
     @rule(path=paths, size=offsets)
     def truncate(self, path: str, size: int) -> None:
-        self.both(lambda side: side.truncate(parse(path), size))
+        self.on_both(lambda side: side.truncate(parse(path), size))
 
     @rule(path=paths, name=xattr_names, value=values, flag=st.sampled_from(sorted(xattr_flags)))
     def setxattr(self, path: str, name: str, value: bytes, flag: str) -> None:
-        self.both(lambda side: side.setxattr(parse(path), name, value, xattr_flags[flag]))
+        self.on_both(lambda side: side.setxattr(parse(path), name, value, xattr_flags[flag]))
 
     @rule(path=paths, name=xattr_names)
     def getxattr(self, path: str, name: str) -> None:
-        self.both(lambda side: side.getxattr(parse(path), name))
+        self.on_both(lambda side: side.getxattr(parse(path), name))
 
     @rule(path=paths, name=xattr_names)
     def removexattr(self, path: str, name: str) -> None:
-        self.both(lambda side: side.removexattr(parse(path), name))
+        self.on_both(lambda side: side.removexattr(parse(path), name))
 
     # -- open files
 
     @rule(path=paths, slot=slots, access=accesses)
     def open(self, path: str, slot: str, access: str) -> None:
         if slot not in self.reference.files:
-            self.both(lambda side: side.open(parse(path), ACCESS[access], slot))
+            self.on_both(lambda side: side.open(parse(path), ACCESS[access], slot))
 
     @rule(slot=slots, offset=offsets, length=lengths, seed=st.integers(0, 3))
     def write(self, slot: str, offset: int, length: int, seed: int) -> None:
         if slot in self.reference.files:
             data = random.Random(seed).randbytes(length)
-            self.both(lambda side: side.write(slot, offset, data))
+            self.on_both(lambda side: side.write(slot, offset, data))
 
     @rule(slot=slots, offset=offsets, length=lengths)
     def read(self, slot: str, offset: int, length: int) -> None:
         if slot in self.reference.files:
-            self.both(lambda side: side.read(slot, offset, length))
+            self.on_both(lambda side: side.read(slot, offset, length))
 
     @rule(slot=slots)
     def close(self, slot: str) -> None:
         if slot in self.reference.files:
-            self.both(lambda side: side.close(slot))
+            self.on_both(lambda side: side.close(slot))
 
-    # -- the machine
+    # -- events of the machine
 
     @rule()
     def commit(self) -> None:
         self.machine.fs.commit()
-        self.now_committed()
-        self.unchanged()
+        self.set_committed()
+        self.check_unchanged()
 
     @rule()
     def store(self) -> None:
         self.machine.fs.store_all()
-        self.now_committed()
-        self.unchanged()
+        self.set_committed()
+        self.check_unchanged()
 
     @rule()
     def lose_the_cache(self) -> None:
         self.machine.lose_the_cache()
-        self.unchanged()
+        self.check_unchanged()
 
     @rule()
     def publish(self) -> None:
         self.published(self.machine.publish())
-        self.unchanged()
+        self.check_unchanged()
 
     def published(self, snapshot: str) -> None:
-        self.now_committed()
+        self.set_committed()
         shown = self.snapshots.setdefault(snapshot, self.committed[0])
-        assert shown == self.committed[0], f"{snapshot} is said to hold what has changed since"
+        assert shown == self.committed[0], f"{snapshot} was returned for a state that has changed since"
 
     @precondition(lambda self: self.snapshots)
     @rule(which=st.integers(0, 9))
     def view(self, which: int) -> None:
-        """A snapshot shows what was there, to another machine."""
+        """Check a snapshot on another machine."""
         snapshot, expected = self.snapshot(which)
         opened = self.machine.view(snapshot)
         try:
-            found = Ours(opened.filesystem).look()
+            found = Cas3fsTree(opened.filesystem).read_tree()
         finally:
             opened.close()
         assert not (lines := differences(expected, found)), "\n".join(lines)
         assert found.times == expected.times
 
-    def snapshot(self, which: int) -> tuple[str, Look]:
+    def snapshot(self, which: int) -> tuple[str, TreeState]:
         return list(self.snapshots.items())[which % len(self.snapshots)]
 
     @precondition(lambda self: len(self.snapshots) > 1)
@@ -274,45 +273,45 @@ class Tree(RuleBasedStateMachine):
     @rule()
     def collect_garbage(self) -> None:
         self.machine.collect_garbage()
-        self.now_committed()
-        self.unchanged()
+        self.set_committed()
+        self.check_unchanged()
 
     @rule(how=st.sampled_from(["remount", "move to another machine"]))
     def remount(self, how: str) -> None:
         self.close_all()
         other = how == "move to another machine"
         self.published(self.machine.move_to_another_machine() if other else self.machine.remount())
-        self.ours = Ours(self.machine.fs)
-        self.unchanged()
+        self.ours = Cas3fsTree(self.machine.fs)
+        self.check_unchanged()
 
     @precondition(lambda self: self.snapshots)
     @rule(which=st.integers(0, 9))
     def restore(self, which: int) -> None:
-        """A snapshot becomes the head."""
+        """Make a snapshot the head."""
         self.close_all()
         snapshot, expected = self.snapshot(which)
         self.published(self.machine.restore(snapshot))
-        self.ours = Ours(self.machine.fs)
-        self.goes_on_from(expected)
+        self.ours = Cas3fsTree(self.machine.fs)
+        self.continue_from(expected)
 
     @rule()
     def kill(self) -> None:
-        """The process is killed: what was committed is there, or a later state, whole."""
+        """Kill the process: the committed state is there, or a later one."""
         self.reference.close_all()
         self.ours.files.clear()
         self.machine.kill()
-        self.ours = Ours(self.machine.fs)
-        found = self.ours.look()
+        self.ours = Cas3fsTree(self.machine.fs)
+        found = self.ours.read_tree()
         if found not in self.committed:
             lines = differences(self.committed[0], found)
-            raise AssertionError("neither the last commit nor later:\n" + "\n".join(lines or ["times differ"]))
-        self.goes_on_from(found)
+            raise AssertionError("neither the last commit nor a later state:\n" + "\n".join(lines or ["times differ"]))
+        self.continue_from(found)
 
-    def goes_on_from(self, look: Look) -> None:
-        self.reference.rebuild(look)
-        self.seen = look, self.reference.look()
-        self.unchanged()
-        self.now_committed()
+    def continue_from(self, tree: TreeState) -> None:
+        self.reference.rebuild(tree)
+        self.seen = tree, self.reference.read_tree()
+        self.check_unchanged()
+        self.set_committed()
 
     def close_all(self) -> None:
         for slot in list(self.reference.files):
@@ -320,10 +319,10 @@ class Tree(RuleBasedStateMachine):
 
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
-@pytest.mark.lasts(900, long_s=7200)  # to shrink a failure takes a while
-def test_the_file_system_does_what_a_real_directory_does_whatever_happens_to_the_machine() -> None:
+@pytest.mark.lasts(900, long_s=7200)  # shrinking a failure takes a while
+def test_the_file_system_matches_a_local_directory() -> None:
     run_state_machine_as_test(
-        Tree,
+        TreeMachine,
         settings=settings(
             max_examples=settings.default.max_examples // 5,
             stateful_step_count=40,

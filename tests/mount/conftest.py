@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real mounts for the tests: the command line, run as a user would, in a folder of its own, on each kind of store."""
+"""Real mounts for the tests: the command line, run as by a user, with folders of its own, on each kind of store."""
 
 import contextlib
 import json
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30
 
 
-class Machine:
-    """A machine with state and cache folders of its own, on which the command is run."""
+class CliMachine:
+    """A machine with its own state and cache folders, on which the tests run the command line."""
 
     def __init__(self, root: Path, url: str, environment: dict[str, str]) -> None:
         self.root = root
@@ -33,13 +33,15 @@ class Machine:
         self.dir.mkdir(parents=True)
         self.environment = os.environ | environment
         self.pids: list[int] = []
-        self.most_open: int | None = None
-        """How many files a process of the command may have open."""
+        self.max_open_files: int | None = None
+        """How many files a process may have open."""
 
     def run(self, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-        """Runs ``cas3fs`` and checks the exit status."""
+        """Run ``cas3fs`` and check the exit status."""
         places = {"CAS3FS_STATE_DIR": str(self.state), "CAS3FS_CACHE_DIR": str(self.cache)}
-        limited = [] if self.most_open is None else ["sh", "-c", f'ulimit -n {self.most_open} && exec "$@"', "sh"]
+        limited = (
+            [] if self.max_open_files is None else ["sh", "-c", f'ulimit -n {self.max_open_files} && exec "$@"', "sh"]
+        )
         done = subprocess.run(
             [*limited, sys.executable, "-m", "cas3fs", *map(str, arguments)],
             env=self.environment | places,
@@ -53,7 +55,7 @@ class Machine:
         return done
 
     def fail(self, *arguments: str | Path, status: int = 1) -> str:
-        """Runs ``cas3fs``, which is to fail; gives the one line that it says."""
+        """Run ``cas3fs``, which must fail; returns its single line on stderr."""
         lines = self.run(*arguments, status=status).stderr.splitlines()
         assert len(lines) == 1, lines
         return lines[0]
@@ -66,7 +68,7 @@ class Machine:
         self.run("mkfs", self.url, *(options or ("--allow-unfenced",)))
 
     def mount(self, *options: str) -> int:
-        """Mounts; gives the process id."""
+        """Mount; returns the process id."""
         self.run("mount", self.url, self.dir, *options)
         pid = int(json.loads(next(self.state.glob("*/mount.json")).read_text())["pid"])
         self.pids.append(pid)
@@ -76,12 +78,12 @@ class Machine:
         self.run("umount", self.dir)
 
     def forget_everything(self) -> None:
-        """Loses the state and cache folders, as if this were another machine."""
+        """Delete the state and cache folders, as if this were another machine."""
         shutil.rmtree(self.state, ignore_errors=True)
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def kill(self, pid: int) -> None:
-        """Ends the mount's process as a crash would, and takes the dead mount away."""
+        """Kill the mount's process; its stale mount stays."""
         os.kill(pid, signal.SIGKILL)
         wait_for_exit(pid)
 
@@ -93,11 +95,11 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             wait_for_exit(pid)
-        while os.path.ismount(self.dir) or _is_dead(self.dir):
+        while os.path.ismount(self.dir) or _is_stale(self.dir):
             subprocess.run(["umount", "--lazy", self.dir], check=True)
 
 
-def _is_dead(path: Path) -> bool:
+def _is_stale(path: Path) -> bool:
     try:
         path.stat()
     except OSError:
@@ -106,7 +108,7 @@ def _is_dead(path: Path) -> bool:
 
 
 def wait_for_exit(pid: int, timeout_s: float = TIMEOUT_S) -> None:
-    """Returns when the process, of whatever parent, has ended."""
+    """Wait until the process has ended; it need not be a child."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -120,10 +122,10 @@ def wait_for_exit(pid: int, timeout_s: float = TIMEOUT_S) -> None:
 
 
 def new_bucket(server: "S3Server", workspace: Path) -> str:
-    """A bucket named for `workspace`, asked of the server, which would not see a new folder at once."""
+    """Create a bucket named after `workspace` by a request, as the server would not see a new folder at once."""
     from cas3fs.testing.servers import s3_client
 
-    name = f"mount-{workspace.name.replace('_', '-')}-bucket"  # ends in a letter, as a bucket's name has to
+    name = f"mount-{workspace.name.replace('_', '-')}-bucket"  # the name of a bucket must end with a letter or digit
     client = s3_client(server)
     try:
         client.create_bucket(Bucket=name)
@@ -133,22 +135,22 @@ def new_bucket(server: "S3Server", workspace: Path) -> str:
 
 
 @pytest.fixture
-def machine(need_fuse: None, workspace: Path) -> Iterator[Machine]:
-    """A machine and a place for a volume in a folder."""
+def machine(need_fuse: None, workspace: Path) -> Iterator[CliMachine]:
+    """A machine, and a folder for a volume."""
     (workspace / "v").mkdir()
-    made = Machine(workspace, (workspace / "v").as_uri(), {})
+    made = CliMachine(workspace, (workspace / "v").as_uri(), {})
     yield made
     made.clean_up()
 
 
 @pytest.fixture(params=["directory", "rclone"])
-def any_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[Machine]:
-    """A machine and a place for a volume, on each kind of store."""
+def any_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[CliMachine]:
+    """A machine, and a place for a volume on each kind of store."""
     if request.param == "directory":
         (workspace / "v").mkdir()
-        made = Machine(workspace, (workspace / "v").as_uri(), {})
+        made = CliMachine(workspace, (workspace / "v").as_uri(), {})
     else:
         server: RcloneServer = request.getfixturevalue("rclone_s3")
-        made = Machine(workspace, f"s3://{new_bucket(server, workspace)}/volume", server.environment)
+        made = CliMachine(workspace, f"s3://{new_bucket(server, workspace)}/volume", server.environment)
     yield made
     made.clean_up()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bad input gets one clear line and a status, and loses nothing."""
+"""Invalid input gets one clear line and an exit status, and loses nothing."""
 
 import os
 import subprocess
@@ -9,62 +9,62 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import Machine, new_bucket, wait_for_exit
+from .conftest import CliMachine, new_bucket, wait_for_exit
 
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer, S3Server
 
 
 @pytest.fixture
-def volume(machine: Machine) -> Machine:
+def volume(machine: CliMachine) -> CliMachine:
     machine.mkfs()
     return machine
 
 
-def test_a_folder_that_does_not_exist(machine: Machine) -> None:
+def test_missing_folder(machine: CliMachine) -> None:
     assert "/nowhere" in machine.fail("mkfs", "file:///nowhere/at/all")
     assert "/nowhere" in machine.fail("mount", "file:///nowhere/at/all", machine.dir)
 
 
-def test_a_folder_that_is_no_volume(machine: Machine) -> None:
+def test_folder_without_a_volume(machine: CliMachine) -> None:
     assert "there is no volume" in machine.fail("mount", machine.url, machine.dir)
     assert "there is no volume" in machine.fail("stats", machine.url)
 
 
-def test_a_path_in_place_of_a_url(machine: Machine) -> None:
+def test_path_instead_of_url(machine: CliMachine) -> None:
     assert "file:///" in machine.fail("mkfs", "/some/where", status=2)
 
 
-def test_a_bucket_that_does_not_exist(machine: Machine, rclone_s3: "RcloneServer") -> None:
+def test_missing_bucket(machine: CliMachine, rclone_s3: "RcloneServer") -> None:
     machine.environment |= rclone_s3.environment
     assert "no-such-bucket" in machine.fail("mkfs", "s3://no-such-bucket/v", "--allow-unfenced")
 
 
-def test_wrong_credentials(machine: Machine, rclone_s3: "RcloneServer") -> None:
+def test_wrong_credentials(machine: CliMachine, rclone_s3: "RcloneServer") -> None:
     bucket = new_bucket(rclone_s3, machine.root)
     machine.environment |= rclone_s3.environment | {"AWS_SECRET_ACCESS_KEY": "wrong"}
     line = machine.fail("mkfs", f"s3://{bucket}/v", "--allow-unfenced")
     assert "credentials" in line or "denied" in line.lower()
 
 
-def test_a_store_without_create_if_absent_is_told_at_mkfs(machine: Machine, rclone_s3: "RcloneServer") -> None:
+def test_mkfs_reports_a_store_without_conditional_writes(machine: CliMachine, rclone_s3: "RcloneServer") -> None:
     machine.environment |= rclone_s3.environment
     assert "--allow-unfenced" in machine.fail("mkfs", f"s3://{new_bucket(rclone_s3, machine.root)}/v")
 
 
-def test_a_store_with_create_if_absent_needs_no_word(machine: Machine, moto_s3: "S3Server") -> None:
+def test_mkfs_accepts_a_store_with_conditional_writes(machine: CliMachine, moto_s3: "S3Server") -> None:
     moto_s3.make_bucket("fenced")
     machine.environment |= moto_s3.environment
     assert machine.report("mkfs", "s3://fenced/v")["fenced"] is True
 
 
-def test_mkfs_where_a_volume_is(volume: Machine) -> None:
+def test_mkfs_over_an_existing_volume(volume: CliMachine) -> None:
     assert "there is a volume" in volume.fail("mkfs", volume.url)
     volume.mount()
     volume.umount()
 
 
-def test_a_volume_of_a_newer_format(machine: Machine) -> None:
+def test_volume_of_a_newer_format(machine: CliMachine) -> None:
     from datetime import UTC, datetime
     from uuid import uuid4
 
@@ -90,23 +90,23 @@ def test_a_volume_of_a_newer_format(machine: Machine) -> None:
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
-def test_the_url_of_a_mount_that_has_lost_its_process_cleans_it_up(volume: Machine) -> None:
+def test_umount_by_url_cleans_up_a_stale_mount(volume: CliMachine) -> None:
     volume.kill(volume.mount())
     assert "is cleaned up" in volume.run("umount", volume.url).stdout
     volume.mount()
     volume.umount()
 
 
-def test_a_mount_point_that_does_not_exist(volume: Machine) -> None:
+def test_missing_mount_point(volume: CliMachine) -> None:
     assert "does not exist" in volume.fail("mount", volume.url, volume.root / "nowhere")
 
 
-def test_a_mount_point_that_is_no_folder(volume: Machine) -> None:
+def test_mount_point_is_a_file(volume: CliMachine) -> None:
     (volume.root / "file").touch()
     assert "is not a folder" in volume.fail("mount", volume.url, volume.root / "file")
 
 
-def test_a_mount_point_that_is_not_empty(volume: Machine) -> None:
+def test_mount_point_is_not_empty(volume: CliMachine) -> None:
     (volume.dir / "file").write_text("mine")
     assert "is not empty" in volume.fail("mount", volume.url, volume.dir)
     volume.mount("-o", "nonempty")
@@ -115,7 +115,7 @@ def test_a_mount_point_that_is_not_empty(volume: Machine) -> None:
     assert (volume.dir / "file").read_text() == "mine"
 
 
-def test_a_mount_point_that_is_mounted_already(volume: Machine) -> None:
+def test_mount_point_is_already_mounted(volume: CliMachine) -> None:
     volume.mount()
     line = volume.fail("mount", volume.url, volume.dir)
     assert "already" in line
@@ -123,7 +123,7 @@ def test_a_mount_point_that_is_mounted_already(volume: Machine) -> None:
     volume.umount()
 
 
-def test_a_state_directory_that_is_in_use(volume: Machine) -> None:
+def test_state_directory_in_use(volume: CliMachine) -> None:
     pid = volume.mount()
     (volume.root / "other").mkdir()
     line = volume.fail("mount", volume.url, volume.root / "other")
@@ -132,27 +132,27 @@ def test_a_state_directory_that_is_in_use(volume: Machine) -> None:
     volume.umount()
 
 
-def test_a_volume_that_another_state_directory_holds(volume: Machine) -> None:
+def test_volume_held_by_another_state_directory(volume: CliMachine) -> None:
     volume.mount()
     line = volume.fail("mount", volume.url, volume.root / "v", "-o", "nonempty", "--state-dir", volume.root / "else")
     assert "held" in line
     volume.umount()
 
 
-def test_an_unknown_mount_option(volume: Machine) -> None:
+def test_unknown_mount_option(volume: CliMachine) -> None:
     line = volume.fail("mount", volume.url, volume.dir, "-o", "no_such_option")
     assert "no_such_option" in line
     volume.mount()
     volume.umount()
 
 
-def test_umount_of_what_is_no_mount(volume: Machine) -> None:
+def test_umount_of_a_folder_that_is_not_mounted(volume: CliMachine) -> None:
     assert "is not a mount of cas3fs" in volume.fail("umount", volume.dir)
     assert "not a mount" in volume.fail("umount", volume.root / "nowhere")
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
-def test_the_url_of_a_volume_stands_for_its_mount_when_it_is_unmounted(volume: Machine) -> None:
+def test_umount_by_url(volume: CliMachine) -> None:
     pid = volume.mount()
     with open(volume.dir / "file", "w"):
         assert "in use" in volume.fail("umount", volume.url)
@@ -162,7 +162,7 @@ def test_the_url_of_a_volume_stands_for_its_mount_when_it_is_unmounted(volume: M
     assert f"{volume.url} is not mounted on this machine" in volume.fail("umount", volume.url)
 
 
-def test_umount_of_a_mount_in_use_names_who_uses_it_and_leaves_it(volume: Machine) -> None:
+def test_umount_of_a_busy_mount_names_the_process(volume: CliMachine) -> None:
     volume.mount()
     with open(volume.dir / "file", "w") as file:
         line = volume.fail("umount", volume.dir)
@@ -173,7 +173,7 @@ def test_umount_of_a_mount_in_use_names_who_uses_it_and_leaves_it(volume: Machin
     volume.umount()
 
 
-def test_umount_from_within_the_mount_says_so(volume: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umount_from_inside_the_mount(volume: CliMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     volume.mount()
     with monkeypatch.context() as within:
         within.chdir(volume.dir)
@@ -181,11 +181,11 @@ def test_umount_from_within_the_mount_says_so(volume: Machine, monkeypatch: pyte
     volume.umount()
 
 
-def test_flush_of_a_volume_that_is_not_mounted(volume: Machine) -> None:
+def test_flush_of_an_unmounted_volume(volume: CliMachine) -> None:
     assert "not mounted" in volume.fail("flush", volume.url)
 
 
-def test_flush_and_stats_take_the_url_or_the_mount_point(volume: Machine) -> None:
+def test_flush_and_stats_accept_url_or_mount_point(volume: CliMachine) -> None:
     volume.mount()
     (volume.dir / "file").write_bytes(bytes(100_000))
     first = volume.report("flush", volume.url)
@@ -195,7 +195,7 @@ def test_flush_and_stats_take_the_url_or_the_mount_point(volume: Machine) -> Non
     volume.umount()
 
 
-def test_stats_of_an_unmounted_volume_come_from_its_newest_snapshot(volume: Machine) -> None:
+def test_stats_of_an_unmounted_volume(volume: CliMachine) -> None:
     assert volume.report("stats", volume.url)["files"] == 0
     volume.mount()
     (volume.dir / "file").write_bytes(os.urandom(100_000))
@@ -206,12 +206,12 @@ def test_stats_of_an_unmounted_volume_come_from_its_newest_snapshot(volume: Mach
     assert volume.report("stats", volume.url) == here
 
 
-def test_a_read_only_mount_beside_the_writer_shows_the_newest_snapshot(volume: Machine) -> None:
+def test_read_only_mount_beside_the_writer(volume: CliMachine) -> None:
     volume.mount()
     (volume.dir / "file").write_text("published")
     volume.run("flush", volume.dir)
     (volume.dir / "later").write_text("not yet")
-    view = Machine(volume.root / "view", volume.url, {})
+    view = CliMachine(volume.root / "view", volume.url, {})
     view.state = volume.state
     try:
         view.run("mount", view.url, view.dir, "--read-only")
@@ -226,7 +226,7 @@ def test_a_read_only_mount_beside_the_writer_shows_the_newest_snapshot(volume: M
     assert not list(volume.state.glob("*/views/*"))
 
 
-def test_a_foreground_mount_ends_with_the_status_of_its_release(volume: Machine) -> None:
+def test_foreground_mount_exits_0_after_sigterm(volume: CliMachine) -> None:
     places = {"CAS3FS_STATE_DIR": str(volume.state), "CAS3FS_CACHE_DIR": str(volume.cache)}
     command = [sys.executable, "-m", "cas3fs", "mount", "--foreground", volume.url, str(volume.dir)]
     with subprocess.Popen(command, env=volume.environment | places, stderr=subprocess.PIPE, text=True) as process:
@@ -240,10 +240,10 @@ def test_a_foreground_mount_ends_with_the_status_of_its_release(volume: Machine)
 
 
 @pytest.mark.promise("values-are-checked-at-the-border", "times-have-64-bits")
-def test_times_beyond_what_can_be_kept_disturb_nobody(volume: Machine) -> None:
-    """Any user may set them: they become the nearest that can be kept, and all that others do is kept as ever."""
+def test_times_out_of_range_are_clamped(volume: CliMachine) -> None:
+    """Any user may set such times; they become the nearest representable time, and no other operation is affected."""
     if os.geteuid() != 0:
-        pytest.skip("another user takes root")
+        pytest.skip("acting as another user needs root")
     pid = volume.mount()
     volume.dir.chmod(0o777)
     wanted = {
@@ -281,8 +281,8 @@ def test_times_beyond_what_can_be_kept_disturb_nobody(volume: Machine) -> None:
 
 
 @pytest.mark.promise("values-are-checked-at-the-border")
-def test_files_of_the_greatest_size_are_counted_published_and_restored(volume: Machine) -> None:
-    """Their sizes add up to more than 64 bits hold."""
+def test_files_of_the_maximum_size(volume: CliMachine) -> None:
+    """Their sizes add up to more than 64 bits; they are counted, published and restored."""
     volume.mount()
     for number in range(5):
         with open(volume.dir / f"f{number}", "wb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The list of caches on the command line, and what machines share by it."""
+"""The list of caches on the command line, and blocks that machines share through them."""
 
 import os
 import shutil
@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from cas3fs.testing.servers import memcached
-from tests.mount.conftest import Machine
+from tests.mount.conftest import CliMachine
 
 
-def test_what_one_machine_has_read_another_reads_from_memcached(machine: Machine) -> None:
+def test_machines_share_blocks_through_memcached(machine: CliMachine) -> None:
     content = os.urandom(3_000_000)
     machine.mkfs()
     with memcached() as server:
@@ -32,7 +32,7 @@ def test_what_one_machine_has_read_another_reads_from_memcached(machine: Machine
         assert (machine.dir / "file").read_bytes() == content
         machine.umount()
         shutil.rmtree(machine.cache)
-        machine.mount(*options)  # a server that is not there keeps nobody from mounting
+        machine.mount(*options)  # a missing server does not prevent a mount
         assert (machine.dir / "file").read_bytes() == content
         machine.umount()
 
@@ -45,8 +45,8 @@ def test_what_one_machine_has_read_another_reads_from_memcached(machine: Machine
         (("--cache", "disk:1GiB", "--cache-size", "1GiB"), "exclude each other"),
     ],
 )
-def test_a_list_that_makes_no_sense_is_refused_in_one_line(
-    machine: Machine, options: tuple[str, ...], words: str
+def test_an_invalid_list_of_caches_is_refused_in_one_line(
+    machine: CliMachine, options: tuple[str, ...], words: str
 ) -> None:
     machine.mkfs()
     assert words in machine.fail("mount", machine.url, machine.dir, *options, status=2)

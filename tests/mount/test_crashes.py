@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A killed process, a full disk, a store that is away: what was promised is kept, and the mount goes on."""
+"""A killed process, a full disk, an outage of the store: promises are kept, and the mount continues."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import TIMEOUT_S, Machine, new_bucket, wait_for_exit
+from .conftest import TIMEOUT_S, CliMachine, new_bucket, wait_for_exit
 
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer
@@ -33,7 +33,7 @@ def until(happened: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.promise("synced-data-survives-a-crash")
-def test_what_was_synced_is_there_after_a_kill_and_goes_to_the_store_then(machine: Machine) -> None:
+def test_synced_data_survives_a_kill_and_is_stored_later(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
     data = os.urandom(700_000)
@@ -50,14 +50,14 @@ def test_what_was_synced_is_there_after_a_kill_and_goes_to_the_store_then(machin
     machine.umount()
 
 
-def test_a_mount_point_whose_process_died_is_told_with_the_cure(machine: Machine) -> None:
+def test_the_error_for_a_stale_mount_names_the_remedy(machine: CliMachine) -> None:
     machine.mkfs()
     machine.kill(machine.mount())
     assert f"cas3fs umount {machine.dir}" in machine.fail("mount", machine.url, machine.dir)
     machine.run("umount", machine.dir)
 
 
-def test_an_unlinked_open_file_of_a_killed_process_is_gone(machine: Machine) -> None:
+def test_an_unlinked_open_file_is_gone_after_a_kill(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
     file = os.open(machine.dir / "file", os.O_CREAT | os.O_WRONLY)
@@ -74,7 +74,8 @@ def test_an_unlinked_open_file_of_a_killed_process_is_gone(machine: Machine) -> 
     machine.umount()
 
 
-def test_umount_returns_when_the_process_has_published_released_and_ended(machine: Machine) -> None:
+def test_umount_returns_after_the_process_has_ended(machine: CliMachine) -> None:
+    """The process has published a snapshot and released the volume by then."""
     machine.mkfs()
     pid = machine.mount()
     (machine.dir / "file").write_bytes(os.urandom(5_000_000))
@@ -86,7 +87,7 @@ def test_umount_returns_when_the_process_has_published_released_and_ended(machin
     assert (volume / "epochs" / "00000001.released").exists()
 
 
-def test_after_umount_by_the_system_the_process_still_publishes_and_releases(machine: Machine) -> None:
+def test_umount_by_the_system_publishes_and_releases(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
     (machine.dir / "file").write_text("x")
@@ -98,7 +99,7 @@ def test_after_umount_by_the_system_the_process_still_publishes_and_releases(mac
     machine.umount()
 
 
-def test_a_terminated_process_unmounts_publishes_and_releases(machine: Machine) -> None:
+def test_sigterm_unmounts_publishes_and_releases(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
     (machine.dir / "file").write_text("x")
@@ -113,19 +114,19 @@ def test_a_terminated_process_unmounts_publishes_and_releases(machine: Machine) 
 
 
 @pytest.mark.promise("snapshots-follow-an-interval")
-def test_changes_are_published_periodically_and_once(machine: Machine) -> None:
+def test_changes_are_published_at_the_interval_and_once(machine: CliMachine) -> None:
     machine.mkfs()
     machine.mount("--snapshot-interval", "100ms")
     snapshots = machine.root / "v" / "snapshots"
     (machine.dir / "file").write_text("x")
-    until(lambda: machine.report("stats", machine.dir)["files"] == 1 and snapshots.is_dir(), "nothing is published")
+    until(lambda: machine.report("stats", machine.dir)["files"] == 1 and snapshots.is_dir(), "no snapshot is published")
     newest = machine.report("flush", machine.dir)["snapshot"]
     assert machine.report("flush", machine.dir)["snapshot"] == newest
     machine.umount()
     assert max(path.name for path in snapshots.iterdir()) >= newest
 
 
-def packs(machine: Machine) -> set[Path]:
+def packs(machine: CliMachine) -> set[Path]:
     return {path for path in (machine.root / "v" / "packs").rglob("*") if path.is_file()}
 
 
@@ -138,7 +139,7 @@ def damage(path: Path) -> None:
 
 @pytest.mark.promise("every-block-is-verified")
 @pytest.mark.parametrize("harm", [Path.unlink, damage], ids=["missing", "damaged"])
-def test_a_lost_block_is_an_error_of_its_file_alone(machine: Machine, harm: Callable[[Path], None]) -> None:
+def test_a_lost_block_affects_only_its_file(machine: CliMachine, harm: Callable[[Path], None]) -> None:
     machine.mkfs()
     machine.mount()
     good, bad = os.urandom(1_500_000), os.urandom(300_000)
@@ -160,11 +161,11 @@ def test_a_lost_block_is_an_error_of_its_file_alone(machine: Machine, harm: Call
 
 
 @pytest.fixture
-def paused_machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[Machine]:
+def paused_machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
     """A machine with a small disk of its own, on a store that can be paused."""
     if os.geteuid() != 0:
         pytest.skip("a small disk of its own needs root")
-    machine = Machine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
+    machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     machine.state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", machine.state], check=True)
     yield machine
@@ -174,8 +175,8 @@ def paused_machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) 
 
 
 @pytest.mark.promise("a-full-disk-costs-no-synced-data")
-def test_a_full_local_disk_is_told_to_the_writer_and_the_mount_goes_on(
-    paused_machine: Machine, rclone_s3: "RcloneServer"
+def test_a_full_local_disk_fails_writes_but_not_the_mount(
+    paused_machine: CliMachine, rclone_s3: "RcloneServer"
 ) -> None:
     machine = paused_machine
     machine.mkfs()
@@ -192,26 +193,26 @@ def test_a_full_local_disk_is_told_to_the_writer_and_the_mount_goes_on(
 
     def can_write() -> bool:
         try:
-            (machine.dir / "after").write_bytes(b"room again")
+            (machine.dir / "after").write_bytes(b"space again")
         except OSError:
             return False
         return True
 
-    until(can_write, "no room again")
+    until(can_write, "there is still no space")
     machine.umount()
     machine.mount("--cache-size", "0")
     assert {path.name: path.read_bytes() for path in machine.dir.iterdir()} == {
         "before": b"safe",
-        "after": b"room again",
+        "after": b"space again",
     }
     machine.umount()
 
 
 @pytest.mark.promise("storing-resumes-by-itself")
-def test_a_store_that_is_away_for_a_while_fails_nothing(
+def test_a_temporary_outage_of_the_store_fails_nothing(
     need_fuse: None, rclone_s3: "RcloneServer", workspace: Path
 ) -> None:
-    machine = Machine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
+    machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     try:
         machine.mkfs()
         machine.mount()

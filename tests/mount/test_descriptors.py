@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A mount whose process may have few files open: more are staged than that, and nothing fails."""
+"""A mount with a low limit of open files: more files than that are staged, and nothing fails."""
 
 import os
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mount.conftest import Machine, new_bucket
+from tests.mount.conftest import CliMachine, new_bucket
 
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer
 
-MOST_OPEN, FILES = 256, 1000
+MAX_OPEN_FILES, FILES = 256, 1000
 SIZE = 257 * 1024
-"""More than a layer may have in memory."""
+"""More than a layer keeps in memory."""
 
 
 @pytest.fixture
-def machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[Machine]:
-    made = Machine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
+def machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
+    made = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     made.mkfs()
     yield made
     rclone_s3.resume()
@@ -29,10 +29,8 @@ def machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iter
 
 @pytest.mark.promise("few-descriptors-for-many-files")
 @pytest.mark.lasts(60)
-def test_a_thousand_staged_files_under_a_limit_of_256_descriptors_wait_for_the_store_and_are_stored(
-    machine: Machine, rclone_s3: "RcloneServer"
-) -> None:
-    machine.most_open = MOST_OPEN
+def test_staging_1000_files_with_256_descriptors(machine: CliMachine, rclone_s3: "RcloneServer") -> None:
+    machine.max_open_files = MAX_OPEN_FILES
     pid = machine.mount()
     rclone_s3.pause()
     try:
@@ -48,7 +46,7 @@ def test_a_thousand_staged_files_under_a_limit_of_256_descriptors_wait_for_the_s
     finally:
         rclone_s3.resume()
     assert staged > FILES / 2
-    assert descriptors < MOST_OPEN
+    assert descriptors < MAX_OPEN_FILES
     machine.umount()
     machine.forget_everything()
     machine.mount()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Volumes that an earlier cas3fs made, each with the state folder of its machine, can be read and written.
 
-``earlier/version-0.1.0.tar.xz`` holds two volumes in folders, made with the first formats by the commands of that
-version: one that was unmounted, and one whose mount was killed after two fsyncs of files that were not stored yet.
+``earlier/version-0.1.0.tar.xz`` contains two volumes in folders, made in the first formats by the commands of that
+version: one was unmounted; the mount of the other was killed after two fsyncs of files that were not stored yet.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Machine
+from .conftest import CliMachine
 
 EARLIER = Path(__file__).parent / "earlier" / "version-0.1.0.tar.xz"
 NUMBERS = b"".join(b"%07d\n" % number for number in range(25_000))
@@ -21,20 +21,20 @@ STAGED = {"staged": b"staged \n" * 40_000, "small": b"small" * 10}
 
 
 @pytest.fixture(params=["released", "crashed"])
-def earlier(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[Machine]:
+def earlier(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[CliMachine]:
     """The machine on which the volume was made."""
     with tarfile.open(EARLIER) as archive:
         archive.extractall(workspace, filter="data")
     folder = workspace / request.param
     (folder / "state").rename(folder / "s")
-    (folder / "store").chmod(0o700)  # as a mount asks for now
-    made = Machine(folder, (folder / "store").as_uri(), {})
+    (folder / "store").chmod(0o700)  # as a mount requires now
+    made = CliMachine(folder, (folder / "store").as_uri(), {})
     yield made
     made.clean_up()
 
 
-def check_tree(machine: Machine) -> None:
-    """What the earlier version wrote is there: bytes, links, attributes, times."""
+def check_tree(machine: CliMachine) -> None:
+    """Check the tree of the earlier version: bytes, links, attributes, times."""
     tree = machine.dir
     assert (tree / "d" / "a").read_bytes() == NUMBERS
     assert (tree / "d" / "b").read_bytes() == b"hello" * 1000 + bytes(1000)
@@ -50,8 +50,8 @@ def check_tree(machine: Machine) -> None:
 
 
 @pytest.mark.promise("volumes-of-earlier-versions-work")
-def test_its_own_machine_goes_on_with_it(earlier: Machine) -> None:
-    """Everything is there, what was only staged among it; new files join it, and a machine without state sees all."""
+def test_the_original_machine_continues_an_earlier_volume(earlier: CliMachine) -> None:
+    """All files are there, including staged ones; new files can be added, and a machine without state sees all."""
     earlier.mount()
     check_tree(earlier)
     (earlier.dir / "new").write_bytes(NUMBERS + b"new")
@@ -66,8 +66,8 @@ def test_its_own_machine_goes_on_with_it(earlier: Machine) -> None:
 
 
 @pytest.mark.promise("volumes-of-earlier-versions-work")
-def test_a_snapshot_of_it_can_be_read_and_become_the_head(earlier: Machine) -> None:
-    """The snapshot that the earlier version named is shown as it was, and the volume goes back to it."""
+def test_a_snapshot_of_an_earlier_volume_can_be_restored(earlier: CliMachine) -> None:
+    """The named snapshot of the earlier version can be mounted, and the volume can be restored to it."""
     (first,) = (one["id"] for one in earlier.report("snapshot", "list", earlier.url) if one["name"] == "first")
     earlier.run("mount", earlier.url, earlier.dir, "--snapshot", first)
     assert (earlier.dir / "hard").read_bytes() == NUMBERS
@@ -81,8 +81,8 @@ def test_a_snapshot_of_it_can_be_read_and_become_the_head(earlier: Machine) -> N
 
 
 @pytest.mark.promise("volumes-of-earlier-versions-work")
-def test_another_machine_takes_it_over(earlier: Machine) -> None:
-    """A machine without the earlier one's state has what was published."""
+def test_another_machine_takes_over_an_earlier_volume(earlier: CliMachine) -> None:
+    """A machine without the earlier state has what was published."""
     shutil.rmtree(earlier.state)
     if earlier.root.name == "crashed":
         assert "has not released it" in earlier.fail("mount", earlier.url, earlier.dir)

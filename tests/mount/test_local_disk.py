@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import TIMEOUT_S, Machine, wait_for_exit
+from tests.mount.conftest import TIMEOUT_S, CliMachine, wait_for_exit
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def small_disk(path: Path, size: str) -> Iterator[None]:
 
 
 def fill(path: Path) -> None:
-    """Takes all the room that is left on a disk."""
+    """Use all the space that is left on a disk."""
     with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(bytes(1 << 16))
@@ -44,8 +44,8 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def until_it_is_written(path: Path, data: bytes) -> None:
-    """Writes and syncs as soon as that is possible."""
+def write_when_possible(path: Path, data: bytes) -> None:
+    """Write and sync as soon as that is possible."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:
         try:
@@ -59,13 +59,13 @@ def until_it_is_written(path: Path, data: bytes) -> None:
 
 
 @pytest.mark.promise("a-full-disk-costs-no-synced-data")
-def test_a_disk_that_others_fill_to_the_last_byte_costs_nothing_that_was_synced(machine: Machine) -> None:
+def test_a_disk_filled_by_others_loses_no_synced_data(machine: CliMachine) -> None:
     with small_disk(machine.state, "200m"):
         machine.mkfs()
         pid = machine.mount()
         for number in range(20):
             write_durably(machine.dir / f"before {number}", b"%d" % number * 30_000)
-        fill(machine.state / "of somebody else")
+        fill(machine.state / "of another")
         refused = False
         for number in range(200):
             try:
@@ -76,25 +76,25 @@ def test_a_disk_that_others_fill_to_the_last_byte_costs_nothing_that_was_synced(
                 break
         assert refused
         synced = number
-        (machine.state / "of somebody else").unlink()
-        until_it_is_written(machine.dir / "afterwards", b"room again")
+        (machine.state / "of another").unlink()
+        write_when_possible(machine.dir / "afterwards", b"space again")
         machine.kill(pid)
         machine.run("umount", machine.dir)
         machine.mount()
         for word, count in (("before", 20), ("meanwhile", synced)):
             for number in range(count):
                 assert (machine.dir / f"{word} {number}").read_bytes() == b"%d" % number * 30_000
-        assert (machine.dir / "afterwards").read_bytes() == b"room again"
+        assert (machine.dir / "afterwards").read_bytes() == b"space again"
         machine.umount()
         assert machine.report("fsck", machine.url, "--verify-data")["status"] == 0
 
 
 @pytest.mark.promise("a-full-cache-disk-fails-nobody")
-def test_a_full_disk_of_the_cache_fails_nobody(machine: Machine) -> None:
+def test_a_full_cache_disk_fails_no_operation(machine: CliMachine) -> None:
     with small_disk(machine.cache, "4m"):
         machine.mkfs()
         machine.mount()
-        fill(machine.cache / "of somebody else")
+        fill(machine.cache / "of another")
         data = os.urandom(8_000_000)
         (machine.dir / "file").write_bytes(data)
         machine.run("flush", machine.dir)
@@ -105,13 +105,13 @@ def test_a_full_disk_of_the_cache_fails_nobody(machine: Machine) -> None:
 
 
 @pytest.mark.promise("a-locked-index-is-waited-for")
-def test_an_index_that_somebody_else_has_locked_is_waited_for(machine: Machine) -> None:
+def test_commit_waits_for_a_locked_index(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
     index = next(machine.state.glob("*/index.sqlite"))
     with closing(sqlite3.connect(index, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        (machine.dir / "file").write_bytes(b"x" * 1000)  # and the commit waits
+        (machine.dir / "file").write_bytes(b"x" * 1000)  # the commit waits
         time.sleep(1)
         other.execute("ROLLBACK")
     write_durably(machine.dir / "synced", b"y" * 1000)
@@ -124,7 +124,8 @@ def test_an_index_that_somebody_else_has_locked_is_waited_for(machine: Machine) 
 
 
 @pytest.mark.promise("an-unwritable-state-folder-is-reported")
-def test_a_state_folder_that_cannot_be_written_is_told_and_the_volume_stays_free(machine: Machine) -> None:
+def test_an_unwritable_state_folder_is_reported(machine: CliMachine) -> None:
+    """The volume is not claimed."""
     machine.mkfs()
     machine.mount()
     (machine.dir / "file").write_bytes(b"x")
@@ -142,9 +143,8 @@ def test_a_state_folder_that_cannot_be_written_is_told_and_the_volume_stays_free
     machine.umount()
 
 
-def mount_under(fault: str, flag: Path, machine: Machine, text: str = "") -> int:
-    """Mounts; while the file `flag` is there, statements with `text` of the index meet the fault. Gives the process
-    id."""
+def mount_with_fault(fault: str, flag: Path, machine: CliMachine, text: str = "") -> int:
+    """Mount; while the file `flag` exists, statements of the index that contain `text` fail. Returns the process id."""
     places = {"CAS3FS_STATE_DIR": str(machine.state), "CAS3FS_CACHE_DIR": str(machine.cache)}
     command = [sys.executable, "-m", "cas3fs.testing.sqlite_faults", fault, flag, f"index.sqlite:{text}"]
     subprocess.run(
@@ -157,10 +157,10 @@ def mount_under(fault: str, flag: Path, machine: Machine, text: str = "") -> int
 
 @pytest.mark.promise("a-mount-ends-when-all-is-durable", "a-mount-that-ends-leaves-nothing-in-memory")
 @pytest.mark.parametrize("ended_by", ["umount", "signal"])
-def test_a_mount_whose_last_commit_fails_goes_on_trying_and_loses_nothing(machine: Machine, ended_by: str) -> None:
+def test_a_mount_retries_its_failed_last_commit(machine: CliMachine, ended_by: str) -> None:
     machine.mkfs()
     flag = machine.root / "full"
-    pid = mount_under("FULL", flag, machine)
+    pid = mount_with_fault("FULL", flag, machine)
     (machine.dir / "kept").write_bytes(b"old")
     machine.run("flush", machine.dir)
     (machine.dir / "new").write_bytes(b"in memory only")
@@ -172,7 +172,7 @@ def test_a_mount_whose_last_commit_fails_goes_on_trying_and_loses_nothing(machin
         subprocess.run(["umount", machine.dir], check=True)
     else:
         os.kill(pid, signal.SIGTERM)
-    until_logged(machine, "the local disk cannot be written, next try")
+    wait_for_log(machine, "the local disk cannot be written, next try")
     assert "no room on its disk" in machine.report("stats", machine.url)["not_on_disk_reason"]
     assert "not on the local disk" in machine.run("stats", machine.url).stdout
     flag.unlink()
@@ -185,7 +185,7 @@ def test_a_mount_whose_last_commit_fails_goes_on_trying_and_loses_nothing(machin
     machine.umount()
 
 
-def until_logged(machine: Machine, words: str) -> None:
+def wait_for_log(machine: CliMachine, words: str) -> None:
     deadline_s = time.monotonic() + TIMEOUT_S
     while words not in machine.log():
         assert time.monotonic() < deadline_s, machine.log()
@@ -193,27 +193,27 @@ def until_logged(machine: Machine, words: str) -> None:
 
 
 @pytest.mark.promise("background-work-survives-exceptions")
-def test_stats_tells_the_age_of_the_newest_snapshot_and_the_last_error(machine: Machine) -> None:
+def test_stats_shows_age_of_newest_snapshot_and_last_error(machine: CliMachine) -> None:
     machine.mkfs()
     flag = machine.root / "full"
-    mount_under("FULL", flag, machine)
+    mount_with_fault("FULL", flag, machine)
     (machine.dir / "file").write_bytes(b"x")
     assert machine.report("stats", machine.dir)["snapshots"] == {"newest_age_s": None}
     machine.run("flush", machine.dir)
     (machine.dir / "other").write_bytes(b"x")
     flag.touch()
-    until_logged(machine, "commit failed")
+    wait_for_log(machine, "commit failed")
     flag.unlink()
     report = machine.report("stats", machine.dir)
     assert 0 <= report["snapshots"]["newest_age_s"] < TIMEOUT_S
     assert "no room on its disk" in report["troubles"]["commits"]["error"]
-    told = machine.run("stats", machine.dir).stdout
-    assert "s ago" in told
-    assert "last error of commits" in told
+    output = machine.run("stats", machine.dir).stdout
+    assert "s ago" in output
+    assert "last error of commits" in output
     machine.umount()
 
 
-LOSING = """
+FAILING_FDATASYNC = """
 import os, runpy, sys
 real, flag = os.fdatasync, sys.argv.pop(1)
 def fdatasync(descriptor):
@@ -226,13 +226,13 @@ runpy.run_module("cas3fs", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.promise("a-disk-that-lost-a-commit-ends-the-mount")
-def test_a_mount_whose_disk_has_lost_a_commit_says_so_and_ends_with_an_error(machine: Machine) -> None:
-    """No later try could prove that what was committed is on the disk."""
+def test_a_lost_commit_ends_the_mount_with_an_error(machine: CliMachine) -> None:
+    """No retry could prove that the committed data is on the disk."""
     machine.mkfs()
     flag = machine.root / "broken"
     places = {"CAS3FS_STATE_DIR": str(machine.state), "CAS3FS_CACHE_DIR": str(machine.cache)}
     with subprocess.Popen(
-        [sys.executable, "-c", LOSING, flag, "mount", machine.url, machine.dir, "--foreground"],
+        [sys.executable, "-c", FAILING_FDATASYNC, flag, "mount", machine.url, machine.dir, "--foreground"],
         env=machine.environment | places,
         stderr=subprocess.PIPE,
         text=True,
@@ -244,20 +244,20 @@ def test_a_mount_whose_disk_has_lost_a_commit_says_so_and_ends_with_an_error(mac
         (machine.dir / "file").write_bytes(b"x")
         flag.touch()
         subprocess.run(["umount", machine.dir], check=True)
-        _, told = process.communicate(timeout=TIMEOUT_S)
+        _, output = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
-    assert "an earlier write to the disk failed" in told
-    assert "Traceback" not in told
+    assert "an earlier write to the disk failed" in output
+    assert "Traceback" not in output
     machine.mount()
     assert (machine.dir / "file").read_bytes() == b"x"
     machine.umount()
 
 
 @pytest.mark.promise("values-are-checked-at-the-border")
-def test_umount_says_that_the_index_did_not_take_what_programs_set(machine: Machine) -> None:
+def test_umount_reports_changes_that_the_index_rejected(machine: CliMachine) -> None:
     machine.mkfs()
     flag = machine.root / "refusing"
-    pid = mount_under("CONSTRAINT", flag, machine, "UPDATE inodes SET mode")
+    pid = mount_with_fault("CONSTRAINT", flag, machine, "UPDATE inodes SET mode")
     (machine.dir / "file").write_bytes(b"x")
     machine.run("flush", machine.dir)
     (machine.dir / "file").chmod(0o600)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that people use work inside a mount, and find the same again after a remount without caches."""
+"""Common programs work inside a mount, and find the same data after a remount without caches."""
 
 import mmap
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Machine
-from .test_trees import facts, make_tree
+from .conftest import CliMachine
+from .test_trees import make_tree, tree_state
 
 
 @pytest.fixture
-def mounted(machine: Machine) -> Iterator[Machine]:
+def mounted(machine: CliMachine) -> Iterator[CliMachine]:
     machine.mkfs()
     machine.mount()
     yield machine
     machine.umount()
 
 
-def remount(machine: Machine) -> None:
+def remount(machine: CliMachine) -> None:
     machine.umount()
     machine.forget_everything()
     machine.mount()
@@ -43,7 +43,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_git_commits_clones_and_finds_its_objects_whole(mounted: Machine) -> None:
+def test_git_clone_commit_and_fsck(mounted: CliMachine) -> None:
     origin = mounted.root / "origin"
     make_tree(origin)
     (origin / "fifo").unlink()
@@ -62,19 +62,19 @@ def test_git_commits_clones_and_finds_its_objects_whole(mounted: Machine) -> Non
     assert git(clone, "log", "--format=%s").split() == ["two", "one"]
 
 
-def test_rsync_copies_everything_and_finds_nothing_to_do_then(mounted: Machine) -> None:
+def test_rsync_copies_everything_once(mounted: CliMachine) -> None:
     need("rsync")
     make_tree(mounted.root / "tree")
     command = ["rsync", "-aHAX", "--itemize-changes", f"{mounted.root}/tree/", f"{mounted.dir}/copy/"]
     subprocess.run(command, check=True, capture_output=True)
     remount(mounted)
-    assert facts(mounted.dir / "copy") == facts(mounted.root / "tree")
+    assert tree_state(mounted.dir / "copy") == tree_state(mounted.root / "tree")
     again = subprocess.run([*command[:3], "--checksum", *command[3:]], check=True, capture_output=True)
     assert again.stdout == b""
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_a_database_under_load_keeps_every_transaction(mounted: Machine, journal: str) -> None:
+def test_a_database_keeps_every_transaction(mounted: CliMachine, journal: str) -> None:
     path = mounted.dir / "database"
     with sqlite3.connect(path) as database:
         assert database.execute(f"PRAGMA journal_mode={journal}").fetchone() == (journal,)
@@ -100,7 +100,7 @@ def test_a_database_under_load_keeps_every_transaction(mounted: Machine, journal
     database.close()
 
 
-def test_mapped_memory_reaches_the_file(mounted: Machine) -> None:
+def test_writes_through_a_mapping_reach_the_file(mounted: CliMachine) -> None:
     with open(mounted.dir / "file", "w+b") as file:
         file.truncate(1 << 20)
         with mmap.mmap(file.fileno(), 1 << 20) as mapped:
@@ -111,7 +111,7 @@ def test_mapped_memory_reaches_the_file(mounted: Machine) -> None:
     assert data == bytes(70_000) + b"hello" + bytes((1 << 20) - 70_005)
 
 
-def test_attributes_obey_create_and_replace(mounted: Machine) -> None:
+def test_setxattr_obeys_create_and_replace(mounted: CliMachine) -> None:
     path = mounted.dir / "file"
     path.touch()
     os.setxattr(path, "user.a", b"1", os.XATTR_CREATE)
@@ -125,7 +125,7 @@ def test_attributes_obey_create_and_replace(mounted: Machine) -> None:
     assert os.getxattr(path, "user.a") == b"3"
 
 
-def test_a_listing_is_right_while_the_folder_is_emptied(mounted: Machine) -> None:
+def test_a_listing_is_complete_while_files_are_deleted(mounted: CliMachine) -> None:
     folder = mounted.dir / "folder"
     folder.mkdir()
     names = {f"file {number}" for number in range(3000)}
@@ -141,7 +141,7 @@ def test_a_listing_is_right_while_the_folder_is_emptied(mounted: Machine) -> Non
     folder.rmdir()
 
 
-def test_an_absent_name_that_the_kernel_remembers_is_found_once_it_is_made(mounted: Machine) -> None:
+def test_a_cached_absent_name_is_found_after_creation(mounted: CliMachine) -> None:
     path = mounted.dir / "file"
     assert not path.exists()
     path.touch()
@@ -152,7 +152,7 @@ def test_an_absent_name_that_the_kernel_remembers_is_found_once_it_is_made(mount
     assert path.stat().st_nlink == 2
 
 
-def test_a_file_that_was_removed_while_open_is_read_to_the_end(mounted: Machine) -> None:
+def test_a_removed_open_file_is_readable_to_its_end(mounted: CliMachine) -> None:
     data = os.urandom(2_000_000)
     (mounted.dir / "file").write_bytes(data)
     mounted.run("flush", mounted.dir)
@@ -161,11 +161,11 @@ def test_a_file_that_was_removed_while_open_is_read_to_the_end(mounted: Machine)
         assert file.read() == data
 
 
-def test_many_processes_work_side_by_side(mounted: Machine) -> None:
+def test_concurrent_copies_are_complete(mounted: CliMachine) -> None:
     make_tree(mounted.root / "tree")
     copies = [subprocess.Popen(["cp", "-a", mounted.root / "tree", mounted.dir / str(number)]) for number in range(6)]
     assert [copy.wait(60) for copy in copies] == [0] * 6
-    expected = facts(mounted.root / "tree")
+    expected = tree_state(mounted.root / "tree")
     remount(mounted)
     for number in range(6):
-        assert facts(mounted.dir / str(number)) == expected
+        assert tree_state(mounted.dir / str(number)) == expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Snapshots by command, of real mounts on each kind of store: whole states, taken while the volume is in use."""
+"""Snapshots by command, of real mounts on each kind of store: complete states, taken while the volume is in use."""
 
 import hashlib
 import os
@@ -18,41 +18,41 @@ from cas3fs.config import StoreSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
 
-from .conftest import Machine, new_bucket, wait_for_exit
+from .conftest import CliMachine, new_bucket, wait_for_exit
 
 if TYPE_CHECKING:
     from cas3fs.testing.servers import S3Server
 
 
 @pytest.fixture(params=["directory", "moto", "rclone"])
-def each_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[Machine]:
-    """A machine and a place for a volume, on each kind of store: moto honours conditions, rclone ignores them."""
+def each_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[CliMachine]:
+    """A machine, and a place for a volume on each kind of store: moto honours conditions, rclone ignores them."""
     made = machine_on(request, workspace, request.param)
     yield made
     made.clean_up()
 
 
-def machine_on(request: pytest.FixtureRequest, workspace: Path, kind: str) -> Machine:
+def machine_on(request: pytest.FixtureRequest, workspace: Path, kind: str) -> CliMachine:
     if kind == "directory":
         (workspace / "v").mkdir()
-        return Machine(workspace / "one", (workspace / "v").as_uri(), {})
+        return CliMachine(workspace / "one", (workspace / "v").as_uri(), {})
     server: S3Server = request.getfixturevalue(f"{kind}_s3")
     name = new_bucket(server, workspace)
-    return Machine(workspace / "one", f"s3://{name}/volume", server.environment)
+    return CliMachine(workspace / "one", f"s3://{name}/volume", server.environment)
 
 
 @pytest.fixture
-def second(request: pytest.FixtureRequest, workspace: Path) -> Iterator[Machine]:
-    """Another machine that reaches the same volume."""
-    first: Machine = request.getfixturevalue("each_machine" if "each_machine" in request.fixturenames else "machine")
-    made = Machine(workspace / "two", first.url, {})
+def second(request: pytest.FixtureRequest, workspace: Path) -> Iterator[CliMachine]:
+    """Another machine with access to the same volume."""
+    first: CliMachine = request.getfixturevalue("each_machine" if "each_machine" in request.fixturenames else "machine")
+    made = CliMachine(workspace / "two", first.url, {})
     made.environment = first.environment
     yield made
     made.clean_up()
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Of every file of a tree, by its path."""
+    """The hash of every file of a tree, by path."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -60,9 +60,7 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def test_every_retained_snapshot_mounts_as_it_was_made_beside_the_live_mount(
-    each_machine: Machine, second: Machine
-) -> None:
+def test_every_retained_snapshot_shows_its_state(each_machine: CliMachine, second: CliMachine) -> None:
     machine = each_machine
     machine.mkfs()
     machine.mount("--snapshot-interval", "0")
@@ -74,7 +72,7 @@ def test_every_retained_snapshot_mounts_as_it_was_made_beside_the_live_mount(
         made = machine.report("snapshot", "create", machine.dir, "--name", f"number {number}")
         manifests[made["id"]] = hashes(machine.dir)
     (machine.dir / "rewritten").unlink()
-    (machine.dir / "later").write_text("not in any of those")
+    (machine.dir / "later").write_text("not in any of them")
     machine.run("flush", machine.dir)
     assert "pause at a snapshot last" in " ".join(machine.run("stats", machine.dir).stdout.split())
     retained = machine.report("snapshot", "list", machine.dir)
@@ -92,11 +90,11 @@ def test_every_retained_snapshot_mounts_as_it_was_made_beside_the_live_mount(
             (past / "new").touch()
         machine.run("umount", past)
     machine.umount()
-    assert_every_retained_is_as(second, manifests)
+    assert_snapshots_are(second, manifests)
 
 
-def assert_every_retained_is_as(machine: Machine, manifests: dict[str, dict[str, str]]) -> None:
-    """There are those snapshots and no others, and the machine, which knew nothing of them, reads them so."""
+def assert_snapshots_are(machine: CliMachine, manifests: dict[str, dict[str, str]]) -> None:
+    """Check that exactly these snapshots exist, as read by a machine without state."""
     assert [one["id"] for one in machine.report("snapshot", "list", machine.url)] == list(manifests)
     for snapshot, expected in manifests.items():
         out = machine.root / "out" / snapshot
@@ -105,9 +103,7 @@ def assert_every_retained_is_as(machine: Machine, manifests: dict[str, dict[str,
         assert hashes(out) == expected, snapshot
 
 
-def test_a_file_that_is_rewritten_by_renaming_is_old_or_new_in_every_snapshot(
-    each_machine: Machine, second: Machine
-) -> None:
+def test_a_renamed_over_file_is_old_or_new_in_a_snapshot(each_machine: CliMachine, second: CliMachine) -> None:
     machine = each_machine
     machine.mkfs()
     machine.mount("--snapshot-interval", "1s")
@@ -125,7 +121,7 @@ def test_a_file_that_is_rewritten_by_renaming_is_old_or_new_in_every_snapshot(
     thread = threading.Thread(target=rewrite)
     thread.start()
     try:
-        time.sleep(4)  # while that goes on snapshots are taken, which is what this is about
+        time.sleep(4)  # snapshots are taken meanwhile
     finally:
         stopping.set()
         thread.join()
@@ -142,7 +138,7 @@ def test_a_file_that_is_rewritten_by_renaming_is_old_or_new_in_every_snapshot(
                 assert len({data[place : place + 8] for place in range(0, len(data), 8)}) == 1, snapshot
 
 
-def test_restoring_back_and_forth_with_a_gc_between(each_machine: Machine, second: Machine) -> None:
+def test_restoring_back_and_forth_with_gc_between(each_machine: CliMachine, second: CliMachine) -> None:
     machine = each_machine
     machine.mkfs()
     machine.mount()
@@ -171,9 +167,7 @@ def test_restoring_back_and_forth_with_a_gc_between(each_machine: Machine, secon
 
 
 @pytest.mark.promise("a-fenced-writer-stops")
-def test_a_writer_that_was_taken_over_from_finds_out_by_itself_and_says_so(
-    each_machine: Machine, second: Machine
-) -> None:
+def test_a_fenced_writer_detects_the_takeover(each_machine: CliMachine, second: CliMachine) -> None:
     machine = each_machine
     machine.mkfs()
     pid = machine.mount("--snapshot-interval", "200ms")
@@ -181,9 +175,9 @@ def test_a_writer_that_was_taken_over_from_finds_out_by_itself_and_says_so(
     machine.run("flush", machine.dir)
     os.kill(pid, signal.SIGSTOP)
     try:
-        told = second.fail("mount", second.url, second.dir)
-        assert "--take-over" in told
-        assert f"process {pid}" in told
+        output = second.fail("mount", second.url, second.dir)
+        assert "--take-over" in output
+        assert f"process {pid}" in output
         second.mount("--take-over")
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -205,7 +199,7 @@ def test_a_writer_that_was_taken_over_from_finds_out_by_itself_and_says_so(
 
 
 @pytest.mark.promise("data-of-a-fenced-writer-can-be-saved")
-def test_unstored_data_of_a_fenced_writer_is_saved(each_machine: Machine, second: Machine) -> None:
+def test_unstored_data_of_a_fenced_writer_is_rescued(each_machine: CliMachine, second: CliMachine) -> None:
     machine = each_machine
     machine.mkfs()
     pid = machine.mount("--snapshot-interval", "0")
@@ -218,8 +212,8 @@ def test_unstored_data_of_a_fenced_writer_is_saved(each_machine: Machine, second
     assert "taken over" in machine.fail("flush", machine.dir)
     machine.fail("umount", machine.dir)
     wait_for_exit(pid)
-    told = machine.run("rescue", machine.state, machine.root / "saved").stdout
-    assert f"cas3fs epochs {machine.url} --release 1" in told
+    output = machine.run("rescue", machine.state, machine.root / "saved").stdout
+    assert f"cas3fs epochs {machine.url} --release 1" in output
     assert (machine.root / "saved" / "folder" / "unpublished").read_bytes() == data
     assert not (machine.root / "saved" / "published").exists()
     assert "taken over, not released" in second.run("epochs", second.dir).stdout
@@ -235,7 +229,7 @@ def test_unstored_data_of_a_fenced_writer_is_saved(each_machine: Machine, second
 
 
 @pytest.mark.promise("a-flush-reaches-the-store")
-def test_fsync_into_the_store_returns_when_another_machine_could_have_it(machine: Machine, second: Machine) -> None:
+def test_remote_fsync_returns_when_data_is_in_a_snapshot(machine: CliMachine, second: CliMachine) -> None:
     machine.mkfs()
     machine.mount("--fsync", "remote", "--snapshot-interval", "0")
 
@@ -256,7 +250,7 @@ def test_fsync_into_the_store_returns_when_another_machine_could_have_it(machine
 
 
 @pytest.mark.promise("one-of-two-mounts-wins")
-def test_two_mounts_at_one_instant_of_which_one_wins(machine: Machine, second: Machine) -> None:
+def test_one_of_two_simultaneous_mounts_wins(machine: CliMachine, second: CliMachine) -> None:
     machine.mkfs()
     with ThreadPoolExecutor(2) as pool:
         for _ in range(2):
@@ -267,8 +261,8 @@ def test_two_mounts_at_one_instant_of_which_one_wins(machine: Machine, second: M
             won[0].umount()
 
 
-def lose(machine: Machine, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store of the machine's volume does not have that object any more."""
+def delete_object(machine: CliMachine, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete an object from the store of the volume."""
     for name, value in machine.environment.items():
         monkeypatch.setenv(name, value)
     with closing(open_store(StoreSettings(machine.url), metrics=Metrics())) as store:
@@ -277,9 +271,8 @@ def lose(machine: Machine, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.promise("a-damaged-newest-snapshot-is-reported")
-def test_a_damaged_newest_snapshot_is_told_and_the_one_before_serves(
-    each_machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_newest_snapshot_is_reported(each_machine: CliMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before can be mounted and restored."""
     machine = each_machine
     machine.mkfs()
     machine.mount()
@@ -289,7 +282,7 @@ def test_a_damaged_newest_snapshot_is_told_and_the_one_before_serves(
     (machine.dir / "b").write_text("second")
     machine.umount()
     first, newest = (one["id"] for one in machine.report("snapshot", "list", machine.url))
-    lose(machine, f"pages/{newest}", monkeypatch)
+    delete_object(machine, f"pages/{newest}", monkeypatch)
     machine.forget_everything()
     assert f"mount --snapshot {first}" in machine.fail("mount", machine.url, machine.dir)
     machine.run("mount", machine.url, machine.dir, "--snapshot", first)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A tree that was copied in comes back the same on another machine, on each kind of store."""
+"""A copied tree is identical on another machine, on each kind of store."""
 
 import os
 import random
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Machine
+from .conftest import CliMachine
 
-Facts = dict[bytes, tuple[object, ...]]
+TreeState = dict[bytes, tuple[object, ...]]
 
 
 def make_tree(root: Path) -> None:
-    """A tree with a bit of everything that a file system has to keep."""
+    """Make a tree with every kind of thing that a file system has to keep."""
     noise = random.Random(7)
     root.mkdir()
     for number in range(40):
@@ -41,40 +41,40 @@ def make_tree(root: Path) -> None:
         os.utime(path, ns=(1_000_000_000_123_456_789, noise.randrange(10**18)), follow_symlinks=False)
 
 
-def facts(root: Path) -> Facts:
-    """What there is to know of a tree, by name."""
-    found: Facts = {}
+def tree_state(root: Path) -> TreeState:
+    """All attributes and contents of a tree, by path."""
+    found: TreeState = {}
     for path in root.rglob("*"):
-        told = path.lstat()
-        links = 0 if stat.S_ISDIR(told.st_mode) else told.st_nlink
-        size = 0 if stat.S_ISDIR(told.st_mode) else told.st_size
+        status = path.lstat()
+        links = 0 if stat.S_ISDIR(status.st_mode) else status.st_nlink
+        size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
         content = b""
-        if stat.S_ISLNK(told.st_mode):
+        if stat.S_ISLNK(status.st_mode):
             content = os.fsencode(path.readlink())
-        elif stat.S_ISREG(told.st_mode):
+        elif stat.S_ISREG(status.st_mode):
             content = path.read_bytes()
-        known = (told.st_mode, told.st_uid, told.st_gid, told.st_mtime_ns, links, size, content)
+        known = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, links, size, content)
         found[os.fsencode(path.relative_to(root))] = known
     return found
 
 
 @pytest.mark.promise("the-store-restores-the-newest-snapshot")
-def test_a_copied_tree_is_the_same_on_another_machine(any_machine: Machine) -> None:
+def test_a_copied_tree_is_identical_on_another_machine(any_machine: CliMachine) -> None:
     machine = any_machine
     make_tree(machine.root / "tree")
     machine.mkfs()
     machine.mount()
     subprocess.run(["cp", "-a", machine.root / "tree", machine.dir / "copy"], check=True)
-    expected = facts(machine.root / "tree")
-    assert facts(machine.dir / "copy") == expected
+    expected = tree_state(machine.root / "tree")
+    assert tree_state(machine.dir / "copy") == expected
     machine.umount()
     machine.forget_everything()
     machine.mount()
-    assert facts(machine.dir / "copy") == expected
+    assert tree_state(machine.dir / "copy") == expected
     machine.umount()
 
 
-def test_a_second_copy_adds_next_to_nothing(machine: Machine) -> None:
+def test_a_second_copy_adds_almost_no_data(machine: CliMachine) -> None:
     make_tree(machine.root / "tree")
     machine.mkfs()
     machine.mount()
@@ -87,11 +87,11 @@ def test_a_second_copy_adds_next_to_nothing(machine: Machine) -> None:
     machine.umount()
 
 
-def test_what_changes_between_mounts_is_what_the_next_one_shows(machine: Machine) -> None:
+def test_changes_of_one_mount_are_visible_in_the_next(machine: CliMachine) -> None:
     machine.mkfs()
     machine.mount()
     (machine.dir / "a").write_text("first")
-    (machine.dir / "b").write_text("gone soon")
+    (machine.dir / "b").write_text("removed soon")
     machine.umount()
     machine.mount()
     (machine.dir / "a").write_text("second, longer")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""System calls that Python has no function for."""
+"""System calls for which Python has no function."""
 
 import ctypes
 import os
@@ -16,29 +16,29 @@ class _Time(ctypes.Structure):
 
 
 def renameat2(old: Path, new: Path, flags: int) -> None:
-    """As renameat2(2).
+    """Call renameat2(2).
 
     Raises:
-        OSError: as the call says.
+        OSError: the call failed.
     """
     _check(_LIBC.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags))
 
 
 def utimensat(path: Path, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
-    """As utimensat(2); times are (seconds, nanoseconds), where `NOW` and `OMIT` may stand for the latter.
+    """Call utimensat(2); times are (seconds, nanoseconds), and nanoseconds may be `NOW` or `OMIT`.
 
     Raises:
-        OSError: as the call says.
+        OSError: the call failed.
     """
     times = (_Time * 2)(_Time(*atime), _Time(*mtime))
     _check(_LIBC.utimensat(_AT_FDCWD, os.fsencode(path), times, 0))
 
 
 def fallocate(file: int, mode: int, offset: int, length: int) -> None:
-    """As fallocate(2).
+    """Call fallocate(2).
 
     Raises:
-        OSError: as the call says.
+        OSError: the call failed.
     """
     _check(_LIBC.fallocate(file, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One mount for all tests of this folder, each of which has a directory of its own in it."""
+"""One mount for all tests of this folder; each test has its own directory in it."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from cas3fs.testing.volumes import TemporaryMount, TemporaryVolume
 
 USER, GROUP = 1000, 2000
-"""Whom an `AsUser` is; nobody has to have these names."""
+"""The ids that `AsUser` uses; they need no names."""
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def mount(need_fuse: None, request: pytest.FixtureRequest) -> TemporaryMount:
 
 @pytest.fixture
 def folder(mount: TemporaryMount, request: pytest.FixtureRequest) -> Path:
-    """An empty directory on the mount, open to everybody."""
+    """An empty directory on the mount, writable by every user."""
     made = mount / request.node.name.replace("/", "_")[:200]
     made.mkdir()
     made.chmod(0o777)
@@ -45,14 +45,14 @@ AsUser = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def as_user(folder: Path) -> AsUser:
-    """Runs a shell command in the folder as an ordinary user, who is in `GROUP` only where told so."""
+    """Runs a shell command in the folder as an ordinary user, who is in `GROUP` only if requested."""
     if os.geteuid() != 0:
-        pytest.skip("only root can act as somebody else")
+        pytest.skip("only root can act as another user")
 
     def run(command: str, *, user: int = USER, groups: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/sh", "-c", command],
-            cwd=folder,  # reached before root's rights are given up
+            cwd=folder,  # entered before the process gives up root's rights
             user=user,
             group=user,
             extra_groups=list(groups),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Contents: open files, appending, mapping, holes, sizes to the last byte, times, locks."""
+"""Contents: open files, appends, mappings, holes, sizes, times, locks."""
 
 import errno
 import fcntl
@@ -26,14 +26,14 @@ LAST = 2**63 - 1
 
 
 def peak_kib(mount: TemporaryMount) -> int:
-    """The most memory that the mount's process ever had."""
+    """The peak memory of the mount's process."""
     pid = json.loads(next(mount.volume.state_dir.glob("*/mount.json")).read_text())["pid"]
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
 
 
 @pytest.mark.promise("open-files-outlive-their-names")
-def test_an_unlinked_file_works_while_it_is_open(folder: Path) -> None:
+def test_an_unlinked_open_file_can_be_used(folder: Path) -> None:
     with open(folder / "f", "w+b") as file:
         file.write(b"x" * MIB)
         file.flush()
@@ -50,7 +50,7 @@ def test_an_unlinked_file_works_while_it_is_open(folder: Path) -> None:
 
 
 @pytest.mark.promise("no-unnamed-files")
-def test_files_without_a_name_are_refused_and_python_makes_them_all_the_same(folder: Path) -> None:
+def test_o_tmpfile_is_refused_and_tempfile_falls_back(folder: Path) -> None:
     refused(errno.EOPNOTSUPP, os.open, folder, os.O_TMPFILE | os.O_RDWR)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"x")
@@ -58,7 +58,7 @@ def test_files_without_a_name_are_refused_and_python_makes_them_all_the_same(fol
 
 
 @pytest.mark.promise("open-files-outlive-their-names")
-def test_a_file_that_was_renamed_over_works_while_it_is_open(folder: Path) -> None:
+def test_a_replaced_open_file_can_be_used(folder: Path) -> None:
     (folder / "f").write_text("old")
     (folder / "g").write_text("new")
     with open(folder / "f") as file:
@@ -68,7 +68,7 @@ def test_a_file_that_was_renamed_over_works_while_it_is_open(folder: Path) -> No
 
 
 @pytest.mark.promise("appending-loses-nothing")
-def test_appending_through_several_handles_loses_nothing(folder: Path) -> None:
+def test_appends_through_several_handles_are_all_kept(folder: Path) -> None:
     def append(mark: bytes) -> None:
         with open(folder / "f", "ab", buffering=0) as file:
             for _ in range(200):
@@ -87,7 +87,7 @@ def test_appending_through_several_handles_loses_nothing(folder: Path) -> None:
 
 
 @pytest.mark.promise("mappings-and-limits-work")
-def test_a_shared_mapping_is_the_file(folder: Path) -> None:
+def test_a_shared_mapping_and_the_file_agree(folder: Path) -> None:
     with open(folder / "f", "w+b") as file:
         file.truncate(100_000)
         with mmap.mmap(file.fileno(), 100_000) as mapped:
@@ -101,7 +101,7 @@ def test_a_shared_mapping_is_the_file(folder: Path) -> None:
 
 
 @pytest.mark.promise("files-can-be-sparse")
-def test_holes_beyond_4_gib_cost_nothing_and_read_as_zeros(folder: Path, mount: TemporaryMount) -> None:
+def test_holes_beyond_4_gib_read_as_zeros(folder: Path, mount: TemporaryMount) -> None:
     with open(folder / "f", "w+b", buffering=0) as file:
         os.pwrite(file.fileno(), b"far", 5 * TIB)
         os.pwrite(file.fileno(), b"near", 4 * GIB - 2)
@@ -113,9 +113,7 @@ def test_holes_beyond_4_gib_cost_nothing_and_read_as_zeros(folder: Path, mount: 
 
 
 @pytest.mark.promise("files-can-be-sparse")
-def test_a_file_of_a_petabyte_that_is_made_and_removed_takes_neither_time_nor_memory(
-    folder: Path, mount: TemporaryMount
-) -> None:
+def test_a_sparse_petabyte_file_uses_no_time_or_memory(folder: Path, mount: TemporaryMount) -> None:
     before_kib = peak_kib(mount)
     begun_s = time.monotonic()
     subprocess.run("truncate -s 999999999999999 f; rm f", shell=True, check=True, cwd=folder)
@@ -129,12 +127,12 @@ def test_a_file_of_a_petabyte_that_is_made_and_removed_takes_neither_time_nor_me
 
 
 @pytest.mark.promise("files-can-be-sparse")
-def test_files_end_at_2_to_the_63rd_and_together_beyond(folder: Path, mount: TemporaryMount) -> None:
+def test_the_maximum_file_size_is_2_to_the_63rd(folder: Path, mount: TemporaryMount) -> None:
     with open(folder / "f", "w+b", buffering=0) as file:
         assert os.pwrite(file.fileno(), b"z", LAST - 1) == 1
         assert os.fstat(file.fileno()).st_size == LAST
         assert os.pread(file.fileno(), 3, LAST - 3) == b"\0\0z"
-        refused(errno.EINVAL, os.pwrite, file.fileno(), b"z", LAST)  # the kernel counts no further
+        refused(errno.EINVAL, os.pwrite, file.fileno(), b"z", LAST)  # the limit of the kernel
         (folder / "g").touch()
         os.truncate(folder / "g", LAST)
         mount.flush()
@@ -146,7 +144,7 @@ def test_files_end_at_2_to_the_63rd_and_together_beyond(folder: Path, mount: Tem
 
 
 @pytest.mark.promise("mappings-and-limits-work")
-def test_the_limit_on_sizes_of_a_process_is_kept(folder: Path) -> None:
+def test_rlimit_fsize_is_enforced(folder: Path) -> None:
     command = "ulimit -f 8; dd if=/dev/zero of=f bs=1k count=100 2>&1"
     done = subprocess.run(["/bin/bash", "-c", command], cwd=folder, check=False, capture_output=True, text=True)
     assert done.returncode != 0
@@ -156,7 +154,7 @@ def test_the_limit_on_sizes_of_a_process_is_kept(folder: Path) -> None:
 
 @pytest.mark.promise("files-can-be-sparse")
 @pytest.mark.parametrize("how", ["always", "never"])
-def test_cp_keeps_content_and_size_of_files_with_holes(folder: Path, how: str) -> None:
+def test_cp_keeps_content_and_size_of_sparse_files(folder: Path, how: str) -> None:
     with open(folder / "f", "wb") as file:
         for part in range(4):
             file.seek(part * 8 * MIB)
@@ -167,7 +165,7 @@ def test_cp_keeps_content_and_size_of_files_with_holes(folder: Path, how: str) -
 
 
 @pytest.mark.promise("files-can-be-sparse")
-def test_reading_at_and_behind_the_end_gives_nothing(folder: Path) -> None:
+def test_reads_at_and_beyond_the_end_are_empty(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     with open(folder / "f", "rb", buffering=0) as file:
         assert os.pread(file.fileno(), 10, 2) == b"c"
@@ -175,7 +173,7 @@ def test_reading_at_and_behind_the_end_gives_nothing(folder: Path) -> None:
 
 
 @pytest.mark.promise("files-can-be-sparse")
-def test_what_a_file_shrinks_and_grows_over_is_zeros(folder: Path, mount: TemporaryMount) -> None:
+def test_a_truncated_and_extended_range_reads_as_zeros(folder: Path, mount: TemporaryMount) -> None:
     (folder / "f").write_bytes(b"x" * 100_000)
     mount.flush()
     os.truncate(folder / "f", 50_001)
@@ -184,7 +182,7 @@ def test_what_a_file_shrinks_and_grows_over_is_zeros(folder: Path, mount: Tempor
 
 
 @pytest.mark.promise("mappings-and-limits-work")
-def test_access_is_what_the_file_was_opened_for(folder: Path) -> None:
+def test_access_follows_the_open_flags(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     with open(folder / "f", "rb", buffering=0) as file:
         refused(errno.EBADF, os.pwrite, file.fileno(), b"x", 0)
@@ -205,7 +203,7 @@ def _open_socketless_fifo(path: Path) -> None:
 
 
 @pytest.mark.promise("times-are-exact")
-def test_times_are_exact_and_may_be_now_or_left_alone(folder: Path) -> None:
+def test_utimensat_sets_exact_times_now_or_none(folder: Path) -> None:
     (folder / "f").touch()
     utimensat(folder / "f", (-5, 123_456_789), (2**33, 1))
     about = (folder / "f").stat()
@@ -225,7 +223,7 @@ def test_times_are_exact_and_may_be_now_or_left_alone(folder: Path) -> None:
 
 
 @pytest.mark.promise("times-are-exact")
-def test_opening_to_truncate_sets_the_times_of_an_empty_file(folder: Path) -> None:
+def test_o_trunc_updates_the_times_of_an_empty_file(folder: Path) -> None:
     (folder / "f").touch()
     os.utime(folder / "f", (5, 5))
     os.close(os.open(folder / "f", os.O_WRONLY | os.O_TRUNC))
@@ -233,7 +231,7 @@ def test_opening_to_truncate_sets_the_times_of_an_empty_file(folder: Path) -> No
 
 
 @pytest.mark.promise("times-are-exact")
-def test_writing_nothing_changes_nothing(folder: Path) -> None:
+def test_an_empty_write_changes_nothing(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     os.utime(folder / "f", (5, 5))
     with open(folder / "f", "r+b", buffering=0) as file:
@@ -243,7 +241,7 @@ def test_writing_nothing_changes_nothing(folder: Path) -> None:
 
 
 @pytest.mark.promise("no-fallocate")
-def test_posix_fallocate_makes_room_with_zeros_and_fallocate_is_refused(folder: Path) -> None:
+def test_posix_fallocate_extends_and_fallocate_is_refused(folder: Path) -> None:
     (folder / "f").write_bytes(b"abc")
     with open(folder / "f", "r+b", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 1, 10_000)
@@ -253,7 +251,7 @@ def test_posix_fallocate_makes_room_with_zeros_and_fallocate_is_refused(folder: 
 
 
 @pytest.mark.promise("no-search-for-holes")
-def test_a_search_for_holes_finds_the_one_at_the_end(folder: Path) -> None:
+def test_seek_hole_finds_the_end(folder: Path) -> None:
     with open(folder / "f", "wb", buffering=0) as file:
         os.pwrite(file.fileno(), b"x", MIB)
         assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
@@ -261,7 +259,7 @@ def test_a_search_for_holes_finds_the_one_at_the_end(folder: Path) -> None:
 
 
 @pytest.mark.promise("locks-work-on-one-machine")
-def test_locks_hold_between_processes(folder: Path) -> None:
+def test_locks_work_between_processes(folder: Path) -> None:
     (folder / "f").touch()
     attempt = ["flock", "--nonblock", folder / "f", "true"]
     with open(folder / "f", "r+b") as file:
@@ -272,7 +270,7 @@ def test_locks_hold_between_processes(folder: Path) -> None:
 
 
 @pytest.mark.promise("special-files-work")
-def test_devices_fifos_and_sockets_are_what_they_are(folder: Path) -> None:
+def test_special_files_keep_their_type(folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make devices")
     os.mknod(folder / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))

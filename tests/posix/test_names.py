@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names and directories: lengths, links, moves, listings."""
+"""Names and directories: lengths, links, renames, listings."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ def refused(number: int, action: Callable[..., object], *args: object) -> None:
 
 
 @pytest.mark.promise("names-and-links-work")
-def test_a_name_has_255_bytes_at_most(folder: Path) -> None:
+def test_names_have_at_most_255_bytes(folder: Path) -> None:
     longest, too_long = folder / ("\u00e9" * 127 + "x"), folder / ("n" * 256)
     longest.write_text("x")
     (folder / "f").write_text("x")
@@ -36,7 +36,7 @@ def test_a_name_has_255_bytes_at_most(folder: Path) -> None:
 
 
 @pytest.mark.promise("names-and-links-work")
-def test_trees_are_deeper_than_a_path_can_be_long(folder: Path) -> None:
+def test_trees_can_be_deeper_than_path_max(folder: Path) -> None:
     name = "d" * 250
     at = os.open(folder, os.O_RDONLY)
     for _ in range(40):  # 10,000 bytes
@@ -53,7 +53,7 @@ def test_trees_are_deeper_than_a_path_can_be_long(folder: Path) -> None:
 
 
 @pytest.mark.promise("names-and-links-work")
-def test_symbolic_links_that_lead_nowhere_or_in_a_circle(folder: Path) -> None:
+def test_dangling_and_circular_symbolic_links(folder: Path) -> None:
     (folder / "a").symlink_to("b")
     (folder / "b").symlink_to("a")
     refused(errno.ELOOP, os.stat, folder / "a")
@@ -61,12 +61,12 @@ def test_symbolic_links_that_lead_nowhere_or_in_a_circle(folder: Path) -> None:
     (folder / "c").symlink_to("none")
     refused(errno.ENOENT, os.stat, folder / "c")
     assert os.readlink(folder / "c") == "none"
-    (folder / "c").write_text("x")  # makes what it points to
+    (folder / "c").write_text("x")  # creates the target of the link
     assert (folder / "none").read_text() == "x"
 
 
 @pytest.mark.promise("names-and-links-work")
-def test_a_symbolic_link_holds_4095_bytes_at_most(folder: Path) -> None:
+def test_symbolic_links_have_at_most_4095_bytes(folder: Path) -> None:
     (folder / "l").symlink_to("x" * 4095)
     assert os.readlink(folder / "l") == "x" * 4095
     assert (folder / "l").lstat().st_size == 4095
@@ -74,7 +74,7 @@ def test_a_symbolic_link_holds_4095_bytes_at_most(folder: Path) -> None:
 
 
 @pytest.mark.promise("names-and-links-work")
-def test_a_directory_counts_its_subdirectories_as_links(folder: Path) -> None:
+def test_nlink_of_a_directory_counts_subdirectories(folder: Path) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "a" / "f").write_text("x")
     (folder / "c").mkdir()
@@ -87,7 +87,7 @@ def test_a_directory_counts_its_subdirectories_as_links(folder: Path) -> None:
 
 
 @pytest.mark.promise("renaming-is-checked")
-def test_rename_refuses_what_would_make_the_tree_no_tree(folder: Path) -> None:
+def test_rename_refuses_invalid_targets(folder: Path) -> None:
     (folder / "a" / "b").mkdir(parents=True)
     (folder / "f").write_text("x")
     refused(errno.EINVAL, os.rename, folder / "a", folder / "a" / "b" / "c")
@@ -99,7 +99,7 @@ def test_rename_refuses_what_would_make_the_tree_no_tree(folder: Path) -> None:
 
 
 @pytest.mark.promise("no-rename-flags")
-def test_rename_that_is_not_to_replace_or_is_to_exchange_changes_nothing(folder: Path) -> None:
+def test_renameat2_flags_are_refused_without_a_change(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
     refused(errno.EEXIST, renameat2, folder / "a", folder / "b", NOREPLACE)
@@ -110,7 +110,7 @@ def test_rename_that_is_not_to_replace_or_is_to_exchange_changes_nothing(folder:
 
 
 @pytest.mark.promise("no-rename-flags")
-def test_mv_keeps_what_it_is_told_to_keep(folder: Path) -> None:
+def test_mv_no_clobber_keeps_the_target(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
     subprocess.run(["mv", "-n", folder / "a", folder / "b"], check=False, capture_output=True)
@@ -120,7 +120,7 @@ def test_mv_keeps_what_it_is_told_to_keep(folder: Path) -> None:
 
 
 @pytest.mark.promise("listings-survive-changes")
-def test_a_listing_gives_what_stays_exactly_once_whatever_comes_and_goes(folder: Path) -> None:
+def test_a_listing_has_every_lasting_name_exactly_once(folder: Path) -> None:
     stays = {f"stay{number:04}" for number in range(1500)}
     for name in stays:
         (folder / name).touch()
@@ -135,13 +135,13 @@ def test_a_listing_gives_what_stays_exactly_once_whatever_comes_and_goes(folder:
                 (folder / f"go{entry.name}").unlink()
                 (folder / entry.name).chmod(0o600)
             if count == 700:
-                (folder / "come0000").rename(folder / min(stays - set(seen)))  # over one that is still to come
+                (folder / "come0000").rename(folder / min(stays - set(seen)))  # over a name that is not listed yet
     assert len(seen) == len(set(seen))
     assert stays <= set(seen)
 
 
 @pytest.mark.promise("open-files-outlive-their-names")
-def test_in_a_removed_directory_that_is_open_nothing_is_made_or_found(folder: Path) -> None:
+def test_a_removed_open_directory_is_empty_and_closed_to_changes(folder: Path) -> None:
     (folder / "d").mkdir()
     at = os.open(folder / "d", os.O_RDONLY)
     (folder / "d").rmdir()
@@ -153,7 +153,7 @@ def test_in_a_removed_directory_that_is_open_nothing_is_made_or_found(folder: Pa
 
 
 @pytest.mark.promise("listings-survive-changes")
-def test_rm_removes_a_tree_while_it_is_listed(folder: Path) -> None:
+def test_rm_r_removes_a_tree(folder: Path) -> None:
     for number in range(30):
         (folder / "t" / str(number)).mkdir(parents=True)
         for name in range(30):

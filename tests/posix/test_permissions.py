@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who may do what: owners, groups, modes, sticky and set-id bits, as an ordinary user meets them."""
+"""Permissions: owners, groups, modes, sticky and set-id bits, as an ordinary user sees them."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_in_a_sticky_directory_a_user_removes_and_renames_only_what_is_his(folder: Path, as_user: AsUser) -> None:
+def test_sticky_directories_protect_files_of_others(folder: Path, as_user: AsUser) -> None:
     folder.chmod(0o1777)
     for name in ("roots", "over"):
         (folder / name).write_text(name)
@@ -27,7 +27,7 @@ def test_in_a_sticky_directory_a_user_removes_and_renames_only_what_is_his(folde
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_what_others_may_not_write_they_neither_change_nor_remove_nor_add_to(folder: Path, as_user: AsUser) -> None:
+def test_write_permission_is_enforced(folder: Path, as_user: AsUser) -> None:
     folder.chmod(0o755)
     (folder / "f").write_text("x")
     for command in ("echo y > f", "rm -f f", "mkdir d", "ln f g", "mv f g", "ln -s f s", "chmod 777 f", "chown 1000 f"):
@@ -37,7 +37,7 @@ def test_what_others_may_not_write_they_neither_change_nor_remove_nor_add_to(fol
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_a_path_needs_search_permission_and_a_listing_read_permission(folder: Path, as_user: AsUser) -> None:
+def test_search_and_read_permission_of_directories(folder: Path, as_user: AsUser) -> None:
     for name, mode in (("search", 0o711), ("read", 0o744)):
         (folder / name).mkdir()
         (folder / name / "f").write_text("x")
@@ -49,7 +49,7 @@ def test_a_path_needs_search_permission_and_a_listing_read_permission(folder: Pa
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_a_supplementary_group_counts(folder: Path, as_user: AsUser) -> None:
+def test_supplementary_groups_count(folder: Path, as_user: AsUser) -> None:
     (folder / "f").write_text("x")
     os.chown(folder / "f", 0, GROUP)
     (folder / "f").chmod(0o640)
@@ -58,9 +58,7 @@ def test_a_supplementary_group_counts(folder: Path, as_user: AsUser) -> None:
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_in_a_set_group_id_directory_everything_gets_its_group_and_directories_the_bit(
-    folder: Path, as_user: AsUser
-) -> None:
+def test_setgid_directories_pass_on_group_and_bit(folder: Path, as_user: AsUser) -> None:
     os.chown(folder, 0, GROUP)
     folder.chmod(0o2777)
     assert as_user("umask 022; mkdir d && echo x > f && mkfifo p && ln -s f s && mkdir d/deeper").returncode == 0
@@ -72,14 +70,14 @@ def test_in_a_set_group_id_directory_everything_gets_its_group_and_directories_t
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_elsewhere_everything_gets_the_group_of_who_makes_it(folder: Path, as_user: AsUser) -> None:
+def test_new_files_get_the_group_of_their_creator(folder: Path, as_user: AsUser) -> None:
     os.chown(folder, 0, GROUP)
     assert as_user("umask 022; mkdir d && echo x > f").returncode == 0
     assert (folder / "d").stat().st_gid == (folder / "f").stat().st_gid == USER
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_who_is_not_in_the_group_of_a_file_cannot_set_its_set_group_id_bit(folder: Path, as_user: AsUser) -> None:
+def test_setgid_needs_membership_in_the_group(folder: Path, as_user: AsUser) -> None:
     (folder / "f").write_text("x")
     os.chown(folder / "f", USER, GROUP)
     assert as_user("chmod 2755 f").returncode == 0
@@ -89,7 +87,7 @@ def test_who_is_not_in_the_group_of_a_file_cannot_set_its_set_group_id_bit(folde
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_writing_and_truncating_by_an_ordinary_user_take_set_id_bits_away(folder: Path, as_user: AsUser) -> None:
+def test_writes_by_users_clear_setuid_and_setgid(folder: Path, as_user: AsUser) -> None:
     for command in ("echo y >> f", "echo y > f", "truncate -s 0 f"):
         (folder / "f").write_text("x")
         (folder / "f").chmod(0o6777)
@@ -98,9 +96,7 @@ def test_writing_and_truncating_by_an_ordinary_user_take_set_id_bits_away(folder
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_chown_takes_set_id_bits_away_and_a_user_may_give_a_file_to_his_groups_only(
-    folder: Path, as_user: AsUser
-) -> None:
+def test_chown_clears_setuid_and_checks_the_group(folder: Path, as_user: AsUser) -> None:
     (folder / "f").write_text("x")
     os.chown(folder / "f", USER, USER)
     (folder / "f").chmod(0o6755)
@@ -111,7 +107,7 @@ def test_chown_takes_set_id_bits_away_and_a_user_may_give_a_file_to_his_groups_o
 
 
 @pytest.mark.promise("permissions-are-checked")
-def test_who_may_write_a_file_may_set_its_times_to_now_and_its_owner_to_anything(folder: Path, as_user: AsUser) -> None:
+def test_permission_to_set_times(folder: Path, as_user: AsUser) -> None:
     (folder / "f").write_text("x")
     (folder / "f").chmod(0o666)
     os.utime(folder / "f", (5, 5))
@@ -124,7 +120,7 @@ def test_who_may_write_a_file_may_set_its_times_to_now_and_its_owner_to_anything
 
 
 @pytest.mark.promise("permissions-are-checked", "devices-and-set-id-bits-need-an-option")
-def test_set_user_id_programs_work_where_the_mount_allows_them(folder: Path, as_user: AsUser) -> None:
+def test_setuid_programs_work_if_the_mount_allows_them(folder: Path, as_user: AsUser) -> None:
     program = folder / "who"
     program.write_bytes(Path("/usr/bin/id").read_bytes())
     program.chmod(0o4755)

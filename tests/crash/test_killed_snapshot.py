@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A process that is killed at any step of taking a snapshot leaves whole snapshots only, and loses nothing."""
+"""A process that is killed at any step of taking a snapshot leaves only complete snapshots, and loses nothing."""
 
 import signal
 import subprocess
@@ -105,14 +105,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.promise("numbers-are-never-reused", "a-killed-snapshot-leaves-whole-ones")
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_each_step_of_a_snapshot_leaves_whole_ones_only(step: str, tmp_path: Path) -> None:
+def test_a_kill_during_a_snapshot_leaves_only_complete_ones(step: str, tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     check(step, (tmp_path / "v").as_uri(), tmp_path)
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if not step.startswith("half")])
 @pytest.mark.parametrize("kind", ["moto", "rclone"])
-def test_the_same_holds_on_s3(
+def test_a_kill_during_a_snapshot_on_s3(
     step: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server: S3Server = request.getfixturevalue(f"{kind}_s3")
@@ -126,7 +126,7 @@ def test_the_same_holds_on_s3(
 
 
 def check(step: str, url: str, tmp_path: Path) -> None:
-    """Kills a process at that step, and looks at what it left."""
+    """Kill a process at that step, and check what it left."""
     settings = StoreSettings(url)
     create_volume(settings, VolumeSettings(allow_unfenced=True))
     done = subprocess.run(
@@ -150,7 +150,7 @@ def check(step: str, url: str, tmp_path: Path) -> None:
 
 
 def _extracted(settings: StoreSettings, snapshot_id: str, root: Path) -> Path:
-    """The tree of a snapshot, as a machine reads it that has nothing of the volume."""
+    """The tree of a snapshot, as read by a machine that has nothing of the volume."""
     reading = WriterSettings(read_only=True, cache_size_bytes=0, snapshot=snapshot_id)
     volume = open_view(settings, reading, LocalFolders(root / "other", root / "other-cache"))
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commands when the process of the mount is stopped, or its mount does not answer."""
+"""Commands when the process of the mount is stopped, or its mount does not respond."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from cas3fs.config import LocalFolders
 from cas3fs.control import SOCKET_NAME, ControlServer, MountRecord
 from cas3fs.errors import ControlError
 
-from .conftest import Machine
+from .conftest import CliMachine
 
 
 @pytest.mark.promise("a-stopped-mount-is-named")
-def test_every_command_says_which_process_is_stopped_and_what_to_do(machine: Machine) -> None:
+def test_every_command_names_the_stopped_process_and_remedy(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
     (machine.dir / "file").write_bytes(b"kept")
@@ -47,8 +47,8 @@ def test_every_command_says_which_process_is_stopped_and_what_to_do(machine: Mac
 
 
 @pytest.fixture
-def unanswering(need_fuse: None, workspace: Path) -> Iterator[Path]:
-    """A mount point at which no request is answered."""
+def unresponsive(need_fuse: None, workspace: Path) -> Iterator[Path]:
+    """A mount point on which no request is answered."""
     mount = NullFileSystem(workspace / "null", workers=1)
     mount.start()
     assert mount._process is not None
@@ -58,15 +58,13 @@ def unanswering(need_fuse: None, workspace: Path) -> Iterator[Path]:
     mount.stop()
 
 
-def test_a_mount_that_does_not_answer_is_reached_by_its_socket_if_its_record_is_here(
-    unanswering: Path, workspace: Path
-) -> None:
+def test_an_unresponsive_mount_is_reached_by_its_record(unresponsive: Path, workspace: Path) -> None:
     (workspace / "s" / "uuid").mkdir(parents=True)
-    MountRecord("file:///v", "uuid", str(unanswering), os.getpid()).save(workspace / "s" / "uuid")
+    MountRecord("file:///v", "uuid", str(unresponsive), os.getpid()).save(workspace / "s" / "uuid")
     server = ControlServer(workspace / "s" / "uuid" / SOCKET_NAME, {})
     server.start()
     places = LocalFolders(workspace / "s", workspace / "c")
-    assert find_socket(unanswering, places, silence_s=0.1) == workspace / "s" / "uuid" / SOCKET_NAME
+    assert find_socket(unresponsive, places, quiet_s=0.1) == workspace / "s" / "uuid" / SOCKET_NAME
     server.close()
-    with pytest.raises(ControlError, match=f"the mount on {unanswering} has given no sign"):
-        find_socket(unanswering, places, silence_s=0.1, patience_s=0.1)
+    with pytest.raises(ControlError, match=f"the mount on {unresponsive} has given no sign"):
+        find_socket(unresponsive, places, quiet_s=0.1, alive_timeout_s=0.1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real mounts that are killed: at a failpoint, or at any time, while programs are at work on them.
+"""Real mounts that are killed, at a failpoint or at any time, while programs use them.
 
-One *round*: a volume that has a past, mounted in a process in which a failpoint is armed; programs write, snapshots are
-taken, deleted, garbage is collected; the process dies. Then what it left is looked at.
+One *round*: a volume that was mounted before is mounted in a process with an armed failpoint. Programs write, snapshots
+are taken and deleted, garbage is collected, and the process is killed. Then everything that it left is checked.
 """
 
 import itertools
@@ -22,8 +22,8 @@ from cas3fs.commands.mkfs import create_volume
 from cas3fs.config import StoreSettings, VolumeSettings
 from cas3fs.control import ControlClient
 from cas3fs.errors import ControlError
-from tests.crash.load import Load, Marks
-from tests.crash.looking import Facts, facts_of, findings, places, tree_of_machine, tree_of_store
+from tests.crash.inspection import TreeState, export_as_writer, export_from_store, folders_of, fsck_findings, read_tree
+from tests.crash.programs import Marks, Programs
 
 TIMEOUT_S = 60
 KIB = 1024
@@ -37,8 +37,8 @@ PRUNE: Request = ("snapshot-prune", {"policy": {"last": 1}})
 REQUESTS = (FLUSH, FLUSH, FLUSH, GC, PRUNE, GC, PRUNE)
 
 
-class Past(Enum):
-    """How the mount before came to its end."""
+class PreviousMount(Enum):
+    """How the previous mount ended."""
 
     SAME_MACHINE = "unmounted, on this machine"
     OTHER_MACHINE = "unmounted, on another machine"
@@ -46,13 +46,13 @@ class Past(Enum):
 
 
 class Crashed(Exception):
-    """The process of the mount is gone."""
+    """The process of the mount has died."""
 
 
-class Round:
+class CrashRound:
     """One volume and one machine in one folder: ``v`` the store, ``s`` the state, ``c`` the cache, ``m`` the mount.
 
-    The seed decides what programs do, and whether they stand still while something is published.
+    The seed decides what programs do, and whether they are paused while a snapshot is published.
     """
 
     def __init__(self, folder: Path, seed: int, done: Callable[[str], None] = lambda _: None) -> None:
@@ -60,27 +60,27 @@ class Round:
         self.url = (folder / "v").as_uri()
         self.top = folder / "m"
         self.top.mkdir(parents=True, exist_ok=True)
-        self.load = Load(seed, done=done)
+        self.programs = Programs(seed, done=done)
         self.exactly = seed % 2 == 0
         self.process: subprocess.Popen[bytes] | None = None
-        self.published: dict[str, tuple[Marks, Facts]] = {}
-        """By snapshot: what it is to show."""
-        self.attempt: tuple[Marks, Facts] | None = None
-        """What a snapshot shows that is newer than all of them."""
+        self.published: dict[str, tuple[Marks, TreeState]] = {}
+        """By snapshot: its expected content."""
+        self.unfinished: tuple[Marks, TreeState] | None = None
+        """The expected content of a snapshot that is being published."""
 
-    # -- the life of the mount
+    # -- the mount
 
     def make(self) -> None:
         (self.folder / "v").mkdir()
         create_volume(StoreSettings(self.url), VolumeSettings(pack_size_bytes=1024 * KIB, block_size_bytes=16 * KIB))
 
     def mount(self, *options: str, armed: tuple[str, ...] = ()) -> None:
-        """Mounts in a process of its own.
+        """Mount in a process of its own.
 
         Raises:
-            Crashed: it died before it served.
+            Crashed: it died before the mount was ready.
         """
-        machine = places(self.folder)
+        machine = folders_of(self.folder)
         command = [sys.executable, "-m", *self.module(armed), "mount", self.url, self.top, "--foreground", *options]
         command += ["--snapshot-interval", "0", "--state-dir", machine.state_dir, "--cache-dir", machine.cache_dir]
         with open(self.folder / "log", "ab") as log:
@@ -93,21 +93,21 @@ class Round:
             time.sleep(0.01)
 
     def module(self, armed: tuple[str, ...]) -> list[str]:
-        """What Python runs, and its first arguments."""
+        """The Python module to run, and its first arguments."""
         return ["cas3fs.testing.failpoints", *armed] if armed else ["cas3fs"]
 
     def is_mounted(self) -> bool:
         try:
             return self.top.is_mount()
         except OSError:
-            return True  # but nobody serves it
+            return True  # a stale mount
 
-    def ask(self, request: Request) -> dict[str, Any]:
-        """Has the mount's process do something; gives its reply.
+    def request(self, request: Request) -> dict[str, Any]:
+        """Send a request to the mount's process; returns the reply.
 
         Raises:
-            Crashed: it died before it was done.
-            Cas3fsError: it could not do it.
+            Crashed: the process died before it replied.
+            Cas3fsError: the request failed.
         """
         try:
             with ControlClient(next((self.folder / "s").glob("*/control.sock"))) as client:
@@ -116,10 +116,10 @@ class Round:
             self._await_death(error)
 
     def unmount(self) -> None:
-        """Unmounts, and returns when everything is published and released.
+        """Unmount, and return when everything is published and released.
 
         Raises:
-            Crashed: the process died before.
+            Crashed: the process died before that.
         """
         assert self.process is not None
         done = subprocess.run(["umount", self.top], check=False, capture_output=True, text=True)
@@ -129,7 +129,7 @@ class Round:
             raise Crashed
 
     def _await_death(self, error: Exception) -> NoReturn:
-        """Something failed since the process dies; if it does not, that was the trouble."""
+        """Raise Crashed if the process dies, and otherwise `error`."""
         assert self.process is not None
         try:
             self.process.wait(TIMEOUT_S / 10)
@@ -146,57 +146,56 @@ class Round:
         self.process.wait(TIMEOUT_S)
 
     def clean_up(self) -> None:
-        """Nothing runs and nothing is mounted any more."""
+        """Stop the programs, end the process, and remove the mount."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        self.load.stop()
+        self.programs.stop()
         while self.is_mounted():
             subprocess.run(["umount", "--lazy", self.top], check=True)
 
-    # -- what is done with it
+    # -- operations
 
     def publish(self, what: Callable[[], object], *, exactly: bool) -> None:
-        """Has something publish a snapshot; with `exactly`, nobody changes anything meanwhile."""
+        """Call `what`, which publishes a snapshot; with `exactly`, the programs are paused meanwhile."""
         if not exactly:
             self._publish(what, {})
             return
-        with self.load.quiet():
+        with self.programs.paused():
             try:
-                facts = facts_of(self.top)
+                tree = read_tree(self.top)
             except OSError as error:
                 self._await_death(error)
-            self._publish(what, facts)
+            self._publish(what, tree)
 
-    def _publish(self, what: Callable[[], object], facts: Facts) -> None:
-        self.attempt = self.load.account.now(), facts
+    def _publish(self, what: Callable[[], object], tree: TreeState) -> None:
+        self.unfinished = self.programs.expected.now(), tree
         what()
-        self.published[self.newest()] = self.attempt
-        self.attempt = None
+        self.published[self.newest()] = self.unfinished
+        self.unfinished = None
 
     def newest(self) -> str:
         return max(path.name for path in (self.folder / "v" / "snapshots").iterdir())
 
-    def have_a_past(self, past: Past) -> None:
-        """Makes the volume and the first state of all files, and ends the mount in one of the ways."""
+    def make_volume(self, previous: PreviousMount) -> None:
+        """Make the volume and the first state of all files, and end the mount in one of the ways."""
         self.make()
         self.mount()
-        self.load.begin(self.top)
-        if past is Past.TAKEN_OVER:
-            self.publish(lambda: self.ask(FLUSH), exactly=True)
+        self.programs.prepare(self.top)
+        if previous is PreviousMount.TAKEN_OVER:
+            self.publish(lambda: self.request(FLUSH), exactly=True)
             self.kill()
             self.clean_up()
         else:
             self.publish(self.unmount, exactly=True)
-        if past is not Past.SAME_MACHINE:
+        if previous is not PreviousMount.SAME_MACHINE:
             shutil.rmtree(self.folder / "s")
             shutil.rmtree(self.folder / "c", ignore_errors=True)
 
-    def live(self, armed: tuple[str, ...] = (), kill_after_s: float | None = None) -> None:
-        """All that a volume goes through, from mounting to unmounting, while programs work on it; over and over, if it
-        is to be killed some time.
+    def run(self, armed: tuple[str, ...] = (), kill_after_s: float | None = None) -> None:
+        """Mount, send requests while programs run, and unmount; with `kill_after_s`, the requests are repeated.
 
         Raises:
-            Crashed: its process died.
+            Crashed: the process died.
         """
         self.mount("--take-over", armed=armed)
         assert self.process is not None
@@ -204,77 +203,77 @@ class Round:
         killer = threading.Timer(kill_after_s or 0, self.process.kill)
         if kill_after_s is not None:
             killer.start()
-        self.load.start(self.top)
+        self.programs.start(self.top)
         try:
             for request in REQUESTS if kill_after_s is None else itertools.cycle(REQUESTS):
                 self.await_operations(20)
                 if request is PRUNE:
-                    self.ask(request)
+                    self.request(request)
                 else:
-                    self.publish(partial(self.ask, request), exactly=exactly)
+                    self.publish(partial(self.request, request), exactly=exactly)
         finally:
-            self.load.stop()
+            self.programs.stop()
             killer.cancel()
         self.publish(self.unmount, exactly=exactly)
 
     def await_operations(self, count: int) -> None:
-        """Until the programs have done so much more, or cannot go on."""
-        wanted, deadline_s = self.load.operations + count, time.monotonic() + TIMEOUT_S
-        while self.load.operations < wanted:
+        """Wait until the programs have done `count` more operations."""
+        wanted, deadline_s = self.programs.operations + count, time.monotonic() + TIMEOUT_S
+        while self.programs.operations < wanted:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise Crashed
-            assert not self.load.failures, self.load.failures
-            assert time.monotonic() < deadline_s, "the programs get nothing done"
+            assert not self.programs.failures, self.programs.failures
+            assert time.monotonic() < deadline_s, "the programs make no progress"
             time.sleep(0.005)
 
-    # -- afterwards
+    # -- checks
 
     def check(self) -> None:
-        """Everything that is promised after the process died, and after the machine was lost with it."""
+        """Check everything that is promised after the process died, and after the machine was lost with it."""
         self.clean_up()
-        none_of(self.load.failures)
+        assert_none(self.programs.failures)
         self.check_loss_of_machine()
         self.check_machine()
 
     def check_machine(self) -> None:
-        """The same machine: fsck finds nothing, a mount goes on, and the store has the same at last."""
-        machine = places(self.folder)
-        none_of(findings(self.url, machine))
+        """Check on the same machine: fsck finds nothing, a mount continues, and finally the store has the same tree."""
+        machine = folders_of(self.folder)
+        assert_none(fsck_findings(self.url, machine))
         self.mount("--take-over")
-        seen = facts_of(self.top)
-        none_of(self.load.account.problems(self.top, self.load.account.synced()))
+        seen = read_tree(self.top)
+        assert_none(self.programs.expected.problems(self.top, self.programs.expected.synced()))
         self.unmount()
-        none_of(findings(self.url, machine, verify_data=True))
-        tree_of_store(self.url, places(self.folder / "after"), self.folder / "out-after")
-        assert facts_of(self.folder / "out-after") == seen
+        assert_none(fsck_findings(self.url, machine, verify_data=True))
+        export_from_store(self.url, folders_of(self.folder / "after"), self.folder / "out-after")
+        assert read_tree(self.folder / "out-after") == seen
         shutil.rmtree(self.folder / "out-after")
 
     def check_loss_of_machine(self) -> None:
-        """Another machine, with a copy of the store: the newest snapshot, as it was when it was taken."""
+        """Check on another machine, with a copy of the store: it has the newest snapshot, as it was taken."""
         other = self.folder / "other"
         shutil.copytree(self.folder / "v", other / "v", symlinks=True)
         url = (other / "v").as_uri()
-        newest = tree_of_store(url, places(other), other / "out")
+        newest = export_from_store(url, folders_of(other), other / "out")
         if newest is None:
             assert not self.published
         else:
             assert newest >= max(self.published, default="")
-            expected = self.published.get(newest, self.attempt)
-            assert expected is not None, f"nobody published {newest}"
-            marks, facts = expected
+            expected = self.published.get(newest, self.unfinished)
+            assert expected is not None, f"unexpected snapshot {newest}"
+            marks, tree = expected
             top = other / "out"
-            none_of(self.load.account.problems(top, marks, marks if facts else None))
-            if facts:
-                assert facts_of(top) == facts
-        none_of(findings(url, places(other)))
-        tree_of_machine(url, places(other), other / "out2", take_over=True)
+            assert_none(self.programs.expected.problems(top, marks, marks if tree else None))
+            if tree:
+                assert read_tree(top) == tree
+        assert_none(fsck_findings(url, folders_of(other)))
+        export_as_writer(url, folders_of(other), other / "out2", take_over=True)
         if newest is not None:
-            assert facts_of(other / "out2") == facts_of(other / "out")
-        none_of(findings(url, places(other), verify_data=True))
+            assert read_tree(other / "out2") == read_tree(other / "out")
+        assert_none(fsck_findings(url, folders_of(other), verify_data=True))
         shutil.rmtree(other)
 
 
-def none_of(problems: Sequence[object]) -> None:
-    """There are none; else it tells them."""
+def assert_none(problems: Sequence[object]) -> None:
+    """Fail with the first problems if there are any."""
     assert not problems, "\n".join(map(str, problems[:20]))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs at work on a mount: threads that write, replace, cut, remove and sync files, and keep account of it.
+"""Programs that use a mount: threads that write, replace, truncate, remove and sync files, and record what they did.
 
-Each thread has files of its own, a log that only grows, and a `Walk` of names. All of it can be looked through
-afterwards: `Load.problems` tells what is not as promised. `Load.quiet` stops them between two operations.
+Each program has its own files, a log that only grows, and a `StepSequence` of names. `ExpectedState.problems` compares
+a tree with the record afterwards. `Programs.paused` stops them between two operations.
 """
 
 import errno
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import attrs
 
-from tests.crash.history import History
+from tests.crash.file_history import FileHistory
 from tests.crash.stamps import UNIT_BYTES, stamp
 
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED)
-"""What programs are told when the process of their mount has died."""
-_BREATH_S = 0.002  # without it all the time goes into looking through what was written
-_MOST_UNITS = 32  # what the kernel sends in one request
+"""The errors that programs get when the process of their mount has died."""
+_PAUSE_S = 0.002  # without it most of the time is spent on checking what was written
+_MAX_UNITS = 32  # the largest request of the kernel
 
 
 def content(file: int, version: int, start: int, units: int) -> bytes:
@@ -30,7 +30,7 @@ def content(file: int, version: int, start: int, units: int) -> bytes:
 
 
 def read_units(path: Path) -> tuple[bytes | None, set[int]]:
-    """The content of a file, None if there is none, and which of its units cannot be read: zeros stand for these."""
+    """The content of a file, None if it does not exist, and its unreadable units, which are zeros in the content."""
     if not path.exists():
         return None, set()
     unreadable: set[int] = set()
@@ -48,15 +48,15 @@ def read_units(path: Path) -> tuple[bytes | None, set[int]]:
     return b"".join(pieces), unreadable
 
 
-class Walk:
-    """Names that tell the instant: step n makes the folder ``steps/n``, then renames ``at/n`` to ``at/n+1``."""
+class StepSequence:
+    """Names that identify an instant: step n makes the folder ``steps/n``, then renames ``at/n`` to ``at/n+1``."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.steps = 0
         self.synced = 0
 
-    def begin(self, top: Path) -> None:
+    def prepare(self, top: Path) -> None:
         (top / self.folder / "steps").mkdir(parents=True)
         (top / self.folder / "at").mkdir()
         (top / self.folder / "at" / "0").touch()
@@ -70,66 +70,66 @@ class Walk:
         made = sorted(int(path.name) for path in (top / self.folder / "steps").iterdir())
         at = [int(path.name) for path in (top / self.folder / "at").iterdir()]
         if made != list(range(len(made))) or len(at) != 1 or not at[0] <= len(made) <= at[0] + 1:
-            yield f"{self.folder}: steps {made} and {at} are of no instant"
+            yield f"{self.folder}: steps {made} and {at} do not belong to one instant"
         elif not low <= at[0] <= high:
             yield f"{self.folder}: is at {at[0]}, should be at {low} to {high}"
 
 
-class Worker:
-    """One thread's files and doings."""
+class Program:
+    """The files and operations of one thread."""
 
     def __init__(self, number: int, seed: int, done: Callable[[str], None]) -> None:
         self.random = random.Random(f"{seed}-{number}")
         self.folder = f"w{number}"
-        self.walk = Walk(f"{self.folder}/walk")
+        self.sequence = StepSequence(f"{self.folder}/walk")
         first = 1 + number * 100
-        self.changed = [History(first + n, f"{self.folder}/changed{n}") for n in range(3)]
-        self.whole = [History(first + 50 + n, f"{self.folder}/whole{n}", whole=True) for n in range(3)]
-        self.log = History(first + 99, f"{self.folder}/log")
+        self.changed = [FileHistory(first + n, f"{self.folder}/changed{n}") for n in range(3)]
+        self.whole = [FileHistory(first + 50 + n, f"{self.folder}/whole{n}", whole=True) for n in range(3)]
+        self.log = FileHistory(first + 99, f"{self.folder}/log")
         self.lock = threading.Lock()
         self.operations = 0
         self._done = done
-        self.acts: list[tuple[Callable[[Path], None], int]] = [
+        self.actions: list[tuple[Callable[[Path], None], int]] = [
             (self.append, 2),
             (self.change, 3),
-            (self.cut, 1),
-            (self.renew, 2),
+            (self.truncate, 1),
+            (self.replace_one, 2),
             (self.step, 2),
             (self.remove, 1),
             (self.sync_one, 2),
         ]
-        """What it does, and how often."""
+        """Its operations, with their weights."""
 
     @property
-    def histories(self) -> list[History]:
+    def histories(self) -> list[FileHistory]:
         return [*self.changed, *self.whole, self.log]
 
-    def begin(self, top: Path) -> None:
-        """The folder, and what makes a first state."""
+    def prepare(self, top: Path) -> None:
+        """Make the folder and the first state."""
         (top / self.folder).mkdir()
-        self.walk.begin(top)
+        self.sequence.prepare(top)
         for history in self.histories:
             self.replace(top, history)
         self.sync(top, self.log)
 
     def work(self, top: Path) -> None:
-        """One operation."""
-        act = self.random.choices(*zip(*self.acts, strict=True))[0]
-        act(top)
+        """Carry out one operation."""
+        action = self.random.choices(*zip(*self.actions, strict=True))[0]
+        action(top)
         self.operations += 1
 
     def append(self, top: Path) -> None:
-        units = self.random.choice([1, 2, 5, _MOST_UNITS])
+        units = self.random.choice([1, 2, 5, _MAX_UNITS])
         self._write(top, self.log, self.log.size or 0, units)
 
     def change(self, top: Path) -> None:
-        """Writes in place, or over the end, or behind it so that a hole is left."""
+        """Write in place, across the end, or beyond it, which leaves a hole."""
         history = self.random.choice(self.changed)
         size = history.size or 0
         start = self.random.randrange(size + 1) if self.random.random() < 0.8 else size + self.random.randrange(80)
-        self._write(top, history, start, self.random.choice([1, 3, _MOST_UNITS]))
+        self._write(top, history, start, self.random.choice([1, 3, _MAX_UNITS]))
 
-    def _write(self, top: Path, history: History, start: int, units: int) -> None:
+    def _write(self, top: Path, history: FileHistory, start: int, units: int) -> None:
         version = history.next_version()
         data = content(history.file, version, start, units)
         if history.size is None:
@@ -138,29 +138,29 @@ class Worker:
         try:
             history.wrote(start, units, version)
             if os.pwrite(file, data, start * UNIT_BYTES) < len(data):
-                raise OSError(errno.EIO, "it was written in part", history.path)
+                raise OSError(errno.EIO, "only a part was written", history.path)
         finally:
             os.close(file)
 
-    def cut(self, top: Path) -> None:
+    def truncate(self, top: Path) -> None:
         history = self.random.choice(self.changed)
         if history.size is not None:
             units = self.random.randrange(2 * history.size + 2) if self.random.random() < 0.3 else history.size // 2
             history.truncated(units)
             os.truncate(top / history.path, units * UNIT_BYTES)
 
-    def renew(self, top: Path) -> None:
+    def replace_one(self, top: Path) -> None:
         self.replace(top, self.random.choice(self.whole))
 
-    def replace(self, top: Path, history: History) -> None:
-        """A new file takes the other's name, as editors do; half of them sync it first."""
+    def replace(self, top: Path, history: FileHistory) -> None:
+        """Replace a file by renaming a new one over it, as editors do; half of the time it is synced first."""
         version = history.next_version()
         units = self.random.choice([1, 4, 20, 90, 300])
         aside = top / f"{history.path}.new"
         with open(aside, "wb", buffering=0) as file:
             file.writelines(
-                content(history.file, version, start, min(_MOST_UNITS, units - start))
-                for start in range(0, units, _MOST_UNITS)
+                content(history.file, version, start, min(_MAX_UNITS, units - start))
+                for start in range(0, units, _MAX_UNITS)
             )
             if self.random.random() < 0.5:
                 os.fsync(file.fileno())
@@ -174,40 +174,39 @@ class Worker:
             (top / history.path).unlink()
 
     def step(self, top: Path) -> None:
-        self.walk.step(top)
+        self.sequence.step(top)
 
     def sync_one(self, top: Path) -> None:
         self.sync(top, self.random.choice(self.histories))
 
-    def sync(self, top: Path, history: History) -> None:
-        """One fsync, of the folder if the file is gone; what it promises beyond its file, that names are as they were,
-        is taken at its word too."""
-        mark, steps = history.mark, self.walk.steps
+    def sync(self, top: Path, history: FileHistory) -> None:
+        """Call fsync, on the folder if the file is removed. That names are durable, too, is expected as well."""
+        mark, steps = history.mark, self.sequence.steps
         file = os.open(top / (self.folder if history.size is None else history.path), os.O_RDONLY)
         try:
             os.fsync(file)
         finally:
             os.close(file)
-        history.synced, self.walk.synced = mark, steps
-        self._done(f"synced {history.path} {mark} {self.walk.folder} {steps}")
+        history.synced, self.sequence.synced = mark, steps
+        self._done(f"synced {history.path} {mark} {self.sequence.folder} {steps}")
 
 
 Marks = dict[str, int]
-"""By path: up to where each history, and each walk, is certain."""
+"""By path: up to which mark each history, and each sequence, is certain."""
 
 
-class Load:
-    """Some workers on one mount."""
+class Programs:
+    """Several programs on one mount."""
 
     def __init__(
         self,
         seed: int,
-        workers: int = 3,
+        count: int = 3,
         done: Callable[[str], None] = lambda _: None,
-        kind: Callable[[int, int, Callable[[str], None]], Worker] = Worker,
+        kind: Callable[[int, int, Callable[[str], None]], Program] = Program,
     ) -> None:
-        """`done` is told of every fsync that has returned."""
-        self.workers = [kind(number, seed, done) for number in range(workers)]
+        """`done` is called after every fsync that succeeded."""
+        self.programs = [kind(number, seed, done) for number in range(count)]
         self.failures: list[BaseException] = []
         self._go = threading.Event()
         self._stopping = False
@@ -215,42 +214,42 @@ class Load:
 
     @property
     def operations(self) -> int:
-        return sum(worker.operations for worker in self.workers)
+        return sum(program.operations for program in self.programs)
 
-    def begin(self, top: Path) -> None:
-        """Makes the first state of all, which is synced."""
-        for worker in self.workers:
-            worker.begin(top)
+    def prepare(self, top: Path) -> None:
+        """Make the first state of all files, and sync it."""
+        for program in self.programs:
+            program.prepare(top)
         self.sync(top)
 
     def sync(self, top: Path) -> None:
-        """Everything is synced, while nobody works."""
-        for worker in self.workers:
-            for history in worker.histories:
-                worker.sync(top, history)
+        """Sync everything while the programs are stopped."""
+        for program in self.programs:
+            for history in program.histories:
+                program.sync(top, history)
 
     def start(self, top: Path) -> None:
         self._go.set()
         self._stopping = False
-        self._threads = [threading.Thread(target=self._run, args=(worker, top)) for worker in self.workers]
+        self._threads = [threading.Thread(target=self._run, args=(program, top)) for program in self.programs]
         for thread in self._threads:
             thread.start()
 
-    def _run(self, worker: Worker, top: Path) -> None:
+    def _run(self, program: Program, top: Path) -> None:
         try:
             while not self._stopping:
                 self._go.wait()
-                with worker.lock:
-                    worker.work(top)
-                time.sleep(_BREATH_S)
+                with program.lock:
+                    program.work(top)
+                time.sleep(_PAUSE_S)
         except OSError as error:
             if error.errno not in _GONE:
                 self.failures.append(error)
-        except BaseException as error:  # noqa: BLE001 - told by `failures`
+        except BaseException as error:  # noqa: BLE001 - reported by `failures`
             self.failures.append(error)
 
     def stop(self) -> None:
-        """The threads have ended on return."""
+        """Stop the programs and wait for their threads."""
         self._stopping = True
         self._go.set()
         for thread in self._threads:
@@ -258,47 +257,46 @@ class Load:
         self._threads = []
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Nobody is within an operation, or begins one."""
+    def paused(self) -> Iterator[None]:
+        """No program is within an operation or begins one."""
         self._go.clear()
         with ExitStack() as held:
-            for worker in self.workers:
-                held.enter_context(worker.lock)
+            for program in self.programs:
+                held.enter_context(program.lock)
             yield
         self._go.set()
 
     @property
-    def account(self) -> "Account":
-        """What was done."""
-        histories = [history for worker in self.workers for history in worker.histories]
-        return Account(histories, [worker.walk for worker in self.workers])
+    def expected(self) -> "ExpectedState":
+        """What the tree should contain after what was done."""
+        histories = [history for program in self.programs for history in program.histories]
+        return ExpectedState(histories, [program.sequence for program in self.programs])
 
 
 @attrs.frozen
-class Account:
-    """What was done to files and names, and what may be found of it."""
+class ExpectedState:
+    """What was done to files and names, and what may be found afterwards."""
 
-    histories: list[History]
-    walks: list[Walk]
+    histories: list[FileHistory]
+    sequences: list[StepSequence]
 
     def now(self) -> Marks:
-        """Up to here."""
+        """The marks of this moment."""
         marks = {history.path: history.mark for history in self.histories}
-        return marks | {walk.folder: walk.steps for walk in self.walks}
+        return marks | {sequence.folder: sequence.steps for sequence in self.sequences}
 
     def synced(self) -> Marks:
-        """What is durable on the machine."""
+        """The marks up to which everything is durable on this machine."""
         marks = {history.path: history.synced for history in self.histories}
-        return marks | {walk.folder: walk.synced for walk in self.walks}
+        return marks | {sequence.folder: sequence.synced for sequence in self.sequences}
 
     def problems(self, top: Path, low: Marks, high: Marks | None = None) -> list[str]:
-        """What in the tree `top` is not as it may be, if up to `low` everything is certain, and after `high` nothing
-        has happened."""
+        """What is wrong in the tree `top`, if everything up to `low` is certain, and nothing happened after `high`."""
         high = self.now() if high is None else high
         found: list[str] = []
         for history in self.histories:
             data, unreadable = read_units(top / history.path)
             found += history.problems(data, low[history.path], high[history.path], unreadable)
-        for walk in self.walks:
-            found += walk.problems(top, low[walk.folder], high[walk.folder])
+        for sequence in self.sequences:
+            found += sequence.problems(top, low[sequence.folder], high[sequence.folder])
         return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whole lives of a volume against a model of what was acknowledged: see module `lives`."""
+"""Random operations on a volume, compared with a model of what was acknowledged (module `volume_model`)."""
 
 from pathlib import Path
 
@@ -8,33 +8,33 @@ import pytest
 from cas3fs.objectstores.wrappers import RetryPolicy
 from cas3fs.testing.faulty_store import faulty_stores
 from cas3fs.testing.sqlite_faults import sqlite_faults
-from tests.model.lives import Lives
+from tests.model.volume_model import VolumeModel
 
-USUAL_SEEDS, LONG_SEEDS, STEPS = range(4), range(400), 60
+DEFAULT_SEEDS, LONG_SEEDS, STEPS = range(4), range(400), 60
 
 pytestmark = pytest.mark.lasts(120, long_s=600)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The long form has more seeds."""
-    metafunc.parametrize("seed", LONG_SEEDS if metafunc.config.getoption("--long") else USUAL_SEEDS)
+    metafunc.parametrize("seed", LONG_SEEDS if metafunc.config.getoption("--long") else DEFAULT_SEEDS)
 
 
 @pytest.mark.promise("a-volume-lives-through-everything")
-def test_whatever_a_volume_goes_through_nothing_acknowledged_is_lost(
+def test_random_operations_lose_no_acknowledged_data(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
     monkeypatch.setattr("cas3fs.objectstores.urls.RetryPolicy", lambda: quick)
     with faulty_stores() as stores, sqlite_faults() as sqlite:
-        lives = Lives(tmp_path, seed, stores, sqlite)
+        model = VolumeModel(tmp_path, seed, stores, sqlite)
         try:
             for _ in range(STEPS):
-                lives.step()
-            lives.check()
+                model.step()
+            model.check()
         except BaseException as error:
-            error.add_note("\n".join(lives.told))
+            error.add_note("\n".join(model.log))
             raise
         finally:
             stores.faults.clear()
-            lives.volume.close()
+            model.volume.close()

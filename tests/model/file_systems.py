@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two file systems with one interface: a real directory (`Reference`), and a `FileSystem` (`Ours`).
+"""Two file systems with one interface: a local directory (`LocalDirectory`), and a `FileSystem` (`Cas3fsTree`).
 
-Paths are walked name by name, without following symbolic links, on both sides.  What an operation gives, or the name
-of its errno, is compared; so both tell it in the same way.
+Both resolve paths name by name, without following symbolic links. The result of an operation, or the name of its errno,
+is compared, so both return it in the same form.
 """
 
 import errno
@@ -16,46 +16,46 @@ from typing import Protocol
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import ROOT, FileSystem, Inode, Owner
-from tests.model.looks import Facts, Look, Place, Times, is_open_file, kind_of, open_file
+from tests.model.tree_state import InodeState, InodeTimes, Location, TreeState, is_open_file, kind_of, open_file
 
 CALLER = Owner(os.geteuid(), os.getegid())
 
 
-class Side(Protocol):
+class TreeOperations(Protocol):
     """The operations; each raises OSError or FileSystemError."""
 
-    def create(self, path: Place, mode: int) -> None: ...
-    def mkdir(self, path: Place, mode: int) -> None: ...
-    def mknod(self, path: Place, mode: int, rdev: int) -> None: ...
-    def symlink(self, path: Place, target: bytes) -> None: ...
-    def link(self, path: Place, new: Place) -> None: ...
-    def unlink(self, path: Place) -> None: ...
-    def rmdir(self, path: Place) -> None: ...
-    def rename(self, path: Place, new: Place) -> None: ...
-    def readlink(self, path: Place) -> bytes: ...
-    def chmod(self, path: Place, mode: int) -> None: ...
-    def chown(self, path: Place, uid: int, gid: int) -> None: ...
-    def utimes(self, path: Place, atime_ns: int, mtime_ns: int) -> None: ...
-    def truncate(self, path: Place, size: int) -> None: ...
-    def setxattr(self, path: Place, name: str, value: bytes, flags: int) -> None: ...
-    def getxattr(self, path: Place, name: str) -> bytes: ...
-    def removexattr(self, path: Place, name: str) -> None: ...
-    def open(self, path: Place, flags: int, slot: str) -> None: ...
+    def create(self, path: Location, mode: int) -> None: ...
+    def mkdir(self, path: Location, mode: int) -> None: ...
+    def mknod(self, path: Location, mode: int, rdev: int) -> None: ...
+    def symlink(self, path: Location, target: bytes) -> None: ...
+    def link(self, path: Location, new: Location) -> None: ...
+    def unlink(self, path: Location) -> None: ...
+    def rmdir(self, path: Location) -> None: ...
+    def rename(self, path: Location, new: Location) -> None: ...
+    def readlink(self, path: Location) -> bytes: ...
+    def chmod(self, path: Location, mode: int) -> None: ...
+    def chown(self, path: Location, uid: int, gid: int) -> None: ...
+    def utimes(self, path: Location, atime_ns: int, mtime_ns: int) -> None: ...
+    def truncate(self, path: Location, size: int) -> None: ...
+    def setxattr(self, path: Location, name: str, value: bytes, flags: int) -> None: ...
+    def getxattr(self, path: Location, name: str) -> bytes: ...
+    def removexattr(self, path: Location, name: str) -> None: ...
+    def open(self, path: Location, flags: int, slot: str) -> None: ...
     def read(self, slot: str, offset: int, size: int) -> bytes: ...
     def write(self, slot: str, offset: int, data: bytes) -> int: ...
     def close(self, slot: str) -> None: ...
-    def look(self) -> Look: ...
+    def read_tree(self) -> TreeState: ...
 
 
 def outcome(action: Callable[..., object], *args: object) -> object:
-    """What the operation gives, or the name of its errno."""
+    """The result of an operation, or the name of its errno."""
     try:
         return action(*args)
     except (OSError, FileSystemError) as error:
         return errno.errorcode[error.errno or 0]
 
 
-class Reference:
+class LocalDirectory:
     """A directory of the local file system."""
 
     def __init__(self, root: Path) -> None:
@@ -64,7 +64,7 @@ class Reference:
         self.files: dict[str, int] = {}
 
     @contextmanager
-    def _parent(self, path: Place) -> Iterator[tuple[int, bytes]]:
+    def _parent(self, path: Location) -> Iterator[tuple[int, bytes]]:
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY
         folder = os.open(self.root, flags)
         try:
@@ -77,80 +77,80 @@ class Reference:
             os.close(folder)
 
     @contextmanager
-    def _as_path(self, path: Place) -> Iterator[bytes]:
-        """A path for calls that take no directory's descriptor."""
+    def _as_path(self, path: Location) -> Iterator[bytes]:
+        """A path for calls that accept no directory descriptor."""
         with self._parent(path) as (folder, name):
             yield b"/proc/self/fd/%d/%s" % (folder, name)
 
-    def create(self, path: Place, mode: int) -> None:
+    def create(self, path: Location, mode: int) -> None:
         with self._parent(path) as (folder, name):
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode, dir_fd=folder))
 
-    def mkdir(self, path: Place, mode: int) -> None:
+    def mkdir(self, path: Location, mode: int) -> None:
         with self._parent(path) as (folder, name):
             os.mkdir(name, mode, dir_fd=folder)
 
-    def mknod(self, path: Place, mode: int, rdev: int) -> None:
+    def mknod(self, path: Location, mode: int, rdev: int) -> None:
         with self._parent(path) as (folder, name):
             os.mknod(name, mode, rdev, dir_fd=folder)
 
-    def symlink(self, path: Place, target: bytes) -> None:
+    def symlink(self, path: Location, target: bytes) -> None:
         with self._parent(path) as (folder, name):
             os.symlink(target, name, dir_fd=folder)
 
-    def link(self, path: Place, new: Place) -> None:
+    def link(self, path: Location, new: Location) -> None:
         with self._parent(path) as (folder, name):
-            os.stat(name, dir_fd=folder, follow_symlinks=False)  # the first of two things that may fail
+            os.stat(name, dir_fd=folder, follow_symlinks=False)  # the first of two possible errors
             with self._parent(new) as (new_folder, new_name):
                 os.link(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder, follow_symlinks=False)
 
-    def unlink(self, path: Place) -> None:
+    def unlink(self, path: Location) -> None:
         with self._parent(path) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
-    def rmdir(self, path: Place) -> None:
+    def rmdir(self, path: Location) -> None:
         with self._parent(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
-    def rename(self, path: Place, new: Place) -> None:
+    def rename(self, path: Location, new: Location) -> None:
         with self._parent(path) as (folder, name), self._parent(new) as (new_folder, new_name):
             os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
 
-    def readlink(self, path: Place) -> bytes:
+    def readlink(self, path: Location) -> bytes:
         with self._parent(path) as (folder, name):
             return os.readlink(name, dir_fd=folder)
 
-    def chmod(self, path: Place, mode: int) -> None:
+    def chmod(self, path: Location, mode: int) -> None:
         with self._parent(path) as (folder, name):
             if not stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 os.chmod(name, mode, dir_fd=folder)
 
-    def chown(self, path: Place, uid: int, gid: int) -> None:
+    def chown(self, path: Location, uid: int, gid: int) -> None:
         with self._parent(path) as (folder, name):
             os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
 
-    def utimes(self, path: Place, atime_ns: int, mtime_ns: int) -> None:
+    def utimes(self, path: Location, atime_ns: int, mtime_ns: int) -> None:
         with self._parent(path) as (folder, name):
             os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
 
-    def truncate(self, path: Place, size: int) -> None:
+    def truncate(self, path: Location, size: int) -> None:
         with self._as_path(path) as name:
             if not stat.S_ISLNK(os.lstat(name).st_mode):
                 os.truncate(name, size)
 
-    def setxattr(self, path: Place, name: str, value: bytes, flags: int) -> None:
+    def setxattr(self, path: Location, name: str, value: bytes, flags: int) -> None:
         with self._as_path(path) as file:
             os.setxattr(file, name, value, flags, follow_symlinks=False)
 
-    def getxattr(self, path: Place, name: str) -> bytes:
+    def getxattr(self, path: Location, name: str) -> bytes:
         with self._as_path(path) as file:
             return os.getxattr(file, name, follow_symlinks=False)
 
-    def removexattr(self, path: Place, name: str) -> None:
+    def removexattr(self, path: Location, name: str) -> None:
         with self._as_path(path) as file:
             os.removexattr(file, name, follow_symlinks=False)
 
-    def open(self, path: Place, flags: int, slot: str) -> None:
+    def open(self, path: Location, flags: int, slot: str) -> None:
         with self._parent(path) as (folder, name):
             if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 self.files[slot] = os.open(name, flags | os.O_NOATIME | os.O_NOFOLLOW, dir_fd=folder)
@@ -168,16 +168,16 @@ class Reference:
         for slot in list(self.files):
             self.close(slot)
 
-    # -- looking, and putting back
+    # -- reading and restoring the tree
 
-    def look(self) -> Look:
-        found = Look({}, {}, {})
-        self._look_below((), found)
+    def read_tree(self) -> TreeState:
+        found = TreeState({}, {}, {})
+        self._read_below((), found)
         for slot, file in self.files.items():
             self._enter(found, open_file(slot), b"/proc/self/fd/%d" % file, os.fstat(file))
         return found
 
-    def _look_below(self, path: Place, found: Look) -> None:
+    def _read_below(self, path: Location, found: TreeState) -> None:
         name = os.fsencode(self.root.joinpath(*map(os.fsdecode, path)))
         about = os.lstat(name)
         self._enter(found, path, name, about)
@@ -188,16 +188,16 @@ class Reference:
             finally:
                 os.close(folder)
             for entry in below:
-                self._look_below((*path, entry), found)
+                self._read_below((*path, entry), found)
 
-    def _enter(self, found: Look, place: Place, name: bytes, about: os.stat_result) -> None:
-        follow = is_open_file(place)
+    def _enter(self, found: TreeState, location: Location, name: bytes, about: os.stat_result) -> None:
+        follow = is_open_file(location)
         xattrs = {
             key: os.getxattr(name, key, follow_symlinks=follow) for key in os.listxattr(name, follow_symlinks=follow)
         }
-        found.facts[place] = _facts(about.st_mode, about, self._content(name, about), xattrs)
-        found.identity[place] = about.st_ino
-        found.times[about.st_ino] = Times(about.st_atime_ns, about.st_mtime_ns, about.st_ctime_ns)
+        found.inodes[location] = _inode_state(about.st_mode, about, self._content(name, about), xattrs)
+        found.identity[location] = about.st_ino
+        found.times[about.st_ino] = InodeTimes(about.st_atime_ns, about.st_mtime_ns, about.st_ctime_ns)
 
     def _content(self, name: bytes, about: os.stat_result) -> bytes:
         if stat.S_ISLNK(about.st_mode):
@@ -210,45 +210,45 @@ class Reference:
         finally:
             os.close(file)
 
-    def set_times(self, place: Place, times: Times) -> None:
-        """Of a path or of an open file."""
-        if is_open_file(place):
-            os.utime(self.files[place[1].decode()], ns=(times.atime, times.mtime))
+    def set_times(self, location: Location, times: InodeTimes) -> None:
+        """Set the times of a path or of an open file."""
+        if is_open_file(location):
+            os.utime(self.files[location[1].decode()], ns=(times.atime, times.mtime))
         else:
-            self.utimes(place, times.atime, times.mtime)
+            self.utimes(location, times.atime, times.mtime)
 
-    def rebuild(self, look: Look) -> None:
-        """Makes the directory look like that, times included but for the ctime; open files must be closed."""
+    def rebuild(self, tree: TreeState) -> None:
+        """Recreate a tree, including times except ctime; open files must be closed."""
         shutil.rmtree(self.root)
         self.root.mkdir()
-        made: dict[object, Place] = {}
-        for path in sorted(look.facts, key=len):
-            first = made.setdefault(look.identity[path], path)
+        made: dict[object, Location] = {}
+        for path in sorted(tree.inodes, key=len):
+            first = made.setdefault(tree.identity[path], path)
             if first == path:
-                self._rebuild_one(path, look.facts[path])
+                self._rebuild_one(path, tree.inodes[path])
             else:
                 self.link(first, path)
-        for path in sorted(look.facts, key=len, reverse=True):
-            times = look.times_of(path)
+        for path in sorted(tree.inodes, key=len, reverse=True):
+            times = tree.times_of(path)
             self.utimes(path, times.atime, times.mtime)
 
-    def _rebuild_one(self, path: Place, facts: Facts) -> None:
-        mode = int(facts.mode, 8)
-        if facts.kind == "symlink":
-            self.symlink(path, facts.content)
-        elif facts.kind == "directory":
-            with suppress(FileExistsError):  # the root
+    def _rebuild_one(self, path: Location, state: InodeState) -> None:
+        mode = int(state.mode, 8)
+        if state.kind == "symlink":
+            self.symlink(path, state.content)
+        elif state.kind == "directory":
+            with suppress(FileExistsError):  # the root exists
                 self.mkdir(path, 0o700)
-        elif facts.kind == "file":
+        elif state.kind == "file":
             self.create(path, 0o600)
             self.open(path, os.O_RDWR, "")
-            self.write("", 0, facts.content)
+            self.write("", 0, state.content)
             self.close("")
         else:
-            self.mknod(path, KINDS[facts.kind] | 0o600, facts.rdev)
-        self.chown(path, facts.uid, facts.gid)
+            self.mknod(path, KINDS[state.kind] | 0o600, state.rdev)
+        self.chown(path, state.uid, state.gid)
         self.chmod(path, mode)
-        for name, value in facts.xattrs.items():
+        for name, value in state.xattrs.items():
             self.setxattr(path, name, value, 0)
 
 
@@ -261,27 +261,27 @@ KINDS = {
 }
 
 
-class Ours:
-    """A `FileSystem`, whose lookup counts are given back after each operation, as a kernel short of memory does."""
+class Cas3fsTree:
+    """A `FileSystem`; lookups are forgotten after each operation, as by a kernel that is short of memory."""
 
     def __init__(self, fs: FileSystem) -> None:
         self.fs = fs
         self.files: dict[str, tuple[int, int]] = {}
 
     @contextmanager
-    def _parent(self, path: Place) -> Iterator[tuple[int, bytes]]:
-        known = []
+    def _parent(self, path: Location) -> Iterator[tuple[int, bytes]]:
+        lookups = []
         number = ROOT
         try:
             for name in path[:-1]:
                 number = self.fs.lookup(number, name).number
-                known.append((number, 1))
+                lookups.append((number, 1))
             yield number, path[-1]
         finally:
-            self.fs.forget(known)
+            self.fs.forget(lookups)
 
     @contextmanager
-    def _inode(self, path: Place) -> Iterator[Inode]:
+    def _inode(self, path: Location) -> Iterator[Inode]:
         if not path:
             yield self.fs.getattr(ROOT)
             return
@@ -290,80 +290,80 @@ class Ours:
             try:
                 yield inode
             finally:
-                self._known(inode)
+                self._forget(inode)
 
-    def _known(self, inode: Inode) -> None:
+    def _forget(self, inode: Inode) -> None:
         self.fs.forget([(inode.number, 1)])
 
-    def create(self, path: Place, mode: int) -> None:
+    def create(self, path: Location, mode: int) -> None:
         with self._parent(path) as (folder, name):
             inode, handle = self.fs.create(folder, name, mode, os.O_RDWR, CALLER)
             self.fs.release(handle)
-            self._known(inode)
+            self._forget(inode)
 
-    def mkdir(self, path: Place, mode: int) -> None:
+    def mkdir(self, path: Location, mode: int) -> None:
         with self._parent(path) as (folder, name):
-            self._known(self.fs.mkdir(folder, name, mode & 0o1777, CALLER))  # the kernel sees to that
+            self._forget(self.fs.mkdir(folder, name, mode & 0o1777, CALLER))  # as the kernel does
 
-    def mknod(self, path: Place, mode: int, rdev: int) -> None:
+    def mknod(self, path: Location, mode: int, rdev: int) -> None:
         with self._parent(path) as (folder, name):
-            self._known(self.fs.mknod(folder, name, mode, rdev, CALLER))
+            self._forget(self.fs.mknod(folder, name, mode, rdev, CALLER))
 
-    def symlink(self, path: Place, target: bytes) -> None:
+    def symlink(self, path: Location, target: bytes) -> None:
         with self._parent(path) as (folder, name):
-            self._known(self.fs.symlink(folder, name, target, CALLER))
+            self._forget(self.fs.symlink(folder, name, target, CALLER))
 
-    def link(self, path: Place, new: Place) -> None:
+    def link(self, path: Location, new: Location) -> None:
         with self._inode(path) as inode, self._parent(new) as (folder, name):
-            self._known(self.fs.link(inode.number, folder, name))
+            self._forget(self.fs.link(inode.number, folder, name))
 
-    def unlink(self, path: Place) -> None:
+    def unlink(self, path: Location) -> None:
         with self._parent(path) as (folder, name):
             self.fs.unlink(folder, name)
 
-    def rmdir(self, path: Place) -> None:
+    def rmdir(self, path: Location) -> None:
         with self._parent(path) as (folder, name):
             self.fs.rmdir(folder, name)
 
-    def rename(self, path: Place, new: Place) -> None:
+    def rename(self, path: Location, new: Location) -> None:
         with self._parent(path) as (folder, name), self._parent(new) as (new_folder, new_name):
             self.fs.rename(folder, name, new_folder, new_name)
 
-    def readlink(self, path: Place) -> bytes:
+    def readlink(self, path: Location) -> bytes:
         with self._inode(path) as inode:
             return self.fs.readlink(inode.number)
 
-    def chmod(self, path: Place, mode: int) -> None:
+    def chmod(self, path: Location, mode: int) -> None:
         with self._inode(path) as inode:
             if not stat.S_ISLNK(inode.mode):
                 self.fs.setattr(inode.number, CALLER, mode=mode)
 
-    def chown(self, path: Place, uid: int, gid: int) -> None:
+    def chown(self, path: Location, uid: int, gid: int) -> None:
         with self._inode(path) as inode:
             self.fs.setattr(inode.number, CALLER, uid=uid, gid=gid)
 
-    def utimes(self, path: Place, atime_ns: int, mtime_ns: int) -> None:
+    def utimes(self, path: Location, atime_ns: int, mtime_ns: int) -> None:
         with self._inode(path) as inode:
             self.fs.setattr(inode.number, CALLER, atime_ns=atime_ns, mtime_ns=mtime_ns)
 
-    def truncate(self, path: Place, size: int) -> None:
+    def truncate(self, path: Location, size: int) -> None:
         with self._inode(path) as inode:
             if not stat.S_ISLNK(inode.mode):
                 self.fs.setattr(inode.number, CALLER, size=size)
 
-    def setxattr(self, path: Place, name: str, value: bytes, flags: int) -> None:
+    def setxattr(self, path: Location, name: str, value: bytes, flags: int) -> None:
         with self._inode(path) as inode:
             self.fs.setxattr(inode.number, name.encode(), value, flags)
 
-    def getxattr(self, path: Place, name: str) -> bytes:
+    def getxattr(self, path: Location, name: str) -> bytes:
         with self._inode(path) as inode:
             return self.fs.getxattr(inode.number, name.encode())
 
-    def removexattr(self, path: Place, name: str) -> None:
+    def removexattr(self, path: Location, name: str) -> None:
         with self._inode(path) as inode:
             self.fs.removexattr(inode.number, name.encode())
 
-    def open(self, path: Place, flags: int, slot: str) -> None:
+    def open(self, path: Location, flags: int, slot: str) -> None:
         with self._inode(path) as inode:
             if stat.S_ISREG(inode.mode):
                 self.files[slot] = self.fs.open(inode.number, flags, CALLER), inode.number
@@ -381,16 +381,16 @@ class Ours:
         for slot in list(self.files):
             self.close(slot)
 
-    # -- looking
+    # -- reading the tree
 
-    def look(self) -> Look:
-        found = Look({}, {}, {})
-        self._look_below((), self.fs.getattr(ROOT), found)
+    def read_tree(self) -> TreeState:
+        found = TreeState({}, {}, {})
+        self._read_below((), self.fs.getattr(ROOT), found)
         for slot, (_, number) in self.files.items():
             self._enter(found, open_file(slot), self.fs.getattr(number))
         return found
 
-    def _look_below(self, path: Place, inode: Inode, found: Look) -> None:
+    def _read_below(self, path: Location, inode: Inode, found: TreeState) -> None:
         self._enter(found, path, inode)
         if not inode.is_directory:
             return
@@ -401,14 +401,14 @@ class Ours:
         assert inode.nlink == 2 + sum(one.is_directory for _, one, _ in entries), path
         for name, one, _ in entries:
             assert self.fs.lookup(inode.number, name) is one
-            self._look_below((*path, name), one, found)
-            self._known(one)
+            self._read_below((*path, name), one, found)
+            self._forget(one)
 
-    def _enter(self, found: Look, place: Place, inode: Inode) -> None:
+    def _enter(self, found: TreeState, location: Location, inode: Inode) -> None:
         xattrs = {key.decode(): self.fs.getxattr(inode.number, key) for key in self.fs.listxattr(inode.number)}
-        found.facts[place] = _facts(inode.mode, inode, self._content(inode), xattrs)
-        found.identity[place] = inode.number
-        found.times[inode.number] = Times(inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
+        found.inodes[location] = _inode_state(inode.mode, inode, self._content(inode), xattrs)
+        found.identity[location] = inode.number
+        found.times[inode.number] = InodeTimes(inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
 
     def _content(self, inode: Inode) -> bytes:
         if stat.S_ISLNK(inode.mode):
@@ -422,14 +422,14 @@ class Ours:
             self.fs.release(handle)
 
 
-def _facts(mode: int, about: os.stat_result | Inode, content: bytes, xattrs: dict[str, bytes]) -> Facts:
+def _inode_state(mode: int, about: os.stat_result | Inode, content: bytes, xattrs: dict[str, bytes]) -> InodeState:
     uid, gid, links, rdev, size = (
         (about.uid, about.gid, about.nlink, about.rdev, about.size)
         if isinstance(about, Inode)
         else (about.st_uid, about.st_gid, about.st_nlink, about.st_rdev, about.st_size)
     )
     is_directory = stat.S_ISDIR(mode)
-    return Facts(
+    return InodeState(
         kind_of(mode),
         f"{stat.S_IMODE(mode):04o}",
         uid,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A volume in a folder, open on one machine after the other.
+"""A volume in a folder that one machine after another opens.
 
-Nothing happens in the background: what is committed, stored or published is what was asked for.
+Nothing happens in the background: data is committed, stored and published only on request.
 """
 
 import shutil
@@ -19,13 +19,13 @@ from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 
 LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
-SETTINGS = {"cache_size_bytes": 16 * MIB, "memory_cache_bytes": 0}  # so every block is read from the disk's cache
-MEMORY = Path("/dev/shm")  # nobody's power fails here, and thousands of syncs cost nothing
+SETTINGS = {"cache_size_bytes": 16 * MIB, "memory_cache_bytes": 0}  # so every block is read from the disk cache
+MEMORY = Path("/dev/shm")  # no test here loses power, and thousands of syncs cost nothing
 SMALL = VolumeSettings(chunker="fixed", block_size_bytes=4096)
 
 
-class Machine:
-    """See the module."""
+class TestedVolume:
+    """A volume, open on the current machine."""
 
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="cas3fs-model-", dir=MEMORY if MEMORY.is_dir() else None))
@@ -46,11 +46,11 @@ class Machine:
     def _open(self) -> OpenVolume:
         with patch("cas3fs.volume.wiring.FileSystemSettings", return_value=LAZY):
             volume = open_writer(self.store, WriterSettings(**SETTINGS), self._places)
-        (volume.state.staging / "reserve").touch()  # else making it would take most of a step's time
+        (volume.state.staging / "reserve").touch()  # creating it would take most of the time of a step
         volume.start(0)
         return volume
 
-    # -- what may happen to a machine
+    # -- operations
 
     def publish(self) -> str:
         assert self.volume.publisher is not None
@@ -58,19 +58,19 @@ class Machine:
 
     def collect_garbage(self) -> None:
         assert self.volume.context is not None
-        GarbageCollector(self.volume.context).collect(GcSettings(grace_s=0), _silent)
+        GarbageCollector(self.volume.context).collect(GcSettings(grace_s=0), _ignore_progress)
 
     def delete_snapshot(self, snapshot: str) -> None:
         self.volume.archive.delete([snapshot])
 
     def remount(self) -> str:
-        """Unmounts and mounts again; gives the snapshot of the unmounting."""
+        """Unmount and mount again; returns the snapshot of the unmount."""
         newest = self._finish()
         self.volume = self._open()
         return newest
 
     def move_to_another_machine(self) -> str:
-        """As `remount`, with nothing but the store."""
+        """As `remount`, on a machine that has only the store."""
         newest = self._finish()
         shutil.rmtree(self._places.state_dir)
         self.lose_the_cache()
@@ -78,14 +78,14 @@ class Machine:
         return newest
 
     def restore(self, snapshot: str) -> str:
-        """Unmounts, makes `snapshot` the head, and mounts; gives the snapshot of the unmounting."""
+        """Unmount, make `snapshot` the head, and mount; returns the snapshot of the unmount."""
         newest = self._finish()
-        restore_head(self.store, self._places, snapshot, _silent)
+        restore_head(self.store, self._places, snapshot, _ignore_progress)
         self.volume = self._open()
         return newest
 
     def kill(self) -> None:
-        """The process is killed and another one goes on with the files as they are at this moment."""
+        """Kill the process; another one continues with the files as they are at this moment."""
         before, state = self.volume, self._places.state_dir
         self.machines += 1
         shutil.copytree(state, self._places.state_dir)
@@ -97,7 +97,7 @@ class Machine:
         shutil.rmtree(self.root / "cache", ignore_errors=True)
 
     def view(self, snapshot: str) -> OpenVolume:
-        """A snapshot, open for reading on another machine."""
+        """Open a snapshot for reading on another machine."""
         settings = WriterSettings(**SETTINGS, read_only=True, snapshot=snapshot)
         volume = open_view(self.store, settings, LocalFolders(self.root / "viewer", self.root / "viewer-cache"))
         volume.start(0)
@@ -114,5 +114,5 @@ class Machine:
         shutil.rmtree(self.root)
 
 
-def _silent(message: Message) -> None:
-    """Nobody watches."""
+def _ignore_progress(message: Message) -> None:
+    """Ignore the progress of a command."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""gc and fsck as a user runs them, with the mount serving and without."""
+"""gc and fsck as a user runs them, with and without a mount."""
 
 import os
 
-from tests.mount.conftest import Machine
+from tests.mount.conftest import CliMachine
 
 
-def test_gc_and_fsck_beside_a_mount_in_use_and_after_it(machine: Machine) -> None:
+def test_gc_and_fsck_with_and_without_a_mount(machine: CliMachine) -> None:
     machine.mkfs("--allow-unfenced", "--pack-size", "1MiB", "--block-size", "64KiB")
     machine.mount()
     (machine.dir / "kept").write_bytes(kept := os.urandom(3_000_000))
@@ -15,16 +15,16 @@ def test_gc_and_fsck_beside_a_mount_in_use_and_after_it(machine: Machine) -> Non
     (machine.dir / "gone").unlink()
     plan = machine.report("gc", machine.dir, "--dry-run")
     assert plan["dead_blocks"] > 0
-    told = machine.run("gc", machine.dir, "--dry-run").stdout
-    assert f"blocks that no file names: {plan['dead_blocks']}," in told and "; $0.0" in told
+    output = machine.run("gc", machine.dir, "--dry-run").stdout
+    assert f"blocks that no file names: {plan['dead_blocks']}," in output and "; $0.0" in output
     result = machine.report("gc", machine.dir, "--grace", "0s")
     assert result["dropped_blocks"] == plan["dead_blocks"]
-    told = machine.report("fsck", machine.dir, "--verify-data")
-    assert (told["status"], told["findings"], told["verified"]["is_complete"]) == (0, [], True)
-    told = machine.run("fsck", machine.dir).stdout.splitlines()
-    assert told[0].startswith("checked: the local index; in the store") and told[-1] == "clean"
-    told = machine.run("stats", machine.dir).stdout
-    assert all(title in told for title in ("last gc ", "last fsck ", "last read back "))
+    output = machine.report("fsck", machine.dir, "--verify-data")
+    assert (output["status"], output["findings"], output["verified"]["is_complete"]) == (0, [], True)
+    output = machine.run("fsck", machine.dir).stdout.splitlines()
+    assert output[0].startswith("checked: the local index; in the store") and output[-1] == "clean"
+    output = machine.run("stats", machine.dir).stdout
+    assert all(title in output for title in ("last gc ", "last fsck ", "last read back "))
     assert "--verify-data" in machine.fail("fsck", machine.dir, "--max-duration", "1h", status=2)
     assert "unmount it" in machine.fail("fsck", machine.dir, "--repair", status=8)
     assert set(machine.report("stats", machine.dir)["maintenance"]) == {"gc", "fsck", "verify"}

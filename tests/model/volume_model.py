@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lives of a volume, at random, beside a model of what was acknowledged.
+"""A volume under random operations, beside a model of what was acknowledged.
 
-Two machines mount it in turn; they write, publish, collect, restore, unmount and die. State folders are put back from
-old copies, the store is put back from a backup, and copied; one machine takes over from the other. Requests to the
-store fail, listings lie, and statements of the databases fail while all that goes on. The model is a tree, a dict of
-texts by name: the one that is open, that of each machine's state folder, and that of each snapshot.
+Two machines mount it in turn; they write, publish, collect garbage, restore, unmount and are killed. State folders are
+replaced by old copies; the store is replaced by a backup, and copied; one machine takes over from the other. Requests
+to the store fail, listings are wrong, and statements of the databases fail meanwhile. The model is a tree, a dict of
+texts by name: that of the open volume, that of each machine's state folder, and that of each snapshot.
 """
 
 import random
@@ -51,21 +51,21 @@ PREFIXES = ("", "packs/", "pages/", "snapshots/", "epochs/")
 Tree = dict[str, str]
 
 
-def silent(message: Message) -> None:
-    """Nobody watches."""
+def ignore_progress(message: Message) -> None:
+    """Ignore the progress of a command."""
 
 
 @attrs.frozen
-class Local:
-    """What a state folder has: its tree, the newest snapshot that it knows of, and how often anybody has claimed."""
+class LocalState:
+    """A state folder: its tree, the newest snapshot that it knows, and how often the volume had been claimed."""
 
     tree: Tree
     head: str | None
     claims: int
 
 
-class Lives:
-    """One volume; `step` does one thing at random, and `check` looks at everything."""
+class VolumeModel:
+    """One volume; `step` does a random operation, and `check` compares everything with the model."""
 
     def __init__(self, folder: Path, seed: int, stores: FaultyStores, sqlite: SqliteFaults) -> None:
         self.folder, self.chance, self.stores, self.sqlite = folder, random.Random(seed), stores, sqlite
@@ -75,18 +75,18 @@ class Lives:
         self.archive = SnapshotArchive(Shelf(self.store))
         self.opened: OpenVolume | None = None
         self.tree: Tree = {}
-        self.local: dict[str, Local] = {}
+        self.local: dict[str, LocalState] = {}
         self.published: dict[str, Tree] = {}
         self.claims = 0
         self.number = 0
-        self.state_copies: list[tuple[str, Path, Local]] = []
+        self.state_copies: list[tuple[str, Path, LocalState]] = []
         self.backups: list[tuple[StoreCopy, dict[str, Tree]]] = []
-        self.told: list[str] = []
+        self.log: list[str] = []
 
-    # -- one thing after the other
+    # -- steps
 
     def step(self) -> None:
-        """Does something."""
+        """Do a random operation."""
         mounted: list[Callable[[], None]] = [
             *[self.write] * 6,
             *[self.remove] * 2,
@@ -103,37 +103,37 @@ class Lives:
         ]
         unmounted: list[Callable[[], None]] = [
             *[self.open] * 4,
-            self.put_state_back,
-            self.put_store_back,
+            self.restore_state,
+            self.restore_store,
             self.restore,
             self.collect,
             self.lose_machine,
         ]
         act = self.chance.choice(mounted if self.opened is not None else unmounted)
-        self.told.append(f"{act.__name__} on {self.host}")
+        self.log.append(f"{act.__name__} on {self.host}")
         act()
 
-    def try_to(self, act: Callable[[], object], *, note: bool = True) -> bool:
-        """Whether it could, with a fault of the store or without."""
+    def attempt(self, act: Callable[[], object], *, note: bool = True) -> bool:
+        """Call `act`, perhaps with faults; whether it succeeded."""
         failed = False
-        with self.trouble() as trouble:
+        with self.faults() as faults:
             try:
                 act()
             except (Cas3fsError, OSError) as error:
-                assert trouble, error
-                self.told.append(f"  {type(error).__name__}: {error}")
+                assert faults, error
+                self.log.append(f"  {type(error).__name__}: {error}")
                 failed = True
             finally:
                 self.stores.faults.clear()
                 if note:
                     self.note_published()
         if failed and self.opened is not None:
-            self.opened.filesystem.commit()  # what SQLite has undone is done again by the next commit
+            self.opened.filesystem.commit()  # the next commit repeats what SQLite has rolled back
         return not failed
 
     @contextmanager
-    def trouble(self) -> Iterator[list[object]]:
-        """What fails meanwhile: requests to the store, statements of the databases, both or nothing."""
+    def faults(self) -> Iterator[list[object]]:
+        """Perhaps let requests to the store fail, or statements of the databases, or both."""
         on: list[object] = []
         with ExitStack() as made:
             if self.chance.random() < 0.4:
@@ -142,28 +142,28 @@ class Lives:
                 newest = sorted(info.key for info in self.store.list(prefix))[-1:]
                 keys = newest if kind is FaultKind.LISTING_LACKS else ()
                 on.append(self.stores.faults.switch_on(kind, key_prefix=prefix, times=times, keys=keys))
-                self.told.append(f"  with {kind.name} {prefix} {times}")
+                self.log.append(f"  with {kind.name} {prefix} {times}")
             if self.chance.random() < 0.2:
                 kind_, file = self.chance.choice(STATEMENTS), self.chance.choice(["index.sqlite", "staging.sqlite"])
                 at = self.chance.randrange(1, 40)
                 on.append(made.enter_context(self.sqlite.on(kind_, at=at, file=file)))
-                self.told.append(f"  with {kind_.name} at statement {at} of {file}")
+                self.log.append(f"  with {kind_.name} at statement {at} of {file}")
             yield on
 
     def note_published(self) -> None:
-        """A snapshot that nobody knew is of this moment, though who made it may have failed afterwards."""
+        """Record new snapshots with the tree of this moment, even if the operation that made them failed."""
         present = self.archive.ids()
         for snapshot in present:
             if snapshot not in self.published:
                 self.published[snapshot] = dict(self.tree)
-                self.told.append(f"  {snapshot}: {brief(self.tree)}")
+                self.log.append(f"  {snapshot}: {brief(self.tree)}")
         self.published = {snapshot: self.published[snapshot] for snapshot in present}
 
     @property
     def newest(self) -> str | None:
         return max(self.archive.ids(), default=None)
 
-    # -- while it is open
+    # -- while the volume is open
 
     def write(self) -> None:
         assert self.opened is not None
@@ -177,13 +177,13 @@ class Lives:
                 opened.filesystem.unlink(ROOT, name.encode())
             write(opened, name, text)
 
-        if self.try_to(write_):
+        if self.attempt(write_):
             self.tree[name] = text
         else:
-            self.look_at(name, {None, "", text, self.tree.get(name)})
+            self.follow_failure(name, {None, "", text, self.tree.get(name)})
 
-    def look_at(self, name: str, possible: set[str | None]) -> None:
-        """A change of that file has failed: the model follows."""
+    def follow_failure(self, name: str, possible: set[str | None]) -> None:
+        """Adopt the state of a file whose change has failed."""
         assert self.opened is not None
         text = read_all(self.opened).get(name)
         assert text in possible
@@ -197,29 +197,29 @@ class Lives:
         if self.tree:
             name = self.chance.choice(sorted(self.tree))
             opened = self.opened
-            if self.try_to(lambda: opened.filesystem.unlink(ROOT, name.encode())):
+            if self.attempt(lambda: opened.filesystem.unlink(ROOT, name.encode())):
                 del self.tree[name]
             else:
-                self.look_at(name, {None, self.tree[name]})
+                self.follow_failure(name, {None, self.tree[name]})
 
     def publish(self) -> None:
         opened = self.opened
         assert opened is not None and opened.publisher is not None
         publisher = opened.publisher
         made: list[str] = []
-        if self.try_to(lambda: made.append(publisher.publish())):
+        if self.attempt(lambda: made.append(publisher.publish())):
             assert self.published[made[0]] == self.tree, made[0]
         self.compare()
 
     def compare(self) -> None:
-        """What is open is as it should be."""
+        """Compare the open volume with the model."""
         assert self.opened is not None
         assert read_all(self.opened) == self.tree
 
     def gc(self) -> None:
         opened = self.opened
         assert opened is not None
-        self.try_to(lambda: GcScheduler(opened).gc(GcSettings(grace_s=0), silent))
+        self.attempt(lambda: GcScheduler(opened).gc(GcSettings(grace_s=0), ignore_progress))
         self.compare()
 
     def prune(self) -> None:
@@ -230,33 +230,33 @@ class Lives:
             with publisher.exclusively():
                 publisher.pruner.prune(RetentionPolicy(last=2))
 
-        self.try_to(prune)
+        self.attempt(prune)
         self.compare()
 
     def finish(self) -> None:
         assert self.opened is not None
-        if self.try_to(self.opened.finish):
+        if self.attempt(self.opened.finish):
             assert self.published[str(self.newest)] == self.tree
         self.close()
 
     def kill(self) -> None:
-        """The process dies, when all was synced."""
+        """Kill the process after a commit."""
         assert self.opened is not None
         self.opened.filesystem.commit()
         self.close()
 
     def close(self) -> None:
         assert self.opened is not None
-        self.local[self.host] = Local(dict(self.tree), self.newest, self.claims)
+        self.local[self.host] = LocalState(dict(self.tree), self.newest, self.claims)
         self.opened.close()
         self.opened = None
 
     def take_over(self) -> None:
-        """The other machine takes over, while this one still believes that it is the writer."""
+        """Let the other machine take over while this one still acts as the writer."""
         assert self.opened is not None and self.opened.publisher is not None
         old, before = self.opened, self.host
         old.filesystem.commit()
-        self.local[before] = Local(dict(self.tree), self.newest, self.claims)
+        self.local[before] = LocalState(dict(self.tree), self.newest, self.claims)
         self.opened = None
         self.host = next(host for host in HOSTS if host != before)
         self.open()
@@ -268,16 +268,16 @@ class Lives:
             except Fenced:
                 pass
             else:
-                raise AssertionError("a writer that was taken over has acknowledged something")
+                raise AssertionError("a fenced writer has acknowledged a snapshot")
         assert self.archive.ids() == there
         old.close()
-        self.local[before] = Local({**self.local[before].tree, "of nobody": str(self.number)}, None, -1)
+        self.local[before] = LocalState({**self.local[before].tree, "of nobody": str(self.number)}, None, -1)
         self.compare()
 
-    # -- while it is not
+    # -- while the volume is closed
 
     def on(self, host: str) -> "mock._patch[Callable[[], MachineId]]":
-        """This process runs on that machine."""
+        """Let this process run on that machine."""
         return mock.patch("cas3fs.epochs.identity.local_machine_id", lambda: HOSTS[host])
 
     def open(self) -> None:
@@ -299,35 +299,35 @@ class Lives:
                 opened.append(made)
 
         self.claims += 1
-        if not self.try_to(open_, note=False):
+        if not self.attempt(open_, note=False):
             open_()
         self.opened = opened[-1]
         found = read_all(self.opened)
         allowed = [published]
         if local is not None and local.head == newest and local.tree != published:
-            # what only this machine has is gone on with, unless somebody else has been the writer since
+            # unpublished changes of this machine are kept, unless there was another writer since
             allowed = [local.tree] if local.claims == self.claims - 1 else [local.tree, published]
         elif local is not None and local.claims == -1:
             allowed = [published]
-        assert found in allowed, f"there is {brief(found)}, and should be one of {list(map(brief, allowed))}"
+        assert found in allowed, f"found {brief(found)}, expected one of {list(map(brief, allowed))}"
         if local is not None and found != local.tree and local.tree not in self.published.values():
-            assert self.set_aside() > aside, "what only this machine has is gone without a trace"
+            assert self.set_aside() > aside, "unpublished changes of this machine are lost"
         self.tree = found
-        self.note_published()  # who takes over publishes where it goes on from
+        self.note_published()  # a takeover publishes the state from which it continues
 
     def set_aside(self) -> int:
-        """How many states of this machine lie aside."""
+        """How many states of this machine were set aside."""
         return len(list(self.volume.state(self.host).glob("set-aside/*")))
 
     def copy_state(self) -> None:
-        """A backup of the state folder, while the volume is open."""
+        """Copy the state folder while the volume is open."""
         assert self.opened is not None
         self.opened.filesystem.commit()
         copy = self.folder / f"copy{len(self.state_copies)}"
         shutil.copytree(self.volume.state(self.host), copy, ignore=shutil.ignore_patterns("*.sock"))
-        self.state_copies.append((self.host, copy, Local(dict(self.tree), self.newest, self.claims)))
+        self.state_copies.append((self.host, copy, LocalState(dict(self.tree), self.newest, self.claims)))
 
-    def put_state_back(self) -> None:
+    def restore_state(self) -> None:
         if self.state_copies:
             self.host, copy, local = self.chance.choice(self.state_copies)
             state = self.volume.state(self.host)
@@ -338,7 +338,7 @@ class Lives:
         self.open()
 
     def lose_machine(self) -> None:
-        """The disk of the machine is gone."""
+        """Lose the machine's disk."""
         shutil.rmtree(self.volume.state(self.host), ignore_errors=True)
         self.local.pop(self.host, None)
         self.open()
@@ -346,11 +346,11 @@ class Lives:
     def back_up(self) -> None:
         self.backups.append((copy_objects(self.store), dict(self.published)))
 
-    def put_store_back(self) -> None:
+    def restore_store(self) -> None:
         if self.backups:
             copy, published = self.chance.choice(self.backups)
             packs = {info.key for info in self.store.list("packs/")}
-            # what was stored since and is in no snapshot would be lost with such a store: volume/test_old_store.py
+            # packs stored since and named by no snapshot would be lost: volume/test_old_store.py
             if max(published, default=None) != self.newest or packs <= copy.objects.keys():
                 self.published = dict(published)
                 restore_objects(self.store, copy)
@@ -358,8 +358,8 @@ class Lives:
         self.open()
 
     def copy_store(self) -> None:
-        """The volume lives on elsewhere, too, and neither knows of the other."""
-        place = self.folder / f"elsewhere{self.number}-{len(self.told)}"
+        """Copy the store and use the copy on another machine."""
+        place = self.folder / f"elsewhere{self.number}-{len(self.log)}"
         place.mkdir()
         other = self.volume.at(place)
         copy_to(self.store, self.stores.without_faults(other.store_settings.url))
@@ -374,7 +374,7 @@ class Lives:
         self.compare()
 
     def restore(self) -> None:
-        """An older snapshot becomes the head, where no machine has anything that was not published."""
+        """Make an older snapshot the head."""
         local = self.local.get(self.host)
         snapshot = self.chance.choice(self.archive.ids() or [None])  # type: ignore[list-item]
         if snapshot is None or local is None:
@@ -382,39 +382,41 @@ class Lives:
         is_head = snapshot == self.newest
         try:
             with self.on(self.host):
-                restore_head(self.volume.store_settings, self.volume.folders(self.host), snapshot, silent)
+                restore_head(self.volume.store_settings, self.volume.folders(self.host), snapshot, ignore_progress)
         except (StateConflict, EpochHeld) as error:
-            self.told.append(f"  {type(error).__name__}: {error}")
+            self.log.append(f"  {type(error).__name__}: {error}")
             return
         self.claims += 1
         self.tree = local.tree if is_head else self.published[snapshot]
         self.note_published()
-        self.local[self.host] = Local(dict(self.tree), self.newest, self.claims)
+        self.local[self.host] = LocalState(dict(self.tree), self.newest, self.claims)
 
     def collect(self) -> None:
         def collect() -> None:
             with self.on(self.host):
-                collect_unmounted(self.volume.store_settings, self.volume.folders(self.host), {"grace_s": 0}, silent)
+                collect_unmounted(
+                    self.volume.store_settings, self.volume.folders(self.host), {"grace_s": 0}, ignore_progress
+                )
 
         self.open()
-        self.finish_well()
-        self.try_to(collect)
+        self.finish_without_faults()
+        self.attempt(collect)
         self.claims += 1
-        self.local[self.host] = Local(dict(self.tree), self.newest, self.claims)
+        self.local[self.host] = LocalState(dict(self.tree), self.newest, self.claims)
 
-    def finish_well(self) -> None:
+    def finish_without_faults(self) -> None:
         assert self.opened is not None
         self.opened.finish()
         self.note_published()
         self.close()
 
-    # -- at the end
+    # -- checks
 
     def check(self) -> None:
-        """Every snapshot shows what it showed, and nothing is to be found wrong."""
+        """Check that every snapshot shows its tree, and that fsck finds nothing."""
         if self.opened is None:
             self.open()
-        self.finish_well()
+        self.finish_without_faults()
         for snapshot, tree in self.published.items():
             view = view_of(self.volume, snapshot, f"viewer of {snapshot}")
             found = read_all(view)
@@ -424,12 +426,12 @@ class Lives:
 
 
 def brief(tree: Tree) -> dict[str, str]:
-    """To tell of it."""
+    """The beginnings of the texts, for messages."""
     return {name: text[:9] for name, text in sorted(tree.items())}
 
 
 def clean(volume: Volume, host: str) -> None:
-    told: list[Message] = []
-    result = check_unmounted(volume.store_settings, volume.folders(host), {"verify_data": True}, told.append)
-    # where a statement has failed, the records that could be read lie in a new database, and the old one aside
-    assert result["codes"].keys() <= {"staging-put-aside"}, [one for one in told if "finding" in one]
+    messages: list[Message] = []
+    result = check_unmounted(volume.store_settings, volume.folders(host), {"verify_data": True}, messages.append)
+    # after a failed statement, readable records are in a new database, and the old one is set aside
+    assert result["codes"].keys() <= {"staging-put-aside"}, [one for one in messages if "finding" in one]

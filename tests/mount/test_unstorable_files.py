@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A file whose staged bytes the local disk lost stops no flush, no snapshot and no umount; it is named, and tried
-again."""
+"""A file whose staged bytes the local disk has lost blocks no flush, snapshot or umount; it is named and retried."""
 
 import json
 import os
@@ -9,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Machine
+from .conftest import CliMachine
 
 DATA = os.urandom(1 << 20)
 
 
 @pytest.fixture
-def second(machine: Machine, workspace: Path) -> Iterator[Machine]:
-    """Another machine that reaches the same volume."""
-    made = Machine(workspace / "two", machine.url, {})
+def second(machine: CliMachine, workspace: Path) -> Iterator[CliMachine]:
+    """Another machine with access to the same volume."""
+    made = CliMachine(workspace / "two", machine.url, {})
     yield made
     made.clean_up()
 
 
-def lose_staged_bytes(machine: Machine) -> int:
-    """Writes a file whose staged bytes can be read no more; gives a descriptor that keeps it from being stored yet."""
+def lose_staged_bytes(machine: CliMachine) -> int:
+    """Write a file and truncate its staged bytes; returns a descriptor that keeps it from being stored yet."""
     descriptor = os.open(machine.dir / "victim", os.O_CREAT | os.O_RDWR)
     os.write(descriptor, DATA)
     os.fsync(descriptor)
@@ -32,7 +31,7 @@ def lose_staged_bytes(machine: Machine) -> int:
     return descriptor
 
 
-def shown(machine: Machine, snapshot: str, name: str) -> bytes:
+def shown(machine: CliMachine, snapshot: str, name: str) -> bytes:
     machine.run("snapshot", "extract", machine.url, snapshot, name, machine.root / "extracted")
     data = (machine.root / "extracted").read_bytes()
     (machine.root / "extracted").unlink()
@@ -40,17 +39,15 @@ def shown(machine: Machine, snapshot: str, name: str) -> bytes:
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other", "a-flush-reaches-the-store")
-def test_a_file_that_cannot_be_stored_is_named_and_stops_neither_flush_nor_umount(
-    machine: Machine, second: Machine
-) -> None:
+def test_an_unstorable_file_is_named_and_blocks_nothing(machine: CliMachine, second: CliMachine) -> None:
     machine.mkfs()
     machine.mount()
     os.close(lose_staged_bytes(machine))
     (machine.dir / "other").write_bytes(b"important")
     assert "1 file is not in the store: /victim: " in machine.fail("flush", machine.dir)
-    told = json.loads(machine.run("flush", machine.dir, "--json", status=1).stdout)
-    assert [one["path"] for one in told["unstored"]] == ["/victim"]
-    assert shown(machine, told["snapshot"], "other") == b"important"
+    output = json.loads(machine.run("flush", machine.dir, "--json", status=1).stdout)
+    assert [one["path"] for one in output["unstored"]] == ["/victim"]
+    assert shown(machine, output["snapshot"], "other") == b"important"
     assert [one["path"] for one in machine.report("stats", machine.dir)["unstored"]] == ["/victim"]
     assert "/victim: " in machine.run("stats", machine.dir).stdout
     (machine.dir / "later").write_bytes(b"important, too")
@@ -58,7 +55,7 @@ def test_a_file_that_cannot_be_stored_is_named_and_stops_neither_flush_nor_umoun
     assert not machine.dir.is_mount()
     newest = machine.report("snapshot", "list", machine.url)[-1]["id"]
     assert shown(machine, newest, "later") == b"important, too"
-    second.fail("mount", second.url, second.dir)  # it is still held
+    second.fail("mount", second.url, second.dir)  # the volume is still held
     machine.mount()
     (machine.dir / "victim").write_bytes(b"written anew")
     machine.umount()
@@ -68,7 +65,7 @@ def test_a_file_that_cannot_be_stored_is_named_and_stops_neither_flush_nor_umoun
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
-def test_an_fsync_into_the_store_fails_for_the_file_that_cannot_be_stored_alone(machine: Machine) -> None:
+def test_remote_fsync_fails_only_for_the_unstorable_file(machine: CliMachine) -> None:
     machine.mkfs()
     machine.mount()
     os.close(lose_staged_bytes(machine))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a crash left, looked at: on the machine where it happened, and on one that has nothing but the store."""
+"""Inspects what a crash left: on the machine where it happened, and on one that has only the store."""
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,22 @@ from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT
 from cas3fs.volume.opening import open_view, open_writer
 
-Facts = dict[str, tuple[Any, ...]]
+TreeState = dict[str, tuple[Any, ...]]
 """By path: mode, owner, links, size, mtime and a hash of the content; times for files only."""
 
 
-def ignore(_: object) -> None:
-    """A report of progress that nobody reads."""
+def ignore_progress(_: object) -> None:
+    """Ignore the progress of a command."""
 
 
-def places(folder: Path) -> LocalFolders:
-    """The places of a machine whose folder that is."""
+def folders_of(folder: Path) -> LocalFolders:
+    """The state and cache folders of the machine in `folder`."""
     return LocalFolders(folder / "s", folder / "c")
 
 
-def facts_of(top: Path) -> Facts:
-    """Everything that is to be seen of a tree."""
-    found: Facts = {}
+def read_tree(top: Path) -> TreeState:
+    """Read everything that is visible of a tree."""
+    found: TreeState = {}
     for folder, _, files in os.walk(top):
         for path in [Path(folder), *(Path(folder, name) for name in files)]:
             status = path.lstat()
@@ -40,25 +39,25 @@ def facts_of(top: Path) -> Facts:
     return found
 
 
-def findings(url: str, machine: LocalFolders, **args: Any) -> list[str]:
-    """What ``cas3fs fsck`` finds; nothing is repaired."""
-    told: list[str] = []
+def fsck_findings(url: str, machine: LocalFolders, **args: Any) -> list[str]:
+    """The findings of ``cas3fs fsck``; nothing is repaired."""
+    found: list[str] = []
 
     def take(message: Any) -> None:
         if "finding" in message:
-            told.append(str(message["finding"]))
+            found.append(str(message["finding"]))
 
     result = check_unmounted(StoreSettings(url), machine, args, take)
-    assert result["status"] == 0 or told
-    return told
+    assert result["status"] == 0 or found
+    return found
 
 
-def tree_of_store(
+def export_from_store(
     url: str, machine: LocalFolders, out: Path, snapshot: str | None = None, problems: list[str] | None = None
 ) -> str | None:
-    """Copies the newest snapshot's tree, or that of another, to `out`, with nothing but the store; gives its id.
+    """Copy the tree of the newest snapshot, or of another, to `out`, with only the store; returns its id.
 
-    Nothing may be in the way, or it is added to `problems`.
+    Fails if there is a problem, unless `problems` is given, to which it is added.
     """
     view = open_view(StoreSettings(url), WriterSettings(read_only=True, cache_size_bytes=0, snapshot=snapshot), machine)
     try:
@@ -71,10 +70,10 @@ def tree_of_store(
         view.close()
 
 
-def tree_of_machine(
+def export_as_writer(
     url: str, machine: LocalFolders, out: Path, *, take_over: bool = False, problems: list[str] | None = None
 ) -> None:
-    """Opens the volume as its writer, copies the tree to `out`, and publishes and releases it; `problems` as above."""
+    """Open the volume as its writer, copy the tree to `out`, publish and release; `problems` as above."""
     volume = open_writer(StoreSettings(url), WriterSettings(cache_size_bytes=0, take_over=take_over), machine)
     try:
         volume.start(0)
@@ -82,17 +81,12 @@ def tree_of_machine(
         exporter.copy(ROOT, out)
         assert problems is not None or exporter.result.problems == [], exporter.result.problems[:9]
         (problems if problems is not None else []).extend(exporter.result.problems)
-        ignore(volume.finish())
+        ignore_progress(volume.finish())
     finally:
         volume.close()
 
 
-def forget_places(state_dir: Path) -> None:
-    """What stands for the disk of a machine lies elsewhere than that did; it belongs to the store beside it."""
+def forget_location(state_dir: Path) -> None:
+    """Remove the records of where the state folder was: the copy of a disk belongs to the store beside it."""
     for record in (*state_dir.glob("*/place.json"), *state_dir.glob("*/mount.json")):
         record.unlink()
-
-
-def copy_of(folder: Path, copy: Path) -> None:
-    """Copies folders with what a crash left: no sockets."""
-    shutil.copytree(folder, copy, symlinks=True, ignore=shutil.ignore_patterns("*.sock"))

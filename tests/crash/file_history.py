@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was done to a file, and what may therefore be found of it after a crash.
+"""What was done to a file, and so what it may contain after a crash.
 
-A *mark* is a number of events: "from here on nothing is promised". Between two marks every unit may be as it was at the
-first, or as any event between them made it. One thread at a time changes a history; an event is noted before the
-operation is asked for, since a crash may come before the answer.
+A *mark* is a number of events: "from here on nothing is guaranteed". Between two marks every unit may be as at the
+first one, or as any event between them made it. One thread at a time changes a history; an event is recorded before the
+operation is started, since a crash may come before its result.
 
-Where operations may fail, an event becomes *doubtful* when its operation has: from then on a unit may be as before, or
-as the event made it. Where the disk may lose bytes, whatever is not synced may be `LOST`: reading it is an I/O error.
+Where operations may fail, an event becomes *uncertain* when its operation has failed: from then on a unit may be as
+before, or as the event made it. Where the disk may lose bytes, any unsynced unit may be `LOST`: reading it is an I/O
+error.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,30 +17,30 @@ from tests.crash.stamps import HOLE, UNIT_BYTES, NotWritten, versions
 
 ABSENT = None
 LOST = -1
-"""The version of a unit that cannot be read."""
+"""The version of an unreadable unit."""
 Key = str | int
-"""``size`` (units, None while there is no file) or the number of a unit (its version)."""
+"""``size`` (in units; None while the file does not exist), or the number of a unit (its version)."""
 
 
-class History:
-    """One file, by its number and its path below the top."""
+class FileHistory:
+    """The history of one file, with its number and its path below the top."""
 
     def __init__(self, file: int, path: str, *, whole: bool = False) -> None:
-        """`whole`: its content is only ever replaced, by renaming, so it is found whole."""
+        """`whole`: the content is only ever replaced by a rename, so it must be of one version."""
         self.file, self.path, self.whole = file, path, whole
         self.events: list[dict[Key, Any]] = [{"size": ABSENT}]
         self.size: int | None = ABSENT
         self.version = HOLE
         self.synced = 1
-        """The mark up to which everything is durable on the machine."""
-        self.doubtful: set[int] = set()
-        """Which events may not have happened."""
+        """The mark up to which everything is durable on this machine."""
+        self.uncertain: set[int] = set()
+        """The events that may not have happened."""
         self.disk_loses = False
-        """Whether the local disk may lose what is not synced."""
+        """Whether the local disk may lose unsynced data."""
 
     @property
     def mark(self) -> int:
-        """Everything up to now."""
+        """The mark of this moment."""
         return len(self.events)
 
     def next_version(self) -> int:
@@ -47,13 +48,13 @@ class History:
         return self.version
 
     def replaced(self, version: int, units: int) -> None:
-        """The file becomes one of that version and length."""
+        """The file was replaced by one of that version and length."""
         gone = dict.fromkeys(range(units, self.size or 0), ABSENT)
         self.events.append({"size": units, **dict.fromkeys(range(units), version), **gone})
         self.size = units
 
     def wrote(self, start: int, units: int, version: int) -> None:
-        """Some units are written; those between the end and `start` become a hole."""
+        """Some units were written; those between the end and `start` become a hole."""
         size = self.size or 0
         holes = dict.fromkeys(range(size, start), HOLE)
         self.size = max(size, start + units)
@@ -70,28 +71,28 @@ class History:
         self.size = ABSENT
 
     def failed(self, mark: int, size: int | None) -> None:
-        """The operation whose events were noted since `mark` has failed; the file is of `size` units now."""
-        self.doubtful.update(range(mark, self.mark))
+        """The operation whose events were recorded since `mark` has failed; the file now has `size` units."""
+        self.uncertain.update(range(mark, self.mark))
         greatest = max((event["size"] or 0 for event in self.events), default=0)
         self.events.append({"size": size, **dict.fromkeys(range(size or 0, greatest), ABSENT)})
         self.size = size
 
     def lost(self) -> None:
-        """An fsync has told that something was lost since the last one that succeeded."""
-        self.doubtful.add(self.mark)
+        """An fsync has failed: data since the last successful one may be lost."""
+        self.uncertain.add(self.mark)
         self.events.append({"size": self.size, **dict.fromkeys(self._touched(self.synced, self.mark), LOST)})
 
     def _touched(self, low: int, high: int) -> set[int]:
         return {key for event in self.events[low:high] for key in event if isinstance(key, int)}
 
-    # -- what may be found
+    # -- possible contents
 
     def possible(self, low: int, high: int) -> dict[Key, set[Any]]:
-        """What each unit, and the size, may be if everything up to the mark `low` is certain, and nothing after."""
+        """The possible versions of each unit, and sizes, if exactly the events up to the mark `low` are certain."""
         found: dict[Key, set[Any]] = {}
         for number, event in enumerate(self.events[:high]):
             for key, value in event.items():
-                if number >= low or number in self.doubtful:
+                if number >= low or number in self.uncertain:
                     found.setdefault(key, {ABSENT}).add(value)
                 else:
                     found[key] = {value}
@@ -109,7 +110,7 @@ class History:
         *,
         errors_are_fine: bool = False,
     ) -> Iterable[str]:
-        """What is wrong with the content `data` (None: no such file), in which units are `unreadable`."""
+        """What is wrong with the content `data` (None: no such file), whose units in `unreadable` cannot be read."""
         possible = self.possible(low, high)
         size = None if data is None else len(data) // UNIT_BYTES
         if size not in possible["size"] or len(data or b"") % UNIT_BYTES:
@@ -133,4 +134,4 @@ class History:
                 yield f"{self.path}: unit {unit} of {size} is of version {wrong}, may be {possible.get(unit)}"
             seen |= found
         if self.whole and len(seen) > 1:
-            yield f"{self.path}: is mixed of versions {sorted(seen)}"
+            yield f"{self.path}: is a mixture of versions {sorted(seen)}"

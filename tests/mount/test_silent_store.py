@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A store that takes every request and answers none."""
+"""A store that accepts every request and answers none."""
 
 import mmap
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import TIMEOUT_S, Machine, new_bucket
+from .conftest import TIMEOUT_S, CliMachine, new_bucket
 
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer
@@ -21,20 +21,20 @@ READERS = 16
 SYNCS = 12
 FILE_BYTES = 300_000
 PROMPT_S = 15.0
-"""How long the mount's other work may take at first: the patience with the store, and a busy machine."""
+"""How long other operations may take at first: the time limit for the store, on a busy machine."""
 
 
 @pytest.fixture
 def own_rclone(tmp_path: Path) -> Iterator["RcloneServer"]:
-    """A server that no other test needs meanwhile."""
+    """A server that no other test uses."""
     from cas3fs.testing import servers
 
     with servers.rclone_s3(tmp_path) as server:
         yield server
 
 
-def read_past_the_kernel(path: Path) -> bytes:
-    """The first 4 KiB of a file by O_DIRECT: no limit of the kernel's holds such reads back."""
+def read_directly(path: Path) -> bytes:
+    """Read the first 4 KiB of a file by O_DIRECT: the kernel does not limit the number of such reads."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
     try:
         with mmap.mmap(-1, 4096) as aligned:
@@ -44,10 +44,10 @@ def read_past_the_kernel(path: Path) -> bytes:
 
 
 @pytest.mark.promise("work-goes-on-without-the-store")
-def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
+def test_reads_waiting_for_a_silent_store_block_nothing_else(
     need_fuse: None, own_rclone: "RcloneServer", workspace: Path
 ) -> None:
-    machine = Machine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
+    machine = CliMachine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
     contents = {f"f{number}": os.urandom(FILE_BYTES) for number in range(READERS)}
     try:
         machine.mkfs()
@@ -57,12 +57,12 @@ def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
         machine.umount()
         machine.mount("--cache-size", "0")
         own_rclone.pause()
-        begun = threading.Semaphore(0)
+        started = threading.Semaphore(0)
 
         def read(name: str) -> bytes | OSError:
-            begun.release()
+            started.release()
             try:
-                return read_past_the_kernel(machine.dir / name)
+                return read_directly(machine.dir / name)
             except OSError as error:
                 return error
 
@@ -70,7 +70,7 @@ def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
             reads = {name: pool.submit(read, name) for name in contents}
             try:
                 for _ in reads:
-                    assert begun.acquire(timeout=TIMEOUT_S)
+                    assert started.acquire(timeout=TIMEOUT_S)
                 for _ in range(3):
                     started_s = time.monotonic()
                     (machine.dir / "new").write_bytes(b"new")
@@ -82,7 +82,7 @@ def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
                 own_rclone.resume()
             answers = {name: each.result(3 * TIMEOUT_S) for name, each in reads.items()}
         served = [name for name, answer in answers.items() if not isinstance(answer, OSError)]
-        assert served  # those who had a slot waited, and were answered in the end
+        assert served  # requests with a slot waited, and succeeded in the end
         assert all(answers[name] == contents[name][:4096] for name in served)
         for name, content in contents.items():
             assert (machine.dir / name).read_bytes() == content
@@ -93,10 +93,10 @@ def test_while_many_reads_wait_for_a_silent_store_everything_else_goes_on(
 
 
 @pytest.mark.promise("a-waiting-fsync-needs-a-slot")
-def test_while_many_syncs_wait_for_a_silent_store_everything_else_goes_on(
+def test_syncs_waiting_for_a_silent_store_block_nothing_else(
     need_fuse: None, own_rclone: "RcloneServer", workspace: Path
 ) -> None:
-    machine = Machine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
+    machine = CliMachine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
     try:
         machine.mkfs()
         machine.mount("--fsync", "remote")
@@ -104,13 +104,13 @@ def test_while_many_syncs_wait_for_a_silent_store_everything_else_goes_on(
         for name in names:
             (machine.dir / name).write_bytes(b"old")
         own_rclone.pause()
-        begun = threading.Semaphore(0)
+        started = threading.Semaphore(0)
 
         def sync(name: str) -> OSError | None:
             descriptor = os.open(machine.dir / name, os.O_WRONLY)
             try:
                 os.write(descriptor, b"new")
-                begun.release()
+                started.release()
                 os.fsync(descriptor)
             except OSError as error:
                 return error
@@ -122,7 +122,7 @@ def test_while_many_syncs_wait_for_a_silent_store_everything_else_goes_on(
             syncs = [pool.submit(sync, name) for name in names]
             try:
                 for _ in syncs:
-                    assert begun.acquire(timeout=TIMEOUT_S)
+                    assert started.acquire(timeout=TIMEOUT_S)
                 for number in range(3):
                     started_s = time.monotonic()
                     (machine.dir / f"made {number}").write_bytes(b"made")
@@ -132,7 +132,7 @@ def test_while_many_syncs_wait_for_a_silent_store_everything_else_goes_on(
             finally:
                 own_rclone.resume()
             answers = [each.result(3 * TIMEOUT_S) for each in syncs]
-        assert None in answers  # those who had a slot waited, and were answered in the end
+        assert None in answers  # requests with a slot waited, and succeeded in the end
         assert all((machine.dir / name).read_bytes() == b"new" for name in names)
         machine.umount()
     finally:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A load for a mount: workers that do what programs do, check every byte, and time every operation.
+"""A load for a mount: threads that do what programs do, check every byte, and time every operation.
 
-Each worker has a folder of its own, of whose files it knows every byte; so what it reads back and what it lists can be
-compared. Now and then it looks at the folder of another, where only errors of files that are gone are right.
-What a worker holds is bounded, so a mount that grows without end grows by itself.
+Each thread has a folder of its own and knows every byte of its files, so it can compare what it reads and lists. Now
+and then it lists the folder of another thread, where the only expected errors are those of deleted files. The data of
+a thread is bounded, so a mount that grows without end does so by itself.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from pathlib import Path
 
 KIB, MIB = 1024, 1024 * 1024
 POOL = os.urandom(8 * MIB)
-"""Where some of what is written comes from, so that blocks are found again."""
-MOST_FILES = {"s": 40, "l": 3}
-"""Of a worker's, by the first letter of the name: small, large."""
+"""The source of some of the data, so that blocks repeat."""
+MAX_FILES = {"s": 40, "l": 3}
+"""Of one thread, by the first letter of the name: small, large."""
 LARGEST_SMALL_BYTES, LARGEST_LARGE_BYTES = 16 * KIB, 4 * MIB
 REQUEST_BYTES = 256 * KIB
 
 
 class Latencies:
-    """How often each operation was done and how long it took at worst; thread-safe."""
+    """How often each operation was done, and its longest duration; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.counts: dict[str, int] = defaultdict(int)
         self.worst: dict[str, tuple[float, str]] = {}
-        """Seconds, and what was done to which file how long after the beginning."""
+        """By operation: the longest duration in seconds, and a description of that operation."""
         self._begin_s = time.monotonic()
 
     @contextlib.contextmanager
@@ -44,16 +44,16 @@ class Latencies:
             with self._lock:
                 self.counts[operation] += 1
                 if took_s > self.worst.get(operation, (0.0, ""))[0]:
-                    when = f"{started_s - self._begin_s:.0f} s after the begin"
+                    when = f"{started_s - self._begin_s:.0f} s after the start"
                     self.worst[operation] = took_s, f"{operation} of {path} took {took_s:.2f} s, {when}"
 
     def over(self, limit_s: float) -> list[str]:
-        """The operations that took longer at worst, told in a line each."""
-        return sorted(told for took_s, told in self.worst.values() if took_s > limit_s)
+        """Descriptions of the operations that took longer than `limit_s`."""
+        return sorted(line for took_s, line in self.worst.values() if took_s > limit_s)
 
 
-class Worker(threading.Thread):
-    """Works below `folder` until `stop` is set; `error` is what ended it before that."""
+class LoadThread(threading.Thread):
+    """Works in its folder until `stop` is set; `error` is the exception that ended it before, if any."""
 
     def __init__(self, root: Path, number: int, latencies: Latencies, stop: threading.Event) -> None:
         super().__init__(name=f"load-{number}")
@@ -77,7 +77,7 @@ class Worker(threading.Thread):
             self._unlink: 3,
             self._list: 3,
             self._stat_all: 2,
-            self._look_around: 2,
+            self._list_other_folder: 2,
         }
 
     def run(self) -> None:
@@ -115,7 +115,7 @@ class Worker(threading.Thread):
             self.files[name] = self.files[name][:size].ljust(size, b"\0")
 
     def _read_back(self) -> None:
-        """Reads a file through the mount, not from the kernel's copy."""
+        """Read a file through the mount, not from the kernel's page cache."""
         if name := self._any(""):
             path, expected = self.folder / name, self.files[name]
             file = os.open(path, os.O_RDONLY)
@@ -133,7 +133,7 @@ class Worker(threading.Thread):
             self._move(name, self._new_name(name[0]))
 
     def _replace(self) -> None:
-        """As editors save: a new file is written, synced, and renamed over the old one."""
+        """Save as editors do: write a new file, sync it, and rename it over the old one."""
         if name := self._any("s"):
             new = self._new_name("s")
             self._write(new, self._content(self._random.randrange(LARGEST_SMALL_BYTES)), sync=True)
@@ -156,7 +156,7 @@ class Worker(threading.Thread):
                 size = (self.folder / name).stat().st_size
             assert size == len(content), f"{self.folder / name} has {size} bytes, not {len(content)}"
 
-    def _look_around(self) -> None:
+    def _list_other_folder(self) -> None:
         with self._timed("list", self._root):
             others = sorted(self._root.iterdir())
         other = self._random.choice(others)
@@ -164,11 +164,11 @@ class Worker(threading.Thread):
             with contextlib.suppress(FileNotFoundError), self._timed("stat", path):
                 path.stat()
 
-    # -- their parts
+    # -- parts of steps
 
     def _write(self, name: str, content: bytes, *, sync: bool = False) -> None:
         path = self.folder / name
-        while sum(one[0] == name[0] for one in self.files) >= MOST_FILES[name[0]]:
+        while sum(one[0] == name[0] for one in self.files) >= MAX_FILES[name[0]]:
             self._unlink()
         with self._timed("create", path):
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -204,7 +204,7 @@ class Worker(threading.Thread):
         return f"{kind}{self._serial}"
 
     def _content(self, size: int) -> bytes:
-        """Half of it was seen before, half is new."""
+        """Half of all contents are repetitions, half are new."""
         if self._random.random() < 0.5:
             start = self._random.randrange(len(POOL) - size)
             return POOL[start : start + size]

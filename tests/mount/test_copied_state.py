@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real mounts: a state folder that comes back from a backup, and a copied volume beside the original."""
+"""A state folder restored from a backup, and a copied volume beside the original."""
 
 import os
 import shutil
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Machine
+from .conftest import CliMachine
 
 
 @pytest.mark.promise("an-old-state-folder-rolls-nothing-back")
-def test_a_state_folder_from_a_backup_rolls_nothing_back(machine: Machine) -> None:
+def test_a_restored_state_folder_rolls_nothing_back(machine: CliMachine) -> None:
     machine.mkfs()
     machine.mount()
     (machine.dir / "a").write_text("1")
@@ -25,9 +25,9 @@ def test_a_state_folder_from_a_backup_rolls_nothing_back(machine: Machine) -> No
     machine.umount()
     shutil.rmtree(machine.state)
     shutil.copytree(machine.root / "backup", machine.state)
-    told = machine.run("mount", machine.url, machine.dir).stderr
-    assert "is an old copy" in told
-    assert "cas3fs rescue" in told
+    output = machine.run("mount", machine.url, machine.dir).stderr
+    assert "is an old copy" in output
+    assert "cas3fs rescue" in output
     assert sorted(path.name for path in machine.dir.iterdir()) == ["a", "b", "thesis"]
     assert (machine.dir / "thesis").read_text() == "years of work"
     machine.umount()
@@ -38,13 +38,13 @@ def test_a_state_folder_from_a_backup_rolls_nothing_back(machine: Machine) -> No
 
 
 @pytest.mark.promise("a-copied-volume-leaves-the-original-alone")
-def test_a_forked_copy_is_mounted_beside_the_original(machine: Machine, workspace: Path) -> None:
+def test_a_forked_copy_is_mounted_beside_the_original(machine: CliMachine, workspace: Path) -> None:
     machine.mkfs()
     machine.mount()
     (machine.dir / "a").write_text("1")
     machine.run("flush", machine.dir)
     shutil.copytree(workspace / "v", workspace / "w")
-    other = Machine(workspace / "two", (workspace / "w").as_uri(), {})
+    other = CliMachine(workspace / "two", (workspace / "w").as_uri(), {})
     other.state, other.cache = machine.state, machine.cache
     try:
         assert "cas3fs fork --take-over" in other.fail("fork", other.url)

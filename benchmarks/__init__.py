@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measurements and the demonstration; no part of the installed package.
 
-A *subject* is something that files can be kept in: cas3fs, the null file system, a plain directory, a peer that is
-installed; in one of three *places*: a directory, an S3 server on this machine, and that server *far* away, behind a
-proxy that delays each request. A *workload* is a fixed series of system calls, the same for every subject; on the way
-it yields figures, each of a *line* (`lines.py`), which has a unit and goals. A *session* brings a subject up, empty,
-runs one workload in it, and takes it down. A run repeats the sessions in turn, so that whatever else the machine does
-hits all subjects alike, and compares medians. Only ratios within one run mean something: absolute figures differ
-between machines, and from hour to hour.
+A *subject* is a place where files are kept: cas3fs, the null file system, a plain directory, or a peer that is
+installed. Its store is in one of three *places*: a directory, an S3 server on this machine, or the same server *far*
+away, behind a proxy that delays each request. A *workload* is a fixed series of system calls, the same for every
+subject. It yields figures, each of a *line* (`lines.py`), which has a unit and goals. A run of a workload starts a
+subject, empty, runs the workload in it, and stops it. All runs are repeated in turn, so that other load on the machine
+affects all subjects alike, and medians are compared. Only ratios within one session of measurements are meaningful:
+absolute figures differ between machines, and from hour to hour.
 
-The nearest peer is S3QL. Where it is not installed, its ratio to a plain directory as it was measured once
-(`known.py`) stands in for it.
+The nearest peer is S3QL. Where it is not installed, its ratio to a plain directory, measured once
+(`reference_figures.py`), is used instead.
 
-cas3fs is used through its command line alone.
+Programs (`internals.py`) measure the internals of cas3fs by size, without subjects; the workloads use only its command
+line.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``./dev demo``: the main job on a volume in a directory, shown step by step, in under two minutes.
 
-Everything lies in one temporary folder, and every process of the volume carries that folder's path in its
-environment, so that whatever happens, ^C included, no mount, process or file is left.
+Everything is in one temporary folder, and every process of the volume has that folder's path in its environment, so
+that no mount, process or file is left, whatever happens.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import trees
-from benchmarks.trees import Item
+from benchmarks.trees import TreeItem
 
 MIB = 1 << 20
 MAX_FILES = 20_000
@@ -36,8 +36,8 @@ class DemoFailed(Exception):
     """The demonstration cannot go on; the text is for the user."""
 
 
-class Volume:
-    """A volume in `folder`, its mount, and the commands that act on it, shown as they are run."""
+class DemoVolume:
+    """A volume in `folder`, its mount, and its commands, which are shown as they are run."""
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder = folder
@@ -48,10 +48,10 @@ class Volume:
         self._local = {"CAS3FS_STATE_DIR": str(folder / "state"), "CAS3FS_CACHE_DIR": str(folder / "cache")}
 
     def run(self, *words: str, show_output: bool = False) -> None:
-        """Runs ``cas3fs`` with `words`.
+        """Run ``cas3fs`` with `words`.
 
         Raises:
-            DemoFailed: it failed.
+            DemoFailed: the command failed.
         """
         self._console.print(f"[bold]$ cas3fs {escape(' '.join(words))}[/]", soft_wrap=True)
         command = [sys.executable, "-m", "cas3fs", *words]
@@ -66,7 +66,7 @@ class Volume:
                 self._console.print(output.read().decode(errors="replace").rstrip(), markup=False, highlight=False)
 
     def forget_local(self) -> None:
-        """Removes all that this machine keeps of the volume beside the store."""
+        """Remove everything that this machine keeps of the volume beside the store."""
         for folder in self._local.values():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -75,7 +75,7 @@ class Volume:
         return sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
 
     def tear_down(self) -> None:
-        """Unmounts by force, ends the volume's processes, and removes the folder; for every state of things."""
+        """Unmount by force, end the volume's processes, and remove the folder, in any state."""
         if os.path.ismount(self.root):
             subprocess.run(["fusermount", "-u", "-z", str(self.root)], check=False, capture_output=True)
         for pid in self._processes():
@@ -97,11 +97,11 @@ class Volume:
         return found
 
 
-def show(volume: Volume, items: list[Item], console: Console) -> None:
-    """The story.
+def show(volume: DemoVolume, items: list[TreeItem], console: Console) -> None:
+    """Run the demonstration.
 
     Raises:
-        DemoFailed: a command failed, or something came back different.
+        DemoFailed: a command failed, or a copy differs.
     """
     plain_bytes = sum(item.data_bytes for item in items)
     volume.store.mkdir()
@@ -111,20 +111,20 @@ def show(volume: Volume, items: list[Item], console: Console) -> None:
     grown = [_copy_and_store(volume, items, name, console) for name in ("first", "second")]
     volume.run("stats", volume.url, show_output=True)
     volume.run("umount", str(volume.root))
-    console.print("Now as on a machine that never saw it: the local index and all caches are removed.")
+    console.print("Now the same on a new machine: the local index and all caches are removed.")
     volume.forget_local()
     volume.run("mount", volume.url, str(volume.root))
     for name in ("first", "second"):
         _compare(volume, items, name, console)
     volume.run("umount", str(volume.root))
     console.print(
-        f"[green]Every byte, mode, time and link came back.[/] {2 * plain_bytes / MIB:,.1f} MiB were copied in; the "
-        f"first copy took {grown[0] / MIB:,.1f} MiB of the store, the second {grown[1] / MIB:,.2f} MiB."
+        f"[green]Every byte, mode, time and link is identical.[/] {2 * plain_bytes / MIB:,.1f} MiB were copied; the "
+        f"first copy added {grown[0] / MIB:,.1f} MiB to the store, the second {grown[1] / MIB:,.2f} MiB."
     )
 
 
-def _copy_and_store(volume: Volume, items: list[Item], name: str, console: Console) -> int:
-    """Copies the tree in under `name`; by how many bytes the store has grown when all is stored."""
+def _copy_and_store(volume: DemoVolume, items: list[TreeItem], name: str, console: Console) -> int:
+    """Copy the tree to `name`; returns by how many bytes the store has grown."""
     before = volume.stored_bytes()
     with _progress(f"copying, {name} time", items, console) as advance:
         trees.copy(items, volume.root / name, advance)
@@ -132,7 +132,7 @@ def _copy_and_store(volume: Volume, items: list[Item], name: str, console: Conso
     return volume.stored_bytes() - before
 
 
-def _compare(volume: Volume, items: list[Item], name: str, console: Console) -> None:
+def _compare(volume: DemoVolume, items: list[TreeItem], name: str, console: Console) -> None:
     with _progress(f"comparing the {name} copy", items, console) as advance:
         differences = trees.compare(items, volume.root / name, advance)
     if differences:
@@ -140,8 +140,8 @@ def _compare(volume: Volume, items: list[Item], name: str, console: Console) -> 
 
 
 @contextlib.contextmanager
-def _progress(title: str, items: list[Item], console: Console) -> Iterator[trees.Advance]:
-    """A bar over `items`; gives what advances it by one."""
+def _progress(title: str, items: list[TreeItem], console: Console) -> Iterator[trees.Advance]:
+    """A progress bar for `items`; yields a function that advances it by one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=len(items))
@@ -149,22 +149,22 @@ def _progress(title: str, items: list[Item], console: Console) -> Iterator[trees
 
 
 def source_roots() -> list[Path]:
-    """Where real files are on any Debian or Ubuntu, those of the virtual environment last."""
+    """Folders with files on any Debian or Ubuntu, that of the virtual environment last."""
     return [*sorted(Path("/usr/lib").glob("python3*")), Path("/usr/share"), Path("/usr/include"), Path(sys.prefix)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demonstration; the exit status."""
+    """Run the demonstration; returns the exit status."""
     parser = argparse.ArgumentParser(prog="./dev demo", description="Show the main job of cas3fs.")
-    parser.add_argument("--files", type=int, default=MAX_FILES, help="copy at most so many files")
-    parser.add_argument("--mib", type=int, default=MAX_MIB, help="copy at most so much")
+    parser.add_argument("--files", type=int, default=MAX_FILES, help="copy at most N files")
+    parser.add_argument("--mib", type=int, default=MAX_MIB, help="copy at most N MiB")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        console.print("demo: there is no /dev/fuse that this user may use, so nothing can be mounted", markup=False)
+        console.print("demo: cannot mount: /dev/fuse is missing or not accessible to this user", markup=False)
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
-    volume = Volume(Path(tempfile.mkdtemp(prefix="cas3fs-demo-")), console)
+    volume = DemoVolume(Path(tempfile.mkdtemp(prefix="cas3fs-demo-")), console)
     started = time.monotonic()
     try:
         items = trees.choose(source_roots(), options.files, options.mib * MIB)
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         volume.tear_down()
-    console.print(f"{time.monotonic() - started:.0f} seconds; everything is cleaned up.")
+    console.print(f"{time.monotonic() - started:.0f} seconds; everything has been removed.")
     return 0
 
 

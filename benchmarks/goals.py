@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wanted of a figure: a ratio to the peer, a part of the null file system's figure, or a bound.
+"""Goals of figures: a ratio to the peer, a share of the null file system's figure, or a limit.
 
 A ratio says how many times better one figure is than another: above 1 means faster, or less where less is better.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class OfPeer:
+class RatioToPeer:
     """At least `times` as good as S3QL."""
 
     times: float
@@ -18,13 +18,13 @@ class OfPeer:
 
 
 @dataclass(frozen=True)
-class OfNull:
-    """At least this part of what the null file system reaches."""
+class ShareOfNull:
+    """At least this share of the null file system's figure."""
 
-    part: float
+    share: float
 
     def __str__(self) -> str:
-        return f"{self.part:g} of nullfs"
+        return f"{self.share:g} of nullfs"
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,20 @@ class AtLeast:
         return f">= {self.bound:g}"
 
 
-Goal = OfPeer | OfNull | AtMost | AtLeast
+Goal = RatioToPeer | ShareOfNull | AtMost | AtLeast
 
 
 @dataclass(frozen=True)
-class Known:
-    """What was measured once of a plain directory on ext4 and of S3QL, in its better state; None where nothing was."""
+class ReferenceFigures:
+    """Figures measured once of a plain directory on ext4, and of S3QL in its better state; None if not measured."""
 
     ext4: float | None = None
     s3ql: float | None = None
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How a figure stands to a goal: the ratio (None for bounds), whether it rests on known figures, and the answer."""
+class Evaluation:
+    """A figure compared with a goal: the ratio (None for limits), whether it is estimated, and whether it is met."""
 
     ratio: float | None
     estimated: bool
@@ -68,41 +68,43 @@ class Verdict:
 
 
 def times_better(figure: float, other: float, less_is_better: bool) -> float | None:
-    """How many times better `figure` is; None if that cannot be told."""
+    """How many times better `figure` is; None if it cannot be computed."""
     above, below = (other, figure) if less_is_better else (figure, other)
     return above / below if below else None
 
 
-def judge(goal: Goal, figure: float, others: dict[str, float | None], known: Known, less_is_better: bool) -> Verdict:
-    """Compares `figure` with what `goal` names; `others` has the medians of ``plain``, ``nullfs`` and ``s3ql``."""
+def evaluate(
+    goal: Goal, figure: float, others: dict[str, float | None], reference: ReferenceFigures, less_is_better: bool
+) -> Evaluation:
+    """Compare `figure` with `goal`; `others` has the medians of ``plain``, ``nullfs`` and ``s3ql``."""
     if isinstance(goal, AtMost):
-        return Verdict(None, False, figure <= goal.bound)
+        return Evaluation(None, False, figure <= goal.bound)
     if isinstance(goal, AtLeast):
-        return Verdict(None, False, figure >= goal.bound)
-    if isinstance(goal, OfNull):
+        return Evaluation(None, False, figure >= goal.bound)
+    if isinstance(goal, ShareOfNull):
         null = others.get("nullfs")
         ratio = None if null is None else times_better(figure, null, less_is_better)
-        return Verdict(ratio, False, None if ratio is None else ratio >= goal.part)
-    ratio, estimated = ratio_to_peer(figure, others, known, less_is_better)
-    return Verdict(ratio, estimated, None if ratio is None else ratio >= goal.times)
+        return Evaluation(ratio, False, None if ratio is None else ratio >= goal.share)
+    ratio, estimated = ratio_to_peer(figure, others, reference, less_is_better)
+    return Evaluation(ratio, estimated, None if ratio is None else ratio >= goal.times)
 
 
 def ratio_to_peer(
-    figure: float, others: dict[str, float | None], known: Known, less_is_better: bool
+    figure: float, others: dict[str, float | None], reference: ReferenceFigures, less_is_better: bool
 ) -> tuple[float | None, bool]:
-    """The ratio to S3QL, and whether it rests on known figures.
+    """The ratio to S3QL, and whether it is estimated.
 
-    Measured in the same run if it can be; else by way of the plain directory, which both were compared with; else of
-    the known figure itself.
+    S3QL's figure of the same session if there is one; else estimated from the ratios of both to a plain directory; else
+    from S3QL's reference figure alone.
     """
     measured = others.get("s3ql")
     if measured is not None:
         return times_better(figure, measured, less_is_better), False
-    if known.s3ql is None:
+    if reference.s3ql is None:
         return None, False
     plain = others.get("plain")
-    if plain is None or known.ext4 is None:
-        return times_better(figure, known.s3ql, less_is_better), True
+    if plain is None or reference.ext4 is None:
+        return times_better(figure, reference.s3ql, less_is_better), True
     ours = times_better(figure, plain, less_is_better)
-    theirs = times_better(known.s3ql, known.ext4, less_is_better)
+    theirs = times_better(reference.s3ql, reference.ext4, less_is_better)
     return (ours / theirs if ours is not None and theirs else None), True

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that measure the inside of cas3fs, by size, without subjects: snapshots, maintenance, crowd, scale.
+"""Programs that measure the internals of cas3fs by size, without subjects: snapshots, maintenance, crowd, scale.
 
-Each yields figures with the bounds that they should keep; `./dev bench` puts them into the table of a run.
+Each yields figures with their limits; `./dev bench` adds them to the table of a run. ``crowd`` measures volumes with
+very many objects of one kind (`many_objects.py`).
 """
 
 import multiprocessing
@@ -12,57 +13,57 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks import crowd, maintenance, retained, scale, snapshots
+from benchmarks import maintenance, many_objects, scale, snapshot_pruning, snapshots
 from benchmarks.results import Bound
 
 Program = Callable[[float], Iterator[Bound]]
-"""Takes the scale of the run, and yields figures; bounds are asked for at full size alone."""
+"""Takes the scale of the run and yields figures; limits apply at full size only."""
 
 PLAN_S, FSCK_S, MEMORY_MIB = 3.0, 8.0, 300.0
 READ_BACK_MIB = 4096
-KEPT, MOST_GETS, MOST_LISTINGS, KEPT_MIB = 200, 0.0, 8.0, 4.0
+RETAINED, MAX_GETS, MAX_LISTINGS, RETAINED_MIB = 200, 0.0, 8.0, 4.0
 CROWD_GOALS: Final[Mapping[tuple[str, str], float]] = MappingProxyType(
     {
         ("100,000 packs", "gc plan"): 10.0,
-        ("100,000 packs", "gc that drops the blocks"): 15.0,
-        ("100,000 packs", "listings of that"): 120,
-        ("100,000 packs", "gc that deletes the packs"): 30.0,
+        ("100,000 packs", "gc that drops unreferenced blocks"): 15.0,
+        ("100,000 packs", "LIST requests of that gc"): 120,
+        ("100,000 packs", "gc that deletes dead packs"): 30.0,
         ("100,000 packs", "longest stall during gc"): 100.0,
         ("100,000 packs", "fsck"): 10.0,
-        ("100,000 packs", "memory more than before"): 100.0,
+        ("100,000 packs", "memory over the idle volume"): 100.0,
         ("10,000 epochs", "claim"): 3.0,
-        ("10,000 epochs", "requests of that"): 200,
-        ("10,000 epochs", "who was overruled"): 1.0,
-        ("10,000 epochs", "requests of that question"): 30,
-        ("60,000 staged files", "create, the last"): 300.0,
-        ("60,000 staged files", "fsync of one more"): 50.0,
+        ("10,000 epochs", "requests of a claim"): 200,
+        ("10,000 epochs", "find overruled epochs"): 1.0,
+        ("10,000 epochs", "requests to find them"): 30,
+        ("60,000 staged files", "create, last 500 files"): 300.0,
+        ("60,000 staged files", "fsync of one more file"): 50.0,
     }
 )
 
 
 def run_snapshots(factor: float) -> Iterator[Bound]:
-    """What snapshots of volumes with many files cost."""
+    """The cost of snapshots of volumes with many files."""
     for files, goals in snapshots.GOALS.items():
         scaled = max(1000, round(files * factor))
         folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
         try:
             for one in snapshots.measure(
-                snapshots.Rig(folder, scaled), goals if scaled == files else snapshots.Goals()
+                snapshots.SnapshotVolume(folder, scaled), goals if scaled == files else snapshots.Goals()
             ):
                 yield Bound("snapshots", f"{scaled:,} files: {one.what}", one.unit, one.figure, one.goal)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    kept = max(20, round(KEPT * factor))
-    cost = retained.measure(kept)
-    name = f"{kept:,} snapshots kept, thinning out after a publishing"
-    yield Bound("snapshots", f"{name}: objects read", "", cost.gets, MOST_GETS)
-    yield Bound("snapshots", f"{name}: listings", "", cost.listings, MOST_LISTINGS)
+    kept = max(20, round(RETAINED * factor))
+    cost = snapshot_pruning.measure(kept)
+    name = f"{kept:,} snapshots retained, pruning after a snapshot"
+    yield Bound("snapshots", f"{name}: objects read", "", cost.gets, MAX_GETS)
+    yield Bound("snapshots", f"{name}: listings", "", cost.listings, MAX_LISTINGS)
     yield Bound("snapshots", f"{name}: time", "s", cost.seconds)
-    yield Bound("snapshots", f"{kept:,} snapshots kept: memory", "MiB", cost.memory_mib, KEPT_MIB)
+    yield Bound("snapshots", f"{kept:,} snapshots retained: memory", "MiB", cost.memory_mib, RETAINED_MIB)
 
 
 def run_maintenance(factor: float) -> Iterator[Bound]:
-    """gc's plan and fsck by size, each in a process of its own, and reading everything back."""
+    """gc's plan and fsck by size, each in a process of its own, and verification of all data."""
     context = multiprocessing.get_context("spawn")
     for files in (10_000, 100_000, 1_000_000):
         scaled = max(1000, round(files * factor))
@@ -74,20 +75,20 @@ def run_maintenance(factor: float) -> Iterator[Bound]:
         yield Bound("maintenance", f"{name}: memory", "MiB", memory_mib, MEMORY_MIB if full else None)
     mib = max(32, round(READ_BACK_MIB * factor))
     loop_s, verify_s = maintenance.measure_reading(mib)
-    least = maintenance.LEAST_OF_LOOP if factor >= 1 else None
-    yield Bound("maintenance", f"{mib:,} MiB read back", "of a plain loop", loop_s / verify_s, at_least=least)
+    least = maintenance.MIN_SHARE_OF_LOOP if factor >= 1 else None
+    yield Bound("maintenance", f"{mib:,} MiB verified", "of a plain loop", loop_s / verify_s, at_least=least)
 
 
 def run_crowd(factor: float) -> Iterator[Bound]:
-    """Much of everything, each in a process of its own."""
+    """Very many objects of each kind, each in a process of its own."""
     packs, epochs, files = (max(1000, round(count * factor)) for count in (100_000, 10_000, 60_000))
-    yield from _crowd(f"{packs:,} packs", (crowd.fill_packs, packs), (crowd.measure_packs,), factor)
-    yield from _crowd(f"{epochs:,} epochs", None, (crowd.measure_epochs, epochs), factor)
-    yield from _crowd(f"{files:,} staged files", None, (crowd.measure_staged, files), factor)
+    yield from _measure(f"{packs:,} packs", (many_objects.fill_packs, packs), (many_objects.measure_packs,), factor)
+    yield from _measure(f"{epochs:,} epochs", None, (many_objects.measure_epochs, epochs), factor)
+    yield from _measure(f"{files:,} staged files", None, (many_objects.measure_staged, files), factor)
 
 
-def _crowd(name: str, fill: tuple[Any, ...] | None, measure: tuple[Any, ...], factor: float) -> Iterator[Bound]:
-    """What `measure` finds of what `fill` has made: functions that take a folder, with their further arguments."""
+def _measure(name: str, fill: tuple[Any, ...] | None, measure: tuple[Any, ...], factor: float) -> Iterator[Bound]:
+    """The figures of `measure` for what `fill` has made: functions that take a folder, with further arguments."""
     context = multiprocessing.get_context("spawn")
     folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
     try:
@@ -109,4 +110,4 @@ PROGRAMS: Mapping[str, Program] = {
     "scale": scale.run,
 }
 LONG = frozenset({"scale"})
-"""What is only run when it is named."""
+"""The programs that run only if named."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m benchmarks.maintenance [--files N ...] [--mib N]``: gc's plan, fsck and reading back, by size.
+"""``python -m benchmarks.maintenance [--files N ...] [--mib N]``: gc's plan, fsck and verification of data, by size.
 
 The index is made by bulk SQL, a million files in half a minute. Each size is measured in a process of its own, so that
-its memory can be told. Reading back is compared with a plain loop over the same objects: read, unpack, hash.
+its memory can be measured. Verification is compared with a plain loop over the same objects: read, unpack, hash.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 
 MIB = 1 << 20
 BLOCKS_PER_PACK = 4000
-LEAST_OF_LOOP = 0.5
+MIN_SHARE_OF_LOOP = 0.5
 _SERIES = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) "
 _STATEMENTS = (
     ("folders", "INSERT INTO inodes SELECT 1 + i, 16877, 0, 0, 2, 0, 0, 1, 1, 1, 1, 0, 0, 0 FROM n"),
@@ -69,7 +69,7 @@ class ListedStore(MemoryStore):
 
 
 def make_index(path: Path, files: int) -> int:
-    """An index of so many files of a block each, and a fifth more blocks; gives the number of packs."""
+    """Make an index of so many files of one block, and a fifth more blocks; returns the number of packs."""
     Index.open(path, create=True).close()
     blocks = files * 6 // 5
     counts = {"folders": 1000, "files": files, "blocks": blocks, "packs": blocks // (BLOCKS_PER_PACK + 1) + 1}
@@ -86,7 +86,7 @@ def make_index(path: Path, files: int) -> int:
 
 
 def measure_index(files: int) -> tuple[float, float, float]:
-    """Seconds of the plan of a gc, seconds of an fsck without data, and the most memory in MiB that either took."""
+    """Seconds of gc's plan, seconds of an fsck without data, and the peak memory in MiB."""
     folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
     try:
         path = folder / "index.sqlite"
@@ -125,7 +125,7 @@ def measure_reading(mib: int) -> tuple[float, float]:
 
 
 def _fill(store: DirectoryStore, path: Path, mib: int) -> Sequence[str]:
-    """Packs of 32 blocks, half of whose bytes compress, and an index that names them."""
+    """Make packs of 32 blocks, half of whose bytes compress, and an index with them."""
     names = []
     with Index.open(path, create=True) as index:
         for number in range(mib // 16):
@@ -173,9 +173,9 @@ def main() -> int:
         print(f"{files:>9,} files: gc plan {plan_s:6.2f} s, fsck {fsck_s:6.2f} s, memory {memory_mib:.0f} MiB")
     if options.mib:
         loop_s, verify_s = measure_reading(options.mib)
-        missed |= loop_s / verify_s < LEAST_OF_LOOP
-        told = f"plain loop {loop_s:.1f} s, verification {verify_s:.1f} s, {loop_s / verify_s:.2f} of its speed"
-        print(f"{options.mib:,} MiB read back: {told}")
+        missed |= loop_s / verify_s < MIN_SHARE_OF_LOOP
+        summary = f"plain loop {loop_s:.1f} s, verification {verify_s:.1f} s, {loop_s / verify_s:.2f} of its speed"
+        print(f"{options.mib:,} MiB verified: {summary}")
     return int(missed)
 
 

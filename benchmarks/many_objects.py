@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a volume costs that has much of everything: packs, epochs, files that wait for the store.
+"""The cost of a volume with very many objects: packs, epochs, files that wait for the store.
 
-The packs are files of a few bytes in a directory, and the index is filled by bulk SQL: half of them are used by files,
-the other half by nothing. Each measurement is done in a process of its own, so that its memory can be told. A stall is
-how long an operation of the file system had to wait at most, while gc was at work.
+The packs are files of a few bytes in a directory, and the index is filled by bulk SQL: half of the packs are used by
+files, the other half is unused. Each measurement runs in a process of its own, so that its memory can be measured. A
+stall is the longest wait of an operation of the file system while gc runs.
 """
 
 import os
@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.results import Measurement
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.blockstore import BlockReader, BlockWriter
@@ -50,19 +51,11 @@ _GC = GcSettings(min_live=0, grace_s=0)
 _FIRST = 1000
 
 
-class Figure(NamedTuple):
-    """A measured figure."""
-
-    what: str
-    figure: float
-    unit: str
-
-
 # -- packs
 
 
 def fill_packs(folder: Path, packs: int) -> None:
-    """A volume with so many packs, half of which are used."""
+    """Make a volume with so many packs, half of which are used."""
     (folder / "v").mkdir(mode=0o700)
     store, places = _settings(folder)
     create_volume(store, VolumeSettings())
@@ -118,53 +111,57 @@ def _fill_index(index: sqlite3.Connection, names: list[str]) -> None:
     index.execute(RECOMPUTE_CHECKSUMS.text)
 
 
-def measure_packs(folder: Path) -> list[Figure]:
-    """gc and fsck of that volume, as its mount does them."""
+def measure_packs(folder: Path) -> list[Measurement]:
+    """Measure gc and fsck of that volume, as its mount runs them."""
     store, places = _settings(folder)
     volume = open_writer(store, _SETTINGS, places)
     volume.start(0)
     try:
-        return list(_upkeep(volume))
+        return list(_maintenance(volume))
     finally:
         volume.close()
 
 
-def _upkeep(volume: OpenVolume) -> Iterator[Figure]:
+def _maintenance(volume: OpenVolume) -> Iterator[Measurement]:
     scheduler, publisher = GcScheduler(volume), volume.publisher
     assert publisher is not None
     publisher.publish()
     idle_mib = _peak_mib()
-    yield Figure("gc plan", _seconds(lambda: scheduler.gc(_GC, _silent, dry_run=True)), "s")
+    yield Measurement("gc plan", _seconds(lambda: scheduler.gc(_GC, _ignore_progress, dry_run=True)), "s")
     lists = volume.metrics.snapshot().get("store.list.count", 0)
     with _watched(volume.filesystem) as stall_ms:
-        yield Figure("gc that drops the blocks", _seconds(lambda: scheduler.gc(_GC, _silent)), "s")
-        yield Figure("listings of that", volume.metrics.snapshot().get("store.list.count", 0) - lists, "")
+        yield Measurement(
+            "gc that drops unreferenced blocks", _seconds(lambda: scheduler.gc(_GC, _ignore_progress)), "s"
+        )
+        yield Measurement("LIST requests of that gc", volume.metrics.snapshot().get("store.list.count", 0) - lists, "")
         with publisher.exclusively():
             publisher.pruner.prune(RetentionPolicy(last=1))
         deleted: dict[str, Any] = {}
-        yield Figure("gc that deletes the packs", _seconds(lambda: deleted.update(scheduler.gc(_GC, _silent))), "s")
+        yield Measurement(
+            "gc that deletes dead packs", _seconds(lambda: deleted.update(scheduler.gc(_GC, _ignore_progress))), "s"
+        )
         assert deleted["deleted_packs"], deleted
-        yield Figure("longest stall during gc", stall_ms(), "ms")
-    yield Figure("fsck", _seconds(lambda: _assert_clean(volume)), "s")
-    yield Figure("memory more than before", _peak_mib() - idle_mib, "MiB")
+        yield Measurement("longest stall during gc", stall_ms(), "ms")
+    yield Measurement("fsck", _seconds(lambda: _assert_clean(volume)), "s")
+    yield Measurement("memory over the idle volume", _peak_mib() - idle_mib, "MiB")
 
 
 def _assert_clean(volume: OpenVolume) -> None:
-    told = check_mounted(volume, {}, _silent)
-    assert told["status"] == 0, told
+    result = check_mounted(volume, {}, _ignore_progress)
+    assert result["status"] == 0, result
 
 
 @contextmanager
 def _watched(filesystem: FileSystem) -> Iterator[Callable[[], float]]:
-    """Does a small operation all the while; gives the longest that one took, in ms."""
+    """Repeat a small operation; yields a function for the longest duration in ms."""
     stopping, longest_s = threading.Event(), [0.0]
 
     def watch() -> None:
         while not stopping.wait(0.001):
-            begun_s = time.perf_counter()
+            started_s = time.perf_counter()
             inode = filesystem.lookup(ROOT, b"file0000001")
             filesystem.forget([(inode.number, 1)])
-            longest_s[0] = max(longest_s[0], time.perf_counter() - begun_s)
+            longest_s[0] = max(longest_s[0], time.perf_counter() - started_s)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -178,12 +175,12 @@ def _watched(filesystem: FileSystem) -> Iterator[Callable[[], float]]:
 # -- epochs
 
 
-class _Counting(MemoryStore):
-    """Counts what is asked of it; its listings are sorted once."""
+class _SortedCountingStore(MemoryStore):
+    """Counts requests; its listings are sorted only once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self._sorted: list[ObjectInfo] | None = None
 
     def put_if_absent(self, key: str, body: Any, metadata: Mapping[str, str] = {}) -> None:
@@ -191,15 +188,15 @@ class _Counting(MemoryStore):
         super().put_if_absent(key, body, metadata)
 
     def get(self, key: str) -> bytes:
-        self.asked["get"] += 1
+        self.requests["get"] += 1
         return super().get(key)
 
     def head(self, key: str) -> ObjectInfo:
-        self.asked["head"] += 1
+        self.requests["head"] += 1
         return super().head(key)
 
     def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
-        self.asked["list"] += 1
+        self.requests["list"] += 1
         if self._sorted is None:
             self._sorted = sorted((info for info, _ in self._objects.values()), key=lambda info: info.key)
         found = [info for info in self._sorted if info.key.startswith(prefix) and info.key > start_after]
@@ -207,32 +204,32 @@ class _Counting(MemoryStore):
         return ListPage(page, page[-1].key if len(found) > 1000 else None)
 
 
-def measure_epochs(folder: Path, epochs: int) -> list[Figure]:
-    """A claim after so many epochs, one in a hundred of which was never released, and finding out who was overruled."""
-    store = _Counting()
+def measure_epochs(folder: Path, epochs: int) -> list[Measurement]:
+    """Measure a claim after so many epochs, 1% of them unreleased, and finding the overruled ones."""
+    store = _SortedCountingStore()
     shelf, identity, now = Shelf(store), WriterIdentity.of_this_process(), datetime.now(UTC)
     mine = uuid.uuid4()
     for number in range(1, epochs + 1):
-        entry = EpochEntry(id=f"{number:08d}", epoch=number, claim=mine, time=now, **_told(identity))
+        entry = EpochEntry(id=f"{number:08d}", epoch=number, claim=mine, time=now, **_identity_attributes(identity))
         shelf.save(entry)
         if number % 100 or number == epochs:
             shelf.save(ReleaseEntry(owner=entry.key, claim=mine, time=now))
     found = Epochs(shelf)
-    store.asked.clear()
+    store.requests.clear()
     claim_s = _seconds(lambda: found.claim(identity, folder / "claim.json"))
-    requests = sum(store.asked.values())
-    store.asked.clear()
+    claim_requests = sum(store.requests.values())
+    store.requests.clear()
     overruled_s = _seconds(found.overruled)
     return [
-        Figure("claim", claim_s, "s"),
-        Figure("requests of that", requests, ""),
-        Figure("who was overruled", overruled_s, "s"),
-        Figure("requests of that question", sum(store.asked.values()), ""),
-        Figure("memory", _peak_mib(), "MiB"),
+        Measurement("claim", claim_s, "s"),
+        Measurement("requests of a claim", claim_requests, ""),
+        Measurement("find overruled epochs", overruled_s, "s"),
+        Measurement("requests to find them", sum(store.requests.values()), ""),
+        Measurement("memory", _peak_mib(), "MiB"),
     ]
 
 
-def _told(identity: WriterIdentity) -> dict[str, Any]:
+def _identity_attributes(identity: WriterIdentity) -> dict[str, Any]:
     known = identity._asdict()
     return {name: known[name] for name in ("host", "user", "pid")}
 
@@ -240,8 +237,8 @@ def _told(identity: WriterIdentity) -> dict[str, Any]:
 # -- files that wait for the store
 
 
-def measure_staged(folder: Path, files: int) -> list[Figure]:
-    """Making so many files of 1 KiB while nothing is stored: the first and the last of them, and their fsync."""
+def measure_staged(folder: Path, files: int) -> list[Measurement]:
+    """Measure the first and last of so many files of 1 KiB that wait for the store, and an fsync."""
     with closing(_file_system(folder)) as filesystem:
         filesystem.start()
         first_s = _seconds(lambda: _create(filesystem, 0, SAMPLE)) / SAMPLE
@@ -255,10 +252,10 @@ def measure_staged(folder: Path, files: int) -> list[Figure]:
         filesystem.release(handle)
         filesystem.forget([(inode.number, 1)])
         return [
-            Figure("create, the first", first_s * 1e6, "us"),
-            Figure("create, the last", last_s * 1e6, "us"),
-            Figure("fsync of one more", synced_s * 1000, "ms"),
-            Figure("memory", _peak_mib(), "MiB"),
+            Measurement("create, first 500 files", first_s * 1e6, "us"),
+            Measurement("create, last 500 files", last_s * 1e6, "us"),
+            Measurement("fsync of one more file", synced_s * 1000, "ms"),
+            Measurement("memory", _peak_mib(), "MiB"),
         ]
 
 
@@ -293,18 +290,18 @@ def _file_system(folder: Path) -> FileSystem:
     )
 
 
-# -- all
+# -- helpers
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    begun_s = time.perf_counter()
+    started_s = time.perf_counter()
     work()
-    return time.perf_counter() - begun_s
+    return time.perf_counter() - started_s
 
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _silent(told: object) -> None:
-    """Nobody is told."""
+def _ignore_progress(message: object) -> None:
+    """Ignore the progress of a command."""

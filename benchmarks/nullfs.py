@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A file system whose handlers do next to nothing: what the kernel, llfuse and Python leave to be had.
+"""A file system whose handlers do almost nothing: the upper limit with the kernel, llfuse and Python.
 
-Names and sizes are kept in dictionaries, written bytes are thrown away, and reading gives zeros. With ``--keep FILE``
-the names outlive an unmount, so that the null file system can be mounted again as the others are.
+Names and sizes are kept in dictionaries, written bytes are discarded, and reads return zeros. With ``--keep FILE`` the
+names survive an unmount, so that the null file system can be remounted like the others.
 
     python -m benchmarks.nullfs MOUNTPOINT [--workers N] [--keep FILE]
 
-serves in the foreground until it is unmounted. One lock, llfuse's own, is held in every handler.
+serves in the foreground until it is unmounted. Every handler holds one lock, llfuse's own.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import llfuse
 
 DEFAULT_WORKERS = 4
-TIMEOUT_S = 3600  # as cas3fs tells the kernel
+TIMEOUT_S = 3600  # the same as cas3fs
 
 
 @dataclass
@@ -171,7 +171,7 @@ class NullOperations(llfuse.Operations):  # type: ignore[misc]  # llfuse has no 
 
 
 def serve(mountpoint: Path, workers: int, keep: Path | None) -> None:
-    """Mounts and serves until unmounted."""
+    """Mount, and serve until unmounted."""
     kept = pickle.loads(keep.read_bytes()) if keep is not None and keep.exists() else None
     operations = NullOperations(kept)
     llfuse.init(operations, str(mountpoint), {*llfuse.default_options, "fsname=nullfs", "subtype=nullfs"})
@@ -184,7 +184,7 @@ def serve(mountpoint: Path, workers: int, keep: Path | None) -> None:
 
 
 def main() -> None:
-    """Reads the arguments and serves."""
+    """Parse the arguments and serve."""
     parser = argparse.ArgumentParser(prog="nullfs", description="Mount a file system that keeps no data.")
     parser.add_argument("mountpoint", type=Path)
     parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="threads that serve requests")

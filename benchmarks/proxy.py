@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A proxy before an S3 server: every request is counted, by operation, and waits before it is passed on.
+"""A proxy before an S3 server: it counts requests by operation, and delays each of them.
 
-Every byte is forwarded as it came, so signatures stay good: a server that checks the host gets the client's. HTTP/1.1
-with a content length is understood; that is what S3 clients send. Answers go from socket to socket inside of the
-kernel (splice), so the proxy is no bottleneck. A thread reads requests, another passes answers back, for each
-connection. One lock guards the counts and the set of open sockets; nothing is done under it but that.
+Every byte is forwarded unchanged, so signatures stay valid: a server that checks the host gets the client's. The proxy
+understands HTTP/1.1 with a content length, which is what S3 clients send. Replies are passed from socket to socket
+inside the kernel (splice), so the proxy is no bottleneck. For each connection one thread reads requests and another
+passes replies back. One lock guards the counts and the set of open sockets, and nothing else is done under it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ PIECE_BYTES = 1 << 20
 
 
 class Proxy:
-    """Made by `proxy`; `endpoint_url` is what clients are pointed at."""
+    """Made by `proxy`; clients use `endpoint_url`."""
 
     def __init__(self, upstream_url: str, delay_s: float) -> None:
         upstream = urlsplit(upstream_url)
@@ -42,7 +42,7 @@ class Proxy:
             return dict(self._counts)
 
     def close(self) -> None:
-        """End listening, and every connection."""
+        """Close the listener and every connection."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -67,8 +67,8 @@ class Proxy:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._open |= {client, server}
-            answers = threading.Thread(target=_pass_back, args=(server, client), daemon=True)
-            answers.start()
+            replies = threading.Thread(target=_pass_back, args=(server, client), daemon=True)
+            replies.start()
             try:
                 with BufferedReader(client.makefile("rb", 0), PIECE_BYTES) as requests:
                     while head := _read_head(requests):
@@ -76,7 +76,7 @@ class Proxy:
             finally:
                 with contextlib.suppress(OSError):
                     server.shutdown(socket.SHUT_RDWR)
-                answers.join()
+                replies.join()
                 with self._lock:
                     self._open -= {client, server}
 
@@ -95,7 +95,7 @@ class Proxy:
 
 
 def _read_head(requests: "BufferedReader[Any]") -> bytes:
-    """The head of the next request; nothing at the end."""
+    """The head of the next request; empty at the end."""
     lines = []
     while line := requests.readline():
         lines.append(line)
@@ -118,7 +118,7 @@ def _pass_back(server: socket.socket, client: socket.socket) -> None:
 
 
 def operation_of(head: bytes) -> str:
-    """What the request of this HTTP head is for: LIST, DELETE-MANY, or its method."""
+    """The operation of the request with this HTTP head: LIST, DELETE-MANY, or its method."""
     method, target = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")[:2]
     query = parse_qs(urlsplit(target).query, keep_blank_values=True)
     if method == "GET" and query.keys() & {"list-type", "prefix", "delimiter", "max-keys"}:
@@ -132,7 +132,7 @@ def body_length(head: bytes) -> int:
     """How many bytes follow the HTTP head.
 
     Raises:
-        ValueError: the body comes in pieces of unknown number.
+        ValueError: the body is chunked, so its length is unknown.
     """
     headers = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
     if b"transfer-encoding" in headers:
@@ -142,7 +142,7 @@ def body_length(head: bytes) -> int:
 
 @contextlib.contextmanager
 def proxy(upstream_url: str, delay_s: float = 0.0) -> Iterator[Proxy]:
-    """A proxy before the server at `upstream_url` that delays each request, for the length of the context."""
+    """A proxy before the server at `upstream_url` that delays each request, for the duration of the context."""
     server = Proxy(upstream_url, delay_s)
     try:
         yield server

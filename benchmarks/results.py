@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was measured: the figures of lines by subject, bounds that other programs hold, failures, and the machine.
+"""What was measured: the figures of lines by subject, the figures of programs, failures, and the machine.
 
-Results go to JSON and come back from it, so that a table can be made of several runs.
+Results are written to JSON and read back, so that a table can combine several runs.
 """
 
 import json
@@ -12,14 +12,23 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from benchmarks.lines import Line
 
 
+class Measurement(NamedTuple):
+    """A figure that a program measured, and its upper limit."""
+
+    what: str
+    figure: float
+    unit: str
+    goal: float | None = None
+
+
 @dataclass(frozen=True)
 class Bound:
-    """A figure of a program of its own (`bounds.py`), and what it should be at most or at least."""
+    """A figure of a program (`internals.py`), and its upper or lower limit."""
 
     program: str
     what: str
@@ -30,7 +39,7 @@ class Bound:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is; None without a bound."""
+        """Whether the limit is kept; None without a limit."""
         if self.at_most is None and self.at_least is None:
             return None
         within = self.at_most is None or self.figure <= self.at_most
@@ -38,14 +47,14 @@ class Bound:
 
     @property
     def goal(self) -> str:
-        """The bound in words."""
+        """The limit in words."""
         if self.at_most is not None:
             return f"<= {self.at_most:g}"
         return "" if self.at_least is None else f">= {self.at_least:g}"
 
 
 def describe_machine() -> dict[str, Any]:
-    """What this machine is."""
+    """CPU, memory and software of this machine."""
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
@@ -60,7 +69,7 @@ def describe_machine() -> dict[str, Any]:
 
 @dataclass
 class Results:
-    """The figures of a run: of every line and subject, one a repetition."""
+    """The figures of a run: by line and subject, one per repetition."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     figures: dict[tuple[str, str], list[float]] = field(default_factory=dict)
@@ -70,11 +79,11 @@ class Results:
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def add(self, line: str, subject: str, figure: float) -> None:
-        """Enters one figure."""
+        """Add a figure."""
         self.figures.setdefault((line, subject), []).append(figure)
 
     def of(self, line: Line, subject: str) -> float | None:
-        """The median over the repetitions, or the greatest of a peak; None if there is none."""
+        """The median of the repetitions, or the maximum of a peak; None if there is no figure."""
         figures = self.figures.get((line.name, subject))
         if not figures:
             return None
@@ -85,40 +94,40 @@ class Results:
         figures = [
             {"line": line, "subject": subject, "figures": figures} for (line, subject), figures in self.figures.items()
         ]
-        told = {"time": self.time, "machine": self.machine, "settings": self.settings, "figures": figures}
+        saved = {"time": self.time, "machine": self.machine, "settings": self.settings, "figures": figures}
         return json.dumps(
-            told | {"bounds": [asdict(bound) for bound in self.bounds], "failures": self.failures}, indent=1
+            saved | {"bounds": [asdict(bound) for bound in self.bounds], "failures": self.failures}, indent=1
         )
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> Self:
-        """The results of several files, as one; machine and time are the newest one's.
+        """Combine the results of several files; machine and time are those of the newest one.
 
-        Figures add up. What failed in an older one is told no more where a newer one has tried it again.
+        The figures of all files are kept. A failure in an older file is dropped if a newer file has run that workload.
         """
         read = cls()
-        for told in sorted((json.loads(path.read_text()) for path in paths), key=lambda told: str(told["time"])):
-            again = set(_sessions(told))
-            read.failures = [failure for failure in read.failures if _session_of(failure) not in again]
-            read.time, read.machine, read.settings = told["time"], told["machine"], told["settings"]
-            read.bounds += [Bound(**bound) for bound in told["bounds"]]
-            read.failures += told["failures"]
-            for one in told["figures"]:
+        for saved in sorted((json.loads(path.read_text()) for path in paths), key=lambda saved: str(saved["time"])):
+            again = set(_runs(saved))
+            read.failures = [failure for failure in read.failures if _run_of(failure) not in again]
+            read.time, read.machine, read.settings = saved["time"], saved["machine"], saved["settings"]
+            read.bounds += [Bound(**bound) for bound in saved["bounds"]]
+            read.failures += saved["failures"]
+            for one in saved["figures"]:
                 read.figures.setdefault((one["line"], one["subject"]), []).extend(one["figures"])
         return read
 
 
-def session_title(workload: str, subject: str) -> str:
-    """What a workload in a subject is called; a failure begins with it and a colon."""
+def run_title(workload: str, subject: str) -> str:
+    """The title of a run; the message of a failure begins with it and a colon."""
     return f"{workload} in {subject}"
 
 
-def _sessions(told: dict[str, Any]) -> Iterator[str]:
-    """The titles of those that yielded something or failed, in a file's results."""
-    for one in told["figures"]:
-        yield session_title(one["line"].partition(".")[0], one["subject"])
-    yield from map(_session_of, told["failures"])
+def _runs(saved: dict[str, Any]) -> Iterator[str]:
+    """The titles of the runs in a file that yielded figures or failed."""
+    for one in saved["figures"]:
+        yield run_title(one["line"].partition(".")[0], one["subject"])
+    yield from map(_run_of, saved["failures"])
 
 
-def _session_of(failure: str) -> str:
+def _run_of(failure: str) -> str:
     return failure.partition(": ")[0]

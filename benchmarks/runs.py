@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A run: which workload in which subject, in which order, and what becomes of a failure."""
+"""Which workloads run in which subjects, in which order, and how failures are handled."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import Results, session_title
+from benchmarks.results import Results, run_title
 from benchmarks.subjects import Make
 from benchmarks.workloads import Work, Workload
 
 
 @dataclass(frozen=True)
-class Session:
-    """A subject, empty, and the workload to run in it."""
+class WorkloadRun:
+    """One run of a workload in an empty subject."""
 
     subject: str
     make: Make
@@ -21,13 +21,13 @@ class Session:
 
     @property
     def title(self) -> str:
-        """For people who wait."""
-        return session_title(self.workload.name, self.subject)
+        """The title for progress and failures."""
+        return run_title(self.workload.name, self.subject)
 
     def run(self, folder: Path, workers: int, work: Work, results: Results) -> None:
-        """Brings the subject up, measures, and takes it down.
+        """Start the subject, run the workload, and stop the subject.
 
-        What fails in a peer is noted, and what it yielded before is kept; what fails in cas3fs is raised.
+        A failure of a peer is recorded, and its figures so far are kept; a failure of cas3fs is raised.
         """
         subject = self.make(folder, workers)
         subject.compress = self.workload.compress
@@ -47,9 +47,9 @@ class Session:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def plan(subjects: Mapping[str, Make], workloads: Sequence[Workload]) -> Iterator[Session]:
-    """The sessions of one repetition: workload by workload, so that what is compared is measured together."""
+def plan_runs(subjects: Mapping[str, Make], workloads: Sequence[Workload]) -> Iterator[WorkloadRun]:
+    """The runs of one repetition: workload by workload, so that compared figures are measured close together."""
     for workload in workloads:
         for name, make in subjects.items():
             if workload.wants(name):
-                yield Session(name, make, workload)
+                yield WorkloadRun(name, make, workload)

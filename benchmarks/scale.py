@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A volume that grows to 1,000,000 files and 1 TiB: whether what is done with a file takes as long as in a small one.
+"""A volume that grows to 1,000,000 files and 1 TiB: whether operations on a file take as long as in a small volume.
 
 Every file is sparse and about a mebibyte long; its 4 KiB of data are one of a thousand pieces, so that the volume
-repeats itself. Reading and removing are done with 100,000 files at most, spread over the volume, and told by file.
-Snapshots, gc, fsck and mounts are told by file of the volume.
+repeats itself. At most 100,000 files, spread over the volume, are read and deleted; times are per file. Times of
+snapshots, gc, fsck and mounts are per file of the volume.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.results import Bound
 from benchmarks.subjects import Cas3fs, drop_kernel_caches
-from benchmarks.workloads.base import find, seconds, shell
+from benchmarks.workloads.workload import find, seconds, shell
 from cas3fs.cli.mount import DEFAULT_WORKERS
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -28,7 +28,7 @@ MEMORY_MIB = 400.0
 
 
 def run(factor: float, sizes: Sequence[int] = SIZES) -> Iterator[Bound]:
-    """Each size in a volume of its own, then how the greatest stands to the least."""
+    """Measure each size in a volume of its own, then compare the largest with the smallest."""
     times: dict[str, list[float]] = {}
     for size in sizes:
         files = max(FILES_IN_FOLDER, round(size * factor))
@@ -45,11 +45,11 @@ def run(factor: float, sizes: Sequence[int] = SIZES) -> Iterator[Bound]:
             subject.stop()
             shutil.rmtree(folder, ignore_errors=True)
     for step, by_size in times.items():
-        yield Bound("scale", f"{step}: the most files against the least", "times", by_size[-1] / by_size[0], FLATNESS)
+        yield Bound("scale", f"{step}: most files relative to fewest", "times", by_size[-1] / by_size[0], FLATNESS)
 
 
 def _steps(subject: Cas3fs, files: int) -> Iterator[tuple[str, float]]:
-    """The life of a volume of so many files: each step, and its seconds by file."""
+    """Use a volume with so many files: each step, and its seconds per file."""
     root = subject.root / "files"
     writing_s = seconds(lambda: _write(os.fspath(root), files))
     yield "create", writing_s / files
@@ -96,5 +96,5 @@ def _read(root: Path, files: int, sample: int) -> None:
 
 
 def _spread(count: int, sample: int) -> range:
-    """`sample` numbers below `count`, evenly."""
+    """`sample` numbers below `count`, evenly spread."""
     return range(0, count, max(1, count // max(1, sample)))

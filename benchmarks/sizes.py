@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How much a run does, and the measures that workloads share."""
+"""The sizes of a run, and constants that workloads share."""
 
 from dataclasses import asdict, dataclass
 
@@ -10,8 +10,8 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Size:
-    """The sizes of the goals, or a part of them to try things out."""
+class WorkloadSizes:
+    """The sizes for which the goals hold, or a fraction of them for trials."""
 
     files: int = 10_000
     stream_mib: int = 1024
@@ -21,9 +21,9 @@ class Size:
     random_operations: int = 40_000
     random_s: float = 8.0
 
-    def scaled(self, factor: float) -> "Size":
-        """`factor` of everything."""
-        return Size(
+    def scaled(self, factor: float) -> "WorkloadSizes":
+        """All sizes multiplied by `factor`."""
+        return WorkloadSizes(
             files=max(FOLDERS, round(self.files * factor)),
             stream_mib=max(1, round(self.stream_mib * factor)),
             shifted_mib=max(4, round(self.shifted_mib * factor)),
@@ -34,5 +34,5 @@ class Size:
         )
 
     def as_json(self) -> dict[str, float]:
-        """As plain numbers by name."""
+        """The sizes by name."""
         return asdict(self)

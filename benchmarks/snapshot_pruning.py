@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What it costs to keep many snapshots: the requests, the time and the memory of thinning out after a publishing."""
+"""The cost of retaining many snapshots: requests, time and memory of pruning after a snapshot."""
 
 import tempfile
 import time
@@ -25,8 +25,8 @@ _PUBLISHINGS = 5
 _INTERVAL = timedelta(minutes=5)
 
 
-class Cost(NamedTuple):
-    """Of one thinning, on average; and what is held of all snapshots."""
+class PruningCost(NamedTuple):
+    """The average cost of pruning once, and the memory for all snapshots."""
 
     gets: float
     listings: float
@@ -34,23 +34,23 @@ class Cost(NamedTuple):
     memory_mib: float
 
 
-class _Counting(MemoryStore):
+class _CountingStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
 
     def get(self, key: str) -> bytes:
-        self.asked["get"] += 1
+        self.requests["get"] += 1
         return super().get(key)
 
     def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
-        self.asked["list"] += 1
+        self.requests["list"] += 1
         return super().list_page(prefix, start_after)
 
 
-def measure(snapshots: int) -> Cost:
-    """A volume with so many snapshots, of which the oldest goes with each publishing."""
-    store = _Counting()
+def measure(snapshots: int) -> PruningCost:
+    """Measure a volume with so many snapshots; each new snapshot causes the oldest to be pruned."""
+    store = _CountingStore()
     _fill(store, snapshots)
     archive, epochs = SnapshotArchive(Shelf(store)), Epochs(Shelf(store))
     set_policy(archive.shelf, RetentionPolicy(last=snapshots), fenced=True)
@@ -62,18 +62,18 @@ def measure(snapshots: int) -> Cost:
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         index = Path(folder) / "index"
-        asked: Counter[str] = Counter()
+        requests: Counter[str] = Counter()
         spent_s = 0.0
         for number in range(snapshots + 1, snapshots + 1 + _PUBLISHINGS):
             index.write_bytes(number.to_bytes(8, "big") * 4096)
             pruner.published(archive.create(index, epoch=1, sequence=number))
-            store.asked.clear()
-            begun_s = time.perf_counter()
+            store.requests.clear()
+            started_s = time.perf_counter()
             pruner.prune_expired()
-            spent_s += time.perf_counter() - begun_s
-            asked += store.asked
-    gets, listings = (asked[kind] / _PUBLISHINGS for kind in ("get", "list"))
-    return Cost(gets, listings, spent_s / _PUBLISHINGS, held / (1 << 20))
+            spent_s += time.perf_counter() - started_s
+            requests += store.requests
+    gets, listings = (requests[kind] / _PUBLISHINGS for kind in ("get", "list"))
+    return PruningCost(gets, listings, spent_s / _PUBLISHINGS, held / (1 << 20))
 
 
 def _fill(store: MemoryStore, snapshots: int) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``./dev bench snapshots``: what snapshots cost, of volumes with many files, and whether that keeps the goals.
+"""``./dev bench snapshots``: the cost of snapshots of volumes with many files, compared with goals.
 
-A volume is made in a folder, its index filled by bulk SQL (each file has a name, a chunk and a block; the blocks are
-in no pack, as none is read), and then it is mounted and used as any other. Sizes are those of the objects that a
-snapshot added; seconds are those of a request on the control socket; a stall is how long a request of the kernel's
-waited at most while a snapshot was taken.
+A volume is made in a folder, and its index is filled by bulk SQL: each file has a name, a chunk and a block; no block
+is read, so the packs do not exist. Then the volume is mounted and used. Sizes are those of the objects that a snapshot
+added; seconds are those of a request to the control socket; a stall is the longest wait of a kernel request while a
+snapshot is taken.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import Measurement
 from benchmarks.subjects import peak_memory_kib
 from cas3fs.commands.mkfs import create_volume
 from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
@@ -37,17 +38,8 @@ CHANGED_FILES = 1000
 _FIRST_INODE = 10
 
 
-class Figure(NamedTuple):
-    """A measured figure, and the most that it should be."""
-
-    what: str
-    figure: float
-    unit: str
-    goal: float | None = None
-
-
-class Rig:
-    """A volume of so many files, mounted by the command line, in a folder of its own."""
+class SnapshotVolume:
+    """A volume with so many files in a folder, mounted by the command line."""
 
     def __init__(self, folder: Path, files: int) -> None:
         self.folder = folder
@@ -64,7 +56,7 @@ class Rig:
         return self.places.state_of(self.uuid)
 
     def fill(self) -> None:
-        """Leaves the state folder as a mount would that made all files and was killed."""
+        """Leave the state folder like a mount that created all files and was killed."""
         volume = open_writer(self.settings, WriterSettings(cache_size_bytes=0), self.places)
         volume.start(0)
         volume.finish()
@@ -85,22 +77,22 @@ class Rig:
     def umount(self) -> None:
         self.command("umount", self.mountpoint)
 
-    def ask(self, verb: str) -> Mapping[str, object]:
+    def request(self, verb: str) -> Mapping[str, object]:
         with ControlClient(self.state / "control.sock") as client:
             return client.call(verb)
 
     def pid(self) -> int:
-        return int(str(self.ask("status")["pid"]))
+        return int(str(self.request("status")["pid"]))
 
     def objects(self) -> dict[Path, int]:
-        """What snapshots consist of: every object of pages and manifests, and its size."""
+        """The sizes of all objects of snapshots: pages and manifests."""
         kinds = ("pages", "snapshots")
         found = (path for kind in kinds for path in (self.folder / "v" / kind).glob("*"))
         return {path: path.stat().st_size for path in found}
 
 
 def fill_index(connection: sqlite3.Connection, files: int) -> None:
-    """Enters folders of a thousand files, each with a name, a chunk and a block of random hash."""
+    """Add folders of a thousand files, each with a name, a chunk and a block of random hash."""
     noise = random.Random(11)
     folders = -(-files // FILES_IN_FOLDER)
     first = _FIRST_INODE + folders
@@ -138,14 +130,14 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
 
 @contextmanager
 def watched(path: Path) -> Iterator[Callable[[], float]]:
-    """Asks the mount for something that the kernel does not cache, all the while; gives the longest wait in ms."""
+    """Repeat a request that the kernel does not cache; yields a function for the longest wait in ms."""
     stopping, longest_s = threading.Event(), [0.0]
 
     def watch() -> None:
         while not stopping.wait(0.002):
-            begun_s = time.perf_counter()
+            started_s = time.perf_counter()
             os.listxattr(path)
-            longest_s[0] = max(longest_s[0], time.perf_counter() - begun_s)
+            longest_s[0] = max(longest_s[0], time.perf_counter() - started_s)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -157,9 +149,9 @@ def watched(path: Path) -> Iterator[Callable[[], float]]:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    begun_s = time.perf_counter()
+    started_s = time.perf_counter()
     action()
-    return time.perf_counter() - begun_s
+    return time.perf_counter() - started_s
 
 
 def current_memory_kib(pid: int) -> int:
@@ -168,7 +160,7 @@ def current_memory_kib(pid: int) -> int:
 
 
 class Goals(NamedTuple):
-    """The most that each figure should be; None is told only."""
+    """The upper limits of the figures; None: no limit."""
 
     first_s: float | None = None
     next_s: float | None = None
@@ -187,56 +179,58 @@ GOALS: Final[Mapping[int, Goals]] = {
 }
 
 
-def measure(rig: Rig, goals: Goals) -> Iterator[Figure]:
-    """The life of a volume with many files, step by step."""
-    yield Figure("index filled by bulk SQL", seconds(rig.fill), "s")
-    yield Figure("size of the index", (rig.state / "index.sqlite").stat().st_size / MIB, "MiB")
-    yield Figure("mount, with the local index", seconds(rig.mount), "s", goals.local_mount_s)
-    pid, stall = rig.pid(), rig.mountpoint
+def measure(volume: SnapshotVolume, goals: Goals) -> Iterator[Measurement]:
+    """Use a volume with many files, and measure each step."""
+    yield Measurement("index filled by bulk SQL", seconds(volume.fill), "s")
+    yield Measurement("size of the index", (volume.state / "index.sqlite").stat().st_size / MIB, "MiB")
+    yield Measurement("mount, with the local index", seconds(volume.mount), "s", goals.local_mount_s)
+    pid, stall = volume.pid(), volume.mountpoint
     idle_kib = current_memory_kib(pid)
-    yield Figure("memory of the idle mount", idle_kib / KIB, "MiB")
+    yield Measurement("memory of the idle mount", idle_kib / KIB, "MiB")
     with watched(stall) as longest_ms:
-        yield from snapshot(rig, "first snapshot", goals.first_s, None, None)
-        (rig.mountpoint / "folder000007" / "file0007007").write_bytes(os.urandom(3000))
-        rig.ask("store")
-        yield from snapshot(rig, "one file changed", goals.next_s, goals.one_kib, goals.one_puts)
+        yield from snapshot(volume, "first snapshot", goals.first_s, None, None)
+        (volume.mountpoint / "folder000007" / "file0007007").write_bytes(os.urandom(3000))
+        volume.request("store")
+        yield from snapshot(volume, "one file changed", goals.next_s, goals.one_kib, goals.one_puts)
         for number in range(CHANGED_FILES):
-            (rig.mountpoint / "folder000011" / f"file{11 * FILES_IN_FOLDER + number:07d}").write_bytes(os.urandom(3000))
-        rig.ask("store")
-        yield from snapshot(rig, "1,000 files changed", None, goals.many_mib and goals.many_mib * KIB, None)
-        yield Figure("longest stall of a request meanwhile", longest_ms(), "ms", goals.stall_ms)
+            (volume.mountpoint / "folder000011" / f"file{11 * FILES_IN_FOLDER + number:07d}").write_bytes(
+                os.urandom(3000)
+            )
+        volume.request("store")
+        yield from snapshot(volume, "1,000 files changed", None, goals.many_mib and goals.many_mib * KIB, None)
+        yield Measurement("longest stall of a request", longest_ms(), "ms", goals.stall_ms)
     added_mib = (peak_memory_kib(pid) - idle_kib) / KIB
-    yield Figure("memory over the idle mount, at most", added_mib, "MiB", goals.memory_mib)
-    yield Figure("umount", seconds(rig.umount), "s")
-    yield Figure("mount, with the local index", seconds(rig.mount), "s", goals.local_mount_s)
-    rig.umount()
-    shutil.rmtree(rig.places.state_dir)
-    yield Figure("mount, from the store alone", seconds(rig.mount), "s", goals.restore_s)
-    yield Figure("memory of that mount, at most", peak_memory_kib(rig.pid()) / KIB, "MiB")
-    rig.umount()
+    yield Measurement("peak memory over the idle mount", added_mib, "MiB", goals.memory_mib)
+    yield Measurement("umount", seconds(volume.umount), "s")
+    yield Measurement("mount, with the local index", seconds(volume.mount), "s", goals.local_mount_s)
+    volume.umount()
+    shutil.rmtree(volume.places.state_dir)
+    yield Measurement("mount, from the store alone", seconds(volume.mount), "s", goals.restore_s)
+    yield Measurement("peak memory of that mount", peak_memory_kib(volume.pid()) / KIB, "MiB")
+    volume.umount()
 
 
 def snapshot(
-    rig: Rig, title: str, goal_s: float | None, goal_kib: float | None, goal_puts: float | None
-) -> Iterator[Figure]:
-    """Takes one, and tells what it cost."""
-    before = rig.objects()
-    yield Figure(f"{title}: time", seconds(lambda: rig.ask("flush")), "s", goal_s)
-    added = {path: size for path, size in rig.objects().items() if path not in before}
-    yield Figure(f"{title}: stored", sum(added.values()) / KIB, "KiB", goal_kib)
-    yield Figure(f"{title}: PUTs", len(added), "", goal_puts)
+    volume: SnapshotVolume, title: str, goal_s: float | None, goal_kib: float | None, goal_puts: float | None
+) -> Iterator[Measurement]:
+    """Take a snapshot and measure its cost."""
+    before = volume.objects()
+    yield Measurement(f"{title}: time", seconds(lambda: volume.request("flush")), "s", goal_s)
+    added = {path: size for path, size in volume.objects().items() if path not in before}
+    yield Measurement(f"{title}: stored", sum(added.values()) / KIB, "KiB", goal_kib)
+    yield Measurement(f"{title}: PUTs", len(added), "", goal_puts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures; the exit status is 1 if a goal was missed."""
+    """Measure; returns 1 if a goal was missed."""
     parser = argparse.ArgumentParser(prog="./dev bench snapshots", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--files", type=int, nargs="+", default=list(GOALS), help="how many files the volumes have")
+    parser.add_argument("--files", type=int, nargs="+", default=list(GOALS), help="numbers of files of the volumes")
     options = parser.parse_args(arguments)
     missed = False
     for files in options.files:
         folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
         try:
-            figures = list(measure(Rig(folder, files), GOALS.get(files, Goals())))
+            figures = list(measure(SnapshotVolume(folder, files), GOALS.get(files, Goals())))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         Console(width=100).print(table(f"{files:,} files", figures))
@@ -244,8 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(missed)
 
 
-def table(title: str, figures: Sequence[Figure]) -> Table:
-    """The figures, a line each."""
+def table(title: str, figures: Sequence[Measurement]) -> Table:
+    """The table of figures."""
     made = Table("figure", "measured", "at most", title=title)
     for one in figures:
         goal = "" if one.goal is None else f"{one.goal:,.1f} {one.unit}" + (" MISSED" if one.figure > one.goal else "")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the workloads write: random bytes, log text, a real tree of files. Made once in a run, and read from memory
-where there is room (``/dev/shm``), so that the disk is left to the file systems.
+"""The data that workloads write: random bytes, log text, a real tree of files.
+
+It is made once in a run, and kept in memory (``/dev/shm``) where there is enough, so that reading it does not use the
+disk.
 """
 
 import os
@@ -15,7 +17,7 @@ from benchmarks import trees
 from benchmarks.sizes import MIB, PIECE_BYTES
 
 MEMORY = Path("/dev/shm")
-ROOM_BYTES = 6 << 30
+NEEDED_BYTES = 6 << 30
 VOCABULARY = 4000
 WORDS_IN_LINE = 8
 LARGEST_BYTES = 8 * MIB
@@ -23,14 +25,14 @@ ROOTS = ("usr/lib/python3*", "usr/share", "usr/include")
 
 
 class Sources:
-    """A folder of things to copy; `close` removes it."""
+    """A folder of source data; `close` removes it."""
 
     def __init__(self, fallback: Path) -> None:
-        roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
-        self._folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-", dir=MEMORY if roomy else fallback))
+        has_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > NEEDED_BYTES
+        self._folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-", dir=MEMORY if has_memory else fallback))
 
     def close(self) -> None:
-        """Removes everything."""
+        """Remove the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def random(self, mib: int) -> Path:
@@ -38,15 +40,15 @@ class Sources:
         return self._made(f"random-{mib}", lambda path: _write(path, (os.urandom(PIECE_BYTES) for _ in range(mib))))
 
     def text(self, mib: int) -> Path:
-        """A file of the lines of a log, no two of which are the same."""
+        """A file of log lines, all of them different."""
         return self._made(f"text-{mib}", lambda path: _write(path, log_text(mib * MIB)))
 
     def tree(self, files: int) -> Path:
-        """A folder of real files of this machine and links between them."""
+        """A folder of files of this machine, with their links."""
         return self._made(f"tree-{files}", lambda path: _make_tree(path, files))
 
     def archive(self, files: int) -> Path:
-        """The same as a tar file."""
+        """The same tree as a tar file."""
         tree = self.tree(files)
         return self._made(f"tree-{files}.tar", lambda path: _run("tar", "-cf", path, "-C", tree, "."))
 
@@ -58,7 +60,7 @@ class Sources:
 
 
 def log_text(length_bytes: int) -> Iterator[bytes]:
-    """Lines of random words, numbered: they compress about four times."""
+    """Numbered lines of random words, which compress about four times."""
     noise = random.Random(7)
     words = ["".join(noise.choices("etaoinshrdlucmfw", k=noise.randint(3, 9))) for _ in range(VOCABULARY)]
     number = 0
@@ -68,8 +70,8 @@ def log_text(length_bytes: int) -> Iterator[bytes]:
         for start in range(0, len(drawn), WORDS_IN_LINE):
             number += 1
             request = number * 2654435761 & 0xFFFFFF
-            told = " ".join(drawn[start : start + WORDS_IN_LINE])
-            lines.append(f"2026-11-22T{number:08d} INFO req={request:06x} {told}\n")
+            message = " ".join(drawn[start : start + WORDS_IN_LINE])
+            lines.append(f"2026-11-22T{number:08d} INFO req={request:06x} {message}\n")
         piece = "".join(lines).encode()[:length_bytes]
         length_bytes -= len(piece)
         yield piece

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real tree of files: chosen from this machine, copied with all that belongs to it, and compared.
+"""A real tree of files: chosen from this machine, copied with all attributes, and compared.
 
-What belongs to a file here: type, mode, owner (when root copies), modification time in nanoseconds, the target of a
+Attributes of a file here: type, mode, owner (if root copies), modification time in nanoseconds, the target of a
 symbolic link, which names are hard links of one file, and every byte.
 """
 
@@ -17,8 +17,8 @@ SKIPPED = {"__pycache__"}
 
 
 @dataclass(frozen=True)
-class Item:
-    """A file, folder or symbolic link: where it lies, its path within the tree, and what lstat said."""
+class TreeItem:
+    """A file, folder or symbolic link: its source, its path within the tree, and its lstat result."""
 
     source: str
     path: str
@@ -26,20 +26,20 @@ class Item:
 
     @property
     def data_bytes(self) -> int:
-        """The length of its content; 0 for what is no regular file."""
+        """The length of its content; 0 if it is no regular file."""
         return self.status.st_size if stat.S_ISREG(self.status.st_mode) else 0
 
 
-Advance = Callable[[Item], None]
+Advance = Callable[[TreeItem], None]
 
 
-def choose(roots: Iterable[Path], max_files: int, max_bytes: int, max_file_bytes: int | None = None) -> list[Item]:
-    """Items below `roots`, folders before what is in them, until `max_files` files or `max_bytes` of them are found.
+def choose(roots: Iterable[Path], max_files: int, max_bytes: int, max_file_bytes: int | None = None) -> list[TreeItem]:
+    """Items below `roots`, folders before their contents, up to `max_files` files or `max_bytes` bytes.
 
     Files over `max_file_bytes` are left out.
     """
     largest_bytes = max_bytes if max_file_bytes is None else max_file_bytes
-    chosen: dict[str, Item] = {}
+    chosen: dict[str, TreeItem] = {}
     files = size_bytes = 0
     for item in _walk(roots):
         if files >= max_files:
@@ -56,7 +56,7 @@ def choose(roots: Iterable[Path], max_files: int, max_bytes: int, max_file_bytes
     return list(chosen.values())
 
 
-def _walk(roots: Iterable[Path]) -> Iterator[Item]:
+def _walk(roots: Iterable[Path]) -> Iterator[TreeItem]:
     for root in roots:
         if not root.is_dir() or root.is_symlink():
             continue
@@ -68,35 +68,35 @@ def _walk(roots: Iterable[Path]) -> Iterator[Item]:
                     yield item
 
 
-def _item(source: str) -> Item | None:
-    """The item at `source`; None for what cannot be read or is neither file, folder nor link."""
+def _item(source: str) -> TreeItem | None:
+    """The item at `source`; None if it is unreadable, or neither file, folder nor link."""
     try:
         status = os.lstat(source)
     except OSError:
         return None
     kept = stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode) or stat.S_ISREG(status.st_mode)
     readable = stat.S_ISLNK(status.st_mode) or os.access(source, os.R_OK)
-    return Item(source, source.lstrip("/"), status) if kept and readable else None
+    return TreeItem(source, source.lstrip("/"), status) if kept and readable else None
 
 
-def _parents(source: str) -> Iterator[Item]:
+def _parents(source: str) -> Iterator[TreeItem]:
     parents = [str(parent) for parent in reversed(Path(source).parents)][1:]
-    yield from (Item(parent, parent.lstrip("/"), os.lstat(parent)) for parent in parents)
+    yield from (TreeItem(parent, parent.lstrip("/"), os.lstat(parent)) for parent in parents)
 
 
-def copy(items: list[Item], target: Path, advance: Advance) -> None:
-    """Copies `items` into the new folder `target`."""
+def copy(items: list[TreeItem], target: Path, advance: Advance) -> None:
+    """Copy `items` into the new folder `target`."""
     target.mkdir()
     first_names: dict[tuple[int, int], str] = {}
     for item in items:
         _copy_one(item, os.path.join(target, item.path), first_names)
         advance(item)
-    for item in reversed(items):  # a folder's time would change with what is put into it
+    for item in reversed(items):  # adding to a folder changes its time
         if stat.S_ISDIR(item.status.st_mode):
             _copy_attributes(item, os.path.join(target, item.path))
 
 
-def _copy_one(item: Item, path: str, first_names: dict[tuple[int, int], str]) -> None:
+def _copy_one(item: TreeItem, path: str, first_names: dict[tuple[int, int], str]) -> None:
     if stat.S_ISDIR(item.status.st_mode):
         os.mkdir(path)
         return
@@ -117,7 +117,7 @@ def _copy_data(source: str, path: str) -> None:
             writing.write(piece)
 
 
-def _copy_attributes(item: Item, path: str) -> None:
+def _copy_attributes(item: TreeItem, path: str) -> None:
     status = item.status
     if os.geteuid() == 0:
         os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
@@ -126,8 +126,8 @@ def _copy_attributes(item: Item, path: str) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
 
 
-def compare(items: list[Item], target: Path, advance: Advance) -> list[str]:
-    """Every difference between `items` and their copies in `target`, a line each."""
+def compare(items: list[TreeItem], target: Path, advance: Advance) -> list[str]:
+    """The differences between `items` and their copies in `target`, one per line."""
     differences = []
     first_inodes: dict[tuple[int, int], int] = {}
     for item in items:
@@ -140,26 +140,26 @@ def compare(items: list[Item], target: Path, advance: Advance) -> list[str]:
     return differences
 
 
-def _differences(item: Item, path: str, first_inodes: dict[tuple[int, int], int]) -> Iterator[str]:
+def _differences(item: TreeItem, path: str, first_inodes: dict[tuple[int, int], int]) -> Iterator[str]:
     wanted, found = item.status, os.lstat(path)
     if wanted.st_mode != found.st_mode:
-        yield f"mode {found.st_mode:o} in place of {wanted.st_mode:o}"
+        yield f"mode {found.st_mode:o} instead of {wanted.st_mode:o}"
         return
     if wanted.st_mtime_ns != found.st_mtime_ns:
-        yield f"modified at {found.st_mtime_ns} in place of {wanted.st_mtime_ns}"
+        yield f"modified at {found.st_mtime_ns} instead of {wanted.st_mtime_ns}"
     if os.geteuid() == 0 and (wanted.st_uid, wanted.st_gid) != (found.st_uid, found.st_gid):
-        yield f"owner {found.st_uid}:{found.st_gid} in place of {wanted.st_uid}:{wanted.st_gid}"
+        yield f"owner {found.st_uid}:{found.st_gid} instead of {wanted.st_uid}:{wanted.st_gid}"
     if stat.S_ISDIR(wanted.st_mode):
         return
     if first_inodes.setdefault((wanted.st_dev, wanted.st_ino), found.st_ino) != found.st_ino:
-        yield "no hard link of its first name"
+        yield "not a hard link of its first name"
     if stat.S_ISLNK(wanted.st_mode):
         if os.readlink(item.source) != os.readlink(path):
             yield f"a link to {os.readlink(path)}"
     elif wanted.st_size != found.st_size:
-        yield f"{found.st_size} bytes in place of {wanted.st_size}"
+        yield f"{found.st_size} bytes instead of {wanted.st_size}"
     elif not _same_data(item.source, path):
-        yield "other content"
+        yield "different content"
 
 
 def _same_data(one: str, other: str) -> bool:

@@ -1,48 +1,52 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The words of a table, the same on a terminal and on a page."""
+"""The cells of the tables, the same on a terminal and on a page."""
 
 from collections.abc import Iterator
 
-from benchmarks.comparing import Row, rows
+from benchmarks.goal_comparison import Row, rows
 from benchmarks.results import Results
 
 HEADINGS = ("line", "place", "cas3fs", "unit", "plain", "nullfs", "S3QL", "ratio", "goal", "")
-WHAT_RATIO = "A ratio says how many times better; ~ rests on figures of S3QL that were measured once (known.py)."
+RATIO_NOTE = "ratio: how many times better; ~: estimated from S3QL figures measured once (reference_figures.py)"
 
 
 def cells(results: Results) -> Iterator[tuple[tuple[str, ...], bool | None]]:
-    """The cells of each row under `HEADINGS`, and whether the goal is met; a line's first row has the figures."""
-    told: tuple[str, str] | None = None
+    """The cells of each row below `HEADINGS`, and whether the goal is met; only the first row of a line has figures."""
+    previous: tuple[str, str] | None = None
     for row in rows(results):
-        again = told == (row.line.name, row.place)
-        told = (row.line.name, row.place)
-        yield _cells(row, again), row.met
+        is_repeated = previous == (row.line.name, row.place)
+        previous = (row.line.name, row.place)
+        yield _cells(row, is_repeated), row.met
 
 
 def bound_cells(results: Results) -> Iterator[tuple[tuple[str, ...], bool | None]]:
-    """The same of bounds: program, what, figure, unit, goal, and whether it is met."""
+    """The cells of bounds: program, what, figure, unit, goal, and whether it is met."""
     for bound in results.bounds:
-        told = (bound.program, bound.what, number(bound.figure), bound.unit, bound.goal, _answer(bound.met))
-        yield told, bound.met
+        line = (bound.program, bound.what, number(bound.figure), bound.unit, bound.goal, _result(bound.met))
+        yield line, bound.met
 
 
 BOUND_HEADINGS = ("program", "figure", "measured", "unit", "goal", "")
 
 
-def _cells(row: Row, again: bool) -> tuple[str, ...]:
-    known = row.line.known(row.place).s3ql
+def _cells(row: Row, is_repeated: bool) -> tuple[str, ...]:
+    reference = row.line.reference(row.place).s3ql
     peer = row.others["s3ql"]
-    peer_told = number(peer) if peer is not None else "" if known is None else f"({number(known)})"
+    peer_cell = number(peer) if peer is not None else "" if reference is None else f"({number(reference)})"
     figures = ("", "", "", "", "", "", "")
-    if not again:
-        others = (_optional(row.others["plain"]), _optional(row.others["nullfs"]), peer_told)
+    if not is_repeated:
+        others = (_optional(row.others["plain"]), _optional(row.others["nullfs"]), peer_cell)
         figures = (row.line.what, row.place, number(row.figure), row.line.unit, *others)
-    verdict = row.verdict
-    ratio = "" if verdict is None or verdict.ratio is None else f"{'~' if verdict.estimated else ''}{verdict.ratio:.2f}"
-    return (*figures, ratio, "" if row.goal is None else str(row.goal), _answer(row.met))
+    evaluation = row.evaluation
+    ratio = (
+        ""
+        if evaluation is None or evaluation.ratio is None
+        else f"{'~' if evaluation.estimated else ''}{evaluation.ratio:.2f}"
+    )
+    return (*figures, ratio, "" if row.goal is None else str(row.goal), _result(row.met))
 
 
-def _answer(met: bool | None) -> str:
+def _result(met: bool | None) -> str:
     return {None: "", True: "met", False: "missed"}[met]
 
 
@@ -51,7 +55,7 @@ def _optional(figure: float | None) -> str:
 
 
 def number(figure: float) -> str:
-    """With as many digits as mean something."""
+    """Three significant digits, or thousands with separators."""
     if figure == 0 or abs(figure) >= 100:
         return f"{figure:,.0f}"
     return f"{figure:.3g}" if abs(figure) >= 0.001 else f"{figure:.2g}"

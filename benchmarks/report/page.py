@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Results as reStructuredText: the tables of `docs/performance.rst` and `docs/scaling.rst`, put between two marks of
-the page."""
+"""Results as reStructuredText: the tables of `docs/performance.rst` and `docs/scaling.rst`, between two marks."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.comparing import behind_the_peer
-from benchmarks.report.cells import BOUND_HEADINGS, HEADINGS, WHAT_RATIO, bound_cells, cells
+from benchmarks.goal_comparison import lines_behind_peer
+from benchmarks.report.cells import BOUND_HEADINGS, HEADINGS, RATIO_NOTE, bound_cells, cells
 from benchmarks.results import Results
 
-BEGIN, END = ".. begin of what ./dev bench wrote", ".. end of what ./dev bench wrote"
+BEGIN, END = ".. begin of the output of ./dev bench", ".. end of the output of ./dev bench"
 
 
 def write(page: Path, results: Results) -> None:
-    """Puts the results between the marks of `page`, in place of what is there.
+    """Replace what is between the marks of `page` by the results.
 
     Raises:
         ValueError: the page has no such marks.
@@ -26,25 +25,25 @@ def write(page: Path, results: Results) -> None:
 
 
 def as_rst(results: Results) -> str:
-    """The machine, the table of lines, the table of bounds, what failed, and where S3QL is ahead."""
-    parts = [_circumstances(results)]
+    """The machine, the table of lines, the table of bounds, failures, and the lines in which S3QL is ahead."""
+    parts = [_environment(results)]
     for headings, rows in ((HEADINGS, list(cells(results))), (BOUND_HEADINGS, list(bound_cells(results)))):
         if rows:
-            parts.append("\n".join(_table(headings, [told for told, _ in rows])))
+            parts.append("\n".join(_table(headings, [row for row, _ in rows])))
     if results.figures:
-        behind = behind_the_peer(results)
-        parts.append(WHAT_RATIO)
-        parts.append("S3QL is ahead in: " + "; ".join(behind) + "." if behind else "In no line is S3QL ahead.")
+        behind = lines_behind_peer(results)
+        parts.append(RATIO_NOTE)
+        parts.append("S3QL is ahead in: " + "; ".join(behind) + "." if behind else "S3QL is ahead in no line.")
     if results.failures:
         parts.append("Failed: " + "; ".join(failure.replace("\n", " ")[:200] for failure in results.failures) + ".")
     return "\n\n".join(parts) + "\n"
 
 
-def _circumstances(results: Results) -> str:
+def _environment(results: Results) -> str:
     machine, settings = results.machine, results.settings
     return (
         f"{results.time[:10]}: {machine['cpus']} cores ({machine['cpu']}), {machine['memory_gib']} GiB of memory, "
-        f"Linux {machine['kernel']}, Python {machine['python']}; repeated {settings.get('repeat', 1)} times, "
+        f"Linux {machine['kernel']}, Python {machine['python']}; {settings.get('repeat', 1)} repetitions, "
         f"medians; scale {settings.get('scale', 1)}."
     )
 

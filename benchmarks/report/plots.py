@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Plots of what scales: time and memory against the number of files (`scale`), and rates against latency.
+"""Plots: time and memory by the number of files (`scale`), and rates by latency.
 
 They need matplotlib: ``pip install 'cas3fs[plots]'``.
 """
@@ -13,12 +13,12 @@ from benchmarks.results import Bound, Results
 
 LATENCY_LINES = ("small.stored", "small.read-cold", "stream.read-cold")
 LATENCIES_MS = {"dir": 0, "s3": 1, "far": 31}
-"""about what a request takes in each place"""
+"""The approximate latency of a request in each place."""
 _Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def draw(folder: Path, results: Results) -> list[Path]:
-    """Draws what there are figures for; the files made.
+    """Draw plots of the figures that exist; returns the files.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -26,17 +26,24 @@ def draw(folder: Path, results: Results) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     times, memory = by_files(results.bounds)
-    for name, series, unit in (("time-by-files", times, "microseconds a file"), ("memory-by-files", memory, "MiB")):
+    for name, series, unit in (("time-by-files", times, "microseconds per file"), ("memory-by-files", memory, "MiB")):
         if series:
             drawn.append(_draw(folder / f"{name}.png", series, "files", unit, logarithmic=True))
     latency = by_latency(results)
     if latency:
-        drawn.append(_draw(folder / "rate-by-latency.png", latency, "milliseconds a request", "of the rate nearby"))
+        drawn.append(
+            _draw(
+                folder / "rate-by-latency.png",
+                latency,
+                "milliseconds per request",
+                "relative to the rate without latency",
+            )
+        )
     return drawn
 
 
 def by_files(bounds: Sequence[Bound]) -> tuple[_Series, _Series]:
-    """Microseconds a file of each step of `scale`, and the memory of the mount, by the number of files."""
+    """Microseconds per file of each step of `scale`, and memory of the mount, by the number of files."""
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     memory: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for bound in bounds:
@@ -49,7 +56,7 @@ def by_files(bounds: Sequence[Bound]) -> tuple[_Series, _Series]:
 
 
 def by_latency(results: Results) -> _Series:
-    """Rates of cas3fs by the latency of a request, of what they are in a directory."""
+    """Rates of cas3fs by the latency of a request, relative to those in a directory."""
     series: dict[str, list[tuple[float, float]]] = {}
     for name in LATENCY_LINES:
         figures = {place: results.figures.get((name, f"cas3fs-{place}")) for place in LATENCIES_MS}

@@ -13,13 +13,15 @@ WORDS = {"line", "place", "unit", "program", "figure", "goal", ""}
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """One of lines, one of bounds; none that would be empty."""
+    """The table of lines and the table of bounds; empty tables are left out."""
     for headings, rows in ((HEADINGS, list(cells(results))), (BOUND_HEADINGS, list(bound_cells(results)))):
         if not rows:
             continue
         drawn = Table(box=None, header_style="bold", pad_edge=False)
         for heading in headings:
             drawn.add_column(heading, justify="left" if heading in WORDS else "right")
-        for told, met in rows:
-            drawn.add_row(*told[:-1], f"[{COLOURS[met]}]{told[-1]}[/]" if COLOURS[met] else told[-1])
+        for cells_of_row, met in rows:
+            drawn.add_row(
+                *cells_of_row[:-1], f"[{COLOURS[met]}]{cells_of_row[-1]}[/]" if COLOURS[met] else cells_of_row[-1]
+            )
         yield drawn

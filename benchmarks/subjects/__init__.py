@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The subjects: what files can be kept in. Each can be started empty, settled, mounted again, forgotten and stopped."""
+"""The subjects: file systems that can be started empty, settled, remounted, made to forget local state, and stopped."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.lines import DIR, FAR, PLACES, S3
-from benchmarks.subjects.base import PlainDirectory, RequestCounter, Subject, drop_kernel_caches, peak_memory_kib
 from benchmarks.subjects.cas3fs import Cas3fs
 from benchmarks.subjects.mounted import Mounted, NullFileSystem
 from benchmarks.subjects.peers import Peer, RcloneMount, S3fs, S3ql, installed
+from benchmarks.subjects.subject import PlainDirectory, RequestCounter, Subject, drop_kernel_caches, peak_memory_kib
 
 Make = Callable[[Path, int], Subject]
-"""Makes a subject in a folder, with so many workers where it has workers of that kind."""
+"""Makes a subject in a folder, with so many workers if it has workers."""
 
 __all__ = [
     "Cas3fs",
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def subjects(peers: Sequence[type[Peer]]) -> Mapping[str, Make]:
-    """Every subject there is, by name; `peers` are those that are installed."""
+    """All subjects by name; `peers` are those that are installed."""
     made: dict[str, Make] = {
         PlainDirectory.system: lambda folder, workers: PlainDirectory(folder),
         NullFileSystem.system: NullFileSystem,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""cas3fs, by its command line, in any place."""
+"""cas3fs, used through its command line, in any place."""
 
 import sys
 from collections.abc import Iterator
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.lines import DIR
-from benchmarks.subjects.base import set_aside
-from benchmarks.subjects.places import BUCKET, Stored
+from benchmarks.subjects.places import BUCKET, StoreBacked
+from benchmarks.subjects.subject import move_away
 
 if TYPE_CHECKING:
     from cas3fs.objectstores import ObjectStore
 
 
-class Cas3fs(Stored):
-    """A volume in a directory or on an S3 server; snapshots are taken when asked for."""
+class Cas3fs(StoreBacked):
+    """A volume in a directory or on an S3 server; snapshots are taken only on request."""
 
     system = "cas3fs"
     caches: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
-        """The volume's."""
+        """The URL of the volume."""
         return self.store.as_uri() if self.place == DIR else f"s3://{BUCKET}/volume"
 
     def make(self) -> None:
@@ -43,7 +43,7 @@ class Cas3fs(Stored):
 
     def forget_locally(self) -> None:
         for name in ("state", "cache"):
-            set_aside(self.folder / name)
+            move_away(self.folder / name)
 
     def clone(self, source: Path, target: Path) -> bool:
         if "clone" not in self.run("--help"):
@@ -59,19 +59,19 @@ class Cas3fs(Stored):
         return {**super().environment(), **places}
 
     def run(self, *words: str) -> str:
-        """Runs ``cas3fs`` with `words`, and gives what it prints.
+        """Run ``cas3fs`` with `words`; returns its output.
 
         Raises:
-            RuntimeError: it failed; with its words.
+            RuntimeError: the command failed; with its error output.
         """
         return self.call([sys.executable, "-m", "cas3fs", *words])
 
     def gets(self) -> int:
-        """GETs of objects so far; of a place that counts."""
+        """The number of GETs so far, in a place that counts requests."""
         return 0 if self.requests is None else self.requests.count().get("GET", 0)
 
     def open_store(self) -> "ObjectStore":
-        """The volume's store on its server, past the mount; the caller closes it."""
+        """Open the volume's store on its server, without the mount; the caller closes it."""
         from cas3fs.config import StoreSettings
         from cas3fs.metrics import Metrics
         from cas3fs.objectstores import open_store
@@ -83,7 +83,7 @@ class Cas3fs(Stored):
 
     @contextmanager
     def memcached(self) -> Iterator[None]:
-        """Mounts from here on share a memcached behind their disk caches."""
+        """Let mounts within the context share a memcached behind their disk caches."""
         from cas3fs.testing.servers import memcached
 
         with memcached(1024) as server:

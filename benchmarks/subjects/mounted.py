@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Subjects that one process serves, in the foreground, and the null file system, the simplest of them."""
+"""Subjects served by one foreground process, and the null file system, the simplest of them."""
 
 import os
 import shutil
@@ -10,11 +10,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.subjects.base import Subject, drop_kernel_caches, peak_memory_kib
+from benchmarks.subjects.subject import Subject, drop_kernel_caches, peak_memory_kib
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 900
-LOOK_EVERY_S = 0.005
+POLL_INTERVAL_S = 0.005
 
 
 class Mounted(Subject):
@@ -33,13 +33,13 @@ class Mounted(Subject):
 
     @abstractmethod
     def unmount(self) -> None:
-        """Asks for the end; the process may still run when this returns."""
+        """Request the unmount; the process may still run when this returns."""
 
     def prepare(self) -> None:
-        """What has to be there before the first mount."""
+        """Create what the first mount needs."""
 
     def forget_locally(self) -> None:
-        """Removes what the unmounted file system keeps on the local disk beside its store."""
+        """Remove local state of the unmounted file system."""
 
     def environment(self) -> dict[str, str]:
         """The environment of the subject's commands."""
@@ -75,19 +75,19 @@ class Mounted(Subject):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def timed_check(self, *command: str) -> float:
-        """Unmounts, runs `command`, mounts again; the seconds of the command."""
+        """Unmount, run `command`, and mount again; returns the seconds of the command."""
         self._unmount()
-        begun_s = time.perf_counter()
+        started_s = time.perf_counter()
         self.call(command)
-        seconds = time.perf_counter() - begun_s
+        seconds = time.perf_counter() - started_s
         self._mount()
         return seconds
 
     def call(self, command: Sequence[str | Path], accepted: Sequence[int] = (0,)) -> str:
-        """Runs a command of the subject's, and gives what it prints.
+        """Run a command of the subject; returns its output.
 
         Raises:
-            RuntimeError: it failed; with its words.
+            RuntimeError: the command failed; with its error output.
         """
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
         if done.returncode not in accepted:
@@ -95,15 +95,15 @@ class Mounted(Subject):
         return done.stdout
 
     def _mount(self) -> float:
-        begun_s = time.perf_counter()
+        started_s = time.perf_counter()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), env=self.environment(), stdout=log, stderr=log)
         while not os.path.ismount(self.root):
-            if self._process.poll() is not None or time.perf_counter() > begun_s + START_TIMEOUT_S:
-                raise RuntimeError(f"{self.name} does not mount:\n{self.log.read_text(errors='replace')[-2000:]}")
-            time.sleep(LOOK_EVERY_S)
-        os.listdir(self.root)  # it answers
-        return time.perf_counter() - begun_s
+            if self._process.poll() is not None or time.perf_counter() > started_s + START_TIMEOUT_S:
+                raise RuntimeError(f"{self.name} cannot be mounted:\n{self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(POLL_INTERVAL_S)
+        os.listdir(self.root)  # it responds
+        return time.perf_counter() - started_s
 
     def _unmount(self) -> None:
         assert self._process is not None
@@ -121,7 +121,7 @@ class Mounted(Subject):
 
 
 class NullFileSystem(Mounted):
-    """An llfuse file system whose handlers do nothing."""
+    """The llfuse file system whose handlers do nothing."""
 
     system = "nullfs"
 
@@ -137,4 +137,4 @@ class NullFileSystem(Mounted):
         subprocess.run(["fusermount", "-u", str(self.root)], check=True)
 
     def settle(self) -> None:
-        """It has no background."""
+        """Nothing to do: nothing happens in the background."""

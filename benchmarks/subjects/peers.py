@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Peers: other file systems that keep their data on S3, where they are installed.
+"""Peers: other file systems that keep their data on S3, if they are installed.
 
-S3QL is measured as its users run it at its best: unencrypted, zlib-6 (nothing for random bytes), and mounted again
-after the first files, since the statistics that its queries are planned by are stale in a fresh volume.
+S3QL is measured in its best configuration: unencrypted, zlib-6 (no compression for random bytes), and remounted after
+the first files, because the statistics for its query planner are out of date in a new volume.
 """
 
 import shutil
@@ -10,24 +10,24 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.lines import DIR
-from benchmarks.subjects.base import set_aside
-from benchmarks.subjects.places import BUCKET, Stored
+from benchmarks.subjects.places import BUCKET, StoreBacked
+from benchmarks.subjects.subject import move_away
 
 FIRST_FILES = 2000
 
 
-class Peer(Stored):
-    """A file system of others, on a store that is made and served as that of cas3fs is."""
+class Peer(StoreBacked):
+    """Another file system, on the same kind of store as cas3fs."""
 
     program: str
-    """the command whose presence tells that it is installed"""
+    """The command that shows that it is installed."""
 
     def prepare(self) -> None:
         (self.folder / "cache").mkdir()
         super().prepare()
 
     def forget_locally(self) -> None:
-        set_aside(self.folder / "cache")
+        move_away(self.folder / "cache")
         (self.folder / "cache").mkdir()
 
     def unmount(self) -> None:
@@ -55,7 +55,7 @@ class S3ql(Peer):
         return f"local://{self.store}" if self.place == DIR else f"s3c4://{self.host}/{BUCKET}/volume"
 
     def options(self) -> list[str]:
-        """What mkfs, mount and fsck have in common."""
+        """The common options of mkfs, mount and fsck."""
         common = ["--authfile", str(self.folder / "authfile"), "--cachedir", str(self.folder / "cache")]
         return common if self.place == DIR else [*common, "--backend-options", "no-ssl,disable-expect100"]
 
@@ -98,7 +98,7 @@ class S3ql(Peer):
 
 
 class S3fs(Peer):
-    """s3fs-fuse: an object a file."""
+    """s3fs-fuse: one object per file."""
 
     system = "s3fs"
     program = "s3fs"
@@ -116,13 +116,13 @@ class S3fs(Peer):
 
 
 class RcloneMount(Peer):
-    """rclone mount: an object a file."""
+    """rclone mount: one object per file."""
 
     system = "rclone"
     program = "rclone"
 
     def make(self) -> None:
-        """It needs nothing."""
+        """Nothing to do."""
 
     def command(self) -> list[str]:
         cache = ["--vfs-cache-mode", "full", "--cache-dir", str(self.folder / "cache"), "--vfs-write-back", "0s"]
@@ -131,5 +131,5 @@ class RcloneMount(Peer):
 
 
 def installed(search: str | None = None) -> list[type[Peer]]:
-    """The peers whose commands are found on `search`, a path as PATH is (PATH itself, if None)."""
+    """The peers whose commands are found on `search`, a path like PATH (PATH itself if None)."""
     return [peer for peer in (S3ql, S3fs, RcloneMount) if shutil.which(peer.program, path=search)]

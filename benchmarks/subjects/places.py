@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Places: where a subject's store is. An S3 server is ``rclone serve s3`` on a folder of the subject's."""
+"""Places: where the store of a subject is. An S3 server is ``rclone serve s3`` on a folder of the subject."""
 
 import shutil
 from abc import abstractmethod
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.lines import DIR, FAR, S3
 from benchmarks.proxy import Proxy, proxy
-from benchmarks.subjects.base import tree_bytes
 from benchmarks.subjects.mounted import Mounted
+from benchmarks.subjects.subject import tree_bytes
 
 DELAY_S = 0.03
 BUCKET = "bench"
@@ -18,7 +18,7 @@ BUCKET = "bench"
 
 @dataclass
 class Server:
-    """A running S3 server with a bucket, and how it is reached."""
+    """A running S3 server with a bucket, and how to reach it."""
 
     endpoint_url: str
     environment: dict[str, str]
@@ -29,20 +29,20 @@ class Server:
     _closing: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
-        """Ends the server, and the proxy before it."""
+        """Stop the server, and the proxy before it."""
         self._closing.close()
 
 
 def serve(folder: Path, place: str) -> Server:
-    """Starts a server of `folder` at `place`; the caller closes it.
+    """Start a server for `folder` at `place`; the caller closes it.
 
     Raises:
-        ValueError: no server is needed there.
+        ValueError: the place has no server.
     """
     from cas3fs.testing.servers import rclone_s3
 
     if place not in (S3, FAR):
-        raise ValueError(f"{place} is no place of a server")
+        raise ValueError(f"there is no server in the place {place}")
     closing = ExitStack()
     server = closing.enter_context(rclone_s3(folder))
     server.make_bucket(BUCKET)
@@ -62,8 +62,8 @@ def serve(folder: Path, place: str) -> Server:
     )
 
 
-class Stored(Mounted):
-    """A mounted file system that keeps its files in a folder of the subject's, or on a server of that folder."""
+class StoreBacked(Mounted):
+    """A mounted file system that keeps its data in a folder, or on a server for that folder."""
 
     def __init__(self, folder: Path, workers: int, place: str = DIR) -> None:
         super().__init__(folder, workers)
@@ -73,7 +73,7 @@ class Stored(Mounted):
 
     @abstractmethod
     def make(self) -> None:
-        """Makes the file system in its store."""
+        """Create the file system in its store."""
 
     def prepare(self) -> None:
         self.store.mkdir(parents=True)

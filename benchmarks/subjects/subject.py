@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every subject can do. A subject lives in one folder of its own and leaves nothing outside it."""
+"""The interface of all subjects. A subject uses one folder of its own and leaves nothing outside it."""
 
 import os
 import shutil
@@ -12,14 +12,14 @@ from benchmarks.lines import DIR
 
 
 class RequestCounter(Protocol):
-    """Something that knows what an S3 server was sent."""
+    """Counts the requests to an S3 server."""
 
     def count(self) -> dict[str, int]:
         """Requests so far, by operation."""
 
 
 class Subject(ABC):
-    """Somewhere to keep files, in `root` while started; `name` is ``system-place``, or ``system`` alone."""
+    """A place for files, in `root` while started; its name is ``system-place`` or only ``system``."""
 
     system: str
     place: str = DIR
@@ -32,47 +32,47 @@ class Subject(ABC):
 
     @property
     def name(self) -> str:
-        """What it is called on the command line and in the table."""
+        """The name on the command line and in the table."""
         return f"{self.system}-{self.place}"
 
     @abstractmethod
     def start(self) -> None:
-        """Brings it up, empty. `compress` says whether what will be written is worth compressing."""
+        """Start it, empty. `compress` says whether the data is worth compressing."""
 
     @abstractmethod
     def settle(self) -> None:
-        """Returns when all that was written is where it is to be in the end."""
+        """Return when all written data is in its final place."""
 
     @abstractmethod
     def remount(self) -> float:
-        """Makes the kernel forget names and data; what lies on the local disk stays. The seconds of mounting."""
+        """Remount, so that the kernel's caches are empty but local state is kept; returns the seconds of mounting."""
 
     def forget(self) -> float:
-        """As `remount`, on a machine that has never seen the volume."""
+        """As `remount`, as on a new machine, without local state."""
         return self.remount()
 
     def refresh(self) -> None:  # noqa: B027  # most need nothing
-        """Does what its users do to a new volume that has been filled, so that it works at its best."""
+        """Do what users do after filling a new volume, so that it performs best."""
 
     def stored_bytes(self) -> int | None:
-        """What its files take where they are in the end; None if that cannot be told."""
+        """The stored size of all files; None if unknown."""
         return None
 
     def clone(self, source: Path, target: Path) -> bool:
-        """Makes `target` a copy of the tree at `source` without reading it; False if it cannot."""
+        """Copy the tree at `source` to `target` without reading it; False if not supported."""
         return False
 
     def check(self) -> float | None:
-        """Seconds of an fsck of the unmounted volume, which is mounted again after it; None if there is no fsck."""
+        """Unmount, run fsck, and mount again; returns the seconds of fsck, None if there is no fsck."""
         return None
 
     def memory_kib(self) -> int | None:
-        """The most memory that the mount's process, and those before it, had resident; None without a process."""
+        """The peak resident memory of the mount's processes so far; None without a process."""
         return None
 
     @abstractmethod
     def stop(self) -> None:
-        """Takes it down and removes its folder; in any state."""
+        """Stop it and remove its folder, in any state."""
 
 
 class PlainDirectory(Subject):
@@ -99,7 +99,7 @@ class PlainDirectory(Subject):
 
 
 def peak_memory_kib(pid: int) -> int:
-    """The most memory that a process had resident so far (VmHWM)."""
+    """The peak resident memory of a process (VmHWM)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1])
@@ -107,17 +107,17 @@ def peak_memory_kib(pid: int) -> int:
 
 
 def drop_kernel_caches() -> None:
-    """Empties the kernel's caches of names and data; only root can, others measure with them full."""
+    """Empty the kernel's caches of names and data; only root can, others measure with warm caches."""
     os.sync()
     if os.geteuid() == 0:
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def set_aside(folder: Path) -> None:
-    """Lets the folder be gone, without removing what is in it; nothing happens where there is none.
+def move_away(folder: Path) -> None:
+    """Move the folder away without deleting its files; does nothing if it does not exist.
 
-    A machine that has never seen the volume has not just deleted ten thousand files either: ext4 passes over inodes
-    that were deleted in the last seconds, one by one, and took 60% of a cold read's processor time for that.
+    A new machine has not just deleted ten thousand files: ext4 skips recently deleted inodes one by one, which took 60%
+    of the processor time of a cold read.
     """
     if folder.exists():
         aside = folder.with_name("aside")
@@ -126,5 +126,5 @@ def set_aside(folder: Path) -> None:
 
 
 def tree_bytes(folder: Path) -> int:
-    """The lengths of all files below `folder`."""
+    """The total length of all files below `folder`."""
     return sum(os.lstat(os.path.join(where, name)).st_size for where, _, names in os.walk(folder) for name in names)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The workloads: what is done with a subject, and which figures come of it."""
+"""The workloads: what is done with a subject, and the figures that result."""
 
-from benchmarks.workloads.base import Figures, Work, Workload
 from benchmarks.workloads.empty import EMPTY
-from benchmarks.workloads.random_places import RANDOM
+from benchmarks.workloads.random_io import RANDOM
 from benchmarks.workloads.reading import READING
 from benchmarks.workloads.small import SMALL
 from benchmarks.workloads.streams import SHIFTED, STREAM, TEXT
 from benchmarks.workloads.tree import TREE, TREE_FAR
+from benchmarks.workloads.workload import Figures, Work, Workload
 
 WORKLOADS = (SMALL, STREAM, TEXT, RANDOM, TREE, TREE_FAR, SHIFTED, EMPTY, READING)
 

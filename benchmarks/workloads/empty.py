@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Very many empty files: what names alone cost."""
+"""Very many empty files: the cost of names alone."""
 
 import os
 
 from benchmarks.lines import DIR
 from benchmarks.subjects import Subject
-from benchmarks.workloads.base import Figures, Work, Workload, find, seconds, shell
+from benchmarks.workloads.workload import Figures, Work, Workload, find, seconds, shell
 
 FILES_IN_FOLDER = 1000
 
 
 def run(subject: Subject, work: Work) -> Figures:
-    """Made, listed after a remount, checked, and mounted from the store alone."""
-    count, root = work.size.empty_files, subject.root / "empty"
+    """Create them, list them after a remount, run fsck, and mount from the store alone."""
+    count, root = work.sizes.empty_files, subject.root / "empty"
     yield "empty.create", count / seconds(lambda: make_empty(os.fspath(root), count))
     subject.settle()
     subject.remount()
@@ -24,7 +24,7 @@ def run(subject: Subject, work: Work) -> Figures:
 
 
 def make_empty(root: str, count: int) -> None:
-    """Makes `count` empty files in folders of a thousand below `root`."""
+    """Create `count` empty files in folders of a thousand below `root`."""
     for number in range(count):
         folder = f"{root}/{number // FILES_IN_FOLDER}"
         if number % FILES_IN_FOLDER == 0:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading from far away without anything cached, from the disk cache, and from another machine's.
+"""Reading from far away with cold caches, from the disk cache, and from a memcached that another machine has filled.
 
-*Far* is an S3 server on this machine behind a proxy that delays each request. *Cold* means that the mount has
-neither an index nor a cached block.
+*Far* is an S3 server on this machine behind a proxy that delays each request. *Cold* means that the mount has neither
+an index nor a cached block.
 """
 
 import os
@@ -12,67 +12,67 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.lines import FAR
-from benchmarks.sizes import MIB, PIECE_BYTES, SMALL_BYTES, Size
+from benchmarks.sizes import MIB, PIECE_BYTES, SMALL_BYTES, WorkloadSizes
 from benchmarks.subjects import Cas3fs, Subject
-from benchmarks.workloads.base import Figures, Work, Workload, write_files
+from benchmarks.workloads.workload import Figures, Work, Workload, write_files
 
 RANDOM_READS = 20_000
 SERIAL_GETS = 24
 
 
 def run(subject: Subject, work: Work) -> Figures:
-    """Random reads from the disk cache everywhere; the rest of cas3fs far away alone."""
+    """Random reads from the disk cache for all subjects; the rest only for cas3fs far away."""
     stream = subject.root / "stream"
-    _write_random(stream, work.size.stream_mib)
+    _write_random(stream, work.sizes.stream_mib)
     subject.settle()
     if not isinstance(subject, Cas3fs):
-        yield "reading.random-4k", random_reads(subject, stream, work.size)
+        yield "reading.random-4k", random_reads(subject, stream, work.sizes)
         return
-    one_by_one = _one_by_one_bytes_per_s(subject)
+    serial_rate = _serial_bytes_per_s(subject)
     subject.forget()
-    begun_s = time.perf_counter()
+    started_s = time.perf_counter()
     count = _read_through(stream)
-    yield "reading.cold-stream", count / (time.perf_counter() - begun_s) / one_by_one
-    yield "reading.random-4k", random_reads(subject, stream, work.size)
-    yield from _cold_tree(subject, work.size)
-    yield "reading.second-machine", _second_machine(subject, work.size)
+    yield "reading.cold-stream", count / (time.perf_counter() - started_s) / serial_rate
+    yield "reading.random-4k", random_reads(subject, stream, work.sizes)
+    yield from _cold_tree(subject, work.sizes)
+    yield "reading.second-machine", _second_machine(subject, work.sizes)
 
 
-def random_reads(subject: Subject, path: Path, size: Size) -> float:
-    """Reads of 4 KiB a second at random places of a file that the disk cache has, and the kernel has not."""
+def random_reads(subject: Subject, path: Path, size: WorkloadSizes) -> float:
+    """Random reads of 4 KiB per second of a file that is in the disk cache, but not in the kernel's."""
     subject.remount()
     _read_through(path)
     subject.remount()
-    _read_tree(subject.folder / "cache")  # it is the file system that is measured, not the machine's disk
+    _read_tree(subject.folder / "cache")  # the file system is measured, not the machine's disk
     places = random.Random(1)
     count = size.stream_mib * MIB // SMALL_BYTES
     offsets = [places.randrange(count) * SMALL_BYTES for _ in range(min(RANDOM_READS, count))]
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        begun_s = time.perf_counter()
+        started_s = time.perf_counter()
         for offset in offsets:
             os.pread(descriptor, SMALL_BYTES, offset)
-        return len(offsets) / (time.perf_counter() - begun_s)
+        return len(offsets) / (time.perf_counter() - started_s)
     finally:
         os.close(descriptor)
 
 
-def _cold_tree(subject: Cas3fs, size: Size) -> Figures:
-    """All files of 4 KiB that were written together."""
+def _cold_tree(subject: Cas3fs, size: WorkloadSizes) -> Figures:
+    """A cold read of files of 4 KiB that were written together."""
     root = subject.root / "tree"
     write_files(root, size.files, os.urandom(SMALL_BYTES + size.files))
     subject.settle()
     subject.forget()
     before = subject.gets()
-    begun_s = time.perf_counter()
+    started_s = time.perf_counter()
     count = _read_tree(root)
-    yield "reading.cold-tree", count / (time.perf_counter() - begun_s)
+    yield "reading.cold-tree", count / (time.perf_counter() - started_s)
     yield "reading.cold-tree-gets", subject.gets() - before
 
 
-def _second_machine(subject: Cas3fs, size: Size) -> float:
-    """The GETs of a second machine's first read, in percent of the first machine's; they share a memcached."""
+def _second_machine(subject: Cas3fs, size: WorkloadSizes) -> float:
+    """The GETs of a second machine that shares a memcached, in percent of the first machine's."""
     root = subject.root / "shared"
     write_files(root, size.files, os.urandom(SMALL_BYTES + size.files))
     _write_random(root / "stream", max(1, size.stream_mib // 8))
@@ -88,16 +88,16 @@ def _second_machine(subject: Cas3fs, size: Size) -> float:
     return 100 * counts[1] / counts[0]
 
 
-def _one_by_one_bytes_per_s(subject: Cas3fs) -> float:
-    """What requests of 1 MiB give, one after the other, on packs of the volume."""
+def _serial_bytes_per_s(subject: Cas3fs) -> float:
+    """The rate of serial requests of 1 MiB on packs of the volume."""
     with closing(subject.open_store()) as store:
         large = [info for info in store.list("packs/") if info.size > PIECE_BYTES]
         wanted = [(info.key, start) for info in large for start in range(0, info.size - PIECE_BYTES, PIECE_BYTES)]
         wanted = wanted[:SERIAL_GETS]
-        begun_s = time.perf_counter()
+        started_s = time.perf_counter()
         for key, start in wanted:
             store.get_range(key, start, PIECE_BYTES)
-        return len(wanted) * PIECE_BYTES / (time.perf_counter() - begun_s)
+        return len(wanted) * PIECE_BYTES / (time.perf_counter() - started_s)
 
 
 def _write_random(path: Path, mebibytes: int) -> None:
@@ -107,7 +107,7 @@ def _write_random(path: Path, mebibytes: int) -> None:
 
 
 def _read_through(path: Path) -> int:
-    """Reads a file from front to back; its length."""
+    """Read a file from start to end; returns its length."""
     count = 0
     with path.open("rb", buffering=0) as file:
         while piece := file.read(PIECE_BYTES):
@@ -116,7 +116,7 @@ def _read_through(path: Path) -> int:
 
 
 def _read_tree(root: Path) -> int:
-    """Reads every file below `root`; how many there are."""
+    """Read every file below `root`; returns their number."""
     count = 0
     for folder, _, names in os.walk(root):
         for name in names:
@@ -126,5 +126,10 @@ def _read_tree(root: Path) -> int:
 
 
 READING = Workload(
-    "reading", "reads from afar and from the disk cache", run, (FAR,), frozenset({"plain", "nullfs"}), compress=False
+    "reading",
+    "reads from far away and from the disk cache",
+    run,
+    (FAR,),
+    frozenset({"plain", "nullfs"}),
+    compress=False,
 )

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Many small files: made, stored, looked at, read, removed; each has content of its own."""
+"""Many small files with different contents: created, stored, listed, read, removed."""
 
 import os
 
 from benchmarks.lines import FAR
 from benchmarks.sizes import FOLDERS, SMALL_BYTES
 from benchmarks.subjects import Subject, drop_kernel_caches
-from benchmarks.workloads.base import (
+from benchmarks.workloads.workload import (
     Figures,
     Work,
     Workload,
@@ -23,18 +23,18 @@ SAMPLED_FOLDERS = 5
 
 
 def run(subject: Subject, work: Work) -> Figures:
-    """The life of files of 4 KiB in a hundred folders."""
-    count, root = work.size.files, subject.root / "small"
+    """Create, list, read and remove files of 4 KiB in a hundred folders."""
+    count, root = work.sizes.files, subject.root / "small"
     blob = os.urandom(SMALL_BYTES + count)
     before = subject.requests.count() if subject.requests else {}
     writing_s = seconds(lambda: write_files(root, count, blob))
     yield "small.create", count / writing_s
     yield "small.stored", count / (writing_s + seconds(subject.settle))
     if subject.requests:
-        asked = difference(subject.requests.count(), before)
-        yield "small.requests", sum(asked.values())
-        yield "small.puts", asked.get("PUT", 0)
-        yield "small.dollars", dollars(asked)
+        requests = difference(subject.requests.count(), before)
+        yield "small.requests", sum(requests.values())
+        yield "small.puts", requests.get("PUT", 0)
+        yield "small.dollars", dollars(requests)
     yield "small.stat", count / shell(find(root))
     if subject.place != FAR:
         drop_kernel_caches()
@@ -46,7 +46,7 @@ def run(subject: Subject, work: Work) -> Figures:
 
 
 def _read_cold(subject: Subject, count: int) -> float:
-    """Files a second; of a part of them where a request for each is made from afar."""
+    """Files per second; of a sample where each file needs a request to the far server."""
     root = subject.root / "small"
     if subject.place != FAR or subject.system == "cas3fs":
         return count / shell(read_all(root))

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Large files, written and read from front to back: random bytes, log text, and a file with a byte put in front."""
+"""Large files, written and read sequentially: random bytes, log text, and a file with a byte inserted at the start."""
 
 from pathlib import Path
 
 from benchmarks.lines import DIR, FAR
 from benchmarks.sizes import MIB
 from benchmarks.subjects import Subject, drop_kernel_caches
-from benchmarks.workloads.base import Figures, Work, Workload, copy_synced, seconds, shell
+from benchmarks.workloads.workload import Figures, Work, Workload, copy_synced, seconds, shell
 
 
 def run_random(subject: Subject, work: Work) -> Figures:
     """1 GiB of random bytes."""
-    yield from _stream(subject, work.sources.random(work.size.stream_mib), "stream")
+    yield from _stream(subject, work.sources.random(work.sizes.stream_mib), "stream")
 
 
 def run_text(subject: Subject, work: Work) -> Figures:
     """1 GiB of log text."""
-    yield from _stream(subject, work.sources.text(work.size.stream_mib), "text")
+    yield from _stream(subject, work.sources.text(work.sizes.stream_mib), "text")
 
 
 def _stream(subject: Subject, source: Path, name: str) -> Figures:
@@ -37,8 +37,8 @@ def _stream(subject: Subject, source: Path, name: str) -> Figures:
 
 
 def run_shifted(subject: Subject, work: Work) -> Figures:
-    """A random file, and the same with one byte in front."""
-    source = work.sources.random(work.size.shifted_mib)
+    """A random file, and the same with a byte inserted at the start."""
+    source = work.sources.random(work.sizes.shifted_mib)
     copy_synced(source, subject.root / "plain")
     subject.settle()
     before = subject.stored_bytes()
@@ -47,11 +47,16 @@ def run_shifted(subject: Subject, work: Work) -> Figures:
     subject.settle()
     after = subject.stored_bytes()
     if before is not None and after is not None:
-        yield "shifted.added", 100 * (after - before) / (work.size.shifted_mib * MIB)
+        yield "shifted.added", 100 * (after - before) / (work.sizes.shifted_mib * MIB)
 
 
 STREAM = Workload("stream", "1 GiB of random bytes", run_random, compress=False)
 TEXT = Workload("text", "1 GiB of log text", run_text, places=(DIR,))
 SHIFTED = Workload(
-    "shifted", "512 MiB, and the same with a byte in front", run_shifted, (DIR,), frozenset(), compress=False
+    "shifted",
+    "512 MiB, and the same with a byte inserted at the start",
+    run_shifted,
+    (DIR,),
+    frozenset(),
+    compress=False,
 )

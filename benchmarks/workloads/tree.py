@@ -3,12 +3,12 @@
 
 from benchmarks.lines import DIR, FAR
 from benchmarks.subjects import Subject
-from benchmarks.workloads.base import Figures, Work, Workload, difference, dollars, seconds, shell
+from benchmarks.workloads.workload import Figures, Work, Workload, difference, dollars, seconds, shell
 
 
 def run(subject: Subject, work: Work) -> Figures:
-    """All that is done with a tree of 22,000 files."""
-    files, root = work.size.tree_files, subject.root
+    """Copy, unpack, clone, read and remove a tree of 22,000 files."""
+    files, root = work.sizes.tree_files, subject.root
     source, archive = work.sources.tree(files), work.sources.archive(files)
     empty = subject.stored_bytes()
     copying_s = shell(f"cp -a {source} {root}/t1")
@@ -41,18 +41,20 @@ def _clone(subject: Subject) -> Figures:
 
 
 def run_far(subject: Subject, work: Work) -> Figures:
-    """The first copy on a server far away, with its requests counted."""
-    source = work.sources.tree(work.size.tree_files)
-    assert subject.requests is not None, "a place far away counts"
+    """Copy the tree to a far server, and count the requests."""
+    source = work.sources.tree(work.sizes.tree_files)
+    assert subject.requests is not None, "a far place counts requests"
     before = subject.requests.count()
     copying_s = shell(f"cp -a {source} {subject.root}/t1")
     yield "tree-far.stored", copying_s + seconds(subject.settle)
-    asked = difference(subject.requests.count(), before)
-    yield "tree-far.puts", asked.get("PUT", 0)
-    yield "tree-far.dollars", dollars(asked)
+    requests = difference(subject.requests.count(), before)
+    yield "tree-far.puts", requests.get("PUT", 0)
+    yield "tree-far.dollars", dollars(requests)
 
 
 TREE = Workload(
     "tree", "a tree of 22,000 real files", run, places=(DIR,), beside=frozenset({"plain", "nullfs", "s3ql"})
 )
-TREE_FAR = Workload("tree-far", "requests to store that tree", run_far, places=(FAR,), beside=frozenset({"s3ql"}))
+TREE_FAR = Workload(
+    "tree-far", "requests to store that tree far away", run_far, places=(FAR,), beside=frozenset({"s3ql"})
+)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a workload is, and what workloads have in common.
+"""The interface of workloads, and what they share.
 
-A workload gets a started, empty subject, and yields its figures one after the other, each under the name of a line.
-It makes what it needs before it looks at the clock; the timed part is the same system calls for every subject. What
-the kernel keeps is dropped before anything that is called warm (the file system's own caches are what is measured),
-and the local state and caches too before anything that is called cold.
+A workload gets a started, empty subject, and yields its figures one after the other, each under the name of a line. It
+creates its data before it starts the clock; the timed part is the same system calls for every subject. The kernel's
+caches are dropped before every step that is called *warm*, as the file system's own caches are measured; local state
+and caches are dropped as well before every step that is called *cold*.
 """
 
 import os
@@ -15,25 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lines import PLACES
-from benchmarks.sizes import FOLDERS, SMALL_BYTES, Size
+from benchmarks.sizes import FOLDERS, SMALL_BYTES, WorkloadSizes
 from benchmarks.sources import Sources
 from benchmarks.subjects import Subject
 
 Figures = Iterator[tuple[str, float]]
-NOTHING_BESIDE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Work:
-    """How much is to be done, and with what."""
+    """The sizes and source data of a run."""
 
-    size: Size
+    sizes: WorkloadSizes
     sources: Sources
 
 
 @dataclass(frozen=True)
 class Workload:
-    """`run` does it in a subject; `places` are those where cas3fs is measured, `beside` the systems measured too."""
+    """`run` carries it out; `places` are those of cas3fs, `beside` the other systems that are measured."""
 
     name: str
     what: str
@@ -41,28 +40,28 @@ class Workload:
     places: tuple[str, ...] = PLACES
     beside: frozenset[str] = frozenset({"plain", "nullfs", "s3ql", "s3fs", "rclone"})
     compress: bool = True
-    """whether what is written is worth compressing: peers that do not see for themselves are told"""
+    """Whether the data is worth compressing, for peers that do not detect that."""
 
     def wants(self, name: str) -> bool:
-        """Whether it is to be run in the subject of that name."""
+        """Whether it runs in the subject of that name."""
         system, _, place = name.partition("-")
         return (not place or place in self.places) and (system == "cas3fs" or system in self.beside)
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long it takes."""
-    begun_s = time.perf_counter()
+    """The duration of `action`."""
+    started_s = time.perf_counter()
     action()
-    return time.perf_counter() - begun_s
+    return time.perf_counter() - started_s
 
 
 def shell(command: str) -> float:
-    """Runs a command of the shell, without its output; the seconds it took."""
+    """Run a shell command without output; returns its duration."""
     return seconds(lambda: subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL))
 
 
 def find(root: Path) -> str:
-    """The command that asks for the size of every file below `root`."""
+    """The command that lists the size of every file below `root`."""
     return f"find {root} -type f -printf '%s\\n'"
 
 
@@ -72,12 +71,12 @@ def read_all(root: Path) -> str:
 
 
 def copy_synced(source: Path, target: Path) -> float:
-    """Copies a file in pieces of a mebibyte until fsync returns; the seconds."""
+    """Copy a file in pieces of a mebibyte, with an fsync at the end; returns the duration."""
     return shell(f"dd if={source} of={target} bs=1M conv=fsync status=none")
 
 
 def write_files(root: Path, count: int, blob: bytes, length_bytes: int = SMALL_BYTES) -> None:
-    """Makes `count` files below `root`; each begins with its own number, followed by a slice of `blob`."""
+    """Create `count` files below `root`; each begins with its number, followed by a slice of `blob`."""
     root.mkdir()
     for folder in range(FOLDERS):
         (root / f"{folder:02d}").mkdir()
@@ -90,12 +89,12 @@ def write_files(root: Path, count: int, blob: bytes, length_bytes: int = SMALL_B
 
 
 def dollars(requests: dict[str, int]) -> float:
-    """What requests cost, counted by operation."""
+    """The price of requests, counted by operation."""
     from cas3fs.prices import PriceTable
 
     return PriceTable().of_requests({name.lower(): count for name, count in requests.items()})
 
 
 def difference(later: dict[str, int], earlier: dict[str, int]) -> dict[str, int]:
-    """What was counted between two counts."""
+    """The difference of two counts."""
     return {name: count - earlier.get(name, 0) for name, count in later.items()}

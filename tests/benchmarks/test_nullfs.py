@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The null file system takes the trees that are copied into the others."""
+"""The null file system accepts the trees that are copied to the others."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ def subject(need_fuse: None, tmp_path: Path) -> Iterator[NullFileSystem]:
     made.stop()
 
 
-def test_a_tree_with_hard_links_and_special_files_is_copied(subject: NullFileSystem, tmp_path: Path) -> None:
+def test_nullfs_accepts_hard_links_and_special_files(subject: NullFileSystem, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "one").write_bytes(b"x" * 5000)

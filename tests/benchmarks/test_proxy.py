@@ -13,7 +13,7 @@ from benchmarks.proxy import body_length, operation_of, proxy
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """Answers every request with its body."""
+    """Replies to every request with its body."""
 
     protocol_version = "HTTP/1.1"
 
@@ -27,7 +27,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Keeps quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def upstream_url() -> Iterator[str]:
     server.server_close()
 
 
-def test_requests_pass_unchanged_and_are_counted(upstream_url: str) -> None:
+def test_requests_are_forwarded_unchanged_and_counted(upstream_url: str) -> None:
     body = bytes(range(256)) * 4096
     with proxy(upstream_url) as front:
         connection = http.client.HTTPConnection(front.endpoint_url.removeprefix("http://"), timeout=10)
@@ -64,22 +64,22 @@ def test_requests_pass_unchanged_and_are_counted(upstream_url: str) -> None:
         ("HEAD /b/k HTTP/1.1", "HEAD"),
     ],
 )
-def test_operations_are_told_apart(line: str, operation: str) -> None:
+def test_operations_are_recognized(line: str, operation: str) -> None:
     assert operation_of(f"{line}\r\nHost: x\r\n\r\n".encode()) == operation
 
 
-def test_a_body_of_unknown_length_is_refused() -> None:
+def test_a_chunked_body_is_refused() -> None:
     assert body_length(b"PUT / HTTP/1.1\r\nContent-Length: 12\r\n\r\n") == 12
     with pytest.raises(ValueError, match="content length"):
         body_length(b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
 
 
-def test_every_request_waits(upstream_url: str) -> None:
+def test_every_request_is_delayed(upstream_url: str) -> None:
     with proxy(upstream_url, delay_s=0.05) as front:
         connection = http.client.HTTPConnection(front.endpoint_url.removeprefix("http://"), timeout=10)
-        begun_s = time.monotonic()
+        started_s = time.monotonic()
         for _ in range(3):
             connection.request("GET", "/bucket/key")
             connection.getresponse().read()
         connection.close()
-        assert time.monotonic() - begun_s >= 0.15
+        assert time.monotonic() - started_s >= 0.15

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How results are kept, compared and told."""
+"""How results are saved, compared and reported."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.comparing import behind_the_peer, missed, rows
+from benchmarks.goal_comparison import count_missed, lines_behind_peer, rows
 from benchmarks.report.page import BEGIN, END, as_rst, write
 from benchmarks.report.plots import by_files, by_latency
 from benchmarks.report.terminal import tables
@@ -27,20 +27,20 @@ def results() -> Results:
     return found
 
 
-def test_medians_of_one_run_are_compared(results: Results) -> None:
+def test_medians_are_compared(results: Results) -> None:
     of_peer, of_null, memory = rows(results)
     assert (of_peer.figure, of_peer.spread, str(of_peer.goal), of_peer.met) == (31, (10, 900), "3 x S3QL", False)
-    assert of_null.verdict is not None
-    assert (of_null.verdict.ratio, of_null.met) == (0.31, True)
-    assert (memory.figure, memory.met) == (250, False), "the greatest of a peak counts"
+    assert of_null.evaluation is not None
+    assert (of_null.evaluation.ratio, of_null.met) == (0.31, True)
+    assert (memory.figure, memory.met) == (250, False), "the maximum of a peak counts"
 
 
-def test_misses_are_counted_and_the_peer_ahead_is_named(results: Results) -> None:
-    assert missed(results) == 2
-    assert behind_the_peer(results) == ["small.create (dir): 0.78"]
+def test_missed_goals_are_counted_and_lines_behind_listed(results: Results) -> None:
+    assert count_missed(results) == 2
+    assert lines_behind_peer(results) == ["small.create (dir): 0.78"]
 
 
-def test_results_come_back_from_json_and_add_up(results: Results, tmp_path: Path) -> None:
+def test_results_are_read_from_json_and_combined(results: Results, tmp_path: Path) -> None:
     (tmp_path / "one.json").write_text(results.as_json())
     assert Results.read([tmp_path / "one.json"]) == results
     both = Results.read([tmp_path / "one.json"] * 2)
@@ -56,22 +56,22 @@ def part(path: Path, time: str, failures: list[str], *measured: tuple[str, str])
     return path
 
 
-def test_a_failure_is_told_no_more_when_a_newer_part_has_tried_it_again(tmp_path: Path) -> None:
+def test_a_newer_run_replaces_an_older_failure(tmp_path: Path) -> None:
     stays = ["tree in s3ql-dir: old", "tree in s3fs-s3: old", "small in nullfs: old"]
     old = part(tmp_path / "old", "2026-11-22T08:00:00Z", ["tree in nullfs: old", "empty in nullfs: old", *stays])
     new = part(tmp_path / "new", "2026-11-23T08:00:00Z", ["empty in nullfs: new"], ("tree.copy", "nullfs"))
     for paths in ([old, new], [new, old]):
         read = Results.read(paths)
-        assert read.failures == [*stays, "empty in nullfs: new"], "whatever order they are given in"
+        assert read.failures == [*stays, "empty in nullfs: new"], "independent of the order of the files"
         assert read.time == "2026-11-23T08:00:00Z"
 
 
-def test_a_failure_beside_figures_of_the_same_part_is_told(tmp_path: Path) -> None:
+def test_a_failure_with_figures_of_the_same_file_is_kept(tmp_path: Path) -> None:
     path = part(tmp_path / "one", "2026-11-22T08:00:00Z", ["tree in nullfs: late"], ("tree.copy", "nullfs"))
     assert Results.read([path]).failures == ["tree in nullfs: late"]
 
 
-def test_the_terminal_shows_figures_ratios_and_goals(results: Results) -> None:
+def test_terminal_tables_show_figures_ratios_and_goals(results: Results) -> None:
     console = Console(width=200, file=io.StringIO())
     for table in tables(results):
         console.print(table)
@@ -81,7 +81,7 @@ def test_the_terminal_shows_figures_ratios_and_goals(results: Results) -> None:
     assert "scale 10,000 files: stat 40 us/file <= 50 met" in shown
 
 
-def test_a_page_keeps_what_stands_around_the_marks(results: Results, tmp_path: Path) -> None:
+def test_a_page_is_only_changed_between_its_marks(results: Results, tmp_path: Path) -> None:
     page = tmp_path / "page.rst"
     page.write_text(f"Before\n\n{BEGIN}\n\nold\n\n{END}\n\nAfter\n")
     write(page, results)
@@ -95,18 +95,18 @@ def test_a_page_keeps_what_stands_around_the_marks(results: Results, tmp_path: P
         write(page, results)
 
 
-def test_the_page_tells_the_machine_the_misses_and_the_failures(results: Results) -> None:
-    told = as_rst(results)
-    assert f"Linux {results.machine['kernel']}" in told
-    assert "S3QL is ahead in: small.create (dir): 0.78." in told
-    assert "Failed: tree in s3fs-s3: no links." in told
+def test_a_page_names_the_machine_misses_and_failures(results: Results) -> None:
+    page = as_rst(results)
+    assert f"Linux {results.machine['kernel']}" in page
+    assert "S3QL is ahead in: small.create (dir): 0.78." in page
+    assert "Failed: tree in s3fs-s3: no links." in page
 
 
-def test_a_page_of_bounds_alone_says_nothing_of_the_peer(results: Results) -> None:
+def test_a_page_of_bounds_does_not_mention_the_peer(results: Results) -> None:
     results.figures.clear()
-    told = as_rst(results)
-    assert "10,000 files: stat" in told
-    assert "ahead" not in told
+    page = as_rst(results)
+    assert "10,000 files: stat" in page
+    assert "ahead" not in page
 
 
 def test_plots_have_a_point_for_each_size_and_place() -> None:

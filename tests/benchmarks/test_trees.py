@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import trees
-from benchmarks.trees import Item
+from benchmarks.trees import TreeItem
 
 
-def ignore(item: Item) -> None:
-    """Shows no progress."""
+def ignore(item: TreeItem) -> None:
+    """Ignore the progress."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_copy_compares_equal(source: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_whatever_differs_is_named(source: Path, tmp_path: Path) -> None:
+def test_every_difference_is_named(source: Path, tmp_path: Path) -> None:
     items = trees.choose([source], 100, 1 << 20)
     trees.copy(items, tmp_path / "copy", ignore)
     copied = tmp_path / "copy" / str(source).lstrip("/")
@@ -53,11 +53,11 @@ def test_whatever_differs_is_named(source: Path, tmp_path: Path) -> None:
     (copied / "broken link").symlink_to("elsewhere")
     shutil.rmtree(copied / "folder" / "empty")
     found = "\n".join(trees.compare(items, tmp_path / "copy", ignore))
-    for what in ("other content", "mode 100600", "a link to elsewhere", "empty: No such file"):
+    for what in ("different content", "mode 100600", "a link to elsewhere", "empty: No such file"):
         assert what in found
 
 
-def test_a_copy_in_place_of_a_hard_link_is_named(source: Path, tmp_path: Path) -> None:
+def test_a_copy_instead_of_a_hard_link_is_named(source: Path, tmp_path: Path) -> None:
     items = trees.choose([source], 100, 1 << 20)
     trees.copy(items, tmp_path / "copy", ignore)
     copied = tmp_path / "copy" / str(source).lstrip("/")
@@ -67,7 +67,7 @@ def test_a_copy_in_place_of_a_hard_link_is_named(source: Path, tmp_path: Path) -
     assert any("hard link" in line for line in trees.compare(items, tmp_path / "copy", ignore))
 
 
-def test_no_more_is_chosen_than_asked_for(source: Path) -> None:
+def test_choose_respects_its_limits(source: Path) -> None:
     assert sum(item.data_bytes for item in trees.choose([source], 100, 4999)) == 0
     files = [item for item in trees.choose([source], 2, 1 << 20) if not Path(item.source).is_dir()]
     assert len(files) == 2

@@ -28,7 +28,7 @@ def make_block(seed: int, length: int = 4096) -> Block:
     return hash_block(plain), plain
 
 
-class Barrier:
+class Blocker:
     """Blocks callers of `pass_through` while closed; `arrived` counts all callers."""
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class Barrier:
 
 
 class TestStore(ObjectStore):
-    """A `MemoryStore` with a barrier before puts and one before gets, errors on demand, and a record of requests."""
+    """A `MemoryStore` with a blocker before puts and one before gets, errors on demand, and a record of requests."""
 
     __test__ = False
 
     def __init__(self) -> None:
         self._inner = MemoryStore()
         self.url = self._inner.url
-        self.puts, self.gets = Barrier(), Barrier()
+        self.puts, self.gets = Blocker(), Blocker()
         self.put_error: Exception | None = None
         self.get_error: Exception | None = None
         self.requests: list[tuple[str, int, int]] = []

@@ -121,7 +121,7 @@ def test_a_reader_shares_a_fetch_that_a_hint_started(
 
 
 @pytest.mark.parametrize("compressible", [False, True])
-def test_a_block_is_readable_before_the_rest_of_its_range_arrives(
+def test_a_block_is_readable_before_its_range_has_arrived(
     open_reader: OpenReader,
     put_pack: PutPack,
     store: TestStore,

@@ -16,7 +16,7 @@ from cas3fs.caches import DiskCache, MemoryCache
 from cas3fs.errors import BlockCorrupt, BlockMissing, StoreError, StoreUnreachable
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
-from tests.blockstore.conftest import WAIT_S, Barrier, Block, TestStore, make_block
+from tests.blockstore.conftest import WAIT_S, Block, Blocker, TestStore, make_block
 
 OpenReader = Callable[..., BlockReader]
 PutPack = Callable[[Iterable[Block]], list[BlockLocation]]
@@ -70,7 +70,7 @@ def test_concurrent_readers_share_one_fetch(open_reader: OpenReader, put_pack: P
     assert len(store.requests) == 1
 
 
-def test_a_failed_fetch_fails_all_waiters_and_the_next_read_retries(
+def test_a_failed_fetch_fails_all_waiters_and_later_reads_retry(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore
 ) -> None:
     (location,) = put_pack([make_block(1, LARGE)])
@@ -141,14 +141,14 @@ def test_an_admitted_block_is_read_from_the_cache(open_reader: OpenReader, put_p
 
 
 class SlowCache(MemoryCache):
-    """Accepts blocks only while its barrier is not blocked."""
+    """Accepts blocks only while its blocker lets them through."""
 
     def __init__(self) -> None:
         super().__init__(1 << 30)
-        self.barrier = Barrier()
+        self.blocker = Blocker()
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
-        self.barrier.pass_through()
+        self.blocker.pass_through()
         super().put(block, plain)
 
 
@@ -320,10 +320,10 @@ def test_a_slow_cache_does_not_delay_reads_from_an_unpacked_pack(
     blocks = [make_block(seed, 1000) for seed in range(50)]
     locations = put_pack(blocks)
     cache = SlowCache()
-    cache.barrier.block()
+    cache.blocker.block()
     reader = open_reader(cache=cache)
     assert [reader.read(location, 0, 1000) for location in locations] == [plain for _, plain in blocks]
-    cache.barrier.unblock()
+    cache.blocker.unblock()
     assert len(store.requests) == 2
 
 
@@ -335,7 +335,7 @@ def test_a_third_pack_waits_until_one_of_two_is_unpacked(
     reader = open_reader(cache=cache)
     for locations in packs:
         reader.read(locations[0], 0, 1)
-    cache.barrier.block()
+    cache.blocker.block()
     for locations in packs[:2]:
         reader.read(locations[1], 0, 1)
     with ThreadPoolExecutor(1) as pool:
@@ -343,7 +343,7 @@ def test_a_third_pack_waits_until_one_of_two_is_unpacked(
         while not reader._fetcher.is_in_flight(packs[2][1].hash):
             threading.Event().wait(0.001)
         assert metrics.snapshot()["reader.whole_packs"] == 2
-        cache.barrier.unblock()
+        cache.blocker.unblock()
         assert third.result(WAIT_S) == make_block(21, 1000)[1]
     assert metrics.snapshot()["reader.whole_packs"] == 3
 

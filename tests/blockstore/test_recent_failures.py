@@ -16,7 +16,7 @@ PutPack = Callable[[Iterable[Block]], list[BlockLocation]]
 LARGE = 200_000
 
 
-def test_an_immediate_repetition_of_a_long_failed_read_fails_at_once(
+def test_repeating_a_long_failed_read_fails_at_once(
     open_reader: OpenReader, put_pack: PutPack, store: TestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = [make_block(seed, LARGE) for seed in range(2)]

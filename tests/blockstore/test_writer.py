@@ -147,7 +147,7 @@ def test_blocks_of_a_failed_upload_fail_and_can_be_added_again(
 ) -> None:
     writer = open_writer()
     blocks = [make_block(seed) for seed in range(3)]
-    store.put_error = StoreFull("no room in the store")
+    store.put_error = StoreFull("no space in the store")
     store.puts.block()
     with writer.session() as session:
         futures = [session.add(*block) for block in blocks]

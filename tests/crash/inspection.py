@@ -16,10 +16,6 @@ TreeState = dict[str, tuple[Any, ...]]
 """By path: mode, owner, links, size, mtime and a hash of the content; times for files only."""
 
 
-def ignore_progress(_: object) -> None:
-    """Ignore the progress of a command."""
-
-
 def folders_of(folder: Path) -> LocalFolders:
     """The state and cache folders of the machine in `folder`."""
     return LocalFolders(folder / "s", folder / "c")
@@ -81,7 +77,7 @@ def export_as_writer(
         exporter.copy(ROOT, out)
         assert problems is not None or exporter.result.problems == [], exporter.result.problems[:9]
         (problems if problems is not None else []).extend(exporter.result.problems)
-        ignore_progress(volume.finish())
+        volume.finish()
     finally:
         volume.close()
 

@@ -16,7 +16,7 @@ from llfuse import FUSEError
 
 from cas3fs.errors import BlockMissing, FileSystemError, IndexFull
 from cas3fs.filesystem import Inode, VolumeStatistics
-from cas3fs.fuse.attributes import AttributeView
+from cas3fs.fuse.attribute_view import AttributeView
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations

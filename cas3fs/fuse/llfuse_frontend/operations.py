@@ -17,7 +17,7 @@ import llfuse
 from llfuse import EntryAttributes, FUSEError
 
 from cas3fs.filesystem.state.inodes import Inode
-from cas3fs.fuse.attributes import BLOCK_SIZE, AttributeView
+from cas3fs.fuse.attribute_view import BLOCK_SIZE, AttributeView
 from cas3fs.fuse.handlers import RequestHandlers, errno_of_failure
 from cas3fs.values import Buffer
 

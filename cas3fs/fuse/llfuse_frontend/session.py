@@ -22,7 +22,7 @@ import llfuse
 
 from cas3fs.errors import MountError
 from cas3fs.filesystem import FileSystem
-from cas3fs.fuse.attributes import DEFAULT_TIMEOUT_S, AttributeView
+from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations

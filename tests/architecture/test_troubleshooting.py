@@ -2,6 +2,7 @@
 """Every message that docs/troubleshooting.rst explains is one that cas3fs has."""
 
 import ast
+import difflib
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -33,7 +34,13 @@ def _texts_of(module: Path) -> Iterator[str]:
 def test_a_message_that_is_explained_exists(message: str) -> None:
     parts = [re.escape(part) for part in re.split(r"\s*\.\.\.\s*", message.strip()) if part]
     exists = re.search(f"[^\n]*{HOLE}[^\n]*".join(parts), texts()) is not None
-    assert exists, f"no message of cas3fs reads so, has it been changed? {message}"
+    assert exists, f"docs/troubleshooting.rst: change {message!r}; perhaps it reads now: {nearest(message)}"
+
+
+def nearest(message: str) -> str:
+    known = [text for text in set(texts().splitlines()) if len(text) > len(message) // 2]
+    found = difflib.get_close_matches(message.replace("...", HOLE), known, 1, 0.3)
+    return found[0].replace(HOLE, "...") if found else "no such message"
 
 
 def test_many_messages_are_explained() -> None:

@@ -57,7 +57,7 @@ def test_archived_objects_are_reported_and_all_others_are_read_back(
         assert (left.status, "object-archived" in codes(left)) == (4, True)
     assert codes(damaged.check(verify_data=True)) <= {"known-loss", "known-snapshot-loss"}
     if kind == "pack":
-        assert damaged.readable_contents() == before  # nothing was given up that only lay in the archive
+        assert damaged.readable_contents() == before  # nothing that is only archived was given up
 
 
 @pytest.mark.promise("surroundings-may-change")
@@ -77,7 +77,7 @@ def test_an_archived_manifest_is_a_finding_and_the_check_goes_on(
             assert codes(found) == {"object-archived"} | ({"block-damaged"} if verify_data else set())
         left = damaged.fsck()
         assert (left.status, codes(left)) == (4, {"object-archived"})
-        assert damaged.inner.head(key)  # it was neither put aside nor deleted
+        assert damaged.inner.head(key)  # it was neither quarantined nor deleted
     assert codes(damaged.check()) == set()
     assert set(damaged.readable_contents()) == {*before, "more"}
 

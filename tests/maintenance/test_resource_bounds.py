@@ -92,7 +92,7 @@ def peak_memory_of_a_plan(folder: Path, packs: int) -> int:
 @pytest.mark.promise("gc-memory-is-bounded")
 def test_the_memory_of_a_gc_does_not_grow_with_the_number_of_packs(tmp_path: Path) -> None:
     few, many = peak_memory_of_a_plan(tmp_path / "few", 3000), peak_memory_of_a_plan(tmp_path / "many", 30_000)
-    # a name and a number of each are 6 MB more; what the collector of cycles has not seen yet comes and goes
+    # holding a name and a number of each would take 6 MB more; garbage that Python has not collected yet varies
     assert many < few + 1000 * KIB
 
 

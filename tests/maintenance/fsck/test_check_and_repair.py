@@ -56,11 +56,11 @@ class TestPacks:
         assert (second.status, codes(second)) == (0, {"known-loss"})
         after = damaged.readable_contents()
         assert after["f0"] is None
-        hurt = set(finding.paths)
-        assert {name: data for name, data in after.items() if f"/{name}" not in hurt} == {
-            name: data for name, data in before.items() if f"/{name}" not in hurt
+        affected = set(finding.paths)
+        assert {name: data for name, data in after.items() if f"/{name}" not in affected} == {
+            name: data for name, data in before.items() if f"/{name}" not in affected
         }
-        damaged.gc()  # goes on all the same
+        damaged.gc()  # a gc still works
 
     def test_known_losses_stay_known_when_more_is_lost(self, damaged: DamagedVolume) -> None:
         first, second = pack_of_f0(damaged), pack_of(damaged, INODE.format("f5"))
@@ -73,7 +73,7 @@ class TestPacks:
             ("known-loss", first),
             ("known-loss", second),
         }
-        damaged.gc()  # goes on all the same
+        damaged.gc()  # a gc still works
 
     def test_a_gc_works_beside_a_partly_lost_pack(self, damaged: DamagedVolume) -> None:
         damaged.sql(*DAMAGES["chunk-without-block"])
@@ -182,7 +182,7 @@ class TestSnapshots:
         for snapshot in [one for one in damaged.snapshots if one != damaged.newest]:
             damaged.delete_snapshot(snapshot)
         damaged.gc()
-        assert needed <= set(damaged.packs())  # until a person deletes what was put aside
+        assert needed <= set(damaged.packs())  # until somebody deletes the manifest in damaged/
         damaged.inner.delete_many([f"damaged/{key}"])
         for snapshot in [one for one in damaged.snapshots if one != damaged.newest]:
             damaged.delete_snapshot(snapshot)
@@ -260,7 +260,7 @@ class TestReadingBack:
     def test_findings_before_it_stopped_are_reported_at_the_end(
         self, damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(verify, "RANGE_BYTES", 8 * KIB)  # so each pack is a step of its own
+        monkeypatch.setattr(verify, "RANGE_BYTES", 8 * KIB)  # so that each pack is a step
         held = held_pack(damaged)
         flip_byte(damaged, f"pages/{damaged.archive.ids()[0]}")
         flip_byte(damaged, f"packs/{pack_of_f0(damaged)}", 5000)
@@ -323,8 +323,7 @@ def test_a_snapshot_published_during_a_check_is_no_finding(
     calls = 0
 
     def early(store: ObjectStore, on_pack: Callable[[ObjectInfo], None]) -> VolumeListing:
-        """The first time, something is not seen as it is in the end, and the pages had been listed before the snapshot
-        was published, and manifests afterwards."""
+        """Lists the volume; the first time with other sizes, and without pages that are published meanwhile."""
         nonlocal calls
         calls += 1
         if calls > 1:
@@ -333,7 +332,7 @@ def test_a_snapshot_published_during_a_check_is_no_finding(
 
     monkeypatch.setattr(checks, "list_volume", early)
     at_rest, in_use = damaged.target(), attrs.evolve(damaged.target(), is_live=True)
-    # what the listing lacks is asked for by name; a size is believed
+    # a pack that is not listed is asked for by name; a listed size is relied on
     assert codes(check_volume(at_rest, FsckSettings(), VerifyCheckpoint(tmp_path / "b"))) == {"pack-wrong-size"}
     calls = 0
     assert codes(check_volume(in_use, FsckSettings(), VerifyCheckpoint(tmp_path / "b"))) == set()

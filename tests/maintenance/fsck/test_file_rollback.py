@@ -74,7 +74,7 @@ def test_a_gc_stops_before_it_drops_a_block_and_mentions_fsck(lost_chunks: Damag
 
 @pytest.mark.promise("files-have-chunk-checksums", "a-damaged-index-page-is-noticed")
 def test_a_check_lists_the_files_and_a_repair_takes_them_from_a_snapshot(lost_chunks: DamagedVolume) -> None:
-    assert read(lost_chunks)["new3"] == bytes(3000)  # so it was before anybody has checked
+    assert read(lost_chunks)["new3"] == bytes(3000)  # it reads as zeros before a check
     result = lost_chunks.check()
     assert (result.status, codes(result)) == (4, {"chunks-unlike-sums"})
     assert {path for one in result.findings for path in one.paths} == {f"/{name}" for name in NEW}

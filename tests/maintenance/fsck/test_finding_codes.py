@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """For every code of a finding: the damage is found and reported, repaired, and then gone.
 
-An intact file does not change by a byte; a damaged one is as it was, or gives an I/O error where it is
-lost, and never zeros.
+An intact file does not change by a byte; a damaged one is as it was, or gives I/O errors where it is lost, and never
+zeros.
 """
 
 import sqlite3
@@ -110,7 +110,7 @@ def test_a_note_is_reported_and_changes_nothing(damaged: DamagedVolume, code: st
     second = damaged.fsck(verify_data=True)
     assert (second.status, codes(second)) == (0, {code}), second.as_json()
     assert damaged.readable_contents() == before
-    damaged.gc()  # goes on all the same
+    damaged.gc()  # a gc still works
     assert damaged.check(verify_data=True).status == 0
 
 
@@ -129,7 +129,7 @@ def test_several_damages_at_once_change_no_byte_of_other_files(tmp_path_factory:
         try:
             ALL_DAMAGES[code](damaged)
         except (sqlite3.IntegrityError, TypeError, ObjectMissing):
-            continue  # an earlier one has taken away what it damages
+            continue  # an earlier damage has removed what this one changes
     result = damaged.fsck(verify_data=True)
     assert result.status in (0, 1), result.as_json()
     second = damaged.check(verify_data=True)

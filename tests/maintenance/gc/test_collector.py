@@ -89,7 +89,7 @@ def test_a_plan_shows_what_deleting_snapshots_frees(volume: MemoryVolume) -> Non
     volume.gc()
     held = {one.snapshot: one for one in volume.collector.plan(NOW).held}
     early, late = held[first], held[second]
-    assert early.bytes_alone == early.bytes_with_older == 0  # the second needs all of it, too
+    assert early.bytes_alone == early.bytes_with_older == 0  # the second snapshot needs all of it, too
     assert 0 < early.bytes < late.bytes == late.bytes_with_older
     assert late.bytes_alone == late.bytes - early.bytes
     volume.delete_snapshot(first)
@@ -209,13 +209,13 @@ class TestConcurrentWrites:
         for name in volume.names():
             volume.remove(name)
 
-        def meddle(progress: dict[str, object]) -> None:
+        def write_meanwhile(progress: dict[str, object]) -> None:
             if progress["what"] == step:
                 write_files(volume, 4)
                 assert volume.fs.staging.files
                 volume.fs.store_all()
 
-        volume.gc(report=meddle)
+        volume.gc(report=write_meanwhile)
         for snapshot in [one for one in volume.snapshots if one != volume.newest]:
             volume.delete_snapshot(snapshot)
         volume.gc()

@@ -48,16 +48,18 @@ def test_packs_of_a_running_store_job_stay_and_are_not_stored_again(tmp_path: Pa
         with volume.fs.index_transaction() as index:
             return len(list(index.blocks.packs())) == 1
 
-    def meddle(progress: Mapping[str, Any]) -> None:
+    def write_meanwhile(progress: Mapping[str, Any]) -> None:
         if progress["what"] == "merging":
             volume.write("f", data)
             storing.start()
             assert store.waiting.acquire(timeout=30)
             until(one_is_recorded)
-        elif progress["what"] == "publishing" and storing.ident is not None:  # what is dead has been dropped by then
+        elif (
+            progress["what"] == "publishing" and storing.ident is not None
+        ):  # unreferenced blocks have been dropped by then
             store.gate.set()
 
-    volume.gc(report=meddle)
+    volume.gc(report=write_meanwhile)
     storing.join(30)
     assert volume.read("f") == data
     assert store.packs == len(volume.packs()) == 2

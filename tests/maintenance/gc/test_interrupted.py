@@ -112,7 +112,7 @@ def rounds(folder: Path, seed: int, count: int) -> None:
                 after = volume.restarted_after_kill(folder / f"{number + 1}", wrap=wrap)
                 after.snapshots.update({one: tree for one in after.archive.ids() if one not in after.snapshots})
                 volume = after
-        # what was not committed when it was killed is not promised: gc commits it first
+        # everything was committed, as a gc does that first
         assert volume.tree() == tree
         volume.check_snapshots()
     volume.close()

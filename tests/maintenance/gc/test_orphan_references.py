@@ -40,7 +40,7 @@ def test_a_pack_of_an_epoch_with_an_unreadable_snapshot_stays(volume: MemoryVolu
     write_files(volume, 2)
     published = volume.publish()
     after = volume.restarted_after_kill(tmp_path / "after")
-    after.newest = None  # so the next snapshot needs nothing of that one
+    after.newest = None  # so that the next snapshot does not depend on that one
     write_files(after, 1, 10)
     after.publish()
     volume.inner.put_if_absent(KEY, b"perhaps of that snapshot")

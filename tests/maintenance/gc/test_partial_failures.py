@@ -139,7 +139,7 @@ class TestBlocksThatCannotBeRead:
         assert good not in volume.packs()
         assert bad in volume.packs()
         assert sum(volume.packs().values()) < before[bad] + 25 * KIB
-        assert volume.gc().rewritten_bytes == 0  # good blocks beside the damaged one are not copied again and again
+        assert volume.gc().rewritten_bytes == 0  # intact blocks beside the damaged one are not copied again and again
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_pack_that_is_missing_is_skipped(self, faulty: MemoryVolume) -> None:

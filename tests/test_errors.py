@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tree of errors, and the errno each becomes."""
+"""The tree of errors, and the errno of each."""
 
 import errno
 import inspect
@@ -16,7 +16,7 @@ CLASSES = {
 
 
 def drawn_parents() -> dict[str, str]:
-    """Each class of the tree drawn in the module's docstring, and the class above it."""
+    """Each class in the tree of the module's docstring, with its base class."""
     parents: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in inspect.cleandoc(errors.__doc__ or "").splitlines():

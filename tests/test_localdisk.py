@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The system calls of staging on a real disk, and on one that takes no more writes: a file system on a loop device
-whose file cannot grow."""
+"""The system calls of staging on a real disk, and on a full one: a loop device whose file cannot grow."""
 
 import os
 import subprocess
@@ -37,7 +36,7 @@ def test_a_file_is_written_read_truncated_and_renamed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def thin(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk that promises more than it has."""
+    """A folder on a disk that promises more space than it has."""
     if os.geteuid() != 0:
         pytest.skip("a disk of its own needs root")
     small, folder = tmp_path / "small", tmp_path / "thin"

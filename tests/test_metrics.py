@@ -9,7 +9,7 @@ from cas3fs.metrics import Metrics
 
 
 class Clock:
-    """A clock that tests move."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

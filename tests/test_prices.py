@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prices: read from words, and applied to what was counted."""
+"""Prices: read from text, and applied to counts."""
 
 import pytest
 

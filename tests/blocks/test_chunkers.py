@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where content is cut."""
+"""Chunkers."""
 
 import random
 
@@ -17,7 +17,7 @@ NOISE = random.Random(7).randbytes(300_000)
 
 
 def cut_in_pieces(chunker: Chunker, data: bytes, sizes: list[int]) -> list[int]:
-    """Feed `data` in pieces of `sizes` (repeated), each time with what the last call left over."""
+    """Cut `data` in pieces of `sizes` (repeated), each with the rest of the previous one."""
     lengths: list[int] = []
     start = end = turn = 0
     while end < len(data):
@@ -96,7 +96,7 @@ def test_an_inserted_byte_changes_only_the_first_chunks() -> None:
 
 
 def test_the_cuts_of_fastcdc_never_change() -> None:
-    """Another version of the library that cut elsewhere would store everything anew."""
+    """With another version of the library that cuts elsewhere nothing would be deduplicated."""
     sample = b"".join(blake3(number.to_bytes(4, "big")).digest(length=4096) for number in range(20))
     lengths = make_chunker("fastcdc", SMALL).cut(sample, final=True)
     assert lengths == [4420, 7592, 4888, 4692, 6257, 3945, 6322, 11663, 1499, 3081, 3534, 5645, 7320, 3761, 6355, 946]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packs describe themselves, and nothing read from one is trusted."""
+"""Packs describe themselves, and everything that is read from them is checked."""
 
 import struct
 
@@ -32,7 +32,7 @@ def build(plains: list[bytes], nonce: bytes | None = NONCE) -> FinishedPack:
 
 
 def with_footer(body: bytes, facts: bytes, table_bytes: int) -> bytes:
-    """`body` with other facts and a checksum that fits them."""
+    """`body` with other fields in the footer and a matching checksum."""
     table = body[len(body) - FOOTER_BYTES - table_bytes : len(body) - FOOTER_BYTES]
     return body[:-FOOTER_BYTES] + facts + blake3(table + facts).digest() + b"CAS3PEND"
 

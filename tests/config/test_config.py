@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings: where this machine keeps things, and lists of options."""
+"""The local folders, and mount options."""
 
 from pathlib import Path
 

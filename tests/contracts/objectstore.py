@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What holds of every object store: `ObjectStoreContract`, to which a test class for a store adds a fixture `store`.
+"""The contract of object stores: `ObjectStoreContract`; the test class of a store adds a fixture `store`.
 
 What holds only of some stands in classes of its own, which the test class inherits from as they apply.
 """
@@ -47,7 +47,7 @@ BAD_KEYS += ["a\\b", "a" * 201, "/".join(["a" * 100] * 6)]
 
 
 class ObjectStoreContract:
-    """The suite; each test gets an empty store from the fixture `store` of the subclass, if it can with short pages."""
+    """The tests; the fixture `store` of the subclass returns an empty store, preferably with short pages."""
 
     # Putting and getting
 
@@ -172,7 +172,7 @@ class ObjectStoreContract:
         with pytest.raises(ValueError, match="no such range"):
             store.get_range("a", start, length)
 
-    # What is missing
+    # Missing objects
 
     def test_a_missing_object_is_named(self, store: ObjectStore) -> None:
         store.put_if_absent("a/b", b"")
@@ -267,7 +267,7 @@ class ObjectStoreContract:
         assert [info.key for info in store.list()] == ["b/2"]
         store.delete_many([])
 
-    # Threads, ends
+    # Threads, closing
 
     def test_many_threads_share_a_store(self, store: ObjectStore) -> None:
         def use(number: int) -> bytes:
@@ -290,7 +290,7 @@ class ObjectStoreContract:
 
 
 class CreatesOnlyOnce:
-    """For stores on which creating fails where the key is taken; `probe_create_if_absent` tells."""
+    """For stores that honour create-if-absent."""
 
     def test_creating_a_second_time_fails_and_changes_nothing(self, store: ObjectStore) -> None:
         store.put_if_absent("a", b"first")
@@ -320,7 +320,7 @@ class CreatesOnlyOnce:
 
 
 class IgnoresConditions:
-    """For servers that are known to overwrite."""
+    """For servers that overwrite."""
 
     def test_the_probe_detects_ignored_conditions(self, store: ObjectStore) -> None:
         assert not probe_create_if_absent(store)
@@ -328,7 +328,7 @@ class IgnoresConditions:
 
 
 class RefusesNesting:
-    """For stores that tell by themselves that a key would lie under another object's key."""
+    """For stores that refuse a key below that of another object."""
 
     @pytest.mark.parametrize(("first", "second"), [("a/b", "a/b/c"), ("a/b/c/d", "a/b")])
     def test_an_object_cannot_be_below_another(self, store: ObjectStore, first: str, second: str) -> None:
@@ -339,7 +339,7 @@ class RefusesNesting:
 
 
 class KeepsMetadata:
-    """For stores that keep metadata wherever they run; a directory needs extended attributes for it."""
+    """For stores that always keep metadata; a directory needs extended attributes for that."""
 
     def test_a_head_shows_metadata(self, store: ObjectStore) -> None:
         metadata = {"kind": "pack", "format-version": "1", "label": 'some words: "a=b; c", %41', "empty": ""}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Attributes are coerced, named in errors, and kept when unknown."""
+"""Attributes are coerced, shown in errors, and kept where they are unknown."""
 
 import json
 import uuid

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The volume's own kinds hold together."""
+"""The kinds of a volume are consistent."""
 
 import json
 import uuid

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Entries are saved, loaded, listed and removed, and damage is named."""
+"""Entries are saved, loaded, listed and removed, and damage is detected."""
 
 import doctest
 import json
@@ -68,7 +68,7 @@ class ForgetfulStore(MemoryStore):
 
 
 class CountingStore(MemoryStore):
-    """Notes which ranges were read."""
+    """Records which ranges were read."""
 
     def __init__(self) -> None:
         super().__init__()

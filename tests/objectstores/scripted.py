@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An HTTP server that answers each request as the test has written down, and remembers what it was asked."""
+"""An HTTP server that responds with the replies of a script, and records the requests."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -9,19 +9,19 @@ from typing import NamedTuple
 
 
 class Reply(NamedTuple):
-    """What is answered."""
+    """A scripted response."""
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = {}
     missing_bytes: int = 0
-    """How many more bytes are announced than sent, before the connection is cut."""
+    """How many more bytes are announced than sent before the connection is closed."""
     cut: bool = False
-    """No answer at all: the connection is closed."""
+    """No response: the connection is closed."""
 
 
 class Asked(NamedTuple):
-    """What a request was."""
+    """A recorded request."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
 
 
 class Script:
-    """The replies still to be given, in order; the last one is given again and again."""
+    """The remaining replies, in order; the last one is repeated."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = []
@@ -43,13 +43,13 @@ class Script:
 
 
 def error(status: int, code: str, message: str = "said the server") -> Reply:
-    """A refusal as S3 servers give it."""
+    """An error response of an S3 server."""
     return Reply(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode())
 
 
 @contextmanager
 def serve() -> Iterator[Script]:
-    """The server, on a free port, until the end of the ``with``."""
+    """The server, on a free port, for the length of the context."""
     script = Script()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(script))
     script.endpoint_url = f"http://127.0.0.1:{server.server_port}"
@@ -86,6 +86,6 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Silent."""
+            """Log nothing."""
 
     return Handler

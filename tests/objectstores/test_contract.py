@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The contract of object stores, held by each of them."""
+"""The contract of object stores, for each of them."""
 
 import secrets
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ class TestLimitedDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting)
 
 
 class S3Contract(ObjectStoreContract, KeepsMetadata):
-    """On any server: each test has a prefix of its own in one bucket."""
+    """On any server; each test has its own prefix in one bucket."""
 
     @pytest.fixture
     def store(self, bucket: "Bucket") -> ObjectStore:
@@ -77,7 +77,7 @@ class TestS3OnRclone(S3Contract, IgnoresConditions):
 
 
 class Bucket(NamedTuple):
-    """Stores under prefixes of one bucket share a client, as making one takes a while."""
+    """Stores under prefixes of one bucket share a client, as making one takes long."""
 
     name: str
     client: Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a directory does beyond the contract: files, durability, foreign things in it, failures of the system."""
+"""A store in a directory beyond the contract: files, durability, other files in it, system errors."""
 
 import errno
 import os
@@ -58,7 +58,7 @@ def test_an_object_is_a_file_with_the_same_bytes(store: DirectoryStore, root: Pa
 
 
 def modes(root: Path) -> dict[str, int]:
-    """Of all that lies in a store."""
+    """The modes of everything in a store."""
     return {path.relative_to(root).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*")}
 
 

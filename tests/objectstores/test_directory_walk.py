@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Walking a directory gives what sorting and filtering all its paths would give."""
+"""Walking a directory equals sorting and filtering all its paths."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 
 
 def build(root: Path, wanted: set[str]) -> set[str]:
-    """Makes the files that can be made; a path below a file's path cannot."""
+    """Make the files that can be made; a path below that of a file cannot."""
     made = set()
     for path in sorted(wanted):
         if not any(path.startswith(f"{other}/") for other in made):
@@ -37,7 +37,7 @@ def build(root: Path, wanted: set[str]) -> set[str]:
     at_once=st.sampled_from([1, 2, 100]),
 )
 def test_a_walk_equals_sorting_and_filtering(wanted: set[str], prefix: str, start: str, at_once: int) -> None:
-    """However many names are held in memory."""
+    """Whatever the number of names in memory is."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(walk_module, "NAMES_AT_ONCE", at_once):
         made = build(Path(folder), wanted)
         root = os.open(folder, os.O_RDONLY)

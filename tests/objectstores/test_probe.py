@@ -14,7 +14,7 @@ from tests.objectstores.wrappers.scripted_store import ScriptedStore
 
 
 class Overwriting(MemoryStore):
-    """Ignores the condition; says that it does not, if `lies`."""
+    """Ignores the condition, and denies that if `lies`."""
 
     lies = False
 

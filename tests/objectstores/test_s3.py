@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What S3 does beyond the contract: servers that fail, differ, or refuse, and the words an administrator then reads."""
+"""The S3 store beyond the contract: servers that fail, differ, or refuse, and the error messages for that."""
 
 import base64
 import hashlib
@@ -49,7 +49,7 @@ def server() -> Iterator[Script]:
 
 @pytest.fixture(scope="module")
 def client(server: Script) -> Iterator[Any]:
-    """Making a client takes a while, so the tests share one."""
+    """The tests share one client, as making one takes long."""
     with closing(make_client(StoreSettings("s3://bucket", server.endpoint_url, "key", "secret", REGION))) as client:
         yield client
 
@@ -66,11 +66,11 @@ def store(client: Any) -> S3Store:
 
 
 STORED = Reply(headers={"ETag": '"5d41402abc4b2a76b9719d911017c592"'})
-"""The answer to a put."""
+"""The response to a put."""
 
 
 def found(body: bytes, status: int = 200, *, missing_bytes: int = 0, **headers: str) -> Reply:
-    """The answer to a get."""
+    """The response to a get."""
     told = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status, body, dict(STORED.headers) | told, missing_bytes)
 
@@ -85,7 +85,7 @@ def listing(*keys: str, next_token: str = "") -> Reply:
     return Reply(200, f"<ListBucketResult>{contents}{end}</ListBucketResult>".encode())
 
 
-# What is asked
+# Requests
 
 
 def test_a_put_is_conditional_and_sends_the_body_once(store: S3Store, script: Script) -> None:
@@ -107,7 +107,7 @@ def test_botocore_does_not_retry(store: S3Store, script: Script) -> None:
     assert len(script.asked) == 1
 
 
-# Refusals
+# Error responses
 
 REFUSALS = [
     (404, "NoSuchKey", ObjectMissing, "no such object"),
@@ -249,7 +249,7 @@ def test_the_error_for_missing_credentials_says_what_to_set(script: Script, monk
 
 @pytest.fixture
 def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """boto3's file, and nothing else to find credentials in."""
+    """The file of credentials, the only source of them."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     path = tmp_path / "credentials"
@@ -368,7 +368,7 @@ def md5_of(body: bytes) -> str:
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
-# Answers that are not the server's own
+# Responses that are not from S3
 
 HTML = Reply(200, b"<html><body>Please log in.</body></html>", {"Content-Type": "text/html"})
 BROKEN_HTML = HTML._replace(body=b"<!doctype html><p>Please <br>log in.")
@@ -510,7 +510,7 @@ def test_a_listing_that_fails_at_its_second_page_raises(store: S3Store, script: 
 
 
 def deletions(*keys: str, **codes: str) -> Reply:
-    """The answer to a deletion: these keys are gone, the others refused with codes."""
+    """The response to a deletion: these keys are deleted, the others refused with codes."""
     gone = "".join(f"<Deleted><Key>prefix/{key}</Key></Deleted>" for key in keys)
     errors = "".join(f"<Error><Key>prefix/{key}</Key><Code>{code}</Code></Error>" for key, code in codes.items())
     return Reply(200, f"<DeleteResult>{gone}{errors}</DeleteResult>".encode())
@@ -551,7 +551,7 @@ def test_more_than_a_thousand_are_deleted_in_batches(store: S3Store, script: Scr
 
 @pytest.mark.promise("only-real-answers-count")
 def test_a_real_server_refuses_a_damaged_body(rclone_s3: S3Server) -> None:
-    """Also where the signature does not cover the bytes, as over TLS; rclone knows no SHA-256, and verifies MD5."""
+    """Also where the signature does not cover the body, as over TLS; rclone verifies MD5, but not SHA-256."""
     rclone_s3.make_bucket("damaged")
     settings = StoreSettings("s3://bucket", rclone_s3.endpoint_url, rclone_s3.access_key, rclone_s3.secret_key, REGION)
     with closing(make_client(settings)) as client:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A line that is slow but moves: what is sent over it takes its time, and is neither cut off nor given up for that."""
+"""Transfers over a slow line take long, but do not time out."""
 
 import socket
 import threading
@@ -19,14 +19,14 @@ from cas3fs.objectstores.s3 import S3Store
 from cas3fs.testing.servers import REGION
 
 LIMIT_S = 0.3
-"""Of the connection, for a single step."""
+"""The timeout of the connection."""
 SIZE = 6 << 20
 STEP = 64 << 10
 ANSWER = b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
 
 
 class SlowServer:
-    """Takes `bytes_per_s` of each request, and perhaps breaks off when nearly all has come."""
+    """Receives `bytes_per_s` of each request, and perhaps closes the connection near the end."""
 
     def __init__(self, bytes_per_s: int, *, breaks: bool) -> None:
         self.bytes_per_s = bytes_per_s
@@ -96,7 +96,7 @@ def test_a_failed_put_reports_how_long_it_was_in_transfer() -> None:
 
 @contextmanager
 def silent_after(answers: int, silence_s: float) -> Iterator[str]:
-    """The endpoint of a server that answers so many requests at once, and each later one after `silence_s`."""
+    """The endpoint of a server that responds at once to some requests, and to later ones after `silence_s`."""
     ended = threading.Event()
     left = [answers]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Failpoints name places that exist."""
+"""The functions of failpoints exist."""
 
 import importlib
 from functools import reduce

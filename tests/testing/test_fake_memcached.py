@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fake memcached: one contract with the real program, the real client's methods, and its faults."""
+"""The fake memcached: the same contract as the real program, the methods of the real client, and its faults."""
 
 import inspect
 from collections.abc import Callable, Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fake S3: one contract with real servers, checked against botocore's description, and its faults."""
+"""The fake S3: the same contract as real servers, a comparison with botocore's description, and its faults."""
 
 import ast
 import base64
@@ -69,7 +69,7 @@ class TestMoto(OnAServer, HonoursConditions, ChecksPartSizes):
 
 
 class TestRclone(OnAServer, ChecksPartOrder):
-    """It ignores the conditions of puts, and takes parts of any size."""
+    """It ignores the conditions of puts, and accepts parts of any size."""
 
     partial_status = 200
 
@@ -88,7 +88,7 @@ class TestAnObjectStoreOnTheFake(ObjectStoreContract, CreatesOnlyOnce, KeepsMeta
 
 
 def parameters_by_operation() -> dict[str, set[str]]:
-    """What each method of the fake takes: the keyword arguments of the function within."""
+    """The parameters of each method of the fake: the keyword arguments of its inner function."""
     (cls,) = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)][-1:]
     taken = {}
     for method in cls.body:
@@ -113,7 +113,7 @@ def test_every_method_and_parameter_is_one_of_the_service(operation: str) -> Non
 
 
 def test_every_answer_has_only_members_of_the_service(fake: FakeS3) -> None:
-    """Shown by one call of each, in an order in which all succeed."""
+    """One call of each, in an order in which all succeed."""
     upload = fake.create_multipart_upload(Bucket="bucket", Key="m")["UploadId"]
     part = fake.upload_part(Bucket="bucket", Key="m", UploadId=upload, PartNumber=1, Body=b"x")["ETag"]
     place = {"Bucket": "bucket", "Key": "k"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A store that lies: without a fault it is as the one within; with one it does what the fault says, and no more."""
+"""A faulty store behaves as its inner store without faults, and exactly as a fault says with one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing

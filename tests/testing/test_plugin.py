@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fixtures, as a project that uses cas3fs gets them."""
+"""The fixtures, in another project that uses cas3fs."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What holds of every cache: `BlockCacheContract`, to which a test class for a cache adds a fixture `cache`.
+"""The contract of caches: `BlockCacheContract`; the test class of a cache adds a fixture `cache`.
 
 The cache has to be empty, ready, large enough for some mebibytes, and kept by nobody else. Class attributes tell what
 an implementation cannot do.
@@ -18,16 +18,16 @@ Block = tuple[BlockHash, bytes]
 
 
 def make_block(seed: int, length: int = 4096) -> Block:
-    """A block of random bytes, always the same for a seed, with its hash."""
+    """A block of random bytes, the same for the same seed, with its hash."""
     plain = Random(seed).randbytes(length)
     return BlockHash(blake3(plain).digest()), plain
 
 
 class BlockCacheContract:
-    """The suite."""
+    """The tests of the contract."""
 
     tells_size = True
-    """Whether `size_bytes` is more than 0 where something is kept."""
+    """Whether `size_bytes` is greater than 0 while the cache has blocks."""
 
     @pytest.mark.parametrize("length", [1, 4096, 32768, 32769, 300_000, 4 << 20])
     def test_what_was_put_is_given_back(self, cache: BlockCache, length: int) -> None:

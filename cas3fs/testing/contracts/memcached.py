@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What holds of a client of memcached as pymemcache makes it: `MemcachedContract`, on the fake and on a real server.
+"""The contract of pymemcache's client: `MemcachedContract`, for the fake and for a real server.
 
 A test class adds a fixture `client`, whose server is empty, takes items up to 1 MiB, and has `default_noreply` off.
 """
@@ -11,7 +11,7 @@ import pytest
 
 
 class MemcachedContract:
-    """The suite."""
+    """The tests of the contract."""
 
     @pytest.mark.parametrize("value", [b"", b"x", b"a\r\nEND\r\n", bytes(range(256)) * 2000])
     def test_what_was_set_is_given_back(self, client: Any, value: bytes) -> None:

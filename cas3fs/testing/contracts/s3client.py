@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What holds of a client of S3 as boto3 makes it: `S3ClientContract`, run on the fake and on real servers.
+"""The contract of boto3's S3 client: `S3ClientContract`, for the fake and for real servers.
 
 A test class adds a fixture `s3`, a client, and a fixture `bucket`, the name of an empty bucket. What not every server
 does stands in classes of its own.
@@ -26,10 +26,10 @@ def names(answer: Any) -> list[str]:
 
 
 class S3ClientContract:
-    """The suite."""
+    """The tests of the contract."""
 
     partial_status = 206
-    """Of an answer with a part of an object."""
+    """The status of a response with a part of an object."""
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, io.BytesIO])
     @pytest.mark.parametrize("expected", [b"", b"hello"])
@@ -180,7 +180,7 @@ class S3ClientContract:
 
 
 class HonoursConditions:
-    """For servers that keep to the conditions of a put."""
+    """For servers that honour conditions."""
 
     def test_create_if_absent_succeeds_once(self, s3: Any, bucket: str) -> None:
         s3.put_object(Bucket=bucket, Key="a", Body=b"one", IfNoneMatch="*")
@@ -206,7 +206,7 @@ class HonoursConditions:
 
 
 def upload_small_parts(s3: Any, bucket: str) -> tuple[str, list[dict[str, Any]]]:
-    """An upload with two parts of a byte each, and the list that would complete it."""
+    """An upload with two parts of a byte each, and the list of parts to complete it."""
     upload = s3.create_multipart_upload(Bucket=bucket, Key="big")["UploadId"]
     place = {"Bucket": bucket, "Key": "big", "UploadId": upload}
     return upload, [
@@ -216,14 +216,14 @@ def upload_small_parts(s3: Any, bucket: str) -> tuple[str, list[dict[str, Any]]]
 
 
 def refusal_to_complete(s3: Any, bucket: str, upload: str, parts: list[dict[str, Any]]) -> tuple[str, int]:
-    """Code and status of the refusal."""
+    """Code and status of the error."""
     with pytest.raises(s3.exceptions.ClientError) as caught:
         s3.complete_multipart_upload(Bucket=bucket, Key="big", UploadId=upload, MultipartUpload={"Parts": parts})
     return code_of(caught)
 
 
 class ChecksPartSizes:
-    """For servers that insist on 5 MiB of every part but the last."""
+    """For servers that require 5 MiB of every part but the last."""
 
     def test_parts_that_are_too_small_are_refused(self, s3: Any, bucket: str) -> None:
         upload, parts = upload_small_parts(s3, bucket)
@@ -231,7 +231,7 @@ class ChecksPartSizes:
 
 
 class ChecksPartOrder:
-    """For servers that look at the order of parts before their sizes."""
+    """For servers that check the order of parts before their sizes."""
 
     def test_parts_out_of_order_are_refused(self, s3: Any, bucket: str) -> None:
         upload, parts = upload_small_parts(s3, bucket)

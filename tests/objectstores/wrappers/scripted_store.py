@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A store in memory whose requests fail as the test has written down, before or after they are applied."""
+"""A store in memory whose requests fail as a script says, before or after they are applied."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -8,7 +8,7 @@ from cas3fs.objectstores.memory import MemoryStore
 
 
 class ScriptedStore(MemoryStore):
-    """Each request takes the next line of the script; None, or the end of the script, lets it succeed."""
+    """Each request takes the next line of the script; with None, or after its end, it succeeds."""
 
     def __init__(self, *script: Exception | None, page_size: int = 1000) -> None:
         super().__init__("scripted", page_size=page_size)

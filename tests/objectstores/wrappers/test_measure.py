@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is counted of requests."""
+"""Metrics of requests."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trying again: what, how often, how long, and how a put that failed unclearly is recognised."""
+"""Retries: of which errors, how often and for how long, and of puts that may have been applied."""
 
 import logging
 import threading
@@ -30,7 +30,7 @@ CONTENT = bytes(range(256)) * 70_000  # more than one piece of a comparison
 
 
 class Time:
-    """A clock that moves when somebody waits."""
+    """A clock that advances when the store waits."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -92,7 +92,7 @@ def test_a_retry_asks_only_for_missing_pieces(retrying: Wrap) -> None:
     asked: list[tuple[int, tuple[int, ...]]] = []
 
     class Breaking(ScriptedStore):
-        """Breaks off after two pieces of each answer."""
+        """Fails after two pieces of each response."""
 
         def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
             asked.append((start, tuple(lengths)))
@@ -162,7 +162,7 @@ def test_a_store_that_never_responded_is_given_up_sooner(retrying: Wrap) -> None
 
 @pytest.mark.promise("time-limits-are-for-standstill")
 def test_the_time_of_transfers_does_not_count(retrying: Wrap, time: Time) -> None:
-    """A long object over a slow line is tried as often as a short one, and no oftener."""
+    """Over a slow line a large object is tried as often as a small one."""
     inner = ScriptedStore(*[broken_after(300.0) for _ in range(99)])
     inner.on_request = lambda: time.wait(300)
     with pytest.raises(StoreUnreachable, match=r"gave up after 6 attempts in 31 s"):
@@ -236,7 +236,7 @@ def test_the_comparison_is_itself_retried(retrying: Wrap) -> None:
 
 @pytest.mark.promise("only-real-answers-count")
 def test_an_object_that_exists_and_then_does_not_is_retried(retrying: Wrap) -> None:
-    """A store that contradicts itself is asked again: who is told that a name is taken believes in another writer."""
+    """A store that contradicts itself is tried again, as ObjectExists would mean that there is another writer."""
     inner = ScriptedStore(StoreUnreachable("reset"))
     inner.applied_before_failing = True
     answers: list[Exception | None] = [None, ObjectMissing("404")]
@@ -292,7 +292,7 @@ def test_closing_ends_a_delay_with_the_error_that_caused_it(metrics: Metrics) ->
 
 @pytest.mark.promise("background-work-survives-exceptions")
 def test_the_last_error_is_noted_once_a_store_has_failed_three_times(retrying: Wrap, metrics: Metrics) -> None:
-    """What now and then fails once is no trouble; an outage is one, also while it is still tried again."""
+    """A single failure is not recorded as an error; an outage is, also while it is retried."""
     retrying(ScriptedStore(*[StoreBusy("now and then")] * 2)).list_page()
     assert metrics.last_errors() == {}
     retrying(ScriptedStore(*[StoreUnreachable("nobody there")] * 5)).list_page()

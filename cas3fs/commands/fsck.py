@@ -32,7 +32,7 @@ from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
 from cas3fs.index.salvage import find_damage
 from cas3fs.maintenance.damaged_objects import quarantine_snapshot
-from cas3fs.maintenance.fsck.checks import Checker, archived_finding, snapshot_finding
+from cas3fs.maintenance.fsck.checker import Checker, archived_finding, snapshot_finding
 from cas3fs.maintenance.fsck.findings import Finding
 from cas3fs.maintenance.fsck.index_repair import IndexRepairer
 from cas3fs.maintenance.fsck.target import FsckTarget, fsck_target_of

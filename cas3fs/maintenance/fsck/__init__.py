@@ -3,7 +3,7 @@
 
 Modules
     findings           what can be wrong, by code, and what a repair does about it
-    checks             the index against itself and the store's listing; snapshots; staging
+    checker            the index against itself and the store's listing; snapshots; staging
     verify             reading blocks and snapshots back, and comparing them with their hashes
     verify_checkpoint  how far that has come, in a file
     target             what a check reads: an index, the store, and staging
@@ -11,7 +11,7 @@ Modules
     volume_repair      a whole repair: its steps, in order
     index_repair       a repair for each kind of defect within the index
     file_rollback      files of which the index has lost chunks, taken from a snapshot
-    recovery           blocks that are not where the index has them, found elsewhere or recorded as lost
+    block_recovery     blocks that are not where the index has them, found elsewhere or recorded as lost
     epoch_repair       entries of epochs that cannot be read
 
 It does not import `cas3fs.maintenance.gc`.

@@ -11,7 +11,7 @@ from cas3fs.errors import ObjectMissing
 from cas3fs.index import LOST_PACK
 from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
-from cas3fs.maintenance.fsck.checks import (
+from cas3fs.maintenance.fsck.checker import (
     Checker,
     archived_finding,
     paths_of_users,

@@ -5,8 +5,8 @@ These are its steps. Each is complete in itself, so a crash keeps what was repai
 
 1. Files of which the index has lost chunks are taken from snapshots (`file_rollback`). Then defects within the index
    are repaired (`index_repair`), until a check finds none that can be. Only where no file system uses the index.
-2. Blocks that are not where the index has them are found elsewhere, or recorded as lost (`recovery`); then step 1 once
-   more.
+2. Blocks that are not where the index has them are found elsewhere, or recorded as lost (`block_recovery`); then
+   step 1 once more.
 3. Manifests that cannot be read, or whose pages are missing or damaged, are moved to ``damaged/``. The next snapshot is
    stored whole, as pages that it would refer to may be damaged.
 4. Damaged entries of epochs are moved to ``damaged/`` and replaced (`epoch_repair`).
@@ -33,12 +33,12 @@ from cas3fs.index import LOST_PACK
 from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext, ignore_progress
 from cas3fs.maintenance.damaged_objects import quarantine_object, quarantine_snapshot
-from cas3fs.maintenance.fsck.checks import Checker
+from cas3fs.maintenance.fsck.block_recovery import BlockRecovery, RecoveryResult
+from cas3fs.maintenance.fsck.checker import Checker
 from cas3fs.maintenance.fsck.epoch_repair import DAMAGED_BASE, DAMAGED_CLAIM, replace_epoch_entry
 from cas3fs.maintenance.fsck.file_rollback import FileRollback
 from cas3fs.maintenance.fsck.findings import Finding
 from cas3fs.maintenance.fsck.index_repair import IndexRepairer
-from cas3fs.maintenance.fsck.recovery import BlockRecovery, RecoveryResult
 from cas3fs.maintenance.fsck.target import FsckTarget
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.fsck.volume_check import FsckResult, FsckSettings, check_volume

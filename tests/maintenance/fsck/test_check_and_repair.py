@@ -12,7 +12,7 @@ from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import StoreUnreachable
 from cas3fs.index import StagedRow, ordinal_of
 from cas3fs.index.scans import PackScan
-from cas3fs.maintenance.fsck import checks, verify
+from cas3fs.maintenance.fsck import checker, verify
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.fsck.volume_check import FsckSettings, check_volume
 from cas3fs.maintenance.inventory import VolumeListing, list_volume
@@ -330,7 +330,7 @@ def test_a_snapshot_published_during_a_check_is_no_finding(
             return list_volume(store, on_pack)
         return attrs.evolve(list_volume(store, lambda info: on_pack(info._replace(size=info.size + 1))), pages={})
 
-    monkeypatch.setattr(checks, "list_volume", early)
+    monkeypatch.setattr(checker, "list_volume", early)
     at_rest, in_use = damaged.target(), attrs.evolve(damaged.target(), is_live=True)
     # a pack that is not listed is asked for by name; a listed size is relied on
     assert codes(check_volume(at_rest, FsckSettings(), VerifyCheckpoint(tmp_path / "b"))) == {"pack-wrong-size"}

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from cas3fs.errors import StoreUnreachable
 
 SILENCE_LIMIT_S = 10.0
-_LEFT_BY_SYNCS = 2
+_SLOTS_NOT_FOR_SYNCS = 2
 
 
 class BlockingLimiter:
@@ -40,16 +40,16 @@ class BlockingLimiter:
         self._limit = limit
         self._last_response_at = last_response_at
         self._writers_limit = (limit + 1) // 2
-        self._syncs_limit = max(1, limit - _LEFT_BY_SYNCS)
+        self._syncs_limit = max(1, limit - _SLOTS_NOT_FOR_SYNCS)
         self._clock = clock
         self._writers = 0
         self._reads: dict[object, float] = {}
-        """When each began to wait, the earliest first."""
+        """By request, when it began to wait, in that order."""
         self._syncs: dict[object, float] = {}
         self._changed = threading.Condition()
 
     def acquire_for_write(self, timeout_s: float) -> bool:
-        """Takes a slot for a writer, waiting for it up to `timeout_s`; False if there was none."""
+        """Take a slot for a writer, waiting up to `timeout_s` for it; False if there was none."""
         with self._changed:
             if not self._changed.wait_for(self._may_write, timeout_s):
                 return False
@@ -57,16 +57,16 @@ class BlockingLimiter:
             return True
 
     def release_write(self) -> None:
-        """Gives a writer's slot back."""
+        """Release a writer's slot."""
         with self._changed:
             self._writers -= 1
             self._changed.notify_all()
 
     def reading(self) -> AbstractContextManager[None]:
-        """A slot for a reader who asks the store.
+        """A slot for a reader that waits for the store.
 
         Raises:
-            StoreUnreachable: there is none, and the store has been silent for long.
+            StoreUnreachable: no slot is free, and the store has sent nothing for `SILENCE_LIMIT_S`.
         """
         return self._waiting(self._reads, self._may_read, "reads")
 
@@ -74,7 +74,7 @@ class BlockingLimiter:
         """A slot for an fsync that waits for the store.
 
         Raises:
-            StoreUnreachable: there is none, and the store has been silent for long.
+            StoreUnreachable: no slot is free, and the store has sent nothing for `SILENCE_LIMIT_S`.
         """
         return self._waiting(self._syncs, self._may_sync, "syncs")
 
@@ -92,22 +92,22 @@ class BlockingLimiter:
                 del kind[ticket]
                 self._changed.notify_all()
 
-    def _taken(self) -> int:
+    def _used(self) -> int:
         return self._writers + len(self._reads) + len(self._syncs)
 
     def _may_write(self) -> bool:
-        return self._writers < self._writers_limit and self._taken() < self._limit
+        return self._writers < self._writers_limit and self._used() < self._limit
 
     def _may_read(self) -> bool:
-        return not self._reads or self._taken() < self._limit
+        return not self._reads or self._used() < self._limit
 
     def _may_sync(self) -> bool:
-        return not self._syncs or (len(self._syncs) < self._syncs_limit and self._taken() < self._limit)
+        return not self._syncs or (len(self._syncs) < self._syncs_limit and self._used() < self._limit)
 
     def _left_s(self, kind: dict[object, float], name: str) -> float:
-        """How long to wait for the slot of the oldest of that kind, or for a sign of life."""
+        """How long a request may still wait for a slot before it fails."""
         silent_since_s = max(next(iter(kind.values())), self._last_response_at())
         left_s = silent_since_s + SILENCE_LIMIT_S - self._clock()
         if left_s <= 0:
-            raise StoreUnreachable(f"{len(kind)} {name} wait for the store, which answers none of them")
+            raise StoreUnreachable(f"{len(kind)} {name} wait for the store, which does not respond")
         return left_s

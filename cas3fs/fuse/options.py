@@ -57,5 +57,5 @@ def _number(option: str) -> float:
     except ValueError:
         raise UsageError(f"the mount option {name} takes a number, not {value!r}") from None
     if number < 0:
-        raise UsageError(f"the mount option {name} takes no negative number")
+        raise UsageError(f"the mount option {name} must not be negative")
     return number

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The one place that stores and reads packs."""
 
+from pathlib import Path
+
 import pytest
 
+import cas3fs
 from cas3fs.blocks.codec import Compression, encode
 from cas3fs.blocks.packs import FinishedPack, PackBuilder
 from cas3fs.blockstore.pack_store import PackStore, epoch_of_pack, pack_key, pack_name, pack_name_in
@@ -59,3 +62,11 @@ def test_names_and_keys_of_packs() -> None:
     assert pack_name_in(pack_key(name)) == name
     assert epoch_of_pack(name) == 7
     assert epoch_of_pack("00000007/short") is None
+
+
+def test_no_other_module_puts_packs() -> None:
+    sources = {str(path): path.read_text() for path in Path(cas3fs.__file__).parent.rglob("*.py")}
+    modules = [path for path, text in sources.items() if "put_if_absent(" in text and "pack_key(" in text]
+    assert [Path(path).name for path in modules] == ["pack_store.py"]
+    builders = [path for path, text in sources.items() if "PackBuilder()" in text]
+    assert not [path for path in builders if "put_if_absent(" in sources[path]]

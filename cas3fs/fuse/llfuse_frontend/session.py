@@ -127,7 +127,7 @@ def libfuse_options(options: MountOptions, url: str, workers: int, *, read_only:
 
 @contextmanager
 def _captured_stderr() -> Iterator["_Captured"]:
-    """Captures what C code writes to standard error: libfuse reports its reasons nowhere else."""
+    """Capture what C code writes to standard error: libfuse reports its errors nowhere else."""
     saved = os.dup(2)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)

@@ -24,16 +24,17 @@ from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.blockstore import BlockReader, BlockWriter
 from cas3fs.caches.memory import MemoryCache
-from cas3fs.commands.fsck import check_mounted
+from cas3fs.commands.fsck import check_open_volume
 from cas3fs.commands.mkfs import create_volume
 from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.entries.kinds import EpochEntry, ReleaseEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, FileSystem, FileSystemSettings, Owner, Staging
 from cas3fs.index import Index, StagingIndex, ordinal_of
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
-from cas3fs.maintenance.gc.request import GcSettings
+from cas3fs.maintenance.gc.request import GcResult, GcSettings
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
@@ -127,28 +128,30 @@ def _maintenance(volume: OpenVolume) -> Iterator[Measurement]:
     assert publisher is not None
     publisher.publish()
     idle_mib = _peak_mib()
-    yield Measurement("gc plan", _seconds(lambda: scheduler.gc(_GC, _ignore_progress, dry_run=True)), "s")
+    yield Measurement("gc plan", _seconds(lambda: scheduler.plan(_GC, _ignore_progress)), "s")
     lists = volume.metrics.snapshot().get("store.list.count", 0)
     with _watched(volume.filesystem) as stall_ms:
         yield Measurement(
-            "gc that drops unreferenced blocks", _seconds(lambda: scheduler.gc(_GC, _ignore_progress)), "s"
+            "gc that drops unreferenced blocks", _seconds(lambda: scheduler.collect(_GC, _ignore_progress)), "s"
         )
         yield Measurement("LIST requests of that gc", volume.metrics.snapshot().get("store.list.count", 0) - lists, "")
         with publisher.exclusively():
             publisher.pruner.prune(RetentionPolicy(last=1))
-        deleted: dict[str, Any] = {}
+        results: list[GcResult] = []
         yield Measurement(
-            "gc that deletes dead packs", _seconds(lambda: deleted.update(scheduler.gc(_GC, _ignore_progress))), "s"
+            "gc that deletes dead packs",
+            _seconds(lambda: results.append(scheduler.collect(_GC, _ignore_progress))),
+            "s",
         )
-        assert deleted["deleted_packs"], deleted
+        assert results[0].deleted_packs, results
         yield Measurement("longest stall during gc", stall_ms(), "ms")
     yield Measurement("fsck", _seconds(lambda: _assert_clean(volume)), "s")
     yield Measurement("memory over the idle volume", _peak_mib() - idle_mib, "MiB")
 
 
 def _assert_clean(volume: OpenVolume) -> None:
-    result = check_mounted(volume, {}, _ignore_progress)
-    assert result["status"] == 0, result
+    result = check_open_volume(volume, FsckRequest(), _ignore_progress)
+    assert result.status == 0, result
 
 
 @contextmanager

@@ -5,23 +5,21 @@ open."""
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 import click
 
 from cas3fs.config import LocalFolders, StoreSettings, find_local_folders, parse_duration, parse_size
-from cas3fs.control import Message, Progress
 from cas3fs.errors import FilesNotStored, MountError, UsageError
 
 if TYPE_CHECKING:
+    from cas3fs.commands.requests import LocalMount, VolumeTarget
     from cas3fs.fuse.mountpoints import MountEntry
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-Offline = Callable[[StoreSettings, LocalFolders, Message, Progress], Message]
-"""Carries out a request on a volume that no process of this machine has open."""
-
 
 FIRST_RESPONSE_S = 20.0
 _STORE_SETTINGS = "cas3fs.store_settings"
@@ -114,11 +112,10 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
-def refuse_unstored(result: Message) -> None:
-    """Raises what says that files could not be stored, where the answer `result` names any."""
-    if result.get("unstored"):
-        snapshot = result.get("snapshot") or result.get("id")
-        raise FilesNotStored.of(result["unstored"], f"snapshot {snapshot} has everything else")
+def refuse_unstored(unstored: Sequence[Mapping[str, Any]] | None, snapshot: str) -> None:
+    """Raise FilesNotStored where files could not be stored; `snapshot` has everything else."""
+    if unstored:
+        raise FilesNotStored.of(list(unstored), f"snapshot {snapshot} has everything else")
 
 
 def log_to_stderr(verbose: bool) -> None:
@@ -135,46 +132,84 @@ def quiet_libraries() -> None:
 
 
 def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
-    """The settings of the store at `url`."""
+    """The settings of the store at `url`, which is a `normal_url`."""
     context = click.get_current_context(silent=True)
     options = {} if context is None else context.meta.get(_STORE_SETTINGS, {})
-    return StoreSettings(url=normal_url(url), endpoint_url=endpoint_url, **options)
+    return StoreSettings(url=url, endpoint_url=endpoint_url, **options)
 
 
 def normal_url(url: str) -> str:
     """`url` in the one form in which it is compared; raises UsageError where it names no store."""
-    from cas3fs.volume.loading import normal_url as normal
+    from cas3fs.volume.location import normal_url as normal
 
     return normal(url)
 
 
-class Target(NamedTuple):
-    """A volume that is mounted on this machine."""
+@attrs.frozen
+class VolumeArgument:
+    """What a command line says of the volume that it is about."""
 
-    url: str
-    mountpoint: Path
-    socket: Path
+    named: str
+    """A URL or a mount point."""
+    state_dir: str | None
+    cache_dir: str | None
+    endpoint_url: str | None = None
+
+    def find(self) -> "VolumeTarget":
+        """The volume, and its mount on this machine if there is one.
+
+        Raises:
+            MountError: it is neither a URL nor a mount, or the mount cannot be reached.
+            ControlError: the process of the mount does not respond.
+            UsageError: the URL names no store.
+        """
+        from cas3fs.commands.requests import VolumeTarget
+
+        folders = find_local_folders(self.state_dir, self.cache_dir)
+        named = volume_url(self.named)
+        mount = find_mount(named, folders, self.endpoint_url)
+        if mount is None and "://" not in self.named:
+            raise MountError(f"{self.named} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+        store = store_settings(named if mount is None else mount.url, self.endpoint_url)
+        return VolumeTarget(store, folders, mount)
 
 
-def find_target(volume: str, folders: LocalFolders, endpoint_url: str | None = None) -> Target | None:
-    """The mount that `volume`, a URL or a mount point, means; None where no process of this machine serves it. Of two
-    mounts of one URL through two endpoints it is the one of that endpoint.
+def volume_argument(command: _Command) -> _Command:
+    """The argument VOLUME and the options that say where it is, as one value: a `VolumeArgument`."""
+
+    def wrapped(
+        *args: Any, volume: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None, **rest: Any
+    ) -> Any:
+        return command(*args, volume=VolumeArgument(volume, state_dir, cache_dir, endpoint_url), **rest)
+
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    return click.argument("volume")(folder_options(store_options(wrapped)))  # type: ignore[return-value]
+
+
+def find_mount(volume: str, folders: LocalFolders, endpoint_url: str | None = None) -> "LocalMount | None":
+    """The mount that `volume`, a URL or a mount point, means; None where no process of this machine serves it.
+
+    Of two mounts of one URL through two endpoints it is the one of that endpoint.
 
     Raises:
-        MountError: the mount cannot be asked: it is another user's, or its process is gone.
-        ControlError: its process gives no sign of life.
+        MountError: the mount cannot be reached: it is another user's, or its process is gone.
+        ControlError: its process does not respond.
     """
-    found = find_target_or_lost(volume, folders, endpoint_url)
-    if found is None or isinstance(found, Target):
+    from cas3fs.commands.requests import LocalMount
+
+    found = find_mount_or_dead(volume, folders, endpoint_url)
+    if found is None or isinstance(found, LocalMount):
         return found
     raise MountError(f"the process of the mount on {found.mountpoint} is gone; `cas3fs umount` cleans it up")
 
 
-def find_target_or_lost(
+def find_mount_or_dead(
     volume: str, folders: LocalFolders, endpoint_url: str | None = None
-) -> "Target | MountEntry | None":
-    """As `find_target`, but that a mount whose process is gone is given, too."""
+) -> "LocalMount | MountEntry | None":
+    """As `find_mount`; a mount whose process is gone is returned as the kernel's entry."""
     from cas3fs.cli.socket_lookup import find_socket
+    from cas3fs.commands.requests import LocalMount
     from cas3fs.control import SOCKET_NAME, find_mount_records
     from cas3fs.fuse.mountpoints import mount_at, resolve
     from cas3fs.volume.location import belongs_to_endpoint
@@ -183,14 +218,14 @@ def find_target_or_lost(
     if is_url:  # the writer's state folder first: views of snapshots may be mounted beside it
         for state, record in find_mount_records(folders.state_dir):
             if volume == record.url and belongs_to_endpoint(state, StoreSettings(volume, endpoint_url)):
-                return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
+                return LocalMount(record.url, Path(record.mountpoint), state / SOCKET_NAME)
     mount = _writer_mount(volume, folders, endpoint_url) if is_url else mount_at(volume)
     if mount is not None:
         socket = find_socket(mount.mountpoint, folders)
-        return mount if socket is None else Target(mount.url, mount.mountpoint, socket)
+        return mount if socket is None else LocalMount(mount.url, mount.mountpoint, socket)
     for state, record in () if is_url else find_mount_records(folders.state_dir):
         if resolve(volume) == Path(record.mountpoint):
-            return Target(record.url, Path(record.mountpoint), state / SOCKET_NAME)
+            return LocalMount(record.url, Path(record.mountpoint), state / SOCKET_NAME)
     return None
 
 
@@ -212,11 +247,6 @@ def _writer_mount(url: str, folders: LocalFolders, endpoint_url: str | None) -> 
     return dead
 
 
-def not_a_mount(volume: str) -> MountError:
-    """The error for a path on which no volume is mounted."""
-    return MountError(f"{volume} is not a mount of cas3fs; for a volume that is not mounted give its URL")
-
-
 def volume_url(volume: str) -> str:
     """The URL that `volume`, a URL or a mount point, means.
 
@@ -224,39 +254,3 @@ def volume_url(volume: str) -> str:
         UsageError: it is neither.
     """
     return normal_url(volume) if "://" in volume else volume
-
-
-def find_target_of(
-    volume: str, state_dir: str | None, cache_dir: str | None = None, endpoint_url: str | None = None
-) -> Target | None:
-    """As `find_target`, from the values of the command line."""
-    return find_target(volume_url(volume), find_local_folders(state_dir, cache_dir), endpoint_url)
-
-
-def carry_out(
-    verb: str,
-    volume: str,
-    args: Message,
-    progress: Progress,
-    offline: Callable[[], Offline],
-    *,
-    state_dir: str | None,
-    cache_dir: str | None,
-    endpoint_url: str | None,
-) -> Message:
-    """What the process that has `volume` open answers to the request `verb`; where there is none, what comes of
-    carrying it out here, by the function that `offline` imports.
-
-    Raises:
-        MountError: `volume` is neither a mount nor a URL.
-        Cas3fsError, OSError: as the request does.
-    """
-    from cas3fs.control import ControlClient
-
-    target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
-    if target is not None:
-        with ControlClient(target.socket) as client:
-            return client.call(verb, args, progress)
-    if "://" not in volume:
-        raise not_a_mount(volume)
-    return offline()(store_settings(volume, endpoint_url), find_local_folders(state_dir, cache_dir), args, progress)

@@ -1,84 +1,64 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs epochs``: who has written a volume, one after the other; and giving up what a writer that was taken over
-from has left."""
+"""``cas3fs epochs``: list the writers of a volume, and give up what one of them left unpublished."""
 
 from collections.abc import Mapping
 from typing import Final
 
 import click
 
-from cas3fs.cli.common import (
-    find_target_of,
-    folder_options,
-    json_option,
-    not_a_mount,
-    print_json,
-    store_options,
-    store_settings,
-)
+from cas3fs.cli.common import VolumeArgument, json_option, print_json, volume_argument
 
-_MOST: Final = 10
-_TOLD: Final[Mapping[str, str]] = {
+_MOST_SHOWN: Final = 10
+_STANDINGS: Final[Mapping[str, str]] = {
     "held": "held",
     "released": "released",
-    "continued": "crashed, then gone on with",
+    "continued": "crashed, then continued",
     "overruled": "taken over, not released",
 }
 
 
 @click.command()
-@click.argument("volume")
+@volume_argument
 @click.option(
     "--release",
     type=click.IntRange(1),
     metavar="EPOCH",
-    help="Declare that nobody needs any more what the writer of EPOCH stored and never published.",
+    help="Declare that what the writer of EPOCH stored and never published is no longer needed.",
 )
-@folder_options
-@store_options
 @json_option
-def epochs(
-    *,
-    volume: str,
-    release: int | None,
-    state_dir: str | None,
-    cache_dir: str | None,
-    endpoint_url: str | None,
-    as_json: bool,
-) -> None:
-    """Tell who has written VOLUME lately: each mount for writing is an epoch.
+def epochs(*, volume: VolumeArgument, release: int | None, as_json: bool) -> None:
+    """List the last writers of VOLUME; each mount for writing is an epoch.
 
-    When a writer is taken over from, what it had stored and not published stays in the store, for `cas3fs rescue` on
-    its machine. Once that is done, or if that machine is gone, --release lets `cas3fs gc` free it.
+    When a writer is taken over from, what it stored and did not publish stays in the store, for `cas3fs rescue` on its
+    machine. After that, or if that machine is lost, --release permits `cas3fs gc` to delete it.
+
+    Example: cas3fs epochs s3://bucket/volume
     """
     from cas3fs.commands.epochs import list_epochs, release_epoch
 
-    target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
-    if target is None and "://" not in volume:
-        raise not_a_mount(volume)
-    url = volume if target is None else target.url
-    settings = store_settings(url, endpoint_url)
+    settings = volume.find().store
     if release is not None:
         done = release_epoch(settings, release)
         if as_json:
             print_json({"epoch": release, "released": done})
+        elif done:
+            click.echo(f"epoch {release} is released: `cas3fs gc` may delete what it left")
         else:
-            told = "is released: gc may free what it left" if done else "needs no release: its writer has ended well"
-            click.echo(f"epoch {release} {told}")
+            click.echo(f"epoch {release} needs no release: its writer released it, or continued")
         return
-    found = list_epochs(settings, _MOST)
+    found = list_epochs(settings, _MOST_SHOWN)
     if as_json:
         print_json(found)
         return
-    click.echo(f"{'epoch':>6}  {'since (UTC)':<19}  {'standing':<26}  {'host':<20}  {'user':<10}  process")
+    click.echo(f"{'epoch':>6}  {'since (UTC)':<19}  {'state':<26}  {'host':<20}  {'user':<10}  process")
     for one in found:
         click.echo(
-            f"{one['epoch']:>6}  {one['time'][:19]:<19}  {_TOLD[one['standing']]:<26}  {one['host']:<20}  "
+            f"{one['epoch']:>6}  {one['time'][:19]:<19}  {_STANDINGS[one['standing']]:<26}  {one['host']:<20}  "
             f"{one['user']:<10}  {one['pid']}"
         )
     for one in found:
         if one["standing"] == "overruled":
             click.echo(
-                f"what epoch {one['epoch']} stored and never published stays for `cas3fs rescue` on {one['host']}, "
-                f"until `cas3fs epochs {url} --release {one['epoch']}`"
+                f"what epoch {one['epoch']} stored and never published is kept for `cas3fs rescue` on {one['host']}, "
+                f"until `cas3fs epochs {settings.url} --release {one['epoch']}`"
             )

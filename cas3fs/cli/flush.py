@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs flush``: returns when everything written so far is in the store and published."""
+"""``cas3fs flush``: store and publish what was written so far."""
 
 import click
 
-from cas3fs.cli.common import find_target_of, folder_options, json_option, print_json, refuse_unstored
+from cas3fs.cli.common import VolumeArgument, folder_options, json_option, print_json, refuse_unstored
 from cas3fs.cli.progress import progress_bar
-from cas3fs.errors import MountError
 
 
 @click.command()
@@ -13,16 +12,22 @@ from cas3fs.errors import MountError
 @folder_options
 @json_option
 def flush(volume: str, state_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
-    """Store everything written so far to VOLUME, and publish a snapshot that names it."""
-    from cas3fs.control import ControlClient
+    """Store everything written so far, and publish a snapshot of it.
 
-    target = find_target_of(volume, state_dir, cache_dir)
-    if target is None:
-        raise MountError(f"{volume} is not mounted on this machine, so there is nothing to flush")
-    with ControlClient(target.socket) as client, progress_bar("storing") as progress:
-        result = client.call("flush", progress=progress)
+    VOLUME is mounted on this machine: its mount point, or its URL. The command returns when the snapshot is in the
+    store.
+
+    Example: cas3fs flush /mnt/volume
+    """
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.conversion import encode_reply
+    from cas3fs.control.messages.mount import FlushRequest
+
+    target = VolumeArgument(volume, state_dir, cache_dir).find()
+    with progress_bar("storing") as progress:
+        reply = carry_out(target, FlushRequest(), progress)
     if as_json:
-        print_json(result)
-    refuse_unstored(result)
+        print_json(encode_reply(reply))
+    refuse_unstored(reply.unstored, reply.snapshot)
     if not as_json:
-        click.echo(f"everything is in the store, in snapshot {result['snapshot']}")
+        click.echo(f"everything is in the store, in snapshot {reply.snapshot}")

@@ -1,103 +1,83 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs fsck``: finds what is wrong with a volume, and mends it.
+"""``cas3fs fsck``: check a volume, and repair it.
 
-Exit status as fsck(8): 0 clean, 1 everything that was wrong is mended, 4 something is left, 8 it could not run.
+Exit status as fsck(8): 0 clean, 1 all errors were repaired, 4 errors remain, 8 the check could not run.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from cas3fs.cli.common import (
-    Duration,
-    Offline,
-    carry_out,
-    folder_options,
-    json_option,
-    print_json,
-    store_options,
-)
+from cas3fs.cli.common import Duration, VolumeArgument, json_option, print_json, volume_argument
 from cas3fs.cli.printable import system_error
 from cas3fs.cli.progress import progress_bar
 from cas3fs.control import Message
 from cas3fs.errors import Cas3fsError, UsageError
 
+if TYPE_CHECKING:
+    from cas3fs.control.messages.maintenance import FsckReply
+
 COULD_NOT_RUN = 8
 MOST_SHOWN = 10
-"""Paths and ranges of a finding that are printed; ``--json`` gives more."""
+"""Paths and ranges of a finding that are printed; ``--json`` has more."""
 
 
 @click.command()
-@click.argument("volume")
-@click.option("--repair", is_flag=True, help="Mend what is wrong; the volume must not be mounted. Deletes nothing.")
-@click.option("--verify-data", is_flag=True, help="Read back what volume and snapshots need, and check hashes.")
-@click.option("--max-duration", type=Duration(), help="Read back for so long; the next run goes on from there.")
-@folder_options
-@store_options
+@volume_argument
+@click.option("--repair", is_flag=True, help="Repair errors; VOLUME must not be mounted. Deletes nothing.")
+@click.option("--verify-data", is_flag=True, help="Read every block and snapshot from the store, and check the hashes.")
+@click.option("--max-duration", type=Duration(), help="Stop reading after this time; the next run continues there.")
 @json_option
-def fsck(
-    *,
-    volume: str,
-    repair: bool,
-    verify_data: bool,
-    max_duration: float | None,
-    state_dir: str | None,
-    cache_dir: str | None,
-    endpoint_url: str | None,
-    as_json: bool,
-) -> int:
-    """Check VOLUME: the index, the objects in the store, snapshots, and data that waits to be stored.
+def fsck(*, volume: VolumeArgument, repair: bool, verify_data: bool, max_duration: float | None, as_json: bool) -> int:
+    """Check the index, the objects in the store, the snapshots, and data that is not stored yet.
 
-    Exit status: 0 clean, 1 all mended, 4 something is left, 8 the check could not be done.
+    Exit status: 0 clean, 1 all errors were repaired, 4 errors remain, 8 the check could not run.
+
+    Example: cas3fs fsck --verify-data --max-duration 1h s3://bucket/volume
     """
     if max_duration is not None and not verify_data:
-        raise UsageError("--max-duration limits reading back: it goes with --verify-data")
-    args: Message = {"repair": repair, "verify_data": verify_data, "max_duration_s": max_duration}
+        raise UsageError("--max-duration limits how long data is read: use it with --verify-data")
+    from cas3fs.control.conversion import encode_reply
+
     try:
-        with progress_bar("checking") as show:
-            findings: list[Message] = []
-
-            def take(told: Message) -> None:
-                if "finding" in told:
-                    findings.append(told["finding"])
-                else:
-                    show(told)
-
-            told = carry_out(
-                "fsck",
-                volume,
-                args,
-                take,
-                _offline,
-                state_dir=state_dir,
-                cache_dir=cache_dir,
-                endpoint_url=endpoint_url,
-            )
-        status = int(told["status"])
-        lines = [] if as_json else list(_lines(told, findings, repair=repair))
+        reply, findings = _check(volume, repair, verify_data, max_duration)
+        lines = [] if as_json else list(_lines(reply, findings, repair=repair))
     except UsageError:
         raise
     except (Cas3fsError, OSError) as error:
-        told_error = system_error(error) if isinstance(error, OSError) else str(error)
-        click.echo(f"cas3fs: {' '.join(told_error.split())}", err=True)
+        text = system_error(error) if isinstance(error, OSError) else str(error)
+        click.echo(f"cas3fs: {' '.join(text.split())}", err=True)
         return COULD_NOT_RUN
     if as_json:
-        print_json(told | {"findings": findings})
+        print_json(encode_reply(reply) | {"findings": findings})
     for line in lines:
         click.echo(line)
-    return status
+    return reply.status
 
 
-def _offline() -> Offline:
-    from cas3fs.commands.fsck import check_unmounted
+def _check(
+    volume: VolumeArgument, repair: bool, verify_data: bool, max_duration_s: float | None
+) -> tuple["FsckReply", list[Message]]:
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.messages.maintenance import FsckRequest
 
-    return check_unmounted
+    findings: list[Message] = []
+    with progress_bar("checking") as show:
+
+        def receive(report: Message) -> None:
+            if "finding" in report:
+                findings.append(report["finding"])
+            else:
+                show(report)
+
+        return carry_out(volume.find(), FsckRequest(repair, verify_data, max_duration_s), receive), findings
 
 
-def _lines(told: Message, findings: list[Message], *, repair: bool) -> Iterator[str]:
+def _lines(reply: "FsckReply", findings: list[Message], *, repair: bool) -> Iterator[str]:
     for finding in findings:
         yield from _finding_lines(finding)
-    yield from _result_lines(told, repair=repair)
+    yield from _result_lines(reply, repair=repair)
 
 
 def _finding_lines(finding: Message) -> Iterator[str]:
@@ -114,26 +94,26 @@ def _finding_lines(finding: Message) -> Iterator[str]:
         yield f"    {'done' if is_repaired else 'repair'}: {finding['repair']}"
 
 
-def _result_lines(told: Message, *, repair: bool) -> Iterator[str]:
-    checked, verified = told["checked"], told["verified"]
+def _result_lines(reply: "FsckReply", *, repair: bool) -> Iterator[str]:
+    checked, verified = reply.checked, reply.verified
     numbers = ", ".join(f"{checked[name]:,} {name}" for name in ("packs", "snapshots", "objects") if name in checked)
     yield f"checked: {checked['index']}; in the store {numbers}"
     if verified is None:
-        yield "read back: nothing; --verify-data reads all blocks"
+        yield "data: not read; --verify-data reads every block"
     else:
-        rest = "that is all" if verified["is_complete"] else "the next run goes on from there"
-        yield f"read back: {verified['blocks']:,} blocks and {verified['snapshots']:,} snapshots; {rest}"
-    yield _summary(told, repair=repair)
+        rest = "that is all of it" if verified["is_complete"] else "the next run continues from there"
+        yield f"data: {verified['blocks']:,} blocks and {verified['snapshots']:,} snapshots read; {rest}"
+    yield _summary(reply, repair=repair)
 
 
-def _summary(told: Message, *, repair: bool) -> str:
+def _summary(reply: "FsckReply", *, repair: bool) -> str:
     lost = (
-        "parts of the files named above are lost: reading them gives an I/O error until copies of them are written "
-        "again; an older snapshot may have them"
+        "parts of the files named above are lost: reading them gives an I/O error until a copy of the data is written "
+        "again; an older snapshot may have it"
     )
-    has_lost = told["lost"] or "known-loss" in told["codes"]
-    if told["status"] == 0:
+    has_lost = reply.lost or "known-loss" in reply.codes
+    if reply.status == 0:
         return f"clean, but {lost}" if has_lost else "clean"
-    if told["status"] == 1:
-        return f"what was wrong is mended, but {lost}" if has_lost else "everything that was wrong is mended"
-    return "something is left that could not be mended" if repair else "something is wrong: --repair mends what can be"
+    if reply.status == 1:
+        return f"repaired, but {lost}" if has_lost else "all errors were repaired"
+    return "errors remain that could not be repaired" if repair else "errors were found: --repair repairs what it can"

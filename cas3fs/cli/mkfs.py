@@ -10,6 +10,7 @@ from cas3fs.cli.common import (
     Size,
     json_option,
     log_to_stderr,
+    normal_url,
     print_json,
     store_options,
     store_settings,
@@ -54,7 +55,7 @@ def mkfs(
 
     log_to_stderr(verbose)
     settings = VolumeSettings(chunker, block_size, pack_size, compression, label, allow_unfenced, group_readable)
-    made = create_volume(store_settings(volume, endpoint_url), settings)
+    made = create_volume(store_settings(normal_url(volume), endpoint_url), settings)
     if as_json:
         print_json(made)
     else:

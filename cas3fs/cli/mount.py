@@ -12,6 +12,7 @@ from cas3fs.cli.common import (
     Size,
     folder_options,
     mount_store_options,
+    normal_url,
     store_settings,
     verbose_option,
 )
@@ -116,7 +117,7 @@ def mount(
     )
     session = MountSettings(mountpoint, workers, split)
     return _serve(
-        store_settings(volume, endpoint_url),
+        store_settings(normal_url(volume), endpoint_url),
         writer,
         session,
         folders,

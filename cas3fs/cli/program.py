@@ -1,46 +1,55 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The program: its verbs, and the one place where errors become a line and an exit status."""
+"""The program: its verbs, and the one place where an error becomes a line on standard error and an exit status."""
 
+import importlib
 import sys
 from collections.abc import Sequence
-from typing import TextIO, cast
+from typing import Final, TextIO, cast
 
 import click
 
 from cas3fs import __version__
-from cas3fs.cli.epochs import epochs
-from cas3fs.cli.flush import flush
-from cas3fs.cli.fork import fork
-from cas3fs.cli.fsck import fsck
-from cas3fs.cli.gc import gc
-from cas3fs.cli.mkfs import mkfs
-from cas3fs.cli.mount import mount
 from cas3fs.cli.printable import PrintableStream, printable, system_error
-from cas3fs.cli.rescue import rescue
-from cas3fs.cli.snapshot import snapshot
-from cas3fs.cli.stats import stats
-from cas3fs.cli.umount import umount
 from cas3fs.errors import Cas3fsError, UsageError
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+VERBS: Final = (
+    "mkfs", "mount", "umount", "flush", "stats", "gc", "fsck", "snapshot", "rescue", "epochs", "fork",
+)  # fmt: skip
+"""In the order of ``--help``. Each is a command of that name in a module of that name."""
+
+
+def load_verb(name: str) -> click.Command:
+    """The command of one of `VERBS`."""
+    return cast(click.Command, getattr(importlib.import_module(f"cas3fs.cli.{name}"), name))
+
+
+class VerbGroup(click.Group):
+    """Imports a verb when it is called, or when the help lists it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return load_verb(cmd_name) if cmd_name in VERBS else None
+
+
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cas3fs")
 def program() -> None:
     """A deduplicating, compressed file system that keeps its data on S3.
 
-    VOLUME is a URL: s3://bucket/prefix or file:///folder. Where a volume is mounted on this machine, its mount point
-    may stand for it. S3 is configured as boto3 always is: AWS_PROFILE, AWS_ENDPOINT_URL_S3 and so on.
+    VOLUME is a URL: s3://bucket/prefix or file:///folder. If the volume is mounted on this machine, its mount point can
+    be given instead. S3 is configured as for boto3: AWS_PROFILE, AWS_ENDPOINT_URL_S3 and so on.
+
+    Example: cas3fs mkfs s3://bucket/volume && cas3fs mount s3://bucket/volume /mnt/volume
     """
 
 
-for _verb in (mkfs, mount, umount, flush, stats, gc, fsck, snapshot, rescue, epochs, fork):
-    program.add_command(_verb)
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line, prints what goes wrong, and gives the exit status."""
+    """Run a command line, print errors, and return the exit status."""
     try:
         status = program.main(args=arguments, prog_name="cas3fs", standalone_mode=False)
     except click.ClickException as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cas3fs.cli.common import json_option, print_json, store_options, store_settings
+from cas3fs.cli.common import json_option, normal_url, print_json, store_options, store_settings
 from cas3fs.cli.progress import progress_bar
 from cas3fs.config import format_size
 from cas3fs.errors import SnapshotError, UsageError
@@ -33,7 +33,7 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
         raise UsageError(f"{found} does not tell which volume it belongs to; --volume URL does")
     endpoint = endpoint_url or (None if url else find_endpoint(found))
     with progress_bar("rescuing") as progress:
-        report = save(store_settings(known, endpoint), found, destination, progress)
+        report = save(store_settings(normal_url(known), endpoint), found, destination, progress)
     if as_json:
         print_json(report)
     else:

@@ -1,108 +1,77 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs snapshot``: creates, lists, restores, deletes and reads the states of a volume.
+"""``cas3fs snapshot``: create, list, show, restore, delete, prune and extract the saved states of a volume.
 
-Where the volume is mounted on this machine its process does what concerns the snapshots; else this one does, and
-claims the volume for as long as it changes anything.
+Where the volume is mounted on this machine, the process of the mount does it. Else this process does, and claims the
+volume while it changes anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from cas3fs.cli.common import (
     Duration,
-    Target,
-    find_target_of,
-    folder_options,
+    VolumeArgument,
     json_option,
-    not_a_mount,
     print_json,
     refuse_unstored,
-    store_options,
-    store_settings,
+    volume_argument,
 )
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import LocalFolders, StoreSettings, find_local_folders, format_duration, format_size
-from cas3fs.control import Message, Progress
+from cas3fs.config import format_duration, format_size
+from cas3fs.control import Message
 from cas3fs.errors import MountError, SnapshotError, UsageError
 
+if TYPE_CHECKING:
+    from cas3fs.snapshots.policy import RetentionPolicy
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_RULES = ("last", "hourly", "daily", "weekly", "monthly")
+_RULES: Final = ("last", "hourly", "daily", "weekly", "monthly")
+_PERIODS: Final[Mapping[str, str]] = {"hourly": "hours", "daily": "days", "weekly": "weeks", "monthly": "months"}
 
 
 @click.group()
 def snapshot() -> None:
-    """Create, list, restore, delete and read snapshots: the states of a volume that are kept.
+    """Create, list, show, restore, delete, prune and extract snapshots.
 
-    One is published every few minutes when something has changed, and at umount; a policy thins them out.
+    A mount publishes a snapshot every few minutes if something has changed, and at umount. The retention policy of the
+    volume decides how long each is kept.
     """
 
 
-def _volume_options(command: _Command) -> _Command:
-    """VOLUME, where state is kept, and how to reach the store, as one value: `Volume`."""
-
-    def wrapped(
-        volume: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None, **rest: Any
-    ) -> Any:
-        return command(Volume(volume, state_dir, cache_dir, endpoint_url), **rest)
-
-    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    return click.argument("volume")(folder_options(store_options(wrapped)))  # type: ignore[return-value]
-
-
-class Volume:
-    """The volume that a command is about."""
-
-    def __init__(self, named: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None) -> None:
-        self._named = named
-        self._endpoint_url = endpoint_url
-        self.folders: LocalFolders = find_local_folders(state_dir, cache_dir)
-        self.target: Target | None = find_target_of(named, state_dir, cache_dir, endpoint_url)
-
-    @property
-    def settings(self) -> StoreSettings:
-        """How to reach its store from here."""
-        if self.target is None and "://" not in self._named:
-            raise not_a_mount(self._named)
-        return store_settings(self._named if self.target is None else self.target.url, self._endpoint_url)
-
-    def ask(self, verb: str, args: Message, progress: Progress | None = None) -> Message:
-        """What the process of the mount answers."""
-        from cas3fs.control import ControlClient
-
-        assert self.target is not None
-        with ControlClient(self.target.socket) as client:
-            return client.call(verb, args, progress)
-
-
 @snapshot.command()
-@_volume_options
-@click.option("--name", help="A name: the default policy keeps named snapshots until they are deleted.")
+@volume_argument
+@click.option("--name", help="A name; the default policy keeps named snapshots until they are deleted.")
 @json_option
-def create(volume: Volume, *, name: str | None, as_json: bool) -> None:
-    """Publish a snapshot of VOLUME now."""
-    from cas3fs.commands.snapshot import create_offline
+def create(volume: VolumeArgument, *, name: str | None, as_json: bool) -> None:
+    """Publish a snapshot now.
 
+    Example: cas3fs snapshot create --name before-upgrade /mnt/volume
+    """
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.conversion import encode_reply
+    from cas3fs.control.messages.snapshots import CreateSnapshotRequest
+
+    target = volume.find()
     with progress_bar("storing") as progress:
-        if volume.target is not None:
-            made = volume.ask("snapshot-create", {"name": name}, progress)
-        else:
-            made = create_offline(volume.settings, volume.folders, name, progress)
+        created = carry_out(target, CreateSnapshotRequest(name), progress)
     if as_json:
-        print_json(made)
+        print_json(encode_reply(created))
     else:
-        click.echo(f"snapshot {made['id']}: {made['files']:,} files, {format_size(made['logical_bytes'])}")
-    refuse_unstored(made)
+        click.echo(f"snapshot {created.id}: {created.files:,} files, {format_size(created.logical_bytes)}")
+    refuse_unstored(created.unstored, created.id)
 
 
 @snapshot.command("list")
-@_volume_options
+@volume_argument
 @json_option
-def list_(volume: Volume, *, as_json: bool) -> None:
-    """List the snapshots of VOLUME, the newest last."""
+def list_(volume: VolumeArgument, *, as_json: bool) -> None:
+    """List the snapshots, the newest last.
+
+    Example: cas3fs snapshot list s3://bucket/volume
+    """
     found = _list(volume)
     if as_json:
         print_json(found)
@@ -115,19 +84,17 @@ def list_(volume: Volume, *, as_json: bool) -> None:
         click.echo(_line(one))
 
 
-def _list(volume: Volume) -> list[Message]:
-    from cas3fs.commands.snapshot import list_snapshots, open_archive
+def _list(volume: VolumeArgument) -> list[Message]:
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.messages.snapshots import ListSnapshotsRequest
 
-    if volume.target is None:
-        with open_archive(volume.settings) as archive:
-            return list(list_snapshots(archive))
     found: list[Message] = []
 
-    def take(message: Message) -> None:
-        if "snapshot" in message:
-            found.append(message["snapshot"])
+    def receive(report: Message) -> None:
+        if "snapshot" in report:
+            found.append(report["snapshot"])
 
-    volume.ask("snapshots", {}, take)
+    carry_out(volume.find(), ListSnapshotsRequest(), receive)
     return found
 
 
@@ -140,32 +107,33 @@ def _line(one: Message) -> str:
     if one["off_line"]:
         notes.append("(by a writer that had been taken over from)")
     size, new = format_size(one["logical_bytes"]), format_size(one["new_bytes"])
-    told = f"{one['id']:<20} {one['time'][:19]:<19} {one['epoch']:>6} {one['files']:>10,} {size:>10} {new:>10}"
-    return f"{told}  {' '.join(note for note in notes if note)}".rstrip()
+    columns = f"{one['id']:<20} {one['time'][:19]:<19} {one['epoch']:>6} {one['files']:>10,} {size:>10} {new:>10}"
+    return f"{columns}  {' '.join(note for note in notes if note)}".rstrip()
 
 
 @snapshot.command()
-@_volume_options
+@volume_argument
 @click.argument("snapshot_id", metavar="ID")
 @json_option
-def show(volume: Volume, *, snapshot_id: str, as_json: bool) -> None:
-    """Tell all about the snapshot ID of VOLUME."""
-    from cas3fs.commands.snapshot import open_archive, show_snapshot
+def show(volume: VolumeArgument, *, snapshot_id: str, as_json: bool) -> None:
+    """Show the details of snapshot ID.
 
-    if volume.target is not None:
-        told = volume.ask("snapshot-show", {"id": snapshot_id})
-    else:
-        with open_archive(volume.settings) as archive:
-            told = show_snapshot(archive, snapshot_id)
+    Example: cas3fs snapshot show s3://bucket/volume 00000007-0000000123
+    """
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.conversion import encode_reply
+    from cas3fs.control.messages.snapshots import ShowSnapshotRequest
+
+    details = encode_reply(carry_out(volume.find(), ShowSnapshotRequest(snapshot_id)))
     if as_json:
-        print_json(told)
+        print_json(details)
         return
-    facts, pages = told.pop("facts"), told.pop("pages")
-    for name, value in (told | facts | {"pages objects": len(pages)}).items():
-        click.echo(f"{name.replace('_', ' '):<16} {_shown(name, value)}".rstrip())
+    facts, pages = details.pop("facts", {}), details.pop("pages", [])
+    for name, value in (details | facts | {"pages objects": len(pages)}).items():
+        click.echo(f"{name.replace('_', ' '):<16} {_formatted(name, value)}".rstrip())
 
 
-def _shown(name: str, value: Any) -> str:
+def _formatted(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name.endswith("_bytes"):
@@ -176,144 +144,154 @@ def _shown(name: str, value: Any) -> str:
 
 
 @snapshot.command()
-@_volume_options
+@volume_argument
 @click.argument("snapshot_id", metavar="ID")
 @json_option
-def restore(volume: Volume, *, snapshot_id: str, as_json: bool) -> None:
-    """Make the state of snapshot ID the newest one of VOLUME, which must not be mounted anywhere.
+def restore(volume: VolumeArgument, *, snapshot_id: str, as_json: bool) -> None:
+    """Make the state of snapshot ID the newest; VOLUME must not be mounted anywhere.
 
-    The state that it replaces stays a snapshot, and can be restored in the same way.
+    The replaced state is kept as a snapshot, and can be restored in the same way.
+
+    Example: cas3fs snapshot restore s3://bucket/volume 00000007-0000000123
     """
     from cas3fs.commands.restore import restore_head
     from cas3fs.commands.snapshot import describe
+    from cas3fs.control.conversion import encode_reply
 
-    if volume.target is not None:
+    target = volume.find()
+    if target.mount is not None:
         raise MountError(
-            f"{volume.target.url} is mounted on {volume.target.mountpoint}; unmount it to restore a snapshot, or look "
-            f"into it with `cas3fs mount --snapshot {snapshot_id}`"
+            f"{target.mount.url} is mounted on {target.mount.mountpoint}: unmount it to restore a snapshot, or read "
+            f"the snapshot with `cas3fs mount --snapshot {snapshot_id}`"
         )
     with progress_bar("restoring") as progress:
-        made = restore_head(volume.settings, volume.folders, snapshot_id, progress)
+        restored = restore_head(target.store, target.folders, snapshot_id, progress)
     if as_json:
-        print_json(describe(made, made.id, frozenset()))
+        print_json(encode_reply(describe(restored, restored.id, frozenset())))
     else:
-        click.echo(f"{snapshot_id} is restored; the newest snapshot is {made.id}, the one before {made.parent}")
+        click.echo(
+            f"{snapshot_id} is restored as the newest snapshot {restored.id}; the one before is {restored.parent}"
+        )
 
 
 @snapshot.command()
-@_volume_options
+@volume_argument
 @click.argument("snapshot_ids", metavar="ID...", nargs=-1, required=True)
 @json_option
-def delete(volume: Volume, *, snapshot_ids: tuple[str, ...], as_json: bool) -> None:
-    """Delete snapshots of VOLUME; `cas3fs gc` then frees what only they needed."""
-    from cas3fs.commands.snapshot import delete_offline
+def delete(volume: VolumeArgument, *, snapshot_ids: tuple[str, ...], as_json: bool) -> None:
+    """Delete snapshots; `cas3fs gc` then frees what only they needed.
 
-    ids = list(dict.fromkeys(snapshot_ids))
-    if volume.target is not None:
-        told = volume.ask("snapshot-delete", {"ids": ids})
-    else:
-        told = delete_offline(volume.settings, volume.folders, ids)
+    Example: cas3fs snapshot delete s3://bucket/volume 00000007-0000000123
+    """
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.conversion import encode_reply
+    from cas3fs.control.messages.snapshots import DeleteSnapshotsRequest
+
+    deleted = carry_out(volume.find(), DeleteSnapshotsRequest(list(dict.fromkeys(snapshot_ids))))
     if as_json:
-        print_json(told)
+        print_json(encode_reply(deleted))
     else:
-        click.echo(f"snapshots deleted: {len(told['removed'])}; their indexes took {format_size(told['bytes_freed'])}")
+        size = format_size(deleted.bytes_freed)
+        click.echo(f"snapshots deleted: {len(deleted.removed)}; that freed {size} of their indexes")
 
 
 def _policy_options(command: _Command) -> _Command:
     for rule in reversed(_RULES):
-        told = "the last N" if rule == "last" else f"the newest of each of the last N {_periods(rule)} that have any"
-        command = click.option(f"--keep-{rule}", type=click.IntRange(0), metavar="N", help=f"Keep {told}.")(command)
-    command = click.option("--keep-within", type=Duration(), help="Keep all that are at most so old.")(command)
+        what = "the last N" if rule == "last" else f"the newest of each of the last N {_PERIODS[rule]} that have any"
+        command = click.option(f"--keep-{rule}", type=click.IntRange(0), metavar="N", help=f"Keep {what}.")(command)
+    command = click.option("--keep-within", type=Duration(), help="Keep all that are at most this old.")(command)
     return click.option(
-        "--keep-name", "names", multiple=True, metavar="GLOB", help="Keep those whose names match; repeatable."
+        "--keep-name", "names", multiple=True, metavar="GLOB", help="Keep those with a matching name; repeatable."
     )(command)
 
 
-def _periods(rule: str) -> str:
-    return {"hourly": "hours", "daily": "days", "weekly": "weeks", "monthly": "months"}[rule]
+def _policy(names: tuple[str, ...], rules: dict[str, Any]) -> "RetentionPolicy | None":
+    """The policy in the options; None where there is none."""
+    from cas3fs.snapshots.policy import RetentionPolicy
 
-
-def _policy(names: tuple[str, ...], rules: dict[str, Any]) -> Message | None:
-    """The policy that options make, as a message; None where none was given."""
     within_s = rules.pop("keep_within")
     numbers = {name.removeprefix("keep_"): value for name, value in rules.items() if value is not None}
     if within_s is not None:
         numbers["within_s"] = int(within_s)
-    if not numbers and not names:
-        return None
-    return {**numbers, "names": list(names)}
+    return RetentionPolicy(**numbers, names=names) if numbers or names else None
 
 
 @snapshot.command()
-@_volume_options
+@volume_argument
 @_policy_options
-@click.option("--dry-run", is_flag=True, help="Tell what would be deleted.")
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted.")
 @json_option
-def prune(volume: Volume, *, names: tuple[str, ...], dry_run: bool, as_json: bool, **rules: Any) -> None:
-    """Delete the snapshots of VOLUME that no rule keeps.
+def prune(volume: VolumeArgument, *, names: tuple[str, ...], dry_run: bool, as_json: bool, **rules: Any) -> None:
+    """Delete the snapshots that no rule keeps.
 
-    The rules are those given here, and no others, or else the volume's own (`cas3fs snapshot policy`). The newest
-    snapshot always stays.
+    The rules are those in the options, or without any the volume's own (`cas3fs snapshot policy`). The newest snapshot
+    is always kept.
+
+    Example: cas3fs snapshot prune --dry-run --keep-daily 30 s3://bucket/volume
     """
-    from cas3fs.commands.snapshot import prune_offline, read_policy
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.conversion import encode_reply
+    from cas3fs.control.messages.snapshots import PruneRequest
 
-    policy = _policy(names, rules)
-    if volume.target is not None:
-        told = volume.ask("snapshot-prune", {"policy": policy, "dry_run": dry_run})
-    else:
-        told = prune_offline(volume.settings, volume.folders, read_policy(policy), dry_run=dry_run)
+    reply = carry_out(volume.find(), PruneRequest(_policy(names, rules), dry_run))
     if as_json:
-        print_json(told)
+        print_json(encode_reply(reply))
         return
-    for one in told["kept"]:
+    for one in reply.kept:
         why = ", ".join(one["kept_by"]) + (f" {one['name']}" if one["name"] else "")
         click.echo(f"{'keep' if dry_run else 'kept':<8} {one['id']}  {one['time'][:19]}  {why}")
-    for one in told["removed"]:
-        click.echo(f"{'delete' if dry_run else 'deleted':<8} {one}")
-    kept, removed, freed = len(told["kept"]), len(told["removed"]), format_size(told["bytes_freed"])
-    counts = f"{kept} to be kept, {removed} to be deleted" if dry_run else f"{kept} kept, {removed} deleted"
-    click.echo(f"{counts}; their indexes take {freed}, and `cas3fs gc` frees what only they need")
+    for removed in reply.removed:
+        click.echo(f"{'delete' if dry_run else 'deleted':<8} {removed}")
+    kept, deleted, size = len(reply.kept), len(reply.removed), format_size(reply.bytes_freed)
+    if dry_run:
+        click.echo(f"{kept} would be kept, {deleted} would be deleted; that would free {size} of their indexes")
+    else:
+        click.echo(f"{kept} kept, {deleted} deleted; that freed {size} of their indexes, `cas3fs gc` frees the rest")
 
 
 @snapshot.command()
-@_volume_options
+@volume_argument
 @_policy_options
 @json_option
-def policy(volume: Volume, *, names: tuple[str, ...], as_json: bool, **rules: Any) -> None:
-    """Tell which snapshots of VOLUME are kept as time goes by; with options, keep those from now on.
+def policy(volume: VolumeArgument, *, names: tuple[str, ...], as_json: bool, **rules: Any) -> None:
+    """Show the retention policy; with options, replace it.
 
-    All rules are replaced at once. What no rule keeps is deleted after the next snapshot is published.
+    The options replace all rules at once. What no rule keeps is deleted after the next snapshot is published.
+
+    Example: cas3fs snapshot policy --keep-within 1d --keep-daily 30 s3://bucket/volume
     """
-    from cas3fs.commands.snapshot import policy_offline, read_policy
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.conversion import encode_reply
+    from cas3fs.control.messages.snapshots import PolicyRequest
 
-    wanted = _policy(names, rules)
-    if volume.target is not None:
-        told = volume.ask("snapshot-policy", {"policy": wanted})
-    else:
-        told = policy_offline(volume.settings, read_policy(wanted))
+    in_force = carry_out(volume.find(), PolicyRequest(_policy(names, rules)))
     if as_json:
-        print_json(told)
+        print_json(encode_reply(in_force))
         return
-    click.echo(f"{'within':<8} {format_duration(told['within_s'])}")
+    click.echo(f"{'within':<8} {format_duration(in_force.within_s)}")
     for rule in _RULES:
-        click.echo(f"{rule:<8} {told[rule]}")
-    click.echo(f"{'names':<8} {' '.join(told['names'])}")
+        click.echo(f"{rule:<8} {getattr(in_force, rule)}")
+    click.echo(f"{'names':<8} {' '.join(in_force.names)}")
 
 
 @snapshot.command()
-@_volume_options
+@volume_argument
 @click.argument("snapshot_id", metavar="ID")
 @click.argument("path")
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
 @json_option
-def extract(volume: Volume, *, snapshot_id: str, path: str, destination: Path, as_json: bool) -> None:
-    """Copy PATH, a file or a tree of the snapshot ID of VOLUME, to DEST, without a mount."""
+def extract(volume: VolumeArgument, *, snapshot_id: str, path: str, destination: Path, as_json: bool) -> None:
+    """Copy PATH, a file or a tree in snapshot ID, to DEST without a mount.
+
+    Example: cas3fs snapshot extract s3://bucket/volume 00000007-0000000123 photos/2024 /tmp/photos
+    """
     from cas3fs.commands.extract import extract as extract_from
 
     if not destination.absolute().parent.is_dir():
         raise UsageError(f"{destination.absolute().parent} is not a folder")
+    target = volume.find()
     with progress_bar("extracting") as progress:
-        result = extract_from(volume.settings, volume.folders, snapshot_id, path, destination, progress=progress)
+        result = extract_from(target.store, target.folders, snapshot_id, path, destination, progress=progress)
     if as_json:
         print_json({"files": result.files, "bytes": result.size_bytes, "problems": result.problems})
     else:

@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs stats``: what a volume holds, and what deduplication and compression saved."""
+"""``cas3fs stats``: what a volume holds, and what deduplication and compression save."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cas3fs.cli.common import (
-    find_target_of,
-    folder_options,
-    json_option,
-    not_a_mount,
-    print_json,
-    store_options,
-    store_settings,
-)
+from cas3fs.cli.common import VolumeArgument, json_option, print_json, volume_argument
 from cas3fs.cli.costs import cost_report, cost_rows, price_option
-from cas3fs.config import find_local_folders, format_size
+from cas3fs.config import format_size
 from cas3fs.prices import PriceTable
 from cas3fs.units import format_age
+
+if TYPE_CHECKING:
+    from cas3fs.control.messages.mount import StatsReply
 
 _SIZES: Final[Mapping[str, str]] = {
     "logical_bytes": "size of all files",
@@ -28,151 +23,150 @@ _SIZES: Final[Mapping[str, str]] = {
     "pack_bytes": "in the store",
 }
 _MOST_UNSTORED: Final = 10
-_STATUSES: Final[Mapping[int, str]] = {0: "clean", 1: "mended", 4: "something is wrong"}
+_STATUSES: Final[Mapping[int, str]] = {0: "clean", 1: "all errors repaired", 4: "errors remain"}
 _COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders", "symlinks": "links", "packs": "packs"}
+_Rows = list[tuple[str, str]]
 
 
 @click.command()
-@click.argument("volume")
-@folder_options
-@store_options
+@volume_argument
 @price_option
 @json_option
-def stats(
-    *,
-    volume: str,
-    state_dir: str | None,
-    cache_dir: str | None,
-    endpoint_url: str | None,
-    prices: PriceTable,
-    as_json: bool,
-) -> None:
-    """Tell what VOLUME holds: files, logical, unique and stored bytes, what its mount has done, and what that costs."""
-    report = _report(volume, state_dir, cache_dir, endpoint_url)
-    report["spending"] = cost_report(
-        report.get("process", {}), report["pack_bytes"] + (report.get("snapshot_bytes") or 0), prices
-    )
+def stats(*, volume: VolumeArgument, prices: PriceTable, as_json: bool) -> None:
+    """Show files and sizes, what deduplication and compression save, and costs.
+
+    For a mounted VOLUME also what is not stored yet, errors in the background, caches and requests.
+
+    Example: cas3fs stats --json /mnt/volume
+    """
+    from cas3fs.commands.requests import carry_out
+    from cas3fs.control.messages.mount import StatsRequest
+
+    reply = carry_out(volume.find(), StatsRequest())
+    costs = cost_report(reply.process or {}, reply.pack_bytes + (reply.snapshot_bytes or 0), prices)
     if as_json:
-        print_json(report)
+        from cas3fs.control.conversion import encode_reply
+
+        print_json(encode_reply(reply) | {"spending": costs})
         return
-    for line in _lines(report):
+    for line in _lines(reply, costs):
         click.echo(line)
 
 
-def _report(volume: str, state_dir: str | None, cache_dir: str | None, endpoint_url: str | None) -> dict[str, Any]:
-    from cas3fs.control import ControlClient
-
-    target = find_target_of(volume, state_dir, cache_dir, endpoint_url)
-    if target is not None:
-        with ControlClient(target.socket) as client:
-            return client.call("stats")
-    if "://" not in volume:
-        raise not_a_mount(volume)
-    from cas3fs.commands.stats import unmounted_report
-
-    return unmounted_report(store_settings(volume, endpoint_url), find_local_folders(state_dir, cache_dir))
-
-
-def _lines(report: dict[str, Any]) -> list[str]:
-    rows = [("volume", report["url"])]
-    if report.get("label"):
-        rows.append(("label", report["label"]))
-    rows.append(("mounted on", report.get("mountpoint", "not mounted")))
-    if report.get("read_only"):
-        rows.append(("read-only", report.get("read_only_reason") or "yes"))
-    if report.get("not_on_disk_reason"):
-        rows.append(("not on the local disk", f"the last changes: {report['not_on_disk_reason']}"))
-    rows.append(_snapshot(report))
-    rows += [(title, f"{report[name]:,}") for name, title in _COUNTS.items()]
-    rows += [(title, format_size(report[name])) for name, title in _SIZES.items()]
-    if report.get("dead_packs"):
-        rows.append(("of that for snapshots", f"{format_size(report['dead_pack_bytes'])}, or for a gc to free"))
-    rows.append(("and for snapshots' indexes", _of_indexes(report.get("snapshot_bytes"))))
-    rows.append(("deduplication", f"{report['dedup_ratio']:.2f} to 1"))
-    rows.append(("compression", f"{report['compression_ratio']:.2f} to 1"))
-    if "pending" in report:
-        left = report["pending"]
-        rows.append(("not yet stored", f"{left['files']:,} files, {format_size(left['size_bytes'])}"))
-    if refused := report.get("process", {}).get("inodes.refused"):
-        rows.append(("not kept", f"attributes of {refused:,} files; the log names them"))
-    if aside := report.get("process", {}).get("staging.put_aside"):
-        rows.append(("put aside", f"{aside:,} damaged records of staged bytes; the log names them, fsck too"))
-    for one in report.get("unstored", [])[:_MOST_UNSTORED]:
-        rows.append(("cannot be stored", f"{one['path']}: {one['reason']}"))
-    if (count := len(report.get("unstored", []))) > _MOST_UNSTORED:
-        rows.append(("cannot be stored", f"{count - _MOST_UNSTORED:,} more files; --json lists them"))
-    rows += _troubles(report.get("troubles", {}))
-    rows += _pauses(report.get("process", {}))
-    rows += _upkeep(report.get("maintenance", {}))
-    rows += _caches(report.get("process", {}))
-    rows += cost_rows(report["spending"])
+def _lines(stats: "StatsReply", costs: Mapping[str, Any]) -> list[str]:
+    rows = [
+        *_volume_rows(stats),
+        *_size_rows(stats),
+        *_unstored_rows(stats),
+        *_trouble_rows(stats.troubles or {}),
+        *_pause_rows(stats.process or {}),
+        *_maintenance_rows(stats.maintenance),
+        *_cache_rows(stats.process or {}),
+        *cost_rows(costs),
+    ]
     width = max(len(title) for title, _ in rows)
     return [f"{title:<{width}}  {value}" for title, value in rows]
 
 
-def _of_indexes(size_bytes: int | None) -> str:
-    return "not known yet, and not in the price" if size_bytes is None else format_size(size_bytes)
+def _volume_rows(stats: "StatsReply") -> _Rows:
+    rows = [("volume", stats.url)]
+    if stats.label:
+        rows.append(("label", stats.label))
+    rows.append(("mounted on", stats.mountpoint or "not mounted"))
+    if stats.read_only:
+        rows.append(("read-only", stats.read_only_reason or "yes"))
+    if stats.not_on_disk_reason:
+        rows.append(("not on the local disk", f"the last changes: {stats.not_on_disk_reason}"))
+    return [*rows, _snapshot_row(stats)]
 
 
-def _snapshot(report: dict[str, Any]) -> tuple[str, str]:
-    newest = report["snapshot"] or "none"
-    if not report.get("is_view"):
-        age_s = report.get("snapshots", {}).get("newest_age_s")
-        return "newest snapshot", newest if age_s is None else f"{newest}, taken {format_age(age_s)} ago"
-    gone = (
-        "; it was deleted, so parts may be unreadable: unmount it, and mount another" if report["snapshot_gone"] else ""
+def _snapshot_row(stats: "StatsReply") -> tuple[str, str]:
+    snapshot = stats.snapshot or "none"
+    if not stats.is_view:
+        age_s = (stats.snapshots or {}).get("newest_age_s")
+        return "newest snapshot", snapshot if age_s is None else f"{snapshot}, taken {format_age(age_s)} ago"
+    if stats.snapshot_gone:
+        snapshot += "; it was deleted, so parts may be unreadable: unmount it, and mount another"
+    return "shown snapshot", snapshot
+
+
+def _size_rows(stats: "StatsReply") -> _Rows:
+    rows = [(title, f"{getattr(stats, name):,}") for name, title in _COUNTS.items()]
+    rows += [(title, format_size(getattr(stats, name))) for name, title in _SIZES.items()]
+    if stats.dead_packs:
+        rows.append(("of that for snapshots", f"{format_size(stats.dead_pack_bytes)}, or until the next gc"))
+    indexes = stats.snapshot_bytes
+    rows.append(
+        ("indexes of snapshots", "not known yet, and not in the price" if indexes is None else format_size(indexes))
     )
-    return "shown snapshot", newest + gone
-
-
-def _troubles(known: dict[str, Any]) -> list[tuple[str, str]]:
-    """The last error of each thing that goes on in the background."""
-    rows = []
-    for name, trouble in known.items():
-        often = "" if trouble["times"] == 1 else f" ({trouble['times']:,} times)"
-        rows.append((f"last error of {name}", f"{_time(trouble)}{often}: {trouble['error']}"))
+    rows.append(("deduplication", f"{stats.dedup_ratio:.2f} to 1"))
+    rows.append(("compression", f"{stats.compression_ratio:.2f} to 1"))
     return rows
 
 
-def _pauses(process: dict[str, Any]) -> list[tuple[str, str]]:
-    """How long operations stood still for a snapshot."""
+def _unstored_rows(stats: "StatsReply") -> _Rows:
+    rows, process, unstored = [], stats.process or {}, stats.unstored or []
+    if stats.pending is not None:
+        size = format_size(stats.pending["size_bytes"])
+        rows.append(("not yet stored", f"{stats.pending['files']:,} files, {size}"))
+    if refused := process.get("inodes.refused"):
+        rows.append(("not saved", f"attributes of {refused:,} files; the log names them"))
+    if aside := process.get("staging.put_aside"):
+        rows.append(("set aside", f"{aside:,} damaged records of staged data; the log and fsck name them"))
+    rows += [("cannot be stored", f"{one['path']}: {one['reason']}") for one in unstored[:_MOST_UNSTORED]]
+    if len(unstored) > _MOST_UNSTORED:
+        rows.append(("cannot be stored", f"{len(unstored) - _MOST_UNSTORED:,} more files; --json lists them"))
+    return rows
+
+
+def _trouble_rows(troubles: Mapping[str, Any]) -> _Rows:
+    """The last error of each background task."""
+    rows = []
+    for name, trouble in troubles.items():
+        times = "" if trouble["times"] == 1 else f" ({trouble['times']:,} times)"
+        rows.append((f"last error of {name}", f"{_time(trouble)}{times}: {trouble['error']}"))
+    return rows
+
+
+def _pause_rows(process: Mapping[str, Any]) -> _Rows:
+    """How long operations were stopped for a snapshot."""
     last_s, longest_s = (process.get(f"checkpoint.{name}_pause_s", 0.0) for name in ("last", "longest"))
     if not longest_s:
         return []
     return [("pause at a snapshot", f"last {last_s * 1000:.1f} ms, longest {longest_s * 1000:.1f} ms")]
 
 
-def _upkeep(known: dict[str, Any]) -> list[tuple[str, str]]:
-    """What gc, fsck and reading back found last, on this machine."""
+def _maintenance_rows(last: Mapping[str, Any]) -> _Rows:
+    """What gc, fsck and reading the data found last, on this machine."""
     rows = []
-    if "gc" in known:
-        gc = known["gc"]
-        held = f"; snapshots hold {format_size(gc['held_bytes'])} more" if gc["held_bytes"] else ""
-        rows.append(("last gc", f"{_time(gc)}: {format_size(gc['freed_bytes'])} freed{held}"))
-        rows += [("not done by it", problem) for problem in gc.get("problems", ())]
-    if "fsck" in known:
-        fsck = known["fsck"]
+    if "gc" in last:
+        gc = last["gc"]
+        needed = f"; snapshots need {format_size(gc['held_bytes'])} more" if gc["held_bytes"] else ""
+        rows.append(("last gc", f"{_time(gc)}: {format_size(gc['freed_bytes'])} freed{needed}"))
+        rows += [("skipped by it", problem) for problem in gc.get("problems", ())]
+    if "fsck" in last:
+        fsck = last["fsck"]
         codes = "".join(f"; {code} {count:,}" for code, count in sorted(fsck["codes"].items()))
         rows.append(("last fsck", f"{_time(fsck)}: {_STATUSES[fsck['status']]}{codes}"))
-    if "verify" in known:
-        verify = known["verify"]
-        rest = "all read back" if verify["is_complete"] else "not all read back yet"
+    if "verify" in last:
+        verify = last["verify"]
+        rest = "all data read" if verify["is_complete"] else "not all data read yet"
         damaged = f"{verify['damaged']:,} damaged" if verify["damaged"] else "none damaged"
-        rows.append(("last read back", f"{_time(verify)}: {verify['blocks']:,} blocks, {damaged}, {rest}"))
+        rows.append(("last data check", f"{_time(verify)}: {verify['blocks']:,} blocks, {damaged}, {rest}"))
     return rows
 
 
-def _time(known: dict[str, Any]) -> str:
-    return str(known["time"]).replace("T", " ").replace("+00:00", " UTC")
+def _time(entry: Mapping[str, Any]) -> str:
+    return str(entry["time"]).replace("T", " ").replace("+00:00", " UTC")
 
 
-def _caches(process: dict[str, Any]) -> list[tuple[str, str]]:
-    """How many of those who asked found their block, by cache, in the order of the mount's list."""
-    asked = {"memory": (process.get("reader.memory_hits", 0), process.get("reader.misses", 0))}
+def _cache_rows(process: Mapping[str, Any]) -> _Rows:
+    """How many lookups each cache answered, in the order of the mount's list."""
+    lookups = {"memory": (process.get("reader.memory_hits", 0), process.get("reader.misses", 0))}
     for name, hits in process.items():
         if name.startswith("cache.") and name.endswith(".hits"):
             tier = name.split(".")[1]
-            asked[tier] = (hits, process.get(f"cache.{tier}.misses", 0))
-    asked["memory"] = (asked["memory"][0], asked["memory"][1] + process.get("reader.cache_hits", 0))
-    found = [f"{tier} {hits:,} of {hits + misses:,}" for tier, (hits, misses) in asked.items() if hits + misses]
+            lookups[tier] = (hits, process.get(f"cache.{tier}.misses", 0))
+    lookups["memory"] = (lookups["memory"][0], lookups["memory"][1] + process.get("reader.cache_hits", 0))
+    found = [f"{tier} {hits:,} of {hits + misses:,}" for tier, (hits, misses) in lookups.items() if hits + misses]
     return [("found in caches", ", ".join(found))] if found else []

@@ -13,17 +13,19 @@ manifests of those after it are put aside (`cas3fs.maintenance.fsck.volume_repai
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from cas3fs.caches.disk import DiskCache
+from cas3fs.commands.mount_service import MountService
 from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
-from cas3fs.control import Message, Progress
+from cas3fs.control import Progress
+from cas3fs.control.messages.maintenance import FsckReply, FsckRequest
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, EpochState
@@ -57,8 +59,13 @@ _CHECKPOINT = "verify.json"
 _WHATEVER_SIZE_BYTES = 1 << 60
 
 
-def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Message:
-    """The request ``fsck`` of the control socket.
+def check_mounted(service: MountService, request: FsckRequest, progress: Progress) -> FsckReply:
+    """Check a mounted volume; raises as `check_open_volume`."""
+    return check_open_volume(service.volume, request, progress)
+
+
+def check_open_volume(volume: OpenVolume, request: FsckRequest, progress: Progress) -> FsckReply:
+    """Check a volume that this process has open for writing.
 
     Raises:
         ControlError: it is to be repaired, or is a view.
@@ -67,20 +74,20 @@ def check_mounted(volume: OpenVolume, args: Message, progress: Progress) -> Mess
     context = volume.context
     if context is None:
         raise ControlError(f"{volume.url} is mounted read-only; check it where it is written, or unmounted")
-    if args.get("repair"):
+    if request.repair:
         raise ControlError(f"{volume.url} is mounted: unmount it to repair it")
     # snapshots are published meanwhile, so packs may be born with any of this epoch
     target = fsck_target_of(context, ordinal_of(SnapshotNumber(context.epoch + 1, 1)), is_live=True)
     checkpoint = VerifyCheckpoint(volume.state.path / _CHECKPOINT)
-    result = check_volume(target, settings_of(args), checkpoint, lambda told: progress(dict(told)))
+    result = check_volume(target, settings_of(request), checkpoint, lambda told: progress(dict(told)))
     record_lost_blocks(volume.filesystem, lost_blocks_in(result.findings))
-    return _told(result, volume.state.path, progress)
+    return _report(result, volume.state.path, progress)
 
 
-def check_unmounted(store: StoreSettings, folders: LocalFolders, args: Message, progress: Progress) -> Message:
-    """A check of a volume that no process has open; raises as `check_mounted`."""
-    if args.get("repair"):
-        return _repair(store, folders, settings_of(args), progress)
+def check_unmounted(store: StoreSettings, folders: LocalFolders, request: FsckRequest, progress: Progress) -> FsckReply:
+    """Check a volume that no process has open, and repair it where that is requested; raises as `check_open_volume`."""
+    if request.repair:
+        return _repair(store, folders, settings_of(request), progress)
     metrics = Metrics()
     with closing(open_volume_store(store, metrics)) as opened, ExitStack() as resources:
         entry = load_volume(opened)
@@ -92,41 +99,39 @@ def check_unmounted(store: StoreSettings, folders: LocalFolders, args: Message, 
         target = resources.enter_context(_target(opened, state, early))
         folder = path if state is not None else target.index.parent
         result = check_volume(
-            target, settings_of(args), VerifyCheckpoint(folder / _CHECKPOINT), lambda told: progress(dict(told))
+            target, settings_of(request), VerifyCheckpoint(folder / _CHECKPOINT), lambda told: progress(dict(told))
         )
         if state is not None:
             save_lost_block_note(path, lost_blocks_in(result.findings))
-        result = attrs.evolve(result, findings=(*_untold(early, result.findings), *result.findings))
-        return _told(result, path if state is not None else None, progress)
+        result = attrs.evolve(result, findings=(*_not_reported_later(early, result.findings), *result.findings))
+        return _report(result, path if state is not None else None, progress)
 
 
-def settings_of(args: Message) -> FsckSettings:
+def settings_of(request: FsckRequest) -> FsckSettings:
     """The settings in a request."""
-    limit = args.get("max_duration_s")
-    return FsckSettings(
-        repair=bool(args.get("repair")),
-        verify_data=bool(args.get("verify_data")),
-        max_duration_s=None if limit is None else float(limit),
-    )
+    return FsckSettings(request.repair, request.verify_data, request.max_duration_s)
 
 
-def _told(result: FsckResult, state: Path | None, progress: Progress) -> Message:
-    """Sends the findings, and notes for ``stats`` what was found."""
+def _report(result: FsckResult, state: Path | None, progress: Progress) -> FsckReply:
+    """Send the findings, and save what was found for ``stats``."""
     for finding in result.findings:
         progress({"finding": finding.as_json()})
-    codes: dict[str, int] = {}
-    for finding in result.findings:
-        codes[finding.code] = codes.get(finding.code, 0) + 1
     verified = None if result.verified is None else result.verified.as_json()
-    told: dict[str, Any] = {"status": result.status, "codes": codes, "verified": verified}
+    reply = FsckReply(
+        status=result.status,
+        codes=dict(Counter(finding.code for finding in result.findings)),
+        verified=verified,
+        checked=dict(result.checked),
+        lost=sum(finding.lost for finding in result.findings),
+    )
     if state is not None:
-        save_last_result(state, "fsck", told)
+        save_last_result(state, "fsck", {"status": reply.status, "codes": reply.codes, "verified": verified})
         if verified is not None:
             save_last_result(state, "verify", verified)
-    return told | {"checked": dict(result.checked), "lost": sum(finding.lost for finding in result.findings)}
+    return reply
 
 
-def _untold(early: list[Finding], later: Sequence[Finding]) -> list[Finding]:
+def _not_reported_later(early: list[Finding], later: Sequence[Finding]) -> list[Finding]:
     """Without what is told of the same snapshots or objects more exactly later."""
     named = {one.touches[what] for one in later for what in ("snapshot", "object") if what in one.touches}
     return [one for one in early if named.isdisjoint(one.touches.values())]
@@ -210,7 +215,7 @@ def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
 # -- with a claim
 
 
-def _repair(store: StoreSettings, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> Message:
+def _repair(store: StoreSettings, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> FsckReply:
     early: list[Finding] = []
     with closing(open_volume_store(store, Metrics())) as opened:
         shelf = Shelf(opened)
@@ -231,7 +236,7 @@ def _repair(store: StoreSettings, folders: LocalFolders, settings: FsckSettings,
         if result.status:
             _leave_report(volume, result)
         volume.finish(progress)
-        return _told(result, volume.state.path, progress)
+        return _report(result, volume.state.path, progress)
     finally:
         volume.close()
 

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ``cas3fs stats`` tells of a volume: of an index's counts, and where the index of one that is not mounted comes
-from."""
+"""The statistics of a volume.
+
+Those of an unmounted volume are counted in the local index if that is the newest snapshot, else in a restored copy.
+"""
 
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import attrs
-
+from cas3fs.commands.mount_service import MountService
 from cas3fs.config import LocalFolders, StoreSettings
+from cas3fs.control import Progress
+from cas3fs.control.messages.mount import StatsReply, StatsRequest
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import IndexDatabaseError, StateInUse
-from cas3fs.filesystem import FileSystem
+from cas3fs.errors import Cas3fsError, IndexDatabaseError, StateInUse
 from cas3fs.index import Counts, Index, IndexReader, migrations
 from cas3fs.maintenance.last_results import load_last_results
 from cas3fs.metrics import Metrics
@@ -24,35 +26,44 @@ from cas3fs.volume.location import find_state_folder
 from cas3fs.volume.state_folder import StateFolder
 
 
-def volume_report(entry: VolumeEntry, url: str, counts: Counts) -> dict[str, Any]:
-    """What is told of a volume whether it is mounted or not."""
-    return {
-        "url": url,
-        "uuid": str(entry.uuid),
-        "label": entry.label,
-        "chunker": entry.chunker,
-        "compression": entry.compression,
-        **counts._asdict(),
-        "dedup_ratio": _ratio(counts.chunk_bytes, counts.unique_bytes),
-        "compression_ratio": _ratio(counts.unique_bytes, counts.stored_bytes),
-    }
-
-
-def list_unstored(filesystem: FileSystem) -> list[dict[str, Any]]:
-    """What is told of files that cannot be stored although others can.
+def report_mounted(service: MountService, request: StatsRequest, progress: Progress) -> StatsReply:
+    """The report of a volume by the process of its mount.
 
     Raises:
-        IndexDatabaseError: their paths cannot be read.
+        StoreError, IndexDatabaseError: it could not be read.
     """
-    return [attrs.asdict(one) for one in filesystem.unstorable_files()]
+    volume, filesystem, publisher = service.volume, service.volume.filesystem, service.volume.publisher
+    trouble = service.end_state.trouble
+    try:
+        filesystem.commit()
+    except (Cas3fsError, OSError) as error:
+        trouble = str(error)
+    with filesystem.read_index() as reader:
+        counts = reader.counts()
+    return StatsReply(
+        **_described(volume.entry, volume.url, counts),
+        snapshot=volume.shown if publisher is None else publisher.newest,
+        snapshot_bytes=None if publisher is None else publisher.pruner.stored_bytes(),
+        maintenance=load_last_results(volume.state.path),
+        mountpoint=str(service.mountpoint),
+        read_only=filesystem.read_only,
+        read_only_reason=filesystem.read_only_reason,
+        not_on_disk_reason=trouble,
+        is_view=publisher is None,
+        fenced=publisher is not None and bool(publisher.fenced),
+        snapshot_gone=publisher is None and volume.shown_snapshot_deleted(),
+        snapshots={"newest_age_s": None if publisher is None else publisher.newest_age_s()},
+        troubles={name: error._asdict() for name, error in volume.metrics.last_errors().items()},
+        pending=service.pending(),
+        unstored=volume.unstored_files(),
+        process=dict(filesystem.statistics()),
+    )
 
 
-def _ratio(before: int, after: int) -> float:
-    return round(before / after, 3) if after else 1.0
-
-
-def unmounted_report(settings: StoreSettings, folders: LocalFolders) -> dict[str, Any]:
-    """The report of a volume that no process of this machine has open: of its newest snapshot.
+def report_unmounted(
+    settings: StoreSettings, folders: LocalFolders, request: StatsRequest, progress: Progress
+) -> StatsReply:
+    """The report of the newest snapshot of a volume that no process of this machine has open.
 
     Raises:
         VolumeMissing, VolumeFormatError: there is no volume that can be read.
@@ -67,12 +78,30 @@ def unmounted_report(settings: StoreSettings, folders: LocalFolders) -> dict[str
         counts = _local_counts(state, archive, newest_id)
         if counts is None:
             counts = _restored_counts(archive, newest_id)
-        known = load_last_results(state)
-        return volume_report(entry, store.url, counts) | {
-            "snapshot": newest_id,
-            "snapshot_bytes": archive.stored_bytes(),
-            "maintenance": known,
-        }
+        return StatsReply(
+            **_described(entry, store.url, counts),
+            snapshot=newest_id,
+            snapshot_bytes=archive.stored_bytes(),
+            maintenance=load_last_results(state),
+        )
+
+
+def _described(entry: VolumeEntry, url: str, counts: Counts) -> dict[str, Any]:
+    """What is reported of a volume whether it is mounted or not."""
+    return {
+        "url": url,
+        "uuid": str(entry.uuid),
+        "label": entry.label,
+        "chunker": entry.chunker,
+        "compression": entry.compression,
+        **counts._asdict(),
+        "dedup_ratio": _ratio(counts.chunk_bytes, counts.unique_bytes),
+        "compression_ratio": _ratio(counts.unique_bytes, counts.stored_bytes),
+    }
+
+
+def _ratio(before: int, after: int) -> float:
+    return round(before / after, 3) if after else 1.0
 
 
 def _local_counts(path: Path, archive: SnapshotArchive, newest: str | None) -> Counts | None:

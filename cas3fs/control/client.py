@@ -7,8 +7,10 @@ import select
 import socket
 import struct
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cas3fs import errors
+from cas3fs.control.messages.base import Request
 from cas3fs.control.mount_record import MountRecord
 from cas3fs.control.protocol import (
     ALIVE_VERB,
@@ -21,6 +23,7 @@ from cas3fs.control.protocol import (
 )
 from cas3fs.errors import Cas3fsError, ControlError, FileSystemError
 
+R = TypeVar("R")
 QUIET_S = 3.0
 """So long nothing is heard before a sign is asked for."""
 ALIVE_TIMEOUT_S = 15.0
@@ -79,6 +82,23 @@ class ControlClient:
         with contextlib.suppress(OSError):  # it ends just now
             asking.sendall(json.dumps({"verb": ALIVE_VERB}).encode() + b"\n")
         return asking
+
+    def request(self, request: Request[R], progress: Progress | None = None) -> R:
+        """The reply to `request`; raises as `call`, and ControlError where the reply is that of another version."""
+        self.send(request)
+        return self.reply(request, progress)
+
+    def send(self, request: Request[Any]) -> None:
+        """Send a request whose reply `reply` will wait for."""
+        from cas3fs.control.conversion import encode_args
+
+        self.ask(request.verb, encode_args(request))
+
+    def reply(self, request: Request[R], progress: Progress | None = None) -> R:
+        """The reply to `request`, which is the oldest without one; raises as `request`."""
+        from cas3fs.control.conversion import decode_reply
+
+        return decode_reply(request, self.result(progress))
 
     def call(self, verb: str, args: Message | None = None, progress: Progress | None = None) -> Message:
         """The result of `verb`; `progress` is called with each report on the way.

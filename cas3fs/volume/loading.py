@@ -16,20 +16,11 @@ from cas3fs.errors import (
     VolumeMissing,
 )
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores import ObjectStore, open_store, parse_url
+from cas3fs.objectstores import ObjectStore, open_store
 
 _log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB
 _MAX_PACK_BYTES = GIB
-
-
-def normal_url(url: str) -> str:
-    """The one spelling of a volume's URL, by which volumes are compared.
-
-    Raises:
-        UsageError: it names no store.
-    """
-    return str(parse_url(url))
 
 
 def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:

@@ -36,6 +36,15 @@ _HASH_DIGITS: Final = 16
 _ATTEMPTS: Final = 3
 
 
+def normal_url(url: str) -> str:
+    """The one spelling of a volume's URL, by which volumes are compared.
+
+    Raises:
+        UsageError: it names no store.
+    """
+    return str(parse_url(url))
+
+
 class VolumeLocation(NamedTuple):
     """Where a volume is kept."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -91,6 +91,14 @@ class OpenVolume:
     def context(self) -> VolumeContext | None:
         """What maintenance works on; None where the volume is open for reading only."""
         return None if self._session is None else self._session.context
+
+    def unstored_files(self) -> list[dict[str, Any]]:
+        """The files that could not be stored although others could, as JSON has them.
+
+        Raises:
+            IndexDatabaseError: their paths cannot be read.
+        """
+        return [attrs.asdict(one) for one in self.filesystem.unstorable_files()]
 
     def shown_snapshot_deleted(self) -> bool:
         """Whether the snapshot that a view shows was deleted meanwhile, by a writer elsewhere; one LIST.

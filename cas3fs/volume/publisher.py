@@ -105,8 +105,7 @@ class Publisher:
         settled: bool = False,
     ) -> str:
         """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot. Files
-        that cannot be stored although others can are in it as they were stored last: `FileSystem.unstorable_files`
-        lists them.
+        that cannot be stored although others can (`FileSystem.unstorable_files`) are in it as they were stored last.
 
         With `settled`, a file that is being rewritten at the time appears as it was before.
 

@@ -4,11 +4,13 @@
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 from click.testing import CliRunner
 
 from cas3fs.cli.costs import cost_report, cost_rows, dollars, planned_usd
 from cas3fs.cli.program import program
+from cas3fs.control.messages.mount import StatsReply
 from cas3fs.prices import PriceTable
 
 
@@ -54,7 +56,8 @@ def test_prices_can_be_set_by_option_and_environment(tmp_path: Path) -> None:
 
 @pytest.mark.promise("manifests-are-read-once")
 def test_the_price_of_storage_counts_what_snapshots_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = {"pack_bytes": 10**9, "snapshot_bytes": 10**9}
-    monkeypatch.setattr("cas3fs.cli.stats._report", lambda *_: dict(report))
+    numbers = {field.name: 0 for field in attrs.fields(StatsReply) if field.default is attrs.NOTHING}
+    report = StatsReply(**numbers | {"pack_bytes": 10**9, "snapshot_bytes": 10**9})
+    monkeypatch.setattr("cas3fs.commands.requests.carry_out", lambda *_: report)
     told = CliRunner().invoke(program, ["stats", "file:///x", "--json", "--price", "storage=1"])
     assert json.loads(told.stdout)["spending"]["storage_usd_per_month"] == 2

@@ -31,7 +31,7 @@ def test_what_could_not_be_deleted_is_a_line_and_a_status_of_1(
 ) -> None:
     assert run(command) == 1
     told = capsys.readouterr()
-    assert "unknown objects removed: 1, " in told.out
+    assert "unknown objects deleted: 1, " in told.out
     (line,) = told.err.splitlines()
     assert line.startswith("cas3fs: 1 objects could not be deleted; a later gc tries again: ")
     assert STRAYS[0] in line and line.endswith("access denied")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.cli.common import find_target
+from cas3fs.cli.common import find_mount
 from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import ControlServer, MountRecord
 from cas3fs.volume.location import lock_state_folder
@@ -30,12 +30,12 @@ def test_of_two_mounts_of_one_url_it_is_the_one_of_that_endpoint(
             servers[-1].start()
         try:
             for endpoint, mountpoint in ((ONE, "/mnt/0"), (f"{TWO}/", "/mnt/1")):
-                target = find_target(URL, folders, endpoint)
+                target = find_mount(URL, folders, endpoint)
                 assert target is not None
                 assert str(target.mountpoint) == mountpoint
-            assert find_target(URL, folders, "http://three:9000") is None
+            assert find_mount(URL, folders, "http://three:9000") is None
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", TWO)
-            target = find_target(URL, folders)
+            target = find_mount(URL, folders)
             assert target is not None
             assert target.socket == second.control
         finally:

@@ -9,6 +9,7 @@ from cas3fs.commands.fork import fork
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.gc import collect_unmounted
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest, GcRequest
 from cas3fs.entries.kinds import ForkEntry
 from cas3fs.errors import EpochHeld, VolumeFormatError
 from cas3fs.volume.loading import load_volume
@@ -30,9 +31,9 @@ def forked(volume: Volume, *, take_over: bool = False) -> None:
 
 
 def check(volume: Volume) -> None:
-    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0}, silent)
-    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
-    assert (told["status"], told["codes"]) == (0, {})
+    collect_unmounted(volume.store_settings, volume.folders("here"), GcRequest(grace_s=0), silent)
+    told = check_unmounted(volume.store_settings, volume.folders("here"), FsckRequest(verify_data=True), silent)
+    assert (told.status, told.codes) == (0, {})
 
 
 @pytest.mark.promise("a-fork-has-its-own-uuid")

@@ -12,19 +12,20 @@ from typing import Any
 import pytest
 
 from cas3fs.blocks.codec import hash_block
-from cas3fs.commands.fsck import check_mounted, check_unmounted
-from cas3fs.commands.gc import collect_unmounted
+from cas3fs.commands.fsck import check_open_volume, check_unmounted
+from cas3fs.commands.gc import collect_unmounted, settings_of
 from cas3fs.commands.restore import restore_head
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckReply, FsckRequest, GcPlanRequest, GcRequest
 from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.last_results import load_last_results
-from cas3fs.volume.gc_scheduler import GcScheduler, settings_of
+from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
-from tests.volume.conftest import Volume, packs, write
+from tests.volume.conftest import Volume, answer, packs, write
 
-NOW: Message = {"grace_s": 0}
+NOW = GcRequest(grace_s=0)
 
 
 def text(seed: int) -> str:
@@ -44,14 +45,14 @@ def silent(told: Message) -> None:
     pass
 
 
-def fsck(volume: Volume, host: str = "here", **args: Any) -> tuple[Message, list[str]]:
+def fsck(volume: Volume, host: str = "here", **args: Any) -> tuple[FsckReply, list[str]]:
     found: list[str] = []
 
     def take(told: Message) -> None:
         if "finding" in told:
             found.append(told["finding"]["code"])
 
-    return check_unmounted(volume.store_settings, volume.folders(host), args, take), found
+    return check_unmounted(volume.store_settings, volume.folders(host), FsckRequest(**args), take), found
 
 
 def damage(volume: Volume, key: str) -> None:
@@ -76,8 +77,8 @@ def test_a_volume_that_is_not_open_is_collected_and_released(volume: Volume) -> 
     for snapshot in volume.archive.ids()[:-1]:
         volume.archive.delete([snapshot])
     before = packs(volume)
-    plan = collect_unmounted(volume.store_settings, volume.folders("here"), NOW | {"dry_run": True}, silent)
-    assert plan["dead_blocks"] == 1
+    plan = collect_unmounted(volume.store_settings, volume.folders("here"), GcPlanRequest(grace_s=0), silent)
+    assert plan.dead_blocks == 1
     assert packs(volume) == before
     collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
     assert load_last_results(volume.state("here"))["gc"]["dropped_blocks"] == 1
@@ -115,19 +116,24 @@ def test_an_older_state_is_restored_collected_and_restored_forward_again(volume:
     assert read(volume.open("elsewhere"), "one") == text(1)
 
 
-@pytest.mark.parametrize("args", [{"min_live": 2}, {"grace_s": -1}, {"min_live": "much"}])
-def test_settings_that_make_no_sense_are_refused(args: Message) -> None:
+@pytest.mark.parametrize("request_", [GcRequest(min_live=2), GcRequest(grace_s=-1), GcPlanRequest(min_live=2)])
+def test_settings_that_make_no_sense_are_refused(request_: GcRequest | GcPlanRequest) -> None:
     with pytest.raises(UsageError):
-        settings_of(args)
+        settings_of(request_)
+
+
+def test_a_request_with_a_value_of_the_wrong_type_is_refused(volume: Volume) -> None:
+    with pytest.raises(ControlError, match="expected float"):
+        answer(volume.open("here"), "gc", {"min_live": "much"})
 
 
 def test_a_view_is_neither_collected_nor_checked(volume: Volume) -> None:
     volume.use("here", one="1")
     view = volume.view()
     with pytest.raises(ControlError, match="read-only"):
-        GcScheduler(view).gc(GcSettings(), silent)
+        GcScheduler(view).collect(GcSettings(), silent)
     with pytest.raises(ControlError, match="read-only"):
-        check_mounted(view, {}, silent)
+        check_open_volume(view, FsckRequest(), silent)
 
 
 def test_a_periodic_gc_deletes_garbage(volume: Volume) -> None:
@@ -163,16 +169,16 @@ class TestFsck:
     def test_an_open_volume_is_clean_while_files_wait_to_be_stored(self, volume: Volume) -> None:
         opened = volume.open("here")
         write(opened, "one", text(1))
-        told = check_mounted(opened, {"verify_data": True}, silent)
-        assert told["status"] == 0
+        told = check_open_volume(opened, FsckRequest(verify_data=True), silent)
+        assert told.status == 0
         with pytest.raises(ControlError, match="unmount it"):
-            check_mounted(opened, {"repair": True}, silent)
+            check_open_volume(opened, FsckRequest(repair=True), silent)
 
     @pytest.mark.parametrize("host", ["here", "there"])
     def test_a_closed_volume_is_clean_here_and_elsewhere_and_is_not_claimed(self, volume: Volume, host: str) -> None:
         volume.use("here", one=text(1))
         before = {info.key for info in volume.shelf.store.list()}
-        assert fsck(volume, host, verify_data=True)[0]["status"] == 0
+        assert fsck(volume, host, verify_data=True)[0].status == 0
         assert {info.key for info in volume.shelf.store.list()} == before
 
     def test_an_index_that_others_have_gone_on_from_is_not_the_one_that_is_checked(self, volume: Volume) -> None:
@@ -182,8 +188,8 @@ class TestFsck:
         (pack,) = packs(volume) - before
         volume.shelf.store.delete_many([pack])
         told, found = fsck(volume, "here")
-        assert (told["status"], found) == (4, ["pack-missing"])
-        assert newest in told["checked"]["index"]
+        assert (told.status, found) == (4, ["pack-missing"])
+        assert newest in told.checked["index"]
 
     def test_staged_bytes_that_are_gone_are_found_without_a_claim(self, volume: Volume) -> None:
         killed = volume.open("here")
@@ -193,16 +199,16 @@ class TestFsck:
         for path in (volume.state("here") / "staging").iterdir():
             path.unlink()
         told, found = fsck(volume)
-        assert (told["status"], found) == (4, ["staging-bytes-missing"])
+        assert (told.status, found) == (4, ["staging-bytes-missing"])
 
     def test_damage_in_the_store_is_found_and_mended_and_told_in_lost_and_found(self, volume: Volume) -> None:
         volume.use("here", one=text(1), two="2")
         damage(volume, min(packs(volume)))
         told, found = fsck(volume, verify_data=True)
-        assert (told["status"], told["codes"], found) == (4, {"block-damaged": 1}, ["block-damaged"])
+        assert (told.status, told.codes, found) == (4, {"block-damaged": 1}, ["block-damaged"])
         told, _ = fsck(volume, verify_data=True, repair=True)
-        assert (told["status"], told["lost"]) == (1, 1)
-        assert fsck(volume, verify_data=True)[0]["status"] == 0
+        assert (told.status, told.lost) == (1, 1)
+        assert fsck(volume, verify_data=True)[0].status == 0
         opened = volume.open("there")
         lost = opened.filesystem.lookup(1, b"lost+found")
         assert lost.is_directory
@@ -223,11 +229,11 @@ class TestFsck:
         volume.use("here", photo=text(1))
         lose_packs(volume)
         opened = volume.open("here")
-        assert check_mounted(opened, {}, silent)["codes"] == {"pack-missing": 1}
+        assert check_open_volume(opened, FsckRequest(), silent).codes == {"pack-missing": 1}
         write(opened, "copy", text(1))
         opened.filesystem.store_all()
         assert read(opened, "photo") == text(1)
-        assert check_mounted(opened, {}, silent)["codes"] == {"snapshot-pack-missing": 1}
+        assert check_open_volume(opened, FsckRequest(), silent).codes == {"snapshot-pack-missing": 1}
 
     def test_a_note_of_losses_that_cannot_be_read_keeps_nobody_from_mounting(self, volume: Volume) -> None:
         volume.use("here", photo="1")
@@ -243,9 +249,9 @@ class TestFsck:
         data[4096 * 2 :] = b"\xff" * (len(data) - 4096 * 2)
         index.write_bytes(bytes(data))
         told, found = fsck(volume)
-        assert (told["status"], found[0]) == (4, "index-damaged")
+        assert (told.status, found[0]) == (4, "index-damaged")
         told, found = fsck(volume, repair=True)
-        assert (told["status"], found) == (1, ["index-damaged"])
+        assert (told.status, found) == (1, ["index-damaged"])
         assert read(volume.open("here"), "one") == text(1)
 
     def test_the_newest_snapshot_that_is_whole_is_checked_where_there_is_no_index(self, volume: Volume) -> None:
@@ -254,8 +260,8 @@ class TestFsck:
         shutil.rmtree(volume.state("here"))
         Path(volume.root / "v" / "pages" / newest).unlink()
         told, found = fsck(volume)
-        assert (told["status"], found) == (4, ["pages-missing"])
-        assert older in told["checked"]["index"]
+        assert (told.status, found) == (4, ["pages-missing"])
+        assert older in told.checked["index"]
 
     @pytest.mark.parametrize("folder", ["pages", "snapshots"])
     def test_a_repair_without_an_index_begins_from_the_newest_snapshot_that_is_whole(
@@ -268,13 +274,13 @@ class TestFsck:
         before = packs(volume)
         told, found = fsck(volume)
         code = "snapshot-unreadable" if folder == "pages" else "snapshot-damaged"
-        assert (told["status"], found) == (4, [code])
-        assert older in told["checked"]["index"]
+        assert (told.status, found) == (4, [code])
+        assert older in told.checked["index"]
         told, found = fsck(volume, repair=True)
-        assert (told["status"], found) == (1, [code, "snapshot-put-aside"])
+        assert (told.status, found) == (1, [code, "snapshot-put-aside"])
         assert volume.shelf.store.head(f"damaged/snapshots/{newest}").size
         told, found = fsck(volume, verify_data=True)
-        assert (told["status"], found) == (0, ["snapshot-put-aside"])
+        assert (told.status, found) == (0, ["snapshot-put-aside"])
         collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
         assert before <= packs(volume)  # what only the snapshot that was put aside names
         assert read(volume.open("there"), "one") == text(1)

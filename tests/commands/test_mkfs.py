@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cas3fs.commands.mkfs import create_volume
-from cas3fs.commands.stats import unmounted_report
 from cas3fs.config import KIB, StoreSettings, VolumeSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
@@ -25,8 +24,9 @@ from cas3fs.objectstores import ObjectStore, urls
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import FaultKind
-from cas3fs.volume.loading import load_volume, normal_url, open_volume_store
-from tests.volume.conftest import Volume, read_all
+from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.location import normal_url
+from tests.volume.conftest import Volume, read_all, stats_of
 
 
 def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_mkfs_and_whoever_opens_a_volume_are_told_that_others_can_read_it(
 def test_a_volume_whose_group_may_read_it(tmp_path: Path) -> None:
     create_volume(StoreSettings(tmp_path.as_uri()), VolumeSettings(group_readable=True))
     assert stat.S_IMODE((tmp_path / "volume").stat().st_mode) == 0o640
-    with pytest.raises(UsageError, match="no directory"):
+    with pytest.raises(UsageError, match="not a directory"):
         create_volume(StoreSettings("memory://x"), VolumeSettings(group_readable=True))
 
 
@@ -167,11 +167,11 @@ def test_a_url_has_one_spelling() -> None:
 
 
 def test_figures_of_an_unmounted_volume_are_those_of_its_newest_snapshot(volume: Volume) -> None:
-    empty = unmounted_report(volume.store_settings, volume.folders("here"))
-    assert (empty["files"], empty["directories"], empty["snapshot"]) == (0, 1, None)
+    empty = stats_of(volume, "here")
+    assert (empty.files, empty.directories, empty.snapshot) == (0, 1, None)
     snapshot = volume.use("here", a="1" * 10_000, b="1" * 10_000)
-    local = unmounted_report(volume.store_settings, volume.folders("here"))
-    assert unmounted_report(volume.store_settings, volume.folders("there")) == local
-    assert (local["files"], local["logical_bytes"], local["snapshot"]) == (2, 20_000, snapshot)
-    assert local["dedup_ratio"] == 2
-    assert local["compression_ratio"] > 10
+    local = stats_of(volume, "here")
+    assert stats_of(volume, "there") == local
+    assert (local.files, local.logical_bytes, local.snapshot) == (2, 20_000, snapshot)
+    assert local.dedup_ratio == 2
+    assert local.compression_ratio > 10

@@ -8,19 +8,12 @@ import threading
 import pytest
 
 from cas3fs.commands.gc import collect_unmounted
+from cas3fs.commands.requests import mount_handlers
 from cas3fs.commands.restore import restore_head
-from cas3fs.commands.snapshot import (
-    SnapshotHandlers,
-    create_offline,
-    delete_offline,
-    list_snapshots,
-    policy_offline,
-    prune_offline,
-    read_policy,
-)
-from cas3fs.commands.stats import unmounted_report
+from cas3fs.commands.snapshot import list_snapshots
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import GcRequest
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import (
     ControlError,
@@ -35,7 +28,17 @@ from cas3fs.errors import (
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.opening import OpenVolume, open_view
-from tests.volume.conftest import Volume, read_all, write
+from tests.volume.conftest import (
+    Volume,
+    create_snapshot,
+    delete_snapshots,
+    prune_snapshots,
+    read_all,
+    service_of,
+    stats_of,
+    volume_policy,
+    write,
+)
 
 
 def silent(message: Message) -> None:
@@ -95,10 +98,10 @@ def test_an_older_state_becomes_the_head_and_a_newer_one_again(volume: Volume) -
     assert volume.archive.load(back).restored == first
     assert read_all(volume.view()) == {"a": "one", "b": "kept"}
     fourth = volume.use("here", d="four")
-    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0.0, "min_live": 0.9}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), GcRequest(grace_s=0.0, min_live=0.9), silent)
     restore(volume, third, host="there")
     assert read_all(volume.view()) == {"a": "three", "b": "kept", "c": "two"}
-    collect_unmounted(volume.store_settings, volume.folders("there"), {"grace_s": 0.0, "min_live": 0.9}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("there"), GcRequest(grace_s=0.0, min_live=0.9), silent)
     assert view_of(volume, fourth) == {"a": "one", "b": "kept", "d": "four"}
     assert view_of(volume, first) == {"a": "one", "b": "kept"}
     assert read_all(volume.open("third")) == {"a": "three", "b": "kept", "c": "two"}
@@ -194,9 +197,9 @@ def test_a_change_is_published_though_the_clock_does_not_show_it(volume: Volume,
 
 def test_a_snapshot_by_command_is_made_even_when_nothing_has_changed(volume: Volume) -> None:
     first = volume.use("here", a="one")
-    made = create_offline(volume.store_settings, volume.folders("here"), "named", silent)
-    assert (made["name"], made["parent"], made["files"]) == ("named", first, 1)
-    assert ids(volume) == [first, made["id"]]
+    made = create_snapshot(volume, "here", "named")
+    assert (made.name, made.parent, made.files) == ("named", first, 1)
+    assert ids(volume) == [first, made.id]
     assert read_all(volume.open("there")) == {"a": "one"}
 
 
@@ -205,8 +208,8 @@ def test_what_a_crashed_mount_left_is_in_a_snapshot_by_command(volume: Volume) -
     write(killed, "a", "one")
     killed.filesystem.commit()
     killed.close()
-    made = create_offline(volume.store_settings, volume.folders("here"), None, silent)
-    assert view_of(volume, made["id"]) == {"a": "one"}
+    made = create_snapshot(volume, "here")
+    assert view_of(volume, made.id) == {"a": "one"}
 
 
 def test_deleting_after_a_crash_does_not_give_away_what_only_this_machine_has(volume: Volume) -> None:
@@ -216,7 +219,7 @@ def test_deleting_after_a_crash_does_not_give_away_what_only_this_machine_has(vo
     write(killed, "c", "three")
     killed.filesystem.commit()
     killed.close()
-    delete_offline(volume.store_settings, volume.folders("here"), [first])
+    delete_snapshots(volume, "here", first)
     with pytest.raises(EpochHeld):
         volume.open("there")
     assert read_all(volume.open()) == {"a": "one", "b": "two", "c": "three"}
@@ -224,37 +227,37 @@ def test_deleting_after_a_crash_does_not_give_away_what_only_this_machine_has(vo
 
 def test_deleted_snapshots_are_gone_and_the_others_read_on(volume: Volume) -> None:
     made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
-    told = delete_offline(volume.store_settings, volume.folders("there"), [made[0], made[2]])
-    assert told["removed"] == [made[0], made[2]]
+    told = delete_snapshots(volume, "there", made[0], made[2])
+    assert told.removed == [made[0], made[2]]
     assert ids(volume) == [made[1], made[3]]
     assert view_of(volume, made[1]) == {"f0": "0", "f1": "1"}
     with pytest.raises(SnapshotError, match="newest"):
-        delete_offline(volume.store_settings, volume.folders("there"), [made[3]])
+        delete_snapshots(volume, "there", made[3])
 
 
 def test_pruning_tells_what_it_would_do_and_then_does_it(volume: Volume) -> None:
     made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
-    named = create_offline(volume.store_settings, volume.folders("here"), "v1", silent)["id"]
+    named = create_snapshot(volume, "here", "v1").id
     last = volume.use("here", g="x")
-    policy = read_policy({"last": 2, "names": ["v*"]})
-    told = prune_offline(volume.store_settings, volume.folders("here"), policy, dry_run=True)
-    assert told["removed"] == made
+    policy = RetentionPolicy(last=2, names=("v*",))
+    told = prune_snapshots(volume, "here", policy, dry_run=True)
+    assert told.removed == made
     assert ids(volume) == [*made, named, last]
-    assert prune_offline(volume.store_settings, volume.folders("here"), policy, dry_run=False)["removed"] == made
+    assert prune_snapshots(volume, "here", policy).removed == made
     assert ids(volume) == [named, last]
     assert len(view_of(volume, named)) == 4
 
 
 def test_the_policy_of_the_volume_thins_out_after_a_publish(volume: Volume) -> None:
-    policy_offline(volume.store_settings, RetentionPolicy(last=2))
+    volume_policy(volume, RetentionPolicy(last=2))
     made = [volume.use("here", **{f"f{number}": str(number)}) for number in range(4)]
     assert ids(volume) == made[2:]
-    policy_offline(volume.store_settings, RetentionPolicy(last=1, names=("*",)))
-    assert policy_offline(volume.store_settings, None)["last"] == 1
+    volume_policy(volume, RetentionPolicy(last=1, names=("*",)))
+    assert volume_policy(volume).last == 1
 
 
 def test_a_crashed_mount_publishes_on_though_the_snapshot_that_it_began_from_is_gone(volume: Volume) -> None:
-    policy_offline(volume.store_settings, RetentionPolicy(last=1))
+    volume_policy(volume, RetentionPolicy(last=1))
     volume.use("here", a="one")
     killed = volume.open()
     assert killed.publisher is not None
@@ -303,7 +306,7 @@ def test_thinning_asks_the_store_for_little_while_nothing_is_to_go(volume: Volum
 
 def test_the_process_of_a_mount_answers_for_the_snapshots(volume: Volume) -> None:
     opened = volume.open()
-    handlers = SnapshotHandlers(opened).handlers()
+    handlers = mount_handlers(service_of(opened))
     write(opened, "a", "one")
     first = handlers["snapshot-create"]({"name": "first"}, silent)
     assert first["name"] == "first"
@@ -325,7 +328,7 @@ def test_the_process_of_a_mount_answers_for_the_snapshots(volume: Volume) -> Non
 
 def test_through_a_view_snapshots_are_listed_and_not_changed(volume: Volume) -> None:
     first = volume.use("here", a="one")
-    handlers = SnapshotHandlers(volume.view()).handlers()
+    handlers = mount_handlers(service_of(volume.view()))
     assert handlers["snapshots"]({}, silent) == {"count": 1}
     with pytest.raises(ControlError, match="read-only"):
         handlers["snapshot-delete"]({"ids": [first]}, silent)
@@ -400,10 +403,10 @@ def test_what_is_told_to_be_stored_counts_the_packs_that_only_other_snapshots_ne
     data = random.Random(2).randbytes(200_000).hex()
     volume.use("here", large=data)
     restore(volume, first)
-    told = unmounted_report(volume.store_settings, volume.folders("here"))
+    told = stats_of(volume, "here")
     in_store = sum(info.size for info in volume.shelf.store.list("packs/"))
-    assert told["pack_bytes"] == in_store > 150_000
-    assert told["pack_bytes"] - told["dead_pack_bytes"] < 1000
+    assert told.pack_bytes == in_store > 150_000
+    assert told.pack_bytes - told.dead_pack_bytes < 1000
 
 
 def in_store(volume: Volume, *prefixes: str) -> int:
@@ -414,8 +417,8 @@ def in_store(volume: Volume, *prefixes: str) -> int:
 def test_what_snapshots_take_in_the_store_is_told_beside_the_packs(volume: Volume) -> None:
     volume.use("here", small="x")
     volume.use("here", other="y" * 5000)
-    told = unmounted_report(volume.store_settings, volume.folders("here"))
-    assert told["snapshot_bytes"] == in_store(volume, "snapshots/", "pages/") > 1000
+    told = stats_of(volume, "here")
+    assert told.snapshot_bytes == in_store(volume, "snapshots/", "pages/") > 1000
     opened = volume.open("here")
     assert opened.publisher is not None
     pruner = opened.publisher.pruner

@@ -8,6 +8,7 @@ from typing import Any
 
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT
 from cas3fs.volume.opening import open_view, open_writer
@@ -43,8 +44,8 @@ def fsck_findings(url: str, machine: LocalFolders, **args: Any) -> list[str]:
         if "finding" in message:
             found.append(str(message["finding"]))
 
-    result = check_unmounted(StoreSettings(url), machine, args, take)
-    assert result["status"] == 0 or found
+    result = check_unmounted(StoreSettings(url), machine, FsckRequest(**args), take)
+    assert result.status == 0 or found
     return found
 
 

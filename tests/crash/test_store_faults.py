@@ -83,7 +83,7 @@ def publish(volume: OpenVolume) -> None:
 
 
 def gc(volume: OpenVolume) -> None:
-    GcScheduler(volume).gc(GcSettings(min_live=0.9, grace_s=0), lambda _: None)
+    GcScheduler(volume).collect(GcSettings(min_live=0.9, grace_s=0), lambda _: None)
 
 
 def prune(volume: OpenVolume) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cas3fs.cli.program import program
+from cas3fs.cli.program import load_verb
 from cas3fs.testing.volumes import TemporaryMount, TemporaryVolume
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.rst").read_text()
@@ -28,7 +28,7 @@ def test_the_service_runs_commands_that_exist() -> None:
     assert [verb for verb, _ in commands] == ["mount", "umount"]
     for verb, words in commands:
         options = {word for word in words.split() if word.startswith("--")}
-        assert options <= {name for parameter in program.commands[verb].params for name in parameter.opts}
+        assert options <= {name for parameter in load_verb(verb).params for name in parameter.opts}
 
 
 @pytest.mark.usefixtures("need_fuse")

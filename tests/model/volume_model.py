@@ -21,6 +21,7 @@ from cas3fs.commands.gc import collect_unmounted
 from cas3fs.commands.restore import restore_head
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest, GcRequest
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs.identity import MachineId
 from cas3fs.errors import Cas3fsError, EpochHeld, Fenced, StateConflict
@@ -219,7 +220,7 @@ class VolumeModel:
     def gc(self) -> None:
         opened = self.opened
         assert opened is not None
-        self.attempt(lambda: GcScheduler(opened).gc(GcSettings(grace_s=0), ignore_progress))
+        self.attempt(lambda: GcScheduler(opened).collect(GcSettings(grace_s=0), ignore_progress))
         self.compare()
 
     def prune(self) -> None:
@@ -395,7 +396,7 @@ class VolumeModel:
         def collect() -> None:
             with self.on(self.host):
                 collect_unmounted(
-                    self.volume.store_settings, self.volume.folders(self.host), {"grace_s": 0}, ignore_progress
+                    self.volume.store_settings, self.volume.folders(self.host), GcRequest(grace_s=0), ignore_progress
                 )
 
         self.open()
@@ -432,6 +433,8 @@ def brief(tree: Tree) -> dict[str, str]:
 
 def clean(volume: Volume, host: str) -> None:
     messages: list[Message] = []
-    result = check_unmounted(volume.store_settings, volume.folders(host), {"verify_data": True}, messages.append)
+    result = check_unmounted(
+        volume.store_settings, volume.folders(host), FsckRequest(verify_data=True), messages.append
+    )
     # after a failed statement, readable records are in a new database, and the old one is set aside
-    assert result["codes"].keys() <= {"staging-put-aside"}, [one for one in messages if "finding" in one]
+    assert result.codes.keys() <= {"staging-put-aside"}, [one for one in messages if "finding" in one]

@@ -16,7 +16,7 @@ def test_gc_and_fsck_with_and_without_a_mount(machine: CliMachine) -> None:
     plan = machine.report("gc", machine.dir, "--dry-run")
     assert plan["dead_blocks"] > 0
     output = machine.run("gc", machine.dir, "--dry-run").stdout
-    assert f"blocks that no file names: {plan['dead_blocks']}," in output and "; $0.0" in output
+    assert f"unreferenced blocks: {plan['dead_blocks']}," in output and "; $0.0" in output
     result = machine.report("gc", machine.dir, "--grace", "0s")
     assert result["dropped_blocks"] == plan["dead_blocks"]
     output = machine.report("fsck", machine.dir, "--verify-data")
@@ -24,7 +24,7 @@ def test_gc_and_fsck_with_and_without_a_mount(machine: CliMachine) -> None:
     output = machine.run("fsck", machine.dir).stdout.splitlines()
     assert output[0].startswith("checked: the local index; in the store") and output[-1] == "clean"
     output = machine.run("stats", machine.dir).stdout
-    assert all(title in output for title in ("last gc ", "last fsck ", "last read back "))
+    assert all(title in output for title in ("last gc ", "last fsck ", "last data check "))
     assert "--verify-data" in machine.fail("fsck", machine.dir, "--max-duration", "1h", status=2)
     assert "unmount it" in machine.fail("fsck", machine.dir, "--repair", status=8)
     assert set(machine.report("stats", machine.dir)["maintenance"]) == {"gc", "fsck", "verify"}

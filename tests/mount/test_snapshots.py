@@ -218,7 +218,7 @@ def test_unstored_data_of_a_fenced_writer_is_rescued(each_machine: CliMachine, s
     assert not (machine.root / "saved" / "published").exists()
     assert "taken over, not released" in second.run("epochs", second.dir).stdout
     assert second.report("gc", second.dir, "--grace", "0s")["strays_left"] > 0
-    assert "gc may free" in second.run("epochs", second.dir, "--release", "1").stdout
+    assert "gc` may delete" in second.run("epochs", second.dir, "--release", "1").stdout
     assert "is the newest" in second.fail("epochs", second.dir, "--release", "2")
     assert second.report("gc", second.dir, "--grace", "0s")["strays_left"] == 0
     assert (second.dir / "published").read_text() == "x"

@@ -8,13 +8,30 @@ from pathlib import Path
 import pytest
 
 from cas3fs.commands.mkfs import create_volume
+from cas3fs.commands.mount_service import EndState, MountService
+from cas3fs.commands.requests import mount_handlers
+from cas3fs.commands.snapshot import create_unmounted, delete_unmounted, policy_unmounted, prune_unmounted
+from cas3fs.commands.stats import report_unmounted
 from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.control import Message, Progress
+from cas3fs.control.messages.mount import StatsReply, StatsRequest
+from cas3fs.control.messages.snapshots import (
+    CreateSnapshotRequest,
+    DeleteSnapshotsReply,
+    DeleteSnapshotsRequest,
+    PolicyRequest,
+    PruneReply,
+    PruneRequest,
+    SnapshotReply,
+)
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.policy import RetentionPolicy
+from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 
 SETTINGS = WriterSettings(cache_size_bytes=0)
@@ -127,6 +144,43 @@ def read_all(volume: OpenVolume) -> dict[str, str]:
         fs.release(handle)
     fs.releasedir(listing)
     return found
+
+
+def service_of(opened: OpenVolume) -> MountService:
+    """What requests to a mount of the volume would work with."""
+    return MountService(opened, Path("/mnt"), GcScheduler(opened), EndState())
+
+
+def answer(opened: OpenVolume, verb: str, args: Message, progress: Progress = lambda _: None) -> Message:
+    """What the process of a mount of the volume answers to a request."""
+    return mount_handlers(service_of(opened))[verb](args, progress)
+
+
+def delete_snapshots(volume: Volume, host: str, *ids: str) -> DeleteSnapshotsReply:
+    """Deletes snapshots while nobody has the volume open."""
+    return delete_unmounted(
+        volume.store_settings, volume.folders(host), DeleteSnapshotsRequest(list(ids)), lambda _: None
+    )
+
+
+def create_snapshot(volume: Volume, host: str, name: str | None = None) -> SnapshotReply:
+    """Publishes a snapshot while nobody has the volume open."""
+    return create_unmounted(volume.store_settings, volume.folders(host), CreateSnapshotRequest(name), lambda _: None)
+
+
+def prune_snapshots(volume: Volume, host: str, policy: RetentionPolicy, *, dry_run: bool = False) -> PruneReply:
+    """Prunes while nobody has the volume open."""
+    return prune_unmounted(volume.store_settings, volume.folders(host), PruneRequest(policy, dry_run), lambda _: None)
+
+
+def volume_policy(volume: Volume, policy: RetentionPolicy | None = None) -> RetentionPolicy:
+    """The volume's policy, after it was replaced by `policy` if there is one."""
+    return policy_unmounted(volume.store_settings, volume.folders("here"), PolicyRequest(policy), lambda _: None)
+
+
+def stats_of(volume: Volume, host: str) -> StatsReply:
+    """The statistics of the volume while nobody has it open."""
+    return report_unmounted(volume.store_settings, volume.folders(host), StatsRequest(), lambda _: None)
 
 
 @pytest.fixture

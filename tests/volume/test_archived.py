@@ -8,6 +8,7 @@ import pytest
 
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.errors import SnapshotArchived
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
@@ -41,6 +42,6 @@ def test_a_check_from_another_machine_names_it(volume: Volume, faulty_stores: Fa
     key = f"snapshots/{volume.use('here', b='two')}"
     found: list[Message] = []
     with faulty_stores.faults.on(FaultKind.ARCHIVED, keys=[key]):
-        check_unmounted(volume.store_settings, volume.folders("there"), {}, found.append)
+        check_unmounted(volume.store_settings, volume.folders("there"), FsckRequest(), found.append)
     told = [one["finding"] for one in found if "finding" in one]
     assert [(one["code"], one["touches"]) for one in told] == [("object-archived", {"object": key})]

@@ -69,7 +69,7 @@ def test_a_head_that_was_gone_around_can_be_had_again_when_its_damage_passes(vol
     for number in range(3):
         write(opened, f"new{number}", os.urandom(500).hex())
         published(opened)
-        GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+        GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
         assert opened.publisher is not None
         with opened.publisher.exclusively():
             opened.publisher.pruner.prune(RetentionPolicy(last=1))
@@ -86,7 +86,7 @@ def test_a_head_that_was_gone_around_is_told_apart_and_goes_when_a_person_delete
     restore_head(volume.store_settings, volume.folders("B"), first, silent)
     opened = volume.open("B")
     before = packs(volume)
-    GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+    GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
     assert opened.publisher is not None
     with opened.publisher.exclusively():
@@ -94,5 +94,5 @@ def test_a_head_that_was_gone_around_is_told_apart_and_goes_when_a_person_delete
     opened.filesystem.unlink(ROOT, b"a")
     assert opened.publisher.publish() is not None
     assert volume.archive.load(volume.archive.ids()[-1]).bypassed == ()
-    GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+    GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert len(packs(volume)) < len(before)

@@ -82,11 +82,11 @@ def test_a_database_of_records_that_is_garbage_keeps_no_volume_from_being_mounte
 def test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read(killed: Volume) -> None:
     spoil_a_page(killed)
     told, found = fsck(killed)
-    assert (told["status"], found) == (4, ["staging-damaged"])
+    assert (told.status, found) == (4, ["staging-damaged"])
     told, found = fsck(killed, repair=True)
-    assert told["status"] == 1 and "staging-damaged" in found
+    assert told.status == 1 and "staging-damaged" in found
     told, found = fsck(killed)
-    assert (told["status"], set(found)) == (0, {"staging-put-aside"})
+    assert (told.status, set(found)) == (0, {"staging-put-aside"})
     opened = killed.open("here")
     assert len([name for name, text in STAGED.items() if read(opened, name) == text]) >= len(STAGED) - 8
 
@@ -94,13 +94,13 @@ def test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read(kil
 def test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount(killed: Volume) -> None:
     spoil_a_row(killed)
     told, found = fsck(killed)
-    assert (told["status"], found) == (4, ["staging-record-damaged"])
+    assert (told.status, found) == (4, ["staging-record-damaged"])
     opened = killed.open("here")
     assert read_all(opened) == STAGED | {"f059": "", "stored": "before"}
     opened.finish()
     opened.close()
     told, found = fsck(killed)
-    assert (told["status"], found) == (0, ["staging-put-aside"])
+    assert (told.status, found) == (0, ["staging-put-aside"])
 
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
@@ -150,7 +150,7 @@ def test_a_damaged_index_is_refused_with_the_command_that_mends_it(killed: Volum
     with pytest.raises(IndexCorrupt, match="fsck --repair file:"):
         killed.open("here")
     told, found = fsck(killed, repair=True)
-    assert (told["status"], found) == (1, ["index-damaged"])
+    assert (told.status, found) == (1, ["index-damaged"])
     assert read(killed.open("here"), "stored") == "before"
     (aside,) = (killed.state("here") / "set-aside").iterdir()
     report = rescue(killed.store_settings, aside, tmp_path / "saved", silent)

@@ -4,13 +4,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.gc import collect_unmounted
-from cas3fs.commands.snapshot import delete_offline
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest, GcRequest
 from cas3fs.errors import SnapshotMissing
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.gc.request import GcSettings
@@ -20,6 +21,7 @@ from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
+from tests.volume.conftest import delete_snapshots
 
 from .conftest import Volume, publish, read_all, view_of, write
 
@@ -52,7 +54,7 @@ def made(volume: Volume, host: str = "A") -> tuple[str, dict[str, str]]:
     opened = volume.open(host)
     for name in files:
         removed(opened, name)
-    GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+    GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert opened.publisher is not None
     with opened.publisher.exclusively():
         going = [one for one in opened.archive.ids() if one not in (first, opened.archive.newest_id())]
@@ -62,8 +64,8 @@ def made(volume: Volume, host: str = "A") -> tuple[str, dict[str, str]]:
     return first, files
 
 
-def gc(volume: Volume, host: str) -> Message:
-    return collect_unmounted(volume.store_settings, volume.folders(host), {"grace_s": 0}, silent)
+def gc(volume: Volume, host: str) -> Any:
+    return collect_unmounted(volume.store_settings, volume.folders(host), GcRequest(grace_s=0), silent)
 
 
 @pytest.mark.promise("a-denied-snapshot-is-kept")
@@ -75,7 +77,7 @@ def test_what_a_denied_snapshot_needs_outlives_gcs_and_prunings_and_it_can_be_ha
     with faulty_stores.faults.on(FaultKind.HIDDEN, keys=[f"snapshots/{first}"]):
         for number in range(2):
             told = gc(volume, host)
-            (problem,) = told["problems"]
+            (problem,) = told.problems
             assert first in problem and "fsck --repair" in problem and "snapshot delete" in problem
             opened = volume.open(host)
             write(opened, f"later{number}", "x")
@@ -86,7 +88,7 @@ def test_what_a_denied_snapshot_needs_outlives_gcs_and_prunings_and_it_can_be_ha
             opened.finish()
             opened.close()
     assert read_all(view_of(volume, first)) == files
-    assert gc(volume, host)["problems"] == ()
+    assert gc(volume, host).problems == ()
 
 
 @pytest.mark.promise("a-denied-snapshot-is-kept")
@@ -96,19 +98,19 @@ def test_a_person_gives_a_denied_snapshot_up(volume: Volume, bare: ObjectStore, 
     bare.delete_many([f"snapshots/{first}"])
     before = {info.key for info in bare.list("packs/")}
     found: list[Message] = []
-    check_unmounted(volume.store_settings, volume.folders("B"), {}, found.append)
+    check_unmounted(volume.store_settings, volume.folders("B"), FsckRequest(), found.append)
     told = [one["finding"] for one in found if "finding" in one]
     assert [(one["code"], one["touches"]) for one in told] == [("snapshot-missing", {"snapshot": first})]
-    assert gc(volume, "A")["problems"]
+    assert gc(volume, "A").problems
     assert {info.key for info in bare.list("packs/")} >= before
     if by == "delete":
-        delete_offline(volume.store_settings, volume.folders("A"), [first])
+        delete_snapshots(volume, "A", first)
         with pytest.raises(SnapshotMissing):
-            delete_offline(volume.store_settings, volume.folders("A"), [first])
+            delete_snapshots(volume, "A", first)
     else:
-        assert check_unmounted(volume.store_settings, volume.folders("A"), {"repair": True}, silent)["status"] == 1
-    assert check_unmounted(volume.store_settings, volume.folders("B"), {}, silent)["status"] == 0
-    assert gc(volume, "A")["problems"] == ()
+        assert check_unmounted(volume.store_settings, volume.folders("A"), FsckRequest(repair=True), silent).status == 1
+    assert check_unmounted(volume.store_settings, volume.folders("B"), FsckRequest(), silent).status == 0
+    assert gc(volume, "A").problems == ()
     assert not {info.key for info in bare.list("packs/")} & before
 
 
@@ -121,7 +123,7 @@ def test_who_comes_back_from_a_crash_misses_what_it_had_published(volume: Volume
     publish(opened)
     opened.close()
     with faulty_stores.faults.on(FaultKind.HIDDEN, keys=[f"snapshots/{first}"]):
-        (problem,) = gc(volume, "A")["problems"]
+        (problem,) = gc(volume, "A").problems
     assert first in problem
 
 
@@ -142,15 +144,15 @@ def test_who_dies_while_deleting_snapshots_does_not_miss_them(volume: Volume, mo
     with pytest.raises(KeyboardInterrupt):
         opened.publisher.pruner.delete([first])
     opened.close()
-    assert gc(volume, "A")["problems"] == ()
+    assert gc(volume, "A").problems == ()
 
 
 @pytest.mark.promise("a-denied-snapshot-is-kept")
 def test_what_another_writer_deleted_is_not_missed(volume: Volume) -> None:
     first, _ = made(volume, "A")
     volume.use("B", b="x")
-    delete_offline(volume.store_settings, volume.folders("B"), [first])
-    assert gc(volume, "A")["problems"] == ()
+    delete_snapshots(volume, "B", first)
+    assert gc(volume, "A").problems == ()
     held = volume.open("B")
     assert held.publisher is not None
     other = publish(held)
@@ -161,4 +163,4 @@ def test_what_another_writer_deleted_is_not_missed(volume: Volume) -> None:
     opened = volume.open("A", take_over=True)
     opened.finish()
     opened.close()
-    assert gc(volume, "A")["problems"] == ()
+    assert gc(volume, "A").problems == ()

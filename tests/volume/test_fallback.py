@@ -8,6 +8,7 @@ import pytest
 
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.volume.gc_scheduler import GcScheduler
@@ -40,7 +41,7 @@ def test_what_was_freed_since_is_stored_again_when_it_is_written_again(volume: V
     assert opened.publisher is not None
     with opened.publisher.exclusively():
         opened.publisher.pruner.delete([first])
-    GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+    GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert not before & packs(volume)
     newest = opened.finish()
     opened.close()
@@ -49,7 +50,7 @@ def test_what_was_freed_since_is_stored_again_when_it_is_written_again(volume: V
         manifest.write_bytes(manifest.read_bytes()[:-1])
     else:
         manifest.unlink()
-    assert check_unmounted(volume.store_settings, volume.folders("B"), {"repair": True}, silent)["status"] == 1
+    assert check_unmounted(volume.store_settings, volume.folders("B"), FsckRequest(repair=True), silent).status == 1
     volume.use("B", again=text)
     found = volume.open("C")
     assert (read(found, "small"), read(found, "again")) == ("s", text)

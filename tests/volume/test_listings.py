@@ -9,6 +9,7 @@ import pytest
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.entries.kinds import ReleaseEntry
 from cas3fs.errors import Fenced, SnapshotDamaged, StoreError
 from cas3fs.filesystem import ROOT
@@ -50,7 +51,7 @@ def looked_at(volume: Volume, host: str = "looking") -> list[str]:
         if "finding" in told:
             found.append(told["finding"]["code"])
 
-    check_unmounted(volume.store_settings, volume.folders(host), {}, take)
+    check_unmounted(volume.store_settings, volume.folders(host), FsckRequest(), take)
     return found
 
 
@@ -126,7 +127,7 @@ def test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before(vol
     check_unmounted(
         volume.store_settings,
         volume.folders("B"),
-        {"repair": True},
+        FsckRequest(repair=True),
         lambda told: repaired.append(told.get("finding", {}).get("code", "")),
     )
     assert "snapshot-missing" in repaired
@@ -159,8 +160,8 @@ def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_aga
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
     told: list[Message] = []
-    result = check_unmounted(volume.store_settings, volume.folders("A"), {"repair": True}, told.append)
-    assert result["status"] == 1
+    result = check_unmounted(volume.store_settings, volume.folders("A"), FsckRequest(repair=True), told.append)
+    assert result.status == 1
     (found,) = [one["finding"] for one in told if one.get("finding", {}).get("code") == "snapshot-missing"]
     assert found["repaired"]
     assert "this machine has its state" in found["about"]
@@ -195,7 +196,7 @@ def test_an_old_writer_whose_listings_of_epochs_are_stale_acknowledges_and_delet
         with pytest.raises(Fenced):
             published(old)
         with pytest.raises(Fenced):
-            GcScheduler(old).gc(GcSettings(grace_s=0), silent)
+            GcScheduler(old).collect(GcSettings(grace_s=0), silent)
     assert read_all(new) == {"thesis": "years of work"}
 
 
@@ -219,7 +220,7 @@ def test_whatever_is_seen_of_a_later_epoch_fences_its_writer(
         faulty_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="snapshots/00000002")
         faulty_stores.faults.switch_on(FaultKind.HIDDEN, key_prefix="pages/00000002")
         with pytest.raises(Fenced):
-            GcScheduler(old).gc(GcSettings(grace_s=0), silent)
+            GcScheduler(old).collect(GcSettings(grace_s=0), silent)
         published_here = {path for path in set((volume.root / "v").rglob("*")) - before if path.is_file()}
         assert all("/00000001-" in str(path) for path in published_here)
     else:
@@ -267,7 +268,7 @@ def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
     if who != "its writer":
         opened = volume.open("A" if who == "its machine" else "B")
     with pytest.raises(StoreError, match=f"does not list snapshot {keep}"):
-        GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+        GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert pack in packs(volume)
     opened.finish()
     opened.close()
@@ -386,7 +387,7 @@ def test_a_damaged_base_leaves_a_way_to_mount_and_no_snapshot_before_it_is_delet
         opened.publisher.pruner.prune(RetentionPolicy(last=1))
     assert {base, late} < set(volume.archive.ids())
     before = packs(volume)
-    GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+    GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
 
 
@@ -398,7 +399,7 @@ def repaired_on(volume: Volume, host: str) -> list[str]:
         if "finding" in told and told["finding"]["repaired"]:
             found.append(told["finding"]["code"])
 
-    check_unmounted(volume.store_settings, volume.folders(host), {"repair": True}, take)
+    check_unmounted(volume.store_settings, volume.folders(host), FsckRequest(repair=True), take)
     return found
 
 

@@ -13,6 +13,7 @@ from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.rescue import find_endpoint, find_url
 from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Message, MountRecord
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.errors import EpochHeld, StateInUse
 from cas3fs.volume.location import LOCATION_NAME, VolumeLocation, find_state_folder, location_of, lock_state_folder
 
@@ -32,8 +33,8 @@ def copied(volume: Volume) -> Volume:
 
 
 def check(volume: Volume) -> None:
-    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
-    assert (told["status"], told["codes"]) == (0, {})
+    told = check_unmounted(volume.store_settings, volume.folders("here"), FsckRequest(verify_data=True), silent)
+    assert (told.status, told.codes) == (0, {})
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store", "a-copied-volume-leaves-the-original-alone")

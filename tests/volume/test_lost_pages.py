@@ -30,7 +30,7 @@ def changed(opened: OpenVolume) -> str:
 
 
 def collected(opened: OpenVolume) -> str:
-    return str(GcScheduler(opened).gc(GcSettings(), lambda _: None)["snapshot"])
+    return str(GcScheduler(opened).collect(GcSettings(), lambda _: None).snapshot)
 
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
@@ -72,9 +72,9 @@ def test_a_gc_names_the_snapshots_that_cannot_be_restored(volume: Volume) -> Non
     write(opened, "b", "two")
     second = publish(opened)
     lose_the_first_pages(volume)
-    told = GcScheduler(opened).gc(GcSettings(), lambda _: None)
-    assert told["hurt_snapshots"] == (first, second)
-    assert told["snapshot"] > second
+    told = GcScheduler(opened).collect(GcSettings(), lambda _: None)
+    assert told.hurt_snapshots == (first, second)
+    assert told.snapshot > second
 
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from cas3fs.commands.fsck import check_unmounted
-from cas3fs.commands.stats import unmounted_report
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.errors import SnapshotDamaged
 from cas3fs.index.files import check_fingerprint, fingerprinted
 from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
 from tests.commands.test_gc import damage, fsck, read, silent
-from tests.volume.conftest import Volume, read_all, write
+from tests.volume.conftest import Volume, read_all, stats_of, write
 
 OLD = {f"old{number:03}": f"old text {number}" for number in range(150)}
 NEW = {f"new{number:03}": f"new text {number}" for number in range(40)}
@@ -42,14 +42,14 @@ def test_an_index_that_is_not_what_it_was_when_it_was_closed_gives_way_to_the_sn
     assert list((hurt.state("here") / "set-aside").iterdir()) == []
     opened.finish()
     opened.close()
-    assert fsck(hurt, verify_data=True)[0]["status"] == 0
+    assert fsck(hurt, verify_data=True)[0].status == 0
 
 
 def test_a_check_says_that_it_is_damaged_and_a_repair_restores_it(hurt: Volume) -> None:
-    assert fsck(hurt)[0]["codes"] == {"index-damaged": 1}
+    assert fsck(hurt)[0].codes == {"index-damaged": 1}
     told, found = fsck(hurt, repair=True)
-    assert (told["status"], found) == (1, ["index-damaged"])
-    assert fsck(hurt)[0]["status"] == 0
+    assert (told.status, found) == (1, ["index-damaged"])
+    assert fsck(hurt)[0].status == 0
     opened = hurt.open("here")
     assert {name: read(opened, name) for name in OLD | NEW} == OLD | NEW
 
@@ -66,8 +66,8 @@ def test_it_is_kept_where_the_snapshot_cannot_be_restored(hurt: Volume) -> None:
 def test_what_only_looks_at_a_volume_leaves_its_index_as_it_was(volume: Volume) -> None:
     snapshot = volume.use("here", **OLD)
     assert fingerprinted(index_of(volume)) == snapshot
-    check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
-    unmounted_report(volume.store_settings, volume.folders("here"))
+    check_unmounted(volume.store_settings, volume.folders("here"), FsckRequest(verify_data=True), silent)
+    stats_of(volume, "here")
     check_fingerprint(index_of(volume))
     assert fingerprinted(index_of(volume)) == snapshot
 
@@ -87,7 +87,7 @@ def test_an_index_that_is_open_or_was_killed_has_no_fingerprint(volume: Volume) 
 def test_a_restored_index_that_a_check_completes_is_no_longer_vouched_for(volume: Volume) -> None:
     volume.use("here", **OLD)
     volume.use("there")
-    check_unmounted(volume.store_settings, volume.folders("there"), {}, silent)
+    check_unmounted(volume.store_settings, volume.folders("there"), FsckRequest(), silent)
     check_fingerprint(volume.state("there") / "index.sqlite")
     assert read_all(volume.open("there")) == OLD
 

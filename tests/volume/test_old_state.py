@@ -12,6 +12,7 @@ from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.gc import collect_unmounted
 from cas3fs.commands.rescue import rescue
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest, GcRequest
 from cas3fs.errors import Fenced, IndexCorrupt, SnapshotError
 from cas3fs.index import Index
 from cas3fs.maintenance.gc.request import GcSettings
@@ -56,13 +57,13 @@ def aside(volume: Volume) -> list[Path]:
 
 def check_all_snapshots(volume: Volume, expected: dict[str, dict[str, str]]) -> None:
     """After a gc every retained snapshot holds what it held, and fsck finds nothing."""
-    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), GcRequest(grace_s=0), silent)
     for snapshot, files in expected.items():
         view = view_of(volume, snapshot)
         assert read_all(view) == files
         view.close()
-    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
-    assert (told["status"], told["codes"]) == (0, {})
+    told = check_unmounted(volume.store_settings, volume.folders("here"), FsckRequest(verify_data=True), silent)
+    assert (told.status, told.codes) == (0, {})
 
 
 @pytest.mark.promise("an-old-copy-of-an-index-is-set-aside", "an-old-state-folder-rolls-nothing-back")
@@ -112,10 +113,10 @@ def test_a_copy_comes_back_after_publishings_and_a_gc(volume: Volume) -> None:
     write(opened, "b", "2")
     second = publish(opened)
     before = packs(volume)
-    third = GcScheduler(opened).gc(GcSettings(grace_s=0), silent)["snapshot"]
+    third = GcScheduler(opened).collect(GcSettings(grace_s=0), silent).snapshot
     assert opened.publisher is not None
     opened.publisher.pruner.delete([first, second])
-    GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+    GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert packs(volume) < before
     opened.finish()
     opened.close()
@@ -145,8 +146,8 @@ def test_fsck_looks_at_the_newest_snapshot_and_not_at_an_old_copy(volume: Volume
     opened.finish()
     opened.close()
     put_back(volume, copy)
-    told = check_unmounted(volume.store_settings, volume.folders("here"), {}, silent)
-    assert told["checked"]["index"].startswith("the index of snapshot")
+    told = check_unmounted(volume.store_settings, volume.folders("here"), FsckRequest(), silent)
+    assert told.checked["index"].startswith("the index of snapshot")
 
 
 @pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
@@ -219,7 +220,7 @@ def test_a_gc_on_a_machine_that_was_set_back_deletes_nothing(volume: Volume) -> 
     assert (publisher._sequence, publisher.newest, publisher._seen) == kept
     before = packs(volume)
     with pytest.raises(SnapshotError, match=rf"snapshot {ahead.id}, which this mount did not publish"):
-        GcScheduler(opened).gc(GcSettings(grace_s=0), silent)
+        GcScheduler(opened).collect(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
 
 

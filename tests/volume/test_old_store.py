@@ -12,6 +12,7 @@ from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.gc import collect_unmounted
 from cas3fs.commands.rescue import rescue
 from cas3fs.control import Message
+from cas3fs.control.messages.maintenance import FsckRequest, GcRequest
 from cas3fs.entries.kinds import EpochEntry, SnapshotEntry
 from cas3fs.epochs.identity import MachineId
 from cas3fs.errors import BlockError, EpochHeld, Fenced
@@ -49,13 +50,13 @@ def put_store_back(volume: Volume) -> None:
 
 def check(volume: Volume, snapshots: dict[str, dict[str, str]]) -> None:
     """After a gc every retained snapshot holds what it held, and fsck finds nothing."""
-    collect_unmounted(volume.store_settings, volume.folders("here"), {"grace_s": 0}, silent)
+    collect_unmounted(volume.store_settings, volume.folders("here"), GcRequest(grace_s=0), silent)
     for snapshot, files in snapshots.items():
         view = view_of(volume, snapshot)
         assert read_all(view) == files
         view.close()
-    told = check_unmounted(volume.store_settings, volume.folders("here"), {"verify_data": True}, silent)
-    assert (told["status"], told["codes"]) == (0, {})
+    told = check_unmounted(volume.store_settings, volume.folders("here"), FsckRequest(verify_data=True), silent)
+    assert (told.status, told.codes) == (0, {})
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from cas3fs.commands.restore import restore_head
-from cas3fs.commands.snapshot import SnapshotHandlers
 from cas3fs.control import Message
 from cas3fs.errors import Fenced, StoreUnreachable
 from cas3fs.filesystem import ROOT
@@ -19,6 +18,7 @@ from cas3fs.volume import pruner
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
 from cas3fs.volume.publisher import Publisher
+from tests.volume.conftest import answer
 
 from .conftest import Volume, read_all, write
 
@@ -90,7 +90,7 @@ def test_a_gc_keeps_what_was_stored_at_the_instant_of_a_snapshot_that_stays(volu
     scheduler = GcScheduler(opened)
     for number in range(3):
         write(opened, f"other {number}", "so that there is something to publish")
-        scheduler.gc(GcSettings(grace_s=0), lambda _: None)
+        scheduler.collect(GcSettings(grace_s=0), lambda _: None)
         with publisher_of(opened).exclusively():
             publisher_of(opened).pruner.delete([one for one in volume.archive.ids()[:-1] if one != kept])
     assert read_all(view) == {"file": "renamed over another, so the snapshot has it"}
@@ -114,7 +114,7 @@ def test_nothing_is_published_while_snapshots_are_deleted(
         return plan_removal(*args)
 
     monkeypatch.setattr(pruner, "plan_removal", looking)
-    told = SnapshotHandlers(opened).handlers()[request_]({"ids": [first], "policy": {"last": 1}}, lambda _: None)
+    told = answer(opened, request_, {"ids": [first], "policy": {"last": 1}})
     assert told["removed"] == [first]
     assert excluded == [True]
 

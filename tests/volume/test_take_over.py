@@ -168,11 +168,11 @@ def test_packs_of_a_late_manifest_stay_as_long_as_it_does(volume: Volume, monkey
     late = published_late(old, monkeypatch)
     (pack,) = packs(volume) - before
     scheduler = GcScheduler(new)
-    scheduler.gc(GcSettings(grace_s=0), silent)
+    scheduler.collect(GcSettings(grace_s=0), silent)
     assert pack in packs(volume)
     assert new.publisher is not None
     new.publisher.pruner.delete([late])
-    scheduler.gc(GcSettings(grace_s=0), silent)
+    scheduler.collect(GcSettings(grace_s=0), silent)
     assert packs(volume) == before
 
 

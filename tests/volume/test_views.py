@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from cas3fs.commands.snapshot import delete_offline, policy_offline, prune_offline
 from cas3fs.config import WriterSettings
 from cas3fs.control import MountRecord
 from cas3fs.errors import SnapshotError
@@ -15,6 +14,7 @@ from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.removal import RemovalPlan
 from cas3fs.volume import pruner
 from cas3fs.volume.opening import OpenVolume, open_view
+from tests.volume.conftest import delete_snapshots, prune_snapshots, volume_policy
 
 from .conftest import Volume, read_all, write
 
@@ -32,21 +32,21 @@ def test_a_snapshot_that_is_read_here_is_not_deleted_and_it_is_told_where(volume
     volume.use("here", b="two")
     view = view_of(volume, first)
     with pytest.raises(SnapshotError, match=rf"{first} is being read by process \d+: unmount it"):
-        delete_offline(volume.store_settings, volume.folders("here"), [first])
+        delete_snapshots(volume, "here", first)
     MountRecord(volume.store_settings.url, "uuid", "/past", 1).save(view.state.path)
     with pytest.raises(SnapshotError, match="is mounted on /past"):
-        delete_offline(volume.store_settings, volume.folders("here"), [first])
+        delete_snapshots(volume, "here", first)
     assert read_all(view) == {"a": "one"}
     view.close()
-    assert delete_offline(volume.store_settings, volume.folders("here"), [first])["removed"] == [first]
+    assert delete_snapshots(volume, "here", first).removed == [first]
 
 
 def test_pruning_and_thinning_leave_a_snapshot_that_is_read_here(volume: Volume) -> None:
     first, second = volume.use("here", a="one"), volume.use("here", b="two")
     view = view_of(volume, first)
-    told = prune_offline(volume.store_settings, volume.folders("here"), RetentionPolicy(last=1), dry_run=True)
-    assert [(one["id"], one["kept_by"]) for one in told["kept"]] == [(first, ["in use"]), (second, ["newest", "last"])]
-    policy_offline(volume.store_settings, RetentionPolicy(last=1))
+    told = prune_snapshots(volume, "here", RetentionPolicy(last=1), dry_run=True)
+    assert [(one["id"], one["kept_by"]) for one in told.kept] == [(first, ["in use"]), (second, ["newest", "last"])]
+    volume_policy(volume, RetentionPolicy(last=1))
     third = volume.use("here", c="three")
     assert volume.archive.ids() == [first, third]
     view.close()
@@ -69,7 +69,7 @@ def test_a_snapshot_that_is_mounted_here_while_its_deletion_is_planned_stays(
 
     monkeypatch.setattr(pruner, "plan_removal", plan_meanwhile)
     with pytest.raises(SnapshotError, match=f"{first} is being read"):
-        delete_offline(volume.store_settings, volume.folders("here"), [first])
+        delete_snapshots(volume, "here", first)
     assert first in volume.archive.ids()
     assert read_all(views[0]) == {"a": "one"}
 
@@ -82,7 +82,7 @@ def test_a_view_says_what_it_shows_before_it_reads_it(volume: Volume, monkeypatc
 
     def deleted_meanwhile(archive: SnapshotArchive, snapshot_id: str, *args: Any) -> SnapshotInfo:
         with pytest.raises(SnapshotError, match="is being read"):
-            delete_offline(volume.store_settings, volume.folders("here"), [snapshot_id])
+            delete_snapshots(volume, "here", snapshot_id)
         refused.append(snapshot_id)
         return restore(archive, snapshot_id, *args)
 
@@ -98,7 +98,7 @@ def test_a_reader_that_was_killed_keeps_nothing(volume: Volume) -> None:
     left.mkdir(parents=True)
     (left / "lock").write_text("1\n")
     (left / "shows").write_text(first)
-    assert delete_offline(volume.store_settings, volume.folders("here"), [first])["removed"] == [first]
+    assert delete_snapshots(volume, "here", first).removed == [first]
 
 
 def test_a_view_tells_when_its_snapshot_was_deleted_by_a_writer_elsewhere(volume: Volume) -> None:
@@ -109,5 +109,5 @@ def test_a_view_tells_when_its_snapshot_was_deleted_by_a_writer_elsewhere(volume
     write(opened, "b", "two")
     opened.finish()
     opened.close()
-    delete_offline(volume.store_settings, volume.folders("here"), [first])
+    delete_snapshots(volume, "here", first)
     assert view.shown_snapshot_deleted()

@@ -18,11 +18,11 @@ import pytest
 
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.gc import collect_unmounted
-from cas3fs.commands.snapshot import delete_offline
+from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.filesystem import ROOT
 from cas3fs.volume.opening import OpenVolume
 from tests.maintenance.memory_volume import Tree, contents
-from tests.volume.conftest import Volume, write
+from tests.volume.conftest import Volume, delete_snapshots, write
 
 OPTIONS = ("--grace", "0s", "--min-live", "0.9")
 USUAL_POINTS = (
@@ -114,8 +114,8 @@ class KillableVolume:
         del self.trees[first]
 
     def delete(self, snapshots: list[str]) -> None:
-        """Deletes snapshots as `cas3fs snapshot delete` does."""
-        delete_offline(self.volume.store_settings, self.volume.folders("here"), snapshots)
+        """Deletes snapshots as a person does."""
+        delete_snapshots(self.volume, "here", *snapshots)
 
     def delete_random_snapshots(self, chance: random.Random) -> None:
         """Deletes random snapshots, except for the newest."""
@@ -164,9 +164,12 @@ class KillableVolume:
             assert found == self.trees.setdefault(snapshot, dict(self.head)), snapshot
         assert set(self.trees) == set(self.volume.archive.ids())
         result = check_unmounted(
-            self.volume.store_settings, self.volume.folders("here"), {"verify_data": True}, ignore_progress_report
+            self.volume.store_settings,
+            self.volume.folders("here"),
+            FsckRequest(verify_data=True),
+            ignore_progress_report,
         )
-        assert result["status"] == 0, result
+        assert result.status == 0, result
 
 
 def ignore_progress_report(progress: object) -> None:

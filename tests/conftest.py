@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What all tests share: an environment of their own, servers to talk to, and a look at what they left behind.
+"""Shared by all tests: an isolated environment, servers, and a check of what tests leave behind.
 
-For the length of the session every temporary file, and every default folder of cas3fs, lies in one short-named folder
-(`sandbox`), and every process started carries `SESSION_VARIABLE` in its environment. So when the session ends, mounts,
-processes and files that a test left behind can be told from those of any other session on the machine: they are
+During a session, every temporary file and every default folder of cas3fs is in one folder with a short name
+(`sandbox`), and every process has `SESSION_VARIABLE` in its environment. So at the end of the session, mounts,
+processes and files that a test left behind can be distinguished from those of other sessions on the machine: they are
 removed, and the session fails.
 
-`./dev test --long` runs the same tests with more: more examples for hypothesis, more rounds, longer loads. A test asks
-the fixture `long`; one that needs more time than the 120 s of all says so: ``@pytest.mark.lasts(300, long_s=7200)``.
+`./dev test --long` runs the same tests with more examples, more rounds and longer loads. A test asks the fixture `long`
+for that. A test that needs more than the default of 120 s has a marker: ``@pytest.mark.lasts(300, long_s=7200)``.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
 SANDBOX = pytest.StashKey[Path]()
 WATCHED_FOLDERS = ("t", "h", "w")  # TMPDIR, the default folders of programs, workspaces
 SETTLE_S, GRACE_S = 0.05, 3.0
-LONG_TIMES = 10  # how many times as many examples, and seconds before a test is given up, a long session has
+LONG_TIMES = 10  # factor for the number of examples and the timeouts in a long session
 
-# A test that wants other than the 100 examples of all says so in proportion, so that a long session multiplies them
-# too: ``@settings(max_examples=settings.default.max_examples // 2)``.
+# A test that needs another number of examples gives it in proportion, so that a long session multiplies it, too:
+# ``@settings(max_examples=settings.default.max_examples // 2)``.
 settings.register_profile("usual", deadline=None)
 settings.register_profile(
     "long", deadline=None, max_examples=100 * LONG_TIMES, suppress_health_check=[HealthCheck.too_slow]
@@ -45,20 +45,20 @@ settings.register_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds `--long` and `--soak-minutes`."""
+    """Add `--long` and `--soak-minutes`."""
     parser.addoption("--long", action="store_true", help="the long form: more examples, more rounds, longer loads")
     parser.addoption("--soak-minutes", type=float, metavar="N", help="how long a mount is loaded (2, or 30 if long)")
 
 
 @pytest.fixture(scope="session")
 def long(pytestconfig: pytest.Config) -> bool:
-    """Whether this session is of the long form, which may take hours."""
+    """Return whether this is a long session, which may take hours."""
     return bool(pytestconfig.getoption("--long"))
 
 
 @pytest.fixture(scope="session")
 def soak_s(pytestconfig: pytest.Config) -> float:
-    """How many seconds a mount is kept under load."""
+    """Return for how many seconds a mount is kept under load."""
     return _soak_s(pytestconfig)
 
 
@@ -69,7 +69,7 @@ def _soak_s(config: pytest.Config) -> float:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Gives each test the time it may take, if that is not the time of all."""
+    """Set the timeout of each test that needs another one than the default."""
     in_long = config.getoption("--long")
     for item in items:
         seconds = float(config.getini("timeout")) * LONG_TIMES if in_long else None
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def need_fuse() -> None:
-    """The test mounts: where that is impossible it fails, or is skipped if `CAS3FS_TEST_NO_FUSE=1` asks for that."""
+    """Fail the test if mounting is impossible, or skip it if `CAS3FS_TEST_NO_FUSE=1`."""
     if os.environ.get(NO_FUSE_VARIABLE) == "1":
         pytest.skip(f"{NO_FUSE_VARIABLE}=1: no mounts")
     if obstacle := _obstacle_to_mounting():
@@ -102,7 +102,7 @@ def _obstacle_to_mounting() -> str:
 
 @pytest.fixture(scope="session")
 def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["RcloneServer"]:
-    """A real S3 server on a folder (`rclone serve s3`); it ignores the conditions of conditional requests."""
+    """Yield a real S3 server on a folder (`rclone serve s3`), which ignores conditions of requests."""
     from cas3fs.testing import servers
 
     with servers.rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
@@ -111,7 +111,7 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["RcloneServe
 
 @pytest.fixture(scope="session")
 def moto_s3() -> Iterator["S3Server"]:
-    """moto's S3 server, in memory; it honours conditions."""
+    """Yield moto's S3 server, in memory, which honours conditions."""
     from cas3fs.testing import servers
 
     with servers.moto_s3() as server:
@@ -120,16 +120,16 @@ def moto_s3() -> Iterator["S3Server"]:
 
 @pytest.fixture
 def workspace(sandbox: Path) -> Iterator[Path]:
-    """A folder like `tmp_path`, with a path so short that a Unix socket below it can be bound."""
+    """Yield a folder like `tmp_path`, whose path is short enough for a Unix socket."""
     with tempfile.TemporaryDirectory(prefix="", dir=sandbox / "w", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
-# --- the sandbox, and what was left in it
+# --- the sandbox, and what tests left in it
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets `tmp_path` lie in the sandbox, unless `--basetemp` names a folder that shall outlive the session."""
+    """Register markers, and put `tmp_path` into the sandbox unless `--basetemp` names a folder to keep."""
     signal.signal(signal.SIGTERM, _interrupt)
     config.addinivalue_line("markers", "lasts(usual_s, long_s): seconds that the test may take, by the session's form")
     config.addinivalue_line(
@@ -143,19 +143,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Makes a session that is told to end clean up, as with ^C, even if it is told twice."""
+    """End the session as ^C does, so that it cleans up, even if the signal comes twice."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Removes the sandbox; its mounts are gone by now."""
+    """Delete the sandbox; its mounts are gone by now."""
     shutil.rmtree(config.stash[SANDBOX], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def sandbox(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder in which everything of this session lies; that nothing is left is part of passing."""
+    """Yield the folder that holds everything of this session; the session fails if anything is left in it."""
     token = secrets.token_hex(8)
     root = pytestconfig.stash[SANDBOX]
     with pytest.MonkeyPatch.context() as patch:
@@ -167,7 +167,7 @@ def sandbox(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
 
 
 def _seal_off(patch: pytest.MonkeyPatch, root: Path, token: str) -> None:
-    """Makes this process and all that it starts use `root`, and nothing of the user's settings and credentials."""
+    """Make this process and its children use `root`, and none of the user's settings and credentials."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "CAS3FS_")) and name != NO_FUSE_VARIABLE]:
         patch.delenv(name)
     for folder in WATCHED_FOLDERS:
@@ -184,8 +184,8 @@ def _seal_off(patch: pytest.MonkeyPatch, root: Path, token: str) -> None:
 
 
 def _processes_left(token: str) -> list[str]:
-    """Kills what was started with this session's token and does not end by itself, and says what it was."""
-    time.sleep(SETTLE_S)  # a process that was started just now shows no environment yet
+    """Kill the processes of this session that do not end by themselves, and return what they were."""
+    time.sleep(SETTLE_S)  # a process that has just started shows no environment yet
     deadline = time.monotonic() + GRACE_S
     while running := _processes_of(token):
         if time.monotonic() > deadline:
@@ -198,7 +198,7 @@ def _processes_left(token: str) -> list[str]:
 
 
 def _processes_of(token: str) -> dict[int, str]:
-    """The running processes that were started with this session's token: their ids and command lines."""
+    """Return the ids and command lines of the running processes that have this session's token."""
     mark = f"{SESSION_VARIABLE}={token}".encode()
     running = {}
     for process in Path("/proc").glob("[0-9]*"):
@@ -210,7 +210,7 @@ def _processes_of(token: str) -> dict[int, str]:
 
 
 def _mounts_left(roots: list[Path]) -> list[str]:
-    """Unmounts what is mounted below `roots`, and says what it was."""
+    """Unmount everything below `roots`, and return what it was."""
     left = []
     for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
         source, target, kind = line.split(" ")[:3]
@@ -221,5 +221,5 @@ def _mounts_left(roots: list[Path]) -> list[str]:
 
 
 def _files_left(root: Path) -> list[str]:
-    """Names what lies where temporary files, default folders and workspaces are."""
+    """Return what is left in the folders of temporary files, default folders and workspaces."""
     return [f"file or folder {path}" for folder in WATCHED_FOLDERS for path in sorted((root / folder).iterdir())]

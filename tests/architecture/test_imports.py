@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who may import whom, and what a command costs that only prints its help."""
+"""Imports follow the contracts in pyproject.toml, and a command that only prints its help starts fast."""
 
 import os
 import subprocess
@@ -15,14 +15,14 @@ HELP_LIMIT_S = 0.3
 HEAVY = {"boto3", "botocore", "llfuse", "sqlalchemy", "alembic", "sqlite3", "blake3", "zstandard", "moto"}
 
 
-def test_the_import_contracts_of_the_house_are_kept() -> None:
+def test_the_import_contracts_hold() -> None:
     done = subprocess.run(
         [SCRIPTS / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_help_imports_no_heavy_library() -> None:
+def test_help_imports_no_large_library() -> None:
     code = (
         "import sys\nfrom cas3fs.cli import main\nsys.argv = ['cas3fs', '--help']\n"
         "try: main()\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
@@ -34,7 +34,9 @@ def test_help_imports_no_heavy_library() -> None:
 
 def test_help_takes_less_than_three_tenths_of_a_second() -> None:
     seconds = [_seconds_of([SCRIPTS / "cas3fs", "--help"]) for _ in range(2)]
-    while min(seconds) >= HELP_LIMIT_S and len(seconds) < 10:  # the best of many: the machine may be busy
+    while (
+        min(seconds) >= HELP_LIMIT_S and len(seconds) < 10
+    ):  # the best of several runs, because the machine may be busy
         seconds.append(_seconds_of([SCRIPTS / "cas3fs", "--help"]))
     assert min(seconds) < HELP_LIMIT_S
 
@@ -46,6 +48,6 @@ def _seconds_of(command: list[str | os.PathLike[str]]) -> float:
 
 
 @pytest.mark.parametrize("verb", ["--version", "mkfs --help", "mount --help"])
-def test_asking_a_verb_for_help_succeeds(verb: str) -> None:
+def test_help_of_a_command_succeeds(verb: str) -> None:
     done = subprocess.run([SCRIPTS / "cas3fs", *verb.split()], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tests mirror the package, so that the tests of a thing are found where one looks for them."""
+"""The tests mirror the package: the tests of `cas3fs/blocks/` are in `tests/blocks/`."""
 
 from pathlib import Path
 
@@ -7,21 +7,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-ACROSS_ROOMS = {"architecture", "benchmarks", "contracts", "crash", "docs", "hostile", "model", "mount", "posix"}
+SHARED = {"architecture", "benchmarks", "contracts", "crash", "docs", "hostile", "model", "mount", "posix"}
 
 
-def rooms() -> set[str]:
-    """The names of all that lies directly in the package: rooms (folders) and lone modules."""
+def subpackages() -> set[str]:
+    """Return the names of the subpackages, and of the modules directly in the package."""
     folders = {path.parent.name for path in (ROOT / "cas3fs").glob("*/__init__.py")}
     modules = {path.stem for path in (ROOT / "cas3fs").glob("*.py")}
     return folders | modules - {"__init__", "__main__"}
 
 
-@pytest.mark.parametrize("room", sorted(rooms()))
-def test_a_room_has_its_tests(room: str) -> None:
-    assert (TESTS / f"test_{room}.py").exists() or list((TESTS / room).rglob("test_*.py"))
+@pytest.mark.parametrize("name", sorted(subpackages()))
+def test_a_subpackage_has_tests(name: str) -> None:
+    assert (TESTS / f"test_{name}.py").exists() or list((TESTS / name).rglob("test_*.py"))
 
 
-def test_a_folder_of_tests_belongs_to_a_room() -> None:
+def test_a_folder_of_tests_belongs_to_a_subpackage_or_is_shared() -> None:
     folders = {path.parent.relative_to(TESTS).parts[0] for path in TESTS.glob("*/**/test_*.py")}
-    assert folders <= rooms() | ACROSS_ROOMS
+    assert folders <= subpackages() | SHARED

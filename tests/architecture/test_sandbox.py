@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tests' own guards: what a test leaves behind fails its session, and what cannot be mounted is said clearly."""
+"""A session fails if a test leaves something behind, and says clearly why mounting is impossible."""
 
 import os
 import re
@@ -13,7 +13,7 @@ CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
 def run_pytest(folder: Path, test: str, conftest: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a session of its own over `test`, with the shared fixtures."""
+    """Run a separate session over `test`, with the shared fixtures."""
     (folder / "conftest.py").write_text(conftest or CONFTEST.read_text())
     (folder / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
@@ -21,7 +21,7 @@ def run_pytest(folder: Path, test: str, conftest: str = "", **variables: str) ->
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_process_left_running_fails_the_session_and_is_ended(tmp_path: Path) -> None:
+def test_a_process_that_is_left_running_fails_the_session_and_is_killed(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, "import subprocess\ndef test(): subprocess.Popen(['sleep', '1000'])\n")
     found = re.search(r"process (\d+): sleep 1000", done.stdout)
     assert done.returncode == 1
@@ -29,7 +29,7 @@ def test_a_process_left_running_fails_the_session_and_is_ended(tmp_path: Path) -
     assert not Path(f"/proc/{found[1]}/cmdline").exists() or not Path(f"/proc/{found[1]}/cmdline").read_bytes()
 
 
-def test_a_temporary_file_left_lying_fails_the_session_and_is_removed(tmp_path: Path) -> None:
+def test_a_temporary_file_that_is_left_fails_the_session_and_is_deleted(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, "import tempfile\ndef test(): tempfile.mkdtemp(prefix='left-')\n")
     found = re.search(r"file or folder (\S+left-\S+)", done.stdout)
     assert done.returncode == 1
@@ -43,14 +43,14 @@ def test_a_session_that_leaves_nothing_passes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_credentials_of_the_user_do_not_reach_the_tests(tmp_path: Path) -> None:
+def test_tests_do_not_see_the_credentials_of_the_user(tmp_path: Path) -> None:
     test = "import os\ndef test(): assert 'AWS_PROFILE' not in os.environ and 'CAS3FS_STATE_DIR' not in os.environ\n"
     done = run_pytest(tmp_path, test, AWS_PROFILE="mine", CAS3FS_STATE_DIR="/mine")
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(("wish", "words", "status"), [("1", "1 skipped", 0), ("", "there is no /dev/fuse", 1)])
-def test_without_dev_fuse_mount_tests_fail_clearly_unless_they_are_not_wanted(
+def test_without_dev_fuse_mount_tests_fail_with_a_reason_or_are_skipped_on_request(
     tmp_path: Path, wish: str, words: str, status: int
 ) -> None:
     conftest = CONFTEST.read_text().replace('"/dev/fuse"', '"/dev/fuse-is-not-here"')
@@ -59,7 +59,7 @@ def test_without_dev_fuse_mount_tests_fail_clearly_unless_they_are_not_wanted(
     assert words in done.stdout
 
 
-def test_a_session_that_is_told_to_end_cleans_up(tmp_path: Path) -> None:
+def test_a_session_that_gets_sigterm_cleans_up(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text())
     (tmp_path / "test_it.py").write_text(
         "import subprocess, sys\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules and functions stay small enough to be read in one go, and say what they are for."""
+"""Modules and functions are small enough to read in one go, and modules have a licence and a docstring."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ each_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: str(pa
 
 @each_module
 def test_a_module_has_fewer_than_600_lines(module: Path) -> None:
-    assert len(module.read_text().splitlines()) < MODULE_LINES, f"{module}: it wants to become a folder"
+    assert len(module.read_text().splitlines()) < MODULE_LINES, f"{module}: split it by meaning"
 
 
 @each_module
@@ -34,7 +34,7 @@ def test_a_function_has_at_most_60_lines(module: Path) -> None:
 
 
 @each_module
-def test_a_module_names_its_licence_and_says_what_it_is_for(module: Path) -> None:
+def test_a_module_has_a_licence_and_a_docstring(module: Path) -> None:
     text = module.read_text()
     assert text.startswith("# SPDX-License-Identifier: GPL-3.0-or-later\n")
     assert ast.get_docstring(ast.parse(text)), "no docstring"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""No module of the package keeps state: what changes belongs to an object that somebody made and can close.
+"""No module keeps state: everything that changes belongs to an object that its creator can close.
 
 A constant table is annotated with a read-only type (``Final[Mapping[str, int]]``), so that the type checker refuses
 what would change it.
@@ -22,7 +22,7 @@ MUTABLE_TYPES = {
 
 
 def mutable_globals(tree: ast.Module) -> Iterator[str]:
-    """What is assigned at module level and can change, and what functions declare `global`."""
+    """Yield mutable values that are assigned at module level, and names that functions declare `global`."""
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and _is_mutable(node.value):
             name = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
@@ -48,7 +48,7 @@ def test_a_module_holds_no_mutable_state(module: Path) -> None:
     assert list(mutable_globals(ast.parse(module.read_text()))) == []
 
 
-def test_mutable_state_would_be_seen() -> None:
+def test_mutable_state_is_detected() -> None:
     tree = ast.parse(
         "T: Final[Mapping[str, int]] = {}\nB: dict[str, int] = {}\nC = threading.Lock()\ndef f():\n    global A\n"
     )

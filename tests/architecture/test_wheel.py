@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is shipped is the whole package, migrations included."""
+"""The wheel contains the whole package, including the migrations."""
 
 import importlib.resources
 import shutil
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names in a wheel built from a copy of the tree (building leaves folders behind)."""
+    """Return the names in a wheel that is built from a copy of the tree, because building leaves folders behind."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "setup.py", "README.rst", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -38,20 +38,20 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_holds_every_module_of_the_package(shipped: set[str]) -> None:
+def test_the_wheel_has_every_module(shipped: set[str]) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "cas3fs").rglob("*.py")}
     assert modules - shipped == set()
 
 
-def test_the_wheel_holds_the_migrations_inside_the_package(shipped: set[str]) -> None:
+def test_the_wheel_has_the_migrations_inside_the_package(shipped: set[str]) -> None:
     migrations = {f"cas3fs/{path.relative_to(ROOT)}" for path in (ROOT / "migrations").rglob("*.py")}
     assert migrations - shipped == set()
     assert "cas3fs/migrations/env.py" in shipped
 
 
-def test_the_wheel_tells_type_checkers_that_it_is_typed(shipped: set[str]) -> None:
+def test_the_wheel_is_marked_as_typed(shipped: set[str]) -> None:
     assert "cas3fs/py.typed" in shipped
 
 
-def test_the_migrations_are_found_as_a_folder_of_the_installed_package() -> None:
+def test_the_migrations_are_a_folder_of_the_installed_package() -> None:
     assert (Path(str(importlib.resources.files("cas3fs.migrations"))) / "versions").is_dir()

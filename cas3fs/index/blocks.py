@@ -54,7 +54,7 @@ class PackRow(NamedTuple):
     died: int | None
 
 
-class PackEntry(NamedTuple):
+class PackContents(NamedTuple):
     """A pack, and what the index places in it; sizes in bytes."""
 
     name: str

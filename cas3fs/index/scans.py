@@ -18,7 +18,7 @@ from sqlalchemy import Column, Executable, Integer, MetaData, Select, Table, Tex
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateTable
 
-from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, DeadPack, PackEntry, PackUse
+from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, DeadPack, PackContents, PackUse
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Row, Statement, ddl
 from cas3fs.index.tables import blocks, chunks, packs
@@ -156,9 +156,9 @@ class PackScan(_Scan):
     def _make(self) -> None:
         self._fill.all()
 
-    def __iter__(self) -> Iterator[PackEntry]:
+    def __iter__(self) -> Iterator[PackContents]:
         for row in self._rows():
-            yield PackEntry(*row[1:])
+            yield PackContents(*row[1:])
 
 
 def _uses() -> Select[Any]:

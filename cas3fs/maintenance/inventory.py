@@ -21,7 +21,7 @@ from cas3fs.blockstore.pack_store import epoch_of_pack, pack_name_in
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
 from cas3fs.epochs.epoch_entries import epoch_number, is_foreign_key
 from cas3fs.errors import EntryError, SnapshotError, StoreError
-from cas3fs.index import PackEntry
+from cas3fs.index import PackContents
 from cas3fs.maintenance.damaged_objects import is_snapshot_id, quarantined_numbers
 from cas3fs.maintenance.store_clock import PROBE_PREFIX
 from cas3fs.objectstores import ObjectStore
@@ -147,10 +147,10 @@ class PackComparison:
 
     def __init__(
         self,
-        known: Iterable[PackEntry],
+        known: Iterable[PackContents],
         *,
-        listed: Callable[[PackEntry, ObjectInfo], None] = lambda pack, info: None,
-        unlisted: Callable[[PackEntry], None] = lambda pack: None,
+        listed: Callable[[PackContents, ObjectInfo], None] = lambda pack, info: None,
+        unlisted: Callable[[PackContents], None] = lambda pack: None,
         unknown: Callable[[ObjectInfo], None] = lambda info: None,
     ) -> None:
         self._known = iter(known)
@@ -172,7 +172,7 @@ class PackComparison:
         while self._next is not None:
             self._advance(self._unlisted)
 
-    def _advance(self, report: Callable[[PackEntry], None]) -> None:
+    def _advance(self, report: Callable[[PackContents], None]) -> None:
         assert self._next is not None
         report(self._next)
         self._next = next(self._known, None)
@@ -237,7 +237,7 @@ def _ascending(store: ObjectStore) -> Iterator[ObjectInfo]:
 
 
 def take_inventory(
-    store: ObjectStore, archive: SnapshotArchive, known: Iterable[PackEntry], lost: Collection[str] = ()
+    store: ObjectStore, archive: SnapshotArchive, known: Iterable[PackContents], lost: Collection[str] = ()
 ) -> StoreInventory:
     """Lists the volume, compares its packs with those of the index, and reads all manifests.
 
@@ -251,7 +251,7 @@ def take_inventory(
     """
     unknown, missing = _Capped[ObjectInfo](), _Capped[str]()
 
-    def add_missing(pack: PackEntry) -> None:
+    def add_missing(pack: PackContents) -> None:
         if pack.used and pack.died is None and pack.name not in lost:
             missing.add(pack.name)
 

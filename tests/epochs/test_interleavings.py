@@ -15,7 +15,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
+from cas3fs.objectstores.wrappers.wrapper import RequestKind, Result, StoreWrapper
 
 NAMES = ("alpha", "beta", "gamma")
 ORDERS = st.lists(st.integers(0, 2), max_size=60)
@@ -58,7 +58,7 @@ class TurnTakingStore(StoreWrapper):
         self._turns = turns
         self._who = who
 
-    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+    def around(self, kind: RequestKind, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         return self._turns.take(self._who, request)
 
 

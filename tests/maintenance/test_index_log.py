@@ -13,7 +13,7 @@ import pytest
 
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
+from cas3fs.objectstores.wrappers.wrapper import RequestKind, Result, StoreWrapper
 from tests.maintenance.damaged_volume import (
     INODE,
     DamagedVolume,
@@ -39,7 +39,7 @@ class LogWatchingStore(StoreWrapper):
         """In pages."""
         self._one = threading.Lock()
 
-    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+    def around(self, kind: RequestKind, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         if self.damaged is not None:
             with self._one:
                 self.damaged.fs.setxattr(self.damaged.inode("f5"), b"user.churn", os.urandom(3000))

@@ -29,7 +29,7 @@ from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
 from cas3fs.filesystem.state.extents import unpack_ranges
 from cas3fs.filesystem.state.recovery import damage_of
-from cas3fs.index import Index, PackEntry, StagedRow, StagingIndex
+from cas3fs.index import Index, PackContents, StagedRow, StagingIndex
 from cas3fs.index.checks import IndexChecker
 from cas3fs.index.scans import PackScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext
@@ -152,7 +152,7 @@ class BlockRecovery:
         with PackScan(index_path) as scan:
             due: list[ObjectInfo] = []
 
-            def listed(pack: PackEntry, info: ObjectInfo) -> None:
+            def listed(pack: PackContents, info: ObjectInfo) -> None:
                 if pack.name in suspects:
                     self._listed.add(pack.name)
                 if pack.name in suspects or info.size != expected_pack_bytes(pack.blocks, pack.block_bytes):

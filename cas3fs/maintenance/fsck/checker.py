@@ -14,7 +14,7 @@ from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import IndexCorrupt, SnapshotArchived, SnapshotError, SnapshotMissing
 from cas3fs.filesystem.state.quarantine import quarantined_items
 from cas3fs.filesystem.state.recovery import damage_of, has_key
-from cas3fs.index import LOST_PACK, PackEntry, ordinal_of
+from cas3fs.index import LOST_PACK, PackContents, ordinal_of
 from cas3fs.index.checks import QUERIES, IndexChecker
 from cas3fs.index.scans import PackScan
 from cas3fs.maintenance.context import ProgressCallback, ignore_progress
@@ -35,15 +35,15 @@ class _PackMismatches:
     """Packs that are not listed, or are listed with another size; the first `MAX_HELD` of each."""
 
     def __init__(self) -> None:
-        self.other_sizes: list[tuple[PackEntry, int]] = []
-        self.not_listed: list[PackEntry] = []
+        self.other_sizes: list[tuple[PackContents, int]] = []
+        self.not_listed: list[PackContents] = []
 
-    def listed(self, pack: PackEntry, info: ObjectInfo) -> None:
+    def listed(self, pack: PackContents, info: ObjectInfo) -> None:
         """Takes a pack of the index that is listed."""
         if info.size != pack.size and pack.used and len(self.other_sizes) < MAX_HELD:
             self.other_sizes.append((pack, info.size))
 
-    def unlisted(self, pack: PackEntry) -> None:
+    def unlisted(self, pack: PackContents) -> None:
         """Takes a pack of the index that is not listed."""
         if len(self.not_listed) < MAX_HELD:
             self.not_listed.append(pack)
@@ -235,14 +235,14 @@ def _index_finding(index: IndexChecker, code: str, defect: dict[str, Any]) -> Fi
     return Finding(code, defect, "", printable_paths(paths), count if paths else 0, ranges)
 
 
-def _pack_finding(index: IndexChecker, code: str, pack: PackEntry, detail: str = "") -> Finding:
+def _pack_finding(index: IndexChecker, code: str, pack: PackContents, detail: str = "") -> Finding:
     if pack.name == LOST_PACK:
         detail = "it stands for blocks that are in no pack"
     paths, count = paths_of_users(index, index.users_of_pack(pack.name))
     return Finding(code, {"pack": pack.name}, detail, printable_paths(paths), count)
 
 
-def _is_needed(pack: PackEntry, ordinals: Iterable[int]) -> bool:
+def _is_needed(pack: PackContents, ordinals: Iterable[int]) -> bool:
     """Whether the volume, or one of the snapshots with these ordinals, needs the pack."""
     return pack.used or any(pack.born <= ordinal < (pack.died or ordinal + 1) for ordinal in ordinals)
 

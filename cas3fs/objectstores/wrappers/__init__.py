@@ -6,8 +6,8 @@ the concurrent ones, and so that every attempt is limited and measured. A wrappe
 wraps.
 """
 
-from cas3fs.objectstores.wrappers.limits import BandwidthLimitedStore, ConcurrencyLimitedStore, TokenBucket
 from cas3fs.objectstores.wrappers.measure import MeasuredStore
+from cas3fs.objectstores.wrappers.request_limits import BandwidthLimitedStore, ConcurrencyLimitedStore, TokenBucket
 from cas3fs.objectstores.wrappers.retry import RetryingStore, RetryPolicy
 from cas3fs.objectstores.wrappers.wrapper import StoreWrapper
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cas3fs.errors import ObjectExists, ObjectMissing
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
+from cas3fs.objectstores.wrappers.wrapper import RequestKind, Result, StoreWrapper
 
 
 class MeasuredStore(StoreWrapper):
@@ -20,19 +20,19 @@ class MeasuredStore(StoreWrapper):
     def __init__(self, inner: ObjectStore, metrics: Metrics) -> None:
         super().__init__(inner)
         self._requests = metrics.counter("store.requests")
-        self._timers = {operation: metrics.timer(f"store.{operation.value}") for operation in Operation}
-        self._bytes = {operation: metrics.counter(f"store.{operation.value}.bytes") for operation in Operation}
-        self._errors = {operation: metrics.counter(f"store.{operation.value}.errors") for operation in Operation}
+        self._timers = {kind: metrics.timer(f"store.{kind.value}") for kind in RequestKind}
+        self._bytes = {kind: metrics.counter(f"store.{kind.value}.bytes") for kind in RequestKind}
+        self._errors = {kind: metrics.counter(f"store.{kind.value}.errors") for kind in RequestKind}
 
-    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+    def around(self, kind: RequestKind, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         self._requests.add()
         try:
-            with self._timers[operation]:
+            with self._timers[kind]:
                 result = request()
         except (ObjectExists, ObjectMissing):
             raise
         except BaseException:
-            self._errors[operation].add()
+            self._errors[kind].add()
             raise
-        self._bytes[operation].add(len(result) if isinstance(result, bytes) else size_bytes or 0)
+        self._bytes[kind].add(len(result) if isinstance(result, bytes) else size_bytes or 0)
         return result

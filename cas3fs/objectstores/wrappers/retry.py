@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from cas3fs.errors import DeleteFailed, ObjectExists, ObjectMissing, StoreError, TransientStoreError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import Body, ObjectStore, batches, body_size
-from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
+from cas3fs.objectstores.wrappers.wrapper import RequestKind, Result, StoreWrapper
 
 _log = logging.getLogger(__name__)
 _COMPARE_BYTES: Final = 8 << 20
@@ -70,7 +70,7 @@ class RetryingStore(StoreWrapper):
         self._wait = wait or self._closed.wait
         self._jitter = jitter
 
-    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+    def around(self, kind: RequestKind, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         begin_s = self._clock()
         attempts = 0
         transfer_s = 0.0
@@ -109,10 +109,10 @@ class RetryingStore(StoreWrapper):
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
         put = _RepeatablePut(self._inner, key, body, metadata)
-        self.around(Operation.PUT, None, put.attempt)
+        self.around(RequestKind.PUT, None, put.attempt)
 
     def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        self.around(Operation.GET, None, _ResumableGet(self._inner, key, start, lengths, take).attempt)
+        self.around(RequestKind.GET, None, _ResumableGet(self._inner, key, start, lengths, take).attempt)
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete all batches, also after the store refused to delete some keys of one."""

@@ -11,7 +11,7 @@ from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore, ba
 Result = TypeVar("Result")
 
 
-class Operation(Enum):
+class RequestKind(Enum):
     """The kinds of requests; the value is the name in metrics."""
 
     PUT = "put"
@@ -42,45 +42,45 @@ class StoreWrapper(ObjectStore):
         return self._inner.permission_warning()
 
     @abstractmethod
-    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+    def around(self, kind: RequestKind, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         """Make a request and return its result.
 
         Args:
-            operation: the kind of request.
+            kind: the kind of request.
             size_bytes: how many bytes it transfers; None where only the result shows that.
             request: makes it.
         """
 
     def put_if_absent(self, key: str, body: Body, metadata: Mapping[str, str] = {}) -> None:
-        self.around(Operation.PUT, body_size(body), lambda: self._inner.put_if_absent(key, body, metadata))
+        self.around(RequestKind.PUT, body_size(body), lambda: self._inner.put_if_absent(key, body, metadata))
 
     def get(self, key: str) -> bytes:
-        return self.around(Operation.GET, None, lambda: self._inner.get(key))
+        return self.around(RequestKind.GET, None, lambda: self._inner.get(key))
 
     def get_within(self, key: str, limit_bytes: int) -> bytes:
-        return self.around(Operation.GET, None, lambda: self._inner.get_within(key, limit_bytes))
+        return self.around(RequestKind.GET, None, lambda: self._inner.get_within(key, limit_bytes))
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        return self.around(Operation.GET, length, lambda: self._inner.get_range(key, start, length))
+        return self.around(RequestKind.GET, length, lambda: self._inner.get_range(key, start, length))
 
     def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        self.around(Operation.GET, sum(lengths), lambda: self._inner.get_pieces(key, start, lengths, take))
+        self.around(RequestKind.GET, sum(lengths), lambda: self._inner.get_pieces(key, start, lengths, take))
 
     def get_suffix(self, key: str, length: int) -> bytes:
-        return self.around(Operation.GET, None, lambda: self._inner.get_suffix(key, length))
+        return self.around(RequestKind.GET, None, lambda: self._inner.get_suffix(key, length))
 
     def head(self, key: str) -> ObjectInfo:
-        return self.around(Operation.HEAD, 0, lambda: self._inner.head(key))
+        return self.around(RequestKind.HEAD, 0, lambda: self._inner.head(key))
 
     def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
-        return self.around(Operation.LIST, 0, lambda: self._inner.list_page(prefix, start_after))
+        return self.around(RequestKind.LIST, 0, lambda: self._inner.list_page(prefix, start_after))
 
     def delete_many(self, keys: Iterable[str]) -> None:
         for batch in batches(keys):
             self._delete_batch(batch)
 
     def _delete_batch(self, batch: list[str]) -> None:
-        self.around(Operation.DELETE, 0, lambda: self._inner.delete_many(batch))
+        self.around(RequestKind.DELETE, 0, lambda: self._inner.delete_many(batch))
 
     def close(self) -> None:
         self._inner.close()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from cas3fs.errors import TransientStoreError
 from cas3fs.objectstores.base import ObjectStore
-from cas3fs.objectstores.wrappers.wrapper import Operation, Result, StoreWrapper
+from cas3fs.objectstores.wrappers.wrapper import RequestKind, Result, StoreWrapper
 
 
 class ConcurrencyLimitedStore(StoreWrapper):
@@ -25,7 +25,7 @@ class ConcurrencyLimitedStore(StoreWrapper):
         super().__init__(inner)
         self._semaphore = threading.BoundedSemaphore(max_concurrency)
 
-    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+    def around(self, kind: RequestKind, size_bytes: int | None, request: Callable[[], Result]) -> Result:
         with self._semaphore:
             return request()
 
@@ -69,8 +69,8 @@ class BandwidthLimitedStore(StoreWrapper):
         """`clock` and `wait` are for tests; `wait` sleeps for so many seconds, or less once the store is closed."""
         super().__init__(inner)
         self._buckets = {
-            operation: TokenBucket(bytes_per_s, clock)
-            for operation, bytes_per_s in ((Operation.PUT, upload_bytes_per_s), (Operation.GET, download_bytes_per_s))
+            kind: TokenBucket(bytes_per_s, clock)
+            for kind, bytes_per_s in ((RequestKind.PUT, upload_bytes_per_s), (RequestKind.GET, download_bytes_per_s))
             if bytes_per_s
         }
         self._closed = threading.Event()
@@ -85,8 +85,8 @@ class BandwidthLimitedStore(StoreWrapper):
         waited_at_s = self._clock() if self._waiting else self._waited_at_s
         return max(waited_at_s, super().last_response_at_s)
 
-    def around(self, operation: Operation, size_bytes: int | None, request: Callable[[], Result]) -> Result:
-        bucket = self._buckets.get(operation)
+    def around(self, kind: RequestKind, size_bytes: int | None, request: Callable[[], Result]) -> Result:
+        bucket = self._buckets.get(kind)
         if bucket is None:
             return request()
         if size_bytes is None:

@@ -59,19 +59,22 @@ class Planner:
             check_chunk_checksums(reader)
         inventory = self.take_inventory(report)
         orphans = self.find_orphans(inventory, inventory.snapshots, self.classifier(inventory, settings))
-        inputs = PlanInputs(
-            uses=(),
-            next_ordinal=ordinal_of(context.publisher.next_number),
-            snapshots=inventory.snapshots,
-            references=None,
-            orphans=self._without_referenced(orphans, inventory.snapshots),
-            list_requests=inventory.listing.requests,
-            retention_times=self._retention_times(inventory.snapshots, inventory.unreadable),
-        )
+        orphans = self._without_referenced(orphans, inventory.snapshots)
+        retention_times = self._retention_times(inventory.snapshots, inventory.unreadable)
+        next_ordinal = ordinal_of(context.publisher.next_number)
         with PackUseScan(index_path) as uses:
-            dead = (use for use in uses if use.born < inputs.next_ordinal and not use.live_blocks)
-            with self.newest_references(inventory, inputs.next_ordinal, dead) as references:
-                return make_plan(attrs.evolve(inputs, uses=uses, references=references), settings)
+            dead = (use for use in uses if use.born < next_ordinal and not use.live_blocks)
+            with self.newest_references(inventory, next_ordinal, dead) as references:
+                inputs = PlanInputs(
+                    uses=uses,
+                    next_ordinal=next_ordinal,
+                    snapshots=inventory.snapshots,
+                    references=references,
+                    orphans=orphans,
+                    list_requests=inventory.listing.requests,
+                    retention_times=retention_times,
+                )
+                return make_plan(inputs, settings)
 
     # -- packs to be rewritten
 

@@ -237,6 +237,19 @@ class TestConcurrentWrites:
             volume.gc()
 
 
+def test_the_keys_of_a_plan_and_a_result_are_a_format(volume: MemoryVolume) -> None:
+    plan, result = volume.collector.plan(NOW).as_json(), volume.gc().as_json()
+    assert set(plan) == {
+        *("dead_blocks", "dead_block_bytes", "dead_packs", "dead_pack_bytes", "free_packs", "free_bytes", "held"),
+        *("rewrite_packs", "rewrite_bytes", "rewrite_frees_bytes", "left", "stray_bytes", "strays", "requests"),
+    }
+    assert set(result) == {
+        *("dropped_blocks", "deleted_packs", "freed_bytes", "deleted_strays", "stray_bytes", "rewritten_packs"),
+        *("rewritten_bytes", "held_bytes", "strays_left", "snapshot", "hurt_snapshots", "refused_objects"),
+        *("unreadable_packs", "left", "problems"),
+    }
+
+
 def test_a_plan_is_a_value_of_plain_numbers(volume: MemoryVolume) -> None:
     write_files(volume, 2)
     plan = volume.collector.plan(NOW).as_json()

@@ -37,7 +37,7 @@ _PIECE_BYTES = 256 * 1024
 CONNECTIONS = 16
 CHECKED_AT_ONCE = 64
 """`contains_many` checks only so many blocks; the rest of a longer list count as absent."""
-_OK, _NOT_FOUND, _SERVER_ERROR = 200, 404, 500
+_OK, _SERVER_ERROR = 200, 500
 
 
 class WebCache(BlockCache):
@@ -63,8 +63,8 @@ class WebCache(BlockCache):
         """
         import urllib3
 
-        self._base, self._headers, shown = _split_url(url)
-        self._base += volume
+        shown, self._headers = _split_url(url)
+        self._base = shown + volume
         self._http = urllib3.PoolManager(CONNECTIONS, maxsize=CONNECTIONS, retries=False)
         self._reading = urllib3.Timeout(connect=timeout_s, read=timeout_s)
         self._writing = urllib3.Timeout(connect=timeout_s, read=WRITE_TIMEOUT_S)
@@ -215,8 +215,8 @@ def _limited_body(response: "BaseHTTPResponse") -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _split_url(url: str) -> tuple[str, dict[str, str], str]:
-    """Return the URL without its password, the headers that authenticate its user, and the URL for messages."""
+def _split_url(url: str) -> tuple[str, dict[str, str]]:
+    """Return the URL without user and password, and the headers that authenticate the user."""
     parts: Any = urlsplit(url)
     try:
         host, port = parts.hostname, parts.port
@@ -232,4 +232,4 @@ def _split_url(url: str) -> tuple[str, dict[str, str], str]:
         from urllib3.util import make_headers
 
         headers = dict(make_headers(basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}"))
-    return shown, headers, shown
+    return shown, headers

@@ -74,15 +74,6 @@ class TakeoverBases:
         return tuple(sorted(self._known.values(), key=lambda one: one.epoch))
 
 
-def read_takeover_bases(shelf: Shelf) -> tuple[TakeoverBase, ...]:
-    """Return all bases; makes one LIST, and a GET for each.
-
-    Raises:
-        StoreError: the store failed.
-    """
-    return TakeoverBases(shelf).all()
-
-
 def write_takeover_base(shelf: Shelf, claim_key: str, epoch: int, snapshot: str | None) -> None:
     """Record that the claim of that key continues from `snapshot`; an existing base stays as it is."""
     try:

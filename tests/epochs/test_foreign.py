@@ -11,7 +11,7 @@ from cas3fs.epochs import EpochHistory, Epochs, WriterIdentity
 from cas3fs.errors import VolumeFormatError
 from cas3fs.maintenance.inventory import list_volume
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.snapshots.divergence import read_takeover_bases
+from cas3fs.snapshots.divergence import TakeoverBases
 
 ALICE = WriterIdentity("alpha", "alice", 11, "boot-a")
 FOREIGN = ("epochs/README", "epochs/00000001-old", "epochs/old/00000001/base", f"epochs/x{SUB_SEPARATOR}base")
@@ -30,7 +30,7 @@ def test_a_foreign_object_does_not_block_the_volume(tmp_path: Path, caplog: pyte
         assert epochs.is_newest(claim)
         epochs.release(claim)
     assert [one.entry.epoch for one in EpochHistory(shelf).recent(9)] == [1, 2]
-    assert read_takeover_bases(shelf) == ()
+    assert TakeoverBases(shelf).all() == ()
     assert any("epochs/README, which cas3fs did not create" in record.message for record in caplog.records)
 
 

@@ -22,7 +22,7 @@ from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError, SnapshotDamaged, VolumeFormatError
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.divergence import read_takeover_bases, write_takeover_base
+from cas3fs.snapshots.divergence import TakeoverBases, write_takeover_base
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.retention import apply_policy, current_policy, set_policy
 from cas3fs.snapshots.tree import SegmentReference, encode_list
@@ -78,7 +78,7 @@ def read_everything(store: MemoryStore) -> None:
         lambda: read_volume(store),
         lambda: claim_next(epochs),
         epochs.overruled,
-        lambda: read_takeover_bases(shelf),
+        lambda: TakeoverBases(shelf).all(),
         lambda: apply_policy([], current_policy(shelf), NOW),
         archive.newest_id,
         lambda: archive.list(on_damaged=lambda one, error: None),

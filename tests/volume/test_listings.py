@@ -16,7 +16,7 @@ from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.snapshots.divergence import read_takeover_bases
+from cas3fs.snapshots.divergence import TakeoverBases
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
@@ -320,9 +320,9 @@ def test_a_take_over_that_dies_before_it_says_where_it_goes_on_is_made_good_by_t
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(opening, "apply_handover", dies)
         open_writer(volume.store_settings, settings, volume.folders("new"))
-    assert read_takeover_bases(volume.shelf) == ()
+    assert TakeoverBases(volume.shelf).all() == ()
     new = volume.open("new")
-    assert [(one.epoch, str(one.start)) for one in read_takeover_bases(volume.shelf)] == [(3, base)]
+    assert [(one.epoch, str(one.start)) for one in TakeoverBases(volume.shelf).all()] == [(3, base)]
     write(old, "precious", "late")
     late = published_late(old, monkeypatch)
     assert volume.archive.diverged() == {late}
@@ -347,7 +347,7 @@ def test_where_a_take_over_goes_on_is_written_before_anything_is_restored(
     restored = opening.select_index
 
     def look(*args: object, **more: object) -> object:
-        seen.extend((one.epoch, str(one.start)) for one in read_takeover_bases(volume.shelf))
+        seen.extend((one.epoch, str(one.start)) for one in TakeoverBases(volume.shelf).all())
         return restored(*args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(opening, "select_index", look)

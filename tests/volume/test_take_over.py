@@ -13,7 +13,7 @@ from cas3fs.control import Message, MountRecord
 from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
 from cas3fs.filesystem import ROOT, Owner
 from cas3fs.maintenance.gc.request import GcSettings
-from cas3fs.snapshots.divergence import read_takeover_bases
+from cas3fs.snapshots.divergence import TakeoverBases
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.location import LOCATION_NAME
@@ -91,7 +91,7 @@ def test_who_takes_over_writes_down_where_it_goes_on_and_publishes_at_once(volum
     write(old, "a", "one")
     base = published(old)
     take_over(volume, "new")
-    ((epoch, start),) = read_takeover_bases(volume.shelf)
+    ((epoch, start),) = TakeoverBases(volume.shelf).all()
     assert (epoch, str(start)) == (2, base)
     newest = volume.archive.newest()
     assert newest is not None

@@ -34,7 +34,7 @@ from cas3fs.values import (
 )
 
 LOST_PACK: Final = "00000000/" + "0" * 64
-"""Epochs begin at 1, and no digest is that: nobody has ever stored such a pack."""
+"""Epochs begin at 1, and no digest is all zeros, so no store has such a pack."""
 _SEQUENCE_BITS: Final = LARGEST_SEQUENCE.bit_length()
 BATCH: Final = 64
 """So many hashes are looked up by one statement."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong in an index with itself: one set query for each kind of defect.
+"""What is inconsistent within an index: one query for each kind of defect.
 
 A query gives a row for each defect and nothing where all is well, so each costs one pass over its tables.
 `IndexChecker` reads what is committed, on a connection of its own, as of one instant; for one thread.
@@ -54,7 +54,7 @@ def _root_missing() -> Executable:
 
 def _unreachable() -> Executable:
     folders = (
-        # inodes first: they tell folders from the many files
+        # inodes first: they show which few entries are folders
         select(inodes.c.id.label("inode"), dentries.c.parent, dentries.c.id, dentries.c.name)
         .select_from(OrderedJoin(inodes, dentries, dentries.c.inode == inodes.c.id))
         .where(_is_folder())

@@ -169,15 +169,15 @@ class ChunkTable:
         last = self._last.one(inode)
         if last is None or last[0] + last[1] <= size:  # by far the most frequent case
             return
-        gone = ChunkChecksum(*self._checksum_from.one(inode, size))
+        removed = ChunkChecksum(*self._checksum_from.one(inode, size))
         self._delete_from.run(inode, size)
         reaching = self._reaching_over.one(inode, size)
         if reaching is not None:
             offset, _, block, skip = reaching
             self._shorten.run(inode, size)
             cut_off = row_checksum(*reaching) - row_checksum(offset, size - offset, block, skip)
-            gone = ChunkChecksum(gone.number, gone.total + cut_off)
-        self._add(inode, EMPTY_CHECKSUM - gone)
+            removed = ChunkChecksum(removed.number, removed.total + cut_off)
+        self._add(inode, EMPTY_CHECKSUM - removed)
 
     _add_checksum = Statement(
         lambda inode, count, total: update(inodes).where(inodes.c.id == inode).values(_added(count, total))

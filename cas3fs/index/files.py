@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files of a database that nobody has open, and whether it is, byte by byte, what it was when it was closed.
+"""The files of a database that is not open, and whether it is, byte by byte, what it was when it was closed.
 
 Beside ``index.sqlite`` SQLite may keep ``index.sqlite-wal``, the write-ahead log, whose commits it takes over at the
 next opening. It knows them by the path alone: a log that is left beside another database of the same name would spoil
 that one.
 
-A disk may lose a write that it has acknowledged, or give back other bytes later. So who closes an index that holds
-what a snapshot holds writes the BLAKE3 of the whole file beside it::
+A disk may lose a write that it has acknowledged, or give back other bytes later. So when an index is closed that
+holds what a snapshot holds, the BLAKE3 of the whole file is written beside it::
 
     index.sqlite-fingerprint    {"snapshot": id, "size": bytes, "blake3": in hex}
 
@@ -59,7 +59,7 @@ def put_in_place(source: Path, destination: Path) -> None:
     first.
 
     Raises:
-        IndexFull: no room on the disk.
+        IndexFull: no space left on the disk.
         IndexDatabaseError: the disk failed.
     """
     remove_companions(destination)
@@ -74,7 +74,7 @@ def put_in_place(source: Path, destination: Path) -> None:
 def os_fault(path: Path, error: OSError) -> IndexDatabaseError:
     """The exception that stands for an error of the operating system about the database `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return IndexFull(f"{path}: no room on its disk")
+        return IndexFull(f"{path}: no space left on its disk")
     return IndexDatabaseError(f"{path}: {error.strerror}")
 
 
@@ -104,8 +104,8 @@ def write_fingerprint(path: Path, snapshot: str) -> bool:
     try:
         if log.exists() and log.stat().st_size:
             return False
-        told = json.dumps({"snapshot": snapshot, "size": path.stat().st_size, "blake3": _hash(path)})
-        replace_file(_place(path), told)
+        fingerprint = json.dumps({"snapshot": snapshot, "size": path.stat().st_size, "blake3": _hash(path)})
+        replace_file(_place(path), fingerprint)
     except OSError as error:
         raise os_fault(path, error) from error
     return True
@@ -118,9 +118,9 @@ def check_fingerprint(path: Path) -> None:
         IndexCorrupt: it is not what it was.
         IndexDatabaseError: the disk failed.
     """
-    told = _read(path)
+    found = _read(path)
     try:
-        if told is None or (path.stat().st_size == told["size"] and _hash(path) == told["blake3"]):
+        if found is None or (path.stat().st_size == found["size"] and _hash(path) == found["blake3"]):
             return
     except OSError as error:
         raise os_fault(path, error) from error
@@ -129,8 +129,8 @@ def check_fingerprint(path: Path) -> None:
 
 def fingerprinted(path: Path) -> str | None:
     """The snapshot that an index with a fingerprint holds; None where there is none."""
-    told = _read(path)
-    return None if told is None else str(told["snapshot"])
+    found = _read(path)
+    return None if found is None else str(found["snapshot"])
 
 
 def remove_fingerprint(path: Path) -> None:
@@ -153,10 +153,10 @@ def _place(path: Path) -> Path:
 
 def _read(path: Path) -> Any:
     try:
-        told = json.loads(_place(path).read_text())
+        found = json.loads(_place(path).read_text())
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) and {"snapshot", "size", "blake3"} <= set(told) else None
+    return found if isinstance(found, dict) and {"snapshot", "size", "blake3"} <= set(found) else None
 
 
 def _hash(path: Path) -> str:

@@ -35,7 +35,7 @@ _DELETE_UNREFERENCED: Final = Statement(delete_unreferenced)
 
 
 def drop_hash_index(path: Path) -> None:
-    """Drops the index from a copy that nobody has open or misses; the copy is not synced.
+    """Drops the index from a scratch copy, which must not be open; the copy is not synced.
 
     Raises:
         IndexDatabaseError: it cannot be written.
@@ -49,11 +49,11 @@ def drop_hash_index(path: Path) -> None:
 
 
 def restore_hash_index(path: Path, mode: Mode = "scratch") -> bool:
-    """Makes the index again in a database that nobody has open; returns whether it was missing.
+    """Makes the index again in a database, which must not be open; returns whether it was missing.
 
     Args:
         path: the database file.
-        mode: "scratch" for a copy that nobody misses: nothing waits for the disk.
+        mode: "scratch" for a scratch copy: nothing waits for the disk.
 
     Raises:
         IndexDatabaseError: it cannot be written.

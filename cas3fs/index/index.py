@@ -5,8 +5,8 @@ The life of a change: `Index.operation` opens the group, if none is open, and a 
 the operation ends. `Index.commit` ends the group, and `Index.sync` makes durable what was committed. The first two
 happen under the caller's one lock, the last without it.
 
-When SQLite runs out of room, or cannot read, it may undo the whole group, not just the operation. The error then says
-so by ``group_lost``, and `Index.lost` says why. What the group did is done again before the next statement; while that
+When SQLite finds the disk full, or cannot read, it may undo the whole group, not just the operation. The error then has
+``group_lost``, and `Index.lost` says why. The group's changes are made again before the next statement; while that
 fails every call fails, reads too, as they would miss what was undone, and nothing is committed.
 """
 
@@ -88,11 +88,11 @@ class Index:
         namespace: inodes and names.
         chunks: chunk lists.
         blocks: blocks and packs.
-        state: what it remembers of itself.
-        garbage: takes out what no chunk names.
+        state: a few texts about the volume.
+        garbage: deletes what no chunk names.
 
     Every method raises `IndexFull`, `IndexCorrupt` or another `IndexDatabaseError`, and nothing else. An error that
-    comes out of an operation's body is raised on as it is.
+    comes out of an operation's body is raised as it is.
     """
 
     def __init__(self, database: Database) -> None:
@@ -111,9 +111,10 @@ class Index:
         """Opens an index; `create` makes an empty one where none is. It is not migrated here.
 
         Args:
-            path: the database file. create: if it is missing or empty, make it, with a root directory of mode 0755 of
-            this process's user. read_only: allow no change. scratch: it is a copy that nobody misses after a crash,
-            to be changed and then read as a file: it stays one file,
+            path: the database file.
+            create: make it if it is missing or empty, with a root directory of mode 0755 of this process's user.
+            read_only: allow no change.
+            scratch: it is a copy that may be lost in a crash, to be changed and then read as a file: it stays one file,
                 without a write-ahead log, and nothing waits for the disk.
 
         Raises:
@@ -123,7 +124,7 @@ class Index:
         """
         mode: Mode = "read" if read_only else "scratch" if scratch else "write"
         cache_kib = SMALL_CACHE_SIZE_KIB if scratch else CACHE_SIZE_KIB
-        database = Database(path, mode, create=create, cache_kib=cache_kib, repeats=mode == "write")
+        database = Database(path, mode, create=create, cache_kib=cache_kib, can_redo=mode == "write")
         try:
             if create and not database.catalogue():
                 _create(database)
@@ -140,11 +141,11 @@ class Index:
 
     @property
     def lost(self) -> str:
-        """Why SQLite has undone the group, while it is not done again; empty as a rule."""
+        """Why SQLite has undone the group, until its changes are made again; usually empty."""
         return self._database.lost
 
     def watch(self, on_lost: Callable[[str], None]) -> None:
-        """Has `on_lost` called with `lost` whenever that changes, under the lock of whoever calls the index."""
+        """Calls `on_lost` with `lost` whenever that changes, under the lock of the caller of the index."""
         self._database.on_lost = on_lost
 
     @property
@@ -154,7 +155,7 @@ class Index:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Another one after every change to the index, and every change undone: while it is the same, so are answers.
+        """Differs after every change to the index, and every change undone: while it is the same, so are answers.
 
         Only the writer's own changes count, but there is no other writer.
         """
@@ -168,16 +169,16 @@ class Index:
     def operation(self) -> Operation:
         """A context within which changes happen all or not at all; opens the group if none is open.
 
-        An exception undoes what was done within, no more, and is raised on.
+        An exception undoes what was done within, no more, and is raised.
         """
         return self._operation
 
     def ensure_hash_index(self) -> None:
-        """Brings back now what `trimming` took out, where the first who looks for a block by its hash would."""
+        """Makes the index on hashes now if it is missing, where the first lookup of a hash would make it."""
         self._hashes.ensure()
 
     def commit(self) -> None:
-        """Ends the group and keeps its changes, which `sync` makes durable; nothing happens where no group is open."""
+        """Commits the group, which `sync` makes durable; nothing happens where no group is open."""
         self._database.commit()
 
     def rollback(self) -> None:
@@ -185,7 +186,7 @@ class Index:
         self._database.rollback()
 
     def sync(self) -> None:
-        """Makes durable what was committed before the call; needs no lock. `cas3fs.index.sqlite` says why it does."""
+        """Makes durable what was committed before the call; needs no lock."""
         self._database.sync()
 
     def pin(self) -> "PinnedIndex":
@@ -238,7 +239,7 @@ class PinnedIndex:
         The copy is not synced to the disk.
 
         Raises:
-            IndexFull: no room for the copy.
+            IndexFull: no space left for the copy.
             IndexDatabaseError: the index cannot be read, or the copy not written.
         """
         remove_database(destination)
@@ -252,7 +253,7 @@ class PinnedIndex:
         target.close()
 
     def close(self) -> None:
-        """Lets go of the state."""
+        """Closes the connection, so that the log can be reused."""
         self._database.close()
 
     def __enter__(self) -> Self:

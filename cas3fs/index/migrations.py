@@ -3,8 +3,8 @@
 
 The steps are Alembic's, in the folder `migrations/` of the source tree, which is installed as ``cas3fs.migrations``.
 They run on a copy that then takes the index's place, so a migration that fails, or is killed, leaves what was there.
-Alembic and SQLAlchemy are imported only when there is something to do; to know that, the revision written in the
-database is compared with `revisions.REVISIONS`.
+Alembic is imported only when there is something to do; to know that, the revision written in the database is compared
+with `schema.REVISIONS`.
 """
 
 import importlib.util
@@ -33,11 +33,11 @@ def current(path: Path) -> str | None:
     """The revision of a database file; None where there is none, or an empty one.
 
     Raises:
-        IndexCorrupt: it is no database, or one that holds what no index does.
+        IndexCorrupt: it is not a database, or holds what no index has.
     """
     if not path.exists() or path.stat().st_size == 0:
         return None
-    # a log that a crash left is taken over only by who may write
+    # only a connection that may write takes over a log that a crash left
     database = Database(path, "write" if _has_log(path) else "scratch")
     try:
         refuse_programs(database)
@@ -56,28 +56,29 @@ def _has_log(path: Path) -> bool:
 
 
 def upgrade(path: Path, *, with_hash_index: bool = True) -> bool:
-    """Brings the index, which nobody may have open, to `head`, or makes an empty one; True if anything was done. With
-    `with_hash_index` the index on hashes is there afterwards; else the first lookup of a hash makes it.
+    """Brings the index, which must not be open, to `head`, or makes an empty one; returns whether anything was done.
+
+    With `with_hash_index` the index on hashes is there afterwards; else the first lookup of a hash makes it.
 
     Raises:
         IndexTooNew: its revision is not known here.
-        IndexFull: no room for the copy.
-        IndexDatabaseError: it is no index, or a step failed; the index is as it was.
+        IndexFull: no space left for the copy.
+        IndexDatabaseError: it is not an index, or a step failed; the index is as it was.
     """
     revision = current(path)
     if revision == SCHEMA_REVISION:
-        return with_hash_index and _made_whole(path)
+        return with_hash_index and _restore_hash_index(path)
     if revision is None:
         Index.open(path, create=True).close()
         return True
     if revision not in REVISIONS:
         raise IndexTooNew(f"{path}: made by a newer cas3fs (its revision is {revision}): use that")
-    _made_whole(path)
+    _restore_hash_index(path)
     _upgrade_copy(path)
     return True
 
 
-def _made_whole(path: Path) -> bool:
+def _restore_hash_index(path: Path) -> bool:
     return restore_hash_index(path, "write" if _has_log(path) else "scratch")
 
 
@@ -97,7 +98,7 @@ def _upgrade_copy(path: Path) -> None:
 
 
 def run_steps(path: Path, upto: str | None = None) -> None:
-    """Runs Alembic on a database file that nobody misses, from its revision, or from nothing, to `upto` or `head`.
+    """Runs Alembic on a scratch copy, from its revision, or from nothing, to `upto` or `head`.
 
     Raises:
         IndexDatabaseError: a step failed.

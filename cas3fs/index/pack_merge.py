@@ -5,7 +5,7 @@ A retained snapshot needs a pack if it was born before and died after it; only t
 that one has to keep a row for every pack that any index before it had:
 
 - a pack that the older state uses is alive, whatever happened to it since;
-- an earlier death is kept;
+- an earlier death stays;
 - what only the newest state knew stays as it was born, and is dead from now on, or since it died.
 
 What the newest state knows to be lost is lost in the older one too, where that places it in the same pack.
@@ -35,7 +35,7 @@ _ADD_SEQUENCE: Final = Statement(lambda name, seq: insert(sequences).values(name
 
 
 def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
-    """Brings into the index `path`, a copy of an older state that nobody misses, what `newest` knows of packs.
+    """Brings into the index `path`, a scratch copy of an older state, what `newest` knows of packs.
 
     Args:
         path: the older state.

@@ -2,7 +2,7 @@
 """Questions about the whole index, or two states of it, answered by one statement each, on a connection that only
 reads.
 
-It sees what is committed, may be used by any one thread while the writer goes on, and keeps no transaction open
+It sees what is committed, may be used by any one thread while the writer goes on, and has no transaction open
 between calls.
 """
 
@@ -38,10 +38,10 @@ class Counts(NamedTuple):
     """Sum of the sizes of all regular files, holes included."""
     chunks: int
     chunk_bytes: int
-    """Sum of all chunks: what would be kept without deduplication."""
+    """Sum of all chunks: what would be stored without deduplication."""
     blocks: int
     unique_bytes: int
-    """Sum of the plain bytes of all blocks: what would be kept without compression."""
+    """Sum of the plain bytes of all blocks: what would be stored without compression."""
     stored_bytes: int
     """Sum of the encoded bytes of all blocks."""
     packs: int

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Records of staging in a damaged database: those that can be read go to a new one, and the old one is kept.
+"""Salvages the records of staging from a damaged database: readable ones go to a new database, the old one is kept.
 
-SQLite ends a statement where it meets a damaged page; what lies behind it can be read nevertheless. So rows are read
-one by one, in the order in which they lie, and where that fails the next place at which it does not is looked for in
-steps that double. The index over the rows lies on pages of its own, and tells which rows are missing.
+SQLite ends a statement where it meets a damaged page; rows behind that page can be read nevertheless. So rows are read
+one by one, in the order in which they lie; where that fails, the next readable place is searched in steps that double.
+The index over the rows lies on pages of its own, and shows which rows are missing.
 
-What happens when the process dies: before the new database takes the place of the old one, this begins anew; the old
-one is linked to from the folder for what is put aside before that.
+If the process dies before the new database takes the place of the old one, all this begins anew. The old one is linked
+into the quarantine folder first.
 """
 
 import os
@@ -27,9 +27,9 @@ _MOST_NAMED: Final = 10
 _BATCH: Final = 64
 
 
-def open_or_salvage(path: Path, aside: Path) -> StagingIndex:
-    """Opens the records of staging; a database that is damaged is kept in the folder `aside`, and what can be read of
-    it is in the one that is opened, whose `salvaged` tells what happened.
+def open_or_salvage(path: Path, quarantine: Path) -> StagingIndex:
+    """Opens the records of staging. A damaged database is linked into the folder `quarantine`, and a new one is opened
+    that has what could be read; its `salvaged` says what happened.
 
     Raises:
         IndexTooNew: a newer cas3fs made it.
@@ -38,7 +38,7 @@ def open_or_salvage(path: Path, aside: Path) -> StagingIndex:
     damage = find_damage(path)
     if not damage:
         return StagingIndex(path)
-    kept = _keep(path, aside)
+    kept = _keep(path, quarantine)
     fresh = path.with_name(f"{path.name}.new")
     remove_database(fresh)
     with StagingIndex(fresh) as rows:
@@ -47,9 +47,9 @@ def open_or_salvage(path: Path, aside: Path) -> StagingIndex:
     put_in_place(fresh, path)
     opened = StagingIndex(path)
     opened.salvaged = (
-        f"{damage}; of the records of staged bytes {number:,} could be read, {_told(lost)}, and files without a record "
-        f"are as they were stored last; the damaged database is kept as {kept}, and the bytes beside it: "
-        "`cas3fs rescue` saves them"
+        f"{damage}; of the records of staged bytes {number:,} could be read, {_description_of(lost)}, and files "
+        f"without a record are as they were last stored; the damaged database is kept as {kept}, and the bytes beside "
+        "it: `cas3fs rescue` saves them"
     )
     return opened
 
@@ -78,22 +78,22 @@ def _is_damage(error: IndexDatabaseError) -> bool:
     return isinstance(error, IndexCorrupt) or code & 0xFF == sqlite3.SQLITE_IOERR
 
 
-def _keep(path: Path, aside: Path) -> Path:
-    kept = aside / f"{path.name}.{time.time_ns()}"
+def _keep(path: Path, quarantine: Path) -> Path:
+    kept = quarantine / f"{path.name}.{time.time_ns()}"
     try:
-        aside.mkdir(parents=True, exist_ok=True, mode=0o700)
+        quarantine.mkdir(parents=True, exist_ok=True, mode=0o700)
         for suffix in ("", "-wal"):
             with suppress(FileNotFoundError):
                 os.link(f"{path}{suffix}", f"{kept}{suffix}")
-        sync_folder(aside)
-        sync_folder(aside.parent)
+        sync_folder(quarantine)
+        sync_folder(quarantine.parent)
     except OSError as error:
         raise os_fault(kept, error) from error
     return kept
 
 
 def _fill(rows: StagingIndex, damaged: Path) -> int:
-    """Takes over the claim and what can be read; gives how many rows."""
+    """Copies the claim and the rows that can be read; returns how many rows."""
     number = 0
     with suppress(IndexDatabaseError), closing(StagingReader(damaged)) as source:
         with suppress(IndexDatabaseError):
@@ -148,7 +148,7 @@ def _is_readable(source: StagingReader, at: int) -> bool:
 
 
 def _lost_keys(damaged: Path, fresh: Path) -> set[tuple[int, int]] | None:
-    """The keys that the index of the damaged database has and the new one has not; None where nobody knows."""
+    """The keys that the index of the damaged database has and the new one lacks; None where it cannot be read."""
     try:
         with closing(StagingReader(damaged)) as source, closing(StagingReader(fresh)) as destination:
             return source.keys() - destination.keys()
@@ -156,9 +156,9 @@ def _lost_keys(damaged: Path, fresh: Path) -> set[tuple[int, int]] | None:
         return None
 
 
-def _told(lost: set[tuple[int, int]] | None) -> str:
+def _description_of(lost: set[tuple[int, int]] | None) -> str:
     if lost is None:
-        return "which others there were cannot be told"
+        return "which others there were is unknown"
     inodes = sorted({str(inode) for inode, _ in lost})
     if not inodes:
         return "which are all"

@@ -2,9 +2,9 @@
 """Scans: what the index says of all packs or blocks at one instant, to be iterated in order, several times.
 
 A volume may have millions of packs, and their names alone would fill the memory. So a scan is a temporary table, which
-SQLite keeps in a file that nobody else sees (in ``/var/tmp`` as a rule) and that is gone when it is closed. One pass
-over the index fills it, on a connection of its own, so no lock is needed; the transaction in which the index is read
-ends with that, so that the index's log can be emptied meanwhile. Memory: some MiB, however many there are.
+SQLite puts into a file that no other process sees (usually in ``/var/tmp``), and that is deleted with the scan. One
+pass over the index fills it, on a connection of its own, so no lock is needed; the transaction in which the index is
+read ends with that, so that the index's log can be emptied meanwhile. Memory: some MiB, however many there are.
 
 Every method raises `IndexDatabaseError` and its kinds, and nothing else.
 """

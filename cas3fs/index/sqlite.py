@@ -14,7 +14,7 @@ header is synced before the frames behind it. The directory is synced once, as t
 Reads between transactions. Outside of a transaction every read takes and releases a lock on SQLite's shared memory, two
 system calls that cost as much as the read itself (a miss in `dentries`: 4.2 microseconds, within a transaction 2.1). So
 between its write transactions the writer's connection stays in a read transaction, which is opened anew with every
-commit. It would hide what others commit, but there is no other writer; and it never keeps a checkpoint from finishing,
+commit. It would hide what others commit, but there is no other writer; and it never stops a checkpoint from finishing,
 as that happens within the commit, before it is opened.
 
 Disk space. A commit that finds the disk full makes SQLite undo the whole transaction. So space for the log is allocated
@@ -24,12 +24,12 @@ the end of a log, as every log that is used anew has some; and a sync has less t
 Spilling. Within a transaction that has outgrown its cache SQLite writes changed pages to the log early. Before 3.50.2
 it then loses commits: a page is changed and written again in its place in the log, a savepoint is rolled back, and the
 frames that follow are left without checksums. Readers of the live log see the commit, and recovery after a crash ends
-before it. Every operation here is a savepoint. So a writer never spills, and is refused where SQLite cannot be kept
-from it; its changed pages stay in memory until the commit, and `changed_pages` lets callers bound them.
+before it. Every operation here is a savepoint. So a writer never spills, and is refused where SQLite cannot be
+stopped from it; its changed pages stay in memory until the commit, and `changed_pages` lets callers bound them.
 
 A lost group. SQLite answers some errors, a full disk and failed reads among them, by undoing the whole transaction, and
 only `in_transaction` shows it. `fault` looks there, whatever statement failed. From then on nothing is read or
-committed that lacks what was undone: a database that was opened with `repeats` keeps a list of the group's changes, and
+committed that lacks what was undone: a database that was opened with `can_redo` has a list of the group's changes, and
 makes them once more before the next statement; until that has succeeded every statement fails.
 
 A warning. POSIX drops all of a process's locks on a file when it closes any descriptor of it. So only SQLite may open
@@ -64,8 +64,8 @@ BUSY_TIMEOUT_S: Final = 10.0
 FULL_DISK_BYTES: Final = 1 << 20
 """A disk with less space than that is full."""
 LOG_RESERVE_BYTES: Final = 32 << 20
-REPEAT_PAUSE_S: Final = 1.0
-"""Reads make a lost group be done again no more often than that."""
+REDO_PAUSE_S: Final = 1.0
+"""Reads try to make the changes of a lost group again no more often than that."""
 
 FAULTS: Final = (sqlite3.Error, OverflowError, MemoryError)
 """What the driver raises when a statement fails: a number has more than 64 bits; SQLite finds no memory."""
@@ -102,15 +102,15 @@ class Database:
         connection: the driver's own; its errors are to be passed through `fault`.
         path: the file.
         writing: whether a write transaction is open.
-        undone: how often changes were undone, at least.
-        lost: why SQLite has undone the group, while it is not done again; empty as a rule.
-        on_lost: called with `lost` whenever that changes, by whoever uses the database at the time.
-        done: the changes of the open group, in order, for doing them again.
-        marks: how long `done` was when each operation under way began.
+        undone: grows whenever changes were undone, or may have been.
+        lost: why SQLite has undone the group, until its changes are made again; usually empty.
+        on_lost: called with `lost` whenever that changes, in the thread that uses the database at the time.
+        redo_list: the changes of the open group, in order, for making them again.
+        savepoints: the length of `redo_list` when each operation under way began.
     """
 
     connection_class: ClassVar[type[sqlite3.Connection]] = sqlite3.Connection
-    """What connections are made of; tests put one here that fails (`cas3fs.testing.sqlite_faults`)."""
+    """The class of connections; tests replace it by one that fails (`cas3fs.testing.sqlite_faults`)."""
 
     def __init__(
         self,
@@ -119,14 +119,14 @@ class Database:
         *,
         create: bool = False,
         cache_kib: int = SMALL_CACHE_SIZE_KIB,
-        repeats: bool = False,
+        can_redo: bool = False,
     ) -> None:
-        """Opens the file; `cache_kib` bounds what SQLite keeps of it in memory. With `repeats`, a group that SQLite
-        undoes is done again.
+        """Opens the file; `cache_kib` bounds SQLite's page cache. With `can_redo`, the changes of a group that SQLite
+        has undone are made again.
 
         Raises:
-            IndexCorrupt: it is no SQLite file.
-            IndexFull: no room on its disk.
+            IndexCorrupt: it is not a SQLite file.
+            IndexFull: no space left on its disk.
             IndexDatabaseError: it is missing (and `create` is not given), or cannot be opened.
         """
         self.path = path
@@ -134,13 +134,13 @@ class Database:
         self.undone = 0
         self.lost = ""
         self.on_lost: Callable[[str], None] = lambda lost: None
-        self.repeats = repeats
-        self.done: list[Step] = []
-        self.marks: list[int] = []
-        self._repeat_at_s = 0.0
+        self.can_redo = can_redo
+        self.redo_list: list[Step] = []
+        self.savepoints: list[int] = []
+        self._redo_at_s = 0.0
         self._changes_before = 0
         self._values_bytes = 0
-        self._rests = mode == "write"
+        self._reads_between = mode == "write"
         self._cursors: list[sqlite3.Cursor] = []
         self._log: int | None = None
         self._sync_failed = False
@@ -176,7 +176,7 @@ class Database:
         if mode == "scratch":
             pragmas = (*_LAYOUT_PRAGMAS, *_SCRATCH_PRAGMAS, *pragmas)
         elif mode == "read":
-            # what is sorted or held of a whole table goes to a file of SQLite's own, not into memory
+            # a sort or a copy of a whole table goes to a file of SQLite's own, not into memory
             pragmas = (*pragmas, "PRAGMA temp_store=FILE")
         elif mode == "write":
             pragmas = (*_LAYOUT_PRAGMAS, *_WRITE_PRAGMAS, *pragmas)
@@ -188,12 +188,12 @@ class Database:
         self.execute(_READ_SOMETHING)
         if mode == "write":
             self._open_log()
-            self._rest()
+            self._start_reading()
 
     def _refuse_spilling(self) -> None:
         if self.execute("PRAGMA cache_spill") != [(0,)]:
             raise IndexDatabaseError(
-                f"{self.path}: SQLite {sqlite3.sqlite_version} cannot be kept from writing pages before a commit, "
+                f"{self.path}: SQLite {sqlite3.sqlite_version} cannot be stopped from writing pages before a commit, "
                 "which may lose commits: use SQLite 3.50.2 or later"
             )
 
@@ -210,7 +210,7 @@ class Database:
             raise os_fault(self.path, error) from error
 
     def _reserve(self, log: int) -> None:
-        if self._room_bytes() < LOG_RESERVE_BYTES * 4:
+        if self._free_bytes() < LOG_RESERVE_BYTES * 4:
             return
         with suppress(OSError):  # a file system that cannot do it
             os.posix_fallocate(log, 0, LOG_RESERVE_BYTES)
@@ -226,11 +226,11 @@ class Database:
         """Runs a change without parameters within the group; for what is rare."""
         self.begin()
         self.execute(text)
-        if self.repeats:
-            self.done.append((self.connection.execute, text, ()))
+        if self.can_redo:
+            self.redo_list.append((self.connection.execute, text, ()))
 
     def cursor(self) -> sqlite3.Cursor:
-        """A cursor to be kept; it is closed with the database, which SQLite would otherwise keep open for its sake."""
+        """A cursor that is closed with the database; SQLite would otherwise hold the database open for it."""
         cursor = self.connection.cursor()
         self._cursors.append(cursor)
         return cursor
@@ -238,29 +238,29 @@ class Database:
     # -- the group
 
     def begin(self) -> None:
-        """Opens a write transaction, unless one is open; a lost group is done again first.
+        """Opens a write transaction, unless one is open; the changes of a lost group are made again first.
 
         Raises:
-            IndexDatabaseError: neither is possible now; with `group_lost` where the group stays lost.
+            IndexDatabaseError: neither is possible now; with `group_lost` while the group stays lost.
         """
         if self.lost:
-            self._repeat()
+            self._redo()
         if not self.writing:
             self._end("COMMIT")
             self.execute("BEGIN IMMEDIATE")
             self._changes_before = self.connection.total_changes
             self.writing = True
 
-    def require(self) -> None:
-        """For those who read: a lost group is done again first, but not again and again; raises as `begin`."""
+    def redo_before_reading(self) -> None:
+        """Comes before reads: makes the changes of a lost group again, at most once a second; raises as `begin`."""
         if self.lost:
-            if time.monotonic() < self._repeat_at_s:
-                raise self.loss()
+            if time.monotonic() < self._redo_at_s:
+                raise self.lost_error()
             self.begin()
 
     @property
     def version(self) -> tuple[int, int]:
-        """Another one after every change that this connection made or undid."""
+        """Differs after every change that this connection made or undid."""
         return self.connection.total_changes, self.undone
 
     @property
@@ -272,20 +272,20 @@ class Database:
         return self.connection.total_changes - self._changes_before + self._values_bytes // PAGE_SIZE_BYTES
 
     def add_value_bytes(self, size_bytes: int) -> None:
-        """A value of that size enters the group."""
+        """Counts a value of that size among the changes of the group."""
         self._values_bytes += size_bytes
 
     def commit(self) -> None:
-        """Ends the write transaction, if one is open, and keeps its changes; they are durable after `sync`.
+        """Commits the write transaction, if one is open; its changes are durable after `sync`.
 
         Raises:
-            IndexDatabaseError: with `group_lost` where SQLite has undone it; it is done again by the next commit.
+            IndexDatabaseError: with `group_lost` where SQLite has undone it; the next commit makes its changes again.
         """
         if self.lost:
             self.begin()
         if self.writing:
             if not self.connection.in_transaction:
-                raise self._given_up("SQLite has ended the transaction by itself")
+                raise self._group_undone("SQLite has ended the transaction by itself")
             self._end("COMMIT")
             self._commits += 1
             self._ended()
@@ -296,57 +296,57 @@ class Database:
         try:
             self._end("ROLLBACK")
         except IndexDatabaseError as error:
-            raise self.give_up(error) from error
+            raise self.undo_group(error) from error
         self._ended()
 
     def _ended(self) -> None:
         self.writing = False
-        self.done.clear()
+        self.redo_list.clear()
         self._values_bytes = 0
-        self._say_lost("")
-        self._rest()
+        self._set_lost("")
+        self._start_reading()
 
-    def give_up(self, error: BaseException) -> IndexDatabaseError:
-        """Undoes the whole group, as a part of it could not be undone; gives what is to be raised for that."""
+    def undo_group(self, error: BaseException) -> IndexDatabaseError:
+        """Undoes the whole group, as a part of it could not be undone; returns the exception to be raised for that."""
         with suppress(*FAULTS):
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-        return self._given_up(str(error) or type(error).__name__)
+        return self._group_undone(str(error) or type(error).__name__)
 
-    def _given_up(self, reason: str) -> IndexDatabaseError:
+    def _group_undone(self, reason: str) -> IndexDatabaseError:
         self.writing = False
         self.undone += 1
-        self._say_lost(reason)
-        return self.loss()
+        self._set_lost(reason)
+        return self.lost_error()
 
-    def _repeat(self) -> None:
-        """Does all that the lost group had done once more, in a new transaction.
+    def _redo(self) -> None:
+        """Makes all changes of the lost group once more, in a new transaction.
 
-        Within an operation that has lost its own beginning nothing can be done any more.
+        Within an operation that has lost its own beginning nothing more is possible.
         """
-        if not self.repeats or self.marks:
-            raise self.loss()
-        self._repeat_at_s = time.monotonic() + REPEAT_PAUSE_S
+        if not self.can_redo or self.savepoints:
+            raise self.lost_error()
+        self._redo_at_s = time.monotonic() + REDO_PAUSE_S
         try:
             if self.connection.in_transaction:  # one that reads, or what could not be undone
                 self.connection.execute("ROLLBACK")
             self.connection.execute("BEGIN IMMEDIATE")
             self._changes_before = self.connection.total_changes
-            for run, text, values in self.done:
+            for run, text, values in self.redo_list:
                 run(text, values)
         except FAULTS as error:
-            raise self.give_up(self._translated(error)) from error
+            raise self.undo_group(self._translated(error)) from error
         self.undone += 1
         self.writing = True
-        self._say_lost("")
+        self._set_lost("")
 
-    def loss(self) -> IndexDatabaseError:
-        """What is to be raised while the group is lost."""
+    def lost_error(self) -> IndexDatabaseError:
+        """The exception to be raised while the group is lost."""
         error = IndexDatabaseError(f"{self.path}: SQLite has undone the changes since the last commit: {self.lost}")
         error.group_lost = True
         return error
 
-    def _say_lost(self, reason: str) -> None:
+    def _set_lost(self, reason: str) -> None:
         if reason != self.lost:
             self.lost = reason
             self.on_lost(reason)
@@ -355,9 +355,9 @@ class Database:
         if self.connection.in_transaction:
             self.execute(how)
 
-    def _rest(self) -> None:
-        if self._rests:
-            # for speed alone: if something is wrong, the next statement that matters will say so
+    def _start_reading(self) -> None:
+        if self._reads_between:
+            # for speed alone: if something is wrong, the next statement that matters will raise it
             with suppress(IndexDatabaseError):
                 self.execute("BEGIN")
                 self.execute(_READ_SOMETHING)
@@ -369,7 +369,7 @@ class Database:
         nothing.
 
         Raises:
-            IndexFull: no room on the disk.
+            IndexFull: no space left on the disk.
             IndexDatabaseError: the disk failed now or before; `is_final` if before.
         """
         if self._sync_failed:
@@ -419,7 +419,7 @@ class Database:
 
     @property
     def user_version(self) -> int:
-        """A number that SQLite keeps for the program in the header of the file; 0 in a new one."""
+        """A number that a program may store in the header of the file; 0 in a new one."""
         return int(str(self.execute("PRAGMA user_version")[0][0]))
 
     def set_user_version(self, version: int) -> None:
@@ -440,7 +440,7 @@ class Database:
         self.execute("PRAGMA journal_mode=OFF")
 
     def keep_temporary_tables_in_files(self, cache_kib: int) -> None:
-        """Has temporary tables in a file that nobody else sees and that is gone with the connection."""
+        """Puts temporary tables into a file that no other process sees, and that is deleted with the connection."""
         self.execute("PRAGMA temp_store=FILE")
         self.execute(f"PRAGMA temp.cache_size=-{cache_kib}")
 
@@ -470,34 +470,34 @@ class Database:
         self.execute("PRAGMA journal_mode=DELETE")
 
     def fault(self, error: sqlite3.Error | OverflowError | MemoryError) -> IndexDatabaseError:
-        """The exception that stands for `error`; its `group_lost` tells whether SQLite gave up the transaction."""
+        """The exception that stands for `error`; its `group_lost` says whether SQLite has undone the transaction."""
         self.undone += 1
         fault = self._translated(error)
         if self.writing and not self.connection.in_transaction:
             self.writing = False
             fault.group_lost = True
-            self._say_lost(str(fault))
+            self._set_lost(str(fault))
         return fault
 
     def _translated(self, error: sqlite3.Error | OverflowError | MemoryError) -> IndexDatabaseError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         primary = code & 0xFF
         if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and self._disk_is_full()):
-            return IndexFull(f"{self.path}: no room on its disk")
+            return IndexFull(f"{self.path}: no space left on its disk")
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return IndexCorrupt(f"{self.path}: {error}")
         if primary in _ROW_CODES or isinstance(error, OverflowError) or "binding parameter" in str(error):
             return IndexRowRefused(f"{self.path}: {error}")
         return IndexDatabaseError(f"{self.path}: {str(error) or 'no memory'}")
 
-    def _room_bytes(self) -> int:
-        room = os.statvfs(self.path.parent)
-        return room.f_bavail * room.f_frsize
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize
 
     def _disk_is_full(self) -> bool:
         # SQLite says FULL for the database and its log, but a plain I/O error for its shared-memory file
         try:
-            return self._room_bytes() < FULL_DISK_BYTES
+            return self._free_bytes() < FULL_DISK_BYTES
         except OSError:
             return False
 
@@ -531,28 +531,28 @@ class Operation:
             self._execute("SAVEPOINT operation")
         except FAULTS as error:
             raise database.fault(error) from error
-        database.marks.append(len(database.done))
+        database.savepoints.append(len(database.redo_list))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         database = self._database
-        mark = database.marks.pop()
+        start = database.savepoints.pop()
         if kind is None and database.writing:
             try:
                 self._execute("RELEASE operation")
             except FAULTS as failure:
-                del database.done[mark:]
-                raise database.give_up(failure) from failure
+                del database.redo_list[start:]
+                raise database.undo_group(failure) from failure
             return
-        del database.done[mark:]
+        del database.redo_list[start:]
         if not database.writing:  # SQLite has undone more than the operation
             if kind is None:
-                raise database.loss()
+                raise database.lost_error()
             return
         database.undone += 1
         try:
             self._execute("ROLLBACK TO operation")
             self._execute("RELEASE operation")
         except FAULTS as failure:
-            raise database.give_up(failure) from failure
+            raise database.undo_group(failure) from failure

@@ -2,8 +2,8 @@
 """The records of staging: what a crash must not lose of files whose data is not in the store yet.
 
 A database apart from the index, ``staging.sqlite``, since it belongs to this machine and is part of no snapshot. What
-the rows mean is staging's own matter; here they are kept. All methods may be called by any thread: a lock inside
-guards each of them, and is not held while the disk is waited for.
+the rows mean is decided by staging; here they are stored. All methods may be called by any thread: a lock inside guards
+each of them, and is not held during a sync.
 """
 
 import threading
@@ -101,7 +101,7 @@ class StagingReader:
 
 
 class StagingIndex:
-    """The rows of staging. Every method raises `IndexFull`, `IndexCorrupt` or another `IndexDatabaseError`.
+    """The records of staging. Every method raises `IndexFull`, `IndexCorrupt` or another `IndexDatabaseError`.
 
     A failed `save`, `delete` or `commit` undoes all since the last commit; the error's ``group_lost`` says so.
     """
@@ -134,7 +134,7 @@ class StagingIndex:
     _set = Statement(_meta_set)
 
     def set_claim(self, claim: str) -> None:
-        """Says to which claim the rows belong; durable on return, together with what else was changed before."""
+        """Notes to which claim the rows belong; durable on return, with all earlier changes."""
         with self._lock:
             self._set.run(CLAIM, claim)
         self.commit()
@@ -145,13 +145,13 @@ class StagingIndex:
         """Enters rows, in place of those with the same inode and sequence.
 
         Raises:
-            IndexRowRefused: SQLite does not take one of them, so all is undone; `save_each` enters the others.
+            IndexRowRefused: SQLite refuses one of them, so all is undone; `save_each` enters the others.
         """
         with self._lock, self._undoing():
             self._save.many(rows)
 
     def save_each(self, rows: Iterable[StagedRow]) -> list[tuple[StagedRow, IndexRowRefused]]:
-        """As `save`, one by one; gives the rows that SQLite does not take."""
+        """As `save`, one by one; returns the rows that SQLite refuses."""
         refused = []
         with self._lock, self._undoing():
             for row in rows:
@@ -190,7 +190,7 @@ class StagingIndex:
         return found[0].replace("\n", "; ") if found else ""
 
     def commit(self, *, durable: bool = True) -> None:
-        """Keeps all changes so far; `durable` waits until they are on the disk, else `sync` does."""
+        """Commits all changes so far; `durable` waits until they are on the disk, else `sync` does."""
         with self._lock, self._undoing():
             self._database.commit()
         if durable:
@@ -216,8 +216,8 @@ class StagingIndex:
 
 
 class _Undoing:
-    """Rolls the transaction back when its body fails, so that no half of a batch is committed later; where that failed,
-    before the next body begins."""
+    """Rolls the transaction back when its body fails, so that no half of a batch is committed later; if that fails too,
+    it is rolled back before the next body."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

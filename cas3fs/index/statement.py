@@ -17,10 +17,10 @@ order::
         def child(self, parent: int, name: bytes) -> Any:
             return self._child.one(parent, name)
 
-At first use SQLAlchemy compiles it for SQLite (0.1 to 0.5 ms), which is kept for the life of the process, and it gets a
-cursor on the object's `_database`, which is kept with the object. SQLAlchemy's own execution would cost 11 to 14
-microseconds a statement; the text on a cursor that is kept costs what sqlite3 itself costs: a row by its key 2.1 to 4.3
-microseconds, Python's part included, an insert 4.
+At first use SQLAlchemy compiles it for SQLite (0.1 to 0.5 ms), once in the life of the process; each object then has it
+with a cursor of its own on its `_database`. SQLAlchemy's own execution would cost 11 to 14 microseconds a statement;
+the text on a cursor costs what sqlite3 itself costs: a row by its key 2.1 to 4.3 microseconds, Python's part included,
+an insert 4.
 
 Constants become part of the text, so every ``?`` is one of the parameters. Python deprecates numbered ones with values
 by position; so where SQLAlchemy puts the parameters in another order than the lambda, or one of them twice, the values
@@ -42,7 +42,7 @@ from sqlalchemy.sql.selectable import Join
 
 from cas3fs.index.sqlite import FAULTS, Database
 
-_PREFIX: Final = "p_"  # SQLAlchemy keeps the columns' own names to itself in INSERT and UPDATE
+_PREFIX: Final = "p_"  # SQLAlchemy reserves the names of columns in INSERT and UPDATE
 
 Row = tuple[Any, ...]
 Arrange = Callable[[Sequence[Any]], Any]
@@ -132,7 +132,7 @@ class BoundStatement:
     def one(self, *values: Any) -> Any:
         """The row, or None; for statements that give one row at most. A tuple, typed loosely so that it unpacks."""
         if self._database.lost:
-            self._database.require()
+            self._database.redo_before_reading()
         try:
             self._execute(self._text, values if self._arrange is None else self._arrange(values))
             return self._fetchone()
@@ -142,7 +142,7 @@ class BoundStatement:
     def all(self, *values: Any) -> list[Row]:
         """All rows."""
         if self._database.lost:
-            self._database.require()
+            self._database.redo_before_reading()
         try:
             self._execute(self._text, values if self._arrange is None else self._arrange(values))
             return self._fetchall()
@@ -177,8 +177,8 @@ class BoundStatement:
             self._execute(self._text, values)
         except FAULTS as error:
             raise database.fault(error) from error
-        if database.repeats:
-            database.done.append((self._execute, self._text, values))
+        if database.can_redo:
+            database.redo_list.append((self._execute, self._text, values))
 
     def many(self, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a change once for each row of parameters."""
@@ -187,14 +187,14 @@ class BoundStatement:
             database.begin()
         if self._arrange is not None:
             rows = map(self._arrange, rows)
-        if database.repeats:
+        if database.can_redo:
             rows = list(rows)
         try:
             self._cursor.executemany(self._text, rows)
         except FAULTS as error:
             raise database.fault(error) from error
-        if database.repeats:
-            database.done.append((self._cursor.executemany, self._text, rows))  # type: ignore[arg-type]
+        if database.can_redo:
+            database.redo_list.append((self._cursor.executemany, self._text, rows))  # type: ignore[arg-type]
 
     def fill(self, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a change of a temporary table once for each row of parameters, in whatever transaction is open."""
@@ -205,7 +205,7 @@ class BoundStatement:
 
 
 def ddl(element: BaseDDLElement) -> str:
-    """The text that makes or drops a table, an index or a column; SQLite keeps it, so it stays as it is."""
+    """The text that makes or drops a table, an index or a column; SQLite stores it, so it is not changed."""
     return str(element.compile(dialect=_dialect()))
 
 

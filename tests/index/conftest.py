@@ -50,7 +50,7 @@ def index(path: Path) -> Iterator[Index]:
 
 
 def watch(index: Index) -> None:
-    """From now on it is noted what is named."""
+    """Begins to note which blocks chunks name."""
     with index.operation():
         index.garbage.watch()
     index.commit()
@@ -65,7 +65,7 @@ def bury(index: Index, young: int = YOUNG) -> None:
 
 
 def drop_all(index: Index, young: int = YOUNG) -> int:
-    """Drops what no chunk names, and marks packs that are empty; gives the number of blocks."""
+    """Deletes blocks that no chunk names, and marks packs that are empty; returns the number of blocks."""
     watch(index)
     dropped = 0
     with DeadBlockScan(index.path, young) as dead:

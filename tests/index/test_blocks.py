@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blocks and packs, the index's own notes, and the counts of everything."""
+"""Blocks and packs, the texts about the volume, and the counts of everything."""
 
 import os
 import stat
@@ -16,14 +16,14 @@ NUMBERS = st.builds(SnapshotNumber, st.integers(0, 2**23 - 1), st.integers(0, 2*
 
 
 @given(NUMBERS, NUMBERS)
-def test_a_snapshots_number_as_an_integer_keeps_value_and_order(one: SnapshotNumber, other: SnapshotNumber) -> None:
+def test_an_ordinal_keeps_the_order_of_snapshot_numbers(one: SnapshotNumber, other: SnapshotNumber) -> None:
     assert number_of(ordinal_of(one)) == one
     assert 0 <= ordinal_of(one) < 2**63
     assert (one < other) == (ordinal_of(one) < ordinal_of(other))
 
 
 @pytest.mark.parametrize("number", [SnapshotNumber(2**23, 0), SnapshotNumber(0, 2**40), SnapshotNumber(-1, 0)])
-def test_a_snapshots_number_out_of_range_is_refused(number: SnapshotNumber) -> None:
+def test_a_snapshot_number_out_of_range_is_refused(number: SnapshotNumber) -> None:
     with pytest.raises(ValueError, match="out of range"):
         ordinal_of(number)
 
@@ -41,7 +41,7 @@ def test_known_blocks_are_found_and_unknown_ones_are_not(index: Index, count: in
     assert index.blocks.locate(mixed) == expected
 
 
-def test_a_block_that_is_known_keeps_its_place(index: Index) -> None:
+def test_a_known_block_keeps_its_place(index: Index) -> None:
     first = make_pack("00000001/a", 2)
     second = StoredPack("00000001/b", 300, [first.blocks[0]._replace(offset=77), *make_pack("x", 1).blocks])
     index.blocks.add_pack(first, 1)
@@ -72,7 +72,7 @@ def test_state_keeps_texts_by_name(index: Index) -> None:
     assert state.get("claim") is None
 
 
-def test_counts_tell_types_bytes_blocks_and_packs(index: Index) -> None:
+def test_counts_of_types_bytes_blocks_and_packs(index: Index) -> None:
     pack = make_pack("00000001/a", 4, plain_length=1000)
     index.blocks.add_pack(pack, 0)
     big, _small = add_file(index, b"big"), add_file(index, b"small")
@@ -94,7 +94,7 @@ def test_counts_tell_types_bytes_blocks_and_packs(index: Index) -> None:
     assert (counts.packs, counts.pack_bytes, counts.dead_packs, counts.dead_pack_bytes) == (0, 400, 1, 400)
 
 
-def test_a_reader_sees_what_is_committed_and_no_more(index: Index) -> None:
+def test_a_reader_sees_only_what_is_committed(index: Index) -> None:
     with index.reader() as reader:
         add_file(index, mode=FILE_MODE)
         assert reader.counts().files == 0
@@ -102,7 +102,7 @@ def test_a_reader_sees_what_is_committed_and_no_more(index: Index) -> None:
         assert reader.counts().files == 1
 
 
-def test_sizes_of_sparse_files_add_up_beyond_what_one_file_can_have(index: Index) -> None:
+def test_sizes_of_sparse_files_add_up_beyond_64_bits(index: Index) -> None:
     for size in (2**63 - 1, 2**63 - 1, 5):
         index.chunks.stored(add_file(index), size, NOW_NS, NOW_NS, 1)
     index.commit()
@@ -130,7 +130,7 @@ class TestLostBlocks:
         assert index.blocks.mark_pack_lost("00000001/a") == 29
         assert index.blocks.find(hashes) == {}
 
-    def test_lie_in_the_pack_in_which_they_are_stored_again_under_the_same_number(self, index: Index) -> None:
+    def test_stored_again_have_a_new_place_and_the_same_number(self, index: Index) -> None:
         hashes = self.hashes(index)
         before = index.blocks.find(hashes)
         index.blocks.mark_pack_lost("00000001/a")
@@ -140,7 +140,7 @@ class TestLostBlocks:
         assert index.blocks.locate(hashes) == {hashes[3]: BlockLocation(hashes[3], "00000001/b", 7, 55, 4096)}
         assert [one.hash for one in index.blocks.lost()] == hashes[:3] + hashes[4:]
 
-    def test_are_as_they_were_when_that_is_undone(self, index: Index) -> None:
+    def test_are_as_before_when_the_change_is_undone(self, index: Index) -> None:
         hashes = self.hashes(index)
         index.commit()
         index.blocks.mark_pack_lost("00000001/a")
@@ -148,7 +148,7 @@ class TestLostBlocks:
         index.rollback()
         assert set(index.blocks.find(hashes)) == set(hashes)
 
-    def test_are_forgotten_with_their_rows(self, index: Index) -> None:
+    def test_are_deleted_with_their_rows(self, index: Index) -> None:
         self.hashes(index)
         index.blocks.mark_pack_lost("00000001/a")
         drop_all(index, 9)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The sums in an inode's row tell of a lost write to the table of chunks, whatever page of it is hit."""
+"""The checksum in an inode's row shows a lost write to the table of chunks, whatever page of it is hit."""
 
 import random
 import sqlite3
@@ -27,7 +27,7 @@ Numbers = st.integers(0, 2**63 - 1)
 
 
 @given(st.tuples(Numbers, Numbers, Numbers, Numbers))
-def test_sqlite_makes_the_same_mark(row: tuple[int, int, int, int]) -> None:
+def test_sqlite_computes_the_same_row_checksum(row: tuple[int, int, int, int]) -> None:
     query = Statement(lambda: select(row_checksum(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip)))
     with sqlite3.connect(":memory:") as database:
         database.execute("CREATE TABLE chunks (offset INTEGER, length INTEGER, block INTEGER, skip INTEGER)")
@@ -36,18 +36,18 @@ def test_sqlite_makes_the_same_mark(row: tuple[int, int, int, int]) -> None:
     database.close()
 
 
-def sums_in(index: Index, inode: int) -> ChunkChecksum:
+def checksum_in(index: Index, inode: int) -> ChunkChecksum:
     (row,) = index._database.execute(f"SELECT chunk_count, chunk_sum FROM inodes WHERE id = {inode}")
     return ChunkChecksum(*row)  # type: ignore[arg-type]
 
 
-def chunks_in(index: Index, inode: int) -> ChunkChecksum:
+def checksum_of_chunks_in(index: Index, inode: int) -> ChunkChecksum:
     rows = index._database.execute(f"SELECT offset, length, block, skip FROM chunks WHERE inode = {inode}")
     return checksum_of(rows)  # type: ignore[arg-type]
 
 
 def change(index: Index, dice: random.Random, files: list[int]) -> None:
-    """One of the things that happen to files."""
+    """One random change of a file."""
     what = dice.choice(["new", "new", "replace", "replace", "truncate", "empty", "remove"])
     if what == "new" or not files:
         file = add_file(index)
@@ -76,13 +76,13 @@ def index_at(path: Path) -> Index:
 
 @pytest.mark.promise("files-have-chunk-checksums")
 @given(st.integers())
-def test_sums_are_what_the_chunks_say_whatever_happens_to_files(seed: int) -> None:
+def test_checksums_match_the_chunks_whatever_happens_to_files(seed: int) -> None:
     dice, files = random.Random(seed), list[int]()
     with tempfile.TemporaryDirectory() as folder, index_at(Path(folder) / "index.sqlite") as index:
         for _ in range(30):
             with index.operation():
                 change(index, dice, files)
-        assert [sums_in(index, file) for file in files] == [chunks_in(index, file) for file in files]
+        assert [checksum_in(index, file) for file in files] == [checksum_of_chunks_in(index, file) for file in files]
         index.commit()
         with IndexChecker(index.path) as checker:
             assert checker.defects("chunks-unlike-sums") == []
@@ -119,7 +119,7 @@ def rows_of(path: Path, table: str = "chunks") -> list[tuple[int, ...]] | None:
 @pytest.mark.promise("files-have-chunk-checksums", "a-damaged-index-page-is-noticed")
 @settings(suppress_health_check=list(HealthCheck), max_examples=settings.default.max_examples // 2)
 @given(st.integers(), st.booleans())
-def test_a_lost_write_to_any_page_of_chunks_is_seen_by_a_check_and_by_a_gc(seed: int, is_empty: bool) -> None:
+def test_a_check_and_a_gc_notice_a_lost_write_to_any_page_of_chunks(seed: int, is_empty: bool) -> None:
     dice, files = random.Random(seed), list[int]()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index.sqlite"
@@ -139,7 +139,7 @@ def test_a_lost_write_to_any_page_of_chunks_is_seen_by_a_check_and_by_a_gc(seed:
         assert (seen_by_a_check(path), refused_by_a_gc(path)) == (is_hurt, is_hurt)
 
 
-def test_a_page_that_is_as_it_was_before_hurts_though_sqlite_finds_nothing(path: Path) -> None:
+def test_an_outdated_page_is_noticed_though_sqlite_finds_nothing(path: Path) -> None:
     with index_at(path) as index:
         files = [add_file(index) for _ in range(20)]
         for file in files:
@@ -159,7 +159,7 @@ def test_a_page_that_is_as_it_was_before_hurts_though_sqlite_finds_nothing(path:
 @pytest.mark.promise("files-have-chunk-checksums")
 @settings(suppress_health_check=list(HealthCheck), max_examples=settings.default.max_examples // 4)
 @given(st.integers(), st.booleans())
-def test_a_lost_write_to_any_page_of_names_is_seen_by_a_check(seed: int, is_empty: bool) -> None:
+def test_a_check_notices_a_lost_write_to_any_page_of_names(seed: int, is_empty: bool) -> None:
     dice = random.Random(seed)
 
     def change_names(index: Index, count: int) -> None:
@@ -187,7 +187,7 @@ def test_a_lost_write_to_any_page_of_names_is_seen_by_a_check(seed: int, is_empt
             assert seen_by_a_check(path)
 
 
-def test_a_file_that_is_cut_to_nothing_begins_anew(path: Path) -> None:
+def test_a_file_cut_to_nothing_has_the_checksum_of_no_chunks(path: Path) -> None:
     with index_at(path) as index:
         file = add_file(index)
         index.chunks.replace(file, 0, 100, [(0, 100, 1, 0)])
@@ -195,11 +195,11 @@ def test_a_file_that_is_cut_to_nothing_begins_anew(path: Path) -> None:
         index._database.execute("DELETE FROM chunks")
         index.chunks.truncate(file, 0)
         index.chunks.replace(file, 0, 50, [(0, 50, 2, 0)])
-        assert sums_in(index, file) == chunks_in(index, file)
+        assert checksum_in(index, file) == checksum_of_chunks_in(index, file)
 
 
 @pytest.mark.parametrize("files", [0, 3])
-def test_summing_up_makes_the_sums_what_the_chunks_say(path: Path, files: int) -> None:
+def test_recomputed_checksums_match_the_chunks(path: Path, files: int) -> None:
     with index_at(path) as index:
         for file in [add_file(index) for _ in range(files)]:
             index.chunks.replace(file, 0, 200, [(0, 100, 1, 0), (100, 100, file, 7)])

@@ -104,7 +104,7 @@ def test_chunks_are_what_was_put_and_cut(shared: Index, steps: list[Change]) -> 
         assert shared.chunks.spans(inode, start, end) == expected
 
 
-def test_a_span_tells_where_its_block_lies(index: Index) -> None:
+def test_a_span_says_where_its_block_lies(index: Index) -> None:
     pack = make_pack("00000007/abc", 2, plain_length=500)
     index.blocks.add_pack(pack, 0)
     number = add_file(index)
@@ -156,7 +156,7 @@ def test_finding_a_chunk_in_a_long_file_reads_no_others(index: Index) -> None:
     assert steps < 3, "the statement walked through the chunk list"
 
 
-def test_blocks_that_are_gone_are_an_error_and_no_hole(index: Index) -> None:
+def test_missing_blocks_are_an_error_and_no_hole(index: Index) -> None:
     number = add_file(index)
     index.chunks.replace(number, 0, 10, [(0, 10, 999, 0)])
     with pytest.raises(BlockMissing, match=f"inode {number}"):

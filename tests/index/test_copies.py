@@ -119,7 +119,7 @@ def test_unchanged_pages_are_equal_in_successive_copies(index: Index, tmp_path: 
     assert changed <= 12
 
 
-def test_a_database_put_in_place_is_not_spoiled_by_the_others_log(index: Index, tmp_path: Path) -> None:
+def test_a_database_put_in_place_ignores_the_log_of_the_former_one(index: Index, tmp_path: Path) -> None:
     add_file(index, b"new")
     index.commit()
     index.copy_to(tmp_path / "copy")
@@ -135,6 +135,6 @@ def test_a_database_put_in_place_is_not_spoiled_by_the_others_log(index: Index, 
     assert not list(tmp_path.glob("old*"))
 
 
-def test_putting_in_place_what_is_not_there_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_putting_a_missing_file_in_place_is_an_index_error(tmp_path: Path) -> None:
     with pytest.raises(IndexDatabaseError):
         put_in_place(tmp_path / "none", tmp_path / "index")

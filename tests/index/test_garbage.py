@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What no chunk names is found, taken out, and never more than that."""
+"""Blocks that no chunk names are found and deleted, and no others."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.index.conftest import YOUNG, add_file, bury, drop_all, make_pack, wat
 
 
 def put(index: Index, name: str, born: int, used: int, count: int = 4) -> tuple[int, list[bytes]]:
-    """A pack of `count` blocks, the first `used` of which a file names; gives the file and the hashes."""
+    """A pack of `count` blocks, the first `used` of which a file names; returns the file and the hashes."""
     pack = make_pack(name, count)
     hashes = [block.hash for block in pack.blocks]
     with index.operation():
@@ -37,7 +37,7 @@ def uses(path: Path) -> dict[str, tuple[int, int, int | None]]:
         return {use.name: (use.blocks, use.live_blocks, use.died) for use in scan}
 
 
-def test_dead_blocks_go_and_live_ones_stay(index: Index, path: Path) -> None:
+def test_dead_blocks_are_deleted_and_live_ones_stay(index: Index, path: Path) -> None:
     _, hashes = put(index, "half", 1, 2)
     put(index, "dead", 1, 0)
     assert uses(path) == {"half": (4, 2, None), "dead": (4, 0, None)}
@@ -54,7 +54,7 @@ def test_what_is_young_is_left_alone(index: Index, path: Path) -> None:
 
 @pytest.mark.promise("gc-decides-again-when-it-deletes", "gc-memory-is-bounded")
 @pytest.mark.parametrize("how", ["replaced", "entered with others", "by a repair"])
-def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path: Path, how: str) -> None:
+def test_a_block_named_after_the_scan_is_not_deleted(index: Index, path: Path, how: str) -> None:
     file, hashes = put(index, "pack", 1, 0)
     watch(index)
     with DeadBlockScan(path, YOUNG) as scan:
@@ -76,7 +76,7 @@ def test_a_block_that_was_named_after_the_look_is_not_dropped(index: Index, path
 
 
 @pytest.mark.promise("gc-memory-is-bounded")
-def test_a_block_of_which_the_naming_was_undone_is_dropped(index: Index, path: Path) -> None:
+def test_a_block_whose_naming_was_undone_is_deleted(index: Index, path: Path) -> None:
     file, hashes = put(index, "pack", 1, 0)
     watch(index)
     number = index.blocks.find(hashes)[hashes[1]]
@@ -88,7 +88,7 @@ def test_a_block_of_which_the_naming_was_undone_is_dropped(index: Index, path: P
 
 
 @pytest.mark.promise("gc-memory-is-bounded")
-def test_a_pack_in_which_a_block_came_to_lie_after_the_look_is_not_dead(index: Index, path: Path) -> None:
+def test_a_pack_filled_after_the_scan_is_not_dead(index: Index, path: Path) -> None:
     put(index, "empty", 1, 0)
     drop_all(index)
     with index.operation():
@@ -112,7 +112,7 @@ def test_what_is_dead_comes_in_batches(index: Index, path: Path, monkeypatch: py
     assert drop_all(index) == 149
 
 
-def test_packs_come_by_name_with_what_lies_in_them(index: Index, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packs_come_by_name_with_their_blocks(index: Index, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scans, "PAGE_ROWS", 2)
     for name in ("b", "c", "a"):
         put(index, name, 1, 1)
@@ -141,7 +141,7 @@ def test_moved_blocks_lie_in_the_new_pack_alone(index: Index, path: Path) -> Non
         assert [name in needed for name in ("old", "new", "dead", "gone")] == [True, True, False, False]
 
 
-def test_rows_of_dead_packs_go_and_of_others_stay(index: Index, path: Path) -> None:
+def test_rows_of_dead_packs_are_deleted_and_others_stay(index: Index, path: Path) -> None:
     put(index, "dead", 1, 0)
     put(index, "live", 1, 1)
     drop_all(index)
@@ -181,7 +181,7 @@ def test_what_a_snapshot_of_another_line_needs_is_merged_in(index: Index, path: 
     assert known == {"ours": (1, None), "dead": (1, 6), "theirs": (4, 6)}
 
 
-def test_a_restored_index_forgets_what_no_chunk_names(index: Index) -> None:
+def test_a_restored_index_deletes_blocks_that_no_chunk_names(index: Index) -> None:
     _, hashes = put(index, "young", YOUNG, 1)
     with index.operation():
         assert index.garbage.delete_unreferenced_blocks() == 3

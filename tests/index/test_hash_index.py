@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A trimmed copy is smaller where it matters, and completing it brings everything back."""
+"""A copy without the index on hashes is smaller where it matters, and the index can be made again."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from cas3fs.values import BlockHash, PackedBlock, StoredPack
 
 
 def make(path: Path, blocks: int) -> list[BlockHash]:
-    """An index with one pack of so many blocks; gives their hashes."""
+    """An index with one pack of so many blocks; returns their hashes."""
     hashes = [BlockHash(os.urandom(32)) for _ in range(blocks)]
     packed = [PackedBlock(one, number * 10, 10, 20) for number, one in enumerate(hashes)]
     with Index.open(path, create=True) as index:
@@ -23,7 +23,7 @@ def make(path: Path, blocks: int) -> list[BlockHash]:
     return hashes
 
 
-def test_no_hash_of_a_block_is_twice_in_a_trimmed_copy(tmp_path: Path) -> None:
+def test_each_hash_stands_once_in_a_copy_without_the_index(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 500)
     copy = tmp_path / "copy"
     assert all(copy.read_bytes().count(one) >= 2 for one in hashes)  # split pages may keep some once more
@@ -31,7 +31,7 @@ def test_no_hash_of_a_block_is_twice_in_a_trimmed_copy(tmp_path: Path) -> None:
     assert all(copy.read_bytes().count(one) == 1 for one in hashes)
 
 
-def test_a_trimmed_copy_can_be_counted_and_completed(tmp_path: Path) -> None:
+def test_a_copy_without_the_index_can_be_counted_and_restored(tmp_path: Path) -> None:
     make(tmp_path / "index", 500)
     copy = tmp_path / "copy"
     drop_hash_index(copy)
@@ -43,7 +43,7 @@ def test_a_trimmed_copy_can_be_counted_and_completed(tmp_path: Path) -> None:
 
 
 def named(path: Path, hashes: list[BlockHash]) -> None:
-    """Lets a file consist of these blocks."""
+    """Makes a file of these blocks."""
     with Index.open(path) as index:
         numbers = index.blocks.find(hashes)
         with index.operation():
@@ -53,7 +53,7 @@ def named(path: Path, hashes: list[BlockHash]) -> None:
         index.copy_to(path.with_name("copy"))
 
 
-def test_an_index_that_was_trimmed_finds_blocks_and_enters_none_twice(tmp_path: Path) -> None:
+def test_the_first_lookup_restores_the_index_and_no_block_is_entered_twice(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 500)
     named(tmp_path / "index", hashes)
     copy = tmp_path / "copy"
@@ -70,7 +70,7 @@ def test_an_index_that_was_trimmed_finds_blocks_and_enters_none_twice(tmp_path: 
         assert reader.counts().blocks == 500
 
 
-def test_no_block_that_nothing_names_is_found_in_an_index_that_was_trimmed(tmp_path: Path) -> None:
+def test_no_unreferenced_block_is_found_after_a_restore(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 10)
     named(tmp_path / "index", hashes[:4])
     copy = tmp_path / "copy"
@@ -79,7 +79,7 @@ def test_no_block_that_nothing_names_is_found_in_an_index_that_was_trimmed(tmp_p
         assert set(index.blocks.find(hashes)) == set(hashes[:4])
 
 
-def test_an_undone_group_takes_nothing_from_a_trimmed_index(tmp_path: Path) -> None:
+def test_an_undone_group_undoes_a_restore_within_it(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 10)
     named(tmp_path / "index", hashes)
     copy = tmp_path / "copy"
@@ -99,7 +99,7 @@ def test_an_undone_group_takes_nothing_from_a_trimmed_index(tmp_path: Path) -> N
         assert reader.counts().blocks == 10
 
 
-def test_what_is_made_whole_at_first_use_stays_without_a_commit(tmp_path: Path) -> None:
+def test_an_index_restored_at_first_use_stays_without_a_commit(tmp_path: Path) -> None:
     hashes = make(tmp_path / "index", 10)
     named(tmp_path / "index", hashes)
     drop_hash_index(tmp_path / "copy")
@@ -110,7 +110,7 @@ def test_what_is_made_whole_at_first_use_stays_without_a_commit(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("has_log", [False, True])
-def test_upgrading_completes(tmp_path: Path, has_log: bool) -> None:
+def test_an_upgrade_restores_the_index(tmp_path: Path, has_log: bool) -> None:
     make(tmp_path / "index", 10)
     drop_hash_index(tmp_path / "copy")
     if has_log:
@@ -119,7 +119,7 @@ def test_upgrading_completes(tmp_path: Path, has_log: bool) -> None:
     assert not migrations.upgrade(tmp_path / "copy")
 
 
-def test_what_need_not_be_whole_is_not_completed(tmp_path: Path) -> None:
+def test_an_upgrade_without_the_index_does_not_restore_it(tmp_path: Path) -> None:
     make(tmp_path / "index", 10)
     drop_hash_index(tmp_path / "copy")
     assert not migrations.upgrade(tmp_path / "copy", with_hash_index=False)

@@ -85,7 +85,7 @@ def test_closing_keeps_what_was_committed_and_leaves_one_file(path: Path) -> Non
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_closed_index_holds_no_file_though_the_object_lives_on(path: Path) -> None:
+def test_a_closed_index_holds_no_file_open(path: Path) -> None:
     index = Index.open(path, create=True)
     add_file(index, b"a")
     index.namespace.lookup(1, b"a")
@@ -136,9 +136,7 @@ def test_a_sync_syncs_the_log_once_for_each_commit(index: Index, monkeypatch: py
     assert synced == [f"{index.path}-wal"]
 
 
-def test_an_index_is_synced_once_before_it_trusts_what_an_earlier_process_left(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commits_of_an_earlier_process_are_synced_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Index.open(path, create=True).close()
     synced: list[int] = []
     with Index.open(path) as index:
@@ -148,9 +146,7 @@ def test_an_index_is_synced_once_before_it_trusts_what_an_earlier_process_left(
 
 
 @pytest.mark.promise("staged-bytes-outlive-their-index-entry")
-def test_what_is_committed_while_the_disk_is_waited_for_is_synced_by_the_next_one(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_during_a_sync_is_synced_by_the_next_one(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
 
     def fdatasync(log: int) -> None:
@@ -235,7 +231,7 @@ def test_a_full_database_loses_the_group_and_says_so(index: Index) -> None:
     assert [row[1] for row in index.namespace.entries(1, 0, 9)] == [b"kept", b"after"]
 
 
-def test_a_transaction_that_sqlite_gives_up_is_reported_as_lost(index: Index) -> None:
+def test_a_transaction_that_sqlite_undoes_is_reported_as_lost(index: Index) -> None:
     with pytest.raises(IndexDatabaseError) as caught, index.operation():
         add_file(index, b"a")
         index._database.connection.execute("ROLLBACK")
@@ -256,7 +252,7 @@ def test_a_transaction_that_sqlite_gives_up_is_reported_as_lost(index: Index) ->
         (sqlite3.SQLITE_BUSY, IndexDatabaseError),
     ],
 )
-def test_an_error_of_sqlite_becomes_one_of_ours(index: Index, code: int, kind: type[Exception]) -> None:
+def test_an_error_of_sqlite_becomes_an_index_error(index: Index, code: int, kind: type[Exception]) -> None:
     error = sqlite3.OperationalError("what SQLite says")
     error.sqlite_errorcode = code
     assert type(index._database.fault(error)) is kind
@@ -269,12 +265,12 @@ def test_an_io_error_on_a_full_disk_means_that_it_is_full(index: Index, monkeypa
     assert isinstance(index._database.fault(error), IndexFull)
 
 
-def test_a_number_beyond_64_bits_is_an_error_of_ours(index: Index) -> None:
+def test_a_number_beyond_64_bits_is_an_index_error(index: Index) -> None:
     with pytest.raises(IndexDatabaseError):
         index.namespace.save_attributes([(1, 0, 0, 0, 0, 2**63)])
 
 
-def test_the_log_has_its_room_on_the_disk_beforehand(index: Index) -> None:
+def test_space_for_the_log_is_allocated_beforehand(index: Index) -> None:
     log = Path(f"{index.path}-wal").stat()
     assert log.st_size >= sqlite_module.LOG_RESERVE_BYTES
     assert log.st_blocks * 512 >= sqlite_module.LOG_RESERVE_BYTES

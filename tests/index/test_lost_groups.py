@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A group that SQLite undoes is noticed whatever statement failed, done again, and never committed in part."""
+"""A group that SQLite undoes is noticed whatever statement failed, redone, and never committed in part."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +39,7 @@ def make(index: Index, name: bytes) -> None:
 
 @pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("kind", LOSING)
-def test_a_read_that_loses_the_group_is_noticed_and_the_group_is_done_again(
+def test_a_read_that_loses_the_group_is_noticed_and_the_group_redone(
     index: Index, faults: SqliteFaults, kind: SqliteFault
 ) -> None:
     told: list[str] = []
@@ -56,7 +56,7 @@ def test_a_read_that_loses_the_group_is_noticed_and_the_group_is_done_again(
 
 
 @pytest.mark.parametrize("kind", LOSING)
-def test_an_operation_that_loses_the_group_is_undone_and_what_was_before_it_is_not(
+def test_an_operation_that_loses_the_group_is_undone_alone(
     index: Index, faults: SqliteFaults, kind: SqliteFault
 ) -> None:
     make(index, b"before")
@@ -69,7 +69,7 @@ def test_an_operation_that_loses_the_group_is_undone_and_what_was_before_it_is_n
     assert names(index) == [b"committed", b"before"]
 
 
-def test_nothing_of_an_operation_is_done_after_sqlite_undid_its_beginning(index: Index, faults: SqliteFaults) -> None:
+def test_an_operation_whose_beginning_was_undone_does_nothing_more(index: Index, faults: SqliteFaults) -> None:
     with pytest.raises(IndexDatabaseError, match="since the last commit"), index.operation():
         add_file(index, b"first half")
         with faults.on(SqliteFault.IOERR), pytest.raises(IndexDatabaseError):
@@ -93,7 +93,7 @@ def test_while_a_group_stays_lost_nothing_is_read_or_committed(index: Index, fau
     assert names(index) == [b"committed", b"before"]
 
 
-def test_who_reads_does_not_have_a_lost_group_tried_again_each_time(index: Index, faults: SqliteFaults) -> None:
+def test_not_every_read_tries_to_redo_a_lost_group(index: Index, faults: SqliteFaults) -> None:
     make(index, b"before")
     with faults.on(SqliteFault.FULL, times=None) as armed:
         for _ in range(50):
@@ -102,9 +102,7 @@ def test_who_reads_does_not_have_a_lost_group_tried_again_each_time(index: Index
     assert armed.seen < 10
 
 
-def test_a_savepoint_that_cannot_be_undone_takes_the_group_with_it_and_that_is_done_again(
-    index: Index, faults: SqliteFaults
-) -> None:
+def test_a_savepoint_that_cannot_be_undone_loses_the_group_which_is_redone(index: Index, faults: SqliteFaults) -> None:
     make(index, b"before")
     with faults.on(SqliteFault.FULL_STATEMENT, text="ROLLBACK TO"), pytest.raises(IndexDatabaseError):  # noqa: SIM117
         with index.operation():
@@ -123,7 +121,7 @@ def test_a_rollback_ends_a_lost_group_for_good(index: Index, faults: SqliteFault
 
 @pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("kind", [*LOSING, SqliteFault.FULL_STATEMENT])
-def test_an_error_at_any_statement_neither_loses_nor_halves_what_was_done(
+def test_an_error_at_any_statement_loses_no_operation_and_halves_none(
     faults: SqliteFaults, tmp_path: Path, kind: SqliteFault
 ) -> None:
     for at in range(1, 1000):

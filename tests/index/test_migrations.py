@@ -47,7 +47,7 @@ def read(path: Path, statement: str) -> list[tuple[object, ...]]:
 
 @pytest.fixture
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Lets this be a later version, with one step more; the file of that step."""
+    """Makes this a later version, with one step more; the file of that step."""
     folder = tmp_path / "100% later"
     shutil.copytree(migrations.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
     step = folder / "versions" / "9000_next.py"
@@ -145,10 +145,10 @@ def as_of_the_first_revision(path: Path) -> None:
 
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
-@pytest.mark.parametrize("is_trimmed", [False, True])
-def test_an_index_of_the_first_revision_gets_its_sums_and_what_is_lost(path: Path, is_trimmed: bool) -> None:
+@pytest.mark.parametrize("without_hash_index", [False, True])
+def test_an_index_of_the_first_revision_gets_checksums_and_lost_blocks(path: Path, without_hash_index: bool) -> None:
     as_of_the_first_revision(path)
-    if is_trimmed:
+    if without_hash_index:
         drop_hash_index(path)
     rows = "SELECT id, mode, size, atime_ns, crtime_ns, stored_seq FROM inodes ORDER BY id"
     before = read(path, rows)

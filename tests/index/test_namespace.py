@@ -99,7 +99,7 @@ def test_entries_come_in_the_order_of_their_cookies_in_pieces(index: Index) -> N
 
 
 @pytest.mark.promise("a-listing-shows-each-name-once")
-def test_a_rename_over_a_name_keeps_that_names_place(index: Index) -> None:
+def test_a_rename_over_a_name_keeps_the_place_of_that_name(index: Index) -> None:
     names = index.namespace
     old, new = add_file(index, b"old"), add_file(index)
     entry = names.child(1, b"old")[0]
@@ -143,7 +143,7 @@ def test_a_file_may_have_many_names_and_the_root_has_none(index: Index) -> None:
     assert index.namespace.parent_of(ROOT_INODE) is None
 
 
-def test_unlinked_are_those_without_links_whatever_names_there_are(index: Index) -> None:
+def test_unlinked_are_inodes_without_links_whatever_their_names(index: Index) -> None:
     add_file(index, b"named")
     _without_name, without_links = add_file(index), add_file(index, b"unlinked")
     index.namespace.save_attributes([(without_links, FILE_MODE, 0, 0, 0, 0)])

@@ -38,7 +38,7 @@ def deaths(path: Path) -> dict[str, int | None]:
 
 
 @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
-def test_an_earlier_death_is_kept_and_what_is_in_use_is_alive(tmp_path: Path) -> None:
+def test_an_earlier_death_stays_and_packs_in_use_are_alive(tmp_path: Path) -> None:
     older = index_with(tmp_path / "older", "both", "both, dead since", files=0)
     newest = index_with(tmp_path / "newest", "both", "both, dead since", "newer", "dead before", files=0)
     bury(newest, "both, dead since", 4)
@@ -57,7 +57,7 @@ def test_numbers_go_on_from_the_greater_of_both_sides(tmp_path: Path) -> None:
             assert add_file(index) == 32  # after the root and thirty that went
 
 
-def test_what_the_newest_state_knows_to_be_lost_is_lost_in_the_older_one_where_it_lies_in_the_same_pack(
+def test_lost_blocks_are_lost_in_the_older_state_in_the_same_pack(
     tmp_path: Path,
 ) -> None:
     lost, moved = make_pack("lost", 2), make_pack("moved", 1)

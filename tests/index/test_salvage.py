@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can be read of a damaged database of staging's records is taken over, and the damaged one is kept."""
+"""Readable records of staging are salvaged from a damaged database, which is kept."""
 
 import sqlite3
 from contextlib import closing
@@ -47,14 +47,14 @@ def spoil(path: Path, page: int) -> None:
         file.write(b"\xa5" * PAGE_BYTES)
 
 
-def test_a_whole_database_is_opened_as_it_is(path: Path, tmp_path: Path) -> None:
+def test_an_undamaged_database_is_opened_as_it_is(path: Path, tmp_path: Path) -> None:
     with open_or_salvage(path, tmp_path / "aside") as rows:
         assert (rows.salvaged, len(list(rows.rows()))) == ("", ROWS)
     assert not (tmp_path / "aside").exists()
 
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
-def test_records_on_other_pages_than_the_damaged_ones_are_taken_over(path: Path, tmp_path: Path) -> None:
+def test_records_on_undamaged_pages_are_salvaged(path: Path, tmp_path: Path) -> None:
     leaves = pages_of(path, "staged")
     for page in (leaves[0], leaves[10], leaves[11], leaves[20]):
         spoil(path, page)
@@ -73,13 +73,13 @@ def test_records_on_other_pages_than_the_damaged_ones_are_taken_over(path: Path,
 
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
-def test_without_its_index_every_record_is_taken_over(path: Path, tmp_path: Path) -> None:
+def test_without_its_index_every_record_is_salvaged(path: Path, tmp_path: Path) -> None:
     spoil(path, pages_of(path, "sqlite_autoindex_staged_1")[0])
     with open_or_salvage(path, tmp_path / "aside") as rows:
         assert list(rows.rows()) == [row(inode) for inode in range(1, ROWS + 1)]
 
 
-def test_what_is_no_database_gives_way_to_an_empty_one(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_replaced_by_an_empty_one(tmp_path: Path) -> None:
     path = tmp_path / "staging.sqlite"
     path.write_bytes(b"garbage" * 1000)
     with open_or_salvage(path, tmp_path / "aside") as rows:

@@ -27,7 +27,7 @@ def as_after_a_crash(path: Path) -> Path:
 
 
 @pytest.mark.promise("sqlite-never-spills")
-def test_a_commit_survives_a_crash_though_an_operation_of_its_large_group_was_undone(path: Path) -> None:
+def test_a_commit_of_a_large_group_with_an_undone_operation_survives_a_crash(path: Path) -> None:
     """Changed pages that are written early, in their place in the log, and then undone with a savepoint would leave
     frames without checksums before the commit; recovery ends at the first of them."""
     with Index.open(path, create=True) as index:
@@ -83,7 +83,7 @@ def log_of(database: Database) -> bytes:
 
 
 @pytest.mark.promise("sqlite-never-spills")
-def test_a_sqlite_that_cannot_be_kept_from_it_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sqlite_that_spills_nevertheless_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stubborn(sqlite3.Connection):
         def execute(self, text: str, *values: object) -> sqlite3.Cursor:
             return super().execute("PRAGMA user_version" if text == "PRAGMA cache_spill=OFF" else text, *values)
@@ -93,7 +93,7 @@ def test_a_sqlite_that_cannot_be_kept_from_it_is_refused(path: Path, monkeypatch
         Index.open(path, create=True)
 
 
-def test_the_weight_of_a_group_counts_its_rows_and_large_values_until_it_ends(index: Index) -> None:
+def test_changed_pages_count_rows_and_large_values_until_the_group_ends(index: Index) -> None:
     assert index.changed_pages == 0
     for number in range(10):
         add_file(index, b"%d" % number)
@@ -106,7 +106,7 @@ def test_the_weight_of_a_group_counts_its_rows_and_large_values_until_it_ends(in
 
 
 @pytest.mark.promise("sqlite-never-spills")
-def test_records_of_staging_survive_a_crash_though_a_batch_of_them_was_undone(tmp_path: Path) -> None:
+def test_records_of_staging_survive_a_crash_after_an_undone_batch(tmp_path: Path) -> None:
     def rows(first: int) -> list[StagedRow]:
         return [StagedRow(n, 1, None, 3000, 1, 1, b"", os.urandom(3000)) for n in range(first, first + 100)]
 

@@ -33,7 +33,7 @@ def test_rows_come_back_as_they_were_in_order(staging_path: Path) -> None:
         assert list(staging.rows()) == sorted(rows, key=lambda saved: saved[:2])
 
 
-def test_rows_of_an_older_version_are_taken_up_and_lost_ranges_are_kept(staging_path: Path) -> None:
+def test_rows_of_an_older_version_are_read_and_can_note_lost_ranges(staging_path: Path) -> None:
     with StagingIndex(staging_path) as staging:
         staging.save([row(1, 1)])
         staging.commit()
@@ -55,7 +55,7 @@ def test_a_row_replaces_the_one_of_the_same_inode_and_sequence(staging_path: Pat
         assert list(staging.rows()) == [row(1, 1, None, 5), row(1, 2)]
 
 
-def test_deleted_rows_are_gone_and_missing_ones_are_fine(staging_path: Path) -> None:
+def test_rows_are_deleted_and_missing_ones_are_ignored(staging_path: Path) -> None:
     with StagingIndex(staging_path) as staging:
         staging.save([row(1, 1), row(1, 2)])
         staging.delete([(1, 1), (7, 7)])

@@ -166,14 +166,14 @@ def test_a_mount_retries_its_failed_last_commit(machine: CliMachine, ended_by: s
     (machine.dir / "new").write_bytes(b"in memory only")
     (machine.dir / "kept").rename(machine.dir / "renamed")
     flag.touch()
-    assert "no room on its disk" in machine.fail("umount", machine.dir)
-    assert "no room on its disk" in machine.report("stats", machine.dir)["not_on_disk_reason"]
+    assert "no space left on its disk" in machine.fail("umount", machine.dir)
+    assert "no space left on its disk" in machine.report("stats", machine.dir)["not_on_disk_reason"]
     if ended_by == "umount":
         subprocess.run(["umount", machine.dir], check=True)
     else:
         os.kill(pid, signal.SIGTERM)
     wait_for_log(machine, "the local disk cannot be written, next try")
-    assert "no room on its disk" in machine.report("stats", machine.url)["not_on_disk_reason"]
+    assert "no space left on its disk" in machine.report("stats", machine.url)["not_on_disk_reason"]
     assert "not on the local disk" in machine.run("stats", machine.url).stdout
     flag.unlink()
     wait_for_exit(pid)
@@ -206,7 +206,7 @@ def test_stats_shows_age_of_newest_snapshot_and_last_error(machine: CliMachine) 
     flag.unlink()
     report = machine.report("stats", machine.dir)
     assert 0 <= report["snapshots"]["newest_age_s"] < TIMEOUT_S
-    assert "no room on its disk" in report["troubles"]["commits"]["error"]
+    assert "no space left on its disk" in report["troubles"]["commits"]["error"]
     output = machine.run("stats", machine.dir).stdout
     assert "s ago" in output
     assert "last error of commits" in output

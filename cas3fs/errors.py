@@ -154,7 +154,7 @@ class FilesNotStored(Cas3fsError):
 
         Args:
             files: the text names the first one, by its ``path`` and ``reason``.
-            then: the text goes on with it: what holds in spite of these files.
+            then: the next part of the text: what holds in spite of these files.
         """
         count = "1 file is" if len(files) == 1 else f"{len(files):,} files are"
         such_as = "" if len(files) == 1 else "such as "

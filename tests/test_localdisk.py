@@ -76,8 +76,8 @@ def fails(descriptor: int) -> bool:
 
 
 def test_bytes_that_the_system_could_not_write_on_its_own_are_lost_though_the_next_sync_succeeds(thin: Path) -> None:
-    disk, told = LocalDisk(), list[OSError]()
-    files = LayerFiles(thin, disk, lambda held, error: told.append(error))
+    disk, reported = LocalDisk(), list[OSError]()
+    files = LayerFiles(thin, disk, lambda held, error: reported.append(error))
     held = FileBytes(thin / "1-1", files, create=True)
     held.finish_write(held.write(0, b"x" * WRITTEN_BYTES))
     other = disk.open(thin / "1-1", os.O_RDWR)
@@ -86,7 +86,7 @@ def test_bytes_that_the_system_could_not_write_on_its_own_are_lost_though_the_ne
     assert not failed[-1]  # nothing is known of it any more
     with pytest.raises(OSError, match="has lost"):
         held.read_into(0, memoryview(bytearray(MIB)))
-    assert len(told) == 1
+    assert len(reported) == 1
     held.sync()
     with pytest.raises(OSError, match="has lost"):
         held.read_into(0, memoryview(bytearray(MIB)))

@@ -22,9 +22,9 @@ All numbers are big-endian and unsigned::
       24   32  BLAKE3 of the table and of the footer's first 24 bytes
       56   8   magic ``CAS3PEND``
 
-A block's codec stands in its own first byte and nowhere else, so that the two cannot disagree. The name of a pack is
-the BLAKE3 of all its bytes in hex. Its last bytes give its contents: one suffix-range GET of `GUESSED_TAIL_BYTES`, and
-a second one of `tail_length` where the table is longer than guessed.
+The codec of a block is in its own first byte and nowhere else, so that two places cannot disagree. The name of a pack
+is the BLAKE3 of all its bytes in hex. Its last bytes give its contents: one suffix-range GET of `GUESSED_TAIL_BYTES`,
+and a second one of `tail_length` where the table is longer than guessed.
 """
 
 import secrets

@@ -237,11 +237,11 @@ class DirectoryStore(ObjectStore):
                 raise object_exists(self.url, key) from None
             except OSError as error:
                 if error.errno in _NO_LINK_ERRNOS:
-                    told = (
+                    text = (
                         f"{self._root_path}: cannot make a hard link: {error.strerror}; a folder there is immutable "
                         "(lsattr shows it), or its file system has no hard links, and the store needs another"
                     )
-                    raise StoreRefused(told) from error
+                    raise StoreRefused(text) from error
                 raise
             try:
                 os.fsync(folder)

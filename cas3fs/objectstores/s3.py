@@ -471,11 +471,11 @@ class S3Store(ObjectStore):
             raise not_from_s3(f"{self.url}: cannot {action}", lacking or _RESPONSE_FORM)
 
     def _error_of_response(self, action: str, response: Mapping[str, Any]) -> StoreError:
-        status, told = status_of(response), response.get("Error", {})
-        code = str(told.get("Code", ""))
+        status, details = status_of(response), response.get("Error", {})
+        code = str(details.get("Code", ""))
         if is_not_from_s3(response) and code in ("", str(status)) and 400 <= status < 500:
             return not_from_s3(f"{self.url}: cannot {action}: {status}", _RESPONSE_FORM)
-        return self._error(action, status, code, told.get("Message"))
+        return self._error(action, status, code, details.get("Message"))
 
     def _error(self, action: str, status: int, code: str | None, message: str | None) -> StoreError:
         where = self._client.meta.endpoint_url
@@ -538,7 +538,7 @@ def make_client(settings: StoreSettings, session: boto3.session.Session | None =
                 response_checksum_validation="when_required",
             ),
         )
-        # with it botocore asks before it sends a body: that costs a round trip, or a second where nobody answers
+        # with it botocore asks before it sends a body: that costs a round trip, or a second without a response
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return client
     except ValueError as error:

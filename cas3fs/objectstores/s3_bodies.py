@@ -2,7 +2,7 @@
 """The bodies of requests to S3 and of its responses, in pieces.
 
 Bodies are not copied: a piece that is read from the connection is what the caller gets, up to `PIECE_BYTES`, and bytes
-in memory are passed to the connection as they are. Each piece proves that the transfer goes on, so that a request may
+in memory are passed to the connection as they are. Each piece proves that the transfer continues, so that a request may
 take long over a slow line (`TransferClock`). The connection's timeouts hold for each piece: a body that is passed on at
 once would have to be sent within one timeout.
 """

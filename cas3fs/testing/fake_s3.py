@@ -107,8 +107,8 @@ class FakeS3:
 
         def list_all() -> Answer:
             buckets = sorted(self._state.buckets.values(), key=lambda one: one.name)
-            told = [{"Name": one.name, "CreationDate": one.created} for one in buckets]
-            return {"Buckets": told, "Owner": {"ID": "fake"}}
+            listed = [{"Name": one.name, "CreationDate": one.created} for one in buckets]
+            return {"Buckets": listed, "Owner": {"ID": "fake"}}
 
         return self._call("ListBuckets", list_all, parameters)
 
@@ -194,7 +194,7 @@ class FakeS3:
                 objects.pop(key, None)
             deleted = [] if Delete.get("Quiet") else [{"Key": key} for key in gone]
             errors = [{"Key": key, "Code": "AccessDenied", "Message": "Access Denied"} for key in keys if key in kept]
-            return {name: told for name, told in (("Deleted", deleted), ("Errors", errors)) if told}
+            return {name: keys for name, keys in (("Deleted", deleted), ("Errors", errors)) if keys}
 
         return self._call("DeleteObjects", delete, parameters)
 

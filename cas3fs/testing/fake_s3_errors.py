@@ -101,11 +101,11 @@ class S3Service:
     def error(self, api_name: str, s3_error: S3Error) -> Exception:
         """The exception that boto3 raises for an error; a response to HEAD has no body, so its code is its status."""
         status = STATUS_OF[s3_error.code]
-        told = {"Code": s3_error.code, "Message": s3_error.message, **s3_error.details}
+        details = {"Code": s3_error.code, "Message": s3_error.message, **s3_error.details}
         if api_name.startswith("Head"):
-            told = {"Code": str(status), "Message": _MESSAGES.get(str(status), s3_error.message)}
-        response = {"Error": told, "ResponseMetadata": metadata(status)}
-        kind: Any = self.exceptions.from_code(told["Code"])
+            details = {"Code": str(status), "Message": _MESSAGES.get(str(status), s3_error.message)}
+        response = {"Error": details, "ResponseMetadata": metadata(status)}
+        kind: Any = self.exceptions.from_code(details["Code"])
         made: Exception = kind(response, api_name)
         return made
 

@@ -215,9 +215,9 @@ class FaultyDisk(LocalDisk):
     def check(self, descriptor: int) -> None:
         path = self._path(descriptor)
         with self._lock:
-            told = path in self._unreported
+            is_unreported = path in self._unreported
             self._unreported.discard(path)
-        if told:
+        if is_unreported:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     def sync_folder(self, descriptor: int) -> None:

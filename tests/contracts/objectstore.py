@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contract of object stores: `ObjectStoreContract`; the test class of a store adds a fixture `store`.
 
-What holds only of some stands in classes of its own, which the test class inherits from as they apply.
+Tests that hold only for some stores are in further classes, which the test class inherits from as they apply.
 """
 
 import io

@@ -71,8 +71,8 @@ STORED = Reply(headers={"ETag": '"5d41402abc4b2a76b9719d911017c592"'})
 
 def found(body: bytes, status: int = 200, *, missing_bytes: int = 0, **headers: str) -> Reply:
     """The response to a get."""
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(status, body, dict(STORED.headers) | told, missing_bytes)
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, body, dict(STORED.headers) | given, missing_bytes)
 
 
 def listing(*keys: str, next_token: str = "") -> Reply:
@@ -394,7 +394,7 @@ PAGES = {
 @pytest.mark.promise("only-real-answers-count")
 @pytest.mark.parametrize(
     ("request_name", "page"),
-    [one for one in product(REQUESTS, PAGES) if one != ("head", "403")],  # that answer has no body to tell
+    [one for one in product(REQUESTS, PAGES) if one != ("head", "403")],  # that response has no body
 )
 def test_a_page_of_html_is_a_transient_error(store: S3Store, script: Script, page: str, request_name: str) -> None:
     script.replies = [PAGES[page]]
@@ -568,11 +568,11 @@ def test_a_real_server_refuses_a_damaged_body(rclone_s3: S3Server) -> None:
 
 
 def test_a_wrong_bucket_and_wrong_credentials_are_different_errors(rclone_s3: S3Server) -> None:
-    rclone_s3.make_bucket("told-apart")
+    rclone_s3.make_bucket("different-errors")
     cases = [
         ("absent-bucket", rclone_s3.access_key, rclone_s3.secret_key, StoreMissing, "no such bucket: absent-bucket"),
-        ("told-apart", "WRONG", rclone_s3.secret_key, AccessDenied, "unknown access key"),
-        ("told-apart", rclone_s3.access_key, "WRONG", AccessDenied, "wrong secret key"),
+        ("different-errors", "WRONG", rclone_s3.secret_key, AccessDenied, "unknown access key"),
+        ("different-errors", rclone_s3.access_key, "WRONG", AccessDenied, "wrong secret key"),
     ]
     for bucket, access_key, secret_key, expected, words in cases:
         settings = StoreSettings("s3://bucket", rclone_s3.endpoint_url, access_key, secret_key, REGION)

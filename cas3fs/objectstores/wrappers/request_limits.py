@@ -3,7 +3,7 @@
 
 Bandwidth is kept by token buckets that may go into debt: a request takes its bytes at once and waits until the debt is
 paid, so the average holds whatever the size of one request. Where the size of a response is not known before, the
-request waits after it. Closing ends all waiting: requests then go on without a limit.
+request waits after it. Closing ends all waiting: requests then continue without a limit.
 
 Locks: the semaphore of `ConcurrencyLimitedStore` is held during a request; each bucket has a lock that is held for its
 arithmetic only.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contract of caches: `BlockCacheContract`; the test class of a cache adds a fixture `cache`.
 
-The cache has to be empty, ready, large enough for some mebibytes, and kept by nobody else. Class attributes tell what
+The cache has to be empty, ready, large enough for some mebibytes, and unused by others. Class attributes say what
 an implementation cannot do.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contract of boto3's S3 client: `S3ClientContract`, for the fake and for real servers.
 
-A test class adds a fixture `s3`, a client, and a fixture `bucket`, the name of an empty bucket. What not every server
-does stands in classes of its own.
+A test class adds a fixture `s3`, a client, and a fixture `bucket`, the name of an empty bucket. Tests that not every
+server passes are in further classes.
 """
 
 import io

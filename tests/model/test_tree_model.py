@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from tests.model.file_systems import KINDS, Cas3fsTree, LocalDirectory, TreeOperations, outcome
-from tests.model.tested_volume import TestedVolume
+from tests.model.movable_volume import MovableVolume
 from tests.model.tree_state import Location, TreeState, changes_of_times, differences, same_inodes
 
 SECOND = 10**9
@@ -61,7 +61,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="cas3fs-tree-"))
         self.umask = os.umask(0)
         self.reference = LocalDirectory(self.folder / "reference")
-        self.machine = TestedVolume()
+        self.machine = MovableVolume()
         self.ours = Cas3fsTree(self.machine.fs)
         root = self.machine.fs.getattr(1)
         self.reference.chown((), root.uid, root.gid)

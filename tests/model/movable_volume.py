@@ -24,7 +24,7 @@ MEMORY = Path("/dev/shm")  # no test here loses power, and thousands of syncs co
 SMALL = VolumeSettings(chunker="fixed", block_size_bytes=4096)
 
 
-class TestedVolume:
+class MovableVolume:
     """A volume, open on the current machine."""
 
     def __init__(self) -> None:

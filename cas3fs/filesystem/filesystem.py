@@ -211,8 +211,8 @@ class FileSystem:
     def index_transaction(self) -> Iterator[Index]:
         """The index, while no operation of a program uses it; all that is changed within is kept, or nothing.
 
-        It shows every operation that has ended before. What programs see of inodes and names may be in memory, so
-        nobody changes those here while they are served.
+        It shows every operation that has ended before. Inodes and names may be in memory too: a caller that changes
+        them calls `drop_caches` afterwards, and does so only while no program uses the file system.
 
         Raises:
             IndexDatabaseError: the index failed; what was changed within is undone.
@@ -245,7 +245,7 @@ class FileSystem:
             self._state.dentries.clear()
 
     def complete_index(self) -> None:
-        """Returns when those who read the index's file see all that happened before; errors as `commit`."""
+        """Makes all earlier operations visible in the index's file; errors as `commit`."""
         self.commit()
         with self._state.lock:
             self._state.index.ensure_hash_index()
@@ -266,19 +266,19 @@ class FileSystem:
     # -- durability
 
     def commit(self) -> None:
-        """Returns when all that happened before is durable on this machine.
+        """Makes all earlier operations durable on this machine.
 
         Raises:
-            IndexDatabaseError, OSError: it is not.
+            IndexDatabaseError, OSError: they are not durable; a later commit may succeed.
         """
         if not self._state.settings.read_only:
             self.commits.commit()
 
     def fsync(self, handle: int, datasync: bool = False) -> None:
-        """What was written to the file is durable on this machine.
+        """Makes what was written to the file durable on this machine.
 
         Raises:
-            FileSystemError: EIO, the local disk has lost bytes of it; each handle is told once, whenever it happened.
+            FileSystemError: EIO, the local disk has lost bytes of it; each handle gets it once.
             IndexDatabaseError, OSError: as `commit`, and IndexRowRefused.
         """
         self.commit()
@@ -288,7 +288,7 @@ class FileSystem:
         self.check_losses(handle)
 
     def fsyncdir(self, handle: int) -> None:
-        """What happened in the directory is durable on this machine; errors as `fsync`."""
+        """Makes changes of the directory durable on this machine; errors as `fsync`."""
         self.commit()
         directory = self.directories.inode_of(handle)
         if directory is not None:
@@ -310,13 +310,13 @@ class FileSystem:
     def store_all(
         self, timeout_s: float | None = None, *, settled: bool = False, skip_unstorable: bool = False
     ) -> None:
-        """Returns when everything written before the call is in the store, and the index says so.
+        """Stores everything written before the call, and enters it in the index.
 
         With `settled`, a file that was truncated and is being rewritten is left alone until it is closed; with
-        `skip_unstorable`, files that cannot be stored although others can are left out: `unstorable_files` tells them.
+        `skip_unstorable`, files that cannot be stored although others can are left out: `unstorable_files` lists them.
 
         Raises:
-            Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
+            Cas3fsError, OSError: it failed; nothing is lost, and storing is tried again.
             TimeoutError: not in that time.
         """
         self.storer.store_all(timeout_s, settled=settled, skip_unstorable=skip_unstorable)
@@ -326,7 +326,7 @@ class FileSystem:
         """Stores everything, then copies the index to that file: a state the file system had after the call.
 
         `settled` as in `store_all`; without it, what was written before the call is in the copy, but for files that
-        cannot be stored although others can: `unstorable_files` tells them.
+        cannot be stored although others can: `unstorable_files` lists them.
 
         Raises:
             as `store_all`, and IndexDatabaseError where the copy cannot be made.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers that programs hand in, checked where they come in: the index holds integers of 64 bits with a sign.
+"""Limits of what programs hand in, checked where it comes in: the index holds signed integers of 64 bits.
 
-A time that does not fit is moved to the first or last that does, as ext4 does with those beyond its own (1901 and
-2446); anything else is refused.
+A time that does not fit is moved to the first or last one that does, as ext4 does with times beyond its own limits
+(1901 and 2446); anything else is refused.
 """
 
 import errno
@@ -24,7 +24,7 @@ def clamped_ns(time_ns: int) -> int:
 
 
 def check_owner(uid: int, gid: int) -> None:
-    """Whether there can be such a user and such a group.
+    """Checks that there can be such a user and such a group.
 
     Raises:
         FileSystemError: EINVAL, there cannot.

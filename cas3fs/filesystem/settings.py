@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a front-end hands to the file system: its settings, and on whose behalf a request is made."""
+"""What a front-end hands to the file system: its settings, and on whose behalf it makes a request."""
 
 from typing import Protocol
 
@@ -9,10 +9,7 @@ _MIB = 1 << 20
 
 
 class Caller(Protocol):
-    """Who asks: llfuse's request context fits.
-
-    uid, gid: the user and group on whose behalf it happens.
-    """
+    """The user and group on whose behalf a request is made; the request context of llfuse is one."""
 
     @property
     def uid(self) -> int: ...
@@ -31,15 +28,20 @@ class Owner:
 
 @attrs.frozen
 class FileSystemSettings:
-    """How eager the background is; the defaults suit a mount.
+    """When the background threads act; the defaults suit a mount.
 
-    commit_interval_s: the longest time that an operation stays uncommitted on this machine.
-    settle_s: a file is stored when it is closed and has been quiet for so long ...
-    batch_wait_s: ... together with others that settle within this time, or as soon as they fill a pack.
-    part_bytes: a file that only grows is stored in parts of this size while it is being written.
-    storers: threads that store.
-    cached_inodes: about so many inodes are kept in memory, beside those that are in use.
-    cache_writes: large blocks go to the caches as they are stored, unless programs are busy; not only as they are read.
+    Attributes:
+        commit_interval_s: the longest time that an operation stays uncommitted on this machine.
+        settle_s: how long a closed file has to be unchanged before it is stored.
+        batch_wait_s: how long a settled file waits for others, unless they fill a pack before.
+        batch_bytes: how much one storing job takes at most, but for its last file.
+        pack_bytes: the size of a pack: settled files that fill one are stored at once.
+        part_bytes: a file that only grows is stored in parts of this size while it is being written.
+        storers: how many threads store files.
+        cached_inodes: about how many inodes stay in memory, beside those in use.
+        cache_writes: put large blocks in the caches as they are stored, unless programs are busy, and not only as they
+            are read.
+        read_only: refuse every change, and run no background threads.
     """
 
     commit_interval_s: float = 5.0

@@ -154,7 +154,7 @@ def test_what_was_lost_is_never_stored(
     look(fs)
     with pytest.raises(OSError, match="lost"):
         fs.store_all()
-    until(lambda: not fs.lookup(1, b"well").unstored)
+    until(lambda: not fs.lookup(1, b"well").is_unstored)
     assert fs.lookup(1, b"f").stored_seq == 0
     unreadable(fs, handle)
 

@@ -13,13 +13,13 @@ def test_a_random_reader_causes_nothing_even_if_every_read_is_tried_twice() -> N
     ahead, places = ReadAhead(), random.Random(1)
     for _ in range(1000):
         start = places.randrange(1 << 20) * 4096
-        assert ahead.seen(start, start + 4096) is None
-        assert ahead.seen(start, start + 4096) is None
+        assert ahead.record_read(start, start + 4096) is None
+        assert ahead.record_read(start, start + 4096) is None
 
 
 def test_a_sequential_reader_has_a_window_that_grows_and_is_never_asked_for_twice() -> None:
     ahead = ReadAhead()
-    ranges = [window for place in range(4000) if (window := ahead.seen(place * PIECE, (place + 1) * PIECE))]
+    ranges = [window for place in range(4000) if (window := ahead.record_read(place * PIECE, (place + 1) * PIECE))]
     assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
     lengths = [end - begin for begin, end in ranges]
     assert lengths[0] <= 2 * FIRST_BYTES
@@ -33,16 +33,16 @@ def test_two_reads_in_flight_in_the_wrong_order_are_a_sequence_all_the_same() ->
     found = 0
     for pair in range(0, 100, 2):
         for place in (pair + 1, pair):
-            found += ahead.seen(place * PIECE, (place + 1) * PIECE) is not None
+            found += ahead.record_read(place * PIECE, (place + 1) * PIECE) is not None
     assert found >= 3
 
 
 def test_who_jumps_begins_anew_with_the_smallest_window() -> None:
     ahead = ReadAhead()
     for place in range(1000):
-        ahead.seen(place * PIECE, (place + 1) * PIECE)
+        ahead.record_read(place * PIECE, (place + 1) * PIECE)
     far = 1 << 40
-    assert ahead.seen(far, far + PIECE) is None
-    window = ahead.seen(far + PIECE, far + 2 * PIECE)
+    assert ahead.record_read(far, far + PIECE) is None
+    window = ahead.record_read(far + PIECE, far + 2 * PIECE)
     assert window is not None
     assert window[1] - window[0] <= 2 * FIRST_BYTES

@@ -409,7 +409,7 @@ def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
     def enter_one(files: list[FrozenFile]) -> None:
         entered.append(files)
         if len(entered) == 2:
-            first.busy = True  # as another job that has taken the file up again
+            first.being_stored = True  # as another job that has taken the file up again
         if len(entered) > 1:
             raise StoreError("for the test")
         enter(files)
@@ -417,8 +417,8 @@ def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
     monkeypatch.setattr(storer, "_enter_chunks", enter_one)
     with pytest.raises(StoreError, match="for the test"):
         fs.store_all()
-    assert first.busy
-    first.busy = False
+    assert first.being_stored
+    first.being_stored = False
     monkeypatch.setattr(storer, "_enter_chunks", enter)
     fs.store_all()
 

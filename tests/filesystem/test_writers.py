@@ -107,7 +107,7 @@ def test_staged_bytes_that_the_disk_does_not_give_back_are_the_trouble_of_their_
         fs.store_all()
     with pytest.raises(OSError, match="shorter than its ranges"):
         content(fs, b"hurt")
-    until(lambda: not fs.lookup(1, b"well").unstored)
+    until(lambda: not fs.lookup(1, b"well").is_unstored)
     assert content(fs, b"well") == b"b" * MIB
-    assert hurt.unstored
+    assert hurt.is_unstored
     assert hurt.stored_seq == 0

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Names: lookup, create, link, unlink, rename, readdir.
 
-Who may do what is for the kernel to check (``default_permissions``): it knows the caller's groups and capabilities.
-What is checked here is what keeps the tree a tree.
+The kernel checks permissions (``default_permissions``), as it knows the caller's groups and capabilities. What is
+checked here is what keeps the tree a tree.
 
-An operation that takes several statements is one savepoint of the index: all of it or nothing.  What it changes in
-memory, it changes after its last statement, and any of them may fail: so what it needs to know it asks before.
+An operation that takes several statements is one savepoint of the index: all of it or nothing. It changes memory only
+after its last statement, and any statement may fail: so it asks before for all that it needs to know.
 """
 
 import errno
@@ -29,16 +29,16 @@ Name = tuple[int, bytes]
 
 
 class DirectoryListing:
-    """An open directory: the entries read ahead, so that the many small requests of one reading cost one query."""
+    """An open directory, with entries that were read ahead: the many small requests of one reading cost one query."""
 
-    __slots__ = ("ahead", "cookies", "directory", "start")
+    __slots__ = ("cookies", "directory", "entries", "start_cookie")
 
     def __init__(self, directory: Inode) -> None:
         self.directory = directory
-        self.ahead: list[tuple[bytes, Inode, int]] = []
+        self.entries: list[tuple[bytes, Inode, int]] = []
         self.cookies: list[int] = []
-        self.start = 0
-        """The cookie behind which `ahead` begins."""
+        self.start_cookie = 0
+        """The cookie behind which `entries` begin."""
 
 
 class Directories:
@@ -56,7 +56,7 @@ class Directories:
     # -- finding
 
     def lookup(self, parent: int, name: bytes) -> Inode:
-        """The inode that `name` stands for in the directory; the kernel's count of it is raised.
+        """Looks up `name` in the directory, and counts one more reference of the kernel to the inode.
 
         Raises:
             FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG.
@@ -84,9 +84,9 @@ class Directories:
         if row is None:
             self._inodes.directory(parent)
             self._check_name(name)
-            self._dentries.miss(parent, name)
+            self._dentries.record_absent(parent, name)
             return None
-        self._dentries.learn(parent, name, row[0])
+        self._dentries.insert(parent, name, row[0])
         return self._inodes.admit(row)
 
     def _find_dots(self, parent: int, name: bytes) -> Inode:
@@ -106,8 +106,8 @@ class Directories:
         if not name or b"/" in name or b"\0" in name:
             raise FileSystemError(errno.EINVAL)
 
-    def _existing(self, parent: int, name: bytes) -> Inode:
-        """The inode behind a name that is to be removed or moved."""
+    def _find_existing(self, parent: int, name: bytes) -> Inode:
+        """The inode of a name that is to be removed or moved."""
         if name == b".":
             raise FileSystemError(errno.EINVAL)
         if name == b"..":
@@ -118,9 +118,9 @@ class Directories:
         return inode
 
     def forget(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """The kernel gives back lookup counts: (inode, count) each."""
+        """Gives lookup counts of the kernel back: (inode, count) each."""
         with self._lock:
-            for inode in self._inodes.forget(pairs):
+            for inode in self._inodes.drop_lookups(pairs):
                 self._state.remove_if_unreferenced(inode)
 
     # -- making
@@ -139,12 +139,20 @@ class Directories:
             return self.make_inode(parent, name, mode, caller, rdev=rdev)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
-        """Makes a directory; errors as `mknod`, and EMLINK."""
+        """Makes a directory.
+
+        Raises:
+            FileSystemError: as `mknod`.
+        """
         with self._lock:
             return self.make_inode(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
-        """Makes a symbolic link; errors as `mknod`."""
+        """Makes a symbolic link.
+
+        Raises:
+            FileSystemError: as `mknod`.
+        """
         if not target:
             raise FileSystemError(errno.ENOENT)
         if len(target) > 4095:
@@ -156,7 +164,7 @@ class Directories:
         self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Inode:
         self._access.check_change()
-        directory = self._room_for(parent, name)
+        directory = self._check_new_name(parent, name)
         gid = caller.gid
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
@@ -168,18 +176,18 @@ class Directories:
         if not 0 <= rdev <= INTEGER_MAX:
             raise FileSystemError(errno.EINVAL)
         row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
-        number = self._dentries.reserve()
+        number = self._dentries.reserve_number()
         if target is not None:
             self._index.namespace.add_symlink(number, target)
-        self._dentries.add(number, parent, name, row, is_directory=is_directory)
+        self._dentries.create(number, parent, name, row, is_directory=is_directory)
         directory.nlink += is_directory
         self._state.entries_changed(directory)
         inode = self._inodes.admit((number, *row, 0))
         self._inodes.lookups[number] = 1
         return inode
 
-    def _room_for(self, parent: int, name: bytes) -> Inode:
-        """The directory, if the name is good and not taken there."""
+    def _check_new_name(self, parent: int, name: bytes) -> Inode:
+        """The directory, after checking that the name is valid and not taken there."""
         directory = self._inodes.directory(parent)
         if name in (b".", b".."):
             raise FileSystemError(errno.EEXIST)
@@ -194,12 +202,12 @@ class Directories:
         """Gives the inode one more name.
 
         Raises:
-            FileSystemError: EPERM for a directory, ENOENT for an inode that is gone, EMLINK, and as `mknod`.
+            FileSystemError: EPERM for a directory, ENOENT for an inode without a name, EMLINK, and as `mknod`.
         """
         with self._lock:
             self._access.check_change()
             inode = self._inodes.get(number)
-            directory = self._room_for(new_parent, new_name)
+            directory = self._check_new_name(new_parent, new_name)
             if inode.is_directory:
                 raise FileSystemError(errno.EPERM)
             if inode.nlink == 0:
@@ -211,15 +219,15 @@ class Directories:
             inode.nlink += 1
             inode.ctime_ns = self._state.entries_changed(directory)
             self._state.attributes_changed(inode)
-            self._dentries.learn(new_parent, new_name, number)
-            self._inodes.remember(number)
+            self._dentries.insert(new_parent, new_name, number)
+            self._inodes.add_lookup(number)
             return inode
 
     def readlink(self, number: int) -> bytes:
         """The target of a symbolic link.
 
         Raises:
-            FileSystemError: EINVAL, it is none.
+            FileSystemError: EINVAL, it is no symbolic link.
         """
         with self._lock:
             target = self._index.namespace.symlink(self._inodes.get(number).number)
@@ -230,14 +238,14 @@ class Directories:
     # -- removing
 
     def unlink(self, parent: int, name: bytes) -> None:
-        """Removes a name of a file that is no directory; the file lives on while it is open.
+        """Removes a name of anything but a directory; the file lives on while it is open.
 
         Raises:
             FileSystemError: ENOENT, EISDIR, EROFS.
         """
         with self._lock:
             self._access.check_removal()
-            inode = self._existing(parent, name)
+            inode = self._find_existing(parent, name)
             if inode.is_directory:
                 raise FileSystemError(errno.EISDIR)
             self._remove(parent, name, inode)
@@ -250,7 +258,7 @@ class Directories:
         """
         with self._lock:
             self._access.check_removal()
-            inode = self._existing(parent, name)
+            inode = self._find_existing(parent, name)
             if not inode.is_directory:
                 raise FileSystemError(errno.ENOTDIR)
             if not self._is_empty(inode):
@@ -263,17 +271,17 @@ class Directories:
 
     def _remove(self, parent: int, name: bytes, inode: Inode) -> None:
         directory = self._inodes.directory(parent)
-        if inode.number in self._dentries.unflushed:  # else an entry would be to go that the index does not have yet
+        if inode.number in self._dentries.unflushed:  # the index does not have the entry yet
             self._dentries.flush()
         self._dentries.remove(parent, name)
         directory.nlink -= inode.is_directory
-        self._lost_name(inode, self._state.entries_changed(directory))
+        self._name_removed(inode, self._state.entries_changed(directory))
 
-    def _lost_name(self, inode: Inode, now: int) -> None:
-        """One name of `inode` is gone; a directory has only the one."""
+    def _name_removed(self, inode: Inode, now: int) -> None:
+        """Updates an inode that has lost a name; a directory has only one."""
         inode.nlink = 0 if inode.is_directory else max(0, inode.nlink - 1)
         if inode.is_directory:
-            self._dentries.forget_directory(inode.number)
+            self._dentries.discard_directory(inode.number)
         inode.ctime_ns = now
         self._state.attributes_changed(inode)
         self._state.remove_if_unreferenced(inode)
@@ -281,16 +289,16 @@ class Directories:
     # -- moving
 
     def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes) -> None:
-        """Moves a name, in one step, over what bears the new one.
+        """Moves a name, in one step, in the place of what has the new one.
 
         Raises:
-            FileSystemError: ENOENT; EINVAL into itself; ENOTEMPTY, ENOTDIR or EISDIR where the target forbids it;
+            FileSystemError: ENOENT; EINVAL for a move into itself; ENOTEMPTY, ENOTDIR or EISDIR for the target;
                 ENAMETOOLONG, ENOSPC, EROFS.
         """
         with self._lock:
             self._access.check_change()
             self._inodes.directory(new_parent)
-            inode = self._existing(old_parent, old_name)
+            inode = self._find_existing(old_parent, old_name)
             if new_name in (b".", b".."):
                 raise FileSystemError(errno.EEXIST)
             self._check_name(new_name)
@@ -304,7 +312,7 @@ class Directories:
             self._move(inode, target, (old_parent, old_name), (new_parent, new_name))
 
     def _check_not_below(self, inode: Inode, directory: int) -> None:
-        """A directory cannot move into itself or below."""
+        """Checks that a directory does not move into itself or below."""
         above: int | None = directory
         while above is not None:
             if above == inode.number:
@@ -331,12 +339,12 @@ class Directories:
                 space.rename_entry(*old, new[1])
             else:
                 space.move_entry(*old, *new)
-        self._dentries.forget(*old)
-        self._dentries.learn(*new, inode.number)
-        self._moved(inode, target, source, destination)
+        self._dentries.discard(*old)
+        self._dentries.insert(*new, inode.number)
+        self._update_after_move(inode, target, source, destination)
 
-    def _moved(self, inode: Inode, target: Inode | None, source: Inode, destination: Inode) -> None:
-        """What a move that has happened in the index changes in memory; nothing here asks the index."""
+    def _update_after_move(self, inode: Inode, target: Inode | None, source: Inode, destination: Inode) -> None:
+        """Changes memory after a move in the index; asks nothing of the index."""
         if inode.is_directory:
             source.nlink -= 1
             destination.nlink += 1
@@ -345,9 +353,9 @@ class Directories:
         inode.ctime_ns = now
         self._state.attributes_changed(inode)
         if target is not None:
-            inode.replaces = inode.unstored
+            inode.replaced_another = inode.is_unstored
             destination.nlink -= target.is_directory
-            self._lost_name(target, now)
+            self._name_removed(target, now)
 
     # -- reading directories
 
@@ -367,36 +375,36 @@ class Directories:
             return handle
 
     def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Inode, int]]:
-        """The entries behind the cookie `offset` (0: from the start): name, inode, cookie of the next.
+        """The entries behind the cookie `offset` (0: from the start): name, inode, cookie.
 
-        The cookie of an entry never changes while it stays in its directory, so none that is there all the time is
-        skipped or given twice, whatever else comes and goes.  "." and ".." are left to the kernel.
+        The cookie of an entry never changes while it stays in its directory, so an entry that is there all the time is
+        never skipped or given twice, whatever else comes and goes. The kernel adds "." and "..".
         """
         listing = self._listings[handle]
-        if offset == 0 or offset < listing.start:
-            self._read_ahead(listing, offset)
+        if offset == 0 or offset < listing.start_cookie:
+            self._load_entries(listing, offset)
         while True:
             position = bisect_right(listing.cookies, offset)
-            if position == len(listing.ahead):
-                self._read_ahead(listing, offset)
+            if position == len(listing.entries):
+                self._load_entries(listing, offset)
                 position = 0
-            if not listing.ahead:
+            if not listing.entries:
                 return
-            for entry in itertools.islice(listing.ahead, position, None):
+            for entry in itertools.islice(listing.entries, position, None):
                 yield entry
                 offset = entry[2]
 
-    def _read_ahead(self, listing: DirectoryListing, offset: int) -> None:
+    def _load_entries(self, listing: DirectoryListing, offset: int) -> None:
         directory = listing.directory.number
         with self._lock:
             self._dentries.flush()
             rows = self._index.namespace.entries(directory, offset, _LISTING_ENTRIES)
             admit = self._inodes.admit
-            listing.ahead = [(row[1], admit(row[2:]), row[0]) for row in rows]
-            for name, inode, _ in listing.ahead:
-                self._dentries.learn(directory, name, inode.number)
-        listing.cookies = [cookie for _, _, cookie in listing.ahead]
-        listing.start = offset
+            listing.entries = [(row[1], admit(row[2:]), row[0]) for row in rows]
+            for name, inode, _ in listing.entries:
+                self._dentries.insert(directory, name, inode.number)
+        listing.cookies = [cookie for _, _, cookie in listing.entries]
+        listing.start_cookie = offset
 
     @property
     def open_count(self) -> int:
@@ -409,7 +417,7 @@ class Directories:
         return None if listing is None else listing.directory
 
     def releasedir(self, handle: int) -> None:
-        """The directory is not read any more."""
+        """Closes the handle of a directory."""
         with self._lock:
             directory = self._listings.pop(handle).directory
             directory.handles -= 1

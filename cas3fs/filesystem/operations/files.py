@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Contents: open, read, write, truncate, and the attributes of inodes.
 
-A write goes to the file's top layer (module `staging`) and nowhere else; storers bring it to the store later.
+A write goes to the file's top layer (module `state.staging`) and nowhere else; storers bring it to the store later.
 
-Two calls for one thing: `read_now` and `write_now` never wait for anything but the lock, and answer None where they
-would have to; `read` and `write` may wait for the store, the disk, or room in staging.  A front-end that serves many
-requests with few threads tries the first and calls the second where waiting hurts nobody.
+There are two calls for one thing: `read_now` and `write_now` never wait for anything but the lock, and return None
+where they would have to; `read` and `write` may wait for the store, the disk, or space in staging. A front-end that
+serves many requests with few threads tries the first, and calls the second where waiting holds nobody up.
 """
 
 import errno
@@ -35,15 +35,15 @@ from cas3fs.values import Buffer
 _log = logging.getLogger(__name__)
 
 _MODE_BITS = 0o7777
-_TELL_S = 60.0
-_LOOK_S = 1.0
-"""A writer that waits for room looks at least so often."""
+_LOG_INTERVAL_S = 60.0
+_CHECK_INTERVAL_S = 1.0
+"""How often a writer that waits for space checks for it, at least."""
 
 
 class OpenFile:
     """A handle of a regular file."""
 
-    __slots__ = ("ahead", "failures_seen", "inode", "privileged", "readable", "spans", "writable")
+    __slots__ = ("chunks", "inode", "losses_seen", "privileged", "readable", "readahead", "writable")
 
     def __init__(self, inode: Inode, flags: int, privileged: bool, index: Index) -> None:
         self.inode = inode
@@ -51,11 +51,11 @@ class OpenFile:
         self.readable = access != os.O_WRONLY
         self.writable = access != os.O_RDONLY
         self.privileged = privileged
-        """Its writes leave set-id bits alone."""
-        self.ahead = ReadAhead()
-        self.spans = ChunkCache(index, inode.number)
-        self.failures_seen = 0
-        """How many losses of staged bytes its program knows of."""
+        """Its writes do not clear set-id bits."""
+        self.readahead = ReadAhead()
+        self.chunks = ChunkCache(index, inode.number)
+        self.losses_seen = 0
+        """How many losses of staged bytes were reported to it."""
 
 
 class Files:
@@ -71,8 +71,8 @@ class Files:
         self._access = state.access
         self._reader = state.reader
         self._open: dict[int, OpenFile] = {}
-        self._room_told_s: dict[str, float] = {}
-        """When a reason for refusing writers may be in the log again."""
+        self._next_log_at_s: dict[str, float] = {}
+        """By reason for refusing writers, when it may be logged again."""
 
     # -- attributes
 
@@ -97,7 +97,7 @@ class Files:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Inode:
-        """Changes what is not None; of `mode` only the permission bits count, and times are kept from 1677 to 2262.
+        """Changes what is not None; of `mode` only the permission bits count, and times range from 1677 to 2262.
 
         Raises:
             FileSystemError: ENOENT, EROFS, ENOSPC; EINVAL for an owner that there cannot be; for a size also EISDIR,
@@ -123,7 +123,7 @@ class Files:
             return inode
 
     def _change_owner(self, inode: Inode, uid: int | None, gid: int | None) -> None:
-        """A new owner of a file does not inherit its set-id bits, as chown(2) says."""
+        """Changes the owner and clears the set-id bits of a file, as chown(2) does."""
         if uid is not None:
             inode.uid = uid
         if gid is not None:
@@ -146,13 +146,20 @@ class Files:
     # -- opening
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, int]:
-        """Makes a regular file and opens it; errors as `mknod`."""
+        """Makes a regular file and opens it.
+
+        Raises:
+            FileSystemError: as `Directories.mknod`.
+        """
         with self._lock:
             inode = self._directories.make_inode(parent, name, stat.S_IFREG | mode & _MODE_BITS, caller)
             return inode, self._open_inode(inode, flags, caller)
 
     def open(self, number: int, flags: int, caller: Caller) -> int:
-        """A handle of a regular file; O_TRUNC is honoured.
+        """Opens a regular file, and cuts it to nothing for O_TRUNC.
+
+        Returns:
+            the handle.
 
         Raises:
             FileSystemError: ENOENT, EISDIR, EINVAL for other types, EROFS.
@@ -167,13 +174,13 @@ class Files:
                 self._access.check_removal()
                 if flags & os.O_TRUNC:
                     self._truncate(inode, 0, time.time_ns())
-                    self._inodes.touch(inode)
+                    self._inodes.mark_dirty(inode)
             return self._open_inode(inode, flags, caller)
 
     def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
         opened = OpenFile(inode, flags, caller.uid == 0, self._index)
-        if (failure := self._staging.failures.get(inode.number)) is not None:
-            opened.failures_seen = failure.reported
+        if (failure := self._staging.losses.get(inode.number)) is not None:
+            opened.losses_seen = failure.reported
         inode.handles += 1
         inode.writers += opened.writable
         handle = self._state.next_handle()
@@ -189,7 +196,7 @@ class Files:
             if opened.writable:
                 inode.writers -= 1
                 if inode.layers:
-                    inode.touched_s = time.monotonic()
+                    inode.changed_at_s = time.monotonic()
             if not inode.nlink:
                 self._state.remove_if_unreferenced(inode)
 
@@ -204,7 +211,7 @@ class Files:
         return None if opened is None else opened.inode
 
     def check_losses(self, handle: int) -> None:
-        """Tells a handle once that staged bytes of its file are lost.
+        """Reports once to a handle that staged bytes of its file are lost.
 
         Raises:
             FileSystemError: EIO.
@@ -212,10 +219,10 @@ class Files:
         with self._lock:
             self._staging.record_losses()
             opened = self._open.get(handle)
-            failure = None if opened is None else self._staging.failures.get(opened.inode.number)
-            if opened is None or failure is None or opened.failures_seen >= failure.count:
+            failure = None if opened is None else self._staging.losses.get(opened.inode.number)
+            if opened is None or failure is None or opened.losses_seen >= failure.count:
                 return
-            opened.failures_seen = failure.reported = failure.count
+            opened.losses_seen = failure.reported = failure.count
             raise FileSystemError(errno.EIO, failure.reason)
 
     def flush(self, handle: int) -> None:
@@ -224,7 +231,7 @@ class Files:
     # -- reading
 
     def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
-        """As `read`, when the bytes are in memory; None when they are not.  Never waits."""
+        """As `read` where the bytes are in memory, else None.  Never waits."""
         with self._lock:
             plan = self._plan(handle, offset, size)
             data = b"" if plan is None else plan.now(self._reader)
@@ -233,20 +240,20 @@ class Files:
             return data
 
     def read(self, handle: int, offset: int, size: int, wait_guard: WaitGuard = nullcontext) -> Buffer:
-        """Up to `size` bytes from `offset` on: fewer only at the end of the file; holes are zeros.
+        """Reads up to `size` bytes from `offset` on: fewer only at the end of the file; holes are zeros.
 
-        `wait_guard` makes the context in which the store is waited for; what it raises ends the read.
+        `wait_guard` makes the context in which the read waits for the store; what it raises ends the read.
 
         Raises:
             FileSystemError: EBADF, the handle is not open for reading; EINVAL.
-            BlockError, StoreError, OSError: bytes of this range cannot be had.
+            BlockError, StoreError, OSError: bytes of this range cannot be read.
         """
         with self._lock:
             plan = self._plan(handle, offset, size)
         if plan is None:
             return b""
         try:
-            return self._carried_out(plan, wait_guard)
+            return self._execute(plan, wait_guard)
         except BlockMissing:
             with self._lock:
                 again = self._plan(handle, offset, size)
@@ -256,18 +263,18 @@ class Files:
                 with self._lock:
                     again.finish(self._staging)
                 raise
-            return self._carried_out(again, wait_guard)  # the blocks had moved to another pack, and the old one went
+            return self._execute(again, wait_guard)  # gc has moved the blocks to another pack, and deleted the old one
 
-    def _carried_out(self, plan: ReadPlan, wait_guard: WaitGuard) -> Buffer:
+    def _execute(self, plan: ReadPlan, wait_guard: WaitGuard) -> Buffer:
         try:
-            return plan.carry_out(self._reader, wait_guard)
+            return plan.execute(self._reader, wait_guard)
         finally:
             if plan.holds_files:
                 with self._lock:
                     plan.finish(self._staging)
 
     def _plan(self, handle: int, offset: int, size: int) -> ReadPlan | None:
-        """What a read needs; None at or behind the end of the file."""
+        """How to read; None at or behind the end of the file."""
         opened = self._open[handle]
         if not opened.readable:
             raise FileSystemError(errno.EBADF)
@@ -277,12 +284,12 @@ class Files:
         end = min(offset + size, inode.size)
         if offset >= end:
             return None
-        window = opened.ahead.seen(offset, end)
+        window = opened.readahead.record_read(offset, end)
         if window is not None and window[0] < inode.size:
-            with suppress(BlockMissing):  # told to who reads there
+            with suppress(BlockMissing):  # a read of that block reports it
                 spans = self._index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
                 self._reader.prefetch([span.block for span in spans])
-        return ReadPlan(opened.spans, inode.layers, offset, end)
+        return ReadPlan(opened.chunks, inode.layers, offset, end)
 
     def next_data(self, number: int, position: int) -> int | None:
         """Where data begin from `position` on, as lseek(2) with SEEK_DATA; None when there are none."""
@@ -297,7 +304,7 @@ class Files:
     # -- writing
 
     def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
-        """As `write`, when the bytes fit in memory; None when they do not.  Never waits."""
+        """As `write` where the bytes fit in memory, else None.  Never waits."""
         staging = self._staging
         with self._lock:
             if staging.is_in_file(self._open[handle].inode):
@@ -307,28 +314,28 @@ class Files:
             inode = self._begin_write(handle, offset, data)
             if not staging.write_to_memory(inode, offset, data):
                 return None
-            self._wrote(inode, offset + len(data))
+            self._update_after_write(inode, offset + len(data))
             staging.update_active_layer(inode)
             return len(data)
 
     def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True) -> int:
-        """Takes all of `data` at `offset`; waits while staging is full.
+        """Writes all of `data` at `offset`; waits while staging is full.
 
-        A caller that is told not to `wait` waits two seconds at most, and goes over the limit then, up to a point.
+        Without `wait` it waits for two seconds at most, and then exceeds the limit, up to a point.
 
         Raises:
-            FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no room, and storing what is
-                staged gives it none, or for a caller that could not wait.
+            FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no space, and storing what is
+                staged frees none, or for a caller that could not wait.
         """
         staging = self._staging
         with self._lock:
             if self._access.refusal == errno.ENOSPC and not staging.may_free_space:
                 self._access.check_change()
             if staging.is_full or self._access.refusal:
-                self._find_room(wait)
+                self._require_space(wait)
             inode = self._begin_write(handle, offset, data)
             if not staging.is_in_file(inode) and staging.write_to_memory(inode, offset, data):
-                self._wrote(inode, offset + len(data))
+                self._update_after_write(inode, offset + len(data))
                 staging.update_active_layer(inode)
                 return len(data)
             layer, held = self._file_layer(inode)
@@ -339,35 +346,35 @@ class Files:
             raise FileSystemError(error.errno or errno.EIO, str(error)) from error
         finally:
             with self._lock:
-                self._wrote_to_file(inode, layer, held, written)
+                self._end_file_write(inode, layer, held, written)
         return len(data)
 
-    def _find_room(self, wait: bool) -> None:
-        """Waits for room in staging.
+    def _require_space(self, wait: bool) -> None:
+        """Waits for space in staging.
 
         Raises:
             FileSystemError: ENOSPC, as `write` says.
         """
         staging, since_s = self._staging, time.monotonic()
-        self._await_room(since_s, None if wait else since_s + staging.max_wait_s)
+        self._await_space(since_s, None if wait else since_s + staging.max_wait_s)
         if staging.is_short_of_disk and staging.is_waiting_useless(since_s):
-            raise self._no_room("the local disk has no room for what waits for the store")
+            raise self._no_space("the local disk has no space for what waits for the store")
         if staging.is_full_of_unstorable:
-            raise self._no_room("staging is full of files that cannot be stored: see `cas3fs stats`")
+            raise self._no_space("staging is full of files that cannot be stored: see `cas3fs stats`")
         if not wait and staging.is_overfull:
-            raise self._no_room("staging is full, and too many writers wait for the store already")
+            raise self._no_space("staging is full, and too many writers wait for the store already")
 
-    def _no_room(self, reason: str) -> FileSystemError:
-        """What a writer gets, noted for ``stats``; the log has each reason once in a while."""
+    def _no_space(self, reason: str) -> FileSystemError:
+        """The error that a writer gets; ``stats`` shows it, and the log has each reason once in a while."""
         error, now_s = FileSystemError(errno.ENOSPC, reason), time.monotonic()
         self._state.metrics.note_error("writing", error)
-        if now_s >= self._room_told_s.get(reason, now_s):
-            self._room_told_s[reason] = now_s + _TELL_S
+        if now_s >= self._next_log_at_s.get(reason, now_s):
+            self._next_log_at_s[reason] = now_s + _LOG_INTERVAL_S
             _log.error("writers get ENOSPC: %s", reason)
         return error
 
-    def _await_room(self, since_s: float, deadline_s: float | None) -> None:
-        """Returns when there is room in staging, or waiting for it makes no sense, or at the deadline."""
+    def _await_space(self, since_s: float, deadline_s: float | None) -> None:
+        """Returns when staging has space, or when waiting for it is useless, or at the deadline."""
         staging = self._staging
         while not self._access.read_only_reason:
             if staging.size_bytes < staging.limit_bytes:
@@ -376,14 +383,14 @@ class Files:
                     return
             elif staging.is_full_of_unstorable:
                 return
-            left_s = _LOOK_S if deadline_s is None else deadline_s - time.monotonic()
+            left_s = _CHECK_INTERVAL_S if deadline_s is None else deadline_s - time.monotonic()
             if left_s <= 0:
                 return
             staging.store_requested.set()
-            staging.space_available.wait(min(left_s, _LOOK_S))
+            staging.space_available.wait(min(left_s, _CHECK_INTERVAL_S))
 
     def _begin_write(self, handle: int, offset: int, data: Buffer) -> Inode:
-        """Checks that the bytes may be written, and clears set-id bits as write(2) says."""
+        """Checks that the bytes may be written, and clears set-id bits as write(2) does."""
         self._access.check_change()
         opened = self._open[handle]
         if not opened.writable:
@@ -393,7 +400,7 @@ class Files:
         inode = opened.inode
         if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:
             inode.mode = _without_set_ids(inode.mode)
-            self._inodes.touch(inode)
+            self._inodes.mark_dirty(inode)
         return inode
 
     def _file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
@@ -402,13 +409,13 @@ class Files:
         except OSError as error:
             raise FileSystemError(error.errno or errno.EIO, str(error)) from error
 
-    def _wrote_to_file(self, inode: Inode, layer: Layer, held: FileBytes, written: PendingWrite | None) -> None:
+    def _end_file_write(self, inode: Inode, layer: Layer, held: FileBytes, written: PendingWrite | None) -> None:
         if written is not None:
-            self._wrote(inode, written.offset + written.length)
+            self._update_after_write(inode, written.offset + written.length)
         self._staging.end_file_write(inode, layer, held, written)
 
-    def _wrote(self, inode: Inode, end: int) -> None:
-        """Size and times after a write that reached `end`."""
+    def _update_after_write(self, inode: Inode, end: int) -> None:
+        """Sets size and times after a write that reached `end`."""
         inode.size = max(inode.size, end)
         inode.mtime_ns = inode.ctime_ns = time.time_ns()
 

@@ -51,7 +51,7 @@ class Statistics:
         """What is not in the store yet."""
         staging = self._state.staging
         with self._state.lock:
-            return Pending(len(staging.waiting), staging.size_bytes)
+            return Pending(len(staging.unstored), staging.size_bytes)
 
     def statfs(self) -> VolumeStatistics:
         """Size and use of the volume, at most a few seconds old.
@@ -93,7 +93,7 @@ class Statistics:
                 "staging.size_bytes": staging.size_bytes,
                 "staging.memory_bytes": staging.memory_bytes,
                 "staging.open_files": staging.layer_files.open_count,
-                "staging.lost_files": len(staging.failures),
+                "staging.lost_files": len(staging.losses),
                 "staging.refused": len(staging.refused),
                 "staging.put_aside": len(staging.quarantined),
                 "inodes.cached": len(inodes.cached),

@@ -11,7 +11,7 @@ from cas3fs.filesystem.state.filesystem_state import FileSystemState
 
 VALUE_MAX = 64 * 1024
 NAMES_MAX = 64 * 1024
-"""The names of one file with a zero byte each, together: the kernel hands on no longer list."""
+"""The names of one file with a zero byte each, together: the kernel passes on no longer list."""
 CAPABILITY = b"security.capability"
 _CAPABILITIES_KEY = "has_capabilities"
 
@@ -26,7 +26,7 @@ class Xattrs:
         self._inodes = state.inodes
         self._access = state.access
         self.has_capabilities = self._index.state.get(_CAPABILITIES_KEY) is not None
-        """Whether any file may have file capabilities: the kernel asks for them before every write."""
+        """Whether any file may have file capabilities, for which the kernel asks before every write."""
 
     def getxattr(self, number: int, name: bytes) -> bytes:
         """The value.
@@ -50,7 +50,7 @@ class Xattrs:
 
         Raises:
             FileSystemError: EEXIST or ENODATA as the flag asks, ERANGE for the name, E2BIG for the value, ENOENT,
-                EROFS, ENOSPC, also where the file has so many that they could not be listed any more.
+                EROFS, ENOSPC, also where the names of the file would be too long to be listed.
         """
         if not 0 < len(name) <= NAME_MAX:
             raise FileSystemError(errno.ERANGE)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The chunk list of an open file, as far as its reader needs it, so that few reads ask the index.
+"""The chunks of an open file that its readers have needed, so that few reads ask the index.
 
-What the index said counts while its `version` is the same; any change to it, of whatever file, throws everything away.
-The first question after that is passed on as it is, since there may be no second one before the next change; from the
-second one on whole *windows* are asked for and remembered.
+An answer of the index is valid while its `version` is the same; any change to it, of whatever file, empties the cache.
+The first question after that is only passed on, since there may be no second one before the next change; from the
+second one on, whole *windows* are read and cached.
 
-A window that names a block that the index has lost is not remembered: the error belongs to who reads there.
+A window in which the index has lost a block is not cached: only a read of that block gets the error.
 
 Everything here needs the file system's lock.
 """
@@ -20,7 +20,7 @@ from cas3fs.values import ChunkSpan
 
 WINDOW_BYTES = 16 << 20
 WINDOW_SPANS = 64
-"""At most so many are remembered of a window; behind them the index is asked each time."""
+"""At most so many chunks of a window are cached; for later ones the index is asked each time."""
 LARGEST_WINDOWS = 256
 
 _NEVER = (-1, -1)
@@ -35,7 +35,7 @@ class _Window(NamedTuple):
 
 
 class ChunkCache:
-    """Called with a range, gives the chunks of the inode `number` that overlap it, ascending.
+    """The chunks of one inode: called with a range, gives those that overlap it, ascending.
 
     Raises:
         BlockMissing: the index has lost a block of that range.
@@ -55,25 +55,25 @@ class ChunkCache:
         if version != self._version:
             self._version = version
             self._windows.clear()
-            return self._ask(start, end)
+            return self._query(start, end)
         latest_start, latest_end, spans = self._latest
         if start == latest_start and end == latest_end:
             return spans
         number = start // WINDOW_BYTES
         window = self._windows.get(number)
         if window is None:
-            window = self._remember(number)
+            window = self._load_window(number)
         if end > window.end:
-            return self._ask(start, end)
+            return self._query(start, end)
         return _overlapping(window.spans, start, end)
 
-    def _ask(self, start: int, end: int) -> list[ChunkSpan]:
+    def _query(self, start: int, end: int) -> list[ChunkSpan]:
         self._latest = (0, 0, [])
         spans = self._index.chunks.spans(self._number, start, end)
         self._latest = (start, end, spans)
         return spans
 
-    def _remember(self, number: int) -> _Window:
+    def _load_window(self, number: int) -> _Window:
         start = number * WINDOW_BYTES
         try:
             spans = self._index.chunks.spans(self._number, start, start + WINDOW_BYTES, WINDOW_SPANS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading bytes of a file: layers over chunks over zeros, for handlers and for storers alike.
+"""Reading bytes of a file: layers over chunks over zeros, for programs and for storers alike.
 
-A `ReadPlan` is made under the lock, in microseconds: it copies what layers hold in memory, and notes which ranges of
-layer files and which blocks are wanted for the rest.  It is then carried out without any lock.
+A `ReadPlan` is made under the lock, in microseconds: it copies what layers have in memory, and notes which ranges of
+layer files and which blocks have the rest. It is then executed without any lock.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Spans = Callable[[int, int], list[ChunkSpan]]
 
 
 class ReadPlan:
-    """The bytes ``[start, end)`` of a file, as seen through `layers`.  Made under the file system's lock.
+    """How to read the bytes ``[start, end)`` of a file.  Made under the file system's lock.
 
     Raises:
         BlockMissing: the index has lost a block of that range.
@@ -54,11 +54,11 @@ class ReadPlan:
 
     @property
     def spans(self) -> list[ChunkSpan]:
-        """The chunks that are wanted, ascending."""
+        """The chunks that are to be read, ascending."""
         return [span for _, _, span in self._spans]
 
     def now(self, reader: BlockReader) -> Buffer | None:
-        """The bytes, if they are all in memory; else None.  Never blocks."""
+        """The bytes, if all of them are in memory, else None.  Never waits."""
         if self._files:
             return None
         if len(self._spans) == 1 and not self._memory:
@@ -76,8 +76,8 @@ class ReadPlan:
             into[begin - self.start : begin - self.start + len(piece)] = piece
         return found
 
-    def carry_out(self, reader: BlockReader, wait_guard: WaitGuard = nullcontext) -> Buffer:
-        """The bytes; may wait for the disk and the store.  Call it without a lock, and `finish` afterwards.
+    def execute(self, reader: BlockReader, wait_guard: WaitGuard = nullcontext) -> Buffer:
+        """Reads the bytes; may wait for the disk and the store.  Call it without a lock, and `finish` afterwards.
 
         Raises:
             BlockError: a block is missing or damaged.
@@ -89,11 +89,11 @@ class ReadPlan:
             if begin == self.start and stop == self.end:
                 return reader.read(span.block, span.skip + begin - span.offset, stop - begin, wait_guard)
         found = bytearray(self.end - self.start)
-        self.carry_out_into(memoryview(found), reader, wait_guard)
+        self.execute_into(memoryview(found), reader, wait_guard)
         return found
 
-    def carry_out_into(self, found: memoryview, reader: BlockReader, wait_guard: WaitGuard = nullcontext) -> None:
-        """As `carry_out`, into memory that is as long as the range."""
+    def execute_into(self, found: memoryview, reader: BlockReader, wait_guard: WaitGuard = nullcontext) -> None:
+        """As `execute`, into memory that is as long as the range."""
         for begin, stop, span in self._spans:
             data = reader.read(span.block, span.skip + begin - span.offset, stop - begin, wait_guard)
             found[begin - self.start : stop - self.start] = data
@@ -105,11 +105,11 @@ class ReadPlan:
             found[begin - self.start : begin - self.start + len(piece)] = piece
 
     def finish(self, staging: Staging) -> None:
-        """Lets the layer files go.  Needs the lock."""
+        """Ends the use of layer files.  Needs the lock."""
         staging.release_readers(layer for _, _, layer in self._files)
         self._files = []
 
     @property
     def holds_files(self) -> bool:
-        """Whether `finish` has anything to do."""
+        """Whether it uses layer files, so that `finish` has to be called."""
         return bool(self._files)

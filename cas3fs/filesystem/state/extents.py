@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bytes at places of a file: sets of ranges, and few bytes in memory (for many see module `layer_files`).
 
-Nothing here takes a lock, or knows what the bytes are for.
+Nothing here takes a lock.
 """
 
 import struct
@@ -14,7 +14,7 @@ Range = tuple[int, int]
 """From (included) and to (excluded), bytes of the file."""
 
 EXTENT_COST_BYTES = 128
-"""What an extent takes in memory beside its bytes."""
+"""The memory that an extent needs beside its bytes."""
 
 _RANGE = struct.Struct("<qq")
 
@@ -28,7 +28,7 @@ def unpack_ranges(blob: bytes) -> list[Range]:
     """What `pack_ranges` wrote.
 
     Raises:
-        ValueError: the bytes are no ascending, disjoint ranges.
+        ValueError: the bytes are not ascending, disjoint ranges.
     """
     if len(blob) % _RANGE.size:
         raise ValueError("a list of ranges is cut short")
@@ -75,7 +75,7 @@ class RangeSet:
         self.size_bytes += end - start
 
     def remove(self, start: int, end: int) -> None:
-        """Takes ``[start, end)`` out."""
+        """Removes ``[start, end)``."""
         low = bisect_right(self.ends, start)
         high = bisect_left(self.starts, end)
         if low >= high:
@@ -88,7 +88,7 @@ class RangeSet:
         self.size_bytes += sum(other - one for one, other in left + right)
 
     def truncate(self, size: int) -> None:
-        """Forgets everything from `size` on."""
+        """Drops everything from `size` on."""
         keep = bisect_left(self.starts, size)
         self.size_bytes -= sum(self.ends[i] - self.starts[i] for i in range(keep, len(self.starts)))
         del self.starts[keep:], self.ends[keep:]
@@ -123,7 +123,7 @@ class MemoryBytes:
 
     @property
     def cost_bytes(self) -> int:
-        """What it takes in memory, nearly."""
+        """About how much memory it needs."""
         return self.size_bytes + EXTENT_COST_BYTES * len(self.starts)
 
     @property
@@ -134,7 +134,7 @@ class MemoryBytes:
         return [(start, start + len(data)) for start, data in zip(self.starts, self.extents, strict=True)]
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Takes `data` at `offset`, over what stands there."""
+        """Puts `data` at `offset`, over what is there."""
         if self.starts:
             self._merge(offset, data)
         else:
@@ -172,7 +172,7 @@ class MemoryBytes:
         self.size_bytes += len(home) - before
 
     def truncate(self, size: int) -> None:
-        """Forgets everything from `size` on."""
+        """Drops everything from `size` on."""
         keep = bisect_left(self.starts, size)
         del self.starts[keep:], self.extents[keep:]
         if keep and self.starts[-1] + len(self.extents[-1]) > size:
@@ -221,6 +221,6 @@ class MemoryBytes:
         return made
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Does nothing: there is nothing to close."""
 
     discard = close

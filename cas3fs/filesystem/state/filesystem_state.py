@@ -78,14 +78,14 @@ class FileSystemState:
             return
         if inode.is_directory and directory is not None:
             directory.nlink -= 1
-            self.inodes.touch(directory)
+            self.inodes.mark_dirty(directory)
         inode.nlink = 0
         self.remove_if_unreferenced(inode)
 
     def attributes_changed(self, inode: Inode) -> None:
         """Has the attributes of `inode` written with the next commit, and by staging while it owns them."""
-        self.inodes.touch(inode)
-        if inode.layers and inode.unstored:
+        self.inodes.mark_dirty(inode)
+        if inode.layers and inode.is_unstored:
             self.staging.update_active_layer(inode)
 
     def entries_changed(self, directory: Inode) -> int:
@@ -96,7 +96,7 @@ class FileSystemState:
         """
         now = time.time_ns()
         directory.mtime_ns = directory.ctime_ns = now
-        self.inodes.touch(directory)
+        self.inodes.mark_dirty(directory)
         return now
 
     def remove_if_unreferenced(self, inode: Inode) -> None:

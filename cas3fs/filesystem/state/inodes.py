@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Inodes in memory: the truth of this moment, written back to the index with each commit.
+"""Inodes in memory, which are newer than their rows; each commit writes them back to the index.
 
-`InodeTable` keeps three things, all guarded by the file system's lock:
+`InodeTable` keeps, guarded by the file system's lock:
 
-- a bounded cache of `Inode` objects; those that are dirty, open or staged stay, others may go at any time;
+- a bounded cache of `Inode` objects; those that are dirty, open or staged stay, others may be dropped at any time;
 - the *dirty* ones, whose row in the index is older than the object;
 - the kernel's *lookup counts*, apart from the objects, since the kernel may know a million inodes.
 
-An inode whose last name is gone lives on while it is open or known to the kernel; then it is
-marked for deletion, and the next commit deletes it.  The next mount marks one that a crash leaves without a name.
+An inode without a name lives on while it is open or known to the kernel; then it is marked for deletion, and the next
+commit deletes its row. A mount finds and deletes those that a crash has left without a name.
 """
 
 import errno
@@ -27,13 +27,14 @@ _BLOCK_BYTES = 512
 class Inode:
     """A file, directory, symbolic link, fifo, socket or device; times in nanoseconds, sizes in bytes.
 
-    While some of its `layers` is unstored, size, mtime and ctime here are also those of the top layer, and the row in
-    the index keeps the last stored ones.
+    While one of its `layers` is unstored, size, mtime and ctime are also those of the top layer, and the row in the
+    index keeps those of the last time that it was stored.
     """
 
     __slots__ = (
         "atime_ns",
-        "busy",
+        "being_stored",
+        "changed_at_s",
         "crtime_ns",
         "ctime_ns",
         "gid",
@@ -44,11 +45,10 @@ class Inode:
         "nlink",
         "number",
         "rdev",
-        "replaces",
+        "replaced_another",
         "retry_at_s",
         "size",
         "stored_seq",
-        "touched_s",
         "uid",
         "writers",
     )
@@ -83,13 +83,13 @@ class Inode:
         self.layers: list[Layer] = []
         self.handles = 0
         self.writers = 0
-        self.busy = False
-        """A storer is at work on it."""
-        self.replaces = False
-        """It was renamed over another file, and its content may be missing in the index still."""
+        self.being_stored = False
+        """A storing job has it."""
+        self.replaced_another = False
+        """It was renamed over another file, and the index may not have its content yet."""
         self.retry_at_s = 0.0
         """When storing it may be tried again, after a failure of its own."""
-        self.touched_s = 0.0
+        self.changed_at_s = 0.0
         """When its data last changed, by the monotonic clock."""
 
     @property
@@ -98,7 +98,7 @@ class Inode:
 
     @property
     def blocks(self) -> int:
-        """Its size in units of 512 bytes; holes are not told apart."""
+        """Its size in units of 512 bytes, holes included."""
         return (self.size + _BLOCK_BYTES - 1) // _BLOCK_BYTES
 
     @property
@@ -110,16 +110,22 @@ class Inode:
         return sum(layer.bytes.size_bytes for layer in self.layers if not layer.stored)
 
     @property
-    def unstored(self) -> bool:
-        """Whether some layer is not in the index yet; they enter it from the lowest up."""
+    def is_unstored(self) -> bool:
+        """Whether a layer is not in the index yet; they are stored from the lowest up."""
         return bool(self.layers) and not self.layers[-1].stored
 
 
 class InodeTable:
-    """See the module.  Every method needs the file system's lock."""
+    """The inodes in memory.  Every method needs the file system's lock."""
 
     def __init__(self, index: Index, unflushed: Set[int], capacity: int) -> None:
-        """`unflushed`: the numbers of those that the index does not have yet (module `dentry_cache`)."""
+        """Begins empty.
+
+        Args:
+            index: has the inodes that are not cached.
+            unflushed: the numbers of those that the index does not have yet (module `dentry_cache`).
+            capacity: how many stay in the cache, beside those in use.
+        """
         self._index = index
         self._unflushed = unflushed
         self._capacity = self._evict_at = capacity
@@ -128,13 +134,13 @@ class InodeTable:
         self.lookups: dict[int, int] = {}
         self.to_delete: set[int] = set()
         self.refused: dict[int, str] = {}
-        """Those whose row the index did not take at the last commit, and why; it keeps what it had of them."""
+        """Inodes whose row the index refused at the last commit, and why; it keeps the row that it had."""
 
     def get(self, number: int) -> Inode:
         """The inode of that number.
 
         Raises:
-            FileSystemError: ENOENT, there is none (a stale number of the kernel's, or one that is gone).
+            FileSystemError: ENOENT, there is none: the kernel's number is stale, or the inode was deleted.
         """
         inode = self.cached.get(number) or self.find(number)
         if inode is None:
@@ -142,7 +148,7 @@ class InodeTable:
         return inode
 
     def find(self, number: int) -> Inode | None:
-        """As `get`, and None where there is none."""
+        """As `get`, but None where there is none."""
         inode = self.cached.get(number)
         if inode is not None or number in self.to_delete or not 0 < number <= INTEGER_MAX:
             return inode
@@ -163,7 +169,7 @@ class InodeTable:
         return inode
 
     def admit(self, row: tuple[int, ...]) -> Inode:
-        """The cached inode of a row of the index, or a new one made from it: what is in memory is newer."""
+        """The cached inode of a row, which is newer than the row, or else a new one made from it."""
         inode = self.cached.get(row[0])
         if inode is None:
             if len(self.cached) >= self._evict_at:
@@ -195,16 +201,16 @@ class InodeTable:
         for number in self._unused():
             del self.cached[number]
 
-    def touch(self, inode: Inode) -> None:
-        """Its row is to be written at the next commit; until then it is the one to be found, whatever was evicted."""
+    def mark_dirty(self, inode: Inode) -> None:
+        """Has its row written by the next commit; until then it stays in the cache."""
         self.dirty[inode.number] = self.cached[inode.number] = inode
 
-    def remember(self, number: int) -> None:
-        """The kernel was told of this inode once more."""
+    def add_lookup(self, number: int) -> None:
+        """Counts one more reference of the kernel to this inode."""
         self.lookups[number] = self.lookups.get(number, 0) + 1
 
-    def forget(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Inode]:
-        """The kernel gives counts back; yields the inodes that it no longer knows and that have no name."""
+    def drop_lookups(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Inode]:
+        """Gives lookup counts back: (inode, count) each; yields the inodes without any that have no name either."""
         for number, count in pairs:
             left = self.lookups.get(number, 0) - count
             if left > 0:
@@ -216,7 +222,7 @@ class InodeTable:
                 yield inode
 
     def mark_for_deletion(self, inode: Inode) -> None:
-        """Nothing names or holds it any more: it goes with the next commit."""
+        """Has the next commit delete an inode that nothing names or holds any more."""
         self.cached.pop(inode.number, None)
         self.dirty.pop(inode.number, None)
         self.to_delete.add(inode.number)
@@ -239,11 +245,11 @@ class InodeTable:
                 self._save_alone(self.dirty[number])
 
     def _save(self, inodes: Iterable[Inode]) -> None:
-        whole: list[Inode] = []
+        full: list[Inode] = []
         staged: list[Inode] = []
         for inode in inodes:
-            (staged if inode.unstored else whole).append(inode)
-        self._index.namespace.save_inodes(map(_whole_row, whole))
+            (staged if inode.is_unstored else full).append(inode)
+        self._index.namespace.save_inodes(map(_full_row, full))
         self._index.namespace.save_attributes(map(_attributes_row, staged))
 
     def _save_alone(self, inode: Inode) -> None:
@@ -253,13 +259,13 @@ class InodeTable:
         except IndexRowRefused as error:
             self.refused[inode.number] = str(error)
 
-    def written_back(self) -> None:
-        """The commit that `write_back` was part of has succeeded; what was refused is tried again with the next."""
+    def write_back_committed(self) -> None:
+        """Notes that the commit after `write_back` has succeeded; the next one tries again what was refused."""
         self.dirty = {number: self.dirty[number] for number in self.refused}
         self.to_delete.clear()
 
 
-def _whole_row(inode: Inode) -> tuple[int, ...]:
+def _full_row(inode: Inode) -> tuple[int, ...]:
     return (
         inode.number,
         inode.mode,

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The files of layers: many bytes, each layer's in a sparse file of the staging folder.
 
-**Descriptors** are few, files may be many.  `LayerFiles` keeps a bounded number of them open and opens the others again
-when they are used.  A file with bytes that may not be on the disk stays open, and is synced before it is closed: the
-system tells of a write that failed only to who had the file open.
+**Descriptors** are few, files may be many. `LayerFiles` keeps a bounded number of them open and opens the others again
+when they are used. A file with bytes that may not be on the disk stays open, and is synced before it is closed: the
+system reports a failed write only to a process that has had the file open.
 
-**What the disk loses** stays lost.  The system reports once that pages could not be written, and forgets which: after
-that a sync succeeds, and a read gives what is on the disk, zeros perhaps.  So when a sync fails, or a write that the
-system made on its own has failed, every byte that was written since the last sync counts as `lost`: it cannot be read,
-until it is written anew.  Reading asks for such failures afterwards: what was read before one is told was right.
+**What the disk loses** stays lost. The system reports once that pages could not be written, and forgets which: after
+that a sync succeeds, and a read returns what is on the disk, zeros perhaps. So when a sync fails, or a write that the
+system made on its own has failed, every byte that was written since the last sync counts as `lost`: it cannot be read
+until it is written anew. A read asks for such failures afterwards: what it read before one was reported was right.
 
-Locks, each taken while holding those before it at most: the file system's; a file's `_sync_mutex` (one sync at a
-time; held while the disk is waited for); the lock of `LayerFiles`, for all files, which is held for no system call.
+Locks, each taken while holding those before it at most: the file system's; a file's `_sync_mutex` (one sync at a time;
+held while waiting for the disk); the lock of `LayerFiles`, for all files, which is held for no system call.
 """
 
 import errno
@@ -29,18 +29,18 @@ from cas3fs.localdisk import LocalDisk
 from cas3fs.values import Buffer
 
 REMOVED_SUFFIX = ".gone"
-"""Ends the name of a file that is removed when its last reader is done."""
+"""The end of the name of a file that is removed when its last reader is done."""
 
 _FEWEST_OPEN, _MOST_OPEN, _SHARE = 16, 4096, 4
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _ATTEMPTS = 16
 
 OnLost = Callable[["FileBytes", OSError], None]
-"""Told by any thread that the disk has lost bytes of a file; takes no lock."""
+"""Called by any thread when the disk has lost bytes of a file; takes no lock."""
 
 
 def default_open_files() -> int:
-    """How many files are kept open: a share of what the process may have open."""
+    """How many files are kept open: a share of what the process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(_FEWEST_OPEN, min(_MOST_OPEN, soft // _SHARE))
 
@@ -59,22 +59,27 @@ class PendingWrite(NamedTuple):
 
 
 class FileBytes:
-    """Bytes in a sparse file; `ranges` says which of its bytes count, `lost` which of these the disk has lost."""
+    """Bytes in a sparse file.
+
+    Attributes:
+        valid: the ranges whose bytes count.
+        lost: the ranges of these that the disk has lost.
+    """
 
     __slots__ = (
         "_dirty",
         "_files",
-        "_new",
+        "_is_name_unsynced",
         "_sync_mutex",
         "_syncing",
+        "close_when_unused",
         "descriptor",
         "failures",
-        "forgotten",
         "lost",
         "path",
-        "set",
         "unsynced",
         "uses",
+        "valid",
     )
 
     def __init__(
@@ -86,36 +91,36 @@ class FileBytes:
         *,
         create: bool,
     ) -> None:
-        """Creates the file, or stands for one that is there.
+        """Creates the file, or refers to an existing one.
 
         Raises:
             OSError: as open(2).
         """
         self.path = path
-        self.set = RangeSet(ranges)
+        self.valid = RangeSet(ranges)
         self.lost = RangeSet(lost)
         self.unsynced = create
         """Bytes that count may not be on the disk."""
         self.failures = 0
         """How often the disk has lost bytes of it."""
-        self.descriptor, self.uses, self.forgotten = -1, 0, False  # these belong to `files`
+        self.descriptor, self.uses, self.close_when_unused = -1, 0, False  # these belong to `files`
         self._files = files
         self._sync_mutex = threading.Lock()
         self._dirty = RangeSet()
-        """What was put since the last sync began, whether it counts or not."""
+        """What was written since the last sync began, whether it counts or not."""
         self._syncing = RangeSet()
-        """What a sync is at."""
-        self._new = create
+        """What the sync under way covers."""
+        self._is_name_unsynced = create
         if create:
             files.create(self)
 
     @property
     def size_bytes(self) -> int:
-        return self.set.size_bytes
+        return self.valid.size_bytes
 
     @property
     def range_count(self) -> int:
-        return len(self.set)
+        return len(self.valid)
 
     @property
     def is_clean(self) -> bool:
@@ -123,7 +128,7 @@ class FileBytes:
         return not self.unsynced and not self._dirty.starts
 
     def ranges(self) -> list[Range]:
-        return list(self.set)
+        return list(self.valid)
 
     def lost_ranges(self) -> list[Range]:
         with self._files.lock:
@@ -158,12 +163,12 @@ class FileBytes:
         return pending
 
     def _mark_dirty_again(self, pending: PendingWrite) -> None:
-        """Where a sync has begun since `write` began, it may have come too early for its bytes."""
+        """Marks the bytes of a write dirty, where a sync has begun since: it may have come too early for them."""
         if pending.dirty is not self._dirty and pending.length:
             self._dirty.add(pending.offset, pending.offset + pending.length)
 
     def finish_write(self, pending: PendingWrite) -> None:
-        """The bytes that `write` wrote count from now on."""
+        """Makes the bytes that `write` wrote count."""
         offset, length, failures, dirty = pending
         end, files = offset + length, self._files
         with files.lock:
@@ -171,7 +176,7 @@ class FileBytes:
                 self._mark_dirty_again(pending)
             was_lost = failures != self.failures
             if length:
-                self.set.add(offset, end)
+                self.valid.add(offset, end)
                 if was_lost:
                     self.lost.add(offset, end)
                 elif self.lost.starts:
@@ -184,13 +189,13 @@ class FileBytes:
             files.on_lost(self, OSError(errno.EIO, os.strerror(errno.EIO)))
 
     def truncate(self, size: int) -> None:
-        """Forgets everything from `size` on."""
+        """Drops everything from `size` on."""
         with self._files.lock:
-            self.set.truncate(size)
+            self.valid.truncate(size)
             self.lost.truncate(size)
 
     def shrink(self, size: int) -> None:
-        """Gives the room behind `size` back to the disk, if it can; only while no row names those bytes."""
+        """Frees the disk space behind `size`, if it can; only while no row names those bytes."""
         with suppress(OSError):
             descriptor = self._files.acquire(self)
             try:
@@ -200,23 +205,23 @@ class FileBytes:
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether any of ``[start, end)`` counts."""
-        return self.set.overlaps(start, end)
+        return self.valid.overlaps(start, end)
 
     def within(self, start: int, end: int) -> list[Range]:
         """The parts of ``[start, end)`` that count, ascending."""
-        return self.set.within(start, end)
+        return self.valid.within(start, end)
 
     def read_into(self, start: int, into: memoryview) -> None:
         """Fills `into` with the bytes from `start` on, of a range that `within` gave.
 
-        Read and not mapped: a sector that cannot be read is then an error of this call, and no signal that ends the
-        process.
+        The file is not mapped: a sector that cannot be read is an error of this call then, and not a signal that ends
+        the process.
 
         Raises:
-            OSError: as preadv(2); EIO where the disk has lost some of these bytes, or somebody has cut the file short.
+            OSError: as preadv(2); EIO where the disk has lost some of these bytes, or the file is too short.
         """
         end = start + len(into)
-        self._refuse_lost(start, end)
+        self._check_not_lost(start, end)
         position = start
         descriptor = self._files.acquire(self)
         try:
@@ -226,19 +231,19 @@ class FileBytes:
                     raise OSError(errno.EIO, f"staging file {self.path} is shorter than its ranges")
                 into = into[count:]
                 position += count
-            if self._is_unproven(start, end):
-                with self._sync_mutex:  # a sync that is under way has the word
+            if self._may_be_lost(start, end):
+                with self._sync_mutex:  # a sync that is under way finds the failure
                     self._check(descriptor)
         finally:
             self._files.release(self)
-        self._refuse_lost(start, end)
+        self._check_not_lost(start, end)
 
-    def _is_unproven(self, start: int, end: int) -> bool:
-        """Whether the disk may have lost some of these bytes, and nobody was told."""
+    def _may_be_lost(self, start: int, end: int) -> bool:
+        """Whether the disk may have lost some of these bytes, and has not reported it."""
         with self._files.lock:
             return self._dirty.overlaps(start, end) or self._syncing.overlaps(start, end)
 
-    def _refuse_lost(self, start: int, end: int) -> None:
+    def _check_not_lost(self, start: int, end: int) -> None:
         with self._files.lock:
             lost = self.lost.within(start, end) if self.lost.starts else []
         if lost:
@@ -249,7 +254,7 @@ class FileBytes:
             )
 
     def verify(self) -> None:
-        """When this returns, `failures` tells whether what was read before can be believed.
+        """Asks the system for failed writes: if `failures` is unchanged after it, what was read before is right.
 
         Raises:
             OSError: the file cannot be opened.
@@ -263,23 +268,23 @@ class FileBytes:
                     self._files.release(self)
 
     def _check(self, descriptor: int) -> None:
-        """Notes a write that the system made on its own and that has failed.  Needs `_sync_mutex`."""
+        """Notes it if a write that the system made on its own has failed.  Needs `_sync_mutex`."""
         try:
             self._files.disk.check(descriptor)
         except OSError as error:
-            self._lose(RangeSet(), error)
+            self._mark_lost(RangeSet(), error)
 
     def sync(self) -> None:
-        """The bytes that count are on the disk when this returns, or `lost`.
+        """Puts the bytes that count on the disk; those that it does not take are `lost`.
 
         Raises:
-            OSError: nothing was tried, as the file cannot be opened; the bytes are as they were.
+            OSError: the file cannot be opened, so nothing was tried; the bytes are as they were.
         """
         with self._sync_mutex:
             self._sync()
 
     def sync_at_once(self) -> bool:
-        """As `sync`, but False if another sync is under way: waits for nobody."""
+        """As `sync`, but returns False at once if another sync is under way."""
         if not self._sync_mutex.acquire(blocking=False):
             return False
         try:
@@ -290,9 +295,9 @@ class FileBytes:
 
     def _sync(self) -> None:
         try:
-            descriptor = self._files.acquire(self)  # first: while it looks clean, it could be closed
-        except FileNotFoundError as error:  # somebody has removed it: no later sync can find it either
-            self._lose(self.set, error)
+            descriptor = self._files.acquire(self)  # first: else the file could look clean, and be closed
+        except FileNotFoundError as error:  # it was removed: no later sync can find it either
+            self._mark_lost(self.valid, error)
             return
         try:
             self.unsynced = False  # before the call: a write during it sets the flag again
@@ -302,7 +307,7 @@ class FileBytes:
             try:
                 self._files.disk.sync(descriptor)
             except OSError as error:
-                self._lose(syncing, error)
+                self._mark_lost(syncing, error)
             else:
                 self._sync_name()
         finally:
@@ -311,19 +316,19 @@ class FileBytes:
             self._files.release(self)
 
     def _sync_name(self) -> None:
-        """Without its name the disk has nothing of the file."""
-        if self._new:
+        """Puts the file's name on the disk: without it nothing of the file is there."""
+        if self._is_name_unsynced:
             try:
                 self._files.sync_folder()
-                self._new = False
+                self._is_name_unsynced = False
             except OSError as error:
-                self._lose(self.set, error)
+                self._mark_lost(self.valid, error)
 
-    def _lose(self, syncing: Iterable[Range], error: OSError) -> None:
-        """All of `syncing`, and all that was put since, is lost."""
+    def _mark_lost(self, syncing: Iterable[Range], error: OSError) -> None:
+        """Marks all of `syncing`, and all that was written since, as lost."""
         with self._files.lock:
             for start, end in [*syncing, *self._dirty]:
-                for part in self.set.within(start, end):
+                for part in self.valid.within(start, end):
                     self.lost.add(*part)
             self._dirty = RangeSet()
             self.failures += 1
@@ -331,22 +336,22 @@ class FileBytes:
         self._files.on_lost(self, error)
 
     def close(self) -> None:
-        """Closes the file, which stays."""
+        """Closes the file; it stays on the disk."""
         self._files.close_file(self)
 
     def rename_for_removal(self) -> None:
-        """The file is not needed any more but by who reads it now; `discard` follows."""
+        """Renames the file, which only its present readers need; `discard` follows."""
         self._files.rename(self, self.path.with_name(self.path.name + REMOVED_SUFFIX))
 
     def discard(self) -> None:
         """Removes the file."""
-        with suppress(OSError):  # what is left is set aside by the next mount
+        with suppress(OSError):  # the next mount quarantines what is left
             self._files.disk.unlink(self.path)
         self._files.close_file(self)
 
 
 class LayerFiles:
-    """Those of one staging folder; see the module."""
+    """The files of one staging folder, and the few that are open."""
 
     def __init__(self, folder: Path, disk: LocalDisk, on_lost: OnLost, most_open: int | None = None) -> None:
         self.disk = disk
@@ -357,16 +362,20 @@ class LayerFiles:
         self.lock = threading.Lock()
         """Guards the ranges and descriptors of all files."""
         self._open: OrderedDict[FileBytes, None] = OrderedDict()
-        """The longest unused first."""
+        """Those that were used longest ago first."""
 
     @property
     def open_count(self) -> int:
         return len(self._open)
 
     def create(self, held: FileBytes) -> None:
-        """Makes its file, empty, and opens it; errors as open(2)."""
+        """Makes its file, empty, and opens it.
+
+        Raises:
+            OSError: as open(2).
+        """
         self._open_folder()  # before there is anything to sync
-        self._enter(held, self._opened(held, os.O_CREAT | os.O_TRUNC))
+        self._register(held, self._open_file(held, os.O_CREAT | os.O_TRUNC))
 
     def _open_folder(self) -> None:
         if self._folder_descriptor >= 0:
@@ -379,7 +388,7 @@ class LayerFiles:
             self.disk.close(descriptor)
 
     def acquire(self, held: FileBytes) -> int:
-        """A descriptor of its file, to be given back.
+        """A descriptor of its file; `release` has to follow.
 
         Raises:
             OSError: as open(2).
@@ -387,7 +396,7 @@ class LayerFiles:
         with self.lock:
             descriptor = self.use(held)
         if descriptor < 0:
-            self._enter(held, self._opened(held, 0), uses=1)
+            self._register(held, self._open_file(held, 0), uses=1)
             descriptor = held.descriptor
         return descriptor
 
@@ -399,17 +408,17 @@ class LayerFiles:
             self._open.move_to_end(held)
         return descriptor
 
-    def _enter(self, held: FileBytes, descriptor: int, uses: int = 0) -> None:
+    def _register(self, held: FileBytes, descriptor: int, uses: int = 0) -> None:
         with self.lock:
             held.uses += uses
             if held.descriptor < 0:
                 held.descriptor, descriptor = descriptor, -1
                 self._open[held] = None
-        if descriptor >= 0:  # somebody else was faster
+        if descriptor >= 0:  # another thread was faster
             self.disk.close(descriptor)
 
     def release(self, held: FileBytes) -> None:
-        """The descriptor that `acquire` gave is not used any more."""
+        """Ends the use of the descriptor that `acquire` gave."""
         with self.lock:
             descriptor = self.end_use(held)
         if descriptor >= 0:
@@ -418,42 +427,46 @@ class LayerFiles:
     def end_use(self, held: FileBytes) -> int:
         """As `release`; gives the descriptor that is to be closed, or -1; needs the lock."""
         held.uses -= 1
-        return self._taken_out(held) if held.forgotten and not held.uses else -1
+        return self._detach(held) if held.close_when_unused and not held.uses else -1
 
     def close_file(self, held: FileBytes) -> None:
-        """Closes its file as soon as nobody uses it."""
+        """Closes its file as soon as nothing uses it."""
         with self.lock:
-            held.forgotten = True
-            descriptor = -1 if held.uses else self._taken_out(held)
+            held.close_when_unused = True
+            descriptor = -1 if held.uses else self._detach(held)
         if descriptor >= 0:
             self.disk.close(descriptor)
 
     def rename(self, held: FileBytes, path: Path) -> None:
-        """Its file has another name from now on; it keeps the old one where that fails."""
+        """Renames its file; it keeps the old name where that fails."""
         with suppress(OSError):
             self.disk.rename(held.path, path)
             held.path = path
 
     def sync_folder(self) -> None:
-        """The names of the folder are on the disk when this returns; errors as fsync(2)."""
+        """Puts the names of the folder on the disk.
+
+        Raises:
+            OSError: as fsync(2).
+        """
         self.disk.sync_folder(self._folder_descriptor)
 
     def close(self) -> None:
-        """Closes all; the files stay."""
+        """Closes all files; they stay on the disk."""
         with self.lock:
-            descriptors = [self._taken_out(held) for held in list(self._open)]
+            descriptors = [self._detach(held) for held in list(self._open)]
             if self._folder_descriptor >= 0:
                 descriptors.append(self._folder_descriptor)
                 self._folder_descriptor = -1
         for descriptor in descriptors:
             self.disk.close(descriptor)
 
-    def _taken_out(self, held: FileBytes) -> int:
+    def _detach(self, held: FileBytes) -> int:
         descriptor, held.descriptor = held.descriptor, -1
         self._open.pop(held, None)
         return descriptor
 
-    def _opened(self, held: FileBytes, flags: int) -> int:
+    def _open_file(self, held: FileBytes, flags: int) -> int:
         while len(self._open) >= self._most_open and self._close_one():
             pass
         attempts = _ATTEMPTS
@@ -470,8 +483,11 @@ class LayerFiles:
                     raise
 
     def _open_for_both(self, path: Path, flags: int) -> int:
-        """Links are followed but where a file is made: `cas3fs rescue` works on links to the files of a state folder,
-        whose disk may be read-only by then."""
+        """Opens a file for reading and writing.
+
+        Links are followed but where a file is made: `cas3fs rescue` works on links to the files of a state folder,
+        whose disk may be read-only by then.
+        """
         if flags:
             return self.disk.open(path, os.O_RDWR | os.O_NOFOLLOW | flags)
         try:
@@ -482,21 +498,23 @@ class LayerFiles:
             return self.disk.open(path, os.O_RDONLY)
 
     def _close_one(self) -> bool:
-        """Closes the longest unused file, one that needs no sync before if there is one; False if all are in use, or
-        being written.
+        """Closes the file that was used longest ago, if there is one, of those that need no sync before it.
 
-        Waits for no other thread: whoever is here may be in the middle of a sync of its own.
+        Waits for no other thread: the caller may be in the middle of a sync of its own.
+
+        Returns:
+            False if all files are in use, or being synced.
         """
         with self.lock:
             idle = [held for held in self._open if not held.uses]
             clean = next((held for held in idle if held.is_clean), None)
-            descriptor = -1 if clean is None else self._taken_out(clean)
+            descriptor = -1 if clean is None else self._detach(clean)
         if descriptor >= 0:
             self.disk.close(descriptor)
         return descriptor >= 0 or any(self._close_dirty(held) for held in idle[:_ATTEMPTS])
 
     def _close_dirty(self, held: FileBytes) -> bool:
-        """Syncs a file and closes it, unless somebody uses it."""
+        """Syncs a file and closes it, unless something uses it."""
         with self.lock:
             if held.uses or held.descriptor < 0:
                 return False
@@ -504,8 +522,8 @@ class LayerFiles:
         was_synced = held.sync_at_once()
         with self.lock:
             held.uses -= 1
-            may_go = not held.uses and ((was_synced and held.is_clean) or held.forgotten)
-            descriptor = self._taken_out(held) if may_go else -1
+            may_go = not held.uses and ((was_synced and held.is_clean) or held.close_when_unused)
+            descriptor = self._detach(held) if may_go else -1
         if descriptor >= 0:
             self.disk.close(descriptor)
         return descriptor >= 0

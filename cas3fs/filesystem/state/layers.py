@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Layers: what was written to a file and is not in the store yet.
 
-A file with unstored data has a stack of *layers* over what the index says of it.  A layer knows
+A file with unstored data has a stack of *layers* over what the index has of it. A layer has
 
-- its **sequence number**: one more than that of the layer below it, or than the inode's ``stored_seq``;
+- a **sequence number**: one more than that of the layer below it, or than the inode's ``stored_seq``;
 - the **ranges** that were written while it was on top, and their bytes;
-- its **floor**: the least size that the file had while the layer was on top.  Whatever lies below the layer (lower
-  layers and the index) is dead from the floor on and reads as zeros, whatever size the file grows to again;
+- a **floor**: the least size that the file had while the layer was on top. Whatever lies below the layer (lower layers
+  and the index) is dead from the floor on and reads as zeros, whatever size the file grows to again;
 - the **size and times** of the file at the layer's last change.
 
-Only the top layer takes changes, and only until it is *frozen*, which the storer does when it begins to store the
-file: from then on the layer is an exact state that the file had, which can be read without any lock, while later
-changes go to a new layer above it.  When the index durably holds a layer's content, the layer is dropped whole.  So
-writes, truncations, changed times and removals during an upload win without any merging.
+Only the top layer changes, and only until the storer *freezes* it, when it begins to store the file. A frozen layer is
+an exact state that the file had, which can be read without any lock; later changes go to a new layer above it. When the
+index durably has a layer's content, the layer is dropped whole. So writes, truncations, changed times and removals
+during an upload win without any merging.
 
-The bytes of a layer are kept in memory while they are few, else in a sparse file (modules `extents`, `layer_files`).
-Nothing here takes a lock: `Staging` says who may call what, and when.
+The bytes of a layer are in memory while they are few, else in a sparse file (modules `extents`, `layer_files`). Nothing
+here takes a lock: `Staging` says which method needs which.
 """
 
 from collections.abc import Sequence
@@ -25,30 +25,31 @@ from cas3fs.filesystem.state.layer_files import FileBytes
 
 
 class Layer:
-    """See the module; the flags belong to `Staging` and are changed under the file system's lock.
+    """One layer of a file; `Staging` changes its flags, under the file system's lock.
 
-    base: the file's size when the layer began.
-    closing: about to be frozen; no more writers may begin.
-    frozen: takes no more changes.
-    stored: the open or a committed index transaction holds the content.
-    unsaved: changed since the staging row was written.
-    row: a staging row of this layer may exist.
-    dropped: not needed any more; the last reader closes the file.
-    writers: those whose bytes are on the way into the layer's file.
-    readers: those who read the layer's file.
+    Attributes:
+        initial_size: the file's size when the layer began.
+        closing: about to be frozen; no more writers may begin.
+        frozen: takes no more changes.
+        stored: the open or a committed transaction of the index has the content.
+        unsaved: changed since the staging row was written.
+        has_row: a staging row of this layer may exist.
+        dropped: not needed any more; the last reader closes the file.
+        writers: how many writers are writing to the layer's file.
+        readers: how many readers are reading the layer's file.
     """
 
     __slots__ = (
-        "base",
         "bytes",
         "closing",
         "ctime_ns",
         "dropped",
         "floor",
         "frozen",
+        "has_row",
+        "initial_size",
         "mtime_ns",
         "readers",
-        "row",
         "seq",
         "size",
         "stored",
@@ -58,7 +59,7 @@ class Layer:
 
     def __init__(self, seq: int, size: int, mtime_ns: int, ctime_ns: int) -> None:
         self.seq = seq
-        self.base = size
+        self.initial_size = size
         self.floor = size
         self.size = size
         self.mtime_ns = mtime_ns
@@ -68,25 +69,27 @@ class Layer:
         self.frozen = False
         self.stored = False
         self.unsaved = True
-        self.row = False
+        self.has_row = False
         self.dropped = False
         self.writers = 0
         self.readers = 0
 
     def sync(self) -> None:
-        """The bytes of its file, if it has one, are on the disk when this returns, or count as lost.
+        """Puts the bytes of its file, if it has one, on the disk; what the disk does not take counts as lost.
 
         Raises:
-            OSError: nothing was tried, as the file cannot be opened.
+            OSError: the file cannot be opened, so nothing was tried.
         """
         if isinstance(self.bytes, FileBytes):
             self.bytes.sync()
 
 
 class LayerLookup:
-    """What a file's bytes are, seen through some of its layers: a plan that is made under the lock and read outside.
+    """Which layer has which bytes of a range; made under the lock.
 
-    `pieces` are the parts found in layers; `gaps` are those that only the index can tell; the rest is zeros.
+    Attributes:
+        pieces: the parts that layers have: from, to, and the layer.
+        gaps: the parts that the index may have; the rest of the range is zeros.
     """
 
     __slots__ = ("gaps", "pieces")
@@ -100,7 +103,7 @@ class LayerLookup:
             self.gaps = self._take(layer)
 
     def _take(self, layer: Layer) -> list[Range]:
-        """Takes what `layer` holds out of the gaps; what is left from its floor on is dead."""
+        """The gaps without what `layer` has, and without what is dead from its floor on."""
         left: list[Range] = []
         # a file of many small ranges has many layers, most of which hold nothing of this
         is_here = layer.bytes.overlaps(self.gaps[0][0], self.gaps[-1][1])

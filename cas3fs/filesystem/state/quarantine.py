@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is put aside of staging, in the folder ``aside`` below it, for a person to look at; nothing there is read again.
+"""Quarantine: staged records and files that cannot be used, kept for a person to examine in the folder ``aside`` below
+staging; nothing there is read again.
 
 ::
 
-    INODE-SEQ.TIME.json    a record that cannot be taken up: its values, bytes in hexadecimal, and the reason
+    INODE-SEQ.TIME.json    a record that cannot be restored: its values, bytes in hexadecimal, and the reason
     INODE-SEQ.TIME.bytes   the bytes that it had
-    INODE-SEQ.TIME         a file of staged bytes that has no record, or a damaged one
+    INODE-SEQ.TIME         a file of staged bytes whose record is missing or damaged
     staging.sqlite.TIME    a database of records that could not be read (`cas3fs.index.salvage`)
 
-INODE and SEQ are hexadecimal, TIME is in nanoseconds.  ``cas3fs rescue`` saves all of it, ``cas3fs fsck`` tells of
+INODE and SEQ are hexadecimal, TIME is in nanoseconds. ``cas3fs rescue`` saves all of it, ``cas3fs fsck`` reports the
 records and databases.
 """
 
@@ -25,12 +26,12 @@ from cas3fs.index.staging import StagedRow
 
 
 def quarantine_folder(staging: Path) -> Path:
-    """Where that is, of the folder of staged bytes."""
+    """The quarantine of a folder of staged bytes."""
     return staging / "aside"
 
 
 def quarantined_items(staging: Path) -> Iterator[tuple[Path, str]]:
-    """The records and databases that were put aside, each with the reason."""
+    """The quarantined records and databases, each with the reason."""
     folder = quarantine_folder(staging)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix == ".json":
@@ -40,7 +41,10 @@ def quarantined_items(staging: Path) -> Iterator[tuple[Path, str]]:
 
 
 def copy_quarantine(staging: Path, destination: Path) -> int:
-    """Copies all that was put aside into a folder, which is made if there is anything; gives how many files.
+    """Copies the quarantine into a folder, which is made if there is anything to copy.
+
+    Returns:
+        how many files were copied.
 
     Raises:
         OSError: it could not be copied.
@@ -61,15 +65,22 @@ def _reason_in(path: Path) -> str:
 
 
 class Quarantine:
-    """Puts things aside."""
+    """Adds to the quarantine of one folder of staged bytes."""
 
     def __init__(self, staging: Path) -> None:
-        """`staging`: the folder of staged bytes."""
+        """Makes no folder yet.
+
+        Args:
+            staging: the folder of staged bytes.
+        """
         self.folder = quarantine_folder(staging)
         self._is_used = False
 
     def keep(self, row: StagedRow, reason: str) -> Path:
-        """Writes a row down, durably after `sync`; gives the file.
+        """Writes a row to a file; durable after `sync`.
+
+        Returns:
+            the file.
 
         Raises:
             OSError: it could not be written.
@@ -85,7 +96,7 @@ class Quarantine:
         return path
 
     def move(self, path: Path) -> None:
-        """Moves a file there; durable after `sync`.
+        """Moves a file into the quarantine; durable after `sync`.
 
         Raises:
             OSError: it could not be moved.
@@ -94,7 +105,7 @@ class Quarantine:
         path.rename(self.folder / f"{path.name}.{time.time_ns()}")
 
     def sync(self) -> None:
-        """What was put aside stays there after a loss of power.
+        """Makes what was quarantined survive a loss of power.
 
         Raises:
             OSError: as fsync(2).

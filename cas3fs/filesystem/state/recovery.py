@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""After a crash: what an earlier process of the same line has left in staging is taken up again.
+"""After a crash: restores the layers that an earlier process of the same lineage has left in staging.
 
-A row counts if its inode is there and has stored nothing as new.  Its layer is frozen at once: it is what that process
-had promised, and is stored before anything that changes from now on.
+A row counts if its inode exists and has stored nothing as new. Its layer is frozen at once: that process has promised
+it to programs, so it is stored before anything that changes from now on.
 
-A row that is damaged is put aside, and so is what lies over it, unless that hides all below: the file is as it was
-before.  Its bytes are kept (module `quarantine`), and `Staging.quarantined` tells of it.
+A damaged row is quarantined (module `quarantine`), and so are the rows of the layers above it, unless one of them hides
+everything below: the file is as it was before. `Staging.quarantined` lists them.
 """
 
 import logging
@@ -28,42 +28,47 @@ _log = logging.getLogger(__name__)
 
 
 def recover(staging: Staging, inodes: InodeTable) -> int:
-    """Takes up the rows of staging; gives the number of files.  Needs the file system's lock.
+    """Restores the layers of the rows of staging.  Needs the file system's lock.
+
+    Returns:
+        how many files have layers then.
 
     Raises:
         IndexDatabaseError: index or rows cannot be read.
-        OSError: what is to be put aside cannot be written.
+        OSError: what is to be quarantined cannot be written.
     """
     known: set[str] = set()
     aside = Quarantine(staging.folder)
     for row in staging.records.rows():
         inode, damage = inodes.find(row.inode) if isinstance(row.inode, int) else None, damage_of(row)
         if has_key(row) and (inode is None or row.seq <= inode.stored_seq):
-            staging.forget(row)
-        elif inode is not None and not (damage := damage or _misfit(row, inode)):
+            staging.delete_row(row)
+        elif inode is not None and not (damage := damage or _mismatch(row, inode)):
             staging.restore_layer(inode, _layer_of(row, staging, known))
         else:
             kept = aside.keep(row, damage)
             staging.quarantined.append((inode.number if inode is not None else 0, f"{damage}; it is kept as {kept}"))
-            staging.forget(row)
-    _set_aside(staging.folder, known, aside)
+            staging.delete_row(row)
+    _quarantine_files(staging.folder, known, aside)
     aside.sync()
     return len(staging.files)
 
 
 def is_layer_file(path: Path) -> bool:
-    """Whether staged bytes lie in a file, by its name."""
+    """Whether a file holds staged bytes, by its name."""
     return _LAYER_FILE.fullmatch(path.name) is not None
 
 
 def has_key(row: StagedRow) -> bool:
-    """Whether a row says to which change of which file it belongs."""
+    """Whether a row names an inode and a layer of it that there can be."""
     return isinstance(row.inode, int) and isinstance(row.seq, int) and row.inode > 0 and row.seq >= 0
 
 
 def damage_of(row: StagedRow) -> str:
-    """What is wrong with a row, as far as it shows by itself; empty where nothing is.  SQLite holds whatever it is
-    given."""
+    """What is wrong with a row, as far as the row itself shows it; empty where nothing is.
+
+    SQLite keeps values of any type in any column, so all are checked.
+    """
     floor = row.size if row.floor is None else row.floor
     numbers = (row.inode, row.seq, row.size, row.mtime_ns, row.ctime_ns, floor)
     if not all(isinstance(one, int) for one in numbers) or not isinstance(row.ranges, bytes):
@@ -84,8 +89,8 @@ def damage_of(row: StagedRow) -> str:
     return ""
 
 
-def _misfit(row: StagedRow, inode: Inode) -> str:
-    """Why a row cannot be taken up over what is known of its inode; empty where it can."""
+def _mismatch(row: StagedRow, inode: Inode) -> str:
+    """Why the layer of a row cannot be put on those of its inode; empty where it can."""
     if not stat.S_ISREG(inode.mode):
         return "it belongs to no regular file"
     below = inode.layers[-1].seq if inode.layers else inode.stored_seq
@@ -97,7 +102,7 @@ def _misfit(row: StagedRow, inode: Inode) -> str:
 def _layer_of(row: StagedRow, staging: Staging, known: set[str]) -> Layer:
     layer = Layer(row.seq, row.size, row.mtime_ns, row.ctime_ns)
     layer.floor = row.size if row.floor is None else row.floor
-    layer.frozen, layer.unsaved, layer.row = True, False, True
+    layer.frozen, layer.unsaved, layer.has_row = True, False, True
     ranges, lost = unpack_ranges(row.ranges), unpack_ranges(row.lost or b"")
     if row.data is not None:
         layer.bytes = MemoryBytes.from_joined(ranges, row.data)
@@ -116,9 +121,8 @@ def _layer_of(row: StagedRow, staging: Staging, known: set[str]) -> Layer:
     return layer
 
 
-def _set_aside(folder: Path, known: set[str], aside: Quarantine) -> None:
-    """A file without its row was never promised, or its row is damaged; it is kept for a person to look at, out of the
-    way."""
+def _quarantine_files(folder: Path, known: set[str], aside: Quarantine) -> None:
+    """Moves layer files without a row into the quarantine: they were never promised, or their row is damaged."""
     for path in folder.iterdir():
         if path.name.endswith(REMOVED_SUFFIX):  # its bytes are in the store, or of no use: killed before it was removed
             path.unlink()

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Staging: the durable home of file data and file facts that the store does not hold yet.
+"""Staging: the durable home of file data and attributes that the store does not hold yet.
 
-What it owns: the layers (module `layers`) of every inode, their files ``<folder>/<inode>-<seq>``, and their rows in
-``staging.sqlite`` (module `index.staging`).  A row carries the bytes of a small layer itself, so it is never without
-them; a large layer has a file, whose ranges the row names.
+It owns the layers (module `layers`) of every inode, their files ``<folder>/<inode>-<seq>``, and their rows in
+``staging.sqlite`` (`cas3fs.index.staging`). The row of a small layer has its bytes, so it is never without them; a
+large layer has a file, and its row has the ranges.
 
-Rows and the index are two databases.  What makes every crash between their commits harmless:
+Rows and the index are two databases. These rules make every crash between their commits harmless:
 
 - a commit syncs the layers' files, then commits and syncs the rows, then commits the index (module `commits`);
-- a layer that has a row goes, with its row and file, only after the index transaction that stored it is durable;
-- a layer that never had a row goes as soon as the open index transaction stores it: a crash before the commit takes
-  back what was never promised.  Until that commit no later layer of the inode gets a row
-  (`dropped_uncommitted`): it could come to lie over an index that lacks what went;
+- a layer that has a row is dropped, with its row and file, only after the index transaction that stored it is durable;
+- a layer that never had a row is dropped as soon as the open index transaction stores it: a crash before the commit
+  undoes what was never promised. Until that commit no later layer of the inode gets a row (`dropped_uncommitted`),
+  since after a crash it would lie over an index that lacks the dropped layer;
 - so rows are written for all layers of an inode or for none;
 - a row also says what the disk has lost of its layer's file (module `layer_files`): it is lost at the next mount too;
 - a row counts at the next mount only if its sequence number is greater than the inode's ``stored_seq`` in the index.
-  So a row that should have gone already is ignored, and one whose index transaction was lost is still there.
+  So a row that should have been deleted already is ignored, and one whose index transaction was lost still counts.
 
-Locks: every method needs the file system's lock, but those that say otherwise.  `space_available` is a condition on
-that lock; it is notified when bytes or writers go.
+Locks: every method needs the file system's lock, unless it says otherwise. `space_available` is a condition on that
+lock; it is notified when bytes or writers go.
 """
 
 import logging
@@ -47,23 +47,23 @@ _OVERFLOW_SHARE = 8
 _MAX_WAIT_S = 2.0
 _SILENCE_S = 20.0
 MOST_RANGES = 4096
-"""A layer of more ranges takes no more writes: its row, 16 bytes a range, is not written again."""
+"""A layer with so many ranges takes no more writes, so that its row, 16 bytes a range, is not written again."""
 
 _log = logging.getLogger(__name__)
 
 
 @attrs.define
 class StagingLoss:
-    """The disk has lost staged bytes of a file; each handle is told once, by an fsync."""
+    """The disk has lost staged bytes of a file; an fsync reports it once to each handle."""
 
     count: int = 0
     reported: int = 0
-    """Those that some handle was told of: handles that are opened later are not."""
+    """How many of them were reported to a handle: handles that are opened later do not get them."""
     reason: str = ""
 
 
 class Staging:
-    """See the module."""
+    """The layers of all inodes, in memory and on the local disk."""
 
     def __init__(
         self,
@@ -76,48 +76,57 @@ class Staging:
         most_open: int | None = None,
         lock: "threading.Lock | None" = None,
     ) -> None:
-        """`limit_bytes` bounds all staged bytes (writers wait), `memory_bytes` those kept in memory (the rest goes
-        to files), `most_open` the files that are open at once (a share of what the process may have, for None)."""
+        """Begins without layers; `recover` restores those of an earlier process.
+
+        Args:
+            folder: where the files of large layers are.
+            rows: the database of rows.
+            limit_bytes: how much may be staged; when it is reached, writers wait.
+            memory_bytes: how much of that is kept in memory; the rest goes to files.
+            disk: the local disk.
+            most_open: how many files are open at once; None for a share of what the process may open.
+            lock: the file system's lock; None to make it.
+        """
         self.lock = threading.Lock() if lock is None else lock
-        """The file system's: it is made here as writers that wait for space let others have it."""
+        """The file system's lock; writers that wait for `space_available` release it meanwhile."""
         self.space_available = threading.Condition(self.lock)
         self.folder = folder
         self.layer_files = LayerFiles(folder, disk or LocalDisk(), self._on_lost, most_open)
         self.records = rows
         self.limit_bytes = self.limit_now_bytes = limit_bytes
-        """What may be staged, and what of that the local disk has room for."""
+        """How much may be staged, and how much of that the local disk has space for."""
         self.memory_limit_bytes = memory_bytes
         self.files: dict[int, Inode] = {}
         """Every inode that has layers."""
-        self.waiting: dict[int, Inode] = {}
+        self.unstored: dict[int, Inode] = {}
         """Those of which a layer is not in the index yet."""
-        self.failures: dict[int, StagingLoss] = {}
-        """By the number of the inode."""
+        self.losses: dict[int, StagingLoss] = {}
+        """By the number of the inode, what the disk has lost of its staged bytes."""
         self.quarantined: list[tuple[int, str]] = []
-        """Records that could not be taken up: inode, 0 for unknown, and why."""
+        """Rows that could not be restored: the inode, 0 for unknown, and why."""
         self.refused: dict[int, str] = {}
-        """Inodes of which the database does not take a record as it is now, and why."""
+        """Inodes of which the database refuses a row as it is now, and why."""
         self._one_by_one = False
         self._deferred: set[int] = set()  # those of them that were tried since `retry_refused`
         self.size_bytes = 0
         self.memory_bytes = 0
         self.dropped_uncommitted: set[int] = set()
-        """Inodes of which a layer went before the index transaction that stored it was committed."""
+        """Inodes of which a layer was dropped before the index transaction that stored it was committed."""
         self.store_requested = threading.Event()
-        """Set when writers wait, or memory runs short: storers should not wait for files to settle."""
+        """Set when writers wait or memory runs short: storers do not wait for files to settle then."""
         self.is_storing_failing = False
-        """The last attempt to store anything has failed: waiting for room may take for ever."""
+        """The last attempt to store anything has failed: waiting for space may take for ever."""
         self.last_response_at: Callable[[], float] = time.monotonic
-        """When the store last gave a sign of life, by the monotonic clock, in seconds."""
+        """When the store last responded, by the monotonic clock, in seconds."""
         self._last_freed_at_s = 0.0
         self._disk_limit_bytes: int | None = None
         self._stored: list[tuple[Inode, list[Layer]]] = []
-        self._gone: list[tuple[int, int]] = []  # keys of rows to delete
+        self._rows_to_delete: list[tuple[int, int]] = []  # keys of rows to delete
         self._uncommitted_rows: list[tuple[Inode, Layer]] = []  # saved since the last settle
         self._changed: dict[int, Inode] = {}  # those that may have something to save; the others have not
-        self._lost: deque[tuple[FileBytes, OSError]] = deque()  # not noted yet
+        self._new_losses: deque[tuple[FileBytes, OSError]] = deque()  # not noted yet
 
-    # -- room
+    # -- space
 
     @property
     def is_full(self) -> bool:
@@ -125,17 +134,17 @@ class Staging:
 
     @property
     def is_short_of_disk(self) -> bool:
-        """Whether it is the local disk that has no room for more."""
+        """Whether the local disk has no space for more."""
         return self._disk_limit_bytes is not None and self.size_bytes >= self._disk_limit_bytes
 
     @property
     def may_free_space(self) -> bool:
-        """Whether storing what is staged would give the local disk room, and goes on."""
+        """Whether storing goes on, which would free space on the local disk."""
         return not self.is_storing_failing and self._may_store
 
     @property
     def is_full_of_unstorable(self) -> bool:
-        """Whether all that fills it are files that cannot be stored, though others could."""
+        """Whether it is full of files that cannot be stored although others could."""
         return self.size_bytes >= self.limit_bytes and not self._may_store
 
     @property
@@ -144,15 +153,17 @@ class Staging:
         return any(inode.retry_at_s <= now_s for inode in self.files.values())
 
     def is_waiting_useless(self, since_s: float) -> bool:
-        """Whether who waits for room on the local disk since then waits in vain: nothing would give it room, or the
-        store has been silent for long."""
+        """Whether a writer that has waited for space on the local disk since then waits in vain.
+
+        It does when nothing would free space, or when the store has not responded for long.
+        """
         if not self.may_free_space:
             return True
         return time.monotonic() - max(since_s, self._last_freed_at_s, self.last_response_at()) > _SILENCE_S
 
     @property
     def is_overfull(self) -> bool:
-        """Whether even those who cannot wait may not add anything."""
+        """Whether even writers that cannot wait may not add anything."""
         return self.size_bytes >= self.limit_bytes + self._overflow_bytes
 
     @property
@@ -161,12 +172,12 @@ class Staging:
 
     @property
     def max_wait_s(self) -> float:
-        """How long a writer waits for room that cannot wait as long as it takes."""
+        """How long a writer waits for space that cannot wait as long as it takes."""
         near = self.size_bytes >= self.limit_bytes + self._overflow_bytes // 2
         return _MAX_WAIT_S if near or self.is_short_of_disk else 0.0
 
     def set_free_disk_bytes(self, free_bytes: int) -> None:
-        """So much of the local disk's room is there for staging, beside what its files take already."""
+        """Sets how much more staging may put on the local disk, beside what its files have already."""
         in_files = max(0, self.size_bytes - self.memory_bytes)
         was_full = self.is_full
         self._disk_limit_bytes = in_files + max(0, free_bytes)
@@ -181,7 +192,7 @@ class Staging:
     # -- changes
 
     def active_layer(self, inode: Inode) -> Layer:
-        """The layer that takes the changes of `inode`: the top one, or a new one when that is frozen or absent."""
+        """The layer that takes the changes of `inode`: the top one, or a new one where that is frozen or missing."""
         layers = inode.layers
         if layers:
             top = layers[-1]
@@ -193,15 +204,15 @@ class Staging:
             self.files[inode.number] = inode
         made = Layer(seq, inode.size, inode.mtime_ns, inode.ctime_ns)
         layers.append(made)
-        self.waiting[inode.number] = self._changed[inode.number] = inode
+        self.unstored[inode.number] = self._changed[inode.number] = inode
         return made
 
     def update_active_layer(self, inode: Inode) -> None:
-        """Size and times of `inode` have changed: its active layer says so too."""
+        """Copies the size and times of `inode`, which have changed, to its active layer."""
         layer = self.active_layer(inode)
         layer.size, layer.mtime_ns, layer.ctime_ns, layer.unsaved = inode.size, inode.mtime_ns, inode.ctime_ns, True
         self._changed[inode.number] = inode
-        inode.touched_s = time.monotonic()
+        inode.changed_at_s = time.monotonic()
 
     @staticmethod
     def is_in_file(inode: Inode) -> bool:
@@ -210,7 +221,11 @@ class Staging:
         return bool(layers) and not layers[-1].frozen and isinstance(layers[-1].bytes, FileBytes)
 
     def write_to_memory(self, inode: Inode, offset: int, data: Buffer) -> bool:
-        """Takes the bytes into memory; False when they are to go to a file, or when there is no room."""
+        """Puts the bytes in memory.
+
+        Returns:
+            False where they have to go to a file, or where there is no space.
+        """
         if self.is_full or self.memory_bytes >= self.memory_limit_bytes:
             return False
         layer = self._layer_for_bytes(inode)
@@ -226,7 +241,7 @@ class Staging:
         return True
 
     def _layer_for_bytes(self, inode: Inode) -> Layer:
-        """The active layer, which has not too many ranges, unless a write to it is under way."""
+        """The active layer; a new one where it has too many ranges, unless a write to it is under way."""
         layer = self.active_layer(inode)
         if layer.bytes.range_count < MOST_RANGES or layer.writers or layer.closing:
             return layer
@@ -234,10 +249,13 @@ class Staging:
         return self.active_layer(inode)
 
     def begin_file_write(self, inode: Inode) -> tuple[Layer, FileBytes]:
-        """The active layer, its bytes moved to a file, with one writer more: give it back by `end_file_write`.
+        """Moves the bytes of the active layer to a file, and counts a writer of it; `end_file_write` has to follow.
 
-        Bytes that a row holds stay where they are, below a new layer: they are durable, and in a file the disk could
-        lose them. Waits (and lets the lock go meanwhile) while a storer is about to freeze the layer.
+        Bytes that a row has stay where they are, below a new layer: they are durable, and in a file the disk could lose
+        them. Waits (and releases the lock meanwhile) while a storer is about to freeze the layer.
+
+        Returns:
+            the layer, and its file.
 
         Raises:
             OSError: the file could not be made; the layer is as it was.
@@ -246,7 +264,7 @@ class Staging:
         while layer.closing:
             self.space_available.wait()
             layer = self._layer_for_bytes(inode)
-        if layer.row and isinstance(layer.bytes, MemoryBytes) and layer.bytes.size_bytes:
+        if layer.has_row and isinstance(layer.bytes, MemoryBytes) and layer.bytes.size_bytes:
             layer.frozen = True
             layer = self.active_layer(inode)
         held = layer.bytes
@@ -269,7 +287,7 @@ class Staging:
         return moved
 
     def end_file_write(self, inode: Inode, layer: Layer, held: FileBytes, written: PendingWrite | None) -> None:
-        """The writer that `begin_file_write` let in is done; it has written nothing when it failed."""
+        """Ends the write that `begin_file_write` began; `written` is None where it failed."""
         if written is not None:
             before = held.size_bytes
             held.finish_write(written)
@@ -280,22 +298,22 @@ class Staging:
             self.space_available.notify_all()
 
     def release_readers(self, layers: Iterable[Layer]) -> None:
-        """Readers that counted themselves in `readers` are done."""
+        """Ends the use of layers by readers that had counted themselves in `readers`."""
         for layer in layers:
             layer.readers -= 1
             if layer.dropped and not layer.readers:
                 layer.bytes.discard()
 
     def truncate(self, inode: Inode, size: int) -> None:
-        """The file was cut or grown to `size`: what lies below its active layer is dead from there on."""
+        """Cuts or grows the file to `size`: what lies below its active layer is dead from there on."""
         layer = self.active_layer(inode)
         layer.floor = min(layer.floor, size)
         held = layer.bytes
         before = _sizes(held)
         held.truncate(size)
         # a row must not lose its bytes to a crash, nor a reader what it has planned to read, nor a writer what it has
-        # put in the file already and will count when it gets the lock
-        if isinstance(held, FileBytes) and not (layer.row or layer.readers or layer.writers):
+        # written already and will count when it gets the lock
+        if isinstance(held, FileBytes) and not (layer.has_row or layer.readers or layer.writers):
             held.shrink(size)
         now = _sizes(held)
         self._account(now[0] - before[0], now[1] - before[1])
@@ -310,12 +328,14 @@ class Staging:
     # -- storing
 
     def freeze(self, inode: Inode) -> list[Layer]:
-        """The layers of this moment, bottom to top, none of which will change any more; without those that went
-        while this waited.
+        """Freezes the layers of this moment.
 
-        Waits (and lets the lock go meanwhile) for writers whose bytes are on the way into the top layer: a write
-        belongs to one layer whole, its bytes and the size that it made.  Several may wait for one writer; when the
-        last of them wakes, the next writer may have begun a layer above, which is no part of this moment.
+        Waits (and releases the lock meanwhile) for writers to the top layer: a write belongs to one layer whole, its
+        bytes and the size that it made. Several threads may wait for one writer; when the last of them wakes, the next
+        writer may have begun a layer above, which is no part of this moment.
+
+        Returns:
+            the layers, bottom to top, without those that were dropped while this waited.
         """
         if not inode.layers:
             return []
@@ -328,42 +348,46 @@ class Staging:
         return [layer for layer in inode.layers if layer.seq <= top.seq]
 
     def mark_stored(self, inode: Inode, layers: list[Layer]) -> None:
-        """The open index transaction holds `layers`, the lowest of the inode that it did not hold before.
+        """Records that the open index transaction has `layers`, the lowest unstored ones of the inode.
 
-        A layer with a row stays until the index is durable, and so do those above it: if they went first, its bytes
-        would hide theirs.
+        A layer with a row stays until the index is durable, and so do those above it: if they were dropped first, its
+        bytes would hide theirs.
         """
         for layer in layers:
             layer.stored = True
-        self._note_waiting(inode)
-        inode.replaces = inode.replaces and inode.unstored
-        if inode.layers[0] is not layers[0] or any(layer.row for layer in layers):
+        self._update_unstored(inode)
+        inode.replaced_another = inode.replaced_another and inode.is_unstored
+        if inode.layers[0] is not layers[0] or any(layer.has_row for layer in layers):
             self._stored.append((inode, layers))
         else:
             self.dropped_uncommitted.add(inode.number)
             self._drop_lowest(inode, layers)
 
-    def _note_waiting(self, inode: Inode) -> None:
-        if inode.unstored:
-            self.waiting[inode.number] = inode
+    def _update_unstored(self, inode: Inode) -> None:
+        if inode.is_unstored:
+            self.unstored[inode.number] = inode
         else:
-            self.waiting.pop(inode.number, None)
+            self.unstored.pop(inode.number, None)
             self.refused.pop(inode.number, None)
 
     def take_stored(self) -> tuple[list[tuple[Inode, list[Layer]]], set[int]]:
-        """What has come by `mark_stored` since the last commit: layers to be given to `drop` when the index is durable,
-        and the inodes of which layers went already."""
+        """What was marked stored since the last commit.
+
+        Returns:
+            the layers that `drop` is to get when the index is durable, and the inodes of which layers were dropped
+            already.
+        """
         taken = self._stored, self.dropped_uncommitted
         self._stored, self.dropped_uncommitted = [], set()
         return taken
 
     def restore_stored(self, stored: list[tuple[Inode, list[Layer]]], dropped_uncommitted: set[int]) -> None:
-        """The commit that `take_stored` was for has failed."""
+        """Undoes `take_stored`, as the commit that it was for has failed."""
         self._stored += stored
         self.dropped_uncommitted |= dropped_uncommitted
 
     def drop(self, stored: list[tuple[Inode, list[Layer]]]) -> None:
-        """These layers are durable in the index: rows and bytes are not needed any more."""
+        """Drops layers that are durable in the index, with their rows and bytes."""
         for inode, layers in stored:
             self._drop_lowest(inode, [layer for layer in layers if not layer.dropped])
 
@@ -371,27 +395,27 @@ class Staging:
         for layer in layers:
             self._drop(inode, layer)
         inode.layers = [layer for layer in inode.layers if not layer.dropped]
-        self._note_waiting(inode)
+        self._update_unstored(inode)
         if not inode.layers:
             self.files.pop(inode.number, None)
             self._changed.pop(inode.number, None)
 
     def discard(self, inode: Inode) -> None:
-        """The inode is gone, and all that was staged for it.
+        """Drops all that is staged for an inode that was removed.
 
         What has a row stays until the removal is durable: a crash before that brings the file back.
         """
-        self._drop_lowest(inode, [layer for layer in inode.layers if not layer.row])
+        self._drop_lowest(inode, [layer for layer in inode.layers if not layer.has_row])
         for layer in inode.layers:
             layer.stored = True
-        self._note_waiting(inode)
-        self.failures.pop(inode.number, None)
+        self._update_unstored(inode)
+        self.losses.pop(inode.number, None)
         if inode.layers:
             self._stored.append((inode, list(inode.layers)))
 
     def _drop(self, inode: Inode, layer: Layer) -> None:
-        if layer.row:
-            self._gone.append((inode.number, layer.seq))
+        if layer.has_row:
+            self._rows_to_delete.append((inode.number, layer.seq))
         size_bytes, in_memory = _sizes(layer.bytes)
         self._account(-size_bytes, -in_memory)
         layer.dropped = True
@@ -403,19 +427,25 @@ class Staging:
     # -- saving
 
     def pin_unsynced(self) -> list[Layer]:
-        """The layers that need rows, and whose files hold bytes that may not be on the disk; each with one reader
-        more."""
-        unstored = [inode for inode in self._changed.values() if inode.unstored]
+        """The layers that need rows and whose files have bytes that may not be on the disk.
+
+        Each gets one reader more: `release_readers` has to follow.
+        """
+        unstored = [inode for inode in self._changed.values() if inode.is_unstored]
         pinned = [layer for inode in unstored for layer in inode.layers if _is_unsynced(layer)]
         for layer in pinned:
             layer.readers += 1
         return pinned
 
     def save_some(self, limit_bytes: int) -> bool:
-        """Writes rows that have changed since the last time, about `limit_bytes` of them; whether there may be more.
+        """Writes rows that have changed since the last time, about `limit_bytes` of them.
 
-        A layer with unsynced bytes gets none: a row names no bytes that a loss of power could take.  Nor do those above
-        it: they could come to lie over a file that lacks what is in it.  The rows are durable after `commit_rows`.
+        A layer with unsynced bytes gets no row: a row names no bytes that a loss of power could take. Nor do the layers
+        above it, which could come to lie over a file that lacks what is in it. The rows are durable after
+        `commit_rows`.
+
+        Returns:
+            whether there may be more.
 
         Raises:
             IndexDatabaseError: the disk is full or broken; nothing since the last `commit_rows` counts as saved.
@@ -426,7 +456,7 @@ class Staging:
             if size_bytes >= limit_bytes:
                 break
             rows.append(_row(inode, layer))
-            layer.unsaved, layer.row = False, True
+            layer.unsaved, layer.has_row = False, True
             self._uncommitted_rows.append((inode, layer))
             size_bytes += len(rows[-1].data or b"") + len(rows[-1].ranges)
         with self._taking_back([]):
@@ -438,8 +468,12 @@ class Staging:
         return False
 
     def _save(self, rows: list[StagedRow]) -> bool:
-        """Writes rows; False where one is refused, and so all since the last `commit_rows` has to be written again:
-        one by one, until none is refused."""
+        """Writes rows.
+
+        Returns:
+            False where the database refuses one, so that all since the last `commit_rows` have to be written again: one
+            by one, until none is refused.
+        """
         if not self._one_by_one:
             try:
                 self.records.save(rows)
@@ -455,7 +489,7 @@ class Staging:
         return True
 
     def _refuse(self, row: StagedRow, error: IndexRowRefused) -> None:
-        """A record stays as it was, or absent; those above it go, lest they come to lie over what lacks it."""
+        """Leaves a refused row as it was, or missing, and deletes those above it: they depend on it."""
         self.refused[row.inode] = f"what is staged of inode {row.inode} cannot be kept: {error}"
         self._deferred.add(row.inode)
         layers = [layer for layer in self.files[row.inode].layers if layer.seq >= row.seq]
@@ -464,18 +498,19 @@ class Staging:
         self.records.delete((row.inode, layer.seq) for layer in layers[1:])
 
     def retry_refused(self) -> None:
-        """Records that were refused are tried again by the next `save_some`."""
+        """Has the next `save_some` try refused rows again."""
         self._deferred.clear()
         self._one_by_one = bool(self.refused)
 
     def commit_rows(self) -> None:
-        """Makes what was saved durable, and forgets the rows of what was dropped.  Needs no lock while only one
-        thread commits.
+        """Makes saved rows durable, and deletes those of dropped layers.
+
+        Needs no lock while only one thread commits.
 
         Raises:
             IndexDatabaseError: the disk is full or broken; nothing since the last `commit_rows` counts as saved.
         """
-        gone, self._gone = self._gone, []
+        gone, self._rows_to_delete = self._rows_to_delete, []
         if not gone and not self._uncommitted_rows:
             return
         with self._taking_back(gone):
@@ -485,11 +520,11 @@ class Staging:
 
     @contextmanager
     def _taking_back(self, gone: list[tuple[int, int]]) -> Iterator[None]:
-        """The rows' database undoes all since its last commit when it fails; so does this."""
+        """Undoes what memory has of rows since their last commit, as the database does when it fails."""
         try:
             yield
         except BaseException:
-            self._gone += gone
+            self._rows_to_delete += gone
             self._take_back()
             raise
 
@@ -502,7 +537,11 @@ class Staging:
 
     def _unsaved(self) -> Iterator[tuple[Inode, Layer]]:
         for inode in self._changed.values():
-            if inode.number not in self.dropped_uncommitted and inode.unstored and inode.number not in self._deferred:
+            if (
+                inode.number not in self.dropped_uncommitted
+                and inode.is_unstored
+                and inode.number not in self._deferred
+            ):
                 for layer in inode.layers:
                     if _is_unsynced(layer):
                         break
@@ -512,36 +551,36 @@ class Staging:
     # -- what the disk loses
 
     def _on_lost(self, held: FileBytes, error: OSError) -> None:
-        self._lost.append((held, error))
+        self._new_losses.append((held, error))
 
     def record_losses(self) -> None:
-        """Takes note of what the disk has lost since the last time: rows are to say so, and programs to be told."""
-        while self._lost:
-            held, error = self._lost.popleft()
+        """Records what the disk has lost since the last time, in rows and for the next fsync of each handle."""
+        while self._new_losses:
+            held, error = self._new_losses.popleft()
             number = int(held.path.name.partition("-")[0], 16)
             inode = self.files.get(number)
             layer = next((one for one in inode.layers if one.bytes is held), None) if inode is not None else None
             if inode is None or layer is None or layer.stored:
-                continue  # it is gone, or in a pack
+                continue  # it was dropped, or is in a pack
             layer.unsaved = True
             self._changed[number] = inode
-            failure = self.failures.setdefault(number, StagingLoss())
+            failure = self.losses.setdefault(number, StagingLoss())
             failure.count += 1
             failure.reason = f"the local disk has lost bytes of inode {number} that were not in the store yet: {error}"
             _log.error("%s; they cannot be read until they are written again", failure.reason)
 
     # -- after a crash
 
-    def forget(self, row: StagedRow) -> None:
-        """The row counts no more: it goes with the next `commit_rows`."""
-        self._gone.append((row.inode, row.seq))
+    def delete_row(self, row: StagedRow) -> None:
+        """Has the next `commit_rows` delete a row that does not count."""
+        self._rows_to_delete.append((row.inode, row.seq))
 
     def restore_layer(self, inode: Inode, layer: Layer) -> None:
-        """The layer of a row that counts becomes the top one of `inode`, whose size and times it tells."""
+        """Puts the layer of a row on top of those of `inode`, which gets its size and times."""
         inode.layers.append(layer)
         inode.size, inode.mtime_ns, inode.ctime_ns = layer.size, layer.mtime_ns, layer.ctime_ns
-        inode.replaces = inode.stored_seq == 0  # who knows; it costs little to think so
-        self.files[inode.number] = self.waiting[inode.number] = inode
+        inode.replaced_another = inode.stored_seq == 0  # perhaps not, but it costs little to assume so
+        self.files[inode.number] = self.unstored[inode.number] = inode
         self._account(*_sizes(layer.bytes))
 
     def close(self) -> None:
@@ -556,11 +595,11 @@ def _is_unsynced(layer: Layer) -> bool:
 
 
 def _has_unsaved(inode: Inode) -> bool:
-    return inode.unstored and any(layer.unsaved or _is_unsynced(layer) for layer in inode.layers)
+    return inode.is_unstored and any(layer.unsaved or _is_unsynced(layer) for layer in inode.layers)
 
 
 def _sizes(held: MemoryBytes | FileBytes) -> tuple[int, int]:
-    """How much is staged, and what it takes in memory."""
+    """How many bytes are staged, and how much memory they need."""
     return held.size_bytes, held.cost_bytes if isinstance(held, MemoryBytes) else 0
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The blocks that one storing job needs: which of them have to be stored, and when all of them are.
 
-A block that is on its way, or that the index knows, is not stored again.  It is asked for in this order: a block only
-moves from the first to the second.
+A block that is being uploaded, or that the index has, is not stored again. The upload is asked first: a block only
+moves from there to the index.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from cas3fs.values import BlockHash, Buffer, NewChunk
 
 _CACHED_BYTES = 64 * 1024
 """Smaller blocks are not put in the caches as they are written: a file in the cache for each would cost more than
-fetching the pack that holds them all, should they be read again."""
+fetching the pack that has all of them, should they be read again."""
 _WAITING_FILES = 256
 
 
 class BlockUpload:
-    """See the module; used by one thread, without the file system's lock."""
+    """The blocks of one job; used by one thread, without the file system's lock."""
 
     def __init__(self, state: FileSystemState, writer: BlockWriter, session: PackSession) -> None:
         self._state = state
@@ -33,7 +33,10 @@ class BlockUpload:
         self._waiting: list[tuple[FrozenFile, bytes]] = []
 
     def emit(self, blocks: Sequence[Buffer]) -> list[BlockHash]:
-        """Sees to it that these blocks get stored, and gives their hashes.
+        """Has these blocks stored, unless they are already.
+
+        Returns:
+            their hashes.
 
         Raises:
             StoreError: the writer is closed.
@@ -42,13 +45,13 @@ class BlockUpload:
         return self._emit(blocks)
 
     def emit_later(self, file: FrozenFile, plain: bytes) -> None:
-        """The whole file is one block: it is stored together with others like it, and its replacement noted."""
+        """Has a whole file stored as one block, together with others like it, and sets its chunk."""
         self._waiting.append((file, plain))
         if len(self._waiting) >= _WAITING_FILES:
             self.emit_waiting()
 
     def emit_waiting(self) -> None:
-        """Emits what came by `emit_later`."""
+        """Emits the files of `emit_later`."""
         waiting, self._waiting = self._waiting, []
         hashes = self._emit([plain for _, plain in waiting])
         for (file, plain), block_hash in zip(waiting, hashes, strict=True):
@@ -76,7 +79,7 @@ class BlockUpload:
             future = self._session.add(block_hash, block)
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001 - it cannot be encoded, which says nothing of other blocks
+        except Exception as error:  # noqa: BLE001 - it cannot be encoded, which says nothing about other blocks
             self._failures[block_hash] = error
             return
         self._futures.append((block_hash, future))
@@ -84,8 +87,11 @@ class BlockUpload:
             self._state.reader.admit(block_hash, block)
 
     def wait(self) -> dict[BlockHash, BaseException]:
-        """Returns when all of them are stored and recorded, but for those that it gives, with what kept them from that;
-        the session must be sealed."""
+        """Waits until all blocks are stored and recorded; the session must be sealed.
+
+        Returns:
+            the blocks that could not be stored, with the error.
+        """
         failures = self._failures
         for block_hash, future in self._futures:
             failure = future.exception()

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints: a copy of the index that shows a state the file system really had, while everybody goes on.
+"""Checkpoints: a copy of the index that shows a state the file system really had, while programs go on.
 
-1. Everything dirty is stored, without stopping anyone.
-2. Operations stop for an instant: the group is committed, its state pinned, and the layers of certain files frozen.
-   No request goes to the store meanwhile; how long it took is measured.
+1. Everything dirty is stored, without stopping any operation.
+2. Operations stop for an instant: the group is committed, its state pinned, and the layers of certain files frozen. No
+   request goes to the store meanwhile; how long it took is measured.
 3. The pinned state is copied, the frozen layers are stored, and their chunks are entered in the copy.
 
-The certain files are those that were renamed over others and have become dirty since step 1: the index at hand says
-that the name stands for them, and has not their content yet.  Programs that write to a new file and rename it over the
-old one do so lest anybody see an empty file; so nobody does.  A file that was truncated and is being rewritten needs
-no such care: the index keeps its old content until the new one is stored, and with `settled` step 1 leaves it alone
-until it is closed.
+The certain files are those that were renamed over others and have become dirty since step 1: the index has the name for
+them already, and not their content. Programs write to a new file and rename it over the old one so that nobody sees an
+empty file; so no snapshot shows one. A file that was truncated and is being rewritten needs no such care: the index
+keeps its old content until the new one is stored, and with `settled` step 1 leaves it alone until it is closed.
 
-Where one of these files cannot be stored, the copy says so: all of its content gives an I/O error there. Other files
-that cannot be stored are in the copy as they were stored last.
+Where one of these files cannot be stored, all of its content gives an I/O error in the copy. Other files that cannot be
+stored are in the copy as they were stored last.
 
-A pack that was stored after the instant is unknown to the copy; what it holds of the frozen files is entered there,
-with the location that the index has.
+A pack that was stored after the instant is unknown to the copy; those of its blocks that the frozen files need are
+entered there, with the location that the index has.
 """
 
 import logging
@@ -34,7 +33,7 @@ from cas3fs.filesystem.writeback.block_upload import BlockUpload
 from cas3fs.filesystem.writeback.commits import Commits
 from cas3fs.filesystem.writeback.rechunk import FrozenFile, Rechunker, enter_chunks
 from cas3fs.filesystem.writeback.storer import Storer
-from cas3fs.filesystem.writeback.unstorable import is_of_one_file
+from cas3fs.filesystem.writeback.unstorable import concerns_one_file
 from cas3fs.index import Index, PinnedIndex
 from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
 
@@ -43,8 +42,8 @@ _ATTEMPTS = 3
 _log = logging.getLogger(__name__)
 
 
-class _Overtaken(Exception):
-    """What was to be frozen changed before it could be."""
+class _ChangedMeanwhile(Exception):
+    """A file changed before it could be frozen."""
 
 
 class Checkpoints:
@@ -68,23 +67,23 @@ class Checkpoints:
             Cas3fsError, OSError: storing failed, or the copy cannot be made.
         """
         with self._mutex:
-            pinned, frozen = self._stored_and_pinned(settled)
+            pinned, frozen = self._store_and_pin(settled)
             try:
                 with pinned:
                     pinned.copy_to(copy_to)
                 if frozen:
-                    self._complete(copy_to, frozen)
+                    self._add_frozen_files(copy_to, frozen)
             finally:
                 with self._state.lock:
                     self._release_all(frozen)
 
-    def _stored_and_pinned(self, settled: bool) -> tuple[PinnedIndex, list[FrozenFile]]:
-        """Steps 1 and 2, until nothing comes between pinning and freezing."""
+    def _store_and_pin(self, settled: bool) -> tuple[PinnedIndex, list[FrozenFile]]:
+        """Steps 1 and 2, again until nothing changes between pinning and freezing."""
         taken: list[tuple[PinnedIndex, list[FrozenFile]]] = []
         while True:
             self._storer.store_all(settled=settled, skip_unstorable=True)
             try:
-                with suppress(_Overtaken):
+                with suppress(_ChangedMeanwhile):
                     self._commits.commit_and(lambda: taken.append(self._pin()))
                     return taken[0]
             except BaseException:  # the commit may fail after the instant, too
@@ -105,7 +104,7 @@ class Checkpoints:
         state = self._state
         pinned = state.index.pin()
         try:
-            frozen = self._frozen()
+            frozen = self._freeze_replacing_files()
         except BaseException:
             pinned.close()
             raise
@@ -116,21 +115,21 @@ class Checkpoints:
         state.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
         return pinned, frozen
 
-    def _frozen(self) -> list[FrozenFile]:
-        """The certain files, those first for which no write has to be waited for: waiting lets the lock go.
+    def _freeze_replacing_files(self) -> list[FrozenFile]:
+        """Freezes the certain files, those first that have no write under way: waiting for one releases the lock.
 
         Raises:
-            _Overtaken: while it was waited for, one was stored or removed, and the pinned state shows it without that.
+            _ChangedMeanwhile: during such a wait one was stored or removed, which the pinned state does not show.
         """
         staging = self._state.staging
-        certain = [(inode, inode.stored_seq) for inode in staging.waiting.values() if inode.replaces]
+        certain = [(inode, inode.stored_seq) for inode in staging.unstored.values() if inode.replaced_another]
         certain.sort(key=lambda one: one[0].layers[-1].writers)
         frozen: list[FrozenFile] = []
         try:
             for inode, stored_seq in certain:
                 layers = staging.freeze(inode)
                 if not layers or layers[-1].stored or inode.stored_seq != stored_seq:
-                    raise _Overtaken
+                    raise _ChangedMeanwhile
                 frozen.append(FrozenFile(inode, layers))
         except BaseException:
             self._release_all(frozen)
@@ -139,10 +138,10 @@ class Checkpoints:
 
     # -- the frozen files
 
-    def _complete(self, copy: Path, frozen: Sequence[FrozenFile]) -> None:
+    def _add_frozen_files(self, copy: Path, frozen: Sequence[FrozenFile]) -> None:
         """Step 3: stores what was frozen, and enters it in the copy.
 
-        A block that gc frees between its storing and its being looked up is stored once more.
+        A block that gc deletes between its storing and its lookup is stored once more.
         """
         for attempt in range(_ATTEMPTS):
             unreadable = self._upload(frozen)
@@ -151,7 +150,7 @@ class Checkpoints:
             with self._state.lock:
                 locations = self._state.index.blocks.locate(hashes)
             if all(block_hash in locations for block_hash in hashes):
-                self._enter(copy, whole, unreadable, locations)
+                self._enter_in_copy(copy, whole, unreadable, locations)
                 return
             self._state.metrics.counter("checkpoint.repeated").add(attempt + 1)
         raise BlockMissing(
@@ -159,37 +158,40 @@ class Checkpoints:
         )
 
     def _upload(self, frozen: Sequence[FrozenFile]) -> set[FrozenFile]:
-        """Gives the files that cannot be stored.
+        """Stores what was frozen.
+
+        Returns:
+            the files that cannot be stored.
 
         Raises:
-            Cas3fsError: the store or the index failed, so none can be.
+            Cas3fsError: the store or the index failed, so none can be stored.
         """
         state = self._state
         unreadable: dict[FrozenFile, BaseException] = {}
         with self._writer.session() as session:
-            blocks = BlockUpload(state, self._writer, session)
+            upload = BlockUpload(state, self._writer, session)
             for file in frozen:
                 try:
-                    # just what the layers hold: beside it the index may be newer than the copy by now
-                    rechunker = Rechunker(state, file, self._chunker, blocks.emit, exact=True)
+                    # only what the layers have: beside it the index may be newer than the copy by now
+                    rechunker = Rechunker(state, file, self._chunker, upload.emit, exact=True)
                     file.replacements = list(rechunker.replacements())
                     file.verify()
                 except Exception as error:
-                    if not is_of_one_file(error):
+                    if not concerns_one_file(error):
                         raise
                     unreadable[file] = error
-        failures = blocks.wait()
+        failures = upload.wait()
         for file in frozen:
             for new in file.chunks if file not in unreadable else ():
                 if (failure := failures.get(new.hash)) is not None:
-                    if not is_of_one_file(failure):
+                    if not concerns_one_file(failure):
                         raise failure
                     unreadable[file] = failure
         for file, why in unreadable.items():
             _log.error("inode %d replaces a file and gives I/O errors in this snapshot: %s", file.inode.number, why)
         return set(unreadable)
 
-    def _enter(
+    def _enter_in_copy(
         self,
         copy: Path,
         frozen: Sequence[FrozenFile],
@@ -214,7 +216,7 @@ class Checkpoints:
             index.commit()
 
     def _packs_of(self, places: Sequence[BlockLocation]) -> list[StoredPack]:
-        """The packs of these blocks, with those blocks."""
+        """The packs of these blocks, with these blocks."""
         packs: dict[str, list[PackedBlock]] = {}
         for place in places:
             line = PackedBlock(place.hash, place.offset, place.stored_length, place.plain_length)

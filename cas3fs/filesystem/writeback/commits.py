@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commits: how what happened in memory becomes durable on this machine.
+"""Commits: how changes in memory become durable on this machine.
 
 Operations run in one open transaction of the index, the *group*; a commit ends it every few seconds, at fsync and
-fsyncdir, and before a snapshot.  One commit, step by step; a kill or a loss of power between any two of them loses at
-most what happened since the commit before:
+fsyncdir, and before a snapshot. One commit, step by step; a kill or a loss of power between any two steps loses at most
+what happened since the commit before:
 
-1. outside the lock: the bytes of layer files are synced, staging rows are written and made durable; what the disk
-   loses of a file is the trouble of that file, whose row says so (module `layer_files`), and of those who fsync it;
+1. without the lock: the bytes of layer files are synced, staging rows are written and made durable; what the disk loses
+   of a file concerns that file, whose row says so (module `layer_files`), and the programs that fsync it;
 2. under the lock, so that no operation comes between: the same for the little that has changed meanwhile;
 3. under the lock: dirty inodes are written back, and the group is committed;
-4. outside the lock: the index is synced;
-5. under the lock: layers that the index now durably holds are dropped, and rows that had to wait for it are written.
+4. without the lock: the index is synced;
+5. under the lock: layers that the index now durably has are dropped, and rows that had to wait for it are written.
 
-Two and three in this order: a rename in the index never becomes durable before the staged bytes of what was renamed.
-Four before five: a staging row goes only when the index is durable.
+Two before three: a rename in the index never becomes durable before the staged bytes of what was renamed. Four before
+five: a staging row is deleted only when the index is durable.
 
-The group stays in memory until it is committed, so one that has changed many pages is committed at once.  One that
-SQLite has undone is done again by the index (`cas3fs.index.sqlite`): the file system takes no changes while that
-fails, and each commit tries it.
+The group is in memory until it is committed, so a group that has changed many pages is committed at once. A group that
+SQLite has undone is redone by the index (`cas3fs.index.sqlite`): the file system accepts no changes while that fails,
+and each commit tries it again.
 
 `commit_mutex` makes commits one at a time; callers that come while one is under way share the next.
 """
@@ -40,11 +40,11 @@ _MIB = 1 << 20
 _SLICE_BYTES = 4 * _MIB
 _RESERVE_BYTES = 32 * _MIB
 _RESERVE_SHARE = 20
-_ROOM_RESERVES = 2
+_RESERVES_KEPT_FREE = 2
 _DISK_CHECK_S = 0.5
 _LOST_RETRY_S = 1.0
 _GROUP_PAGES = 20_000
-"""So many changed pages, 80 MiB at most, and the group is committed at the next look."""
+"""With so many changed pages, 80 MiB at most, the group is committed at the next check."""
 
 Result = TypeVar("Result")
 
@@ -52,12 +52,10 @@ _log = logging.getLogger(__name__)
 
 
 class DiskReserve:
-    """Room on the local disk that is kept for commits: a file that is given up when the disk is nearly full.
+    """Space on the local disk that is kept for commits: a file that is deleted when the disk is nearly full.
 
-    While it is given up, writers are refused with ENOSPC; so a commit never meets a full disk, which would undo all
-    operations of its group.
-
-    Before it comes to that, staging has no room any more: it leaves twice the reserve to others.
+    While it is missing, writers get ENOSPC; so a commit never meets a full disk, which would undo all operations of its
+    group. Staging has no space any more before that: it leaves twice the reserve to others.
     """
 
     def __init__(self, folder: Path, local_disk: LocalDisk) -> None:
@@ -68,12 +66,12 @@ class DiskReserve:
         self._size_bytes = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _RESERVE_SHARE)
         self.is_low = False
         self.stageable_bytes = 0
-        """What may be staged beside what is, by the last check."""
+        """How much more may be staged, by the last check."""
 
     def check(self) -> bool:
-        """Whether the disk is nearly full; gives the reserve up, or makes it, as needed."""
+        """Whether the disk is nearly full; deletes the reserve, or makes it, as needed."""
         free = self._disk.free_bytes(self._folder)
-        self.stageable_bytes = max(0, free - _ROOM_RESERVES * self._size_bytes)
+        self.stageable_bytes = max(0, free - _RESERVES_KEPT_FREE * self._size_bytes)
         if self.is_low:
             self.is_low = free < 3 * self._size_bytes
         elif free < self._size_bytes // 2:
@@ -94,7 +92,7 @@ class DiskReserve:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Gives the room back."""
+        """Deletes the reserve."""
         self._path.unlink(missing_ok=True)
 
 
@@ -106,15 +104,15 @@ class Commits:
         self._reserve = DiskReserve(state.staging.folder, state.staging.layer_files.disk)
         self.commit_mutex = threading.Lock()
         self.last_pause_s = 0.0
-        """How long the last commit kept operations out."""
+        """How long operations waited for the last commit."""
         self._refused: Set[int] = frozenset()
         self._refused_staged: Set[int] = frozenset()
-        self._asked = 0
-        self._done = 0
+        self._requested = 0
+        self._completed = 0
         self._wake = threading.Event()
         self._stopping = False
         self._waited_s = 0.0
-        self._disk_guard = FailureGuard("local disk", state.metrics, "the room on the local disk cannot be told")
+        self._disk_guard = FailureGuard("local disk", state.metrics, "the free space of the local disk is not known")
         self._commit_guard = FailureGuard("commits", state.metrics, "commit failed, will be tried again")
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
@@ -141,11 +139,11 @@ class Commits:
 
     def _commit_in_time(self) -> None:
         self._waited_s += _DISK_CHECK_S
-        if self._is_time(self._waited_s) and not self._stopping:
+        if self._is_due(self._waited_s) and not self._stopping:
             self._waited_s = 0.0
             self.commit()
 
-    def _is_time(self, waited_s: float) -> bool:
+    def _is_due(self, waited_s: float) -> bool:
         state = self._state
         interval_s = state.settings.commit_interval_s
         if state.access.group_lost_reason:
@@ -155,32 +153,33 @@ class Commits:
     def check_disk(self) -> None:
         """Measures the free space of the local disk, and refuses or allows what needs more of it."""
         low = self._reserve.is_low
-        self._state.reader.free_disk_space()  # first: what is in the caches can be had again
+        self._state.reader.free_disk_space()  # first: what is in the caches can be fetched again
         self._state.access.set_disk_low(self._reserve.check())
         with self._state.lock:
             self._state.staging.set_free_disk_bytes(self._reserve.stageable_bytes)
         if self._reserve.is_low != low:
-            _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has room again")
+            _log.warning("the local disk %s", "is nearly full: writers get ENOSPC" if not low else "has space again")
 
     def commit(self) -> None:
         """Returns when all that happened before the call is durable on this machine.
 
         Raises:
-            IndexDatabaseError, OSError: it is not; what is said in memory stays said, and a later commit may succeed.
+            IndexDatabaseError, OSError: it is not durable; the in-memory state is unchanged, and a later commit may
+                succeed.
         """
         with self._state.lock:
-            self._asked += 1
-            ticket = self._asked
+            self._requested += 1
+            ticket = self._requested
         with self.commit_mutex:
-            if self._done >= ticket:
+            if self._completed >= ticket:
                 return
             with self._state.lock:
-                covered = self._asked
+                covered = self._requested
             self._commit(lambda: None)
-            self._done = covered
+            self._completed = covered
 
     def commit_and(self, action: Callable[[], Result]) -> Result:
-        """Commits, and calls `action` before the lock is let go that kept operations out; errors as `commit`."""
+        """Commits, and calls `action` while operations still wait; errors as `commit`."""
         with self.commit_mutex:
             return self._commit(action)
 
@@ -189,12 +188,14 @@ class Commits:
             return self._commit_durably(action)
         except IndexDatabaseError as error:
             if error.is_final:
-                self._hand_over(error)
+                self._give_up(error)
             raise
 
-    def _hand_over(self, error: IndexDatabaseError) -> None:
-        """Takes no more changes, and leaves to the system what is in memory: the next mount finds it, unless the
-        machine goes down before or the disk loses it again, which nobody can know."""
+    def _give_up(self, error: IndexDatabaseError) -> None:
+        """Refuses all further changes, and writes what is in memory without making it durable.
+
+        The next mount finds it, unless the machine goes down before or the disk loses it again.
+        """
         state = self._state
         state.access.turn_read_only(
             f"{error}, so nothing can be kept for sure: unmount, see to the disk, and mount again"
@@ -273,7 +274,7 @@ class Commits:
                 state.inodes.write_back()
         state.index.commit()
         self._report_refused()
-        state.inodes.written_back()
+        state.inodes.write_back_committed()
 
     def _report_refused(self) -> None:
         refused = self._state.inodes.refused

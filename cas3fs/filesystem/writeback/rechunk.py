@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Cutting the dirty parts of a frozen file into blocks.
 
-Dirty ranges rarely begin and end where blocks do.  A *region* begins at the start of the old chunk that its first
-dirty byte lies in (or touches, since a file's last chunk was cut by the file's end and not by its content), and ends
+Dirty ranges rarely begin and end where blocks do. A *region* begins at the start of the old chunk that has its first
+dirty byte (or that ends before it, since a file's last chunk was cut by the file's end and not by its content). It ends
 where the chunker cuts again where an old chunk began, behind the last dirty byte; or at a hole, or at the end of the
-file.  What lies between is cut anew, so that the whole file ends up cut nearly as if it had been written at once.
+file. What lies between is cut anew, so that the whole file ends up cut nearly as if it had been written at once.
 
 Where the old bytes beside the dirty ones cannot be read, `exact` cuts just the dirty ranges; the index then keeps what
 the old chunks have beside them.
 
-Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk.  A layer's file is read into it, and
-not mapped: a sector that cannot be read is the trouble of one file, and no signal that ends the process.
+Memory: one region's unfinished bytes, at most `_PIECE_BYTES` and a longest chunk. A layer's file is read into memory
+and not mapped: a sector that cannot be read is an error of one file then, and not a signal that ends the process.
 """
 
 import errno
@@ -36,11 +36,11 @@ _MIB = 1 << 20
 _PIECE_BYTES = 4 * _MIB
 
 Emit = Callable[[Sequence[memoryview]], list[BlockHash]]
-"""Sees to it that these blocks get stored, and gives their hashes."""
+"""Has these blocks stored, and returns their hashes."""
 
 
 def enter_chunks(index: Index, file: "FrozenFile", ids: Mapping[BlockHash, int]) -> None:
-    """Puts what `file` was cut into in the place of what `index` has of it; `ids` are the index's own."""
+    """Replaces the chunks of `file` in `index` by those that it was cut into; `ids` are the numbers of blocks there."""
     number = file.inode.number
     index.chunks.truncate(number, min(file.floor, file.size))
     for part in file.replacements:
@@ -50,7 +50,7 @@ def enter_chunks(index: Index, file: "FrozenFile", ids: Mapping[BlockHash, int])
 
 @attrs.frozen
 class ChunkReplacement:
-    """The chunks that begin within ``[start, end)`` give way to `chunks`."""
+    """The chunks that begin within ``[start, end)`` are replaced by `chunks`."""
 
     start: int
     end: int
@@ -60,7 +60,7 @@ class ChunkReplacement:
 class FrozenFile:
     """An inode as of the moment when its layers were frozen.  Made under the lock.
 
-    The files of its layers stay open until `release`, even if the inode goes before.
+    The files of its layers stay open until `release`, even if the inode is removed before.
     """
 
     def __init__(self, inode: Inode, layers: Sequence[Layer]) -> None:
@@ -79,17 +79,17 @@ class FrozenFile:
         self.dirty = dirty_ranges(unstored)
         self.dirty.truncate(self.size)
         self.replacements: list[ChunkReplacement] = []
-        self.held = True
-        """`release` was not called yet."""
+        self.is_held = True
+        """Whether `release` was not called yet."""
         for layer in self.layers:
             layer.readers += 1
         self._files = [(layer.bytes, layer.bytes.failures) for layer in layers if isinstance(layer.bytes, FileBytes)]
 
     def verify(self) -> None:
-        """What was read of the layers' files so far are the bytes that were written.
+        """Checks that what was read of the layers' files so far are the bytes that were written.
 
         Raises:
-            OSError: perhaps not: the disk has lost some of them meanwhile.
+            OSError: perhaps not, as the disk has lost some of them meanwhile.
         """
         for held, failures in self._files:
             held.verify()
@@ -97,8 +97,12 @@ class FrozenFile:
                 raise OSError(errno.EIO, f"the local disk has lost bytes of staging file {held.path}")
 
     def release(self, staging: Staging) -> bool:
-        """Nobody reads its layers any more; whether that is new.  Needs the lock."""
-        was_held, self.held = self.held, False
+        """Ends the use of its layers.  Needs the lock.
+
+        Returns:
+            False if that was done before.
+        """
+        was_held, self.is_held = self.is_held, False
         if was_held:
             staging.release_readers(self.layers)
         return was_held
@@ -110,11 +114,11 @@ class FrozenFile:
 
     @property
     def is_new(self) -> bool:
-        """Whether the index holds no byte of it."""
+        """Whether the index has no byte of it."""
         return self.inode.stored_seq == 0
 
-    def whole(self, limit_bytes: int) -> bytes | None:
-        """All of the content, if it is in memory in one piece of at most that length, with nothing below it."""
+    def content_in_memory(self, limit_bytes: int) -> bytes | None:
+        """All of the content, where it is in memory in one piece of at most that length; else None."""
         if len(self.layers) > 1 or self.floor or not 0 < self.size <= limit_bytes:
             return None
         held = self.layers[0].bytes
@@ -141,7 +145,10 @@ class Rechunker:
         self._done = 0  # everything before is cut
 
     def replacements(self) -> Iterator[ChunkReplacement]:
-        """What is to change in the file's chunk list, ascending; blocks are emitted on the way.
+        """Cuts the file, and emits the blocks.
+
+        Yields:
+            what changes in the file's chunk list, ascending.
 
         Raises:
             BlockError, StoreError: old bytes next to the dirty ones cannot be read.
@@ -149,16 +156,16 @@ class Rechunker:
         """
         while self._next < len(self._dirty):
             start, _ = self._dirty[self._next]
-            yield self._region(self._beginning(start))
+            yield self._region(self._region_start(start))
 
-    def _beginning(self, start: int) -> int:
-        """Where the region of a dirty byte at `start` begins."""
+    def _region_start(self, start: int) -> int:
+        """Where the region begins that has a dirty byte at `start`."""
         alignment = self._chunker.alignment
         if self._exact:
             return start
         if alignment > 1:
             return max(start - start % alignment, self._done)
-        old = self._bounds(max(start - 1, 0), start)
+        old = self._old_chunks(max(start - 1, 0), start)
         if old:
             offset, length = old[-1]
             if offset >= self._done and (offset + length > start or length < self._chunker.max_size):
@@ -168,27 +175,27 @@ class Rechunker:
     def _region(self, begin: int) -> ChunkReplacement:
         chunks: list[NewChunk] = []
         position = filled = begin
-        limit = self._absorbed(self._dirty[self._next][0])
+        limit = self._absorb_dirty(self._dirty[self._next][0])
         rest = memoryview(b"")
         final = False
         while not final:
             if filled == limit:
-                limit, final = self._grown(limit, position + _PIECE_BYTES)
+                limit, final = self._extend(limit, position + _PIECE_BYTES)
             stop = min(limit, max(filled, position + _PIECE_BYTES))
-            data = self._joined(rest, filled, stop)
+            data = self._read_on(rest, filled, stop)
             filled = stop
             used = 0
-            for chunk in self._emitted(data, self._chunker.cut(data, final and filled == limit), position):
+            for chunk in self._emit_chunks(data, self._chunker.cut(data, final and filled == limit), position):
                 chunks.append(chunk)
                 position += chunk.length
                 used += chunk.length
-                if self._is_in_step(position):
-                    return self._ended(begin, position, chunks)
+                if self._meets_old_chunk(position):
+                    return self._finish_region(begin, position, chunks)
             rest = data[used:]
-        return self._ended(begin, position, chunks)
+        return self._finish_region(begin, position, chunks)
 
-    def _emitted(self, data: memoryview, lengths: Sequence[int], position: int) -> list[NewChunk]:
-        """The chunks that `data` was cut into, given to be stored."""
+    def _emit_chunks(self, data: memoryview, lengths: Sequence[int], position: int) -> list[NewChunk]:
+        """Emits the chunks that `data` was cut into."""
         blocks: list[memoryview] = []
         used = 0
         for length in lengths:
@@ -200,51 +207,51 @@ class Rechunker:
             position += len(block)
         return chunks
 
-    def _is_in_step(self, position: int) -> bool:
-        """Whether old chunks can stay as they are from here on."""
+    def _meets_old_chunk(self, position: int) -> bool:
+        """Whether old chunks can stay as they are from `position` on."""
         if position < self._dirty_end or (self._next < len(self._dirty) and self._dirty[self._next][0] <= position):
             return False
-        old = self._bounds(position, position + 1)
+        old = self._old_chunks(position, position + 1)
         return bool(old) and old[0][0] == position
 
-    def _ended(self, begin: int, position: int, chunks: Sequence[NewChunk]) -> ChunkReplacement:
+    def _finish_region(self, begin: int, position: int, chunks: Sequence[NewChunk]) -> ChunkReplacement:
         self._done = position
         return ChunkReplacement(begin, position, chunks)
 
-    def _absorbed(self, reached: int) -> int:
-        """How far the region is dirty when it is so up to `reached`, with all dirty ranges that this reaches."""
+    def _absorb_dirty(self, reached: int) -> int:
+        """How far the region is dirty if it is up to `reached`, with all dirty ranges that this reaches."""
         while self._next < len(self._dirty) and self._dirty[self._next][0] <= reached:
             reached = self._dirty_end = max(reached, self._aligned_up(self._dirty[self._next][1]))
             self._next += 1
         return reached
 
-    def _grown(self, limit: int, wanted: int) -> tuple[int, bool]:
+    def _extend(self, limit: int, wanted: int) -> tuple[int, bool]:
         """How far the region reaches when it goes on from `limit`, and whether it ends there.
 
         It reaches up to `wanted`, or a little farther, where one old chunk after the other is dirty.
         """
         while True:
-            reached = self._absorbed(limit)
+            reached = self._absorb_dirty(limit)
             if reached == limit:
                 reached = self._old_end(limit)
                 if reached == limit:
                     return limit, True
             limit = reached
-            if limit >= wanted or not self._goes_on(limit):
+            if limit >= wanted or not self._continues_dirty(limit):
                 return limit, False
 
-    def _goes_on(self, limit: int) -> bool:
-        """Whether the old chunk at `limit`, or what begins there, is dirty, too."""
+    def _continues_dirty(self, limit: int) -> bool:
+        """Whether the old chunk at `limit`, or what begins there, is dirty too."""
         return self._next < len(self._dirty) and self._dirty[self._next][0] < self._old_end(limit)
 
     def _old_end(self, position: int) -> int:
-        """Where the old chunk ends that `position` lies in; `position` itself where there is none to go on with."""
-        old = [] if self._exact else self._bounds(position, position + 1)
+        """The end of the old chunk at `position`; `position` itself where there is none."""
+        old = [] if self._exact else self._old_chunks(position, position + 1)
         return max((offset + length for offset, length in old), default=position)
 
-    def _ahead(self, end: int) -> list[ChunkSpan]:
-        """What will be wanted next of the old chunks; one that is lost is noticed when it is."""
-        if self._goes_on(end):
+    def _next_old_chunks(self, end: int) -> list[ChunkSpan]:
+        """The old chunks that will be read next; none where one is lost, which reading it will report."""
+        if self._continues_dirty(end):
             with suppress(BlockMissing), self._state.lock:
                 return self._spans(end, end + _PIECE_BYTES)
         return []
@@ -253,8 +260,8 @@ class Rechunker:
         alignment = 1 if self._exact else self._chunker.alignment
         return min(-(-end // alignment) * alignment, self._file.size)
 
-    def _bounds(self, start: int, end: int) -> list[tuple[int, int]]:
-        """(offset, length) of old chunks that overlap the range, without what is dead."""
+    def _old_chunks(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(offset, length) of the old chunks that overlap the range, without what is dead."""
         end = min(end, self._file.floor)
         if start >= end:
             return []
@@ -262,18 +269,18 @@ class Rechunker:
             found = self._state.index.chunks.bounds(self._file.inode.number, start, end)
         return [(offset, min(length, self._file.floor - offset)) for offset, length in found]
 
-    def _joined(self, rest: memoryview, start: int, end: int) -> memoryview:
+    def _read_on(self, rest: memoryview, start: int, end: int) -> memoryview:
         """`rest`, and behind it the file's bytes ``[start, end)``."""
         if start == end:
             return rest
         state = self._state
         with state.lock:
             plan = ReadPlan(self._spans, self._file.layers, start, end)
-        state.reader.prefetch([span.block for span in (*plan.spans, *self._ahead(end))])
+        state.reader.prefetch([span.block for span in (*plan.spans, *self._next_old_chunks(end))])
         joined = memoryview(bytearray(len(rest) + end - start))
         joined[: len(rest)] = rest
         try:
-            plan.carry_out_into(joined[len(rest) :], state.reader)
+            plan.execute_into(joined[len(rest) :], state.reader)
         finally:
             if plan.holds_files:
                 with state.lock:

@@ -3,23 +3,24 @@
 
 What is stored when:
 
-- a file that is closed and has been quiet for `settle_s`, together with others, in the order of their numbers, once
+- a file that is closed and has been unchanged for `settle_s`, together with others, in the order of their numbers, once
   they fill a pack or the first of them has waited for `batch_wait_s`;
-- a file that only grows or is overwritten in place, in parts of `part_bytes`, also while it is being written.  Each
-  part is a state that the whole file had.  One that was cut short and is being rewritten waits until it settles, so
-  that the index goes from the old content to the new in one transaction;
-- everything, when staging runs full (`Staging.store_requested`), or when somebody waits in `store_all`.
+- a file that only grows or is overwritten in place, in parts of `part_bytes`, also while it is being written. Each part
+  is a state that the whole file had. A file that was cut short and is being rewritten waits until it settles, so that
+  the index goes from the old content to the new in one transaction;
+- everything, when staging is nearly full (`Staging.store_requested`), or when a caller waits in `store_all`.
 
-One job: freeze the files' layers (under the lock); cut, hash, compress and upload (without it); when every pack that
-is needed is confirmed, enter the chunks (under the lock, in the open group).  What changed meanwhile is in newer
-layers, and stays there.  A job that fails leaves all as it was, and is tried again.  Where one file cannot be stored,
-the others are, and who waits goes on without it (module `unstorable`).
+One job: freeze the files' layers (under the lock); cut, hash, compress and upload (without it); when every pack that is
+needed is confirmed, enter the chunks (under the lock, in the open group). What changed meanwhile is in newer layers,
+and stays there. A job that fails leaves all as it was, and is tried again. Where one file cannot be stored, the others
+are, and callers go on without it (module `unstorable`).
 
-A block that the index knows, or that is on its way, is not stored again.  Since what the index knows may go before
-the job ends, each block is looked up once more in the transaction that enters the chunk; if one is gone, the file is
+A block that the index has, or that is being uploaded, is not stored again. gc may delete what the index has before the
+job ends, so each block is looked up once more in the transaction that enters the chunk; if one is missing, the file is
 stored anew.
 
-Locks: jobs are picked and entered under the file system's lock.  `Inode.busy` keeps a file to one job at a time.
+Locks: jobs are selected and entered under the file system's lock. `Inode.being_stored` keeps a file to one job at a
+time.
 """
 
 import logging
@@ -40,30 +41,30 @@ from cas3fs.filesystem.writeback.block_upload import BlockUpload
 from cas3fs.filesystem.writeback.commits import Commits
 from cas3fs.filesystem.writeback.rechunk import FrozenFile, Rechunker, enter_chunks
 from cas3fs.filesystem.writeback.store_requests import StoreRequest, grows
-from cas3fs.filesystem.writeback.unstorable import UnstorableFiles, is_of_one_file
+from cas3fs.filesystem.writeback.unstorable import UnstorableFiles, concerns_one_file
 from cas3fs.values import BlockHash
 
 _TICK_S = 0.25
-_BREATH_S = 0.02  # between two looks in vain, however hungry staging is
-_REST_FACTOR = 30
-"""A look in vain at many files has held programs up: so many times as long no other follows."""
+_MIN_PAUSE_S = 0.02  # between two checks that found nothing, even where storing is urgent
+_IDLE_FACTOR = 30
+"""A check of many files holds programs up: after one that found nothing, this many times its duration pass."""
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 _BATCH_FILES = 4096
 _SLICE_FILES = 256
-_LOOK_INTERVAL_S = 0.5
-_PRESSING_SHARE = 0.25
-"""Of the room in staging: so much may gather before storing competes with busy programs for the disk."""
+_CHECK_INTERVAL_S = 0.5
+_URGENT_SHARE = 0.25
+"""Share of the space in staging that may be used before storing competes with busy programs for the disk."""
 _BUSY_OPERATIONS = 200
-"""So many operations within a tick, and storing what has only settled waits: it would slow them down, and be no
-sooner done."""
+"""With so many operations in a tick, storing what has only settled waits: it would slow programs down, and would not be
+done sooner."""
 
 _number = attrgetter("number")
 _log = logging.getLogger(__name__)
 
 
 class Storer:
-    """Stores the dirty files of one file system; see the module."""
+    """Stores the dirty files of one file system, in background threads."""
 
     def __init__(self, state: FileSystemState, writer: BlockWriter, chunker: Chunker, commits: Commits) -> None:
         self._state = state
@@ -72,10 +73,10 @@ class Storer:
         self._commits = commits
         self._stop = threading.Event()
         self._requests: list[StoreRequest] = []  # of the callers of `store_all`
-        self._looked_at_s = 0.0
-        self._rests_until_s = 0.0
+        self._checked_at_s = 0.0
+        self._idle_until_s = 0.0
         self._changes_seen = 0
-        self._more = False  # the last look found more than one job could take
+        self._has_more = False  # the last look found more than one job could take
         self._retry_s = 0.0
         self._retry_at_s = 0.0
         self._finished = threading.Condition(state.lock)
@@ -103,116 +104,118 @@ class Storer:
     def _run(self) -> None:
         store_requested = self._state.staging.store_requested
         while not self._stop.is_set():
-            batch = self._picked()
+            batch = self._try_select()
             if not batch:
                 store_requested.wait(_TICK_S)
                 store_requested.clear()
-                self._stop.wait(_BREATH_S)
+                self._stop.wait(_MIN_PAUSE_S)
                 continue
             self._store(batch)
 
-    def _picked(self) -> list[FrozenFile]:
+    def _try_select(self) -> list[FrozenFile]:
         try:
             return self._pick()
-        except Exception as error:  # noqa: BLE001 - a storer that ended would leave everything unstored
-            _log.exception("looking for what is to be stored failed in a way that was not foreseen")
+        except Exception as error:  # noqa: BLE001 - a thread that ended would leave everything unstored
+            _log.exception("looking for files to store failed in a way that was not foreseen")
             self._failed([], error)
             return []
 
     def _pick(self) -> list[FrozenFile]:
-        """Takes files for one job, freezes and marks them; none when nothing is due."""
+        """Selects the files of one job, and freezes and marks them; none when nothing is due."""
         state = self._state
         with state.lock:
             now_s = time.monotonic()
-            if now_s < self._retry_at_s or now_s < self._rests_until_s or not self._is_time(now_s):
+            if now_s < self._retry_at_s or now_s < self._idle_until_s or not self._is_due(now_s):
                 return []
-            due = self._due(now_s)
+            due = self._due_files(now_s)
             if not due:
-                self._rests_until_s = now_s + _REST_FACTOR * (time.monotonic() - now_s)
+                self._idle_until_s = now_s + _IDLE_FACTOR * (time.monotonic() - now_s)
             due.sort(key=_number)
-            batch = self._first_of(due)
-            self._more = len(batch) < len(due)
+            batch = self._first_batch(due)
+            self._has_more = len(batch) < len(due)
             for inode in batch:
-                inode.busy = True
-            return self._frozen(batch)
+                inode.being_stored = True
+            return self._freeze(batch)
 
-    def _frozen(self, batch: Sequence[Inode]) -> list[FrozenFile]:
+    def _freeze(self, batch: Sequence[Inode]) -> list[FrozenFile]:
         frozen: list[FrozenFile] = []
         try:
             for inode in batch:
-                layers = self._state.staging.freeze(inode)  # may wait, and any of the files may go meanwhile
+                layers = self._state.staging.freeze(inode)  # may wait, and any of the files may be removed meanwhile
                 if layers and not layers[-1].stored:
                     frozen.append(FrozenFile(inode, layers))
                 else:
-                    inode.busy = False
+                    inode.being_stored = False
         except BaseException:
             for file in frozen:
                 self._release(file)
             for inode in batch:
-                inode.busy = False
+                inode.being_stored = False
             raise
         return frozen
 
-    def _is_time(self, now_s: float) -> bool:
-        """Whether to look for files at all: not while programs are busy, unless it is pressing."""
+    def _is_due(self, now_s: float) -> bool:
+        """Whether to look for files at all: not while programs are busy, unless storing is urgent."""
         staging, settings = self._state.staging, self._state.settings
-        pressing = (
+        urgent = (
             staging.is_full
             or staging.is_short_of_memory
-            or staging.size_bytes >= staging.limit_now_bytes * _PRESSING_SHARE
+            or staging.size_bytes >= staging.limit_now_bytes * _URGENT_SHARE
             or bool(self._requests)
-            or self._more
-            or now_s - self._looked_at_s > settings.batch_wait_s
+            or self._has_more
+            or now_s - self._checked_at_s > settings.batch_wait_s
         )
-        if not pressing and now_s - self._looked_at_s < min(settings.settle_s / 2, _LOOK_INTERVAL_S):
+        if not urgent and now_s - self._checked_at_s < min(settings.settle_s / 2, _CHECK_INTERVAL_S):
             return False
         busy = self._state.access.change_count - self._changes_seen > _BUSY_OPERATIONS
         self._changes_seen = self._state.access.change_count
         self._state.programs_busy = busy
-        if pressing or not busy:
-            self._looked_at_s = now_s
+        if urgent or not busy:
+            self._checked_at_s = now_s
             return True
         return False
 
-    def _due(self, now_s: float) -> list[Inode]:
+    def _due_files(self, now_s: float) -> list[Inode]:
         settings, staging = self._state.settings, self._state.staging
-        free = [  # `unstored` spelled out: this passes over all that is staged, with the lock held
+        free = [  # `Inode.is_unstored` spelled out: this passes over all that is staged, with the lock held
             inode
-            for inode in staging.waiting.values()
-            if not inode.busy and (layers := inode.layers) and not layers[-1].stored
+            for inode in staging.unstored.values()
+            if not inode.being_stored and (layers := inode.layers) and not layers[-1].stored
         ]
         if any(inode.retry_at_s for inode in free):
-            free = [inode for inode in free if inode.retry_at_s <= now_s or inode.touched_s > inode.retry_at_s]
+            free = [inode for inode in free if inode.retry_at_s <= now_s or inode.changed_at_s > inode.retry_at_s]
         for request in self._requests:
             if wanted := [inode for inode in free if request.wants(inode)]:
                 return wanted
         if staging.is_full:
             return free
         if staging.is_short_of_memory:
-            # not those that are being written: what they have so far would be cut where nothing ends
+            # not those that are being written: what they have so far would be cut at an arbitrary place
             whole = [inode for inode in free if not inode.writers]
-            return whole if _reach(whole, settings.pack_bytes) else []
+            return whole if _hold_at_least(whole, settings.pack_bytes) else []
         # what is in memory is smaller than any part
         large = [inode for inode in free if len(inode.layers) > 1 or isinstance(inode.layers[0].bytes, FileBytes)]
         parts = [inode for inode in large if grows(inode) and inode.unstored_bytes >= settings.part_bytes]
-        settled = [inode for inode in free if not inode.writers and now_s - inode.touched_s >= settings.settle_s]
-        return parts + [inode for inode in settled if inode not in parts] if self._is_worth(settled, now_s) else parts
+        settled = [inode for inode in free if not inode.writers and now_s - inode.changed_at_s >= settings.settle_s]
+        return (
+            parts + [inode for inode in settled if inode not in parts] if self._fills_a_batch(settled, now_s) else parts
+        )
 
-    def _is_worth(self, settled: Sequence[Inode], now_s: float) -> bool:
+    def _fills_a_batch(self, settled: Sequence[Inode], now_s: float) -> bool:
         """Whether the settled files fill a pack, or have waited long enough."""
         settings = self._state.settings
         if not settled:
             return False
-        oldest_s = min(inode.touched_s for inode in settled)
+        oldest_s = min(inode.changed_at_s for inode in settled)
         if now_s - oldest_s >= settings.settle_s + settings.batch_wait_s:
             return True
-        return _reach(settled, settings.pack_bytes)
+        return _hold_at_least(settled, settings.pack_bytes)
 
-    def _first_of(self, due: Sequence[Inode]) -> list[Inode]:
+    def _first_batch(self, due: Sequence[Inode]) -> list[Inode]:
         batch: list[Inode] = []
         size_bytes = 0
-        together = [inode for inode in due if not self._unstorable.is_alone(inode.number)]
-        # any of those, lest the first are tried again and again before the last
+        together = [inode for inode in due if not self._unstorable.is_isolated(inode.number)]
+        # any of those: else the first would be tried again and again before the last
         for inode in (together or [random.choice(due)] if due else ())[:_BATCH_FILES]:
             batch.append(inode)
             size_bytes += inode.unstored_bytes
@@ -226,77 +229,83 @@ class Storer:
         try:
             cut, refused = self._upload(batch)
             for start in range(0, len(cut), _SLICE_FILES):
-                self._enter_all(cut[start : start + _SLICE_FILES])
+                self._enter_or_split(cut[start : start + _SLICE_FILES])
             if refused:
-                self._refuse(refused, by_store=True)
+                self._set_unstorable(refused, by_store=True)
             if cut:
                 self._succeeded()
         except (Cas3fsError, OSError) as error:
             self._failed(batch, error)
-        except Exception as error:  # noqa: BLE001 - a storer that ended would leave everything unstored
+        except Exception as error:  # noqa: BLE001 - a thread that ended would leave everything unstored
             _log.exception("storing failed in a way that was not foreseen")
             self._failed(batch, error)
         self._state.metrics.counter("storer.jobs").add(1)
 
     def _upload(self, batch: list[FrozenFile]) -> tuple[list[FrozenFile], list[tuple[FrozenFile, BaseException]]]:
-        """Cuts the files; when it returns, the blocks of the first that it gives are in confirmed packs. The others
-        could be cut, and a block of theirs not stored.
+        """Cuts the files and uploads their blocks.
+
+        Returns:
+            the files whose blocks are in confirmed packs now, and those of which a block could not be stored, with the
+            error.
 
         Raises:
-            StoreError: a pack could not be stored, and no other one could be now.
+            StoreError: a pack could not be stored, nor could any other now.
         """
         cut = []
         with self._writer.session() as session:
-            blocks = BlockUpload(self._state, self._writer, session)
+            upload = BlockUpload(self._state, self._writer, session)
             for file in batch:
-                plain = file.whole(self._chunker.min_size)
+                plain = file.content_in_memory(self._chunker.min_size)
                 if plain is not None:
-                    blocks.emit_later(file, plain)
+                    upload.emit_later(file, plain)
                     cut.append(file)
-                elif self._cut(file, blocks):
+                elif self._rechunk(file, upload):
                     cut.append(file)
-            blocks.emit_waiting()
-        failures = blocks.wait()
+            upload.emit_waiting()
+        failures = upload.wait()
         for failure in failures.values():
-            if not is_of_one_file(failure):
+            if not concerns_one_file(failure):
                 raise failure
-        refused = {file: error for file in cut if (error := _first(failures, file)) is not None}
+        refused = {file: error for file in cut if (error := _failure_of(failures, file)) is not None}
         return [file for file in cut if file not in refused], list(refused.items())
 
-    def _cut(self, file: FrozenFile, blocks: BlockUpload) -> bool:
-        """Cuts one file; when bytes cannot be read, that is the trouble of this file alone.
+    def _rechunk(self, file: FrozenFile, upload: BlockUpload) -> bool:
+        """Cuts one file; bytes that cannot be read make this file alone unstorable.
+
+        Returns:
+            whether it could be cut.
 
         Raises:
-            StoreError: the store is away.
+            StoreError: the store cannot be reached.
         """
         state = self._state
         try:
             try:
-                rechunker = Rechunker(state, file, self._chunker, blocks.emit)
+                rechunker = Rechunker(state, file, self._chunker, upload.emit)
                 file.replacements = list(rechunker.replacements())
             except Cas3fsError as error:
-                if not is_of_one_file(error):
+                if not concerns_one_file(error):
                     raise
                 _log.error("inode %d: bytes next to new ones cannot be read: %s", file.inode.number, error)
-                rechunker = Rechunker(state, file, self._chunker, blocks.emit, exact=True)
+                rechunker = Rechunker(state, file, self._chunker, upload.emit, exact=True)
                 file.replacements = list(rechunker.replacements())
             file.verify()
         except Exception as error:
-            if not is_of_one_file(error):
+            if not concerns_one_file(error):
                 raise
-            self._refuse([(file, error)], by_store=False)
+            self._set_unstorable([(file, error)], by_store=False)
             return False
         return True
 
-    def _refuse(self, refused: Sequence[tuple[FrozenFile, BaseException]], *, by_store: bool) -> None:
-        """These files could not be stored: one by itself is put off, several are stored each alone."""
+    def _set_unstorable(self, refused: Sequence[tuple[FrozenFile, BaseException]], *, by_store: bool) -> None:
+        """Puts off a file that could not be stored; has several stored each by itself."""
         with self._state.lock:
             for file, _ in refused:
                 self._release(file)
-            if not self._unstorable.set_apart([file.inode.number for file, _ in refused]):
+            if not self._unstorable.isolate([file.inode.number for file, _ in refused]):
                 for file, error in refused:
                     file.inode.retry_at_s = time.monotonic() + _LONGEST_RETRY_S
-                    self._unstorable.add(file.inode.number, error, alone=by_store and len(refused) == 1)
+                    self._unstorable.add(file.inode.number, error, isolated=by_store and len(refused) == 1)
                     _log.error(
                         "inode %d cannot be stored, next try in %.0f s: %s: %s",
                         file.inode.number,
@@ -306,19 +315,19 @@ class Storer:
                     )
             self._finished.notify_all()
 
-    def _enter_all(self, files: list[FrozenFile]) -> None:
-        """Enters files; those of which the index refuses a row are put off, and all others entered."""
+    def _enter_or_split(self, files: list[FrozenFile]) -> None:
+        """Enters files in the index; those of which it refuses a row are put off, and all others are entered."""
         try:
             self._enter_chunks(files)
         except IndexRowRefused as error:
             if error.group_lost:
                 raise
             if len(files) == 1:
-                self._refuse([(files[0], error)], by_store=False)
+                self._set_unstorable([(files[0], error)], by_store=False)
                 return
             middle = len(files) // 2
-            self._enter_all(files[:middle])
-            self._enter_all(files[middle:])
+            self._enter_or_split(files[:middle])
+            self._enter_or_split(files[middle:])
 
     def _enter_chunks(self, files: list[FrozenFile]) -> None:
         """Enters what was stored in the index, in one operation."""
@@ -326,7 +335,7 @@ class Storer:
         with state.lock:
             there = [file for file in files if not file.unstored[-1].dropped and not file.unstored[-1].stored]
             ids = state.index.blocks.find([new.hash for file in there for new in file.chunks])
-            # a block that was known may have gone meanwhile: such a file stays dirty, and is stored anew
+            # gc may have deleted a known block meanwhile: such a file stays dirty, and is stored anew
             whole = [file for file in there if all(new.hash in ids for new in file.chunks)]
             with state.operation():
                 for file in whole:
@@ -355,7 +364,7 @@ class Storer:
             state.staging.is_storing_failing = False
             self._finished.notify_all()
             is_full = state.staging.is_full
-        if is_full:  # layers with rows go with the next commit
+        if is_full:  # layers with rows are dropped by the next commit
             self._commits.commit()
 
     def _failed(self, batch: list[FrozenFile], error: BaseException) -> None:
@@ -374,9 +383,9 @@ class Storer:
         _log.error("storing %d files failed, next try in %.0f s: %s", len(batch), self._retry_s, error)
 
     def _release(self, file: FrozenFile) -> None:
-        """The job lets its file go, once: after that another job may hold it.  Needs the lock."""
+        """Ends the job's use of its file, once: after that another job may have it.  Needs the lock."""
         if file.release(self._state.staging):
-            file.inode.busy = False
+            file.inode.being_stored = False
 
     # -- on request
 
@@ -390,18 +399,18 @@ class Storer:
         `unstorable` gives them.
 
         Raises:
-            Cas3fsError, OSError: what kept it from that; nothing is lost, and it goes on being tried.
+            Cas3fsError, OSError: it failed; nothing is lost, and storing is tried again.
         """
         state = self._state
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with state.lock:
-            turn = self._unstorable.turn
+            before = self._unstorable.last_ordinal
             request = StoreRequest(
-                state.staging.waiting,
+                state.staging.unstored,
                 settled=settled,
-                is_unstorable=lambda number: self._unstorable.after(number, turn),
+                is_unstorable=lambda number: self._unstorable.failed_after(number, before),
             )
-            self._retry_s = self._retry_at_s = 0.0  # who waits learns of an outage from the next few attempts
+            self._retry_s = self._retry_at_s = 0.0  # so that the caller learns of an outage from the next few attempts
             for number in request:
                 state.staging.files[number].retry_at_s = 0.0
             state.staging.store_requested.set()
@@ -410,19 +419,19 @@ class Storer:
                 self._await(request, deadline_s)
             finally:
                 self._requests.remove(request)
-            error = self._unstorable.first_after(turn)
+            error = self._unstorable.first_error_after(before)
         if error is not None and not skip_unstorable:
             raise error
 
     def unstorable(self) -> dict[int, str]:
         """By inode, why it cannot be stored.  Needs the lock."""
-        return {number: _named(refusal.error) for number, refusal in self._unstorable.current().items()}
+        return {number: _describe(failure.error) for number, failure in self._unstorable.current().items()}
 
     def _await(self, request: StoreRequest, deadline_s: float | None) -> None:
         """Waits until all of `request` is in the index.  Needs the lock."""
         failures = self._failures
         while True:
-            request.narrow(self._state.staging.files)
+            request.remove_done(self._state.staging.files)
             if not request:
                 return
             if self._failures >= failures + len(self._threads) and self._failure is not None:
@@ -432,16 +441,16 @@ class Storer:
             self._finished.wait(_TICK_S)
 
 
-def _first(failures: Mapping[BlockHash, BaseException], file: FrozenFile) -> BaseException | None:
-    """What a block of the file met, if any did."""
+def _failure_of(failures: Mapping[BlockHash, BaseException], file: FrozenFile) -> BaseException | None:
+    """The error of the first block of the file that could not be stored; None without any."""
     return next((failures[new.hash] for new in file.chunks if new.hash in failures), None) if failures else None
 
 
-def _named(error: BaseException) -> str:
-    """An error for people; one that is not of this project's or the system's tells its kind."""
+def _describe(error: BaseException) -> str:
+    """An error for people, with its type where it is neither of this project nor of the system."""
     return str(error) if isinstance(error, Cas3fsError | OSError) else f"{type(error).__name__}: {error}"
 
 
-def _reach(inodes: Sequence[Inode], size_bytes: int) -> bool:
-    """Whether so much is dirty in them; counts no further than that."""
+def _hold_at_least(inodes: Sequence[Inode], size_bytes: int) -> bool:
+    """Whether their unstored bytes reach `size_bytes`; counts no further than that."""
     return any(total >= size_bytes for total in accumulate(inode.unstored_bytes for inode in inodes))

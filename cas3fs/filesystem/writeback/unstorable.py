@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Refusals: files that cannot be stored although others can, and why.
+"""Files that cannot be stored although others can, and why.
 
-The bytes of a file may be unreadable on the local disk, or a block of it may be refused by the store whatever is done.
-That is the trouble of that file alone: snapshots are published without it, in which it is as it was stored last, and it
-is tried again.
+The bytes of a file may be unreadable on the local disk, or the store may refuse a block of it whatever is done. Such an
+error concerns that file alone: snapshots are published without its newest content, show it as it was stored last, and
+the storer tries it again.
 
-What a store refuses is a pack, which holds blocks of many files. So files of a pack that was refused are stored once
-more each *alone*. When some were refused in a row and none was stored, it seems to be the store's doing: the others are
-tried together for once, and if they are refused too, all are. Whether the store takes anything shows when a snapshot is
-published.
+A store refuses whole packs, which hold blocks of many files. So the files of a refused pack are *isolated*: each is
+stored once more by itself. When several isolated files in a row were refused and none was stored, the store seems to be
+the cause: the others are tried together once more, and if they are refused too, all are unstorable. Whether the store
+takes anything at all shows when a snapshot is published.
 
-Everything here needs the file system's lock, but what says otherwise.
+Everything here needs the file system's lock, but for what says otherwise.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,13 @@ import attrs
 from cas3fs.errors import IndexDatabaseError, StoreError, TransientStoreError, VolumeError
 from cas3fs.filesystem.state.inodes import Inode
 
-MOST_IN_A_ROW: Final = 8
+MAX_CONSECUTIVE: Final = 8
+"""After so many isolated files that were refused in a row, the others are tried together."""
 
 
 @attrs.frozen
 class UnstorableFile:
-    """A file of which this machine alone has what was written last; `size_bytes` are staged."""
+    """A file whose newest content only this machine has; `size_bytes` are staged."""
 
     inode: int
     path: str
@@ -34,73 +35,81 @@ class UnstorableFile:
     reason: str
 
 
-class _Refusal(NamedTuple):
-    turn: int
+class _Failure(NamedTuple):
+    ordinal: int
     error: BaseException
 
 
 class UnstorableFiles:
-    """See the module."""
+    """Remembers which files could not be stored, in the order in which that happened."""
 
     def __init__(self, files: Mapping[int, Inode]) -> None:
-        """`files`: every inode that has layers."""
+        """Begins without any.
+
+        Args:
+            files: every inode that has layers.
+        """
         self._files = files
-        self._refused: dict[int, _Refusal] = {}
-        self._alone: set[int] = set()
-        self._in_a_row = 0
-        self.turn = 0
-        """Counts refusals: what has come after a certain one can be told."""
+        self._failures: dict[int, _Failure] = {}
+        self._isolated: set[int] = set()
+        self._consecutive = 0
+        self.last_ordinal = 0
+        """The ordinal of the last failure: later ones have greater ordinals."""
 
-    def add(self, number: int, error: BaseException, *, alone: bool) -> None:
-        """The file cannot be stored; `alone`: the store has refused it alone."""
-        self.turn += 1
-        self._refused[number] = _Refusal(self.turn, error)
-        self._in_a_row += alone
-        if self._in_a_row >= MOST_IN_A_ROW:
-            self._alone.clear()
+    def add(self, number: int, error: BaseException, *, isolated: bool) -> None:
+        """Records that the file cannot be stored; `isolated` where the store has refused it by itself."""
+        self.last_ordinal += 1
+        self._failures[number] = _Failure(self.last_ordinal, error)
+        self._consecutive += isolated
+        if self._consecutive >= MAX_CONSECUTIVE:
+            self._isolated.clear()
 
-    def set_apart(self, numbers: list[int]) -> bool:
-        """These files were refused together: says that each is to be stored alone; False where that is no use."""
+    def isolate(self, numbers: list[int]) -> bool:
+        """Has each of these files, which were refused together, stored by itself.
+
+        Returns:
+            False where that would not help.
+        """
         if len(numbers) < 2:
             return False
-        if self._in_a_row >= MOST_IN_A_ROW:
-            self._in_a_row = 0
+        if self._consecutive >= MAX_CONSECUTIVE:
+            self._consecutive = 0
             return False
-        self._alone = {one for one in self._alone if one in self._files} | set(numbers)
+        self._isolated = {one for one in self._isolated if one in self._files} | set(numbers)
         return True
 
-    def is_alone(self, number: int) -> bool:
-        """Whether the file is to be stored alone."""
-        return number in self._alone
+    def is_isolated(self, number: int) -> bool:
+        """Whether the file is to be stored by itself."""
+        return number in self._isolated
 
     def stored(self, number: int) -> None:
-        """The file was stored."""
-        self._in_a_row = 0
-        self._refused.pop(number, None)
-        self._alone.discard(number)
+        """Records that the file was stored."""
+        self._consecutive = 0
+        self._failures.pop(number, None)
+        self._isolated.discard(number)
 
-    def after(self, number: int, turn: int) -> bool:
-        """Whether the file was refused after that turn."""
-        refusal = self._refused.get(number)
-        return refusal is not None and refusal.turn > turn
+    def failed_after(self, number: int, ordinal: int) -> bool:
+        """Whether storing the file has failed after the failure of that ordinal."""
+        failure = self._failures.get(number)
+        return failure is not None and failure.ordinal > ordinal
 
-    def first_after(self, turn: int) -> BaseException | None:
-        """What the first file met that was refused after that turn, and is not stored yet."""
-        found = [one for one in self.current().values() if one.turn > turn]
-        return min(found).error if found else None
+    def first_error_after(self, ordinal: int) -> BaseException | None:
+        """The first error after the failure of that ordinal, of a file that is not stored yet; None without any."""
+        later = [one for one in self.current().values() if one.ordinal > ordinal]
+        return min(later).error if later else None
 
-    def current(self) -> dict[int, _Refusal]:
-        """By inode, what is refused now; forgets what was stored or removed."""
-        self._refused = {
-            number: refusal
-            for number, refusal in self._refused.items()
-            if (inode := self._files.get(number)) is not None and inode.unstored
+    def current(self) -> dict[int, _Failure]:
+        """The failures by inode; those of files that were stored or removed meanwhile are forgotten."""
+        self._failures = {
+            number: failure
+            for number, failure in self._failures.items()
+            if (inode := self._files.get(number)) is not None and inode.is_unstored
         }
-        return self._refused
+        return self._failures
 
 
-def is_of_one_file(error: BaseException) -> bool:
-    """Whether an error in storing a file says nothing of others. Needs no lock."""
+def concerns_one_file(error: BaseException) -> bool:
+    """Whether an error in storing a file says nothing about other files.  Needs no lock."""
     if isinstance(error, TransientStoreError | IndexDatabaseError | VolumeError) or type(error) is StoreError:
-        return False  # the store is away, the local index fails, the writer was fenced or closed
+        return False  # the store cannot be reached, the local index fails, or the writer was fenced or closed
     return isinstance(error, Exception)

@@ -264,21 +264,21 @@ def test_a_read_that_was_planned_before_a_rewrite_finds_its_blocks(volume: Memor
         volume.remove(name)
     inode = volume.fs.lookup(1, b"f2")
     handle = volume.fs.open(inode.number, os.O_RDONLY, Owner(0, 0))
-    carry_out = ReadPlan.carry_out
+    execute = ReadPlan.execute
 
     def late(plan: ReadPlan, reader: BlockReader, wait_guard: WaitGuard) -> Buffer:
-        ReadPlan.carry_out = carry_out  # type: ignore[method-assign]
+        ReadPlan.execute = execute  # type: ignore[method-assign]
         assert volume.gc().rewritten_packs == 1
         for snapshot in [one for one in volume.snapshots if one != volume.newest]:
             volume.delete_snapshot(snapshot)
         assert volume.gc().deleted_packs == 1
-        return carry_out(plan, reader, wait_guard)
+        return execute(plan, reader, wait_guard)
 
-    ReadPlan.carry_out = late  # type: ignore[method-assign]
+    ReadPlan.execute = late  # type: ignore[method-assign]
     try:
         assert bytes(volume.fs.read(handle, 0, inode.size)) == noise(2)
     finally:
-        ReadPlan.carry_out = carry_out  # type: ignore[method-assign]
+        ReadPlan.execute = execute  # type: ignore[method-assign]
     assert first not in volume.snapshots
 
 

@@ -255,7 +255,7 @@ def _opened(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -
         volume.close()
         _set_aside(store, folders, damage[0].detail, early)
         volume = opened()
-    if salvaged := volume.filesystem.staging.records.salvaged:
+    if salvaged := volume.filesystem.staging.rows.records.salvaged:
         touched = {"file": str(volume.state.staging_rows)}
         early.append(Finding("staging-damaged", touched, salvaged, repaired=True))
     return volume
@@ -307,7 +307,7 @@ def _target_of(volume: OpenVolume) -> FsckTarget:
         context,
         ordinal_of(context.publisher.next_number),
         is_live=False,
-        staging=(staging.folder, staging.records),
+        staging=(staging.folder, staging.rows.records),
     )
 
 

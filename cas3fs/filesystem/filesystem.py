@@ -158,9 +158,9 @@ class FileSystem:
 
     def _report_quarantined(self) -> None:
         """Reports which files have lost what was staged of them, in the log and in the figures."""
-        if self.staging.records.salvaged:
-            _log.error("%s", self.staging.records.salvaged)
-            self.metrics.note_error("staging", IndexCorrupt(self.staging.records.salvaged))
+        if self.staging.rows.records.salvaged:
+            _log.error("%s", self.staging.rows.records.salvaged)
+            self.metrics.note_error("staging", IndexCorrupt(self.staging.rows.records.salvaged))
         if not self.staging.quarantined:
             return
         from cas3fs.index.checks import IndexChecker  # few mounts need it
@@ -302,7 +302,9 @@ class FileSystem:
     def _check_kept(self, inode: Inode) -> None:
         state, number = self._state, inode.number
         reason = (
-            state.inodes.refused.get(number) or state.rejected_inodes.get(number) or self.staging.refused.get(number)
+            state.inodes.refused.get(number)
+            or state.rejected_inodes.get(number)
+            or self.staging.rows.refused.get(number)
         )
         if reason:
             raise IndexRowRefused(reason)

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from cas3fs.filesystem import FileSystem
-from cas3fs.filesystem.state import staging
+from cas3fs.filesystem.state import staging_rows
 from cas3fs.filesystem.state.inodes import InodeTable
 from cas3fs.filesystem.state.layers import Layer
 from cas3fs.filesystem.state.staging import MOST_RANGES
@@ -27,13 +27,13 @@ def test_an_fsync_looks_only_at_what_has_changed(
     handle = fs.create(1, b"log", 0o644, os.O_RDWR, ROOT)[1]
     fs.fsync(handle)
     looked: list[Layer] = []
-    is_unsynced = staging._is_unsynced
+    is_unsynced = staging_rows._is_unsynced
 
     def counted(layer: Layer) -> bool:
         looked.append(layer)
         return is_unsynced(layer)
 
-    monkeypatch.setattr(staging, "_is_unsynced", counted)
+    monkeypatch.setattr(staging_rows, "_is_unsynced", counted)
     fs.write(handle, 0, b"line")
     fs.fsync(handle)
     assert 0 < len(looked) < FILES / 10
@@ -72,13 +72,13 @@ def test_a_file_of_many_ranges_costs_a_sync_what_is_new(
         fs.write(handle, 2 * number, b"x")
     fs.fsync(handle)
     saved: list[StagedRow] = []
-    save = fs.staging.records.save
+    save = fs.staging.rows.records.save
 
     def noted(rows: list[StagedRow]) -> None:
         saved.extend(rows)
         save(rows)
 
-    monkeypatch.setattr(fs.staging.records, "save", noted)
+    monkeypatch.setattr(fs.staging.rows.records, "save", noted)
     fs.write(handle, 1, b"y")
     fs.fsync(handle)
     assert 0 < sum(len(row.ranges) for row in saved) <= 16 * (MOST_RANGES + 1)

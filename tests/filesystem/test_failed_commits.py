@@ -55,7 +55,7 @@ def test_what_is_stored_is_let_go_by_the_commit_after_one_that_failed(machine: M
     fs.commit()
     assert fs.staging.size_bytes == 0
     fs.commit()  # deletes the rows of what the one before let go
-    assert list(fs.staging.records.rows()) == []
+    assert list(fs.staging.rows.records.rows()) == []
 
 
 @pytest.mark.promise("staged-bytes-outlive-their-index-entry")
@@ -83,7 +83,7 @@ def test_no_row_lies_over_what_an_index_holds_that_could_not_be_committed(machin
 def test_rows_that_could_not_be_committed_are_written_by_the_next_commit(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"x" * 1000)
-    with failing(fs.staging.records._database, "commit"):
+    with failing(fs.staging.rows.records._database, "commit"):
         commit_in_vain(fs)
     fs.commit()
     assert after_a_crash(machine, b"f") == b"x" * 1000
@@ -94,11 +94,11 @@ def test_rows_that_could_not_be_deleted_are_by_the_next_commit(machine: Machine)
     make_file(fs, 1, b"f", b"x" * 1000)
     fs.commit()
     fs.store_all()
-    assert len(list(fs.staging.records.rows())) == 1
-    with failing(fs.staging.records._database, "commit"):
+    assert len(list(fs.staging.rows.records.rows())) == 1
+    with failing(fs.staging.rows.records._database, "commit"):
         commit_in_vain(fs)
     fs.commit()
-    assert list(fs.staging.records.rows()) == []
+    assert list(fs.staging.rows.records.rows()) == []
 
 
 @pytest.mark.promise("sqlite-never-spills")
@@ -198,7 +198,7 @@ def test_a_disk_that_lost_a_commit_makes_the_mount_read_only_and_the_system_gets
     fs.commit()
     rewrite(fs, b"f", 0, b"content")
     fs.rename(1, b"f", 1, b"renamed")
-    database = index_of(fs)._database if broken == "index" else fs.staging.records._database
+    database = index_of(fs)._database if broken == "index" else fs.staging.rows.records._database
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", fail)
         database.begin()

@@ -69,7 +69,7 @@ def test_a_damaged_record_is_the_trouble_of_its_file_alone(machine: Machine, cra
     assert json.loads(record.read_text())["inode"] == inode_of(fs, b"f")
     rewrite(fs, b"f", 0, b"NEW")
     fs.store_all()
-    assert list(fs.staging.records.rows()) == []
+    assert list(fs.staging.rows.records.rows()) == []
     assert content(fs, b"f") == b"NEW" + b"old" * 99
     again = crashed.copy_of_the_disk()
     assert again.mount().statistics()["staging.put_aside"] == 0

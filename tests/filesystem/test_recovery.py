@@ -44,7 +44,7 @@ def test_a_row_whose_file_is_gone_is_dropped(machine: Machine) -> None:
     assert names_in(after, 1) == []
     assert after.pending().files == 0
     after.commit()
-    assert list(after.staging.records.rows()) == []
+    assert list(after.staging.rows.records.rows()) == []
     crashed.close()
 
 
@@ -73,7 +73,7 @@ def test_staged_bytes_stay_until_the_index_that_stored_them_is_on_the_disk(
     crashed.close()
     for _ in range(2):  # the first lets the bytes go, the second deletes their rows
         fs.commit()
-    assert list(fs.staging.records.rows()) == []
+    assert list(fs.staging.rows.records.rows()) == []
 
 
 @pytest.mark.promise("staging-owns-size-and-times")

@@ -112,7 +112,7 @@ def test_staging_takes_no_more_than_the_local_disk_has(machine: Machine, gated: 
     gated.store.failing = True
     let_the_disk_have(machine, fs, 3 * MIB)
     written = 0
-    with pytest.raises(FileSystemError, match="no room") as caught:
+    with pytest.raises(FileSystemError, match="no space") as caught:
         for written in range(0, 20 * MIB, MIB // 2):
             fs.write(handle, written, b"x" * (MIB // 2))
     assert caught.value.errno == errno.ENOSPC

@@ -283,7 +283,7 @@ def test_no_row_is_written_over_a_layer_whose_bytes_have_none(
     file = make_file(fs, 1, b"f", b"x")
     fs.commit()
     rewrite(fs, b"f", 0, b"a" * MIB)
-    sync, commit_rows, found = Layer.sync, fs.staging.commit_rows, list[bytes]()
+    sync, commit_rows, found = Layer.sync, fs.staging.rows.commit, list[bytes]()
 
     def write_and_freeze(layer: Layer) -> None:
         """Just after the bytes were synced more come, the layer is frozen, and few bytes go to the one above."""
@@ -299,7 +299,7 @@ def test_no_row_is_written_over_a_layer_whose_bytes_have_none(
         found.append(after_a_crash(machine, b"f"))
 
     monkeypatch.setattr(Layer, "sync", write_and_freeze)
-    monkeypatch.setattr(fs.staging, "commit_rows", look)
+    monkeypatch.setattr(fs.staging.rows, "commit", look)
     fs.commit()
     monkeypatch.undo()
     assert found

@@ -222,13 +222,13 @@ def lose_staged_bytes(damaged: DamagedVolume) -> None:
     for staged in (damaged.folder / "staging").iterdir():
         if staged.name != "reserve":
             staged.unlink()
-    damaged.rows = damaged.fs.staging.records
+    damaged.rows = damaged.fs.staging.rows.records
 
 
 def damage_a_record(damaged: DamagedVolume) -> None:
     damaged.write("small", b"staged")
     damaged.fs.commit()
-    damaged.rows = damaged.fs.staging.records
+    damaged.rows = damaged.fs.staging.rows.records
     (row,) = damaged.rows.rows()
     damaged.rows.save([row._replace(size=-5)])
     damaged.rows.commit()
@@ -252,7 +252,7 @@ def record_lost_staged_data(damaged: DamagedVolume) -> None:
     """Saves a record of staging whose data the local disk has lost."""
     inode = damaged.fs.lookup(1, b"f0")
     (damaged.folder / "staging" / f"{inode.number:x}-{inode.stored_seq + 1:x}").write_bytes(bytes(4096))
-    damaged.rows = damaged.fs.staging.records
+    damaged.rows = damaged.fs.staging.rows.records
     ranges = pack_ranges([(0, 4096)])
     damaged.rows.save([StagedRow(inode.number, inode.stored_seq + 1, None, inode.size, 0, 0, ranges, None, ranges)])
     damaged.rows.commit()

@@ -82,7 +82,7 @@ class Statistics:
     def refused_inodes(self) -> int:
         """How many inodes are not in the index as programs left them, as it does not take their rows."""
         state = self._state
-        return len(state.inodes.refused) + len(state.rejected_inodes) + len(state.staging.refused)
+        return len(state.inodes.refused) + len(state.rejected_inodes) + len(state.staging.rows.refused)
 
     def by_name(self) -> dict[str, int | float]:
         """Figures of this process, by name."""
@@ -94,10 +94,10 @@ class Statistics:
                 "staging.memory_bytes": staging.memory_bytes,
                 "staging.open_files": staging.layer_files.open_count,
                 "staging.lost_files": len(staging.losses),
-                "staging.refused": len(staging.refused),
+                "staging.refused": len(staging.rows.refused),
                 "staging.put_aside": len(staging.quarantined),
                 "inodes.cached": len(inodes.cached),
-                "inodes.refused": self.refused_inodes - len(staging.refused),
+                "inodes.refused": self.refused_inodes - len(staging.rows.refused),
                 "inodes.known_to_kernel": len(inodes.lookups),
                 "handles.open": self._files.open_count + self._directories.open_count,
             }

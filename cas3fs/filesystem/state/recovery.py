@@ -39,16 +39,16 @@ def recover(staging: Staging, inodes: InodeTable) -> int:
     """
     known: set[str] = set()
     aside = Quarantine(staging.folder)
-    for row in staging.records.rows():
+    for row in staging.rows.records.rows():
         inode, damage = inodes.find(row.inode) if isinstance(row.inode, int) else None, damage_of(row)
         if has_key(row) and (inode is None or row.seq <= inode.stored_seq):
-            staging.delete_row(row)
+            staging.rows.delete(row.inode, row.seq)
         elif inode is not None and not (damage := damage or _mismatch(row, inode)):
             staging.restore_layer(inode, _layer_of(row, staging, known))
         else:
             kept = aside.keep(row, damage)
             staging.quarantined.append((inode.number if inode is not None else 0, f"{damage}; it is kept as {kept}"))
-            staging.delete_row(row)
+            staging.rows.delete(row.inode, row.seq)
     _quarantine_files(staging.folder, known, aside)
     aside.sync()
     return len(staging.files)

@@ -2,20 +2,8 @@
 """Staging: the durable home of file data and attributes that the store does not hold yet.
 
 It owns the layers (module `layers`) of every inode, their files ``<folder>/<inode>-<seq>``, and their rows in
-``staging.sqlite`` (`cas3fs.index.staging`). The row of a small layer has its bytes, so it is never without them; a
-large layer has a file, and its row has the ranges.
-
-Rows and the index are two databases. These rules make every crash between their commits harmless:
-
-- a commit syncs the layers' files, then commits and syncs the rows, then commits the index (module `commits`);
-- a layer that has a row is dropped, with its row and file, only after the index transaction that stored it is durable;
-- a layer that never had a row is dropped as soon as the open index transaction stores it: a crash before the commit
-  undoes what was never promised. Until that commit no later layer of the inode gets a row (`dropped_uncommitted`),
-  since after a crash it would lie over an index that lacks the dropped layer;
-- so rows are written for all layers of an inode or for none;
-- a row also says what the disk has lost of its layer's file (module `layer_files`): it is lost at the next mount too;
-- a row counts at the next mount only if its sequence number is greater than the inode's ``stored_seq`` in the index.
-  So a row that should have been deleted already is ignored, and one whose index transaction was lost still counts.
+``staging.sqlite`` (module `staging_rows`). The row of a small layer has its bytes, so it is never without them; a large
+layer has a file, and its row has the ranges.
 
 Locks: every method needs the file system's lock, unless it says otherwise. `space_available` is a condition on that
 lock; it is notified when bytes or writers go.
@@ -25,18 +13,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import attrs
 
-from cas3fs.errors import IndexRowRefused
-from cas3fs.filesystem.state.extents import MemoryBytes, pack_ranges
+from cas3fs.filesystem.state.extents import MemoryBytes
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes, LayerFiles, PendingWrite
 from cas3fs.filesystem.state.layers import Layer
-from cas3fs.index.staging import StagedRow, StagingIndex
+from cas3fs.filesystem.state.staging_rows import StagingRows
+from cas3fs.index.staging import StagingIndex
 from cas3fs.localdisk import LocalDisk
 from cas3fs.values import Buffer
 
@@ -68,7 +55,7 @@ class Staging:
     def __init__(
         self,
         folder: Path,
-        rows: StagingIndex,
+        records: StagingIndex,
         *,
         limit_bytes: int,
         memory_bytes: int,
@@ -80,7 +67,7 @@ class Staging:
 
         Args:
             folder: where the files of large layers are.
-            rows: the database of rows.
+            records: the database of rows.
             limit_bytes: how much may be staged; when it is reached, writers wait.
             memory_bytes: how much of that is kept in memory; the rest goes to files.
             disk: the local disk.
@@ -92,7 +79,6 @@ class Staging:
         self.space_available = threading.Condition(self.lock)
         self.folder = folder
         self.layer_files = LayerFiles(folder, disk or LocalDisk(), self._on_lost, most_open)
-        self.records = rows
         self.limit_bytes = self.limit_now_bytes = limit_bytes
         """How much may be staged, and how much of that the local disk has space for."""
         self.memory_limit_bytes = memory_bytes
@@ -104,14 +90,9 @@ class Staging:
         """By the number of the inode, what the disk has lost of its staged bytes."""
         self.quarantined: list[tuple[int, str]] = []
         """Rows that could not be restored: the inode, 0 for unknown, and why."""
-        self.refused: dict[int, str] = {}
-        """Inodes of which the database refuses a row as it is now, and why."""
-        self._one_by_one = False
-        self._deferred: set[int] = set()  # those of them that were tried since `retry_refused`
+        self.rows = StagingRows(records, self.files)
         self.size_bytes = 0
         self.memory_bytes = 0
-        self.dropped_uncommitted: set[int] = set()
-        """Inodes of which a layer was dropped before the index transaction that stored it was committed."""
         self.store_requested = threading.Event()
         """Set when writers wait or memory runs short: storers do not wait for files to settle then."""
         self.is_storing_failing = False
@@ -121,9 +102,6 @@ class Staging:
         self._last_freed_at_s = 0.0
         self._disk_limit_bytes: int | None = None
         self._stored: list[tuple[Inode, list[Layer]]] = []
-        self._rows_to_delete: list[tuple[int, int]] = []  # keys of rows to delete
-        self._uncommitted_rows: list[tuple[Inode, Layer]] = []  # saved since the last settle
-        self._changed: dict[int, Inode] = {}  # those that may have something to save; the others have not
         self._new_losses: deque[tuple[FileBytes, OSError]] = deque()  # not noted yet
 
     # -- space
@@ -204,14 +182,14 @@ class Staging:
             self.files[inode.number] = inode
         made = Layer(seq, inode.size, inode.mtime_ns, inode.ctime_ns)
         layers.append(made)
-        self.unstored[inode.number] = self._changed[inode.number] = inode
+        self.unstored[inode.number] = self.rows.changed[inode.number] = inode
         return made
 
     def update_active_layer(self, inode: Inode) -> None:
         """Copies the size and times of `inode`, which have changed, to its active layer."""
         layer = self.active_layer(inode)
         layer.size, layer.mtime_ns, layer.ctime_ns, layer.unsaved = inode.size, inode.mtime_ns, inode.ctime_ns, True
-        self._changed[inode.number] = inode
+        self.rows.changed[inode.number] = inode
         inode.changed_at_s = time.monotonic()
 
     @staticmethod
@@ -283,7 +261,7 @@ class Staging:
             raise
         self.memory_bytes -= held.cost_bytes
         layer.bytes, layer.unsaved = moved, True
-        self._changed[inode.number] = inode
+        self.rows.changed[inode.number] = inode
         return moved
 
     def end_file_write(self, inode: Inode, layer: Layer, held: FileBytes, written: PendingWrite | None) -> None:
@@ -360,7 +338,7 @@ class Staging:
         if inode.layers[0] is not layers[0] or any(layer.has_row for layer in layers):
             self._stored.append((inode, layers))
         else:
-            self.dropped_uncommitted.add(inode.number)
+            self.rows.dropped_uncommitted.add(inode.number)
             self._drop_lowest(inode, layers)
 
     def _update_unstored(self, inode: Inode) -> None:
@@ -368,7 +346,7 @@ class Staging:
             self.unstored[inode.number] = inode
         else:
             self.unstored.pop(inode.number, None)
-            self.refused.pop(inode.number, None)
+            self.rows.refused.pop(inode.number, None)
 
     def take_stored(self) -> tuple[list[tuple[Inode, list[Layer]]], set[int]]:
         """What was marked stored since the last commit.
@@ -377,14 +355,14 @@ class Staging:
             the layers that `drop` is to get when the index is durable, and the inodes of which layers were dropped
             already.
         """
-        taken = self._stored, self.dropped_uncommitted
-        self._stored, self.dropped_uncommitted = [], set()
+        taken = self._stored, self.rows.dropped_uncommitted
+        self._stored, self.rows.dropped_uncommitted = [], set()
         return taken
 
     def restore_stored(self, stored: list[tuple[Inode, list[Layer]]], dropped_uncommitted: set[int]) -> None:
         """Undoes `take_stored`, as the commit that it was for has failed."""
         self._stored += stored
-        self.dropped_uncommitted |= dropped_uncommitted
+        self.rows.dropped_uncommitted |= dropped_uncommitted
 
     def drop(self, stored: list[tuple[Inode, list[Layer]]]) -> None:
         """Drops layers that are durable in the index, with their rows and bytes."""
@@ -398,7 +376,7 @@ class Staging:
         self._update_unstored(inode)
         if not inode.layers:
             self.files.pop(inode.number, None)
-            self._changed.pop(inode.number, None)
+            self.rows.changed.pop(inode.number, None)
 
     def discard(self, inode: Inode) -> None:
         """Drops all that is staged for an inode that was removed.
@@ -415,7 +393,7 @@ class Staging:
 
     def _drop(self, inode: Inode, layer: Layer) -> None:
         if layer.has_row:
-            self._rows_to_delete.append((inode.number, layer.seq))
+            self.rows.delete(inode.number, layer.seq)
         size_bytes, in_memory = _sizes(layer.bytes)
         self._account(-size_bytes, -in_memory)
         layer.dropped = True
@@ -423,130 +401,6 @@ class Staging:
             layer.bytes.discard()
         elif isinstance(layer.bytes, FileBytes):
             layer.bytes.rename_for_removal()
-
-    # -- saving
-
-    def pin_unsynced(self) -> list[Layer]:
-        """The layers that need rows and whose files have bytes that may not be on the disk.
-
-        Each gets one reader more: `release_readers` has to follow.
-        """
-        unstored = [inode for inode in self._changed.values() if inode.is_unstored]
-        pinned = [layer for inode in unstored for layer in inode.layers if _is_unsynced(layer)]
-        for layer in pinned:
-            layer.readers += 1
-        return pinned
-
-    def save_some(self, limit_bytes: int) -> bool:
-        """Writes rows that have changed since the last time, about `limit_bytes` of them.
-
-        A layer with unsynced bytes gets no row: a row names no bytes that a loss of power could take. Nor do the layers
-        above it, which could come to lie over a file that lacks what is in it. The rows are durable after
-        `commit_rows`.
-
-        Returns:
-            whether there may be more.
-
-        Raises:
-            IndexDatabaseError: the disk is full or broken; nothing since the last `commit_rows` counts as saved.
-        """
-        rows: list[StagedRow] = []
-        size_bytes = 0
-        for inode, layer in self._unsaved():
-            if size_bytes >= limit_bytes:
-                break
-            rows.append(_row(inode, layer))
-            layer.unsaved, layer.has_row = False, True
-            self._uncommitted_rows.append((inode, layer))
-            size_bytes += len(rows[-1].data or b"") + len(rows[-1].ranges)
-        with self._taking_back([]):
-            if not self._save(rows):
-                return True
-        if size_bytes >= limit_bytes:
-            return True
-        self._changed = {number: inode for number, inode in self._changed.items() if _has_unsaved(inode)}
-        return False
-
-    def _save(self, rows: list[StagedRow]) -> bool:
-        """Writes rows.
-
-        Returns:
-            False where the database refuses one, so that all since the last `commit_rows` have to be written again: one
-            by one, until none is refused.
-        """
-        if not self._one_by_one:
-            try:
-                self.records.save(rows)
-            except IndexRowRefused:
-                self._one_by_one = True
-                self._take_back()
-                return False
-            return True
-        for number in {row.inode for row in rows}:
-            self.refused.pop(number, None)
-        for row, error in self.records.save_each(rows):
-            self._refuse(row, error)
-        return True
-
-    def _refuse(self, row: StagedRow, error: IndexRowRefused) -> None:
-        """Leaves a refused row as it was, or missing, and deletes those above it: they depend on it."""
-        self.refused[row.inode] = f"what is staged of inode {row.inode} cannot be kept: {error}"
-        self._deferred.add(row.inode)
-        layers = [layer for layer in self.files[row.inode].layers if layer.seq >= row.seq]
-        for layer in layers:
-            layer.unsaved = True
-        self.records.delete((row.inode, layer.seq) for layer in layers[1:])
-
-    def retry_refused(self) -> None:
-        """Has the next `save_some` try refused rows again."""
-        self._deferred.clear()
-        self._one_by_one = bool(self.refused)
-
-    def commit_rows(self) -> None:
-        """Makes saved rows durable, and deletes those of dropped layers.
-
-        Needs no lock while only one thread commits.
-
-        Raises:
-            IndexDatabaseError: the disk is full or broken; nothing since the last `commit_rows` counts as saved.
-        """
-        gone, self._rows_to_delete = self._rows_to_delete, []
-        if not gone and not self._uncommitted_rows:
-            return
-        with self._taking_back(gone):
-            self.records.delete(gone)
-            self.records.commit()
-        self._uncommitted_rows = []
-
-    @contextmanager
-    def _taking_back(self, gone: list[tuple[int, int]]) -> Iterator[None]:
-        """Undoes what memory has of rows since their last commit, as the database does when it fails."""
-        try:
-            yield
-        except BaseException:
-            self._rows_to_delete += gone
-            self._take_back()
-            raise
-
-    def _take_back(self) -> None:
-        for inode, layer in self._uncommitted_rows:
-            layer.unsaved = True
-            if not layer.dropped:
-                self._changed[inode.number] = inode
-        self._uncommitted_rows = []
-
-    def _unsaved(self) -> Iterator[tuple[Inode, Layer]]:
-        for inode in self._changed.values():
-            if (
-                inode.number not in self.dropped_uncommitted
-                and inode.is_unstored
-                and inode.number not in self._deferred
-            ):
-                for layer in inode.layers:
-                    if _is_unsynced(layer):
-                        break
-                    if layer.unsaved:
-                        yield inode, layer
 
     # -- what the disk loses
 
@@ -563,17 +417,13 @@ class Staging:
             if inode is None or layer is None or layer.stored:
                 continue  # it was dropped, or is in a pack
             layer.unsaved = True
-            self._changed[number] = inode
+            self.rows.changed[number] = inode
             failure = self.losses.setdefault(number, StagingLoss())
             failure.count += 1
             failure.reason = f"the local disk has lost bytes of inode {number} that were not in the store yet: {error}"
             _log.error("%s; they cannot be read until they are written again", failure.reason)
 
     # -- after a crash
-
-    def delete_row(self, row: StagedRow) -> None:
-        """Has the next `commit_rows` delete a row that does not count."""
-        self._rows_to_delete.append((row.inode, row.seq))
 
     def restore_layer(self, inode: Inode, layer: Layer) -> None:
         """Puts the layer of a row on top of those of `inode`, which gets its size and times."""
@@ -587,34 +437,9 @@ class Staging:
         """Closes the files; rows and files stay for the next mount."""
         self.layer_files.close()
         self.files.clear()
-        self.records.close()
-
-
-def _is_unsynced(layer: Layer) -> bool:
-    return isinstance(layer.bytes, FileBytes) and layer.bytes.unsynced
-
-
-def _has_unsaved(inode: Inode) -> bool:
-    return inode.is_unstored and any(layer.unsaved or _is_unsynced(layer) for layer in inode.layers)
+        self.rows.records.close()
 
 
 def _sizes(held: MemoryBytes | FileBytes) -> tuple[int, int]:
     """How many bytes are staged, and how much memory they need."""
     return held.size_bytes, held.cost_bytes if isinstance(held, MemoryBytes) else 0
-
-
-def _row(inode: Inode, layer: Layer) -> StagedRow:
-    held = layer.bytes
-    data = held.joined() if isinstance(held, MemoryBytes) else None
-    lost = held.lost_ranges() if isinstance(held, FileBytes) else []
-    return StagedRow(
-        inode.number,
-        layer.seq,
-        layer.floor,
-        layer.size,
-        layer.mtime_ns,
-        layer.ctime_ns,
-        pack_ranges(held.ranges()),
-        data,
-        pack_ranges(lost) if lost else None,
-    )

@@ -236,8 +236,8 @@ class Commits:
         """Step 1: most of the bytes, in slices, so that operations go on meanwhile."""
         state = self._state
         with state.lock:
-            state.staging.retry_refused()
-            pinned = state.staging.pin_unsynced()
+            state.staging.rows.retry_refused()
+            pinned = state.staging.rows.pin_unsynced()
         try:
             for layer in pinned:
                 layer.sync()
@@ -248,22 +248,22 @@ class Commits:
         more = True
         while more:
             with state.lock:
-                more = state.staging.save_some(_SLICE_BYTES)
-        state.staging.commit_rows()
+                more = state.staging.rows.save_some(_SLICE_BYTES)
+        state.staging.rows.commit()
 
     def _save_rest(self) -> None:
         """As step 1, with the lock held: it should be little."""
         staging = self._state.staging
-        pinned = staging.pin_unsynced()
+        pinned = staging.rows.pin_unsynced()
         try:
             for layer in pinned:
                 layer.sync()
         finally:
             staging.release_readers(pinned)
             staging.record_losses()
-        while staging.save_some(_SLICE_BYTES):
+        while staging.rows.save_some(_SLICE_BYTES):
             pass
-        staging.commit_rows()
+        staging.rows.commit()
 
     def _commit_group(self) -> None:
         """Step 3."""
@@ -284,7 +284,7 @@ class Commits:
             )
             self._state.metrics.counter("commits.refused").add(1)
         self._refused = refused.keys()
-        staged = self._state.staging.refused
+        staged = self._state.staging.rows.refused
         for number in staged.keys() - self._refused_staged:
             _log.error("%s", staged[number])
             self._state.metrics.note_error("staging", IndexRowRefused(staged[number]))

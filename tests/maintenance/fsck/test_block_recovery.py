@@ -42,7 +42,7 @@ def blocks_of_f0(damaged: DamagedVolume) -> dict[int, BlockHash]:
 @pytest.mark.promise("repair-trusts-only-hashes")
 @pytest.mark.parametrize("seed", [0, 99], ids=["the bytes that were stored", "others"])
 def test_blocks_are_taken_from_staging_if_their_hash_matches(damaged: DamagedVolume, seed: int) -> None:
-    rows = damaged.rows = damaged.fs.staging.records
+    rows = damaged.rows = damaged.fs.staging.rows.records
     row = StagedRow(damaged.inode("f0"), 0, 0, SIZE, 0, 0, pack_ranges([(0, SIZE)]), noise(seed))
     rows.save([row])
     rows.commit()
@@ -108,7 +108,7 @@ def test_a_manifest_stays_until_its_copy_is_stored(damaged: DamagedVolume, monke
 @pytest.mark.promise("repair-trusts-only-hashes")
 def test_records_of_staging_stay_until_they_are_in_a_file(damaged: DamagedVolume) -> None:
     lose_staged_bytes(damaged)
-    rows = damaged.fs.staging.records
+    rows = damaged.fs.staging.rows.records
     before = list(rows.rows())
     Path(damaged.folder / "staging" / "records-put-aside.json").mkdir()
     with pytest.raises(IsADirectoryError):
@@ -120,7 +120,7 @@ def test_removed_records_of_staging_are_durable_in_a_file_first(
     damaged: DamagedVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lose_staged_bytes(damaged)
-    rows = damaged.fs.staging.records
+    rows = damaged.fs.staging.rows.records
     fsync, delete = os.fsync, rows.delete
     synced: list[str] = []
     before: list[list[str]] = []

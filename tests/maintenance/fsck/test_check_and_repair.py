@@ -195,7 +195,7 @@ def test_a_record_of_staging_that_a_crash_left_behind_is_no_finding(tmp_path: Pa
     damaged.write("big", noise(9, 900 * KIB))
     damaged.fs.commit()
     damaged.fs.store_all()
-    damaged.rows = damaged.fs.staging.records
+    damaged.rows = damaged.fs.staging.rows.records
     number = damaged.fs.lookup(1, b"big").number
     damaged.rows.save([StagedRow(number, 1, 0, 900 * KIB, 0, 0, b"", None)])
     damaged.rows.commit()
@@ -208,7 +208,7 @@ def test_a_damaged_record_of_staging_is_kept_with_its_data(tmp_path: Path) -> No
     damaged = make_volume(tmp_path / "volume")
     damage_a_record(damaged)
     assert codes(damaged.check()) == {"staging-record-damaged"}
-    assert (damaged.fsck().status, list(damaged.fs.staging.records.rows())) == (1, [])
+    assert (damaged.fsck().status, list(damaged.fs.staging.rows.records.rows())) == (1, [])
     kept = [path.read_bytes() for path in (damaged.folder / "staging" / "aside").glob("*.bytes")]
     assert kept == [b"staged"]
     assert (damaged.check().status, codes(damaged.check())) == (0, {"staging-put-aside"})
@@ -221,7 +221,7 @@ def test_a_record_of_staging_without_its_data_is_kept_in_a_file(tmp_path: Path) 
     damaged.fs.commit()
     (bytes_of_big,) = [path for path in (damaged.folder / "staging").iterdir() if path.name != "reserve"]
     bytes_of_big.unlink()
-    rows = damaged.rows = damaged.fs.staging.records
+    rows = damaged.rows = damaged.fs.staging.rows.records
     assert codes(damaged.check()) == {"staging-bytes-missing"}
     assert damaged.fsck().status == 1
     assert damaged.check().status == 0

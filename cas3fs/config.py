@@ -13,26 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from cas3fs.units import GIB, KIB, MIB, format_duration, format_size, parse_duration, parse_size
-
-__all__ = [
-    "CACHE_VARIABLE",
-    "GIB",
-    "KIB",
-    "MIB",
-    "STATE_VARIABLE",
-    "LocalFolders",
-    "MountSettings",
-    "StoreSettings",
-    "VolumeSettings",
-    "WriterSettings",
-    "find_local_folders",
-    "format_duration",
-    "format_size",
-    "parse_duration",
-    "parse_size",
-    "split_options",
-]
+from cas3fs.units import GIB, MIB
 
 STATE_VARIABLE = "CAS3FS_STATE_DIR"
 CACHE_VARIABLE = "CAS3FS_CACHE_DIR"

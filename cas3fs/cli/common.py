@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import click
 
-from cas3fs.config import LocalFolders, StoreSettings, find_local_folders, parse_duration, parse_size
+from cas3fs.config import LocalFolders, StoreSettings, find_local_folders
 from cas3fs.errors import FilesNotStored, MountError, UsageError
+from cas3fs.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from cas3fs.commands.requests import LocalMount, VolumeTarget

@@ -6,9 +6,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from cas3fs.config import format_size
 from cas3fs.errors import UsageError
 from cas3fs.prices import PriceTable
+from cas3fs.units import format_size
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _CENT_USD: Final = 0.01

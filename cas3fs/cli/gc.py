@@ -10,9 +10,9 @@ from cas3fs.cli.common import Duration, Size, VolumeArgument, json_option, print
 from cas3fs.cli.costs import dollars, planned_usd, price_option
 from cas3fs.cli.printable import printable
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import format_duration, format_size
 from cas3fs.maintenance.gc.request import GcResult, GcSettings
 from cas3fs.prices import PriceTable
+from cas3fs.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from cas3fs.control.messages.maintenance import GcPlanReply

@@ -16,7 +16,8 @@ from cas3fs.cli.common import (
     store_settings,
     verbose_option,
 )
-from cas3fs.config import MIB, VolumeSettings
+from cas3fs.config import VolumeSettings
+from cas3fs.units import MIB
 
 _DEFAULTS: Final = VolumeSettings()
 

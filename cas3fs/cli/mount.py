@@ -16,16 +16,9 @@ from cas3fs.cli.common import (
     store_settings,
     verbose_option,
 )
-from cas3fs.config import (
-    GIB,
-    LocalFolders,
-    MountSettings,
-    StoreSettings,
-    WriterSettings,
-    find_local_folders,
-    split_options,
-)
+from cas3fs.config import LocalFolders, MountSettings, StoreSettings, WriterSettings, find_local_folders, split_options
 from cas3fs.errors import UsageError
+from cas3fs.units import GIB
 
 DEFAULT_WORKERS = 8
 MIN_WORKERS = 4

@@ -7,8 +7,8 @@ import click
 
 from cas3fs.cli.common import json_option, normal_url, print_json, store_options, store_settings
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import format_size
 from cas3fs.errors import SnapshotError, UsageError
+from cas3fs.units import format_size
 
 
 @click.command()

@@ -20,9 +20,9 @@ from cas3fs.cli.common import (
     volume_argument,
 )
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import format_duration, format_size
 from cas3fs.control import Message
 from cas3fs.errors import MountError, SnapshotError, UsageError
+from cas3fs.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from cas3fs.snapshots.policy import RetentionPolicy

@@ -8,9 +8,8 @@ import click
 
 from cas3fs.cli.common import VolumeArgument, json_option, print_json, volume_argument
 from cas3fs.cli.costs import cost_report, cost_rows, price_option
-from cas3fs.config import format_size
 from cas3fs.prices import PriceTable
-from cas3fs.units import format_age
+from cas3fs.units import format_age, format_size
 
 if TYPE_CHECKING:
     from cas3fs.control.messages.mount import StatsReply

@@ -20,12 +20,13 @@ from logging.handlers import RotatingFileHandler
 
 from cas3fs.commands.mount_service import EndState, MountService
 from cas3fs.commands.requests import import_all, mount_handlers
-from cas3fs.config import MIB, LocalFolders, MountSettings, StoreSettings, WriterSettings
+from cas3fs.config import LocalFolders, MountSettings, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, MountRecord, Progress
 from cas3fs.errors import Cas3fsError, FilesNotStored
 from cas3fs.fuse.llfuse_frontend.session import LlfuseSession
 from cas3fs.fuse.llfuse_frontend.signals import StopSignals
 from cas3fs.fuse.options import parse_options
+from cas3fs.units import MIB
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.memory_tuning import TimedGc, limit_malloc_arenas, raise_descriptor_limit
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer

@@ -5,7 +5,7 @@ import logging
 
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
-from cas3fs.config import GIB, MIB, StoreSettings
+from cas3fs.config import StoreSettings
 from cas3fs.entries.kinds import VOLUME_FORMAT, VOLUME_ID, EpochEntry, ForkEntry, SnapshotEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import (
@@ -17,6 +17,7 @@ from cas3fs.errors import (
 )
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store
+from cas3fs.units import GIB, MIB
 
 _log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB

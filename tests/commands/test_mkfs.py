@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.commands.mkfs import create_volume
-from cas3fs.config import KIB, StoreSettings, VolumeSettings
+from cas3fs.config import StoreSettings, VolumeSettings
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.errors import (
@@ -24,6 +24,7 @@ from cas3fs.objectstores import ObjectStore, urls
 from cas3fs.objectstores.s3 import S3Store
 from cas3fs.testing.fake_s3 import FakeS3
 from cas3fs.testing.faults import FaultKind
+from cas3fs.units import KIB
 from cas3fs.volume.loading import load_volume, open_volume_store
 from cas3fs.volume.location import normal_url
 from tests.volume.conftest import Volume, read_all, stats_of

@@ -11,11 +11,12 @@ from unittest.mock import patch
 
 from cas3fs.commands.mkfs import create_volume
 from cas3fs.commands.restore import restore_head
-from cas3fs.config import MIB, LocalFolders, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import Message
 from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.maintenance.gc.collector import GarbageCollector
 from cas3fs.maintenance.gc.request import GcSettings
+from cas3fs.units import MIB
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 
 LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)

@@ -50,7 +50,7 @@ def put(index: Index, start: int, *lengths: int, block: int = 1) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_it_says_what_the_index_says_whatever_changes_and_is_undone(index: Index, seed: int) -> None:
+def test_the_cache_agrees_with_the_index_whatever_changes_or_is_undone(index: Index, seed: int) -> None:
     rnd = random.Random(seed)
     known = ChunkCache(index, FILE)
     length = rnd.choice([1000, WINDOW_BYTES // 8, WINDOW_BYTES // 2, 2 * WINDOW_BYTES])
@@ -78,7 +78,7 @@ def test_it_says_what_the_index_says_whatever_changes_and_is_undone(index: Index
                     raise ZeroDivisionError
 
 
-def test_a_random_reader_asks_once_for_many_places(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_random_reader_queries_the_index_once_for_many_places(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     put(index, 0, *[WINDOW_BYTES // 16] * 64)
     counted, known = Counted(index, monkeypatch), ChunkCache(index, FILE)
     for number in range(1000):
@@ -95,7 +95,7 @@ def test_the_same_question_twice_is_one(index: Index, monkeypatch: pytest.Monkey
     assert counted.asked == 1
 
 
-def test_of_a_window_with_many_chunks_the_first_are_remembered(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_chunks_of_a_crowded_window_are_cached(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     put(index, 0, *[4096] * (2 * WINDOW_SPANS))
     counted, known = Counted(index, monkeypatch), ChunkCache(index, FILE)
     known(0, 1)
@@ -113,7 +113,7 @@ def test_what_is_remembered_is_bounded(index: Index) -> None:
     assert len(known._windows) <= LARGEST_WINDOWS
 
 
-def test_a_lost_block_is_an_error_of_its_range_alone(index: Index) -> None:
+def test_a_lost_block_is_an_error_of_its_range_only(index: Index) -> None:
     put(index, 0, 4096)
     put(index, 4096, 4096, block=5000)
     known = ChunkCache(index, FILE)

@@ -42,7 +42,7 @@ def test_an_fsync_looks_only_at_what_has_changed(
 
 
 @pytest.mark.promise("costs-do-not-grow-with-staging")
-def test_making_files_while_more_are_staged_than_are_cached_seldom_looks_for_one_to_let_go(
+def test_eviction_is_rare_while_more_inodes_are_staged_than_cached(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = machine.mount(attrs.evolve(LAZY, cached_inodes=100))
@@ -91,7 +91,7 @@ def test_a_file_of_many_ranges_costs_a_sync_what_is_new(
     assert inode.layers == []
 
 
-def test_small_extents_count_as_what_they_take_in_memory(fs: FileSystem) -> None:
+def test_small_extents_count_with_the_memory_that_they_need(fs: FileSystem) -> None:
     _, handle = fs.create(1, b"f", 0o644, os.O_RDWR, ROOT)
     for number in range(1000):
         fs.write(handle, 2 * number, b"x")

@@ -15,7 +15,7 @@ from tests.filesystem.machine import LAZY, ROOT, USER, Machine
 from tests.filesystem.usage import make_file, names_in, refused
 
 
-def test_a_new_file_belongs_to_the_caller_and_has_the_asked_mode(fs: FileSystem) -> None:
+def test_a_new_file_belongs_to_the_caller_and_has_the_requested_mode(fs: FileSystem) -> None:
     inode, _ = fs.create(1, b"f", 0o640, os.O_RDWR, USER)
     assert (inode.mode, inode.uid, inode.gid, inode.nlink, inode.size) == (stat.S_IFREG | 0o640, 1000, 1000, 1, 0)
 
@@ -77,7 +77,7 @@ def test_a_directory_counts_its_subdirectories_as_links(fs: FileSystem) -> None:
     assert fs.getattr(1).nlink == 4
 
 
-def test_links_share_one_inode_that_goes_with_the_last_name(fs: FileSystem) -> None:
+def test_links_share_one_inode_that_is_removed_with_the_last_name(fs: FileSystem) -> None:
     file = make_file(fs, 1, b"f", b"data")
     fs.link(file.number, 1, b"g")
     assert fs.lookup(1, b"g").number == file.number
@@ -331,7 +331,7 @@ class InterruptedLock:
 
 
 @pytest.mark.promise("lookup-counts-are-raised-under-the-lock")
-def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_removes_its_name(machine: Machine) -> None:
+def test_an_inode_that_was_looked_up_exists_until_the_kernel_forgets_it(machine: Machine) -> None:
     lock = InterruptedLock()
     fs = machine.mount(lock=lock)
     fs.forget([(make_file(fs, 1, b"f").number, 1)])
@@ -342,7 +342,7 @@ def test_an_inode_that_was_looked_up_is_there_until_it_is_forgotten_whoever_remo
     refused(errno.ENOENT, fs.getattr, found.number)
 
 
-def test_an_inode_that_leaves_the_cache_while_it_gets_a_name_is_found_with_its_new_link_count(machine: Machine) -> None:
+def test_an_inode_evicted_while_it_is_linked_keeps_its_new_link_count(machine: Machine) -> None:
     fs = machine.mount(attrs.evolve(LAZY, cached_inodes=4))
     others = [make_file(fs, 1, b"f%d" % number).number for number in range(4)]
     folder = fs.mkdir(1, b"folder", 0o755, ROOT).number

@@ -45,7 +45,7 @@ def commit_in_vain(fs: FileSystem) -> None:
 
 
 @pytest.mark.parametrize("step", ["commit", "sync"])
-def test_what_is_stored_is_let_go_by_the_commit_after_one_that_failed(machine: Machine, step: str) -> None:
+def test_stored_layers_are_dropped_by_the_commit_after_a_failed_one(machine: Machine, step: str) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"x" * 1000)
     fs.commit()
@@ -147,7 +147,7 @@ def test_a_row_that_the_index_refuses_stays_as_it_was_and_the_others_are_committ
 
 
 @pytest.mark.promise("values-are-checked-at-the-border")
-def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_enter(
+def test_an_inode_that_the_index_rejects_disappears_with_all_below_it_and_no_other(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with sqlite_faults() as faults:
@@ -187,7 +187,7 @@ def test_an_inode_that_the_index_refuses_goes_with_all_below_it_and_the_others_e
 
 @pytest.mark.promise("a-disk-that-lost-a-commit-ends-the-mount")
 @pytest.mark.parametrize("broken", ["index", "records"])
-def test_a_disk_that_lost_a_commit_makes_the_mount_read_only_and_the_system_gets_the_rest(
+def test_a_disk_that_lost_a_commit_makes_the_mount_read_only(
     machine: Machine, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: int) -> None:

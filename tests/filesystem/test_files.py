@@ -65,7 +65,7 @@ def test_a_mode_changed_while_data_is_staged_is_there_after_a_crash(machine: Mac
 
 
 @pytest.mark.promise("older-data-survives-a-crash")
-def test_what_is_older_than_the_commit_interval_is_there_after_a_crash(machine: Machine) -> None:
+def test_changes_older_than_the_commit_interval_survive_a_crash(machine: Machine) -> None:
     assert FileSystemSettings().commit_interval_s == 5
     fs = machine.mount(FileSystemSettings(commit_interval_s=0.1, settle_s=3600, batch_wait_s=3600))
     file = make_file(fs, 1, b"f", b"data")
@@ -102,7 +102,7 @@ def test_a_hole_reads_as_zeros_and_costs_nothing(fs: FileSystem) -> None:
     fs.release(handle)
 
 
-def test_what_a_truncation_cut_off_is_zeros_when_the_file_grows_again(fs: FileSystem) -> None:
+def test_bytes_cut_off_by_a_truncation_are_zeros_when_the_file_grows_again(fs: FileSystem) -> None:
     inode, handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)
     fs.write(handle, 0, b"x" * 50_000)
     fs.store_all()

@@ -47,9 +47,7 @@ def test_however_many_files_are_staged_few_are_open(machine: Machine, fs: FileSy
 
 
 @pytest.mark.promise("few-descriptors-for-many-files")
-def test_a_file_that_is_written_is_synced_before_it_is_closed_and_a_loss_is_told(
-    machine: Machine, fs: FileSystem
-) -> None:
+def test_a_written_file_is_synced_before_it_is_closed_and_a_loss_is_reported(machine: Machine, fs: FileSystem) -> None:
     handle = fs.open(make_file(fs, 1, b"f", data_of(0)).number, os.O_RDWR, ROOT)
     with machine.disk.failing("sync", times=1):
         for number in range(MOST_OPEN):
@@ -69,9 +67,7 @@ def test_where_the_process_has_no_descriptor_left_another_file_is_closed(
     assert content(fs, b"f") + content(fs, b"g") == data_of(0) + data_of(1)
 
 
-def test_a_file_is_read_to_the_end_by_who_froze_it_though_it_is_removed_and_was_closed(
-    machine: Machine, fs: FileSystem
-) -> None:
+def test_a_frozen_file_can_be_read_to_the_end_after_its_removal(machine: Machine, fs: FileSystem) -> None:
     inode = make_file(fs, 1, b"f", b"x" * MIB)
     fs.unlink(1, b"f")
     with fs.staging.lock:
@@ -90,7 +86,7 @@ def test_a_file_is_read_to_the_end_by_who_froze_it_though_it_is_removed_and_was_
     assert not list((machine.folder / "staging").glob("*.gone"))
 
 
-def test_a_file_that_a_kill_left_for_its_last_reader_is_removed(machine: Machine, fs: FileSystem) -> None:
+def test_a_file_that_a_killed_process_left_for_its_reader_is_removed(machine: Machine, fs: FileSystem) -> None:
     inode = make_file(fs, 1, b"f", b"x" * MIB)
     fs.unlink(1, b"f")
     with fs.staging.lock:
@@ -104,7 +100,7 @@ def test_a_file_that_a_kill_left_for_its_last_reader_is_removed(machine: Machine
     crashed.close()
 
 
-def test_the_volume_tells_its_last_figures_where_the_index_cannot_be_opened_once_more(
+def test_statfs_gives_its_last_answer_when_the_index_cannot_be_opened(
     fs: FileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = fs.statfs()
@@ -118,7 +114,7 @@ def test_the_volume_tells_its_last_figures_where_the_index_cannot_be_opened_once
 
 
 @pytest.mark.promise("few-descriptors-for-many-files")
-def test_who_needs_a_descriptor_waits_for_no_sync_of_another_file(machine: Machine) -> None:
+def test_opening_a_file_waits_for_no_sync_of_another(machine: Machine) -> None:
     """The sync may belong to who needs one, too: each would wait for the other."""
     fs = machine.mount(most_open=1)
     layers = make_file(fs, 1, b"f", data_of(0)).layers
@@ -132,9 +128,7 @@ def test_who_needs_a_descriptor_waits_for_no_sync_of_another_file(machine: Machi
     assert content(fs, b"f") + content(fs, b"g") == data_of(0) + data_of(1)
 
 
-def test_a_file_that_is_being_synced_is_not_closed_though_nothing_is_left_to_sync(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_not_closed_during_its_sync(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = machine.mount(most_open=1)
     held = make_file(fs, 1, b"f", data_of(0)).layers[0].bytes
     assert isinstance(held, FileBytes)

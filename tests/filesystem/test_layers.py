@@ -105,5 +105,5 @@ def test_upper_layers_hide_lower_ones_and_floors_hide_all_below() -> None:
     assert list(dirty_ranges([lower, upper])) == [(0, 20), (30, 40)]
 
 
-def test_what_no_layer_holds_is_left_to_the_index_below_the_lowest_floor() -> None:
+def test_the_index_has_what_no_layer_holds_below_the_lowest_floor() -> None:
     assert LayerLookup([layer(1, 100, 60, (10, b"x" * 10))], 5, 90).gaps == [(5, 10), (20, 60)]

@@ -35,7 +35,7 @@ def test_a_time_that_does_not_fit_becomes_the_nearest_that_does(machine: Machine
 
 
 @pytest.mark.parametrize("number", [-1, 2**32, 2**63, 2**64])
-def test_an_owner_or_a_device_that_there_cannot_be_is_refused(machine: Machine, number: int) -> None:
+def test_an_impossible_owner_or_device_is_refused(machine: Machine, number: int) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f").number
     refused(errno.EINVAL, lambda: fs.setattr(file, ROOT, uid=number))
@@ -49,7 +49,7 @@ def test_an_owner_or_a_device_that_there_cannot_be_is_refused(machine: Machine, 
 
 
 @pytest.mark.parametrize("number", [-1, 0, 2**63, 2**64, 2**200])
-def test_an_inode_that_there_cannot_be_is_not_found(machine: Machine, number: int) -> None:
+def test_an_impossible_inode_number_is_not_found(machine: Machine, number: int) -> None:
     fs = machine.mount()
     refused(errno.ENOENT, fs.getattr, number)
     refused(errno.ENOENT, fs.listxattr, number)
@@ -60,7 +60,7 @@ def test_an_inode_that_there_cannot_be_is_not_found(machine: Machine, number: in
 
 
 @pytest.mark.promise("values-are-checked-at-the-border")
-def test_sizes_and_places_that_no_file_has_are_refused(machine: Machine) -> None:
+def test_impossible_sizes_and_offsets_are_refused(machine: Machine) -> None:
     fs = machine.mount()
     handle = fs.create(1, b"f", 0o644, os.O_RDWR, ROOT)[1]
     number = fs.lookup(1, b"f").number

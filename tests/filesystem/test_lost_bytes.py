@@ -45,7 +45,7 @@ def lose_in_background(machine: Machine, fs: FileSystem) -> None:
 
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten")
-def test_an_fsync_whose_sync_fails_says_so_once_to_each_handle(machine: Machine, fs: FileSystem, handle: int) -> None:
+def test_a_failed_sync_is_reported_once_to_each_handle(machine: Machine, fs: FileSystem, handle: int) -> None:
     other = fs.open(fs.lookup(1, b"f").number, os.O_RDONLY, ROOT)
     machine.disk.fail("sync")
     refused(errno.EIO, fs.fsync, handle)
@@ -55,7 +55,7 @@ def test_an_fsync_whose_sync_fails_says_so_once_to_each_handle(machine: Machine,
 
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten", "lost-staged-data-is-an-error")
-def test_a_sync_that_failed_in_the_background_is_told_by_the_next_fsync(
+def test_a_sync_that_failed_in_the_background_is_reported_by_the_next_fsync(
     machine: Machine, fs: FileSystem, handle: int
 ) -> None:
     lose_in_background(machine, fs)
@@ -65,7 +65,7 @@ def test_a_sync_that_failed_in_the_background_is_told_by_the_next_fsync(
 
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten")
-def test_what_the_disk_has_lost_is_an_error_and_no_zeros_until_it_is_written_anew(
+def test_bytes_that_the_disk_lost_are_an_error_until_they_are_written_anew(
     machine: Machine, fs: FileSystem, handle: int
 ) -> None:
     lose_in_background(machine, fs)
@@ -90,7 +90,7 @@ def test_what_was_synced_before_stays_whole(machine: Machine, fs: FileSystem, ha
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten")
 @pytest.mark.parametrize("operation", ["sync", "sync_folder"])
-def test_what_was_synced_while_it_was_small_is_not_lost_with_what_makes_the_file_large(
+def test_bytes_synced_while_a_file_was_small_survive_the_loss_of_later_ones(
     machine: Machine, fs: FileSystem, operation: str
 ) -> None:
     handle = fs.open(make_file(fs, 1, b"f", b"a" * 8192).number, os.O_RDWR, ROOT)
@@ -107,7 +107,7 @@ def test_what_was_synced_while_it_was_small_is_not_lost_with_what_makes_the_file
 
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten")
-def test_a_staging_file_that_somebody_removed_is_the_trouble_of_its_file_alone(machine: Machine) -> None:
+def test_a_removed_staging_file_concerns_its_file_only(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"removed", b"r" * 400_000)
     make_file(fs, 1, b"other", b"important")
@@ -160,7 +160,7 @@ def test_what_was_lost_is_never_stored(
 
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten")
-def test_what_was_lost_is_an_error_in_a_snapshot_and_no_zeros(machine: Machine, fs: FileSystem, tmp_path: Path) -> None:
+def test_lost_bytes_are_an_error_in_a_snapshot_and_no_zeros(machine: Machine, fs: FileSystem, tmp_path: Path) -> None:
     make_file(fs, 1, b"f", b"old")
     fs.store_all()
     replace_by_rename(fs, b"f", DATA)
@@ -173,7 +173,7 @@ def test_what_was_lost_is_an_error_in_a_snapshot_and_no_zeros(machine: Machine, 
     other.close()
 
 
-def test_a_write_whose_bytes_were_lost_before_it_returned_is_told(
+def test_a_write_whose_bytes_were_lost_before_it_returned_is_reported(
     machine: Machine, fs: FileSystem, handle: int
 ) -> None:
     """The sync that fails comes between the bytes and their being counted."""
@@ -190,7 +190,7 @@ def test_a_write_whose_bytes_were_lost_before_it_returned_is_told(
 
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten", "lost-staged-data-is-an-error")
-def test_a_loss_of_one_file_is_nothing_to_the_others(machine: Machine, fs: FileSystem, handle: int) -> None:
+def test_a_loss_in_one_file_does_not_concern_others(machine: Machine, fs: FileSystem, handle: int) -> None:
     well = fs.open(make_file(fs, 1, b"well", b"w" * MIB).number, os.O_RDWR, ROOT)
     machine.disk.fail("sync", name_part=f"{fs.lookup(1, b'f').number:x}-")
     fs.fsync(well)

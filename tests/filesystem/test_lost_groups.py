@@ -40,7 +40,7 @@ def machine(faults: SqliteFaults, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.promise("a-lost-transaction-is-noticed")
-def test_a_lookup_that_loses_the_group_makes_the_mount_read_only_until_the_group_is_done_again(
+def test_a_lookup_that_loses_the_group_makes_the_mount_read_only_until_it_is_redone(
     machine: Machine, faults: SqliteFaults
 ) -> None:
     fs = machine.mount(NEVER)
@@ -75,7 +75,7 @@ def test_a_mount_is_writable_again_by_itself_when_its_disk_is(machine: Machine, 
 
 
 @pytest.mark.promise("a-lost-transaction-is-noticed")
-def test_a_symlink_for_which_the_database_has_no_room_is_an_error_of_its_own(machine: Machine) -> None:
+def test_a_symlink_that_the_full_database_cannot_take_fails_alone(machine: Machine) -> None:
     fs = machine.mount(NEVER)
     for number in range(5):
         make_file(fs, 1, b"before%d" % number)
@@ -102,7 +102,7 @@ def test_a_symlink_for_which_the_database_has_no_room_is_an_error_of_its_own(mac
 
 @pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_errors_of_sqlite_at_random_lose_nothing_acknowledged_and_do_nothing_by_half(
+def test_random_errors_of_sqlite_lose_nothing_acknowledged_and_half_do_nothing(
     machine: Machine, faults: SqliteFaults, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cas3fs.filesystem.state.dentry_cache._CAPACITY", 0 if seed % 2 else 100_000)
@@ -129,9 +129,7 @@ def test_errors_of_sqlite_at_random_lose_nothing_acknowledged_and_do_nothing_by_
 
 @pytest.mark.promise("a-lost-transaction-is-noticed")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_stored_while_sqlite_fails_at_random_is_whole(
-    machine: Machine, faults: SqliteFaults, seed: int
-) -> None:
+def test_files_stored_while_sqlite_fails_at_random_are_whole(machine: Machine, faults: SqliteFaults, seed: int) -> None:
     chance = random.Random(seed)
     user = User(machine.mount(STORING), chance, stores=True)
     for _ in range(STEPS):

@@ -57,7 +57,7 @@ def records_aside(machine: Machine) -> list[Path]:
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
 @pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_record_is_the_trouble_of_its_file_alone(machine: Machine, crashed: Machine, change: str) -> None:
+def test_a_damaged_row_concerns_its_file_only(machine: Machine, crashed: Machine, change: str) -> None:
     damage(crashed, change, inode_of(machine.running[0], b"f"))
     fs = crashed.mount()
     assert content(fs, b"f") == b"old" * 100
@@ -86,7 +86,7 @@ def test_the_bytes_of_a_damaged_record_are_kept(machine: Machine, crashed: Machi
 
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
-def test_what_lies_over_a_damaged_record_goes_with_it_and_what_lies_below_is_taken_up(machine: Machine) -> None:
+def test_layers_above_a_damaged_row_are_quarantined_and_those_below_are_restored(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"1" * 100)
     fs.commit()
@@ -105,7 +105,7 @@ def test_what_lies_over_a_damaged_record_goes_with_it_and_what_lies_below_is_tak
     crashed.close()
 
 
-def test_an_inode_that_no_file_can_have_is_put_aside(machine: Machine, crashed: Machine) -> None:
+def test_a_row_with_an_impossible_inode_is_quarantined(machine: Machine, crashed: Machine) -> None:
     damage(crashed, "inode = 'which'", inode_of(machine.running[0], b"f"))
     fs = crashed.mount()
     assert content(fs, b"f") == b"old" * 100

@@ -256,7 +256,7 @@ class FaultyContents(RuleBasedStateMachine):
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten")
 @pytest.mark.parametrize("model", [FaultyContents])
-def test_whatever_the_disk_does_what_is_read_was_written_and_what_was_synced_is_there(
+def test_reads_and_syncs_keep_their_promises_on_a_failing_disk(
     model: type[RuleBasedStateMachine],
 ) -> None:
     run_state_machine_as_test(

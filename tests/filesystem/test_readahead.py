@@ -17,7 +17,7 @@ def test_a_random_reader_causes_nothing_even_if_every_read_is_tried_twice() -> N
         assert ahead.record_read(start, start + 4096) is None
 
 
-def test_a_sequential_reader_has_a_window_that_grows_and_is_never_asked_for_twice() -> None:
+def test_the_window_of_a_sequential_reader_grows_and_nothing_is_fetched_twice() -> None:
     ahead = ReadAhead()
     ranges = [window for place in range(4000) if (window := ahead.record_read(place * PIECE, (place + 1) * PIECE))]
     assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
@@ -28,7 +28,7 @@ def test_a_sequential_reader_has_a_window_that_grows_and_is_never_asked_for_twic
     assert max(lengths) >= LARGEST_BYTES // 2
 
 
-def test_two_reads_in_flight_in_the_wrong_order_are_a_sequence_all_the_same() -> None:
+def test_two_reads_in_flight_in_the_wrong_order_are_still_sequential() -> None:
     ahead = ReadAhead()
     found = 0
     for pair in range(0, 100, 2):
@@ -37,7 +37,7 @@ def test_two_reads_in_flight_in_the_wrong_order_are_a_sequence_all_the_same() ->
     assert found >= 3
 
 
-def test_who_jumps_begins_anew_with_the_smallest_window() -> None:
+def test_a_reader_that_jumps_starts_over_with_the_smallest_window() -> None:
     ahead = ReadAhead()
     for place in range(1000):
         ahead.record_read(place * PIECE, (place + 1) * PIECE)

@@ -77,7 +77,7 @@ def test_staged_bytes_stay_until_the_index_that_stored_them_is_on_the_disk(
 
 
 @pytest.mark.promise("staging-owns-size-and-times")
-def test_what_was_cut_off_stays_cut_off_though_the_index_has_it_still(machine: Machine) -> None:
+def test_bytes_that_were_cut_off_stay_cut_off_though_the_index_has_them(machine: Machine) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f", b"x" * 100_000)
     fs.store_all()

@@ -28,9 +28,7 @@ def make_even(fs: FileSystem) -> None:
 
 
 @pytest.mark.promise("a-refused-row-costs-its-file")
-def test_a_record_that_is_refused_fails_an_fsync_of_its_file_alone_and_the_others_are_saved(
-    machine: Machine, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_row_fails_only_the_fsync_of_its_own_file(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     fs = machine.mount()
     for name in NAMES:
         make_file(fs, 1, name, name * 100)
@@ -56,7 +54,7 @@ def test_a_record_that_is_refused_fails_an_fsync_of_its_file_alone_and_the_other
 
 
 @pytest.mark.promise("a-refused-row-costs-its-file")
-def test_no_record_is_saved_over_one_that_was_refused(machine: Machine) -> None:
+def test_no_row_is_saved_over_a_refused_one(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"odd", b"1" * 100)
     fs.commit()

@@ -50,9 +50,7 @@ def writing(fs: FileSystem, handle: int, size: int) -> threading.Thread:
 
 
 @pytest.mark.promise("free-space-is-shared")
-def test_a_writer_for_whom_the_local_disk_has_no_room_waits_while_the_store_takes_what_is_staged(
-    machine: Machine, gated: Gated
-) -> None:
+def test_a_writer_short_of_disk_space_waits_while_storing_frees_some(machine: Machine, gated: Gated) -> None:
     fs, handle = gated.fs, opened(gated.fs)
     fs.write(handle, 0, b"a" * MIB)
     let_the_disk_have(machine, fs, 0)
@@ -70,7 +68,7 @@ def test_a_writer_for_whom_the_local_disk_has_no_room_waits_while_the_store_take
     assert content(fs, b"g") == b"x" * MIB
 
 
-def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_nothing_is_staged(machine: Machine, fs: FileSystem) -> None:
+def test_a_writer_gets_enospc_when_the_disk_is_full_and_nothing_is_staged(machine: Machine, fs: FileSystem) -> None:
     handle = opened(fs)
     let_the_disk_have(machine, fs, 0)
     refused(errno.ENOSPC, fs.write, handle, 0, b"x" * MIB)
@@ -80,7 +78,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_nothing_is_staged(ma
 
 
 @pytest.mark.promise("free-space-is-shared", "work-goes-on-without-the-store")
-def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_away(machine: Machine, gated: Gated) -> None:
+def test_a_writer_gets_enospc_when_the_disk_is_full_and_the_store_unreachable(machine: Machine, gated: Gated) -> None:
     fs, handle = gated.fs, opened(gated.fs)
     fs.write(handle, 0, b"a" * MIB)
     gated.store.failing = True
@@ -94,7 +92,7 @@ def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_away(ma
 
 
 @pytest.mark.promise("free-space-is-shared")
-def test_a_writer_gets_enospc_when_the_disk_has_no_room_and_the_store_is_silent(
+def test_a_writer_gets_enospc_when_the_disk_is_full_and_the_store_does_not_respond(
     machine: Machine, gated: Gated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(staging, "_SILENCE_S", 0.3)
@@ -120,7 +118,7 @@ def test_staging_takes_no_more_than_the_local_disk_has(machine: Machine, gated: 
 
 
 @pytest.mark.promise("free-space-is-shared", "work-goes-on-without-the-store")
-def test_writers_that_cannot_wait_go_over_the_limit_up_to_a_point(machine: Machine) -> None:
+def test_writers_that_cannot_wait_exceed_the_limit_up_to_a_point(machine: Machine) -> None:
     gated = Gated(machine, SETTINGS, limit_bytes=MIB)
     fs = gated.fs
     gated.store.failing = True
@@ -154,7 +152,7 @@ def test_a_writer_gets_enospc_when_only_files_that_cannot_be_stored_fill_staging
 
 
 @pytest.mark.promise("free-space-is-shared", "work-goes-on-without-the-store")
-def test_a_disk_cache_gives_way_when_the_disk_runs_low(tmp_path: Path) -> None:
+def test_a_disk_cache_shrinks_when_the_disk_is_nearly_full(tmp_path: Path) -> None:
     disk = FaultyDisk()
     cache = DiskCache(tmp_path / "cache", 64 * MIB, metrics=Metrics(), keep_free_bytes=16 * MIB, disk=disk)
     blocks = [bytes([number]) * MIB for number in range(8)]

@@ -51,7 +51,7 @@ def test_a_file_stored_twice_between_commits_reads_as_the_second_time(machine: M
     assert content(stored_twice(machine), b"f") == b"2" * 1000
 
 
-def test_what_is_written_into_a_file_stored_twice_between_commits_brings_nothing_old_back(machine: Machine) -> None:
+def test_writing_to_a_file_stored_twice_between_commits_restores_nothing_old(machine: Machine) -> None:
     fs = stored_twice(machine)
     rewrite(fs, b"f", 500, b"3")
     fs.store_all()
@@ -60,7 +60,7 @@ def test_what_is_written_into_a_file_stored_twice_between_commits_brings_nothing
     assert after_a_crash(machine, b"f") == expected
 
 
-def test_what_is_synced_after_two_storings_without_a_commit_is_there_after_a_crash(machine: Machine) -> None:
+def test_a_sync_after_two_storings_without_a_commit_survives_a_crash(machine: Machine) -> None:
     fs = stored_twice(machine)
     rewrite(fs, b"f", 0, b"3" * 1000)
     fs.commit()
@@ -68,7 +68,7 @@ def test_what_is_synced_after_two_storings_without_a_commit_is_there_after_a_cra
 
 
 @pytest.mark.promise("staged-state-is-numbered")
-def test_what_is_synced_after_two_layers_were_stored_at_once_is_there_after_a_crash(machine: Machine) -> None:
+def test_a_sync_after_two_layers_were_stored_at_once_survives_a_crash(machine: Machine) -> None:
     fs = machine.mount()
     file = make_file(fs, 1, b"f", b"1" * 1000)
     with fs.staging.lock:
@@ -119,7 +119,7 @@ def when_frozen(fs: FileSystem, monkeypatch: pytest.MonkeyPatch) -> threading.Ev
     return waits
 
 
-def test_a_file_removed_while_the_storer_waits_for_the_writer_of_another_holds_nothing_up(
+def test_a_file_removed_while_the_storer_waits_for_a_writer_blocks_nothing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = machine.mount()
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_waits_for_a_writer_shows_one_instant(
 
 
 @pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
-def test_a_checkpoint_begins_anew_when_a_file_is_stored_while_its_writer_is_waited_for(
+def test_a_checkpoint_starts_over_when_a_file_is_stored_while_it_waits_for_its_writer(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What was stored meanwhile is neither in the pinned index nor in the layers that are left."""
@@ -209,7 +209,7 @@ def test_a_checkpoint_begins_anew_when_a_file_is_stored_while_its_writer_is_wait
 
 
 @pytest.mark.promise("a-file-in-parts-is-always-a-state-it-had")
-def test_a_checkpoint_begins_anew_when_a_file_goes_while_the_writer_of_another_is_waited_for(
+def test_a_checkpoint_starts_over_when_a_file_is_removed_while_it_waits_for_a_writer(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fs = machine.mount()
@@ -240,7 +240,7 @@ def test_a_checkpoint_begins_anew_when_a_file_goes_while_the_writer_of_another_i
 
 
 @pytest.mark.parametrize("failing", ["freezing", "syncing"])
-def test_a_checkpoint_that_fails_at_the_instant_keeps_hold_of_nothing(
+def test_a_checkpoint_that_fails_at_the_instant_releases_everything(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str
 ) -> None:
     fs = machine.mount()

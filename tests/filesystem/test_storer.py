@@ -193,7 +193,7 @@ def test_an_outage_loses_nothing_and_ends_by_itself(gated: Gated) -> None:
 
 
 @pytest.mark.promise("a-known-block-is-checked-again")
-def test_a_block_that_goes_between_hit_and_entry_is_stored_again(gated: Gated) -> None:
+def test_a_known_block_that_gc_deletes_before_its_chunk_is_entered_is_stored_again(gated: Gated) -> None:
     fs = gated.fs
     make_file(fs, 1, b"a", b"shared" * 100)
     fs.store_all()
@@ -228,7 +228,7 @@ def test_writers_wait_while_staging_is_full(machine: Machine) -> None:
     gated.fs.release(handle)
 
 
-def test_a_writer_without_patience_goes_over_the_limit_of_staging(machine: Machine) -> None:
+def test_a_writer_that_cannot_wait_exceeds_the_limit_of_staging(machine: Machine) -> None:
     gated = Gated(machine, EAGER, limit_bytes=MIB, memory_bytes=MIB)
     gated.close_gate()
     make_file(gated.fs, 1, b"a", random.Random(8).randbytes(MIB))
@@ -261,7 +261,7 @@ def test_reads_during_an_upload_see_the_bytes(gated: Gated) -> None:
 
 
 @pytest.mark.promise("every-block-is-verified")
-def test_a_block_that_the_index_has_lost_is_an_error_for_its_range_and_no_zeros(machine: Machine) -> None:
+def test_a_block_that_the_index_has_lost_is_an_error_for_its_range(machine: Machine) -> None:
     fs = machine.mount()
     data = random.Random(9).randbytes(200_000)
     inode = make_file(fs, 1, b"f", data)
@@ -285,7 +285,7 @@ def test_a_block_that_the_index_has_lost_is_an_error_for_its_range_and_no_zeros(
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
-def test_a_staged_file_whose_bytes_are_missing_is_told_not_zeroed(machine: Machine) -> None:
+def test_missing_staged_bytes_are_an_error_and_no_zeros(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"f", b"x" * 400_000)
     make_file(fs, 1, b"other", b"important")
@@ -307,7 +307,7 @@ def test_a_staged_file_whose_bytes_are_missing_is_told_not_zeroed(machine: Machi
 
 
 @pytest.mark.promise("staging-belongs-to-one-lineage")
-def test_a_staging_file_without_its_row_is_set_aside(machine: Machine) -> None:
+def test_a_staging_file_without_its_row_is_quarantined(machine: Machine) -> None:
     machine.mount().close()
     machine.running.clear()
     stray = machine.folder / "staging" / "ff-1"
@@ -318,7 +318,7 @@ def test_a_staging_file_without_its_row_is_set_aside(machine: Machine) -> None:
     assert not stray.exists()
 
 
-def test_refusals_of_the_store_reach_who_waits_for_it(gated: Gated) -> None:
+def test_errors_of_the_store_reach_the_caller_of_store_all(gated: Gated) -> None:
     gated.store.failing = True
     make_file(gated.fs, 1, b"f", b"data")
     with pytest.raises(StoreError):
@@ -375,7 +375,7 @@ def test_a_file_that_is_removed_while_it_is_cut_fails_nothing(machine: Machine) 
     assert not list((machine.folder / "staging").glob("*-*"))
 
 
-def test_a_file_that_a_program_never_leaves_alone_is_stored_when_somebody_asks_for_it(machine: Machine) -> None:
+def test_a_file_that_changes_all_the_time_is_stored_on_request(machine: Machine) -> None:
     fs = machine.mount()
     inode, handle = fs.create(1, b"file", 0o644, os.O_RDWR, ROOT)
     fs.write(handle, 0, b"before")
@@ -396,7 +396,7 @@ def test_a_file_that_a_program_never_leaves_alone_is_stored_when_somebody_asks_f
         toucher.join()
 
 
-def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
+def test_a_job_that_fails_late_releases_only_what_it_still_holds(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = machine.mount()
@@ -423,7 +423,7 @@ def test_a_job_that_fails_late_lets_go_only_what_it_still_holds(
     fs.store_all()
 
 
-def test_a_look_for_files_that_fails_ends_no_storer(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storer_survives_a_failed_selection_of_files(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = machine.mount()
     storer = fs.storer
     pick, failed = storer._pick, threading.Event()
@@ -441,9 +441,7 @@ def test_a_look_for_files_that_fails_ends_no_storer(machine: Machine, monkeypatc
     assert fs.pending().files == 0
 
 
-def test_a_freezing_that_fails_keeps_no_file_from_being_stored(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_freeze_blocks_the_storing_of_no_file(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = machine.mount()
     for name in (b"f", b"g"):
         make_file(fs, 1, name, name * MIB)
@@ -462,7 +460,7 @@ def test_a_freezing_that_fails_keeps_no_file_from_being_stored(
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
-def test_who_waits_for_the_store_learns_of_a_long_outage_from_the_next_few_attempts(machine: Machine) -> None:
+def test_a_caller_of_store_all_learns_of_a_long_outage_soon(machine: Machine) -> None:
     """However long the pauses between attempts have become in the background."""
     lying: list[FaultyStore] = []
 

@@ -61,7 +61,7 @@ def cut_short(machine: Machine, fs: FileSystem, name: bytes) -> None:
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
-def test_bytes_that_cannot_be_read_keep_no_other_file_from_being_stored(machine: Machine) -> None:
+def test_unreadable_bytes_block_the_storing_of_no_other_file(machine: Machine) -> None:
     fs, _ = mount(machine)
     make_file(fs, 1, b"victim", LARGE)
     make_file(fs, 1, b"other", b"important")
@@ -77,7 +77,7 @@ def test_bytes_that_cannot_be_read_keep_no_other_file_from_being_stored(machine:
     assert fs.pending().files == 1
 
 
-def test_who_waits_for_the_file_that_cannot_be_stored_is_refused_and_nobody_else(machine: Machine) -> None:
+def test_only_a_program_that_waits_for_an_unstorable_file_gets_its_error(machine: Machine) -> None:
     fs, _ = mount(machine)
     victim = make_file(fs, 1, b"victim", LARGE)
     other = make_file(fs, 1, b"other", b"important")
@@ -96,9 +96,7 @@ def test_who_waits_for_the_file_that_cannot_be_stored_is_refused_and_nobody_else
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
-def test_a_block_that_the_store_refuses_keeps_no_other_file_of_its_pack_from_being_stored(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_a_refused_block_blocks_no_other_file_of_its_pack(machine: Machine, tmp_path: Path) -> None:
     fs, _ = mount(machine)
     for number in range(20):
         make_file(fs, 1, b"%d" % number, b"content %d" % number)
@@ -116,7 +114,7 @@ def test_a_block_that_the_store_refuses_keeps_no_other_file_of_its_pack_from_bei
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
-def test_a_block_that_cannot_be_encoded_is_the_trouble_of_its_file(
+def test_a_block_that_cannot_be_encoded_concerns_its_file_only(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs, _ = mount(machine)
@@ -139,7 +137,7 @@ def test_a_block_that_cannot_be_encoded_is_the_trouble_of_its_file(
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
-def test_a_store_that_refuses_everything_is_asked_a_few_times_and_then_for_all_again(machine: Machine) -> None:
+def test_a_store_that_refuses_everything_is_tried_with_a_few_isolated_files_only(machine: Machine) -> None:
     fs, store = mount(machine)
     for number in range(300):
         make_file(fs, 1, b"%d" % number, b"content %d" % number)
@@ -155,7 +153,7 @@ def test_a_store_that_refuses_everything_is_asked_a_few_times_and_then_for_all_a
 
 
 @pytest.mark.promise("a-file-that-cannot-be-stored-blocks-no-other")
-def test_more_files_than_are_tried_alone_keep_no_good_one_from_being_stored(machine: Machine) -> None:
+def test_many_unstorable_files_block_no_storable_one(machine: Machine) -> None:
     fs, _ = mount(machine)
     for number in range(12):
         make_file(fs, 1, b"bad %d" % number, REFUSED + b"%d" % number)

@@ -13,7 +13,7 @@ from tests.filesystem.usage import content, make_file, until
 
 
 @pytest.mark.promise("frozen-layers-are-frozen")
-def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
+def test_two_threads_that_freeze_a_file_get_the_layers_of_their_moment(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A storer and a checkpoint wait for the same write; the checkpoint wakes when the next write has begun a layer."""
@@ -40,7 +40,7 @@ def test_who_waits_to_freeze_beside_another_gets_the_layers_that_were_frozen(
 
 
 @pytest.mark.promise("frozen-layers-are-frozen")
-def test_who_waits_to_freeze_a_file_that_is_removed_meanwhile_gets_nothing(
+def test_freezing_a_file_that_is_removed_meanwhile_gives_no_layers(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = machine.mount()
@@ -97,7 +97,7 @@ def test_a_write_whose_bytes_came_before_a_truncation_and_its_size_after_it_is_w
 
 
 @pytest.mark.promise("staged-bytes-are-read-not-mapped")
-def test_staged_bytes_that_the_disk_does_not_give_back_are_the_trouble_of_their_file_alone(machine: Machine) -> None:
+def test_unreadable_staged_bytes_concern_their_file_only(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"hurt", b"a" * MIB)
     make_file(fs, 1, b"well", b"b" * MIB)

@@ -2,10 +2,10 @@
 """Copying files out of a file system to a local folder: types, contents with their holes, links, extended attributes,
 owners, modes and times.
 
-Only what this process may do is done: without root's rights owners stay the caller's, and devices are left out. What
-could not be copied is told, file by file, and the rest goes on.
+It does only what this process may do: without root's rights owners stay the caller's, and devices are left out. What
+could not be copied is reported, file by file, and the rest is copied.
 
-Trees may be deeper than Python's stack: what is left to do lies in a list. A path longer than the kernel takes is a
+Trees may be deeper than Python's stack: what is left to do is kept in a list. A path longer than the kernel takes is a
 problem of its own file.
 
 The index may come from a store that others can write to. So a name that no file can have (``..``, or with a slash) is a
@@ -42,12 +42,12 @@ _OF_ONE_FILE: Final = frozenset(
 _NOT_IN_NAMES: Final = frozenset(b"/\0")
 
 OnProgress = Callable[[int, int], None]
-"""Told how many files and bytes are copied."""
+"""Called with how many files and bytes are copied."""
 
 
 @attrs.define
 class ExportResult:
-    """What became of a copy."""
+    """What was copied, and what could not be."""
 
     files: int = 0
     """Everything that has a name, folders included."""
@@ -68,7 +68,7 @@ class _Step(NamedTuple):
 
 
 class Exporter:
-    """Copies out of one file system, which nobody changes meanwhile. Not thread-safe."""
+    """Copies out of one file system, which must not change meanwhile. Not thread-safe."""
 
     def __init__(self, filesystem: FileSystem, on_progress: OnProgress = lambda files, size_bytes: None) -> None:
         self._fs = filesystem
@@ -135,19 +135,23 @@ class Exporter:
             try:
                 left += self._take(step)
             except Cas3fsError as error:
-                self._tell(step, error)
+                self._report(step, error)
             except (ValueError, TypeError, OverflowError) as error:
-                self._tell(step, f"what the index says of it makes no sense: {error}")
+                self._report(step, f"what the index says of it makes no sense: {error}")
             except OSError as error:
                 if error.errno not in _OF_ONE_FILE:
                     raise
-                self._tell(step, error)
+                self._report(step, error)
 
-    def _tell(self, step: _Step, error: Exception | str) -> None:
+    def _report(self, step: _Step, error: Exception | str) -> None:
         self.result.problems.append(f"{step.destination}: {error}")
 
     def _take(self, step: _Step) -> list[_Step]:
-        """Takes a step; gives those that are left of it, the last one to be taken first."""
+        """Takes a step.
+
+        Returns:
+            the steps that follow from it, the last one to be taken first.
+        """
         if step.within:
             return self._steps_into(step.number, step.destination)
         inode = self._fs.getattr(step.number)
@@ -170,7 +174,7 @@ class Exporter:
         return [_Step(child, destination / os.fsdecode(name)) for name, child in reversed(entries)]
 
     def _copy(self, inode: Inode, destination: Path) -> None:
-        """Copies what is no directory."""
+        """Copies anything but a directory."""
         known = self._linked.get(inode.number)
         if known is not None:
             os.link(known, destination, follow_symlinks=False)
@@ -209,13 +213,13 @@ class Exporter:
                 try:
                     self._fill(file.fileno(), handle, inode)
                 except BaseException:
-                    destination.unlink()  # half a file would pass for a whole one
+                    destination.unlink()  # half a file would look like a whole one
                     raise
         finally:
             self._fs.release(handle)
 
     def _fill(self, descriptor: int, handle: int, inode: Inode) -> None:
-        os.ftruncate(descriptor, inode.size)  # first: a size that the destination does not take costs no copying
+        os.ftruncate(descriptor, inode.size)  # first: where the destination refuses the size, nothing is copied in vain
         for start, end in self._pieces(inode):
             data = self._fs.read(handle, start, end - start)
             os.pwrite(descriptor, data, start)
@@ -223,7 +227,7 @@ class Exporter:
             self._on_progress(self.result.files, self.result.size_bytes)
 
     def _pieces(self, inode: Inode) -> Iterator[Range]:
-        """The ranges that hold data, in pieces, ascending; the rest are holes, which take no time however long."""
+        """The ranges that hold data, in pieces, ascending; the rest are holes, which cost no time however long."""
         window_end = 0
         while (window := self._fs.next_data(inode.number, window_end)) is not None:
             window_end = min(window + _WINDOW_BYTES, inode.size)
@@ -234,7 +238,7 @@ class Exporter:
     # -- attributes
 
     def _copy_attributes(self, inode: Inode, destination: Path) -> None:
-        """Owner first, as it takes bits off the mode; times last, as all else changes them."""
+        """Copies attributes: the owner first, as that clears bits of the mode; times last, as all else changes them."""
         if os.geteuid() == _ROOT_ID:
             os.chown(destination, inode.uid, inode.gid, follow_symlinks=False)
         if not stat.S_ISLNK(inode.mode):

@@ -56,7 +56,7 @@ class FileSystem:
         staging: what is not in the store yet.
     """
 
-    def __init__(  # noqa: PLR0917 - one for each room that it stands on
+    def __init__(  # noqa: PLR0917 - one for each package that it builds on
         self,
         index: Index,
         staging: Staging,
@@ -144,7 +144,7 @@ class FileSystem:
         return recovered
 
     def recover_staging(self) -> int:
-        """Restores what an earlier process has left in staging; `start` does so, and whoever only reads may.
+        """Restores what an earlier process has left in staging; `start` does that, too.
 
         Returns:
             how many files had staged data.

@@ -426,7 +426,7 @@ def test_a_job_that_fails_late_releases_only_what_it_still_holds(
 def test_a_storer_survives_a_failed_selection_of_files(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     fs = machine.mount()
     storer = fs.storer
-    pick, failed = storer._pick, threading.Event()
+    pick, failed = storer._select, threading.Event()
 
     def fail_once() -> list[FrozenFile]:
         if failed.is_set():
@@ -435,7 +435,7 @@ def test_a_storer_survives_a_failed_selection_of_files(machine: Machine, monkeyp
         raise KeyError("for the test")
 
     make_file(fs, 1, b"f", b"text")
-    monkeypatch.setattr(storer, "_pick", fail_once)
+    monkeypatch.setattr(storer, "_select", fail_once)
     assert failed.wait(DEADLINE_S)
     fs.store_all()
     assert fs.pending().files == 0

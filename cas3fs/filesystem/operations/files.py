@@ -5,7 +5,7 @@ A write goes to the file's top layer (module `state.staging`) and nowhere else; 
 
 There are two calls for one thing: `read_now` and `write_now` never wait for anything but the lock, and return None
 where they would have to; `read` and `write` may wait for the store, the disk, or space in staging. A front-end that
-serves many requests with few threads tries the first, and calls the second where waiting holds nobody up.
+serves many requests with few threads tries the first, and calls the second where waiting blocks no other request.
 """
 
 import errno

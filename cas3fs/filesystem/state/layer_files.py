@@ -49,7 +49,7 @@ class PendingWrite(NamedTuple):
     """Bytes that are in a file, and do not count yet.
 
     failures: the file's count of losses when the write began.
-    dirty: the file's set of unsynced ranges at that time; another one since then tells that a sync has begun.
+    dirty: the file's set of unsynced ranges at that time; it is replaced when a sync begins.
     """
 
     offset: int

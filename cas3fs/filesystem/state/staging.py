@@ -117,7 +117,7 @@ class Staging:
 
     @property
     def may_free_space(self) -> bool:
-        """Whether storing goes on, which would free space on the local disk."""
+        """Whether storing succeeds, so that it will free space on the local disk."""
         return not self.is_storing_failing and self._may_store
 
     @property

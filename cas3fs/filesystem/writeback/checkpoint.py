@@ -7,8 +7,8 @@
 3. The pinned state is copied, the frozen layers are stored, and their chunks are entered in the copy.
 
 The certain files are those that were renamed over others and have become dirty since step 1: the index has the name for
-them already, and not their content. Programs write to a new file and rename it over the old one so that nobody sees an
-empty file; so no snapshot shows one. A file that was truncated and is being rewritten needs no such care: the index
+them already, and not their content. Programs write to a new file and rename it over the old one so that no reader sees
+an empty file; so no snapshot shows one. A file that was truncated and is being rewritten needs no such care: the index
 keeps its old content until the new one is stored, and with `settled` step 1 leaves it alone until it is closed.
 
 Where one of these files cannot be stored, all of its content gives an I/O error in the copy. Other files that cannot be

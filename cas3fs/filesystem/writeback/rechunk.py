@@ -226,7 +226,7 @@ class Rechunker:
         return reached
 
     def _extend(self, limit: int, wanted: int) -> tuple[int, bool]:
-        """How far the region reaches when it goes on from `limit`, and whether it ends there.
+        """How far the region extends beyond `limit`, and whether it ends there.
 
         It reaches up to `wanted`, or a little farther, where one old chunk after the other is dirty.
         """

@@ -76,7 +76,7 @@ class Storer:
         self._checked_at_s = 0.0
         self._idle_until_s = 0.0
         self._changes_seen = 0
-        self._has_more = False  # the last look found more than one job could take
+        self._has_more = False  # the last check found more than one job could take
         self._retry_s = 0.0
         self._retry_at_s = 0.0
         self._finished = threading.Condition(state.lock)
@@ -99,7 +99,7 @@ class Storer:
             if thread.is_alive():
                 thread.join()
 
-    # -- picking
+    # -- selecting
 
     def _run(self) -> None:
         store_requested = self._state.staging.store_requested
@@ -114,13 +114,13 @@ class Storer:
 
     def _try_select(self) -> list[FrozenFile]:
         try:
-            return self._pick()
+            return self._select()
         except Exception as error:  # noqa: BLE001 - a thread that ended would leave everything unstored
             _log.exception("looking for files to store failed in a way that was not foreseen")
             self._failed([], error)
             return []
 
-    def _pick(self) -> list[FrozenFile]:
+    def _select(self) -> list[FrozenFile]:
         """Selects the files of one job, and freezes and marks them; none when nothing is due."""
         state = self._state
         with state.lock:

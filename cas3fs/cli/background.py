@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Work that goes on behind the command: a child process in a session of its own, of which the parent learns how it
-began.
+"""Work in the background: a child process in a session of its own, which reports to the parent until it has started.
 
 The child is forked before any thread exists. It reports through a pipe, by lines of JSON: any number of
 ``{"progress": {...}}`` and ``{"notice": "..."}`` (what it logs as a warning), then ``{}`` when it serves, or
-``{"error": {"type": ..., "message": ...}}``; its end without a word is an error, too. Having served, it has no terminal
-and no standard streams.
+``{"error": {"type": ..., "message": ...}}``; an end without a report is an error, too. Then it has no terminal and no
+standard streams.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ _PROGRESS_INTERVAL_S = 0.1
 
 
 class Ready:
-    """How the work tells that it serves: it calls this, once; and how far it is until then."""
+    """The work calls this once, when it serves; until then it reports its progress through it."""
 
     def __init__(self, serves: Callable[[], None], progress: Callable[[dict[str, Any]], None]) -> None:
         self._serves = serves
@@ -39,7 +38,7 @@ class Ready:
         self._serves()
 
     def progress(self, message: dict[str, Any]) -> None:
-        """Shows ``{"what": text, "done": bytes, "total": bytes}``, not too often."""
+        """Show ``{"what": text, "done": bytes, "total": bytes}``, not too often."""
         now_s = time.monotonic()
         if now_s - self._last_sent_s > _PROGRESS_INTERVAL_S:
             self._last_sent_s = now_s
@@ -47,11 +46,11 @@ class Ready:
 
 
 Work = Callable[[Ready], int]
-"""Gives an exit status."""
+"""Returns an exit status."""
 
 
 def run_in_foreground(work: Work, verbose: bool) -> int:
-    """Runs `work` here, with the log on standard error."""
+    """Run `work` here, with the log on standard error."""
     from cas3fs.cli.common import log_to_stderr
 
     log_to_stderr(verbose)
@@ -59,7 +58,7 @@ def run_in_foreground(work: Work, verbose: bool) -> int:
 
 
 def run_in_background(work: Work) -> int:
-    """Runs `work` in a child, and returns 0 when it serves.
+    """Run `work` in a child, and return 0 when it serves.
 
     Raises:
         Cas3fsError: what kept the child from serving.
@@ -83,7 +82,7 @@ def run_in_background(work: Work) -> int:
 
 
 def _show_progress(pipe: BinaryIO) -> bytes:
-    """Shows what the child tells on its way; gives its last word."""
+    """Show what the child reports; return its last line."""
     with progress_bar("opening") as show:
         for line in pipe:
             told = json.loads(line)
@@ -98,7 +97,7 @@ def _show_progress(pipe: BinaryIO) -> bytes:
 
 def _read_error(told: bytes) -> Cas3fsError:
     if not told:
-        return MountError("the process of the mount ended before it served")
+        return MountError("the process of the mount ended before the mount could be used")
     error = json.loads(told)["error"]
     kind: type[Cas3fsError] = getattr(errors, error["type"], Cas3fsError)
     return kind(error["message"])
@@ -132,12 +131,12 @@ def _tell(pipe: int, kind: str, message: str) -> None:
 
 
 def _say(pipe: int, message: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # it was told already that the mount serves; the log has the error
+    with contextlib.suppress(OSError):  # the parent has gone on; the log has the error
         os.write(pipe, json.dumps(message).encode() + b"\n")
 
 
 class _Notices(logging.Handler):
-    """Tells the parent what a user should know."""
+    """Sends warnings to the parent, which prints them."""
 
     def __init__(self, pipe: int) -> None:
         super().__init__(logging.WARNING)

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What several verbs share: options, values of the command line, output, and finding the process that has a volume
-open."""
+"""What several verbs share: options, values of the command line, output, and the volume that a command works on."""
 
 import json
 import logging
@@ -58,22 +57,22 @@ def _or_fail(
 
 
 def folder_options(command: _Command) -> _Command:
-    """The options that say where this machine keeps things."""
+    """The options for the folders of this machine."""
     command = click.option(
-        "--cache-dir", type=click.Path(file_okay=False), help="Where blocks are cached (CAS3FS_CACHE_DIR)."
+        "--cache-dir", type=click.Path(file_okay=False), help="Folder for cached blocks (CAS3FS_CACHE_DIR)."
     )(command)
     return click.option(
-        "--state-dir", type=click.Path(file_okay=False), help="Where local state is kept (CAS3FS_STATE_DIR)."
+        "--state-dir", type=click.Path(file_okay=False), help="Folder for local state (CAS3FS_STATE_DIR)."
     )(command)
 
 
 def store_options(command: _Command) -> _Command:
-    """The options that say how to reach the object store, for who waits at a terminal."""
+    """The options for the object store, with a short wait for the first answer: a person waits at a terminal."""
     return _store_options(command, FIRST_RESPONSE_S)
 
 
 def mount_store_options(command: _Command) -> _Command:
-    """The same for what is started with the machine, when the network may still be to come."""
+    """The same without that: a mount may start with the machine, before the network is up."""
     return _store_options(command, None)
 
 
@@ -90,18 +89,19 @@ def _store_options(command: _Command, first_response_s: float | None) -> _Comman
 
     usual = "2m" if first_response_s is None else f"{first_response_s:.0f}s for the first answer, 2m after it"
     option(
-        "--download-limit", "download_bytes_per_s", Size(), "Download at most so many bytes a second, such as 10MiB."
+        "--download-limit",
+        "download_bytes_per_s",
+        Size(),
+        "Download at most this much per second, such as 10MiB.",
     )
-    option("--upload-limit", "upload_bytes_per_s", Size(), "Upload at most so many bytes a second, such as 10MiB.")
-    text = f"Give up when the store has not answered for so long.  [default: {usual}]"
+    option("--upload-limit", "upload_bytes_per_s", Size(), "Upload at most this much per second, such as 10MiB.")
+    text = f"Give up when the store has not answered for this long.  [default: {usual}]"
     option("--timeout", "timeout_s", Duration(), text)
-    return click.option("--endpoint-url", metavar="URL", help="The S3 endpoint, in place of boto3's configuration.")(
-        command
-    )
+    return click.option("--endpoint-url", metavar="URL", help="S3 endpoint, instead of the configured one.")(command)
 
 
 def verbose_option(command: _Command) -> _Command:
-    """``-v``: tell more in the log."""
+    """``-v``."""
     return click.option("-v", "--verbose", is_flag=True, help="Log more.")(command)
 
 
@@ -109,7 +109,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def print_json(value: Any) -> None:
-    """Prints `value` as one JSON value over several lines."""
+    """Print `value` as one JSON value over several lines."""
     click.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
@@ -120,14 +120,14 @@ def refuse_unstored(unstored: Sequence[Mapping[str, Any]] | None, snapshot: str)
 
 
 def log_to_stderr(verbose: bool) -> None:
-    """Sends the log to standard error; for verbs that stay in the foreground."""
+    """Send the log to standard error, for verbs that stay in the foreground."""
     level = logging.DEBUG if verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="cas3fs: %(levelname)s: %(message)s")
     quiet_libraries()
 
 
 def quiet_libraries() -> None:
-    """Keeps libraries from filling the log with every request."""
+    """Keep libraries from logging every request."""
     for name in ("boto3", "botocore", "urllib3", "s3transfer", "llfuse"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -140,7 +140,7 @@ def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
 
 
 def normal_url(url: str) -> str:
-    """`url` in the one form in which it is compared; raises UsageError where it names no store."""
+    """`url` in the form in which URLs are compared; raises UsageError where it names no store."""
     from cas3fs.volume.location import normal_url as normal
 
     return normal(url)
@@ -231,7 +231,7 @@ def find_mount_or_dead(
 
 
 def _writer_mount(url: str, folders: LocalFolders, endpoint_url: str | None) -> "MountEntry | None":
-    """The mount of a volume through which it is written; one whose process is gone, where there is no other."""
+    """The mount through which a volume is written; if there is none, a mount whose process is gone."""
     from cas3fs.cli.socket_lookup import find_socket
     from cas3fs.fuse.mountpoints import list_mounts
     from cas3fs.volume.location import belongs_to_endpoint

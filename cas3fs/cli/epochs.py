@@ -18,13 +18,13 @@ _STANDINGS: Final[Mapping[str, str]] = {
 
 
 @click.command()
-@volume_argument
 @click.option(
     "--release",
     type=click.IntRange(1),
     metavar="EPOCH",
     help="Declare that what the writer of EPOCH stored and never published is no longer needed.",
 )
+@volume_argument
 @json_option
 def epochs(*, volume: VolumeArgument, release: int | None, as_json: bool) -> None:
     """List the last writers of VOLUME; each mount for writing is an epoch.

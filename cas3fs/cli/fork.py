@@ -8,12 +8,12 @@ from cas3fs.errors import MountError
 
 
 @click.command()
-@volume_argument
 @click.option(
     "--take-over",
     is_flag=True,
     help="Fork although a writer has not released VOLUME, because that writer uses the original.",
 )
+@volume_argument
 @json_option
 def fork(*, volume: VolumeArgument, take_over: bool, as_json: bool) -> None:
     """Give VOLUME, a copy of another volume, an identity of its own.

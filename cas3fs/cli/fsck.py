@@ -24,10 +24,10 @@ MOST_SHOWN = 10
 
 
 @click.command()
-@volume_argument
 @click.option("--repair", is_flag=True, help="Repair errors; VOLUME must not be mounted. Deletes nothing.")
 @click.option("--verify-data", is_flag=True, help="Read every block and snapshot from the store, and check the hashes.")
 @click.option("--max-duration", type=Duration(), help="Stop reading after this time; the next run continues there.")
+@volume_argument
 @json_option
 def fsck(*, volume: VolumeArgument, repair: bool, verify_data: bool, max_duration: float | None, as_json: bool) -> int:
     """Check the index, the objects in the store, the snapshots, and data that is not stored yet.

@@ -21,7 +21,6 @@ _DEFAULTS: Final = GcSettings()
 
 
 @click.command()
-@volume_argument
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and what it would free and cost.")
 @click.option(
     "--min-live",
@@ -38,6 +37,7 @@ _DEFAULTS: Final = GcSettings()
     help=f"Keep unknown objects that are younger than this.  [default: {format_duration(int(_DEFAULTS.grace_s))}]",
 )
 @price_option
+@volume_argument
 @json_option
 def gc(
     *,

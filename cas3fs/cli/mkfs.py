@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs mkfs``: creates a volume."""
+"""``cas3fs mkfs``: create a volume."""
 
 from typing import Final
 
@@ -17,20 +17,36 @@ from cas3fs.cli.common import (
     verbose_option,
 )
 from cas3fs.config import VolumeSettings
-from cas3fs.units import MIB
 
 _DEFAULTS: Final = VolumeSettings()
 
 
 @click.command()
 @click.argument("volume")
-@click.option("--chunker", type=click.Choice(list(CHUNKERS)), default=_DEFAULTS.chunker, show_default=True)
-@click.option("--block-size", type=Size(), default=MIB, help="Average size of a block.  [default: 1MiB]")
-@click.option("--pack-size", type=Size(), default=16 * MIB, help="Size of an object of blocks.  [default: 16MiB]")
-@click.option("--compression", default="zstd:3", show_default=True, help="zstd:LEVEL or none.")
-@click.option("--label", default="", help="A name for people.")
-@click.option("--allow-unfenced", is_flag=True, help="Accept a store that ignores create-if-absent.")
-@click.option("--group-readable", is_flag=True, help="Let the group of a store in a directory read it.")
+@click.option(
+    "--chunker",
+    type=click.Choice(list(CHUNKERS)),
+    default=_DEFAULTS.chunker,
+    show_default=True,
+    help="How files are cut into blocks; fixed is for disk images and databases.",
+)
+@click.option(
+    "--block-size", type=Size(), default=_DEFAULTS.block_size_bytes, help="Average size of a block.  [default: 1MiB]"
+)
+@click.option(
+    "--pack-size",
+    type=Size(),
+    default=_DEFAULTS.pack_size_bytes,
+    help="Size of a pack, the object that holds blocks.  [default: 16MiB]",
+)
+@click.option("--compression", default=_DEFAULTS.compression, show_default=True, help="zstd:LEVEL or none.")
+@click.option("--label", default="", help="A name for the volume, shown by stats.")
+@click.option(
+    "--allow-unfenced",
+    is_flag=True,
+    help="Accept a store without create-if-absent, which cannot keep two writers apart.",
+)
+@click.option("--group-readable", is_flag=True, help="Let the group of the directory read a volume in a directory.")
 @store_options
 @json_option
 @verbose_option
@@ -50,7 +66,9 @@ def mkfs(
 ) -> None:
     """Create a volume at the URL VOLUME.
 
-    The bucket or folder must exist; a volume that is there already is left alone. In a folder, only you can read it.
+    The bucket or folder must exist, and must not hold a volume. Only you can read a volume in a folder.
+
+    Example: cas3fs mkfs --compression zstd:6 s3://bucket/volume
     """
     from cas3fs.commands.mkfs import create_volume
 
@@ -60,4 +78,4 @@ def mkfs(
     if as_json:
         print_json(made)
     else:
-        click.echo(f"volume {made['uuid']} made at {made['url']}")
+        click.echo(f"volume {made['uuid']} created at {made['url']}")

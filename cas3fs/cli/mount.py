@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs mount``: mounts a volume, and returns when it serves."""
+"""``cas3fs mount``: mount a volume."""
 
 import os
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -16,47 +17,90 @@ from cas3fs.cli.common import (
     store_settings,
     verbose_option,
 )
-from cas3fs.config import LocalFolders, MountSettings, StoreSettings, WriterSettings, find_local_folders, split_options
+from cas3fs.config import (
+    LocalFolders,
+    MountSettings,
+    StoreSettings,
+    WriterSettings,
+    find_local_folders,
+    split_options,
+)
 from cas3fs.errors import UsageError
-from cas3fs.units import GIB
+from cas3fs.units import format_duration, format_size
 
-DEFAULT_WORKERS = 8
 MIN_WORKERS = 4
+_DEFAULTS: Final = WriterSettings()
+DEFAULT_WORKERS: Final = MountSettings(Path()).workers
+
+
+def _size(size_bytes: int) -> str:
+    """A size as options take it."""
+    return format_size(size_bytes).replace(".0 ", "")
 
 
 @click.command()
 @click.argument("volume")
-@click.argument("directory")  # no click.Path: that would stat a mount that may not answer
+@click.argument("directory")  # no click.Path: that would stat a mount that may not respond
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
-@click.option("--read-only", is_flag=True, help="Mount the newest snapshot, without claiming the volume.")
-@click.option("--snapshot", metavar="ID", help="Mount that snapshot, read-only, beside the volume itself.")
+@click.option("--read-only", is_flag=True, help="Mount the newest snapshot without becoming the writer.")
+@click.option("--snapshot", metavar="ID", help="Mount this snapshot read-only; the volume may be mounted too.")
 @click.option(
-    "--take-over", is_flag=True, help="Become the writer though another has not released the volume, which fences it."
+    "--take-over",
+    is_flag=True,
+    help="Take over from a writer that has not released the volume; that writer is fenced.",
 )
-@click.option("--cache-size", type=Size(), help="Size of the disk cache.  [default: 10GiB]")
+@click.option(
+    "--cache-size", type=Size(), help=f"Size of the disk cache.  [default: {_size(_DEFAULTS.cache_size_bytes)}]"
+)
 @click.option(
     "--cache",
     "caches",
     multiple=True,
     metavar="CACHE",
-    help="A cache, in place of the disk alone; repeat it, fastest first: memory:256MiB, disk:10GiB, "
+    help="A cache, instead of the disk cache alone; repeatable, fastest first: memory:256MiB, disk:10GiB, "
     "memcached://HOST:11211,HOST2:11211, web+http://HOST/PATH.",
 )
-@click.option("--staging-size", type=Size(), default=4 * GIB, help="Data waiting for the store.  [default: 4GiB]")
 @click.option(
-    "--snapshot-interval", type=Duration(), default=300.0, help="Publish this often; 0: never.  [default: 5m]"
+    "--staging-size",
+    type=Size(),
+    default=_DEFAULTS.staging_size_bytes,
+    help=f"Disk space for data that is not stored yet.  [default: {_size(_DEFAULTS.staging_size_bytes)}]",
 )
-@click.option("--gc-interval", type=Duration(), default=0.0, help="Collect garbage this often.  [default: never]")
+@click.option(
+    "--snapshot-interval",
+    type=Duration(),
+    default=_DEFAULTS.snapshot_interval_s,
+    help="Publish a snapshot this often if something has changed; 0: never.  "
+    f"[default: {format_duration(int(_DEFAULTS.snapshot_interval_s))}]",
+)
+@click.option(
+    "--gc-interval",
+    type=Duration(),
+    default=_DEFAULTS.gc_interval_s,
+    help="Run gc this often.  [default: never]",
+)
 @click.option(
     "--fsync",
     "fsync_mode",
     type=click.Choice(["local", "remote"]),
     default="local",
     show_default=True,
-    help="When fsync returns: on the local disk, or published in the store.",
+    help="fsync returns when data is on the local disk, or in a snapshot in the store.",
 )
-@click.option("--workers", type=click.IntRange(MIN_WORKERS, 256), default=DEFAULT_WORKERS, show_default=True)
-@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, separated by commas.")
+@click.option(
+    "--workers",
+    type=click.IntRange(MIN_WORKERS, 256),
+    default=DEFAULT_WORKERS,
+    show_default=True,
+    help="Threads that serve requests.",
+)
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTIONS",
+    help="Mount options as of mount(8), separated by commas; repeatable.",
+)
 @folder_options
 @mount_store_options
 @verbose_option
@@ -81,25 +125,30 @@ def mount(
     endpoint_url: str | None,
     verbose: bool,
 ) -> int:
-    """Mount the volume at the URL VOLUME on DIRECTORY, and return when it serves."""
+    """Mount the volume at the URL VOLUME on DIRECTORY.
+
+    The command returns when programs can use the mount; its process runs in the background.
+
+    Example: cas3fs mount s3://bucket/volume /mnt/volume
+    """
     from cas3fs.caches.registry import parse_caches
     from cas3fs.cli.socket_lookup import find_socket
     from cas3fs.fuse.mountpoints import check_mountpoint, mount_at
 
     if caches and cache_size is not None:
-        raise UsageError("--cache-size and --cache exclude each other: write --cache disk:SIZE")
+        raise UsageError("--cache-size and --cache exclude each other: use --cache disk:SIZE")
     parse_caches(caches)
     if snapshot is not None and take_over:
-        raise UsageError("--snapshot only reads, so it has nothing to take over")
+        raise UsageError("--snapshot mounts read-only, so --take-over has no meaning with it")
     split = split_options(options)
     folders = find_local_folders(state_dir, cache_dir)
     if (already := mount_at(directory)) is not None:
-        find_socket(already.mountpoint, folders)  # says so if its process is stopped, where a look into it would wait
+        find_socket(already.mountpoint, folders)  # raises if its process is stopped; reading the directory would block
     mountpoint = check_mountpoint(directory, may_hold_files="nonempty" in split)
     _refuse_hiding(mountpoint, folders)
     writer = WriterSettings(
         read_only=read_only or snapshot is not None or "ro" in split,
-        cache_size_bytes=10 * GIB if cache_size is None else cache_size,
+        cache_size_bytes=_DEFAULTS.cache_size_bytes if cache_size is None else cache_size,
         caches=caches,
         staging_size_bytes=staging_size,
         snapshot_interval_s=snapshot_interval,
@@ -109,18 +158,12 @@ def mount(
         fsync_remote=fsync_mode == "remote",
     )
     session = MountSettings(mountpoint, workers, split)
-    return _serve(
-        store_settings(normal_url(volume), endpoint_url),
-        writer,
-        session,
-        folders,
-        foreground=foreground,
-        verbose=verbose,
-    )
+    store = store_settings(normal_url(volume), endpoint_url)
+    return _serve(store, writer, session, folders, foreground=foreground, verbose=verbose)
 
 
 def _refuse_hiding(mountpoint: Path, folders: LocalFolders) -> None:
-    """Raises UsageError where the mount would cover the folders of its own process: both would wait for each other.
+    """Raise UsageError where the mount would hide the folders of its own process: both would wait for each other.
 
     The store is no such folder: it is reached through a descriptor, also below a mount.
     """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is printed is plain text: names and labels come from volumes that others may have written, and a terminal obeys
-what it is shown.
+"""Only printable text is printed: names and labels come from volumes that others may have written, and a terminal obeys
+control characters.
 
 Characters that steer a terminal, and those that cannot be encoded, are shown as escapes such as ``\\x1b``; ends of
 lines and tabs are left.
@@ -25,7 +25,7 @@ def system_error(error: OSError) -> str:
     about = f"{error.filename}: " if error.filename else ""
     text = f"{about}{error.strerror or error}"
     if error.errno in _FULL:
-        text += "; make room on the disk of the state directory, or of temporary files, and do this again"
+        text += "; free space on the disk of the state directory, or of temporary files, and try again"
     return text
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A progress bar on the terminal, for what takes long; nothing where standard error is no terminal."""
+"""A progress bar on the terminal, for long work; nothing where standard error is not a terminal."""
 
 import sys
 from collections.abc import Iterator

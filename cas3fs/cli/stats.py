@@ -28,8 +28,8 @@ _Rows = list[tuple[str, str]]
 
 
 @click.command()
-@volume_argument
 @price_option
+@volume_argument
 @json_option
 def stats(*, volume: VolumeArgument, prices: PriceTable, as_json: bool) -> None:
     """Show files and sizes, what deduplication and compression save, and costs.

@@ -1,13 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opens, publishes and closes a volume.
+"""Opens, publishes and closes a volume: settings become connected objects.
 
-Vocabulary: a volume is *open* when a state folder is locked, an epoch claimed and a file system wired to index,
-staging and store; it is a *view* when it is open for reading only, from the newest snapshot, without a claim; the
-*line* of a volume is the succession of its writers: the local index *continues the line* when nobody else has written
-since it was written; *to publish* is to store everything and put a snapshot of the index in the store; *to finish* is
-to publish and release the epoch.
+Words
+    open       a state folder is locked, an epoch claimed, and a file system connected to index, staging and store
+    view       a volume that is open for reading only, from a snapshot, without a claim
+    lineage    the succession of writers: the local index continues it if nobody else has written since it was written
+    diverged   said of a snapshot: published by a writer that had been taken over from, so not part of the lineage
+    publish    store everything, and put a snapshot of the index in the store
+    finish     publish, and release the epoch
+    clean      said of the local index: it holds what a snapshot holds, and no more
 
-Modules: `loading` (the store of a volume, and its entry), `state_folder`, `lineage` (which index to go on with),
-`wiring`, `publisher`, `pruner`, `opening` (all of it together, and its end), `offline_writer` (a claim without a file
-system), `gc_scheduler`, `memory_tuning`.
+Modules
+    loading         the store of a volume, and the entry that records how it was made
+    location        which state folder belongs to a volume; two copies of a bucket have two
+    state_folder    the files of the state folder, and its lock
+    lineage         which index a writer begins with: the local one, the newest snapshot, or an empty one
+    comparison      the local index compared with the store: current, superseded, an old copy, another store
+    handover        what a claim knows of the snapshots before it lists them, and leaves to the next
+    wiring          a file system from its parts
+    opening         all of it together: `open_writer`, `open_view`, and the end
+    offline_writer  a claim without a file system, for commands that only change snapshots
+    publisher       snapshots on demand and at intervals; `pruner` deletes those that the policy does not keep
+    sampler         part of the index is checked with each snapshot
+    gc_scheduler    gc on demand and at intervals
+    memory_tuning   limits of the process of a mount
+
+The default retention policy is in `cas3fs.snapshots.policy`. The room does not know of FUSE, verbs or messages.
 """

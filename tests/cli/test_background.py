@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FULL = "make room on the disk of the state directory, or of temporary files, and do this again"
+FULL = "free space on the disk of the state directory, or of temporary files, and try again"
 SCRIPT = """
 import sys, os
 from cas3fs.cli.background import run_in_background
@@ -48,7 +48,7 @@ def test_the_parent_returns_when_the_child_serves_while_that_goes_on(tmp_path: P
         ("raise KeyError('defect')", "Cas3fsError KeyError: 'defect'"),
         ("raise OSError(28, 'No space left on device')", f"Cas3fsError No space left on device; {FULL}"),
         ("raise OSError(5, 'Input/output error', '/a')", "Cas3fsError /a: Input/output error"),
-        ("os._exit(3)", "MountError the process of the mount ended before it served"),
+        ("os._exit(3)", "MountError the process of the mount ended before the mount could be used"),
         ("sys.exit(3)", "Cas3fsError SystemExit: 3"),
     ],
 )

@@ -79,7 +79,7 @@ def test_what_mkfs_made_is_told_as_json_too(url: str, capsys: pytest.CaptureFixt
 def test_a_snapshot_is_not_taken_over(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "m").mkdir()
     assert run(["mount", "--snapshot", "00000001-0000000001", "--take-over", url, str(tmp_path / "m")]) == 2
-    assert "only reads" in capsys.readouterr().err
+    assert "read-only" in capsys.readouterr().err
 
 
 @pytest.mark.promise("unusable-requests-are-refused-at-once")
@@ -169,4 +169,4 @@ def test_the_module_is_the_command(url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cas3fs", "mkfs", url], capture_output=True, text=True, env=os.environ, check=True
     )
-    assert "made at" in done.stdout
+    assert "created at" in done.stdout

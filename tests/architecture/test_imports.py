@@ -13,6 +13,10 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 HELP_LIMIT_S = 0.3
 HEAVY = {"boto3", "botocore", "llfuse", "sqlalchemy", "alembic", "sqlite3", "blake3", "zstandard", "moto"}
+NOT_FOR_A_MOUNT = {
+    "alembic", "cas3fs.index.checks", "cas3fs.index.repairs", "cas3fs.index.scans", "cas3fs.maintenance.gc.collector",
+    "cas3fs.commands.fsck",
+}  # fmt: skip
 
 
 def test_the_import_contracts_hold() -> None:
@@ -30,6 +34,13 @@ def test_help_imports_no_large_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "mount" in done.stdout
     assert {name.partition(".")[0] for name in done.stderr.split()} & HEAVY == set()
+
+
+def test_a_mount_imports_what_gc_and_fsck_need_only_when_it_serves() -> None:
+    code = "import sys, cas3fs.commands.mount; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cas3fs.index.namespace" in done.stdout.split()
+    assert set(done.stdout.split()) & NOT_FOR_A_MOUNT == set()
 
 
 def test_help_takes_less_than_three_tenths_of_a_second() -> None:

@@ -12,7 +12,7 @@ from tests.filesystem.usage import DEADLINE_S, until
 
 
 class GatedStore(ObjectStore):
-    """Passes everything on; a put waits while the gate is closed, and fails while `failing`."""
+    """Passes everything on, but a put waits while the gate is closed, and fails while `failing`."""
 
     def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner
@@ -67,7 +67,7 @@ class Gated:
         self.fs = machine.mount(settings, wrap=wrap, **more)
 
     def close_gate(self) -> None:
-        """What comes to the gate from now on waits there; what has passed before is not counted any more."""
+        """Closes the gate; puts that have passed it before are not counted any more."""
         self.store.gate.clear()
         while self.store.waiting.acquire(blocking=False):
             pass
@@ -85,5 +85,5 @@ class Gated:
         assert not thread.is_alive()
 
     def await_job(self) -> None:
-        """Returns when the first job is over: who asked for it does not wait for a file that is gone."""
+        """Returns when the first job is over: its caller does not wait for a file that was removed."""
         until(lambda: self.fs.metrics.snapshot().get("storer.jobs", 0) > 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an open file remembers of its chunk list is always what the index says."""
+"""What an open file has cached of its chunk list always agrees with the index."""
 
 import random
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Counted:
 
 
 def put(index: Index, start: int, *lengths: int, block: int = 1) -> None:
-    """Chunks one behind the other, in place of what is there."""
+    """Puts chunks one behind the other, in place of what is there."""
     rows, place = [], start
     for length in lengths:
         rows.append((place, length, block, 0))

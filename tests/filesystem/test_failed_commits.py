@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commits that fail: what they were about is done by the next one, and no crash between finds half of it."""
+"""Commits that fail: the next one does what they had to do, and no crash between finds half of it."""
 
 import errno
 import os
@@ -54,7 +54,7 @@ def test_stored_layers_are_dropped_by_the_commit_after_a_failed_one(machine: Mac
         commit_in_vain(fs)
     fs.commit()
     assert fs.staging.size_bytes == 0
-    fs.commit()  # deletes the rows of what the one before let go
+    fs.commit()  # deletes the rows of the layers that the one before has dropped
     assert list(fs.staging.rows.records.rows()) == []
 
 

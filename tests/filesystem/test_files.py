@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Attributes, extended attributes, and the corners of reading and writing."""
+"""Attributes, extended attributes, and the edge cases of reading and writing."""
 
 import errno
 import os
@@ -148,7 +148,7 @@ def test_extended_attributes_heed_create_replace_and_limits(fs: FileSystem) -> N
 
 @pytest.mark.promise("unusable-requests-are-refused-at-once", "attributes-have-64-kib")
 def test_a_file_has_no_more_attributes_than_can_be_listed(fs: FileSystem) -> None:
-    """The kernel hands on 64 KiB of names; a file with more could never be copied with its attributes again."""
+    """The kernel passes on 64 KiB of names; a file with more could never be copied with its attributes."""
     file = make_file(fs, 1, b"f")
     names = [b"user.%03d" % number + b"n" * 191 for number in range(400)]
     for name in names[:327]:

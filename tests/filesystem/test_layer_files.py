@@ -115,7 +115,7 @@ def test_statfs_gives_its_last_answer_when_the_index_cannot_be_opened(
 
 @pytest.mark.promise("few-descriptors-for-many-files")
 def test_opening_a_file_waits_for_no_sync_of_another(machine: Machine) -> None:
-    """The sync may belong to who needs one, too: each would wait for the other."""
+    """The other thread may need a descriptor too: each would wait for the other."""
     fs = machine.mount(most_open=1)
     layers = make_file(fs, 1, b"f", data_of(0)).layers
     held = layers[0].bytes

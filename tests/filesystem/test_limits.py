@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers that a program may hand in: what cannot be kept is moved to what can, or refused, and nobody else notices."""
+"""Numbers that a program may hand in: one that cannot be kept is replaced by the nearest, or refused, without effect on
+other files."""
 
 import errno
 import os

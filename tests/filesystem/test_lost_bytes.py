@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Staged bytes that the local disk has lost: programs are told, and nobody ever takes zeros for them."""
+"""Staged bytes that the local disk has lost: programs get an error, and never zeros in their place."""
 
 import errno
 import os
@@ -50,8 +50,8 @@ def test_a_failed_sync_is_reported_once_to_each_handle(machine: Machine, fs: Fil
     machine.disk.fail("sync")
     refused(errno.EIO, fs.fsync, handle)
     refused(errno.EIO, fs.fsync, other)
-    for told in (handle, other, fs.open(fs.lookup(1, b"f").number, os.O_RDONLY, ROOT)):
-        fs.fsync(told)
+    for opened in (handle, other, fs.open(fs.lookup(1, b"f").number, os.O_RDONLY, ROOT)):
+        fs.fsync(opened)
 
 
 @pytest.mark.promise("a-failed-sync-is-never-forgotten", "lost-staged-data-is-an-error")
@@ -59,7 +59,7 @@ def test_a_sync_that_failed_in_the_background_is_reported_by_the_next_fsync(
     machine: Machine, fs: FileSystem, handle: int
 ) -> None:
     lose_in_background(machine, fs)
-    later = fs.open(fs.lookup(1, b"f").number, os.O_RDWR, ROOT)  # nobody was told so far
+    later = fs.open(fs.lookup(1, b"f").number, os.O_RDWR, ROOT)  # no handle has got the error so far
     refused(errno.EIO, fs.fsync, later)
     refused(errno.EIO, fs.fsync, handle)
 
@@ -148,7 +148,7 @@ def test_what_was_lost_stays_lost_after_a_crash(machine: Machine, fs: FileSystem
 def test_what_was_lost_is_never_stored(
     machine: Machine, fs: FileSystem, handle: int, look: Callable[[FileSystem], None]
 ) -> None:
-    """Neither when a sync has told of it, nor when the system alone knows."""
+    """Neither when a sync has reported it, nor when only the system knows."""
     make_file(fs, 1, b"well", b"w" * MIB)
     assert machine.disk.lose_writes(f"{fs.lookup(1, b'f').number:x}-")
     look(fs)

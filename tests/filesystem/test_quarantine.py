@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A damaged record of staged bytes is put aside: its file is as it was stored last, and all others are taken up."""
+"""A damaged row of staged bytes is quarantined: its file is as it was stored last, and all others are restored."""
 
 import json
 import sqlite3

@@ -39,9 +39,9 @@ class File:
     sizes: set[int] = attrs.field(factory=set)
     unsynced: set[int] = attrs.field(factory=set)
     doubtful: set[int] = attrs.field(factory=set)
-    """Cells that the disk may have lost, of which no fsync has told."""
+    """Cells that the disk may have lost, which no fsync has reported."""
     lost: set[int] = attrs.field(factory=set)
-    """Cells that it may have lost as an fsync has told."""
+    """Cells that it may have lost, as an fsync has reported."""
     faded: set[int] = attrs.field(factory=set)
     """Cells that were one or the other since the last fsync that succeeded: a crash may bring that back, too."""
     is_promised: bool = False
@@ -72,7 +72,7 @@ class File:
             cells.difference_update({cell for cell in cells if cell >= size})
 
     def promise(self) -> None:
-        """An fsync succeeded: what was written since the last that told of a loss is there."""
+        """An fsync succeeded: what was written since the last one that reported a loss is there."""
         self.doubtful.clear()
         self.unsynced.clear()
         self.before.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who reads from front to back is recognised, and nobody else."""
+"""Only a program that reads from front to back is recognised as sequential."""
 
 import itertools
 import random

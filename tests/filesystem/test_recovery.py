@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is taken up from staging after a crash, and what is not: staging and index are two databases, and a crash may
+"""What is restored from staging after a crash, and what is not: staging and index are two databases, and a crash may
 come between any two of their commits."""
 
 import pytest

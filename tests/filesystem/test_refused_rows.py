@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One row that SQLite refuses is the trouble of its file: the others of its batch are saved and stored."""
+"""A row that SQLite refuses concerns its file only: the others of its batch are saved and stored."""
 
 import os
 

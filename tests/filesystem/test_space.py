@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Room for what waits for the store: staging's limit, and what the local disk has."""
+"""Space for what waits for the store: the limit of staging, and what the local disk has."""
 
 import errno
 import os
@@ -38,7 +38,7 @@ def opened(fs: FileSystem, name: bytes = b"f") -> int:
 
 
 def let_the_disk_have(machine: Machine, fs: FileSystem, room_bytes: int) -> None:
-    """So much room for staging; returns when the file system knows."""
+    """Gives staging so much space; returns when the file system knows of it."""
     machine.disk.free_space_bytes = RESERVE_BYTES + room_bytes
     fs.commits.check_disk()
 
@@ -58,7 +58,7 @@ def test_a_writer_short_of_disk_space_waits_while_storing_frees_some(machine: Ma
     other = opened(fs, b"g")
     let_the_disk_have(machine, fs, 0)
     thread = writing(fs, other, MIB)
-    assert gated.store.waiting.acquire(timeout=DEADLINE_S)  # the writer has made the storers hungry
+    assert gated.store.waiting.acquire(timeout=DEADLINE_S)  # the writer has requested storing
     assert thread.is_alive()
     let_the_disk_have(machine, fs, 0)
     machine.disk.free_space_bytes = None

@@ -107,15 +107,15 @@ class Underway:
 
 
 def when_frozen(fs: FileSystem, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when somebody waits for a writer."""
+    """Set when a thread waits for a writer."""
     waits = threading.Event()
     wait = fs.staging.space_available.wait
 
-    def told(timeout: float | None = None) -> bool:
+    def noted(timeout: float | None = None) -> bool:
         waits.set()
         return wait(timeout)
 
-    monkeypatch.setattr(fs.staging.space_available, "wait", told)
+    monkeypatch.setattr(fs.staging.space_available, "wait", noted)
     return waits
 
 
@@ -155,7 +155,7 @@ def checkpoint_that_waits(
 def test_a_checkpoint_that_waits_for_a_writer_shows_one_instant(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Two files are renamed over others; while the writer of the one is waited for, the other is removed."""
+    """Two files are renamed over others; during the wait for a writer of the one, the other is removed."""
     fs = machine.mount()
     for name in (b"f", b"g"):
         make_file(fs, 1, name, b"old")
@@ -236,7 +236,7 @@ def test_a_checkpoint_starts_over_when_a_file_is_removed_while_it_waits_for_a_wr
     assert content(after, b"f") == b"w" * MIB
     other.close()
     fs.commit()
-    assert open_below(machine.folder / "staging") == []  # what was frozen the first time is let go
+    assert open_below(machine.folder / "staging") == []  # what was frozen the first time is released
 
 
 @pytest.mark.parametrize("failing", ["freezing", "syncing"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One file that cannot be stored is left out, told, and tried again; it keeps no other from being stored."""
+"""A file that cannot be stored is left out, reported, and tried again; it blocks the storing of no other."""
 
 import errno
 import os
@@ -56,7 +56,7 @@ def staged_of(machine: Machine, fs: FileSystem, name: bytes) -> Path:
 
 
 def cut_short(machine: Machine, fs: FileSystem, name: bytes) -> None:
-    """Most of its staged bytes can be read no more."""
+    """Makes most of the staged bytes of a file unreadable."""
     os.truncate(staged_of(machine, fs, name), 4096)
 
 

@@ -69,7 +69,7 @@ def rewrite(fs: FileSystem, name: bytes, offset: int, data: bytes) -> None:
 
 
 def remove(fs: FileSystem, name: bytes) -> None:
-    """Its last name goes, and the kernel forgets it: nothing of it is kept."""
+    """Removes the last name of a file, and has the kernel forget it: nothing of it is kept."""
     number = fs.lookup(1, name).number
     fs.unlink(1, name)
     fs.forget([(number, 100)])
@@ -92,7 +92,7 @@ def open_below(folder: Path) -> list[str]:
 
 
 def store_without_commit(fs: FileSystem) -> None:
-    """As the storers do between two commits."""
+    """Stores everything, as the storers do between two commits."""
     fs.storer.store_all()
 
 

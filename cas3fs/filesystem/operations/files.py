@@ -225,9 +225,6 @@ class Files:
             opened.losses_seen = failure.reported = failure.count
             raise FileSystemError(errno.EIO, failure.reason)
 
-    def flush(self, handle: int) -> None:
-        """A descriptor of the handle was closed; what was written is staged already, so nothing is left to do."""
-
     # -- reading
 
     def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:

@@ -18,7 +18,7 @@ import pytest
 
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.gc import collect_unmounted
-from cas3fs.control.messages.maintenance import FsckRequest
+from cas3fs.control.messages.maintenance import FsckRequest, GcRequest
 from cas3fs.filesystem import ROOT
 from cas3fs.volume.opening import OpenVolume
 from tests.maintenance.memory_volume import Tree, contents
@@ -114,7 +114,7 @@ class KillableVolume:
         del self.trees[first]
 
     def delete(self, snapshots: list[str]) -> None:
-        """Deletes snapshots as a person does."""
+        """Deletes snapshots as `cas3fs snapshot delete` does."""
         delete_snapshots(self.volume, "here", *snapshots)
 
     def delete_random_snapshots(self, chance: random.Random) -> None:
@@ -151,8 +151,8 @@ class KillableVolume:
         return done.returncode != 0
 
     def gc(self) -> None:
-        settings = {"grace_s": 0, "min_live": 0.9}
-        collect_unmounted(self.volume.store_settings, self.volume.folders("here"), settings, lambda progress: None)
+        request = GcRequest(min_live=0.9, grace_s=0)
+        collect_unmounted(self.volume.store_settings, self.volume.folders("here"), request, ignore_progress_report)
 
     def check(self) -> None:
         """Checks the contents of every snapshot; those that a gc has published have those of the head."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a volume costs, for verbs that tell it: the option that sets prices, and the words."""
+"""What a volume costs: the option that sets prices, and the lines that show costs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
@@ -47,7 +47,7 @@ def price_option(command: _Command) -> _Command:
 def cost_report(process: Mapping[str, float], stored_bytes: int, prices: PriceTable) -> dict[str, Any]:
     """What a mount has asked for since it began, and what the volume costs, in dollars.
 
-    `process` has the metrics of the mount, or nothing. Egress is told apart: only what leaves the service's region is
+    `process` has the metrics of the mount, or nothing. Egress is separate: only what leaves the service's region is
     charged.
     """
     requests = {kind: int(process.get(f"store.{kind}.count", 0)) for kind in ("put", "get", "list", "head", "delete")}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finding the control socket of a mount by its mount point, though its process may be stopped.
+"""Finding the control socket of a mount by its mount point, even if its process is stopped.
 
-Only the mount itself knows for sure where its socket is, so the kernel has to ask it. Who makes such a request waits
-until it is answered, and cannot even be killed once the process has taken it. So a child makes it; where that hears
-nothing, the records in the state folder tell which process it may be, and whether that lives.
+Only the mount itself knows for sure where its socket is, so the kernel has to ask it. A process that makes such a
+request waits for the answer, and cannot even be killed once the process of the mount has received it. So a child
+process makes it. If the child gets no answer, the records in the state folder show which process it may be, and
+whether that responds.
 """
 
 import contextlib
@@ -55,7 +56,7 @@ def find_socket(
 
 @contextlib.contextmanager
 def _asked(mountpoint: Path) -> Iterator[int]:
-    """A pipe through which a child tells what the mount answers; the child is ended, or it ends with the mount."""
+    """A pipe on which a child sends the answer of the mount; the child is killed, or ends with the mount."""
     answer, telling = os.pipe()
     child = os.fork()
     if not child:
@@ -73,7 +74,7 @@ def _asked(mountpoint: Path) -> Iterator[int]:
 def _tell(mountpoint: Path, pipe: int) -> NoReturn:
     """The child's whole life."""
     try:
-        os.closerange(0, pipe)  # whoever waits for the end of the command's output does not wait for the child
+        os.closerange(0, pipe)  # a reader of the command's output must not wait for the child
         os.closerange(pipe + 1, _DESCRIPTORS)
         socket = control_path(mountpoint)
         os.write(pipe, bytes([_GONE]) if socket is None else bytes([_FOUND]) + os.fsencode(socket))
@@ -83,8 +84,8 @@ def _tell(mountpoint: Path, pipe: int) -> NoReturn:
         os._exit(0)
 
 
-def _read(mountpoint: Path, told: bytes) -> Path | None:
-    kind, text = told[:1], os.fsdecode(told[1:])
+def _read(mountpoint: Path, answer: bytes) -> Path | None:
+    kind, text = answer[:1], os.fsdecode(answer[1:])
     if kind == bytes([_GONE]):
         return None
     if kind == bytes([_FOUND]):
@@ -111,7 +112,7 @@ def _recorded(mountpoint: Path, folders: LocalFolders) -> Path | None:
 
 def _not_responding(mountpoint: Path, folders: LocalFolders, waited_s: float) -> str:
     return (
-        f"the mount on {mountpoint} has given no sign for {waited_s:.0f} s, and which process serves it "
-        f"does not stand in {folders.state_dir}: give the --state-dir that it was mounted with, or see whether its "
-        "process was stopped, let it go on, and try again"
+        f"the mount on {mountpoint} has not responded for {waited_s:.0f} s, and "
+        f"{folders.state_dir} does not record which process serves it: give the --state-dir that it was mounted with, "
+        "or check whether its process was stopped, continue it, and try again"
     )

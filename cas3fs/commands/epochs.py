@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ``cas3fs epochs`` does: tells who has written a volume, one after the other, and releases the epoch of a writer
-that was taken over from and is gone for good.
+"""The writers of a volume, one after the other, and the release of an epoch whose writer is lost.
 
-Neither needs a turn: an epoch's release is an object of its own, and who lists meanwhile sees it or does not.
+Neither needs a claim: the release of an epoch is an object of its own, which a listing has or has not.
 """
 
 from contextlib import closing
@@ -28,7 +27,7 @@ def list_epochs(settings: StoreSettings, most: int) -> list[Message]:
 
 
 def release_epoch(settings: StoreSettings, number: int) -> bool:
-    """Releases an overruled epoch in its writer's place; False where it was released, or gone on with, already.
+    """Release an overruled epoch in its writer's place; False where it was released or continued already.
 
     Raises:
         EpochHeld: it is the newest.

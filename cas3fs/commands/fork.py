@@ -6,7 +6,7 @@ if the original was mounted at the time. `fork` ends that epoch in the copy, as 
 ``forks/00000001`` with a new uuid, which counts in place of the one in ``volume`` from then on (`volumes.load_volume`).
 Nothing is overwritten, and data, snapshots and numbers stay as they are.
 
-Where the process dies between the claim and the release, the epoch is held by nobody who is known: forking again needs
+Where the process dies between the claim and the release, the epoch is held by an unknown writer: forking again needs
 a take-over.
 """
 
@@ -32,7 +32,7 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
     """Gives the volume a new uuid; returns what ``--json`` prints.
 
     Args:
-        take_over: go on although a writer has not released the volume: it is the original's.
+        take_over: ignore a writer that has not released the volume, because it uses the original.
 
     Raises:
         VolumeMissing, VolumeFormatError: there is no volume that can be read.
@@ -51,7 +51,7 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
             except EpochHeld as error:
                 raise EpochHeld(
                     f"{error}; if that writer works with the volume that this one was copied from, "
-                    "`cas3fs fork --take-over` goes on without it"
+                    "`cas3fs fork --take-over` ignores it"
                 ) from error
         made = _save(shelf, volume)
         release(epochs, claim, archive, archive.newest_id())

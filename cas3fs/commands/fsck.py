@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""fsck of a volume: of a mounted one by its process, of another one without claiming it, and its repair.
+"""fsck of a volume: of a mounted one by its process, of another one without a claim, and its repair.
 
 Findings are sent one by one, as ``{"finding": {...}}``, since there may be more than fit in a message.
 
-A volume that nobody has open is checked without a claim and without changing anything: by the local index, if that is
-of the line that the store's newest epoch is on, else by the newest snapshot that can be restored. A repair opens the
-volume as its writer, and mends it before anything is taken up from staging or handed to anybody. Where there is no
-local index that can be used, and the newest snapshot is damaged, it begins from the newest one that is whole; the
-manifests of those after it are put aside (`cas3fs.maintenance.fsck.volume_repair`).
+A volume that no process has open is checked without a claim and without changing anything: by the local index, if the
+newest epoch is of its lineage, else by the newest snapshot that can be restored. A repair opens the volume as its
+writer, and repairs it before anything of staging is replayed or any other process can use it. Where there is no usable
+local index, and the newest snapshot is damaged, it begins from the newest complete one; the manifests of those after it
+are quarantined (`cas3fs.maintenance.fsck.volume_repair`).
 """
 
 import os
@@ -79,7 +79,7 @@ def check_open_volume(volume: OpenVolume, request: FsckRequest, progress: Progre
     # snapshots are published meanwhile, so packs may be born with any of this epoch
     target = fsck_target_of(context, ordinal_of(SnapshotNumber(context.epoch + 1, 1)), is_live=True)
     checkpoint = VerifyCheckpoint(volume.state.path / _CHECKPOINT)
-    result = check_volume(target, settings_of(request), checkpoint, lambda told: progress(dict(told)))
+    result = check_volume(target, settings_of(request), checkpoint, lambda report: progress(dict(report)))
     record_lost_blocks(volume.filesystem, lost_blocks_in(result.findings))
     return _report(result, volume.state.path, progress)
 
@@ -99,7 +99,7 @@ def check_unmounted(store: StoreSettings, folders: LocalFolders, request: FsckRe
         target = resources.enter_context(_target(opened, state, early))
         folder = path if state is not None else target.index.parent
         result = check_volume(
-            target, settings_of(request), VerifyCheckpoint(folder / _CHECKPOINT), lambda told: progress(dict(told))
+            target, settings_of(request), VerifyCheckpoint(folder / _CHECKPOINT), lambda report: progress(dict(report))
         )
         if state is not None:
             save_lost_block_note(path, lost_blocks_in(result.findings))
@@ -132,7 +132,7 @@ def _report(result: FsckResult, state: Path | None, progress: Progress) -> FsckR
 
 
 def _not_reported_later(early: list[Finding], later: Sequence[Finding]) -> list[Finding]:
-    """Without what is told of the same snapshots or objects more exactly later."""
+    """Those findings whose snapshot or object no later finding describes more exactly."""
     named = {one.touches[what] for one in later for what in ("snapshot", "object") if what in one.touches}
     return [one for one in early if named.isdisjoint(one.touches.values())]
 
@@ -196,7 +196,7 @@ def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early:
 
 
 def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
-    """Restores the index of the newest snapshot that is whole, or an empty one where there is none; tells which."""
+    """Restore the index of the newest complete snapshot, or an empty one without any; return its description."""
     which = "an empty index, as there is no snapshot that is whole"
     diverged = archive.diverged()
     for snapshot in reversed([one for one in archive.ids() if one not in diverged]):
@@ -270,7 +270,7 @@ def _set_aside_unlike(store: StoreSettings, folders: LocalFolders, early: list[F
 
 
 def _open_mending(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -> OpenVolume:
-    """The volume as its writer; damaged snapshots that it would have begun from are put aside."""
+    """The volume as its writer; damaged snapshots that it would have begun from are quarantined."""
     found: list[Finding] = []
 
     def take(archive: SnapshotArchive, snapshot: str, error: SnapshotDamaged) -> None:
@@ -295,8 +295,8 @@ def _set_aside(store: StoreSettings, folders: LocalFolders, detail: str, early: 
         path = find_state_folder(folders, str(load_volume(opened).uuid), store)
     with closing(StateFolder(path)) as state:
         aside = state.set_aside()
-    told = f"{detail}; it is set aside in {aside}, and `cas3fs rescue {aside} FOLDER` saves what only it has"
-    early.append(Finding("index-damaged", {"index": str(path / "index.sqlite")}, told, repaired=True))
+    text = f"{detail}; it is set aside in {aside}, and `cas3fs rescue {aside} FOLDER` saves what only it has"
+    early.append(Finding("index-damaged", {"index": str(path / "index.sqlite")}, text, repaired=True))
 
 
 def _target_of(volume: OpenVolume) -> FsckTarget:
@@ -327,7 +327,7 @@ def _mended(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings, p
             repair_index=True,
             cache=cache,
             forget_parent=forget_parent,
-            report=lambda told: progress(dict(told)),
+            report=lambda report: progress(dict(report)),
         )
         return fsck.repair(settings)
     finally:
@@ -347,13 +347,13 @@ def _make_lost_folder(volume: OpenVolume) -> None:
 
 
 def _leave_report(volume: OpenVolume, result: FsckResult) -> None:
-    """What was hurt is told in lost+found too."""
-    told = "".join(f"{one.code}: {one.kind.text}: {one.about} {' '.join(one.paths)}\n" for one in result.findings)
+    """Write the findings to a file in lost+found too."""
+    text = "".join(f"{one.code}: {one.kind.text}: {one.about} {' '.join(one.paths)}\n" for one in result.findings)
     filesystem = volume.filesystem
     with filesystem.index_transaction() as index:
         folder = index.repairs().lost_folder()  # made before
     name = f"fsck-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}.txt".encode()
     inode, handle = filesystem.create(folder, name, 0o600, os.O_RDWR, Owner(os.getuid(), os.getgid()))
-    filesystem.write(handle, 0, told.encode())
+    filesystem.write(handle, 0, text.encode())
     filesystem.release(handle)
     filesystem.forget([(inode.number, 1)])

@@ -80,8 +80,8 @@ def _refuse_existing(store: ObjectStore) -> None:
     try:
         store.head(VolumeEntry.key_of(VOLUME_ID))
     except ObjectMissing:
-        if told := describe_leftovers(store):
-            raise VolumeExists(told) from None
+        if leftovers := describe_leftovers(store):
+            raise VolumeExists(leftovers) from None
         return
     raise VolumeExists(f"there is a volume at {store.url} already")
 

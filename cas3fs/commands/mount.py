@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class MountProcess:
-    """See the module."""
+    """The process of one mount, from opening the session to the release of the volume."""
 
     def __init__(self, volume: OpenVolume, writer: WriterSettings, mount: MountSettings, signals: StopSignals) -> None:
         self._volume = volume
@@ -76,10 +76,10 @@ class MountProcess:
     # -- the life
 
     def run(self, ready: Callable[[], None]) -> int:
-        """Serves until the end; gives the exit status. `ready` is called when the mount serves.
+        """Serve until the end, and return the exit status; call `ready` when the mount serves.
 
         Raises:
-            Cas3fsError: it could not begin; the volume is given back.
+            Cas3fsError: it could not begin; the volume is released.
         """
         try:
             self._begin()
@@ -106,7 +106,7 @@ class MountProcess:
     def _serve(self) -> int:
         try:
             self._session.serve(self._signals)
-            _log.info("no request comes any more; storing the rest")
+            _log.info("no more requests; storing the rest")
             self._session.close()
             self._gc_scheduler.stop()
             self._write_out()
@@ -118,15 +118,15 @@ class MountProcess:
             for file in error.files:
                 _log.error("%s is not in the store: %s", file["path"], file["reason"])
             _log.error("the volume is not released: %s", error)
-            with suppress(Exception):  # this error is told
+            with suppress(Exception):  # this error is reported
                 self._write_out()
                 self._volume.close()
             self._ending.keep_held(error)
             return _FAILED
-        except BaseException as error:  # noqa: BLE001 - told to the log and to those who wait
+        except BaseException as error:  # noqa: BLE001 - goes to the log and to waiting requests
             expected = isinstance(error, Cas3fsError | OSError)
             _log.error("the volume could not be released: %s", error, exc_info=None if expected else error)
-            with suppress(Exception):  # the first error is told
+            with suppress(Exception):  # the first error is reported
                 self._write_out()
             self._ending.fail(error)
             return _FAILED
@@ -135,7 +135,7 @@ class MountProcess:
         return _FAILED if refused else 0
 
     def _write_out(self) -> None:
-        """Returns when all that programs did is on the local disk, however long that takes.
+        """Return when all that programs did is on the local disk, however long that takes.
 
         Raises:
             IndexDatabaseError: that disk has lost what was written before, so no later try can prove anything.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rescuing what only a state folder has: files that were written under a claim that is no longer in force.
+"""Saving what only a state folder has: files that were written under a claim that is no longer in force.
 
-A file is saved if staging has bytes of it, or if it differs from the last snapshot that this claim's line has in the
-store, in contents, attributes or name: what was stored in packs but never published counts as well. Of a folder that
-was moved everything is saved. What was removed leaves no trace. The state folder is only read: databases are copied,
-and the files of staging are linked to, in a folder that goes away at the end. Records of staging that are damaged, and
-their bytes, are saved as they are, in a folder of their own.
+A file is saved if staging has data of it, or if it differs in contents, attributes or name from the last snapshot that
+its writer published: what was stored in packs but never published counts as well. Of a folder that was moved everything
+is saved. Deletions are not reported. The state folder is only read: databases are copied, and the files of staging are
+linked to, in a temporary folder. Damaged records of staging, and their data, are saved as they are, in a folder of
+their own.
 """
 
 import logging
@@ -72,7 +72,7 @@ def find_url(state: Path) -> str | None:
 
 
 def find_endpoint(state: Path) -> str | None:
-    """The endpoint of that volume's store, as far as the folder tells."""
+    """The endpoint of that volume's store, if the folder records it."""
     for folder in (state, state.parent.parent):
         place = read_location(folder)
         if place is not None:
@@ -109,7 +109,7 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
 
 
 def _save_aside(state: Path, scratch: Path, destination: Path) -> str | None:
-    """Saves what was put aside of staging, by a mount or just now; gives the folder, None where there is nothing."""
+    """Save what was set aside of staging, by a mount or just now; return the folder, None where there is nothing."""
     folder = destination / _ASIDE
     if folder.exists():  # a file of the volume
         folder = destination / f"{_ASIDE}.{time.time_ns()}"
@@ -148,12 +148,12 @@ def _copy_index(state: Path, scratch: Path) -> str:
 
 
 def _save_nameless(why: str, settings: StoreSettings, state: Path, scratch: Path, destination: Path) -> dict[str, Any]:
-    """Saves what is staged where no index tells the names of the files."""
+    """Save staged data without names, where there is no usable index."""
     aside = Quarantine(scratch / "staging")
     with open_or_salvage(scratch / _RECORDS_NAME, aside.folder) as rows:
         staged = 0
         for row in rows.rows():
-            aside.keep(row, "no index tells which file it is")
+            aside.keep(row, "there is no index with the name of the file")
             staged += 1
     for path in (scratch / "staging").iterdir():
         if path.is_symlink() and is_layer_file(path):
@@ -198,8 +198,8 @@ def _base(archive: SnapshotArchive, facts: LineageRecord) -> str | None:
     known = [one for one in archive.ids() if one not in diverged and SnapshotNumber.parse(one) <= limit]
     if not known and facts.published is not None:
         raise SnapshotError(
-            f"snapshot {facts.published}, from which this state went on, is gone with all before it, so what has "
-            "changed since cannot be told"
+            f"snapshot {facts.published}, from which this state continued, is gone with all before it, so what has "
+            "changed since cannot be determined"
         )
     return known[-1] if known else None
 
@@ -212,7 +212,7 @@ def _limit_of_epoch(archive: SnapshotArchive, facts: LineageRecord) -> SnapshotN
 
 
 def _overruled(store: ObjectStore, scratch: Path) -> int | None:
-    """The epoch under which the state was written, if it was taken over and nobody has released it."""
+    """The epoch under which the state was written, if it was taken over and is not released."""
     with Index.open(scratch / INDEX_NAME, read_only=True) as index:
         claim = index.state.get(CLAIM)
     past = EpochHistory(Shelf(store)).recent(0)

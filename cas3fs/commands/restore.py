@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Making an older snapshot the head of a volume again, while nobody has it mounted.
+"""Making an older snapshot the newest state of a volume again, while it is not mounted.
 
-A new snapshot is published, under a new epoch, with the files of the older one; all that were there stay, so the state
-that is replaced can be restored in the same way. What it knew of packs goes over into the new index
-(`cas3fs.index.pack_merge`). The local index is taken away before the new snapshot is published, or a mount here would
-believe it to be ahead of that.
+A new snapshot is published, under a new epoch, with the files of the older one. All existing snapshots stay, so the
+replaced state can be restored in the same way. What the index of the replaced state knew of packs is merged into the
+new index. The local index is removed before the new snapshot is published, or a mount here would take it to be ahead of
+that.
 
-Where the process may die: before the publishing, the old head is the head still, and the next mount restores it;
-after it, the new one.
+Where the process may die: before the publication, the old head is still the head, and the next mount restores it; after
+it, the new one is.
 """
 
 import logging
@@ -108,7 +108,7 @@ def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path
     all that they may need, as what only they knew is not known to the new index."""
     if head is None:
         return None, set()
-    # manifests tell what was gone around before
+    # manifests record which snapshots were skipped before
     archive.list(lambda one, error: _log.warning("snapshot %s cannot be read: %s", one, error))
     ids, diverged = archive.ids(), archive.diverged()
     around = set() if head in ids else {head}

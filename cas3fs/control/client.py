@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A command's side of the control socket: how long it waits, and what it says when there is no use in waiting."""
+"""A command's side of the control socket: how long it waits, and which error says that waiting is no use."""
 
 import contextlib
 import json
@@ -25,9 +25,9 @@ from cas3fs.errors import Cas3fsError, ControlError, FileSystemError
 
 R = TypeVar("R")
 QUIET_S = 3.0
-"""So long nothing is heard before a sign is asked for."""
+"""After this time without a message, the client asks whether the process is alive."""
 ALIVE_TIMEOUT_S = 15.0
-"""So long a sign may take: on a busy machine everything is slow."""
+"""How long that answer may take: on a busy machine everything is slow."""
 
 _TIMEVAL = struct.Struct("ll")
 
@@ -65,7 +65,7 @@ class ControlClient:
         return connection
 
     def wait(self) -> None:
-        """Returns when something can be read; raises ControlError when there is no hope of that."""
+        """Return when something can be read; raise ControlError when the process does not respond."""
         while not _can_read(self._quiet_s, self._connection):
             if _is_stopped(self._pid):
                 raise _not_responding(self._path, self._pid, self._quiet_s)
@@ -74,7 +74,7 @@ class ControlClient:
                     raise _not_responding(self._path, self._pid, self._quiet_s + self._alive_timeout_s)
 
     def _request_alive(self) -> socket.socket:
-        """The connection on which it comes; where no more requests are taken, that of the last answer."""
+        """The connection on which the answer comes; that of the last request if the server accepts no more."""
         try:
             asking = self._connect()
         except ControlError:
@@ -122,19 +122,19 @@ class ControlClient:
     def result(self, progress: Progress | None = None) -> Message:
         """The answer to the oldest request without one; raises as `call`.
 
-        Whoever looks for something in it that a process of another version does not tell gets a ControlError.
+        Looking up a key that a process of another version did not send raises a ControlError.
         """
         try:
             while (message := self._stream.receive()) is not None:
                 if "error" in message:
                     _raise_error(message["error"])
-                name, told = next(iter(message.items()), ("", None))
-                if name not in ("progress", "result") or not isinstance(told, dict):
-                    raise ControlError("the mount's process gave an answer that is none")
+                name, value = next(iter(message.items()), ("", None))
+                if name not in ("progress", "result") or not isinstance(value, dict):
+                    raise ControlError("invalid reply from the mount process")
                 if name == "result":
-                    return told
+                    return value
                 if progress is not None:
-                    progress(told)
+                    progress(value)
         except OSError as error:
             raise ControlError(f"the mount's process broke off the connection: {error.strerror}") from error
         raise ControlError("the mount's process ended before it answered")
@@ -151,16 +151,15 @@ class ControlClient:
 
 
 def wait_until_alive(path: Path) -> None:
-    """Returns when the process whose socket `path` is has given a sign of life; raises ControlError as `ControlClient`
-    does."""
+    """Return when the process at the socket `path` has responded; raises ControlError as `ControlClient` does."""
     with ControlClient(path, quiet_s=0.0) as client:
         client.ask(ALIVE_VERB)
         client.wait()
 
 
-def _raise_error(told: object) -> None:
-    name, text = (told.get("type"), told.get("message")) if isinstance(told, dict) else (None, told)
-    text = str(text) or "the mount's process refused, and did not say why"
+def _raise_error(error: object) -> None:
+    name, text = (error.get("type"), error.get("message")) if isinstance(error, dict) else (None, error)
+    text = str(text) or "the mount process refused the request and gave no reason"
     kind = getattr(errors, str(name), None)
     if isinstance(kind, type) and issubclass(kind, Cas3fsError) and not issubclass(kind, FileSystemError):
         raise kind(text)
@@ -184,16 +183,16 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _not_responding(socket_path: Path, pid: int | None, waited_s: float) -> ControlError:
-    """The error that says who gives no sign of life, and what to do."""
+    """The error for a process that does not respond, with what to do."""
     record = MountRecord.load(socket_path.parent)
     pid = record.pid if pid is None and record is not None else pid
     who = f"the process{f' {pid}' if pid else ''} that serves {record.mountpoint if record else socket_path.parent}"
     if pid and _is_stopped(pid):
         return ControlError(
-            f"{who} is stopped, so it does not answer: let it go on by `kill -CONT {pid}`, and try again"
+            f"{who} is stopped, so it does not respond: continue it by `kill -CONT {pid}`, and try again"
         )
     return ControlError(
-        f"{who} has given no sign for {waited_s:.0f} s: see {socket_path.parent / 'mount.log'}, and try again; "
+        f"{who} has not responded for {waited_s:.0f} s: see {socket_path.parent / 'mount.log'}, and try again; "
         f"if nothing changes, end it by `kill -9{f' {pid}' if pid else ''}`, run `cas3fs umount` on the directory, "
         "and mount the volume again: what was synced is kept"
     )

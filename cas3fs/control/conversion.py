@@ -73,9 +73,11 @@ def _structure(value: Message, kind: Any, text: str) -> Any:
     from cattrs.errors import BaseValidationError
 
     try:
-        return _converter().structure(value, kind)
+        return _converter().structure(dict(value), kind)  # a plain one: cattrs notices what is missing
     except BaseValidationError as error:
-        raise ControlError(text.format(problems="; ".join(transform_error(error)))) from error
+        first, *others = transform_error(error)
+        more = f", and {len(others)} more" if others else ""
+        raise ControlError(text.format(problems=first + more)) from error
 
 
 def _converter() -> "Converter":
@@ -116,7 +118,7 @@ def _is_sequence(kind: Any) -> bool:
 
 
 def _read_dict(value: Any, _: Any) -> Any:
-    """As it came: what is in it is looked up by those who need it."""
+    """The object as it came: its keys are looked up where they are needed."""
     if not isinstance(value, dict):
         raise TypeError("not an object")
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who serves a volume on this machine, as its state folder tells, and whether a process is there that does."""
+"""Which process serves a volume on this machine, as its state folder records, and whether that process listens."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ MOUNT_RECORD_NAME = "mount.json"
 
 @attrs.frozen
 class MountRecord:
-    """Who serves a volume on this machine."""
+    """Which process serves a volume on this machine, and where it is mounted."""
 
     url: str
     volume: str
@@ -38,7 +38,7 @@ class MountRecord:
 
 
 def find_mount_records(state_root: Path) -> Iterator[tuple[Path, MountRecord]]:
-    """The volumes below `state_root` whose process answers: their state folders and records."""
+    """The state folders below `state_root` whose process listens, with their records."""
     for file in sorted(state_root.glob(f"*/{MOUNT_RECORD_NAME}")) if state_root.is_dir() else []:
         record = MountRecord.load(file.parent)
         if record is not None and is_listening(file.parent / SOCKET_NAME):

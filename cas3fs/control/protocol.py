@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A connection of the control socket: its address, who is at the other end, and the messages on it."""
+"""A connection of the control socket: its address, the process at the other end, and the messages on it."""
 
 import contextlib
 import io
@@ -44,7 +44,7 @@ def peer_credentials(connection: socket.socket) -> tuple[int, int]:
 
 
 class _Incoming(io.RawIOBase):
-    """What comes on a connection; `wait` is called first, whenever there may be nothing yet."""
+    """The bytes that arrive on a connection; `wait` is called before each read, which could block."""
 
     def __init__(self, connection: socket.socket, wait: Callable[[], None]) -> None:
         self._connection = connection
@@ -59,12 +59,12 @@ class _Incoming(io.RawIOBase):
 
 
 class ReceivedMessage(Message):
-    """An object that the other side sent. What it lacks is known to another version of cas3fs only."""
+    """An object that the other side sent. A key that it lacks is one that only another version of cas3fs sends."""
 
     def __missing__(self, key: str) -> Any:
         raise ControlError(
-            f"the mount's process is of another version of cas3fs than this command ({key!r} is missing): "
-            "unmount the volume, and mount it again"
+            f"the mount process runs another version of cas3fs than this command ({key!r} is missing): "
+            "unmount the volume and mount it again"
         )
 
 

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class _ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has closed the connection."""
 
 
 class ControlServer:
@@ -69,11 +69,11 @@ class ControlServer:
         return listener
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Begin to answer."""
         self._thread.start()
 
     def close(self, grace_s: float = 5.0) -> None:
-        """Takes no more requests, gives those under way `grace_s` to be answered, and removes the socket."""
+        """Accept no more requests, give those under way `grace_s` to be answered, and remove the socket."""
         self._closing.set()
         self._remove()
         with contextlib.suppress(OSError):
@@ -92,7 +92,7 @@ class ControlServer:
                 thread.join(max(0.0, limit_s - time.monotonic()))
 
     def _remove(self) -> None:
-        """Removes the socket, but not that of a server that has taken its place: the next mount may begin already."""
+        """Remove the socket, but not that of a later server at the same path: the next mount may have begun."""
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(self._path.stat(), self._file):
                 self._path.unlink()
@@ -110,7 +110,7 @@ class ControlServer:
             self._begin(connection)
 
     def _begin(self, connection: socket.socket) -> None:
-        """Serves a client by a thread of its own; without one the client is sent away."""
+        """Serve a client by a thread of its own; if none can be started, close the connection."""
         thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
         with self._lock:
             self._clients[connection] = thread
@@ -126,7 +126,7 @@ class ControlServer:
         stream = MessageStream(connection, MAX_LINE_BYTES)
         try:
             while (request := stream.receive()) is not None:
-                self._check_peer(connection)  # not before: who is still sending would not see the answer
+                self._check_peer(connection)  # not before: a client that is still sending would not see the answer
                 self._answer(stream, request)
         except ControlError as error:
             with contextlib.suppress(OSError):
@@ -158,16 +158,16 @@ class ControlServer:
             answer = _error_message(error)
         except Exception as error:  # noqa: BLE001 - a defect in one request must not end the server
             _log.exception("the request %r failed", request.get("verb"))
-            told = f"{type(error).__name__} in the mount's process ({error}); its log tells more"
-            answer = _error_message(ControlError(told))
+            text = f"{type(error).__name__} in the mount process ({error}); see its log"
+            answer = _error_message(ControlError(text))
         stream.send(answer)
 
     def _handle(self, request: Message, progress: Progress) -> Message:
         verb, args = request.get("verb"), request.get("args", {})
         if not isinstance(verb, str) or verb not in self._handlers:
             raise ControlError(
-                f"the mount's process does not know the request {verb!r}: where it is of another version of cas3fs, "
-                "unmount the volume, and mount it again"
+                f"the mount process does not know the request {verb!r}: if it runs another version of cas3fs, "
+                "unmount the volume and mount it again"
             )
         if not isinstance(args, dict):
             raise ControlError("the arguments of a request must be an object")

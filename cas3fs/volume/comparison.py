@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether the local index may be gone on with: what it says of itself, compared with what the store says.
+"""Whether a writer may continue with the local index: what the index records of itself, compared with the store.
 
-A state folder can be an old copy: put back from a backup, or with the whole machine when that is set back to an
-earlier state. And the store can be another one than the index knows: an older state of it, put back from a backup, or a
-copy that has gone its own way. Neither shows in the claim file, which is copied with the rest. What the index says
+A state folder can be an old copy: restored from a backup, or with the whole machine when that is set back to an earlier
+state. And the store can be another one than the index knows: an older state of it, restored from a backup, or a copy
+with a history of its own. Neither shows in the claim file, which is copied with the rest. What the index records
 (`index.state`):
 
 - ``claim``: uuid of the claim under which it was written last; set before anything else is written under it.
-- ``lineage``: uuid of this file's life, from its creation or restoration on; staging bears the same uuid.
+- ``lineage``: uuid of this file's life, from its creation or restoration on; staging has the same uuid.
 - ``attempted``: that claim again, and the number of the last snapshot that may have been put under it; durable before
   anything of that snapshot is put.
 - ``published``: id of the snapshot that was made of it last, or that it was restored from.
@@ -15,13 +15,13 @@ copy that has gone its own way. Neither shows in the claim file, which is copied
 - ``clean``: that id again (or an empty text where there is none), while nothing has changed since and nothing is
   staged; removed before anything can change.
 
-Numbers of snapshots only grow, and each is attempted once. So if nobody but this state folder has written (the claims
-tell), no snapshot has a greater number than the one attempted, unless the index is an old copy. And the snapshot that
-the index goes on from lies in the store, with those bytes, unless the store is older, or another. It is asked for by
-its name: a listing may be stale.
+Numbers of snapshots only grow, and each is attempted once. So if the claims show that only this state folder has
+written, no snapshot has a greater number than the one attempted, unless the index is an old copy. And the snapshot that
+the index continues from is in the store, with those bytes, unless the store is older, or another. It is read by its
+name, as a listing may be stale.
 
-An index that an earlier version wrote lacks ``attempted`` and ``proof``, or has them of another claim; what they would
-tell is then not asked.
+An index that an earlier version wrote lacks ``attempted`` and ``proof``, or has them of another claim. Then what they
+would show is not checked.
 """
 
 import enum
@@ -43,8 +43,8 @@ EMPTY = ""
 
 
 class IndexStatus(enum.Enum):
-    """What the local index is to the store, as people are told; {state} is its folder, {published} the snapshot that it
-    goes on from."""
+    """How the local index relates to the store, as log messages say it; {state} is its folder, {published} the snapshot
+    that it continues from."""
 
     CURRENT = "the state in {state} is what {url} has, or ahead of it"
     SUPERSEDED = (
@@ -67,7 +67,7 @@ class IndexStatus(enum.Enum):
 
 @attrs.frozen
 class LineageRecord:
-    """What an index says of itself."""
+    """What an index records of itself."""
 
     claim: str | None
     published: str | None
@@ -79,10 +79,10 @@ class LineageRecord:
 
     @classmethod
     def read(cls, index: Index) -> "LineageRecord":
-        """Those of an open index.
+        """Read it from an open index.
 
         Raises:
-            IndexCorrupt: what it says is nonsense.
+            IndexCorrupt: a value makes no sense.
         """
         claim, published = index.state.get(CLAIM), index.state.get(PUBLISHED) or None
         if published is not None and _number(published) is None:
@@ -123,7 +123,7 @@ def proof_text(snapshot_id: str, digest: str) -> str:
 
 @attrs.frozen
 class ComparisonResult:
-    """What a comparison has shown."""
+    """The result of a comparison."""
 
     status: IndexStatus
     newest: str | None
@@ -134,7 +134,7 @@ class StoreComparison:
     """Compares one index with one store.
 
     Args:
-        listed: the newest snapshot on the line of writers, as a listing has it.
+        listed: the newest snapshot that has not diverged, as a listing has it.
         claims: of this state folder, with no other writer in between, up to now.
 
     Raises:
@@ -150,7 +150,7 @@ class StoreComparison:
         self._newest = self._corrected(listed)
 
     def compare(self) -> ComparisonResult:
-        """The judgement."""
+        """The status of the index, and the newest snapshot."""
         is_ahead = self._facts.clean is None and self._facts.claim in self._claims
         return ComparisonResult(self._compare_unpublished() if is_ahead else self._compare_published(), self._newest)
 
@@ -165,7 +165,7 @@ class StoreComparison:
         return listed
 
     def _compare_unpublished(self) -> IndexStatus:
-        """Where nobody else has written since, and the index may hold more than was published."""
+        """The status where no other writer has written since, and the index may hold more than was published."""
         facts, newest = self._facts, self._newest
         if facts.limit is None:  # an earlier version has written it
             return IndexStatus.CURRENT
@@ -177,7 +177,7 @@ class StoreComparison:
         return IndexStatus.CURRENT if is_known else IndexStatus.STORE_OTHER
 
     def _compare_published(self) -> IndexStatus:
-        """Where others have written since, or the index holds no more than was published."""
+        """The status where others have written since, or the index holds no more than was published."""
         if self._facts.published is not None and _is_newer(self._facts.published, self._newest):
             return IndexStatus.STORE_OLDER
         if self._facts.clean != (self._newest or EMPTY):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a claim knows of the snapshots of a volume before it lists them, and what it leaves to the next one.
+"""What a claim knows of the snapshots of a volume before it lists them, and what it leaves to the next claim.
 
-A release names the newest snapshot and all others; the next claim asks for these by name. Where the writer before
-released nothing, the numbers after the last one that is known of it are asked for. This machine remembers, in a file of
-the state folder, which snapshots it knew. So a listing that lacks something neither rolls the volume back nor lets
-anything be deleted that a snapshot needs.
+A release names the newest snapshot and all others, and the next claim reads these by name. Where the writer before did
+not release, the numbers after its last known snapshot are tried. This machine keeps the snapshots that it knew in a
+file of the state folder. So an incomplete listing neither rolls the volume back nor permits the deletion of anything
+that a snapshot needs.
 
-A claim that took over, or that follows one which did and died, writes down where it goes on from before it restores
-anything: what the previous writer still publishes has diverged.
+A claim that took over, or that follows one which did and died, records where it continues from before it restores
+anything: whatever the writer before still publishes has diverged from then on.
 """
 
 from collections.abc import Collection
@@ -21,7 +21,7 @@ from cas3fs.snapshots.manifests import check_snapshot_id
 from cas3fs.snapshots.tracker import load_snapshot_ids, save_snapshot_ids
 
 _MOST_EPOCHS_BACK: Final = 4
-"""Epochs in which a head is looked for that nobody named: writers may have died before they published anything."""
+"""Epochs that are searched for a head which no release names: writers may have died before they published."""
 
 
 def apply_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
@@ -50,20 +50,19 @@ def apply_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
 
 
 def expect_released_head(archive: SnapshotArchive, newest: EpochState | None) -> None:
-    """The same for who only reads: what the release of the newest epoch names is the head."""
+    """The same for a reader: the release of the newest epoch names the head."""
     if newest is not None and newest.release is not None:
         archive.tracker.add(_ids(newest.release.retained), expected=True)
         archive.set_expected_head(_last(newest.release.snapshot))
 
 
 def release(epochs: Epochs, claim: Claim, archive: SnapshotArchive, newest: str | None) -> None:
-    """Releases a claim, and tells the next one what is there; raises as `Epochs.release`."""
+    """Release a claim, and record for the next one which snapshots exist; raises as `Epochs.release`."""
     epochs.release(claim, newest, tuple(archive.tracker.ids()))
 
 
 def save_known_snapshots(archive: SnapshotArchive, claim: Claim, known: Path, going: Collection[str] = ()) -> None:
-    """Writes this machine's file; without those that are about to be deleted, so that who dies meanwhile does not miss
-    them."""
+    """Write this machine's file, without snapshots that are about to be deleted: after a crash they are not missed."""
     save_snapshot_ids(known, [one for one in archive.tracker.ids() if one not in going], str(claim.uuid))
 
 
@@ -71,14 +70,14 @@ def _last(snapshot: str | None) -> str | None:
     return next(iter(_ids([snapshot] if snapshot else [])), None)
 
 
-def _ids(told: tuple[str, ...] | list[str]) -> list[str]:
+def _ids(named: tuple[str, ...] | list[str]) -> list[str]:
     """Those that are ids of snapshots."""
-    return [one for one in told if _is_id(one)]
+    return [one for one in named if _is_id(one)]
 
 
-def _is_id(told: str) -> bool:
+def _is_id(text: str) -> bool:
     try:
-        check_snapshot_id(told)
+        check_snapshot_id(text)
     except VolumeFormatError:
         return False
     return True

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which index a writer goes on with: the local one, the newest snapshot, or an empty one.
+"""Which index a writer begins with: the local one, the newest snapshot, or an empty one.
 
 The epoch is claimed first, and only then snapshots are listed, so the newest one seen is the newest there will be.
-What the local index says of itself is compared with the store (module `proving`). The decision:
+What the local index records of itself is compared with the store (module `comparison`). The decision:
 
 0. The local index was closed as what a snapshot holds, and its bytes are others now (`cas3fs.index.files`): it
    is set aside, and removed when the newest snapshot is restored in its place.
 1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`), it is
-   no old copy, and the store is the one that it knows, and not an older state of it: go on with it, ahead of the newest
+   no old copy, and the store is the one that it knows, and not an older state of it: use it, ahead of the newest
    snapshot or not; staging of the same lineage is replayed.
-2. Else, if it is clean and its snapshot is the newest one, byte for byte: it is the same, go on with it.
-3. Else, if it is clean and others have gone on, or there is none: restore the newest snapshot.
+2. Else, if it is clean and its snapshot is the newest one, byte for byte: use it.
+3. Else, if it is clean and others have written since, or there is none: restore the newest snapshot.
 4. Else it has what the newest snapshot lacks, or may have it: it is set aside, with its staging, and the newest
    snapshot is restored. Nothing is deleted.
 
@@ -67,14 +67,14 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class LocalIndex:
-    """The index to go on with."""
+    """The index that a writer begins with, open, and the rows of staging."""
 
     index: Index
     rows: StagingIndex
     published: str | None
     """The snapshot that it stems from, None where there is none."""
     newest: str | None
-    """The newest snapshot in the store, from which a writer who took over goes on."""
+    """The newest snapshot in the store."""
     clean: str | None
     """Not None when it holds nothing but that: its id, or an empty text for an empty index."""
     lineage: str
@@ -82,7 +82,7 @@ class LocalIndex:
 
 
 OnDamaged = Callable[[str, SnapshotDamaged], None]
-"""Takes a damaged snapshot, given by its id, out of the line."""
+"""Quarantines a damaged snapshot, given by its id."""
 
 
 def select_index(
@@ -121,7 +121,7 @@ class _Damaged:
 
 
 def damage_since_closed(index: Path) -> str:
-    """What is wrong with an index that was closed as what a snapshot holds; empty where nothing is, or nobody knows.
+    """What is wrong with an index that was closed as what a snapshot holds; empty where nothing is known.
 
     An index that does not say of itself that it was closed so is another one that was put in its place.
 
@@ -167,7 +167,7 @@ def _drop_damaged(state: StateFolder, archive: SnapshotArchive, damaged: _Damage
 
 
 def _keep_or_set_aside(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
-    """Leaves the local index where it can be gone on with, else removes it or sets it aside; gives the newest snapshot,
+    """Keep the local index if it can be used, else remove it or set it aside; return the newest snapshot,
     which may be newer than the one listed."""
     try:
         migrations.upgrade(state.index, with_hash_index=False)
@@ -176,8 +176,8 @@ def _keep_or_set_aside(state: StateFolder, archive: SnapshotArchive, claim: Clai
     except IndexDatabaseError as error:
         url = archive.shelf.store.url
         by_repair = f"`cas3fs fsck --repair {url}` sets it aside and begins from the newest snapshot, as does "
-        told = by_repair if isinstance(error, IndexCorrupt) else "a mount begins from the newest snapshot after "
-        raise type(error)(f"{error}; {told}moving {state.path} away, and `cas3fs mount --take-over`") from error
+        advice = by_repair if isinstance(error, IndexCorrupt) else "a mount begins from the newest snapshot after "
+        raise type(error)(f"{error}; {advice}moving {state.path} away, and `cas3fs mount --take-over`") from error
     found = StoreComparison(archive, facts, newest, {str(one) for one in claim.lineage}).compare()
     if found.status is IndexStatus.CURRENT:
         return found.newest
@@ -253,8 +253,8 @@ def _restore_newest_intact(
 def restore_with_advice(
     archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress
 ) -> None:
-    """As `SnapshotArchive.restore`; where the snapshot is damaged, or the head is lost, the error tells what serves
-    instead."""
+    """As `SnapshotArchive.restore`; where the snapshot is damaged, or the head is lost, the error names another to
+    use."""
     try:
         archive.restore(snapshot_id, destination, progress)
     except (SnapshotDamaged, SnapshotMissing) as error:
@@ -298,7 +298,7 @@ def _record(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: 
 
 
 def _missing_proof(archive: SnapshotArchive, facts: LineageRecord, newest: str | None) -> str:
-    """What an index lacks that an earlier version wrote; empty where it lacks nothing, or nothing can be told."""
+    """The proof that an index of an earlier version lacks; empty if it has one, or none can be made."""
     if newest is None or facts.published != newest or facts.digest is not None:
         return ""
     try:
@@ -323,7 +323,7 @@ def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:
 
 
 def mark_clean(index: Index, snapshot: str) -> None:
-    """Notes, durably, that it holds what `snapshot` holds, and no more."""
+    """Record durably that it holds what `snapshot` holds, and no more."""
     with index.operation():
         index.state.set(PUBLISHED, snapshot)
         index.state.set(CLEAN, snapshot)
@@ -332,7 +332,7 @@ def mark_clean(index: Index, snapshot: str) -> None:
 
 
 def close_clean(path: Path, snapshot: str) -> None:
-    """Notes of an index that nobody has open, durably, that it holds what `snapshot` holds, and which bytes it has."""
+    """Record durably, of a closed index, that it holds what `snapshot` holds, and which bytes it has."""
     with Index.open(path) as index:
         mark_clean(index, snapshot)
     try:

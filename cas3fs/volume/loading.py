@@ -34,7 +34,7 @@ def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
 
 
 def warn_if_readable_by_others(store: ObjectStore) -> None:
-    """Logs who may read a store in a directory and should not; raises StoreError where it cannot be looked at."""
+    """Log a warning if others can read a store in a directory; raises StoreError where it cannot be checked."""
     if warning := store.permission_warning():
         _log.warning("%s", warning)
 
@@ -50,8 +50,8 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
     try:
         entry = Shelf(store).load(VolumeEntry, VOLUME_ID)
     except ObjectMissing as error:
-        if told := describe_leftovers(store):
-            raise VolumeMissing(told) from error
+        if leftovers := describe_leftovers(store):
+            raise VolumeMissing(leftovers) from error
         place = "; is its disk mounted?" if store.url.startswith("file:") else ";"
         raise VolumeMissing(f"there is no volume at {store.url}{place} `cas3fs mkfs {store.url}` makes one") from error
     except EntryError as error:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where on this machine the state of a volume lies: one folder for each volume and each place that it is kept in.
+"""Which state folder on this machine belongs to a volume: one for each volume and each location that it is kept in.
 
-A *place* is a URL and the endpoint through which it is reached. A copy of a bucket is another place, so it gets a
-folder of its own, though it bears the uuid of what it was copied from. The folder is named by the uuid, as it always
-was; the first place that writes there has it, and further places of that uuid get ``<uuid>-<hash of the place>``.
-``place.json`` in it says so::
+A *location* is a URL and the endpoint through which it is reached. A copy of a bucket is another location, so it has a
+folder of its own, although it has the uuid of the original. The folder is named by the uuid; the first location that
+writes there has it, and further locations of that uuid have ``<uuid>-<hash of the location>``. ``place.json`` in it
+records the location::
 
     {"url": "s3://bucket/prefix", "endpoint": "https://minio.example:9000", "path": "/home/...", "lock": [65024, 1234]}
 
-A folder of an earlier version lacks that: it belongs to the URL that was mounted from it last, or else to whoever comes
-first. The path, and device and inode of its lock, tell a copy of a folder from the folder itself: nobody works with a
-copy while the other is in use.
+A folder of an earlier version lacks that file: it belongs to the URL that was mounted from it last, or else to the
+first location that uses it. The path, and device and inode of its lock, distinguish a copy of a folder from the folder
+itself: a copy is refused while a process uses the original.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class VolumeLocation(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Some hex digits that tell it from other folders."""
+        """Hex digits that distinguish it from other locations."""
         return hashlib.sha256("\n".join(self).encode()).hexdigest()[:_HASH_DIGITS]
 
 
@@ -110,7 +110,7 @@ def lock_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSe
 
 
 def read_location(folder: Path) -> VolumeLocation | None:
-    """The place that a state folder belongs to; None where it does not tell."""
+    """The location that a state folder belongs to; None where it records none."""
     try:
         record = _record(folder)
         return VolumeLocation(str(record["url"]), str(record["endpoint"]))

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A writer's turn without a file system: for commands that change which snapshots there are while nobody has the
-volume mounted.
+"""A claim without a file system, for commands that only change which snapshots exist, while the volume is not mounted.
 
 The state folder is locked and an epoch claimed, as a mount does, so no mount can begin meanwhile, here or elsewhere.
-The epoch is released at the end; but where a mount of this state folder has left its own epoch unreleased, it stays
-so, since what that mount had not stored is still only here.
+The epoch is released at the end. But if a mount with this state folder has left its own epoch unreleased, the new epoch
+stays unreleased too, since what that mount had not stored is still only here.
 """
 
 import logging
@@ -33,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class OfflineWriter:
-    """What a command works with during its turn."""
+    """What a command works with while it holds the claim."""
 
     volume: VolumeEntry
     state: StateFolder
@@ -46,13 +45,13 @@ class OfflineWriter:
 
     @property
     def next_number(self) -> SnapshotNumber:
-        """The number of the first snapshot of this turn."""
+        """The number of the first snapshot of this claim."""
         return SnapshotNumber(self.claim.epoch, 1)
 
 
 @contextmanager
 def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Iterator[OfflineWriter]:
-    """A turn, which ends with the context.
+    """Claim the volume until the end of the context.
 
     Raises:
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be had.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An open volume: everything that a front-end needs, from the claim to the release.
 
-`open_writer` locks the state folder, claims an epoch, brings the right index into place (module `line`) and wires the
-file system. `finish` stores and publishes everything and releases the epoch; `close` lets go of all resources. When
-`finish` fails or is never reached, the epoch stays unreleased, and the next mount with this state folder goes on
-where this one ended (case 1 of `line`).
+`open_writer` locks the state folder, claims an epoch, puts the right index in place (module `lineage`) and wires the
+file system. `finish` stores and publishes everything and releases the epoch; `close` frees all resources. When `finish`
+fails or is never reached, the epoch stays unreleased, and the next mount with this state folder continues where this
+one ended (case 1 of `lineage`).
 
 Where a process may die while finishing: before the manifest is put: nothing is lost, as the index and staging are on
 the disk; between manifest and release: the next mount claims the next epoch, as this one is its own; after the
@@ -44,7 +44,7 @@ from cas3fs.volume.state_folder import StateFolder, ViewFolder
 from cas3fs.volume.wiring import wire
 
 _TAKEN_OVER: Final = (
-    "the writer of epoch %d had not released the volume, and is taken over from; `cas3fs epochs %s` tells who that is"
+    "the writer of epoch %d had not released the volume, and is taken over from; `cas3fs epochs %s` shows it"
 )
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class WriterSession:
-    """A writer's epoch, and what is done with it."""
+    """A writer's claim, and what works under it."""
 
     claim: Claim
     epochs: Epochs
@@ -104,12 +104,12 @@ class OpenVolume:
         """Whether the snapshot that a view shows was deleted meanwhile, by a writer elsewhere; one LIST.
 
         Raises:
-            StoreError: the store failed, so nobody knows.
+            StoreError: the store failed, so it is not known.
         """
         return self.shown is not None and self.shown not in self.archive.ids()
 
     def start(self, snapshot_interval_s: float) -> None:
-        """Takes up what an earlier process left in staging, and begins the background work.
+        """Replay what an earlier process left in staging, and begin the background work.
 
         Raises:
             IndexDatabaseError, OSError: the local state is damaged, or cannot be written.
@@ -145,7 +145,7 @@ class OpenVolume:
             raise FilesNotStored.of(
                 [attrs.asdict(one) for one in left],
                 f"snapshot {newest} has everything else, and the volume stays held for this machine: mount {self.url} "
-                "here again to go on",
+                "here again to continue",
             )
         progress({"what": "releasing"})
         release(self._session.epochs, self._session.claim, self.archive, newest)
@@ -161,7 +161,7 @@ class OpenVolume:
             self._clean = session.clean
 
     def close(self) -> None:
-        """Lets go of everything; what is not stored stays staged. Nothing happens the second time."""
+        """Free all resources; what is not stored stays staged. A second call does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -188,7 +188,7 @@ OnState = Callable[[StateFolder], None]
 
 
 OnDamaged = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
-"""Called, under the claim, with the id of a damaged snapshot: takes it out of the line."""
+"""Called under the claim with the id of a damaged snapshot: quarantines it."""
 
 
 def open_writer(
@@ -274,7 +274,7 @@ def open_view(
     on_state: OnState = lambda _: None,
     on_restore: RestoreProgress = lambda done, total: None,
 ) -> OpenVolume:
-    """Opens a snapshot of a volume, the newest unless `settings` name another, for reading, beside whoever writes.
+    """Opens a snapshot of a volume, the newest unless `settings` name another, for reading, beside any writer.
 
     Raises:
         as `open_writer`, but for what concerns claims.

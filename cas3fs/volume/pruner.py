@@ -39,7 +39,7 @@ class PrunePlan:
     removal: RemovalPlan
 
     def report(self) -> dict[str, Any]:
-        """As it is told to people and programs."""
+        """As ``--json`` prints it."""
         return {
             "kept": [
                 {
@@ -58,12 +58,12 @@ class PrunePlan:
 
 
 class SnapshotPruner:
-    """See the module.
+    """Deletes snapshots under one claim.
 
     Args:
         next_number: the least number that a snapshot yet to come under this claim can have.
-        shown: tells which snapshots are read on this machine at the moment, and where: these stay. Of readers on other
-            machines nobody knows.
+        shown: returns the snapshots that are mounted on this machine at the moment, and where: these are kept. Readers
+            on other machines are not known.
         going: called before snapshots are deleted, with their ids.
     """
 
@@ -91,12 +91,12 @@ class SnapshotPruner:
         self._policy_read_s = 0.0
 
     def published(self, snapshot: SnapshotInfo) -> None:
-        """There is a new head."""
+        """Record a new head."""
         if self._known is not None:
             self._known.append(snapshot)
 
     def stored_bytes(self) -> int | None:
-        """How much room the snapshots take in the store, without the packs; None while nobody has looked."""
+        """The size of the snapshots in the store, without packs; None before the first listing."""
         known = self._known
         return None if known is None else self._archive.known_bytes(list(known))
 
@@ -157,12 +157,12 @@ class SnapshotPruner:
         try:
             if self._has_expired():
                 removed = self.prune(self._policy).removal.snapshots
-                _log.info("the retention policy let %d snapshots go: %s", len(removed), ", ".join(removed))
+                _log.info("the retention policy deleted %d snapshots: %s", len(removed), ", ".join(removed))
         except Cas3fsError as error:
-            _log.warning("old snapshots could not be thinned out: %s", error)
+            _log.warning("old snapshots could not be pruned: %s", error)
 
     def _has_expired(self) -> bool:
-        """Whether something is to go as far as is known here."""
+        """Whether a snapshot is expired, as far as is known here."""
         if self._policy is None or time.monotonic() - self._policy_read_s > _POLICY_FRESH_S:
             self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
@@ -179,7 +179,7 @@ class SnapshotPruner:
         _log.warning("snapshot %s cannot be read: %s", snapshot_id, error)
 
     def forget_policy(self) -> None:
-        """The volume has another policy."""
+        """Read the policy again: it was replaced."""
         self._policy = None
 
     def _exempt_ids(self) -> frozenset[str]:
@@ -208,7 +208,7 @@ class SnapshotPruner:
                 raise SnapshotError(f"snapshot {one} is {shown[one]}: unmount it there before it is deleted")
 
     def _check_before_deletion(self, plan: RemovalPlan) -> None:
-        self._refuse_in_use(plan.snapshots)  # once more: who mounts one says so before reading it
+        self._refuse_in_use(plan.snapshots)  # once more: a mount records a snapshot before it reads it
         if not self._epochs.is_newest(self._claim):
             raise Fenced("another writer has taken over the volume, so nothing is deleted")
         if plan.snapshots:

@@ -6,7 +6,7 @@ and only if ours is the newest is the snapshot acknowledged. A failure at any st
 manifest names, under a number that is never used again, as every attempt uses one up.
 
 A snapshot is made only where something has changed. Where nothing has, the newest snapshot is looked up in the store:
-whenever somebody asks for a publishing, and once an hour by the periodic thread. Where the store has lost it, or pages
+whenever a publication is requested, and once an hour by the periodic thread. Where the store has lost it, or pages
 that it needs, another one is made, with what is missing.
 
 An ``fsync`` that waits for the store comes by `publish_shared`: those that come while one publishing is under way share
@@ -119,8 +119,8 @@ class Publisher:
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """While this is open nobody else publishes: for what deletes snapshots or packs, and publishes in between by
-        `publish_locked`."""
+        """Publish nothing else while this is open: for code that deletes snapshots or packs, and publishes in between
+        by `publish_locked`."""
         with self._mutex:
             yield
 
@@ -133,7 +133,7 @@ class Publisher:
         settled: bool = False,
         prove: bool = True,
     ) -> str:
-        """As `publish`, for who has come in by `exclusively`; without `prove`, that the newest snapshot is in the store
+        """As `publish`, for a caller within `exclusively`; without `prove`, that the newest snapshot is in the store
         may have been seen up to an hour ago."""
         self.check_fence()
         self.store(progress, settled=settled)
@@ -155,7 +155,7 @@ class Publisher:
                 raise self._failure
 
     def _publish_for_all(self) -> None:
-        """Publishes for all who have asked up to now."""
+        """Publish for all callers that are waiting now."""
         with self._tickets_lock:
             asked = self._requested
         try:
@@ -169,7 +169,7 @@ class Publisher:
 
     @property
     def next_number(self) -> SnapshotNumber:
-        """The least number that a snapshot yet to come can have; whoever asks has come in by `exclusively`."""
+        """The least number that a snapshot yet to come can have; the caller is within `exclusively`."""
         return SnapshotNumber(self._claim.epoch, self._sequence + 1)
 
     def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
@@ -181,7 +181,7 @@ class Publisher:
         self._sequence += 1
         number = SnapshotNumber(self._claim.epoch, self._sequence)
         progress({"what": "publishing"})
-        # the checkpoint makes it durable: whoever finds a greater number in the store has an old copy of this index
+        # the checkpoint makes it durable: an index that finds a greater number in the store is an old copy of this one
         self._save_in_index({ATTEMPTED: attempt_text(self._claim.uuid, number)})
         mark = self._change_mark()
         try:
@@ -256,11 +256,11 @@ class Publisher:
         return self._fenced
 
     def check_fence(self) -> None:
-        """Asks the store whether another writer has taken over; the file system takes no more changes then.
+        """Check in the store whether another writer has taken over; then the file system becomes read-only.
 
         Raises:
             Fenced: one has.
-            StoreError: nobody knows.
+            StoreError: the store failed, so it is not known.
         """
         if not self._fenced and not self._epochs.is_newest(self._claim):
             self._fence("another writer has taken over the volume")
@@ -311,7 +311,7 @@ class Publisher:
                 self.publish_locked(settled=True, prove=False)
                 if self.newest != before:
                     self.pruner.prune_expired()
-        except Fenced:  # has been told
+        except Fenced:  # has been logged
             return True
         return False
 
@@ -321,7 +321,7 @@ class Publisher:
             self._thread.stop()
 
     def newest_age_s(self) -> float | None:
-        """How long ago the newest snapshot was taken, by this machine's clock; None if there is none, or nobody knows.
+        """How long ago the newest snapshot was taken, by this machine's clock; None if there is none or it is unknown.
 
         It is asked of the store where an earlier version, or another machine, has made that snapshot.
         """

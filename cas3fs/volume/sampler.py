@@ -38,7 +38,7 @@ class IndexSampler:
         self._after += SAMPLED_FILES
         if unlike:
             _log.error(
-                "the index has lost parts of %d files: `cas3fs fsck` tells of which, and --repair takes them from "
+                "the index has lost parts of %d files: `cas3fs fsck` names them, and --repair takes them from "
                 "snapshots; until then gc deletes nothing",
                 unlike,
             )

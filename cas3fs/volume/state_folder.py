@@ -3,14 +3,14 @@
 
 ::
 
-    lock            held by flock as long as the process lives; tells its process id
+    lock            held by flock as long as the process lives; holds its process id
     index.sqlite    the index, with -wal and -shm, and -fingerprint while it holds what a snapshot holds
     staging.sqlite  rows of staging, with -wal and -shm
     staging/        bytes of staging
     claim.json      this folder's own claims (module `cas3fs.epochs`)
     snapshots.json  the snapshots that this machine knows
     control.sock, mount.json, mount.log
-    place.json      which volume's place it belongs to (module `places`)
+    place.json      the location of the volume (module `location`)
     maintenance.json  what gc and fsck found last
     lost.json       blocks and packs that a check found lost, for the next writer
     look-NAME/      indexes of snapshots that maintenance looks into
@@ -111,12 +111,12 @@ class StateFolder:
         return self.path / "restore.sqlite"
 
     def shown(self) -> dict[str, str]:
-        """The snapshots that processes of this machine read through this folder, each with who does."""
+        """The snapshots that processes of this machine read through this folder, and where each is in use."""
         views = self.path / _VIEWS
         found = (_view_in_use(path) for path in (views.iterdir() if views.is_dir() else ()))
         return {one[0]: one[1] for one in found if one is not None}
 
-    # -- the files of the line
+    # -- index and staging
 
     def discard_index(self) -> None:
         """Removes index and staging, of which nothing is missed."""
@@ -168,7 +168,7 @@ class StateFolder:
         sync_folder(self.path)
 
     def close(self) -> None:
-        """Lets go of the lock."""
+        """Release the lock."""
         os.close(self._lock)
 
 
@@ -189,7 +189,7 @@ def _view_in_use(view: Path) -> tuple[str, str] | None:
 def _create_durably(path: Path) -> None:
     """Makes a folder, and those above it, where they are missing; after a loss of power it is still called that.
 
-    Also where it is there: who made it may not have come to the syncing.
+    Also where it exists: the process that made it may have ended before the sync.
 
     Raises:
         OSError: as mkdir(2), open(2), fsync(2).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The wires: a file system from an index, the rows of staging, a store, and how the volume was made."""
+"""Puts a file system together, from an index, the rows of staging, a store, and how the volume was made."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -87,5 +87,5 @@ def wire(
 
 
 def default_caches(settings: WriterSettings) -> tuple[str, ...]:
-    """The list of caches of those who name none."""
+    """The list of caches where the settings name none."""
     return (f"disk:{settings.cache_size_bytes}",) if settings.cache_size_bytes else ()

@@ -49,8 +49,8 @@ def test_what_a_mount_of_another_version_does_not_tell_is_an_error_of_one_line(
     assert run([*words.split(), url, "--state-dir", str(workspace / "s")]) == status
     told = capsys.readouterr()
     assert len(told.err.splitlines()) == 1
-    assert "of another version of cas3fs" in told.err
-    assert "unmount the volume, and mount it again" in told.err
+    assert "another version of cas3fs" in told.err
+    assert "unmount the volume and mount it again" in told.err
 
 
 def test_a_request_that_a_mount_does_not_know_is_an_error_of_one_line(

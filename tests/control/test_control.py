@@ -210,7 +210,7 @@ def mute(path: Path) -> Iterator[socket.socket]:
 def test_a_process_without_a_sign_of_life_is_named(mute: socket.socket, path: Path) -> None:
     with ControlClient(path, quiet_s=0.02, alive_timeout_s=0.1) as client:
         with pytest.raises(
-            ControlError, match=f"process {os.getpid()} that serves /mnt/there has given no sign"
+            ControlError, match=f"process {os.getpid()} that serves /mnt/there has not responded"
         ) as told:
             client.call("stats")
         assert f"kill -9 {os.getpid()}" in str(told.value)
@@ -219,14 +219,14 @@ def test_a_process_without_a_sign_of_life_is_named(mute: socket.socket, path: Pa
 def test_a_process_that_lets_connections_wait_is_named(mute: socket.socket, path: Path) -> None:
     waiting = [raw(path) for _ in range(2)]
     assert is_listening(path)
-    with pytest.raises(ControlError, match=f"process {os.getpid()} that serves /mnt/there has given no sign"):
+    with pytest.raises(ControlError, match=f"process {os.getpid()} that serves /mnt/there has not responded"):
         ControlClient(path, alive_timeout_s=0.1)
     for connection in waiting:
         connection.close()
 
 
 def test_a_request_that_does_not_fit_is_not_waited_for_forever(mute: socket.socket, path: Path) -> None:
-    with ControlClient(path, alive_timeout_s=0.1) as client, pytest.raises(ControlError, match="has given no sign"):
+    with ControlClient(path, alive_timeout_s=0.1) as client, pytest.raises(ControlError, match="has not responded"):
         client.ask("stats", {"much": "x" * (MAX_LINE_BYTES - 100)})
 
 

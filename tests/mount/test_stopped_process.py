@@ -66,5 +66,5 @@ def test_an_unresponsive_mount_is_reached_by_its_record(unresponsive: Path, work
     places = LocalFolders(workspace / "s", workspace / "c")
     assert find_socket(unresponsive, places, quiet_s=0.1) == workspace / "s" / "uuid" / SOCKET_NAME
     server.close()
-    with pytest.raises(ControlError, match=f"the mount on {unresponsive} has given no sign"):
+    with pytest.raises(ControlError, match=f"the mount on {unresponsive} has not responded"):
         find_socket(unresponsive, places, quiet_s=0.1, alive_timeout_s=0.1)

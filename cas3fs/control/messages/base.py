@@ -20,7 +20,7 @@ class Request(Generic[R]):
     reply: ClassVar[Any]
     """The class `R`."""
     constants: ClassVar[Mapping[str, Any]] = _NO_CONSTANTS
-    """Keys of ``args`` that tell two requests with one verb apart."""
+    """Keys of ``args`` that distinguish two requests with one verb."""
 
 
 @attrs.frozen

@@ -31,7 +31,7 @@ from tests.hostile.mutations import bytes_like, changed, head_of, sealed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONTENT = bytes(range(256)) * 40
-MOST_BYTES = 200_000
+MAX_BYTES = 200_000
 SNAPSHOT = "snapshots/00000001-0000000001"
 
 
@@ -123,7 +123,7 @@ class WatchedStore(MemoryStore):
     """Fails if a range is requested that is larger than any valid request for these few bytes."""
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        assert length <= MOST_BYTES, f"{length} bytes of {key} are requested"
+        assert length <= MAX_BYTES, f"{length} bytes of {key} are requested"
         return super().get_range(key, start, length)
 
 
@@ -184,7 +184,7 @@ def store_with_list(stored: bytes, length: int | None = None) -> MemoryStore:
     [(name, *_), *rest] = head["attributes"]["parts"]
     first = [name, len(OBJECTS[name]), len(stored) if length is None else length, blake3(stored).hexdigest()]
     store = WatchedStore()
-    store.put_if_absent(name, OBJECTS[name] + stored + bytes(MOST_BYTES))
+    store.put_if_absent(name, OBJECTS[name] + stored + bytes(MAX_BYTES))
     store.put_if_absent(SNAPSHOT, sealed({**head, "attributes": {**head["attributes"], "parts": [first, *rest]}}))
     return store
 
@@ -208,13 +208,13 @@ def test_arbitrary_references_of_a_list_are_read_or_refused(plain: bytes) -> Non
 
 
 def test_a_list_that_is_declared_too_long_is_not_read() -> None:
-    archive = SnapshotArchive(Shelf(store_with_list(first_list(), MOST_BYTES + 1)), workers=1)
+    archive = SnapshotArchive(Shelf(store_with_list(first_list(), MAX_BYTES + 1)), workers=1)
     with pytest.raises(SnapshotDamaged, match="list"):
         restore(archive, SNAPSHOT.removeprefix("snapshots/"))
 
 
 def test_a_segment_that_is_declared_too_long_is_not_read() -> None:
-    reference = SegmentReference(bytes(16), "00000001-0000000001", 0, MOST_BYTES + 1)
+    reference = SegmentReference(bytes(16), "00000001-0000000001", 0, MAX_BYTES + 1)
     archive = SnapshotArchive(
         Shelf(store_with_list(encode_list([reference] * 4, Compression.parse("none")))), workers=1
     )

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Memory of a mount's process: the C library hoards less of it, and Python looks less often for what is to be freed.
+"""Limits of the process of a mount: less memory kept by the C library, fewer full garbage collections, more open files.
 
-Python's full collections pass over every object, a third of a million while a tree is written, with the interpreter's
-lock held, and come the oftener the faster objects are made: a fifth of the time that it took to create files. Here a
-clock brings them. The young generations are collected as ever, and most objects need neither, as nothing refers to
-them in a circle.
+A full collection of Python visits every object, a third of a million while a tree is written, with the interpreter's
+lock held. By default they come the more often the faster objects are made: a fifth of the time that it took to create
+files. `TimedGc` runs them by a clock instead. The young generations are collected as usual, and most objects need
+neither, as nothing refers to them in a cycle.
+
+Thresholds alone (`gc.freeze` and a full collection after 1,000 of the middle generation) cost as little: while 20,000
+files are created, 0.06 to 0.08 s of CPU go to collections, with the clock 0.07 to 0.09 s, and with Python's defaults
+0.21 to 0.33 s. But thresholds count objects, not bytes, and only count while objects are made. The clock also frees,
+within half a minute, a cycle that holds the bytes of a pack, when the mount is idle.
 """
 
 import ctypes
@@ -32,7 +37,7 @@ _MANY_DESCRIPTORS = 65_536
 
 
 class TimedGc:
-    """Within it, full collections come by the clock, and leave out what is there at its beginning."""
+    """A context in which full collections run at intervals, and skip the objects that exist at its beginning."""
 
     def __init__(self, interval_s: float = _FULL_COLLECTIONS_S) -> None:
         self._interval_s = interval_s
@@ -60,7 +65,7 @@ class TimedGc:
 
 
 def limit_malloc_arenas() -> None:
-    """Makes glibc keep less of what was freed.
+    """Make glibc keep less of the memory that was freed.
 
     It gives up to eight heaps per core to threads that allocate at once, raises the size from which memory is mapped
     apart to that of the largest piece ever freed, and keeps what each heap has ever held; with the mebibytes that
@@ -74,7 +79,7 @@ def limit_malloc_arenas() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Raises the soft limit of open files, 1024 as a rule for the sake of select(2), to the hard one."""
+    """Raise the soft limit of open files, usually 1024 for the sake of select(2), to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (hard, _MANY_DESCRIPTORS):  # where the hard limit is infinite, the system may refuse it
         if soft != resource.RLIM_INFINITY and (soft < wanted or wanted == resource.RLIM_INFINITY):

@@ -92,7 +92,7 @@ def test_volume_of_a_newer_format(machine: CliMachine) -> None:
 @pytest.mark.promise("commands-wait-for-signs-of-life")
 def test_umount_by_url_cleans_up_a_stale_mount(volume: CliMachine) -> None:
     volume.kill(volume.mount())
-    assert "is cleaned up" in volume.run("umount", volume.url).stdout
+    assert "the mount is removed" in volume.run("umount", volume.url).stdout
     volume.mount()
     volume.umount()
 

@@ -38,29 +38,29 @@ def restore_head(settings: StoreSettings, folders: LocalFolders, snapshot_id: st
         SnapshotMissing, SnapshotDamaged: the snapshot cannot be had.
         Cas3fsError: store or disk failed; restoring again is safe.
     """
-    with open_offline_writer(settings, folders) as turn:
-        head = turn.archive.newest_id()
+    with open_offline_writer(settings, folders) as writer:
+        head = writer.archive.newest_id()
         if head == snapshot_id:
-            return turn.archive.load(snapshot_id)
-        _check_nothing_unpublished(turn)
-        turn.state.remove_scratch()
+            return writer.archive.load(snapshot_id)
+        _check_nothing_unpublished(writer)
+        writer.state.remove_scratch()
         try:
-            return _restore(turn, snapshot_id, head, progress)
+            return _restore(writer, snapshot_id, head, progress)
         finally:
-            turn.state.remove_scratch()
+            writer.state.remove_scratch()
 
 
-def _check_nothing_unpublished(turn: OfflineWriter) -> None:
-    if not turn.after_release:
+def _check_nothing_unpublished(writer: OfflineWriter) -> None:
+    if not writer.after_release:
         raise StateConflict(
             "the last mount on this machine did not end well, and may hold changes that are not stored yet: mount and "
             "unmount the volume here first"
         )
 
 
-def _restore(turn: OfflineWriter, snapshot_id: str, head: str | None, progress: Progress) -> SnapshotInfo:
-    state, archive = turn.state, turn.archive
-    number = turn.next_number
+def _restore(writer: OfflineWriter, snapshot_id: str, head: str | None, progress: Progress) -> SnapshotInfo:
+    state, archive = writer.state, writer.archive
+    number = writer.next_number
 
     def report(done: int, total: int) -> None:
         progress({"what": "restoring", "done": done, "total": total})
@@ -95,10 +95,10 @@ def _restore(turn: OfflineWriter, snapshot_id: str, head: str | None, progress: 
         parent=head,
         facts=facts,
         restored=snapshot_id,
-        origin=SnapshotOrigin(lineage, turn.claim.uuid),
+        origin=SnapshotOrigin(lineage, writer.claim.uuid),
         bypassed=around,
     )
-    if not turn.epochs.is_newest(turn.claim):
+    if not writer.epochs.is_newest(writer.claim):
         raise Fenced("another writer has taken over the volume meanwhile")
     return made
 

@@ -10,7 +10,7 @@ test shows a claim when it carries the key::
 Only the lists of tests are generated; the texts are written by hand, here and nowhere else. The tests are read, not
 imported. A test of tests/architecture fails while a key has no test, a marker has an unknown key, or a list is stale.
 
-Run it with ``python docs/claims.py``; ``./dev docs`` runs it before it builds the pages.
+Run it with ``python docs/promises.py``; ``./dev docs`` runs it before it builds the pages.
 """
 
 import ast

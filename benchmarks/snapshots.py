@@ -56,7 +56,7 @@ class SnapshotVolume:
         return self.places.state_of(self.uuid)
 
     def fill(self) -> None:
-        """Leave the state folder like a mount that created all files and was killed."""
+        """Leave the state directory like a mount that created all files and was killed."""
         volume = open_writer(self.settings, WriterSettings(cache_size_bytes=0), self.places)
         volume.start(0)
         volume.finish()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Settings: what a user can choose, as frozen values.
 
-Vocabulary: the *local folders* are the two folders of this machine that cas3fs uses: the state folder holds what must
-not be lost, the cache folder what may vanish at any time.
+Vocabulary: the *local folders* are the two folders of this machine that cas3fs uses: the state directory holds what
+must not be lost, the cache folder what may vanish at any time.
 
-This module does not know of volumes, stores or mounts; the rooms that do are passed the values.
+This module does not know of volumes, stores or mounts; the subpackages that do are passed the values.
 """
 
 import os
@@ -23,14 +23,14 @@ CACHE_VARIABLE = "CAS3FS_CACHE_DIR"
 class LocalFolders:
     """The two folders of this machine; below them each volume has its own, named by its uuid.
 
-    Where several places have volumes of one uuid, each has its own state folder (`cas3fs.volume.location`).
+    Where several places have volumes of one uuid, each has its own state directory (`cas3fs.volume.location`).
     """
 
     state_dir: Path
     cache_dir: Path
 
     def state_of(self, volume_uuid: str) -> Path:
-        """The state folder of one volume at one place."""
+        """The state directory of one volume at one place."""
         return self.state_dir / volume_uuid
 
     def cache_of(self, volume_uuid: str) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Counters, timers and gauges, kept by one `Metrics` object that is passed to the rooms.
+"""Counters, timers and gauges, kept by one `Metrics` object that is passed to the subpackages.
 
 Vocabulary:
 
@@ -9,8 +9,8 @@ Vocabulary:
 - *snapshot*: all of them at one moment, as plain numbers by name.
 - *last error*: of background work that continues in spite of errors.
 
-Names are words joined by dots, from the room to the detail: ``store.put.bytes``. There is no global registry: whatever
-counts is passed a `Metrics`.
+Names are words joined by dots, from the subpackage to the detail: ``store.put.bytes``. There is no global registry:
+whatever counts is passed a `Metrics`.
 
 Locks: each counter and timer has its own, held only for an addition, so it may be taken under any other lock. The lock
 of `Metrics` is held while a name is looked up: keep the returned object where speed matters.

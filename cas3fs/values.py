@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small immutable values that the rooms pass to each other."""
+"""Small immutable values that the subpackages pass to each other."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple, NewType

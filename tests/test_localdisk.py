@@ -60,7 +60,7 @@ def thin(tmp_path: Path) -> Iterator[Path]:
         undoing.callback(subprocess.run, ["losetup", "-d", device], check=True)
         run("mount", device, folder)
         undoing.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
-        (folder / "first").write_bytes(b"x" * MIB)  # its journal has its room
+        (folder / "first").write_bytes(b"x" * MIB)  # its journal has its space
         subprocess.run(["sync", "--file-system", folder], check=True)
         with open(small / "of somebody else", "wb") as file:
             os.posix_fallocate(file.fileno(), 0, LocalDisk().free_bytes(small) - 2 * MIB)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The values that rooms pass to each other."""
+"""The values that subpackages pass to each other."""
 
 import pytest
 from hypothesis import given

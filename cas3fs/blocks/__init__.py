@@ -11,5 +11,5 @@ Vocabulary:
 Every length, offset and tag that is read from stored bytes is checked before it is used, and decoding never yields more
 than the plain length that the caller expects. Anything else raises `BlockCorrupt` or `PackCorrupt`.
 
-The room does not know of object stores, files, the index or caches.
+The subpackage does not know of object stores, files, the index or caches.
 """

@@ -16,7 +16,7 @@ Vocabulary:
 Where things are: `base` is the interface, also for caches of other packages; `memory`, `disk`, `memcached` and `web`
 implement it; `tiered` and `wrappers` combine and protect caches; `registry` makes them from specs.
 
-This room knows nothing of packs, the object store, files, or of its callers.
+This subpackage knows nothing of packs, the object store, files, or of its callers.
 """
 
 from cas3fs.caches.base import BlockCache

@@ -8,7 +8,7 @@ To add a verb: see `cas3fs.commands`. To add an option of mount: a field of `Wri
 `cas3fs.config`, which has the default, and the option in `mount`. Options that several verbs have are in `common`.
 
 A module is imported when its verb is called, and what the verb needs when it runs, so that ``cas3fs --help`` is quick.
-The room knows of commands, control and config, and reaches all below through them.
+The subpackage knows of commands, control and config, and reaches all below through them.
 """
 
 from cas3fs.cli.program import main

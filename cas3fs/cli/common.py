@@ -216,7 +216,7 @@ def find_mount_or_dead(
     from cas3fs.volume.location import belongs_to_endpoint
 
     is_url = "://" in volume
-    if is_url:  # the writer's state folder first: views of snapshots may be mounted beside it
+    if is_url:  # the writer's state directory first: views of snapshots may be mounted beside it
         for state, record in find_mount_records(folders.state_dir):
             if volume == record.url and belongs_to_endpoint(state, StoreSettings(volume, endpoint_url)):
                 return LocalMount(record.url, Path(record.mountpoint), state / SOCKET_NAME)
@@ -235,7 +235,7 @@ def _writer_mount(url: str, folders: LocalFolders, endpoint_url: str | None) -> 
     from cas3fs.cli.socket_lookup import find_socket
     from cas3fs.fuse.mountpoints import list_mounts
     from cas3fs.volume.location import belongs_to_endpoint
-    from cas3fs.volume.state_folder import is_view
+    from cas3fs.volume.state_directory import is_view
 
     dead = None
     for mount in list_mounts():

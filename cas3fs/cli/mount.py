@@ -167,7 +167,7 @@ def _refuse_hiding(mountpoint: Path, folders: LocalFolders) -> None:
 
     The store is no such folder: it is reached through a descriptor, also below a mount.
     """
-    own = {"state folder": (folders.state_dir, "--state-dir"), "cache folder": (folders.cache_dir, "--cache-dir")}
+    own = {"state directory": (folders.state_dir, "--state-dir"), "cache directory": (folders.cache_dir, "--cache-dir")}
     for what, (path, option) in own.items():
         if Path(os.path.realpath(path)).is_relative_to(mountpoint):
             raise UsageError(

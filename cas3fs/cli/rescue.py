@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs rescue``: save the files that only a state folder has."""
+"""``cas3fs rescue``: save the files that only a state directory has."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cas3fs.units import format_size
 @click.command()
 @click.argument("state", metavar="STATE-DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
-@click.option("--volume", "url", metavar="URL", help="The volume, if the state folder does not name it.")
+@click.option("--volume", "url", metavar="URL", help="The volume, if the state directory does not name it.")
 @store_options
 @json_option
 def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str | None, as_json: bool) -> None:
@@ -26,10 +26,10 @@ def rescue(*, state: Path, destination: Path, url: str | None, endpoint_url: str
 
     Example: cas3fs rescue ~/.local/state/cas3fs/UUID ~/rescued
     """
-    from cas3fs.commands.rescue import choose_state_folder, find_endpoint, find_url
+    from cas3fs.commands.rescue import choose_state_directory, find_endpoint, find_url
     from cas3fs.commands.rescue import rescue as save
 
-    found = choose_state_folder(state)
+    found = choose_state_directory(state)
     known = url or find_url(found)
     if known is None:
         raise UsageError(f"{found} does not name the volume that it belongs to: use --volume URL")

@@ -3,7 +3,7 @@
 
 Only the mount itself knows for sure where its socket is, so the kernel has to ask it. A process that makes such a
 request waits for the answer, and cannot even be killed once the process of the mount has received it. So a child
-process makes it. If the child gets no answer, the records in the state folder show which process it may be, and
+process makes it. If the child gets no answer, the records in the state directory show which process it may be, and
 whether that responds.
 """
 
@@ -98,7 +98,7 @@ def _can_read(pipe: int, limit_s: float) -> bool:
 
 
 def _recorded(mountpoint: Path, folders: LocalFolders) -> Path | None:
-    """The socket of the process that was the last to mount there, by the records in the state folder."""
+    """The socket of the process that was the last to mount there, by the records in the state directory."""
     files = [
         *folders.state_dir.glob(f"*/{MOUNT_RECORD_NAME}"),
         *folders.state_dir.glob(f"*/views/*/{MOUNT_RECORD_NAME}"),

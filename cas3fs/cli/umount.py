@@ -92,7 +92,7 @@ def _store(client: ControlClient, progress: Progress, mount: "LocalMount") -> No
         client.request(StoreRequest(), progress)
     except StoreError as error:
         raise StoreError(
-            f"{error}; {mount.mountpoint} stays mounted, and what is not in the store is safe in the state folder"
+            f"{error}; {mount.mountpoint} stays mounted, and what is not in the store is safe in the state directory"
         ) from error
     except IndexDatabaseError as error:
         raise type(error)(
@@ -114,7 +114,7 @@ def _await_end(client: ControlClient, progress: Progress, mount: "LocalMount") -
         ) from error
     except StoreError as error:
         raise StoreError(
-            f"{error}; the volume is unmounted, and what is not in the store is safe in the state folder: "
+            f"{error}; the volume is unmounted, and what is not in the store is safe in the state directory: "
             f"mount {mount.url} here again to continue"
         ) from error
 

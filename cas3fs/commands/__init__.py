@@ -13,5 +13,5 @@ To add a verb: a module here with what it does, and a module of that name in `ca
 whose name goes into ``VERBS`` of `cas3fs.cli.program`. If the process of a mount must do it, too: a request in
 `cas3fs.control.messages`, and an entry in the table of `requests`.
 
-The room does not know of options and output, and commands do not call each other.
+The subpackage does not know of options and output, and commands do not call each other.
 """

@@ -51,9 +51,9 @@ from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
 from cas3fs.volume.handover import expect_released_head
 from cas3fs.volume.lineage import damage_since_closed
 from cas3fs.volume.loading import load_volume, open_volume_store
-from cas3fs.volume.location import find_state_folder
+from cas3fs.volume.location import find_state_directory
 from cas3fs.volume.opening import OpenVolume, open_writer
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 _CHECKPOINT = "verify.json"
 _WHATEVER_SIZE_BYTES = 1 << 60
@@ -91,8 +91,8 @@ def check_unmounted(store: StoreSettings, folders: LocalFolders, request: FsckRe
     metrics = Metrics()
     with closing(open_volume_store(store, metrics)) as opened, ExitStack() as resources:
         entry = load_volume(opened)
-        path = find_state_folder(folders, str(entry.uuid), store)
-        state = StateFolder(path) if path.is_dir() else None
+        path = find_state_directory(folders, str(entry.uuid), store)
+        state = StateDirectory(path) if path.is_dir() else None
         if state is not None:
             resources.callback(state.close)
         early: list[Finding] = []
@@ -141,7 +141,7 @@ def _not_reported_later(early: list[Finding], later: Sequence[Finding]) -> list[
 
 
 @contextmanager
-def _target(store: ObjectStore, state: StateFolder | None, early: list[Finding]) -> Iterator[FsckTarget]:
+def _target(store: ObjectStore, state: StateDirectory | None, early: list[Finding]) -> Iterator[FsckTarget]:
     """The index to check: the local one, or one restored; `early` takes what is found on the way."""
     archive = SnapshotArchive(Shelf(store))
     epoch = Epochs(Shelf(store)).newest()
@@ -264,7 +264,7 @@ def _opened(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -
 def _set_aside_unlike(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -> None:
     """Sets a local index aside of which the bytes are not those that were written."""
     with closing(open_volume_store(store, Metrics())) as opened:
-        path = find_state_folder(folders, str(load_volume(opened).uuid), store) / "index.sqlite"
+        path = find_state_directory(folders, str(load_volume(opened).uuid), store) / "index.sqlite"
     if detail := damage_since_closed(path):
         _set_aside(store, folders, detail, early)
 
@@ -292,8 +292,8 @@ def _open_mending(store: StoreSettings, folders: LocalFolders, early: list[Findi
 
 def _set_aside(store: StoreSettings, folders: LocalFolders, detail: str, early: list[Finding]) -> None:
     with closing(open_volume_store(store, Metrics())) as opened:
-        path = find_state_folder(folders, str(load_volume(opened).uuid), store)
-    with closing(StateFolder(path)) as state:
+        path = find_state_directory(folders, str(load_volume(opened).uuid), store)
+    with closing(StateDirectory(path)) as state:
         aside = state.set_aside()
     text = f"{detail}; it is set aside in {aside}, and `cas3fs rescue {aside} FOLDER` saves what only it has"
     early.append(Finding("index-damaged", {"index": str(path / "index.sqlite")}, text, repaired=True))

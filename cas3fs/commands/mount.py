@@ -30,7 +30,7 @@ from cas3fs.units import MIB
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.memory_tuning import TimedGc, limit_malloc_arenas, raise_descriptor_limit
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
@@ -197,8 +197,8 @@ def serve_mount(
             volume.close()
 
 
-def _log_to_file(verbose: bool) -> Callable[[StateFolder], None]:
-    def begin(state: StateFolder) -> None:
+def _log_to_file(verbose: bool) -> Callable[[StateDirectory], None]:
+    def begin(state: StateDirectory) -> None:
         handler = RotatingFileHandler(state.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()

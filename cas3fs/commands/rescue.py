@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Saving what only a state folder has: files that were written under a claim that is no longer in force.
+"""Saving what only a state directory has: files that were written under a claim that is no longer in force.
 
 A file is saved if staging has data of it, or if it differs in contents, attributes or name from the last snapshot that
 its writer published: what was stored in packs but never published counts as well. Of a folder that was moved everything
-is saved. Deletions are not reported. The state folder is only read: databases are copied, and the files of staging are
-linked to, in a temporary folder. Damaged records of staging, and their data, are saved as they are, in a folder of
+is saved. Deletions are not reported. The state directory is only read: databases are copied, and the files of staging
+are linked to, in a temporary folder. Damaged records of staging, and their data, are saved as they are, in a folder of
 their own.
 """
 
@@ -37,7 +37,7 @@ from cas3fs.values import LARGEST_SEQUENCE, SnapshotNumber
 from cas3fs.volume.comparison import CLAIM, LineageRecord
 from cas3fs.volume.loading import load_volume, open_volume_store
 from cas3fs.volume.location import read_location
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 from cas3fs.volume.wiring import wire
 
 INDEX_NAME = "index.sqlite"
@@ -46,7 +46,7 @@ _ASIDE = "cas3fs-aside"
 _log = logging.getLogger(__name__)
 
 
-def choose_state_folder(folder: Path) -> Path:
+def choose_state_directory(folder: Path) -> Path:
     """The folder in which an index lies: `folder` itself, or the one volume's below it.
 
     Raises:
@@ -63,7 +63,7 @@ def choose_state_folder(folder: Path) -> Path:
 
 
 def find_url(state: Path) -> str | None:
-    """The URL of the volume that a state folder, or one set aside in it, belongs to; None where it is not known."""
+    """The URL of the volume that a state directory, or one set aside in it, belongs to; None where it is not known."""
     for folder in (state, state.parent.parent):
         record = MountRecord.load(folder) or read_location(folder)
         if record is not None:
@@ -84,9 +84,9 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
     """Copies what only `state` has into the folder `destination`, under the paths of the volume; gives a report.
 
     Raises:
-        StateInUse: a process works with the state folder.
+        StateInUse: a process works with the state directory.
         UsageError: the destination is not empty.
-        StoreError, IndexDatabaseError, OSError: store, state folder or destination do not serve.
+        StoreError, IndexDatabaseError, OSError: store, state directory or destination do not serve.
     """
     if destination.exists() and any(destination.iterdir()):
         raise UsageError(f"{destination} is not empty")
@@ -117,9 +117,9 @@ def _save_aside(state: Path, scratch: Path, destination: Path) -> str | None:
     return str(folder) if saved else None
 
 
-def _locked(state: Path) -> StateFolder:
+def _locked(state: Path) -> StateDirectory:
     try:
-        return StateFolder(state)
+        return StateDirectory(state)
     except StateInUse as error:
         raise StateInUse(f"{state} is in use by a mount; what it has is saved once it is unmounted") from error
 

@@ -24,7 +24,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin
 from cas3fs.volume.comparison import CLEAN, LINEAGE, PUBLISHED
 from cas3fs.volume.offline_writer import OfflineWriter, open_offline_writer
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path
     return None, around
 
 
-def _clear_line(state: StateFolder) -> None:
+def _clear_line(state: StateDirectory) -> None:
     """Takes the local index away: for good if it is a published state, else aside."""
     if not state.index.exists():
         return

@@ -22,8 +22,8 @@ from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
 from cas3fs.volume.loading import load_volume, open_volume_store
-from cas3fs.volume.location import find_state_folder
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.location import find_state_directory
+from cas3fs.volume.state_directory import StateDirectory
 
 
 def report_mounted(service: MountService, request: StatsRequest, progress: Progress) -> StatsReply:
@@ -74,7 +74,7 @@ def report_unmounted(
         archive = SnapshotArchive(Shelf(store))
         newest = archive.newest()
         newest_id = None if newest is None else newest.id
-        state = find_state_folder(folders, str(entry.uuid), settings)
+        state = find_state_directory(folders, str(entry.uuid), settings)
         counts = _local_counts(state, archive, newest_id)
         if counts is None:
             counts = _restored_counts(archive, newest_id)
@@ -109,7 +109,7 @@ def _local_counts(path: Path, archive: SnapshotArchive, newest: str | None) -> C
     if newest is None or not path.is_dir():
         return None
     try:
-        with closing(StateFolder(path)) as state:
+        with closing(StateDirectory(path)) as state:
             if not state.index.exists() or migrations.current(state.index) != migrations.head():
                 return None
             with Index.open(state.index) as index:

@@ -14,13 +14,13 @@ An answer may take hours without progress. So a client that has received nothing
 connection of its own. Every server answers that at once (an older one with an error, which will do), and the client
 waits on. It gives up when the process is stopped, or does not answer ``alive``.
 
-The socket is ``control.sock`` in the volume's state folder, mode 0600; the peer's user id must be the server's own,
+The socket is ``control.sock`` in the volume's state directory, mode 0600; the peer's user id must be the server's own,
 or root. Beside it ``mount.json`` (a `MountRecord`) names the process and its mount point; it outlives the mount
 itself while the process is still storing. The kernel limits paths of sockets to 107 bytes, so both sides use
 ``/proc/self/fd/<folder>``.
 
 `messages` declares the requests and replies, and says how to add one. `cas3fs.commands.requests` says what each does:
-this room does not know that, nor how a volume is opened.
+this subpackage does not know that, nor how a volume is opened.
 """
 
 from cas3fs.control.client import ALIVE_TIMEOUT_S, QUIET_S, ControlClient, wait_until_alive

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which process serves a volume on this machine, as its state folder records, and whether that process listens."""
+"""Which process serves a volume on this machine, as its state directory records, and whether that process listens."""
 
 import json
 import socket
@@ -25,12 +25,12 @@ class MountRecord:
     pid: int
 
     def save(self, state_dir: Path) -> None:
-        """Writes the record into the volume's state folder, replacing an older one."""
+        """Writes the record into the volume's state directory, replacing an older one."""
         replace_file(state_dir / MOUNT_RECORD_NAME, json.dumps(attrs.asdict(self)), sync=False)
 
     @classmethod
     def load(cls, state_dir: Path) -> "MountRecord | None":
-        """The record in a volume's state folder; None when there is none that can be read."""
+        """The record in a volume's state directory; None when there is none that can be read."""
         try:
             return cls(**json.loads((state_dir / MOUNT_RECORD_NAME).read_text()))
         except (OSError, ValueError, TypeError, RecursionError):
@@ -38,7 +38,7 @@ class MountRecord:
 
 
 def find_mount_records(state_root: Path) -> Iterator[tuple[Path, MountRecord]]:
-    """The state folders below `state_root` whose process listens, with their records."""
+    """The state directories below `state_root` whose process listens, with their records."""
     for file in sorted(state_root.glob(f"*/{MOUNT_RECORD_NAME}")) if state_root.is_dir() else []:
         record = MountRecord.load(file.parent)
         if record is not None and is_listening(file.parent / SOCKET_NAME):

@@ -19,9 +19,9 @@ Vocabulary:
 An entry never changes once it is saved; replacing it means new objects. Attributes of a newer version are kept as they
 are. The kinds of a volume are in `kinds`.
 
-The room is also a library for programs that keep their own entries beside a volume, or in another store. They declare
-their own kinds, with random ids if they like, and have all operations of node entries, of which the volume itself needs
-only some::
+The subpackage is also a library for programs that keep their own entries beside a volume, or in another store. They
+declare their own kinds, with random ids if they like, and have all operations of node entries, of which the volume
+itself needs only some::
 
     >>> from cas3fs.entries.attributes import attribute, entry_kind
     >>> from cas3fs.entries.coercers import to_string
@@ -50,5 +50,5 @@ only some::
     >>> [shelf.load_head(Recording, one.id).title for one in shelf.list_entries(Recording)]
     ['Numbers', 'Numbers']
 
-The room does not know of files, blocks or the index, nor what the kinds are used for.
+The subpackage does not know of files, blocks or the index, nor what the kinds are used for.
 """

@@ -32,7 +32,7 @@ the epochs. If there is any claim that it had not seen before, of whatever numbe
 random time and tries again. Every writer lists after creating, so of two concurrent writers at least one sees the
 other. A withdrawn claim does not count, not even for numbering.
 
-This room knows nothing of snapshots, the index, or mounts. It has no threads: a mount claims and releases once.
+This subpackage knows nothing of snapshots, the index, or mounts. It has no threads: a mount claims and releases once.
 """
 
 from cas3fs.epochs.claiming import ATTEMPTS, Claim, Epochs, Handover

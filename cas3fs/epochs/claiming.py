@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Claims and releases epochs, and finds out whether another writer has taken over.
 
-The room's docstring has the invariants. A claim goes through these steps:
+The subpackage's docstring has the invariants. A claim goes through these steps:
 
 1. Read the claim file and the newest epoch; see whether our own pending claim arrived.
 2. Refuse if another writer holds the newest epoch, unless that one is to be taken over.

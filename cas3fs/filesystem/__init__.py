@@ -35,7 +35,7 @@ Locks, in the order in which they are taken
        microseconds and never across a request to the store, but a commit holds it while staging rows are synced
     5. locks of the layer files (`state.layer_files`), of caches, block reader and block writer, which never call up
 
-Other rooms reach the index by `FileSystem.index_transaction`, and only so.
+Other subpackages reach the index by `FileSystem.index_transaction`, and only so.
 
 It does not know of FUSE, of object stores' names and formats, of snapshots, or of epochs.
 """

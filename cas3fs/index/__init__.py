@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The index: which files there are, what they are called, and which blocks hold their bytes.
 
-All SQL of cas3fs is in this room. It is written with SQLAlchemy Core over the tables that `tables` declares; the engine
-that runs it is SQLite.
+All SQL of cas3fs is in this subpackage. It is written with SQLAlchemy Core over the tables that `tables` declares; the
+engine that runs it is SQLite.
 
 Vocabulary
     index       the database of one volume on this machine; the store holds snapshots of it
@@ -31,9 +31,9 @@ Where to find and to add what
     `Index` puts the parts together. What only gc and fsck need is imported from its module when they begin.
 
 Threads
-    The room has no threads, and the writer's connection no lock: the caller holds one lock of its own around every
-    call of an `Index`, of its namespace, chunks, blocks and state. No lock is needed for `Index.sync`, `Index.reader`
-    and the reader itself, `PinnedIndex`, and all of `StagingIndex`. No open database may cross a fork.
+    The subpackage has no threads, and the writer's connection no lock: the caller holds one lock of its own around
+    every call of an `Index`, of its namespace, chunks, blocks and state. No lock is needed for `Index.sync`,
+    `Index.reader` and the reader itself, `PinnedIndex`, and all of `StagingIndex`. No open database may cross a fork.
 
 It knows nothing of the object store, of staging files, of FUSE, or of what a checkpoint is.
 """

@@ -15,6 +15,6 @@ Vocabulary
 A plan is a value: it is made without changing anything, and can be printed. The execution decides each step again, by
 the state of that moment.
 
-``gc/`` and ``fsck/`` do not import each other; what both use is at the top of the room. The room does not know how a
-volume is opened, nor FUSE, nor the control socket; the publisher of snapshots is passed in (`context`).
+``gc/`` and ``fsck/`` do not import each other; what both use is at the top of the subpackage. The subpackage does not
+know how a volume is opened, nor FUSE, nor the control socket; the publisher of snapshots is passed in (`context`).
 """

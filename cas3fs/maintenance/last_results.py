@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The last results of gc, fsck and verify, for ``cas3fs stats``: a JSON object in a file of the state folder.
+"""The last results of gc, fsck and verify, for ``cas3fs stats``: a JSON object in a file of the state directory.
 
 ::
 

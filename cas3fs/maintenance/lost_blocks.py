@@ -9,7 +9,7 @@ The index holds two lists of packs, as texts of one name a line:
   itself needs is known by itself: it is in the lost pack (`cas3fs.index.repairs`).
 
 A check of a mounted volume records what it finds lost at once. A check of a volume that nobody has open changes
-nothing; it saves a note in the state folder, which the next writer applies. It is a JSON file, replaced as a whole::
+nothing; it saves a note in the state directory, which the next writer applies. It is a JSON file, replaced as a whole::
 
     {"packs": [name, ...], "blocks": [[hash in hex, name of the pack or an empty text], ...]}
 

@@ -9,7 +9,7 @@ Vocabulary:
 - *wrapper*: a store around another that adds one concern: retries, limits, metrics (`wrappers`). `open_store` stacks
   them around a bare store.
 
-The room does not know of volumes, entries, packs or blocks: to it every object is bytes.
+The subpackage does not know of volumes, entries, packs or blocks: to it every object is bytes.
 """
 
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore

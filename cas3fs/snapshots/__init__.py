@@ -26,5 +26,5 @@ Order of writes: the pages entries, then the manifest. A snapshot that was inter
 Order of deletes: the manifests, then the pages entries that no other manifest refers to.
 
 `archive.SnapshotArchive` is the way in; `snapshot_writer` and `snapshot_reader` do its work. Numbers and epochs come
-from the caller. This room knows nothing of the content of the file, SQL, mounts, or of when its callers publish.
+from the caller. This subpackage knows nothing of the content of the file, SQL, mounts, or of when its callers publish.
 """

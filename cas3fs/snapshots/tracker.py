@@ -11,7 +11,7 @@ Only this writer deletes the snapshots that its claim has seen, and those that t
 *expected*. If the store does not have an expected snapshot, it is *missing*. It may be lost or may come back, so
 everything that it may need is kept until a person gives it up, by a repair or by deleting it.
 
-The ids are kept across mounts in a file of the state folder, as JSON: ``{"claim": "...", "snapshots": [...]}``, with
+The ids are kept across mounts in a file of the state directory, as JSON: ``{"claim": "...", "snapshots": [...]}``, with
 the uuid of the claim under which they were written. If the file is lost, only this knowledge is lost.
 
 Thread-safe: one lock around the sets; no request is made under it.

@@ -14,6 +14,6 @@ Vocabulary:
 - *server*: a real server that runs for the length of a ``with`` (`servers`).
 - *temporary volume*, *temporary mount*: made with the command line, for one test (`volumes`).
 
-`plugin` has the fixtures, which pytest loads by itself. Nothing but tests imports this room, and importing it imports
-nothing. Servers need programs, or packages of the ``dev`` extra.
+`plugin` has the fixtures, which pytest loads by itself. Nothing but tests imports this subpackage, and importing it
+imports nothing. Servers need programs, or packages of the ``dev`` extra.
 """

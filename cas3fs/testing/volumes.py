@@ -42,7 +42,7 @@ class TemporaryVolume:
 
     @property
     def state_dir(self) -> Path:
-        """The state folder of its machine."""
+        """The state directory of its machine."""
         return self.folder / "state"
 
     @property

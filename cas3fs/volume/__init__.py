@@ -2,7 +2,7 @@
 """Opens, publishes and closes a volume: settings become connected objects.
 
 Words
-    open       a state folder is locked, an epoch claimed, and a file system connected to index, staging and store
+    open       a state directory is locked, an epoch claimed, and a file system connected to index, staging and store
     view       a volume that is open for reading only, from a snapshot, without a claim
     lineage    the succession of writers: the local index continues it if nobody else has written since it was written
     diverged   said of a snapshot: published by a writer that had been taken over from, so not part of the lineage
@@ -12,8 +12,8 @@ Words
 
 Modules
     loading         the store of a volume, and the entry that records how it was made
-    location        which state folder belongs to a volume; two copies of a bucket have two
-    state_folder    the files of the state folder, and its lock
+    location        which state directory belongs to a volume; two copies of a bucket have two
+    state_directory the files of the state directory, and its lock
     lineage         which index a writer begins with: the local one, the newest snapshot, or an empty one
     comparison      the local index compared with the store: current, superseded, an old copy, another store
     handover        what a claim knows of the snapshots before it lists them, and leaves to the next
@@ -25,5 +25,5 @@ Modules
     gc_scheduler    gc on demand and at intervals
     memory_tuning   limits of the process of a mount
 
-The default retention policy is in `cas3fs.snapshots.policy`. The room does not know of FUSE, verbs or messages.
+The default retention policy is in `cas3fs.snapshots.policy`. The subpackage does not know of FUSE, verbs or messages.
 """

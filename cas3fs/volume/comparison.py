@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether a writer may continue with the local index: what the index records of itself, compared with the store.
 
-A state folder can be an old copy: restored from a backup, or with the whole machine when that is set back to an earlier
-state. And the store can be another one than the index knows: an older state of it, restored from a backup, or a copy
-with a history of its own. Neither shows in the claim file, which is copied with the rest. What the index records
+A state directory can be an old copy: restored from a backup, or with the whole machine when that is set back to an
+earlier state. And the store can be another one than the index knows: an older state of it, restored from a backup, or a
+copy with a history of its own. Neither shows in the claim file, which is copied with the rest. What the index records
 (`index.state`):
 
 - ``claim``: uuid of the claim under which it was written last; set before anything else is written under it.
@@ -15,7 +15,7 @@ with a history of its own. Neither shows in the claim file, which is copied with
 - ``clean``: that id again (or an empty text where there is none), while nothing has changed since and nothing is
   staged; removed before anything can change.
 
-Numbers of snapshots only grow, and each is attempted once. So if the claims show that only this state folder has
+Numbers of snapshots only grow, and each is attempted once. So if the claims show that only this state directory has
 written, no snapshot has a greater number than the one attempted, unless the index is an old copy. And the snapshot that
 the index continues from is in the store, with those bytes, unless the store is older, or another. It is read by its
 name, as a listing may be stale.
@@ -135,7 +135,7 @@ class StoreComparison:
 
     Args:
         listed: the newest snapshot that has not diverged, as a listing has it.
-        claims: of this state folder, with no other writer in between, up to now.
+        claims: of this state directory, with no other writer in between, up to now.
 
     Raises:
         StoreError: from every method: the store failed.

@@ -3,7 +3,7 @@
 
 A release names the newest snapshot and all others, and the next claim reads these by name. Where the writer before did
 not release, the numbers after its last known snapshot are tried. This machine keeps the snapshots that it knew in a
-file of the state folder. So an incomplete listing neither rolls the volume back nor permits the deletion of anything
+file of the state directory. So an incomplete listing neither rolls the volume back nor permits the deletion of anything
 that a snapshot needs.
 
 A claim that took over, or that follows one which did and died, records where it continues from before it restores

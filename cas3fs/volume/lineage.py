@@ -6,8 +6,8 @@ What the local index records of itself is compared with the store (module `compa
 
 0. The local index was closed as what a snapshot holds, and its bytes are others now (`cas3fs.index.files`): it
    is set aside, and removed when the newest snapshot is restored in its place.
-1. The local index's claim is among those of this state folder with no other writer in between (`Claim.lineage`), it is
-   no old copy, and the store is the one that it knows, and not an older state of it: use it, ahead of the newest
+1. The local index's claim is among those of this state directory with no other writer in between (`Claim.lineage`), it
+   is no old copy, and the store is the one that it knows, and not an older state of it: use it, ahead of the newest
    snapshot or not; staging of the same lineage is replayed.
 2. Else, if it is clean and its snapshot is the newest one, byte for byte: use it.
 3. Else, if it is clean and others have written since, or there is none: restore the newest snapshot.
@@ -60,7 +60,7 @@ from cas3fs.volume.comparison import (
     attempt_text,
     proof_text,
 )
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ OnDamaged = Callable[[str, SnapshotDamaged], None]
 
 
 def select_index(
-    state: StateFolder,
+    state: StateDirectory,
     archive: SnapshotArchive,
     claim: Claim,
     progress: RestoreProgress = lambda done, total: None,
@@ -135,7 +135,7 @@ def damage_since_closed(index: Path) -> str:
     return ""
 
 
-def _set_aside_damaged(state: StateFolder) -> _Damaged | None:
+def _set_aside_damaged(state: StateDirectory) -> _Damaged | None:
     """Sets the local index aside if its bytes are not those that were written when it was closed."""
     detail, snapshot = damage_since_closed(state.index), fingerprinted(state.index)
     if not detail:
@@ -154,7 +154,7 @@ def _may_be(index: Path, snapshot: str | None) -> bool:
         return True
 
 
-def _drop_damaged(state: StateFolder, archive: SnapshotArchive, damaged: _Damaged) -> None:
+def _drop_damaged(state: StateDirectory, archive: SnapshotArchive, damaged: _Damaged) -> None:
     """Removes a damaged index of which the store has everything, now that there is another one."""
     try:
         with closing(StagingIndex(damaged.aside / "staging.sqlite")) as rows:
@@ -166,7 +166,7 @@ def _drop_damaged(state: StateFolder, archive: SnapshotArchive, damaged: _Damage
         _log.warning("the damaged index is removed: it held what snapshot %s holds", damaged.snapshot)
 
 
-def _keep_or_set_aside(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
+def _keep_or_set_aside(state: StateDirectory, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
     """Keep the local index if it can be used, else remove it or set it aside; return the newest snapshot,
     which may be newer than the one listed."""
     try:
@@ -197,7 +197,7 @@ def _keep_or_set_aside(state: StateFolder, archive: SnapshotArchive, claim: Clai
 
 
 def _install_index(
-    state: StateFolder,
+    state: StateDirectory,
     archive: SnapshotArchive,
     newest: str | None,
     progress: RestoreProgress,
@@ -226,7 +226,11 @@ def _install_index(
 
 
 def _restore_newest_intact(
-    state: StateFolder, archive: SnapshotArchive, newest: str, progress: RestoreProgress, on_damaged: OnDamaged | None
+    state: StateDirectory,
+    archive: SnapshotArchive,
+    newest: str,
+    progress: RestoreProgress,
+    on_damaged: OnDamaged | None,
 ) -> str:
     """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is whole; gives which."""
     if on_damaged is None:
@@ -275,7 +279,7 @@ def restore_with_advice(
         ) from error
 
 
-def _record(state: StateFolder, archive: SnapshotArchive, claim: Claim, newest: str | None) -> LocalIndex:
+def _record(state: StateDirectory, archive: SnapshotArchive, claim: Claim, newest: str | None) -> LocalIndex:
     """Opens both databases and says in the index that it is written under `claim` from now on."""
     index = Index.open(state.index)
     try:
@@ -307,7 +311,7 @@ def _missing_proof(archive: SnapshotArchive, facts: LineageRecord, newest: str |
         return ""
 
 
-def _open_rows(state: StateFolder, lineage: str) -> StagingIndex:
+def _open_rows(state: StateDirectory, lineage: str) -> StagingIndex:
     """The rows of staging; those of another lineage are set aside."""
     rows = open_or_salvage(state.staging_rows, quarantine_folder(state.staging))
     if rows.claim not in (lineage, None):

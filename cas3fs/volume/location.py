@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which state folder on this machine belongs to a volume: one for each volume and each location that it is kept in.
+"""Which state directory on this machine belongs to a volume: one for each volume and each location that it is kept in.
 
 A *location* is a URL and the endpoint through which it is reached. A copy of a bucket is another location, so it has a
 folder of its own, although it has the uuid of the original. The folder is named by the uuid; the first location that
@@ -28,7 +28,7 @@ from cas3fs.control import MountRecord
 from cas3fs.durable import replace_file
 from cas3fs.errors import StateInUse, UsageError
 from cas3fs.objectstores import parse_url
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 LOCATION_NAME: Final = "place.json"
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -79,7 +79,7 @@ def _endpoint_of(settings: StoreSettings, environment: Mapping[str, str]) -> str
     return url.rstrip("/").lower()
 
 
-def find_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> Path:
+def find_state_directory(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> Path:
     """The folder for the volume of that uuid at the place that settings name; it may not be there yet."""
     place, plain = location_of(settings), folders.state_of(volume_uuid)
     if _may_have(plain, place):
@@ -87,7 +87,7 @@ def find_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSe
     return plain.with_name(f"{volume_uuid}-{place.digest}")
 
 
-def lock_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> StateFolder:
+def lock_state_directory(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> StateDirectory:
     """That folder, made where it is missing, and locked.
 
     Raises:
@@ -96,7 +96,7 @@ def lock_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSe
     """
     place = location_of(settings)
     for _ in range(_ATTEMPTS):
-        state = StateFolder(find_state_folder(folders, volume_uuid, settings))
+        state = StateDirectory(find_state_directory(folders, volume_uuid, settings))
         try:
             if _may_have(state.path, place):  # else another place has come first meanwhile
                 _refuse_copy(state)
@@ -110,7 +110,7 @@ def lock_state_folder(folders: LocalFolders, volume_uuid: str, settings: StoreSe
 
 
 def read_location(folder: Path) -> VolumeLocation | None:
-    """The location that a state folder belongs to; None where it records none."""
+    """The location that a state directory belongs to; None where it records none."""
     try:
         record = _record(folder)
         return VolumeLocation(str(record["url"]), str(record["endpoint"]))
@@ -119,7 +119,7 @@ def read_location(folder: Path) -> VolumeLocation | None:
 
 
 def belongs_to_endpoint(folder: Path, settings: StoreSettings) -> bool:
-    """Whether a state folder belongs to the endpoint that settings name, as far as either says."""
+    """Whether a state directory belongs to the endpoint that settings name, as far as either says."""
     known, wanted = read_location(folder), _endpoint_of(settings, os.environ)
     return known is None or not wanted or known.endpoint == wanted
 
@@ -145,7 +145,7 @@ def _may_have(folder: Path, place: VolumeLocation) -> bool:
         return True
 
 
-def _refuse_copy(state: StateFolder) -> None:
+def _refuse_copy(state: StateDirectory) -> None:
     """Raises StateInUse where the folder was copied from one that a process works with."""
     try:
         record = _record(state.path)
@@ -177,7 +177,7 @@ def _is_locked(lock: Path) -> bool:
     return False
 
 
-def _write(state: StateFolder, place: VolumeLocation) -> None:
+def _write(state: StateDirectory, place: VolumeLocation) -> None:
     """Has the folder say where it belongs; it is on the disk on return."""
     record = {**place._asdict(), "path": str(state.path), "lock": _lock_of(state.path)}
     with contextlib.suppress(OSError, ValueError):
@@ -186,4 +186,4 @@ def _write(state: StateFolder, place: VolumeLocation) -> None:
     try:
         replace_file(state.path / LOCATION_NAME, json.dumps(record))
     except OSError as error:
-        raise UsageError(f"the state folder {state.path} cannot be used: {error.strerror}") from error
+        raise UsageError(f"the state directory {state.path} cannot be used: {error.strerror}") from error

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A claim without a file system, for commands that only change which snapshots exist, while the volume is not mounted.
 
-The state folder is locked and an epoch claimed, as a mount does, so no mount can begin meanwhile, here or elsewhere.
-The epoch is released at the end. But if a mount with this state folder has left its own epoch unreleased, the new epoch
-stays unreleased too, since what that mount had not stored is still only here.
+The state directory is locked and an epoch claimed, as a mount does, so no mount can begin meanwhile, here or elsewhere.
+The epoch is released at the end. But if a mount with this state directory has left its own epoch unreleased, the new
+epoch stays unreleased too, since what that mount had not stored is still only here.
 """
 
 import logging
@@ -23,9 +23,9 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.handover import apply_handover, release, save_known_snapshots
 from cas3fs.volume.loading import load_volume, open_volume_store
-from cas3fs.volume.location import lock_state_folder
+from cas3fs.volume.location import lock_state_directory
 from cas3fs.volume.pruner import SnapshotPruner
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ class OfflineWriter:
     """What a command works with while it holds the claim."""
 
     volume: VolumeEntry
-    state: StateFolder
+    state: StateDirectory
     archive: SnapshotArchive
     epochs: Epochs
     claim: Claim
     pruner: SnapshotPruner
     after_release: bool
-    """Whether the epoch before was released; if not, it is this state folder's own."""
+    """Whether the epoch before was released; if not, it is this state directory's own."""
 
     @property
     def next_number(self) -> SnapshotNumber:
@@ -55,11 +55,11 @@ def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Itera
 
     Raises:
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be had.
-        StoreError, UsageError: store or state folder do not serve.
+        StoreError, UsageError: store or state directory do not serve.
     """
     with closing(open_volume_store(settings, Metrics())) as store:
         volume = load_volume(store)
-        with closing(lock_state_folder(folders, str(volume.uuid), settings)) as state:
+        with closing(lock_state_directory(folders, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), fenced=volume.fenced)
             claim = epochs.claim(WriterIdentity.of_this_process(), state.claim)
             archive = SnapshotArchive(Shelf(store))

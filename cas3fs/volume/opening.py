@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An open volume: everything that a front-end needs, from the claim to the release.
 
-`open_writer` locks the state folder, claims an epoch, puts the right index in place (module `lineage`) and wires the
+`open_writer` locks the state directory, claims an epoch, puts the right index in place (module `lineage`) and wires the
 file system. `finish` stores and publishes everything and releases the epoch; `close` frees all resources. When `finish`
-fails or is never reached, the epoch stays unreleased, and the next mount with this state folder continues where this
+fails or is never reached, the epoch stays unreleased, and the next mount with this state directory continues where this
 one ended (case 1 of `lineage`).
 
 Where a process may die while finishing: before the manifest is put: nothing is lost, as the index and staging are on
@@ -38,9 +38,9 @@ from cas3fs.snapshots.snapshot_reader import RestoreProgress
 from cas3fs.volume.handover import apply_handover, expect_released_head, release, save_known_snapshots
 from cas3fs.volume.lineage import close_clean, restore_with_advice, select_index
 from cas3fs.volume.loading import load_volume, open_volume_store, warn_if_readable_by_others
-from cas3fs.volume.location import find_state_folder, lock_state_folder
+from cas3fs.volume.location import find_state_directory, lock_state_directory
 from cas3fs.volume.publisher import Publisher
-from cas3fs.volume.state_folder import StateFolder, ViewFolder
+from cas3fs.volume.state_directory import StateDirectory, ViewFolder
 from cas3fs.volume.wiring import wire
 
 _TAKEN_OVER: Final = (
@@ -71,7 +71,7 @@ class OpenVolume:
 
     entry: VolumeEntry
     url: str
-    state: StateFolder
+    state: StateDirectory
     filesystem: FileSystem
     metrics: Metrics
     archive: SnapshotArchive
@@ -131,7 +131,7 @@ class OpenVolume:
         Raises:
             FilesNotStored: files cannot be stored although others can. Everything else is published; the epoch stays
                 held, as those files are here alone.
-            StoreError: the store failed; what it lacks is safe in the state folder.
+            StoreError: the store failed; what it lacks is safe in the state directory.
             Fenced: another writer has taken over.
             Cas3fsError, OSError: the local disk failed.
         """
@@ -183,8 +183,8 @@ def _release_quietly(epochs: Epochs, claim: Claim) -> None:
         _log.warning("epoch %d could not be released: %s", claim.epoch, error)
 
 
-OnState = Callable[[StateFolder], None]
-"""Called with the state folder as soon as it is locked: the log goes there."""
+OnState = Callable[[StateDirectory], None]
+"""Called with the state directory as soon as it is locked: the log goes there."""
 
 
 OnDamaged = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
@@ -212,7 +212,7 @@ def open_writer(
     metrics = Metrics()
     with ExitStack() as resources:
         store, entry = _open_store(store_settings, metrics, resources)
-        state = lock_state_folder(folders, str(entry.uuid), store_settings)
+        state = lock_state_directory(folders, str(entry.uuid), store_settings)
         resources.callback(state.close)
         on_state(state)
         epochs = Epochs(Shelf(store), fenced=entry.fenced)
@@ -282,7 +282,7 @@ def open_view(
     metrics = Metrics()
     with ExitStack() as resources:
         store, entry = _open_store(store_settings, metrics, resources)
-        state = ViewFolder.make(find_state_folder(folders, str(entry.uuid), store_settings))
+        state = ViewFolder.make(find_state_directory(folders, str(entry.uuid), store_settings))
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))

@@ -42,7 +42,7 @@ from cas3fs.volume.handover import save_known_snapshots
 from cas3fs.volume.lineage import LocalIndex
 from cas3fs.volume.pruner import SnapshotPruner
 from cas3fs.volume.sampler import IndexSampler
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 _PROGRESS_INTERVAL_S = 0.2
 _CHECK_INTERVAL_S = 3600.0
@@ -51,7 +51,7 @@ _TAKEN = "newest_taken"
 
 _NUMBER_TAKEN = (
     "the store has a snapshot {number} already that is not of this process ({error}): this machine was set back to an "
-    "earlier state, or another one works with a copy of its state folder"
+    "earlier state, or another one works with a copy of its state directory"
 )
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Publisher:
         archive: SnapshotArchive,
         epochs: Epochs,
         claim: Claim,
-        state: StateFolder,
+        state: StateDirectory,
         *,
         local: LocalIndex,
         changed: bool,
@@ -247,7 +247,7 @@ class Publisher:
 
     @property
     def folder(self) -> Path:
-        """The state folder."""
+        """The state directory."""
         return self._state.path
 
     @property

@@ -83,7 +83,7 @@ def test_a_snapshot_is_not_taken_over(url: str, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.promise("unusable-requests-are-refused-at-once")
-@pytest.mark.parametrize("what", ["state folder", "cache folder"])
+@pytest.mark.parametrize("what", ["state directory", "cache directory"])
 def test_a_mount_that_would_hide_what_it_works_with_is_refused(
     url: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +92,7 @@ def test_a_mount_that_would_hide_what_it_works_with_is_refused(
     mountpoint.mkdir()
     (tmp_path / "link").symlink_to(mountpoint)
     inside = tmp_path / "link" / "below"
-    state, cache = (inside if what == name else elsewhere for name in ("state folder", "cache folder"))
+    state, cache = (inside if what == name else elsewhere for name in ("state directory", "cache directory"))
     places = ["--state-dir", str(state), "--cache-dir", str(cache)]
     capsys.readouterr()
     assert run(["mount", url, str(mountpoint), *places]) == 2

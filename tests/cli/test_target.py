@@ -9,7 +9,7 @@ import pytest
 from cas3fs.cli.common import find_mount
 from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import ControlServer, MountRecord
-from cas3fs.volume.location import lock_state_folder
+from cas3fs.volume.location import lock_state_directory
 
 URL = "s3://bucket/volume"
 ONE, TWO = "http://one:9000", "http://two:9000"
@@ -20,8 +20,8 @@ def test_of_two_mounts_of_one_url_it_is_the_one_of_that_endpoint(
 ) -> None:
     folders = LocalFolders(workspace / "s", workspace / "c")
     with (
-        closing(lock_state_folder(folders, "u", StoreSettings(URL, ONE))) as first,
-        closing(lock_state_folder(folders, "u", StoreSettings(URL, TWO))) as second,
+        closing(lock_state_directory(folders, "u", StoreSettings(URL, ONE))) as first,
+        closing(lock_state_directory(folders, "u", StoreSettings(URL, TWO))) as second,
     ):
         servers = []
         for number, state in enumerate((first, second)):

@@ -84,6 +84,6 @@ def export_as_writer(
 
 
 def forget_location(state_dir: Path) -> None:
-    """Remove the records of where the state folder was: the copy of a disk belongs to the store beside it."""
+    """Remove the records of where the state directory was: the copy of a disk belongs to the store beside it."""
     for record in (*state_dir.glob("*/place.json"), *state_dir.glob("*/mount.json")):
         record.unlink()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cas3fs.control import MAX_LINE_BYTES, SOCKET_NAME, ControlClient, ControlServer, Message, Progress
 from cas3fs.errors import Cas3fsError, ControlError
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 from tests.hostile.mutations import json_values
 
 NOBODY = 65534
@@ -152,10 +152,10 @@ def test_an_endless_request_blocks_neither_others_nor_close(path: Path) -> None:
     assert not path.exists()
 
 
-def test_state_folder_and_socket_are_private(workspace: Path) -> None:
+def test_state_directory_and_socket_are_private(workspace: Path) -> None:
     mask = os.umask(0)
     try:
-        state = StateFolder(workspace / "state")
+        state = StateDirectory(workspace / "state")
         server = ControlServer(state.control, {})
         assert (workspace / "state").stat().st_mode & 0o777 == 0o700
         assert state.control.stat().st_mode & 0o777 == 0o600
@@ -166,9 +166,9 @@ def test_state_folder_and_socket_are_private(workspace: Path) -> None:
         os.umask(mask)
 
 
-def test_permissions_of_an_open_state_folder_are_restricted(workspace: Path) -> None:
+def test_permissions_of_an_open_state_directory_are_restricted(workspace: Path) -> None:
     (workspace / "state").mkdir(mode=0o755)
-    StateFolder(workspace / "state").close()
+    StateDirectory(workspace / "state").close()
     assert (workspace / "state").stat().st_mode & 0o777 == 0o700
 
 

@@ -125,7 +125,7 @@ def test_an_older_index_is_upgraded_with_all_it_holds(path: Path, request: pytes
 
 def as_of_the_first_revision(path: Path) -> None:
     """An index as the first version made it: files of 0 to 4 chunks, a pack that is known to be lost and one that is
-    not, a file that went, and room for ten more numbers."""
+    not, a file that went, and space for ten more numbers."""
     migrations.run_steps(path, "0001")
     with sqlite3.connect(path) as database:
         database.execute("INSERT INTO inodes VALUES (1, 16877, 0, 0, 2, 0, 0, 1, 2, 3, 4, 0)")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Executable, Table, func, literal, select
 from sqlalchemy.schema import CreateTable
 
-import cas3fs.index as room
+import cas3fs.index as subpackage
 from cas3fs.index import Index, StagingIndex, garbage, reader, scans
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import BoundStatement, OrderedJoin, Statement, ddl
@@ -27,11 +27,13 @@ def statements_in(holder: object, prefix: str) -> Iterator[tuple[str, Statement]
             yield from statements_in(value, f"{prefix}.{name}")
 
 
-MODULES = [importlib.import_module(f"{room.__name__}.{one.name}") for one in pkgutil.iter_modules(room.__path__)]
+MODULES = [
+    importlib.import_module(f"{subpackage.__name__}.{one.name}") for one in pkgutil.iter_modules(subpackage.__path__)
+]
 STATEMENTS = dict(
     found for module in MODULES for found in statements_in(module, module.__name__.removeprefix("cas3fs.index."))
 )
-"""All statements of the room, by module, class and name."""
+"""All statements of the subpackage, by module, class and name."""
 
 
 @pytest.fixture(scope="module")

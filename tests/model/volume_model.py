@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A volume under random operations, beside a model of what was acknowledged.
 
-Two machines mount it in turn; they write, publish, collect garbage, restore, unmount and are killed. State folders are
-replaced by old copies; the store is replaced by a backup, and copied; one machine takes over from the other. Requests
-to the store fail, listings are wrong, and statements of the databases fail meanwhile. The model is a tree, a dict of
-texts by name: that of the open volume, that of each machine's state folder, and that of each snapshot.
+Two machines mount it in turn; they write, publish, collect garbage, restore, unmount and are killed. State directories
+are replaced by old copies; the store is replaced by a backup, and copied; one machine takes over from the other.
+Requests to the store fail, listings are wrong, and statements of the databases fail meanwhile. The model is a tree, a
+dict of texts by name: that of the open volume, that of each machine's state directory, and that of each snapshot.
 """
 
 import random
@@ -58,7 +58,7 @@ def ignore_progress(message: Message) -> None:
 
 @attrs.frozen
 class LocalState:
-    """A state folder: its tree, the newest snapshot that it knows, and how often the volume had been claimed."""
+    """A state directory: its tree, the newest snapshot that it knows, and how often the volume had been claimed."""
 
     tree: Tree
     head: str | None
@@ -321,7 +321,7 @@ class VolumeModel:
         return len(list(self.volume.state(self.host).glob("set-aside/*")))
 
     def copy_state(self) -> None:
-        """Copy the state folder while the volume is open."""
+        """Copy the state directory while the volume is open."""
         assert self.opened is not None
         self.opened.filesystem.commit()
         copy = self.folder / f"copy{len(self.state_copies)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A state folder restored from a backup, and a copied volume beside the original."""
+"""A state directory restored from a backup, and a copied volume beside the original."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from .conftest import CliMachine
 
 
 @pytest.mark.promise("an-old-state-folder-rolls-nothing-back")
-def test_a_restored_state_folder_rolls_nothing_back(machine: CliMachine) -> None:
+def test_a_restored_state_directory_rolls_nothing_back(machine: CliMachine) -> None:
     machine.mkfs()
     machine.mount()
     (machine.dir / "a").write_text("1")

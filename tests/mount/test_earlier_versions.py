@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Volumes that an earlier cas3fs made, each with the state folder of its machine, can be read and written.
+"""Volumes that an earlier cas3fs made, each with the state directory of its machine, can be read and written.
 
 ``earlier/version-0.1.0.tar.xz`` contains two volumes in folders, made in the first formats by the commands of that
 version: one was unmounted; the mount of the other was killed after two fsyncs of files that were not stored yet.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.commands.rescue import choose_state_folder, rescue
+from cas3fs.commands.rescue import choose_state_directory, rescue
 from cas3fs.errors import IndexCorrupt, StateConflict
 from cas3fs.testing.sqlite_pages import leaf_pages
 from tests.commands.test_gc import fsck, read, silent
@@ -123,7 +123,7 @@ def test_a_rescue_reads_what_can_be_read_of_a_damaged_database(killed: Volume, t
     saved = [name for name, text in STAGED.items() if (tmp_path / "saved" / name).read_text() == text]
     assert len(saved) >= len(STAGED) - 8
     assert damaged in [path.read_bytes() for path in Path(report["aside"]).iterdir()]
-    assert rows_of(killed).read_bytes() == damaged  # the state folder is only read
+    assert rows_of(killed).read_bytes() == damaged  # the state directory is only read
 
 
 @pytest.mark.promise("a-damaged-index-is-refused-with-a-way-out")
@@ -137,7 +137,7 @@ def test_staged_bytes_without_an_index_are_saved_by_a_rescue(killed: Volume, tmp
     index.unlink()
     if is_there:
         index.write_bytes(b"garbage" * 5000)
-    assert choose_state_folder(killed.state("here")) == killed.state("here")
+    assert choose_state_directory(killed.state("here")) == killed.state("here")
     report = rescue(killed.store_settings, killed.state("here"), tmp_path / "saved", silent)
     assert "no file has its name" in report["problems"][0] and report["aside"] in report["problems"][0]
     kept = [path.read_text() for path in Path(report["aside"]).iterdir() if path.suffix != ".json"]

@@ -16,7 +16,7 @@ from cas3fs.index import Index
 from cas3fs.volume.comparison import CLEAN
 from cas3fs.volume.opening import open_writer
 from cas3fs.volume.pruner import SnapshotPruner
-from cas3fs.volume.state_folder import StateFolder
+from cas3fs.volume.state_directory import StateDirectory
 
 from .conftest import SETTINGS, Volume, read_all, write
 
@@ -156,7 +156,7 @@ def test_staging_of_another_line_is_set_aside(volume: Volume, tmp_path: Path) ->
 def test_what_is_set_aside_has_its_new_names_on_the_disk_before_the_old_ones_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(StateFolder(tmp_path / "state")) as state:
+    with closing(StateDirectory(tmp_path / "state")) as state:
         state.index.write_bytes(b"")
         synced: list[Path] = []
         monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()))
@@ -238,7 +238,7 @@ def test_a_snapshot_that_cannot_be_read_is_told_and_the_volume_is_not_held_up(vo
     assert read_all(volume.open("there")) == {"a": "1"}
 
 
-def test_two_processes_never_share_a_state_folder(volume: Volume) -> None:
+def test_two_processes_never_share_a_state_directory(volume: Volume) -> None:
     volume.open("here")
     with pytest.raises(StateInUse, match="by process"):
         open_writer(volume.store_settings, SETTINGS, volume.folders("here"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""State is kept by volume and by place: copies of a store, and of a state folder, keep out of each other's way."""
+"""State is kept by volume and by place: copies of a store, and of a state directory, keep out of each other's way."""
 
 import json
 import shutil
@@ -15,7 +15,13 @@ from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.errors import EpochHeld, StateInUse
-from cas3fs.volume.location import LOCATION_NAME, VolumeLocation, find_state_folder, location_of, lock_state_folder
+from cas3fs.volume.location import (
+    LOCATION_NAME,
+    VolumeLocation,
+    find_state_directory,
+    location_of,
+    lock_state_directory,
+)
 
 from .conftest import Volume, publish, read_all, write
 
@@ -93,7 +99,7 @@ def test_a_folder_of_an_earlier_version_that_was_never_mounted_is_taken_by_who_c
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
-def test_a_copy_of_a_state_folder_waits_while_the_other_is_in_use(volume: Volume) -> None:
+def test_a_copy_of_a_state_directory_waits_while_the_other_is_in_use(volume: Volume) -> None:
     opened = volume.open("here")
     write(opened, "a", "1")
     opened.filesystem.commit()
@@ -104,7 +110,7 @@ def test_a_copy_of_a_state_folder_waits_while_the_other_is_in_use(volume: Volume
     assert read_all(volume.open("copy")) == {"a": "1"}
 
 
-def test_a_state_folder_that_was_moved_goes_on(volume: Volume) -> None:
+def test_a_state_directory_that_was_moved_goes_on(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
     killed.filesystem.commit()
@@ -133,10 +139,10 @@ def test_the_same_url_at_two_endpoints_is_two_places(tmp_path: Path) -> None:
     folders = LocalFolders(tmp_path / "state", tmp_path / "cache")
     at = [attrs.evolve(S3, endpoint_url=f"http://{host}:9000") for host in ("one", "two")]
     with (
-        closing(lock_state_folder(folders, "u", at[0])) as first,
-        closing(lock_state_folder(folders, "u", at[1])) as second,
+        closing(lock_state_directory(folders, "u", at[0])) as first,
+        closing(lock_state_directory(folders, "u", at[1])) as second,
     ):
         assert first.path == folders.state_of("u")
         assert second.path.name.startswith("u-")
         assert find_endpoint(second.path / "set-aside" / "now") == find_endpoint(second.path) == "http://two:9000"
-        assert [find_state_folder(folders, "u", one) for one in at] == [first.path, second.path]
+        assert [find_state_directory(folders, "u", one) for one in at] == [first.path, second.path]

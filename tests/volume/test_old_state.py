@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A state folder that is an old copy of itself: what was published stays, and what only the copy has can be saved."""
+"""A state directory that is an old copy of itself: what was published stays, and the rest can be saved."""
 
 import logging
 import shutil
@@ -28,7 +28,7 @@ def silent(message: Message) -> None:
 
 
 def keep_copy(volume: Volume, opened: OpenVolume) -> Path:
-    """A backup of the state folder, taken while the volume is open."""
+    """A backup of the state directory, taken while the volume is open."""
     opened.filesystem.commit()
     copy = volume.root / "copy"
     shutil.rmtree(copy, ignore_errors=True)
@@ -37,7 +37,7 @@ def keep_copy(volume: Volume, opened: OpenVolume) -> Path:
 
 
 def put_back(volume: Volume, copy: Path) -> None:
-    """The backup takes the place of the state folder."""
+    """The backup takes the place of the state directory."""
     shutil.rmtree(volume.state("here"))
     shutil.copytree(copy, volume.state("here"))
 
@@ -68,7 +68,7 @@ def check_all_snapshots(volume: Volume, expected: dict[str, dict[str, str]]) -> 
 
 @pytest.mark.promise("an-old-copy-of-an-index-is-set-aside", "an-old-state-folder-rolls-nothing-back")
 @pytest.mark.parametrize("bring_back", [put_back, set_back])
-def test_what_was_published_after_a_copy_of_the_state_folder_stays_when_the_copy_comes_back(
+def test_what_was_published_after_a_copy_of_the_state_directory_stays_when_the_copy_comes_back(
     volume: Volume, caplog: pytest.LogCaptureFixture, bring_back: Callable[[Volume, Path], None]
 ) -> None:
     opened = volume.open()
@@ -126,7 +126,7 @@ def test_a_copy_comes_back_after_publishings_and_a_gc(volume: Volume) -> None:
     check_all_snapshots(volume, {third: {"b": "2"}})
 
 
-def test_a_copy_of_an_unmounted_state_folder_is_no_more_than_its_snapshot(volume: Volume) -> None:
+def test_a_copy_of_an_unmounted_state_directory_is_no_more_than_its_snapshot(volume: Volume) -> None:
     volume.use("here", a="1")
     copy = volume.root / "copy"
     shutil.copytree(volume.state("here"), copy)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A store that is older than the state folder, or another one; and a state folder on another machine."""
+"""A store that is older than the state directory, or another one; and a state directory on another machine."""
 
 import logging
 import shutil
@@ -193,7 +193,7 @@ def test_a_manifest_that_cannot_be_read_is_no_sign_of_another_store(volume: Volu
 
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine", "a-copied-state-folder-takes-nothing-over")
-def test_a_state_folder_that_was_copied_to_another_machine_does_not_mount_there(
+def test_a_state_directory_that_was_copied_to_another_machine_does_not_mount_there(
     volume: Volume, on: Callable[[MachineId], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     on(HERE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.commands.rescue import choose_state_folder, find_url, rescue
+from cas3fs.commands.rescue import choose_state_directory, find_url, rescue
 from cas3fs.config import WriterSettings
 from cas3fs.control import Message, MountRecord
 from cas3fs.errors import Fenced, FileSystemError, StateInUse, UsageError
@@ -296,11 +296,11 @@ def test_what_was_set_aside_is_saved_too(volume: Volume, tmp_path: Path) -> None
     assert (tmp_path / "saved" / "a").read_text() == "never published"
 
 
-def test_a_state_folder_is_found_with_the_volume_that_it_belongs_to(volume: Volume, tmp_path: Path) -> None:
+def test_a_state_directory_is_found_with_the_volume_that_it_belongs_to(volume: Volume, tmp_path: Path) -> None:
     volume.use("here", a="one")
     state = volume.state("here")
-    assert choose_state_folder(volume.root / "here") == state
-    assert choose_state_folder(state) == state
+    assert choose_state_directory(volume.root / "here") == state
+    assert choose_state_directory(state) == state
     assert find_url(state) == volume.store_settings.url
     (state / LOCATION_NAME).unlink()  # as an earlier version leaves it
     assert find_url(state) is None
@@ -308,12 +308,12 @@ def test_a_state_folder_is_found_with_the_volume_that_it_belongs_to(volume: Volu
     assert find_url(state) == volume.store_settings.url
     assert find_url(state / "set-aside" / "now") == volume.store_settings.url
     with pytest.raises(UsageError, match="holds no index"):
-        choose_state_folder(tmp_path / "nowhere")
+        choose_state_directory(tmp_path / "nowhere")
     other = state.with_name("other")
     other.mkdir()
     (other / "index.sqlite").touch()
     with pytest.raises(UsageError, match=f"several volumes; name one of .*{other}"):
-        choose_state_folder(volume.root / "here")
+        choose_state_directory(volume.root / "here")
 
 
 def test_nothing_is_saved_over_what_is_there(volume: Volume, tmp_path: Path) -> None:

@@ -485,7 +485,7 @@ class LayerFiles:
     def _open_for_both(self, path: Path, flags: int) -> int:
         """Opens a file for reading and writing.
 
-        Links are followed but where a file is made: `cas3fs rescue` works on links to the files of a state folder,
+        Links are followed but where a file is made: `cas3fs rescue` works on links to the files of a state directory,
         whose disk may be read-only by then.
         """
         if flags:

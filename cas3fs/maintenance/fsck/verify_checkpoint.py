@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How far a verification has come, so that a run that was stopped or killed goes on from there.
 
-It is a JSON file in the state folder, replaced as a whole::
+It is a JSON file in the state directory, replaced as a whole::
 
     {"after": pack, "blocks": n, "bytes": n, "damaged": [block in hex, ...],
      "snapshots": [id, ...], "hurt_snapshots": {id: text}, "hurt_packs": {pack: text},

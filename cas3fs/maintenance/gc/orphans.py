@@ -4,7 +4,7 @@
 An orphaned pack or pages object comes from an upload that failed, or that is still under way. It may be deleted if
 
 - its epoch is this writer's own, or an earlier one whose writer is known to have ended: it released the epoch, or the
-  same state folder has claimed a later one; and
+  same state directory has claimed a later one; and
 - it is older than the grace period, by the store's own clock; and
 - nobody is storing it at this moment: what is in flight was read after the listing; and
 - no snapshot of its epoch references it (`find_references`).
@@ -14,7 +14,7 @@ data may have to be rescued), of a later epoch, or of an epoch that nobody claim
 may reference, which are those of its own epoch and of earlier ones; and objects of an unknown kind.
 
 The index descends from every snapshot of its lineage, so a pack that the index does not know is needed by none of
-them. But a version of cas3fs without that check may have gone on from an old copy of a state folder, and published
+them. But a version of cas3fs without that check may have gone on from an old copy of a state directory, and published
 after snapshots that the copy had never seen. So before a pack of an earlier epoch is deleted, the last snapshot of that
 epoch is restored and searched. That costs as much as its index is large; unknown packs of an earlier epoch are rare.
 """

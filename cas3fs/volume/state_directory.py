@@ -42,8 +42,8 @@ def _make_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-class StateFolder:
-    """A locked state folder; made where it is missing."""
+class StateDirectory:
+    """A locked state directory; made where it is missing."""
 
     def __init__(self, path: Path) -> None:
         """Makes and locks the folder.
@@ -58,7 +58,7 @@ class StateFolder:
             _make_private(path)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise UsageError(f"the state folder {path} cannot be used: {error.strerror}") from error
+            raise UsageError(f"the state directory {path} cannot be used: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -202,16 +202,16 @@ def _create_durably(path: Path) -> None:
 
 
 def is_view(path: Path) -> bool:
-    """Whether a state folder is that of a read-only mount."""
+    """Whether a state directory is that of a read-only mount."""
     return path.parent.name == _VIEWS
 
 
-class ViewFolder(StateFolder):
-    """The state folder of a read-only mount: its own, gone with it."""
+class ViewFolder(StateDirectory):
+    """The state directory of a read-only mount: its own, gone with it."""
 
     @classmethod
     def make(cls, volume: Path) -> "ViewFolder":
-        """A new one below the volume's state folder; those whose process is gone are removed.
+        """A new one below the volume's state directory; those whose process is gone are removed.
 
         Raises:
             UsageError: it cannot be made.

@@ -39,6 +39,8 @@ _FAILED = 1
 _UNFENCED = (
     "the store ignores create-if-absent, so it cannot keep two machines apart that mount the volume at the same time"
 )
+_IMPORT_DELAY_S = 10.0
+"""Programs often begin to work as soon as the mount is there; imports at that moment would hold them up."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +91,9 @@ class MountProcess:
             self._volume.release_unserved()
             raise
         ready()
-        threading.Thread(target=import_all, name="importer", daemon=True).start()
+        importer = threading.Timer(_IMPORT_DELAY_S, import_all)
+        importer.daemon = True
+        importer.start()
         status = self._serve()
         self._server.close()
         return status

@@ -206,8 +206,8 @@ def _answer(service: "MountService", load: Callable[[], Operation], args: Messag
 def import_all() -> None:
     """Import what any request needs.
 
-    A mount does so soon after it began: an upgrade may replace the files of cas3fs while it runs, and its process must
-    be of one version.
+    A mount does so a few seconds after it began: an upgrade may replace the files of cas3fs while it runs, and its
+    process must be of one version.
     """
     import cattrs  # noqa: F401
 

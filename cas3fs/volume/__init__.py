@@ -2,13 +2,13 @@
 """Opens, publishes and closes a volume: settings become connected objects.
 
 Words
-    open       a state directory is locked, an epoch claimed, and a file system connected to index, staging and store
+    open       lock the state directory, claim an epoch, and connect a file system to index, staging and store
     view       a volume that is open for reading only, from a snapshot, without a claim
     lineage    the succession of writers: the local index continues it if nobody else has written since it was written
-    diverged   said of a snapshot: published by a writer that had been taken over from, so not part of the lineage
+    diverged   of a snapshot: published by a writer after another had taken over, so not part of the lineage
     publish    store everything, and put a snapshot of the index in the store
     finish     publish, and release the epoch
-    clean      said of the local index: it holds what a snapshot holds, and no more
+    clean      of the local index: it holds what a snapshot holds, and no more
 
 Modules
     loading         the store of a volume, and the entry that records how it was made
@@ -17,8 +17,8 @@ Modules
     lineage         which index a writer begins with: the local one, the newest snapshot, or an empty one
     comparison      the local index compared with the store: current, superseded, an old copy, another store
     handover        what a claim knows of the snapshots before it lists them, and leaves to the next
-    wiring          a file system from its parts
-    opening         all of it together: `open_writer`, `open_view`, and the end
+    wiring          builds a file system from its parts
+    opening         all of it together: `open_writer`, `open_view`, and closing
     offline_writer  a claim without a file system, for commands that only change snapshots
     publisher       snapshots on demand and at intervals; `pruner` deletes those that the policy does not keep
     sampler         part of the index is checked with each snapshot

@@ -7,9 +7,9 @@ copy with a history of its own. Neither shows in the claim file, which is copied
 (`index.state`):
 
 - ``claim``: uuid of the claim under which it was written last; set before anything else is written under it.
-- ``lineage``: uuid of this file's life, from its creation or restoration on; staging has the same uuid.
+- ``lineage``: uuid given to this file when it was created or restored; staging has the same uuid.
 - ``attempted``: that claim again, and the number of the last snapshot that may have been put under it; durable before
-  anything of that snapshot is put.
+  any part of that snapshot is put.
 - ``published``: id of the snapshot that was made of it last, or that it was restored from.
 - ``proof``: that id again, and the BLAKE3 of the bytes of its manifest.
 - ``clean``: that id again (or an empty text where there is none), while nothing has changed since and nothing is
@@ -20,8 +20,8 @@ written, no snapshot has a greater number than the one attempted, unless the ind
 the index continues from is in the store, with those bytes, unless the store is older, or another. It is read by its
 name, as a listing may be stale.
 
-An index that an earlier version wrote lacks ``attempted`` and ``proof``, or has them of another claim. Then what they
-would show is not checked.
+An index that an earlier version wrote lacks ``attempted`` and ``proof``, or has those of another claim. Then the checks
+that need them are skipped.
 """
 
 import enum
@@ -43,21 +43,21 @@ EMPTY = ""
 
 
 class IndexStatus(enum.Enum):
-    """How the local index relates to the store, as log messages say it; {state} is its folder, {published} the snapshot
-    that it continues from."""
+    """How the local index relates to the store. The values are log messages: {state} is the index's folder, {published}
+    the snapshot that it continues from."""
 
     CURRENT = "the state in {state} is what {url} has, or ahead of it"
     SUPERSEDED = (
-        "another writer, or a later copy of this state, has gone on, and the state in {state} holds changes that were "
-        "not published"
+        "another writer, or a later copy of this state, has written since, and the state in {state} holds changes "
+        "that were not published"
     )
     OLD_COPY = (
         "the state in {state} is an old copy: newer snapshots were published from it (was it, or this machine, put "
         "back from a backup?)"
     )
     STORE_OLDER = (
-        "{url} lacks snapshot {published}, which the state in {state} goes on from, and everything later: the store is "
-        "in an older state (was it put back from a backup?)"
+        "{url} lacks snapshot {published}, which the state in {state} continues from, and everything later: "
+        "the store is in an older state (was it put back from a backup?)"
     )
     STORE_OTHER = (
         "{url} is not the store that the state in {state} belongs to: its snapshots have the same numbers and other "
@@ -79,14 +79,16 @@ class LineageRecord:
 
     @classmethod
     def read(cls, index: Index) -> "LineageRecord":
-        """Read it from an open index.
+        """Reads the record from an open index.
 
         Raises:
-            IndexCorrupt: a value makes no sense.
+            IndexCorrupt: a value is invalid.
         """
         claim, published = index.state.get(CLAIM), index.state.get(PUBLISHED) or None
         if published is not None and _number(published) is None:
-            raise IndexCorrupt(f"{index.path} names {published!r} as the snapshot that it goes on from, which is none")
+            raise IndexCorrupt(
+                f"{index.path} names {published!r} as the snapshot that it continues from, which is not a snapshot's id"
+            )
         under, _, number = (index.state.get(ATTEMPTED) or "").partition(" ")
         proven, _, digest = (index.state.get(PROOF) or "").partition(" ")
         return cls(
@@ -99,7 +101,7 @@ class LineageRecord:
 
     @property
     def limit(self) -> SnapshotNumber | None:
-        """The greatest number that a snapshot of it can have; None where that is not known."""
+        """The greatest number that a snapshot of it can have; None if it is not known."""
         known = [SnapshotNumber.parse(self.published)] if self.published else []
         return None if self.attempted is None else max([self.attempted, *known])
 
@@ -150,12 +152,12 @@ class StoreComparison:
         self._newest = self._corrected(listed)
 
     def compare(self) -> ComparisonResult:
-        """The status of the index, and the newest snapshot."""
+        """Compares them."""
         is_ahead = self._facts.clean is None and self._facts.claim in self._claims
         return ComparisonResult(self._compare_unpublished() if is_ahead else self._compare_published(), self._newest)
 
     def _corrected(self, listed: str | None) -> str | None:
-        """The newest snapshot that is known of: the one listed, or one that the index names and that is there."""
+        """Returns the newest known snapshot: the one listed, or one that the index names and the store has."""
         facts = self._facts
         attempted = str(facts.attempted) if facts.attempted is not None and facts.attempted.sequence else None
         named = sorted({one for one in (facts.published, attempted) if one and _is_newer(one, listed)}, reverse=True)
@@ -165,9 +167,9 @@ class StoreComparison:
         return listed
 
     def _compare_unpublished(self) -> IndexStatus:
-        """The status where no other writer has written since, and the index may hold more than was published."""
+        """Returns the status if no other writer has written since; the index may hold more than was published."""
         facts, newest = self._facts, self._newest
-        if facts.limit is None:  # an earlier version has written it
+        if facts.limit is None:  # written by an earlier version
             return IndexStatus.CURRENT
         if newest is not None and SnapshotNumber.parse(newest) > facts.limit:
             return IndexStatus.OLD_COPY
@@ -177,7 +179,7 @@ class StoreComparison:
         return IndexStatus.CURRENT if is_known else IndexStatus.STORE_OTHER
 
     def _compare_published(self) -> IndexStatus:
-        """The status where others have written since, or the index holds no more than was published."""
+        """Returns the status if others have written since, or the index holds no more than was published."""
         if self._facts.published is not None and _is_newer(self._facts.published, self._newest):
             return IndexStatus.STORE_OLDER
         if self._facts.clean != (self._newest or EMPTY):
@@ -199,7 +201,7 @@ class StoreComparison:
         return info is None or self._facts.digest in (None, info.digest)
 
     def _was_made_here(self, newest: str | None) -> bool:
-        """Whether one of our claims has published the newest snapshot, as far as it tells: it may never have been
+        """Whether one of our claims has published the newest snapshot, if it records one: it may never have been
         acknowledged."""
         info = self._load(newest)
         return info is None or info.claim is None or str(info.claim) in self._claims
@@ -208,11 +210,11 @@ class StoreComparison:
         try:
             return None if snapshot_id is None else self._archive.load(snapshot_id)
         except (SnapshotDamaged, SnapshotArchived, SnapshotMissing):
-            # missing: a release names it, so the store is none that is older
+            # missing: a release names it, so the store is not an older one
             return None
 
     def _was_quarantined(self, snapshot_id: str) -> bool:
-        """Whether a repair took a damaged manifest away."""
+        """Whether a repair quarantined its damaged manifest."""
         try:
             self._archive.shelf.store.head(QUARANTINED_SNAPSHOTS + snapshot_id)
         except ObjectMissing:

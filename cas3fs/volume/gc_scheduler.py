@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """gc of an open volume, on demand and at intervals.
 
-The thread is a daemon; `GcScheduler.stop` ends a gc under way before its next step and waits for it, so that nothing is
+The thread is a daemon; `GcScheduler.stop` ends a running gc before its next step and waits for it, so that nothing is
 deleted after the epoch was released.
 """
 
@@ -34,7 +34,7 @@ class GcScheduler:
         self._thread: PeriodicThread | None = None
 
     def plan(self, settings: GcSettings, progress: Progress) -> "GcPlan":
-        """What a gc would do.
+        """Returns what a gc would do.
 
         Raises:
             ControlError: the volume is open for reading only.
@@ -44,7 +44,7 @@ class GcScheduler:
             return self._open_collector().plan(settings, lambda report: progress(dict(report)))
 
     def collect(self, settings: GcSettings, progress: Progress) -> GcResult:
-        """Run a gc, and save its result for ``cas3fs stats``.
+        """Runs a gc, and saves its result for ``cas3fs stats``.
 
         Raises:
             ControlError: the volume is open for reading only.
@@ -59,7 +59,7 @@ class GcScheduler:
         return result
 
     def _open_collector(self) -> "GarbageCollector":
-        """The collector, which is imported and made for the first gc, as no mount needs to wait for it."""
+        """Returns the collector; it is imported and made for the first gc, so that no mount waits for the import."""
         if self._volume.context is None:
             raise ControlError(f"{self._volume.url} is mounted read-only, so gc cannot delete anything in it")
         if self._collector is None:
@@ -73,9 +73,9 @@ class GcScheduler:
     # -- at intervals
 
     def start(self, interval_s: float) -> None:
-        """Run a gc every `interval_s`; an interval of 0 means never."""
+        """Runs a gc every `interval_s`; an interval of 0 means never."""
         if interval_s > 0 and self._volume.context is not None:
-            guard = FailureGuard("gc", self._volume.metrics, "gc ended, nothing is lost")
+            guard = FailureGuard("gc", self._volume.metrics, "gc failed, nothing is lost")
             self._thread = PeriodicThread("gc", interval_s, self._collect_by_interval, guard)
             self._thread.start()
 
@@ -83,7 +83,7 @@ class GcScheduler:
         self.collect(GcSettings(), lambda _: None)
 
     def stop(self) -> None:
-        """End the intervals, and a gc under way at its next step."""
+        """Ends the intervals, and a running gc at its next step."""
         self._is_stopped = True
         if self._collector is not None:
             self._collector.stop()

@@ -6,8 +6,8 @@ not release, the numbers after its last known snapshot are tried. This machine k
 file of the state directory. So an incomplete listing neither rolls the volume back nor permits the deletion of anything
 that a snapshot needs.
 
-A claim that took over, or that follows one which did and died, records where it continues from before it restores
-anything: whatever the writer before still publishes has diverged from then on.
+A claim that took over, or that follows one which took over and then died, records where it continues from before
+it restores anything: whatever the writer before still publishes has diverged from then on.
 """
 
 from collections.abc import Collection
@@ -21,14 +21,14 @@ from cas3fs.snapshots.manifests import check_snapshot_id
 from cas3fs.snapshots.tracker import load_snapshot_ids, save_snapshot_ids
 
 _MOST_EPOCHS_BACK: Final = 4
-"""Epochs that are searched for a head which no release names: writers may have died before they published."""
+"""How many epochs are searched for a head that no release names: writers may have died before they published."""
 
 
 def apply_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
-    """Brings what is known into `archive`, and writes the base that is due. `known`: this machine's file.
+    """Adds the known snapshots to `archive`, and writes a base if one is due. `known`: this machine's file.
 
     Raises:
-        StoreError: the store failed; nothing has changed, but that the base may be written.
+        StoreError: the store failed; nothing has changed, except that the base may be written.
     """
     # others may have deleted what this machine knew, unless it was the last to write
     ids, under = load_snapshot_ids(known)
@@ -50,20 +50,21 @@ def apply_handover(archive: SnapshotArchive, claim: Claim, known: Path) -> None:
 
 
 def expect_released_head(archive: SnapshotArchive, newest: EpochState | None) -> None:
-    """The same for a reader: the release of the newest epoch names the head."""
+    """As `apply_handover`, for a reader: the release of the newest epoch names the head."""
     if newest is not None and newest.release is not None:
         archive.tracker.add(_ids(newest.release.retained), expected=True)
         archive.set_expected_head(_last(newest.release.snapshot))
 
 
 def release(epochs: Epochs, claim: Claim, archive: SnapshotArchive, newest: str | None) -> None:
-    """Release a claim, and record for the next one which snapshots exist; raises as `Epochs.release`."""
+    """Releases a claim, and records for the next one which snapshots exist; raises as `Epochs.release`."""
     epochs.release(claim, newest, tuple(archive.tracker.ids()))
 
 
-def save_known_snapshots(archive: SnapshotArchive, claim: Claim, known: Path, going: Collection[str] = ()) -> None:
-    """Write this machine's file, without snapshots that are about to be deleted: after a crash they are not missed."""
-    save_snapshot_ids(known, [one for one in archive.tracker.ids() if one not in going], str(claim.uuid))
+def save_known_snapshots(archive: SnapshotArchive, claim: Claim, known: Path, without: Collection[str] = ()) -> None:
+    """Writes this machine's file, without snapshots that are about to be deleted, so that they are not expected after a
+    crash."""
+    save_snapshot_ids(known, [one for one in archive.tracker.ids() if one not in without], str(claim.uuid))
 
 
 def _last(snapshot: str | None) -> str | None:
@@ -71,7 +72,7 @@ def _last(snapshot: str | None) -> str | None:
 
 
 def _ids(named: tuple[str, ...] | list[str]) -> list[str]:
-    """Those that are ids of snapshots."""
+    """Returns those that are ids of snapshots."""
     return [one for one in named if _is_id(one)]
 
 

@@ -4,22 +4,22 @@
 The epoch is claimed first, and only then snapshots are listed, so the newest one seen is the newest there will be.
 What the local index records of itself is compared with the store (module `comparison`). The decision:
 
-0. The local index was closed as what a snapshot holds, and its bytes are others now (`cas3fs.index.files`): it
+0. The local index was closed as what a snapshot holds, and its bytes have changed since (`cas3fs.index.files`): it
    is set aside, and removed when the newest snapshot is restored in its place.
 1. The local index's claim is among those of this state directory with no other writer in between (`Claim.lineage`), it
-   is no old copy, and the store is the one that it knows, and not an older state of it: use it, ahead of the newest
-   snapshot or not; staging of the same lineage is replayed.
-2. Else, if it is clean and its snapshot is the newest one, byte for byte: use it.
-3. Else, if it is clean and others have written since, or there is none: restore the newest snapshot.
-4. Else it has what the newest snapshot lacks, or may have it: it is set aside, with its staging, and the newest
+   is not an old copy, and the store is the one that it knows, and not an older state of it: use it, whether or not it
+   is ahead of the newest snapshot; staging of the same lineage is replayed.
+2. Otherwise, if it is clean and its snapshot is the newest one, byte for byte: use it.
+3. Otherwise, if it is clean and others have written since, or there is no local index: restore the newest snapshot.
+4. Otherwise it has, or may have, what the newest snapshot lacks: it is set aside, with its staging, and the newest
    snapshot is restored. Nothing is deleted.
 
 Where the process may die, and what the next mount finds:
 
-- after the claim, before the index says so: the claim file knows the claim as ours, so case 1 holds still;
-- while restoring: ``restore.sqlite`` is half-made, and removed; the index is not there, case 3;
+- after the claim, before the index says so: the claim file has the claim as ours, so case 1 still holds;
+- while restoring: ``restore.sqlite`` is incomplete, and removed; there is no index, so case 3;
 - after the restored file took its place: its ``claim`` is that of the writer who published it, but ``clean`` was set
-  in it before, so case 2, or 3 if others have published since;
+  in it first, so case 2, or 3 if others have published since;
 - after publishing, before ``clean`` is set: case 1.
 """
 
@@ -72,13 +72,13 @@ class LocalIndex:
     index: Index
     rows: StagingIndex
     published: str | None
-    """The snapshot that it stems from, None where there is none."""
+    """The snapshot that it was made from; None if there is none."""
     newest: str | None
     """The newest snapshot in the store."""
     clean: str | None
-    """Not None when it holds nothing but that: its id, or an empty text for an empty index."""
+    """If it holds exactly what a snapshot holds: that snapshot's id, or an empty text for an empty index; else None."""
     lineage: str
-    """The life of the index: a uuid."""
+    """A uuid that identifies the index since its creation."""
 
 
 OnDamaged = Callable[[str, SnapshotDamaged], None]
@@ -92,12 +92,12 @@ def select_index(
     progress: RestoreProgress = lambda done, total: None,
     on_damaged: OnDamaged | None = None,
 ) -> LocalIndex:
-    """Brings index and staging into place, and records `claim` in them. With `on_damaged`, the newest snapshot that is
-    whole is restored, where otherwise a damaged one is an error.
+    """Puts index and staging in place, and records `claim` in them. With `on_damaged`, the newest snapshot that is
+    intact is restored; without it, a damaged newest snapshot is an error.
 
     Raises:
         SnapshotError, StoreError: the newest snapshot cannot be read.
-        IndexDatabaseError: the local index is damaged, or of a newer cas3fs; it is left as it is.
+        IndexDatabaseError: the local index is damaged, or was written by a newer cas3fs; it is not changed.
     """
     newest = archive.newest_id()
     state.remove_scratch()
@@ -114,16 +114,16 @@ def select_index(
 
 @attrs.frozen
 class _Damaged:
-    """An index that was closed as what a snapshot holds, and is damaged since; where it is, and of which snapshot."""
+    """An index that was closed as what a snapshot holds and was damaged since: where it is, and which snapshot."""
 
     aside: Path
     snapshot: str
 
 
 def damage_since_closed(index: Path) -> str:
-    """What is wrong with an index that was closed as what a snapshot holds; empty where nothing is known.
+    """Returns what is wrong with an index that was closed as what a snapshot holds; empty if nothing is.
 
-    An index that does not say of itself that it was closed so is another one that was put in its place.
+    An index that does not record that it was closed like that is another one, put in its place.
 
     Raises:
         IndexDatabaseError: the disk failed.
@@ -146,7 +146,7 @@ def _set_aside_damaged(state: StateDirectory) -> _Damaged | None:
 
 
 def _may_be(index: Path, snapshot: str | None) -> bool:
-    """Whether an index says that it holds what `snapshot` holds, or can say nothing."""
+    """Whether an index records that it holds what `snapshot` holds, or is unreadable."""
     try:
         with Index.open(index, read_only=True) as opened:
             return LineageRecord.read(opened).clean == snapshot
@@ -155,7 +155,7 @@ def _may_be(index: Path, snapshot: str | None) -> bool:
 
 
 def _drop_damaged(state: StateDirectory, archive: SnapshotArchive, damaged: _Damaged) -> None:
-    """Removes a damaged index of which the store has everything, now that there is another one."""
+    """Removes a damaged index if the store has everything in it, now that another one is in place."""
     try:
         with closing(StagingIndex(damaged.aside / "staging.sqlite")) as rows:
             is_staged = any(True for _ in rows.rows())
@@ -167,16 +167,16 @@ def _drop_damaged(state: StateDirectory, archive: SnapshotArchive, damaged: _Dam
 
 
 def _keep_or_set_aside(state: StateDirectory, archive: SnapshotArchive, claim: Claim, newest: str | None) -> str | None:
-    """Keep the local index if it can be used, else remove it or set it aside; return the newest snapshot,
-    which may be newer than the one listed."""
+    """Keeps the local index if it can be used, else removes it or sets it aside; returns the newest snapshot, which may
+    be newer than the one listed."""
     try:
         migrations.upgrade(state.index, with_hash_index=False)
         with Index.open(state.index) as index:
             facts = LineageRecord.read(index)
     except IndexDatabaseError as error:
         url = archive.shelf.store.url
-        by_repair = f"`cas3fs fsck --repair {url}` sets it aside and begins from the newest snapshot, as does "
-        advice = by_repair if isinstance(error, IndexCorrupt) else "a mount begins from the newest snapshot after "
+        by_repair = f"`cas3fs fsck --repair {url}` sets it aside and starts from the newest snapshot, as does "
+        advice = by_repair if isinstance(error, IndexCorrupt) else "a mount starts from the newest snapshot after "
         raise type(error)(f"{error}; {advice}moving {state.path} away, and `cas3fs mount --take-over`") from error
     found = StoreComparison(archive, facts, newest, {str(one) for one in claim.lineage}).compare()
     if found.status is IndexStatus.CURRENT:
@@ -188,7 +188,7 @@ def _keep_or_set_aside(state: StateDirectory, archive: SnapshotArchive, claim: C
         return found.newest
     began = f"snapshot {found.newest}" if found.newest else "an empty volume, as there is no snapshot"
     _log.warning(
-        "%s, so it is set aside, and the mount begins from %s; `cas3fs rescue %s FOLDER` saves what only it has",
+        "%s, so it is set aside, and the mount starts from %s; `cas3fs rescue %s FOLDER` saves what only it has",
         found.status.value.format(published=facts.published, state=state.path, url=archive.shelf.store.url),
         began,
         state.set_aside(),
@@ -203,7 +203,7 @@ def _install_index(
     progress: RestoreProgress,
     on_damaged: OnDamaged | None,
 ) -> str | None:
-    """Puts an index in place where there is none: of the snapshot `newest`, or an empty one; gives of which."""
+    """Puts an index in place: that of the snapshot `newest`, or an empty one; returns the id of the snapshot."""
     if state.has_staged():
         aside = state.set_aside(staging_only=True)
         _log.warning("staged data without its index was found and is set aside in %s", aside)
@@ -232,7 +232,7 @@ def _restore_newest_intact(
     progress: RestoreProgress,
     on_damaged: OnDamaged | None,
 ) -> str:
-    """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is whole; gives which."""
+    """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is intact; returns its id."""
     if on_damaged is None:
         restore_with_advice(archive, newest, state.restored, progress)
         return newest
@@ -251,14 +251,14 @@ def _restore_newest_intact(
         if damaged:
             archive.set_expected_head(None)
         return one
-    raise SnapshotDamaged(f"no snapshot is whole, so there is nothing to begin from: {damaged[newest]}")
+    raise SnapshotDamaged(f"no snapshot is intact, so there is nothing to start from: {damaged[newest]}")
 
 
 def restore_with_advice(
     archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress
 ) -> None:
-    """As `SnapshotArchive.restore`; where the snapshot is damaged, or the head is lost, the error names another to
-    use."""
+    """As `SnapshotArchive.restore`; if the snapshot is damaged, or the head is lost, the error names another one
+    to use."""
     try:
         archive.restore(snapshot_id, destination, progress)
     except (SnapshotDamaged, SnapshotMissing) as error:
@@ -268,19 +268,19 @@ def restore_with_advice(
         earlier = archive.newest_intact_before(snapshot_id)
         if earlier is None and archive.newest_id() == snapshot_id:
             raise SnapshotDamaged(
-                f"{error}; no snapshot before it is whole: mount the volume on the machine that wrote it last, if its "
+                f"{error}; no snapshot before it is intact: mount the volume on the machine that wrote it last, if its "
                 "state directory is left there, or put the objects back from a copy"
             ) from error
         if earlier is None:
             raise
         raise SnapshotDamaged(
-            f"{error}; the newest before it of which the store has everything is {earlier}: "
+            f"{error}; the newest intact snapshot before it is {earlier}: "
             f"`cas3fs mount --snapshot {earlier}` shows it, and `cas3fs snapshot restore` makes it the newest"
         ) from error
 
 
 def _record(state: StateDirectory, archive: SnapshotArchive, claim: Claim, newest: str | None) -> LocalIndex:
-    """Opens both databases and says in the index that it is written under `claim` from now on."""
+    """Opens both databases and records in the index that it is written under `claim` from now on."""
     index = Index.open(state.index)
     try:
         facts = LineageRecord.read(index)
@@ -302,7 +302,7 @@ def _record(state: StateDirectory, archive: SnapshotArchive, claim: Claim, newes
 
 
 def _missing_proof(archive: SnapshotArchive, facts: LineageRecord, newest: str | None) -> str:
-    """The proof that an index of an earlier version lacks; empty if it has one, or none can be made."""
+    """Returns the proof that an index of an earlier version lacks; empty if it has one, or none can be made."""
     if newest is None or facts.published != newest or facts.digest is not None:
         return ""
     try:
@@ -327,7 +327,7 @@ def _open_rows(state: StateDirectory, lineage: str) -> StagingIndex:
 
 
 def mark_clean(index: Index, snapshot: str) -> None:
-    """Record durably that it holds what `snapshot` holds, and no more."""
+    """Records durably that the index holds what `snapshot` holds, and no more."""
     with index.operation():
         index.state.set(PUBLISHED, snapshot)
         index.state.set(CLEAN, snapshot)
@@ -336,10 +336,10 @@ def mark_clean(index: Index, snapshot: str) -> None:
 
 
 def close_clean(path: Path, snapshot: str) -> None:
-    """Record durably, of a closed index, that it holds what `snapshot` holds, and which bytes it has."""
+    """Records durably that a closed index holds what `snapshot` holds, and the fingerprint of its bytes."""
     with Index.open(path) as index:
         mark_clean(index, snapshot)
     try:
         write_fingerprint(path, snapshot)
-    except IndexDatabaseError as error:  # the next mount goes without
+    except IndexDatabaseError as error:  # the next mount skips the check of the bytes
         _log.warning("%s", error)

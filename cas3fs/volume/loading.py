@@ -25,22 +25,22 @@ _MAX_PACK_BYTES = GIB
 
 
 def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
-    """The store of a volume; the caller closes it.
+    """Opens the store of a volume; the caller closes it.
 
     Raises:
-        UsageError, StoreError: the URL is wrong, or the store is not there.
+        UsageError, StoreError: the URL is wrong, or the store does not exist.
     """
     return open_store(settings, metrics)
 
 
 def warn_if_readable_by_others(store: ObjectStore) -> None:
-    """Log a warning if others can read a store in a directory; raises StoreError where it cannot be checked."""
+    """Logs a warning if others can read a store in a directory; raises StoreError if that cannot be checked."""
     if warning := store.permission_warning():
         _log.warning("%s", warning)
 
 
 def load_volume(store: ObjectStore) -> VolumeEntry:
-    """What was decided when the volume was made.
+    """Loads what was decided when the volume was made.
 
     Raises:
         VolumeMissing: there is none.
@@ -55,7 +55,7 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
         place = "; is its disk mounted?" if store.url.startswith("file:") else ";"
         raise VolumeMissing(f"there is no volume at {store.url}{place} `cas3fs mkfs {store.url}` makes one") from error
     except EntryError as error:
-        raise VolumeFormatError(f"the volume at {store.url} cannot be understood: {error}") from error
+        raise VolumeFormatError(f"the volume at {store.url} cannot be read: {error}") from error
     if entry.format > VOLUME_FORMAT:
         raise VolumeFormatError(
             f"the volume at {store.url} has format {entry.format}, and this cas3fs knows formats up to "
@@ -72,30 +72,30 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
 
 
 def _with_fork_uuid(store: ObjectStore, entry: VolumeEntry) -> VolumeEntry:
-    """With the uuid that the volume has got as a copy, if it is one. Forks are asked for by name: a listing may be
-    stale, and the uuid says whose local state is used."""
+    """Returns the entry with the uuid that the volume was given as a fork, if it is one. Forks are read by name: a
+    listing may be stale, and the uuid decides which local state is used."""
     shelf, number = Shelf(store), 1
     try:
         while shelf.exists(ForkEntry, ForkEntry.id_of(number)):
             entry = entry.changed(uuid=shelf.load(ForkEntry, ForkEntry.id_of(number)).uuid)
             number += 1
     except EntryError as error:
-        raise VolumeFormatError(f"the identity of the volume at {store.url} cannot be understood: {error}") from error
+        raise VolumeFormatError(f"the identity of the volume at {store.url} cannot be read: {error}") from error
     return entry
 
 
 def check_sizes(chunker: str, block_size: int, pack_size: int) -> None:
-    """Raises UsageError where no volume has such blocks or packs."""
+    """Raises UsageError if a volume cannot have blocks or packs of these sizes."""
     make_chunker(chunker, block_size)
     if not _MIN_PACK_BYTES <= pack_size <= _MAX_PACK_BYTES:
         raise UsageError(f"the pack size must be between 1MiB and 1GiB, not {pack_size} bytes")
 
 
 def describe_leftovers(store: ObjectStore) -> str:
-    """What to say of a place that has objects of a volume and lacks the one that `mkfs` made; nothing of any other.
+    """Returns a message if a store has objects of a volume and lacks the one that `mkfs` made; else an empty text.
 
-    A new volume there would have their files and another identity: what a machine has not stored yet would be passed
-    over without a word."""
+    A new volume there would have their files and another identity, so what a machine has not stored yet would be
+    ignored silently."""
     for folder in (EpochEntry.folder, SnapshotEntry.folder):
         for found in store.list(f"{folder}/"):
             return (

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which state directory on this machine belongs to a volume: one for each volume and each location that it is kept in.
+"""Which state directory on this machine belongs to a volume: one for each volume and each location.
 
 A *location* is a URL and the endpoint through which it is reached. A copy of a bucket is another location, so it has a
-folder of its own, although it has the uuid of the original. The folder is named by the uuid; the first location that
-writes there has it, and further locations of that uuid have ``<uuid>-<hash of the location>``. ``place.json`` in it
-records the location::
+folder of its own, although it has the uuid of the original. The folder is named by the uuid; it belongs to the first
+location that writes there, and further locations of that uuid have ``<uuid>-<hash of the location>``. ``place.json`` in
+it records the location::
 
     {"url": "s3://bucket/prefix", "endpoint": "https://minio.example:9000", "path": "/home/...", "lock": [65024, 1234]}
 
@@ -37,7 +37,7 @@ _ATTEMPTS: Final = 3
 
 
 def normal_url(url: str) -> str:
-    """The one spelling of a volume's URL, by which volumes are compared.
+    """Returns the normal form of a volume's URL, by which volumes are compared.
 
     Raises:
         UsageError: it names no store.
@@ -49,7 +49,7 @@ class VolumeLocation(NamedTuple):
     """Where a volume is kept."""
 
     url: str
-    """A directory by its real path."""
+    """That of a directory has its real path."""
     endpoint: str = ""
     """Empty for a directory, and for Amazon's own: names of buckets are the same everywhere there."""
 
@@ -60,7 +60,7 @@ class VolumeLocation(NamedTuple):
 
 
 def location_of(settings: StoreSettings, environment: Mapping[str, str] = os.environ) -> VolumeLocation:
-    """The place that settings name; raises UsageError where the URL names no store."""
+    """Returns the location that settings name; raises UsageError if the URL names no store."""
     where = parse_url(settings.url)
     if where.scheme == "file":
         return VolumeLocation(Path(where.place).resolve().as_uri())
@@ -68,7 +68,7 @@ def location_of(settings: StoreSettings, environment: Mapping[str, str] = os.env
 
 
 def _endpoint_of(settings: StoreSettings, environment: Mapping[str, str]) -> str:
-    """The endpoint in one spelling."""
+    """Returns the normal form of the endpoint."""
     if not settings.url.startswith("s3://"):
         return ""
     named = [settings.endpoint_url, *(environment.get(name) for name in _ENDPOINT_VARIABLES)]
@@ -80,7 +80,7 @@ def _endpoint_of(settings: StoreSettings, environment: Mapping[str, str]) -> str
 
 
 def find_state_directory(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> Path:
-    """The folder for the volume of that uuid at the place that settings name; it may not be there yet."""
+    """Returns the folder of the volume with that uuid at the location that settings name; it may not exist yet."""
     place, plain = location_of(settings), folders.state_of(volume_uuid)
     if _may_have(plain, place):
         return plain
@@ -88,7 +88,7 @@ def find_state_directory(folders: LocalFolders, volume_uuid: str, settings: Stor
 
 
 def lock_state_directory(folders: LocalFolders, volume_uuid: str, settings: StoreSettings) -> StateDirectory:
-    """That folder, made where it is missing, and locked.
+    """Locks that folder, and creates it if it is missing.
 
     Raises:
         StateInUse: another process works with it, or with what it was copied from.
@@ -98,7 +98,7 @@ def lock_state_directory(folders: LocalFolders, volume_uuid: str, settings: Stor
     for _ in range(_ATTEMPTS):
         state = StateDirectory(find_state_directory(folders, volume_uuid, settings))
         try:
-            if _may_have(state.path, place):  # else another place has come first meanwhile
+            if _may_have(state.path, place):  # else another location was faster
                 _refuse_copy(state)
                 _write(state, place)
                 return state
@@ -106,11 +106,11 @@ def lock_state_directory(folders: LocalFolders, volume_uuid: str, settings: Stor
             state.close()
             raise
         state.close()
-    raise StateInUse(f"{folders.state_of(volume_uuid)} is being taken by another process: try again")
+    raise StateInUse(f"{folders.state_of(volume_uuid)} is being claimed by another process: try again")
 
 
 def read_location(folder: Path) -> VolumeLocation | None:
-    """The location that a state directory belongs to; None where it records none."""
+    """Returns the location that a state directory belongs to; None if it records none."""
     try:
         record = _record(folder)
         return VolumeLocation(str(record["url"]), str(record["endpoint"]))
@@ -119,7 +119,7 @@ def read_location(folder: Path) -> VolumeLocation | None:
 
 
 def belongs_to_endpoint(folder: Path, settings: StoreSettings) -> bool:
-    """Whether a state directory belongs to the endpoint that settings name, as far as either says."""
+    """Whether a state directory belongs to the endpoint that settings name; unknown counts as yes."""
     known, wanted = read_location(folder), _endpoint_of(settings, os.environ)
     return known is None or not wanted or known.endpoint == wanted
 
@@ -127,12 +127,12 @@ def belongs_to_endpoint(folder: Path, settings: StoreSettings) -> bool:
 def _record(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / LOCATION_NAME).read_text())
     if not isinstance(record, dict):
-        raise TypeError("no record of a place")
+        raise TypeError("not the record of a location")
     return record
 
 
 def _may_have(folder: Path, place: VolumeLocation) -> bool:
-    """Whether the folder belongs to that place, or to none yet."""
+    """Whether the folder belongs to that location, or to none yet."""
     known = read_location(folder)
     if known is not None:
         return known == place
@@ -146,7 +146,7 @@ def _may_have(folder: Path, place: VolumeLocation) -> bool:
 
 
 def _refuse_copy(state: StateDirectory) -> None:
-    """Raises StateInUse where the folder was copied from one that a process works with."""
+    """Raises StateInUse if the folder was copied from one that a process uses."""
     try:
         record = _record(state.path)
         original, lock = Path(record["path"]), record["lock"]
@@ -154,8 +154,8 @@ def _refuse_copy(state: StateDirectory) -> None:
         return
     if original == state.path or _lock_of(original) != lock or not _is_locked(original / "lock"):
         return
-    if _lock_of(state.path) != lock:  # the same folder by two names was refused already
-        raise StateInUse(f"{state.path} is a copy of {original}, with which a process works: end that first")
+    if _lock_of(state.path) != lock:  # one folder with two names was refused already
+        raise StateInUse(f"{state.path} is a copy of {original}, which a process is using: end that process first")
 
 
 def _lock_of(folder: Path) -> list[int] | None:
@@ -178,7 +178,7 @@ def _is_locked(lock: Path) -> bool:
 
 
 def _write(state: StateDirectory, place: VolumeLocation) -> None:
-    """Has the folder say where it belongs; it is on the disk on return."""
+    """Records in the folder where it belongs; the record is durable on return."""
     record = {**place._asdict(), "path": str(state.path), "lock": _lock_of(state.path)}
     with contextlib.suppress(OSError, ValueError):
         if json.loads((state.path / LOCATION_NAME).read_text()) == record:

@@ -24,14 +24,14 @@ from typing import Self
 _SETTINGS: Mapping[int, int] = MappingProxyType(
     {
         -8: 2,  # M_ARENA_MAX: all threads share two heaps
-        -3: 2 << 20,  # M_MMAP_THRESHOLD: packs are mapped apart, and gone when they are freed
-        -1: 4 << 20,  # M_TRIM_THRESHOLD: so much free memory may stay at a heap's end
+        -3: 2 << 20,  # M_MMAP_THRESHOLD: packs are mapped separately, and unmapped when they are freed
+        -1: 4 << 20,  # M_TRIM_THRESHOLD: this much free memory may stay at a heap's end
     }
 )
 
 
 _SELDOM = 1_000_000
-"""Collections of the middle generation before a full one comes by itself: never."""
+"""Collections of the middle generation before a full one runs by itself: never, in effect."""
 _FULL_COLLECTIONS_S = 30.0
 _MANY_DESCRIPTORS = 65_536
 
@@ -68,9 +68,9 @@ def limit_malloc_arenas() -> None:
     """Make glibc keep less of the memory that was freed.
 
     It gives up to eight heaps per core to threads that allocate at once, raises the size from which memory is mapped
-    apart to that of the largest piece ever freed, and keeps what each heap has ever held; with the mebibytes that
-    storing threads hand to each other that adds up to hundreds.  Other C libraries have no such settings and no such
-    habit.
+    separately to that of the largest piece ever freed, and keeps what each heap has ever held. Storing threads pass
+    mebibytes to each other, so this adds up to hundreds of them. Other C libraries neither do this nor have such
+    settings.
     """
     with suppress(OSError, AttributeError):
         set_option = ctypes.CDLL(None).mallopt

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A claim without a file system, for commands that only change which snapshots exist, while the volume is not mounted.
 
-The state directory is locked and an epoch claimed, as a mount does, so no mount can begin meanwhile, here or elsewhere.
+The state directory is locked and an epoch claimed, as a mount does, so no mount can start meanwhile, here or elsewhere.
 The epoch is released at the end. But if a mount with this state directory has left its own epoch unreleased, the new
-epoch stays unreleased too, since what that mount had not stored is still only here.
+epoch stays unreleased too, since what that mount had not stored exists only here.
 """
 
 import logging
@@ -41,7 +41,7 @@ class OfflineWriter:
     claim: Claim
     pruner: SnapshotPruner
     after_release: bool
-    """Whether the epoch before was released; if not, it is this state directory's own."""
+    """Whether the previous epoch was released; if not, it is this state directory's own."""
 
     @property
     def next_number(self) -> SnapshotNumber:
@@ -51,11 +51,11 @@ class OfflineWriter:
 
 @contextmanager
 def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Iterator[OfflineWriter]:
-    """Claim the volume until the end of the context.
+    """Claims the volume until the end of the context.
 
     Raises:
-        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be had.
-        StoreError, UsageError: store or state directory do not serve.
+        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: the volume cannot be claimed.
+        StoreError, UsageError: store or state directory cannot be used.
     """
     with closing(open_volume_store(settings, Metrics())) as store:
         volume = load_volume(store)
@@ -71,7 +71,7 @@ def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Itera
                     claim,
                     lambda: SnapshotNumber(claim.epoch, 1),
                     shown=state.shown,
-                    going=partial(save_known_snapshots, archive, claim, state.known_snapshots),
+                    before_delete=partial(save_known_snapshots, archive, claim, state.known_snapshots),
                 )
                 yield OfflineWriter(volume, state, archive, epochs, claim, pruner, claim.after_release)
             finally:

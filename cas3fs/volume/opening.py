@@ -40,7 +40,7 @@ from cas3fs.volume.lineage import close_clean, restore_with_advice, select_index
 from cas3fs.volume.loading import load_volume, open_volume_store, warn_if_readable_by_others
 from cas3fs.volume.location import find_state_directory, lock_state_directory
 from cas3fs.volume.publisher import Publisher
-from cas3fs.volume.state_directory import StateDirectory, ViewFolder
+from cas3fs.volume.state_directory import StateDirectory, ViewDirectory
 from cas3fs.volume.wiring import wire
 
 _TAKEN_OVER: Final = (
@@ -58,7 +58,7 @@ class WriterSession:
     epochs: Epochs
     publisher: Publisher
     after_release: bool
-    """Whether the epoch before was released: if this one never serves, it can be given back without loss."""
+    """Whether the previous epoch was released: if this one is never used, it can be released without loss."""
     clean: str | None
     """What `LocalIndex.clean` was."""
     context: VolumeContext
@@ -84,16 +84,16 @@ class OpenVolume:
 
     @property
     def publisher(self) -> Publisher | None:
-        """What publishes; None where the volume is open for reading only."""
+        """The publisher; None if the volume is open for reading only."""
         return None if self._session is None else self._session.publisher
 
     @property
     def context(self) -> VolumeContext | None:
-        """What maintenance works on; None where the volume is open for reading only."""
+        """What maintenance works on; None if the volume is open for reading only."""
         return None if self._session is None else self._session.context
 
     def unstored_files(self) -> list[dict[str, Any]]:
-        """The files that could not be stored although others could, as JSON has them.
+        """Returns the files that could not be stored although others could, in the form of JSON.
 
         Raises:
             IndexDatabaseError: their paths cannot be read.
@@ -101,7 +101,7 @@ class OpenVolume:
         return [attrs.asdict(one) for one in self.filesystem.unstorable_files()]
 
     def shown_snapshot_deleted(self) -> bool:
-        """Whether the snapshot that a view shows was deleted meanwhile, by a writer elsewhere; one LIST.
+        """Whether a writer elsewhere has deleted the snapshot that a view shows; costs one LIST.
 
         Raises:
             StoreError: the store failed, so it is not known.
@@ -109,7 +109,7 @@ class OpenVolume:
         return self.shown is not None and self.shown not in self.archive.ids()
 
     def start(self, snapshot_interval_s: float) -> None:
-        """Replay what an earlier process left in staging, and begin the background work.
+        """Replays what an earlier process left in staging, and starts the background work.
 
         Raises:
             IndexDatabaseError, OSError: the local state is damaged, or cannot be written.
@@ -121,16 +121,16 @@ class OpenVolume:
             _log.info("%d files of an earlier mount are not stored yet; they will be now", recovered)
         if self._session is not None:
             if self._session.claim.base_due:
-                # From here on whatever the old writer still publishes sorts before the newest.
+                # whatever the old writer still publishes sorts before this one
                 self._session.publisher.publish()
             self._session.publisher.start(snapshot_interval_s)
 
     def finish(self, progress: Progress = lambda _: None) -> str | None:
-        """Stores and publishes everything, and releases the epoch; gives the id of the newest snapshot.
+        """Stores and publishes everything, and releases the epoch; returns the id of the newest snapshot.
 
         Raises:
             FilesNotStored: files cannot be stored although others can. Everything else is published; the epoch stays
-                held, as those files are here alone.
+                held, as those files exist only here.
             StoreError: the store failed; what it lacks is safe in the state directory.
             Fenced: another writer has taken over.
             Cas3fsError, OSError: the local disk failed.
@@ -154,14 +154,14 @@ class OpenVolume:
         return newest
 
     def release_unserved(self) -> None:
-        """Releases the epoch of a volume that never served, unless an earlier mount has left something to store."""
+        """Releases the epoch of a volume that was never used, unless an earlier mount has left something to store."""
         session = self._session
         if session is not None and session.after_release:
             _release_quietly(session.epochs, session.claim)
             self._clean = session.clean
 
     def close(self) -> None:
-        """Free all resources; what is not stored stays staged. A second call does nothing."""
+        """Frees all resources; what is not stored stays staged. A second call does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -176,7 +176,7 @@ class OpenVolume:
 
 
 def _release_quietly(epochs: Epochs, claim: Claim) -> None:
-    """Releases a claim after a failure that matters more than one of this."""
+    """Releases a claim after a failure; a second failure is only logged."""
     try:
         epochs.release(claim)
     except Cas3fsError as error:
@@ -184,11 +184,11 @@ def _release_quietly(epochs: Epochs, claim: Claim) -> None:
 
 
 OnState = Callable[[StateDirectory], None]
-"""Called with the state directory as soon as it is locked: the log goes there."""
+"""Called with the state directory as soon as it is locked, so that the log can go there."""
 
 
 OnDamaged = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
-"""Called under the claim with the id of a damaged snapshot: quarantines it."""
+"""Quarantines a damaged snapshot, given by its id; called under the claim."""
 
 
 def open_writer(
@@ -202,12 +202,12 @@ def open_writer(
 ) -> OpenVolume:
     """Opens a volume as its only writer.
 
-    With `on_damaged`, a damaged snapshot that it should begin from is handed to that, and it begins from the newest one
-    that is whole.
+    With `on_damaged`, which is called with a damaged snapshot, it starts from the newest snapshot that is intact.
 
     Raises:
-        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: it cannot be.
-        StoreError, SnapshotError, IndexDatabaseError, UsageError: store, snapshot, local index or folders do not serve.
+        VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: the volume cannot be claimed.
+        StoreError, SnapshotError, IndexDatabaseError, UsageError: store, snapshot, local index or folders cannot be
+            used.
     """
     metrics = Metrics()
     with ExitStack() as resources:
@@ -277,12 +277,12 @@ def open_view(
     """Opens a snapshot of a volume, the newest unless `settings` name another, for reading, beside any writer.
 
     Raises:
-        as `open_writer`, but for what concerns claims.
+        As `open_writer`, except for errors of claims.
     """
     metrics = Metrics()
     with ExitStack() as resources:
         store, entry = _open_store(store_settings, metrics, resources)
-        state = ViewFolder.make(find_state_directory(folders, str(entry.uuid), store_settings))
+        state = ViewDirectory.make(find_state_directory(folders, str(entry.uuid), store_settings))
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))
@@ -328,7 +328,7 @@ def _wire(
     metrics: Metrics,
     resources: ExitStack,
 ) -> FileSystem:
-    """The file system; the cache, which it does not close, goes to `resources`."""
+    """Returns the file system; the cache, which it does not close, is closed by `resources`."""
     try:
         wired = wire(
             entry,

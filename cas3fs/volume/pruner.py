@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Deletes snapshots under one writer's claim: those that the retention policy does not keep, or those that are named.
+"""Deletes snapshots under one writer's claim: those that the retention policy does not keep, or given ones.
 
-Before every deletion the epochs are listed, so that a writer which was taken over from deletes nothing. The caller sees
-to it that nothing is published meanwhile (`Publisher.exclusively`), so the pruner needs no lock of its own.
+Before every deletion the epochs are listed, so that a writer which was taken over from deletes nothing. The caller
+ensures that nothing is published meanwhile (`Publisher.exclusively`), so the pruner needs no lock of its own.
 
-Pruning after every publishing costs no request while nothing is expired: the snapshots are listed once and remembered.
-When some are expired, they are listed once more, and only manifests that were never read are read.
+Pruning after every publication costs no request while nothing is expired: the snapshots are listed once and remembered.
+When some are expired, they are listed once more, and only manifests not read before are read.
 """
 
 import logging
@@ -33,13 +33,13 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class PrunePlan:
-    """What a policy makes of the snapshots of a volume, and what is deleted for it."""
+    """What a policy decides for each snapshot of a volume, and what is deleted."""
 
     verdicts: tuple[RetentionDecision, ...]
     removal: RemovalPlan
 
     def report(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Returns the plan as ``--json`` prints it."""
         return {
             "kept": [
                 {
@@ -61,10 +61,10 @@ class SnapshotPruner:
     """Deletes snapshots under one claim.
 
     Args:
-        next_number: the least number that a snapshot yet to come under this claim can have.
+        next_number: returns the least number that a future snapshot under this claim can have.
         shown: returns the snapshots that are mounted on this machine at the moment, and where: these are kept. Readers
-            on other machines are not known.
-        going: called before snapshots are deleted, with their ids.
+            on other machines are unknown.
+        before_delete: called before snapshots are deleted, with their ids.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SnapshotPruner:
         next_number: Callable[[], SnapshotNumber],
         *,
         shown: Callable[[], Mapping[str, str]],
-        going: Callable[[Collection[str]], None] = lambda ids: None,
+        before_delete: Callable[[Collection[str]], None] = lambda ids: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._archive = archive
@@ -83,7 +83,7 @@ class SnapshotPruner:
         self._claim = claim
         self._next_number = next_number
         self._shown = shown
-        self._going = going
+        self._before_delete = before_delete
         self._now = now
         self._known: list[SnapshotInfo] | None = None
         self._exempt: frozenset[str] | None = None
@@ -91,17 +91,17 @@ class SnapshotPruner:
         self._policy_read_s = 0.0
 
     def published(self, snapshot: SnapshotInfo) -> None:
-        """Record a new head."""
+        """Records a new head."""
         if self._known is not None:
             self._known.append(snapshot)
 
     def stored_bytes(self) -> int | None:
-        """The size of the snapshots in the store, without packs; None before the first listing."""
+        """Returns the size of the snapshots in the store, without packs; None before the first listing."""
         known = self._known
         return None if known is None else self._archive.known_bytes(list(known))
 
     def plan(self, policy: RetentionPolicy | None) -> PrunePlan:
-        """What `policy`, or else the volume's own, makes of the snapshots there are; nothing is changed.
+        """Returns what `policy`, or else the volume's own, would delete; nothing is changed.
 
         Raises:
             SnapshotError: a manifest cannot be read, or the store's clock and that of this machine disagree.
@@ -119,31 +119,33 @@ class SnapshotPruner:
         now = store_clock_now(self._archive.shelf.store) if policy.has_ages else self._now()
         check_clocks(policy, self._now(), now)
         verdicts = apply_policy(self._known, policy, now, exempt=self._exempt, in_use=self._shown())
-        going = [one.snapshot.id for one in verdicts if not one.kept_by]
-        return PrunePlan(verdicts, plan_removal(self._archive, going, self._is_explained(inventory), inventory))
+        expired = [one.snapshot.id for one in verdicts if not one.kept_by]
+        return PrunePlan(verdicts, plan_removal(self._archive, expired, self._is_explained(inventory), inventory))
 
     def prune(self, policy: RetentionPolicy | None) -> PrunePlan:
-        """Delete what no rule keeps.
+        """Deletes what no rule keeps.
 
         Raises:
             Fenced: another writer has taken over; nothing was deleted.
-            as `plan`; pruning again is safe.
+            As `plan`; pruning again is safe.
         """
         pruning = self.plan(policy)
         self._execute(pruning.removal)
         return pruning
 
     def delete(self, snapshot_ids: list[str]) -> RemovalPlan:
-        """Delete those snapshots.
+        """Deletes the given snapshots.
 
         Raises:
             SnapshotMissing: there is no such snapshot.
-            SnapshotError: one of them is the head, or being read here, or one that stays cannot be read.
+            SnapshotError: one of them is the head or is being read here, or one that stays cannot be read.
             Fenced, StoreError: as `prune`.
         """
         head = self._archive.newest_id()
         if head in snapshot_ids:
-            raise SnapshotError(f"snapshot {head} is the newest, which the volume begins from: it cannot be deleted")
+            raise SnapshotError(
+                f"snapshot {head} is the newest, which the next mount starts from: it cannot be deleted"
+            )
         self._refuse_in_use(snapshot_ids)
         inventory = take_inventory(self._archive)
         inventory = attrs.evolve(inventory, missing=inventory.missing - set(snapshot_ids))
@@ -153,7 +155,7 @@ class SnapshotPruner:
         return plan
 
     def prune_expired(self) -> None:
-        """Delete what the volume's policy does not keep. A failure is logged: the next time makes up for it."""
+        """Deletes what the volume's policy does not keep. A failure is logged; the next run tries again."""
         try:
             if self._has_expired():
                 removed = self.prune(self._policy).removal.snapshots
@@ -162,7 +164,7 @@ class SnapshotPruner:
             _log.warning("old snapshots could not be pruned: %s", error)
 
     def _has_expired(self) -> bool:
-        """Whether a snapshot is expired, as far as is known here."""
+        """Whether a snapshot is expired, judging by what is known here."""
         if self._policy is None or time.monotonic() - self._policy_read_s > _POLICY_FRESH_S:
             self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
@@ -179,11 +181,11 @@ class SnapshotPruner:
         _log.warning("snapshot %s cannot be read: %s", snapshot_id, error)
 
     def forget_policy(self) -> None:
-        """Read the policy again: it was replaced."""
+        """Has the policy read again, as it was replaced."""
         self._policy = None
 
     def _exempt_ids(self) -> frozenset[str]:
-        """The snapshots that no rule applies to: those that have (or may have) diverged, and bypassed ones."""
+        """Returns the snapshots that no rule applies to: those that have (or may have) diverged, and bypassed ones."""
         assert self._known is not None
         return self._archive.possibly_diverged([one.id for one in self._known]) | bypassed_by(self._known)
 
@@ -197,7 +199,7 @@ class SnapshotPruner:
         return is_over
 
     def _execute(self, plan: RemovalPlan) -> None:
-        known, self._known = self._known, None  # it is listed anew where this fails
+        known, self._known = self._known, None  # listed again if this fails
         execute_removal(self._archive, plan, lambda: self._check_before_deletion(plan))
         self._known = None if known is None else [one for one in known if one.id not in plan.snapshots]
 
@@ -212,4 +214,4 @@ class SnapshotPruner:
         if not self._epochs.is_newest(self._claim):
             raise Fenced("another writer has taken over the volume, so nothing is deleted")
         if plan.snapshots:
-            self._going(plan.snapshots)
+            self._before_delete(plan.snapshots)

@@ -3,18 +3,18 @@
 
 The order: everything is stored; the index is copied; the pages and then the manifest are put; the epochs are listed,
 and only if ours is the newest is the snapshot acknowledged. A failure at any step leaves at most pages that no
-manifest names, under a number that is never used again, as every attempt uses one up.
+manifest names, under a number that is never used again, as every attempt takes a new one.
 
-A snapshot is made only where something has changed. Where nothing has, the newest snapshot is looked up in the store:
-whenever a publication is requested, and once an hour by the periodic thread. Where the store has lost it, or pages
+A snapshot is made only if something has changed. If nothing has, the newest snapshot is looked up in the store:
+whenever a publication is requested, and once an hour by the periodic thread. If the store has lost it, or pages
 that it needs, another one is made, with what is missing.
 
-An ``fsync`` that waits for the store comes by `publish_shared`: those that come while one publishing is under way share
-the next one, whatever comes of it.
+An ``fsync`` that waits for the store calls `publish_shared`. Calls during a publication share the next one, also its
+failure.
 
-Locks: `_mutex` makes publishings one at a time and is held during them, requests to the store included; nothing that a
-handler of the kernel's waits for takes it, but an fsync that is to wait for the store. It comes before the file
-system's; `_tickets_lock` is held for assignments only.
+Locks: `_mutex` is held during each publication, including its requests to the store, so there is one at a time. Request
+handlers never take it, except an fsync with ``--fsync remote``. It is taken before the file system's lock;
+`_tickets_lock` is held for assignments only.
 """
 
 import functools
@@ -47,11 +47,11 @@ from cas3fs.volume.state_directory import StateDirectory
 _PROGRESS_INTERVAL_S = 0.2
 _CHECK_INTERVAL_S = 3600.0
 _TAKEN = "newest_taken"
-"""In the index: the newest snapshot and when it was taken."""
+"""Key in the index's state: the newest snapshot and when it was taken."""
 
 _NUMBER_TAKEN = (
-    "the store has a snapshot {number} already that is not of this process ({error}): this machine was set back to an "
-    "earlier state, or another one works with a copy of its state directory"
+    "the store already has a snapshot {number} that this process did not publish ({error}): this machine was "
+    "set back to an earlier state, or another one works with a copy of its state directory"
 )
 
 _log = logging.getLogger(__name__)
@@ -86,8 +86,14 @@ class Publisher:
         self._seen = None if changed or local.newest is None else self._change_mark()
         self._thread: PeriodicThread | None = None
         self._checked_s = -_CHECK_INTERVAL_S
-        going = functools.partial(save_known_snapshots, archive, claim, state.known_snapshots)
-        self.pruner = SnapshotPruner(archive, epochs, claim, lambda: self.next_number, shown=state.shown, going=going)
+        self.pruner = SnapshotPruner(
+            archive,
+            epochs,
+            claim,
+            lambda: self.next_number,
+            shown=state.shown,
+            before_delete=functools.partial(save_known_snapshots, archive, claim, state.known_snapshots),
+        )
         self._fenced = ""
         self._tickets_lock = threading.Lock()
         self._requested = self._served = 0
@@ -104,8 +110,8 @@ class Publisher:
         even_unchanged: bool = False,
         settled: bool = False,
     ) -> str:
-        """Stores everything and publishes it, unless nothing has changed; gives the id of the newest snapshot. Files
-        that cannot be stored although others can (`FileSystem.unstorable_files`) are in it as they were stored last.
+        """Stores everything and publishes it, unless nothing has changed; returns the id of the newest snapshot. Files
+        that cannot be stored although others can (`FileSystem.unstorable_files`) are in it as they were last stored.
 
         With `settled`, a file that is being rewritten at the time appears as it was before.
 
@@ -119,8 +125,8 @@ class Publisher:
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Publish nothing else while this is open: for code that deletes snapshots or packs, and publishes in between
-        by `publish_locked`."""
+        """Keeps others from publishing while it is open: for code that deletes snapshots or packs, and publishes in
+        between by `publish_locked`."""
         with self._mutex:
             yield
 
@@ -133,8 +139,8 @@ class Publisher:
         settled: bool = False,
         prove: bool = True,
     ) -> str:
-        """As `publish`, for a caller within `exclusively`; without `prove`, that the newest snapshot is in the store
-        may have been seen up to an hour ago."""
+        """As `publish`, to be called within `exclusively`. Without `prove`, the store may have been asked for the
+        newest snapshot up to an hour ago."""
         self.check_fence()
         self.store(progress, settled=settled)
         is_due = self.newest is None or name is not None or even_unchanged or self._change_mark() != self._seen
@@ -155,9 +161,9 @@ class Publisher:
                 raise self._failure
 
     def _publish_for_all(self) -> None:
-        """Publish for all callers that are waiting now."""
+        """Publishes for all callers that are waiting now."""
         with self._tickets_lock:
-            asked = self._requested
+            requested = self._requested
         try:
             self.publish_locked(prove=False)
             self._failure = None
@@ -165,23 +171,23 @@ class Publisher:
             self._failure = error
             raise
         finally:
-            self._served = asked
+            self._served = requested
 
     @property
     def next_number(self) -> SnapshotNumber:
-        """The least number that a snapshot yet to come can have; the caller is within `exclusively`."""
+        """The least number that a future snapshot can have; to be read within `exclusively`."""
         return SnapshotNumber(self._claim.epoch, self._sequence + 1)
 
     def store(self, progress: Progress = lambda _: None, *, settled: bool = False) -> None:
-        """Returns when everything written before is in the store, but for files that cannot be stored although others
-        can (`FileSystem.unstorable_files`); raises as `publish`, but for Fenced."""
+        """Returns when everything written before is in the store, except files that cannot be stored although others
+        can (`FileSystem.unstorable_files`); raises as `publish`, except Fenced."""
         run_with_progress(self._fs, lambda: self._fs.store_all(settled=settled, skip_unstorable=True), progress)
 
     def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:
         self._sequence += 1
         number = SnapshotNumber(self._claim.epoch, self._sequence)
         progress({"what": "publishing"})
-        # the checkpoint makes it durable: an index that finds a greater number in the store is an old copy of this one
+        # the checkpoint makes it durable; an index that finds a greater number in the store is an old copy
         self._save_in_index({ATTEMPTED: attempt_text(self._claim.uuid, number)})
         mark = self._change_mark()
         try:
@@ -234,7 +240,7 @@ class Publisher:
             try:
                 return create(parent=self.newest)
             except (SnapshotMissing, SnapshotDamaged, SnapshotArchived) as error:  # found before anything is put
-                _log.warning("the snapshot before cannot be read, so everything is stored again: %s", error)
+                _log.warning("the previous snapshot cannot be read, so everything is stored again: %s", error)
                 return create(parent=None)
         except ObjectExists as error:
             self._fence(_NUMBER_TAKEN.format(number=number, error=error))
@@ -256,10 +262,10 @@ class Publisher:
         return self._fenced
 
     def check_fence(self) -> None:
-        """Check in the store whether another writer has taken over; then the file system becomes read-only.
+        """Checks in the store whether another writer has taken over; if so, the file system becomes read-only.
 
         Raises:
-            Fenced: one has.
+            Fenced: another writer has taken over.
             StoreError: the store failed, so it is not known.
         """
         if not self._fenced and not self._epochs.is_newest(self._claim):
@@ -276,7 +282,7 @@ class Publisher:
         self._fs.turn_read_only(self._fenced)
 
     def _save_in_index(self, texts: Mapping[str, str]) -> None:
-        """Has the index remember `texts` of itself, with its next commit."""
+        """Saves `texts` in the index's state, with its next commit."""
         with self._fs.index_transaction() as index:
             before = index.changes
             for key, text in texts.items():
@@ -284,12 +290,14 @@ class Publisher:
             self._own_changes += index.changes - before
 
     def _advance_birth(self) -> None:
-        """Packs stored from now on are in the next snapshot at the earliest."""
+        """Assigns packs stored from now on to the next snapshot, the earliest that can need them."""
         self._fs.next_ordinal = ordinal_of(SnapshotNumber(self._claim.epoch, self._sequence + 1))
 
     def _change_mark(self) -> int:
-        """Something that differs after every change of the index but what is noted here; nobody else writes it. The
-        time of its files does not: the kernel's clock stands still for milliseconds, and may be set back."""
+        """Returns a number that differs after every change of the index except the publisher's own.
+
+        The time of its files would not do: the kernel's clock stands still for milliseconds, and may be set back.
+        """
         self._fs.commit()
         with self._fs.index_transaction() as index:
             return index.changes - self._own_changes
@@ -311,19 +319,19 @@ class Publisher:
                 self.publish_locked(settled=True, prove=False)
                 if self.newest != before:
                     self.pruner.prune_expired()
-        except Fenced:  # has been logged
+        except Fenced:  # already logged
             return True
         return False
 
     def stop(self) -> None:
-        """End the periodic thread; a publication in progress is finished."""
+        """Ends the periodic thread; a publication in progress is finished."""
         if self._thread is not None:
             self._thread.stop()
 
     def newest_age_s(self) -> float | None:
-        """How long ago the newest snapshot was taken, by this machine's clock; None if there is none or it is unknown.
+        """Returns how long ago the newest snapshot was taken, by this machine's clock; None if that is unknown.
 
-        It is asked of the store where an earlier version, or another machine, has made that snapshot.
+        The store is asked if an earlier version, or another machine, made that snapshot.
         """
         newest = self.newest
         if newest is None:
@@ -336,7 +344,7 @@ class Publisher:
         return max(0.0, (datetime.now(UTC) - self._taken[1]).total_seconds())
 
     def _saved_time(self) -> tuple[str, datetime] | None:
-        """The newest snapshot that the index knows the time of."""
+        """Returns the snapshot that the index knows the time of, and that time."""
         with self._fs.index_transaction() as index:
             text = index.state.get(_TAKEN)
         snapshot_id, _, time_text = (text or "").partition(" ")
@@ -346,14 +354,14 @@ class Publisher:
 
 
 def run_with_progress(filesystem: FileSystem, work: Callable[[], None], progress: Progress) -> None:
-    """Does `work` in a thread, and reports meanwhile how much of what was waiting is in the store."""
+    """Runs `work` in a thread, and reports meanwhile how much of what was waiting is in the store."""
     total = filesystem.pending().size_bytes
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that asked
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             failed.append(error)
 
     thread = threading.Thread(target=run, name="storing", daemon=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sampling: with each publishing the chunks of some files, others each time, are compared with their sums.
+"""Sampling: with each publication the chunks of some files, others each time, are compared with their checksums.
 
-So an index of which the disk loses something while it is in use is noticed long before a gc or a check looks at all of
-it: a million files are gone through in 50 publishings.
+So damage that the disk does to an index in use is noticed long before a gc or a check reads all of it: 50 publications
+cover a million files.
 """
 
 import logging
@@ -12,19 +12,19 @@ from typing import Final
 from cas3fs.index import IndexReader
 
 SAMPLED_FILES: Final = 20_000
-"""Of one look, which takes some 20 ms."""
+"""Files per call, which takes some 20 ms."""
 
 _log = logging.getLogger(__name__)
 
 
 class IndexSampler:
-    """Looks at the index of one volume, a part at a time; begins anywhere, as many a mount is short."""
+    """Checks the index of one volume, a part at a time; starts at a random inode, because many mounts are short."""
 
     def __init__(self) -> None:
         self._after: int | None = None
 
     def look(self, reader: IndexReader) -> None:
-        """Compares the next part with its sums, and logs an error where they differ.
+        """Compares the next part with its checksums, and logs an error if they differ.
 
         Raises:
             IndexDatabaseError: the index cannot be read.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The folder of this machine in which one volume's state lies, locked while a process works with it.
+"""The folder of this machine in which one volume's state lies, locked while a process uses it.
 
 ::
 
@@ -9,13 +9,15 @@
     staging/        bytes of staging
     claim.json      this folder's own claims (module `cas3fs.epochs`)
     snapshots.json  the snapshots that this machine knows
+    publish.sqlite  a copy of the index that is about to be published
+    restore.sqlite  a snapshot that is about to become the index
     control.sock, mount.json, mount.log
     place.json      the location of the volume (module `location`)
     maintenance.json  what gc and fsck found last
     lost.json       blocks and packs that a check found lost, for the next writer
-    look-NAME/      indexes of snapshots that maintenance looks into
+    look-NAME/      indexes of snapshots that maintenance reads
     views/NAME/     state of a read-only mount, with a lock of its own; `shows` in it names the snapshot
-    set-aside/TIME/ what belongs to no line any more but was never published
+    set-aside/TIME/ index and staging that are not part of the lineage any more but were never published
 """
 
 import contextlib
@@ -36,20 +38,20 @@ _STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", 
 
 
 def _make_private(path: Path) -> None:
-    """Keeps others out of a folder of ours that they may look into: names and contents of all files lie in it."""
+    """Removes others' permissions from a folder of ours: it holds names and contents of all files."""
     status = path.stat()
     if status.st_uid == os.geteuid() and status.st_mode & 0o077:
         path.chmod(0o700)
 
 
 class StateDirectory:
-    """A locked state directory; made where it is missing."""
+    """A locked state directory; created if it is missing."""
 
     def __init__(self, path: Path) -> None:
         """Makes and locks the folder.
 
         Raises:
-            StateInUse: another process works with it.
+            StateInUse: another process uses it.
             UsageError: it cannot be made or written.
         """
         self.path = path
@@ -65,8 +67,8 @@ class StateDirectory:
             holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
             os.close(self._lock)
             raise StateInUse(
-                f"the volume is open already on this machine, by process {holder} ({path}); "
-                "--read-only or --snapshot ID mounts a snapshot of it beside that"
+                f"the volume is already open on this machine, by process {holder} ({path}); "
+                "--read-only or --snapshot ID mounts a snapshot of it in addition"
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
@@ -111,7 +113,7 @@ class StateDirectory:
         return self.path / "restore.sqlite"
 
     def shown(self) -> dict[str, str]:
-        """The snapshots that processes of this machine read through this folder, and where each is in use."""
+        """Returns the snapshots that processes of this machine read through this folder, and where each is in use."""
         views = self.path / _VIEWS
         found = (_view_in_use(path) for path in (views.iterdir() if views.is_dir() else ()))
         return {one[0]: one[1] for one in found if one is not None}
@@ -119,25 +121,25 @@ class StateDirectory:
     # -- index and staging
 
     def discard_index(self) -> None:
-        """Removes index and staging, of which nothing is missed."""
+        """Removes index and staging, which must hold nothing that the store lacks."""
         for name in (*_INDEX_FILES, *_STAGING_FILES):
             self._remove(self.path / name)
         self.sync()
 
     def set_aside(self, *, staging_only: bool = False) -> Path:
-        """Moves index and staging out of the way; gives the folder in which they are now."""
+        """Moves index and staging out of the way; returns the folder in which they are now."""
         aside = self.path / "set-aside" / f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
         aside.mkdir(parents=True)
         for name in _STAGING_FILES if staging_only else (*_INDEX_FILES, *_STAGING_FILES):
             if (self.path / name).exists():
                 (self.path / name).rename(aside / name)
-        for folder in (aside, aside.parent):  # before the names that they came from are gone for good
+        for folder in (aside, aside.parent):  # before the removal of the old names is durable
             sync_folder(folder)
         self.sync()
         return aside
 
     def remove_set_aside(self, aside: Path) -> bool:
-        """Removes what was set aside, unless there are staged bytes among it; whether it could be."""
+        """Removes what was set aside, unless staged bytes are in it; returns whether it was removed."""
         staged = aside / "staging"
         if staged.is_dir() and any(staged.iterdir()):
             return False
@@ -149,7 +151,7 @@ class StateDirectory:
         return self.staging_rows.exists() or (self.staging.is_dir() and any(self.staging.iterdir()))
 
     def remove_scratch(self) -> None:
-        """Removes copies that a process left half-made."""
+        """Removes incomplete copies that an earlier process left."""
         for path in (self.scratch, self.restored):
             for suffix in ("", "-wal", "-shm", "-journal"):
                 self._remove(path.with_name(path.name + suffix))
@@ -164,16 +166,16 @@ class StateDirectory:
             path.unlink(missing_ok=True)
 
     def sync(self) -> None:
-        """Makes durable which names the folder holds."""
+        """Makes the folder's names durable."""
         sync_folder(self.path)
 
     def close(self) -> None:
-        """Release the lock."""
+        """Releases the lock."""
         os.close(self._lock)
 
 
 def _view_in_use(view: Path) -> tuple[str, str] | None:
-    """The snapshot that a view shows, and where; None where its process is gone, or has not chosen yet."""
+    """Returns the snapshot that a view shows, and where; None if its process has ended, or has not chosen yet."""
     try:
         snapshot = (view / _SHOWS).read_text()
         with open(view / "lock", "rb") as lock:
@@ -187,9 +189,9 @@ def _view_in_use(view: Path) -> tuple[str, str] | None:
 
 
 def _create_durably(path: Path) -> None:
-    """Makes a folder, and those above it, where they are missing; after a loss of power it is still called that.
+    """Makes a folder, and those above it, if they are missing, and makes their names durable.
 
-    Also where it exists: the process that made it may have ended before the sync.
+    The sync is repeated if the folder exists: the process that made it may have ended before its own.
 
     Raises:
         OSError: as mkdir(2), open(2), fsync(2).
@@ -197,7 +199,7 @@ def _create_durably(path: Path) -> None:
     if not path.parent.is_dir():
         _create_durably(path.parent)
     path.mkdir(exist_ok=True, mode=0o700)
-    with contextlib.suppress(PermissionError):  # of a folder that may be entered and not be read
+    with contextlib.suppress(PermissionError):  # the folder may be entered but not read
         sync_folder(path.parent)
 
 
@@ -206,12 +208,12 @@ def is_view(path: Path) -> bool:
     return path.parent.name == _VIEWS
 
 
-class ViewFolder(StateDirectory):
-    """The state directory of a read-only mount: its own, gone with it."""
+class ViewDirectory(StateDirectory):
+    """The state directory of a read-only mount, which is removed with it."""
 
     @classmethod
-    def make(cls, volume: Path) -> "ViewFolder":
-        """A new one below the volume's state directory; those whose process is gone are removed.
+    def make(cls, volume: Path) -> "ViewDirectory":
+        """Makes a new one below the volume's state directory, and removes those whose process has ended.
 
         Raises:
             UsageError: it cannot be made.
@@ -222,7 +224,7 @@ class ViewFolder(StateDirectory):
         return cls(views / f"{os.getpid()}-{time.time_ns():x}")
 
     def shows(self, snapshot: str) -> None:
-        """Lets the writer on this machine know that the snapshot is in use; to be called before it is read."""
+        """Records for the writer on this machine that the snapshot is in use; to be called before it is read."""
         replace_file(self.path / _SHOWS, snapshot, sync=False)
 
     @classmethod

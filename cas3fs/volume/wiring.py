@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts a file system together, from an index, the rows of staging, a store, and how the volume was made."""
+"""Builds a file system from an index, the rows of staging, a store, and the volume's parameters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ from cas3fs.values import StoredPack
 
 
 class WiredFileSystem(NamedTuple):
-    """A file system that is not started yet, and the caches, which outlive its closing by one call."""
+    """A file system that is not started yet, and the caches, which must be closed after it."""
 
     filesystem: FileSystem
     cache: BlockCache | None
@@ -41,15 +41,15 @@ def wire(
     settings: WriterSettings,
     metrics: Metrics,
 ) -> WiredFileSystem:
-    """Puts the parts together; closing the file system closes index, reader and writer.
+    """Builds the file system; closing it closes index, reader and writer.
 
     Raises:
-        UsageError: the list of caches makes no sense, or the cache folder cannot be used.
+        UsageError: the list of caches is invalid, or the cache folder cannot be used.
     """
     listed = parse_caches(settings.caches or default_caches(settings))
     cache = make_caches(listed.tiers, CacheContext(str(volume.uuid), cache_dir, metrics))
     memory = MemoryCache(settings.memory_cache_bytes if listed.memory_bytes is None else listed.memory_bytes)
-    # a volume on this machine's disk gains nothing from writing everything to that disk once more
+    # a volume on this machine's disk gains nothing from writing everything to that disk a second time
     is_near = store.url.startswith("file:")
     staging_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -87,5 +87,5 @@ def wire(
 
 
 def default_caches(settings: WriterSettings) -> tuple[str, ...]:
-    """The list of caches where the settings name none."""
+    """Returns the list of caches if the settings name none."""
     return (f"disk:{settings.cache_size_bytes}",) if settings.cache_size_bytes else ()

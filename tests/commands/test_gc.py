@@ -290,7 +290,7 @@ class TestFsck:
         shutil.rmtree(volume.state("here"))
         damage(volume, f"pages/{only}")
         before = {info.key for info in volume.shelf.store.list("snapshots/")}
-        with pytest.raises(SnapshotDamaged, match="no snapshot is whole"):
+        with pytest.raises(SnapshotDamaged, match="no snapshot is intact"):
             fsck(volume, repair=True)
         assert {info.key for info in volume.shelf.store.list("snapshots/")} == before
 

@@ -158,7 +158,7 @@ def test_a_damaged_volume_entry_is_told(volume: Volume) -> None:
     entry = volume.root / "v" / "volume"
     entry.chmod(0o600)
     entry.write_bytes(b"something else")
-    with pytest.raises(VolumeFormatError, match="cannot be understood"):
+    with pytest.raises(VolumeFormatError, match="cannot be read"):
         load_volume(open_volume_store(volume.store_settings, Metrics()))
 
 

@@ -175,7 +175,9 @@ def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_whe
 ) -> None:
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
-    with pytest.raises(SnapshotDamaged, match=f"no snapshot {last}; no snapshot before it is whole: mount .* wrote it"):
+    with pytest.raises(
+        SnapshotDamaged, match=f"no snapshot {last}; no snapshot before it is intact: mount .* wrote it"
+    ):
         volume.open("B")
     assert read_all(volume.open("A")) == {"a": "one"}
 

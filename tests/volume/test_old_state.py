@@ -249,7 +249,7 @@ def test_an_index_that_says_nonsense_of_itself_is_told(volume: Volume) -> None:
             index.state.set(ATTEMPTED, "nobody 1-x")
             index.state.set(PUBLISHED, "one")
         index.commit()
-    with pytest.raises(IndexCorrupt, match=r"which is none.*moving .* away"):
+    with pytest.raises(IndexCorrupt, match=r"which is not a snapshot.*moving .* away"):
         volume.open()
 
 

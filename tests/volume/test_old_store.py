@@ -155,7 +155,7 @@ def test_an_empty_store_under_the_same_url_is_told(volume: Volume, caplog: pytes
     put_store_back(volume)
     with caplog.at_level(logging.WARNING):
         assert read_all(volume.open()) == {}
-    assert "begins from an empty volume" in warnings(caplog)[0]
+    assert "starts from an empty volume" in warnings(caplog)[0]
     assert len(aside(volume)) == 1
 
 

@@ -186,10 +186,10 @@ def _is_current(index: Path, archive: SnapshotArchive, claim: str | None, early:
             raise IndexCorrupt(detail)
         migrations.upgrade(index)
         with Index.open(index, read_only=True) as opened:
-            facts = LineageRecord.read(opened)
-        if claim is None or facts.claim != claim:
+            record = LineageRecord.read(opened)
+        if claim is None or record.claim != claim:
             return False
-        return StoreComparison(archive, facts, archive.newest_id(), (claim,)).compare().status is IndexStatus.CURRENT
+        return StoreComparison(archive, record, archive.newest_id(), (claim,)).compare().status is IndexStatus.CURRENT
     except IndexCorrupt as error:
         early.append(Finding("index-damaged", {"index": str(index)}, str(error)))
         return False

@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 @attrs.frozen
-class Operation:
+class RequestImplementation:
     """How a verb of the control socket is carried out. The functions return the reply of the request."""
 
     requests: tuple[type[Request[Any]], ...]
@@ -40,98 +40,98 @@ class Operation:
     can do it."""
 
 
-def _status() -> Operation:
+def _status() -> RequestImplementation:
     from cas3fs.commands import mount_service
     from cas3fs.control.messages.mount import StatusRequest
 
-    return Operation((StatusRequest,), mount_service.report_status)
+    return RequestImplementation((StatusRequest,), mount_service.report_status)
 
 
-def _end() -> Operation:
+def _end() -> RequestImplementation:
     from cas3fs.commands import mount_service
     from cas3fs.control.messages.mount import EndRequest
 
-    return Operation((EndRequest,), mount_service.wait_for_end)
+    return RequestImplementation((EndRequest,), mount_service.wait_for_end)
 
 
-def _store() -> Operation:
+def _store() -> RequestImplementation:
     from cas3fs.commands import flush
     from cas3fs.control.messages.mount import StoreRequest
 
-    return Operation((StoreRequest,), flush.store_mounted)
+    return RequestImplementation((StoreRequest,), flush.store_mounted)
 
 
-def _flush() -> Operation:
+def _flush() -> RequestImplementation:
     from cas3fs.commands import flush
     from cas3fs.control.messages.mount import FlushRequest
 
-    return Operation((FlushRequest,), flush.flush_mounted, flush.refuse_unmounted)
+    return RequestImplementation((FlushRequest,), flush.flush_mounted, flush.refuse_unmounted)
 
 
-def _stats() -> Operation:
+def _stats() -> RequestImplementation:
     from cas3fs.commands import stats
     from cas3fs.control.messages.mount import StatsRequest
 
-    return Operation((StatsRequest,), stats.report_mounted, stats.report_unmounted)
+    return RequestImplementation((StatsRequest,), stats.report_mounted, stats.report_unmounted)
 
 
-def _gc() -> Operation:
+def _gc() -> RequestImplementation:
     from cas3fs.commands import gc
     from cas3fs.control.messages.maintenance import GcPlanRequest, GcRequest
 
-    return Operation((GcRequest, GcPlanRequest), gc.collect_mounted, gc.collect_unmounted)
+    return RequestImplementation((GcRequest, GcPlanRequest), gc.collect_mounted, gc.collect_unmounted)
 
 
-def _fsck() -> Operation:
+def _fsck() -> RequestImplementation:
     from cas3fs.commands import fsck
     from cas3fs.control.messages.maintenance import FsckRequest
 
-    return Operation((FsckRequest,), fsck.check_mounted, fsck.check_unmounted)
+    return RequestImplementation((FsckRequest,), fsck.check_mounted, fsck.check_unmounted)
 
 
-def _snapshots() -> Operation:
+def _snapshots() -> RequestImplementation:
     from cas3fs.commands import snapshot
     from cas3fs.control.messages.snapshots import ListSnapshotsRequest
 
-    return Operation((ListSnapshotsRequest,), snapshot.list_mounted, snapshot.list_unmounted)
+    return RequestImplementation((ListSnapshotsRequest,), snapshot.list_mounted, snapshot.list_unmounted)
 
 
-def _snapshot_show() -> Operation:
+def _snapshot_show() -> RequestImplementation:
     from cas3fs.commands import snapshot
     from cas3fs.control.messages.snapshots import ShowSnapshotRequest
 
-    return Operation((ShowSnapshotRequest,), snapshot.show_mounted, snapshot.show_unmounted)
+    return RequestImplementation((ShowSnapshotRequest,), snapshot.show_mounted, snapshot.show_unmounted)
 
 
-def _snapshot_create() -> Operation:
+def _snapshot_create() -> RequestImplementation:
     from cas3fs.commands import snapshot
     from cas3fs.control.messages.snapshots import CreateSnapshotRequest
 
-    return Operation((CreateSnapshotRequest,), snapshot.create_mounted, snapshot.create_unmounted)
+    return RequestImplementation((CreateSnapshotRequest,), snapshot.create_mounted, snapshot.create_unmounted)
 
 
-def _snapshot_delete() -> Operation:
+def _snapshot_delete() -> RequestImplementation:
     from cas3fs.commands import snapshot
     from cas3fs.control.messages.snapshots import DeleteSnapshotsRequest
 
-    return Operation((DeleteSnapshotsRequest,), snapshot.delete_mounted, snapshot.delete_unmounted)
+    return RequestImplementation((DeleteSnapshotsRequest,), snapshot.delete_mounted, snapshot.delete_unmounted)
 
 
-def _snapshot_prune() -> Operation:
+def _snapshot_prune() -> RequestImplementation:
     from cas3fs.commands import snapshot
     from cas3fs.control.messages.snapshots import PruneRequest
 
-    return Operation((PruneRequest,), snapshot.prune_mounted, snapshot.prune_unmounted)
+    return RequestImplementation((PruneRequest,), snapshot.prune_mounted, snapshot.prune_unmounted)
 
 
-def _snapshot_policy() -> Operation:
+def _snapshot_policy() -> RequestImplementation:
     from cas3fs.commands import snapshot
     from cas3fs.control.messages.snapshots import PolicyRequest
 
-    return Operation((PolicyRequest,), snapshot.policy_mounted, snapshot.policy_unmounted)
+    return RequestImplementation((PolicyRequest,), snapshot.policy_mounted, snapshot.policy_unmounted)
 
 
-OPERATIONS: Final[Mapping[str, Callable[[], Operation]]] = MappingProxyType(
+OPERATIONS: Final[Mapping[str, Callable[[], RequestImplementation]]] = MappingProxyType(
     {
         "status": _status,
         "store": _store,
@@ -196,7 +196,9 @@ def mount_handlers(service: "MountService") -> dict[str, Handler]:
     return {verb: partial(_answer, service, load) for verb, load in OPERATIONS.items()}
 
 
-def _answer(service: "MountService", load: Callable[[], Operation], args: Message, progress: Progress) -> Message:
+def _answer(
+    service: "MountService", load: Callable[[], RequestImplementation], args: Message, progress: Progress
+) -> Message:
     from cas3fs.control.conversion import decode_request, encode_reply
 
     operation = load()

@@ -192,22 +192,22 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
     return differences(scratch / INDEX_NAME, older), base
 
 
-def _base(archive: SnapshotArchive, facts: LineageRecord) -> str | None:
+def _base(archive: SnapshotArchive, record: LineageRecord) -> str | None:
     """The newest snapshot on the line that the index knows."""
-    diverged, limit = archive.diverged(), facts.limit or _limit_of_epoch(archive, facts)
+    diverged, limit = archive.diverged(), record.limit or _limit_of_epoch(archive, record)
     known = [one for one in archive.ids() if one not in diverged and SnapshotNumber.parse(one) <= limit]
-    if not known and facts.published is not None:
+    if not known and record.published is not None:
         raise SnapshotError(
-            f"snapshot {facts.published}, from which this state continued, is gone with all before it, so what has "
+            f"snapshot {record.published}, from which this state continued, is gone with all before it, so what has "
             "changed since cannot be determined"
         )
     return known[-1] if known else None
 
 
-def _limit_of_epoch(archive: SnapshotArchive, facts: LineageRecord) -> SnapshotNumber:
+def _limit_of_epoch(archive: SnapshotArchive, record: LineageRecord) -> SnapshotNumber:
     """The greatest number in the claim's epoch: more is not known of an index that an earlier version wrote."""
-    epochs = [entry.epoch for entry in archive.shelf.load_all(EpochEntry) if str(entry.claim) == facts.claim]
-    started = 0 if facts.published is None else SnapshotNumber.parse(facts.published).epoch
+    epochs = [entry.epoch for entry in archive.shelf.load_all(EpochEntry) if str(entry.claim) == record.claim]
+    started = 0 if record.published is None else SnapshotNumber.parse(record.published).epoch
     return SnapshotNumber(max(epochs, default=started), LARGEST_SEQUENCE)
 
 

@@ -28,7 +28,13 @@ from cas3fs.errors import (
     SnapshotMissing,
     VolumeFormatError,
 )
-from cas3fs.snapshots.manifests import SnapshotInfo, check_sizes, check_snapshot_id, no_such_snapshot, snapshot_info
+from cas3fs.snapshots.manifests import (
+    SnapshotInfo,
+    check_entry_sizes,
+    check_snapshot_id,
+    no_such_snapshot,
+    snapshot_info,
+)
 
 CACHE_LIMIT: Final = 1000
 """If there are more manifests, the oldest are read each time."""
@@ -81,7 +87,7 @@ class ManifestReader:
             raise SnapshotDamaged(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
         except ObjectArchived as error:
             raise SnapshotArchived(f"the manifest of snapshot {snapshot_id} cannot be read: {error}") from error
-        check_sizes(entry)
+        check_entry_sizes(entry)
         with self._lock:
             self._bypassed.update(entry.around)
         return entry, digest

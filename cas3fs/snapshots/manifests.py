@@ -130,7 +130,7 @@ def check_snapshot_id(snapshot_id: str) -> str:
     )
 
 
-def check_sizes(entry: SnapshotEntry) -> None:
+def check_entry_sizes(entry: SnapshotEntry) -> None:
     """Check that the sizes in a manifest fit each other, so that nothing is allocated for a wrong one.
 
     Raises:

@@ -69,7 +69,7 @@ class SnapshotInventory:
         return max((SnapshotNumber.parse(one).epoch for one in ids), default=0)
 
 
-def take_inventory(archive: SnapshotArchive) -> SnapshotInventory:
+def take_snapshot_inventory(archive: SnapshotArchive) -> SnapshotInventory:
     """List pages entries and snapshots.
 
     Makes two LISTs, and a GET for each manifest that was not read before. A snapshot that the listing lacks, and that
@@ -105,7 +105,7 @@ def plan_removal(
         StoreError: the store failed.
     """
     if inventory is None:
-        inventory = take_inventory(archive)
+        inventory = take_snapshot_inventory(archive)
     sizes = inventory.sizes
     known = {one.id for one in inventory.snapshots} | set(inventory.damaged) | set(archive.tracker.missing())
     unknown = sorted(set(snapshot_ids) - known)

@@ -144,23 +144,23 @@ class StoreComparison:
     """
 
     def __init__(
-        self, archive: SnapshotArchive, facts: LineageRecord, listed: str | None, claims: Collection[str]
+        self, archive: SnapshotArchive, record: LineageRecord, listed: str | None, claims: Collection[str]
     ) -> None:
         self._archive = archive
-        self._facts = facts
+        self._record = record
         self._claims = claims
         self._newest = self._corrected(listed)
 
     def compare(self) -> ComparisonResult:
         """Compares them."""
-        is_ahead = self._facts.clean is None and self._facts.claim in self._claims
+        is_ahead = self._record.clean is None and self._record.claim in self._claims
         return ComparisonResult(self._compare_unpublished() if is_ahead else self._compare_published(), self._newest)
 
     def _corrected(self, listed: str | None) -> str | None:
         """Returns the newest known snapshot: the one listed, or one that the index names and the store has."""
-        facts = self._facts
-        attempted = str(facts.attempted) if facts.attempted is not None and facts.attempted.sequence else None
-        named = sorted({one for one in (facts.published, attempted) if one and _is_newer(one, listed)}, reverse=True)
+        record = self._record
+        attempted = str(record.attempted) if record.attempted is not None and record.attempted.sequence else None
+        named = sorted({one for one in (record.published, attempted) if one and _is_newer(one, listed)}, reverse=True)
         for one in named:
             if self._has(one) and not is_diverged(SnapshotNumber.parse(one), self._archive.bases.all()):
                 return one
@@ -168,21 +168,21 @@ class StoreComparison:
 
     def _compare_unpublished(self) -> IndexStatus:
         """Returns the status if no other writer has written since; the index may hold more than was published."""
-        facts, newest = self._facts, self._newest
-        if facts.limit is None:  # written by an earlier version
+        record, newest = self._record, self._newest
+        if record.limit is None:  # written by an earlier version
             return IndexStatus.CURRENT
-        if newest is not None and SnapshotNumber.parse(newest) > facts.limit:
+        if newest is not None and SnapshotNumber.parse(newest) > record.limit:
             return IndexStatus.OLD_COPY
-        if facts.published is not None and _is_newer(facts.published, newest):
-            return IndexStatus.CURRENT if self._was_quarantined(facts.published) else IndexStatus.STORE_OLDER
-        is_known = self._has_bytes(newest) if newest == facts.published else self._was_made_here(newest)
+        if record.published is not None and _is_newer(record.published, newest):
+            return IndexStatus.CURRENT if self._was_quarantined(record.published) else IndexStatus.STORE_OLDER
+        is_known = self._has_bytes(newest) if newest == record.published else self._was_made_here(newest)
         return IndexStatus.CURRENT if is_known else IndexStatus.STORE_OTHER
 
     def _compare_published(self) -> IndexStatus:
         """Returns the status if others have written since, or the index holds no more than was published."""
-        if self._facts.published is not None and _is_newer(self._facts.published, self._newest):
+        if self._record.published is not None and _is_newer(self._record.published, self._newest):
             return IndexStatus.STORE_OLDER
-        if self._facts.clean != (self._newest or EMPTY):
+        if self._record.clean != (self._newest or EMPTY):
             return IndexStatus.SUPERSEDED
         return IndexStatus.CURRENT if self._has_bytes(self._newest) else IndexStatus.STORE_OTHER
 
@@ -198,7 +198,7 @@ class StoreComparison:
     def _has_bytes(self, newest: str | None) -> bool:
         """Whether the newest snapshot is as the index knows it. A damaged manifest proves nothing against it."""
         info = self._load(newest)
-        return info is None or self._facts.digest in (None, info.digest)
+        return info is None or self._record.digest in (None, info.digest)
 
     def _was_made_here(self, newest: str | None) -> bool:
         """Whether one of our claims has published the newest snapshot, if it records one: it may never have been

@@ -172,24 +172,24 @@ def _keep_or_set_aside(state: StateDirectory, archive: SnapshotArchive, claim: C
     try:
         migrations.upgrade(state.index, with_hash_index=False)
         with Index.open(state.index) as index:
-            facts = LineageRecord.read(index)
+            record = LineageRecord.read(index)
     except IndexDatabaseError as error:
         url = archive.shelf.store.url
         by_repair = f"`cas3fs fsck --repair {url}` sets it aside and starts from the newest snapshot, as does "
         advice = by_repair if isinstance(error, IndexCorrupt) else "a mount starts from the newest snapshot after "
         raise type(error)(f"{error}; {advice}moving {state.path} away, and `cas3fs mount --take-over`") from error
-    found = StoreComparison(archive, facts, newest, {str(one) for one in claim.lineage}).compare()
+    found = StoreComparison(archive, record, newest, {str(one) for one in claim.lineage}).compare()
     if found.status is IndexStatus.CURRENT:
         return found.newest
     if found.status is not IndexStatus.SUPERSEDED:
         archive.tracker.clear_expected()
-    if found.status is IndexStatus.SUPERSEDED and facts.clean is not None:
+    if found.status is IndexStatus.SUPERSEDED and record.clean is not None:
         state.discard_index()
         return found.newest
     began = f"snapshot {found.newest}" if found.newest else "an empty volume, as there is no snapshot"
     _log.warning(
         "%s, so it is set aside, and the mount starts from %s; `cas3fs rescue %s FOLDER` saves what only it has",
-        found.status.value.format(published=facts.published, state=state.path, url=archive.shelf.store.url),
+        found.status.value.format(published=record.published, state=state.path, url=archive.shelf.store.url),
         began,
         state.set_aside(),
     )
@@ -283,8 +283,8 @@ def _record(state: StateDirectory, archive: SnapshotArchive, claim: Claim, newes
     """Opens both databases and records in the index that it is written under `claim` from now on."""
     index = Index.open(state.index)
     try:
-        facts = LineageRecord.read(index)
-        proof = _missing_proof(archive, facts, newest)
+        record = LineageRecord.read(index)
+        proof = _missing_proof(archive, record, newest)
         lineage = index.state.get(LINEAGE) or str(uuid.uuid4())
         with index.operation():
             index.state.set(CLAIM, str(claim.uuid))
@@ -295,15 +295,15 @@ def _record(state: StateDirectory, archive: SnapshotArchive, claim: Claim, newes
             index.state.remove(CLEAN)
         index.commit()
         index.sync()
-        return LocalIndex(index, _open_rows(state, lineage), facts.published, newest, facts.clean, lineage)
+        return LocalIndex(index, _open_rows(state, lineage), record.published, newest, record.clean, lineage)
     except BaseException:
         index.close()
         raise
 
 
-def _missing_proof(archive: SnapshotArchive, facts: LineageRecord, newest: str | None) -> str:
+def _missing_proof(archive: SnapshotArchive, record: LineageRecord, newest: str | None) -> str:
     """Returns the proof that an index of an earlier version lacks; empty if it has one, or none can be made."""
-    if newest is None or facts.published != newest or facts.digest is not None:
+    if newest is None or record.published != newest or record.digest is not None:
         return ""
     try:
         return proof_text(newest, archive.load(newest).digest)

@@ -187,7 +187,7 @@ OnState = Callable[[StateDirectory], None]
 """Called with the state directory as soon as it is locked, so that the log can go there."""
 
 
-OnDamaged = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
+OnDamagedSnapshot = Callable[[SnapshotArchive, str, SnapshotDamaged], None]
 """Quarantines a damaged snapshot, given by its id; called under the claim."""
 
 
@@ -198,7 +198,7 @@ def open_writer(
     on_state: OnState = lambda _: None,
     on_restore: RestoreProgress = lambda done, total: None,
     *,
-    on_damaged: OnDamaged | None = None,
+    on_damaged: OnDamagedSnapshot | None = None,
 ) -> OpenVolume:
     """Opens a volume as its only writer.
 

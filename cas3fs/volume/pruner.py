@@ -22,7 +22,13 @@ from cas3fs.maintenance.store_clock import store_clock_now
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by
 from cas3fs.snapshots.policy import RetentionPolicy
-from cas3fs.snapshots.removal import RemovalPlan, SnapshotInventory, execute_removal, plan_removal, take_inventory
+from cas3fs.snapshots.removal import (
+    RemovalPlan,
+    SnapshotInventory,
+    execute_removal,
+    plan_removal,
+    take_snapshot_inventory,
+)
 from cas3fs.snapshots.retention import RetentionDecision, apply_policy, check_clocks, current_policy
 from cas3fs.values import SnapshotNumber
 
@@ -110,7 +116,7 @@ class SnapshotPruner:
         if policy is None:
             policy = self._policy = current_policy(self._archive.shelf)
             self._policy_read_s = time.monotonic()
-        inventory = take_inventory(self._archive)
+        inventory = take_snapshot_inventory(self._archive)
         self._epochs.note_epoch(inventory.latest_epoch)
         for error in inventory.damaged.values():
             raise error
@@ -147,7 +153,7 @@ class SnapshotPruner:
                 f"snapshot {head} is the newest, which the next mount starts from: it cannot be deleted"
             )
         self._refuse_in_use(snapshot_ids)
-        inventory = take_inventory(self._archive)
+        inventory = take_snapshot_inventory(self._archive)
         inventory = attrs.evolve(inventory, missing=inventory.missing - set(snapshot_ids))
         self._epochs.note_epoch(inventory.latest_epoch)
         plan = plan_removal(self._archive, snapshot_ids, self._is_explained(inventory), inventory)

@@ -21,7 +21,6 @@ from cas3fs.filesystem.state.layers import Layer
 from cas3fs.index import Index
 
 ROOT = 1
-_BLOCK_BYTES = 512
 
 
 class Inode:
@@ -95,11 +94,6 @@ class Inode:
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
-
-    @property
-    def blocks(self) -> int:
-        """Its size in units of 512 bytes, holes included."""
-        return (self.size + _BLOCK_BYTES - 1) // _BLOCK_BYTES
 
     @property
     def unstored_bytes(self) -> int:

@@ -39,8 +39,8 @@ from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes
 from cas3fs.filesystem.writeback.block_upload import BlockUpload
 from cas3fs.filesystem.writeback.commits import Commits
+from cas3fs.filesystem.writeback.pending_files import PendingFiles, grows
 from cas3fs.filesystem.writeback.rechunk import FrozenFile, Rechunker, enter_chunks
-from cas3fs.filesystem.writeback.store_requests import StoreRequest, grows
 from cas3fs.filesystem.writeback.unstorable import UnstorableFiles, concerns_one_file
 from cas3fs.values import BlockHash
 
@@ -72,7 +72,7 @@ class Storer:
         self._chunker = chunker
         self._commits = commits
         self._stop = threading.Event()
-        self._requests: list[StoreRequest] = []  # of the callers of `store_all`
+        self._requests: list[PendingFiles] = []  # of the callers of `store_all`
         self._checked_at_s = 0.0
         self._idle_until_s = 0.0
         self._changes_seen = 0
@@ -405,7 +405,7 @@ class Storer:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with state.lock:
             before = self._unstorable.last_ordinal
-            request = StoreRequest(
+            request = PendingFiles(
                 state.staging.unstored,
                 settled=settled,
                 is_unstorable=lambda number: self._unstorable.failed_after(number, before),
@@ -427,7 +427,7 @@ class Storer:
         """By inode, why it cannot be stored.  Needs the lock."""
         return {number: _describe(failure.error) for number, failure in self._unstorable.current().items()}
 
-    def _await(self, request: StoreRequest, deadline_s: float | None) -> None:
+    def _await(self, request: PendingFiles, deadline_s: float | None) -> None:
         """Waits until all of `request` is in the index.  Needs the lock."""
         failures = self._failures
         while True:

@@ -17,8 +17,9 @@ from cas3fs.filesystem import FileSystem
 from cas3fs.index import DeadPack, ordinal_of
 from cas3fs.index.scans import DeadPackScan
 from cas3fs.maintenance.context import ProgressCallback
-from cas3fs.maintenance.gc.plan import DELETE_BATCH, Tally
+from cas3fs.maintenance.gc.plan import Tally
 from cas3fs.objectstores import ObjectStore
+from cas3fs.objectstores.base import DELETE_BATCH
 from cas3fs.values import SnapshotNumber
 
 Item = TypeVar("Item")

@@ -18,10 +18,10 @@ from cas3fs.index import DeadPack, PackUse, ordinal_of
 from cas3fs.maintenance.gc.orphans import DELETABLE, Orphan
 from cas3fs.maintenance.gc.pack_selection import PackSelection, PackSelector, RetentionTimes, SkippedPacks
 from cas3fs.maintenance.gc.request import GcSettings
+from cas3fs.objectstores.base import DELETE_BATCH
 from cas3fs.prices import PriceTable
 from cas3fs.snapshots.manifests import SnapshotInfo
 
-DELETE_BATCH: Final = 1000
 _READ_BYTES: Final = 4 << 20
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from cas3fs.filesystem.state.inodes import Inode
 
 
-class StoreRequest:
+class PendingFiles:
     """All that was staged when the request was made, until it is in the index."""
 
     __slots__ = ("_is_refused", "_remaining", "_settled")

@@ -224,7 +224,7 @@ def _repair(store: StoreSettings, folders: LocalFolders, settings: FsckSettings,
     if lost is not None and lost not in (one.touches.get("snapshot") for one in early):
         early.append(Finding("snapshot-missing", {"snapshot": lost}, "this machine has its state", repaired=True))
     try:
-        result = _mended(volume, folders, settings, progress)
+        result = _repaired(volume, folders, settings, progress)
         missing = {one.touches["snapshot"] for one in early if one.code == "snapshot-missing"}
         later = [
             one for one in result.findings if one.code != "snapshot-missing" or one.touches["snapshot"] not in missing
@@ -311,7 +311,7 @@ def _target_of(volume: OpenVolume) -> FsckTarget:
     )
 
 
-def _mended(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> FsckResult:
+def _repaired(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> FsckResult:
     context, publisher = volume.context, volume.publisher
     assert context is not None and publisher is not None
 

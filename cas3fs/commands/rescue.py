@@ -86,7 +86,7 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
     Raises:
         StateInUse: a process works with the state directory.
         UsageError: the destination is not empty.
-        StoreError, IndexDatabaseError, OSError: store, state directory or destination do not serve.
+        StoreError, IndexDatabaseError, OSError: store, state directory or destination cannot be used.
     """
     if destination.exists() and any(destination.iterdir()):
         raise UsageError(f"{destination} is not empty")
@@ -193,7 +193,7 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
 
 
 def _base(archive: SnapshotArchive, record: LineageRecord) -> str | None:
-    """The newest snapshot on the line that the index knows."""
+    """The newest snapshot of the lineage that the index knows."""
     diverged, limit = archive.diverged(), record.limit or _limit_of_epoch(archive, record)
     known = [one for one in archive.ids() if one not in diverged and SnapshotNumber.parse(one) <= limit]
     if not known and record.published is not None:

@@ -35,7 +35,7 @@ def restore_head(settings: StoreSettings, folders: LocalFolders, snapshot_id: st
     Raises:
         EpochHeld, StateInUse: the volume is mounted.
         StateConflict: this machine holds changes that were never published.
-        SnapshotMissing, SnapshotDamaged: the snapshot cannot be had.
+        SnapshotMissing, SnapshotDamaged: the snapshot cannot be read.
         Cas3fsError: store or disk failed; restoring again is safe.
     """
     with open_offline_writer(settings, folders) as writer:

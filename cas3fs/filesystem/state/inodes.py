@@ -172,7 +172,7 @@ class InodeTable:
         return inode
 
     def _evict(self) -> None:
-        """Drops a quarter of the cache, the longest there first, but for those in use."""
+        """Drops a quarter of the cache, oldest first, except those in use."""
         for number in self._unused()[: self._capacity // 4]:
             del self.cached[number]
         # where most of them are staged, few can go, and looking through all again for each that comes would take long

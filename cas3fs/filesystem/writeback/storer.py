@@ -116,7 +116,7 @@ class Storer:
         try:
             return self._select()
         except Exception as error:  # noqa: BLE001 - a thread that ended would leave everything unstored
-            _log.exception("looking for files to store failed in a way that was not foreseen")
+            _log.exception("looking for files to store failed unexpectedly; this is a bug")
             self._failed([], error)
             return []
 
@@ -237,7 +237,7 @@ class Storer:
         except (Cas3fsError, OSError) as error:
             self._failed(batch, error)
         except Exception as error:  # noqa: BLE001 - a thread that ended would leave everything unstored
-            _log.exception("storing failed in a way that was not foreseen")
+            _log.exception("storing failed unexpectedly; this is a bug")
             self._failed(batch, error)
         self._state.metrics.counter("storer.jobs").add(1)
 

@@ -8,7 +8,7 @@ writes another in its place:
 
 - for a claim, the claim of an unknown writer, which took over from the epoch before;
 - for a base, the parent of the first snapshot of its epoch. If that snapshot is gone, the newest snapshot of the epochs
-  before, so that all of them count as on the lineage from then on.
+  before, so that all of them count as part of the lineage from then on.
 
 If a repair breaks off in between, the next one finds no entry, and writes it. Only the entries of the last few epochs
 are read, and of those that wait for a person.

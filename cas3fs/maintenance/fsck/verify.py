@@ -144,10 +144,10 @@ class DataVerifier:
         """Reads back what was not read before.
 
         Args:
-            max_duration_s: after that time it stops, and the next run goes on from there.
+            max_duration_s: after that time it stops, and the next run continues from there.
 
         Raises:
-            StoreError: the store failed; the next run goes on from the last checkpoint.
+            StoreError: the store failed; the next run continues from the last checkpoint.
             IndexDatabaseError, OSError: the local disk failed; the same.
         """
         deadline_s = None if max_duration_s is None else time.monotonic() + max_duration_s

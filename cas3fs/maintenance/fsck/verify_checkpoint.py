@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far a verification has come, so that a run that was stopped or killed goes on from there.
+"""How far a verification has come, so that a run that was stopped or killed continues from there.
 
 It is a JSON file in the state directory, replaced as a whole::
 

@@ -38,7 +38,7 @@ class FsckSettings:
 
     Attributes:
         verify_data: read all blocks and snapshots back.
-        max_duration_s: of reading back; the next check goes on from there. None for no limit.
+        max_duration_s: of reading back; the next check continues from there. None for no limit.
     """
 
     repair: bool = False

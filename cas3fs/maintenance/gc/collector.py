@@ -29,7 +29,7 @@ first deletion, and if a snapshot was published before in which it is not refere
     object that the store refuses to delete stays; all others go (`deletion`).
 10. Delete orphans, in batches, each after a check of the fence. *Some are left for the next gc.*
 
-A writer that takes over during step 9 goes on from a snapshot that was published in step 7 or later: it lists the
+A writer that takes over during step 9 continues from a snapshot that was published in step 7 or later: it lists the
 snapshots after its claim, and this writer looked for claims after its own snapshot. No snapshot that it could go on
 from needs what is deleted.
 

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The connection to the kernel: mounting, reading requests, writing replies, unmounting.
+
+Root mounts with mount(2). Anybody else runs ``fusermount3``, which is set-user-id root: it opens ``/dev/fuse``, mounts,
+and passes the descriptor back through the socket whose number is in ``_FUSE_COMMFD`` (fusermount.c of libfuse).
+
+Closing the descriptor aborts the connection, even while files on it are open: every request under way, and every later
+one, fails with ENOTCONN. Threads may still be writing replies at that moment, and the number of a closed descriptor is
+given to the next file that is opened. So `close` puts ``/dev/null`` in its place, which drops the connection just as
+well, and gives the number back only when the channel goes away.
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+DEVICE: Final = "/dev/fuse"
+_HELPER = "fusermount3"
+_HELPER_TIMEOUT_S = 60
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_FLAGS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "ro": 1,
+        "nosuid": 2,
+        "nodev": 4,
+        "noexec": 8,
+        "sync": 16,
+        "dirsync": 128,
+        "noatime": 1024,
+        "nodiratime": 2048,
+        "relatime": 1 << 21,
+        "strictatime": 1 << 24,
+    }
+)
+"""Mount options that are flags of mount(2), by their names."""
+_CLEARED: Final[Mapping[str, int]] = MappingProxyType(
+    {"rw": 1, "suid": 2, "dev": 4, "exec": 8, "async": 16, "atime": 1024, "diratime": 2048}
+)
+_DEFAULT_FLAGS = ("nosuid", "nodev")
+
+
+class ChannelError(Exception):
+    """Mounting or unmounting failed; the text says why."""
+
+
+class ConnectionEnded(Exception):
+    """The mount is gone: it was unmounted, or the connection was aborted."""
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """How to mount.
+
+    Args:
+        source: what stands in the first column of the mount table.
+        subtype: the file system's type is shown as ``fuse.<subtype>``.
+        allow_other: users other than the one who mounts may use it.
+        default_permissions: the kernel checks permissions, by mode, owner and access list.
+        max_read: the most bytes that one READ asks for.
+        flags: options as mount(8) takes them (`FLAG_NAMES`).
+    """
+
+    source: str
+    subtype: str
+    allow_other: bool = False
+    default_permissions: bool = True
+    max_read: int = 128 * 1024
+    flags: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.flags - FLAG_NAMES)
+        if unknown:
+            raise ChannelError(f"unknown mount option {unknown[0]!r}")
+
+
+FLAG_NAMES: Final = frozenset(_FLAGS) | frozenset(_CLEARED)
+
+
+class Channel:
+    """The descriptor of one mount. `receive` is for one thread; everything else for any."""
+
+    def __init__(self, descriptor: int, mountpoint: Path) -> None:
+        """Takes over `descriptor`, an open ``/dev/fuse`` that belongs to the mount on `mountpoint`."""
+        self._descriptor = descriptor
+        self._mountpoint = mountpoint
+
+    @classmethod
+    def mount(cls, mountpoint: Path, options: MountOptions) -> "Channel":
+        """Mounts on `mountpoint`, which exists. Requests wait in the kernel from then on, the first one being INIT.
+
+        Raises:
+            ChannelError: with the reason.
+        """
+        if os.geteuid() == 0:
+            return cls(_mount_as_root(mountpoint, options), mountpoint)
+        return cls(_mount_by_helper(mountpoint, options), mountpoint)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def receive(self, buffers: list[memoryview]) -> int:
+        """Waits for a request and reads it into `buffers`.
+
+        Returns:
+            Its length in bytes.
+
+        Raises:
+            ConnectionEnded: there will be none.
+        """
+        while True:
+            try:
+                length = os.readv(self._descriptor, buffers)
+            except OSError as error:
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF):
+                    raise ConnectionEnded from None
+                if error.errno not in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                    raise
+                continue  # ENOENT: the request was given up between its arrival and now
+            if not length:
+                raise ConnectionEnded
+            return length
+
+    def send(self, reply: bytes | list[bytes | bytearray | memoryview]) -> None:
+        """Writes one message.
+
+        Raises:
+            FileNotFoundError: the kernel does not wait for that reply any more.
+            OSError: EINVAL, for a message that it cannot make sense of.
+        """
+        if reply.__class__ is list:
+            os.writev(self._descriptor, reply)
+        else:
+            os.write(self._descriptor, reply)  # type: ignore[arg-type]
+
+    def unmount(self) -> None:
+        """Takes the mount out of the tree, at once; files that are open stay usable until `close`.
+
+        Raises:
+            ChannelError: with the reason.
+        """
+        if os.geteuid() == 0:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.umount2(os.fsencode(self._mountpoint), _MNT_DETACH | _UMOUNT_NOFOLLOW):
+                raise ChannelError(f"{self._mountpoint} cannot be unmounted: {os.strerror(ctypes.get_errno())}")
+            return
+        _run_helper(["-u", "-z", "--", str(self._mountpoint)])
+
+    def close(self) -> None:
+        """Drops the connection; whatever is written later goes nowhere."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.dup2(null, self._descriptor, inheritable=False)
+        finally:
+            os.close(null)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:
+    descriptor = _open_device()
+    mode = mountpoint.stat().st_mode
+    names = [*_DEFAULT_FLAGS, *options.flags]
+    flags = 0
+    for name in names:
+        flags |= _FLAGS.get(name, 0)
+    for name in names:
+        flags &= ~_CLEARED.get(name, 0)
+    data = f"fd={descriptor},rootmode={mode & 0o170000:o},user_id=0,group_id=0,{','.join(_data_options(options))}"
+    libc = ctypes.CDLL(None, use_errno=True)
+    kind = f"fuse.{options.subtype}".encode()
+    if libc.mount(os.fsencode(options.source), os.fsencode(mountpoint), kind, flags, data.encode()):
+        number = ctypes.get_errno()
+        os.close(descriptor)
+        raise ChannelError(f"{mountpoint} cannot be mounted: {_why(number)}")
+    return descriptor
+
+
+def _why(number: int) -> str:
+    if number == errno.EPERM:
+        return "this process may not mount (a container needs the capability SYS_ADMIN)"
+    if number == errno.ENODEV:
+        return "this kernel has no FUSE; load the module fuse"
+    return os.strerror(number)
+
+
+def _data_options(options: MountOptions) -> list[str]:
+    words = [f"max_read={options.max_read}"]
+    if options.default_permissions:
+        words.append("default_permissions")
+    if options.allow_other:
+        words.append("allow_other")
+    return words
+
+
+def _open_device() -> int:
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise ChannelError(
+            f"{DEVICE} cannot be opened ({error.strerror}):"
+            " load the kernel module fuse, or give the container the device"
+        ) from error
+
+
+def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
+    words = [*_data_options(options), f"subtype={options.subtype}", f"fsname={_escaped(options.source)}"]
+    words += sorted(options.flags)
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, its:
+        _run_helper(["-o", ",".join(words), "--", str(mountpoint)], its)
+        its.close()
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    if not descriptors:
+        raise ChannelError(f"{mountpoint} cannot be mounted: {_HELPER} returned no descriptor")
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0]
+
+
+def _escaped(source: str) -> str:
+    return source.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _run_helper(arguments: Iterable[str], passed: socket.socket | None = None) -> None:
+    """Runs fusermount3; `passed` is the socket through which it hands back a descriptor."""
+    helper = shutil.which(_HELPER)
+    if helper is None:
+        raise ChannelError(f"there is no {_HELPER}; install the package fuse3")
+    environment = dict(os.environ)
+    handed_on: tuple[int, ...] = ()
+    if passed is not None:
+        handed_on = (passed.fileno(),)
+        environment["_FUSE_COMMFD"] = str(passed.fileno())
+    try:
+        done = subprocess.run(
+            [helper, *arguments],
+            env=environment,
+            pass_fds=handed_on,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=_HELPER_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ChannelError(f"{_HELPER} failed: {error}") from error
+    if done.returncode:
+        raise ChannelError(" ".join(done.stderr.split()) or f"{_HELPER} ended with status {done.returncode}")

@@ -9,8 +9,8 @@ Vocabulary:
   kernel's requests, but neither how a request arrives nor what a reply looks like.
 - *worker*: a thread of a front-end that reads one request from the kernel, has it handled and replies. `limiter` bounds
   how many of them wait at once.
-- `kernel`: a server for the kernel's protocol without a binding, on which a second front-end can stand; it knows nothing
-  of cas3fs.
+- `kernel`: a server for the kernel's protocol without a binding, on which a second front-end can stand; it
+  knows nothing of cas3fs.
 - *mount point*: the folder on which the volume appears. It is *stale* when its process has ended but the kernel still
   has the mount.
 

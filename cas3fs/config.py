@@ -116,12 +116,17 @@ class WriterSettings:
     """fsync returns when a snapshot with the written data is published."""
 
 
+FRONTENDS = ("auto", "kernel", "llfuse")
+
+
 @attrs.frozen
 class MountSettings:
     """How the kernel sees the volume."""
 
     mountpoint: Path
     workers: int = 8
+    frontend: str = "auto"
+    """What speaks with the kernel: ``kernel`` (our own, which ``auto`` takes too) or ``llfuse``."""
     options: tuple[str, ...] = ()
     """The arguments of ``-o``, split at commas."""
 

@@ -18,6 +18,7 @@ from cas3fs.cli.common import (
     verbose_option,
 )
 from cas3fs.config import (
+    FRONTENDS,
     LocalFolders,
     MountSettings,
     StoreSettings,
@@ -101,6 +102,13 @@ def _size(size_bytes: int) -> str:
     metavar="OPTIONS",
     help="Mount options as of mount(8), separated by commas; repeatable.",
 )
+@click.option(
+    "--frontend",
+    type=click.Choice(FRONTENDS),
+    default="auto",
+    show_default=True,
+    help="What speaks with the kernel: cas3fs itself (kernel), or the library llfuse.",
+)
 @folder_options
 @mount_store_options
 @verbose_option
@@ -119,6 +127,7 @@ def mount(
     gc_interval: float,
     fsync_mode: str,
     workers: int,
+    frontend: str,
     options: tuple[str, ...],
     state_dir: str | None,
     cache_dir: str | None,
@@ -157,7 +166,7 @@ def mount(
         take_over=take_over,
         fsync_remote=fsync_mode == "remote",
     )
-    session = MountSettings(mountpoint, workers, split)
+    session = MountSettings(mountpoint, workers, frontend, split)
     store = store_settings(normal_url(volume), endpoint_url)
     return _serve(store, writer, session, folders, foreground=foreground, verbose=verbose)
 

@@ -23,9 +23,9 @@ from cas3fs.commands.requests import import_all, mount_handlers
 from cas3fs.config import LocalFolders, MountSettings, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, MountRecord, Progress
 from cas3fs.errors import Cas3fsError, FilesNotStored
-from cas3fs.fuse.llfuse_frontend.session import LlfuseSession
-from cas3fs.fuse.llfuse_frontend.signals import StopSignals
+from cas3fs.fuse.frontends import make_session
 from cas3fs.fuse.options import parse_options
+from cas3fs.fuse.signals import StopSignals
 from cas3fs.units import MIB
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.memory_tuning import TimedGc, limit_malloc_arenas, raise_descriptor_limit
@@ -55,7 +55,8 @@ class MountProcess:
         self._mount = mount
         self._ending = EndState()
         options = parse_options(mount.options, is_root=os.geteuid() == 0)
-        self._session = LlfuseSession(
+        self._session = make_session(
+            mount.frontend,
             volume.filesystem,
             mount.mountpoint,
             url=volume.url,

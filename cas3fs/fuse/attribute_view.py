@@ -28,14 +28,14 @@ class AttributeView:
             gid: replaces the group of every file.
         """
         self.entry_timeout_s = timeout_s
-        self._directory_timeout_s = min(timeout_s, _DIRECTORY_TIMEOUT_S)
-        self._file_timeout_s = min(timeout_s, _FILE_TIMEOUT_S)
+        self.directory_timeout_s = min(timeout_s, _DIRECTORY_TIMEOUT_S)
+        self.file_timeout_s = min(timeout_s, _FILE_TIMEOUT_S)
         self._uid = uid
         self._gid = gid
 
     def attr_timeout_s(self, inode: Inode) -> float:
         """How long the kernel may use the attributes of `inode` without a request."""
-        return self._directory_timeout_s if inode.is_directory else self._file_timeout_s
+        return self.directory_timeout_s if inode.is_directory else self.file_timeout_s
 
     def owner(self, inode: Inode) -> tuple[int, int]:
         """The user and group that `inode` shows."""

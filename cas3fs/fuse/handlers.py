@@ -11,9 +11,10 @@ Each handler calls the file system once, or a few times. The rules of the kernel
   sending it;
 - ACLs are refused, because nothing would enforce them; programs that copy them then use the mode.
 
-A front-end may run handlers under a lock of its own (llfuse has a global one). Lock order: the front-end's lock, then
-the file system's. Whatever may wait for the disk, for the store or for space in staging runs within `lock_released`,
-where the thread holds no lock of the file system.
+A front-end may run handlers under a lock of its own (llfuse has a global one), or in the one thread that reads
+requests. Lock order: the front-end's lock, then the file system's. A handler that may wait for the disk, for the store
+or for space in staging says so; a front-end calls it without any lock, in a thread that may wait. For reading and
+writing there are `read_now` and `write_now` beside, which never wait, and return None where they would have to.
 
 Workers: a request that waits for space in staging or for the store, to read or to sync, needs a slot of the
 `BlockingLimiter`, and there are fewer slots than workers. A writer that finds no slot waits a moment, and then exceeds
@@ -25,7 +26,6 @@ import errno
 import logging
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
@@ -78,7 +78,6 @@ class RequestHandlers:
         filesystem: FileSystem,
         *,
         limiter: BlockingLimiter,
-        lock_released: AbstractContextManager[Any],
         control: bytes = b"",
         capabilities: bool = True,
         sync: Callable[[], None] | None = None,
@@ -88,14 +87,12 @@ class RequestHandlers:
         Args:
             filesystem: the mounted file system.
             limiter: bounds the requests that wait.
-            lock_released: a context, entered again and again, in which the front-end's lock is not held.
             control: the value of the root's attribute `CONTROL_XATTR`; empty if there is none.
             capabilities: whether some file may have a ``security.capability``.
             sync: what fsync and fsyncdir wait for; the file system's own commit if None.
         """
         self._fs = filesystem
         self._limiter = limiter
-        self._lock_released = lock_released
         self._control = control
         self._capabilities = capabilities
         self._sync = sync
@@ -197,26 +194,26 @@ class RequestHandlers:
         """Open a file: its handle."""
         return self._fs.open(inode, flags, caller)
 
+    def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
+        """Read from a file what is at hand; shorter than `size` only at its end. None: call `read`."""
+        return self._fs.read_now(handle, offset, size)
+
     def read(self, handle: int, offset: int, size: int) -> Buffer:
-        """Read from a file; shorter than `size` only at its end."""
-        data = self._fs.read_now(handle, offset, size)
-        if data is not None:
-            return data
-        with self._lock_released:
-            return self._fs.read(handle, offset, size, self._limiter.reading)
+        """Read from a file; may wait."""
+        return self._fs.read(handle, offset, size, self._limiter.reading)
+
+    def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
+        """Write to a file: how many bytes were written. None: call `write`."""
+        return self._fs.write_now(handle, offset, data)
 
     def write(self, handle: int, offset: int, data: Buffer) -> int:
-        """Write to a file: how many bytes were written."""
-        written = self._fs.write_now(handle, offset, data)
-        if written is not None:
-            return written
-        with self._lock_released:
-            if not self._limiter.acquire_for_write(_WRITER_WAIT_S):
-                return self._fs.write(handle, offset, data, wait=False)
-            try:
-                return self._fs.write(handle, offset, data)
-            finally:
-                self._limiter.release_write()
+        """Write to a file; may wait."""
+        if not self._limiter.acquire_for_write(_WRITER_WAIT_S):
+            return self._fs.write(handle, offset, data, wait=False)
+        try:
+            return self._fs.write(handle, offset, data)
+        finally:
+            self._limiter.release_write()
 
     def flush(self) -> None:
         """A file descriptor is closed: nothing has to wait for that."""
@@ -227,15 +224,14 @@ class RequestHandlers:
         self._fs.release(handle)
 
     def fsync(self, handle: int, datasync: bool) -> None:
-        """Make a file durable."""
-        with self._lock_released:
-            if self._sync is None:
-                self._fs.fsync(handle, datasync)
-            else:
-                with self._limiter.syncing():
-                    self._sync()
-                self._fs.check_losses(handle)
-                self._fs.check_stored(handle)
+        """Make a file durable; waits."""
+        if self._sync is None:
+            self._fs.fsync(handle, datasync)
+            return
+        with self._limiter.syncing():
+            self._sync()
+        self._fs.check_losses(handle)
+        self._fs.check_stored(handle)
 
     # Directories
 
@@ -264,13 +260,12 @@ class RequestHandlers:
         return parent
 
     def fsyncdir(self, handle: int) -> None:
-        """Make a directory durable."""
-        with self._lock_released:
-            if self._sync is None:
-                self._fs.fsyncdir(handle)
-            else:
-                with self._limiter.syncing():
-                    self._sync()
+        """Make a directory durable; waits."""
+        if self._sync is None:
+            self._fs.fsyncdir(handle)
+            return
+        with self._limiter.syncing():
+            self._sync()
 
     def releasedir(self, handle: int) -> None:
         """An open directory is closed."""

@@ -131,7 +131,6 @@ def make(fs: StandIn, limiter: BlockingLimiter | None = None, **view: Any) -> Ll
     handlers = RequestHandlers(
         fs,  # type: ignore[arg-type]
         limiter=limiter or BlockingLimiter(1, time.monotonic),
-        lock_released=llfuse.lock_released,
         control=b"/control",
         capabilities=False,
     )

@@ -91,6 +91,9 @@ class Inode:
         self.changed_at_s = 0.0
         """When its data last changed, by the monotonic clock."""
 
+    generation = 0
+    """Numbers are never used again, so there is one inode of each."""
+
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)

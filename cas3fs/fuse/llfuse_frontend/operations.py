@@ -5,7 +5,7 @@ Rules of the binding:
 
 - an exception other than FUSEError ends the mount, so `_handler` is around every method and lets none pass; forget,
   init and destroy may not even raise that one;
-- a method runs under llfuse's global lock; the handlers release it where they may wait.
+- a method runs under llfuse's global lock, and releases it around a handler that may wait.
 """
 
 import functools
@@ -184,11 +184,19 @@ class LlfuseOperations(llfuse.Operations):  # type: ignore[misc]
 
     @_handler
     def read(self, handle: int, offset: int, size: int) -> Buffer:
-        return self._handlers.read(handle, offset, size)
+        content = self._handlers.read_now(handle, offset, size)
+        if content is not None:
+            return content
+        with llfuse.lock_released:
+            return self._handlers.read(handle, offset, size)
 
     @_handler
     def write(self, handle: int, offset: int, data: bytes) -> int:
-        return self._handlers.write(handle, offset, data)
+        written = self._handlers.write_now(handle, offset, data)
+        if written is not None:
+            return written
+        with llfuse.lock_released:
+            return self._handlers.write(handle, offset, data)
 
     @_handler
     def flush(self, handle: int) -> None:
@@ -200,7 +208,8 @@ class LlfuseOperations(llfuse.Operations):  # type: ignore[misc]
 
     @_handler
     def fsync(self, handle: int, datasync: bool) -> None:
-        self._handlers.fsync(handle, datasync)
+        with llfuse.lock_released:
+            self._handlers.fsync(handle, datasync)
 
     # Directories
 
@@ -223,7 +232,8 @@ class LlfuseOperations(llfuse.Operations):  # type: ignore[misc]
 
     @_handler
     def fsyncdir(self, handle: int, datasync: bool) -> None:
-        self._handlers.fsyncdir(handle)
+        with llfuse.lock_released:
+            self._handlers.fsyncdir(handle)
 
     @_handler
     def releasedir(self, handle: int) -> None:

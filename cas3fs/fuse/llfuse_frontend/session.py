@@ -12,10 +12,11 @@ gets the interpreter, waits for the lock, and sleeps again. With eight workers t
 """
 
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import llfuse
@@ -26,12 +27,13 @@ from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations
-from cas3fs.fuse.llfuse_frontend.signals import StopSignals
 from cas3fs.fuse.mountpoints import SUBTYPE, source_of
 from cas3fs.fuse.options import MountOptions
+from cas3fs.fuse.signals import StopSignals
 
 _FREE_WORKERS = 2
 _MIN_BACKGROUND = 2
+_WORKER_PREFIX = "fuse-worker-"
 _ALWAYS = frozenset({"big_writes", "default_permissions", "no_splice_read", "splice_write", "splice_move"})
 
 
@@ -70,7 +72,6 @@ class LlfuseSession:
         handlers = RequestHandlers(
             filesystem,
             limiter=BlockingLimiter(max(1, workers - _FREE_WORKERS), last_response_at),
-            lock_released=llfuse.lock_released,
             control=os.fsencode(control),
             capabilities=capabilities,
             sync=sync,
@@ -98,7 +99,11 @@ class LlfuseSession:
 
     def serve(self, signals: StopSignals) -> None:
         """Handle requests until the volume is unmounted or `signals` receives one."""
-        signals.run_loop(lambda: llfuse.main(workers=self._workers))
+        main = threading.get_ident()
+        # the binding's handlers are gone after the loop: a late wake-up must not end the process
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, _ignore)
+        signals.run_loop(lambda: llfuse.main(workers=self._workers), lambda: _wake(main))
 
     def close(self) -> None:
         """Remove the mount if it still exists; the second call does nothing."""
@@ -123,6 +128,22 @@ def libfuse_options(options: MountOptions, url: str, workers: int, *, read_only:
     if read_only:
         result.add("ro")
     return result
+
+
+def _wake(main: int) -> None:
+    """Interrupt the calls in which the binding's threads wait, so that they check whether to end.
+
+    A thread that checks just before the signal, and begins to wait just after it, sleeps on; so this is to be repeated.
+    """
+    signal.pthread_kill(main, signal.SIGHUP)
+    for thread in threading.enumerate():
+        if thread.name.startswith(_WORKER_PREFIX) and thread.ident is not None:
+            with suppress(ProcessLookupError):  # the worker has ended already
+                signal.pthread_kill(thread.ident, signal.SIGUSR1)
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 @contextmanager

@@ -97,6 +97,7 @@ class FileSystem:
         self.rename = directories.rename
         self.opendir = directories.opendir
         self.readdir = directories.readdir
+        self.list_into = directories.list_into
         self.releasedir = directories.releasedir
         self.getattr = files.getattr
         self.setattr = files.setattr

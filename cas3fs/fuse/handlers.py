@@ -26,7 +26,7 @@ import errno
 import logging
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
 from cas3fs.filesystem import ROOT, FileSystem, VolumeStatistics
@@ -65,6 +65,20 @@ def errno_of_failure(request: str, args: tuple[Any, ...], error: BaseException) 
     else:
         _log.warning("%s of %s: %s", request, target, error)
     return number
+
+
+class Page(Protocol):
+    """What a front-end collects entries of a directory in, until its reply is full."""
+
+    @property
+    def limit(self) -> int:
+        """About how many entries it takes."""
+
+    def add(self, name: bytes, of: Inode, cookie: int) -> bool:
+        """Adds an entry and the attributes of its inode; returns whether there was space for it."""
+
+    def add_bare(self, name: bytes, number: int, mode: int, cookie: int) -> bool:
+        """Adds an entry alone; returns whether there was space for it."""
 
 
 class RequestHandlers:
@@ -250,6 +264,20 @@ class RequestHandlers:
             yield b"..", self._parent_of(number), stat.S_IFDIR, _DOTS
         for name, inode, following in self._fs.readdir(handle, max(0, offset - _DOTS)):
             yield name, inode.number, inode.mode, following + _DOTS
+
+    def list_with_inodes(self, handle: int, offset: int, page: "Page") -> None:
+        """Fill `page` with the entries from `offset` on; each but ``.`` and ``..`` gives the kernel its inode."""
+        number = self._directories.get(handle, ROOT)
+        if offset == 0 and not page.add_bare(b".", number, stat.S_IFDIR, 1):
+            return
+        if offset <= 1 and not page.add_bare(b"..", self._parent_of(number), stat.S_IFDIR, _DOTS):
+            return
+        self._fs.list_into(
+            handle,
+            max(0, offset - _DOTS),
+            page.limit,
+            lambda name, inode, following: page.add(name, inode, following + _DOTS),
+        )
 
     def _parent_of(self, number: int) -> int:
         try:

@@ -142,6 +142,9 @@ class KernelHandlers(Handlers):
         return Opened(self._handlers.opendir(inode))
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:
+        if page.with_attributes:
+            self._handlers.list_with_inodes(handle, cookie, page)
+            return
         for name, number, mode, following in self._handlers.readdir(handle, cookie):
             if not page.add_bare(name, number, mode, following):
                 break

@@ -13,7 +13,7 @@ import itertools
 import stat
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.limits import INTEGER_MAX, NAME_MAX, check_owner
@@ -405,6 +405,34 @@ class Directories:
                 self._dentries.insert(directory, name, inode.number)
         listing.cookies = [cookie for _, _, cookie in listing.entries]
         listing.start_cookie = offset
+
+    def list_into(self, handle: int, offset: int, limit: int, add: Callable[[bytes, Inode, int], bool]) -> None:
+        """Gives the entries behind the cookie `offset` to `add`, as they are now, until it takes no more.
+
+        The kernel's count of an inode is raised for each that `add` takes. Nothing is read ahead, so a reader that
+        jumps costs no more than one that does not.
+
+        Args:
+            handle: the open directory.
+            offset: as in `readdir`.
+            limit: about how many entries `add` may take.
+            add: takes name, inode and cookie; returns whether it took them. Called under the lock.
+        """
+        directory = self._listings[handle].directory.number
+        lookups = self._inodes.lookups
+        with self._lock:
+            self._dentries.flush()
+            while True:
+                rows = self._index.namespace.entries(directory, offset, limit)
+                for cookie, name, *row in rows:
+                    inode = self._inodes.admit(tuple(row))
+                    if not add(name, inode, cookie):
+                        return
+                    lookups[inode.number] = lookups.get(inode.number, 0) + 1
+                    self._dentries.learn(directory, name, inode.number)
+                if len(rows) < limit:
+                    return
+                offset = rows[-1][0]
 
     @property
     def open_count(self) -> int:

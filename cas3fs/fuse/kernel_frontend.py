@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cas3fs.errors import FileSystemError, MountError
 from cas3fs.filesystem import FileSystem, Inode
-from cas3fs.fuse.attributes import DEFAULT_TIMEOUT_S, AttributeView
+from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
 from cas3fs.fuse.handlers import RequestHandlers, errno_of_failure
 from cas3fs.fuse.kernel.channel import FLAG_NAMES, Channel, ChannelError
 from cas3fs.fuse.kernel.channel import MountOptions as ChannelOptions

@@ -429,7 +429,7 @@ class Directories:
                     if not add(name, inode, cookie):
                         return
                     lookups[inode.number] = lookups.get(inode.number, 0) + 1
-                    self._dentries.learn(directory, name, inode.number)
+                    self._dentries.insert(directory, name, inode.number)
                 if len(rows) < limit:
                     return
                 offset = rows[-1][0]

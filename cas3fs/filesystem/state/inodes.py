@@ -95,6 +95,11 @@ class Inode:
     """Numbers are never used again, so there is one inode of each."""
 
     @property
+    def blocks(self) -> int:
+        """Units of 512 bytes that the content takes."""
+        return -(-self.size // 512)
+
+    @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
 

@@ -3,14 +3,13 @@
 
 Vocabulary:
 
-- *front-end*: what speaks FUSE with the kernel. There is one, `llfuse_frontend`, on the binding llfuse; nothing else
-  imports that binding.
+- *front-end*: what speaks FUSE with the kernel. There are two: `kernel_frontend` speaks the kernel's protocol itself,
+  by the server in `kernel`, which knows nothing of cas3fs; `llfuse_frontend` leaves that to the binding llfuse, which
+  nothing else imports. `frontends` chooses.
 - *handlers* (`handlers`): one method for each request, the same for every front-end. They know the rules of the
   kernel's requests, but neither how a request arrives nor what a reply looks like.
 - *worker*: a thread of a front-end that reads one request from the kernel, has it handled and replies. `limiter` bounds
   how many of them wait at once.
-- `kernel`: a server for the kernel's protocol without a binding, on which a second front-end can stand; it
-  knows nothing of cas3fs.
 - *mount point*: the folder on which the volume appears. It is *stale* when its process has ended but the kernel still
   has the mount.
 

@@ -31,7 +31,7 @@ def make_session(frontend: str, *args: Any, **settings: Any) -> FrontendSession:
         MountError: llfuse is asked for, and not installed.
     """
     if frontend != "llfuse":
-        from cas3fs.fuse.kernel_frontend import KernelSession
+        from cas3fs.fuse.kernel_frontend.session import KernelSession
 
         return KernelSession(*args, **settings)
     try:

@@ -164,9 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scale", type=float, default=1.0, help="factor for all sizes (default: 1)")
     parser.add_argument("--quick", action="store_true", help=f"the same as --scale {QUICK}")
-    parser.add_argument(
-        "--workers", type=int, default=DEFAULT_WORKERS, help="threads of cas3fs and of the null file system"
-    )
+    parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="threads of cas3fs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the results in FILE")
     parser.add_argument("--rst", type=Path, metavar="PAGE", help="replace the tables of PAGE, between its two marks")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw plots of size and latency")

@@ -114,14 +114,14 @@ class Mounted(Subject):
 
     def _force_down(self) -> None:
         if os.path.ismount(self.root):
-            subprocess.run(["fusermount", "-u", "-z", str(self.root)], check=False, capture_output=True)
+            subprocess.run(["fusermount3", "-u", "-z", str(self.root)], check=False, capture_output=True)
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
 
 class NullFileSystem(Mounted):
-    """The llfuse file system whose handlers do nothing."""
+    """The file system on `cas3fs.fuse.kernel` whose handlers do nothing."""
 
     system = "nullfs"
 
@@ -130,11 +130,10 @@ class NullFileSystem(Mounted):
         return self.system
 
     def command(self) -> list[str]:
-        keep = ["--keep", str(self.folder / "names")]
-        return [sys.executable, "-m", "benchmarks.nullfs", str(self.root), "--workers", str(self.workers), *keep]
+        return [sys.executable, "-m", "benchmarks.nullfs", str(self.root), "--keep", str(self.folder / "names")]
 
     def unmount(self) -> None:
-        subprocess.run(["fusermount", "-u", str(self.root)], check=True)
+        subprocess.run(["fusermount3", "-u", str(self.root)], check=True)
 
     def settle(self) -> None:
         """Nothing to do: nothing happens in the background."""

@@ -90,6 +90,10 @@ class Malformed(Exception):
     """The kernel sent what the protocol does not allow."""
 
 
+class Unsupported(Exception):
+    """The file system has no such operation; the kernel gets ENOSYS."""
+
+
 class Handlers:
     """The methods that a file system may have; those with `Deferred` in their result may defer.
 
@@ -212,7 +216,7 @@ class Handlers:
 
 
 def _unsupported() -> NoReturn:
-    raise OSError(errno.ENOSYS, "the file system has no such operation")
+    raise Unsupported
 
 
 Operation = Callable[[memoryview, int, int, int], Reply | Pending | None]

@@ -35,7 +35,7 @@ from typing import Final
 
 from cas3fs.fuse.kernel import protocol, replies
 from cas3fs.fuse.kernel.channel import Channel, ChannelError, ConnectionEnded
-from cas3fs.fuse.kernel.dispatch import Dispatcher, Handlers, Malformed, Pending
+from cas3fs.fuse.kernel.dispatch import Dispatcher, Handlers, Malformed, Pending, Unsupported
 from cas3fs.fuse.kernel.protocol import Feature, Opcode
 from cas3fs.fuse.kernel.replies import Encoder, Reply, ReplyFormat
 
@@ -273,6 +273,8 @@ class Session:
             self._send(unique, opcode, replies.error(unique, errno.ENOSYS))
 
     def _failed(self, error: Exception, opcode: int, unique: int, inode: int) -> Reply:
+        if isinstance(error, Unsupported):
+            return replies.error(unique, errno.ENOSYS)
         if isinstance(error, Malformed):
             _log.error("the kernel sent a malformed %s: %s", name_of(opcode), error)
             return replies.error(unique, errno.EIO)

@@ -27,6 +27,9 @@ StoredRow = tuple[int, int, int, int, int]
 
 _CHUNK: Final = (chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip)
 
+_LOCATED: Final = chunks.outerjoin(blocks, blocks.c.id == chunks.c.block).outerjoin(packs, packs.c.id == blocks.c.pack)
+_LOCATION: Final = (blocks.c.hash, packs.c.name, blocks.c.offset, blocks.c.stored_length, blocks.c.plain_length)
+
 
 def _overlaps(inode: Any, start: Any, end: Any) -> ColumnElement[bool]:
     """Chunks of the inode that overlap [start, end)."""
@@ -59,19 +62,8 @@ class ChunkTable:
 
     _spans = Statement(
         lambda inode, start, end, limit: (
-            select(
-                chunks.c.offset,
-                chunks.c.length,
-                chunks.c.skip,
-                blocks.c.hash,
-                packs.c.name,
-                blocks.c.offset,
-                blocks.c.stored_length,
-                blocks.c.plain_length,
-            )
-            .select_from(
-                chunks.outerjoin(blocks, blocks.c.id == chunks.c.block).outerjoin(packs, packs.c.id == blocks.c.pack)
-            )
+            select(chunks.c.offset, chunks.c.length, chunks.c.skip, *_LOCATION)
+            .select_from(_LOCATED)
             .where(_overlaps(inode, start, end))
             .order_by(chunks.c.offset)
             .limit(limit)
@@ -91,6 +83,32 @@ class ChunkTable:
                 f"inode {inode}: the index has lost a block within {start}..{end}: cas3fs fsck --repair looks for it"
             )
         return [ChunkSpan(offset, length, skip, BlockLocation(*location)) for offset, length, skip, *location in rows]
+
+    _of_inodes = Statement(
+        lambda first, last, limit: (
+            select(chunks.c.inode, chunks.c.offset, chunks.c.length, chunks.c.skip, *_LOCATION)
+            .select_from(_LOCATED)
+            .where(chunks.c.inode >= first, chunks.c.inode <= last)
+            .order_by(chunks.c.inode, chunks.c.offset)
+            .limit(limit)
+        )
+    )
+
+    def of_inodes(self, first: int, last: int, limit: int) -> dict[int, list[ChunkSpan]]:
+        """All chunks of inodes from `first` to `last`, as far as `limit` chunks reach, ascending.
+
+        Inodes that have no chunks are left out, and so are those of which a chunk is beyond the limit, or a block is
+        lost: `spans` says which.
+        """
+        rows = self._of_inodes.all(first, last, limit)
+        found: dict[int, list[ChunkSpan]] = {}
+        unusable = {row[0] for row in rows if row[5] is None}
+        if len(rows) == limit:
+            unusable.add(rows[-1][0])
+        for inode, offset, length, skip, *location in rows:
+            if inode not in unusable:
+                found.setdefault(inode, []).append(ChunkSpan(offset, length, skip, BlockLocation(*location)))
+        return found
 
     _bounds = Statement(
         lambda inode, start, end: (

@@ -19,7 +19,7 @@ from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.limits import SIZE_MAX, check_owner, clamped_ns
 from cas3fs.filesystem.operations.directories import Directories
-from cas3fs.filesystem.reading.chunk_cache import ChunkCache
+from cas3fs.filesystem.reading.chunk_cache import ChunkCache, NeighbourChunks
 from cas3fs.filesystem.reading.holes import data_ranges, next_data
 from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.filesystem.reading.readahead import ReadAhead
@@ -29,7 +29,6 @@ from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
 from cas3fs.filesystem.state.layers import Layer
-from cas3fs.index import Index
 from cas3fs.values import Buffer
 
 _log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class OpenFile:
 
     __slots__ = ("chunks", "inode", "losses_seen", "privileged", "readable", "readahead", "writable")
 
-    def __init__(self, inode: Inode, flags: int, privileged: bool, index: Index) -> None:
+    def __init__(self, inode: Inode, flags: int, privileged: bool, chunks: ChunkCache) -> None:
         self.inode = inode
         access = flags & os.O_ACCMODE
         self.readable = access != os.O_WRONLY
@@ -53,7 +52,7 @@ class OpenFile:
         self.privileged = privileged
         """Its writes do not clear set-id bits."""
         self.readahead = ReadAhead()
-        self.chunks = ChunkCache(index, inode.number)
+        self.chunks = chunks
         self.losses_seen = 0
         """How many losses of staged bytes were reported to it."""
 
@@ -66,6 +65,7 @@ class Files:
         self._directories = directories
         self._lock = state.lock
         self._index = state.index
+        self._neighbours = NeighbourChunks(state.index)
         self._inodes = state.inodes
         self._staging = state.staging
         self._access = state.access
@@ -178,7 +178,8 @@ class Files:
             return self._open_inode(inode, flags, caller)
 
     def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
-        opened = OpenFile(inode, flags, caller.uid == 0, self._index)
+        chunks = ChunkCache(self._index, inode.number, self._neighbours)
+        opened = OpenFile(inode, flags, caller.uid == 0, chunks)
         if (failure := self._staging.losses.get(inode.number)) is not None:
             opened.losses_seen = failure.reported
         inode.handles += 1

@@ -289,11 +289,14 @@ class MountError(Cas3fsError):
 
 
 class FileSystemError(Cas3fsError):
-    """An operation of the file system failed with `errno`."""
+    """An operation of the file system failed with `errno`; most are answers that programs expect, so it is cheap."""
 
     def __init__(self, errno: int, message: str = "") -> None:
-        super().__init__(message or os.strerror(errno))
         self.errno = errno
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message or os.strerror(self.errno)
 
 
 def errno_of(error: BaseException) -> int:

@@ -86,6 +86,7 @@ class FileSystem:
         """Gives the operations of the parts here, too."""
         directories, files, xattrs = self.directories, self.files, self.xattrs
         self.lookup = directories.lookup
+        self.find = directories.find
         self.forget = directories.forget
         self.mknod = directories.mknod
         self.mkdir = directories.mkdir

@@ -117,12 +117,7 @@ class RequestHandlers:
 
     def lookup(self, parent: int, name: bytes) -> Inode | None:
         """The inode of a name; None if the name is absent."""
-        try:
-            return self._fs.lookup(parent, name)
-        except FileSystemError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return None
+        return self._fs.find(parent, name)
 
     def forget(self, counts: list[tuple[int, int]]) -> None:
         """The kernel drops references: inode and number of lookups."""

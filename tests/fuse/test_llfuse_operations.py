@@ -36,11 +36,16 @@ class StandIn:
         self.raises: BaseException | None = None
         self.now: bytes | int | None = None
         self.is_directory = False
+        self.is_absent = False
 
     def _called(self, *call: Any) -> None:
         self.calls.append(call)
         if self.raises is not None:
             raise self.raises
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        self._called("find", parent, name)
+        return None if self.is_absent else self.lookup(parent, name)
 
     def lookup(self, parent: int, name: bytes) -> Inode:
         self._called("lookup", parent, name)
@@ -163,7 +168,7 @@ def test_timeouts_of_names_and_attributes(fs: StandIn) -> None:
 
 def test_lookup_of_an_absent_name_replies_with_inode_0(operations: LlfuseOperations, fs: StandIn) -> None:
     """The kernel then remembers the name as absent."""
-    fs.raises = FileSystemError(errno.ENOENT)
+    fs.is_absent = True
     entry = operations.lookup(1, b"name", None)
     assert entry.st_ino == 0
     assert entry.entry_timeout > 60

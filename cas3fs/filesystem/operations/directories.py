@@ -61,12 +61,18 @@ class Directories:
         Raises:
             FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG.
         """
+        inode = self.find(parent, name)
+        if inode is None:
+            raise FileSystemError(errno.ENOENT)
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """As `lookup`, but None where the directory has no such name, which is what programs ask most often."""
         with self._lock:
             inode = self._find(parent, name)
-            if inode is None:
-                raise FileSystemError(errno.ENOENT)
-            lookups = self._inodes.lookups
-            lookups[inode.number] = lookups.get(inode.number, 0) + 1
+            if inode is not None:
+                lookups = self._inodes.lookups
+                lookups[inode.number] = lookups.get(inode.number, 0) + 1
             return inode
 
     def _find(self, parent: int, name: bytes) -> Inode | None:

@@ -36,6 +36,7 @@ from typing import Final
 from cas3fs.fuse.kernel import protocol, replies
 from cas3fs.fuse.kernel.channel import Channel, ChannelError, ConnectionEnded
 from cas3fs.fuse.kernel.dispatch import Dispatcher, Handlers, Malformed, Pending, Unsupported
+from cas3fs.fuse.kernel.placement import REVIEW_INTERVAL, Placement
 from cas3fs.fuse.kernel.protocol import Feature, Opcode
 from cas3fs.fuse.kernel.replies import Encoder, Reply, ReplyFormat
 
@@ -160,6 +161,7 @@ class Session:
         self._watcher: threading.Thread | None = None
         self._reader: int | None = None
         self._is_mounted = True
+        self._placement = Placement()
         signal.signal(WAKING_SIGNAL, _ignore)
         self.requests = [0] * protocol.OPCODES
         """How many requests of each opcode came."""
@@ -239,6 +241,7 @@ class Session:
         except ConnectionEnded:
             self._is_mounted = False
         finally:
+            self._placement.free()
             with self._lock:
                 self._reader = None
 
@@ -246,8 +249,13 @@ class Session:
         view, buffers, receive = self._view, [self._view], self._channel.receive
         unpack, requests = protocol.REQUEST_HEADER.unpack_from, self.requests
         operations, least_bytes = dispatcher.operations, dispatcher.least_bytes
+        until_review = REVIEW_INTERVAL
         while True:
             length = receive(buffers)
+            until_review -= 1
+            if not until_review:
+                until_review = REVIEW_INTERVAL
+                self._placement.review()
             announced, opcode, unique, inode, _, _, pid, _, _ = unpack(view)
             operation = operations[opcode] if opcode < protocol.OPCODES else None
             requests[opcode & (protocol.OPCODES - 1)] += 1

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cas3fs.errors import MountError
+from cas3fs.errors import FileSystemError, MountError
 from cas3fs.filesystem import FileSystem
 from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
 from cas3fs.fuse.handlers import RequestHandlers, errno_of_failure
@@ -120,4 +120,6 @@ _ALWAYS_ON = frozenset({"default_permissions"})
 
 
 def _errno_of(error: BaseException, opcode: int, inode: int) -> int:
+    if isinstance(error, FileSystemError):
+        return error.errno
     return errno_of_failure(name_of(opcode).lower(), (inode,), error)

@@ -16,7 +16,7 @@ Vocabulary
 Parts: `FileSystem` makes them and holds them; each says in its constructor what it needs
     state       `FileSystemState`: index, inodes, names, staging, and the lock that guards them; given to all others
     reading     how bytes of a file are read: layers over chunks over zeros
-    operations  what programs do: `Directories`, `Files`, `Xattrs`, and `Statistics`
+    operations  what programs do: `Directories`, `Files`, `Ranges`, `Xattrs`, and `Statistics`
     writeback   how changes become durable: `Commits`, `Storer`, `Checkpoints`, `PackRecords`
 
 Invariants

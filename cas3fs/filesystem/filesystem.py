@@ -17,6 +17,7 @@ from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import FileSystemError, IndexCorrupt, IndexRowRefused
 from cas3fs.filesystem.operations.directories import Directories
 from cas3fs.filesystem.operations.files import Files
+from cas3fs.filesystem.operations.ranges import Ranges
 from cas3fs.filesystem.operations.statistics import Statistics
 from cas3fs.filesystem.operations.xattrs import Xattrs
 from cas3fs.filesystem.settings import FileSystemSettings
@@ -42,12 +43,13 @@ MakeWriter = Callable[[Callable[[StoredPack], None]], BlockWriter]
 class FileSystem:
     """A file system over an index, staging, a block reader and a block writer.  Safe for use by many threads.
 
-    The operations that programs ask for are methods of three parts. They are bound here, by the same names, so that a
+    The operations that programs ask for are methods of its parts. They are bound here, by the same names, so that a
     caller needs to know one object, and calls as fast as if it knew the part.
 
     Attributes:
         directories: the operations on names.
         files: the operations on contents and attributes.
+        ranges: the operations on ranges of contents.
         xattrs: the operations on extended attributes.
         commits: makes changes durable on this machine.
         storer: brings dirty files to the store.
@@ -71,6 +73,7 @@ class FileSystem:
         self._state = state = FileSystemState(index, staging, reader, settings, metrics)
         self.directories = Directories(state)
         self.files = Files(state, self.directories)
+        self.ranges = Ranges(state, self.files)
         self.xattrs = Xattrs(state)
         self.commits = Commits(state)
         self.packs = PackRecords(state)
@@ -84,7 +87,7 @@ class FileSystem:
 
     def _bind(self) -> None:
         """Gives the operations of the parts here, too."""
-        directories, files, xattrs = self.directories, self.files, self.xattrs
+        directories, files, ranges, xattrs = self.directories, self.files, self.ranges, self.xattrs
         self.lookup = directories.lookup
         self.find = directories.find
         self.forget = directories.forget
@@ -109,8 +112,11 @@ class FileSystem:
         self.read = files.read
         self.write_now = files.write_now
         self.write = files.write
-        self.next_data = files.next_data
-        self.data_ranges = files.data_ranges
+        self.next_data = ranges.next_data
+        self.data_ranges = ranges.data_ranges
+        self.seek_now = ranges.seek_now
+        self.seek = ranges.seek
+        self.allocate = ranges.allocate
         self.check_losses = files.check_losses
         self.getxattr = xattrs.getxattr
         self.listxattr = xattrs.listxattr

@@ -224,6 +224,18 @@ class RequestHandlers:
         finally:
             self._limiter.release_write()
 
+    def seek_now(self, handle: int, offset: int, whence: int) -> int | None:
+        """Where data or a hole begin from `offset` on, as lseek(2). None: call `seek`."""
+        return self._fs.seek_now(handle, offset, whence)
+
+    def seek(self, handle: int, offset: int, whence: int) -> int:
+        """Where data or a hole begin from `offset` on, as lseek(2); may take long in a file of many chunks."""
+        return self._fs.seek(handle, offset, whence)
+
+    def allocate(self, handle: int, offset: int, length: int, mode: int) -> None:
+        """Set the size, make a hole, or zeros; `mode` as in fallocate(2)."""
+        self._fs.allocate(handle, offset, length, mode)
+
     def flush(self) -> None:
         """A file descriptor is closed: nothing has to wait for that."""
         raise FileSystemError(errno.ENOSYS)

@@ -111,14 +111,18 @@ class ChunkTable:
         return found
 
     _bounds = Statement(
-        lambda inode, start, end: (
-            select(chunks.c.offset, chunks.c.length).where(_overlaps(inode, start, end)).order_by(chunks.c.offset)
+        lambda inode, start, end, limit: (
+            select(chunks.c.offset, chunks.c.length)
+            .where(_overlaps(inode, start, end))
+            .order_by(chunks.c.offset)
+            .limit(limit)
         )
     )
 
-    def bounds(self, inode: int, start: int, end: int) -> list[tuple[int, int]]:
-        """(offset, length) of the chunks that overlap the bytes [start, end), ascending."""
-        return self._bounds.all(inode, start, end)
+    def bounds(self, inode: int, start: int, end: int, limit: int = -1) -> list[tuple[int, int]]:
+        """(offset, length) of the chunks that overlap the bytes [start, end), ascending; the first `limit` of them, if
+        that is not negative."""
+        return self._bounds.all(inode, start, end, limit)
 
     _overlapping = Statement(
         lambda inode, start, end: select(*_CHUNK).where(_overlaps(inode, start, end)).order_by(chunks.c.offset)

@@ -7,11 +7,11 @@ each of them, and is not held during a sync.
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Executable, Integer, and_, delete, literal_column, select
+from sqlalchemy import Column, ColumnElement, Executable, Integer, and_, delete, literal_column, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateColumn
 
@@ -21,8 +21,10 @@ from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Statement, ddl
 from cas3fs.index.tables import staged, staging_meta, staging_metadata
 
-STAGING_VERSION: Final = 2
-"""In SQLite's user_version; 0 is a database without tables, and 1 had no column for what is lost."""
+STAGING_VERSION: Final = 3
+"""In SQLite's user_version; 0 is a database without tables, 1 had no column for what is lost, 2 none for holes."""
+_ADDED: Final[Mapping[int, Column[Any]]] = {2: staged.c.lost, 3: staged.c.holes}
+"""The version, and the column that came with it; a row that was written before has NULL there, which is none."""
 
 CLAIM: Final = "claim"
 
@@ -39,6 +41,7 @@ class StagedRow(NamedTuple):
     ranges: bytes
     data: bytes | None
     lost: bytes | None = None
+    holes: bytes | None = None
 
 
 _ROWID: Final = literal_column("rowid", Integer)
@@ -245,8 +248,9 @@ def _prepare_schema(database: Database) -> None:
     if version == 0:
         for text in creating(staging_metadata):
             database.execute(text)
-    else:
-        database.add_column(staged.name, ddl(CreateColumn(staged.c.lost)))
+    for added, column in _ADDED.items() if version else ():
+        if version < added:
+            database.add_column(staged.name, ddl(CreateColumn(column)))
     database.set_user_version(STAGING_VERSION)
     database.commit()
     database.sync()

@@ -175,4 +175,6 @@ staged = Table(
     Column("data", LargeBinary, nullable=True),
     # those of the ranges that the local disk has lost
     Column("lost", LargeBinary, nullable=True),
+    # the ranges that were punched: zeros, whatever lies below
+    Column("holes", LargeBinary, nullable=True),
 )

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from cas3fs.filesystem.state.extents import MemoryBytes, RangeSet, pack_ranges, unpack_ranges
 from cas3fs.filesystem.state.layer_files import FileBytes, LayerFiles
-from cas3fs.filesystem.state.layers import Layer, LayerLookup, dirty_ranges
+from cas3fs.filesystem.state.layers import Layer, LayerLookup, changed_ranges
 from cas3fs.localdisk import LocalDisk
 
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.integers(0, 60), st.integers(1, 20)),
         st.tuples(st.just("truncate"), st.integers(0, 80), st.just(0)),
+        st.tuples(st.just("remove"), st.integers(0, 70), st.integers(1, 20)),
     ),
     max_size=30,
 )
@@ -40,6 +41,8 @@ def test_a_range_set_is_a_set_of_bytes(steps: list[tuple[str, int, int]], start:
     found = {byte for low, high in ranges.within(start, end) for byte in range(low, high)}
     assert found == {byte for byte in model if start <= byte < end}
     assert ranges.overlaps(start, end) == bool(found) or start >= end
+    others = {byte for low, high in ranges.outside(start, end) for byte in range(low, high)}
+    assert others == set(range(start, end)) - model
 
 
 @given(STEPS, st.integers(0, 80), st.integers(0, 80))
@@ -49,6 +52,9 @@ def test_memory_bytes_give_back_what_was_written_last(steps: list[tuple[str, int
         if step == "write":
             held.write(at, bytes([number]) * length)
             model |= dict.fromkeys(range(at, at + length), number)
+        elif step == "remove":
+            held.remove(at, at + length)
+            model = {byte: value for byte, value in model.items() if not at <= byte < at + length}
         else:
             held.truncate(at)
             model = {byte: value for byte, value in model.items() if byte < at}
@@ -102,8 +108,20 @@ def test_upper_layers_hide_lower_ones_and_floors_hide_all_below() -> None:
     view = LayerLookup([lower, upper], 0, 100)
     assert sorted((start, end, held.seq) for start, end, held in view.pieces) == [(0, 20, 1), (30, 40, 2)]
     assert view.gaps == []
-    assert list(dirty_ranges([lower, upper])) == [(0, 20), (30, 40)]
+    assert list(changed_ranges([lower, upper])[0]) == [(0, 20), (30, 40)]
 
 
 def test_the_index_has_what_no_layer_holds_below_the_lowest_floor() -> None:
     assert LayerLookup([layer(1, 100, 60, (10, b"x" * 10))], 5, 90).gaps == [(5, 10), (20, 60)]
+
+
+def test_holes_hide_lower_layers_and_the_index_and_writes_fill_them() -> None:
+    lower = layer(1, 100, 100, (0, b"a" * 50))
+    punched = layer(2, 100, 100)
+    punched.holes.add(10, 70)
+    upper = layer(3, 100, 100, (20, b"b" * 10))
+    view = LayerLookup([lower, punched, upper], 0, 100)
+    assert sorted((start, end, held.seq) for start, end, held in view.pieces) == [(0, 10, 1), (20, 30, 3)]
+    assert view.gaps == [(70, 100)]
+    written, holes = changed_ranges([lower, punched, upper])
+    assert (list(written), list(holes)) == ([(0, 10), (20, 30)], [(10, 20), (30, 70)])

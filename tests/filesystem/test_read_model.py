@@ -5,6 +5,7 @@ A crash takes back what was not committed; but bytes that were written over comm
 through, as on any file system.
 """
 
+import errno
 import os
 import random
 import shutil
@@ -16,10 +17,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from cas3fs.errors import FileSystemError
+from cas3fs.filesystem.operations.ranges import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from tests.filesystem.machine import ROOT, Machine
 
 NAMES = st.sampled_from([b"a", b"b"])
 OFFSETS = st.one_of(st.integers(0, 40_000), st.sampled_from([0, 4096, 16_384, 300_000]))
+ALLOCATIONS = [0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE]
 LENGTHS = st.one_of(st.integers(1, 40_000), st.sampled_from([1, 4096, 270_000]))
 
 
@@ -76,6 +80,40 @@ class Contents(RuleBasedStateMachine):
         held = self.model[name]
         del held[size:]
         held.extend(bytes(size - len(held)))
+
+    @rule(name=NAMES, offset=OFFSETS, length=LENGTHS, mode=st.sampled_from(ALLOCATIONS))
+    def allocate(self, name: bytes, offset: int, length: int, mode: int) -> None:
+        handle = self.handle(name)
+        self.fs.allocate(handle, offset, length, mode)
+        self.fs.release(handle)
+        held = self.model[name]
+        if not mode & KEEP_SIZE:
+            held.extend(bytes(max(0, offset + length - len(held))))
+        if mode & (PUNCH_HOLE | ZERO_RANGE):
+            zeros = bytes(max(0, min(offset + length, len(held)) - offset))
+            held[offset : offset + length] = zeros
+            self.since.append((name, offset, zeros))
+
+    @precondition(lambda self: self.model)
+    @rule(name=NAMES, offset=OFFSETS)
+    def seek(self, name: bytes, offset: int) -> None:
+        """Data and holes alternate, and what is no data is zeros."""
+        if name not in self.model or offset >= len(self.model[name]):
+            return
+        handle = self.handle(name)
+        position, size = offset, len(self.model[name])
+        while position < size:
+            hole = self.fs.seek(handle, position, os.SEEK_HOLE)
+            try:
+                following = self.fs.seek(handle, hole, os.SEEK_DATA) if hole < size else size
+            except FileSystemError as error:
+                assert error.errno == errno.ENXIO
+                following = size
+            assert position <= hole <= following
+            assert hole == size or hole < following
+            assert not any(self.model[name][hole:following])
+            position = following
+        self.fs.release(handle)
 
     @rule(name=NAMES, offset=OFFSETS, length=LENGTHS)
     def read(self, name: bytes, offset: int, length: int) -> None:

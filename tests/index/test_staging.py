@@ -33,19 +33,23 @@ def test_rows_come_back_as_they_were_in_order(staging_path: Path) -> None:
         assert list(staging.rows()) == sorted(rows, key=lambda saved: saved[:2])
 
 
-def test_rows_of_an_older_version_are_read_and_can_note_lost_ranges(staging_path: Path) -> None:
+@pytest.mark.parametrize(("version", "columns"), [(1, ("lost", "holes")), (2, ("holes",))])
+def test_rows_of_an_older_version_are_read_and_newer_are_added(
+    staging_path: Path, version: int, columns: tuple[str, ...]
+) -> None:
     with StagingIndex(staging_path) as staging:
         staging.save([row(1, 1)])
         staging.commit()
     with closing(sqlite3.connect(staging_path)) as database:
-        database.execute("ALTER TABLE staged DROP COLUMN lost")
-        database.execute("PRAGMA user_version = 1")
+        for column in columns:
+            database.execute(f"ALTER TABLE staged DROP COLUMN {column}")
+        database.execute(f"PRAGMA user_version = {version}")
     with StagingIndex(staging_path) as staging:
         assert list(staging.rows()) == [row(1, 1)]
-        staging.save([row(1, 2)._replace(lost=b"ranges")])
+        staging.save([row(1, 2)._replace(lost=b"ranges", holes=b"more")])
         staging.commit()
     with StagingIndex(staging_path) as staging:
-        assert [one.lost for one in staging.rows()] == [None, b"ranges"]
+        assert [(one.lost, one.holes) for one in staging.rows()] == [(None, None), (b"ranges", b"more")]
 
 
 def test_a_row_replaces_the_one_of_the_same_inode_and_sequence(staging_path: Path) -> None:

@@ -4,6 +4,7 @@
 One `Exerciser` is one file with several open handles, a shared mapping, and a seed. It does not know mounts.
 """
 
+import errno
 import mmap
 import os
 import random
@@ -11,6 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.posix.calls import fallocate
+
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
+PUNCH = PUNCH_HOLE | KEEP_SIZE
 MAX_BYTES = 1_500_000
 HANDLES = 3
 REPORTED_STEPS = 30
@@ -39,6 +44,8 @@ class Exerciser:
             (self.write, 30),
             (self.append, 6),
             (self.truncate, 6),
+            (self.allocate, 6),
+            (self.seek, 4),
             (self.read_mapped, 12),
             (self.write_mapped, 8),
             (self.fsync, 1),
@@ -149,6 +156,37 @@ class Exerciser:
         else:
             os.truncate(self.file, size)
         os.ftruncate(self.reference, size)
+
+    def allocate(self) -> None:
+        mode = self.chance.choice((0, KEEP_SIZE, PUNCH, PUNCH, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE))
+        start, length = self.place()
+        self.note(f"fallocate with mode {mode:#x}: {length} at {start}")
+        fallocate(self.handle(), mode, start, length)
+        size = self.size()
+        if mode & (PUNCH_HOLE | ZERO_RANGE):
+            end = start + length if not mode & KEEP_SIZE else min(start + length, size)
+            os.pwrite(self.reference, bytes(max(0, end - start)), start)
+        elif not mode:
+            os.ftruncate(self.reference, max(size, start + length))
+
+    def seek(self) -> None:
+        """What is said to be a hole is zeros."""
+        size, handle = self.size(), self.handle()
+        if size == 0:
+            return
+        start = self.chance.randrange(size)
+        self.note(f"seek from {start}")
+        hole = os.lseek(handle, start, os.SEEK_HOLE)
+        try:
+            data = os.lseek(handle, hole, os.SEEK_DATA) if hole < size else size
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            data = size
+        if not start <= hole <= data <= size:
+            raise self.differs(f"from {start} on a hole is at {hole}, and data at {data}, of {size} bytes")
+        if any(os.pread(self.reference, data - hole, hole)):
+            raise self.differs(f"{hole} to {data} is no hole")
 
     def _mapped(self) -> tuple[int, int] | None:
         """A range within the file that starts at a page."""

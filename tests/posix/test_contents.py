@@ -18,7 +18,7 @@ import pytest
 
 from cas3fs.testing.volumes import TemporaryMount
 
-from .calls import NOW, OMIT, fallocate, utimensat
+from .calls import NOW, OMIT, utimensat
 from .test_names import refused
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -238,24 +238,6 @@ def test_an_empty_write_changes_nothing(folder: Path) -> None:
         assert os.pwrite(file.fileno(), b"", 10) == 0
     about = (folder / "f").stat()
     assert (about.st_size, about.st_mtime) == (3, 5)
-
-
-@pytest.mark.promise("no-fallocate")
-def test_posix_fallocate_extends_and_fallocate_is_refused(folder: Path) -> None:
-    (folder / "f").write_bytes(b"abc")
-    with open(folder / "f", "r+b", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 1, 10_000)
-        assert (folder / "f").read_bytes() == b"abc" + bytes(9_998)
-        refused(errno.EOPNOTSUPP, fallocate, file.fileno(), 3, 0, 4096)
-        refused(errno.EOPNOTSUPP, fallocate, file.fileno(), 0, 0, 4096)
-
-
-@pytest.mark.promise("no-search-for-holes")
-def test_seek_hole_finds_the_end(folder: Path) -> None:
-    with open(folder / "f", "wb", buffering=0) as file:
-        os.pwrite(file.fileno(), b"x", MIB)
-        assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
-        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == MIB + 1
 
 
 @pytest.mark.promise("locks-work-on-one-machine")

@@ -20,11 +20,9 @@ from cas3fs.errors import BlockMissing, FileSystemError
 from cas3fs.filesystem.limits import SIZE_MAX, check_owner, clamped_ns
 from cas3fs.filesystem.operations.directories import Directories
 from cas3fs.filesystem.reading.chunk_cache import ChunkCache, NeighbourChunks
-from cas3fs.filesystem.reading.holes import data_ranges, next_data
 from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.filesystem.reading.readahead import ReadAhead
 from cas3fs.filesystem.settings import Caller
-from cas3fs.filesystem.state.extents import Range
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
@@ -211,6 +209,10 @@ class Files:
         opened = self._open.get(handle)
         return None if opened is None else opened.inode
 
+    def opened(self, handle: int) -> OpenFile:
+        """An open handle.  Needs the lock."""
+        return self._open[handle]
+
     def check_losses(self, handle: int) -> None:
         """Reports once to a handle that staged bytes of its file are lost.
 
@@ -287,17 +289,7 @@ class Files:
             with suppress(BlockMissing):  # a read of that block reports it
                 spans = self._index.chunks.spans(inode.number, window[0], min(window[1], inode.size))
                 self._reader.prefetch([span.block for span in spans])
-        return ReadPlan(opened.chunks, inode.layers, offset, end)
-
-    def next_data(self, number: int, position: int) -> int | None:
-        """Where data begin from `position` on, as lseek(2) with SEEK_DATA; None when there are none."""
-        with self._lock:
-            return next_data(self._index.chunks, self._inodes.get(number), position)
-
-    def data_ranges(self, number: int, start: int, end: int) -> list[Range]:
-        """The parts of ``[start, end)`` that hold data, ascending; the rest are holes."""
-        with self._lock:
-            return data_ranges(self._index.chunks, self._inodes.get(number), start, end)
+        return ReadPlan(opened.chunks, inode.read_layers, offset, end)
 
     # -- writing
 
@@ -390,11 +382,19 @@ class Files:
     def _begin_write(self, handle: int, offset: int, data: Buffer) -> Inode:
         """Checks that the bytes may be written, and clears set-id bits as write(2) does."""
         self._access.check_change()
+        if offset < 0 or offset + len(data) > SIZE_MAX:
+            raise FileSystemError(errno.EINVAL if offset < 0 else errno.EFBIG)
+        return self.begin_change(handle)
+
+    def begin_change(self, handle: int) -> Inode:
+        """The file of a handle, whose content is about to change: clears set-id bits as write(2) does.  Needs the lock.
+
+        Raises:
+            FileSystemError: EBADF, the handle is not open for writing.
+        """
         opened = self._open[handle]
         if not opened.writable:
             raise FileSystemError(errno.EBADF)
-        if offset < 0 or offset + len(data) > SIZE_MAX:
-            raise FileSystemError(errno.EINVAL if offset < 0 else errno.EFBIG)
         inode = opened.inode
         if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:
             inode.mode = _without_set_ids(inode.mode)

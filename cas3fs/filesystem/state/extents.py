@@ -110,6 +110,17 @@ class RangeSet:
             found.append((max(start, self.starts[i]), min(end, self.ends[i])))
         return found
 
+    def outside(self, start: int, end: int) -> list[Range]:
+        """The parts of ``[start, end)`` that the set does not hold, ascending."""
+        found, position = [], start
+        for begin, stop in self.within(start, end):
+            if position < begin:
+                found.append((position, begin))
+            position = stop
+        if position < end:
+            found.append((position, end))
+        return found
+
 
 class MemoryBytes:
     """Few bytes, as ascending, disjoint, non-adjacent extents in memory."""
@@ -178,6 +189,21 @@ class MemoryBytes:
         if keep and self.starts[-1] + len(self.extents[-1]) > size:
             del self.extents[-1][size - self.starts[-1] :]
         self.size_bytes = sum(map(len, self.extents))
+
+    def remove(self, start: int, end: int) -> None:
+        """Drops ``[start, end)``."""
+        found = self.within(start, end)
+        if not found:
+            return
+        low = bisect_right(self.starts, found[0][0]) - 1
+        high = bisect_right(self.starts, found[-1][0])
+        first, last = self.starts[low], self.starts[high - 1]
+        tail = self.extents[high - 1][end - last :]
+        head = self.extents[low][: max(0, start - first)]
+        left = [(at, data) for at, data in ((first, head), (end, tail)) if data]
+        self.starts[low:high] = [at for at, _ in left]
+        self.extents[low:high] = [data for _, data in left]
+        self.size_bytes -= sum(stop - begin for begin, stop in found)
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether any of ``[start, end)`` is here."""

@@ -104,6 +104,12 @@ class Inode:
         return stat.S_ISDIR(self.mode)
 
     @property
+    def read_layers(self) -> list[Layer]:
+        """The layers that reads see, bottom to top: those that lie over the index."""
+        layers = self.layers
+        return [layer for layer in layers if not layer.hidden] if layers and layers[0].hidden else layers
+
+    @property
     def unstored_bytes(self) -> int:
         """How many bytes its unstored layers hold."""
         if len(self.layers) == 1:  # by far the most frequent case

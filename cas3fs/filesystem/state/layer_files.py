@@ -194,6 +194,12 @@ class FileBytes:
             self.valid.truncate(size)
             self.lost.truncate(size)
 
+    def remove(self, start: int, end: int) -> None:
+        """Drops ``[start, end)``; the local disk has its space again when the file goes."""
+        with self._files.lock:
+            self.valid.remove(start, end)
+            self.lost.remove(start, end)
+
     def shrink(self, size: int) -> None:
         """Frees the disk space behind `size`, if it can; only while no row names those bytes."""
         with suppress(OSError):

@@ -5,6 +5,8 @@ A file with unstored data has a stack of *layers* over what the index has of it.
 
 - a **sequence number**: one more than that of the layer below it, or than the inode's ``stored_seq``;
 - the **ranges** that were written while it was on top, and their bytes;
+- its **holes**: what was punched while it was on top, and not written again. What lies below the layer is dead there,
+  and reads as zeros;
 - a **floor**: the least size that the file had while the layer was on top. Whatever lies below the layer (lower layers
   and the index) is dead from the floor on and reads as zeros, whatever size the file grows to again;
 - the **size and times** of the file at the layer's last change.
@@ -35,6 +37,8 @@ class Layer:
         unsaved: changed since the staging row was written.
         has_row: a staging row of this layer may exist.
         dropped: not needed any more; the last reader closes the file.
+        holes: the ranges that are dead below and have no bytes here; none of them overlaps those of `bytes`.
+        hidden: it is stored, and the index has got newer content since: no read uses it.
         writers: how many writers are writing to the layer's file.
         readers: how many readers are reading the layer's file.
     """
@@ -47,6 +51,8 @@ class Layer:
         "floor",
         "frozen",
         "has_row",
+        "hidden",
+        "holes",
         "initial_size",
         "mtime_ns",
         "readers",
@@ -65,14 +71,21 @@ class Layer:
         self.mtime_ns = mtime_ns
         self.ctime_ns = ctime_ns
         self.bytes: MemoryBytes | FileBytes = MemoryBytes()
+        self.holes = RangeSet()
         self.closing = False
         self.frozen = False
         self.stored = False
         self.unsaved = True
         self.has_row = False
         self.dropped = False
+        self.hidden = False
         self.writers = 0
         self.readers = 0
+
+    @property
+    def range_count(self) -> int:
+        """How many ranges its row has to name."""
+        return self.bytes.range_count + len(self.holes)
 
     def sync(self) -> None:
         """Puts the bytes of its file, if it has one, on the disk; what the disk does not take counts as lost.
@@ -103,11 +116,19 @@ class LayerLookup:
             self.gaps = self._take(layer)
 
     def _take(self, layer: Layer) -> list[Range]:
-        """The gaps without what `layer` has, and without what is dead from its floor on."""
-        left: list[Range] = []
+        """The gaps without what `layer` has, and without what is dead below it."""
+        left, first, last = self.gaps, self.gaps[0][0], self.gaps[-1][1]
         # a file of many small ranges has many layers, most of which hold nothing of this
-        is_here = layer.bytes.overlaps(self.gaps[0][0], self.gaps[-1][1])
-        for start, end in self.gaps if is_here else ():
+        if layer.bytes.overlaps(first, last):
+            left = self._take_bytes(layer)
+        if layer.holes.overlaps(first, last):
+            left = [part for start, end in left for part in layer.holes.outside(start, end)]
+        floor = layer.floor
+        return [(start, min(end, floor)) for start, end in left if start < floor]
+
+    def _take_bytes(self, layer: Layer) -> list[Range]:
+        left: list[Range] = []
+        for start, end in self.gaps:
             position = start
             for begin, stop in layer.bytes.within(start, end):
                 self.pieces.append((begin, stop, layer))
@@ -116,16 +137,20 @@ class LayerLookup:
                 position = stop
             if position < end:
                 left.append((position, end))
-        left = left if is_here else self.gaps
-        floor = layer.floor
-        return [(start, min(end, floor)) for start, end in left if start < floor]
+        return left
 
 
-def dirty_ranges(layers: Sequence[Layer]) -> RangeSet:
-    """What was written in `layers` (bottom to top) and not cut off by a later one."""
-    ranges = RangeSet()
+def changed_ranges(layers: Sequence[Layer]) -> tuple[RangeSet, RangeSet]:
+    """What was written in `layers` (bottom to top), and what was punched, and neither cut off nor changed by a later
+    one; from the least floor on everything else is dead."""
+    written, holes = RangeSet(), RangeSet()
     for layer in layers:
-        ranges.truncate(layer.floor)
+        written.truncate(layer.floor)
+        holes.truncate(layer.floor)
+        for start, end in layer.holes:
+            written.remove(start, end)
+            holes.add(start, end)
         for start, end in layer.bytes.ranges():
-            ranges.add(start, end)
-    return ranges
+            written.add(start, end)
+            holes.remove(start, end)
+    return written, holes

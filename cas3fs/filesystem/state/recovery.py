@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 
 from cas3fs.filesystem.limits import SIZE_MAX
-from cas3fs.filesystem.state.extents import MemoryBytes, unpack_ranges
+from cas3fs.filesystem.state.extents import MemoryBytes, RangeSet, unpack_ranges
 from cas3fs.filesystem.state.inodes import Inode, InodeTable
 from cas3fs.filesystem.state.layer_files import REMOVED_SUFFIX, FileBytes
 from cas3fs.filesystem.state.layers import Layer
@@ -73,17 +73,21 @@ def damage_of(row: StagedRow) -> str:
     numbers = (row.inode, row.seq, row.size, row.mtime_ns, row.ctime_ns, floor)
     if not all(isinstance(one, int) for one in numbers) or not isinstance(row.ranges, bytes):
         return "no file has such a size, time or place"
-    if not isinstance(row.data, bytes | None) or not isinstance(row.lost, bytes | None):
+    if not all(isinstance(one, bytes | None) for one in (row.data, row.lost, row.holes)):
         return "its bytes are no bytes"
     if not has_key(row) or not 0 <= floor <= row.size <= SIZE_MAX:
         return "no file has such a size or number"
     try:
         ranges = unpack_ranges(row.ranges)
         unpack_ranges(row.lost or b"")
+        holes = unpack_ranges(row.holes or b"")
     except ValueError as error:
         return str(error)
-    if ranges and ranges[-1][1] > row.size:
-        return "its bytes reach beyond the size of the file"
+    if any(one and one[-1][1] > row.size for one in (ranges, holes)):
+        return "its bytes or holes reach beyond the size of the file"
+    written = RangeSet(ranges)
+    if any(written.overlaps(*hole) for hole in holes):
+        return "it has bytes and a hole in one place"
     if row.data is not None and len(row.data) != sum(end - start for start, end in ranges):
         return "its ranges and its bytes differ in length"
     return ""
@@ -103,6 +107,7 @@ def _layer_of(row: StagedRow, staging: Staging, known: set[str]) -> Layer:
     layer = Layer(row.seq, row.size, row.mtime_ns, row.ctime_ns)
     layer.floor = row.size if row.floor is None else row.floor
     layer.frozen, layer.unsaved, layer.has_row = True, False, True
+    layer.holes = RangeSet(unpack_ranges(row.holes or b""))
     ranges, lost = unpack_ranges(row.ranges), unpack_ranges(row.lost or b"")
     if row.data is not None:
         layer.bytes = MemoryBytes.from_joined(ranges, row.data)

@@ -176,7 +176,7 @@ class Staging:
             top = layers[-1]
             if not top.frozen:
                 return top
-            seq = top.seq + 1
+            seq = max(top.seq, inode.stored_seq) + 1
         else:
             seq = inode.stored_seq + 1
             self.files[inode.number] = inode
@@ -212,6 +212,8 @@ class Staging:
             return False
         before, cost = held.size_bytes, held.cost_bytes
         held.write(offset, data)
+        if layer.holes.starts:
+            layer.holes.remove(offset, offset + len(data))
         self.size_bytes += held.size_bytes - before
         self.memory_bytes += held.cost_bytes - cost
         if self.is_short_of_memory:
@@ -221,7 +223,7 @@ class Staging:
     def _layer_for_bytes(self, inode: Inode) -> Layer:
         """The active layer; a new one where it has too many ranges, unless a write to it is under way."""
         layer = self.active_layer(inode)
-        if layer.bytes.range_count < MOST_RANGES or layer.writers or layer.closing:
+        if layer.range_count < MOST_RANGES or layer.writers or layer.closing:
             return layer
         layer.frozen = True
         return self.active_layer(inode)
@@ -269,6 +271,8 @@ class Staging:
         if written is not None:
             before = held.size_bytes
             held.finish_write(written)
+            if layer.holes.starts:
+                layer.holes.remove(written.offset, written.offset + written.length)
             self.size_bytes += held.size_bytes - before
             self.update_active_layer(inode)
         layer.writers -= 1
@@ -289,11 +293,30 @@ class Staging:
         held = layer.bytes
         before = _sizes(held)
         held.truncate(size)
+        layer.holes.truncate(size)
         # a row must not lose its bytes to a crash, nor a reader what it has planned to read, nor a writer what it has
         # written already and will count when it gets the lock
         if isinstance(held, FileBytes) and not (layer.has_row or layer.readers or layer.writers):
             held.shrink(size)
         now = _sizes(held)
+        self._account(now[0] - before[0], now[1] - before[1])
+
+    def punch(self, inode: Inode, start: int, end: int) -> None:
+        """Makes ``[start, end)`` of the file a hole, as far as the file reaches.
+
+        What lies below its active layer is dead there. The bytes of that layer are dropped; if they are in a file, the
+        local disk has their space again when the layer is stored.
+        """
+        layer = self._layer_for_bytes(inode)
+        end = min(end, inode.size)
+        if start >= end:
+            return
+        before = _sizes(layer.bytes)
+        layer.bytes.remove(start, end)
+        end = min(end, layer.floor)
+        if start < end:
+            layer.holes.add(start, end)
+        now = _sizes(layer.bytes)
         self._account(now[0] - before[0], now[1] - before[1])
 
     def _account(self, grown: int, grown_in_memory: int) -> None:

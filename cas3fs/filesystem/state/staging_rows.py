@@ -79,7 +79,7 @@ class StagingRows:
             rows.append(_row(inode, layer))
             layer.unsaved, layer.has_row = False, True
             self._uncommitted.append((inode, layer))
-            size_bytes += len(rows[-1].data or b"") + len(rows[-1].ranges)
+            size_bytes += len(rows[-1].data or b"") + len(rows[-1].ranges) + len(rows[-1].holes or b"")
         with self._undone_on_failure([]):
             if not self._save(rows):
                 return True
@@ -194,4 +194,5 @@ def _row(inode: Inode, layer: Layer) -> StagedRow:
         pack_ranges(held.ranges()),
         data,
         pack_ranges(lost) if lost else None,
+        pack_ranges(layer.holes) if layer.holes.starts else None,
     )

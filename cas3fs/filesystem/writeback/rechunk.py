@@ -27,7 +27,7 @@ from cas3fs.filesystem.state.extents import MemoryBytes
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes
-from cas3fs.filesystem.state.layers import Layer, dirty_ranges
+from cas3fs.filesystem.state.layers import Layer, changed_ranges
 from cas3fs.filesystem.state.staging import Staging
 from cas3fs.index import Index
 from cas3fs.values import BlockHash, ChunkSpan, NewChunk
@@ -43,6 +43,8 @@ def enter_chunks(index: Index, file: "FrozenFile", ids: Mapping[BlockHash, int])
     """Replaces the chunks of `file` in `index` by those that it was cut into; `ids` are the numbers of blocks there."""
     number = file.inode.number
     index.chunks.truncate(number, min(file.floor, file.size))
+    for start, end in file.holes:
+        index.chunks.replace(number, start, end, ())
     for part in file.replacements:
         rows = [(new.offset, new.length, ids[new.hash], 0) for new in part.chunks]
         index.chunks.replace(number, part.start, part.end, rows)
@@ -68,7 +70,7 @@ class FrozenFile:
         top = layers[-1]
         unstored = [layer for layer in layers if not layer.stored]
         self.inode = inode
-        self.layers = list(layers)
+        self.layers = [layer for layer in layers if not layer.hidden]
         self.unstored = unstored
         self.seq = top.seq
         self.size = top.size
@@ -76,14 +78,17 @@ class FrozenFile:
         self.ctime_ns = top.ctime_ns
         self.floor = min(layer.floor for layer in unstored)
         """Index bytes from here on are dead."""
-        self.dirty = dirty_ranges(unstored)
+        self.dirty, self.holes = changed_ranges(unstored)
         self.dirty.truncate(self.size)
+        self.holes.truncate(min(self.floor, self.size))
         self.replacements: list[ChunkReplacement] = []
         self.is_held = True
         """Whether `release` was not called yet."""
         for layer in self.layers:
             layer.readers += 1
-        self._files = [(layer.bytes, layer.bytes.failures) for layer in layers if isinstance(layer.bytes, FileBytes)]
+        self._files = [
+            (layer.bytes, layer.bytes.failures) for layer in self.layers if isinstance(layer.bytes, FileBytes)
+        ]
 
     def verify(self) -> None:
         """Checks that what was read of the layers' files so far are the bytes that were written.
@@ -261,13 +266,18 @@ class Rechunker:
         return min(-(-end // alignment) * alignment, self._file.size)
 
     def _old_chunks(self, start: int, end: int) -> list[tuple[int, int]]:
-        """(offset, length) of the old chunks that overlap the range, without what is dead."""
+        """(offset, length) of the old chunks, or parts of them, that overlap the range, without what is dead."""
         end = min(end, self._file.floor)
         if start >= end:
             return []
         with self._state.lock:
             found = self._state.index.chunks.bounds(self._file.inode.number, start, end)
-        return [(offset, min(length, self._file.floor - offset)) for offset, length in found]
+        return [
+            (begin, stop - begin)
+            for offset, length in found
+            for begin, stop in self._file.holes.outside(offset, min(offset + length, self._file.floor))
+            if begin < end and start < stop
+        ]
 
     def _read_on(self, rest: memoryview, start: int, end: int) -> memoryview:
         """`rest`, and behind it the file's bytes ``[start, end)``."""

@@ -202,7 +202,7 @@ class Handlers:
     def fallocate(self, handle: int, offset: int, length: int, mode: int) -> Deferred | None:
         _unsupported()
 
-    def lseek(self, handle: int, offset: int, whence: int) -> int:
+    def lseek(self, handle: int, offset: int, whence: int) -> int | Deferred:
         """`whence` is SEEK_DATA or SEEK_HOLE."""
         _unsupported()
 
@@ -408,9 +408,9 @@ class Dispatcher:
         handle, offset, size, mode, _padding = protocol.FALLOCATE_IN.unpack_from(view, _HEADER_BYTES)
         return _finished(self._handlers.fallocate(handle, offset, size, mode), _nothing, unique)
 
-    def _lseek(self, view: memoryview, length: int, unique: int, inode: int) -> Reply:
+    def _lseek(self, view: memoryview, length: int, unique: int, inode: int) -> Reply | Pending:
         handle, offset, whence, _padding = protocol.LSEEK_IN.unpack_from(view, _HEADER_BYTES)
-        return replies.offset(unique, self._handlers.lseek(handle, offset, whence))
+        return _finished(self._handlers.lseek(handle, offset, whence), replies.offset, unique)
 
     def _copy_file_range(self, view: memoryview, length: int, unique: int, inode: int) -> Reply | Pending:
         handle, offset, _to, to_handle, to_offset, size, flags = protocol.COPY_FILE_RANGE_IN.unpack_from(

@@ -109,6 +109,15 @@ class KernelHandlers(Handlers):
         kept = bytes(data)
         return Deferred(lambda: self._handlers.write(handle, offset, kept))
 
+    def lseek(self, handle: int, offset: int, whence: int) -> int | Deferred:
+        place = self._handlers.seek_now(handle, offset, whence)
+        if place is not None:
+            return place
+        return Deferred(lambda: self._handlers.seek(handle, offset, whence), abandonable=True)
+
+    def fallocate(self, handle: int, offset: int, length: int, mode: int) -> None:
+        self._handlers.allocate(handle, offset, length, mode)
+
     def flush(self, handle: int) -> None:
         self._handlers.flush()
 

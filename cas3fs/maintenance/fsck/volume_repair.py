@@ -268,8 +268,8 @@ class VolumeRepairer:
         with open(Path(folder) / "records-put-aside.json", "a") as file:
             for row in rows.rows():
                 if (row.inode, row.seq) in missing:
-                    record = row._asdict() | {"ranges": row.ranges.hex(), "data": None}
-                    file.write(json.dumps(record) + "\n")
+                    values = {key: one.hex() if isinstance(one, bytes) else one for key, one in row._asdict().items()}
+                    file.write(json.dumps(values | {"data": None}) + "\n")
                 elif damage := damage_of(row):
                     quarantine.keep(row, damage)
                     damaged.append((row.inode, row.seq))

@@ -134,9 +134,10 @@ class NullHandlers(Handlers):
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:
         names, nodes = self.nodes[handle].names, self.nodes
-        for position, (name, number) in enumerate(islice(names.items(), cookie, None), cookie + 1):
-            if not page.add(name, nodes[number], position):
-                return
+        page.add_all(
+            (position, name, nodes[number])
+            for position, (name, number) in enumerate(islice(names.items(), cookie, None), cookie + 1)
+        )
 
     def releasedir(self, handle: int) -> None:
         """Nothing is kept."""

@@ -16,7 +16,7 @@ Vocabulary
 Parts: `FileSystem` makes them and holds them; each says in its constructor what it needs
     state       `FileSystemState`: index, inodes, names, staging, and the lock that guards them; given to all others
     reading     how bytes of a file are read: layers over chunks over zeros
-    operations  what programs do: `Directories`, `Files`, `Ranges`, `Xattrs`, and `Statistics`
+    operations  what programs do: `Directories`, `Renames`, `Listings`, `Files`, `Ranges`, `Xattrs`, and `Statistics`
     writeback   how changes become durable: `Commits`, `Storer`, `Checkpoints`, `PackRecords`
 
 Invariants
@@ -41,6 +41,7 @@ It does not know of FUSE, of object stores' names and formats, of snapshots, or 
 """
 
 from cas3fs.filesystem.filesystem import FileSystem
+from cas3fs.filesystem.operations.listings import Entry, EntryWithInode
 from cas3fs.filesystem.operations.statistics import Pending, VolumeStatistics
 from cas3fs.filesystem.settings import Caller, FileSystemSettings, Owner
 from cas3fs.filesystem.state.inodes import ROOT, Inode
@@ -50,6 +51,8 @@ from cas3fs.filesystem.writeback.unstorable import UnstorableFile
 __all__ = [
     "ROOT",
     "Caller",
+    "Entry",
+    "EntryWithInode",
     "FileSystem",
     "FileSystemSettings",
     "Inode",

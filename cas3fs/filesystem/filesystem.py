@@ -17,7 +17,9 @@ from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import FileSystemError, IndexCorrupt, IndexRowRefused
 from cas3fs.filesystem.operations.directories import Directories
 from cas3fs.filesystem.operations.files import Files
+from cas3fs.filesystem.operations.listings import Listings
 from cas3fs.filesystem.operations.ranges import Ranges
+from cas3fs.filesystem.operations.renames import Renames
 from cas3fs.filesystem.operations.statistics import Statistics
 from cas3fs.filesystem.operations.xattrs import Xattrs
 from cas3fs.filesystem.settings import FileSystemSettings
@@ -48,6 +50,8 @@ class FileSystem:
 
     Attributes:
         directories: the operations on names.
+        renames: moving names.
+        listings: open directories.
         files: the operations on contents and attributes.
         ranges: the operations on ranges of contents.
         xattrs: the operations on extended attributes.
@@ -72,6 +76,8 @@ class FileSystem:
         self.metrics = metrics
         self._state = state = FileSystemState(index, staging, reader, settings, metrics)
         self.directories = Directories(state)
+        self.renames = Renames(state, self.directories)
+        self.listings = Listings(state)
         self.files = Files(state, self.directories)
         self.ranges = Ranges(state, self.files)
         self.xattrs = Xattrs(state)
@@ -82,12 +88,13 @@ class FileSystem:
         reader.on_lost_block(self.packs.mark_block_lost)
         self.storer = Storer(state, writer, chunker, self.commits)
         self.checkpoints = Checkpoints(state, writer, chunker, self.commits, self.storer)
-        self._statistics = Statistics(state, self.directories, self.files)
+        self._statistics = Statistics(state, self.listings, self.files)
         self._bind()
 
     def _bind(self) -> None:
         """Gives the operations of the parts here, too."""
-        directories, files, ranges, xattrs = self.directories, self.files, self.ranges, self.xattrs
+        directories, listings, files = self.directories, self.listings, self.files
+        ranges, xattrs = self.ranges, self.xattrs
         self.lookup = directories.lookup
         self.find = directories.find
         self.forget = directories.forget
@@ -98,14 +105,16 @@ class FileSystem:
         self.link = directories.link
         self.unlink = directories.unlink
         self.rmdir = directories.rmdir
-        self.rename = directories.rename
-        self.opendir = directories.opendir
-        self.readdir = directories.readdir
-        self.list_into = directories.list_into
-        self.releasedir = directories.releasedir
+        self.rename = self.renames.rename
+        self.opendir = listings.opendir
+        self.list_names = listings.list_names
+        self.list_into = listings.list_into
+        self.readdir = listings.readdir
+        self.releasedir = listings.releasedir
         self.getattr = files.getattr
         self.setattr = files.setattr
         self.create = files.create
+        self.tmpfile = files.tmpfile
         self.open = files.open
         self.release = files.release
         self.read_now = files.read_now
@@ -298,7 +307,7 @@ class FileSystem:
     def fsyncdir(self, handle: int) -> None:
         """Makes changes of the directory durable on this machine; errors as `fsync`."""
         self.commit()
-        directory = self.directories.inode_of(handle)
+        directory = self.listings.inode_of(handle)
         if directory is not None:
             self._check_kept(directory)
 

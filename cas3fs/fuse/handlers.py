@@ -25,11 +25,11 @@ bounded by the mount option ``max_background`` as well.
 import errno
 import logging
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
-from cas3fs.filesystem import ROOT, FileSystem, VolumeStatistics
+from cas3fs.filesystem import ROOT, Entry, EntryWithInode, FileSystem, Owner, VolumeStatistics
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.mountpoints import CONTROL_XATTR
@@ -40,8 +40,13 @@ _CONTROL = CONTROL_XATTR.encode()
 _ACCESS_LISTS = b"system.posix_acl_"
 _WRITER_WAIT_S = 0.25
 """How long a writer waits for a slot."""
+_SUPERUSER = Owner()
 _DOTS = 2
 """Readdir's offsets 0 and 1 are ``.`` and ``..``; the entries of the file system follow."""
+_AFTER_A_JUMP = 16
+_UNBOUNDED = 1 << 30
+_BATCH = 128
+"""Entries that are fetched at once where nobody says how many are wanted."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,14 +76,47 @@ class Page(Protocol):
     """What a front-end collects entries of a directory in, until its reply is full."""
 
     @property
-    def limit(self) -> int:
-        """About how many entries it takes."""
+    def with_attributes(self) -> bool:
+        """Whether it wants the inodes of the entries."""
 
-    def add(self, name: bytes, of: Inode, cookie: int) -> bool:
-        """Adds an entry and the attributes of its inode; returns whether there was space for it."""
+    @property
+    def room(self) -> int:
+        """About how many more entries it takes; 0 where it is as good as full."""
 
-    def add_bare(self, name: bytes, number: int, mode: int, cookie: int) -> bool:
-        """Adds an entry alone; returns whether there was space for it."""
+    def add_all(self, entries: list[EntryWithInode], cookie_shift: int) -> int:
+        """Adds entries, their cookies greater by `cookie_shift`; returns for how many of them there was space."""
+
+    def add_all_bare(self, entries: list[Entry], cookie_shift: int) -> int:
+        """The same for entries without their inodes."""
+
+
+class _OpenDirectory:
+    """How a handle reads its directory.
+
+    A reader that starts, or goes on where it stopped, gets what its page holds. One that has jumped there may want no
+    more than an entry; so it gets few, and then twice as many each time that it goes on.
+    """
+
+    __slots__ = ("_begin", "_burst", "_end", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._begin = self._end = 0
+        self._burst = 0
+
+    def burst(self, offset: int) -> int:
+        """How many entries a reply from `offset` on has at most."""
+        if offset == 0:
+            self._burst = _UNBOUNDED
+        elif self._begin < offset <= self._end:
+            self._burst = min(2 * self._burst, _UNBOUNDED)
+        else:
+            self._burst = _AFTER_A_JUMP
+        return self._burst
+
+    def answered(self, begin: int, end: int) -> None:
+        """Notes from where to where the last reply went."""
+        self._begin, self._end = begin, end
 
 
 class RequestHandlers:
@@ -110,8 +148,8 @@ class RequestHandlers:
         self._control = control
         self._capabilities = capabilities
         self._sync = sync
-        self._directories: dict[int, int] = {}
-        """Open directories: handle to inode, for readdir's own two names."""
+        self._directories: dict[int, _OpenDirectory] = {}
+        """By handle."""
 
     # Names
 
@@ -147,9 +185,11 @@ class RequestHandlers:
         """Remove an empty directory."""
         self._fs.rmdir(parent, name)
 
-    def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes) -> None:
-        """Rename, over an existing name where there is one."""
-        self._fs.rename(old_parent, old_name, new_parent, new_name)
+    def rename(
+        self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int = 0, *, caller: Any = _SUPERUSER
+    ) -> None:
+        """Rename, from one name in a directory to another; `flags` as in renameat2(2)."""
+        self._fs.rename(*old, *new, flags, caller=caller)
 
     def readlink(self, inode: int) -> bytes:
         """The target of a symbolic link."""
@@ -198,6 +238,10 @@ class RequestHandlers:
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Any) -> tuple[Inode, int]:
         """Create a file and open it: inode and handle."""
         return self._fs.create(parent, name, mode, flags, caller)
+
+    def tmpfile(self, parent: int, mode: int, flags: int, caller: Any) -> tuple[Inode, int]:
+        """Create a file without a name and open it: inode and handle."""
+        return self._fs.tmpfile(parent, mode, flags, caller)
 
     def open(self, inode: int, flags: int, caller: Any) -> int:
         """Open a file: its handle."""
@@ -259,32 +303,48 @@ class RequestHandlers:
     def opendir(self, inode: int) -> int:
         """Open a directory: its handle."""
         handle = self._fs.opendir(inode)
-        self._directories[handle] = inode
+        self._directories[handle] = _OpenDirectory(inode)
         return handle
 
     def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, int, int, int]]:
         """The entries from `offset` on: name, inode, mode, and the offset of the next entry."""
-        number = self._directories.get(handle, ROOT)
-        if offset == 0:
-            yield b".", number, stat.S_IFDIR, 1
-        if offset <= 1:
-            yield b"..", self._parent_of(number), stat.S_IFDIR, _DOTS
-        for name, inode, following in self._fs.readdir(handle, max(0, offset - _DOTS)):
-            yield name, inode.number, inode.mode, following + _DOTS
+        for cookie, name, inode, mode in self._dots(self._directories[handle].number, offset):
+            yield name, inode, mode, cookie
+        position = max(0, offset - _DOTS)
+        while entries := self._fs.list_names(handle, position, _BATCH):
+            for position, name, inode, mode in entries:
+                yield name, inode, mode, position + _DOTS
 
-    def list_with_inodes(self, handle: int, offset: int, page: "Page") -> None:
-        """Fill `page` with the entries from `offset` on; each but ``.`` and ``..`` gives the kernel its inode."""
-        number = self._directories.get(handle, ROOT)
-        if offset == 0 and not page.add_bare(b".", number, stat.S_IFDIR, 1):
+    def fill_page(self, handle: int, offset: int, page: Page) -> None:
+        """Put the entries from `offset` on into `page`, with their inodes where it wants them."""
+        opened = self._directories[handle]
+        left = opened.burst(offset)
+        dots = self._dots(opened.number, offset)
+        if page.add_all_bare(dots, 0) < len(dots):
             return
-        if offset <= 1 and not page.add_bare(b"..", self._parent_of(number), stat.S_IFDIR, _DOTS):
-            return
-        self._fs.list_into(
-            handle,
-            max(0, offset - _DOTS),
-            page.limit,
-            lambda name, inode, following: page.add(name, inode, following + _DOTS),
-        )
+        position = max(0, offset - _DOTS)
+        while limit := min(page.room, left):
+            taken = self._take(handle, position, limit, page)
+            if taken:
+                position = taken[-1][0]
+            if len(taken) < limit:
+                break
+            left -= limit
+        opened.answered(offset, position + _DOTS)
+
+    def _take(self, handle: int, position: int, limit: int, page: Page) -> Sequence[Entry] | Sequence[EntryWithInode]:
+        """Puts up to `limit` entries into `page`; returns those that it took."""
+        if page.with_attributes:
+            return self._fs.list_into(handle, position, limit, lambda entries: page.add_all(entries, _DOTS))
+        entries = self._fs.list_names(handle, position, limit)
+        return entries[: page.add_all_bare(entries, _DOTS)]
+
+    def _dots(self, number: int, offset: int) -> list[Entry]:
+        """The two names that every directory has, as far as they are behind `offset`."""
+        if offset >= _DOTS:
+            return []
+        above = (_DOTS, b"..", self._parent_of(number), stat.S_IFDIR)
+        return [above] if offset else [(1, b".", number, stat.S_IFDIR), above]
 
     def _parent_of(self, number: int) -> int:
         try:

@@ -9,7 +9,7 @@ system.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from cas3fs.index.sqlite import Database
@@ -40,6 +40,16 @@ _ENTRIES_AND_INODES: Final = dentries.join(inodes, inodes.c.id == dentries.c.ino
 
 def _is_entry(parent: Any, name: Any) -> ColumnElement[bool]:
     return and_(dentries.c.parent == parent, dentries.c.name == name)
+
+
+def _entries_behind(parent: Any, after: Any, limit: Any, *columns: Any) -> Select[Any]:
+    return (
+        select(*columns)
+        .select_from(_ENTRIES_AND_INODES)
+        .where(dentries.c.parent == parent, dentries.c.id > after)
+        .order_by(dentries.c.id)
+        .limit(limit)
+    )
 
 
 def _is_xattr(inode: Any, name: Any) -> ColumnElement[bool]:
@@ -146,18 +156,22 @@ class Namespace:
         return self._child.one(parent, name)
 
     _entries = Statement(
-        lambda parent, after, limit: (
-            select(dentries.c.id, dentries.c.name, *_ROW)
-            .select_from(_ENTRIES_AND_INODES)
-            .where(dentries.c.parent == parent, dentries.c.id > after)
-            .order_by(dentries.c.id)
-            .limit(limit)
+        lambda parent, after, limit: _entries_behind(
+            parent, after, limit, dentries.c.id, dentries.c.name, dentries.c.inode, inodes.c.mode
         )
     )
 
     def entries(self, parent: int, after_id: int, limit: int) -> list[Row]:
-        """Up to `limit` entries with an id above `after_id`, ascending by id: (id, name, and the inode's row)."""
+        """Up to `limit` entries with an id above `after_id`, ascending by id: (id, name, inode, its mode)."""
         return self._entries.all(parent, after_id, limit)
+
+    _entries_with_inodes = Statement(
+        lambda parent, after, limit: _entries_behind(parent, after, limit, dentries.c.id, dentries.c.name, *_ROW)
+    )
+
+    def entries_with_inodes(self, parent: int, after_id: int, limit: int) -> list[Row]:
+        """As `entries`, but (id, name, and the inode's row)."""
+        return self._entries_with_inodes.all(parent, after_id, limit)
 
     _any_entry = Statement(lambda parent: select(dentries.c.id).where(dentries.c.parent == parent).limit(1))
 

@@ -15,7 +15,7 @@ import pytest
 from llfuse import FUSEError
 
 from cas3fs.errors import BlockMissing, FileSystemError, IndexFull
-from cas3fs.filesystem import Inode, VolumeStatistics
+from cas3fs.filesystem import Entry, Inode, VolumeStatistics
 from cas3fs.fuse.attribute_view import AttributeView
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.limiter import BlockingLimiter
@@ -89,12 +89,11 @@ class StandIn:
 
     def opendir(self, number: int) -> int:
         self._called("opendir", number)
-        return 5
+        return number
 
-    def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Inode, int]]:
-        self._called("readdir", handle, offset)
-        for number in range(offset, 3):
-            yield b"n%d" % number, inode(100 + number), number + 1
+    def list_names(self, handle: int, cookie: int, limit: int) -> list[Entry]:
+        self._called("list_names", handle, cookie)
+        return [(number + 1, b"n%d" % number, 100 + number, stat.S_IFREG) for number in range(cookie, 3)][:limit]
 
     def getxattr(self, number: int, name: bytes) -> bytes:
         self._called("getxattr", number, name)
@@ -196,6 +195,7 @@ def test_lookup_raises_other_errors(operations: LlfuseOperations, fs: StandIn) -
 def test_every_exception_becomes_an_errno(
     operations: LlfuseOperations, fs: StandIn, error: BaseException, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    operations.opendir(9, None)
     fs.raises = error
     with refused(number):
         operations.getattr(9, None)

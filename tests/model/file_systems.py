@@ -17,6 +17,7 @@ from typing import Protocol
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import ROOT, FileSystem, Inode, Owner
 from tests.model.tree_state import InodeState, InodeTimes, Location, TreeState, is_open_file, kind_of, open_file
+from tests.posix.calls import renameat2
 
 CALLER = Owner(os.geteuid(), os.getegid())
 
@@ -31,7 +32,9 @@ class TreeOperations(Protocol):
     def link(self, path: Location, new: Location) -> None: ...
     def unlink(self, path: Location) -> None: ...
     def rmdir(self, path: Location) -> None: ...
-    def rename(self, path: Location, new: Location) -> None: ...
+    def rename(self, path: Location, new: Location, flags: int) -> None: ...
+    def tmpfile(self, path: Location, flags: int, mode: int, slot: str) -> None: ...
+    def link_open(self, slot: str, new: Location) -> None: ...
     def readlink(self, path: Location) -> bytes: ...
     def chmod(self, path: Location, mode: int) -> None: ...
     def chown(self, path: Location, uid: int, gid: int) -> None: ...
@@ -112,9 +115,19 @@ class LocalDirectory:
         with self._parent(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
-    def rename(self, path: Location, new: Location) -> None:
+    def rename(self, path: Location, new: Location, flags: int) -> None:
         with self._parent(path) as (folder, name), self._parent(new) as (new_folder, new_name):
-            os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
+            renameat2(name, new_name, flags, src_dir_fd=folder, dst_dir_fd=new_folder)
+
+    def tmpfile(self, path: Location, flags: int, mode: int, slot: str) -> None:
+        with self._parent(path) as (folder, name):
+            if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "a link")
+            self.files[slot] = os.open(name, flags | os.O_TMPFILE | os.O_RDWR | os.O_NOATIME, mode, dir_fd=folder)
+
+    def link_open(self, slot: str, new: Location) -> None:
+        with self._parent(new) as (folder, name):
+            os.link(f"/proc/self/fd/{self.files[slot]}", name, dst_dir_fd=folder)
 
     def readlink(self, path: Location) -> bytes:
         with self._parent(path) as (folder, name):
@@ -325,9 +338,19 @@ class Cas3fsTree:
         with self._parent(path) as (folder, name):
             self.fs.rmdir(folder, name)
 
-    def rename(self, path: Location, new: Location) -> None:
+    def rename(self, path: Location, new: Location, flags: int) -> None:
         with self._parent(path) as (folder, name), self._parent(new) as (new_folder, new_name):
-            self.fs.rename(folder, name, new_folder, new_name)
+            self.fs.rename(folder, name, new_folder, new_name, flags, caller=CALLER)
+
+    def tmpfile(self, path: Location, flags: int, mode: int, slot: str) -> None:
+        with self._inode(path) as inode:
+            made, handle = self.fs.tmpfile(inode.number, mode, flags | os.O_RDWR, CALLER)
+        self.files[slot] = handle, made.number
+        self._forget(made)
+
+    def link_open(self, slot: str, new: Location) -> None:
+        with self._parent(new) as (folder, name):
+            self._forget(self.fs.link(self.files[slot][1], folder, name))
 
     def readlink(self, path: Location) -> bytes:
         with self._inode(path) as inode:

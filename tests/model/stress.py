@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.posix.calls import EXCHANGE, NOREPLACE, renameat2
+
 NAMES = [f"n{number}" for number in range(8)]
 EXPLAINED = {
     errno.ENOENT,
@@ -54,6 +56,7 @@ class Stress:
         actions: list[Callable[[], object]] = [
             self.create, self.create, self.write, self.write, self.truncate, self.read, self.mkdir, self.mkdir,
             self.symlink, self.link, self.mkfifo, self.unlink, self.rmdir, self.rename, self.rename, self.chmod,
+            self.exchange, self.move_unless_taken, self.named_later,
             self.chown, self.utime, self.setxattr, self.removexattr, self.listing, self.unlinked_while_open,
         ]  # fmt: skip
         for name in self.fixed:
@@ -121,6 +124,23 @@ class Stress:
 
     def rename(self) -> None:
         self.path().rename(self.path())
+
+    def exchange(self) -> None:
+        renameat2(self.path(), self.path(), EXCHANGE)
+
+    def move_unless_taken(self) -> None:
+        renameat2(self.path(), self.path(), NOREPLACE)
+
+    def named_later(self) -> None:
+        folder = self.path().parent
+        file = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600)
+        try:
+            os.write(file, self.letter * self.length())
+            os.link(
+                f"/proc/self/fd/{file}", self.path(), src_dir_fd=file
+            )  # an absolute path: makes Python follow the link
+        finally:
+            os.close(file)
 
     def chmod(self) -> None:
         self.path().chmod(self.chance.choice((0o600, 0o755, 0o4711)))

@@ -20,7 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from tests.model.file_systems import KINDS, Cas3fsTree, LocalDirectory, TreeOperations, outcome
 from tests.model.movable_volume import MovableVolume
-from tests.model.tree_state import Location, TreeState, changes_of_times, differences, same_inodes
+from tests.model.tree_state import Location, TreeState, changes_of_times, differences, open_file, same_inodes
+from tests.posix.calls import EXCHANGE, NOREPLACE, WHITEOUT
 
 SECOND = 10**9
 IS_ROOT = os.geteuid() == 0
@@ -45,6 +46,15 @@ kinds = st.sampled_from(sorted(KINDS) if IS_ROOT else ["fifo", "file", "socket"]
 xattr_flags = {"": 0, "CREATE": os.XATTR_CREATE, "REPLACE": os.XATTR_REPLACE}
 values = st.sampled_from([b"", b"1", b"\0" * 30])
 xattr_names = st.sampled_from(["trusted.a", "trusted.b"] if IS_ROOT else ["user.a", "user.b"])
+RENAMES = {
+    "replacing": 0,
+    "not replacing": NOREPLACE,
+    "exchanging": EXCHANGE,
+    "leaving a whiteout": WHITEOUT,
+    "leaving a whiteout, not replacing": WHITEOUT | NOREPLACE,
+    "exchanging, not replacing": EXCHANGE | NOREPLACE,
+    "unknown": 8,
+}
 accesses = st.sampled_from(["r", "w", "r+", "truncate"])
 ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "r+": os.O_RDWR, "truncate": os.O_RDWR | os.O_TRUNC}
 
@@ -156,9 +166,9 @@ class TreeMachine(RuleBasedStateMachine):
     def rmdir(self, path: str) -> None:
         self.on_both(lambda side: side.rmdir(parse(path)))
 
-    @rule(path=paths, new=paths)
-    def rename(self, path: str, new: str) -> None:
-        self.on_both(lambda side: side.rename(parse(path), parse(new)))
+    @rule(path=paths, new=paths, how=st.sampled_from(sorted(RENAMES)))
+    def rename(self, path: str, new: str, how: str) -> None:
+        self.on_both(lambda side: side.rename(parse(path), parse(new), RENAMES[how]))
 
     @rule(path=paths)
     def readlink(self, path: str) -> None:
@@ -200,6 +210,16 @@ class TreeMachine(RuleBasedStateMachine):
     def open(self, path: str, slot: str, access: str) -> None:
         if slot not in self.reference.files:
             self.on_both(lambda side: side.open(parse(path), ACCESS[access], slot))
+
+    @rule(path=paths, slot=slots, mode=modes, flags=st.sampled_from([0, os.O_EXCL]))
+    def tmpfile(self, path: str, slot: str, mode: int, flags: int) -> None:
+        if slot not in self.reference.files:
+            self.on_both(lambda side: side.tmpfile(parse(path), flags, mode, slot))
+
+    @rule(slot=slots, new=paths)
+    def link_open(self, slot: str, new: str) -> None:
+        if slot in self.reference.files and self.seen[1].inodes[open_file(slot)].links == 0:
+            self.on_both(lambda side: side.link_open(slot, parse(new)))
 
     @rule(slot=slots, offset=offsets, length=lengths, seed=st.integers(0, 3))
     def write(self, slot: str, offset: int, length: int, seed: int) -> None:

@@ -3,13 +3,14 @@
 
 import errno
 import os
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .calls import EXCHANGE, NOREPLACE, renameat2
+from .calls import EXCHANGE, NOREPLACE, WHITEOUT, DirectoryStream, renameat2
 
 
 def refused(number: int, action: Callable[..., object], *args: object) -> None:
@@ -98,18 +99,62 @@ def test_rename_refuses_invalid_targets(folder: Path) -> None:
     refused(errno.EXDEV, os.rename, folder / "f", folder.parent.parent / "elsewhere")
 
 
-@pytest.mark.promise("no-rename-flags")
-def test_renameat2_flags_are_refused_without_a_change(folder: Path) -> None:
+@pytest.mark.promise("renames-have-flags")
+def test_a_rename_that_may_not_replace_replaces_nothing(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
     refused(errno.EEXIST, renameat2, folder / "a", folder / "b", NOREPLACE)
-    refused(errno.EINVAL, renameat2, folder / "a", folder / "new", NOREPLACE)
-    refused(errno.EINVAL, renameat2, folder / "a", folder / "b", EXCHANGE)
-    refused(errno.ENOENT, renameat2, folder / "a", folder / "new", EXCHANGE)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
+    renameat2(folder / "a", folder / "new", NOREPLACE)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"new": "a", "b": "b"}
 
 
-@pytest.mark.promise("no-rename-flags")
+@pytest.mark.promise("renames-have-flags")
+def test_two_names_of_any_types_are_exchanged(folder: Path) -> None:
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    (folder / "one" / "it" / "below").mkdir(parents=True)
+    (folder / "two" / "it").write_text("file")
+    directory, file = ((folder / name / "it").stat().st_ino for name in ("one", "two"))
+    at = os.open(folder / "one" / "it", os.O_RDONLY)
+    renameat2(folder / "one" / "it", folder / "two" / "it", EXCHANGE)
+    assert [(folder / name / "it").stat().st_ino for name in ("one", "two")] == [file, directory]
+    assert [(folder / name).stat().st_nlink for name in ("one", "two")] == [2, 3]
+    assert (folder / "one" / "it").read_text() == "file"
+    assert os.stat("..", dir_fd=at).st_ino == (folder / "two").stat().st_ino
+    os.close(at)
+    (folder / "link").symlink_to("one")
+    renameat2(folder / "link", folder / "two" / "it", EXCHANGE)
+    assert os.readlink(folder / "two" / "it") == "one"
+    assert os.listdir(folder / "link") == ["below"]
+
+
+@pytest.mark.promise("renames-have-flags")
+def test_an_exchange_needs_two_names_and_makes_no_loop(folder: Path) -> None:
+    (folder / "above" / "below").mkdir(parents=True)
+    refused(errno.ENOENT, renameat2, folder / "above", folder / "none", EXCHANGE)
+    refused(errno.EINVAL, renameat2, folder / "above", folder / "above" / "below", EXCHANGE)
+    refused(errno.EINVAL, renameat2, folder / "above" / "below", folder / "above", EXCHANGE)
+    refused(errno.EINVAL, renameat2, folder / "above", folder / "other", EXCHANGE | NOREPLACE)
+    refused(errno.EINVAL, renameat2, folder / "above", folder / "other", 8)
+    assert os.listdir(folder) == ["above"]
+
+
+@pytest.mark.promise("renames-have-flags")
+def test_a_rename_can_leave_a_whiteout(folder: Path) -> None:
+    (folder / "f").write_text("x")
+    (folder / "d").mkdir()
+    renameat2(folder / "f", folder / "d" / "g", WHITEOUT)
+    left = (folder / "f").lstat()
+    assert (stat.S_ISCHR(left.st_mode), left.st_rdev, left.st_nlink) == (True, 0, 1)
+    assert (folder / "d" / "g").read_text() == "x"
+    refused(errno.EEXIST, renameat2, folder / "d", folder / "f", WHITEOUT | NOREPLACE)
+    renameat2(folder / "d", folder / "e", WHITEOUT | NOREPLACE)
+    assert sorted(os.listdir(folder)) == ["d", "e", "f"]
+    assert folder.stat().st_nlink == 3
+
+
+@pytest.mark.promise("renames-have-flags")
 def test_mv_no_clobber_keeps_the_target(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).write_text(name)
@@ -138,6 +183,29 @@ def test_a_listing_has_every_lasting_name_exactly_once(folder: Path) -> None:
                 (folder / "come0000").rename(folder / min(stays - set(seen)))  # over a name that is not listed yet
     assert len(seen) == len(set(seen))
     assert stays <= set(seen)
+
+
+@pytest.mark.promise("listings-survive-changes")
+def test_a_listing_goes_on_from_every_place_that_was_told(folder: Path) -> None:
+    for number in range(3000):
+        (folder / f"{number:04}").touch()
+    with DirectoryStream(folder) as listing:
+        places, names = [listing.tell()], []
+        while (name := listing.read()) is not None:
+            names.append(name)
+            places.append(listing.tell())
+        assert sorted(names) == sorted([".", "..", *(f"{number:04}" for number in range(3000))])
+        for begin in (2999, 1, 1500, 0, 3001, 40, 2):
+            listing.seek(places[begin])
+            count = 0
+            while (name := listing.read()) is not None:
+                assert name == names[begin + count]
+                count += 1
+            assert begin + count == len(names)
+        for begin in range(0, 3000, 271):
+            listing.seek(places[begin])
+            (folder / f"between{begin}").touch()
+            assert listing.read() == names[begin]
 
 
 @pytest.mark.promise("open-files-outlive-their-names")

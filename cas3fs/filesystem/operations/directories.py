@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names: lookup, create, link, unlink, rename, readdir.
+"""Names: lookup, create, link, unlink; `renames` moves them, and `listings` lists them.
 
 The kernel checks permissions (``default_permissions``), as it knows the caller's groups and capabilities. What is
 checked here is what keeps the tree a tree.
@@ -9,11 +9,9 @@ after its last statement, and any statement may fail: so it asks before for all 
 """
 
 import errno
-import itertools
 import stat
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.limits import INTEGER_MAX, NAME_MAX, check_owner
@@ -21,24 +19,7 @@ from cas3fs.filesystem.settings import Caller
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 
-_LISTING_ENTRIES = 1000
 _LINK_MAX = 2**31 - 1
-
-Name = tuple[int, bytes]
-"""A directory's number, and a name in it."""
-
-
-class DirectoryListing:
-    """An open directory, with entries that were read ahead: the many small requests of one reading cost one query."""
-
-    __slots__ = ("cookies", "directory", "entries", "start_cookie")
-
-    def __init__(self, directory: Inode) -> None:
-        self.directory = directory
-        self.entries: list[tuple[bytes, Inode, int]] = []
-        self.cookies: list[int] = []
-        self.start_cookie = 0
-        """The cookie behind which `entries` begin."""
 
 
 class Directories:
@@ -51,7 +32,6 @@ class Directories:
         self._inodes = state.inodes
         self._dentries = state.dentries
         self._access = state.access
-        self._listings: dict[int, DirectoryListing] = {}
 
     # -- finding
 
@@ -69,56 +49,72 @@ class Directories:
     def find(self, parent: int, name: bytes) -> Inode | None:
         """As `lookup`, but None where the directory has no such name, which is what programs ask most often."""
         with self._lock:
-            inode = self._find(parent, name)
+            inode = self.inode_named(parent, name)
             if inode is not None:
                 lookups = self._inodes.lookups
                 lookups[inode.number] = lookups.get(inode.number, 0) + 1
             return inode
 
-    def _find(self, parent: int, name: bytes) -> Inode | None:
+    def inode_named(self, parent: int, name: bytes) -> Inode | None:
+        """The inode of that name; None where the directory has no such name.  Needs the lock.
+
+        Raises:
+            FileSystemError: ENOENT, ENOTDIR, ENAMETOOLONG, EINVAL.
+        """
         number = self._dentries.get(parent, name)
         if number is not None:
             return self._inodes.get(number)
         if name in (b".", b".."):
             return self._find_dots(parent, name)
         if self._dentries.is_absent(parent, name):
-            self._check_name(name)
+            self.check_name(name)
             return None
         if parent > INTEGER_MAX:
             raise FileSystemError(errno.ENOENT)
         row = self._index.namespace.lookup(parent, name)
         if row is None:
             self._inodes.directory(parent)
-            self._check_name(name)
+            self.check_name(name)
             self._dentries.record_absent(parent, name)
             return None
         self._dentries.insert(parent, name, row[0])
         return self._inodes.admit(row)
 
-    def _find_dots(self, parent: int, name: bytes) -> Inode:
-        directory = self._inodes.directory(parent)
+    def _find_dots(self, number: int, name: bytes) -> Inode:
+        """Where the two names lead. Who has a file's handle asks for ``.`` of any inode, whatever its type."""
         if name == b".":
-            return directory
-        above = self._parent_of(parent)
+            return self._inodes.get(number)
+        directory = self._inodes.directory(number)
+        above = self.parent_of(number)
         return directory if above is None else self._inodes.get(above)
 
-    def _parent_of(self, directory: int) -> int | None:
+    def parent_of(self, directory: int) -> int | None:
+        """The directory above; None for the root and for what has no name.  Needs the lock."""
         self._dentries.flush()
         return self._index.namespace.parent_of(directory)
 
-    def _check_name(self, name: bytes) -> None:
+    def check_name(self, name: bytes) -> None:
+        """Checks that there can be such a name.
+
+        Raises:
+            FileSystemError: ENAMETOOLONG, EINVAL.
+        """
         if len(name) > NAME_MAX:
             raise FileSystemError(errno.ENAMETOOLONG)
         if not name or b"/" in name or b"\0" in name:
             raise FileSystemError(errno.EINVAL)
 
-    def _find_existing(self, parent: int, name: bytes) -> Inode:
-        """The inode of a name that is to be removed or moved."""
+    def find_existing(self, parent: int, name: bytes) -> Inode:
+        """The inode of a name that is to be removed or moved.  Needs the lock.
+
+        Raises:
+            FileSystemError: ENOENT; EINVAL or ENOTEMPTY for the two names that every directory has.
+        """
         if name == b".":
             raise FileSystemError(errno.EINVAL)
         if name == b"..":
             raise FileSystemError(errno.ENOTEMPTY)
-        inode = self._find(parent, name)
+        inode = self.inode_named(parent, name)
         if inode is None:
             raise FileSystemError(errno.ENOENT)
         return inode
@@ -169,19 +165,11 @@ class Directories:
     def make_inode(
         self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Inode:
+        """Makes an inode with a name, and counts one reference of the kernel to it.  Needs the lock."""
         self._access.check_change()
         directory = self._check_new_name(parent, name)
-        gid = caller.gid
-        if directory.mode & stat.S_ISGID:
-            gid = directory.gid
-            if stat.S_ISDIR(mode):
-                mode |= stat.S_ISGID
-        now = time.time_ns()
         is_directory = stat.S_ISDIR(mode)
-        check_owner(caller.uid, gid)
-        if not 0 <= rdev <= INTEGER_MAX:
-            raise FileSystemError(errno.EINVAL)
-        row = (mode, caller.uid, gid, 2 if is_directory else 1, rdev, len(target or b""), now, now, now, now)
+        row = new_row(directory, mode, caller, rdev=rdev, size=len(target or b""))
         number = self._dentries.reserve_number()
         if target is not None:
             self._index.namespace.add_symlink(number, target)
@@ -192,12 +180,28 @@ class Directories:
         self._inodes.lookups[number] = 1
         return inode
 
+    def make_unnamed(self, parent: int, mode: int, caller: Caller, *, linkable: bool) -> Inode:
+        """Makes a regular file that has no name, as `make_inode` would in that directory.  Needs the lock.
+
+        It is removed like a file whose last name went: when nobody has it open, or after a crash. Where it is
+        `linkable`, `link` may give it a name before.
+        """
+        self._access.check_change()
+        row = new_row(self._inodes.directory(parent), stat.S_IFREG | stat.S_IMODE(mode), caller, nlink=0)
+        number = self._dentries.reserve_number()
+        with self._state.operation():
+            self._index.namespace.insert_inodes([(number, *row)])
+        inode = self._inodes.admit((number, *row, 0))
+        inode.linkable = linkable
+        self._inodes.lookups[number] = 1
+        return inode
+
     def _check_new_name(self, parent: int, name: bytes) -> Inode:
         """The directory, after checking that the name is valid and not taken there."""
         directory = self._inodes.directory(parent)
         if name in (b".", b".."):
             raise FileSystemError(errno.EEXIST)
-        self._check_name(name)
+        self.check_name(name)
         if self._dentries.is_absent(parent, name):
             return directory
         if self._dentries.get(parent, name) is not None or self._index.namespace.child(parent, name) is not None:
@@ -205,10 +209,10 @@ class Directories:
         return directory
 
     def link(self, number: int, new_parent: int, new_name: bytes) -> Inode:
-        """Gives the inode one more name.
+        """Gives the inode one more name, or its first where it was made without one.
 
         Raises:
-            FileSystemError: EPERM for a directory, ENOENT for an inode without a name, EMLINK, and as `mknod`.
+            FileSystemError: EPERM for a directory, ENOENT for what has lost its last name, EMLINK, and as `mknod`.
         """
         with self._lock:
             self._access.check_change()
@@ -216,12 +220,15 @@ class Directories:
             directory = self._check_new_name(new_parent, new_name)
             if inode.is_directory:
                 raise FileSystemError(errno.EPERM)
-            if inode.nlink == 0:
+            if inode.nlink == 0 and not inode.linkable:
                 raise FileSystemError(errno.ENOENT)
             if inode.nlink >= _LINK_MAX:
                 raise FileSystemError(errno.EMLINK)
             with self._state.operation():
                 self._index.namespace.add_entry(new_parent, new_name, number)
+            if inode.nlink == 0:  # as a rename would make it appear: whole
+                inode.linkable = False
+                inode.replaced_another = inode.is_unstored
             inode.nlink += 1
             inode.ctime_ns = self._state.entries_changed(directory)
             self._state.attributes_changed(inode)
@@ -251,7 +258,7 @@ class Directories:
         """
         with self._lock:
             self._access.check_removal()
-            inode = self._find_existing(parent, name)
+            inode = self.find_existing(parent, name)
             if inode.is_directory:
                 raise FileSystemError(errno.EISDIR)
             self._remove(parent, name, inode)
@@ -264,14 +271,15 @@ class Directories:
         """
         with self._lock:
             self._access.check_removal()
-            inode = self._find_existing(parent, name)
+            inode = self.find_existing(parent, name)
             if not inode.is_directory:
                 raise FileSystemError(errno.ENOTDIR)
-            if not self._is_empty(inode):
+            if not self.is_empty(inode):
                 raise FileSystemError(errno.ENOTEMPTY)
             self._remove(parent, name, inode)
 
-    def _is_empty(self, directory: Inode) -> bool:
+    def is_empty(self, directory: Inode) -> bool:
+        """Whether a directory has no entries.  Needs the lock."""
         self._dentries.flush()
         return self._index.namespace.is_empty(directory.number)
 
@@ -281,10 +289,10 @@ class Directories:
             self._dentries.flush()
         self._dentries.remove(parent, name)
         directory.nlink -= inode.is_directory
-        self._name_removed(inode, self._state.entries_changed(directory))
+        self.name_removed(inode, self._state.entries_changed(directory))
 
-    def _name_removed(self, inode: Inode, now: int) -> None:
-        """Updates an inode that has lost a name; a directory has only one."""
+    def name_removed(self, inode: Inode, now: int) -> None:
+        """Updates an inode that has lost a name; a directory has only one.  Needs the lock."""
         inode.nlink = 0 if inode.is_directory else max(0, inode.nlink - 1)
         if inode.is_directory:
             self._dentries.discard_directory(inode.number)
@@ -292,167 +300,30 @@ class Directories:
         self._state.attributes_changed(inode)
         self._state.remove_if_unreferenced(inode)
 
-    # -- moving
 
-    def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes) -> None:
-        """Moves a name, in one step, in the place of what has the new one.
+def new_row(
+    directory: Inode,
+    mode: int,
+    caller: Caller,
+    *,
+    nlink: int | None = None,
+    rdev: int = 0,
+    size: int = 0,
+) -> tuple[int, ...]:
+    """What `caller` makes in `directory`: the columns of the inode from mode to crtime_ns.
 
-        Raises:
-            FileSystemError: ENOENT; EINVAL for a move into itself; ENOTEMPTY, ENOTDIR or EISDIR for the target;
-                ENAMETOOLONG, ENOSPC, EROFS.
-        """
-        with self._lock:
-            self._access.check_change()
-            self._inodes.directory(new_parent)
-            inode = self._find_existing(old_parent, old_name)
-            if new_name in (b".", b".."):
-                raise FileSystemError(errno.EEXIST)
-            self._check_name(new_name)
-            target = self._find(new_parent, new_name)
-            if target is inode:  # two names of one file: POSIX asks for nothing to happen
-                return
-            if inode.is_directory and old_parent != new_parent:
-                self._check_not_below(inode, new_parent)
-            if target is not None:
-                self._check_replaceable(inode, target)
-            self._move(inode, target, (old_parent, old_name), (new_parent, new_name))
-
-    def _check_not_below(self, inode: Inode, directory: int) -> None:
-        """Checks that a directory does not move into itself or below."""
-        above: int | None = directory
-        while above is not None:
-            if above == inode.number:
-                raise FileSystemError(errno.EINVAL)
-            above = self._parent_of(above)
-
-    def _check_replaceable(self, inode: Inode, target: Inode) -> None:
-        if target.is_directory:
-            if not inode.is_directory:
-                raise FileSystemError(errno.EISDIR)
-            if not self._is_empty(target):
-                raise FileSystemError(errno.ENOTEMPTY)
-        elif inode.is_directory:
-            raise FileSystemError(errno.ENOTDIR)
-
-    def _move(self, inode: Inode, target: Inode | None, old: Name, new: Name) -> None:
-        space = self._index.namespace
-        source, destination = self._inodes.get(old[0]), self._inodes.get(new[0])
-        with self._state.operation():
-            if target is not None:  # the entry stays in its place: a readdir under way neither skips nor repeats it
-                space.remove_entry(*old)
-                space.redirect_entry(*new, inode.number)
-            elif old[0] == new[0]:
-                space.rename_entry(*old, new[1])
-            else:
-                space.move_entry(*old, *new)
-        self._dentries.discard(*old)
-        self._dentries.insert(*new, inode.number)
-        self._update_after_move(inode, target, source, destination)
-
-    def _update_after_move(self, inode: Inode, target: Inode | None, source: Inode, destination: Inode) -> None:
-        """Changes memory after a move in the index; asks nothing of the index."""
-        if inode.is_directory:
-            source.nlink -= 1
-            destination.nlink += 1
-        self._state.entries_changed(source)
-        now = self._state.entries_changed(destination)
-        inode.ctime_ns = now
-        self._state.attributes_changed(inode)
-        if target is not None:
-            inode.replaced_another = inode.is_unstored
-            destination.nlink -= target.is_directory
-            self._name_removed(target, now)
-
-    # -- reading directories
-
-    def opendir(self, number: int) -> int:
-        """A handle for `readdir`.
-
-        Raises:
-            FileSystemError: ENOENT, ENOTDIR.
-        """
-        with self._lock:
-            directory = self._inodes.get(number)
-            if not directory.is_directory:
-                raise FileSystemError(errno.ENOTDIR)
-            directory.handles += 1
-            handle = self._state.next_handle()
-            self._listings[handle] = DirectoryListing(directory)
-            return handle
-
-    def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Inode, int]]:
-        """The entries behind the cookie `offset` (0: from the start): name, inode, cookie.
-
-        The cookie of an entry never changes while it stays in its directory, so an entry that is there all the time is
-        never skipped or given twice, whatever else comes and goes. The kernel adds "." and "..".
-        """
-        listing = self._listings[handle]
-        if offset == 0 or offset < listing.start_cookie:
-            self._load_entries(listing, offset)
-        while True:
-            position = bisect_right(listing.cookies, offset)
-            if position == len(listing.entries):
-                self._load_entries(listing, offset)
-                position = 0
-            if not listing.entries:
-                return
-            for entry in itertools.islice(listing.entries, position, None):
-                yield entry
-                offset = entry[2]
-
-    def _load_entries(self, listing: DirectoryListing, offset: int) -> None:
-        directory = listing.directory.number
-        with self._lock:
-            self._dentries.flush()
-            rows = self._index.namespace.entries(directory, offset, _LISTING_ENTRIES)
-            admit = self._inodes.admit
-            listing.entries = [(row[1], admit(row[2:]), row[0]) for row in rows]
-            for name, inode, _ in listing.entries:
-                self._dentries.insert(directory, name, inode.number)
-        listing.cookies = [cookie for _, _, cookie in listing.entries]
-        listing.start_cookie = offset
-
-    def list_into(self, handle: int, offset: int, limit: int, add: Callable[[bytes, Inode, int], bool]) -> None:
-        """Gives the entries behind the cookie `offset` to `add`, as they are now, until it takes no more.
-
-        The kernel's count of an inode is raised for each that `add` takes. Nothing is read ahead, so a reader that
-        jumps costs no more than one that does not.
-
-        Args:
-            handle: the open directory.
-            offset: as in `readdir`.
-            limit: about how many entries `add` may take.
-            add: takes name, inode and cookie; returns whether it took them. Called under the lock.
-        """
-        directory = self._listings[handle].directory.number
-        lookups = self._inodes.lookups
-        with self._lock:
-            self._dentries.flush()
-            while True:
-                rows = self._index.namespace.entries(directory, offset, limit)
-                for cookie, name, *row in rows:
-                    inode = self._inodes.admit(tuple(row))
-                    if not add(name, inode, cookie):
-                        return
-                    lookups[inode.number] = lookups.get(inode.number, 0) + 1
-                    self._dentries.insert(directory, name, inode.number)
-                if len(rows) < limit:
-                    return
-                offset = rows[-1][0]
-
-    @property
-    def open_count(self) -> int:
-        """How many directories are open."""
-        return len(self._listings)
-
-    def inode_of(self, handle: int) -> Inode | None:
-        """The directory of a handle; None where it is closed.  Needs no lock."""
-        listing = self._listings.get(handle)
-        return None if listing is None else listing.directory
-
-    def releasedir(self, handle: int) -> None:
-        """Closes the handle of a directory."""
-        with self._lock:
-            directory = self._listings.pop(handle).directory
-            directory.handles -= 1
-            self._state.remove_if_unreferenced(directory)
+    Raises:
+        FileSystemError: EINVAL, for an owner or a device that there cannot be.
+    """
+    gid, is_directory = caller.gid, stat.S_ISDIR(mode)
+    if directory.mode & stat.S_ISGID:
+        gid = directory.gid
+        if is_directory:
+            mode |= stat.S_ISGID
+    check_owner(caller.uid, gid)
+    if not 0 <= rdev <= INTEGER_MAX:
+        raise FileSystemError(errno.EINVAL)
+    if nlink is None:
+        nlink = 2 if is_directory else 1
+    now = time.time_ns()
+    return (mode, caller.uid, gid, nlink, rdev, size, now, now, now, now)

@@ -153,6 +153,18 @@ class Files:
             inode = self._directories.make_inode(parent, name, stat.S_IFREG | mode & _MODE_BITS, caller)
             return inode, self._open_inode(inode, flags, caller)
 
+    def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller) -> tuple[Inode, int]:
+        """Makes a regular file without a name, as if in that directory, and opens it; open(2) with O_TMPFILE.
+
+        Without O_EXCL in `flags`, `Directories.link` may give it a name while it is open.
+
+        Raises:
+            FileSystemError: as `Directories.mknod`.
+        """
+        with self._lock:
+            inode = self._directories.make_unnamed(parent, mode & _MODE_BITS, caller, linkable=not flags & os.O_EXCL)
+            return inode, self._open_inode(inode, flags, caller)
+
     def open(self, number: int, flags: int, caller: Caller) -> int:
         """Opens a regular file, and cuts it to nothing for O_TRUNC.
 

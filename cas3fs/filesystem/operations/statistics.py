@@ -7,8 +7,8 @@ import attrs
 
 from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem.limits import NAME_MAX
-from cas3fs.filesystem.operations.directories import Directories
 from cas3fs.filesystem.operations.files import Files
+from cas3fs.filesystem.operations.listings import Listings
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
 
 _BLOCK_BYTES = 4096
@@ -40,9 +40,9 @@ class VolumeStatistics:
 class Statistics:
     """Counts what a file system holds."""
 
-    def __init__(self, state: FileSystemState, directories: Directories, files: Files) -> None:
+    def __init__(self, state: FileSystemState, listings: Listings, files: Files) -> None:
         self._state = state
-        self._directories = directories
+        self._listings = listings
         self._files = files
         self._volume: VolumeStatistics | None = None
         self._volume_at_s = 0.0
@@ -99,6 +99,6 @@ class Statistics:
                 "inodes.cached": len(inodes.cached),
                 "inodes.refused": self.refused_inodes - len(staging.rows.refused),
                 "inodes.known_to_kernel": len(inodes.lookups),
-                "handles.open": self._files.open_count + self._directories.open_count,
+                "handles.open": self._files.open_count + self._listings.open_count,
             }
         return own | state.metrics.snapshot()

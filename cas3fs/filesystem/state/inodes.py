@@ -39,6 +39,7 @@ class Inode:
         "gid",
         "handles",
         "layers",
+        "linkable",
         "mode",
         "mtime_ns",
         "nlink",
@@ -82,17 +83,26 @@ class Inode:
         self.layers: list[Layer] = []
         self.handles = 0
         self.writers = 0
+        self.linkable = False
+        """It was made without a name, and may be given one."""
         self.being_stored = False
         """A storing job has it."""
         self.replaced_another = False
-        """It was renamed over another file, and the index may not have its content yet."""
+        """It has taken another's name, or was given its first one when it was complete, and the index may not have its
+        content yet: no snapshot shows the name without it."""
         self.retry_at_s = 0.0
         """When storing it may be tried again, after a failure of its own."""
         self.changed_at_s = 0.0
         """When its data last changed, by the monotonic clock."""
 
-    generation = 0
-    """Numbers are never used again, so there is one inode of each."""
+    @property
+    def generation(self) -> int:
+        """32 bits that tell it from another inode of the same number; 0 for the root.
+
+        A number is used again where an inode was never committed before a crash, or where an older snapshot was
+        restored. Whoever kept a handle of the lost inode must not be given the new one.
+        """
+        return 0 if self.number == ROOT else (self.crtime_ns ^ self.crtime_ns >> 32) & 0xFFFFFFFF
 
     @property
     def blocks(self) -> int:

@@ -6,6 +6,7 @@ A reply is bytes, or a list of buffers where copying would cost (`writev` sends 
 """
 
 import os
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from cas3fs.fuse.kernel import protocol
@@ -19,7 +20,10 @@ _TYPE_SHIFT = 12
 _TYPE_MASK = 0o17
 _DIRECTORY_TYPE = 0o040000
 _FORMAT_MASK = 0o170000
-_ALIGNMENT = 8
+_ALIGNMENT_MASK = 7
+_PADDING: Sequence[bytes] = [bytes(-length & _ALIGNMENT_MASK) for length in range(_ALIGNMENT_MASK + 1)]
+"""What fills a name of so many bytes, or of 8 more, up to a multiple of 8."""
+_USUAL_NAME_BYTES = 16
 _LONGEST_S = 2**32
 """The kernel counts in jiffies, and takes what does not fit for ever; far less serves."""
 
@@ -228,46 +232,71 @@ class Encoder:
 
 
 class DirectoryPage:
-    """What one READDIR or READDIRPLUS returns; the handler adds entries until one does not fit."""
+    """What one READDIR or READDIRPLUS returns; the handler adds entries until one does not fit.
+
+    An entry is (cookie, name, inode): the cookie is where a reader goes on behind it. A *bare* one is (cookie, name,
+    number, mode): the kernel is not given its inode, as it is never for ``.`` and ``..``.
+    """
 
     def __init__(self, encoder: Encoder, size: int, *, with_attributes: bool) -> None:
         self.with_attributes = with_attributes
-        """Whether the kernel is given each inode that is added: its lookups grow by one, but not for `.` and `..`."""
-        self._entry = encoder._entry
+        """Whether the kernel is given each inode that is added, bare ones excepted: its lookups grow by one."""
+        self._fields = encoder._entry
         self._left = size
-        smallest = protocol.DIRECTORY_ENTRY_PLUS.size if with_attributes else protocol.DIRECTORY_ENTRY.size
-        self.limit = size // (smallest + _ALIGNMENT) + 1
-        """The most entries that fit, and one."""
+        self._head = protocol.DIRECTORY_ENTRY_PLUS if with_attributes else protocol.DIRECTORY_ENTRY
         self._parts: list[bytes] = []
 
-    def add(self, name: bytes, of: Attributes, cookie: int) -> bool:
-        """Adds an entry, where it fits; `cookie` is where a reader goes on behind it.
+    @property
+    def room(self) -> int:
+        """About how many more entries fit; 0 where trying is not worth it."""
+        fitting = self._left // (self._head.size + _USUAL_NAME_BYTES)
+        return fitting if self._parts else max(1, fitting)
 
-        Returns:
-            Whether it fitted. Where it did not, the page is full, and the kernel was not given the inode.
-        """
-        length = len(name)
-        kind = of.mode >> _TYPE_SHIFT & _TYPE_MASK
-        if self.with_attributes:
-            head = protocol.DIRECTORY_ENTRY_PLUS.pack(*self._entry(of), of.number, cookie, length, kind)
-        else:
-            head = protocol.DIRECTORY_ENTRY.pack(of.number, cookie, length, kind)
-        return self._append(head + name + bytes(-length % _ALIGNMENT))
+    def add(self, name: bytes, of: Attributes, cookie: int) -> bool:
+        """Adds an entry, where it fits; returns whether it did. Where not, the page is full."""
+        return self.add_all([(cookie, name, of)]) == 1
+
+    def add_all(self, entries: Iterable[tuple[int, bytes, Attributes]], cookie_shift: int = 0) -> int:
+        """Adds entries, their cookies greater by `cookie_shift`, until one does not fit; returns how many did."""
+        if not self.with_attributes:
+            return self.add_all_bare(((cookie, name, of.number, of.mode) for cookie, name, of in entries), cookie_shift)
+        left, append, fields = self._left, self._parts.append, self._fields
+        pack, head_bytes = self._head.pack, self._head.size
+        added = 0
+        for cookie, name, of in entries:
+            length = len(name)
+            left -= head_bytes + length + (-length & _ALIGNMENT_MASK)
+            if left < 0:
+                break
+            kind = of.mode >> _TYPE_SHIFT & _TYPE_MASK
+            append(pack(*fields(of), of.number, cookie + cookie_shift, length, kind))
+            append(name + _PADDING[length & _ALIGNMENT_MASK])
+            added += 1
+            self._left = left
+        return added
 
     def add_bare(self, name: bytes, number: int, mode: int, cookie: int) -> bool:
-        """Adds an entry without giving the kernel an inode, as for ``.`` and ``..``; otherwise like `add`."""
-        head = protocol.DIRECTORY_ENTRY.pack(number, cookie, len(name), mode >> _TYPE_SHIFT & _TYPE_MASK)
-        if self.with_attributes:
-            head = bytes(protocol.DIRECTORY_ENTRY_PLUS.size - protocol.DIRECTORY_ENTRY.size) + head
-        return self._append(head + name + bytes(-len(name) % _ALIGNMENT))
+        """As `add`, without the inode."""
+        return self.add_all_bare([(cookie, name, number, mode)]) == 1
 
-    def _append(self, entry: bytes) -> bool:
-        left = self._left - len(entry)
-        if left < 0:
-            return False
-        self._left = left
-        self._parts.append(entry)
-        return True
+    def add_all_bare(self, entries: Iterable[tuple[int, bytes, int, int]], cookie_shift: int = 0) -> int:
+        """As `add_all`, without the inodes."""
+        left, append, head_bytes = self._left, self._parts.append, self._head.size
+        pack = protocol.DIRECTORY_ENTRY.pack
+        blank = bytes(head_bytes - protocol.DIRECTORY_ENTRY.size)
+        added = 0
+        for cookie, name, number, mode in entries:
+            length = len(name)
+            left -= head_bytes + length + (-length & _ALIGNMENT_MASK)
+            if left < 0:
+                break
+            kind = mode >> _TYPE_SHIFT & _TYPE_MASK
+            append(
+                blank + pack(number, cookie + cookie_shift, length, kind) + name + _PADDING[length & _ALIGNMENT_MASK]
+            )
+            added += 1
+            self._left = left
+        return added
 
     def reply(self, unique: int) -> Reply:
         """The page as a reply."""

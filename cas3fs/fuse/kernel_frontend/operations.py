@@ -6,10 +6,8 @@ waits for a disk, go to its pool. A read and a sync change nothing, so a program
 while its request is carried to its end.
 """
 
-import errno
 import time
 
-from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import Inode
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers
@@ -83,14 +81,16 @@ class KernelHandlers(Handlers):
     # Names
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, *, caller: Caller) -> None:
-        if flags:
-            raise FileSystemError(errno.EINVAL)
-        self._handlers.rename(parent, name, new_parent, new_name)
+        self._handlers.rename((parent, name), (new_parent, new_name), flags, caller=caller)
 
     # Files
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, Opened]:
         inode, handle = self._handlers.create(parent, name, mode, flags, caller)
+        return inode, Opened(handle, _KEEP_CACHE)
+
+    def tmpfile(self, parent: int, mode: int, flags: int, caller: Caller) -> tuple[Inode, Opened]:
+        inode, handle = self._handlers.tmpfile(parent, mode, flags, caller)
         return inode, Opened(handle, _KEEP_CACHE)
 
     def open(self, inode: int, flags: int, caller: Caller, *, kills_set_ids: bool) -> Opened:
@@ -130,12 +130,7 @@ class KernelHandlers(Handlers):
         return Opened(self._handlers.opendir(inode))
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:
-        if page.with_attributes:
-            self._handlers.list_with_inodes(handle, cookie, page)
-            return
-        for name, number, mode, following in self._handlers.readdir(handle, cookie):
-            if not page.add_bare(name, number, mode, following):
-                break
+        self._handlers.fill_page(handle, cookie, page)
 
     def fsyncdir(self, handle: int, data_only: bool) -> Deferred:
         return Deferred(lambda: self._handlers.fsyncdir(handle), abandonable=True)

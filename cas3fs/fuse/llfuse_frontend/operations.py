@@ -66,6 +66,7 @@ class LlfuseOperations(llfuse.Operations):  # type: ignore[misc]
     def _entry(self, inode: Inode) -> EntryAttributes:
         entry = EntryAttributes()
         entry.st_ino = inode.number
+        entry.generation = inode.generation
         entry.st_mode = inode.mode
         entry.st_nlink = inode.nlink
         entry.st_uid, entry.st_gid = self._view.owner(inode)
@@ -117,7 +118,7 @@ class LlfuseOperations(llfuse.Operations):  # type: ignore[misc]
 
     @_handler
     def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, ctx: Any) -> None:
-        self._handlers.rename(old_parent, old_name, new_parent, new_name)
+        self._handlers.rename((old_parent, old_name), (new_parent, new_name))
 
     @_handler
     def readlink(self, inode: int, ctx: Any) -> bytes:

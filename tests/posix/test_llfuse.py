@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a mount lacks with ``--frontend llfuse``."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cas3fs.testing.volumes import TemporaryMount
+
+from .calls import EXCHANGE, NOREPLACE, WHITEOUT, renameat2
+from .test_names import refused
+
+
+@pytest.fixture
+def folder(need_fuse: None, cas3fs_mount: TemporaryMount) -> Path:
+    cas3fs_mount.again("--frontend", "llfuse")
+    return cas3fs_mount.path
+
+
+@pytest.mark.promise("llfuse-has-no-flags-of-renames")
+def test_llfuse_refuses_flags_of_renames_without_a_change(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    refused(errno.EEXIST, renameat2, folder / "a", folder / "b", NOREPLACE)
+    refused(errno.EINVAL, renameat2, folder / "a", folder / "new", NOREPLACE)
+    refused(errno.EINVAL, renameat2, folder / "a", folder / "b", EXCHANGE)
+    refused(errno.EINVAL, renameat2, folder / "a", folder / "new", WHITEOUT)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
+
+
+@pytest.mark.promise("llfuse-has-no-flags-of-renames")
+def test_llfuse_refuses_o_tmpfile_and_tempfile_falls_back(folder: Path) -> None:
+    refused(errno.EOPNOTSUPP, os.open, folder, os.O_TMPFILE | os.O_RDWR)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        assert list(folder.iterdir()) == []

@@ -26,7 +26,6 @@ from benchmarks.sizes import WorkloadSizes
 from benchmarks.sources import Sources
 from benchmarks.subjects import RcloneMount, S3fs, installed, subjects
 from benchmarks.workloads import WORKLOADS, Work
-from cas3fs.cli.mount import DEFAULT_WORKERS
 
 PRINTED_COLUMNS = 160
 QUICK = 0.05
@@ -73,7 +72,7 @@ def _measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Re
         parser.error(f"unknown subject: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     chosen = {name: make for name, make in known.items() if not options.subjects or name in options.subjects}
     factor = QUICK if options.quick else options.scale
-    settings = {"scale": factor, "repeat": options.repeat, "workers": options.workers, "subjects": list(chosen)}
+    settings = {"scale": factor, "repeat": options.repeat, "mount": options.mount, "subjects": list(chosen)}
     results = Results(settings=settings)
     runs = list(plan_runs(chosen, [workload for workload in WORKLOADS if workload.name in wanted]))
     folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
@@ -84,7 +83,7 @@ def _measure(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Re
         for repetition in range(options.repeat):
             for run in runs:
                 with _timed(f"{repetition + 1} of {options.repeat}: {run.title}"):
-                    run.run(folder / "subject", options.workers, work, results)
+                    run.run(folder / "subject", options.mount.split(), work, results)
                 _save(options, results)
     finally:
         sources.close()
@@ -164,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scale", type=float, default=1.0, help="factor for all sizes (default: 1)")
     parser.add_argument("--quick", action="store_true", help=f"the same as --scale {QUICK}")
-    parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="threads of cas3fs")
+    parser.add_argument(
+        "--mount", default="", metavar="OPTIONS", help='options of cas3fs mount, such as "--frontend llfuse"'
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the results in FILE")
     parser.add_argument("--rst", type=Path, metavar="PAGE", help="replace the tables of PAGE, between its two marks")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw plots of size and latency")

@@ -24,12 +24,12 @@ class WorkloadRun:
         """The title for progress and failures."""
         return run_title(self.workload.name, self.subject)
 
-    def run(self, folder: Path, workers: int, work: Work, results: Results) -> None:
+    def run(self, folder: Path, options: Sequence[str], work: Work, results: Results) -> None:
         """Start the subject, run the workload, and stop the subject.
 
         A failure of a peer is recorded, and its figures so far are kept; a failure of cas3fs is raised.
         """
-        subject = self.make(folder, workers)
+        subject = self.make(folder, options)
         subject.compress = self.workload.compress
         try:
             subject.start()

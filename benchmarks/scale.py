@@ -15,7 +15,6 @@ from pathlib import Path
 from benchmarks.results import Bound
 from benchmarks.subjects import Cas3fs, drop_kernel_caches
 from benchmarks.workloads.workload import find, seconds, shell
-from cas3fs.cli.mount import DEFAULT_WORKERS
 
 SIZES = (10_000, 100_000, 1_000_000)
 FILES_IN_FOLDER = 1000
@@ -33,7 +32,7 @@ def run(factor: float, sizes: Sequence[int] = SIZES) -> Iterator[Bound]:
     for size in sizes:
         files = max(FILES_IN_FOLDER, round(size * factor))
         folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
-        subject = Cas3fs(folder / "subject", DEFAULT_WORKERS)
+        subject = Cas3fs(folder / "subject")
         try:
             subject.start()
             for step, file_s in _steps(subject, files):

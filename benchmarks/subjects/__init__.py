@@ -10,8 +10,8 @@ from benchmarks.subjects.mounted import Mounted, NullFileSystem
 from benchmarks.subjects.peers import Peer, RcloneMount, S3fs, S3ql, installed
 from benchmarks.subjects.subject import PlainDirectory, RequestCounter, Subject, drop_kernel_caches, peak_memory_kib
 
-Make = Callable[[Path, int], Subject]
-"""Makes a subject in a folder, with so many workers if it has workers."""
+Make = Callable[[Path, Sequence[str]], Subject]
+"""Makes a subject in a folder; ``cas3fs mount`` gets the options."""
 
 __all__ = [
     "Cas3fs",
@@ -35,7 +35,7 @@ __all__ = [
 def subjects(peers: Sequence[type[Peer]]) -> Mapping[str, Make]:
     """All subjects by name; `peers` are those that are installed."""
     made: dict[str, Make] = {
-        PlainDirectory.system: lambda folder, workers: PlainDirectory(folder),
+        PlainDirectory.system: lambda folder, options: PlainDirectory(folder),
         NullFileSystem.system: NullFileSystem,
     }
     for place in PLACES:
@@ -47,4 +47,4 @@ def subjects(peers: Sequence[type[Peer]]) -> Mapping[str, Make]:
 
 
 def _at(kind: type[Cas3fs] | type[Peer], place: str = DIR) -> Make:
-    return lambda folder, workers: kind(folder, workers, place)
+    return lambda folder, options: kind(folder, options, place)

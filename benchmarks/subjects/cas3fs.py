@@ -31,7 +31,7 @@ class Cas3fs(StoreBacked):
         self.run("mkfs", self.url, *unfenced)
 
     def command(self) -> list[str]:
-        options = ["--foreground", "--workers", str(self.workers), "--snapshot-interval", "1h"]
+        options = ["--foreground", *self.mount_options, "--snapshot-interval", "1h"]
         caches = [word for spec in self.caches for word in ("--cache", spec)]
         return [sys.executable, "-m", "cas3fs", "mount", *options, *caches, self.url, str(self.root)]
 

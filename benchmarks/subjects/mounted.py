@@ -15,14 +15,15 @@ from benchmarks.subjects.subject import Subject, drop_kernel_caches, peak_memory
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 900
 POLL_INTERVAL_S = 0.005
+_USER_TICKS, _SYSTEM_TICKS = 14 - 3, 15 - 3  # fields of /proc/PID/stat behind the name (proc(5))
 
 
 class Mounted(Subject):
     """A file system served by one process."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
-        self.workers = workers
+        self.mount_options = options
         self.log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._peak_kib = 0
@@ -65,6 +66,12 @@ class Mounted(Subject):
         if self._process is not None and self._process.poll() is None:
             self._peak_kib = max(self._peak_kib, peak_memory_kib(self._process.pid))
         return self._peak_kib
+
+    def processor_s(self) -> float | None:
+        if self._process is None or self._process.poll() is not None:
+            return None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         try:

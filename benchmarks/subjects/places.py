@@ -3,6 +3,7 @@
 
 import shutil
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +66,8 @@ def serve(folder: Path, place: str) -> Server:
 class StoreBacked(Mounted):
     """A mounted file system that keeps its data in a folder, or on a server for that folder."""
 
-    def __init__(self, folder: Path, workers: int, place: str = DIR) -> None:
-        super().__init__(folder, workers)
+    def __init__(self, folder: Path, options: Sequence[str] = (), place: str = DIR) -> None:
+        super().__init__(folder, options)
         self.place = place
         self.store = folder / "store"
         self.server: Server | None = None

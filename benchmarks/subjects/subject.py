@@ -70,6 +70,10 @@ class Subject(ABC):
         """The peak resident memory of the mount's processes so far; None without a process."""
         return None
 
+    def processor_s(self) -> float | None:
+        """The processor time of the mount's process so far, in seconds; None without a process."""
+        return None
+
     @abstractmethod
     def stop(self) -> None:
         """Stop it and remove its folder, in any state."""

@@ -2,6 +2,7 @@
 """Many small files with different contents: created, stored, listed, read, removed."""
 
 import os
+from pathlib import Path
 
 from benchmarks.lines import FAR
 from benchmarks.sizes import FOLDERS, SMALL_BYTES
@@ -13,6 +14,7 @@ from benchmarks.workloads.workload import (
     difference,
     dollars,
     find,
+    processor_us,
     read_all,
     seconds,
     shell,
@@ -43,6 +45,27 @@ def run(subject: Subject, work: Work) -> Figures:
     yield "small.stat-remount", count / shell(find(root))
     yield "small.read-cold", _read_cold(subject, count)
     yield "small.rm", count / shell(f"rm -rf {root}")
+    yield from _processor_times(subject, count, blob)
+
+
+def _processor_times(subject: Subject, count: int, blob: bytes) -> Figures:
+    """What the process of the mount needs of the processor, once more for each."""
+    root = subject.root / "again"
+    for line, command in {
+        "small.create-cpu": lambda: write_files(root, count, blob),
+        "small.stat-cpu": lambda: shell(find(root)),
+        "small.read-cpu": lambda: _read_again(root),
+        "small.rm-cpu": lambda: shell(f"rm -rf {root}"),
+    }.items():
+        spent_us = processor_us(subject, count, command)
+        if spent_us is not None:
+            yield line, spent_us
+        subject.settle()
+
+
+def _read_again(root: Path) -> None:
+    drop_kernel_caches()
+    shell(read_all(root))
 
 
 def _read_cold(subject: Subject, count: int) -> float:

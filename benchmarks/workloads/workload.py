@@ -55,6 +55,17 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - started_s
 
 
+def processor_us(subject: Subject, count: int, action: Callable[[], object]) -> float | None:
+    """The processor time of the subject's process for each of the `count` things that `action` does, in microseconds.
+
+    None without a process.
+    """
+    before = subject.processor_s()
+    action()
+    after = subject.processor_s()
+    return None if before is None or after is None else (after - before) / count * 1e6
+
+
 def shell(command: str) -> float:
     """Run a shell command without output; returns its duration."""
     return seconds(lambda: subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL))

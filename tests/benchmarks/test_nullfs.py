@@ -14,7 +14,7 @@ from benchmarks.subjects.mounted import NullFileSystem
 
 @pytest.fixture
 def subject(need_fuse: None, tmp_path: Path) -> Iterator[NullFileSystem]:
-    made = NullFileSystem(tmp_path / "subject", workers=2)
+    made = NullFileSystem(tmp_path / "subject")
     made.start()
     yield made
     made.stop()

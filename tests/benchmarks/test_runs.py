@@ -3,7 +3,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
 
 
 def run(system: str, run: Callable[[Subject, Work], Figures]) -> WorkloadRun:
-    def make(folder: Path, workers: int) -> Subject:
+    def make(folder: Path, options: Sequence[str]) -> Subject:
         return PlainDirectory(folder)
 
     return WorkloadRun(system, make, Workload("some", "some", run))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A killed process, a full disk, an outage of the store: promises are kept, and the mount continues."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.posix.calls import name_to_handle_at, open_by_handle_at
 
 from .conftest import TIMEOUT_S, CliMachine, new_bucket, wait_for_exit
 
@@ -55,6 +58,28 @@ def test_the_error_for_a_stale_mount_names_the_remedy(machine: CliMachine) -> No
     machine.kill(machine.mount())
     assert f"cas3fs umount {machine.dir}" in machine.fail("mount", machine.url, machine.dir)
     machine.run("umount", machine.dir)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may open by handle")
+@pytest.mark.promise("handles-are-stable")
+def test_the_handle_of_a_lost_file_leads_to_no_other_file(machine: CliMachine) -> None:
+    """A number that a crash has freed is used again, by an inode of another generation."""
+    machine.mkfs()
+    pid = machine.mount()
+    write_durably(machine.dir / "kept", b"x")
+    (machine.dir / "lost").touch()
+    kept, lost = (name_to_handle_at(machine.dir / name) for name in ("kept", "lost"))
+    number = (machine.dir / "lost").stat().st_ino
+    machine.kill(pid)
+    machine.run("umount", machine.dir)
+    machine.mount()
+    (machine.dir / "other").touch()
+    assert (machine.dir / "other").stat().st_ino == number
+    with open(machine.dir / "kept") as known:
+        os.close(open_by_handle_at(known.fileno(), kept, os.O_RDONLY))
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            open_by_handle_at(known.fileno(), lost, os.O_RDONLY)
+    machine.umount()
 
 
 def test_an_unlinked_open_file_is_gone_after_a_kill(machine: CliMachine) -> None:

@@ -81,9 +81,16 @@ class Directories:
         return self._inodes.admit(row)
 
     def _find_dots(self, number: int, name: bytes) -> Inode:
-        """Where the two names lead. Who has a file's handle asks for ``.`` of any inode, whatever its type."""
+        """Where the two names lead.
+
+        Who has a file's handle asks for ``.`` of any inode, whatever its type. What has lost its last name is gone for
+        him, although the kernel may not have said yet that it has forgotten it.
+        """
         if name == b".":
-            return self._inodes.get(number)
+            inode = self._inodes.get(number)
+            if inode.nlink == 0:
+                raise FileSystemError(errno.ENOENT)
+            return inode
         directory = self._inodes.directory(number)
         above = self.parent_of(number)
         return directory if above is None else self._inodes.get(above)

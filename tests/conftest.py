@@ -8,6 +8,12 @@ removed, and the session fails.
 
 `./dev test --long` runs the same tests with more examples, more rounds and longer loads. A test asks the fixture `long`
 for that. A test that needs more than the default of 120 s has a marker: ``@pytest.mark.lasts(300, long_s=7200)``.
+
+A test that mounts does so through the front-end that the fixture `frontend` names, as ``cas3fs mount --frontend`` does;
+`machine` in tests/mount and `mount` and `folder` in tests/posix use it. Without a marker that is the kernel front-end
+alone. A test with the marker ``@pytest.mark.frontend("kernel", "llfuse")`` runs once through each. The nearest marker
+counts: in a module whose `pytestmark` names both, ``@pytest.mark.frontend("kernel")`` at a test says that llfuse cannot
+do what it tests, and ``@pytest.mark.frontend("llfuse")`` that it tests what is different there.
 """
 
 import contextlib
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 SESSION_VARIABLE = "CAS3FS_TEST_SESSION"
 NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
+FRONTENDS = ("kernel", "llfuse")
 SANDBOX = pytest.StashKey[Path]()
 WATCHED_FOLDERS = ("t", "h", "w")  # TMPDIR, the default folders of programs, workspaces
 SETTLE_S, GRACE_S = 0.05, 3.0
@@ -79,6 +86,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             seconds += _soak_s(config)
         if seconds is not None and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(seconds))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that mounts once through each front-end that its marker names."""
+    if "frontend" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("frontend")
+        names = marker.args if marker else FRONTENDS[:1]
+        assert names and set(names) <= set(FRONTENDS), f"no front-ends: {names}"
+        metafunc.parametrize("frontend", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def frontend(request: pytest.FixtureRequest) -> str:
+    """Return the front-end of the mounts of this test; the docstring of this module says how a test chooses."""
+    return str(request.param)
 
 
 @pytest.fixture
@@ -132,6 +154,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register markers, and put `tmp_path` into the sandbox unless `--basetemp` names a folder to keep."""
     signal.signal(signal.SIGTERM, _interrupt)
     config.addinivalue_line("markers", "lasts(usual_s, long_s): seconds that the test may take, by the session's form")
+    config.addinivalue_line("markers", "frontend(*names): the front-ends that the test mounts through: kernel, llfuse")
     config.addinivalue_line(
         "markers", "promise(*keys): claims of docs/promises.rst, rules.rst or posix.rst that it shows"
     )

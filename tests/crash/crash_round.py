@@ -55,6 +55,9 @@ class CrashRound:
     The seed decides what programs do, and whether they are paused while a snapshot is published.
     """
 
+    frontend = "auto"
+    """What the mounts have for ``--frontend``."""
+
     def __init__(self, folder: Path, seed: int, done: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
         self.url = (folder / "v").as_uri()
@@ -82,7 +85,8 @@ class CrashRound:
         """
         machine = folders_of(self.folder)
         command = [sys.executable, "-m", *self.module(armed), "mount", self.url, self.top, "--foreground", *options]
-        command += ["--snapshot-interval", "0", "--state-dir", machine.state_dir, "--cache-dir", machine.cache_dir]
+        command += ["--frontend", self.frontend, "--snapshot-interval", "0"]
+        command += ["--state-dir", machine.state_dir, "--cache-dir", machine.cache_dir]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(list(map(str, command)), stderr=log, stdout=log)
         deadline_s = time.monotonic() + TIMEOUT_S

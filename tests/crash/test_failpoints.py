@@ -59,9 +59,10 @@ def cleaned_up(made: CrashRound) -> Iterator[CrashRound]:
         made.clean_up()
 
 
-def die(folder: Path, seed: int, point: str | None, count: int = 1) -> None:
+def die(folder: Path, seed: int, point: str | None, count: int = 1, frontend: str = "auto") -> None:
     """Run a round in which the process must be killed, and check everything."""
     for round_ in cleaned_up(CrashRound(folder, seed)):
+        round_.frontend = frontend
         round_.make_volume(PreviousMount.SAME_MACHINE if point is None else previous_mount_of(point))
         with pytest.raises(Crashed):
             if point is None:
@@ -102,3 +103,9 @@ def test_a_kill_at_a_failpoint_keeps_all_promises(folder: Path, point: str, long
 @pytest.mark.promise("synced-data-survives-a-crash", "files-never-show-foreign-bytes", "a-replaced-file-is-whole")
 def test_a_kill_at_any_time_keeps_all_promises(folder: Path, seed: int) -> None:
     die(folder, seed, None)
+
+
+@pytest.mark.frontend("llfuse")
+@pytest.mark.promise("synced-data-survives-a-crash", "files-never-show-foreign-bytes", "a-replaced-file-is-whole")
+def test_a_kill_with_llfuse_keeps_all_promises(folder: Path, frontend: str) -> None:
+    die(folder, 0, None, frontend=frontend)

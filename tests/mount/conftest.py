@@ -24,9 +24,10 @@ TIMEOUT_S = 30
 class CliMachine:
     """A machine with its own state and cache folders, on which the tests run the command line."""
 
-    def __init__(self, root: Path, url: str, environment: dict[str, str]) -> None:
+    def __init__(self, root: Path, url: str, environment: dict[str, str], frontend: str = "auto") -> None:
         self.root = root
         self.url = url
+        self.frontend = frontend
         self.state = root / "s"
         self.cache = root / "c"
         self.dir = root / "m"
@@ -69,7 +70,7 @@ class CliMachine:
 
     def mount(self, *options: str) -> int:
         """Mount; returns the process id."""
-        self.run("mount", self.url, self.dir, *options)
+        self.run("mount", self.url, self.dir, "--frontend", self.frontend, *options)
         pid = int(json.loads(next(self.state.glob("*/mount.json")).read_text())["pid"])
         self.pids.append(pid)
         return pid
@@ -135,22 +136,24 @@ def new_bucket(server: "S3Server", workspace: Path) -> str:
 
 
 @pytest.fixture
-def machine(need_fuse: None, workspace: Path) -> Iterator[CliMachine]:
+def machine(need_fuse: None, frontend: str, workspace: Path) -> Iterator[CliMachine]:
     """A machine, and a folder for a volume."""
     (workspace / "v").mkdir()
-    made = CliMachine(workspace, (workspace / "v").as_uri(), {})
+    made = CliMachine(workspace, (workspace / "v").as_uri(), {}, frontend)
     yield made
     made.clean_up()
 
 
 @pytest.fixture(params=["directory", "rclone"])
-def any_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[CliMachine]:
+def any_machine(
+    request: pytest.FixtureRequest, need_fuse: None, frontend: str, workspace: Path
+) -> Iterator[CliMachine]:
     """A machine, and a place for a volume on each kind of store."""
     if request.param == "directory":
         (workspace / "v").mkdir()
-        made = CliMachine(workspace, (workspace / "v").as_uri(), {})
+        made = CliMachine(workspace, (workspace / "v").as_uri(), {}, frontend)
     else:
         server: RcloneServer = request.getfixturevalue("rclone_s3")
-        made = CliMachine(workspace, f"s3://{new_bucket(server, workspace)}/volume", server.environment)
+        made = CliMachine(workspace, f"s3://{new_bucket(server, workspace)}/volume", server.environment, frontend)
     yield made
     made.clean_up()

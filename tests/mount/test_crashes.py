@@ -35,6 +35,7 @@ def until(happened: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.frontend("kernel", "llfuse")
 @pytest.mark.promise("synced-data-survives-a-crash")
 def test_synced_data_survives_a_kill_and_is_stored_later(machine: CliMachine) -> None:
     machine.mkfs()
@@ -53,6 +54,7 @@ def test_synced_data_survives_a_kill_and_is_stored_later(machine: CliMachine) ->
     machine.umount()
 
 
+@pytest.mark.frontend("kernel", "llfuse")
 def test_the_error_for_a_stale_mount_names_the_remedy(machine: CliMachine) -> None:
     machine.mkfs()
     machine.kill(machine.mount())
@@ -82,6 +84,7 @@ def test_the_handle_of_a_lost_file_leads_to_no_other_file(machine: CliMachine) -
     machine.umount()
 
 
+@pytest.mark.frontend("kernel", "llfuse")
 def test_an_unlinked_open_file_is_gone_after_a_kill(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
@@ -99,6 +102,7 @@ def test_an_unlinked_open_file_is_gone_after_a_kill(machine: CliMachine) -> None
     machine.umount()
 
 
+@pytest.mark.frontend("kernel", "llfuse")
 def test_umount_returns_after_the_process_has_ended(machine: CliMachine) -> None:
     """The process has published a snapshot and released the volume by then."""
     machine.mkfs()
@@ -112,6 +116,7 @@ def test_umount_returns_after_the_process_has_ended(machine: CliMachine) -> None
     assert (volume / "epochs" / "00000001.released").exists()
 
 
+@pytest.mark.frontend("kernel", "llfuse")
 def test_umount_by_the_system_publishes_and_releases(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()
@@ -124,6 +129,7 @@ def test_umount_by_the_system_publishes_and_releases(machine: CliMachine) -> Non
     machine.umount()
 
 
+@pytest.mark.frontend("kernel", "llfuse")
 def test_sigterm_unmounts_publishes_and_releases(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()

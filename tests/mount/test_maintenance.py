@@ -3,7 +3,11 @@
 
 import os
 
+import pytest
+
 from tests.mount.conftest import CliMachine
+
+pytestmark = pytest.mark.frontend("kernel", "llfuse")
 
 
 def test_gc_and_fsck_with_and_without_a_mount(machine: CliMachine) -> None:

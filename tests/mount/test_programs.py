@@ -15,6 +15,8 @@ import pytest
 from .conftest import CliMachine
 from .test_trees import make_tree, tree_state
 
+pytestmark = pytest.mark.frontend("kernel", "llfuse")
+
 
 @pytest.fixture
 def mounted(machine: CliMachine) -> Iterator[CliMachine]:

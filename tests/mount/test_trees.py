@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import CliMachine
 
+pytestmark = pytest.mark.frontend("kernel", "llfuse")
+
 TreeState = dict[bytes, tuple[object, ...]]
 
 

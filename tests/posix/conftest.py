@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One mount for all tests of this folder; each test has its own directory in it."""
+"""One mount of each front-end for all tests of this folder; each test has its own directory in it.
+
+What llfuse can do, too, is tested through both front-ends: ``pytestmark = pytest.mark.frontend("kernel", "llfuse")`` in
+the module. A test without that marker runs through the kernel front-end alone (see tests/conftest.py).
+"""
 
 import os
 import subprocess
@@ -15,10 +19,10 @@ USER, GROUP = 1000, 2000
 
 
 @pytest.fixture(scope="session")
-def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryMount]:
+def shared_mount(frontend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporaryMount]:
     volume = TemporaryVolume.make(tmp_path_factory.mktemp("posix"))
     mount = TemporaryMount(volume, volume.folder / "m")
-    mount.up("-o", "dev,suid")
+    mount.up("-o", "dev,suid", "--frontend", frontend)
     try:
         yield mount
     finally:
@@ -26,7 +30,7 @@ def shared_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporary
 
 
 @pytest.fixture
-def mount(need_fuse: None, request: pytest.FixtureRequest) -> TemporaryMount:
+def mount(need_fuse: None, frontend: str, request: pytest.FixtureRequest) -> TemporaryMount:
     shared: TemporaryMount = request.getfixturevalue("shared_mount")
     return shared
 

@@ -21,6 +21,8 @@ from cas3fs.testing.volumes import TemporaryMount
 from .calls import NOW, OMIT, utimensat
 from .test_names import refused
 
+pytestmark = pytest.mark.frontend("kernel", "llfuse")
+
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 LAST = 2**63 - 1
 
@@ -49,6 +51,7 @@ def test_an_unlinked_open_file_can_be_used(folder: Path) -> None:
     assert (folder / "f").read_text() == "another"
 
 
+@pytest.mark.frontend("kernel")
 @pytest.mark.promise("unnamed-files-work")
 def test_a_file_without_a_name_can_be_given_one(folder: Path) -> None:
     file = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o640)
@@ -60,6 +63,7 @@ def test_a_file_without_a_name_can_be_given_one(folder: Path) -> None:
     assert (folder / "f").read_bytes() == b"content"
 
 
+@pytest.mark.frontend("kernel")
 @pytest.mark.promise("unnamed-files-work")
 def test_no_other_file_without_a_name_gets_one(folder: Path) -> None:
     file = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_EXCL)

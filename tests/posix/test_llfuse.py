@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.testing.volumes import TemporaryMount
-
 from .calls import EXCHANGE, NOREPLACE, WHITEOUT, renameat2
 from .test_names import refused
 
-
-@pytest.fixture
-def folder(need_fuse: None, cas3fs_mount: TemporaryMount) -> Path:
-    cas3fs_mount.again("--frontend", "llfuse")
-    return cas3fs_mount.path
+pytestmark = pytest.mark.frontend("llfuse")
 
 
 @pytest.mark.promise("llfuse-has-no-flags-of-renames")

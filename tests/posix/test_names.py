@@ -12,6 +12,8 @@ import pytest
 
 from .calls import EXCHANGE, NOREPLACE, WHITEOUT, DirectoryStream, renameat2
 
+pytestmark = pytest.mark.frontend("kernel", "llfuse")
+
 
 def refused(number: int, action: Callable[..., object], *args: object) -> None:
     with pytest.raises(OSError) as caught:
@@ -99,6 +101,7 @@ def test_rename_refuses_invalid_targets(folder: Path) -> None:
     refused(errno.EXDEV, os.rename, folder / "f", folder.parent.parent / "elsewhere")
 
 
+@pytest.mark.frontend("kernel")
 @pytest.mark.promise("renames-have-flags")
 def test_a_rename_that_may_not_replace_replaces_nothing(folder: Path) -> None:
     for name in ("a", "b"):
@@ -109,6 +112,7 @@ def test_a_rename_that_may_not_replace_replaces_nothing(folder: Path) -> None:
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"new": "a", "b": "b"}
 
 
+@pytest.mark.frontend("kernel")
 @pytest.mark.promise("renames-have-flags")
 def test_two_names_of_any_types_are_exchanged(folder: Path) -> None:
     (folder / "one").mkdir()
@@ -129,6 +133,7 @@ def test_two_names_of_any_types_are_exchanged(folder: Path) -> None:
     assert os.listdir(folder / "link") == ["below"]
 
 
+@pytest.mark.frontend("kernel")
 @pytest.mark.promise("renames-have-flags")
 def test_an_exchange_needs_two_names_and_makes_no_loop(folder: Path) -> None:
     (folder / "above" / "below").mkdir(parents=True)
@@ -140,6 +145,7 @@ def test_an_exchange_needs_two_names_and_makes_no_loop(folder: Path) -> None:
     assert os.listdir(folder) == ["above"]
 
 
+@pytest.mark.frontend("kernel")
 @pytest.mark.promise("renames-have-flags")
 def test_a_rename_can_leave_a_whiteout(folder: Path) -> None:
     (folder / "f").write_text("x")
@@ -154,6 +160,7 @@ def test_a_rename_can_leave_a_whiteout(folder: Path) -> None:
     assert folder.stat().st_nlink == 3
 
 
+@pytest.mark.frontend("kernel")
 @pytest.mark.promise("renames-have-flags")
 def test_mv_no_clobber_keeps_the_target(folder: Path) -> None:
     for name in ("a", "b"):

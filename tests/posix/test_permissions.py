@@ -9,6 +9,8 @@ import pytest
 
 from .conftest import GROUP, USER, AsUser
 
+pytestmark = pytest.mark.frontend("kernel", "llfuse")
+
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)

@@ -68,7 +68,7 @@ class MountProcess:
             sync=self._sync(),
         )
         self._gc_scheduler = GcScheduler(volume)
-        service = MountService(volume, mount.mountpoint, self._gc_scheduler, self._ending)
+        service = MountService(volume, mount.mountpoint, self._gc_scheduler, self._ending, self._session)
         self._server = ControlServer(volume.state.control, mount_handlers(service))
 
     def _sync(self) -> Callable[[], None] | None:

@@ -11,6 +11,7 @@ import attrs
 from cas3fs.control import Message, Progress
 from cas3fs.control.messages.mount import EndReply, EndRequest, StatusReply, StatusRequest
 from cas3fs.errors import Cas3fsError, ControlError, FilesNotStored, StoreError
+from cas3fs.fuse.frontends import FrontendSession
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
 from cas3fs.volume.publisher import Publisher
@@ -69,6 +70,8 @@ class MountService:
     mountpoint: Path
     gc_scheduler: GcScheduler
     end_state: EndState
+    session: FrontendSession | None = None
+    """What speaks with the kernel; None where there is no kernel."""
 
     def publisher(self, purpose: str) -> Publisher:
         """What publishes the volume.

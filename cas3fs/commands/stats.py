@@ -57,6 +57,7 @@ def report_mounted(service: MountService, request: StatsRequest, progress: Progr
         pending=service.pending(),
         unstored=volume.unstored_files(),
         process=dict(filesystem.statistics()),
+        kernel_requests={} if service.session is None else service.session.requests(),
     )
 
 

@@ -20,6 +20,9 @@ class FrontendSession(Protocol):
     def serve(self, signals: StopSignals) -> None:
         """Handle requests until the volume is unmounted or `signals` receives one."""
 
+    def requests(self) -> dict[str, int]:
+        """How many requests of each kind came from the kernel; empty where the front-end does not count them."""
+
     def close(self) -> None:
         """Remove the mount if it still exists; the second call does nothing."""
 

@@ -322,9 +322,14 @@ class RequestHandlers:
         dots = self._dots(opened.number, offset)
         if page.add_all_bare(dots, 0) < len(dots):
             return
-        position = max(0, offset - _DOTS)
+        first = position = max(0, offset - _DOTS)
         while limit := min(page.room, left):
-            taken = self._take(handle, position, limit, page)
+            try:
+                taken = self._take(handle, position, limit, page)
+            except Exception:
+                if position == first:
+                    raise
+                break  # the kernel has to get the inodes that were counted; its next request meets the error
             if taken:
                 position = taken[-1][0]
             if len(taken) < limit:

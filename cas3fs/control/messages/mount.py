@@ -113,6 +113,7 @@ class StatsReply:
     pending: dict[str, Any] | None = None
     unstored: list[dict[str, Any]] | None = None
     process: dict[str, Any] | None = None
+    kernel_requests: dict[str, int] | None = None
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ well, and gives the number back only when the channel goes away.
 import ctypes
 import errno
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from typing import Final
 DEVICE: Final = "/dev/fuse"
 _HELPER = "fusermount3"
 _HELPER_TIMEOUT_S = 60
+_MOUNT_TABLE = Path("/proc/self/mountinfo")
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _FLAGS: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -91,6 +94,8 @@ class Channel:
         """Takes over `descriptor`, an open ``/dev/fuse`` that belongs to the mount on `mountpoint`."""
         self._descriptor = descriptor
         self._mountpoint = mountpoint
+        self.device = device_mounted_on(mountpoint)
+        """The number of the mounted file system, as stat(2) has it; None where nothing is mounted."""
 
     @classmethod
     def mount(cls, mountpoint: Path, options: MountOptions) -> "Channel":
@@ -99,6 +104,7 @@ class Channel:
         Raises:
             ChannelError: with the reason.
         """
+        mountpoint = Path(os.path.realpath(mountpoint))  # as the mount table has it
         if os.geteuid() == 0:
             return cls(_mount_as_root(mountpoint, options), mountpoint)
         return cls(_mount_by_helper(mountpoint, options), mountpoint)
@@ -141,6 +147,10 @@ class Channel:
         else:
             os.write(self._descriptor, reply)  # type: ignore[arg-type]
 
+    def is_mounted(self) -> bool:
+        """Whether the mount is still in the tree; asks nothing of the file system that is mounted."""
+        return self.device is not None and device_mounted_on(self._mountpoint) == self.device
+
     def unmount(self) -> None:
         """Takes the mount out of the tree, at once; files that are open stay usable until `close`.
 
@@ -164,6 +174,23 @@ class Channel:
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+
+
+def device_mounted_on(mountpoint: Path) -> int | None:
+    """The number of the file system that is mounted on that very directory, as stat(2) has it; None where none is.
+
+    Reads the mount table, and sends no request to whoever serves the file system.
+    """
+    wanted = os.fsencode(mountpoint)
+    found = None
+    for line in _MOUNT_TABLE.read_bytes().splitlines():
+        _id, _parent, device, _root, path, *_ = line.split(b" ")
+        if _ESCAPE.sub(lambda match: bytes([int(match.group(1), 8)]), path) == wanted:
+            found = device  # the last one covers those before
+    if found is None:
+        return None
+    major, minor = found.split(b":")
+    return os.makedev(int(major), int(minor))
 
 
 def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:

@@ -171,7 +171,10 @@ class Handlers:
         _unsupported()
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:
-        """Adds entries behind `cookie` (0: from the first) to `page`, until one does not fit or there is none."""
+        """Adds entries behind `cookie` (0: from the first) to `page`, until one does not fit or there is none.
+
+        Where it raises, the kernel gets no entry: no lookups may have grown.
+        """
         _unsupported()
 
     def releasedir(self, handle: int) -> None:

@@ -6,11 +6,12 @@ A reply is bytes, or a list of buffers where copying would cost (`writev` sends 
 """
 
 import os
+import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from cas3fs.fuse.kernel import protocol
-from cas3fs.fuse.kernel.protocol import OpenFlag
+from cas3fs.fuse.kernel.protocol import Opcode, OpenFlag
 
 Buffer = bytes | bytearray | memoryview
 Reply = bytes | list[Buffer]
@@ -262,17 +263,21 @@ class DirectoryPage:
             return self.add_all_bare(((cookie, name, of.number, of.mode) for cookie, name, of in entries), cookie_shift)
         left, append, fields = self._left, self._parts.append, self._fields
         pack, head_bytes = self._head.pack, self._head.size
-        added = 0
-        for cookie, name, of in entries:
-            length = len(name)
-            left -= head_bytes + length + (-length & _ALIGNMENT_MASK)
-            if left < 0:
-                break
-            kind = of.mode >> _TYPE_SHIFT & _TYPE_MASK
-            append(pack(*fields(of), of.number, cookie + cookie_shift, length, kind))
-            append(name + _PADDING[length & _ALIGNMENT_MASK])
-            added += 1
-            self._left = left
+        added, before = 0, len(self._parts)
+        try:
+            for cookie, name, of in entries:
+                length = len(name)
+                left -= head_bytes + length + (-length & _ALIGNMENT_MASK)
+                if left < 0:
+                    break
+                kind = of.mode >> _TYPE_SHIFT & _TYPE_MASK
+                append(pack(*fields(of), of.number, cookie + cookie_shift, length, kind))
+                append(name + _PADDING[length & _ALIGNMENT_MASK])
+                added += 1
+                self._left = left
+        except struct.error:
+            del self._parts[before:]  # whoever added them does not know of them
+            raise
         return added
 
     def add_bare(self, name: bytes, number: int, mode: int, cookie: int) -> bool:
@@ -372,6 +377,44 @@ def ioctl(unique: int, content: bytes) -> bytes:
     """The reply of IOCTL that succeeded, with what goes into the caller's buffer."""
     head = protocol.IOCTL_REPLY
     return head.pack(head.size + len(content), 0, unique, 0, 0, 0, 0) + content
+
+
+_ENTRY_OPCODES = frozenset(
+    {Opcode.LOOKUP, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE}
+)
+
+
+def inodes_given(opcode: int, reply: Reply) -> list[int]:
+    """The inodes whose lookups the kernel counts when it accepts `reply`, each as often as it counts them."""
+    if opcode in _ENTRY_OPCODES:
+        message = _joined(reply)
+        inode = protocol.ENTRY_REPLY.unpack_from(message)[3] if len(message) >= protocol.ENTRY_REPLY.size else 0
+        return [inode] if inode else []
+    return _listed_inodes(_joined(reply)) if opcode == Opcode.READDIRPLUS else []
+
+
+def _listed_inodes(message: bytes) -> list[int]:
+    layout, inodes, position = protocol.DIRECTORY_ENTRY_PLUS, [], protocol.REPLY_HEADER.size
+    while position + layout.size <= len(message):
+        inode, *_, name_length, _kind = layout.unpack_from(message, position)
+        if inode:
+            inodes.append(inode)
+        position += layout.size + name_length + (-name_length & _ALIGNMENT_MASK)
+    return inodes
+
+
+def handle_given(opcode: int, reply: Reply) -> int | None:
+    """The handle that the kernel gets by `reply`, and will release; None where there is none."""
+    message = _joined(reply)
+    if opcode in (Opcode.CREATE, Opcode.TMPFILE) and len(message) == protocol.CREATE_REPLY.size:
+        return int(protocol.CREATE_REPLY.unpack(message)[-3])
+    if opcode in (Opcode.OPEN, Opcode.OPENDIR) and len(message) == protocol.OPEN_REPLY.size:
+        return int(protocol.OPEN_REPLY.unpack(message)[-3])
+    return None
+
+
+def _joined(reply: Reply) -> bytes:
+    return reply if isinstance(reply, bytes) else b"".join(reply)
 
 
 def _seconds(timeout_s: float) -> tuple[int, int]:

@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -47,9 +48,6 @@ _SIGKILL_BIT = 1 << 8
 WAKING_SIGNAL: Final = signal.SIGURG
 """Its handler is taken over by a session; by default the system ignores it."""
 _WATCH_INTERVAL_S = 0.5
-_ENTRY_OPCODES: Final = frozenset(
-    {Opcode.LOOKUP, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE}
-)
 _NEVER_ANSWERED: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY})
 
 DEFAULT_FEATURES: Final = (
@@ -160,7 +158,6 @@ class Session:
         self._waiting: dict[int, _Waiting] = {}
         self._watcher: threading.Thread | None = None
         self._reader: int | None = None
-        self._is_mounted = True
         self._placement = Placement()
         signal.signal(WAKING_SIGNAL, _ignore)
         self.requests = [0] * protocol.OPCODES
@@ -237,9 +234,8 @@ class Session:
         with self._lock:
             self._reader = threading.get_ident()
         try:
-            self._read_on(dispatcher)
-        except ConnectionEnded:
-            self._is_mounted = False
+            with suppress(ConnectionEnded):
+                self._read_on(dispatcher)
         finally:
             self._placement.free()
             with self._lock:
@@ -292,12 +288,12 @@ class Session:
         try:
             self._channel.send(reply)
         except FileNotFoundError:  # given up meanwhile
-            if opcode in _ENTRY_OPCODES:
-                self._take_back(reply)
+            self._take_back(opcode, reply)
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EPERM):
                 return  # the mount is gone; the reader sees it
             _log.error("the kernel refuses the reply to %s: %s", name_of(opcode), error)
+            self._take_back(opcode, reply)
             self._send_error(unique, errno.EIO)
 
     def _send_error(self, unique: int, number: int) -> None:
@@ -306,13 +302,17 @@ class Session:
         except OSError as error:
             _log.debug("nor does it take an error: %s", error)
 
-    def _take_back(self, reply: Reply) -> None:
-        """The kernel never saw an inode that it was given by `reply`, so it will not say FORGET."""
-        entry = reply if isinstance(reply, bytes) else bytes(reply[0])
-        if len(entry) >= protocol.ENTRY_REPLY.size:
-            inode = protocol.ENTRY_REPLY.unpack_from(entry)[3]
-            if inode:
-                self._handlers.forget([(inode, 1)])
+    def _take_back(self, opcode: int, reply: Reply) -> None:
+        """The kernel never saw `reply`: it will neither FORGET the inodes nor RELEASE the handle that were in it."""
+        try:
+            inodes = replies.inodes_given(opcode, reply)
+            if inodes:
+                self._handlers.forget([(inode, 1) for inode in inodes])
+            handle = replies.handle_given(opcode, reply)
+            if handle is not None:
+                (self._handlers.releasedir if opcode == Opcode.OPENDIR else self._handlers.release)(handle)
+        except Exception as error:  # noqa: BLE001 - the mount goes on
+            self._errno_of(error, opcode, 0)
 
     # --- the pool
 
@@ -348,6 +348,8 @@ class Session:
             reply = self._failed(error, waiting.opcode, unique, waiting.inode)
         if self._claim(unique):
             self._send(unique, waiting.opcode, reply)
+        else:
+            self._take_back(waiting.opcode, reply)
 
     def _claim(self, unique: int) -> bool:
         """Whether it is for the caller to reply."""
@@ -396,8 +398,7 @@ class Session:
 
         A thread of the pool that is at work ends when its request does, and its reply goes nowhere.
         """
-        if self._is_mounted:
-            self._is_mounted = False
+        if self._channel.is_mounted():  # neither unmounted nor, after an abort, left in the tree
             try:
                 self._channel.unmount()
             except ChannelError as error:

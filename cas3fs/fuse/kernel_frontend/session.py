@@ -88,6 +88,11 @@ class KernelSession:
         assert self._session is not None
         signals.run_loop(self._session.serve, self._session.stop)
 
+    def requests(self) -> dict[str, int]:
+        """How many requests of each kind came from the kernel, by the lower-case name of the opcode."""
+        counts = [] if self._session is None else self._session.requests
+        return {name_of(opcode).lower(): count for opcode, count in enumerate(counts) if count}
+
     def close(self) -> None:
         """Remove the mount if it still exists; the second call does nothing."""
         if self._session is not None:

@@ -105,6 +105,10 @@ class LlfuseSession:
             signal.signal(number, _ignore)
         signals.run_loop(lambda: llfuse.main(workers=self._workers), lambda: _wake(main))
 
+    def requests(self) -> dict[str, int]:
+        """Nothing: the binding does not count requests."""
+        return {}
+
     def close(self) -> None:
         """Remove the mount if it still exists; the second call does nothing."""
         if self._is_open:

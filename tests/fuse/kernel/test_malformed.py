@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +29,8 @@ _REPLY = protocol.REPLY_HEADER
 class Unmounted(Channel):
     """A connection to the test instead of the kernel: messages of a local socket."""
 
-    def unmount(self) -> None:
-        pass
+    def is_mounted(self) -> bool:
+        return False
 
 
 class Kernel:
@@ -38,7 +39,7 @@ class Kernel:
     def __init__(self, files: MemoryFiles, *, minor: int = 38, features: int = Feature.INIT_EXT) -> None:
         self.socket, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(20)
-        self.session = Session(Unmounted(served.detach(), None), files, SessionSettings())  # type: ignore[arg-type]
+        self.session = Session(Unmounted(served.detach(), Path("/nowhere")), files, SessionSettings())
         self.errors: list[BaseException] = []
         self.thread = threading.Thread(target=self._serve)
         self.thread.start()

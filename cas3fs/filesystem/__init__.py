@@ -17,6 +17,7 @@ Parts: `FileSystem` makes them and holds them; each says in its constructor what
     state       `FileSystemState`: index, inodes, names, staging, and the lock that guards them; given to all others
     reading     how bytes of a file are read: layers over chunks over zeros
     operations  what programs do: `Directories`, `Renames`, `Listings`, `Files`, `Ranges`, `Xattrs`, and `Statistics`
+    copies      copies of ranges of files: `Copies`
     writeback   how changes become durable: `Commits`, `Storer`, `Checkpoints`, `PackRecords`
 
 Invariants

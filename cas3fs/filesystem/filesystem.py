@@ -15,6 +15,7 @@ from cas3fs.blocks.chunkers import Chunker
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import FileSystemError, IndexCorrupt, IndexRowRefused
+from cas3fs.filesystem.copies import Copies
 from cas3fs.filesystem.operations.directories import Directories
 from cas3fs.filesystem.operations.files import Files
 from cas3fs.filesystem.operations.listings import Listings
@@ -55,6 +56,7 @@ class FileSystem:
         files: the operations on contents and attributes.
         ranges: the operations on ranges of contents.
         xattrs: the operations on extended attributes.
+        copies: copies ranges of files.
         commits: makes changes durable on this machine.
         storer: brings dirty files to the store.
         checkpoints: makes copies of the index that a snapshot can be made of.
@@ -87,6 +89,7 @@ class FileSystem:
         staging.last_response_at = lambda: writer.last_response_at_s
         reader.on_lost_block(self.packs.mark_block_lost)
         self.storer = Storer(state, writer, chunker, self.commits)
+        self.copies = Copies(state, self.files, self.ranges, self.storer.store)
         self.checkpoints = Checkpoints(state, writer, chunker, self.commits, self.storer)
         self._statistics = Statistics(state, self.listings, self.files)
         self._bind()
@@ -126,6 +129,8 @@ class FileSystem:
         self.seek_now = ranges.seek_now
         self.seek = ranges.seek
         self.allocate = ranges.allocate
+        self.copy_range_now = self.copies.copy_now
+        self.copy_range = self.copies.copy
         self.check_losses = files.check_losses
         self.getxattr = xattrs.getxattr
         self.listxattr = xattrs.listxattr

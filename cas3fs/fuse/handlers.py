@@ -280,6 +280,30 @@ class RequestHandlers:
         """Set the size, make a hole, or zeros; `mode` as in fallocate(2)."""
         self._fs.allocate(handle, offset, length, mode)
 
+    def copy_range_now(
+        self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, *, flags: int
+    ) -> int | None:
+        """Copy a range of a file to another: how many bytes were copied. None: call `copy_range`."""
+        return self._fs.copy_range_now(handle, offset, to_handle, to_offset, length, flags=flags)
+
+    def copy_range(self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, *, flags: int) -> int:
+        """Copy a range of a file to another; may wait."""
+        wait = self._limiter.acquire_for_write(_WRITER_WAIT_S)
+        try:
+            return self._fs.copy_range(
+                handle,
+                offset,
+                to_handle,
+                to_offset,
+                length,
+                flags=flags,
+                wait=wait,
+                wait_guard=self._limiter.reading,
+            )
+        finally:
+            if wait:
+                self._limiter.release_write()
+
     def flush(self) -> None:
         """A file descriptor is closed: nothing has to wait for that."""
         raise FileSystemError(errno.ENOSYS)

@@ -17,7 +17,7 @@ from cas3fs.errors import BlockMissing
 from cas3fs.index.checksums import EMPTY_CHECKSUM, ChunkChecksum, checksum_of, row_checksum, sum_of_rows
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Statement
-from cas3fs.index.tables import blocks, chunks, inodes, packs
+from cas3fs.index.tables import blocks, chunks, inodes, lost_blocks, packs
 from cas3fs.values import BlockLocation, ChunkSpan
 
 NewRow = tuple[int, int, int, int]
@@ -127,6 +127,32 @@ class ChunkTable:
     _overlapping = Statement(
         lambda inode, start, end: select(*_CHUNK).where(_overlaps(inode, start, end)).order_by(chunks.c.offset)
     )
+    _whole = Statement(
+        lambda inode, start, end, limit: (
+            select(*_CHUNK, blocks.c.id.is_(None) | lost_blocks.c.block.is_not(None))
+            .select_from(
+                chunks.outerjoin(blocks, blocks.c.id == chunks.c.block).outerjoin(
+                    lost_blocks, lost_blocks.c.block == chunks.c.block
+                )
+            )
+            .where(_overlaps(inode, start, end))
+            .order_by(chunks.c.offset)
+            .limit(limit)
+        )
+    )
+
+    def whole_chunks(self, inode: int, start: int, end: int, limit: int = -1) -> list[NewRow]:
+        """The chunks that overlap the bytes [start, end), as `replace` takes them, ascending; the first `limit` of
+        them, if that is not negative.
+
+        Raises:
+            BlockMissing: one of their blocks is lost.
+        """
+        rows = self._whole.all(inode, start, end, limit)
+        if any(is_lost for *_, is_lost in rows):
+            raise BlockMissing(f"inode {inode}: a block within {start}..{end} is lost")
+        return [(offset, length, block, skip) for offset, length, block, skip, _ in rows]
+
     _shorten = Statement(
         lambda inode, end: update(chunks).where(_reaches_over(inode, end)).values(length=end - chunks.c.offset)
     )

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.operations.ranges import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from tests.filesystem.machine import ROOT, Machine
+from tests.filesystem.usage import refused
 
 NAMES = st.sampled_from([b"a", b"b"])
 OFFSETS = st.one_of(st.integers(0, 40_000), st.sampled_from([0, 4096, 16_384, 300_000]))
@@ -93,6 +94,31 @@ class Contents(RuleBasedStateMachine):
             zeros = bytes(max(0, min(offset + length, len(held)) - offset))
             held[offset : offset + length] = zeros
             self.since.append((name, offset, zeros))
+
+    @rule(name=NAMES, other=NAMES, offset=OFFSETS, to_offset=OFFSETS, length=LENGTHS, stored=st.booleans())
+    def copy(self, name: bytes, other: bytes, offset: int, to_offset: int, length: int, *, stored: bool) -> None:
+        handle, to_handle = self.handle(name), self.handle(other)
+        if stored:
+            self.fs.storer.store_all()
+        held = self.model[name]
+        length = max(0, min(length, len(held) - offset))
+        wanted = (handle, offset, to_handle, to_offset, length)
+        if name == other and abs(offset - to_offset) < length:
+            refused(errno.EINVAL, self.fs.copy_range, *wanted)
+        else:
+            copied = self.fs.copy_range_now(*wanted)
+            assert copied is not None or not stored
+            if copied is None:
+                copied = self.fs.copy_range(*wanted)
+            assert copied == length
+            data = bytes(held[offset : offset + length])
+            held = self.model[other]
+            if length:
+                held.extend(bytes(max(0, to_offset + length - len(held))))
+                held[to_offset : to_offset + length] = data
+                self.since.append((other, to_offset, data))
+        self.fs.release(handle)
+        self.fs.release(to_handle)
 
     @precondition(lambda self: self.model)
     @rule(name=NAMES, offset=OFFSETS)

@@ -46,6 +46,7 @@ class Exerciser:
             (self.truncate, 6),
             (self.allocate, 6),
             (self.seek, 4),
+            (self.copy, 6),
             (self.read_mapped, 12),
             (self.write_mapped, 8),
             (self.fsync, 1),
@@ -168,6 +169,22 @@ class Exerciser:
             os.pwrite(self.reference, bytes(max(0, end - start)), start)
         elif not mode:
             os.ftruncate(self.reference, max(size, start + length))
+
+    def copy(self) -> None:
+        """Within the file; where the ranges overlap, it is refused."""
+        start, length = self.place()
+        to = min(self.place()[0], MAX_BYTES - length)
+        length = max(0, min(length, self.size() - start))
+        self.note(f"copy {length} from {start} to {to}")
+        try:
+            copied = os.copy_file_range(self.handle(), self.handle(), length, start, to)
+        except OSError as error:
+            if error.errno != errno.EINVAL or abs(start - to) >= length:
+                raise
+            return
+        if copied != length:
+            raise self.differs(f"only {copied} bytes of {length} were copied")
+        os.pwrite(self.reference, os.pread(self.reference, length, start), to)
 
     def seek(self) -> None:
         """What is said to be a hole is zeros."""

@@ -2,6 +2,7 @@
 """Ranges of files: holes that are made and found, and allocation; a file on ext4 or tmpfs is the model."""
 
 import errno
+import mmap
 import os
 import random
 from collections.abc import Iterator
@@ -103,8 +104,6 @@ def test_random_allocations_do_as_a_local_file_system(
 
 @pytest.mark.promise("holes-are-made-and-found")
 def test_a_mapping_shows_a_punched_range_at_once(folder: Path, file: int) -> None:
-    import mmap
-
     os.pwrite(file, b"x" * 4 * BLOCK, 0)
     with mmap.mmap(file, 4 * BLOCK) as mapped:
         mapped[BLOCK : BLOCK + 10] = b"y" * 10

@@ -364,6 +364,15 @@ class Staging:
             self.rows.dropped_uncommitted.add(inode.number)
             self._drop_lowest(inode, layers)
 
+    def hide_stored(self, inode: Inode) -> None:
+        """Hides the layers of an inode from reads, all of them stored: the open index transaction is newer.
+
+        Until that is committed no later layer gets a row: after a crash it would lie over an older index.
+        """
+        for layer in inode.layers:
+            layer.hidden = True
+        self.rows.dropped_uncommitted.add(inode.number)
+
     def _update_unstored(self, inode: Inode) -> None:
         if inode.is_unstored:
             self.unstored[inode.number] = inode

@@ -40,7 +40,8 @@ class StagingRows:
         self.changed: dict[int, Inode] = {}
         """Inodes that may have something to write; the others have not."""
         self.dropped_uncommitted: set[int] = set()
-        """Inodes of which a layer was dropped before the index transaction that stored it was committed."""
+        """Inodes of which the open index transaction has something that no layer has: a layer that was dropped when it
+        was stored, or chunks that were copied."""
         self.refused: dict[int, str] = {}
         """Inodes of which the database refuses a row as it is now, and why."""
         self._one_by_one = False

@@ -27,7 +27,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import attrgetter
 
@@ -401,27 +401,44 @@ class Storer:
         Raises:
             Cas3fsError, OSError: it failed; nothing is lost, and storing is tried again.
         """
-        state = self._state
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        with state.lock:
-            before = self._unstorable.last_ordinal
-            request = PendingFiles(
-                state.staging.unstored,
-                settled=settled,
-                is_unstorable=lambda number: self._unstorable.failed_after(number, before),
-            )
-            self._retry_s = self._retry_at_s = 0.0  # so that the caller learns of an outage from the next few attempts
-            for number in request:
-                state.staging.files[number].retry_at_s = 0.0
-            state.staging.store_requested.set()
-            self._requests.append(request)
-            try:
-                self._await(request, deadline_s)
-            finally:
-                self._requests.remove(request)
-            error = self._unstorable.first_error_after(before)
+        with self._state.lock:
+            error = self._store_now(self._state.staging.unstored, timeout_s, settled=settled)
         if error is not None and not skip_unstorable:
             raise error
+
+    def store(self, inodes: Iterable[Inode]) -> None:
+        """As `store_all`, of these files alone."""
+        with self._state.lock:
+            error = self._store_now({inode.number: inode for inode in inodes})
+        if error is not None:
+            raise error
+
+    def _store_now(
+        self, files: Mapping[int, Inode], timeout_s: float | None = None, *, settled: bool = False
+    ) -> BaseException | None:
+        """Has what is staged of `files` stored, and waits for it.  Needs the lock.
+
+        Returns:
+            why one of them could not be stored; None where all are.
+        """
+        state = self._state
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        before = self._unstorable.last_ordinal
+        request = PendingFiles(
+            files,
+            settled=settled,
+            is_unstorable=lambda number: self._unstorable.failed_after(number, before),
+        )
+        self._retry_s = self._retry_at_s = 0.0  # so that the caller learns of an outage from the next few attempts
+        for number in request:
+            state.staging.files[number].retry_at_s = 0.0
+        state.staging.store_requested.set()
+        self._requests.append(request)
+        try:
+            self._await(request, deadline_s)
+        finally:
+            self._requests.remove(request)
+        return self._unstorable.first_error_after(before)
 
     def unstorable(self) -> dict[int, str]:
         """By inode, why it cannot be stored.  Needs the lock."""

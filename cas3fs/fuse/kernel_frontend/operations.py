@@ -118,6 +118,15 @@ class KernelHandlers(Handlers):
     def fallocate(self, handle: int, offset: int, length: int, mode: int) -> None:
         self._handlers.allocate(handle, offset, length, mode)
 
+    def copy_file_range(
+        self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, *, flags: int
+    ) -> int | Deferred:
+        wanted = (handle, offset, to_handle, to_offset, length)
+        copied = self._handlers.copy_range_now(*wanted, flags=flags)
+        if copied is not None:
+            return copied
+        return Deferred(lambda: self._handlers.copy_range(*wanted, flags=flags))
+
     def flush(self, handle: int) -> None:
         self._handlers.flush()
 

@@ -78,6 +78,7 @@ class FaultTolerantSequence(StepSequence):
             if error.errno in EXPECTED and not is_there(top / self.folder / "at" / str(step + 1)):
                 self.steps = step
             raise
+        self.exchange(top)
 
 
 class FaultTolerantProgram(Program):

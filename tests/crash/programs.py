@@ -18,6 +18,7 @@ import attrs
 
 from tests.crash.file_history import FileHistory
 from tests.crash.stamps import UNIT_BYTES, stamp
+from tests.posix.calls import EXCHANGE, renameat2
 
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED)
 """The errors that programs get when the process of their mount has died."""
@@ -49,7 +50,10 @@ def read_units(path: Path) -> tuple[bytes | None, set[int]]:
 
 
 class StepSequence:
-    """Names that identify an instant: step n makes the folder ``steps/n``, then renames ``at/n`` to ``at/n+1``."""
+    """Names that identify an instant: step n makes the folder ``steps/n``, then renames ``at/n`` to ``at/n+1``.
+
+    Then it exchanges ``one/it`` and ``two/it``, of which one is a folder, and the other a file.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -60,11 +64,18 @@ class StepSequence:
         (top / self.folder / "steps").mkdir(parents=True)
         (top / self.folder / "at").mkdir()
         (top / self.folder / "at" / "0").touch()
+        (top / self.folder / "one" / "it").mkdir(parents=True)
+        (top / self.folder / "two").mkdir()
+        (top / self.folder / "two" / "it").touch()
 
     def step(self, top: Path) -> None:
         step, self.steps = self.steps, self.steps + 1
         (top / self.folder / "steps" / str(step)).mkdir()
         (top / self.folder / "at" / str(step)).rename(top / self.folder / "at" / str(step + 1))
+        self.exchange(top)
+
+    def exchange(self, top: Path) -> None:
+        renameat2(top / self.folder / "one" / "it", top / self.folder / "two" / "it", EXCHANGE)
 
     def problems(self, top: Path, low: int, high: int) -> Iterator[str]:
         made = sorted(int(path.name) for path in (top / self.folder / "steps").iterdir())
@@ -73,6 +84,13 @@ class StepSequence:
             yield f"{self.folder}: steps {made} and {at} do not belong to one instant"
         elif not low <= at[0] <= high:
             yield f"{self.folder}: is at {at[0]}, should be at {low} to {high}"
+        folders = [(top / self.folder / name / "it").is_dir() for name in ("one", "two")]
+        files = [(top / self.folder / name / "it").is_file() for name in ("one", "two")]
+        if sum(folders) != 1 or sum(files) != 1:
+            yield f"{self.folder}: shows half of an exchange: folders {folders}, files {files}"
+        links = [(top / self.folder / name).stat().st_nlink - 2 for name in ("one", "two")]
+        if links != folders:
+            yield f"{self.folder}: links {links} of folders {folders}"
 
 
 class Program:

@@ -100,7 +100,9 @@ def test_a_kill_at_a_failpoint_keeps_all_promises(folder: Path, point: str, long
         die(folder / str(number), number + len(point), point, count)
 
 
-@pytest.mark.promise("synced-data-survives-a-crash", "files-never-show-foreign-bytes", "a-replaced-file-is-whole")
+@pytest.mark.promise(
+    "synced-data-survives-a-crash", "files-never-show-foreign-bytes", "a-replaced-file-is-whole", "renames-have-flags"
+)
 def test_a_kill_at_any_time_keeps_all_promises(folder: Path, seed: int) -> None:
     die(folder, seed, None)
 

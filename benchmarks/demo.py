@@ -77,7 +77,7 @@ class DemoVolume:
     def tear_down(self) -> None:
         """Unmount by force, end the volume's processes, and remove the folder, in any state."""
         if os.path.ismount(self.root):
-            subprocess.run(["fusermount", "-u", "-z", str(self.root)], check=False, capture_output=True)
+            subprocess.run(["fusermount3", "-u", "-z", str(self.root)], check=False, capture_output=True)
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

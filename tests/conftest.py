@@ -117,8 +117,8 @@ def _obstacle_to_mounting() -> str:
         return "there is no /dev/fuse"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "/dev/fuse may not be read and written by this user"
-    if shutil.which("fusermount") is None:
-        return "the command fusermount is not installed"
+    if shutil.which("fusermount3") is None:
+        return "the command fusermount3 is not installed"
     return ""
 
 

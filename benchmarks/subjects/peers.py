@@ -31,7 +31,7 @@ class Peer(StoreBacked):
         (self.folder / "cache").mkdir()
 
     def unmount(self) -> None:
-        self.call(["fusermount", "-u", self.root])
+        self.call(["fusermount3", "-u", self.root])
 
     def settle(self) -> None:
         self.call(["sync", "-f", self.root])

@@ -123,7 +123,7 @@ def unmount(directory: Path) -> None:
     Raises:
         MountError: a program uses the mount, or this user may not unmount it.
     """
-    tool = shutil.which("fusermount") or shutil.which("fusermount3")
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
     command = [tool, "-u", "--", str(directory)] if tool and os.geteuid() != 0 else ["umount", "--", str(directory)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_UNMOUNT_TIMEOUT_S, check=False)

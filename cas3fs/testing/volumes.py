@@ -116,7 +116,7 @@ class TemporaryMount:
             self.volume.run("umount", self.path)
         finally:
             if self.path.is_mount():
-                subprocess.run(["fusermount", "-u", "-z", str(self.path)], check=False, capture_output=True)
+                subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=False, capture_output=True)
 
     def flush(self) -> None:
         """Store everything written so far, and publish a snapshot of it."""
@@ -142,6 +142,6 @@ def obstacle_to_mounting() -> str:
         return f"{NO_FUSE_VARIABLE}=1"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "/dev/fuse is not there, or may not be read and written by this user"
-    if shutil.which("fusermount") is None:
-        return "the command fusermount is not installed"
+    if shutil.which("fusermount3") is None:
+        return "the command fusermount3 is not installed"
     return ""

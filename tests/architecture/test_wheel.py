@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The wheel contains the whole package, including the migrations."""
 
+import email
 import importlib.resources
 import shutil
 import subprocess
@@ -14,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Return the names in a wheel that is built from a copy of the tree, because building leaves folders behind."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Return a wheel that is built from a copy of the tree, because building leaves folders behind."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "setup.py", "README.rst", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -34,8 +35,14 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         ".",
     ]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    (wheel,) = (folder / "out").glob("*.whl")
-    return set(zipfile.ZipFile(wheel).namelist())
+    (built,) = (folder / "out").glob("*.whl")
+    return zipfile.ZipFile(built)
+
+
+@pytest.fixture(scope="module")
+def shipped(wheel: zipfile.ZipFile) -> set[str]:
+    """Return the names in the wheel."""
+    return set(wheel.namelist())
 
 
 def test_the_wheel_has_every_module(shipped: set[str]) -> None:
@@ -51,6 +58,15 @@ def test_the_wheel_has_the_migrations_inside_the_package(shipped: set[str]) -> N
 
 def test_the_wheel_is_marked_as_typed(shipped: set[str]) -> None:
     assert "cas3fs/py.typed" in shipped
+
+
+def test_only_extras_require_what_has_to_be_compiled(wheel: zipfile.ZipFile) -> None:
+    """llfuse has no wheels, and without it nothing of cas3fs needs a compiler or the headers of libfuse."""
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    required = email.message_from_bytes(wheel.read(metadata)).get_all("Requires-Dist", [])
+    of_llfuse = [line for line in required if line.startswith("llfuse")]
+    assert any("extra == 'llfuse'" in line.replace('"', "'") for line in of_llfuse)
+    assert all("extra ==" in line for line in of_llfuse)
 
 
 def test_the_migrations_are_a_folder_of_the_installed_package() -> None:

@@ -71,7 +71,7 @@ def unmount_below(folder: Path) -> None:
             umount = [sys.executable, "-m", "cas3fs", "umount", target]
             home = os.environ | {"HOME": str(folder / "home")}
             subprocess.run(umount, check=False, capture_output=True, env=without_places(home))
-            subprocess.run(["fusermount", "-u", "-z", target], check=False, capture_output=True)
+            subprocess.run(["fusermount3", "-u", "-z", target], check=False, capture_output=True)
 
 
 def without_places(environment: Mapping[str, str]) -> dict[str, str]:

@@ -54,9 +54,17 @@ def truncate_object(store: ObjectStore, key: str, size: int | None = None) -> No
 
 
 def corrupt_object(store: ObjectStore, key: str, position: int | None = None) -> None:
-    """Change one byte of an object, the middle one for None."""
+    """Change one bit of the byte at `position` of an object; for None, invert the bytes of its middle third.
+
+    One bit may do no harm: a zstd frame has bits that change nothing in what it decompresses to, and snapshots and
+    blocks have hashes of that. A third of an object is more than such bits.
+    """
     data = bytearray(store.get(key))
-    data[len(data) // 2 if position is None else position] ^= 1
+    if position is None:
+        start, end = len(data) // 3, len(data) - len(data) // 3
+        data[start:end] = bytes(byte ^ 0xFF for byte in data[start:end])
+    else:
+        data[position] ^= 1
     _replace(store, key, bytes(data))
 
 

@@ -21,6 +21,7 @@ from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.last_results import load_last_results
+from cas3fs.testing.store_damage import corrupt_object
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
 from tests.volume.conftest import Volume, answer, packs, write
@@ -53,14 +54,6 @@ def fsck(volume: Volume, host: str = "here", **args: Any) -> tuple[FsckReply, li
             found.append(told["finding"]["code"])
 
     return check_unmounted(volume.store_settings, volume.folders(host), FsckRequest(**args), take), found
-
-
-def damage(volume: Volume, key: str) -> None:
-    path = volume.root / "v" / key
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0xFF
-    path.unlink()
-    volume.shelf.store.put_if_absent(key, bytes(data))
 
 
 def lose_packs(volume: Volume) -> None:
@@ -203,7 +196,7 @@ class TestFsck:
 
     def test_damage_in_the_store_is_found_and_mended_and_told_in_lost_and_found(self, volume: Volume) -> None:
         volume.use("here", one=text(1), two="2")
-        damage(volume, min(packs(volume)))
+        corrupt_object(volume.shelf.store, min(packs(volume)))
         told, found = fsck(volume, verify_data=True)
         assert (told.status, told.codes, found) == (4, {"block-damaged": 1}, ["block-damaged"])
         told, _ = fsck(volume, verify_data=True, repair=True)
@@ -270,7 +263,7 @@ class TestFsck:
         older = volume.use("here", one=text(1))
         newest = volume.use("here", two=text(2))
         shutil.rmtree(volume.state("here"))
-        damage(volume, f"{folder}/{newest}")
+        corrupt_object(volume.shelf.store, f"{folder}/{newest}")
         before = packs(volume)
         told, found = fsck(volume)
         code = "snapshot-unreadable" if folder == "pages" else "snapshot-damaged"
@@ -288,7 +281,7 @@ class TestFsck:
     def test_a_repair_of_a_volume_of_which_no_snapshot_is_whole_changes_nothing(self, volume: Volume) -> None:
         only = volume.use("here", one=text(1))
         shutil.rmtree(volume.state("here"))
-        damage(volume, f"pages/{only}")
+        corrupt_object(volume.shelf.store, f"pages/{only}")
         before = {info.key for info in volume.shelf.store.list("snapshots/")}
         with pytest.raises(SnapshotDamaged, match="no snapshot is intact"):
             fsck(volume, repair=True)

@@ -16,6 +16,7 @@ from cas3fs.maintenance.fsck.target import fsck_target_of
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.fsck.volume_check import FsckResult, FsckSettings, check_volume
 from cas3fs.maintenance.fsck.volume_repair import VolumeRepairer
+from cas3fs.testing.store_damage import corrupt_object
 from tests.maintenance.memory_volume import KIB, MemoryVolume, noise
 
 ROOT = Owner(0, 0)
@@ -181,10 +182,8 @@ def replace_object(damaged: DamagedVolume, key: str, body: bytes) -> None:
 
 
 def flip_byte(damaged: DamagedVolume, key: str, place: int | None = None) -> None:
-    """Changes a byte of an object, by default in the middle."""
-    body = bytearray(damaged.inner.get(key))
-    body[len(body) // 2 if place is None else place] ^= 1
-    replace_object(damaged, key, bytes(body))
+    """Changes a byte of an object, by default all of its middle third, as `corrupt_object` does."""
+    corrupt_object(damaged.inner, key, place)
 
 
 def cut_object(damaged: DamagedVolume, key: str) -> None:

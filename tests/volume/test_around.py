@@ -13,6 +13,7 @@ from cas3fs.errors import SnapshotDamaged
 from cas3fs.filesystem import ROOT
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.snapshots.policy import RetentionPolicy
+from cas3fs.testing.store_damage import corrupt_object
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.offline_writer import open_offline_writer
 from cas3fs.volume.opening import open_view
@@ -35,7 +36,7 @@ def pages_of(volume: Volume, snapshot: str) -> Path:
 
 def made_with_a_damaged_head(volume: Volume) -> tuple[str, str, bytes]:
     """A snapshot and a later head, which names data of its own epoch and of one that has no snapshot any more; and the
-    good bytes of the head's pages, one of which is damaged now."""
+    good bytes of the head's pages, which are damaged now."""
     first = volume.use("A", a=os.urandom(2000).hex())
     middle = volume.use("A", b=os.urandom(2000).hex())
     opened = volume.open("A")
@@ -47,9 +48,7 @@ def made_with_a_damaged_head(volume: Volume) -> tuple[str, str, bytes]:
         turn.pruner.delete([middle])
     shutil.rmtree(volume.state("A"))
     good = pages_of(volume, head).read_bytes()
-    data = bytearray(good)
-    data[len(data) // 2] ^= 1
-    pages_of(volume, head).write_bytes(data)
+    corrupt_object(volume.shelf.store, f"pages/{head}")
     return first, head, good
 
 

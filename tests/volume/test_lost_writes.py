@@ -11,7 +11,8 @@ from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.errors import SnapshotDamaged
 from cas3fs.index.files import check_fingerprint, fingerprinted
 from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
-from tests.commands.test_gc import damage, fsck, read, silent
+from cas3fs.testing.store_damage import corrupt_object
+from tests.commands.test_gc import fsck, read, silent
 from tests.volume.conftest import Volume, read_all, stats_of, write
 
 OLD = {f"old{number:03}": f"old text {number}" for number in range(150)}
@@ -56,7 +57,7 @@ def test_a_check_says_that_it_is_damaged_and_a_repair_restores_it(hurt: Volume) 
 
 @pytest.mark.promise("a-closed-index-has-a-fingerprint")
 def test_it_is_kept_where_the_snapshot_cannot_be_restored(hurt: Volume) -> None:
-    damage(hurt, f"pages/{hurt.archive.ids()[-1]}")
+    corrupt_object(hurt.shelf.store, f"pages/{hurt.archive.ids()[-1]}")
     with pytest.raises(SnapshotDamaged):
         hurt.open("here")
     assert [path.name for path in (hurt.state("here") / "set-aside").glob("*/index.sqlite")] == ["index.sqlite"]

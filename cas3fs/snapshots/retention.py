@@ -124,7 +124,7 @@ def current_policy(shelf: Shelf) -> RetentionPolicy:
         EntryError: it is damaged, or was set by a newer version.
         StoreError: the store failed.
     """
-    newest = _newest_id(shelf)
+    newest = newest_policy_id(shelf)
     if newest is None:
         return DEFAULT_POLICY
     entry = shelf.load(PolicyEntry, newest)
@@ -146,7 +146,7 @@ def set_policy(shelf: Shelf, policy: RetentionPolicy, *, fenced: bool) -> None:
         ObjectExists: another policy was set at the same time.
         StoreError: the store failed.
     """
-    newest = _newest_id(shelf)
+    newest = newest_policy_id(shelf)
     number = 1 if newest is None else int(newest[:_NUMBER_DIGITS]) + 1
     rules = {name: value for name, value in attrs.asdict(policy).items() if name != "names"}
     entry = PolicyEntry(
@@ -174,7 +174,8 @@ def check_clocks(policy: RetentionPolicy, here: datetime, store: datetime) -> No
         )
 
 
-def _newest_id(shelf: Shelf) -> str | None:
+def newest_policy_id(shelf: Shelf) -> str | None:
+    """Return the id of the entry of the policy that holds; None if none was set."""
     return max((one.id for one in shelf.list_entries(PolicyEntry)), default=None)
 
 

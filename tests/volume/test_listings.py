@@ -26,7 +26,7 @@ from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.offline_writer import open_offline_writer
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 
-from .conftest import Volume, packs, read_all, write
+from .conftest import Volume, packs, read_all, volume_policy, write
 from .test_take_over import published, published_late, silent, take_over
 
 
@@ -440,6 +440,35 @@ def test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place(volume: 
     assert bare.get("damaged/epochs/00000001") == bad
     assert "epoch-damaged" not in looked_at(volume)
     assert "a" in read_all_names(volume.open("A"))
+
+
+@pytest.mark.promise("an-unreadable-epoch-is-held")
+def test_a_damaged_release_is_reported_and_written_again(volume: Volume, bare: ObjectStore) -> None:
+    """The last one, which the next writer reads; also while the volume is held, as it is read again after a crash."""
+    volume.use("A", a="one")
+    newest = volume.use("A", b="two")
+    for epoch in ("00000001", "00000002"):
+        spoiled(volume, f"epochs/{epoch}.released")
+    bad = bare.get("epochs/00000002.released")
+    assert looked_at(volume) == ["release-damaged"]
+    volume.open("A").close()
+    assert looked_at(volume) == ["release-damaged"]
+    assert repaired_on(volume, "A") == ["release-damaged"]
+    assert bare.get("damaged/epochs/00000002.released") == bad
+    release = volume.shelf.load(ReleaseEntry, "released", "epochs/00000002")
+    assert (release.snapshot, release.retained[-1]) == (newest, newest)
+    assert "release-damaged" not in looked_at(volume)
+    assert read_all_names(volume.view()) >= {"a", "b"}
+
+
+def test_a_damaged_policy_is_reported_until_another_is_set(volume: Volume) -> None:
+    volume.use("A", a="one")
+    volume_policy(volume, RetentionPolicy(last=3))
+    spoiled(volume, "policies/00000001")
+    assert looked_at(volume) == ["policy-damaged"]
+    assert repaired_on(volume, "A") == []
+    volume_policy(volume, RetentionPolicy(last=3))
+    assert looked_at(volume) == []
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")

@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from cas3fs.blockstore.pack_store import PackStore
-from cas3fs.entries.kinds import SnapshotEntry
-from cas3fs.errors import IndexCorrupt, SnapshotArchived, SnapshotError, SnapshotMissing
+from cas3fs.entries.kinds import PolicyEntry, SnapshotEntry
+from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import EntryError, IndexCorrupt, SnapshotArchived, SnapshotError, SnapshotMissing
 from cas3fs.filesystem.state.quarantine import quarantined_items
 from cas3fs.filesystem.state.recovery import damage_of, has_key
 from cas3fs.index import LOST_PACK, PackContents, ordinal_of
@@ -26,6 +27,7 @@ from cas3fs.maintenance.inventory import MAX_HELD, PackComparison, VolumeListing
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.pages import PAGES_MISSING
+from cas3fs.snapshots.retention import current_policy, newest_policy_id
 
 _BORN_IN_FUTURE: Final = "pack-born-in-future"
 """The defect whose query needs the ordinal of the next snapshot."""
@@ -95,6 +97,7 @@ class Checker:
             Finding("snapshot-missing", {"snapshot": one}) for one in missing_snapshots(target.archive, listing)
         ]
         findings += check_epochs(target.archive)
+        findings += _check_policy(target.archive.shelf)
         self._report({"what": "checking packs"})
         ordinals = [ordinal_of(one.number) for one in readable]
         known = {*target.lost_packs, LOST_PACK}
@@ -215,6 +218,15 @@ class Checker:
                 continue
             paths = printable_paths([index.path_of(row.inode)])
             yield Finding(code, {"inode": row.inode, "seq": row.seq}, detail, paths, 1)
+
+
+def _check_policy(shelf: Shelf) -> Iterator[Finding]:
+    """Checks that the retention policy can be read."""
+    try:
+        current_policy(shelf)
+    except EntryError as error:
+        newest = newest_policy_id(shelf)
+        yield Finding("policy-damaged", {"object": PolicyEntry.key_of(str(newest))}, str(error))
 
 
 def _index_finding(index: IndexChecker, code: str, defect: dict[str, Any]) -> Finding:

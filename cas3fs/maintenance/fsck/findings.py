@@ -113,6 +113,14 @@ KINDS: Final[Mapping[str, FindingKind]] = MappingProxyType(
             "the record of the snapshot that a take-over went on from cannot be read",
             "it is moved to damaged/ and written again by what the snapshots say",
         ),
+        "release-damaged": _error(
+            "the release of an epoch, which names the newest snapshot, cannot be read",
+            "it is moved to damaged/ and written again by which snapshots are listed",
+        ),
+        "policy-damaged": _error(
+            "the retention policy cannot be read, so no snapshot is deleted by age",
+            "none: set the rules again with `cas3fs snapshot policy`",
+        ),
         "snapshot-missing": _error(
             "a snapshot that nobody deleted is not in the store",
             "what it alone needs is given up; if it is the newest, it is stored again if this machine has its state, "

@@ -35,7 +35,12 @@ from cas3fs.maintenance.context import ProgressCallback, VolumeContext, ignore_p
 from cas3fs.maintenance.damaged_objects import quarantine_object, quarantine_snapshot
 from cas3fs.maintenance.fsck.block_recovery import BlockRecovery, RecoveryResult
 from cas3fs.maintenance.fsck.checker import Checker
-from cas3fs.maintenance.fsck.epoch_repair import DAMAGED_BASE, DAMAGED_CLAIM, replace_epoch_entry
+from cas3fs.maintenance.fsck.epoch_repair import (
+    DAMAGED_BASE,
+    DAMAGED_CLAIM,
+    DAMAGED_RELEASE,
+    replace_epoch_entry,
+)
 from cas3fs.maintenance.fsck.file_rollback import FileRollback
 from cas3fs.maintenance.fsck.findings import Finding
 from cas3fs.maintenance.fsck.index_repair import IndexRepairer
@@ -236,7 +241,7 @@ class VolumeRepairer:
 
     def _replace_epoch_entries(self, findings: Sequence[Finding]) -> None:
         """Moves damaged entries of epochs to ``damaged/``, and replaces them."""
-        damaged = [one for one in findings if one.code in (DAMAGED_CLAIM, DAMAGED_BASE)]
+        damaged = [one for one in findings if one.code in (DAMAGED_CLAIM, DAMAGED_BASE, DAMAGED_RELEASE)]
         if not damaged:
             return
         self._context.publisher.check_fence()

@@ -40,6 +40,8 @@ ELSEWHERE: dict[str, Callable[..., object]] = {
     "object-archived": archived.test_archived_objects_are_reported_and_all_others_are_read_back,
     "epoch-damaged": listings.test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place,
     "base-damaged": listings.test_a_damaged_base_is_told_and_written_anew_by_a_repair,
+    "release-damaged": listings.test_a_damaged_release_is_reported_and_written_again,
+    "policy-damaged": listings.test_a_damaged_policy_is_reported_until_another_is_set,
     "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
     "staging-record-damaged": damaged_staging.test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount,
     "staging-damaged": damaged_staging.test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read,

@@ -97,26 +97,23 @@ class _OpenDirectory:
     more than an entry; so it gets few, and then twice as many each time that it goes on.
     """
 
-    __slots__ = ("_begin", "_burst", "_end", "number")
+    __slots__ = ("_burst", "end", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._begin = self._end = 0
         self._burst = 0
+        self.end = 0
+        """Where the last reply ended."""
 
     def burst(self, offset: int) -> int:
         """How many entries a reply from `offset` on has at most."""
         if offset == 0:
             self._burst = _UNBOUNDED
-        elif self._begin < offset <= self._end:
+        elif offset == self.end:
             self._burst = min(2 * self._burst, _UNBOUNDED)
         else:
             self._burst = _AFTER_A_JUMP
         return self._burst
-
-    def answered(self, begin: int, end: int) -> None:
-        """Notes from where to where the last reply went."""
-        self._begin, self._end = begin, end
 
 
 class RequestHandlers:
@@ -359,7 +356,7 @@ class RequestHandlers:
             if len(taken) < limit:
                 break
             left -= limit
-        opened.answered(offset, position + _DOTS)
+        opened.end = position + _DOTS
 
     def _take(self, handle: int, position: int, limit: int, page: Page) -> Sequence[Entry] | Sequence[EntryWithInode]:
         """Puts up to `limit` entries into `page`; returns those that it took."""

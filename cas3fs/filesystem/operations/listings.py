@@ -75,9 +75,8 @@ class Listings:
         directory = self._open[handle].number
         with self._lock:
             self._dentries.flush()
-            rows = self._space.entries_with_inodes(directory, cookie, limit)
-            admit, insert, lookups = self._inodes.admit, self._dentries.insert, self._inodes.lookups
-            entries = [(row[0], row[1], admit(row[2:])) for row in rows]
+            insert, lookups = self._dentries.insert, self._inodes.lookups
+            entries = self._with_inodes(directory, cookie, limit)
             taken = entries[: take(entries)]
             for _, name, inode in taken:
                 number = inode.number
@@ -85,18 +84,27 @@ class Listings:
                 insert(directory, name, number)
             return taken
 
+    def _with_inodes(self, directory: int, cookie: int, limit: int) -> list[EntryWithInode]:
+        """Entries with their inodes, whose rows are read only if some are not in memory."""
+        cached = self._inodes.cached
+        try:
+            return [(row[0], row[1], cached[row[2]]) for row in self._space.entries(directory, cookie, limit)]
+        except KeyError:
+            admit = self._inodes.admit
+            rows = self._space.entries_with_inodes(directory, cookie, limit)
+            return [(row[0], row[1], admit(row[2:])) for row in rows]
+
     def readdir(self, handle: int, cookie: int = 0) -> Iterator[tuple[bytes, Inode, int]]:
         """The entries behind `cookie`, to the end, as name, inode and cookie."""
         directory = self._open[handle].number
         while True:
             with self._lock:
                 self._dentries.flush()
-                rows = self._space.entries_with_inodes(directory, cookie, _BATCH)
-                entries = [(row[1], self._inodes.admit(row[2:]), row[0]) for row in rows]
-            yield from entries
-            if len(rows) < _BATCH:
+                entries = self._with_inodes(directory, cookie, _BATCH)
+            yield from ((name, inode, place) for place, name, inode in entries)
+            if len(entries) < _BATCH:
                 return
-            cookie = rows[-1][0]
+            cookie = entries[-1][0]
 
     @property
     def open_count(self) -> int:

@@ -60,6 +60,11 @@ class FileHistory:
         self.size = max(size, start + units)
         self.events.append({"size": self.size, **holes, **dict.fromkeys(range(start, start + units), version)})
 
+    def punched(self, start: int, units: int) -> None:
+        """Some units became a hole; the size stayed."""
+        end = min(start + units, self.size or 0)
+        self.events.append({"size": self.size, **dict.fromkeys(range(start, end), HOLE)})
+
     def truncated(self, units: int) -> None:
         size = self.size or 0
         gone = dict.fromkeys(range(units, size), ABSENT)

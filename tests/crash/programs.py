@@ -18,11 +18,12 @@ import attrs
 
 from tests.crash.file_history import FileHistory
 from tests.crash.stamps import UNIT_BYTES, stamp
-from tests.posix.calls import EXCHANGE, renameat2
+from tests.posix.calls import EXCHANGE, fallocate, renameat2
 
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED)
 """The errors that programs get when the process of their mount has died."""
 _PAUSE_S = 0.002  # without it most of the time is spent on checking what was written
+_PUNCH_HOLE = 3  # and keep the size
 _MAX_UNITS = 32  # the largest request of the kernel
 
 
@@ -104,6 +105,8 @@ class Program:
         self.changed = [FileHistory(first + n, f"{self.folder}/changed{n}") for n in range(3)]
         self.whole = [FileHistory(first + 50 + n, f"{self.folder}/whole{n}", whole=True) for n in range(3)]
         self.log = FileHistory(first + 99, f"{self.folder}/log")
+        self._sources: dict[FileHistory, tuple[int, int, int]] = {}
+        """By the file to which it will be copied, what is in a file beside it: begin, units, version."""
         self.lock = threading.Lock()
         self.operations = 0
         self._done = done
@@ -111,6 +114,8 @@ class Program:
             (self.append, 2),
             (self.change, 3),
             (self.truncate, 1),
+            (self.punch, 1),
+            (self.copy, 2),
             (self.replace_one, 2),
             (self.step, 2),
             (self.remove, 1),
@@ -166,6 +171,44 @@ class Program:
             units = self.random.randrange(2 * history.size + 2) if self.random.random() < 0.3 else history.size // 2
             history.truncated(units)
             os.truncate(top / history.path, units * UNIT_BYTES)
+
+    def punch(self, top: Path) -> None:
+        history = self.random.choice(self.changed)
+        if not history.size:
+            return
+        mark, start, units = history.mark, self.random.randrange(history.size), self.random.choice([1, 5, _MAX_UNITS])
+        history.punched(start, units)
+        with open(top / history.path, "r+b", buffering=0) as file:
+            try:
+                fallocate(file.fileno(), _PUNCH_HOLE, start * UNIT_BYTES, units * UNIT_BYTES)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:  # as with llfuse
+                    raise
+                history.failed(mark, history.size)
+
+    def copy(self, top: Path) -> None:
+        """Write a source, or copy the one that was written before: some of it may be in the store by then."""
+        history = self.random.choice(self.changed)
+        aside = top / f"{history.path}.source"
+        prepared = self._sources.pop(history, None)
+        if prepared is None:
+            start, units = self.random.randrange((history.size or 0) + 1), self.random.choice([1, 20, _MAX_UNITS])
+            version = history.next_version()
+            aside.write_bytes(content(history.file, version, start, units))
+            self._sources[history] = start, units, version
+            return
+        start, units, version = prepared
+        if history.size is None:
+            history.truncated(0)
+        file = os.open(top / history.path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            with open(aside, "rb", buffering=0) as source:
+                history.wrote(start, units, version)
+                length = units * UNIT_BYTES
+                if os.copy_file_range(source.fileno(), file, length, 0, start * UNIT_BYTES) < length:
+                    raise OSError(errno.EIO, "only a part was copied", history.path)
+        finally:
+            os.close(file)
 
     def replace_one(self, top: Path) -> None:
         self.replace(top, self.random.choice(self.whole))

@@ -17,7 +17,7 @@ from typing import Protocol
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import ROOT, FileSystem, Inode, Owner
 from tests.model.tree_state import InodeState, InodeTimes, Location, TreeState, is_open_file, kind_of, open_file
-from tests.posix.calls import renameat2
+from tests.posix.calls import fallocate, renameat2
 
 CALLER = Owner(os.geteuid(), os.getegid())
 
@@ -46,6 +46,8 @@ class TreeOperations(Protocol):
     def open(self, path: Location, flags: int, slot: str) -> None: ...
     def read(self, slot: str, offset: int, size: int) -> bytes: ...
     def write(self, slot: str, offset: int, data: bytes) -> int: ...
+    def allocate(self, slot: str, mode: int, offset: int, length: int) -> None: ...
+    def copy(self, slot: str, offset: int, to: str, to_offset: int, length: int) -> int: ...
     def close(self, slot: str) -> None: ...
     def read_tree(self) -> TreeState: ...
 
@@ -173,6 +175,12 @@ class LocalDirectory:
 
     def write(self, slot: str, offset: int, data: bytes) -> int:
         return os.pwrite(self.files[slot], data, offset)
+
+    def allocate(self, slot: str, mode: int, offset: int, length: int) -> None:
+        fallocate(self.files[slot], mode, offset, length)
+
+    def copy(self, slot: str, offset: int, to: str, to_offset: int, length: int) -> int:
+        return os.copy_file_range(self.files[slot], self.files[to], length, offset, to_offset)
 
     def close(self, slot: str) -> None:
         os.close(self.files.pop(slot))
@@ -396,6 +404,14 @@ class Cas3fsTree:
 
     def write(self, slot: str, offset: int, data: bytes) -> int:
         return self.fs.write(self.files[slot][0], offset, data)
+
+    def allocate(self, slot: str, mode: int, offset: int, length: int) -> None:
+        self.fs.allocate(self.files[slot][0], offset, length, mode)
+
+    def copy(self, slot: str, offset: int, to: str, to_offset: int, length: int) -> int:
+        wanted = (self.files[slot][0], offset, self.files[to][0], to_offset, length)
+        copied = self.fs.copy_range_now(*wanted)
+        return self.fs.copy_range(*wanted) if copied is None else copied
 
     def close(self, slot: str) -> None:
         self.fs.release(self.files.pop(slot)[0])

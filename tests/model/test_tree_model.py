@@ -55,6 +55,8 @@ RENAMES = {
     "exchanging, not replacing": EXCHANGE | NOREPLACE,
     "unknown": 8,
 }
+ALLOCATIONS = {"extending": 0, "keeping the size": 1, "punching": 3, "zeroing": 16, "zeroing, keeping the size": 17}
+allocations = st.sampled_from(sorted(ALLOCATIONS))
 accesses = st.sampled_from(["r", "w", "r+", "truncate"])
 ACCESS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "r+": os.O_RDWR, "truncate": os.O_RDWR | os.O_TRUNC}
 
@@ -231,6 +233,16 @@ class TreeMachine(RuleBasedStateMachine):
     def read(self, slot: str, offset: int, length: int) -> None:
         if slot in self.reference.files:
             self.on_both(lambda side: side.read(slot, offset, length))
+
+    @rule(slot=slots, mode=allocations, offset=offsets, length=lengths)
+    def allocate(self, slot: str, mode: str, offset: int, length: int) -> None:
+        if slot in self.reference.files:
+            self.on_both(lambda side: side.allocate(slot, ALLOCATIONS[mode], offset, length))
+
+    @rule(slot=slots, offset=offsets, to=slots, to_offset=offsets, length=lengths)
+    def copy(self, slot: str, offset: int, to: str, to_offset: int, length: int) -> None:
+        if slot in self.reference.files and to in self.reference.files:
+            self.on_both(lambda side: side.copy(slot, offset, to, to_offset, length))
 
     @rule(slot=slots)
     def close(self, slot: str) -> None:

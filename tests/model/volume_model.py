@@ -35,7 +35,7 @@ from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults
 from cas3fs.testing.store_damage import StoreCopy, copy_objects, copy_to, restore_objects
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_writer
-from tests.volume.conftest import Volume, read_all, view_of, write
+from tests.volume.conftest import Volume, copy_punched, read_all, view_of, write
 
 HOSTS = {"one": MachineId("a" * 32), "two": MachineId("b" * 32)}
 LISTINGS = (FaultKind.EVENTUAL_LISTING, FaultKind.LISTING_ENDS_EARLY, FaultKind.LISTING_LACKS)
@@ -90,6 +90,7 @@ class VolumeModel:
         """Do a random operation."""
         mounted: list[Callable[[], None]] = [
             *[self.write] * 6,
+            *[self.copy] * 2,
             *[self.remove] * 2,
             *[self.publish] * 3,
             self.gc,
@@ -182,6 +183,27 @@ class VolumeModel:
             self.tree[name] = text
         else:
             self.follow_failure(name, {None, "", text, self.tree.get(name)})
+
+    def copy(self) -> None:
+        """Copy a file to a name, and punch a hole in the copy."""
+        assert self.opened is not None
+        opened, name = self.opened, f"f{self.chance.randrange(8)}"
+        source = self.chance.choice(sorted(self.tree.keys() - {name}) or [name])
+        if source == name:
+            return
+        text = self.tree[source]
+        hole = len(text) // 2
+        punched = "\0" * hole + text[hole:]
+
+        def copy_() -> None:
+            if name in self.tree:
+                opened.filesystem.unlink(ROOT, name.encode())
+            copy_punched(opened, source, name, hole)
+
+        if self.attempt(copy_):
+            self.tree[name] = punched
+        else:
+            self.follow_failure(name, {None, "", text, punched, self.tree.get(name)})
 
     def follow_failure(self, name: str, possible: set[str | None]) -> None:
         """Adopt the state of a file whose change has failed."""

@@ -27,6 +27,7 @@ from cas3fs.control.messages.snapshots import (
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, WriterIdentity
 from cas3fs.filesystem import ROOT, Owner
+from cas3fs.filesystem.operations.ranges import KEEP_SIZE, PUNCH_HOLE
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import open_store
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -111,6 +112,22 @@ def write(volume: OpenVolume, name: str, text: str) -> None:
     fs.write(handle, 0, text.encode())
     fs.release(handle)
     fs.forget([(inode.number, 1)])
+
+
+def copy_punched(volume: OpenVolume, source: str, name: str, hole: int) -> None:
+    """Copies a file, and makes the beginning of the copy a hole of that length."""
+    fs = volume.filesystem
+    reading = fs.open(fs.lookup(ROOT, source.encode()).number, os.O_RDONLY, Owner())
+    inode, handle = fs.create(ROOT, name.encode(), 0o644, os.O_RDWR, Owner())
+    try:
+        if fs.copy_range_now(reading, 0, handle, 0, 1 << 30) is None:
+            fs.copy_range(reading, 0, handle, 0, 1 << 30)
+        if hole:
+            fs.allocate(handle, 0, hole, PUNCH_HOLE | KEEP_SIZE)
+    finally:
+        fs.release(reading)
+        fs.release(handle)
+        fs.forget([(inode.number, 1)])
 
 
 def publish(opened: OpenVolume) -> str:

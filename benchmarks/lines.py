@@ -127,6 +127,7 @@ LINES: Final[tuple[Line, ...]] = (
     _cost("tree-far.puts", "PUTs to store it", "PUTs", far=(AtMost(60),)),
     _cost("tree-far.dollars", "price of all its requests at Amazon", "$", far=()),
     _cost("shifted.added", "a byte inserted at the start of a random file: bytes added", "%", dir=(AtMost(2),)),
+    _cost("copying.cp", "cp of a file of 10 GiB", "s", dir=(AtMost(1),)),
     _rate("empty.create", "create empty files", "files/s", dir=(RatioToPeer(1),)),
     _cost("empty.find", "find -printf %s of them after a remount", "s", dir=(RatioToPeer(1), ShareOfNull(0.6))),
     _cost("empty.fsck", "fsck", "s", dir=(RatioToPeer(1.5),)),

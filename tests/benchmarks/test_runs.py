@@ -60,7 +60,7 @@ def test_compared_subjects_are_measured_together() -> None:
 
 def test_a_failed_peer_is_recorded_with_its_figures(work: Work, tmp_path: Path) -> None:
     results = Results()
-    run("s3ql-dir", failing).run(tmp_path / "subject", 2, work, results)
+    run("s3ql-dir", failing).run(tmp_path / "subject", (), work, results)
     assert results.failures == ["some in s3ql-dir: no more"]
     assert results.figures == {("small.create", "s3ql-dir"): [1.0]}
     assert not (tmp_path / "subject").exists()
@@ -68,7 +68,7 @@ def test_a_failed_peer_is_recorded_with_its_figures(work: Work, tmp_path: Path) 
 
 def test_a_failure_of_cas3fs_ends_the_run(work: Work, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no more"):
-        run("cas3fs-dir", failing).run(tmp_path / "subject", 2, work, Results())
+        run("cas3fs-dir", failing).run(tmp_path / "subject", (), work, Results())
     assert not (tmp_path / "subject").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_workload_yields_known_lines(workload: Workload, work: Work, tmp_path:
         return
     results = Results()
     made = subjects([])["plain"]
-    WorkloadRun("plain", made, workload).run(tmp_path / "subject", 2, work, results)
+    WorkloadRun("plain", made, workload).run(tmp_path / "subject", (), work, results)
     assert results.failures == []
     found = {name for name, _ in results.figures}
     assert found

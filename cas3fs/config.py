@@ -8,6 +8,7 @@ This module does not know of volumes, stores or mounts; the subpackages that do 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -131,6 +132,25 @@ class MountSettings:
     """The arguments of ``-o``, split at commas."""
 
 
+_OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
+_OPPOSITES = {"rw": "ro", "async": "sync"}
+
+
 def split_options(values: tuple[str, ...]) -> tuple[str, ...]:
-    """The single mount options of all ``-o`` arguments, in order, empty ones dropped."""
-    return tuple(option for value in values for option in value.split(",") if option)
+    """The single mount options of all ``-o`` arguments, in order.
+
+    As with mount(8), the last one counts of those that contradict each other, and a comma between double quotes
+    separates nothing.
+    """
+    last: dict[str, str] = {}
+    for option in (option for value in values for option in _OPTION.findall(value)):
+        name = _subject_of(option)
+        last.pop(name, None)
+        last[name] = option
+    return tuple(last.values())
+
+
+def _subject_of(option: str) -> str:
+    """What `option` is about: the same for ``dev`` and ``nodev``."""
+    name = option.partition("=")[0]
+    return _OPPOSITES.get(name) or name.removeprefix("no")

@@ -21,3 +21,13 @@ def test_each_volume_has_its_own_folders() -> None:
 
 def test_mount_options_are_split_at_commas() -> None:
     assert split_options(("a,b=c", "", "d,,e")) == ("a", "b=c", "d", "e")
+    assert split_options(('context="a:b:c0,c1",d',)) == ('context="a:b:c0,c1"', "d")
+
+
+def test_the_last_of_contradicting_mount_options_counts() -> None:
+    assert split_options(("ro,dev,noatime,uid=1", "nodev,rw,uid=2")) == ("noatime", "nodev", "rw", "uid=2")
+    assert split_options(("sync,async", "noallow_other,allow_other", "exec,noexec")) == (
+        "async",
+        "allow_other",
+        "noexec",
+    )

@@ -23,7 +23,7 @@ from cas3fs.commands.requests import import_all, mount_handlers
 from cas3fs.config import LocalFolders, MountSettings, StoreSettings, WriterSettings
 from cas3fs.control import ControlServer, MountRecord, Progress
 from cas3fs.errors import Cas3fsError, FilesNotStored
-from cas3fs.fuse.frontends import make_session
+from cas3fs.fuse.frontends import FrontendSession, choose_frontend
 from cas3fs.fuse.options import parse_options
 from cas3fs.fuse.signals import StopSignals
 from cas3fs.units import MIB
@@ -48,20 +48,24 @@ _log = logging.getLogger(__name__)
 class MountProcess:
     """The process of one mount, from opening the session to the release of the volume."""
 
-    def __init__(self, volume: OpenVolume, writer: WriterSettings, mount: MountSettings, signals: StopSignals) -> None:
+    def __init__(
+        self,
+        volume: OpenVolume,
+        writer: WriterSettings,
+        mount: MountSettings,
+        signals: StopSignals,
+        make_session: Callable[..., FrontendSession],
+    ) -> None:
         self._volume = volume
         self._signals = signals
         self._writer = writer
         self._mount = mount
         self._ending = EndState()
-        options = parse_options(mount.options, is_root=os.geteuid() == 0)
         self._session = make_session(
-            mount.frontend,
             volume.filesystem,
             mount.mountpoint,
             url=volume.url,
             workers=mount.workers,
-            options=options,
             control=volume.state.control,
             last_response_at=lambda: volume.archive.shelf.store.last_response_at_s,
             capabilities=volume.filesystem.xattrs.has_capabilities,
@@ -183,6 +187,7 @@ def serve_mount(
     Raises:
         Cas3fsError: it could not be mounted.
     """
+    make_session = choose_frontend(mount.frontend, parse_options(mount.options, is_root=os.geteuid() == 0))
     limit_malloc_arenas()
     raise_descriptor_limit()
     opener = open_view if writer.read_only else open_writer
@@ -197,7 +202,7 @@ def serve_mount(
         if not volume.entry.fenced and not writer.read_only:
             _log.warning("%s", _UNFENCED)
         try:
-            return MountProcess(volume, writer, mount, signals).run(ready)
+            return MountProcess(volume, writer, mount, signals, make_session).run(ready)
         finally:
             volume.close()
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which front-end serves a mount; only that one is imported."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from cas3fs.errors import MountError
+from cas3fs.fuse.options import MountOptions
 from cas3fs.fuse.signals import StopSignals
 
 
@@ -21,26 +24,29 @@ class FrontendSession(Protocol):
         """Handle requests until the volume is unmounted or `signals` receives one."""
 
     def requests(self) -> dict[str, int]:
-        """How many requests of each kind came from the kernel; empty where the front-end does not count them."""
+        """How many requests of each kind came from the kernel; empty if the front-end does not count them."""
 
     def close(self) -> None:
         """Remove the mount if it still exists; the second call does nothing."""
 
 
-def make_session(frontend: str, *args: Any, **settings: Any) -> FrontendSession:
-    """The session of the front-end of that name; ``auto`` is our own. The other arguments are those of a session.
+def choose_frontend(name: str, options: MountOptions) -> Callable[..., FrontendSession]:
+    """What makes the session of the front-end called `name`; ``auto`` is our own.
+
+    It is chosen before the volume is opened, so that a mount that cannot be claims nothing.
 
     Raises:
-        MountError: llfuse is asked for, and not installed.
+        MountError: llfuse is asked for, and not installed; or our own front-end does not know an option.
     """
-    if frontend != "llfuse":
-        from cas3fs.fuse.kernel_frontend.session import KernelSession
+    if name != "llfuse":
+        from cas3fs.fuse.kernel_frontend.session import KernelSession, refuse_unknown
 
-        return KernelSession(*args, **settings)
+        refuse_unknown(options)
+        return partial(KernelSession, options=options)
     try:
         from cas3fs.fuse.llfuse_frontend.session import LlfuseSession
     except ImportError as error:
         raise MountError(
             f"llfuse cannot be loaded ({error}); install cas3fs[llfuse], or leave --frontend out"
         ) from error
-    return LlfuseSession(*args, **settings)
+    return partial(LlfuseSession, options=options)

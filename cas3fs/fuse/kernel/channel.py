@@ -18,7 +18,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -48,6 +48,10 @@ _CLEARED: Final[Mapping[str, int]] = MappingProxyType(
     {"rw": 1, "suid": 2, "dev": 4, "exec": 8, "async": 16, "atime": 1024, "diratime": 2048}
 )
 _DEFAULT_FLAGS = ("nosuid", "nodev")
+_DEFAULT_TIMES = frozenset({"diratime", "relatime"})
+"""What the kernel does without being told, and fusermount3 of libfuse 3.14 does not know."""
+SECURITY_NAMES: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext"})
+"""Mount options that SELinux reads."""
 
 
 class ChannelError(Exception):
@@ -68,7 +72,8 @@ class MountOptions:
         allow_other: users other than the one who mounts may use it.
         default_permissions: the kernel checks permissions, by mode, owner and access list.
         max_read: the most bytes that one READ asks for.
-        flags: options as mount(8) takes them (`FLAG_NAMES`).
+        flags: options as mount(8) takes them (`FLAG_NAMES`); the last one counts of those that contradict each other.
+        security: options of the form ``context=LABEL`` (`SECURITY_NAMES`); double quotes hold commas together.
     """
 
     source: str
@@ -76,10 +81,12 @@ class MountOptions:
     allow_other: bool = False
     default_permissions: bool = True
     max_read: int = 128 * 1024
-    flags: frozenset[str] = field(default_factory=frozenset)
+    flags: tuple[str, ...] = ()
+    security: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = sorted(self.flags - FLAG_NAMES)
+        unknown = [name for name in self.flags if name not in FLAG_NAMES]
+        unknown += [option for option in self.security if option.partition("=")[0] not in SECURITY_NAMES]
         if unknown:
             raise ChannelError(f"unknown mount option {unknown[0]!r}")
 
@@ -196,23 +203,22 @@ def device_mounted_on(mountpoint: Path) -> int | None:
 def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:
     descriptor = _open_device()
     mode = mountpoint.stat().st_mode
-    names = [*_DEFAULT_FLAGS, *options.flags]
     flags = 0
-    for name in names:
-        flags |= _FLAGS.get(name, 0)
-    for name in names:
-        flags &= ~_CLEARED.get(name, 0)
+    for name in (*_DEFAULT_FLAGS, *options.flags):
+        flags = (flags | _FLAGS.get(name, 0)) & ~_CLEARED.get(name, 0)
     data = f"fd={descriptor},rootmode={mode & 0o170000:o},user_id=0,group_id=0,{','.join(_data_options(options))}"
     libc = ctypes.CDLL(None, use_errno=True)
     kind = f"fuse.{options.subtype}".encode()
     if libc.mount(os.fsencode(options.source), os.fsencode(mountpoint), kind, flags, data.encode()):
         number = ctypes.get_errno()
         os.close(descriptor)
-        raise ChannelError(f"{mountpoint} cannot be mounted: {_why(number)}")
+        raise ChannelError(f"{mountpoint} cannot be mounted: {_why(number, options)}")
     return descriptor
 
 
-def _why(number: int) -> str:
+def _why(number: int, options: MountOptions) -> str:
+    if number == errno.EINVAL and options.security:
+        return f"the kernel refuses {', '.join(options.security)}, for which it needs SELinux"
     if number == errno.EPERM:
         return "this process may not mount (a container needs the capability SYS_ADMIN)"
     if number == errno.ENODEV:
@@ -226,7 +232,7 @@ def _data_options(options: MountOptions) -> list[str]:
         words.append("default_permissions")
     if options.allow_other:
         words.append("allow_other")
-    return words
+    return [*words, *options.security]
 
 
 def _open_device() -> int:
@@ -241,7 +247,7 @@ def _open_device() -> int:
 
 def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
     words = [*_data_options(options), f"subtype={options.subtype}", f"fsname={_escaped(options.source)}"]
-    words += sorted(options.flags)
+    words += [name for name in options.flags if name not in _DEFAULT_TIMES]
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, its:
         _run_helper(["-o", ",".join(words), "--", str(mountpoint)], its)
@@ -269,7 +275,8 @@ def _run_helper(arguments: Iterable[str], passed: socket.socket | None = None) -
         environment["_FUSE_COMMFD"] = str(passed.fileno())
     try:
         done = subprocess.run(
-            [helper, *arguments],
+            [_HELPER, *arguments],
+            executable=helper,
             env=environment,
             pass_fds=handed_on,
             stdin=subprocess.DEVNULL,

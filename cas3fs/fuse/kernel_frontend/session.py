@@ -9,7 +9,7 @@ from cas3fs.errors import FileSystemError, MountError
 from cas3fs.filesystem import FileSystem
 from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
 from cas3fs.fuse.handlers import RequestHandlers, errno_of_failure
-from cas3fs.fuse.kernel.channel import FLAG_NAMES, Channel, ChannelError
+from cas3fs.fuse.kernel.channel import FLAG_NAMES, SECURITY_NAMES, Channel, ChannelError
 from cas3fs.fuse.kernel.channel import MountOptions as ChannelOptions
 from cas3fs.fuse.kernel.replies import ReplyFormat
 from cas3fs.fuse.kernel.session import Session, SessionSettings, name_of
@@ -22,6 +22,8 @@ from cas3fs.fuse.signals import StopSignals
 _FREE_THREADS = 2
 _REQUEST_BYTES = 256 * 1024
 """The largest read and write: measured, larger ones are slower."""
+_ACCEPTED = frozenset({"default_permissions", "allow_other"})
+_SET_BY_US = frozenset({"fsname", "subtype", "fd", "rootmode", "user_id", "group_id"})
 
 
 class KernelSession:
@@ -100,28 +102,37 @@ class KernelSession:
             self._session = None
 
 
-def channel_options(options: MountOptions, url: str, *, read_only: bool) -> ChannelOptions:
-    """The options that the channel gets.
+def refuse_unknown(options: MountOptions) -> None:
+    """Check the options that are left to the front-end.
 
     Raises:
-        MountError: an option is unknown.
+        MountError: there is one that this front-end does not know.
     """
-    unknown = sorted(options.passed_on - FLAG_NAMES - _ALWAYS_ON - {"allow_other"})
-    if unknown:
-        raise MountError(
-            f"unknown mount option {unknown[0]!r}; the option --frontend llfuse passes others on to libfuse"
-        )
-    flags = options.passed_on & FLAG_NAMES
+    for option in sorted(options.passed_on - FLAG_NAMES - _ACCEPTED):
+        name = option.partition("=")[0]
+        if name in _SET_BY_US:
+            raise MountError(f"the mount option {name} cannot be given, as cas3fs sets it")
+        if name == "max_read" and option.removeprefix("max_read=").isdecimal():
+            continue
+        if name not in SECURITY_NAMES:
+            raise MountError(
+                f"unknown mount option {option!r}; --frontend llfuse passes what cas3fs does not know on to libfuse"
+            )
+
+
+def channel_options(options: MountOptions, url: str, *, read_only: bool) -> ChannelOptions:
+    """The options that the channel gets, of which none is unknown."""
+    given = sorted(options.passed_on)
+    flags = [option for option in given if option in FLAG_NAMES]
+    limits = [int(option.removeprefix("max_read=")) for option in given if option.startswith("max_read=")]
     return ChannelOptions(
         source=source_of(url),
         subtype=SUBTYPE,
         allow_other=options.allow_other or "allow_other" in options.passed_on,
-        max_read=_REQUEST_BYTES,
-        flags=flags | {"ro"} if read_only else flags,
+        max_read=min([_REQUEST_BYTES, *limits]),
+        flags=(*flags, "ro") if read_only else tuple(flags),
+        security=tuple(option for option in given if option.partition("=")[0] in SECURITY_NAMES),
     )
-
-
-_ALWAYS_ON = frozenset({"default_permissions"})
 
 
 def _errno_of(error: BaseException, opcode: int, inode: int) -> int:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import attrs
 
@@ -133,7 +134,7 @@ class MountSettings:
 
 
 _OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
-_OPPOSITES = {"rw": "ro", "async": "sync"}
+_OPPOSITES = MappingProxyType({"rw": "ro", "async": "sync"})
 
 
 def split_options(values: tuple[str, ...]) -> tuple[str, ...]:

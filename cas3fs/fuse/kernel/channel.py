@@ -250,7 +250,10 @@ def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
     words += [name for name in options.flags if name not in _DEFAULT_TIMES]
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, its:
-        _run_helper(["-o", ",".join(words), "--", str(mountpoint)], its)
+        try:
+            _run_helper(["-o", ",".join(words), "--", str(mountpoint)], its)
+        except ChannelError as error:
+            raise ChannelError(f"{mountpoint} cannot be mounted: {error}") from None
         its.close()
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if not descriptors:

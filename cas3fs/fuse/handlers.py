@@ -328,13 +328,20 @@ class RequestHandlers:
         return handle
 
     def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, int, int, int]]:
-        """The entries from `offset` on: name, inode, mode, and the offset of the next entry."""
-        for cookie, name, inode, mode in self._dots(self._directories[handle].number, offset):
+        """The entries from `offset` on: name, inode, mode, and the offset of the next entry.
+
+        Who asks for another entry has taken the one before.
+        """
+        opened = self._directories[handle]
+        left = opened.burst(offset)
+        for cookie, name, inode, mode in self._dots(opened.number, offset):
             yield name, inode, mode, cookie
         position = max(0, offset - _DOTS)
-        while entries := self._fs.list_names(handle, position, _BATCH):
+        while entries := self._fs.list_names(handle, position, min(left, _BATCH)):
             for position, name, inode, mode in entries:
                 yield name, inode, mode, position + _DOTS
+                opened.end = position + _DOTS
+            left -= len(entries)
 
     def fill_page(self, handle: int, offset: int, page: Page) -> None:
         """Put the entries from `offset` on into `page`, with their inodes where it wants them."""

@@ -4,6 +4,7 @@
 import errno
 import os
 import random
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from cas3fs.errors import FileSystemError, IndexDatabaseError, errno_of
 from cas3fs.filesystem import FileSystem, FileSystemSettings
+from cas3fs.filesystem.operations.renames import RenameFlag
 from cas3fs.index.checks import IndexChecker
 from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults, sqlite_faults
 from tests.filesystem.machine import ROOT, Machine
@@ -170,7 +172,10 @@ class User:
 
     def act(self) -> None:
         """One operation; its error is that nothing happened."""
-        acts = [self._create, self._symlink, self._rename, self._replace, self._link, self._unlink, self._mark]
+        acts = [
+            *(self._create, self._symlink, self._rename, self._replace, self._link, self._unlink, self._mark),
+            *(self._exchange, self._leave_a_whiteout, self._name_later),
+        ]
         if self._stores:
             acts += [self._rewrite, self._rewrite, self._store, self._store]
         act = self._chance.choice(acts)
@@ -221,6 +226,28 @@ class User:
             if not same:
                 self._files[new] = self._files.pop(old)
 
+    def _exchange(self) -> None:
+        old, new = self._old(), self._old()
+        if old in self._files and new in self._files:
+            self.fs.rename(1, old, 1, new, RenameFlag.EXCHANGE)
+            self._files[old], self._files[new] = self._files[new], self._files[old]
+
+    def _leave_a_whiteout(self) -> None:
+        old, new = self._old(), self._new()
+        if old in self._files:
+            self.fs.rename(1, old, 1, new, RenameFlag.WHITEOUT)
+            self._files[new], self._files[old] = self._files[old], "a whiteout"
+
+    def _name_later(self) -> None:
+        name = self._new()
+        inode, handle = self.fs.tmpfile(1, 0o644, os.O_RDWR, ROOT)
+        try:
+            self.fs.write(handle, 0, name)
+            self.fs.link(inode.number, 1, name)
+            self._files[name] = name
+        finally:
+            self.fs.release(handle)
+
     def _link(self) -> None:
         old, new = self._old(), self._new()
         if old in self._files:
@@ -262,6 +289,8 @@ def tree_of(fs: FileSystem) -> Tree:
 
 def _shown(fs: FileSystem, name: bytes) -> bytes | str:
     inode = fs.lookup(1, name)
+    if stat.S_ISCHR(inode.mode):
+        return "a whiteout"
     return fs.readlink(inode.number).decode() if inode.mode & 0o170000 == 0o120000 else content(fs, name)
 
 

@@ -220,3 +220,13 @@ def test_a_failed_statement_undoes_all_of_an_exchange(fs: FileSystem, monkeypatc
         fs.rename(1, b"a", 1, b"b", EXCHANGE)
     fs.drop_caches()
     assert (fs.lookup(1, b"a").number, fs.lookup(1, b"b").number) == (a.number, b.number)
+
+
+def test_exchange_changes_the_times_of_both_directories_and_both_ctimes(fs: FileSystem) -> None:
+    made = Exchanged(fs, "file", "directory")
+    numbers = [*made.parents, *made.things]
+    before = [(fs.getattr(number).mtime_ns, fs.getattr(number).ctime_ns) for number in numbers]
+    fs.rename(made.parents[0], b"it", made.parents[1], b"it", EXCHANGE)
+    after = [(fs.getattr(number).mtime_ns, fs.getattr(number).ctime_ns) for number in numbers]
+    assert all(now[1] > then[1] for now, then in zip(after, before, strict=True))
+    assert [now[0] > then[0] for now, then in zip(after, before, strict=True)] == [True, True, False, False]

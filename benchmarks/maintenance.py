@@ -42,9 +42,9 @@ BLOCKS_PER_PACK = 4000
 MIN_SHARE_OF_LOOP = 0.5
 _SERIES = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) "
 _STATEMENTS = (
-    ("folders", "INSERT INTO inodes SELECT 1 + i, 16877, 0, 0, 2, 0, 0, 1, 1, 1, 1, 0, 0, 0 FROM n"),
+    ("folders", "INSERT INTO inodes SELECT 1 + i, 16877, 0, 0, 2, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0 FROM n"),
     ("folders", "INSERT INTO dentries (parent, name, inode) SELECT 1, CAST('d' || i AS BLOB), 1 + i FROM n"),
-    ("files", "INSERT INTO inodes SELECT 10000 + i, 33188, 0, 0, 1, 0, 4096, 1, 1, 1, 1, 0, 0, 0 FROM n"),
+    ("files", "INSERT INTO inodes SELECT 10000 + i, 33188, 0, 0, 1, 0, 0, 4096, 1, 1, 1, 1, 0, 0, 0, 0 FROM n"),
     (
         "files",
         "INSERT INTO dentries (parent, name, inode) SELECT 2 + i % 1000, CAST('file' || i AS BLOB), 10000 + i FROM n",

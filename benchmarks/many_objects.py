@@ -95,7 +95,7 @@ def _fill_index(index: sqlite3.Connection, names: list[str]) -> None:
         ),
     )
     index.executemany(
-        "INSERT INTO inodes VALUES (?, 33188, 0, 0, 1, 0, ?, 1, 1, 1, 1, 1, 0, 0)",
+        "INSERT INTO inodes VALUES (?, 33188, 0, 0, 1, 0, 0, ?, 1, 1, 1, 1, 1, 0, 0, 0)",
         ((_FIRST + number, BLOCKS_IN_PACK * 4096) for number in range(used)),
     )
     index.executemany(

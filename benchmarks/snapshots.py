@@ -98,7 +98,7 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
     first = _FIRST_INODE + folders
     directory, regular = 0o040755, 0o100644
     connection.executemany(
-        "INSERT INTO inodes VALUES (?, ?, 0, 0, 2, 0, 0, 1, 1, 1, 1, 0, 0, 0)",
+        "INSERT INTO inodes VALUES (?, ?, 0, 0, 2, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0)",
         ((_FIRST_INODE + number, directory) for number in range(folders)),
     )
     connection.executemany(
@@ -106,7 +106,7 @@ def fill_index(connection: sqlite3.Connection, files: int) -> None:
         ((b"folder%06d" % number, _FIRST_INODE + number) for number in range(folders)),
     )
     connection.executemany(
-        "INSERT INTO inodes VALUES (?, ?, 0, 0, 1, 0, 4096, ?, ?, ?, ?, 1, 0, 0)",
+        "INSERT INTO inodes VALUES (?, ?, 0, 0, 1, 0, 0, 4096, ?, ?, ?, ?, 1, 0, 0, 0)",
         ((first + number, regular, *[10**18 + number * 12345] * 4) for number in range(files)),
     )
     connection.executemany(

@@ -216,10 +216,12 @@ class Copies:
                     enter_chunks(state.index, unentered, {})
                 chunks.replace(destination.number, wanted.to_offset, wanted.to_offset + length, rows)
                 chunks.stored(destination.number, size, now_ns, now_ns, seq)
+                in_chunks = chunks.size_bytes(destination.number)
         finally:
             if unentered is not None:
                 unentered.release(state.staging)
         destination.stored_seq, destination.size = seq, size
+        destination.chunk_bytes = in_chunks
         destination.mtime_ns = destination.ctime_ns = now_ns
         if unentered is not None:
             state.staging.mark_stored(destination, unentered.unstored)

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self
 from sqlalchemy import ColumnElement, Executable, FromClause, exists, func, literal, select, union_all
 
 from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, all_lost
-from cas3fs.index.checksums import ChunkChecksum, checksum_of, mismatched_files
+from cas3fs.index.checksums import NOTED, ChunkChecksum, checksum_of, mismatched_files
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import OrderedJoin, Row, Statement
 from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, symlinks, xattrs
@@ -364,7 +364,7 @@ class IndexChecker:
         return self._lost_blocks.all()
 
     _file = Statement(
-        lambda inode: select(inodes.c.size, inodes.c.mtime_ns, inodes.c.chunk_count, inodes.c.chunk_sum).where(
+        lambda inode: select(inodes.c.size, inodes.c.mtime_ns, *NOTED).where(
             inodes.c.id == inode, _type() == stat.S_IFREG
         )
     )
@@ -390,7 +390,7 @@ class IndexChecker:
         placed = tuple(
             PlacedChunk(one[0], one[1], one[2], one[3], BlockLocation(*one[4:9]), one[9], one[10]) for one in rows
         )
-        return FileState(row[0], row[1], ChunkChecksum(row[2], row[3]), placed)
+        return FileState(row[0], row[1], ChunkChecksum(*row[2:]), placed)
 
     def close(self) -> None:
         """Closes the connection."""

@@ -3,7 +3,8 @@
 
 A disk may lose a write, or give back a page of the index as it was before: SQLite finds nothing wrong with that, and
 the bytes of the file would read as zeros, or as those of an older content. So whatever changes chunks adds the
-difference to two numbers in the inode's row: how many chunks there are, and the sum of a checksum of each. That is
+difference to three numbers in the inode's row: how many chunks there are, how many bytes they hold, and the sum of a
+checksum of each. That is
 
     (block mod p) * ((3 * offset + 5 * length + 7 * skip + 1) mod p) mod p,    p = 2**31 - 1
 
@@ -17,7 +18,6 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Executable,
-    FromClause,
     ScalarSelect,
     Select,
     Subquery,
@@ -25,6 +25,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    or_,
     select,
     union_all,
     update,
@@ -37,16 +38,19 @@ PRIME: Final = 2**31 - 1
 
 
 class ChunkChecksum(NamedTuple):
-    """How many chunks there are, and the sum of their checksums; or a difference of such."""
+    """How many chunks there are, the sum of their checksums, and of their lengths; or a difference of such."""
 
     number: int
     total: int
+    size_bytes: int
 
     def __sub__(self, other: "ChunkChecksum") -> "ChunkChecksum":
-        return ChunkChecksum(self.number - other.number, self.total - other.total)
+        return ChunkChecksum(self.number - other.number, self.total - other.total, self.size_bytes - other.size_bytes)
 
 
-EMPTY_CHECKSUM: Final = ChunkChecksum(0, 0)
+EMPTY_CHECKSUM: Final = ChunkChecksum(0, 0, 0)
+NOTED: Final = (inodes.c.chunk_count, inodes.c.chunk_sum, inodes.c.chunk_bytes)
+"""The columns of an inode's row that are a `ChunkChecksum`, in its order."""
 
 
 def row_checksum(offset: Any, length: Any, block: Any, skip: Any) -> Any:
@@ -56,16 +60,28 @@ def row_checksum(offset: Any, length: Any, block: Any, skip: Any) -> Any:
 
 def checksum_of(rows: Iterable[tuple[int, int, int, int]]) -> ChunkChecksum:
     """The checksum of chunks (offset, length, block, skip)."""
-    number = total = 0
+    number = total = size_bytes = 0
     for row in rows:
         number += 1
         total += row_checksum(*row)
-    return ChunkChecksum(number, total)
+        size_bytes += row[1]
+    return ChunkChecksum(number, total, size_bytes)
 
 
-def sum_of_rows(table: FromClause = chunks) -> ColumnElement[Any]:
-    """SQL: the sum of the checksums of the rows of `chunks`, or of an alias of it."""
-    return func.sum(row_checksum(*(table.c[name] for name in ("offset", "length", "block", "skip"))))
+def sums_of_rows() -> tuple[ColumnElement[Any], ...]:
+    """SQL: the `ChunkChecksum` of rows of `chunks`, in its order; zeros where there are none."""
+    total = func.sum(row_checksum(chunks.c.offset, chunks.c.length, chunks.c.block, chunks.c.skip))
+    return func.count(), func.coalesce(total, 0), func.coalesce(func.sum(chunks.c.length), 0)
+
+
+def set_to(values: Iterable[Any]) -> dict[str, Any]:
+    """SQL: what sets the columns of a checksum, in the order of `ChunkChecksum`, in an update of inodes."""
+    return {column.name: value for column, value in zip(NOTED, values, strict=True)}
+
+
+def raised_by(values: Iterable[Any]) -> dict[str, Any]:
+    """SQL: as `set_to`, what adds a difference to them."""
+    return set_to(column + value for column, value in zip(NOTED, values, strict=True))
 
 
 def recomputed() -> Update:
@@ -75,9 +91,7 @@ def recomputed() -> Update:
     def of_chunks(value: ColumnElement[Any]) -> ScalarSelect[Any]:
         return select(value).select_from(chunks).where(mine).scalar_subquery()
 
-    return update(inodes).values(
-        chunk_count=of_chunks(func.count()), chunk_sum=of_chunks(func.coalesce(sum_of_rows(), 0))
-    )
+    return update(inodes).values(set_to(map(of_chunks, sums_of_rows())))
 
 
 RECOMPUTE_CHECKSUMS: Final = Statement(recomputed)
@@ -112,7 +126,8 @@ def mismatch_count(after: ColumnElement[int], upto: ColumnElement[int]) -> Execu
 
 
 def _by_inode() -> Select[Any]:
-    return select(chunks.c.inode, func.count().label("number"), sum_of_rows().label("total")).group_by(chunks.c.inode)
+    labelled = (value.label(name) for name, value in zip(ChunkChecksum._fields, sums_of_rows(), strict=True))
+    return select(chunks.c.inode, *labelled).group_by(chunks.c.inode)
 
 
 def _counted(query: Select[Any]) -> Subquery:
@@ -120,10 +135,10 @@ def _counted(query: Select[Any]) -> Subquery:
 
 
 def _differs(counted: Subquery) -> ColumnElement[bool]:
-    return (inodes.c.chunk_count != counted.c.number) | (inodes.c.chunk_sum != counted.c.total)
+    return or_(*(noted != counted.c[name] for name, noted in zip(ChunkChecksum._fields, NOTED, strict=True)))
 
 
 def _lacks_chunks() -> ColumnElement[bool]:
     """The inode has a checksum, and no chunk at all."""
-    has_checksum = (inodes.c.chunk_count != 0) | (inodes.c.chunk_sum != 0)
+    has_checksum = or_(*(noted != 0 for noted in NOTED))
     return has_checksum & ~exists().where(chunks.c.inode == inodes.c.id)

@@ -14,7 +14,15 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 
 from cas3fs.errors import BlockMissing
-from cas3fs.index.checksums import EMPTY_CHECKSUM, ChunkChecksum, checksum_of, row_checksum, sum_of_rows
+from cas3fs.index.checksums import (
+    EMPTY_CHECKSUM,
+    ChunkChecksum,
+    checksum_of,
+    raised_by,
+    row_checksum,
+    set_to,
+    sums_of_rows,
+)
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Statement
 from cas3fs.index.tables import blocks, chunks, inodes, lost_blocks, packs
@@ -48,10 +56,6 @@ def _reaches_over(inode: Any, place: Any) -> ColumnElement[bool]:
     before = chunks.alias("before")
     last = select(func.max(before.c.offset)).where(before.c.inode == inode, before.c.offset < place).scalar_subquery()
     return and_(chunks.c.inode == inode, chunks.c.offset == last, chunks.c.offset + chunks.c.length > place)
-
-
-def _added(count: Any, total: Any) -> dict[str, ColumnElement[Any]]:
-    return {"chunk_count": inodes.c.chunk_count + count, "chunk_sum": inodes.c.chunk_sum + total}
 
 
 class ChunkTable:
@@ -196,14 +200,10 @@ class ChunkTable:
     _delete_from = Statement(
         lambda inode, start: delete(chunks).where(chunks.c.inode == inode, chunks.c.offset >= start)
     )
-    _clear_checksum = Statement(
-        lambda inode: update(inodes).where(inodes.c.id == inode).values(chunk_count=0, chunk_sum=0)
-    )
+    _clear_checksum = Statement(lambda inode: update(inodes).where(inodes.c.id == inode).values(set_to(EMPTY_CHECKSUM)))
     _checksum_from = Statement(
         lambda inode, start: (
-            select(func.count(), func.coalesce(sum_of_rows(), 0))
-            .select_from(chunks)
-            .where(chunks.c.inode == inode, chunks.c.offset >= start)
+            select(*sums_of_rows()).select_from(chunks).where(chunks.c.inode == inode, chunks.c.offset >= start)
         )
     )
     _reaching_over = Statement(lambda inode, place: select(*_CHUNK).where(_reaches_over(inode, place)))
@@ -221,14 +221,17 @@ class ChunkTable:
         self._delete_from.run(inode, size)
         reaching = self._reaching_over.one(inode, size)
         if reaching is not None:
-            offset, _, block, skip = reaching
+            offset, length, block, skip = reaching
             self._shorten.run(inode, size)
             cut_off = row_checksum(*reaching) - row_checksum(offset, size - offset, block, skip)
-            removed = ChunkChecksum(removed.number, removed.total + cut_off)
+            removed = ChunkChecksum(
+                removed.number, removed.total + cut_off, removed.size_bytes + offset + length - size
+            )
         self._add(inode, EMPTY_CHECKSUM - removed)
 
     _add_checksum = Statement(
-        lambda inode, count, total: update(inodes).where(inodes.c.id == inode).values(_added(count, total))
+        lambda inode, *difference: update(inodes).where(inodes.c.id == inode).values(raised_by(difference)),
+        ("inode", *ChunkChecksum._fields),
     )
 
     def _add(self, inode: int, difference: ChunkChecksum) -> None:
@@ -236,25 +239,33 @@ class ChunkTable:
             self._add_checksum.run(inode, *difference)
 
     _stored = Statement(
-        lambda inode, size, mtime, ctime, seq, count, total: (
+        lambda inode, size, mtime, ctime, seq, *difference: (
             update(inodes)
             .where(inodes.c.id == inode)
-            .values({"size": size, "mtime_ns": mtime, "ctime_ns": ctime, "stored_seq": seq} | _added(count, total))
-        )
+            .values({"size": size, "mtime_ns": mtime, "ctime_ns": ctime, "stored_seq": seq} | raised_by(difference))
+        ),
+        ("inode", "size", "mtime", "ctime", "seq", *ChunkChecksum._fields),
     )
 
     def stored(self, inode: int, size: int, mtime_ns: int, ctime_ns: int, stored_seq: int) -> None:
         """Notes in the inode's row what was stored: the content's size and times, and its last change's sequence."""
         self._stored.run(inode, size, mtime_ns, ctime_ns, stored_seq, *EMPTY_CHECKSUM)
 
+    _size = Statement(lambda inode: select(inodes.c.chunk_bytes).where(inodes.c.id == inode))
+
+    def size_bytes(self, inode: int) -> int:
+        """How many bytes the inode's chunks hold; 0 where there is no such inode."""
+        row = self._size.one(inode)
+        return 0 if row is None else int(row[0])
+
     def all_stored(self, rows: Iterable[StoredRow], new: Iterable[tuple[int, NewRow]] = ()) -> None:
         """As `stored`, for many, and enters the chunks `new`, (inode, chunk) each, of those of them that had none."""
         entered = []
-        checksums: dict[int, tuple[int, int]] = {}
+        checksums: dict[int, tuple[int, int, int]] = {}
         for inode, row in new:
             entered.append((inode, *row))
-            number, total = checksums.get(inode, EMPTY_CHECKSUM)
-            checksums[inode] = number + 1, total + row_checksum(*row)
+            number, total, size_bytes = checksums.get(inode, EMPTY_CHECKSUM)
+            checksums[inode] = number + 1, total + row_checksum(*row), size_bytes + row[1]
         self._insert.many(entered)
         self._stored.many([(*row, *checksums.get(row[0], EMPTY_CHECKSUM)) for row in rows])
 

@@ -26,12 +26,14 @@ class InodeRow(NamedTuple):
     gid: int
     nlink: int
     rdev: int
+    flags: int
     size: int
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
     crtime_ns: int
     stored_seq: int
+    chunk_bytes: int
 
 
 _ROW: Final = tuple(inodes.c[name] for name in ("id", *InodeRow._fields[1:]))
@@ -76,14 +78,14 @@ class Namespace:
     _insert_inode = Statement(
         lambda *values: (
             insert(inodes)
-            .values(dict(zip((one.name for one in _ROW[:11]), values, strict=True)) | {"stored_seq": 0})
+            .values(dict(zip((one.name for one in _ROW[:12]), values, strict=True)) | {"stored_seq": 0})
             .inline()
         ),
-        InodeRow._fields[:11],
+        InodeRow._fields[:12],
     )
 
     def insert_inodes(self, rows: Iterable[Sequence[int]]) -> None:
-        """Makes inodes of the first eleven values of `InodeRow`; the numbers are above `last_numbers`."""
+        """Makes inodes of the first twelve values of `InodeRow`; the numbers are above `last_numbers`."""
         self._insert_inode.many(rows)
 
     _inode = Statement(lambda inode: select(*_ROW).where(inodes.c.id == inode))
@@ -96,25 +98,26 @@ class Namespace:
         lambda number, *values: (
             update(inodes)
             .where(inodes.c.id == number)
-            .values(dict(zip((one.name for one in _ROW[1:10]), values, strict=True)))
+            .values(dict(zip((one.name for one in _ROW[1:11]), values, strict=True)))
         ),
-        InodeRow._fields[:10],
+        InodeRow._fields[:11],
     )
 
     def save_inodes(self, rows: Iterable[Sequence[int]]) -> None:
-        """Saves the first ten values of each row, as in `InodeRow`: all but crtime and stored sequence."""
-        self._save_inode.many([row[:10] for row in rows])
+        """Saves the first eleven values of each row, as in `InodeRow`: those up to ctime."""
+        self._save_inode.many([row[:11] for row in rows])
 
     _save_attributes = Statement(
-        lambda inode, mode, uid, gid, nlink, atime_ns: (
+        lambda inode, mode, uid, gid, nlink, flags, atime_ns: (
             update(inodes)
             .where(inodes.c.id == inode)
-            .values(mode=mode, uid=uid, gid=gid, nlink=nlink, atime_ns=atime_ns)
+            .values(mode=mode, uid=uid, gid=gid, nlink=nlink, flags=flags, atime_ns=atime_ns)
         )
     )
 
     def save_attributes(self, rows: Iterable[Sequence[int]]) -> None:
-        """Saves what does not belong to the content; a row is (number, mode, uid, gid, nlink, atime_ns).
+        """Saves what does not belong to the content; a row is (number, mode, uid, gid, nlink, flags,
+        atime_ns).
 
         For inodes with content that is not stored yet: their size, mtime and ctime stay those of the stored content.
         """

@@ -16,7 +16,7 @@ from sqlalchemy import Column, Executable, delete, func, insert, select, union_a
 
 from cas3fs.index.blocks import LOST_PACK, BlockTable
 from cas3fs.index.checks import FileState, PlacedChunk
-from cas3fs.index.checksums import ChunkChecksum, recomputed, sum_of_rows
+from cas3fs.index.checksums import ChunkChecksum, raised_by, recomputed, sums_of_rows
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Row, Statement
 from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, sequences, symlinks, xattrs
@@ -219,17 +219,10 @@ class Repairs:
         with self._checksummed(inode):
             self._add_chunk.run(inode, offset, length, block, 0)
 
-    _checksum = Statement(
-        lambda inode: (
-            select(func.count(), func.coalesce(sum_of_rows(), 0)).select_from(chunks).where(chunks.c.inode == inode)
-        )
-    )
+    _checksum = Statement(lambda inode: select(*sums_of_rows()).select_from(chunks).where(chunks.c.inode == inode))
     _add_checksum = Statement(
-        lambda inode, number, total: (
-            update(inodes)
-            .where(inodes.c.id == inode)
-            .values(chunk_count=inodes.c.chunk_count + number, chunk_sum=inodes.c.chunk_sum + total)
-        )
+        lambda inode, *difference: update(inodes).where(inodes.c.id == inode).values(raised_by(difference)),
+        ("inode", *ChunkChecksum._fields),
     )
 
     @contextmanager

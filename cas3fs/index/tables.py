@@ -44,6 +44,8 @@ inodes = Table(
     Column("gid", Big, nullable=False),
     Column("nlink", Big, nullable=False),
     Column("rdev", Big, nullable=False),
+    # as chattr sets them: FS_IMMUTABLE_FL and others of FS_IOC_GETFLAGS
+    Column("flags", Big, nullable=False, server_default="0"),
     Column("size", Big, nullable=False),
     Column("atime_ns", Big, nullable=False),
     Column("mtime_ns", Big, nullable=False),
@@ -54,6 +56,7 @@ inodes = Table(
     # the checksum of its rows in `chunks`, which every change of those changes too: what is lost there shows here
     Column("chunk_count", Big, nullable=False, server_default="0"),
     Column("chunk_sum", Big, nullable=False, server_default="0"),
+    Column("chunk_bytes", Big, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
 

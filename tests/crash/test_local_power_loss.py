@@ -44,7 +44,7 @@ for life in range(3):
         for number in range(3):
             with index.operation():
                 inode = index.namespace.last_numbers()[0] + 1
-                index.namespace.insert_inodes([(inode, 0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)])
+                index.namespace.insert_inodes([(inode, 0o100644, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1)])
                 index.namespace.add_entry(1, b"%d%d" % (life, number), inode)
             index.commit()
             index.sync()
@@ -65,7 +65,7 @@ from cas3fs.index.files import put_in_place
 def make(path, name):
     with Index.open(path, create=True, scratch=True) as index:
         with index.operation():
-            index.namespace.insert_inodes([(2, 0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)])
+            index.namespace.insert_inodes([(2, 0o100644, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1)])
             index.namespace.add_entry(1, name, 2)
         index.commit()
 for number in range(4):

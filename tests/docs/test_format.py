@@ -89,7 +89,7 @@ class Reader:
         index.write_bytes(self._restored(self.entry("snapshot", keys[-1])))
         self._database = sqlite3.connect(index)
         self._database.row_factory = sqlite3.Row
-        assert [tuple(row) for row in self.query("SELECT * FROM alembic_version")] == [("0002",)]
+        assert [tuple(row) for row in self.query("SELECT * FROM alembic_version")] == [("0003",)]
 
     def entry(self, kind: str, key: str) -> dict:
         body = (self._store / key).read_bytes()
@@ -160,7 +160,9 @@ class Reader:
             for row in self.query("SELECT * FROM chunks WHERE inode = ?", inode)
         ]
         row = self.inode(inode)
-        return (row["chunk_count"], row["chunk_sum"]) == (len(marks), sum(marks))
+        bytes_in_chunks = self.query("SELECT coalesce(sum(length), 0) FROM chunks WHERE inode = ?", inode)[0][0]
+        noted = (row["chunk_count"], row["chunk_sum"], row["chunk_bytes"])
+        return noted == (len(marks), sum(marks), bytes_in_chunks)
 
     def pack_names(self) -> list[str]:
         return [f"{path.parent.name}/{path.name}" for path in (self._store / "packs").glob("*/*")]

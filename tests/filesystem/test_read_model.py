@@ -217,6 +217,14 @@ class Contents(RuleBasedStateMachine):
         held = sum(layer.bytes.size_bytes for inode in staging.files.values() for layer in inode.layers)
         assert staging.size_bytes == held
 
+    @invariant()
+    def inodes_say_how_much_of_them_is_stored(self) -> None:
+        for name in self.model:
+            inode = self.fs.lookup(1, name)
+            with self.fs.index_transaction() as index:
+                bounds = index.chunks.bounds(inode.number, 0, 2**62)
+                assert inode.chunk_bytes == sum(length for _, length in bounds)
+
 
 class FixedContents(Contents):
     chunker = "fixed"

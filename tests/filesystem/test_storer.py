@@ -15,6 +15,7 @@ from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layers import Layer
 from cas3fs.filesystem.writeback.rechunk import FrozenFile
+from cas3fs.index import InodeRow
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStore
@@ -41,7 +42,7 @@ def stored_bytes(machine: Machine) -> int:
 
 def stored_size(fs: FileSystem, number: int) -> int:
     row = index_of(fs).namespace.inode(number)
-    return 0 if row is None else int(row[6])
+    return 0 if row is None else InodeRow(*row).size
 
 
 class TestWhatComesDuringAnUploadWins:
@@ -133,7 +134,7 @@ def test_a_rewritten_file_keeps_its_old_content_in_the_index_until_it_is_stored_
     with fs.index_transaction() as index:
         row = index.namespace.inode(file.number)
         assert row is not None
-        assert row[6] == 300_000
+        assert InodeRow(*row).size == 300_000
         assert sum(length for _, length in index.chunks.bounds(file.number, 0, MIB)) == 300_000
     fs.release(handle)
     fs.release(growing)

@@ -19,7 +19,7 @@ from tests.hostile.mutations import Edit, edits, harmed
 from tests.volume.conftest import Volume, write
 
 FILE_MODE, LINK_MODE, DIR_MODE = 0o100644, 0o120777, 0o040755
-ADD_INODE = "INSERT INTO inodes VALUES (?, ?, 0, 0, ?, 0, ?, 0, 0, 0, 0, 1, 0, 0)"
+ADD_INODE = "INSERT INTO inodes VALUES (?, ?, 0, 0, ?, 0, 0, ?, 0, 0, 0, 0, 1, 0, 0, 0)"
 ADD_NAME = "INSERT INTO dentries (parent, name, inode) VALUES (?, ?, ?)"
 HOSTILE_NAMES = [b"..", b".", b"", b"/", b"../../out", b"a/b", b"a\0b", b"x" * 256]
 

@@ -26,7 +26,7 @@ def add_inode(index: Index, *values: int) -> int:
 
 def add_file(index: Index, name: bytes = b"", parent: int = 1, mode: int = FILE_MODE) -> int:
     """Makes an inode with one link, named if a name is given; returns its number."""
-    number = add_inode(index, mode, 1000, 100, 1, 0, 0, NOW_NS, NOW_NS, NOW_NS, NOW_NS)
+    number = add_inode(index, mode, 1000, 100, 1, 0, 0, 0, NOW_NS, NOW_NS, NOW_NS, NOW_NS)
     if name:
         index.namespace.add_entry(parent, name, number)
     return number

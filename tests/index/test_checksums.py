@@ -37,7 +37,7 @@ def test_sqlite_computes_the_same_row_checksum(row: tuple[int, int, int, int]) -
 
 
 def checksum_in(index: Index, inode: int) -> ChunkChecksum:
-    (row,) = index._database.execute(f"SELECT chunk_count, chunk_sum FROM inodes WHERE id = {inode}")
+    (row,) = index._database.execute(f"SELECT chunk_count, chunk_sum, chunk_bytes FROM inodes WHERE id = {inode}")
     return ChunkChecksum(*row)  # type: ignore[arg-type]
 
 
@@ -82,6 +82,7 @@ def test_checksums_match_the_chunks_whatever_happens_to_files(seed: int) -> None
         for _ in range(30):
             with index.operation():
                 change(index, dice, files)
+        assert [index.chunks.size_bytes(file) for file in files] == [checksum_in(index, file)[2] for file in files]
         assert [checksum_in(index, file) for file in files] == [checksum_of_chunks_in(index, file) for file in files]
         index.commit()
         with IndexChecker(index.path) as checker:
@@ -198,13 +199,28 @@ def test_a_file_cut_to_nothing_has_the_checksum_of_no_chunks(path: Path) -> None
         assert checksum_in(index, file) == checksum_of_chunks_in(index, file)
 
 
+@pytest.mark.parametrize("column", ["chunk_count", "chunk_sum", "chunk_bytes"])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_wrong_number_in_any_column_is_noticed(path: Path, column: str, rows: int) -> None:
+    with index_at(path) as index:
+        file = add_file(index)
+        index.chunks.replace(file, 0, 200, [(100 * n, 100, 1, 0) for n in range(rows)])
+        index.commit()
+    assert not seen_by_a_check(path)
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE inodes SET {column} = {column} + 1 WHERE id = {file}")
+    database.close()
+    assert seen_by_a_check(path)
+    assert refused_by_a_gc(path)
+
+
 @pytest.mark.parametrize("files", [0, 3])
 def test_recomputed_checksums_match_the_chunks(path: Path, files: int) -> None:
     with index_at(path) as index:
         for file in [add_file(index) for _ in range(files)]:
             index.chunks.replace(file, 0, 200, [(0, 100, 1, 0), (100, 100, file, 7)])
         index._database.begin()
-        index._database.execute("UPDATE inodes SET chunk_count = 9, chunk_sum = 9")
+        index._database.execute("UPDATE inodes SET chunk_count = 9, chunk_sum = 9, chunk_bytes = 9")
         index._database.execute(RECOMPUTE_CHECKSUMS.text)
         index.commit()
         with IndexReader(path) as reader:

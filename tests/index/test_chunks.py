@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.errors import BlockMissing
-from cas3fs.index import Index
+from cas3fs.index import Index, InodeRow
 from cas3fs.values import ChunkSpan
 from tests.index.conftest import add_file, make_pack
 
@@ -135,9 +135,9 @@ def test_a_file_may_reach_to_the_last_offset(index: Index) -> None:
 
 def test_storing_sets_size_times_and_sequence_together(index: Index) -> None:
     number = add_file(index)
-    before = index.namespace.inode(number)
+    before = InodeRow(*index.namespace.inode(number))
     index.chunks.stored(number, 5, 6, 7, 8)
-    assert index.namespace.inode(number) == (*before[:6], 5, before[7], 6, 7, before[10], 8)
+    assert index.namespace.inode(number) == before._replace(size=5, mtime_ns=6, ctime_ns=7, stored_seq=8)
 
 
 def test_finding_a_chunk_in_a_long_file_reads_no_others(index: Index) -> None:

@@ -185,7 +185,7 @@ index = Index.open(Path(sys.argv[1]), create=True)
 def make(name):
     with index.operation():
         number = index.namespace.last_numbers()[0] + 1
-        index.namespace.insert_inodes([(number, 0o100644, 0, 0, 1, 0, 0, 1, 1, 1, 1)])
+        index.namespace.insert_inodes([(number, 0o100644, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1)])
         index.namespace.add_entry(1, name, number)
 for number in range(3000):
     make(b"committed%d" % number)
@@ -267,7 +267,7 @@ def test_an_io_error_on_a_full_disk_means_that_it_is_full(index: Index, monkeypa
 
 def test_a_number_beyond_64_bits_is_an_index_error(index: Index) -> None:
     with pytest.raises(IndexDatabaseError):
-        index.namespace.save_attributes([(1, 0, 0, 0, 0, 2**63)])
+        index.namespace.save_attributes([(1, 0, 0, 0, 0, 0, 2**63)])
 
 
 def test_space_for_the_log_is_allocated_beforehand(index: Index) -> None:

@@ -165,6 +165,21 @@ def test_an_index_of_the_first_revision_gets_checksums_and_lost_blocks(path: Pat
         assert len(index.chunks.spans(6, 0, 100)) == 4
 
 
+def test_an_index_of_the_second_revision_gets_flags_and_sizes(path: Path) -> None:
+    as_of_the_first_revision(path)
+    migrations.run_steps(path, "0002")
+    kept = "SELECT id, mode, size, atime_ns, crtime_ns, stored_seq, chunk_count, chunk_sum FROM inodes ORDER BY id"
+    before = read(path, kept)
+    assert migrations.upgrade(path)
+    assert read(path, kept) == before
+    added = read(path, "SELECT flags, chunk_bytes FROM inodes WHERE id > 1 ORDER BY id")
+    assert added == [(0, 0), (0, 20), (0, 40), (0, 60), (0, 80)]
+    with IndexChecker(path) as checker:
+        assert checker.defects("chunks-unlike-sums") == []
+    with Index.open(path) as index:
+        assert add_file(index) == 17
+
+
 @pytest.mark.promise("migrations-work-on-a-copy")
 @pytest.mark.parametrize("fault", ["op.execute('no SQL')", "raise sa.exc.InvalidRequestError('no')"])
 def test_a_step_that_fails_leaves_the_index_as_it_was(path: Path, request: pytest.FixtureRequest, fault: str) -> None:

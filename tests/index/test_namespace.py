@@ -18,9 +18,9 @@ def test_a_new_index_has_a_root_directory(index: Index) -> None:
 
 
 def test_an_inode_comes_back_as_it_was_made(index: Index) -> None:
-    values = (0o20644, 2**32 - 2, 2**32 - 2, 3, 2**63 - 1, 2**63 - 1, -1, 0, 1, 2**63 - 1)
+    values = (0o20644, 2**32 - 2, 2**32 - 2, 3, 2**63 - 1, 2**32 - 1, 2**63 - 1, -1, 0, 1, 2**63 - 1)
     number = add_inode(index, *values)
-    assert index.namespace.inode(number) == (number, *values, 0)
+    assert index.namespace.inode(number) == (number, *values, 0, 0)
 
 
 def test_inode_and_entry_numbers_are_never_used_again(index: Index) -> None:
@@ -41,9 +41,9 @@ def test_an_unknown_inode_or_name_is_none(index: Index) -> None:
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_name_of_any_bytes_is_found(index: Index, name: bytes) -> None:
-    number = add_inode(index, FILE_MODE, 1, 2, 1, 0, 5, 6, 7, 8, 9)
+    number = add_inode(index, FILE_MODE, 1, 2, 1, 0, 3, 5, 6, 7, 8, 9)
     entry = index.namespace.add_entry(1, name, number)
-    assert index.namespace.lookup(1, name) == (number, FILE_MODE, 1, 2, 1, 0, 5, 6, 7, 8, 9, 0)
+    assert index.namespace.lookup(1, name) == (number, FILE_MODE, 1, 2, 1, 0, 3, 5, 6, 7, 8, 9, 0, 0)
     assert index.namespace.child(1, name) == (entry, number)
     assert index.namespace.names_of(number) == [(1, name)]
 
@@ -56,18 +56,18 @@ def test_names_are_found_in_their_own_directory_only(index: Index) -> None:
 def test_saving_inodes_keeps_creation_time_and_stored_sequence(index: Index) -> None:
     number = add_file(index)
     index.chunks.stored(number, 10, 20, 30, 40)
-    row = InodeRow(number, 0o100600, 1, 2, 3, 4, 5, 6, 7, 8, -1, -1)
+    row = InodeRow(number, 0o100600, 1, 2, 3, 4, 0x10, 5, 6, 7, 8, -1, -1, -1)
     index.namespace.save_inodes([row])
-    assert index.namespace.inode(number) == row._replace(crtime_ns=NOW_NS, stored_seq=40)
-    index.namespace.save_inodes([(*row[:6], 50, *row[7:10])])
-    assert index.namespace.inode(number)[6] == 50
+    assert index.namespace.inode(number) == row._replace(crtime_ns=NOW_NS, stored_seq=40, chunk_bytes=0)
+    index.namespace.save_inodes([(*row[:7], 50, *row[8:11])])
+    assert index.namespace.inode(number)[7] == 50
 
 
 def test_saving_attributes_keeps_size_and_times_of_the_content(index: Index) -> None:
     number = add_file(index)
     index.chunks.stored(number, 10, 20, 30, 40)
-    index.namespace.save_attributes([(number, 0o100600, 1, 2, 3, 77)])
-    expected = (number, 0o100600, 1, 2, 3, 0, 10, 77, 20, 30, NOW_NS, 40)
+    index.namespace.save_attributes([(number, 0o100600, 1, 2, 3, 0x10, 77)])
+    expected = (number, 0o100600, 1, 2, 3, 0, 0x10, 10, 77, 20, 30, NOW_NS, 40, 0)
     assert index.namespace.inode(number) == expected
 
 
@@ -147,7 +147,7 @@ def test_a_file_may_have_many_names_and_the_root_has_none(index: Index) -> None:
 def test_unlinked_are_inodes_without_links_whatever_their_names(index: Index) -> None:
     add_file(index, b"named")
     _without_name, without_links = add_file(index), add_file(index, b"unlinked")
-    index.namespace.save_attributes([(without_links, FILE_MODE, 0, 0, 0, 0)])
+    index.namespace.save_attributes([(without_links, FILE_MODE, 0, 0, 0, 0, 0)])
     assert index.namespace.unlinked() == [without_links]
 
 

@@ -183,7 +183,7 @@ class Directories:
         self._dentries.create(number, parent, name, row, is_directory=is_directory)
         directory.nlink += is_directory
         self._state.entries_changed(directory)
-        inode = self._inodes.admit((number, *row, 0))
+        inode = self._inodes.admit((number, *row, 0, 0))
         self._inodes.lookups[number] = 1
         return inode
 
@@ -198,7 +198,7 @@ class Directories:
         number = self._dentries.reserve_number()
         with self._state.operation():
             self._index.namespace.insert_inodes([(number, *row)])
-        inode = self._inodes.admit((number, *row, 0))
+        inode = self._inodes.admit((number, *row, 0, 0))
         inode.linkable = linkable
         self._inodes.lookups[number] = 1
         return inode
@@ -333,4 +333,4 @@ def new_row(
     if nlink is None:
         nlink = 2 if is_directory else 1
     now = time.time_ns()
-    return (mode, caller.uid, gid, nlink, rdev, size, now, now, now, now)
+    return (mode, caller.uid, gid, nlink, rdev, 0, size, now, now, now, now)

@@ -34,8 +34,10 @@ class Inode:
         "atime_ns",
         "being_stored",
         "changed_at_s",
+        "chunk_bytes",
         "crtime_ns",
         "ctime_ns",
+        "flags",
         "gid",
         "handles",
         "layers",
@@ -61,12 +63,14 @@ class Inode:
         gid: int,
         nlink: int,
         rdev: int,
+        flags: int,
         size: int,
         atime_ns: int,
         mtime_ns: int,
         ctime_ns: int,
         crtime_ns: int,
         stored_seq: int,
+        chunk_bytes: int,
     ) -> None:
         self.number = number
         self.mode = mode
@@ -74,12 +78,16 @@ class Inode:
         self.gid = gid
         self.nlink = nlink
         self.rdev = rdev
+        self.flags = flags
+        """As chattr sets them."""
         self.size = size
         self.atime_ns = atime_ns
         self.mtime_ns = mtime_ns
         self.ctime_ns = ctime_ns
         self.crtime_ns = crtime_ns
         self.stored_seq = stored_seq
+        self.chunk_bytes = chunk_bytes
+        """How many bytes its chunks in the index hold: those of its content that is stored."""
         self.layers: list[Layer] = []
         self.handles = 0
         self.writers = 0
@@ -291,6 +299,7 @@ def _full_row(inode: Inode) -> tuple[int, ...]:
         inode.gid,
         inode.nlink,
         inode.rdev,
+        inode.flags,
         inode.size,
         inode.atime_ns,
         inode.mtime_ns,
@@ -299,4 +308,4 @@ def _full_row(inode: Inode) -> tuple[int, ...]:
 
 
 def _attributes_row(inode: Inode) -> tuple[int, ...]:
-    return (inode.number, inode.mode, inode.uid, inode.gid, inode.nlink, inode.atime_ns)
+    return (inode.number, inode.mode, inode.uid, inode.gid, inode.nlink, inode.flags, inode.atime_ns)

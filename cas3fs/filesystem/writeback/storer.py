@@ -42,6 +42,7 @@ from cas3fs.filesystem.writeback.commits import Commits
 from cas3fs.filesystem.writeback.pending_files import PendingFiles, grows
 from cas3fs.filesystem.writeback.rechunk import FrozenFile, Rechunker, enter_chunks
 from cas3fs.filesystem.writeback.unstorable import UnstorableFiles, concerns_one_file
+from cas3fs.index import Index
 from cas3fs.values import BlockHash
 
 _TICK_S = 0.25
@@ -350,7 +351,9 @@ class Storer:
                         for new in file.chunks
                     ),
                 )
-            for file in whole:
+                sizes = [_size_in_chunks(state.index, file) for file in whole]
+            for file, size_bytes in zip(whole, sizes, strict=True):
+                file.inode.chunk_bytes = size_bytes
                 file.inode.stored_seq = file.seq
                 state.staging.mark_stored(file.inode, file.unstored)
                 self._unstorable.stored(file.inode.number)
@@ -461,6 +464,11 @@ class Storer:
 def _failure_of(failures: Mapping[BlockHash, BaseException], file: FrozenFile) -> BaseException | None:
     """The error of the first block of the file that could not be stored; None without any."""
     return next((failures[new.hash] for new in file.chunks if new.hash in failures), None) if failures else None
+
+
+def _size_in_chunks(index: Index, file: FrozenFile) -> int:
+    """How many bytes the file's chunks hold, once they are entered."""
+    return sum(new.length for new in file.chunks) if file.is_new else index.chunks.size_bytes(file.inode.number)
 
 
 def _describe(error: BaseException) -> str:

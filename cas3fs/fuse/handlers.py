@@ -269,9 +269,12 @@ class RequestHandlers:
         """Where data or a hole begin from `offset` on, as lseek(2). None: call `seek`."""
         return self._fs.seek_now(handle, offset, whence)
 
-    def seek(self, handle: int, offset: int, whence: int) -> int:
-        """Where data or a hole begin from `offset` on, as lseek(2); may take long in a file of many chunks."""
-        return self._fs.seek(handle, offset, whence)
+    def seek(self, handle: int, offset: int, whence: int, write_back: Callable[[int, int, int], bool]) -> int:
+        """Where data or a hole begin from `offset` on, as lseek(2); may wait.
+
+        `write_back` has the kernel write what it has of an inode, from and to, or returns False.
+        """
+        return self._fs.seek(handle, offset, whence, write_back)
 
     def allocate(self, handle: int, offset: int, length: int, mode: int) -> None:
         """Set the size, make a hole, or zeros; `mode` as in fallocate(2)."""

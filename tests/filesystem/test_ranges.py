@@ -181,10 +181,30 @@ def test_the_end_of_a_file_of_many_chunks_is_found_in_steps(machine: Machine) ->
     assert fs.seek_now(handle, 0, os.SEEK_HOLE) is None
     assert fs.seek(handle, 0, os.SEEK_HOLE) == 5 * MIB
     fs.allocate(handle, 5 * MIB - 10, 2**50, 0)
-    assert fs.seek_now(handle, 5 * MIB, os.SEEK_DATA) is None
     with pytest.raises(FileSystemError):
         fs.seek(handle, 5 * MIB, os.SEEK_DATA)
     machine.close()
+
+
+def test_no_hole_is_told_of_what_cannot_be_written_back(fs: FileSystem) -> None:
+    make_file(fs, 1, b"f", b"data")
+    handle = opened(fs, b"f")
+    fs.allocate(handle, 0, MIB, 0)
+    asked = []
+
+    def write_back(number: int, start: int, end: int) -> bool:
+        asked.append((number, start, end))
+        return False
+
+    number = fs.lookup(1, b"f").number
+    assert fs.seek_now(handle, 2, os.SEEK_DATA) == 2
+    assert fs.seek_now(handle, 2, os.SEEK_HOLE) is None
+    assert fs.seek(handle, 10, os.SEEK_DATA, write_back) == 10
+    assert fs.seek(handle, 0, os.SEEK_HOLE, write_back) == MIB
+    assert asked == [(number, 10, MIB), (number, 4, MIB)]
+    reading = opened(fs, b"f", os.O_RDONLY)
+    fs.release(handle)
+    assert fs.seek_now(reading, 0, os.SEEK_HOLE) == 4
 
 
 def test_a_row_whose_holes_make_no_sense_is_set_aside(machine: Machine, tmp_path: Path) -> None:

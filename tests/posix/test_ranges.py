@@ -112,6 +112,26 @@ def test_a_mapping_shows_a_punched_range_at_once(folder: Path, file: int) -> Non
         assert mapped[2 * BLOCK : 2 * BLOCK + 10] == bytes(5) + b"x" * 5
 
 
+@pytest.mark.promise("holes-are-made-and-found")
+def test_what_a_mapping_has_changed_is_data(file: int, tmp_path: Path) -> None:
+    """Although the kernel has not written it."""
+    local = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
+    for one in (file, local):
+        os.ftruncate(one, 64 * BLOCK)
+        with mmap.mmap(one, 64 * BLOCK) as mapped:
+            mapped[4 * BLOCK + 5] = mapped[4 * BLOCK + 4096] = 1
+            mapped[40 * BLOCK] = 1
+            assert os.lseek(one, 0, os.SEEK_DATA) == 4 * BLOCK
+            assert os.lseek(one, 4 * BLOCK, os.SEEK_HOLE) == 4 * BLOCK + 8192
+            mapped[4 * BLOCK + 8192] = 1
+            assert os.lseek(one, 4 * BLOCK, os.SEEK_HOLE) == 4 * BLOCK + 3 * 4096
+            assert os.lseek(one, 5 * BLOCK, os.SEEK_DATA) == 40 * BLOCK
+            refused(errno.ENXIO, os.lseek, one, 41 * BLOCK, os.SEEK_DATA)
+            mapped[64 * BLOCK - 1] = 1
+            assert os.lseek(one, 41 * BLOCK, os.SEEK_DATA) == 64 * BLOCK - 4096
+    os.close(local)
+
+
 @pytest.mark.promise("holes-are-made-and-found", "fallocate-reserves-nothing")
 def test_errors_sizes_and_times_of_fallocate_are_those_of_ext4(file: int, tmp_path: Path) -> None:
     local = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)

@@ -8,6 +8,7 @@ stored. Nothing is ever reserved: where fallocate(2) is to reserve space, it set
 import errno
 import os
 import time
+from collections.abc import Callable
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.limits import SIZE_MAX
@@ -21,6 +22,10 @@ KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
 """Modes of fallocate(2)."""
 _MODES = frozenset({0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE})
 _FIRST_WINDOW_BYTES = 16 << 20
+_SEEK_ATTEMPTS = 4
+
+WriteBack = Callable[[int, int, int], bool]
+"""Given the number of an inode and a range of it."""
 
 
 class Ranges:
@@ -35,25 +40,43 @@ class Ranges:
     # -- data and holes
 
     def seek_now(self, handle: int, position: int, whence: int) -> int | None:
-        """As `seek` where few chunks have to be looked at, else None."""
+        """As `seek` where few chunks have to be looked at, and nothing has to be written back first, else None."""
         with self._lock:
             inode = self._files.opened(handle).inode
             _check_position(inode, position, whence)
             place, is_found = self._step(inode, position, _FIRST_WINDOW_BYTES, whence)
-            return _found(inode, place, whence) if is_found else None
+            if not is_found or (inode.writers and place != (position if whence == os.SEEK_DATA else inode.size)):
+                return None
+            return _found(inode, place, whence)
 
-    def seek(self, handle: int, position: int, whence: int) -> int:
+    def seek(self, handle: int, position: int, whence: int, write_back: WriteBack | None = None) -> int:
         """Where data, or a hole, begin from `position` on, as lseek(2) with SEEK_DATA or SEEK_HOLE.
 
         The end of the file is a hole. A long search releases the lock again and again.
+
+        A front-end's kernel may have bytes of a file that is open for writing and not know that they are of interest:
+        `write_back` has it write those of a range, without any lock, before that is said to be a hole. Where it returns
+        False, because it cannot, no hole is told.
 
         Raises:
             FileSystemError: ENXIO, `position` is not in the file, or no data follow; EINVAL.
         """
         with self._lock:
             inode = self._files.opened(handle).inode
-        _check_position(inode, position, whence)
-        return _found(inode, self._search(inode, position, whence), whence)
+        for _ in range(_SEEK_ATTEMPTS):
+            _check_position(inode, position, whence)
+            place = self._search(inode, position, whence)
+            start, end = (position, place) if whence == os.SEEK_DATA else (place, self._following_data(inode, place))
+            if write_back is None or not inode.writers or start >= end:
+                return _found(inode, place, whence)
+            if not write_back(inode.number, start, end):
+                break
+            if self._following_data(inode, start) >= end:
+                return _found(inode, place, whence)
+        return position if whence == os.SEEK_DATA else inode.size
+
+    def _following_data(self, inode: Inode, position: int) -> int:
+        return self._search(inode, position, os.SEEK_DATA) if position < inode.size else position
 
     def next_data(self, number: int, position: int) -> int | None:
         """Where data begin from `position` on; None when there are none."""

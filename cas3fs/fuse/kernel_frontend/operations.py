@@ -6,14 +6,17 @@ waits for a disk, go to its pool. A read and a sync change nothing, so a program
 while its request is carried to its end.
 """
 
+import threading
 import time
 
 from cas3fs.filesystem import Inode
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers
+from cas3fs.fuse.kernel.notify import Notifier
 from cas3fs.fuse.kernel.protocol import OpenFlag
 from cas3fs.fuse.kernel.replies import Buffer, DirectoryPage, ExtendedAttributes, FileSystemStatistics, Opened
 
+_WRITE_BACKS = 2
 _KEEP_CACHE = OpenFlag.KEEP_CACHE
 
 
@@ -35,6 +38,9 @@ class KernelHandlers(Handlers):
         self.releasedir = handlers.releasedir  # type: ignore[method-assign]
         self.getxattr = handlers.getxattr  # type: ignore[method-assign]
         self.removexattr = handlers.removexattr  # type: ignore[method-assign]
+        self.notifier: Notifier | None = None
+        """Of the session; set before it serves."""
+        self._writing_back = threading.Semaphore(_WRITE_BACKS)
         self._read_now = handlers.read_now
         self._write_now = handlers.write_now
 
@@ -113,7 +119,24 @@ class KernelHandlers(Handlers):
         place = self._handlers.seek_now(handle, offset, whence)
         if place is not None:
             return place
-        return Deferred(lambda: self._handlers.seek(handle, offset, whence), abandonable=True)
+        return Deferred(lambda: self._handlers.seek(handle, offset, whence, self._write_back), abandonable=True)
+
+    def _write_back(self, inode: int, start: int, end: int) -> bool:
+        """Has the kernel write what programs have changed in a range through mappings: it does not do so by itself
+        before it asks for data and holes. The kernel waits for the writes, which the reader serves.
+
+        Returns:
+            False where it was not done: each waiting request takes a thread, so there are few of them.
+        """
+        if self.notifier is None or not self._writing_back.acquire(blocking=False):
+            return False
+        try:
+            self.notifier.invalidate_inode(inode, start, end - start)
+        except OSError:
+            return False
+        finally:
+            self._writing_back.release()
+        return True
 
     def fallocate(self, handle: int, offset: int, length: int, mode: int) -> None:
         self._handlers.allocate(handle, offset, length, mode)

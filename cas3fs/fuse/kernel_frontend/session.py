@@ -11,6 +11,7 @@ from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
 from cas3fs.fuse.handlers import RequestHandlers, errno_of_failure
 from cas3fs.fuse.kernel.channel import FLAG_NAMES, SECURITY_NAMES, Channel, ChannelError
 from cas3fs.fuse.kernel.channel import MountOptions as ChannelOptions
+from cas3fs.fuse.kernel.notify import Notifier
 from cas3fs.fuse.kernel.replies import ReplyFormat
 from cas3fs.fuse.kernel.session import Session, SessionSettings, name_of
 from cas3fs.fuse.kernel_frontend.operations import KernelHandlers
@@ -79,6 +80,7 @@ class KernelSession:
             channel = Channel.mount(self._mountpoint, self._options)
         except ChannelError as error:
             raise MountError(str(error)) from error
+        self._handlers.notifier = Notifier(channel)
         self._session = Session(channel, self._handlers, self._settings, _errno_of)
         try:
             self._session.begin()

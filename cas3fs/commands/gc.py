@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """gc of a volume: by the process of its mount, or by opening it for that."""
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from cas3fs.commands.mount_service import MountService
 from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Progress
 from cas3fs.control.messages.maintenance import GcPlanReply, GcPlanRequest, GcRequest
-from cas3fs.errors import UsageError
+from cas3fs.errors import Cas3fsError, SnapshotError, StoreError, UsageError
 from cas3fs.maintenance.gc.request import GcResult, GcSettings
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_writer
+
+_log = logging.getLogger(__name__)
 
 
 def collect_mounted(
@@ -29,6 +32,7 @@ def collect_unmounted(
     Raises:
         Cas3fsError, OSError: as opening, the gc, publishing and releasing do.
     """
+    settings_of(request)  # before anything is claimed
     with _opened(store, folders) as volume:
         return _carry_out(GcScheduler(volume), request, progress)
 
@@ -55,11 +59,24 @@ def settings_of(request: GcRequest | GcPlanRequest) -> GcSettings:
 
 @contextmanager
 def _opened(store: StoreSettings, folders: LocalFolders) -> Iterator[OpenVolume]:
-    """A volume that is open for writing, without a mount; it is published and released at the end."""
-    volume = open_writer(store, WriterSettings(cache_size_bytes=0, snapshot_interval_s=0), folders)
-    try:
+    """A volume that is open for writing, without a mount; it is published and released at the end.
+
+    That is done too if the gc refuses to go on because of something in the store: whatever was done is complete in
+    itself, and a volume that stays held could not be mounted elsewhere.
+    """
+    with closing(open_writer(store, WriterSettings(cache_size_bytes=0, snapshot_interval_s=0), folders)) as volume:
         volume.start(0)
-        yield volume
+        try:
+            yield volume
+        except (SnapshotError, StoreError):
+            _finish_quietly(volume)
+            raise
         volume.finish()
-    finally:
-        volume.close()
+
+
+def _finish_quietly(volume: OpenVolume) -> None:
+    """Publishes and releases after a failure; a second failure is only logged."""
+    try:
+        volume.finish()
+    except (Cas3fsError, OSError) as error:
+        _log.warning("the volume stays held for this machine: %s", error)

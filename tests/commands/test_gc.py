@@ -17,7 +17,7 @@ from cas3fs.commands.gc import collect_unmounted, settings_of
 from cas3fs.commands.restore import restore_head
 from cas3fs.control import Message
 from cas3fs.control.messages.maintenance import FsckReply, FsckRequest, GcPlanRequest, GcRequest
-from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, UsageError
+from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, SnapshotError, UsageError
 from cas3fs.filesystem import Owner
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.last_results import load_last_results
@@ -83,6 +83,16 @@ def test_a_volume_that_is_open_elsewhere_is_not_collected(volume: Volume) -> Non
     volume.open("there")
     with pytest.raises(EpochHeld):
         collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
+
+
+@pytest.mark.parametrize("request_", [NOW, GcPlanRequest()], ids=["gc", "plan"])
+def test_a_gc_that_refuses_to_go_on_leaves_the_volume_free(volume: Volume, request_: GcRequest | GcPlanRequest) -> None:
+    damaged = volume.use("here", one="1")
+    volume.use("here", two="2")
+    corrupt_object(volume.shelf.store, f"snapshots/{damaged}")
+    with pytest.raises(SnapshotError, match=damaged):
+        collect_unmounted(volume.store_settings, volume.folders("there"), request_, silent)
+    assert read(volume.open("here"), "two") == "2"
 
 
 @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")

@@ -72,8 +72,8 @@ def tree_of(opened: OpenVolume) -> Tree:
 
 
 def used(volume: Volume, host: str) -> Tree:
-    """What a writer sees, who takes over what another one holds."""
-    opened = volume.open(host, take_over=True)
+    """What a writer sees."""
+    opened = volume.open(host)
     tree = tree_of(opened)
     opened.finish()
     opened.close()

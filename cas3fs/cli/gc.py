@@ -114,7 +114,8 @@ def _result_lines(result: GcResult) -> Iterator[str]:
     if result.deleted_strays:
         yield f"unknown objects deleted: {result.deleted_strays:,}, {format_size(result.stray_bytes)}"
     if result.held_bytes:
-        yield f"needed by snapshots: {format_size(result.held_bytes)}; `cas3fs gc --dry-run` shows by which"
+        later = "a gc frees it once these are deleted; `cas3fs gc --dry-run` lists them"
+        yield f"needed by older snapshots: {format_size(result.held_bytes)}; {later}"
     if result.hurt_snapshots:
         yield f"snapshots that cannot be restored: {', '.join(result.hurt_snapshots)}; `cas3fs fsck` shows why"
     if result.strays_left:

@@ -4,8 +4,8 @@
 The index keeps two numbers for each pack, the snapshots with which it was born and died; the snapshots in between may
 need it. A pack dies with the first gc that finds it unreferenced. So the last snapshot before that gc always seems to
 need the pack, even if it was taken after the last file was deleted. Only that snapshot's own index shows which packs
-its files reference. Restoring it costs as much as restoring the snapshot, so a gc does that only where it may free
-more.
+its files reference. Restoring it costs as much as restoring the snapshot, so a gc does that only where the index is
+small, or where it may free more.
 
 The index of a snapshot may also hold unreferenced blocks, in packs that such a gc has deleted since. Code that makes a
 snapshot the head again therefore drops those blocks first (`Garbage.delete_unreferenced_blocks`).

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from cas3fs.cli.program import run
+from cas3fs.filesystem import ROOT
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
+from tests.volume.conftest import Volume, delete_snapshots
 
 STRAYS = ["packs/00000001/" + digit * 64 for digit in "ab"]
 
@@ -50,3 +52,23 @@ def test_programs_are_told_too(
     faulty_stores.faults.clear()
     assert run([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["problems"] == []
+
+
+def test_what_snapshots_hold_is_a_line_that_says_when_it_is_freed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = Volume(tmp_path)
+    with_file = volume.use("here", one="1")
+    opened = volume.open("here")
+    opened.filesystem.unlink(ROOT, b"one")
+    opened.finish()
+    opened.close()
+    gc = ["gc", volume.store_settings.url, "--state-dir", str(tmp_path / "here")]
+    assert run(gc) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("needed by older snapshots: 146 B; a gc frees it once these are deleted; ")
+    assert run([*gc, "--dry-run"]) == 0
+    assert with_file in capsys.readouterr().out
+    delete_snapshots(volume, "here", with_file)
+    assert run(gc) == 0
+    assert capsys.readouterr().out.startswith("freed: 1 packs, 146 B\n")

@@ -19,12 +19,14 @@ from cas3fs.control import Message
 from cas3fs.control.messages.maintenance import FsckReply, FsckRequest, GcPlanRequest, GcRequest
 from cas3fs.errors import ControlError, EpochHeld, SnapshotDamaged, SnapshotError, UsageError
 from cas3fs.filesystem import Owner
+from cas3fs.maintenance.gc import planner
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.maintenance.last_results import load_last_results
+from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.testing.store_damage import corrupt_object
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
-from tests.volume.conftest import Volume, answer, packs, write
+from tests.volume.conftest import Volume, answer, delete_snapshots, packs, prune_snapshots, write
 
 NOW = GcRequest(grace_s=0)
 
@@ -77,6 +79,37 @@ def test_a_volume_that_is_not_open_is_collected_and_released(volume: Volume) -> 
     assert load_last_results(volume.state("here"))["gc"]["dropped_blocks"] == 1
     elsewhere = volume.open("there")
     assert read(elsewhere, "two") == text(2)
+
+
+def test_deleted_files_are_freed_by_one_gc_after_pruning(volume: Volume) -> None:
+    """The newest snapshot was taken after they were deleted, so it does not hold them, however little they were."""
+    volume.use("here", one="1")
+    opened = volume.open("here")
+    opened.filesystem.unlink(1, b"one")
+    opened.finish()
+    opened.close()
+    prune_snapshots(volume, "here", RetentionPolicy(last=1))
+    collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
+    assert packs(volume) == set()
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_a_newest_snapshot_with_a_large_index_is_searched_where_that_pays(
+    volume: Volume, searched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "SMALL_INDEX_BYTES", 0)
+    volume.use("here", one=os.urandom(500_000).hex() if searched else "1")
+    opened = volume.open("here")
+    opened.filesystem.unlink(1, b"one")
+    newest = opened.finish()
+    opened.close()
+    prune_snapshots(volume, "here", RetentionPolicy(last=1))
+    collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
+    assert (packs(volume) == set()) is searched
+    if not searched:
+        delete_snapshots(volume, "here", str(newest))
+        collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
+        assert packs(volume) == set()
 
 
 def test_a_volume_that_is_open_elsewhere_is_not_collected(volume: Volume) -> None:

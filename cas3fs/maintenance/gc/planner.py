@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
+from typing import Final
 
 import attrs
 
@@ -39,7 +40,11 @@ from cas3fs.maintenance.store_clock import store_clock_now
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.retention import current_policy, remaining_lifetimes
+from cas3fs.units import MIB
 from cas3fs.values import PagesNumber, SnapshotNumber
+
+SMALL_INDEX_BYTES: Final = 16 * MIB
+"""An index of this size is read in about a second, for a thousandth of a dollar at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -206,8 +211,8 @@ class Planner:
     def newest_references(
         self, inventory: StoreInventory, next_ordinal: int, dead: Iterable[PackUse | DeadPack]
     ) -> Iterator[SnapshotReferences | None]:
-        """The packs that the newest snapshot references, if reading them costs less than that may free of the `dead`
-        packs; None otherwise."""
+        """The packs that the newest snapshot references, if that may free some of the `dead` packs, and reading its
+        index costs little, or less than it may free; None otherwise."""
         if not inventory.snapshots or inventory.unreadable:
             yield None
             return
@@ -217,7 +222,7 @@ class Planner:
         held_bytes = sum(pack.size for pack in dead if pack.born <= ordinal < deaths.of_pack(pack))
         with ExitStack() as resources:
             references = None
-            if held_bytes > newest.index_size:
+            if held_bytes > (0 if newest.index_size <= SMALL_INDEX_BYTES else newest.index_size):
                 try:
                     packs = referenced_packs(self._context.archive, newest.id, self._context.scratch)
                     references = SnapshotReferences(ordinal, resources.enter_context(packs))

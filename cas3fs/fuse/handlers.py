@@ -47,6 +47,8 @@ _AFTER_A_JUMP = 16
 _UNBOUNDED = 1 << 30
 _BATCH = 128
 """Entries that are fetched at once where nobody says how many are wanted."""
+_LARGEST_BATCH = 1000
+"""Entries that are fetched at once at most, as other requests wait meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -354,7 +356,7 @@ class RequestHandlers:
         if page.add_all_bare(dots, 0) < len(dots):
             return
         first = position = max(0, offset - _DOTS)
-        while limit := min(page.room, left):
+        while limit := min(page.room, left, _LARGEST_BATCH):
             try:
                 taken = self._take(handle, position, limit, page)
             except Exception:

@@ -57,7 +57,7 @@ def test_the_values_to_monitor_exist(cas3fs_mount: TemporaryMount) -> None:
     cas3fs_mount.volume.run("fsck", cas3fs_mount.path)
     table = PAGE.partition("what to watch for")[2].partition(".. code-block")[0]
     names = re.findall(r"``([\w.]+)``", "".join(re.findall(r'^   "(.*?)", ', table, re.MULTILINE)))
-    assert len(names) == 11
+    assert len(names) == 13
     stats = cas3fs_mount.stats()
     assert [name for name in names if not has_value(stats, name)] == []
 

@@ -129,7 +129,7 @@ class NullHandlers(Handlers):
     def fsync(self, handle: int, data_only: bool) -> None:
         """Nothing is kept."""
 
-    def opendir(self, inode: int, flags: int) -> Opened:
+    def opendir(self, inode: int, flags: int, caller: Caller) -> Opened:
         return Opened(inode)
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:

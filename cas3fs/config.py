@@ -131,6 +131,8 @@ class MountSettings:
     """What speaks with the kernel: ``kernel`` (our own, which ``auto`` takes too) or ``llfuse``."""
     options: tuple[str, ...] = ()
     """The arguments of ``-o``, split at commas."""
+    writeback: bool = False
+    """The kernel's page cache collects what programs write."""
 
 
 _OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')

@@ -109,6 +109,11 @@ def _size(size_bytes: int) -> str:
     show_default=True,
     help="What speaks with the kernel: cas3fs itself (kernel), or the library llfuse.",
 )
+@click.option(
+    "--writeback",
+    is_flag=True,
+    help="Let the kernel collect writes: faster in small pieces, and safe only after close or fsync.",
+)
 @folder_options
 @mount_store_options
 @verbose_option
@@ -128,6 +133,7 @@ def mount(
     fsync_mode: str,
     workers: int,
     frontend: str,
+    writeback: bool,
     options: tuple[str, ...],
     state_dir: str | None,
     cache_dir: str | None,
@@ -166,7 +172,7 @@ def mount(
         take_over=take_over,
         fsync_remote=fsync_mode == "remote",
     )
-    session = MountSettings(mountpoint, workers, frontend, split)
+    session = MountSettings(mountpoint, workers, frontend, split, writeback)
     store = store_settings(normal_url(volume), endpoint_url)
     return _serve(store, writer, session, folders, foreground=foreground, verbose=verbose)
 

@@ -15,6 +15,7 @@ def store_mounted(service: MountService, request: StoreRequest, progress: Progre
     """Store everything that was written before; do nothing on a read-only mount."""
     publisher = service.volume.publisher
     if publisher is not None:
+        service.write_back()
         publisher.store(progress)
         if service.volume.filesystem.unstorable_files():
             publisher.publish(progress)  # which shows whether the store accepts anything
@@ -24,6 +25,7 @@ def store_mounted(service: MountService, request: StoreRequest, progress: Progre
 def flush_mounted(service: MountService, request: FlushRequest, progress: Progress) -> FlushReply:
     """Store everything that was written before, and publish it."""
     publisher = service.publisher("there is nothing to flush")
+    service.write_back()
     return FlushReply(publisher.publish(progress, name=request.name), service.volume.unstored_files())
 
 

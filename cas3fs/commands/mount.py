@@ -187,7 +187,8 @@ def serve_mount(
     Raises:
         Cas3fsError: it could not be mounted.
     """
-    make_session = choose_frontend(mount.frontend, parse_options(mount.options, is_root=os.geteuid() == 0))
+    options = parse_options(mount.options, is_root=os.geteuid() == 0)
+    make_session = choose_frontend(mount.frontend, options, writeback=mount.writeback)
     limit_malloc_arenas()
     raise_descriptor_limit()
     opener = open_view if writer.read_only else open_writer

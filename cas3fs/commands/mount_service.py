@@ -83,6 +83,15 @@ class MountService:
             raise ControlError(f"{self.volume.url} is mounted read-only here, so {purpose}")
         return self.volume.publisher
 
+    def write_back(self) -> None:
+        """Return when the file system has all that programs wrote before the call.
+
+        Raises:
+            OSError: the kernel could not write a file.
+        """
+        if self.session is not None:
+            self.session.write_back()
+
     def pending(self) -> dict[str, Any]:
         """How much is not in the store yet."""
         return attrs.asdict(self.volume.filesystem.pending())

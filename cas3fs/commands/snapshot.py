@@ -133,6 +133,7 @@ def show_snapshot(archive: SnapshotArchive, snapshot_id: str) -> SnapshotReply:
 def create_mounted(service: MountService, request: CreateSnapshotRequest, progress: Progress) -> SnapshotReply:
     """Publish a snapshot, even when nothing has changed."""
     publisher = service.publisher(_READ_ONLY)
+    service.write_back()
     created = publisher.publish(progress, name=request.name, even_unchanged=True, settled=True)
     unstored = service.volume.unstored_files()
     return attrs.evolve(show_snapshot(service.volume.archive, created), unstored=unstored)

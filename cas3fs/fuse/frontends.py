@@ -23,6 +23,13 @@ class FrontendSession(Protocol):
     def serve(self, signals: StopSignals) -> None:
         """Handle requests until the volume is unmounted or `signals` receives one."""
 
+    def write_back(self) -> None:
+        """Return when the file system has all that programs wrote before the call, also from the kernel's page cache.
+
+        Raises:
+            OSError: the kernel could not write a file.
+        """
+
     def requests(self) -> dict[str, int]:
         """How many requests of each kind came from the kernel; empty if the front-end does not count them."""
 
@@ -30,19 +37,22 @@ class FrontendSession(Protocol):
         """Remove the mount if it still exists; the second call does nothing."""
 
 
-def choose_frontend(name: str, options: MountOptions) -> Callable[..., FrontendSession]:
+def choose_frontend(name: str, options: MountOptions, *, writeback: bool = False) -> Callable[..., FrontendSession]:
     """What makes the session of the front-end called `name`; ``auto`` is our own.
 
     It is chosen before the volume is opened, so that a mount that cannot be claims nothing.
 
     Raises:
-        MountError: llfuse is asked for, and not installed; or our own front-end does not know an option.
+        MountError: llfuse is asked for, and not installed, or it cannot do `writeback`; or our own front-end does not
+            know an option.
     """
     if name != "llfuse":
         from cas3fs.fuse.kernel_frontend.session import KernelSession, refuse_unknown
 
         refuse_unknown(options)
-        return partial(KernelSession, options=options)
+        return partial(KernelSession, options=options, writeback=writeback)
+    if writeback:
+        raise MountError("llfuse knows no --writeback; leave --frontend out")
     try:
         from cas3fs.fuse.llfuse_frontend.session import LlfuseSession
     except ImportError as error:

@@ -267,6 +267,19 @@ class RequestHandlers:
         finally:
             self._limiter.release_write()
 
+    def write_when_possible(self, handle: int, offset: int, data: Buffer, since_s: float) -> int:
+        """Write to a file, however long it takes until staging has space.
+
+        For a front-end whose waiting writers keep nothing else from being carried out. `since_s` is when the request
+        came, by the monotonic clock.
+        """
+        return self._fs.write(handle, offset, data, since_s=since_s)
+
+    def size_of(self, handle: int) -> int:
+        """The size of an open file in bytes, as far as it was handed over."""
+        inode = self._fs.files.inode_of(handle)
+        return 0 if inode is None else inode.size
+
     def seek_now(self, handle: int, offset: int, whence: int) -> int | None:
         """Where data or a hole begin from `offset` on, as lseek(2). None: call `seek`."""
         return self._fs.seek_now(handle, offset, whence)

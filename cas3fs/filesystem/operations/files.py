@@ -69,6 +69,9 @@ class Files:
         self._access = state.access
         self._reader = state.reader
         self._open: dict[int, OpenFile] = {}
+        self.has_cache_above = False
+        """Whether a cache above collects what programs write, as the kernel's can. It keeps mtime and ctime and clears
+        set-id bits itself, and reads through handles for writing. To be set before a file is opened."""
         self._next_log_at_s: dict[str, float] = {}
         """By reason for refusing writers, when it may be logged again."""
 
@@ -94,8 +97,11 @@ class Files:
         size: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        ctime_ns: int | None = None,
     ) -> Inode:
         """Changes what is not None; of `mode` only the permission bits count, and times range from 1677 to 2262.
+
+        The ctime becomes now, unless the caller keeps it.
 
         Raises:
             FileSystemError: ENOENT, EROFS, ENOSPC; EINVAL for an owner that there cannot be; for a size also EISDIR,
@@ -116,7 +122,7 @@ class Files:
                 inode.atime_ns = clamped_ns(atime_ns)
             if mtime_ns is not None:
                 inode.mtime_ns = clamped_ns(mtime_ns)
-            inode.ctime_ns = now
+            inode.ctime_ns = now if ctime_ns is None else clamped_ns(ctime_ns)
             self._state.attributes_changed(inode)
             return inode
 
@@ -189,7 +195,9 @@ class Files:
 
     def _open_inode(self, inode: Inode, flags: int, caller: Caller) -> int:
         chunks = ChunkCache(self._index, inode.number, self._neighbours)
-        opened = OpenFile(inode, flags, caller.uid == 0, chunks)
+        if self.has_cache_above and flags & os.O_ACCMODE == os.O_WRONLY:
+            flags = flags & ~os.O_ACCMODE | os.O_RDWR
+        opened = OpenFile(inode, flags, caller.uid == 0 or self.has_cache_above, chunks)
         if (failure := self._staging.losses.get(inode.number)) is not None:
             opened.losses_seen = failure.reported
         inode.handles += 1
@@ -210,6 +218,11 @@ class Files:
                     inode.changed_at_s = time.monotonic()
             if not inode.nlink:
                 self._state.remove_if_unreferenced(inode)
+
+    def has_writers(self) -> bool:
+        """Whether a file is open for writing."""
+        with self._lock:
+            return any(opened.writable for opened in self._open.values())
 
     @property
     def open_count(self) -> int:
@@ -320,10 +333,11 @@ class Files:
             staging.update_active_layer(inode)
             return len(data)
 
-    def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True) -> int:
+    def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True, since_s: float | None = None) -> int:
         """Writes all of `data` at `offset`; waits while staging is full.
 
-        Without `wait` it waits for two seconds at most, and then exceeds the limit, up to a point.
+        Without `wait` it waits for two seconds at most, and then exceeds the limit, up to a point. `since_s` is when
+        the caller began to wait, by the monotonic clock: now if None.
 
         Raises:
             FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no space, and storing what is
@@ -334,7 +348,7 @@ class Files:
             if self._access.refusal == errno.ENOSPC and not staging.may_free_space:
                 self._access.check_change()
             if staging.is_full or self._access.refusal:
-                self._require_space(wait)
+                self._require_space(wait, time.monotonic() if since_s is None else since_s)
             inode = self._begin_write(handle, offset, data)
             if not staging.is_in_file(inode) and staging.write_to_memory(inode, offset, data):
                 self._update_after_write(inode, offset + len(data))
@@ -351,13 +365,13 @@ class Files:
                 self._end_file_write(inode, layer, held, written)
         return len(data)
 
-    def _require_space(self, wait: bool) -> None:
+    def _require_space(self, wait: bool, since_s: float) -> None:
         """Waits for space in staging.
 
         Raises:
             FileSystemError: ENOSPC, as `write` says.
         """
-        staging, since_s = self._staging, time.monotonic()
+        staging = self._staging
         self._await_space(since_s, None if wait else since_s + staging.max_wait_s)
         if staging.is_short_of_disk and staging.is_waiting_useless(since_s):
             raise self._no_space("the local disk has no space for what waits for the store")
@@ -427,7 +441,8 @@ class Files:
     def _update_after_write(self, inode: Inode, end: int) -> None:
         """Sets size and times after a write that reached `end`."""
         inode.size = max(inode.size, end)
-        inode.mtime_ns = inode.ctime_ns = time.time_ns()
+        if not self.has_cache_above:
+            inode.mtime_ns = inode.ctime_ns = time.time_ns()
 
 
 def _without_set_ids(mode: int) -> int:

@@ -72,10 +72,13 @@ class Deferred:
         run: returns what the handler would have returned, or raises.
         abandonable: whether the caller may be answered EINTR while `run` goes on, when the caller is being killed.
             True only for what changes nothing, since a write that ends after its reply could undo a later one.
+        kind: what waits for the same thing, such as writes for space. Each kind has threads of its own, so that those
+            which wait for one thing never keep others from being carried out.
     """
 
     run: Callable[[], Any]
     abandonable: bool = False
+    kind: str = ""
 
 
 class Pending(NamedTuple):
@@ -84,6 +87,7 @@ class Pending(NamedTuple):
     run: Callable[[], Any]
     encode: Callable[[Any], Reply]
     abandonable: bool
+    kind: str
 
 
 class Malformed(Exception):
@@ -167,7 +171,7 @@ class Handlers:
     def fsync(self, handle: int, data_only: bool) -> Deferred | None:
         _unsupported()
 
-    def opendir(self, inode: int, flags: int) -> Opened:
+    def opendir(self, inode: int, flags: int, caller: Caller) -> Opened:
         _unsupported()
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:
@@ -435,7 +439,7 @@ class Dispatcher:
 
     def _opendir(self, view: memoryview, length: int, unique: int, inode: int) -> Reply:
         flags, _more = protocol.OPEN_IN.unpack_from(view, _HEADER_BYTES)
-        return replies.opened(unique, self._handlers.opendir(inode, flags))
+        return replies.opened(unique, self._handlers.opendir(inode, flags, _caller(view)))
 
     def _readdir(self, view: memoryview, length: int, unique: int, inode: int) -> Reply:
         return self._read_page(view, unique, with_attributes=False)
@@ -495,7 +499,7 @@ class Dispatcher:
 
 def _finished(result: Any, encode: Callable[[int, Any], Reply], unique: int) -> Reply | Pending:
     if result.__class__ is Deferred:
-        return Pending(result.run, functools.partial(encode, unique), result.abandonable)
+        return Pending(result.run, functools.partial(encode, unique), result.abandonable, result.kind)
     return encode(unique, result)
 
 

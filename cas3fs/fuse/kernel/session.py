@@ -2,8 +2,9 @@
 """The life of one mount: agreement with the kernel (INIT), serving requests, the end.
 
 `serve` is the reader: it takes a request, has it carried out, writes the reply, and takes the next. A request whose
-handler returns `Deferred` goes to the pool, whose threads write their replies themselves. Neither an exception of a
-handler nor a result without sense ends the mount: the request is answered with an errno, and the session goes on.
+handler returns `Deferred` goes to the pool of its kind, whose threads write their replies themselves. Neither an
+exception of a handler nor a result without sense ends the mount: the request is answered with an errno, and the session
+goes on.
 
 **Interrupts.** The kernel sends INTERRUPT for every signal that reaches a program while it waits, harmless ones
 included, and the program waits on; it sends no more than that one message for a request. A program that is being
@@ -17,13 +18,12 @@ place of the connection, and sends the reader a signal, whose handler does nothi
 Python tries its read again, which now finds the end of ``/dev/null``; if not, its next read does. So one signal
 suffices, whenever it comes. What is not answered by then fails, as the kernel aborts a connection that nobody has open.
 
-Lock: `_lock` guards `_waiting`, the deferred requests that nobody has replied to, and the fields that name threads.
-Whoever removes a request from `_waiting` writes the reply, so there is one. Nothing is waited for under it.
+Lock: `_lock` guards `_waiting`, the deferred requests that nobody has replied to, `_pools`, and the fields that name
+threads. Whoever removes a request from `_waiting` writes the reply, so there is one. Nothing is waited for under it.
 """
 
 import errno
 import logging
-import queue
 import signal
 import sys
 import threading
@@ -38,6 +38,7 @@ from cas3fs.fuse.kernel import protocol, replies
 from cas3fs.fuse.kernel.channel import Channel, ChannelError, ConnectionEnded
 from cas3fs.fuse.kernel.dispatch import Dispatcher, Handlers, Malformed, Pending, Unsupported
 from cas3fs.fuse.kernel.placement import REVIEW_INTERVAL, Placement
+from cas3fs.fuse.kernel.pool import Pool
 from cas3fs.fuse.kernel.protocol import Feature, Opcode
 from cas3fs.fuse.kernel.replies import Encoder, Reply, ReplyFormat
 
@@ -76,7 +77,7 @@ class SessionSettings:
         features: what is asked of the kernel; it grants what it has.
         max_write: the most bytes of one WRITE, and of one READ.
         max_background: how many reads ahead and background writes the kernel keeps under way.
-        pool_threads: how many deferred requests are carried out at once.
+        pool_threads: how many deferred requests of one kind are carried out at once.
     """
 
     format: ReplyFormat = field(default_factory=ReplyFormat)
@@ -151,10 +152,9 @@ class Session:
         self._errno_of = errno_of
         self._encoder = Encoder(settings.format)
         self._view = memoryview(bytearray(settings.max_write + _HEADROOM_BYTES))
-        self._jobs: queue.SimpleQueue[tuple[int, _Waiting] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._pools: dict[str, Pool[tuple[int, _Waiting]]] = {}
         self._lock = threading.Lock()
+        self._done = threading.Condition(self._lock)
         self._waiting: dict[int, _Waiting] = {}
         self._watcher: threading.Thread | None = None
         self._reader: int | None = None
@@ -314,34 +314,30 @@ class Session:
         except Exception as error:  # noqa: BLE001 - the mount goes on
             self._errno_of(error, opcode, 0)
 
-    # --- the pool
+    # --- what is deferred
 
     def _defer(self, unique: int, waiting: _Waiting) -> None:
+        pool = self._pools.get(waiting.pending.kind)
+        if pool is None:
+            pool = Pool(f"fuse-{waiting.pending.kind or 'pool'}", self._settings.pool_threads, self._carry_out)
+            with self._lock:
+                self._pools[waiting.pending.kind] = pool
         with self._lock:
             self._waiting[unique] = waiting
-            needs_thread = self._idle < self._jobs.qsize() + 1 and len(self._threads) < self._settings.pool_threads
-        self._jobs.put((unique, waiting))
-        if needs_thread:
-            thread = threading.Thread(target=self._work, name=f"fuse-pool-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        pool.submit((unique, waiting))
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            job = self._jobs.get()
-            with self._lock:
-                self._idle -= 1
-                if job is None:
-                    return
-                unique, waiting = job
-                if unique not in self._waiting:
-                    continue  # given up before anybody began with it
-                waiting.has_begun = True
-            self._carry_out(unique, waiting)
+    def wait_for_deferred(self, opcode: int) -> None:
+        """Returns when those deferred requests with that opcode that came before are carried out; for any thread."""
+        with self._lock:
+            before = {unique for unique, waiting in self._waiting.items() if waiting.opcode == opcode}
+            self._done.wait_for(lambda: before.isdisjoint(self._waiting))
 
-    def _carry_out(self, unique: int, waiting: _Waiting) -> None:
+    def _carry_out(self, job: tuple[int, _Waiting]) -> None:
+        unique, waiting = job
+        with self._lock:
+            if unique not in self._waiting:
+                return  # given up before anybody began with it
+            waiting.has_begun = True
         try:
             reply = waiting.pending.encode(waiting.pending.run())
         except Exception as error:  # noqa: BLE001 - one request failed, and the mount goes on
@@ -354,7 +350,9 @@ class Session:
     def _claim(self, unique: int) -> bool:
         """Whether it is for the caller to reply."""
         with self._lock:
-            return self._waiting.pop(unique, None) is not None
+            is_ours = self._waiting.pop(unique, None) is not None
+            self._done.notify_all()
+            return is_ours
 
     # --- interrupts
 
@@ -389,6 +387,7 @@ class Session:
         with self._lock:
             if not waiting.may_be_given_up() or self._waiting.pop(unique, None) is None:
                 return
+            self._done.notify_all()
         self._send_error(unique, errno.EINTR)
 
     # --- the end
@@ -407,8 +406,9 @@ class Session:
         with self._lock:
             if self._reader is not None:
                 signal.pthread_kill(self._reader, WAKING_SIGNAL)
-        for _thread in self._threads:
-            self._jobs.put(None)
+            pools = list(self._pools.values())
+        for pool in pools:
+            pool.close()
 
 
 def _ignore(*_: object) -> None:

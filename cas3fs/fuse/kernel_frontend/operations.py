@@ -2,19 +2,26 @@
 """The handlers as a session of the kernel's protocol calls them.
 
 The reader of the session runs every handler that does not wait. Reads and writes that would wait, and everything that
-waits for a disk, go to its pool. A read and a sync change nothing, so a program that is killed is answered at once,
-while its request is carried to its end.
+waits for a disk, go to its pools: one for reads, one for writes, one for syncs and one for the rest. So writers that
+wait for space in staging keep no reader from the store, and neither keeps a sync from the disk. A read and a sync
+change nothing, so a program that is killed is answered at once, while its request is carried to its end.
+
+Where the kernel's page cache collects writes (module `page_cache`), the file system learns of them late, and neither in
+order nor with the size that the file has for programs. What follows from that is decided here.
 """
 
+import errno
 import threading
 import time
 
+from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import Inode
 from cas3fs.fuse.handlers import RequestHandlers
-from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers
+from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers, Unsupported
 from cas3fs.fuse.kernel.notify import Notifier
 from cas3fs.fuse.kernel.protocol import OpenFlag
 from cas3fs.fuse.kernel.replies import Buffer, DirectoryPage, ExtendedAttributes, FileSystemStatistics, Opened
+from cas3fs.fuse.kernel_frontend.page_cache import PageCache
 
 _WRITE_BACKS = 2
 _KEEP_CACHE = OpenFlag.KEEP_CACHE
@@ -23,8 +30,10 @@ _KEEP_CACHE = OpenFlag.KEEP_CACHE
 class KernelHandlers(Handlers):
     """`RequestHandlers` as the session calls them."""
 
-    def __init__(self, handlers: RequestHandlers) -> None:
+    def __init__(self, handlers: RequestHandlers, page_cache: PageCache | None = None) -> None:
+        """`page_cache`: the kernel's, where that collects writes."""
         self._handlers = handlers
+        self._page_cache = page_cache
         self.lookup = handlers.lookup  # type: ignore[method-assign]
         self.forget = handlers.forget  # type: ignore[method-assign, assignment]
         self.readlink = handlers.readlink  # type: ignore[method-assign]
@@ -35,7 +44,6 @@ class KernelHandlers(Handlers):
         self.rmdir = handlers.rmdir  # type: ignore[method-assign]
         self.link = handlers.link  # type: ignore[method-assign]
         self.release = handlers.release  # type: ignore[method-assign]
-        self.releasedir = handlers.releasedir  # type: ignore[method-assign]
         self.getxattr = handlers.getxattr  # type: ignore[method-assign]
         self.removexattr = handlers.removexattr  # type: ignore[method-assign]
         self.notifier: Notifier | None = None
@@ -64,6 +72,7 @@ class KernelHandlers(Handlers):
             size=changes.size,
             atime_ns=now_ns if changes.atime_now else changes.atime_ns,
             mtime_ns=now_ns if changes.mtime_now else changes.mtime_ns,
+            ctime_ns=changes.ctime_ns,
         )
 
     def setxattr(self, inode: int, name: bytes, value: bytes, flags: int, kills_set_gid: bool) -> None:
@@ -106,16 +115,18 @@ class KernelHandlers(Handlers):
         content = self._read_now(handle, offset, size)
         if content is not None:
             return content
-        return Deferred(lambda: self._handlers.read(handle, offset, size), abandonable=True)
+        return Deferred(lambda: self._handlers.read(handle, offset, size), abandonable=True, kind="read")
 
     def write(self, handle: int, offset: int, data: memoryview, kills_set_ids: bool) -> int | Deferred:
         written = self._write_now(handle, offset, data)
         if written is not None:
             return written
-        kept = bytes(data)
-        return Deferred(lambda: self._handlers.write(handle, offset, kept))
+        kept, since_s = bytes(data), time.monotonic()
+        return Deferred(lambda: self._handlers.write_when_possible(handle, offset, kept, since_s), kind="write")
 
     def lseek(self, handle: int, offset: int, whence: int) -> int | Deferred:
+        if self._page_cache is not None:
+            raise Unsupported  # the kernel does not write dirty pages before it asks, and they are no hole
         place = self._handlers.seek_now(handle, offset, whence)
         if place is not None:
             return place
@@ -144,6 +155,8 @@ class KernelHandlers(Handlers):
     def copy_file_range(
         self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, *, flags: int
     ) -> int | Deferred:
+        if self._page_cache is not None and offset + length > self._handlers.size_of(handle):
+            raise FileSystemError(errno.EOPNOTSUPP)  # dirty pages further on make it longer; the kernel copies itself
         wanted = (handle, offset, to_handle, to_offset, length)
         copied = self._handlers.copy_range_now(*wanted, flags=flags)
         if copied is not None:
@@ -151,18 +164,27 @@ class KernelHandlers(Handlers):
         return Deferred(lambda: self._handlers.copy_range(*wanted, flags=flags))
 
     def flush(self, handle: int) -> None:
-        self._handlers.flush()
+        if self._page_cache is None:
+            self._handlers.flush()  # of ENOSYS, older kernels conclude that they need not write at close either
 
     def fsync(self, handle: int, data_only: bool) -> Deferred:
-        return Deferred(lambda: self._handlers.fsync(handle, data_only), abandonable=True)
+        return Deferred(lambda: self._handlers.fsync(handle, data_only), abandonable=True, kind="sync")
 
     # Directories
 
-    def opendir(self, inode: int, flags: int) -> Opened:
-        return Opened(self._handlers.opendir(inode))
+    def opendir(self, inode: int, flags: int, caller: Caller) -> Opened:
+        handle = self._handlers.opendir(inode)
+        if self._page_cache is not None:
+            self._page_cache.opened(handle, caller.pid)
+        return Opened(handle)
+
+    def releasedir(self, handle: int) -> None:
+        self._handlers.releasedir(handle)
+        if self._page_cache is not None:
+            self._page_cache.released(handle)
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:
         self._handlers.fill_page(handle, cookie, page)
 
     def fsyncdir(self, handle: int, data_only: bool) -> Deferred:
-        return Deferred(lambda: self._handlers.fsyncdir(handle), abandonable=True)
+        return Deferred(lambda: self._handlers.fsyncdir(handle), abandonable=True, kind="sync")

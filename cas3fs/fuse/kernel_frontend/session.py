@@ -12,9 +12,11 @@ from cas3fs.fuse.handlers import RequestHandlers, errno_of_failure
 from cas3fs.fuse.kernel.channel import FLAG_NAMES, SECURITY_NAMES, Channel, ChannelError
 from cas3fs.fuse.kernel.channel import MountOptions as ChannelOptions
 from cas3fs.fuse.kernel.notify import Notifier
+from cas3fs.fuse.kernel.protocol import Feature, Opcode
 from cas3fs.fuse.kernel.replies import ReplyFormat
-from cas3fs.fuse.kernel.session import Session, SessionSettings, name_of
+from cas3fs.fuse.kernel.session import DEFAULT_FEATURES, Session, SessionSettings, name_of
 from cas3fs.fuse.kernel_frontend.operations import KernelHandlers
+from cas3fs.fuse.kernel_frontend.page_cache import PageCache
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.mountpoints import SUBTYPE, source_of
 from cas3fs.fuse.options import MountOptions
@@ -25,6 +27,8 @@ _REQUEST_BYTES = 256 * 1024
 """The largest read and write: measured, larger ones are slower."""
 _ACCEPTED = frozenset({"default_permissions", "allow_other"})
 _SET_BY_US = frozenset({"fsname", "subtype", "fd", "rootmode", "user_id", "group_id"})
+_LAST_WRITE_BACK_S = 60.0
+"""How long SIGTERM waits for what the kernel's page cache has collected."""
 
 
 class KernelSession:
@@ -42,8 +46,12 @@ class KernelSession:
         last_response_at: Callable[[], float],
         capabilities: bool = True,
         sync: Callable[[], None] | None = None,
+        writeback: bool = False,
     ) -> None:
-        """Prepare the mount of `filesystem` on `mountpoint`; the arguments are those of `LlfuseSession`."""
+        """Prepare the mount of `filesystem` on `mountpoint`; the arguments are those of `LlfuseSession`, and one more.
+
+        With `writeback` the kernel's page cache collects what programs write.
+        """
         self._mountpoint = mountpoint
         self._options = channel_options(options, url, read_only=filesystem.read_only)
         handlers = RequestHandlers(
@@ -55,8 +63,13 @@ class KernelSession:
         )
         timeout_s = DEFAULT_TIMEOUT_S if options.timeout_s is None else options.timeout_s
         view = AttributeView(timeout_s, options.uid, options.gid)
-        self._handlers = KernelHandlers(handlers)
+        self._page_cache: PageCache | None = None
+        if writeback and not filesystem.read_only:
+            self._page_cache = PageCache(mountpoint, filesystem.files.has_writers, self._wait_for_writes)
+            filesystem.files.has_cache_above = True
+        self._handlers = KernelHandlers(handlers, self._page_cache)
         self._settings = SessionSettings(
+            features=DEFAULT_FEATURES | (Feature.WRITEBACK_CACHE if self._page_cache is not None else 0),
             format=ReplyFormat(
                 entry_timeout_s=view.entry_timeout_s,
                 file_timeout_s=view.file_timeout_s,
@@ -83,14 +96,40 @@ class KernelSession:
         self._handlers.notifier = Notifier(channel)
         self._session = Session(channel, self._handlers, self._settings, _errno_of)
         try:
-            self._session.begin()
+            agreement = self._session.begin()
         except ChannelError as error:
             raise MountError(f"{self._mountpoint} cannot be mounted: {error}") from error
+        if self._page_cache is not None and not agreement.features & Feature.WRITEBACK_CACHE:
+            raise MountError("this kernel cannot collect writes; mount without --writeback")
 
     def serve(self, signals: StopSignals) -> None:
         """Handle requests until the volume is unmounted or `signals` receives one."""
         assert self._session is not None
-        signals.run_loop(self._session.serve, self._session.stop)
+        try:
+            signals.run_loop(self._session.serve, self._end_early)
+        finally:
+            if self._page_cache is not None:
+                self._page_cache.end()
+
+    def _end_early(self) -> None:
+        """End `serve`, once what programs have written is there; called by the thread that waits for signals."""
+        assert self._session is not None
+        if self._page_cache is not None:
+            self._page_cache.write_back_within(_LAST_WRITE_BACK_S)
+        self._session.stop()
+
+    def _wait_for_writes(self) -> None:
+        if self._session is not None:
+            self._session.wait_for_deferred(Opcode.WRITE)
+
+    def write_back(self) -> None:
+        """Return when the file system has all that programs wrote before the call.
+
+        Raises:
+            OSError: the kernel could not write a file.
+        """
+        if self._page_cache is not None:
+            self._page_cache.write_back()
 
     def requests(self) -> dict[str, int]:
         """How many requests of each kind came from the kernel, by the lower-case name of the opcode."""

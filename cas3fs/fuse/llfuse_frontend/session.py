@@ -105,6 +105,9 @@ class LlfuseSession:
             signal.signal(number, _ignore)
         signals.run_loop(lambda: llfuse.main(workers=self._workers), lambda: _wake(main))
 
+    def write_back(self) -> None:
+        """Nothing: the kernel collects no writes."""
+
     def requests(self) -> dict[str, int]:
         """Nothing: the binding does not count requests."""
         return {}

@@ -208,7 +208,7 @@ class MemoryFiles(Handlers):
             return Deferred(self._wait, abandonable=True)
         return Deferred(lambda: None)
 
-    def opendir(self, inode: int, flags: int) -> Opened:
+    def opendir(self, inode: int, flags: int, caller: Caller) -> Opened:
         return Opened(inode)
 
     def readdir(self, handle: int, cookie: int, page: DirectoryPage) -> None:

@@ -56,9 +56,9 @@ class CountedFiles(MemoryFiles):
     def release(self, handle: int) -> None:
         self.open_handles.remove(("file", handle))
 
-    def opendir(self, inode: int, flags: int) -> Opened:
+    def opendir(self, inode: int, flags: int, caller: Caller) -> Opened:
         self.open_handles.add(("directory", inode))
-        return super().opendir(inode, flags)
+        return super().opendir(inode, flags, caller)
 
     def releasedir(self, handle: int) -> None:
         self.open_handles.remove(("directory", handle))

@@ -40,10 +40,10 @@ def stored(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Itera
     """A mount with a file ``stored``, of which this machine has no data."""
     machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     machine.mkfs()
-    machine.mount("--frontend", "kernel", "--cache-size", "0")
+    machine.mount("--cache-size", "0")
     (machine.dir / "stored").write_bytes(os.urandom(FILE_BYTES))
     machine.umount()
-    machine.mount("--frontend", "kernel", "--cache-size", "0")
+    machine.mount("--cache-size", "0")
     yield machine
     rclone_s3.resume()
     machine.clean_up()
@@ -126,7 +126,7 @@ def test_waiting_programs_get_an_error_at_an_early_end(
     else:
         wait_for_exit(pid, 2 * TIMEOUT_S)
         assert not os.path.ismount(stored.dir)
-    stored.mount("--frontend", "kernel")
+    stored.mount()
     if way != "SIGKILL":  # what was not synced may be lost with the process, and only then
         assert (stored.dir / "kept").read_bytes() == b"kept"
     assert len((stored.dir / "stored").read_bytes()) == FILE_BYTES
@@ -136,7 +136,7 @@ def test_waiting_programs_get_an_error_at_an_early_end(
 @pytest.mark.promise("a-mount-ends-cleanly")
 def test_a_lazy_umount_ends_when_the_last_file_is_closed(machine: CliMachine) -> None:
     machine.mkfs()
-    pid = machine.mount("--frontend", "kernel")
+    pid = machine.mount()
     writer = _start_writer(machine.dir / "written")
     subprocess.run(["umount", "--lazy", machine.dir], check=True)
     assert not os.path.ismount(machine.dir)

@@ -37,11 +37,11 @@ def _known(machine: CliMachine) -> int:
 
 @pytest.mark.skipif(not os.access(DROP_CACHES, os.W_OK) or os.geteuid() != 0, reason="only root drops caches")
 @pytest.mark.promise("memory-is-freed-when-the-kernel-forgets")
-@pytest.mark.parametrize("frontend", ["kernel", "llfuse"])
-def test_no_inode_is_left_when_caches_were_dropped(machine: CliMachine, frontend: str) -> None:
+@pytest.mark.frontend("kernel", "llfuse")
+def test_no_inode_is_left_when_caches_were_dropped(machine: CliMachine) -> None:
     """Not after listings, creations, removals and renames by several programs, with caches dropped all the time."""
     machine.mkfs()
-    machine.mount("--frontend", frontend)
+    machine.mount()
     folder = machine.dir / "folder"
     folder.mkdir()
     programs = [
@@ -64,7 +64,7 @@ def test_no_inode_is_left_when_caches_were_dropped(machine: CliMachine, frontend
 
 def test_requests_are_counted_by_kind(machine: CliMachine) -> None:
     machine.mkfs()
-    machine.mount("--frontend", "kernel")
+    machine.mount()
     before = machine.report("stats", machine.url)["kernel_requests"]
     for number in range(10):
         (machine.dir / f"file{number}").write_bytes(b"x")

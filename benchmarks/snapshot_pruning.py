@@ -53,7 +53,7 @@ def measure(snapshots: int) -> PruningCost:
     store = _CountingStore()
     _fill(store, snapshots)
     archive, epochs = SnapshotArchive(Shelf(store)), Epochs(Shelf(store))
-    set_policy(archive.shelf, RetentionPolicy(last=snapshots), fenced=True)
+    set_policy(archive.shelf, RetentionPolicy(last=snapshots), conditional_writes=True)
     with tempfile.TemporaryDirectory(prefix="cas3fs-bench-") as folder:
         claim = epochs.claim(WriterIdentity.of_this_process(), Path(folder) / "claim.json")
         pruner = SnapshotPruner(archive, epochs, claim, lambda: SnapshotNumber(claim.epoch, 1), shown=dict)

@@ -27,7 +27,7 @@ class Cas3fs(StoreBacked):
         return self.store.as_uri() if self.place == DIR else f"s3://{BUCKET}/volume"
 
     def make(self) -> None:
-        unfenced = () if self.place == DIR else ("--allow-unfenced",)  # rclone ignores create-if-absent
+        unfenced = () if self.place == DIR else ("--allow-unfenced",)  # rclone ignores conditional writes
         self.run("mkfs", self.url, *unfenced)
 
     def command(self) -> list[str]:

@@ -44,7 +44,7 @@ _DEFAULTS: Final = VolumeSettings()
 @click.option(
     "--allow-unfenced",
     is_flag=True,
-    help="Accept a store without create-if-absent, which cannot keep two writers apart.",
+    help="Accept a store without conditional writes, which cannot keep two writers apart.",
 )
 @click.option("--group-readable", is_flag=True, help="Let the group of the directory read a volume in a directory.")
 @store_options

@@ -42,7 +42,7 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
     with closing(open_volume_store(settings, Metrics())) as store:
         shelf = Shelf(store)
         volume = load_volume(store)
-        epochs = Epochs(shelf, fenced=volume.fenced)
+        epochs = Epochs(shelf, conditional_writes=volume.conditional_writes)
         with tempfile.TemporaryDirectory(prefix="cas3fs-fork-") as folder:
             try:
                 claim = epochs.claim(WriterIdentity.of_this_process(), Path(folder) / "claim.json", take_over=take_over)

@@ -35,7 +35,7 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
     Raises:
         UsageError: a setting makes no sense.
         VolumeExists: there is a volume already, or what is left of one, or the place lies among the objects of one.
-        StoreRefused: the store ignores create-if-absent, and that was not allowed.
+        StoreRefused: the store ignores conditional writes, and that was not allowed.
         StoreError: the store cannot be reached or written.
     """
     entry = _new_entry(settings)
@@ -45,7 +45,7 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
         if settings.group_readable:
             store.share_with_group()
         warn_if_readable_by_others(store)
-        entry = entry.changed(fenced=_check_fence(store, settings))
+        entry = entry.changed(fenced=_check_conditional_writes(store, settings))
         try:
             Shelf(store).save(entry)
         except ObjectExists as error:
@@ -58,7 +58,7 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
             "pack_size": entry.pack_size,
             "compression": entry.compression,
             "label": entry.label,
-            "fenced": entry.fenced,
+            "fenced": entry.conditional_writes,
         }
 
 
@@ -105,11 +105,11 @@ def _is_volume(settings: StoreSettings) -> bool:
     return True
 
 
-def _check_fence(store: ObjectStore, settings: VolumeSettings) -> bool:
-    fenced = probe_create_if_absent(store)
-    if not fenced and not settings.allow_unfenced:
+def _check_conditional_writes(store: ObjectStore, settings: VolumeSettings) -> bool:
+    conditional_writes = probe_create_if_absent(store)
+    if not conditional_writes and not settings.allow_unfenced:
         raise StoreRefused(
-            f"the store of {store.url} ignores create-if-absent, so it cannot keep two machines from writing at the "
+            f"the store of {store.url} ignores conditional writes, so it cannot keep two machines from writing at the "
             "same time; --allow-unfenced makes the volume all the same"
         )
-    return fenced
+    return conditional_writes

@@ -36,8 +36,8 @@ _LOG_BYTES = 4 * MIB
 _LOG_FILES = 3
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 10.0
 _FAILED = 1
-_UNFENCED = (
-    "the store ignores create-if-absent, so it cannot keep two machines apart that mount the volume at the same time"
+_UNCONDITIONAL = (
+    "the store ignores conditional writes, so it cannot keep two machines apart that mount the volume at the same time"
 )
 _IMPORT_DELAY_S = 10.0
 """Programs often begin to work as soon as the mount is there; imports at that moment would hold them up."""
@@ -200,8 +200,8 @@ def serve_mount(
             _log_to_file(verbose) if log_to_file else lambda _: None,
             lambda done, total: progress({"what": "restoring the index", "done": done, "total": total}),
         )
-        if not volume.entry.fenced and not writer.read_only:
-            _log.warning("%s", _UNFENCED)
+        if not volume.entry.conditional_writes and not writer.read_only:
+            _log.warning("%s", _UNCONDITIONAL)
         try:
             return MountProcess(volume, writer, mount, signals, make_session).run(ready)
         finally:

@@ -212,7 +212,7 @@ def policy_mounted(service: MountService, request: PolicyRequest, progress: Prog
     shelf = service.volume.archive.shelf
     if request.policy is not None:
         publisher = service.publisher(_READ_ONLY)
-        set_policy(shelf, request.policy, fenced=service.volume.entry.fenced)
+        set_policy(shelf, request.policy, conditional_writes=service.volume.entry.conditional_writes)
         publisher.pruner.forget_policy()
     return current_policy(shelf)
 
@@ -224,7 +224,7 @@ def policy_unmounted(
     with closing(open_volume_store(settings, Metrics())) as store:
         entry = load_volume(store)
         if request.policy is not None:
-            set_policy(Shelf(store), request.policy, fenced=entry.fenced)
+            set_policy(Shelf(store), request.policy, conditional_writes=entry.conditional_writes)
         return current_policy(Shelf(store))
 
 

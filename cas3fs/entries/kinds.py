@@ -48,7 +48,12 @@ class VolumeEntry(Entry):
     compression: str = attribute(to_string)
     label: str = attribute(to_string, default="", metadata=True)
     fenced: bool = attribute(to_boolean, default=True)
-    """Whether the store honours create-if-absent, so that two writers never both claim an epoch."""
+    """What `conditional_writes` is called in the format."""
+
+    @property
+    def conditional_writes(self) -> bool:
+        """Whether the store honours conditional writes, so that two writers never both claim an epoch."""
+        return self.fenced
 
 
 @entry_kind

@@ -6,8 +6,8 @@ Vocabulary:
 - *claim*: an entry ``epochs/<number>`` with a random uuid. The writer that creates it owns the epoch. Numbers grow.
 - *release*: its sub-entry, written when the mount has stored everything. An epoch without a release is *held*.
 - *take over*: to claim the next number although the newest epoch is held by another writer.
-- *fenced*: a writer is fenced once a later epoch exists; it must not write any more. A store is fenced if it honours
-  create-if-absent.
+- *fenced*: a writer is fenced once a later epoch exists; it must not write any more.
+- *conditional writes*: the store honours ``If-None-Match: *``, so an object is only created where there is none.
 - *overruled*: an epoch that was taken over and never released. Data that its writer stored and did not publish stays
   until a person releases the epoch in that writer's place (`history`).
 - *claim file*: a state directory's record of its own claims (`claim_file`).

@@ -70,7 +70,7 @@ class ClaimRecord:
     def identify(self, latest: LatestClaims) -> LatestClaims:
         """Return `latest` with our own claims identified, also those whose entries cannot be read.
 
-        Only for a store that honours create-if-absent: there, nobody else can have claimed their numbers.
+        Only for a store that honours conditional writes: there, nobody else can have claimed their numbers.
         """
         return LatestClaims(latest.number, tuple(self._identify(one) for one in latest.claims))
 
@@ -102,13 +102,13 @@ class ClaimRecord:
         held = (*earlier, self.pending)[-LINEAGE_LENGTH:]
         return ClaimRecord(held, machine=self.claimant, seen=max(self.seen, self.pending.epoch))
 
-    def next_claim(self, number: int, *, fenced: bool) -> OwnClaim:
+    def next_claim(self, number: int, *, conditional_writes: bool) -> OwnClaim:
         """Return the claim to make for `number`.
 
         A pending claim of that number may still be on its way to the store, and keeps its uuid: whichever of the two
         requests arrives, the claim is ours.
         """
-        if fenced and self.pending is not None and self.pending.epoch == number:
+        if conditional_writes and self.pending is not None and self.pending.epoch == number:
             return self.pending
         return OwnClaim(number, uuid4())
 

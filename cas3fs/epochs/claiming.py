@@ -87,7 +87,7 @@ class Epochs:
 
     Args:
         shelf: the volume's entries.
-        fenced: the store honours create-if-absent.
+        conditional_writes: the store honours conditional writes.
         now, sleep, jitter: clock, waiting (seconds) and a random number from 0 to 1, for tests.
     """
 
@@ -95,17 +95,17 @@ class Epochs:
         self,
         shelf: Shelf,
         *,
-        fenced: bool = True,
+        conditional_writes: bool = True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._shelf = shelf
-        self._fenced = fenced
+        self._conditional_writes = conditional_writes
         self._now = now
         self._sleep = sleep
         self._jitter = jitter
-        self._finder = LatestEpochFinder(shelf, fenced=fenced)
+        self._finder = LatestEpochFinder(shelf, conditional_writes=conditional_writes)
         self._seen = 0
 
     def newest(self) -> EpochState | None:
@@ -137,7 +137,7 @@ class Epochs:
         for attempt in range(ATTEMPTS):
             record = read_claim_file(claim_file)
             latest = self._finder.find(record.newest)
-            if self._fenced:
+            if self._conditional_writes:
                 latest = record.identify(latest)
             record = record.with_pending_resolved(latest)
             others = record.held_by_others(latest, identity.machine_id)
@@ -177,7 +177,7 @@ class Epochs:
     def is_newest(self, claim: Claim) -> bool:
         """Return whether no later writer has claimed the volume.
 
-        Makes one LIST. Where the store honours create-if-absent, the next epoch is also looked up by name, because a
+        Makes one LIST. Where the store honours conditional writes, the next epoch is also looked up by name, because a
         listing may lack it.
 
         Raises:
@@ -186,7 +186,7 @@ class Epochs:
         start = EpochEntry.key_of(f"{claim.epoch:08d}")
         later = map(epoch_number, list_epoch_keys(self._shelf, start))
         self.note_epoch(max(later, default=0))
-        if self._fenced and self._seen <= claim.epoch and self._finder.exists(claim.epoch + 1):
+        if self._conditional_writes and self._seen <= claim.epoch and self._finder.exists(claim.epoch + 1):
             self.note_epoch(claim.epoch + 1)
         return self._seen <= claim.epoch
 
@@ -245,12 +245,12 @@ class Epochs:
         others: list[EpochEntry],
     ) -> Claim | None:
         """Try to claim the next number; return None if there is a rival."""
-        own = record.next_claim(latest.number + 1, fenced=self._fenced)
+        own = record.next_claim(latest.number + 1, conditional_writes=self._conditional_writes)
         pending = record.with_pending(own, latest, identity.machine_id)
         write_claim_file(claim_file, pending)
         entry = self._entry(identity, own, latest, others[0].key if others else None)
         handover = self._read_handover(entry.handover)
-        if not self._create(entry) or not (self._fenced or self._is_alone(entry, latest)):
+        if not self._create(entry) or not (self._conditional_writes or self._is_alone(entry, latest)):
             return None
         write_claim_file(claim_file, pending.with_pending_held())
         return Claim(
@@ -273,10 +273,10 @@ class Epochs:
         number = f"{own.epoch:08d}"
         top = latest.top
         has_base = top is not None and self._has_base(top)
-        overruled = self._overruled_after(latest, took_over) if self._fenced else None
-        bases = self._bases_after(top, has_base) if self._fenced else None
+        overruled = self._overruled_after(latest, took_over) if self._conditional_writes else None
+        bases = self._bases_after(top, has_base) if self._conditional_writes else None
         return EpochEntry(
-            id=number if self._fenced else f"{number}-{own.uuid.hex}",
+            id=number if self._conditional_writes else f"{number}-{own.uuid.hex}",
             epoch=own.epoch,
             claim=own.uuid,
             time=self._now(),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Finds the newest epoch of a volume.
 
-An epoch that must exist is looked up by name; a listing can only add to that. Where the store honours create-if-absent,
-numbers are claimed without gaps, so the name of the next epoch is known, and an epoch that a listing lacks is found.
+An epoch that must exist is looked up by name; a listing can only add to that. Where the store honours conditional
+writes, numbers are claimed without gaps, so the name of the next epoch is known, and an epoch that a listing lacks is
+found.
 """
 
 import itertools
@@ -31,12 +32,12 @@ class LatestEpochFinder:
 
     Args:
         shelf: the volume's entries.
-        fenced: the store honours create-if-absent.
+        conditional_writes: the store honours conditional writes.
     """
 
-    def __init__(self, shelf: Shelf, *, fenced: bool) -> None:
+    def __init__(self, shelf: Shelf, *, conditional_writes: bool) -> None:
         self._shelf = shelf
-        self._fenced = fenced
+        self._conditional_writes = conditional_writes
 
     def find(self, known: int = 0) -> LatestClaims:
         """Find the newest epoch.
@@ -58,14 +59,14 @@ class LatestEpochFinder:
         return self.find() if known else LatestClaims(0, ())
 
     def exists(self, number: int) -> bool:
-        """Return whether an epoch was claimed; only where the store honours create-if-absent."""
+        """Return whether an epoch was claimed; only where the store honours conditional writes."""
         return self._shelf.exists(EpochEntry, f"{number:08d}")
 
     def _keys_from(self, known: int) -> set[str]:
         """Return the keys of epochs from `known` on, with the newest even if the listing lacks it."""
         start = EpochEntry.key_of(f"{known - 1:08d}") if known > 1 else ""
         keys = set(list_epoch_keys(self._shelf, start, warn=True))
-        if self._fenced:
+        if self._conditional_writes:
             listed = max(map(epoch_number, keys), default=0)
             if (newest := self._newest_from(listed)) > listed:
                 keys.add(EpochEntry.key_of(f"{newest:08d}"))

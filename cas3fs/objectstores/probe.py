@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finds out whether a store honours create-if-absent, on which the safety of a volume depends.
+"""Finds out whether a store honours conditional writes, on which the safety of a volume depends.
 
 Some servers accept the condition and ignore it. Their responses do not show that; only an attempt does.
 """

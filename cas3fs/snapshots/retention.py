@@ -134,13 +134,13 @@ def current_policy(shelf: Shelf) -> RetentionPolicy:
     )
 
 
-def set_policy(shelf: Shelf, policy: RetentionPolicy, *, fenced: bool) -> None:
+def set_policy(shelf: Shelf, policy: RetentionPolicy, *, conditional_writes: bool) -> None:
     """Make `policy` that of the volume, from the next snapshot on.
 
     Args:
         shelf: the volume's entries.
         policy: the rules.
-        fenced: the store honours create-if-absent.
+        conditional_writes: the store honours conditional writes.
 
     Raises:
         ObjectExists: another policy was set at the same time.
@@ -150,7 +150,7 @@ def set_policy(shelf: Shelf, policy: RetentionPolicy, *, fenced: bool) -> None:
     number = 1 if newest is None else int(newest[:_NUMBER_DIGITS]) + 1
     rules = {name: value for name, value in attrs.asdict(policy).items() if name != "names"}
     entry = PolicyEntry(
-        id=f"{number:0{_NUMBER_DIGITS}d}" + ("" if fenced else f"-{uuid.uuid4().hex}"),
+        id=f"{number:0{_NUMBER_DIGITS}d}" + ("" if conditional_writes else f"-{uuid.uuid4().hex}"),
         time=datetime.now(UTC),
         keep=rules,
         keep_names=policy.names,

@@ -66,7 +66,7 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
         Compression.parse(entry.compression)
     except UsageError as error:
         raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
-    if entry.fenced:
+    if entry.conditional_writes:
         store.require_conditional_puts()
     return _with_fork_uuid(store, entry)
 

@@ -60,7 +60,7 @@ def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Itera
     with closing(open_volume_store(settings, Metrics())) as store:
         volume = load_volume(store)
         with closing(lock_state_directory(folders, str(volume.uuid), settings)) as state:
-            epochs = Epochs(Shelf(store), fenced=volume.fenced)
+            epochs = Epochs(Shelf(store), conditional_writes=volume.conditional_writes)
             claim = epochs.claim(WriterIdentity.of_this_process(), state.claim)
             archive = SnapshotArchive(Shelf(store))
             try:

@@ -215,7 +215,7 @@ def open_writer(
         state = lock_state_directory(folders, str(entry.uuid), store_settings)
         resources.callback(state.close)
         on_state(state)
-        epochs = Epochs(Shelf(store), fenced=entry.fenced)
+        epochs = Epochs(Shelf(store), conditional_writes=entry.conditional_writes)
         claim = epochs.claim(WriterIdentity.of_this_process(), state.claim, take_over=settings.take_over)
         after_release = claim.after_release
         try:
@@ -287,7 +287,7 @@ def open_view(
         on_state(state)
         archive = SnapshotArchive(Shelf(store))
         if not settings.snapshot:
-            expect_released_head(archive, Epochs(Shelf(store), fenced=entry.fenced).newest())
+            expect_released_head(archive, Epochs(Shelf(store), conditional_writes=entry.conditional_writes).newest())
         shown = settings.snapshot or archive.newest_id()
         if shown is not None:
             state.shows(shown)

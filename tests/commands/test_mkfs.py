@@ -34,15 +34,13 @@ def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> Non
     settings = StoreSettings(tmp_path.as_uri())
     made = create_volume(settings, VolumeSettings("fixed", 64 * KIB, 2048 * KIB, "none", "name"))
     entry = load_volume(open_volume_store(settings, Metrics()))
-    assert (str(entry.uuid), entry.fenced) == (made["uuid"], True)
+    assert (str(entry.uuid), entry.conditional_writes) == (made["uuid"], True)
     assert (entry.chunker, entry.block_size, entry.pack_size) == ("fixed", 65536, 2 << 20)
     assert (entry.compression, entry.label) == ("none", "name")
 
 
-@pytest.mark.promise("a-fenced-volume-stays-fenced")
-def test_a_fenced_volume_puts_nothing_without_a_condition_whatever_the_store_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.promise("conditional-writes-are-never-given-up")
+def test_conditional_writes_are_never_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeS3("bucket")
     monkeypatch.setattr(urls, "_open_bare", lambda where, settings: S3Store("bucket", where.prefix, client=fake))
     settings = StoreSettings("s3://bucket/v")

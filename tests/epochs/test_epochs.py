@@ -48,19 +48,19 @@ class Store(MemoryStore):
         self.after_put(key)
 
 
-@pytest.fixture(params=[True, False], ids=["fenced", "unfenced"])
-def fenced(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(params=[True, False], ids=["conditional", "unconditional"])
+def conditional_writes(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
 @pytest.fixture
-def store(fenced: bool) -> Store:
-    return Store(conditional=fenced)
+def store(conditional_writes: bool) -> Store:
+    return Store(conditional=conditional_writes)
 
 
 @pytest.fixture
-def epochs(store: Store, fenced: bool) -> Epochs:
-    return Epochs(Shelf(store), fenced=fenced, sleep=lambda seconds: None)
+def epochs(store: Store, conditional_writes: bool) -> Epochs:
+    return Epochs(Shelf(store), conditional_writes=conditional_writes, sleep=lambda seconds: None)
 
 
 @pytest.fixture
@@ -79,11 +79,13 @@ def keys(store: MemoryStore) -> list[str]:
     return [info.key for info in store.list()]
 
 
-def test_the_first_claim_of_a_volume_is_epoch_one(epochs: Epochs, store: Store, here: Path, fenced: bool) -> None:
+def test_the_first_claim_of_a_volume_is_epoch_one(
+    epochs: Epochs, store: Store, here: Path, conditional_writes: bool
+) -> None:
     assert epochs.newest() is None
     claim = epochs.claim(ALICE, here)
     assert (claim.epoch, claim.lineage, claim.took_over) == (1, (), None)
-    suffix = "" if fenced else "-" + claim.uuid.hex
+    suffix = "" if conditional_writes else "-" + claim.uuid.hex
     assert keys(store) == ["epochs/00000001" + suffix]
     newest = epochs.newest()
     assert newest is not None and newest.entry.claim == claim.uuid and not newest.released
@@ -285,7 +287,7 @@ def test_the_loser_of_a_race_is_refused_even_with_take_over(
 
 
 @pytest.mark.promise("rival-claims-withdraw")
-def test_unfenced_rivals_both_withdraw_and_try_again(tmp_path: Path, here: Path, there: Path) -> None:
+def test_rivals_without_conditional_writes_both_withdraw(tmp_path: Path, here: Path, there: Path) -> None:
     """Both put, both list, and each sees the other."""
     store = Store(conditional=False)
     meet = threading.Barrier(2, timeout=20)
@@ -300,7 +302,7 @@ def test_unfenced_rivals_both_withdraw_and_try_again(tmp_path: Path, here: Path,
     waits: list[float] = []
 
     def claim(who: WriterIdentity, path: Path) -> Claim | None:
-        epochs = Epochs(Shelf(store), fenced=False, sleep=waits.append)
+        epochs = Epochs(Shelf(store), conditional_writes=False, sleep=waits.append)
         try:
             return epochs.claim(who, path)
         except EpochHeld:
@@ -316,15 +318,17 @@ def test_unfenced_rivals_both_withdraw_and_try_again(tmp_path: Path, here: Path,
         assert keys(store) == []
 
 
-def test_one_of_several_concurrent_claims_wins(tmp_path: Path, fenced: bool) -> None:
+def test_one_of_several_concurrent_claims_wins(tmp_path: Path, conditional_writes: bool) -> None:
     for turn in range(25):
-        store = Store(conditional=fenced)
+        store = Store(conditional=conditional_writes)
         start = threading.Barrier(3, timeout=20)
 
         def claim(
             number: int, turn: int = turn, store: Store = store, start: threading.Barrier = start
         ) -> Claim | None:
-            epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda seconds: time.sleep(seconds / 100))
+            epochs = Epochs(
+                Shelf(store), conditional_writes=conditional_writes, sleep=lambda seconds: time.sleep(seconds / 100)
+            )
             start.wait()
             try:
                 return epochs.claim(WriterIdentity(f"host{number}", "u", number), tmp_path / f"{turn}-{number}")
@@ -375,9 +379,9 @@ def test_this_process_has_an_identity() -> None:
 
 
 def test_an_epoch_that_was_taken_over_is_overruled_until_it_is_released(
-    store: Store, fenced: bool, tmp_path: Path
+    store: Store, conditional_writes: bool, tmp_path: Path
 ) -> None:
-    epochs = Epochs(Shelf(store), fenced=fenced)
+    epochs = Epochs(Shelf(store), conditional_writes=conditional_writes)
     first = epochs.claim(ALICE, tmp_path / "alice")
     assert epochs.overruled() == frozenset()
     epochs.claim(BOB, tmp_path / "bob", take_over=True)
@@ -387,11 +391,13 @@ def test_an_epoch_that_was_taken_over_is_overruled_until_it_is_released(
     assert epochs.overruled() == frozenset()
 
 
-def test_one_of_two_concurrent_claims_wins_each_time(store: Store, fenced: bool, tmp_path: Path) -> None:
+def test_one_of_two_concurrent_claims_wins_each_time(store: Store, conditional_writes: bool, tmp_path: Path) -> None:
     barrier = threading.Barrier(2)
 
     def claim(identity: WriterIdentity, number: int) -> Claim | None:
-        epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda wait_s: time.sleep(wait_s / 50))
+        epochs = Epochs(
+            Shelf(store), conditional_writes=conditional_writes, sleep=lambda wait_s: time.sleep(wait_s / 50)
+        )
         barrier.wait()
         try:
             return epochs.claim(identity, tmp_path / f"{identity.host}-{number}")
@@ -404,4 +410,4 @@ def test_one_of_two_concurrent_claims_wins_each_time(store: Store, fenced: bool,
             won = [one for one in claims if one is not None]
             assert len(won) == 1
             for one in won:
-                Epochs(Shelf(store), fenced=fenced).release(one)
+                Epochs(Shelf(store), conditional_writes=conditional_writes).release(one)

@@ -18,11 +18,11 @@ BOB = WriterIdentity("beta", "bob", 22)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(params=[True, False], ids=["fenced", "unfenced"])
+@pytest.fixture(params=[True, False], ids=["conditional", "unconditional"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     """Epochs 1 (released), 2 (crashed, continued as 3), 3 (taken over), 4 (held)."""
     made = Shelf(MemoryStore())
-    epochs = Epochs(made, fenced=request.param)
+    epochs = Epochs(made, conditional_writes=request.param)
     epochs.release(epochs.claim(ALICE, tmp_path / "alice"))
     epochs.claim(ALICE, tmp_path / "alice")
     epochs.claim(ALICE, tmp_path / "alice")
@@ -84,7 +84,7 @@ class Vanishing(MemoryStore):
 @pytest.mark.promise("gc-decides-again-when-it-deletes")
 def test_an_epoch_is_overruled_if_the_claim_after_it_was_withdrawn_meanwhile(tmp_path: Path) -> None:
     store = Vanishing()
-    epochs = Epochs(Shelf(store), fenced=False)
+    epochs = Epochs(Shelf(store), conditional_writes=False)
     epochs.claim(ALICE, tmp_path / "alice")
     epochs.claim(BOB, tmp_path / "bob", take_over=True)
     store.gone = "epochs/00000002-"
@@ -93,7 +93,7 @@ def test_an_epoch_is_overruled_if_the_claim_after_it_was_withdrawn_meanwhile(tmp
 
 def test_a_rival_of_the_same_number_ends_the_lineage(tmp_path: Path) -> None:
     shelf = Shelf(MemoryStore())
-    epochs = Epochs(shelf, fenced=False)
+    epochs = Epochs(shelf, conditional_writes=False)
     epochs.claim(ALICE, tmp_path / "alice")
     rival = EpochEntry(id=f"00000001-{'b' * 32}", epoch=1, claim=UUID("b" * 32), time=NOW, **BOB._asdict())
     shelf.save(rival)

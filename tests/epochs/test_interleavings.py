@@ -62,8 +62,8 @@ class TurnTakingStore(StoreWrapper):
         return self._turns.take(self._who, request)
 
 
-def unfenced(store: MemoryStore | TurnTakingStore) -> Epochs:
-    return Epochs(Shelf(store), fenced=False, sleep=lambda wait_s: None)
+def unconditional(store: MemoryStore | TurnTakingStore) -> Epochs:
+    return Epochs(Shelf(store), conditional_writes=False, sleep=lambda wait_s: None)
 
 
 def claims_in(order: Sequence[int], store: MemoryStore, take_over: Sequence[bool]) -> list[Claim | None]:
@@ -72,7 +72,7 @@ def claims_in(order: Sequence[int], store: MemoryStore, take_over: Sequence[bool
 
     def claim(who: int) -> Claim | None:
         try:
-            mine = unfenced(TurnTakingStore(store, turns, who))
+            mine = unconditional(TurnTakingStore(store, turns, who))
             return mine.claim(
                 WriterIdentity(NAMES[who], "user", who), Path(folder) / NAMES[who], take_over=take_over[who]
             )
@@ -90,7 +90,7 @@ def claims_in(order: Sequence[int], store: MemoryStore, take_over: Sequence[bool
 def test_at_most_one_of_three_concurrent_claims_wins(order: list[int]) -> None:
     store = MemoryStore()
     won = [one for one in claims_in(order, store, (False, False, False)) if one is not None]
-    newest = unfenced(store).newest()
+    newest = unconditional(store).newest()
     assert [one.uuid for one in won] == ([] if newest is None else [newest.entry.claim])
 
 
@@ -99,9 +99,9 @@ def test_at_most_one_of_three_concurrent_claims_wins(order: list[int]) -> None:
 def test_a_held_epoch_goes_only_to_one_that_takes_over_and_is_overruled_then(order: list[int]) -> None:
     store = MemoryStore()
     with TemporaryDirectory() as folder:
-        held = unfenced(store).claim(WriterIdentity("delta", "user", 4), Path(folder) / "delta")
+        held = unconditional(store).claim(WriterIdentity("delta", "user", 4), Path(folder) / "delta")
     *asked, unasked = claims_in(order, store, (True, True, False))
     won = [one for one in asked if one is not None]
     assert unasked is None
-    assert sum(unfenced(store).is_newest(one) for one in won) == min(1, len(won))
-    assert (held.epoch in unfenced(store).overruled()) == bool(won)
+    assert sum(unconditional(store).is_newest(one) for one in won) == min(1, len(won))
+    assert (held.epoch in unconditional(store).overruled()) == bool(won)

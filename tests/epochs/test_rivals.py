@@ -39,8 +39,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.promise("rival-claims-withdraw")
 def test_one_of_two_concurrent_claims_wins_each_time(store: ObjectStore, tmp_path: Path) -> None:
-    fenced = probe_create_if_absent(store)
-    epochs = Epochs(Shelf(store), fenced=fenced, sleep=lambda wait_s: time.sleep(wait_s / 10))
+    conditional_writes = probe_create_if_absent(store)
+    epochs = Epochs(Shelf(store), conditional_writes=conditional_writes, sleep=lambda wait_s: time.sleep(wait_s / 10))
     barrier = threading.Barrier(2)
 
     def claim(host: str) -> Claim | None:

@@ -63,7 +63,7 @@ def make_objects() -> dict[str, bytes]:
             parent = archive.create(file, epoch=1, sequence=sequence, parent=parent, facts={"files": 1}).id
         epochs.claim(WriterIdentity("other", "user", 1, "boot"), Path(folder) / "second.json")
     write_takeover_base(shelf, "epochs/00000002", 2, parent)
-    set_policy(shelf, RetentionPolicy(last=3, names=("v*",)), fenced=True)
+    set_policy(shelf, RetentionPolicy(last=3, names=("v*",)), conditional_writes=True)
     return {info.key: store.get(info.key) for info in store.list()}
 
 

@@ -104,11 +104,11 @@ def test_a_volume_without_a_policy_has_the_default() -> None:
     assert current_policy(Shelf(MemoryStore())) == DEFAULT_POLICY
 
 
-@pytest.mark.parametrize("fenced", [True, False])
-def test_the_latest_policy_is_in_force_and_older_ones_stay(fenced: bool) -> None:
+@pytest.mark.parametrize("conditional_writes", [True, False])
+def test_the_latest_policy_is_in_force_and_older_ones_stay(conditional_writes: bool) -> None:
     store = MemoryStore()
     for last in range(1, 12):
-        set_policy(Shelf(store), RetentionPolicy(last=last, names=("a*",)), fenced=fenced)
+        set_policy(Shelf(store), RetentionPolicy(last=last, names=("a*",)), conditional_writes=conditional_writes)
     assert current_policy(Shelf(store)) == RetentionPolicy(last=11, names=("a*",))
     assert len(list(store.list("policies/"))) == 11
 
@@ -121,6 +121,6 @@ def test_one_of_two_concurrent_policies_is_refused() -> None:
             return iter(())
 
     store = Racing()
-    set_policy(Shelf(store), RetentionPolicy(last=1), fenced=True)
+    set_policy(Shelf(store), RetentionPolicy(last=1), conditional_writes=True)
     with pytest.raises(ObjectExists, match="set yours again"):
-        set_policy(Shelf(store), RetentionPolicy(last=2), fenced=True)
+        set_policy(Shelf(store), RetentionPolicy(last=2), conditional_writes=True)

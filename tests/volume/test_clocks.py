@@ -63,7 +63,7 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Machine) -> None:
     policy = RetentionPolicy(within_s=30 * 86400)
-    set_policy(machine.archive.shelf, policy, fenced=True)
+    set_policy(machine.archive.shelf, policy, conditional_writes=True)
     made = [machine.publish(DAY) for _ in range(28)]
     machine.wrong_by = 40 * DAY
     made.append(machine.publish(DAY / 24))
@@ -79,7 +79,7 @@ def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Mac
 
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests(machine: Machine) -> None:
-    set_policy(machine.archive.shelf, RetentionPolicy(within_s=3600, daily=3), fenced=True)
+    set_policy(machine.archive.shelf, RetentionPolicy(within_s=3600, daily=3), conditional_writes=True)
     machine.wrong_by = 365 * DAY
     for _ in range(24):
         machine.publish(timedelta(minutes=5))
@@ -92,7 +92,7 @@ def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests
 @pytest.mark.parametrize("wrong_by", [-365 * DAY, -40 * DAY])
 def test_snapshots_that_were_stamped_in_the_past_are_kept_by_either_time(machine: Machine, wrong_by: timedelta) -> None:
     policy = RetentionPolicy(within_s=86400, daily=10)
-    set_policy(machine.archive.shelf, policy, fenced=True)
+    set_policy(machine.archive.shelf, policy, conditional_writes=True)
     machine.wrong_by = wrong_by
     made = [machine.publish(DAY) for _ in range(6)]
     machine.wrong_by = timedelta()
@@ -103,7 +103,7 @@ def test_snapshots_that_were_stamped_in_the_past_are_kept_by_either_time(machine
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_a_bucket_that_was_copied_keeps_its_history(machine: Machine) -> None:
     """Its manifests are all of the day of the copy."""
-    set_policy(machine.archive.shelf, RetentionPolicy(hourly=3, daily=30), fenced=True)
+    set_policy(machine.archive.shelf, RetentionPolicy(hourly=3, daily=30), conditional_writes=True)
     made = [machine.publish(DAY) for _ in range(20)]
     machine.time += DAY
     copy = MemoryStore(now=lambda: machine.time)
@@ -116,6 +116,6 @@ def test_a_bucket_that_was_copied_keeps_its_history(machine: Machine) -> None:
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 def test_rules_that_ask_for_no_age_need_no_clock(machine: Machine) -> None:
     machine.wrong_by = 40 * DAY
-    set_policy(machine.archive.shelf, RetentionPolicy(last=2), fenced=True)
+    set_policy(machine.archive.shelf, RetentionPolicy(last=2), conditional_writes=True)
     made = [machine.publish(DAY) for _ in range(5)]
     assert machine.archive.ids() == made[-2:]

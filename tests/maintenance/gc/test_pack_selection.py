@@ -65,7 +65,7 @@ def test_the_retention_policy_decides_what_is_rewritten(volume: MemoryVolume) ->
     for number in range(7):
         volume.remove(f"f{number}")
     assert volume.gc().rewritten_packs == 0
-    set_policy(Shelf(volume.store), RetentionPolicy(last=1), fenced=True)
+    set_policy(Shelf(volume.store), RetentionPolicy(last=1), conditional_writes=True)
     assert volume.gc().rewritten_packs == 1
     volume.check_snapshots()
 

@@ -34,7 +34,7 @@ _DEFAULTS: Final = GcSettings()
     "--grace",
     type=Duration(),
     default=_DEFAULTS.grace_s,
-    help=f"Keep unknown objects that are younger than this.  [default: {format_duration(int(_DEFAULTS.grace_s))}]",
+    help=f"Keep unreferenced objects that are younger.  [default: {format_duration(int(_DEFAULTS.grace_s))}]",
 )
 @price_option
 @volume_argument
@@ -93,7 +93,7 @@ def _plan_lines(plan: "GcPlanReply") -> Iterator[str]:
         yield f"would be rewritten: {plan.rewrite_packs:,} packs, {copied} to copy; {later}"
     yield from _left_lines(plan.left)
     for verdict, count in plan.strays.items():
-        yield f"unknown objects, {verdict}: {count:,}"
+        yield f"orphans, {verdict}: {count:,}"
     counts = ", ".join(f"{count:,} {name}" for name, count in _counts(plan.requests).items())
     yield f"requests: about {counts}; {dollars(plan.requests['price_usd'])}"
     if plan.held:
@@ -112,14 +112,14 @@ def _result_lines(result: GcResult) -> Iterator[str]:
         yield f"rewritten: {result.rewritten_packs:,} packs, {format_size(result.rewritten_bytes)} copied"
     yield from _left_lines(result.left)
     if result.deleted_strays:
-        yield f"unknown objects deleted: {result.deleted_strays:,}, {format_size(result.stray_bytes)}"
+        yield f"orphans deleted: {result.deleted_strays:,}, {format_size(result.stray_bytes)}"
     if result.held_bytes:
         later = "a gc frees it once these are deleted; `cas3fs gc --dry-run` lists them"
         yield f"needed by older snapshots: {format_size(result.held_bytes)}; {later}"
     if result.hurt_snapshots:
         yield f"snapshots that cannot be restored: {', '.join(result.hurt_snapshots)}; `cas3fs fsck` shows why"
     if result.strays_left:
-        yield f"unknown objects left: {result.strays_left:,}; `cas3fs gc --dry-run` shows why"
+        yield f"orphans left: {result.strays_left:,}; `cas3fs gc --dry-run` shows why"
 
 
 def _left_lines(left: Iterable[Mapping[str, Any]]) -> Iterator[str]:

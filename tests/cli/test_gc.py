@@ -12,7 +12,7 @@ from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStores
 from tests.volume.conftest import Volume, delete_snapshots
 
-STRAYS = ["packs/00000001/" + digit * 64 for digit in "ab"]
+ORPHANS = ["packs/00000001/" + digit * 64 for digit in "ab"]
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def command(tmp_path: Path, faulty_stores: FaultyStores) -> list[str]:
     (tmp_path / "store").mkdir()
     url = (tmp_path / "store").as_uri()
     assert run(["mkfs", url]) == 0
-    for key in STRAYS:
+    for key in ORPHANS:
         faulty_stores.without_faults(url).put_if_absent(key, b"half a pack")
-    faulty_stores.faults.switch_on(FaultKind.DELETION_REFUSED, keys=STRAYS[:1])
+    faulty_stores.faults.switch_on(FaultKind.DELETION_REFUSED, keys=ORPHANS[:1])
     return ["gc", url, "--grace", "0s", "--state-dir", str(tmp_path / "s"), "--cache-dir", str(tmp_path / "c")]
 
 
@@ -33,13 +33,13 @@ def test_what_could_not_be_deleted_is_a_line_and_a_status_of_1(
 ) -> None:
     assert run(command) == 1
     told = capsys.readouterr()
-    assert "unknown objects deleted: 1, " in told.out
+    assert "orphans deleted: 1, " in told.out
     (line,) = told.err.splitlines()
     assert line.startswith("cas3fs: 1 objects could not be deleted; a later gc tries again: ")
-    assert STRAYS[0] in line and line.endswith("access denied")
+    assert ORPHANS[0] in line and line.endswith("access denied")
     stats = ["stats", *command[1:2], *command[4:]]
     assert run(stats) == 0
-    assert STRAYS[0] in capsys.readouterr().out
+    assert ORPHANS[0] in capsys.readouterr().out
 
 
 def test_programs_are_told_too(

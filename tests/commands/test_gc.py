@@ -318,7 +318,7 @@ class TestFsck:
         told, found = fsck(volume, verify_data=True)
         assert (told.status, found) == (0, ["snapshot-put-aside"])
         collect_unmounted(volume.store_settings, volume.folders("here"), NOW, silent)
-        assert before <= packs(volume)  # what only the snapshot that was put aside names
+        assert before <= packs(volume)  # what only the snapshot that was quarantined names
         assert read(volume.open("there"), "one") == text(1)
 
     def test_a_repair_of_a_volume_of_which_no_snapshot_is_whole_changes_nothing(self, volume: Volume) -> None:

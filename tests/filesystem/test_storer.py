@@ -311,12 +311,12 @@ def test_missing_staged_bytes_are_an_error_and_no_zeros(machine: Machine) -> Non
 def test_a_staging_file_without_its_row_is_quarantined(machine: Machine) -> None:
     machine.mount().close()
     machine.running.clear()
-    stray = machine.folder / "staging" / "ff-1"
-    stray.write_bytes(b"who knows")
+    orphan = machine.folder / "staging" / "ff-1"
+    orphan.write_bytes(b"who knows")
     machine.mount()
     aside = list((machine.folder / "staging" / "aside").iterdir())
     assert [path.read_bytes() for path in aside] == [b"who knows"]
-    assert not stray.exists()
+    assert not orphan.exists()
 
 
 def test_errors_of_the_store_reach_the_caller_of_store_all(gated: Gated) -> None:

@@ -318,4 +318,4 @@ def make_garbage(volume: MemoryVolume) -> None:
     volume.publish()
     volume.delete_snapshot(first)
     volume.delete_snapshot(second)
-    volume.inner.put_if_absent("packs/00000001/" + "cd" * 32, b"stray")
+    volume.inner.put_if_absent("packs/00000001/" + "cd" * 32, b"orphan")

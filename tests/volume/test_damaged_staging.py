@@ -10,7 +10,8 @@ import pytest
 from cas3fs.commands.rescue import choose_state_directory, rescue
 from cas3fs.errors import IndexCorrupt, StateConflict
 from cas3fs.testing.sqlite_pages import leaf_pages
-from tests.commands.test_gc import fsck, read, silent
+from tests.commands.test_fsck import fsck
+from tests.commands.test_gc import read, silent
 from tests.volume.conftest import Volume, read_all, write
 
 PAGE_BYTES = 4096

@@ -12,7 +12,8 @@ from cas3fs.errors import SnapshotDamaged
 from cas3fs.index.files import check_fingerprint, fingerprinted
 from cas3fs.testing.sqlite_pages import checkpointed_bytes, leaf_pages, lose_write
 from cas3fs.testing.store_damage import corrupt_object
-from tests.commands.test_gc import fsck, read, silent
+from tests.commands.test_fsck import fsck
+from tests.commands.test_gc import read, silent
 from tests.volume.conftest import Volume, read_all, stats_of, write
 
 OLD = {f"old{number:03}": f"old text {number}" for number in range(150)}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cas3fs.errors import ObjectMissing
 from cas3fs.index.checks import QUERIES
 from cas3fs.maintenance.fsck.findings import ERROR, KINDS, NOTE, Finding
-from tests.commands.test_gc import TestFsck as WholeVolumes
+from tests.commands import test_fsck as whole_volumes
 from tests.maintenance import test_archived_objects as archived
 from tests.maintenance.damaged_volume import (
     DAMAGES,
@@ -45,7 +45,7 @@ ELSEWHERE: dict[str, Callable[..., object]] = {
     "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
     "staging-record-damaged": damaged_staging.test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount,
     "staging-damaged": damaged_staging.test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read,
-    "index-damaged": WholeVolumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
+    "index-damaged": whole_volumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
 }
 """Codes that only a complete volume can have, or that cannot be repaired, and the test of each."""
 

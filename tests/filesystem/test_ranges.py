@@ -207,6 +207,34 @@ def test_no_hole_is_told_of_what_cannot_be_written_back(fs: FileSystem) -> None:
     assert fs.seek_now(reading, 0, os.SEEK_HOLE) == 4
 
 
+def test_allocated_blocks_are_those_of_data(fs: FileSystem) -> None:
+    inode = make_file(fs, 1, b"f")
+    handle = opened(fs, b"f")
+
+    def check(size_bytes: int) -> None:
+        assert inode.blocks == -(-size_bytes // 512)
+        fs.store_all()
+        assert inode.blocks == -(-size_bytes // 512)
+
+    fs.allocate(handle, 0, 2**50, 0)
+    check(0)
+    fs.write(handle, 2**40, DATA)
+    check(len(DATA))
+    fs.write(handle, 2**39, DATA)
+    check(2 * len(DATA))
+    fs.setattr(inode.number, ROOT, size=0)
+    check(0)
+    fs.write(handle, 0, DATA)
+    check(len(DATA))
+    fs.write(handle, 5000, b"over stored bytes")
+    fs.write(handle, len(DATA), b"appended")
+    check(len(DATA) + 8)
+    fs.allocate(handle, 100_000, 512_000, PUNCH)
+    check(len(DATA) + 8 - 512_000)
+    fs.setattr(inode.number, ROOT, size=100_000)
+    check(100_000)
+
+
 def test_a_row_whose_holes_make_no_sense_is_set_aside(machine: Machine, tmp_path: Path) -> None:
     fs = machine.mount()
     inode = make_file(fs, 1, b"f", b"stored")

@@ -212,6 +212,16 @@ class Contents(RuleBasedStateMachine):
         return data
 
     @invariant()
+    def blocks_are_those_of_data(self) -> None:
+        for name, held in self.model.items():
+            inode = self.fs.lookup(1, name)
+            data = sum(end - start for start, end in self.fs.data_ranges(inode.number, 0, len(held)))
+            assert -(-data // 512) <= inode.blocks <= -(-len(held) // 512)
+            if not inode.layers:
+                assert inode.blocks == -(-data // 512)
+            self.fs.forget([(inode.number, 1)])
+
+    @invariant()
     def accounts_are_right(self) -> None:
         staging = self.fs.staging
         held = sum(layer.bytes.size_bytes for inode in staging.files.values() for layer in inode.layers)

@@ -23,7 +23,7 @@ from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations
 
 
 def inode(number: int, mode: int = stat.S_IFREG | 0o640) -> Inode:
-    return Inode(number, mode, 7, 8, 3, 0, 0, 1000, 1_500_000_001, 2_000_000_002, -1, 0, 0, 0)
+    return Inode(number, mode, 7, 8, 3, 0, 0, 1000, 1_500_000_001, 2_000_000_002, -1, 0, 0, 600)
 
 
 class StandIn:

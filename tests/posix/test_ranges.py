@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,3 +174,25 @@ def test_fallocate_needs_a_handle_for_writing_and_clears_set_id_bits(folder: Pat
     (folder / "f").chmod(0o6777)
     assert as_user("fallocate --punch-hole --offset 0 --length 1 f").returncode == 0
     assert (folder / "f").stat().st_mode & 0o7777 == 0o777
+
+
+@pytest.mark.promise("blocks-are-what-is-allocated")
+def test_du_shows_what_is_allocated(folder: Path, file: int, mount: TemporaryMount) -> None:
+    def allocated() -> int:
+        return os.fstat(file).st_blocks * 512
+
+    os.ftruncate(file, TIB)
+    assert allocated() == 0
+    os.pwrite(file, b"x" * BLOCK, BLOCK)
+    os.pwrite(file, b"y" * BLOCK, TIB - BLOCK)
+    for _ in range(2):
+        assert allocated() == 2 * BLOCK
+        assert subprocess.run(["du", "-B1", folder / "f"], capture_output=True, check=True).stdout.startswith(
+            b"%d\t" % (2 * BLOCK)
+        )
+        mount.flush()
+    fallocate(file, PUNCH, 0, BLOCK + BLOCK // 2)
+    mount.flush()
+    assert allocated() == BLOCK + BLOCK // 2
+    os.truncate(folder / "f", 0)
+    assert allocated() == 0

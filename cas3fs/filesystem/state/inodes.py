@@ -114,8 +114,18 @@ class Inode:
 
     @property
     def blocks(self) -> int:
-        """Units of 512 bytes that the content takes."""
-        return -(-self.size // 512)
+        """Units of 512 bytes that are allocated to it, never more than its size takes.
+
+        Holes have none. It may be too many while staged bytes lie over stored ones in a file with holes.
+        """
+        size_bytes = self.size
+        if stat.S_ISREG(self.mode):
+            allocated = self.chunk_bytes
+            for layer in self.layers:
+                if not layer.stored:
+                    allocated = layer.allocated_over(allocated)
+            size_bytes = min(size_bytes, allocated)
+        return -(-size_bytes // 512)
 
     @property
     def is_directory(self) -> bool:

@@ -87,6 +87,16 @@ class Layer:
         """How many ranges its row has to name."""
         return self.bytes.range_count + len(self.holes)
 
+    def allocated_over(self, below: int) -> int:
+        """At most how many bytes the file has with this layer, where it has `below` of them without it.
+
+        Exact where none of those lie below bytes or holes of the layer, or behind its floor; and where there are no
+        holes at all.
+        """
+        held = self.bytes.size_bytes
+        seen_through = self.floor - self.holes.size_bytes - max(0, held - (self.size - self.floor))
+        return held + max(0, min(below, seen_through))
+
     def sync(self) -> None:
         """Puts the bytes of its file, if it has one, on the disk; what the disk does not take counts as lost.
 

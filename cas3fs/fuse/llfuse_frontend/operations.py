@@ -71,8 +71,8 @@ class LlfuseOperations(llfuse.Operations):  # type: ignore[misc]
         entry.st_nlink = inode.nlink
         entry.st_uid, entry.st_gid = self._view.owner(inode)
         entry.st_rdev = inode.rdev
-        entry.st_size = size = inode.size
-        entry.st_blocks = (size + 511) >> 9
+        entry.st_size = inode.size
+        entry.st_blocks = inode.blocks
         entry.st_blksize = BLOCK_SIZE
         entry.st_atime_ns = inode.atime_ns
         entry.st_mtime_ns = inode.mtime_ns

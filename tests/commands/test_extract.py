@@ -44,9 +44,7 @@ def tree(volume: Volume) -> Iterator[str]:
     yield made
 
 
-def test_a_tree_is_extracted_with_links_modes_times_attributes_and_holes(
-    volume: Volume, tree: str, tmp_path: Path
-) -> None:
+def test_a_tree_is_extracted_with_links_attributes_and_holes(volume: Volume, tree: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = extract(volume.store_settings, volume.folders("x"), tree, "/", out, progress=silent)
     assert result.problems == []
@@ -101,7 +99,7 @@ def test_a_tree_that_is_deeper_than_pythons_stack_is_extracted(volume: Volume, t
     assert (tmp_path / "out" / ("d/" * DEPTH) / "bottom").readlink() == Path("reached")
 
 
-def test_a_path_that_is_too_long_is_told_and_the_rest_is_extracted(volume: Volume, tmp_path: Path) -> None:
+def test_a_too_long_path_is_reported_and_the_rest_extracted(volume: Volume, tmp_path: Path) -> None:
     opened = volume.open()
     fs, folder = opened.filesystem, ROOT
     for _ in range(20):

@@ -58,7 +58,7 @@ def test_a_copy_that_was_forked_and_the_original_live_on(volume: Volume) -> None
 
 
 @pytest.mark.promise("a-fork-has-its-own-uuid")
-def test_a_copy_of_a_volume_that_was_mounted_is_forked_by_a_take_over(volume: Volume) -> None:
+def test_a_copy_of_a_mounted_volume_is_forked_by_a_take_over(volume: Volume) -> None:
     mounted = volume.open("here")
     write(mounted, "a", "1")
     publish(mounted)
@@ -88,7 +88,7 @@ def test_a_copy_of_a_copy_is_forked_again(volume: Volume) -> None:
 
 
 @pytest.mark.promise("a-fork-has-its-own-uuid")
-def test_a_fork_that_cannot_be_read_is_told_and_nobody_uses_the_state_of_the_original(volume: Volume) -> None:
+def test_a_damaged_fork_never_uses_the_state_of_the_original(volume: Volume) -> None:
     forked(volume)
     path = volume.root / "v" / "forks" / "00000001"
     body = bytearray(path.read_bytes())

@@ -42,14 +42,14 @@ def test_an_open_volume_is_clean_while_files_wait_to_be_stored(volume: Volume) -
 
 
 @pytest.mark.parametrize("host", ["here", "there"])
-def test_a_closed_volume_is_clean_here_and_elsewhere_and_is_not_claimed(volume: Volume, host: str) -> None:
+def test_a_closed_volume_is_clean_and_a_check_claims_nothing(volume: Volume, host: str) -> None:
     volume.use("here", one=text(1))
     before = {info.key for info in volume.shelf.store.list()}
     assert fsck(volume, host, verify_data=True)[0].status == 0
     assert {info.key for info in volume.shelf.store.list()} == before
 
 
-def test_an_index_that_others_have_gone_on_from_is_not_the_one_that_is_checked(volume: Volume) -> None:
+def test_a_superseded_local_index_is_not_checked(volume: Volume) -> None:
     volume.use("here", one=text(1))
     before = packs(volume)
     newest = volume.use("there", two=text(2))
@@ -71,7 +71,7 @@ def test_staged_bytes_that_are_gone_are_found_without_a_claim(volume: Volume) ->
     assert (told.status, found) == (4, ["staging-bytes-missing"])
 
 
-def test_damage_in_the_store_is_found_and_mended_and_told_in_lost_and_found(volume: Volume) -> None:
+def test_store_damage_is_repaired_and_reported_in_lost_and_found(volume: Volume) -> None:
     volume.use("here", one=text(1), two="2")
     corrupt_object(volume.shelf.store, min(packs(volume)))
     told, found = fsck(volume, verify_data=True)
@@ -97,7 +97,7 @@ def test_files_of_a_lost_pack_are_healed_by_a_copy_after_a_check(volume: Volume,
 
 
 @pytest.mark.promise("lost-blocks-are-never-deduplicated-onto")
-def test_a_check_of_an_open_volume_makes_what_is_lost_known_to_it(volume: Volume) -> None:
+def test_a_check_of_an_open_volume_records_what_is_lost(volume: Volume) -> None:
     volume.use("here", photo=text(1))
     lose_packs(volume)
     opened = volume.open("here")
@@ -108,7 +108,7 @@ def test_a_check_of_an_open_volume_makes_what_is_lost_known_to_it(volume: Volume
     assert check_open_volume(opened, FsckRequest(), silent).codes == {"snapshot-pack-missing": 1}
 
 
-def test_a_note_of_losses_that_cannot_be_read_keeps_nobody_from_mounting(volume: Volume) -> None:
+def test_an_unreadable_note_of_losses_prevents_no_mount(volume: Volume) -> None:
     volume.use("here", photo="1")
     note = volume.state("here") / "lost.json"
     note.write_text('{"packs": 3}')
@@ -116,7 +116,7 @@ def test_a_note_of_losses_that_cannot_be_read_keeps_nobody_from_mounting(volume:
     assert not note.exists()
 
 
-def test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored(volume: Volume) -> None:
+def test_a_damaged_index_is_set_aside_and_the_head_restored(volume: Volume) -> None:
     volume.use("here", one=text(1))
     index = volume.state("here") / "index.sqlite"
     data = bytearray(index.read_bytes())
@@ -129,7 +129,7 @@ def test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored(volume: V
     assert read(volume.open("here"), "one") == text(1)
 
 
-def test_the_newest_snapshot_that_is_whole_is_checked_where_there_is_no_index(volume: Volume) -> None:
+def test_without_an_index_the_newest_whole_snapshot_is_checked(volume: Volume) -> None:
     older = volume.use("here", one=text(1))
     newest = volume.use("here", two="2")
     shutil.rmtree(volume.state("here"))
@@ -140,7 +140,7 @@ def test_the_newest_snapshot_that_is_whole_is_checked_where_there_is_no_index(vo
 
 
 @pytest.mark.parametrize("folder", ["pages", "snapshots"])
-def test_a_repair_without_an_index_begins_from_the_newest_snapshot_that_is_whole(volume: Volume, folder: str) -> None:
+def test_a_repair_without_an_index_uses_a_whole_snapshot(volume: Volume, folder: str) -> None:
     older = volume.use("here", one=text(1))
     newest = volume.use("here", two=text(2))
     shutil.rmtree(volume.state("here"))
@@ -160,7 +160,7 @@ def test_a_repair_without_an_index_begins_from_the_newest_snapshot_that_is_whole
     assert read(volume.open("there"), "one") == text(1)
 
 
-def test_a_repair_of_a_volume_of_which_no_snapshot_is_whole_changes_nothing(volume: Volume) -> None:
+def test_a_repair_without_any_whole_snapshot_changes_nothing(volume: Volume) -> None:
     only = volume.use("here", one=text(1))
     shutil.rmtree(volume.state("here"))
     corrupt_object(volume.shelf.store, f"pages/{only}")

@@ -76,7 +76,7 @@ def test_deleted_files_are_freed_by_one_gc_after_pruning(volume: Volume) -> None
 
 
 @pytest.mark.parametrize("searched", [True, False])
-def test_a_newest_snapshot_with_a_large_index_is_searched_where_that_pays(
+def test_a_head_with_a_large_index_is_searched_where_that_pays(
     volume: Volume, searched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planner, "SMALL_INDEX_BYTES", 0)
@@ -111,7 +111,7 @@ def test_a_gc_that_refuses_to_go_on_leaves_the_volume_free(volume: Volume, reque
 
 
 @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
-def test_an_older_state_is_restored_collected_and_restored_forward_again(volume: Volume) -> None:
+def test_a_head_is_restored_back_and_forward_around_a_gc(volume: Volume) -> None:
     folders = volume.folders("here")
     first = volume.use("here", one=text(1))
     opened = volume.open("here")
@@ -182,7 +182,7 @@ def test_a_periodic_gc_ends_with_the_volume(volume: Volume) -> None:
 
 
 @pytest.mark.promise("publish-prune-and-gc-exclude-each-other")
-def test_who_publishes_waits_while_something_is_collected_or_pruned(volume: Volume) -> None:
+def test_a_publication_waits_for_gc_and_pruning(volume: Volume) -> None:
     opened = volume.open()
     publisher = opened.publisher
     assert publisher is not None

@@ -68,7 +68,7 @@ def test_a_volume_is_not_made_twice(volume: Volume) -> None:
 
 
 @pytest.mark.promise("a-lost-volume-object-is-reported")
-def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes_on_when_that_is_put_back(
+def test_no_volume_is_made_over_one_that_lost_its_own_object(
     volume: Volume,
 ) -> None:
     """A new one would show the old files, and pass over what a machine has not stored yet."""
@@ -87,7 +87,7 @@ def test_where_a_volume_has_lost_its_own_object_none_is_made_over_it_and_it_goes
 
 
 @pytest.mark.promise("a-directory-store-is-private")
-def test_mkfs_and_whoever_opens_a_volume_are_told_that_others_can_read_it(
+def test_a_volume_that_others_can_read_is_reported(
     volume: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     volume.use("here", a="1")
@@ -121,7 +121,7 @@ def test_a_volume_is_not_made_among_the_objects_of_another(volume: Volume, place
     assert list(inside.iterdir()) == []
 
 
-def test_a_volume_may_lie_beside_another_or_in_a_folder_that_is_named_alike(volume: Volume, tmp_path: Path) -> None:
+def test_a_volume_may_lie_beside_another_of_a_similar_name(volume: Volume, tmp_path: Path) -> None:
     for place in (volume.root / "v" / "beside", tmp_path / "packs"):
         place.mkdir()
         create_volume(StoreSettings(place.as_uri()), VolumeSettings())
@@ -139,13 +139,13 @@ def test_a_volume_may_lie_beside_another_or_in_a_folder_that_is_named_alike(volu
         VolumeSettings(pack_size_bytes=1 << 40),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_and_nothing_is_made(tmp_path: Path, settings: VolumeSettings) -> None:
+def test_invalid_settings_are_refused_and_nothing_is_made(tmp_path: Path, settings: VolumeSettings) -> None:
     with pytest.raises(UsageError):
         create_volume(StoreSettings(tmp_path.as_uri()), settings)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_without_a_volume_is_told_from_a_store_that_is_not_there(tmp_path: Path) -> None:
+def test_a_store_without_a_volume_is_no_missing_store(tmp_path: Path) -> None:
     with pytest.raises(VolumeMissing, match="mkfs"):
         load_volume(open_volume_store(StoreSettings(tmp_path.as_uri()), Metrics()))
     with pytest.raises(StoreMissing):
@@ -165,7 +165,7 @@ def test_a_url_has_one_spelling() -> None:
     assert normal_url("file:///x/") == normal_url("file:///x")
 
 
-def test_figures_of_an_unmounted_volume_are_those_of_its_newest_snapshot(volume: Volume) -> None:
+def test_an_unmounted_volume_has_the_figures_of_its_head(volume: Volume) -> None:
     empty = stats_of(volume, "here")
     assert (empty.files, empty.directories, empty.snapshot) == (0, 1, None)
     snapshot = volume.use("here", a="1" * 10_000, b="1" * 10_000)

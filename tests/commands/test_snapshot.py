@@ -108,7 +108,7 @@ def test_an_older_state_becomes_the_head_and_a_newer_one_again(volume: Volume) -
 
 
 @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
-def test_a_restored_head_keeps_every_pack_that_was_known_and_goes_on_counting(volume: Volume) -> None:
+def test_a_restored_head_keeps_all_known_packs_and_its_counters(volume: Volume) -> None:
     first = volume.use("here", a="one")
     volume.use("here", b="two")
     before = volume.open()
@@ -149,7 +149,7 @@ def test_a_mounted_volume_is_not_restored(volume: Volume) -> None:
     assert read_all(volume.open()) == {"a": "one", "b": "two"}
 
 
-def test_an_unknown_snapshot_is_not_restored_and_the_volume_stays_free(volume: Volume) -> None:
+def test_a_refused_restore_leaves_the_volume_free(volume: Volume) -> None:
     volume.use("here", a="one")
     with pytest.raises(SnapshotMissing):
         restore(volume, "00000009-0000000001")
@@ -161,7 +161,7 @@ def harm(volume: Volume, snapshot_id: str) -> None:
     (volume.root / "v" / "pages" / snapshot_id).unlink()
 
 
-def test_a_damaged_newest_snapshot_is_told_with_what_serves_and_the_one_before_becomes_the_head(volume: Volume) -> None:
+def test_a_damaged_head_is_reported_with_the_one_to_restore(volume: Volume) -> None:
     first = volume.use("here", a="one")
     second = volume.use("here", b="two")
     harm(volume, second)
@@ -195,7 +195,7 @@ def test_a_change_is_published_though_the_clock_does_not_show_it(volume: Volume,
     assert publisher.publish() != first
 
 
-def test_a_snapshot_by_command_is_made_even_when_nothing_has_changed(volume: Volume) -> None:
+def test_a_requested_snapshot_is_made_even_without_changes(volume: Volume) -> None:
     first = volume.use("here", a="one")
     made = create_snapshot(volume, "here", "named")
     assert (made.name, made.parent, made.files) == ("named", first, 1)
@@ -212,7 +212,7 @@ def test_what_a_crashed_mount_left_is_in_a_snapshot_by_command(volume: Volume) -
     assert view_of(volume, made.id) == {"a": "one"}
 
 
-def test_deleting_after_a_crash_does_not_give_away_what_only_this_machine_has(volume: Volume) -> None:
+def test_deleting_after_a_crash_keeps_the_volume_held(volume: Volume) -> None:
     first = volume.use("here", a="one")
     volume.use("here", b="two")
     killed = volume.open()
@@ -256,7 +256,7 @@ def test_the_policy_of_the_volume_thins_out_after_a_publish(volume: Volume) -> N
     assert volume_policy(volume).last == 1
 
 
-def test_a_crashed_mount_publishes_on_though_the_snapshot_that_it_began_from_is_gone(volume: Volume) -> None:
+def test_a_crashed_mount_publishes_on_without_its_first_snapshot(volume: Volume) -> None:
     volume_policy(volume, RetentionPolicy(last=1))
     volume.use("here", a="one")
     killed = volume.open()
@@ -276,7 +276,7 @@ def test_a_crashed_mount_publishes_on_though_the_snapshot_that_it_began_from_is_
     assert view_of(volume, ids(volume)[-1]).keys() == {"a", "b", "c", "d"}
 
 
-def test_a_snapshot_before_that_cannot_be_read_keeps_nobody_from_publishing(volume: Volume) -> None:
+def test_an_unreadable_parent_prevents_no_publication(volume: Volume) -> None:
     first = volume.use("here", a="one")
     opened = volume.open()
     (volume.root / "v" / SnapshotEntry.key_of(first)).unlink()
@@ -287,7 +287,7 @@ def test_a_snapshot_before_that_cannot_be_read_keeps_nobody_from_publishing(volu
     assert view_of(volume, newest) == {"a": "one", "b": "two"}
 
 
-def test_thinning_asks_the_store_for_little_while_nothing_is_to_go(volume: Volume) -> None:
+def test_pruning_costs_little_while_nothing_expires(volume: Volume) -> None:
     opened = volume.open()
     publisher = opened.publisher
     assert publisher is not None
@@ -345,7 +345,7 @@ def test_a_damaged_manifest_is_listed_as_such(volume: Volume) -> None:
     assert told[1]["newest"]
 
 
-def test_those_who_wait_for_the_store_at_one_time_share_a_snapshot(volume: Volume) -> None:
+def test_those_who_wait_at_one_time_share_a_snapshot(volume: Volume) -> None:
     opened = volume.open()
     publisher = opened.publisher
     assert publisher is not None
@@ -398,7 +398,7 @@ def test_those_who_share_a_snapshot_share_its_failure(volume: Volume, monkeypatc
 
 
 @pytest.mark.promise("manifests-are-read-once")
-def test_what_is_told_to_be_stored_counts_the_packs_that_only_other_snapshots_need(volume: Volume) -> None:
+def test_the_stored_size_counts_packs_that_only_snapshots_need(volume: Volume) -> None:
     first = volume.use("here", small="x")
     data = random.Random(2).randbytes(200_000).hex()
     volume.use("here", large=data)
@@ -414,7 +414,7 @@ def in_store(volume: Volume, *prefixes: str) -> int:
 
 
 @pytest.mark.promise("manifests-are-read-once")
-def test_what_snapshots_take_in_the_store_is_told_beside_the_packs(volume: Volume) -> None:
+def test_the_size_of_snapshots_is_reported_beside_the_packs(volume: Volume) -> None:
     volume.use("here", small="x")
     volume.use("here", other="y" * 5000)
     told = stats_of(volume, "here")

@@ -25,7 +25,7 @@ def volume(faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
 
 @pytest.mark.promise("surroundings-may-change")
 @pytest.mark.parametrize("folder", ["snapshots", "pages"])
-def test_who_has_the_state_goes_on_and_publishes_what_can_be_read(
+def test_the_machine_with_the_state_publishes_what_can_be_read(
     volume: Volume, faulty_stores: FaultyStores, folder: str
 ) -> None:
     before = volume.use("here", a="one")

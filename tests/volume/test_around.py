@@ -54,7 +54,7 @@ def made_with_a_damaged_head(volume: Volume) -> tuple[str, str, bytes]:
 
 @pytest.mark.promise("a-bypassed-head-is-kept")
 @pytest.mark.parametrize("manifest", ["there", "lost for a time"])
-def test_a_head_that_was_gone_around_can_be_had_again_when_its_damage_passes(volume: Volume, manifest: str) -> None:
+def test_a_bypassed_head_can_be_restored_when_its_damage_passes(volume: Volume, manifest: str) -> None:
     first, head, good = made_with_a_damaged_head(volume)
     with pytest.raises(SnapshotDamaged, match="snapshot restore"):
         volume.open("B")
@@ -80,7 +80,7 @@ def test_a_head_that_was_gone_around_can_be_had_again_when_its_damage_passes(vol
 
 
 @pytest.mark.promise("a-bypassed-head-is-kept")
-def test_a_head_that_was_gone_around_is_told_apart_and_goes_when_a_person_deletes_it(volume: Volume) -> None:
+def test_a_bypassed_head_is_shown_and_goes_when_it_is_deleted(volume: Volume) -> None:
     first, head, _ = made_with_a_damaged_head(volume)
     restore_head(volume.store_settings, volume.folders("B"), first, silent)
     opened = volume.open("B")

@@ -61,7 +61,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
-def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Machine) -> None:
+def test_a_clock_ahead_for_one_publication_prunes_nothing(machine: Machine) -> None:
     policy = RetentionPolicy(within_s=30 * 86400)
     set_policy(machine.archive.shelf, policy, conditional_writes=True)
     made = [machine.publish(DAY) for _ in range(28)]
@@ -78,7 +78,7 @@ def test_a_clock_that_is_ahead_for_one_publishing_thins_out_nothing(machine: Mac
 
 
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
-def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests(machine: Machine) -> None:
+def test_snapshots_from_the_future_are_as_old_as_their_manifests(machine: Machine) -> None:
     set_policy(machine.archive.shelf, RetentionPolicy(within_s=3600, daily=3), conditional_writes=True)
     machine.wrong_by = 365 * DAY
     for _ in range(24):
@@ -90,7 +90,7 @@ def test_snapshots_that_were_stamped_in_the_future_are_as_old_as_their_manifests
 
 @pytest.mark.promise("a-wrong-clock-deletes-no-snapshot")
 @pytest.mark.parametrize("wrong_by", [-365 * DAY, -40 * DAY])
-def test_snapshots_that_were_stamped_in_the_past_are_kept_by_either_time(machine: Machine, wrong_by: timedelta) -> None:
+def test_snapshots_from_the_past_are_kept_by_either_time(machine: Machine, wrong_by: timedelta) -> None:
     policy = RetentionPolicy(within_s=86400, daily=10)
     set_policy(machine.archive.shelf, policy, conditional_writes=True)
     machine.wrong_by = wrong_by

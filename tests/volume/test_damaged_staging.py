@@ -54,9 +54,7 @@ def quarantine_folder(volume: Volume) -> Path:
 
 
 @pytest.mark.promise("a-damaged-record-costs-its-file")
-def test_a_damaged_page_of_records_costs_what_lay_on_it_and_is_told(
-    killed: Volume, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_page_of_records_costs_what_lay_on_it(killed: Volume, caplog: pytest.LogCaptureFixture) -> None:
     damaged = spoil_a_page(killed)
     opened = killed.open("here")
     found = read_all(opened)
@@ -73,14 +71,14 @@ def test_a_damaged_page_of_records_costs_what_lay_on_it_and_is_told(
     assert read_all(killed.open("here")) == found
 
 
-def test_a_database_of_records_that_is_garbage_keeps_no_volume_from_being_mounted(killed: Volume) -> None:
+def test_a_garbage_staging_database_prevents_no_mount(killed: Volume) -> None:
     rows_of(killed).write_bytes(b"garbage" * 5000)
     found = read_all(killed.open("here"))
     assert found == dict.fromkeys(STAGED, "") | {"stored": "before"}
     assert [path.read_bytes() for path in quarantine_folder(killed).glob("staging.sqlite.*")] == [b"garbage" * 5000]
 
 
-def test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read(killed: Volume) -> None:
+def test_a_repair_uses_what_is_readable_of_a_damaged_database(killed: Volume) -> None:
     spoil_a_page(killed)
     told, found = fsck(killed)
     assert (told.status, found) == (4, ["staging-damaged"])
@@ -92,7 +90,7 @@ def test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read(kil
     assert len([name for name, text in STAGED.items() if read(opened, name) == text]) >= len(STAGED) - 8
 
 
-def test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount(killed: Volume) -> None:
+def test_a_check_names_the_file_of_a_damaged_record(killed: Volume) -> None:
     spoil_a_row(killed)
     told, found = fsck(killed)
     assert (told.status, found) == (4, ["staging-record-damaged"])
@@ -146,7 +144,7 @@ def test_staged_bytes_without_an_index_are_saved_by_a_rescue(killed: Volume, tmp
 
 
 @pytest.mark.promise("a-damaged-index-is-refused-with-a-way-out")
-def test_a_damaged_index_is_refused_with_the_command_that_mends_it(killed: Volume, tmp_path: Path) -> None:
+def test_a_damaged_index_is_refused_with_the_repair_command(killed: Volume, tmp_path: Path) -> None:
     (killed.state("here") / "index.sqlite").write_bytes(b"garbage" * 5000)
     with pytest.raises(IndexCorrupt, match="fsck --repair file:"):
         killed.open("here")
@@ -160,7 +158,7 @@ def test_a_damaged_index_is_refused_with_the_command_that_mends_it(killed: Volum
 
 
 @pytest.mark.promise("a-damaged-index-is-refused-with-a-way-out")
-def test_a_damaged_claim_file_is_refused_and_a_take_over_goes_on_without_it(killed: Volume, tmp_path: Path) -> None:
+def test_a_damaged_claim_file_is_refused_except_by_a_take_over(killed: Volume, tmp_path: Path) -> None:
     (killed.state("here") / "claim.json").write_bytes(b"\xff{")
     with pytest.raises(StateConflict, match="--take-over"):
         killed.open("here")

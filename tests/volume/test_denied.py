@@ -70,7 +70,7 @@ def gc(volume: Volume, host: str) -> Any:
 
 @pytest.mark.promise("a-denied-snapshot-is-kept")
 @pytest.mark.parametrize("host", ["A", "B"])
-def test_what_a_denied_snapshot_needs_outlives_gcs_and_prunings_and_it_can_be_had_again(
+def test_what_a_denied_snapshot_needs_outlives_gc_and_pruning(
     volume: Volume, faulty_stores: FaultyStores, host: str
 ) -> None:
     first, files = made(volume)
@@ -115,7 +115,7 @@ def test_a_person_gives_a_denied_snapshot_up(volume: Volume, bare: ObjectStore, 
 
 
 @pytest.mark.promise("a-denied-snapshot-is-kept")
-def test_who_comes_back_from_a_crash_misses_what_it_had_published(volume: Volume, faulty_stores: FaultyStores) -> None:
+def test_a_writer_after_a_crash_misses_what_it_had_published(volume: Volume, faulty_stores: FaultyStores) -> None:
     opened = volume.open("A")
     write(opened, "a", os.urandom(30_000).hex())
     first = publish(opened)

@@ -29,7 +29,7 @@ def read(opened: OpenVolume, name: str) -> str:
 
 @pytest.mark.promise("a-fallback-trusts-no-deleted-pack")
 @pytest.mark.parametrize("how", ["damaged", "lost"])
-def test_what_was_freed_since_is_stored_again_when_it_is_written_again(volume: Volume, how: str) -> None:
+def test_freed_data_is_stored_again_when_it_is_written_again(volume: Volume, how: str) -> None:
     text = os.urandom(400_000).hex()
     opened = volume.open("A")
     write(opened, "big", text)

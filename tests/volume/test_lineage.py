@@ -36,14 +36,14 @@ def test_another_host_finds_what_was_finished(volume: Volume) -> None:
     assert aside(volume) == []
 
 
-def test_the_local_index_is_gone_on_with_where_it_is_the_newest_snapshot(volume: Volume) -> None:
+def test_a_local_index_that_is_the_newest_snapshot_is_used(volume: Volume) -> None:
     volume.use("here", a="1")
     for pages in (volume.root / "v" / "pages").iterdir():
         pages.unlink()  # so restoring would fail
     assert read_all(volume.open("here")) == {"a": "1"}
 
 
-def test_what_a_killed_process_made_durable_is_gone_on_with_ahead_of_the_newest_snapshot(volume: Volume) -> None:
+def test_what_a_killed_process_made_durable_is_used(volume: Volume) -> None:
     volume.use("here", a="1")
     killed = volume.open("here")
     write(killed, "b", "2")
@@ -79,7 +79,7 @@ def test_what_is_published_just_before_the_claim_is_begun_from(volume: Volume, m
     assert read_all(volume.open("here")) == {"a": "1", "b": "2"}
 
 
-def test_a_process_that_dies_between_its_claim_and_its_record_of_it_loses_nothing(volume: Volume) -> None:
+def test_a_death_between_claim_and_its_record_loses_nothing(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
     killed.filesystem.commit()
@@ -90,9 +90,7 @@ def test_a_process_that_dies_between_its_claim_and_its_record_of_it_loses_nothin
 
 
 @pytest.mark.promise("staging-belongs-to-one-lineage")
-def test_what_was_never_published_is_set_aside_when_another_has_gone_on(
-    volume: Volume, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unpublished_state_is_set_aside_when_superseded(volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
     volume.use("here", a="1")
     killed = volume.open("here")
     write(killed, "b", "2")
@@ -106,7 +104,7 @@ def test_what_was_never_published_is_set_aside_when_another_has_gone_on(
     assert any("set aside" in record.getMessage() for record in caplog.records)
 
 
-def test_a_process_that_dies_while_restoring_leaves_nothing_in_the_way(volume: Volume) -> None:
+def test_a_death_while_restoring_leaves_nothing_in_the_way(volume: Volume) -> None:
     volume.use("there", a="1")
     volume.state("here").mkdir(parents=True)
     (volume.state("here") / "restore.sqlite").write_bytes(b"half")
@@ -116,7 +114,7 @@ def test_a_process_that_dies_while_restoring_leaves_nothing_in_the_way(volume: V
     assert not (volume.state("here") / "publish.sqlite").exists()
 
 
-def test_a_restored_index_whose_process_died_before_it_was_used_is_used_then(volume: Volume) -> None:
+def test_a_restored_index_of_a_dead_process_is_used(volume: Volume) -> None:
     volume.use("there", a="1")
     volume.use("here")
     state = volume.state("here")
@@ -153,9 +151,7 @@ def test_staging_of_another_line_is_set_aside(volume: Volume, tmp_path: Path) ->
 
 
 @pytest.mark.promise("staging-belongs-to-one-lineage")
-def test_what_is_set_aside_has_its_new_names_on_the_disk_before_the_old_ones_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_names_of_what_is_set_aside_are_durable_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(StateDirectory(tmp_path / "state")) as state:
         state.index.write_bytes(b"")
         synced: list[Path] = []
@@ -164,9 +160,7 @@ def test_what_is_set_aside_has_its_new_names_on_the_disk_before_the_old_ones_go(
         assert synced == [folder, folder.parent, state.path]
 
 
-def test_old_snapshots_are_thinned_out_before_the_volume_is_given_back(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_snapshots_are_pruned_before_the_release(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     thin, released = SnapshotPruner.prune_expired, []
 
     def looking(pruner: SnapshotPruner) -> None:
@@ -179,7 +173,7 @@ def test_old_snapshots_are_thinned_out_before_the_volume_is_given_back(
     assert released == [False]
 
 
-def test_a_damaged_local_index_that_was_not_closed_is_told_and_left_as_it_is(volume: Volume) -> None:
+def test_a_damaged_unclosed_index_is_reported_and_left_as_it_is(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
     killed.close()
@@ -191,7 +185,7 @@ def test_a_damaged_local_index_that_was_not_closed_is_told_and_left_as_it_is(vol
 
 
 @pytest.mark.promise("a-held-volume-refuses-others")
-def test_who_cannot_open_what_an_earlier_mount_left_keeps_the_volume_for_it(volume: Volume) -> None:
+def test_a_failed_open_keeps_the_volume_for_the_earlier_mount(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
     killed.filesystem.commit()
@@ -217,7 +211,7 @@ def test_a_mount_that_never_served_holds_nothing_up(volume: Volume) -> None:
     assert aside(volume) == []
 
 
-def test_a_mount_that_never_served_keeps_the_volume_where_something_is_left_to_store(volume: Volume) -> None:
+def test_an_unserved_mount_keeps_a_volume_with_unstored_data(volume: Volume) -> None:
     killed = volume.open("here")
     write(killed, "a", "1")
     killed.close()
@@ -229,7 +223,7 @@ def test_a_mount_that_never_served_keeps_the_volume_where_something_is_left_to_s
     assert read_all(volume.open("here")) == {"a": "1"}
 
 
-def test_a_snapshot_that_cannot_be_read_is_told_and_the_volume_is_not_held_up(volume: Volume) -> None:
+def test_an_unreadable_snapshot_is_reported_and_delays_nothing(volume: Volume) -> None:
     volume.use("there", a="1")
     for pages in (volume.root / "v" / "pages").iterdir():
         pages.unlink()
@@ -257,7 +251,7 @@ def test_publishing_what_has_not_changed_adds_nothing(volume: Volume) -> None:
     assert publisher.publish() > first
 
 
-def test_a_writer_that_was_taken_over_turns_read_only_and_says_so(volume: Volume) -> None:
+def test_an_overruled_writer_turns_read_only_and_says_so(volume: Volume) -> None:
     opened = volume.open("here")
     write(opened, "a", "1")
     volume.take_over("there")
@@ -266,7 +260,7 @@ def test_a_writer_that_was_taken_over_turns_read_only_and_says_so(volume: Volume
     assert opened.filesystem.read_only
 
 
-def test_a_view_shows_the_newest_snapshot_beside_the_writer_and_leaves_nothing(volume: Volume) -> None:
+def test_a_view_beside_a_writer_shows_the_head(volume: Volume) -> None:
     opened = volume.open("here")
     write(opened, "a", "1")
     assert opened.publisher is not None

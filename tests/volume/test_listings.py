@@ -59,7 +59,7 @@ def looked_at(volume: Volume, host: str = "looking") -> list[str]:
 
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
-def test_a_listing_that_lacks_the_last_snapshot_rolls_nothing_back(volume: Volume, faulty_stores: FaultyStores) -> None:
+def test_a_listing_without_the_head_rolls_nothing_back(volume: Volume, faulty_stores: FaultyStores) -> None:
     volume.use("A", a="one")
     before = faulty_stores.faults.moment()
     last = volume.use("A", thesis="years of work")
@@ -76,9 +76,7 @@ def test_a_listing_that_lacks_the_last_snapshot_rolls_nothing_back(volume: Volum
 
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
-def test_what_a_writer_published_that_never_released_is_found_by_its_number(
-    volume: Volume, faulty_stores: FaultyStores
-) -> None:
+def test_snapshots_of_an_unreleased_writer_are_found_by_number(volume: Volume, faulty_stores: FaultyStores) -> None:
     held = volume.open("A")
     write(held, "a", "one")
     published(held)
@@ -116,7 +114,7 @@ def test_a_release_without_a_name_is_followed_as_before(volume: Volume) -> None:
 
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release")
-def test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before(volume: Volume, bare: ObjectStore) -> None:
+def test_a_lost_head_is_repaired_from_the_one_before(volume: Volume, bare: ObjectStore) -> None:
     volume.use("A", a="one")
     last = volume.use("A", b="two")
     delete_objects(bare, [f"snapshots/{last}"])
@@ -142,7 +140,7 @@ def read_all_names(opened: OpenVolume) -> set[str]:
 
 
 @pytest.mark.promise("the-newest-snapshot-is-named-by-its-release", "a-lost-newest-snapshot-is-stored-again")
-def test_the_machine_that_has_the_state_goes_on_when_the_head_is_lost(volume: Volume, bare: ObjectStore) -> None:
+def test_a_machine_with_the_state_survives_a_lost_head(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
     opened = volume.open("A")
@@ -154,9 +152,7 @@ def test_the_machine_that_has_the_state_goes_on_when_the_head_is_lost(volume: Vo
 
 
 @pytest.mark.promise("a-lost-newest-snapshot-is-stored-again")
-def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_again(
-    volume: Volume, bare: ObjectStore
-) -> None:
+def test_a_repair_stores_a_lost_head_again_from_local_state(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
     told: list[Message] = []
@@ -170,9 +166,7 @@ def test_a_repair_where_the_state_of_the_lost_head_is_says_that_it_stored_it_aga
 
 
 @pytest.mark.promise("a-lost-newest-snapshot-is-stored-again")
-def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_where_to_go_on(
-    volume: Volume, bare: ObjectStore
-) -> None:
+def test_a_lost_only_snapshot_is_reported_with_where_to_go_on(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
     with pytest.raises(
@@ -186,9 +180,7 @@ def test_where_the_only_snapshot_is_lost_a_machine_without_its_state_is_told_whe
 
 
 @pytest.mark.promise("what-must-exist-is-asked-for-by-name")
-def test_an_old_writer_whose_listings_of_epochs_are_stale_acknowledges_and_deletes_nothing(
-    volume: Volume, faulty_stores: FaultyStores
-) -> None:
+def test_an_old_writer_with_stale_listings_does_nothing(volume: Volume, faulty_stores: FaultyStores) -> None:
     old = volume.open("old")
     write(old, "thesis", "years of work")
     published(old)
@@ -258,7 +250,7 @@ def named_and_forgotten(volume: Volume, opened: OpenVolume) -> tuple[str, str]:
 
 @pytest.mark.promise("unlisted-snapshots-are-retained")
 @pytest.mark.parametrize("who", ["its writer", "its machine", "another machine"])
-def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
+def test_a_gc_deletes_nothing_that_an_unlisted_snapshot_needs(
     volume: Volume, faulty_stores: FaultyStores, who: str
 ) -> None:
     opened = volume.open("A")
@@ -282,9 +274,7 @@ def test_a_gc_deletes_nothing_that_a_snapshot_needs_which_no_listing_shows(
 
 
 @pytest.mark.promise("unlisted-snapshots-are-retained")
-def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_deleted(
-    volume: Volume, faulty_stores: FaultyStores
-) -> None:
+def test_pages_of_an_unlisted_unknown_snapshot_are_not_deleted(volume: Volume, faulty_stores: FaultyStores) -> None:
     opened = volume.open("A")
     keep, _ = named_and_forgotten(volume, opened)
     opened.finish()
@@ -305,9 +295,7 @@ def test_pages_of_a_snapshot_that_nobody_knows_and_no_listing_shows_are_not_dele
 
 
 @pytest.mark.promise("a-take-over-records-its-base-first")
-def test_a_take_over_that_dies_before_it_says_where_it_goes_on_is_made_good_by_the_next(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_writer_writes_the_base_of_a_dead_take_over(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     old = volume.open("old")
     write(old, "a", "one")
     base = published(old)
@@ -339,9 +327,7 @@ def test_a_take_over_that_dies_before_it_says_where_it_goes_on_is_made_good_by_t
 
 
 @pytest.mark.promise("a-take-over-records-its-base-first")
-def test_where_a_take_over_goes_on_is_written_before_anything_is_restored(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_base_of_a_take_over_is_written_before_any_restore(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     old = volume.open("old")
     write(old, "a", "one")
     base = published(old)
@@ -368,7 +354,7 @@ def spoiled(volume: Volume, key: str) -> None:
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")
-def test_a_damaged_base_leaves_a_way_to_mount_and_no_snapshot_before_it_is_deleted(
+def test_a_damaged_base_permits_mounts_and_no_deletion_before_it(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = volume.open("old")
@@ -431,7 +417,7 @@ def test_a_damaged_base_is_told_and_written_anew_by_a_repair(
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")
-def test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place(volume: Volume, bare: ObjectStore) -> None:
+def test_a_damaged_claim_is_reported_and_replaced_by_a_repair(volume: Volume, bare: ObjectStore) -> None:
     volume.use("A", a="one")
     spoiled(volume, "epochs/00000001")
     bad = bare.get("epochs/00000001")
@@ -472,7 +458,7 @@ def test_a_damaged_policy_is_reported_until_another_is_set(volume: Volume) -> No
 
 
 @pytest.mark.promise("an-unreadable-epoch-is-held")
-def test_a_damaged_newest_epoch_leaves_a_way_to_look_and_to_take_over(volume: Volume) -> None:
+def test_a_damaged_newest_epoch_permits_a_view_and_a_take_over(volume: Volume) -> None:
     volume.use("A", a="one")
     spoiled(volume, "epochs/00000001")
     assert read_all(volume.view()) == {"a": "one"}

@@ -44,7 +44,7 @@ def check(volume: Volume) -> None:
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store", "a-copied-volume-leaves-the-original-alone")
-def test_a_copy_of_the_store_and_the_original_live_on_side_by_side(volume: Volume) -> None:
+def test_a_copy_of_the_store_and_the_original_are_used_together(volume: Volume) -> None:
     first = volume.use("here", a="1")
     other = copied(volume)
     volume.use("here", b="of the original")
@@ -80,7 +80,7 @@ def test_what_waits_for_the_original_never_goes_to_a_copy(volume: Volume) -> Non
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
-def test_a_folder_of_an_earlier_version_belongs_to_the_url_that_was_mounted_last(volume: Volume) -> None:
+def test_an_old_folder_belongs_to_the_url_that_was_mounted_last(volume: Volume) -> None:
     volume.use("here", a="1")
     state = volume.state("here")
     (state / LOCATION_NAME).unlink()
@@ -92,14 +92,14 @@ def test_a_folder_of_an_earlier_version_belongs_to_the_url_that_was_mounted_last
     assert json.loads((state / LOCATION_NAME).read_text())["url"] == volume.store_settings.url
 
 
-def test_a_folder_of_an_earlier_version_that_was_never_mounted_is_taken_by_who_comes_first(volume: Volume) -> None:
+def test_an_old_folder_never_mounted_belongs_to_who_comes_first(volume: Volume) -> None:
     volume.use("here", a="1")
     (volume.state("here") / LOCATION_NAME).unlink()
     assert volume.open("here").state.path == volume.state("here")
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
-def test_a_copy_of_a_state_directory_waits_while_the_other_is_in_use(volume: Volume) -> None:
+def test_a_copied_state_directory_waits_while_the_other_is_used(volume: Volume) -> None:
     opened = volume.open("here")
     write(opened, "a", "1")
     opened.filesystem.commit()

@@ -35,7 +35,7 @@ def collected(opened: OpenVolume) -> str:
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
 @pytest.mark.parametrize("act", [changed, publish, collected])
-def test_the_next_snapshot_can_be_restored_though_the_store_lost_pages_before_it(
+def test_a_snapshot_after_lost_pages_can_be_restored(
     volume: Volume, tmp_path: Path, act: Callable[[OpenVolume], str]
 ) -> None:
     opened = volume.open()
@@ -54,7 +54,7 @@ def test_the_next_snapshot_can_be_restored_though_the_store_lost_pages_before_it
 
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
-def test_a_mount_that_changes_nothing_stores_again_what_the_store_lost_while_nobody_had_it(volume: Volume) -> None:
+def test_an_unchanged_mount_stores_again_what_the_store_lost(volume: Volume) -> None:
     before = volume.use("here", a="one")
     lose_the_first_pages(volume)
     after = volume.use("here")
@@ -78,7 +78,7 @@ def test_a_gc_names_the_snapshots_that_cannot_be_restored(volume: Volume) -> Non
 
 
 @pytest.mark.promise("pages-are-verified-before-the-manifest")
-def test_where_the_newest_snapshot_is_damaged_the_one_that_is_named_is_whole(volume: Volume) -> None:
+def test_the_snapshot_named_beside_a_damaged_head_is_whole(volume: Volume) -> None:
     first = volume.use("here", a="one")
     second = volume.use("here", b="two")
     third = volume.use("here", c="three")

@@ -35,9 +35,7 @@ def hurt(volume: Volume) -> Volume:
 
 
 @pytest.mark.promise("a-closed-index-has-a-fingerprint", "a-damaged-index-page-is-noticed")
-def test_an_index_that_is_not_what_it_was_when_it_was_closed_gives_way_to_the_snapshot_it_held(
-    hurt: Volume, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_index_that_changed_while_closed_is_restored(hurt: Volume, caplog: pytest.LogCaptureFixture) -> None:
     opened = hurt.open("here")
     assert read_all(opened) == OLD | NEW
     assert "its bytes are not those that were written" in caplog.text
@@ -47,7 +45,7 @@ def test_an_index_that_is_not_what_it_was_when_it_was_closed_gives_way_to_the_sn
     assert fsck(hurt, verify_data=True)[0].status == 0
 
 
-def test_a_check_says_that_it_is_damaged_and_a_repair_restores_it(hurt: Volume) -> None:
+def test_a_check_reports_the_damage_and_a_repair_restores_it(hurt: Volume) -> None:
     assert fsck(hurt)[0].codes == {"index-damaged": 1}
     told, found = fsck(hurt, repair=True)
     assert (told.status, found) == (1, ["index-damaged"])
@@ -86,7 +84,7 @@ def test_an_index_that_is_open_or_was_killed_has_no_fingerprint(volume: Volume) 
     assert read_all(volume.open("here")) == OLD | {"more": "text"}
 
 
-def test_a_restored_index_that_a_check_completes_is_no_longer_vouched_for(volume: Volume) -> None:
+def test_a_restored_index_loses_its_fingerprint_by_a_check(volume: Volume) -> None:
     volume.use("here", **OLD)
     volume.use("there")
     check_unmounted(volume.store_settings, volume.folders("there"), FsckRequest(), silent)
@@ -95,9 +93,7 @@ def test_a_restored_index_that_a_check_completes_is_no_longer_vouched_for(volume
 
 
 @pytest.mark.promise("a-closed-index-has-a-fingerprint")
-def test_a_loss_while_the_volume_is_open_is_noticed_by_a_publishing(
-    hurt: Volume, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_loss_while_open_is_noticed_by_a_publication(hurt: Volume, caplog: pytest.LogCaptureFixture) -> None:
     Path(f"{index_of(hurt)}-fingerprint").unlink()
     opened = hurt.open("here")
     assert opened.publisher is not None

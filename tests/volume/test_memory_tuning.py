@@ -15,7 +15,7 @@ class Circle:
         self.itself = self
 
 
-def test_an_old_circle_is_freed_by_the_clock_and_the_usual_rhythm_comes_back() -> None:
+def test_an_old_circle_is_freed_by_the_clock() -> None:
     usual = gc.get_threshold()
     freed = threading.Event()
     with TimedGc(interval_s=0.05):

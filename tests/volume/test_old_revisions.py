@@ -22,7 +22,7 @@ def names(opened: OpenVolume) -> set[bytes]:
 
 
 @pytest.mark.promise("files-have-chunk-checksums")
-def test_a_snapshot_of_the_first_revision_is_read_and_gone_on_from(volume: Volume) -> None:
+def test_a_snapshot_of_the_first_revision_is_used(volume: Volume) -> None:
     parent = volume.use("there")
     path = volume.root / "old.sqlite"
     as_of_the_first_revision(path)

@@ -68,7 +68,7 @@ def check_all_snapshots(volume: Volume, expected: dict[str, dict[str, str]]) -> 
 
 @pytest.mark.promise("an-old-copy-of-an-index-is-set-aside", "an-old-state-folder-rolls-nothing-back")
 @pytest.mark.parametrize("bring_back", [put_back, set_back])
-def test_what_was_published_after_a_copy_of_the_state_directory_stays_when_the_copy_comes_back(
+def test_what_was_published_after_a_copy_of_the_state_stays(
     volume: Volume, caplog: pytest.LogCaptureFixture, bring_back: Callable[[Volume, Path], None]
 ) -> None:
     opened = volume.open()
@@ -126,7 +126,7 @@ def test_a_copy_comes_back_after_publishings_and_a_gc(volume: Volume) -> None:
     check_all_snapshots(volume, {third: {"b": "2"}})
 
 
-def test_a_copy_of_an_unmounted_state_directory_is_no_more_than_its_snapshot(volume: Volume) -> None:
+def test_a_copied_unmounted_state_directory_is_just_its_snapshot(volume: Volume) -> None:
     volume.use("here", a="1")
     copy = volume.root / "copy"
     shutil.copytree(volume.state("here"), copy)
@@ -137,7 +137,7 @@ def test_a_copy_of_an_unmounted_state_directory_is_no_more_than_its_snapshot(vol
 
 
 @pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
-def test_fsck_looks_at_the_newest_snapshot_and_not_at_an_old_copy(volume: Volume) -> None:
+def test_fsck_checks_the_newest_snapshot_and_no_old_copy(volume: Volume) -> None:
     opened = volume.open()
     write(opened, "a", "1")
     publish(opened)
@@ -186,7 +186,7 @@ def test_a_stale_listing_does_not_hide_what_was_published_here(volume: Volume, m
 
 
 @pytest.mark.promise("an-old-copy-of-an-index-is-set-aside")
-def test_a_mount_on_a_machine_that_was_set_back_stops_where_a_number_is_taken(volume: Volume) -> None:
+def test_a_machine_that_was_set_back_stops_at_a_taken_number(volume: Volume) -> None:
     """The process lives on, as in a virtual machine that was saved with its memory."""
     opened = volume.open()
     write(opened, "a", "1")
@@ -224,7 +224,7 @@ def test_a_gc_on_a_machine_that_was_set_back_deletes_nothing(volume: Volume) -> 
     assert packs(volume) == before
 
 
-def test_an_index_of_an_earlier_version_is_gone_on_with_as_before(volume: Volume) -> None:
+def test_an_index_of_an_earlier_version_is_used(volume: Volume) -> None:
     volume.use("here", a="1")
     opened = volume.open()
     write(opened, "b", "2")
@@ -253,7 +253,7 @@ def test_an_index_that_says_nonsense_of_itself_is_told(volume: Volume) -> None:
         volume.open()
 
 
-def test_a_manifest_says_which_life_of_the_index_and_which_claim_it_is_of(volume: Volume) -> None:
+def test_a_manifest_names_its_lineage_and_claim(volume: Volume) -> None:
     opened = volume.open()
     write(opened, "a", "1")
     made = volume.archive.load(publish(opened))

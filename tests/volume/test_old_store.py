@@ -67,7 +67,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[MachineId], None]:
 
 @pytest.mark.promise("an-index-belongs-to-its-store", "an-old-store-is-accepted-with-a-warning")
 @pytest.mark.parametrize("ends_well", [True, False])
-def test_a_store_that_was_put_back_from_a_backup_is_begun_from_as_it_is(
+def test_a_store_restored_from_a_backup_is_used_as_it_is(
     volume: Volume, caplog: pytest.LogCaptureFixture, ends_well: bool
 ) -> None:
     first = volume.use("here", a="1")
@@ -103,9 +103,7 @@ def test_a_store_that_was_put_back_from_a_backup_is_begun_from_as_it_is(
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
-def test_packs_that_a_store_put_back_lacks_are_no_hits_and_are_named(
-    volume: Volume, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_packs_that_a_restored_store_lacks_are_no_hits(volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
     """The newest snapshot is there, and the packs that were stored after it are not: who writes their data again stores
     it, and that heals the file whose data they held."""
     opened = volume.open()
@@ -130,7 +128,7 @@ def test_packs_that_a_store_put_back_lacks_are_no_hits_and_are_named(
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
-def test_what_a_store_still_has_of_lost_epochs_stays_for_a_rescue(volume: Volume) -> None:
+def test_data_of_lost_epochs_stays_for_a_rescue(volume: Volume) -> None:
     volume.use("here", a="1")
     keep_store(volume)
     opened = volume.open()
@@ -161,7 +159,7 @@ def test_an_empty_store_under_the_same_url_is_told(volume: Volume, caplog: pytes
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
 @pytest.mark.parametrize("ends_well", [True, False])
-def test_a_snapshot_of_the_same_number_and_other_bytes_is_not_the_one_that_the_index_knows(
+def test_a_snapshot_of_the_same_number_may_be_another(
     volume: Volume, caplog: pytest.LogCaptureFixture, ends_well: bool
 ) -> None:
     opened = volume.open()
@@ -181,7 +179,7 @@ def test_a_snapshot_of_the_same_number_and_other_bytes_is_not_the_one_that_the_i
 
 
 @pytest.mark.promise("an-index-belongs-to-its-store")
-def test_a_manifest_that_cannot_be_read_is_no_sign_of_another_store(volume: Volume) -> None:
+def test_an_unreadable_manifest_is_no_sign_of_another_store(volume: Volume) -> None:
     snapshot = volume.use("here", a="1")
     manifest = volume.root / "v" / "snapshots" / snapshot
     body = bytearray(manifest.read_bytes())
@@ -193,7 +191,7 @@ def test_a_manifest_that_cannot_be_read_is_no_sign_of_another_store(volume: Volu
 
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine", "a-copied-state-folder-takes-nothing-over")
-def test_a_state_directory_that_was_copied_to_another_machine_does_not_mount_there(
+def test_a_copied_state_directory_mounts_on_no_other_machine(
     volume: Volume, on: Callable[[MachineId], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     on(HERE)
@@ -224,7 +222,7 @@ def test_a_state_directory_that_was_copied_to_another_machine_does_not_mount_the
 
 
 @pytest.mark.promise("a-claim-holds-on-its-own-machine")
-def test_a_disk_that_moved_to_another_machine_is_gone_on_with_after_a_take_over(
+def test_a_disk_moved_to_another_machine_works_after_a_take_over(
     volume: Volume, on: Callable[[MachineId], None]
 ) -> None:
     on(HERE)

@@ -113,9 +113,7 @@ def test_a_control_server_goes_on_without_threads_or_descriptors(
         server.close()
 
 
-def test_the_age_of_the_newest_snapshot_is_known_after_the_next_mount_without_asking(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_age_of_the_head_is_known_after_a_mount(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     volume.use("here", f="text")
     opened = volume.open()
     assert opened.publisher is not None

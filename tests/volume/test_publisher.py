@@ -53,9 +53,7 @@ def test_what_changes_while_a_snapshot_is_put_is_in_the_next_one(
 
 
 @pytest.mark.promise("a-flush-reaches-the-store")
-def test_who_waits_for_the_store_while_a_snapshot_is_put_waits_for_the_next_one(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wait_during_a_publication_ends_with_the_next_one(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
     publisher = publisher_of(opened)
     write(opened, "early", "x")
@@ -74,7 +72,7 @@ def test_who_waits_for_the_store_while_a_snapshot_is_put_waits_for_the_next_one(
 
 
 @pytest.mark.promise("packs-of-all-snapshots-are-merged-first")
-def test_a_gc_keeps_what_was_stored_at_the_instant_of_a_snapshot_that_stays(volume: Volume) -> None:
+def test_a_gc_keeps_what_was_stored_while_a_snapshot_was_taken(volume: Volume) -> None:
     opened = volume.open()
     filesystem = opened.filesystem
     write(opened, "file", "old")
@@ -120,9 +118,7 @@ def test_nothing_is_published_while_snapshots_are_deleted(
 
 
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
-def test_a_restored_head_that_another_writer_overtook_is_not_acknowledged(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overtaken_restored_head_is_not_acknowledged(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     first = volume.use("here", a="one")
     volume.use("here", b="two")
     once_while_a_snapshot_is_put(monkeypatch, lambda: volume.take_over("there"))
@@ -131,9 +127,7 @@ def test_a_restored_head_that_another_writer_overtook_is_not_acknowledged(
 
 
 @pytest.mark.promise("numbers-are-never-reused")
-def test_a_publishing_that_seemed_to_fail_is_tried_again_under_another_number(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_publication_that_seemed_to_fail_gets_another_number(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = volume.open()
     write(opened, "a", "one")
     create = SnapshotArchive.create

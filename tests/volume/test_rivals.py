@@ -75,7 +75,7 @@ def rivals(url: str, tmp_path: Path) -> Iterator[list[Rival]]:
 
 
 @pytest.mark.promise("one-of-two-mounts-wins")
-def test_of_two_processes_that_open_a_volume_at_one_instant_one_wins_each_time(
+def test_one_of_two_processes_that_open_a_volume_at_once_wins(
     url: str, rivals: list[Rival], tmp_path: Path, long: bool
 ) -> None:
     usual_rounds = S3_ROUNDS if url.startswith("s3:") else DIRECTORY_ROUNDS

@@ -47,7 +47,7 @@ def published_late(opened: OpenVolume, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
-def test_the_old_writer_finds_out_when_it_publishes_next_and_turns_read_only(volume: Volume) -> None:
+def test_the_old_writer_turns_read_only_at_its_next_publication(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
     base = published(old)
@@ -86,7 +86,7 @@ def test_both_go_on_and_only_the_new_one_is_seen(volume: Volume) -> None:
 
 
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
-def test_who_takes_over_writes_down_where_it_goes_on_and_publishes_at_once(volume: Volume) -> None:
+def test_a_take_over_writes_its_base_and_publishes_at_once(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
     base = published(old)
@@ -99,9 +99,7 @@ def test_who_takes_over_writes_down_where_it_goes_on_and_publishes_at_once(volum
 
 
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing", "a-fenced-writer-stops")
-def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_late_manifest_of_an_old_writer_stays_and_is_no_head(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     old = volume.open("old")
     write(old, "a", "one")
     published(old)
@@ -122,7 +120,7 @@ def test_a_manifest_that_the_old_writer_puts_late_is_never_the_head_and_stays(
 
 
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
-def test_a_writer_that_is_taken_over_from_while_it_publishes_acknowledges_nothing(volume: Volume) -> None:
+def test_a_take_over_while_publishing_acknowledges_nothing(volume: Volume) -> None:
     old = volume.open("old")
     write(old, "a", "one")
     base = published(old)
@@ -231,7 +229,7 @@ def test_what_only_the_old_writer_has_is_saved(volume: Volume, tmp_path: Path) -
 
 
 @pytest.mark.promise("data-of-a-fenced-writer-can-be-saved")
-def test_what_only_a_snapshot_off_the_line_has_is_saved_and_not_what_others_changed_since(
+def test_what_only_a_diverged_snapshot_has_is_rescued(
     volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = volume.open("old")
@@ -249,9 +247,7 @@ def test_what_only_a_snapshot_off_the_line_has_is_saved_and_not_what_others_chan
     assert saved == {"late": "off the line"}
 
 
-def test_what_was_only_moved_linked_or_changed_in_its_attributes_is_saved_under_its_new_name(
-    volume: Volume, tmp_path: Path
-) -> None:
+def test_what_was_only_moved_or_linked_is_rescued(volume: Volume, tmp_path: Path) -> None:
     old = volume.open("old")
     fs, caller = old.filesystem, Owner(os.getuid(), os.getgid())
     folder = fs.mkdir(ROOT, b"folder", 0o750, caller).number
@@ -296,7 +292,7 @@ def test_what_was_set_aside_is_saved_too(volume: Volume, tmp_path: Path) -> None
     assert (tmp_path / "saved" / "a").read_text() == "never published"
 
 
-def test_a_state_directory_is_found_with_the_volume_that_it_belongs_to(volume: Volume, tmp_path: Path) -> None:
+def test_a_state_directory_is_found_by_its_volume(volume: Volume, tmp_path: Path) -> None:
     volume.use("here", a="one")
     state = volume.state("here")
     assert choose_state_directory(volume.root / "here") == state

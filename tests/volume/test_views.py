@@ -27,7 +27,7 @@ def view_of(volume: Volume, snapshot_id: str, host: str = "here") -> OpenVolume:
     return opened
 
 
-def test_a_snapshot_that_is_read_here_is_not_deleted_and_it_is_told_where(volume: Volume) -> None:
+def test_a_snapshot_in_use_here_is_not_deleted(volume: Volume) -> None:
     first = volume.use("here", a="one")
     volume.use("here", b="two")
     view = view_of(volume, first)
@@ -54,7 +54,7 @@ def test_pruning_and_thinning_leave_a_snapshot_that_is_read_here(volume: Volume)
     assert volume.archive.ids() == [fourth]
 
 
-def test_a_snapshot_that_is_mounted_here_while_its_deletion_is_planned_stays(
+def test_a_snapshot_mounted_while_its_deletion_is_planned_stays(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = volume.use("here", a="one")
@@ -101,7 +101,7 @@ def test_a_reader_that_was_killed_keeps_nothing(volume: Volume) -> None:
     assert delete_snapshots(volume, "here", first).removed == [first]
 
 
-def test_a_view_tells_when_its_snapshot_was_deleted_by_a_writer_elsewhere(volume: Volume) -> None:
+def test_a_view_reports_that_its_snapshot_was_deleted(volume: Volume) -> None:
     first = volume.use("here", a="one")
     view = view_of(volume, first, host="elsewhere")
     assert not view.shown_snapshot_deleted()

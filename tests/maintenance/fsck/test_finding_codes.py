@@ -38,14 +38,14 @@ RESTORED = {"chunks-unlike-sums", "chunk-impossible", "chunk-past-block", "chunk
 MOVED = {"inode-without-name", "name-in-no-folder"}
 ELSEWHERE: dict[str, Callable[..., object]] = {
     "object-archived": archived.test_archived_objects_are_reported_and_all_others_are_read_back,
-    "epoch-damaged": listings.test_a_damaged_claim_is_told_and_a_repair_puts_another_in_its_place,
+    "epoch-damaged": listings.test_a_damaged_claim_is_reported_and_replaced_by_a_repair,
     "base-damaged": listings.test_a_damaged_base_is_told_and_written_anew_by_a_repair,
     "release-damaged": listings.test_a_damaged_release_is_reported_and_written_again,
     "policy-damaged": listings.test_a_damaged_policy_is_reported_until_another_is_set,
-    "snapshot-missing": listings.test_a_head_that_is_lost_is_told_and_a_repair_begins_from_the_one_before,
-    "staging-record-damaged": damaged_staging.test_a_check_tells_whose_record_is_damaged_before_and_after_the_mount,
-    "staging-damaged": damaged_staging.test_a_damaged_database_is_told_and_a_repair_takes_over_what_can_be_read,
-    "index-damaged": whole_volumes.test_a_damaged_index_is_set_aside_and_the_newest_snapshot_restored,
+    "snapshot-missing": listings.test_a_lost_head_is_repaired_from_the_one_before,
+    "staging-record-damaged": damaged_staging.test_a_check_names_the_file_of_a_damaged_record,
+    "staging-damaged": damaged_staging.test_a_repair_uses_what_is_readable_of_a_damaged_database,
+    "index-damaged": whole_volumes.test_a_damaged_index_is_set_aside_and_the_head_restored,
 }
 """Codes that only a complete volume can have, or that cannot be repaired, and the test of each."""
 

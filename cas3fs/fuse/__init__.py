@@ -8,7 +8,7 @@ Vocabulary:
   nothing else imports. `frontends` chooses.
 - *handlers* (`handlers`): one method for each request, the same for every front-end. They know the rules of the
   kernel's requests, but neither how a request arrives nor what a reply looks like.
-- *worker*: a thread that may wait on behalf of a request. The kernel front-end has a pool of them, beside its reader,
+- *worker*: a thread that may wait on behalf of a request. The kernel front-end has pools of them, beside its reader,
   which never waits; the workers of llfuse read requests themselves. `limiter` bounds how many of them wait at once.
 - *mount point*: the folder on which the volume appears. It is *stale* when its process has ended but the kernel still
   has the mount.

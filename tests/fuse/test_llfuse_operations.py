@@ -15,96 +15,11 @@ import pytest
 from llfuse import FUSEError
 
 from cas3fs.errors import BlockMissing, FileSystemError, IndexFull
-from cas3fs.filesystem import Entry, Inode, VolumeStatistics
 from cas3fs.fuse.attribute_view import AttributeView
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations
-
-
-def inode(number: int, mode: int = stat.S_IFREG | 0o640) -> Inode:
-    return Inode(number, mode, 7, 8, 3, 0, 0, 1000, 1_500_000_001, 2_000_000_002, -1, 0, 0, 600)
-
-
-class StandIn:
-    """Replies as a FileSystem does; every call raises `raises` if it is set, and is recorded in `calls`."""
-
-    read_only = False
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.raises: BaseException | None = None
-        self.now: bytes | int | None = None
-        self.is_directory = False
-        self.is_absent = False
-
-    def _called(self, *call: Any) -> None:
-        self.calls.append(call)
-        if self.raises is not None:
-            raise self.raises
-
-    def find(self, parent: int, name: bytes) -> Inode | None:
-        self._called("find", parent, name)
-        return None if self.is_absent else self.lookup(parent, name)
-
-    def lookup(self, parent: int, name: bytes) -> Inode:
-        self._called("lookup", parent, name)
-        found = inode(1 if name == b".." else 42)
-        if self.is_directory:
-            found.mode = stat.S_IFDIR | 0o755
-        return found
-
-    def forget(self, counts: list[tuple[int, int]]) -> None:
-        self._called("forget", *counts)
-
-    def getattr(self, number: int) -> Inode:
-        self._called("getattr", number)
-        return inode(number)
-
-    def setattr(self, number: int, caller: object, **changes: int | None) -> Inode:
-        self._called("setattr", number, {name: value for name, value in changes.items() if value is not None})
-        return inode(number)
-
-    def read_now(self, handle: int, offset: int, size: int) -> bytes | None:
-        self._called("read_now", handle, offset, size)
-        return self.now  # type: ignore[return-value]
-
-    def read(self, handle: int, offset: int, size: int, wait_guard: object) -> bytes:
-        assert lock_is_free()
-        self._called("read", handle, offset, size)
-        return b"read"
-
-    def write_now(self, handle: int, offset: int, data: bytes) -> int | None:
-        self._called("write_now", handle, offset, data)
-        return self.now  # type: ignore[return-value]
-
-    def write(self, handle: int, offset: int, data: bytes, *, wait: bool = True) -> int:
-        assert lock_is_free()
-        self._called("write" if wait else "write without waiting", handle, offset, data)
-        return len(data)
-
-    def fsync(self, handle: int, datasync: bool) -> None:
-        assert lock_is_free()
-        self._called("fsync", handle, datasync)
-
-    def opendir(self, number: int) -> int:
-        self._called("opendir", number)
-        return number
-
-    def list_names(self, handle: int, cookie: int, limit: int) -> list[Entry]:
-        self._called("list_names", handle, cookie)
-        return [(number + 1, b"n%d" % number, 100 + number, stat.S_IFREG) for number in range(cookie, 3)][:limit]
-
-    def getxattr(self, number: int, name: bytes) -> bytes:
-        self._called("getxattr", number, name)
-        return b"value"
-
-    def setxattr(self, number: int, name: bytes, value: bytes, flags: int) -> None:
-        self._called("setxattr", number, name, value, flags)
-
-    def statfs(self) -> VolumeStatistics:
-        self._called("statfs")
-        return VolumeStatistics(4096, 10, 9, 8, 7, 255)
+from tests.fuse.stand_in import StandIn
 
 
 def lock_is_free() -> bool:
@@ -123,7 +38,7 @@ def lock_is_free() -> bool:
 
 @pytest.fixture
 def fs() -> StandIn:
-    return StandIn()
+    return StandIn(lock_is_free)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ class KernelSession:
         except ChannelError as error:
             raise MountError(str(error)) from error
         self._handlers.notifier = Notifier(channel)
-        self._session = Session(channel, self._handlers, self._settings, _errno_of)
+        self._session = Session(channel, self._handlers, self._settings, errno_of_request)
         try:
             agreement = self._session.begin()
         except ChannelError as error:
@@ -176,7 +176,8 @@ def channel_options(options: MountOptions, url: str, *, read_only: bool) -> Chan
     )
 
 
-def _errno_of(error: BaseException, opcode: int, inode: int) -> int:
+def errno_of_request(error: BaseException, opcode: int, inode: int) -> int:
+    """The errno with which a request is answered that raised `error`; logs what no program has caused."""
     if isinstance(error, FileSystemError):
         return error.errno
     return errno_of_failure(name_of(opcode).lower(), (inode,), error)

@@ -10,9 +10,7 @@ local index, and the newest snapshot is damaged, it begins from the newest compl
 are quarantined (`cas3fs.maintenance.fsck.volume_repair`).
 """
 
-import os
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -30,13 +28,12 @@ from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, EpochState
 from cas3fs.errors import ControlError, IndexCorrupt, SnapshotArchived, SnapshotDamaged, SnapshotError, SnapshotMissing
-from cas3fs.filesystem import Owner
 from cas3fs.index import Index, StagingIndex, migrations, ordinal_of
 from cas3fs.index.salvage import find_damage
 from cas3fs.maintenance.damaged_objects import quarantine_snapshot
 from cas3fs.maintenance.fsck.checker import Checker, archived_finding, snapshot_finding
 from cas3fs.maintenance.fsck.findings import Finding
-from cas3fs.maintenance.fsck.index_repair import IndexRepairer
+from cas3fs.maintenance.fsck.lost_and_found import leave_report, make_lost_folder
 from cas3fs.maintenance.fsck.target import FsckTarget, fsck_target_of
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.fsck.volume_check import FsckResult, FsckSettings, check_volume, lost_blocks_in
@@ -231,10 +228,10 @@ def _repair(store: StoreSettings, folders: LocalFolders, settings: FsckSettings,
         ]
         result = attrs.evolve(result, findings=(*early, *later))
         if result.status:
-            _make_lost_folder(volume)
+            make_lost_folder(volume.filesystem, lambda: _target_of(volume))
         volume.start(0)
         if result.status:
-            _leave_report(volume, result)
+            leave_report(volume.filesystem, result.findings)
         volume.finish(progress)
         return _report(result, volume.state.path, progress)
     finally:
@@ -332,28 +329,3 @@ def _repaired(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings,
         return fsck.repair(settings)
     finally:
         cache.close()
-
-
-def _make_lost_folder(volume: OpenVolume) -> None:
-    """Makes lost+found and counts it among the root's folders; before the file system has the root in memory."""
-    filesystem = volume.filesystem
-    with filesystem.index_transaction() as index:
-        index.repairs().lost_folder()
-    filesystem.commit()
-    found = list(Checker(_target_of(volume)).link_counts())
-    with filesystem.index_transaction() as index:
-        IndexRepairer(index, 0).repair(found)
-    filesystem.commit()
-
-
-def _leave_report(volume: OpenVolume, result: FsckResult) -> None:
-    """Write the findings to a file in lost+found too."""
-    text = "".join(f"{one.code}: {one.kind.text}: {one.about} {' '.join(one.paths)}\n" for one in result.findings)
-    filesystem = volume.filesystem
-    with filesystem.index_transaction() as index:
-        folder = index.repairs().lost_folder()  # made before
-    name = f"fsck-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}.txt".encode()
-    inode, handle = filesystem.create(folder, name, 0o600, os.O_RDWR, Owner(os.getuid(), os.getgid()))
-    filesystem.write(handle, 0, text.encode())
-    filesystem.release(handle)
-    filesystem.forget([(inode.number, 1)])

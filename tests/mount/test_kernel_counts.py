@@ -62,6 +62,23 @@ def test_no_inode_is_left_when_caches_were_dropped(machine: CliMachine) -> None:
     machine.umount()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root raises the read-ahead of a mount")
+def test_sequential_reads_come_in_large_requests(machine: CliMachine) -> None:
+    """Of 256 KiB each, although a program reads 4 KiB at a time."""
+    machine.mkfs()
+    machine.mount()
+    path = machine.dir / "file"
+    path.write_bytes(bytes(8 << 20))
+    with open(path, "rb", buffering=4096) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = machine.report("stats", machine.url)["kernel_requests"].get("read", 0)
+        while file.read(4096):
+            pass
+        after = machine.report("stats", machine.url)["kernel_requests"]["read"]
+    assert after - before < 40
+    machine.umount()
+
+
 def test_requests_are_counted_by_kind(machine: CliMachine) -> None:
     machine.mkfs()
     machine.mount()

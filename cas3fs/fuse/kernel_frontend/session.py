@@ -99,6 +99,7 @@ class KernelSession:
             agreement = self._session.begin()
         except ChannelError as error:
             raise MountError(f"{self._mountpoint} cannot be mounted: {error}") from error
+        channel.set_read_ahead(_REQUEST_BYTES)  # where it is not allowed, reads come in requests of 128 KiB
         if self._page_cache is not None and not agreement.features & Feature.WRITEBACK_CACHE:
             raise MountError("this kernel cannot collect writes; mount without --writeback")
 

@@ -21,17 +21,27 @@ from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers, Uns
 from cas3fs.fuse.kernel.notify import Notifier
 from cas3fs.fuse.kernel.protocol import OpenFlag
 from cas3fs.fuse.kernel.replies import Buffer, DirectoryPage, ExtendedAttributes, FileSystemStatistics, Opened
+from cas3fs.fuse.kernel_frontend.listings import KernelListings
 from cas3fs.fuse.kernel_frontend.page_cache import PageCache
 
 _WRITE_BACKS = 2
-_KEEP_CACHE = OpenFlag.KEEP_CACHE
+_KEEP_CACHE, _CACHE_DIRECTORY = OpenFlag.KEEP_CACHE, OpenFlag.CACHE_DIR
 
 
 class KernelHandlers(Handlers):
     """`RequestHandlers` as the session calls them."""
 
-    def __init__(self, handlers: RequestHandlers, page_cache: PageCache | None = None) -> None:
-        """`page_cache`: the kernel's, where that collects writes."""
+    def __init__(
+        self, handlers: RequestHandlers, page_cache: PageCache | None = None, listing_timeout_s: float = 0.0
+    ) -> None:
+        """Make the methods of `handlers`.
+
+        Args:
+            handlers: what carries requests out.
+            page_cache: the kernel's, where that collects writes.
+            listing_timeout_s: how long the kernel may keep listings.
+        """
+        self._listings = KernelListings(listing_timeout_s)
         self._handlers = handlers
         self._page_cache = page_cache
         self.lookup = handlers.lookup  # type: ignore[method-assign]
@@ -176,7 +186,7 @@ class KernelHandlers(Handlers):
         handle = self._handlers.opendir(inode)
         if self._page_cache is not None:
             self._page_cache.opened(handle, caller.pid)
-        return Opened(handle)
+        return Opened(handle, _CACHE_DIRECTORY | _KEEP_CACHE if self._listings.is_fresh(inode) else _CACHE_DIRECTORY)
 
     def releasedir(self, handle: int) -> None:
         self._handlers.releasedir(handle)

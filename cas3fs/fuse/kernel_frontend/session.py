@@ -67,7 +67,7 @@ class KernelSession:
         if writeback and not filesystem.read_only:
             self._page_cache = PageCache(mountpoint, filesystem.files.has_writers, self._wait_for_writes)
             filesystem.files.has_cache_above = True
-        self._handlers = KernelHandlers(handlers, self._page_cache)
+        self._handlers = KernelHandlers(handlers, self._page_cache, view.file_timeout_s)
         self._settings = SessionSettings(
             features=DEFAULT_FEATURES | (Feature.WRITEBACK_CACHE if self._page_cache is not None else 0),
             format=ReplyFormat(

@@ -15,7 +15,9 @@ FILES = 4
 
 
 @pytest.fixture
-def mount(need_fuse: None, cas3fs_mount: TemporaryMount) -> TemporaryMount:
+def mount(need_fuse: None, frontend: str, cas3fs_mount: TemporaryMount) -> TemporaryMount:
+    if frontend != "kernel":
+        cas3fs_mount.again("--frontend", frontend)
     return cas3fs_mount
 
 
@@ -55,6 +57,7 @@ def test_random_io_matches_a_local_file_while_it_is_stored(mount: TemporaryMount
     one.close()
 
 
+@pytest.mark.frontend("kernel", "llfuse")
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(120, long_s=3600)
 def test_threads_writing_parts_of_one_file_do_not_interfere(mount: TemporaryMount, long: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .calls import EXCHANGE, NOREPLACE, WHITEOUT, renameat2
+from .calls import EXCHANGE, NOREPLACE, WHITEOUT, fallocate, renameat2
 from .test_names import refused
 
 pytestmark = pytest.mark.frontend("llfuse")
@@ -31,3 +31,16 @@ def test_llfuse_refuses_o_tmpfile_and_tempfile_falls_back(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"x")
         assert list(folder.iterdir()) == []
+
+
+@pytest.mark.promise("llfuse-lacks-ranges")
+def test_llfuse_allocates_nothing_finds_no_hole_and_copies_data(folder: Path) -> None:
+    with open(folder / "f", "w+b") as file, open(folder / "g", "w+b") as other:
+        os.truncate(file.fileno(), 1 << 20)
+        os.pwrite(file.fileno(), b"end", 1 << 20)
+        refused(errno.EOPNOTSUPP, fallocate, file.fileno(), 0, 0, 2 << 20)
+        assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
+        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == (1 << 20) + 3
+        copied = os.copy_file_range(file.fileno(), other.fileno(), 2 << 20, 0, 0)
+        assert os.pread(other.fileno(), 2 << 20, 0) == (bytes(1 << 20) + b"end")[:copied]
+        assert copied > 0

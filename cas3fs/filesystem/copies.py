@@ -107,13 +107,11 @@ class Copies:
         length: int,
         *,
         flags: int = 0,
-        wait: bool = True,
         wait_guard: WaitGuard = nullcontext,
     ) -> int:
         """Copies up to `length` bytes; may wait for the store, and for space in staging.
 
-        Without `wait`, nothing is stored first, and it waits for space as `Files.write`. `wait_guard` is the context in
-        which it waits for blocks, where bytes are copied.
+        `wait_guard` is the context in which it waits for blocks, where bytes are copied.
 
         Returns:
             how many bytes were copied: 0 at the end of the source; fewer than asked for where it says so above.
@@ -131,9 +129,9 @@ class Copies:
             if not in_the_way:
                 if copied := self._copy_in_batches(wanted):
                     return copied
-            elif not wait or wanted.length <= MOST_BYTES or attempt == _ATTEMPTS - 1 or not self._stored(in_the_way):
+            elif wanted.length <= MOST_BYTES or attempt == _ATTEMPTS - 1 or not self._stored(in_the_way):
                 break
-        return self._copy_bytes(wanted, wait, wait_guard)
+        return self._copy_bytes(wanted, wait_guard)
 
     def _stored(self, inodes: Sequence[Inode]) -> bool:
         try:
@@ -257,13 +255,13 @@ class Copies:
 
     # -- bytes
 
-    def _copy_bytes(self, wanted: _Copy, wait: bool, wait_guard: WaitGuard) -> int:
+    def _copy_bytes(self, wanted: _Copy, wait_guard: WaitGuard) -> int:
         """Copies bytes, `MOST_BYTES` at most; returns how many."""
         copied, length = 0, min(wanted.length, MOST_BYTES)
         try:
             while copied < length:
                 rest = wanted.after(copied)
-                piece = self._copy_piece(rest, min(length - copied, _PIECE_BYTES), wait, wait_guard)
+                piece = self._copy_piece(rest, min(length - copied, _PIECE_BYTES), wait_guard)
                 if not piece:
                     break
                 copied += piece
@@ -272,7 +270,7 @@ class Copies:
                 raise
         return copied
 
-    def _copy_piece(self, wanted: _Copy, length: int, wait: bool, wait_guard: WaitGuard) -> int:
+    def _copy_piece(self, wanted: _Copy, length: int, wait_guard: WaitGuard) -> int:
         start = wanted.offset
         data_ranges = self._ranges.data_ranges(wanted.source.number, start, start + length)
         data = memoryview(self._files.read(wanted.handle, start, length, wait_guard))
@@ -282,7 +280,7 @@ class Copies:
             if position < begin:
                 self._ranges.allocate(wanted.to_handle, position + to_offset, begin - position, ZERO_RANGE)
             if begin < stop:
-                self._files.write(wanted.to_handle, begin + to_offset, data[begin - start : stop - start], wait=wait)
+                self._files.write(wanted.to_handle, begin + to_offset, data[begin - start : stop - start])
             position = stop
         return len(data)
 

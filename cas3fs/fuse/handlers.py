@@ -303,21 +303,9 @@ class RequestHandlers:
 
     def copy_range(self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, *, flags: int) -> int:
         """Copy a range of a file to another; may wait."""
-        wait = self._limiter.acquire_for_write(_WRITER_WAIT_S)
-        try:
-            return self._fs.copy_range(
-                handle,
-                offset,
-                to_handle,
-                to_offset,
-                length,
-                flags=flags,
-                wait=wait,
-                wait_guard=self._limiter.reading,
-            )
-        finally:
-            if wait:
-                self._limiter.release_write()
+        return self._fs.copy_range(
+            handle, offset, to_handle, to_offset, length, flags=flags, wait_guard=self._limiter.reading
+        )
 
     def flush(self) -> None:
         """A file descriptor is closed: nothing has to wait for that."""

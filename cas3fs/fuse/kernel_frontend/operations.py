@@ -11,7 +11,6 @@ order nor with the size that the file has for programs. What follows from that i
 """
 
 import errno
-import threading
 import time
 
 from cas3fs.errors import FileSystemError
@@ -24,7 +23,6 @@ from cas3fs.fuse.kernel.replies import Buffer, DirectoryPage, ExtendedAttributes
 from cas3fs.fuse.kernel_frontend.listings import KernelListings
 from cas3fs.fuse.kernel_frontend.page_cache import PageCache
 
-_WRITE_BACKS = 2
 _KEEP_CACHE, _CACHE_DIRECTORY = OpenFlag.KEEP_CACHE, OpenFlag.CACHE_DIR
 
 
@@ -58,7 +56,6 @@ class KernelHandlers(Handlers):
         self.removexattr = handlers.removexattr  # type: ignore[method-assign]
         self.notifier: Notifier | None = None
         """Of the session; set before it serves."""
-        self._writing_back = threading.Semaphore(_WRITE_BACKS)
         self._read_now = handlers.read_now
         self._write_now = handlers.write_now
 
@@ -140,23 +137,23 @@ class KernelHandlers(Handlers):
         place = self._handlers.seek_now(handle, offset, whence)
         if place is not None:
             return place
-        return Deferred(lambda: self._handlers.seek(handle, offset, whence, self._write_back), abandonable=True)
+        return Deferred(
+            lambda: self._handlers.seek(handle, offset, whence, self._write_back), abandonable=True, kind="seek"
+        )
 
     def _write_back(self, inode: int, start: int, end: int) -> bool:
         """Has the kernel write what programs have changed in a range through mappings: it does not do so by itself
-        before it asks for data and holes. The kernel waits for the writes, which the reader serves.
+        before it asks for data and holes. It waits for requests, which other threads than those that seek carry out.
 
         Returns:
-            False where it was not done: each waiting request takes a thread, so there are few of them.
+            False where it was not done.
         """
-        if self.notifier is None or not self._writing_back.acquire(blocking=False):
+        if self.notifier is None:
             return False
         try:
             self.notifier.invalidate_inode(inode, start, end - start)
         except OSError:
             return False
-        finally:
-            self._writing_back.release()
         return True
 
     def fallocate(self, handle: int, offset: int, length: int, mode: int) -> None:
@@ -171,7 +168,7 @@ class KernelHandlers(Handlers):
         copied = self._handlers.copy_range_now(*wanted, flags=flags)
         if copied is not None:
             return copied
-        return Deferred(lambda: self._handlers.copy_range(*wanted, flags=flags))
+        return Deferred(lambda: self._handlers.copy_range(*wanted, flags=flags), kind="copy")
 
     def flush(self, handle: int) -> None:
         if self._page_cache is None:

@@ -23,8 +23,12 @@ def mount(need_fuse: None, frontend: str, cas3fs_mount: TemporaryMount) -> Tempo
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(300, long_s=6 * 3600)
-def test_random_io_matches_a_local_file(mount: TemporaryMount, tmp_path: Path, long: bool) -> None:
+@pytest.mark.parametrize("options", [(), ("--writeback",)], ids=["plain", "writeback"])
+def test_random_io_matches_a_local_file(
+    mount: TemporaryMount, tmp_path: Path, long: bool, options: tuple[str, ...]
+) -> None:
     """The long form has a million steps; a failure reports the seed."""
+    mount.again(*options)
     rounds, steps = (50, 5_000) if long else (3, 1_000)
     seed = random.randrange(2**32)
     files = [Exerciser(mount / f"file{number}", tmp_path / f"plain{number}", seed + number) for number in range(FILES)]
@@ -33,7 +37,7 @@ def test_random_io_matches_a_local_file(mount: TemporaryMount, tmp_path: Path, l
             list(threads.map(lambda one: one.run(steps), files))
             for one in files:
                 one.close()
-            mount.again(keep_cache=turn % 2 == 0, keep_state=turn % 3 == 0)
+            mount.again(*options, keep_cache=turn % 2 == 0, keep_state=turn % 3 == 0)
             for one in files:
                 one.open()
                 one.verify()

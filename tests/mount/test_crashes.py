@@ -85,6 +85,23 @@ def test_the_handle_of_a_lost_file_leads_to_no_other_file(machine: CliMachine) -
 
 
 @pytest.mark.frontend("kernel", "llfuse")
+def test_auto_unmount_leaves_no_stale_mount_after_a_kill(machine: CliMachine) -> None:
+    machine.mkfs()
+    pid = machine.mount("-o", "auto_unmount")
+    write_durably(machine.dir / "file", b"kept")
+    machine.kill(pid)
+
+    def is_gone() -> bool:
+        return str(machine.dir) not in Path("/proc/self/mounts").read_text()
+
+    until(is_gone, "the mount is still there")
+    machine.mount("-o", "auto_unmount")
+    assert (machine.dir / "file").read_bytes() == b"kept"
+    machine.umount()
+    assert is_gone()
+
+
+@pytest.mark.frontend("kernel", "llfuse")
 def test_an_unlinked_open_file_is_gone_after_a_kill(machine: CliMachine) -> None:
     machine.mkfs()
     pid = machine.mount()

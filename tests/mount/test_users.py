@@ -65,7 +65,7 @@ def run(machine: CliMachine, tmp_path: Path) -> Iterator[Run]:
 @pytest.mark.frontend("kernel", "llfuse")
 def test_an_ordinary_user_mounts_uses_and_unmounts(run: Run) -> None:
     status, printed = run("""
-        cas3fs mount --frontend $FRONTEND -o noatime,sync,dirsync,noexec,x-any=1,nofail,user "$URL" m || exit 1
+        cas3fs mount --frontend $FRONTEND -o noatime,sync,dirsync,noexec,auto_unmount,x-any=1,user "$URL" m || exit 1
         grep " $PWD/m " /proc/self/mountinfo
         echo content > m/file && cat m/file && stat -c %u m m/file
         cas3fs umount m && ls m

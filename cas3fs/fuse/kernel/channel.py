@@ -2,7 +2,9 @@
 """The connection to the kernel: mounting, reading requests, writing replies, unmounting.
 
 Root mounts with mount(2). Anybody else runs ``fusermount3``, which is set-user-id root: it opens ``/dev/fuse``, mounts,
-and passes the descriptor back through the socket whose number is in ``_FUSE_COMMFD`` (fusermount.c of libfuse).
+and passes the descriptor back through the socket whose number is in ``_FUSE_COMMFD`` (fusermount.c of libfuse). With
+the option ``auto_unmount`` root does so, too: ``fusermount3`` then stays until the other end of the socket is closed,
+which the end of this process does, however it comes, and removes the mount.
 
 Closing the descriptor aborts the connection, even while files on it are open: every request under way, and every later
 one, fails with ENOTCONN. Threads may still be writing replies at that moment, and the number of a closed descriptor is
@@ -10,6 +12,7 @@ given to the next file that is opened. So `close` puts ``/dev/null`` in its plac
 well, and gives the number back only when the channel goes away.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,11 +20,12 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import IO, Final, NamedTuple
 
 DEVICE: Final = "/dev/fuse"
 _HELPER = "fusermount3"
@@ -75,6 +79,7 @@ class MountOptions:
         max_read: the most bytes that one READ asks for.
         flags: options as mount(8) takes them (`FLAG_NAMES`); the last one counts of those that contradict each other.
         security: options of the form ``context=LABEL`` (`SECURITY_NAMES`); double quotes hold commas together.
+        auto_unmount: the mount is removed when this process is killed.
     """
 
     source: str
@@ -84,6 +89,7 @@ class MountOptions:
     max_read: int = 128 * 1024
     flags: tuple[str, ...] = ()
     security: tuple[str, ...] = ()
+    auto_unmount: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.flags if name not in FLAG_NAMES]
@@ -98,9 +104,10 @@ FLAG_NAMES: Final = frozenset(_FLAGS) | frozenset(_CLEARED)
 class Channel:
     """The descriptor of one mount. `receive` is for one thread; everything else for any."""
 
-    def __init__(self, descriptor: int, mountpoint: Path) -> None:
+    def __init__(self, descriptor: int, mountpoint: Path, guard: "_Guard | None" = None) -> None:
         """Takes over `descriptor`, an open ``/dev/fuse`` that belongs to the mount on `mountpoint`."""
         self._descriptor = descriptor
+        self._guard = guard
         self._mountpoint = mountpoint
         self.device = device_mounted_on(mountpoint)
         """The number of the mounted file system, as stat(2) has it; None where nothing is mounted."""
@@ -113,9 +120,9 @@ class Channel:
             ChannelError: with the reason.
         """
         mountpoint = Path(os.path.realpath(mountpoint))  # as the mount table has it
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not options.auto_unmount:
             return cls(_mount_as_root(mountpoint, options), mountpoint)
-        return cls(_mount_by_helper(mountpoint, options), mountpoint)
+        return cls(*_mount_by_helper(mountpoint, options))
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -194,6 +201,9 @@ class Channel:
             os.dup2(null, self._descriptor, inheritable=False)
         finally:
             os.close(null)
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -261,31 +271,62 @@ def _open_device() -> int:
         ) from error
 
 
-def _mount_by_helper(mountpoint: Path, options: MountOptions) -> int:
+class _Guard(NamedTuple):
+    """The fusermount3 that waits for the end of this process, and our end of its socket."""
+
+    helper: "subprocess.Popen[bytes]"
+    socket: socket.socket
+
+    def dismiss(self) -> None:
+        """Have it end now; it removes the mount where that is left over."""
+        self.socket.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.helper.wait(_HELPER_TIMEOUT_S)
+
+
+def _mount_by_helper(mountpoint: Path, options: MountOptions) -> tuple[int, Path, _Guard | None]:
     words = [*_data_options(options), f"subtype={options.subtype}", f"fsname={_escaped(options.source)}"]
     words += [name for name in options.flags if name not in _DEFAULT_TIMES]
+    words += ["auto_unmount"] if options.auto_unmount else []
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, its:
+    with contextlib.ExitStack() as unless_kept, tempfile.TemporaryFile() as errors:
+        unless_kept.callback(ours.close)
+        with its:
+            helper = _start_helper(["-o", ",".join(words), "--", str(mountpoint)], errors, its)
+        ours.settimeout(_HELPER_TIMEOUT_S)
         try:
-            _run_helper(["-o", ",".join(words), "--", str(mountpoint)], its)
-        except ChannelError as error:
-            raise ChannelError(f"{mountpoint} cannot be mounted: {error}") from None
-        its.close()
-        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-    if not descriptors:
-        raise ChannelError(f"{mountpoint} cannot be mounted: {_HELPER} returned no descriptor")
-    os.set_inheritable(descriptors[0], False)
-    return descriptors[0]
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        except OSError as error:
+            raise ChannelError(f"{mountpoint} cannot be mounted: {_HELPER} does not reply: {error}") from error
+        if not descriptors:
+            raise ChannelError(f"{mountpoint} cannot be mounted: {_reason(helper, errors)}")
+        os.set_inheritable(descriptors[0], False)
+        if not options.auto_unmount:
+            with contextlib.suppress(ChannelError):  # it has mounted, whatever it does now
+                _status_of(helper)
+            return descriptors[0], mountpoint, None
+        unless_kept.pop_all()
+    return descriptors[0], mountpoint, _Guard(helper, ours)
 
 
 def _escaped(source: str) -> str:
     return source.replace("\\", "\\\\").replace(",", "\\,")
 
 
-def _run_helper(arguments: Iterable[str], passed: socket.socket | None = None) -> None:
-    """Runs fusermount3; `passed` is the socket through which it hands back a descriptor."""
-    helper = shutil.which(_HELPER)
-    if helper is None:
+def _run_helper(arguments: Iterable[str]) -> None:
+    """Runs fusermount3 to its end."""
+    with tempfile.TemporaryFile() as errors:
+        helper = _start_helper(arguments, errors)
+        if _status_of(helper):
+            raise ChannelError(_reason(helper, errors))
+
+
+def _start_helper(
+    arguments: Iterable[str], errors: IO[bytes], passed: socket.socket | None = None
+) -> "subprocess.Popen[bytes]":
+    """Starts fusermount3; `passed` is the socket through which it hands back a descriptor."""
+    program = shutil.which(_HELPER)
+    if program is None:
         raise ChannelError(f"there is no {_HELPER}; install the package fuse3")
     environment = dict(os.environ)
     handed_on: tuple[int, ...] = ()
@@ -293,19 +334,30 @@ def _run_helper(arguments: Iterable[str], passed: socket.socket | None = None) -
         handed_on = (passed.fileno(),)
         environment["_FUSE_COMMFD"] = str(passed.fileno())
     try:
-        done = subprocess.run(
+        return subprocess.Popen(
             [_HELPER, *arguments],
-            executable=helper,
+            executable=program,
             env=environment,
             pass_fds=handed_on,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=_HELPER_TIMEOUT_S,
-            check=False,
+            stderr=errors,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise ChannelError(f"{_HELPER} failed: {error}") from error
-    if done.returncode:
-        raise ChannelError(" ".join(done.stderr.split()) or f"{_HELPER} ended with status {done.returncode}")
+
+
+def _status_of(helper: "subprocess.Popen[bytes]") -> int:
+    try:
+        return helper.wait(_HELPER_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        helper.kill()
+        raise ChannelError(f"{_HELPER} does not end") from error
+
+
+def _reason(helper: "subprocess.Popen[bytes]", errors: IO[bytes]) -> str:
+    """What fusermount3, which has ended or is about to, said of its failure."""
+    status = _status_of(helper)
+    errors.seek(0)
+    said = errors.read().decode(errors="replace").split()
+    return " ".join(said) or f"{_HELPER} ended with status {status}"

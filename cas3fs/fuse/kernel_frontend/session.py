@@ -25,7 +25,7 @@ from cas3fs.fuse.signals import StopSignals
 _FREE_THREADS = 2
 _REQUEST_BYTES = 256 * 1024
 """The largest read and write: measured, larger ones are slower."""
-_ACCEPTED = frozenset({"default_permissions", "allow_other"})
+_ACCEPTED = frozenset({"default_permissions", "allow_other", "auto_unmount"})
 _SET_BY_US = frozenset({"fsname", "subtype", "fd", "rootmode", "user_id", "group_id"})
 _LAST_WRITE_BACK_S = 60.0
 """How long SIGTERM waits for what the kernel's page cache has collected."""
@@ -173,6 +173,7 @@ def channel_options(options: MountOptions, url: str, *, read_only: bool) -> Chan
         allow_other=options.allow_other or "allow_other" in options.passed_on,
         max_read=min([_REQUEST_BYTES, *limits]),
         flags=(*flags, "ro") if read_only else tuple(flags),
+        auto_unmount="auto_unmount" in options.passed_on,
         security=tuple(option for option in given if option.partition("=")[0] in SECURITY_NAMES),
     )
 

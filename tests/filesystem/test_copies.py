@@ -128,7 +128,7 @@ def test_a_copy_changes_the_times_and_clears_set_id_bits(stored: FileSystem) -> 
         assert inode.mode & 0o7777 == (0o777 if length else 0o6777)
 
 
-@pytest.mark.promise("synced-data-survives-a-crash")
+@pytest.mark.promise("synced-data-survives-a-crash", "staged-bytes-never-hide-a-copy")
 @pytest.mark.parametrize("had_row", [False, True])
 @pytest.mark.parametrize("change", ["nothing", "cut", "punched"])
 def test_a_committed_copy_survives_a_crash(machine: Machine, change: str, had_row: bool) -> None:
@@ -154,6 +154,7 @@ def test_a_committed_copy_survives_a_crash(machine: Machine, change: str, had_ro
     assert after_a_crash(machine, b"b") == expected
 
 
+@pytest.mark.promise("staged-bytes-never-hide-a-copy")
 def test_a_write_over_a_copy_is_not_durable_before_the_copy(machine: Machine) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"a", DATA)
@@ -181,6 +182,7 @@ def test_a_new_file_that_was_copied_and_written_is_stored_whole(stored: FileSyst
     assert content(stored, b"b") == DATA[: MIB // 2] + b"new" + DATA[MIB // 2 + 3 : MIB]
 
 
+@pytest.mark.promise("staged-bytes-never-hide-a-copy")
 def test_blocks_of_a_copy_are_in_use_before_it_is_committed(stored: FileSystem) -> None:
     assert copy(stored, b"a", b"b") == len(DATA)
     remove(stored, b"a")
@@ -190,9 +192,7 @@ def test_blocks_of_a_copy_are_in_use_before_it_is_committed(stored: FileSystem) 
     assert content(stored, b"b") == DATA
 
 
-def test_a_source_with_staged_bytes_is_stored_first_if_the_range_is_long(
-    stored: FileSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_staged_bytes_of_a_long_source_are_stored_first(stored: FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "MOST_BYTES", MIB)
     rewrite(stored, b"a", 5, b"staged")
     expected = DATA[:5] + b"staged" + DATA[11:]
@@ -202,9 +202,7 @@ def test_a_source_with_staged_bytes_is_stored_first_if_the_range_is_long(
     assert not stored.lookup(1, b"b").layers
 
 
-def test_a_destination_with_staged_bytes_is_stored_first_if_the_range_is_long(
-    stored: FileSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_copy_has_the_target_stored_first(stored: FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "MOST_BYTES", MIB)
     rewrite(stored, b"b", 0, b"staged" * 10)
     assert copy(stored, b"a", b"b", 0, 30) == len(DATA)
@@ -226,6 +224,7 @@ def test_bytes_are_copied_where_nothing_can_be_stored(gated: Gated, monkeypatch:
     assert content(fs, b"b") == DATA
 
 
+@pytest.mark.promise("staged-bytes-never-hide-a-copy")
 def test_a_copy_under_way_while_the_source_is_stored_is_right(gated: Gated) -> None:
     fs = gated.fs
     make_file(fs, 1, b"a", DATA)
@@ -243,6 +242,7 @@ def test_a_copy_under_way_while_the_source_is_stored_is_right(gated: Gated) -> N
     assert content(fs, b"b") == DATA[:MIB] + b"staged" + DATA[2 * MIB + 6 : 2 * MIB + 10]
 
 
+@pytest.mark.promise("staged-bytes-never-hide-a-copy")
 def test_a_cut_destination_that_is_being_stored_takes_a_copy(gated: Gated) -> None:
     """What the storing job finds when it ends is newer than what it stored."""
     fs = gated.fs
@@ -262,7 +262,7 @@ def test_a_cut_destination_that_is_being_stored_takes_a_copy(gated: Gated) -> No
 
 
 @pytest.mark.promise("a-snapshot-shows-replaced-files-whole")
-def test_a_copy_over_a_file_just_before_a_snapshot_is_in_it_whole(machine: Machine, tmp_path: Path) -> None:
+def test_a_copy_just_before_a_snapshot_is_in_it_whole(machine: Machine, tmp_path: Path) -> None:
     fs = machine.mount()
     make_file(fs, 1, b"a", DATA)
     number = make_file(fs, 1, b"b", b"old" * 1000).number

@@ -157,7 +157,7 @@ def test_errors_sizes_and_times_of_fallocate_are_those_of_ext4(file: int, tmp_pa
 
 
 @pytest.mark.promise("fallocate-reserves-nothing")
-def test_collapse_and_insert_are_refused_and_posix_fallocate_extends(file: int) -> None:
+def test_other_modes_are_refused_and_posix_fallocate_extends(file: int) -> None:
     os.posix_fallocate(file, 1, 10 * BLOCK)
     assert os.fstat(file).st_size == 10 * BLOCK + 1
     for mode in (COLLAPSE, INSERT, UNSHARE):
@@ -166,7 +166,7 @@ def test_collapse_and_insert_are_refused_and_posix_fallocate_extends(file: int) 
 
 
 @pytest.mark.promise("holes-are-made-and-found")
-def test_fallocate_needs_a_handle_for_writing_and_clears_set_id_bits(folder: Path, file: int, as_user: AsUser) -> None:
+def test_fallocate_needs_write_access_and_clears_set_id_bits(folder: Path, file: int, as_user: AsUser) -> None:
     reading = os.open(folder / "f", os.O_RDONLY)
     refused(errno.EBADF, fallocate, reading, PUNCH, 0, 1)
     os.close(reading)

@@ -18,9 +18,10 @@ from tests.filesystem.usage import content, make_file, names_in
 from tests.hostile.mutations import Edit, edits, harmed
 
 SMALL, LARGE = b"small" * 20, b"large" * 100_000
-VALUES = st.sampled_from([None, -(2**63), -1, 0, 1, 2**40, 2**62, 2**63 - 1, "text", b"", b"bytes", 1.5])
+RANGES = pack_ranges([(0, 5), (9, 12)]), pack_ranges([(0, 2**62)]), pack_ranges([(2**62, 2**63 - 1)])
+VALUES = st.sampled_from([None, -(2**63), -1, 0, 1, 2**40, 2**62, 2**63 - 1, "text", b"", b"bytes", 1.5, *RANGES])
 DATABASES = ("staging.sqlite", "staging.sqlite-wal", "index.sqlite", "index.sqlite-wal")
-COLUMNS = ("inode", "seq", "floor", "size", "mtime_ns", "ctime_ns", "ranges", "data")
+COLUMNS = ("inode", "seq", "floor", "size", "mtime_ns", "ctime_ns", "ranges", "data", "lost", "holes")
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,18 @@ def test_a_copy_of_a_stored_file_is_one_request_and_no_data(folder: Path, mount:
 
 
 @pytest.mark.promise("copies-share-blocks")
+def test_garbage_collection_keeps_what_only_a_copy_has(folder: Path, mount: TemporaryMount) -> None:
+    (folder / "f").write_bytes(DATA)
+    (folder / "g").touch()
+    mount.flush()
+    assert copy(folder / "f", folder / "g", 2**40) == len(DATA)
+    (folder / "f").unlink()
+    mount.volume.run("gc", mount.volume.url, "--grace", "0s", "--min-live", "1")
+    mount.volume.run("fsck", mount.volume.url, "--verify-data")
+    assert (folder / "g").read_bytes() == DATA
+
+
+@pytest.mark.promise("copies-share-blocks")
 def test_pages_in_the_cache_of_the_kernel_show_the_copy(folder: Path, mount: TemporaryMount) -> None:
     """And what a mapping has changed is in the copy."""
     (folder / "f").write_bytes(DATA)

@@ -82,11 +82,6 @@ class Layer:
         self.writers = 0
         self.readers = 0
 
-    @property
-    def range_count(self) -> int:
-        """How many ranges its row has to name."""
-        return self.bytes.range_count + len(self.holes)
-
     def allocated_over(self, below: int) -> int:
         """At most how many bytes the file has with this layer, where it has `below` of them without it.
 

@@ -223,7 +223,7 @@ class Staging:
     def _layer_for_bytes(self, inode: Inode) -> Layer:
         """The active layer; a new one where it has too many ranges, unless a write to it is under way."""
         layer = self.active_layer(inode)
-        if layer.range_count < MOST_RANGES or layer.writers or layer.closing:
+        if layer.bytes.range_count + len(layer.holes.starts) < MOST_RANGES or layer.writers or layer.closing:
             return layer
         layer.frozen = True
         return self.active_layer(inode)

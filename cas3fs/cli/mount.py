@@ -93,7 +93,7 @@ def _size(size_bytes: int) -> str:
     type=click.IntRange(MIN_WORKERS, 256),
     default=DEFAULT_WORKERS,
     show_default=True,
-    help="Threads that serve requests.",
+    help="Threads that serve requests; the kernel front-end has as many for each kind that waits.",
 )
 @click.option(
     "-o",

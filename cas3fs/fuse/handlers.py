@@ -16,10 +16,11 @@ requests. Lock order: the front-end's lock, then the file system's. A handler th
 or for space in staging says so; a front-end calls it without any lock, in a thread that may wait. For reading and
 writing there are `read_now` and `write_now` beside, which never wait, and return None where they would have to.
 
-Workers: a request that waits for space in staging or for the store, to read or to sync, needs a slot of the
-`BlockingLimiter`, and there are fewer slots than workers. A writer that finds no slot waits a moment, and then exceeds
-staging's limit by its one request: the limit is approximate, but a worker must be free. Read-ahead of the kernel is
-bounded by the mount option ``max_background`` as well.
+Requests that wait: one that waits for the store, to read or to sync, needs a slot of the `BlockingLimiter`, and there
+are fewer slots than threads. A writer that waits for space in staging needs one too, where all requests share the
+threads (llfuse's workers): one that finds none waits a moment, and then exceeds staging's limit by its one request. The
+limit is approximate there, but a worker must be free. Where writers have threads of their own (`write_when_possible`),
+they wait as long as it takes.
 """
 
 import errno

@@ -2,7 +2,8 @@
 """Bounds how many workers wait at once, so that some are always free for requests that need not wait.
 
 Writers wait for space in staging, readers for the store, and an fsync that must reach the store for a snapshot.
-Together they never use more than all slots. Writers use at most half of them, so that a full staging stops no reader.
+Together they never use more than all slots. Writers use at most half of them, so that a full staging stops no reader;
+the kernel front-end, whose writers have threads of their own, gives them none.
 Syncs leave two slots free, except for the first sync.
 
 A request cannot be returned to the kernel, so a request that finds no slot waits for one in its worker. Readers and

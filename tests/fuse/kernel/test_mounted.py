@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from cas3fs.fuse.kernel.channel import Channel, ChannelError, MountOptions
+from cas3fs.fuse.kernel.dispatch import Deferred
 from cas3fs.fuse.kernel.notify import Notifier
 from cas3fs.fuse.kernel.protocol import ROOT_INODE, Feature, Opcode
-from cas3fs.fuse.kernel.replies import ReplyFormat
+from cas3fs.fuse.kernel.replies import Buffer, ReplyFormat
 from cas3fs.fuse.kernel.session import Session, SessionSettings
 from tests.fuse.kernel.memory_files import MemoryFiles
 
@@ -29,9 +30,9 @@ _LONG = ReplyFormat(entry_timeout_s=3600, file_timeout_s=3600, directory_timeout
 
 
 class Mounted:
-    def __init__(self, path: Path, settings: SessionSettings) -> None:
+    def __init__(self, path: Path, settings: SessionSettings, files: MemoryFiles | None = None) -> None:
         self.path = path
-        self.files = MemoryFiles()
+        self.files = MemoryFiles() if files is None else files
         self.channel = Channel.mount(path, _OPTIONS)
         self.session = Session(self.channel, self.files, settings)
         self.thread = threading.Thread(target=self.session.serve)
@@ -161,6 +162,30 @@ def test_the_reader_goes_on_while_a_request_waits(mounted: Mounted, slow: Path) 
     assert mounted.files.waiting.wait(10)
     (mounted.path / "file").write_bytes(b"meanwhile")
     mounted.files.gate.set()
+    assert waiting.communicate(timeout=10)[0] == b"b'late'\n"
+
+
+class PromptSyncs(MemoryFiles):
+    """Defers syncs as one kind and reads as another; only reads wait."""
+
+    def read(self, handle: int, offset: int, size: int) -> Buffer | list[Buffer] | Deferred:
+        found = super().read(handle, offset, size)
+        return Deferred(found.run, abandonable=True, kind="read") if isinstance(found, Deferred) else found
+
+    def fsync(self, handle: int, data_only: bool) -> Deferred:
+        return Deferred(lambda: None, kind="sync")
+
+
+def test_what_waits_for_one_thing_holds_up_no_other(tmp_path: Path) -> None:
+    """Although one thread is all that each kind of request has."""
+    it = Mounted(tmp_path, SessionSettings(format=_LONG, pool_threads=1), PromptSyncs())
+    path = it.path / "slow"
+    path.write_bytes(b"late")
+    assert Notifier(it.channel).invalidate_inode(path.stat().st_ino)
+    waiting = _start(path, _READ)
+    assert it.files.waiting.wait(10)
+    assert _start(path, _SYNC).communicate(timeout=10)[0] == b"None\n"
+    it.close()
     assert waiting.communicate(timeout=10)[0] == b"b'late'\n"
 
 

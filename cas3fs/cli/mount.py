@@ -114,6 +114,7 @@ def _size(size_bytes: int) -> str:
     is_flag=True,
     help="Let the kernel collect writes: faster in small pieces, and safe only after close or fsync.",
 )
+@click.option("--no-acl", is_flag=True, help="Refuse POSIX access lists, so that programs use the mode.")
 @folder_options
 @mount_store_options
 @verbose_option
@@ -134,6 +135,7 @@ def mount(
     workers: int,
     frontend: str,
     writeback: bool,
+    no_acl: bool,
     options: tuple[str, ...],
     state_dir: str | None,
     cache_dir: str | None,
@@ -155,7 +157,7 @@ def mount(
     parse_caches(caches)
     if snapshot is not None and take_over:
         raise UsageError("--snapshot mounts read-only, so --take-over has no meaning with it")
-    split = split_options(options)
+    split = split_options((*options, "noacl") if no_acl else options)
     folders = find_local_folders(state_dir, cache_dir)
     if (already := mount_at(directory)) is not None:
         find_socket(already.mountpoint, folders)  # raises if its process is stopped; reading the directory would block

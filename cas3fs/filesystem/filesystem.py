@@ -56,6 +56,7 @@ class FileSystem:
         files: the operations on contents and attributes.
         ranges: the operations on ranges of contents.
         xattrs: the operations on extended attributes.
+        access_lists: POSIX access lists, and whether they are followed.
         copies: copies ranges of files.
         commits: makes changes durable on this machine.
         storer: brings dirty files to the store.
@@ -83,6 +84,7 @@ class FileSystem:
         self.files = Files(state, self.directories)
         self.ranges = Ranges(state, self.files)
         self.xattrs = Xattrs(state)
+        self.access_lists = state.access_lists
         self.commits = Commits(state)
         self.packs = PackRecords(state)
         self._writer = writer = make_writer(self.packs.add)
@@ -116,6 +118,7 @@ class FileSystem:
         self.releasedir = listings.releasedir
         self.getattr = files.getattr
         self.setattr = files.setattr
+        self.set_flags = files.set_flags
         self.create = files.create
         self.tmpfile = files.tmpfile
         self.open = files.open

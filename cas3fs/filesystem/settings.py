@@ -9,13 +9,17 @@ _MIB = 1 << 20
 
 
 class Caller(Protocol):
-    """The user and group on whose behalf a request is made; the request context of llfuse is one."""
+    """On whose behalf a request is made; the request context of llfuse is one."""
 
     @property
     def uid(self) -> int: ...
 
     @property
     def gid(self) -> int: ...
+
+    @property
+    def umask(self) -> int:
+        """What is made gets none of these permissions; the kernel may have taken them away already."""
 
 
 @attrs.frozen
@@ -24,6 +28,7 @@ class Owner:
 
     uid: int = 0
     gid: int = 0
+    umask: int = 0
 
 
 @attrs.frozen

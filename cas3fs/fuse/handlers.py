@@ -9,7 +9,8 @@ Each handler calls the file system once, or a few times. The rules of the kernel
   exists;
 - close() has nothing to wait for, since written data is in staging: FLUSH is answered by ENOSYS, and the kernel stops
   sending it;
-- ACLs are refused, because nothing would enforce them; programs that copy them then use the mode.
+- access lists are refused where the front-end has not agreed with the kernel that it enforces them; programs that copy
+  them then use the mode.
 
 A front-end may run handlers under a lock of its own (llfuse has a global one), or in the one thread that reads
 requests. Lock order: the front-end's lock, then the file system's. A handler that may wait for the disk, for the store
@@ -147,6 +148,7 @@ class RequestHandlers:
         self._limiter = limiter
         self._control = control
         self._capabilities = capabilities
+        self._access_lists = False
         self._sync = sync
         self._directories: dict[int, _OpenDirectory] = {}
         """By handle."""
@@ -201,9 +203,21 @@ class RequestHandlers:
         """The attributes of an inode."""
         return self._fs.getattr(inode)
 
-    def setattr(self, inode: int, caller: Any, **changes: int | None) -> Inode:
-        """Change those of mode, uid, gid, size, atime_ns and mtime_ns that are not None."""
+    def setattr(self, inode: int, caller: Any, **changes: Any) -> Inode:
+        """Change those of mode, uid, gid, size, atime_ns and mtime_ns that are not None; see `Files.setattr`."""
         return self._fs.setattr(inode, caller, **changes)
+
+    def flags(self, inode: int) -> int:
+        """The flags of an inode, as ``FS_IOC_GETFLAGS`` gives them."""
+        return self._fs.getattr(inode).flags
+
+    def set_flags(self, inode: int, flags: int) -> None:
+        """Set the flags; the kernel has checked who may."""
+        self._fs.set_flags(inode, flags)
+
+    def follow_access_lists(self) -> None:
+        """The kernel enforces access lists from now on; before the first request."""
+        self._access_lists = self._fs.access_lists.enabled = True
 
     def getxattr(self, inode: int, name: bytes) -> bytes:
         """The value of an extended attribute."""
@@ -211,23 +225,29 @@ class RequestHandlers:
             raise FileSystemError(errno.ENODATA)
         if inode == ROOT and name == _CONTROL and self._control:
             return self._control
-        _refuse_access_lists(name)
+        self._check_access_lists(name)
         return self._fs.getxattr(inode, name)
 
-    def setxattr(self, inode: int, name: bytes, value: bytes, flags: int) -> None:
+    def setxattr(self, inode: int, name: bytes, value: bytes, flags: int, kills_set_gid: bool = False) -> None:
         """Set an extended attribute; `flags` as in setxattr(2)."""
         if name == _CAPABILITY:
             self._capabilities = True
-        _refuse_access_lists(name)
-        self._fs.setxattr(inode, name, value, flags)
+        self._check_access_lists(name)
+        self._fs.setxattr(inode, name, value, flags, kills_set_gid=kills_set_gid)
 
     def listxattr(self, inode: int) -> list[bytes]:
-        """The names of the extended attributes."""
-        return self._fs.listxattr(inode)
+        """The names of the extended attributes, without those that are refused."""
+        names = self._fs.listxattr(inode)
+        return names if self._access_lists else [name for name in names if not name.startswith(_ACCESS_LISTS)]
 
     def removexattr(self, inode: int, name: bytes) -> None:
         """Remove an extended attribute."""
+        self._check_access_lists(name)
         self._fs.removexattr(inode, name)
+
+    def _check_access_lists(self, name: bytes) -> None:
+        if not self._access_lists and name.startswith(_ACCESS_LISTS):
+            raise FileSystemError(errno.EOPNOTSUPP)
 
     def statfs(self) -> VolumeStatistics:
         """Sizes of the file system."""
@@ -243,9 +263,9 @@ class RequestHandlers:
         """Create a file without a name and open it: inode and handle."""
         return self._fs.tmpfile(parent, mode, flags, caller)
 
-    def open(self, inode: int, flags: int, caller: Any) -> int:
+    def open(self, inode: int, flags: int, caller: Any, *, kills_set_ids: bool = False) -> int:
         """Open a file: its handle."""
-        return self._fs.open(inode, flags, caller)
+        return self._fs.open(inode, flags, caller, kills_set_ids=kills_set_ids)
 
     def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
         """Read from a file what is at hand; shorter than `size` only at its end. None: call `read`."""
@@ -255,26 +275,28 @@ class RequestHandlers:
         """Read from a file; may wait."""
         return self._fs.read(handle, offset, size, self._limiter.reading)
 
-    def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
+    def write_now(self, handle: int, offset: int, data: Buffer, *, kills_set_ids: bool | None = None) -> int | None:
         """Write to a file: how many bytes were written. None: call `write`."""
-        return self._fs.write_now(handle, offset, data)
+        return self._fs.write_now(handle, offset, data, kills_set_ids=kills_set_ids)
 
-    def write(self, handle: int, offset: int, data: Buffer) -> int:
-        """Write to a file; may wait."""
+    def write(self, handle: int, offset: int, data: Buffer, *, kills_set_ids: bool | None = None) -> int:
+        """Write to a file; may wait. `kills_set_ids` as in `Files.write`."""
         if not self._limiter.acquire_for_write(_WRITER_WAIT_S):
-            return self._fs.write(handle, offset, data, wait=False)
+            return self._fs.write(handle, offset, data, wait=False, kills_set_ids=kills_set_ids)
         try:
-            return self._fs.write(handle, offset, data)
+            return self._fs.write(handle, offset, data, kills_set_ids=kills_set_ids)
         finally:
             self._limiter.release_write()
 
-    def write_when_possible(self, handle: int, offset: int, data: Buffer, since_s: float) -> int:
+    def write_when_possible(
+        self, handle: int, offset: int, data: Buffer, since_s: float, *, kills_set_ids: bool | None = None
+    ) -> int:
         """Write to a file, however long it takes until staging has space.
 
         For a front-end whose waiting writers keep nothing else from being carried out. `since_s` is when the request
         came, by the monotonic clock.
         """
-        return self._fs.write(handle, offset, data, since_s=since_s)
+        return self._fs.write(handle, offset, data, since_s=since_s, kills_set_ids=kills_set_ids)
 
     def size_of(self, handle: int) -> int:
         """The size of an open file in bytes, as far as it was handed over."""
@@ -406,8 +428,3 @@ class RequestHandlers:
         """An open directory is closed."""
         self._directories.pop(handle, None)
         self._fs.releasedir(handle)
-
-
-def _refuse_access_lists(name: bytes) -> None:
-    if name.startswith(_ACCESS_LISTS):
-        raise FileSystemError(errno.EOPNOTSUPP)

@@ -2,7 +2,8 @@
 """The mount options behind ``-o``: those of cas3fs, those that are meant for others, and those of the front-end.
 
 - Ours: ``ro``, ``rw``, ``uid=N``, ``gid=N`` (the owner that every file shows), ``timeout=SECONDS`` (how long the kernel
-  may cache names and attributes), ``noallow_other``, and ``nonempty``.
+  may cache names and attributes), ``noallow_other``, ``nonempty``, and ``noacl``
+  (access lists are refused).
 - For mount(8), systemd and whoever else reads ``/etc/fstab``, as ``mount.fuse3`` ignores them: ``defaults``, ``auto``,
   ``user``, ``nofail``, ``_netdev``, ``comment=``, whatever begins with ``x-``, and their like.
 - All others are the front-end's, which refuses those that it does not know.
@@ -15,7 +16,7 @@ import attrs
 
 from cas3fs.errors import UsageError
 
-_OURS = frozenset({"ro", "rw", "noallow_other", "nonempty"})
+_OURS = frozenset({"ro", "rw", "noallow_other", "nonempty", "acl", "noacl"})
 _NUMBERS = frozenset({"uid", "gid", "timeout"})
 _OF_FSTAB = frozenset(
     {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "comment"}
@@ -33,6 +34,7 @@ class MountOptions:
     read_only: bool = False
     allow_other: bool = False
     nonempty: bool = False
+    access_lists: bool = True
     uid: int | None = None
     gid: int | None = None
     timeout_s: float | None = None
@@ -53,6 +55,7 @@ def parse_options(options: Iterable[str], *, is_root: bool) -> MountOptions:
         read_only="ro" in names,
         allow_other=is_root and not names & {"noallow_other", "allow_root"},
         nonempty="nonempty" in names,
+        access_lists="noacl" not in names,
         uid=None if uid is None else int(uid),
         gid=None if gid is None else int(gid),
         timeout_s=timeout,

@@ -2,6 +2,7 @@
 """Files and trees that are copied out of a snapshot, without a mount."""
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,27 @@ def test_a_tree_is_extracted_with_links_attributes_and_holes(volume: Volume, tre
     with open(sparse, "rb") as file:
         file.seek(2_999_999)
         assert file.read(15) == b"\0in the middle\0"
+
+
+def test_access_lists_are_extracted(volume: Volume, tmp_path: Path) -> None:
+    nobody = 0xFFFF_FFFF
+    entries = ((1, 6, nobody), (2, 7, 1000), (4, 4, nobody), (16, 6, nobody), (32, 0, nobody))
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    (tmp_path / "probe").touch()
+    try:
+        os.setxattr(tmp_path / "probe", "system.posix_acl_access", value)
+    except OSError:
+        pytest.skip(f"{tmp_path} has no access lists")
+    opened = volume.open()
+    write(opened, "listed", "text")
+    opened.filesystem.setxattr(opened.filesystem.lookup(ROOT, b"listed").number, b"system.posix_acl_access", value)
+    made = opened.finish()
+    opened.close()
+    assert made is not None
+    out = tmp_path / "out"
+    assert extract(volume.store_settings, volume.folders("x"), made, "/", out, progress=silent).problems == []
+    assert os.getxattr(out / "listed", "system.posix_acl_access") == value
+    assert (out / "listed").stat().st_mode & 0o777 == 0o660
 
 
 def test_a_file_is_extracted_under_a_name_or_into_a_folder(volume: Volume, tree: str, tmp_path: Path) -> None:

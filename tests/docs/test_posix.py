@@ -56,8 +56,13 @@ def test_a_value_of_an_attribute_has_64_kib(cas3fs_mount: TemporaryMount) -> Non
         os.setxattr(cas3fs_mount / "f", "user.b", bytes(65537))
 
 
-@pytest.mark.promise("no-access-lists")
-def test_an_access_list_is_refused_and_cp_keeps_the_mode(cas3fs_mount: TemporaryMount) -> None:
+@pytest.mark.promise("access-lists-can-be-refused")
+@pytest.mark.parametrize("options", [["--no-acl"], ["-o", "noacl"]])
+def test_an_access_list_is_refused_and_cp_keeps_the_mode(cas3fs_mount: TemporaryMount, options: list[str]) -> None:
+    (cas3fs_mount / "listed").touch()
+    os.setxattr(cas3fs_mount / "listed", "system.posix_acl_access", ACCESS_LIST)
+    cas3fs_mount.again(*options)
+    assert os.listxattr(cas3fs_mount / "listed") == []
     (cas3fs_mount / "f").write_bytes(b"x")
     (cas3fs_mount / "f").chmod(0o640)
     with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):

@@ -56,14 +56,16 @@ class StandIn:
         return inode(number)
 
     def setattr(self, number: int, caller: object, **changes: int | None) -> Inode:
-        self._called("setattr", number, {name: value for name, value in changes.items() if value is not None})
+        self._called(
+            "setattr", number, {name: value for name, value in changes.items() if not (value is None or value is False)}
+        )
         return inode(number)
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: object) -> tuple[Inode, int]:
         self._called("create", parent, name, mode, flags)
         return inode(43), 5
 
-    def open(self, number: int, flags: int, caller: object) -> int:
+    def open(self, number: int, flags: int, caller: object, *, kills_set_ids: bool = False) -> int:
         self._called("open", number, flags)
         return 6
 
@@ -75,11 +77,20 @@ class StandIn:
         self._waits("read", handle, offset, size)
         return b"read"
 
-    def write_now(self, handle: int, offset: int, data: bytes) -> int | None:
+    def write_now(self, handle: int, offset: int, data: bytes, *, kills_set_ids: bool | None = None) -> int | None:
         self._called("write_now", handle, offset, data)
         return self.now  # type: ignore[return-value]
 
-    def write(self, handle: int, offset: int, data: bytes, *, wait: bool = True, since_s: float | None = None) -> int:
+    def write(
+        self,
+        handle: int,
+        offset: int,
+        data: bytes,
+        *,
+        wait: bool = True,
+        since_s: float | None = None,
+        kills_set_ids: bool | None = None,
+    ) -> int:
         self._waits("write" if wait else "write without waiting", handle, offset, data)
         return len(data)
 
@@ -128,7 +139,7 @@ class StandIn:
         self._called("getxattr", number, name)
         return b"value"
 
-    def setxattr(self, number: int, name: bytes, value: bytes, flags: int) -> None:
+    def setxattr(self, number: int, name: bytes, value: bytes, flags: int, *, kills_set_gid: bool = False) -> None:
         self._called("setxattr", number, name, value, flags)
 
     def statfs(self) -> VolumeStatistics:

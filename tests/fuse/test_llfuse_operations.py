@@ -188,7 +188,7 @@ def test_an_xattr_of_the_root_names_the_control_socket(operations: LlfuseOperati
     assert operations.getxattr(2, b"user.cas3fs.control") == b"value"
 
 
-@pytest.mark.promise("no-access-lists")
+@pytest.mark.promise("access-lists-can-be-refused")
 def test_acls_are_refused_so_that_programs_use_the_mode(operations: LlfuseOperations, fs: StandIn) -> None:
     with refused(errno.EOPNOTSUPP):
         operations.setxattr(3, b"system.posix_acl_access", b"x", None)

@@ -3,6 +3,7 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,29 @@ def test_writes_by_users_clear_setuid_and_setgid(folder: Path, as_user: AsUser) 
         (folder / "f").chmod(0o6777)
         assert as_user(command).returncode == 0
         assert mode_of(folder / "f") == 0o777, command
+
+
+@pytest.mark.promise("permissions-are-checked")
+@pytest.mark.parametrize("command", ["echo y >> f", "echo y > f", "truncate -s 0 f", "fallocate -l 9 f"])
+def test_nobody_sees_set_id_bits_that_a_write_has_cleared(folder: Path, as_user: AsUser, command: str) -> None:
+    """Nor does a program that asks the kernel for the mode alone, as exec does."""
+    (folder / "f").write_text("x")
+    (folder / "f").chmod(0o6777)
+    shown = as_user(f"exec 3<>f; {command}; stat -c %a f")
+    if "fallocate" not in shown.stderr:  # which llfuse has not
+        assert shown.stdout == "777\n"
+
+
+@pytest.mark.promise("permissions-are-checked")
+@pytest.mark.parametrize("command", ["echo y >> f", "echo y > f", "truncate -s 0 f", "chown :1000 f"])
+def test_changes_remove_the_capabilities_of_a_file(folder: Path, as_user: AsUser, command: str) -> None:
+    (folder / "f").write_text("x")
+    (folder / "f").chmod(0o777)
+    os.chown(folder / "f", USER, GROUP)
+    subprocess.run(["setcap", "cap_net_raw+ep", folder / "f"], check=True, env={"PATH": "/usr/sbin:/sbin"})
+    assert os.listxattr(folder / "f") == ["security.capability"]
+    assert as_user(command).returncode == 0
+    assert os.listxattr(folder / "f") == []
 
 
 @pytest.mark.promise("permissions-are-checked")

@@ -17,6 +17,7 @@ from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.limits import INTEGER_MAX, NAME_MAX, check_owner
 from cas3fs.filesystem.settings import Caller
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
+from cas3fs.filesystem.state.inode_flags import INHERITED, PROTECTED, check_entry_added, check_entry_removed
 from cas3fs.filesystem.state.inodes import Inode
 
 _LINK_MAX = 2**31 - 1
@@ -138,7 +139,8 @@ class Directories:
         """Makes a regular file, fifo, socket or device; `mode` with its type bits.
 
         Raises:
-            FileSystemError: EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EINVAL, ENOSPC, EROFS.
+            FileSystemError: EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EINVAL, ENOSPC, EROFS; EPERM, the directory is
+                immutable.
         """
         if stat.S_IFMT(mode) == 0:
             mode |= stat.S_IFREG
@@ -176,10 +178,14 @@ class Directories:
         self._access.check_change()
         directory = self._check_new_name(parent, name)
         is_directory = stat.S_ISDIR(mode)
+        mode, lists = self._state.access_lists.inherited(directory, mode, caller.umask)
         row = new_row(directory, mode, caller, rdev=rdev, size=len(target or b""))
         number = self._dentries.reserve_number()
         if target is not None:
             self._index.namespace.add_symlink(number, target)
+        if lists:
+            with self._index.operation():
+                self._state.access_lists.add(number, lists)
         self._dentries.create(number, parent, name, row, is_directory=is_directory)
         directory.nlink += is_directory
         self._state.entries_changed(directory)
@@ -194,9 +200,13 @@ class Directories:
         `linkable`, `link` may give it a name before.
         """
         self._access.check_change()
-        row = new_row(self._inodes.directory(parent), stat.S_IFREG | stat.S_IMODE(mode), caller, nlink=0)
+        directory = self._inodes.directory(parent)
+        check_entry_added(directory)
+        mode, lists = self._state.access_lists.inherited(directory, stat.S_IFREG | stat.S_IMODE(mode), caller.umask)
+        row = new_row(directory, mode, caller, nlink=0)
         number = self._dentries.reserve_number()
         with self._state.operation():
+            self._state.access_lists.add(number, lists)
             self._index.namespace.insert_inodes([(number, *row)])
         inode = self._inodes.admit((number, *row, 0, 0))
         inode.linkable = linkable
@@ -209,10 +219,11 @@ class Directories:
         if name in (b".", b".."):
             raise FileSystemError(errno.EEXIST)
         self.check_name(name)
-        if self._dentries.is_absent(parent, name):
-            return directory
-        if self._dentries.get(parent, name) is not None or self._index.namespace.child(parent, name) is not None:
+        if not self._dentries.is_absent(parent, name) and (
+            self._dentries.get(parent, name) is not None or self._index.namespace.child(parent, name) is not None
+        ):
             raise FileSystemError(errno.EEXIST)
+        check_entry_added(directory)
         return directory
 
     def link(self, number: int, new_parent: int, new_name: bytes) -> Inode:
@@ -225,7 +236,7 @@ class Directories:
             self._access.check_change()
             inode = self._inodes.get(number)
             directory = self._check_new_name(new_parent, new_name)
-            if inode.is_directory:
+            if inode.is_directory or inode.flags & PROTECTED:
                 raise FileSystemError(errno.EPERM)
             if inode.nlink == 0 and not inode.linkable:
                 raise FileSystemError(errno.ENOENT)
@@ -261,11 +272,11 @@ class Directories:
         """Removes a name of anything but a directory; the file lives on while it is open.
 
         Raises:
-            FileSystemError: ENOENT, EISDIR, EROFS.
+            FileSystemError: ENOENT, EISDIR, EROFS; EPERM, a flag forbids it.
         """
         with self._lock:
             self._access.check_removal()
-            inode = self.find_existing(parent, name)
+            inode = self._find_removable(parent, name)
             if inode.is_directory:
                 raise FileSystemError(errno.EISDIR)
             self._remove(parent, name, inode)
@@ -274,16 +285,21 @@ class Directories:
         """Removes an empty directory.
 
         Raises:
-            FileSystemError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS.
+            FileSystemError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS; EPERM, a flag forbids it.
         """
         with self._lock:
             self._access.check_removal()
-            inode = self.find_existing(parent, name)
+            inode = self._find_removable(parent, name)
             if not inode.is_directory:
                 raise FileSystemError(errno.ENOTDIR)
             if not self.is_empty(inode):
                 raise FileSystemError(errno.ENOTEMPTY)
             self._remove(parent, name, inode)
+
+    def _find_removable(self, parent: int, name: bytes) -> Inode:
+        inode = self.find_existing(parent, name)
+        check_entry_removed(self._inodes.get(parent), inode)
+        return inode
 
     def is_empty(self, directory: Inode) -> bool:
         """Whether a directory has no entries.  Needs the lock."""
@@ -333,4 +349,4 @@ def new_row(
     if nlink is None:
         nlink = 2 if is_directory else 1
     now = time.time_ns()
-    return (mode, caller.uid, gid, nlink, rdev, 0, size, now, now, now, now)
+    return (mode, caller.uid, gid, nlink, rdev, directory.flags & INHERITED, size, now, now, now, now)

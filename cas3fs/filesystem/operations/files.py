@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 
 from cas3fs.blockstore.reader import WaitGuard
@@ -24,6 +25,7 @@ from cas3fs.filesystem.reading.read_plan import ReadPlan
 from cas3fs.filesystem.reading.readahead import ReadAhead
 from cas3fs.filesystem.settings import Caller
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
+from cas3fs.filesystem.state.inode_flags import APPEND, IMMUTABLE, KNOWN, PROTECTED, refuse_if
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
 from cas3fs.filesystem.state.layers import Layer
@@ -40,7 +42,7 @@ _CHECK_INTERVAL_S = 1.0
 class OpenFile:
     """A handle of a regular file."""
 
-    __slots__ = ("chunks", "inode", "losses_seen", "privileged", "readable", "readahead", "writable")
+    __slots__ = ("appends", "chunks", "inode", "losses_seen", "privileged", "readable", "readahead", "writable")
 
     def __init__(self, inode: Inode, flags: int, privileged: bool, chunks: ChunkCache) -> None:
         self.inode = inode
@@ -48,7 +50,9 @@ class OpenFile:
         self.readable = access != os.O_WRONLY
         self.writable = access != os.O_RDONLY
         self.privileged = privileged
-        """Its writes do not clear set-id bits."""
+        """Its writes do not clear set-id bits, where nobody says whether they are to."""
+        self.appends = False
+        """It was opened to write behind the end only."""
         self.readahead = ReadAhead()
         self.chunks = chunks
         self.losses_seen = 0
@@ -72,6 +76,8 @@ class Files:
         self.has_cache_above = False
         """Whether a cache above collects what programs write, as the kernel's can. It keeps mtime and ctime and clears
         set-id bits itself, and reads through handles for writing. To be set before a file is opened."""
+        self.on_set_ids_cleared: Callable[[int], None] = lambda _: None
+        """Called under the lock with the number of a file whose set-id bits a change of its content has cleared."""
         self._next_log_at_s: dict[str, float] = {}
         """By reason for refusing writers, when it may be logged again."""
 
@@ -98,22 +104,32 @@ class Files:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
         ctime_ns: int | None = None,
+        is_touch: bool = False,
+        kills_set_ids: bool = False,
     ) -> Inode:
         """Changes what is not None; of `mode` only the permission bits count, and times range from 1677 to 2262.
 
-        The ctime becomes now, unless the caller keeps it.
+        The ctime becomes now, unless the caller keeps it. With `is_touch`, times are set to now, which an append-only
+        file permits. With `kills_set_ids` a new size clears set-id bits.
 
         Raises:
-            FileSystemError: ENOENT, EROFS, ENOSPC; EINVAL for an owner that there cannot be; for a size also EISDIR,
-                EINVAL, EFBIG.
+            FileSystemError: ENOENT, EROFS, ENOSPC; EPERM, a flag forbids it; EINVAL for an owner that there cannot be;
+                for a size also EISDIR, EINVAL, EFBIG.
         """
         check_owner(uid or 0, gid or 0)
         with self._lock:
             self._access.check_change()
             inode = self._inodes.get(number)
+            if inode.flags & PROTECTED:
+                sets_times = not is_touch and not (atime_ns is mtime_ns is None)
+                refuse_if(inode.flags & IMMUTABLE or sets_times or not (mode is uid is gid is size is None))
+            if mode is not None:
+                self._state.access_lists.change_mode(inode, mode)
             now = time.time_ns()
             if size is not None:
                 self._truncate(inode, size, now)
+                if kills_set_ids:
+                    self._clear_set_ids(inode)
             if uid is not None or gid is not None:
                 self._change_owner(inode, uid, gid)
             if mode is not None:
@@ -125,6 +141,24 @@ class Files:
             inode.ctime_ns = now if ctime_ns is None else clamped_ns(ctime_ns)
             self._state.attributes_changed(inode)
             return inode
+
+    def set_flags(self, number: int, flags: int) -> None:
+        """Sets the flags of a file or directory (module `inode_flags`); who may is not checked.
+
+        Raises:
+            FileSystemError: ENOENT, EROFS; EOPNOTSUPP, there is a flag that cannot be kept; EBUSY, a cache
+                above may hold writes to a file that is to be protected.
+        """
+        if flags & ~KNOWN:
+            raise FileSystemError(errno.EOPNOTSUPP)
+        with self._lock:
+            self._access.check_removal()
+            inode = self._inodes.get(number)
+            if self.has_cache_above and inode.writers and flags & ~inode.flags & PROTECTED:
+                raise FileSystemError(errno.EBUSY)  # what programs have written may be there still, and is welcome
+            inode.flags = flags
+            inode.ctime_ns = time.time_ns()
+            self._state.attributes_changed(inode)
 
     def _change_owner(self, inode: Inode, uid: int | None, gid: int | None) -> None:
         """Changes the owner and clears the set-id bits of a file, as chown(2) does."""
@@ -171,14 +205,14 @@ class Files:
             inode = self._directories.make_unnamed(parent, mode & _MODE_BITS, caller, linkable=not flags & os.O_EXCL)
             return inode, self._open_inode(inode, flags, caller)
 
-    def open(self, number: int, flags: int, caller: Caller) -> int:
-        """Opens a regular file, and cuts it to nothing for O_TRUNC.
+    def open(self, number: int, flags: int, caller: Caller, *, kills_set_ids: bool = False) -> int:
+        """Opens a regular file, and cuts it to nothing for O_TRUNC, which clears set-id bits with `kills_set_ids`.
 
         Returns:
             the handle.
 
         Raises:
-            FileSystemError: ENOENT, EISDIR, EINVAL for other types, EROFS.
+            FileSystemError: ENOENT, EISDIR, EINVAL for other types, EROFS; EPERM, a flag forbids it.
         """
         with self._lock:
             inode = self._inodes.get(number)
@@ -186,10 +220,14 @@ class Files:
                 raise FileSystemError(errno.EISDIR)
             if not stat.S_ISREG(inode.mode):
                 raise FileSystemError(errno.EINVAL)
-            if flags & os.O_ACCMODE != os.O_RDONLY:
+            if flags & (os.O_ACCMODE | os.O_TRUNC):
                 self._access.check_removal()
+                if inode.flags & PROTECTED:
+                    refuse_if(inode.flags & IMMUTABLE or flags & os.O_TRUNC or not flags & os.O_APPEND)
                 if flags & os.O_TRUNC:
                     self._truncate(inode, 0, time.time_ns())
+                    if kills_set_ids:
+                        self._clear_set_ids(inode)
                     self._inodes.mark_dirty(inode)
             return self._open_inode(inode, flags, caller)
 
@@ -198,6 +236,7 @@ class Files:
         if self.has_cache_above and flags & os.O_ACCMODE == os.O_WRONLY:
             flags = flags & ~os.O_ACCMODE | os.O_RDWR
         opened = OpenFile(inode, flags, caller.uid == 0 or self.has_cache_above, chunks)
+        opened.appends = bool(inode.flags & APPEND) and not self.has_cache_above  # that writes whole pages
         if (failure := self._staging.losses.get(inode.number)) is not None:
             opened.losses_seen = failure.reported
         inode.handles += 1
@@ -318,7 +357,7 @@ class Files:
 
     # -- writing
 
-    def write_now(self, handle: int, offset: int, data: Buffer) -> int | None:
+    def write_now(self, handle: int, offset: int, data: Buffer, *, kills_set_ids: bool | None = None) -> int | None:
         """As `write` where the bytes fit in memory, else None.  Never waits."""
         staging = self._staging
         with self._lock:
@@ -326,22 +365,32 @@ class Files:
                 return None
             if self._access.refusal == errno.ENOSPC and staging.may_free_space:
                 return None
-            inode = self._begin_write(handle, offset, data)
+            inode = self._begin_write(handle, offset, data, kills_set_ids)
             if not staging.write_to_memory(inode, offset, data):
                 return None
             self._update_after_write(inode, offset + len(data))
             staging.update_active_layer(inode)
             return len(data)
 
-    def write(self, handle: int, offset: int, data: Buffer, *, wait: bool = True, since_s: float | None = None) -> int:
+    def write(
+        self,
+        handle: int,
+        offset: int,
+        data: Buffer,
+        *,
+        wait: bool = True,
+        since_s: float | None = None,
+        kills_set_ids: bool | None = None,
+    ) -> int:
         """Writes all of `data` at `offset`; waits while staging is full.
 
         Without `wait` it waits for two seconds at most, and then exceeds the limit, up to a point. `since_s` is when
-        the caller began to wait, by the monotonic clock: now if None.
+        the caller began to wait, by the monotonic clock: now if None. `kills_set_ids` says whether to clear set-id
+        bits; None: unless the superuser has opened the file.
 
         Raises:
-            FileSystemError: EBADF, EFBIG, EINVAL, EROFS; ENOSPC where the local disk has no space, and storing what is
-                staged frees none, or for a caller that could not wait.
+            FileSystemError: EBADF, EFBIG, EINVAL, EROFS; EPERM, a flag forbids it; ENOSPC where the local disk has no
+                space, and storing what is staged frees none, or for a caller that could not wait.
         """
         staging = self._staging
         with self._lock:
@@ -349,7 +398,7 @@ class Files:
                 self._access.check_change()
             if staging.is_full or self._access.refusal:
                 self._require_space(wait, time.monotonic() if since_s is None else since_s)
-            inode = self._begin_write(handle, offset, data)
+            inode = self._begin_write(handle, offset, data, kills_set_ids)
             if not staging.is_in_file(inode) and staging.write_to_memory(inode, offset, data):
                 self._update_after_write(inode, offset + len(data))
                 staging.update_active_layer(inode)
@@ -405,27 +454,39 @@ class Files:
             staging.store_requested.set()
             staging.space_available.wait(min(left_s, _CHECK_INTERVAL_S))
 
-    def _begin_write(self, handle: int, offset: int, data: Buffer) -> Inode:
+    def _begin_write(self, handle: int, offset: int, data: Buffer, kills_set_ids: bool | None) -> Inode:
         """Checks that the bytes may be written, and clears set-id bits as write(2) does."""
         self._access.check_change()
         if offset < 0 or offset + len(data) > SIZE_MAX:
             raise FileSystemError(errno.EINVAL if offset < 0 else errno.EFBIG)
-        return self.begin_change(handle)
+        inode = self.begin_change(handle, kills_set_ids)
+        if inode.flags & APPEND:  # a program may have cleared O_APPEND since it has opened the file
+            refuse_if(self._open[handle].appends and offset < inode.size)
+        return inode
 
-    def begin_change(self, handle: int) -> Inode:
+    def begin_change(self, handle: int, kills_set_ids: bool | None = None) -> Inode:
         """The file of a handle, whose content is about to change: clears set-id bits as write(2) does.  Needs the lock.
 
         Raises:
-            FileSystemError: EBADF, the handle is not open for writing.
+            FileSystemError: EBADF, the handle is not open for writing; EPERM, the file is immutable.
         """
         opened = self._open[handle]
         if not opened.writable:
             raise FileSystemError(errno.EBADF)
         inode = opened.inode
-        if inode.mode & (stat.S_ISUID | stat.S_ISGID) and not opened.privileged:
-            inode.mode = _without_set_ids(inode.mode)
-            self._inodes.mark_dirty(inode)
+        refuse_if(inode.flags & IMMUTABLE)
+        if inode.mode & (stat.S_ISUID | stat.S_ISGID) and (
+            not opened.privileged if kills_set_ids is None else kills_set_ids
+        ):
+            self._clear_set_ids(inode)
         return inode
+
+    def _clear_set_ids(self, inode: Inode) -> None:
+        mode = _without_set_ids(inode.mode)
+        if mode != inode.mode:
+            inode.mode = mode
+            self._inodes.mark_dirty(inode)
+            self.on_set_ids_cleared(inode.number)
 
     def _file_layer(self, inode: Inode) -> tuple[Layer, FileBytes]:
         try:

@@ -16,6 +16,7 @@ from cas3fs.filesystem.operations.files import Files
 from cas3fs.filesystem.reading.holes import data_ranges, seek_step
 from cas3fs.filesystem.state.extents import Range
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
+from cas3fs.filesystem.state.inode_flags import APPEND, refuse_if
 from cas3fs.filesystem.state.inodes import Inode
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
@@ -107,8 +108,8 @@ class Ranges:
         """As fallocate(2): sets the size, makes a hole, or zeros. No space is reserved.  Never waits.
 
         Raises:
-            FileSystemError: EOPNOTSUPP, the mode is another one; EBADF, EINVAL, EFBIG, EROFS; ENOSPC, the local disk is
-                nearly full, and the mode makes no hole.
+            FileSystemError: EOPNOTSUPP, the mode is another one; EBADF, EINVAL, EFBIG, EROFS; EPERM, a flag forbids it;
+                ENOSPC, the local disk is nearly full, and the mode makes no hole.
         """
         if mode not in _MODES:
             raise FileSystemError(errno.EOPNOTSUPP)
@@ -123,6 +124,7 @@ class Ranges:
             else:
                 access.check_change()
             inode = self._files.begin_change(handle)
+            refuse_if(inode.flags & APPEND and mode & ~KEEP_SIZE)
             if mode & (PUNCH_HOLE | ZERO_RANGE):
                 staging.punch(inode, offset, end)
             if not mode & KEEP_SIZE:

@@ -20,6 +20,7 @@ from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.operations.directories import Directories, new_row
 from cas3fs.filesystem.settings import Caller, Owner
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
+from cas3fs.filesystem.state.inode_flags import check_entry_added, check_entry_removed
 from cas3fs.filesystem.state.inodes import Inode
 
 Name = tuple[int, bytes]
@@ -73,7 +74,7 @@ class Renames:
         Raises:
             FileSystemError: ENOENT; EINVAL for a move into itself, and for flags that are unknown or contradict each
                 other; EEXIST for a name that is not to be replaced; ENOTEMPTY, ENOTDIR or EISDIR for the target;
-                ENAMETOOLONG, ENOSPC, EROFS.
+                EPERM, a flag forbids it; ENAMETOOLONG, ENOSPC, EROFS.
         """
         if flags & ~_KNOWN or (flags & RenameFlag.EXCHANGE and flags != RenameFlag.EXCHANGE):
             raise FileSystemError(errno.EINVAL)
@@ -91,6 +92,12 @@ class Renames:
                 raise FileSystemError(errno.ENOENT)
             if target is inode:  # two names of one file: POSIX asks for nothing to happen
                 return
+            source, destination = self._inodes.get(old_parent), self._inodes.get(new_parent)
+            check_entry_removed(source, inode)
+            if target is None:
+                check_entry_added(destination)
+            else:
+                check_entry_removed(destination, target)
             old, new = (old_parent, old_name), (new_parent, new_name)
             if old_parent != new_parent:
                 self._check_not_below(inode, new_parent)

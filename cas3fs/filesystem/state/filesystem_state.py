@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.errors import IndexRowRefused
 from cas3fs.filesystem.settings import FileSystemSettings
+from cas3fs.filesystem.state.access_lists import AccessLists
 from cas3fs.filesystem.state.dentry_cache import DentryCache
 from cas3fs.filesystem.state.inodes import Inode, InodeTable
 from cas3fs.filesystem.state.staging import Staging
@@ -31,6 +32,7 @@ class FileSystemState:
         staging: what is not in the store yet.
         dentries: names, by directory.
         inodes: inodes, by number.
+        access_lists: POSIX access lists.
         access: whether programs may change anything.
         reader: reads blocks, through the caches; needs no lock.
         next_handle: makes the number of a handle.
@@ -52,6 +54,7 @@ class FileSystemState:
         index.watch(self.access.set_group_lost)
         self.dentries = DentryCache(index, self._inode_rejected)
         self.inodes = InodeTable(index, self.dentries.unflushed, settings.cached_inodes)
+        self.access_lists = AccessLists(index)
         self.rejected_inodes: dict[int, str] = {}
         self.next_handle = itertools.count(1).__next__
         self.next_ordinal = 0

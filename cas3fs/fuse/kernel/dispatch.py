@@ -218,7 +218,10 @@ class Handlers:
     ) -> int | Deferred:
         _unsupported()
 
-    def ioctl(self, inode: int, handle: int, command: int, data: bytes, out_size: int, *, caller: Caller) -> bytes:
+    def ioctl(
+        self, inode: int, handle: int, command: int, data: bytes, out_size: int, *, argument: int, caller: Caller
+    ) -> bytes:
+        """What goes into the caller's buffer; `argument` is its address, or 0 where the kernel itself asks."""
         _unsupported()
 
 
@@ -427,12 +430,14 @@ class Dispatcher:
         return _finished(copied, replies.count, unique)
 
     def _ioctl(self, view: memoryview, length: int, unique: int, inode: int) -> Reply:
-        handle, _flags, command, _argument, in_size, out_size = protocol.IOCTL_IN.unpack_from(view, _HEADER_BYTES)
+        handle, _flags, command, argument, in_size, out_size = protocol.IOCTL_IN.unpack_from(view, _HEADER_BYTES)
         begin = _HEADER_BYTES + protocol.IOCTL_IN.size
         if begin + in_size > length:
             raise Malformed(f"IOCTL with {in_size} bytes in {length}")
         content = bytes(view[begin : begin + in_size])
-        answer = self._handlers.ioctl(inode, handle, command, content, out_size, caller=_caller(view))
+        answer = self._handlers.ioctl(
+            inode, handle, command, content, out_size, argument=argument, caller=_caller(view)
+        )
         return replies.ioctl(unique, answer)
 
     # --- directories

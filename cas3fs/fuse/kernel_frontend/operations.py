@@ -12,6 +12,7 @@ order nor with the size that the file has for programs. What follows from that i
 
 import errno
 import time
+from contextlib import suppress
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import Inode
@@ -20,6 +21,7 @@ from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers, Uns
 from cas3fs.fuse.kernel.notify import Notifier
 from cas3fs.fuse.kernel.protocol import OpenFlag
 from cas3fs.fuse.kernel.replies import Buffer, DirectoryPage, ExtendedAttributes, FileSystemStatistics, Opened
+from cas3fs.fuse.kernel_frontend.flag_ioctls import ioctl_of_flags
 from cas3fs.fuse.kernel_frontend.listings import KernelListings
 from cas3fs.fuse.kernel_frontend.page_cache import PageCache
 
@@ -80,10 +82,12 @@ class KernelHandlers(Handlers):
             atime_ns=now_ns if changes.atime_now else changes.atime_ns,
             mtime_ns=now_ns if changes.mtime_now else changes.mtime_ns,
             ctime_ns=changes.ctime_ns,
+            is_touch=(changes.atime_now and changes.mtime_now) or changes.ctime_ns is not None,
+            kills_set_ids=changes.kills_set_ids,
         )
 
     def setxattr(self, inode: int, name: bytes, value: bytes, flags: int, kills_set_gid: bool) -> None:
-        self._handlers.setxattr(inode, name, value, flags)
+        self._handlers.setxattr(inode, name, value, flags, kills_set_gid)
 
     def listxattr(self, inode: int) -> bytes:
         return b"".join(name + b"\0" for name in self._handlers.listxattr(inode))
@@ -99,6 +103,20 @@ class KernelHandlers(Handlers):
             found.block_size,
             found.name_max,
         )
+
+    def ioctl(
+        self, inode: int, handle: int, command: int, data: bytes, out_size: int, *, argument: int, caller: Caller
+    ) -> bytes:
+        if argument:  # an address in the program: a kernel that checks nothing passes on whatever comes
+            raise Unsupported
+        return ioctl_of_flags(self._handlers, inode, command, data)
+
+    def forget_attributes(self, inode: int) -> None:
+        """Has the kernel ask for the attributes of an inode anew: a write or an open has cleared set-id bits, which the
+        kernel leaves to us, and it would still run the file with them."""
+        with suppress(OSError):  # the mount has ended
+            if self.notifier is not None:
+                self.notifier.invalidate_inode(inode, -1)
 
     # Names
 
@@ -116,7 +134,7 @@ class KernelHandlers(Handlers):
         return inode, Opened(handle, _KEEP_CACHE)
 
     def open(self, inode: int, flags: int, caller: Caller, *, kills_set_ids: bool) -> Opened:
-        return Opened(self._handlers.open(inode, flags, caller), _KEEP_CACHE)
+        return Opened(self._handlers.open(inode, flags, caller, kills_set_ids=kills_set_ids), _KEEP_CACHE)
 
     def read(self, handle: int, offset: int, size: int) -> Buffer | Deferred:
         content = self._read_now(handle, offset, size)
@@ -125,11 +143,14 @@ class KernelHandlers(Handlers):
         return Deferred(lambda: self._handlers.read(handle, offset, size), abandonable=True, kind="read")
 
     def write(self, handle: int, offset: int, data: memoryview, kills_set_ids: bool) -> int | Deferred:
-        written = self._write_now(handle, offset, data)
+        written = self._write_now(handle, offset, data, kills_set_ids=kills_set_ids)
         if written is not None:
             return written
         kept, since_s = bytes(data), time.monotonic()
-        return Deferred(lambda: self._handlers.write_when_possible(handle, offset, kept, since_s), kind="write")
+        return Deferred(
+            lambda: self._handlers.write_when_possible(handle, offset, kept, since_s, kills_set_ids=kills_set_ids),
+            kind="write",
+        )
 
     def lseek(self, handle: int, offset: int, whence: int) -> int | Deferred:
         if self._page_cache is not None:

@@ -25,6 +25,10 @@ from cas3fs.fuse.signals import StopSignals
 _FREE_THREADS = 2
 _REQUEST_BYTES = 256 * 1024
 """The largest read and write: measured, larger ones are slower."""
+_FEATURES = Feature.HANDLE_KILLPRIV_V2 | Feature.ATOMIC_O_TRUNC
+"""Set-id bits are cleared here, where the kernel says so; an open may cut the file."""
+_ACCESS_LISTS = Feature.POSIX_ACL | Feature.DONT_MASK
+"""The kernel enforces access lists, and leaves the umask to us: a default list stands in its place."""
 _ACCEPTED = frozenset({"default_permissions", "allow_other", "auto_unmount"})
 _SET_BY_US = frozenset({"fsname", "subtype", "fd", "rootmode", "user_id", "group_id"})
 _LAST_WRITE_BACK_S = 60.0
@@ -67,9 +71,14 @@ class KernelSession:
         if writeback and not filesystem.read_only:
             self._page_cache = PageCache(mountpoint, filesystem.files.has_writers, self._wait_for_writes)
             filesystem.files.has_cache_above = True
+        self._files = filesystem.files
+        self._request_handlers = handlers
         self._handlers = KernelHandlers(handlers, self._page_cache, view.file_timeout_s)
         self._settings = SessionSettings(
-            features=DEFAULT_FEATURES | (Feature.WRITEBACK_CACHE if self._page_cache is not None else 0),
+            features=DEFAULT_FEATURES
+            | _FEATURES
+            | (Feature.WRITEBACK_CACHE if self._page_cache is not None else 0)
+            | (_ACCESS_LISTS if options.access_lists else 0),
             format=ReplyFormat(
                 entry_timeout_s=view.entry_timeout_s,
                 file_timeout_s=view.file_timeout_s,
@@ -94,6 +103,7 @@ class KernelSession:
         except ChannelError as error:
             raise MountError(str(error)) from error
         self._handlers.notifier = Notifier(channel)
+        self._files.on_set_ids_cleared = self._handlers.forget_attributes
         self._session = Session(channel, self._handlers, self._settings, errno_of_request)
         try:
             agreement = self._session.begin()
@@ -102,6 +112,8 @@ class KernelSession:
         channel.set_read_ahead(_REQUEST_BYTES)  # where it is not allowed, reads come in requests of 128 KiB
         if self._page_cache is not None and not agreement.features & Feature.WRITEBACK_CACHE:
             raise MountError("this kernel cannot collect writes; mount without --writeback")
+        if agreement.features & _ACCESS_LISTS == _ACCESS_LISTS:
+            self._request_handlers.follow_access_lists()
 
     def serve(self, signals: StopSignals) -> None:
         """Handle requests until the volume is unmounted or `signals` receives one."""

@@ -264,5 +264,7 @@ class MemoryFiles(Handlers):
         content = self.nodes[handle].data[offset : offset + length]
         return self.write(to_handle, to_offset, memoryview(bytes(content)), kills_set_ids=False)
 
-    def ioctl(self, inode: int, handle: int, command: int, data: bytes, out_size: int, *, caller: Caller) -> bytes:
+    def ioctl(
+        self, inode: int, handle: int, command: int, data: bytes, out_size: int, *, argument: int, caller: Caller
+    ) -> bytes:
         raise OSError(errno.ENOTTY, "no ioctl")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""POSIX access lists and the umask, without FUSE."""
+"""POSIX access lists, the umask and flags of inodes, without FUSE."""
 
 import errno
 import os
@@ -13,6 +13,7 @@ from cas3fs.errors import FileSystemError
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.settings import Owner
 from cas3fs.filesystem.state.access_lists import ACCESS, DEFAULT, AccessList
+from cas3fs.filesystem.state.inode_flags import APPEND, IMMUTABLE
 from tests.filesystem.machine import ROOT, Machine
 from tests.filesystem.usage import make_file, refused
 
@@ -87,6 +88,18 @@ def test_lists_are_not_followed_where_they_are_refused(machine: Machine) -> None
     fs.access_lists.enabled = False
     assert stat.S_IMODE(fs.mkdir(1, b"d", 0o777, Owner(umask=0o022)).mode) == 0o755
     assert fs.listxattr(fs.lookup(1, b"d").number) == []
+
+
+def test_a_file_with_writes_in_a_cache_above_gets_no_protection(machine: Machine) -> None:
+    fs = machine.mount()
+    fs.files.has_cache_above = True
+    file, handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)
+    for flag in (IMMUTABLE, APPEND):
+        refused(errno.EBUSY, fs.set_flags, file.number, flag)
+    fs.write(handle, 0, b"content")
+    fs.release(handle)
+    fs.set_flags(file.number, IMMUTABLE)
+    refused(errno.EPERM, fs.unlink, 1, b"f")
 
 
 def test_a_default_list_needs_a_directory(machine: Machine) -> None:

@@ -79,7 +79,14 @@ WAITING: dict[str, Callable[[KernelHandlers], object]] = {
 """By what the file system is asked that waits: the request."""
 RESULTS = {"read": b"read", "write": 4, "seek": 77, "copy_range": 78, "fsync": None, "fsyncdir": None}
 CHANGES_NOTHING = {"read", "seek", "fsync", "fsyncdir"}
-POOLS = {"read": "read", "write": "write", "fsync": "sync", "fsyncdir": "sync"}
+POOLS = {
+    "read": "read",
+    "write": "write",
+    "seek": "seek",
+    "copy_range": "copy",
+    "fsync": "sync",
+    "fsyncdir": "sync",
+}
 
 
 @pytest.mark.promise("waiting-never-takes-all-workers")

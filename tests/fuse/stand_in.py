@@ -106,7 +106,7 @@ class StandIn:
         self._called("copy_range_now", *places)
         return self.now  # type: ignore[return-value]
 
-    def copy_range(self, *places: int, flags: int, wait: bool, wait_guard: object) -> int:
+    def copy_range(self, *places: int, flags: int, wait_guard: object) -> int:
         self._waits("copy_range", *places)
         return 78
 

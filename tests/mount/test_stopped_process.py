@@ -49,7 +49,7 @@ def test_every_command_names_the_stopped_process_and_remedy(machine: CliMachine)
 @pytest.fixture
 def unresponsive(need_fuse: None, workspace: Path) -> Iterator[Path]:
     """A mount point on which no request is answered."""
-    mount = NullFileSystem(workspace / "null", workers=1)
+    mount = NullFileSystem(workspace / "null")
     mount.start()
     assert mount._process is not None
     mount._process.send_signal(signal.SIGSTOP)

@@ -109,3 +109,13 @@ def test_a_default_list_needs_a_directory(machine: Machine) -> None:
     fs.removexattr(file.number, ACCESS)  # there is none, and that is fine
     fs.setattr(file.number, ROOT, mode=0o600)
     assert fs.listxattr(file.number) == []
+
+
+def test_a_new_mode_counts_in_lists_that_are_not_followed_now(machine: Machine) -> None:
+    fs = with_lists(machine)
+    file = make_file(fs, 1, b"f", b"content")
+    fs.setxattr(file.number, ACCESS, list_of(7, 7, 5, 5, 4))
+    fs.access_lists.enabled = False
+    fs.setattr(file.number, ROOT, mode=0o600)
+    fs.access_lists.enabled = True
+    assert fs.getxattr(file.number, ACCESS) == list_of(6, 7, 5, 0, 0)

@@ -140,8 +140,8 @@ class AccessLists:
             self._index.namespace.set_xattr(number, name, value)
 
     def change_mode(self, inode: Inode, mode: int) -> None:
-        """Changes the list of an inode as chmod(2) does."""
-        value = self.get(inode.number, ACCESS) if self.enabled else None
+        """Changes the list of an inode as chmod(2) does; also while lists are not followed, as they may be again."""
+        value = self.get(inode.number, ACCESS)
         if value is not None:
             changed = AccessList.parse(value).with_mode(mode).value()
             if changed != value:

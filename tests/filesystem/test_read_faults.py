@@ -45,6 +45,8 @@ class File:
     faded: set[int] = attrs.field(factory=set)
     """Cells that were one or the other since the last fsync that succeeded: a crash may bring that back, too."""
     is_promised: bool = False
+    is_in_doubt: bool = False
+    """The disk has lost a write, and has not reported it; that write may have been cut off since."""
 
     def put(self, cell: int, value: int) -> None:
         while len(self.cells) <= cell:
@@ -54,7 +56,9 @@ class File:
         self.cells[cell] = value
         self.faded |= {cell} & (self.doubtful | self.lost)
         self.unsynced.add(cell)
-        if self.doubtful:  # the disk reports a loss once, and not of which write: until then this one is in doubt too
+        if (
+            self.is_in_doubt
+        ):  # the disk reports a loss once, and not of which write: until then this one is in doubt too
             self.doubtful.add(cell)
         self.lost.discard(cell)
 
@@ -71,9 +75,19 @@ class File:
         for cells in (self.unsynced, self.doubtful, self.lost):
             cells.difference_update({cell for cell in cells if cell >= size})
 
+    def doubt(self) -> None:
+        """The disk has lost a write, perhaps one of these."""
+        self.doubtful |= self.unsynced
+        self.is_in_doubt = self.is_in_doubt or bool(self.unsynced)
+
+    def settle(self) -> None:
+        """The disk has reported every loss."""
+        self.doubtful.clear()
+        self.is_in_doubt = False
+
     def promise(self) -> None:
         """An fsync succeeded: what was written since the last one that reported a loss is there."""
-        self.doubtful.clear()
+        self.settle()
         self.unsynced.clear()
         self.before.clear()
         self.faded.clear()
@@ -124,7 +138,7 @@ class FaultyContents(RuleBasedStateMachine):
         if self.disk.losses != self.losses:
             self.losses = self.disk.losses
             for file in self.files.values():
-                file.doubtful |= file.unsynced
+                file.doubt()
 
     # -- what programs do
 
@@ -169,7 +183,7 @@ class FaultyContents(RuleBasedStateMachine):
         except FileSystemError as error:
             assert error.errno == errno.EIO
             file.lost |= file.doubtful | file.unsynced
-            file.doubtful.clear()
+            file.settle()
             file.unsynced.clear()
         except (Cas3fsError, OSError):
             assert self.disk.times_triggered > times_triggered
@@ -209,7 +223,7 @@ class FaultyContents(RuleBasedStateMachine):
                     file.lost.add(cell)
                 else:
                     assert value == file.cells[cell]
-            file.doubtful.clear()  # the disk has reported every loss to one of these reads
+            file.settle()  # the disk has reported every loss to one of these reads
 
     @rule()
     def crash(self) -> None:

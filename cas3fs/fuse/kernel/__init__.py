@@ -23,6 +23,7 @@ readers, as the threads of Python exclude each other anyway. So a handler never 
 request: it returns `dispatch.Deferred`, and the reader goes on.
 
 Modules: `protocol` (numbers and layouts), `replies` (putting replies together), `dispatch` (from the bytes of a
-request to a call of a handler), `channel` (the descriptor: mounting, reading, writing, unmounting), `session` (the life
-of a mount), `placement` (where the reader runs), `notify` (telling the kernel that something changed behind its back).
+request to a call of a handler), `channel` (the descriptor: mounting, reading, writing, unmounting), `session` (the
+life of a mount), `waiting` (how the reader waits for requests), `notify` (telling the kernel that something changed
+behind its back).
 """

@@ -138,17 +138,33 @@ class Channel:
             ConnectionEnded: there will be none.
         """
         while True:
-            try:
-                length = os.readv(self._descriptor, buffers)
-            except OSError as error:
-                if error.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF):
-                    raise ConnectionEnded from None
-                if error.errno not in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
-                    raise
-                continue  # ENOENT: the request was given up between its arrival and now
-            if not length:
-                raise ConnectionEnded
-            return length
+            length = self.receive_now(buffers)
+            if length is not None:
+                return length
+
+    def receive_now(self, buffers: list[memoryview]) -> int | None:
+        """One attempt of `receive`: it waits unless `set_blocking` says otherwise; None where nothing came of it.
+
+        Raises:
+            ConnectionEnded: there will be no more requests.
+        """
+        try:
+            length = os.readv(self._descriptor, buffers)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF):
+                raise ConnectionEnded from None
+            if error.errno not in (errno.ENOENT, errno.EINTR):
+                raise
+            return None  # ENOENT: the request was given up between its arrival and now
+        if not length:
+            raise ConnectionEnded
+        return length
+
+    def set_blocking(self, blocking: bool) -> None:
+        """Sets whether reads wait for a request."""
+        os.set_blocking(self._descriptor, blocking)
 
     def send(self, reply: bytes | list[bytes | bytearray | memoryview]) -> None:
         """Writes one message.

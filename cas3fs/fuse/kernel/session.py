@@ -37,10 +37,10 @@ from typing import Final
 from cas3fs.fuse.kernel import protocol, replies
 from cas3fs.fuse.kernel.channel import Channel, ChannelError, ConnectionEnded
 from cas3fs.fuse.kernel.dispatch import Dispatcher, Handlers, Malformed, Pending, Unsupported
-from cas3fs.fuse.kernel.placement import REVIEW_INTERVAL, Placement
 from cas3fs.fuse.kernel.pool import Pool
 from cas3fs.fuse.kernel.protocol import Feature, Opcode
 from cas3fs.fuse.kernel.replies import Encoder, Reply, ReplyFormat
+from cas3fs.fuse.kernel.waiting import Waiter
 
 _PAGE_BYTES = 4096
 _HEADROOM_BYTES = 4096
@@ -158,7 +158,6 @@ class Session:
         self._waiting: dict[int, _Waiting] = {}
         self._watcher: threading.Thread | None = None
         self._reader: int | None = None
-        self._placement = Placement()
         signal.signal(WAKING_SIGNAL, _ignore)
         self.requests = [0] * protocol.OPCODES
         """How many requests of each opcode came."""
@@ -237,21 +236,15 @@ class Session:
             with suppress(ConnectionEnded):
                 self._read_on(dispatcher)
         finally:
-            self._placement.free()
             with self._lock:
                 self._reader = None
 
     def _read_on(self, dispatcher: Dispatcher) -> None:
-        view, buffers, receive = self._view, [self._view], self._channel.receive
+        view, buffers, receive = self._view, [self._view], Waiter(self._channel).receive
         unpack, requests = protocol.REQUEST_HEADER.unpack_from, self.requests
         operations, least_bytes = dispatcher.operations, dispatcher.least_bytes
-        until_review = REVIEW_INTERVAL
         while True:
             length = receive(buffers)
-            until_review -= 1
-            if not until_review:
-                until_review = REVIEW_INTERVAL
-                self._placement.review()
             announced, opcode, unique, inode, _, _, pid, _, _ = unpack(view)
             operation = operations[opcode] if opcode < protocol.OPCODES else None
             requests[opcode & (protocol.OPCODES - 1)] += 1

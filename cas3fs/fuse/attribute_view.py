@@ -9,6 +9,7 @@ the timeout, and so may the ctime of a file.
 """
 
 from cas3fs.filesystem.state.inodes import Inode
+from cas3fs.fuse.options import MountOptions
 
 DEFAULT_TIMEOUT_S = 3600.0
 BLOCK_SIZE = 128 * 1024
@@ -32,6 +33,12 @@ class AttributeView:
         self.file_timeout_s = min(timeout_s, _FILE_TIMEOUT_S)
         self._uid = uid
         self._gid = gid
+
+    @classmethod
+    def of_options(cls, options: MountOptions) -> "AttributeView":
+        """The rules that mount options set."""
+        timeout_s = DEFAULT_TIMEOUT_S if options.timeout_s is None else options.timeout_s
+        return cls(timeout_s, options.uid, options.gid)
 
     def attr_timeout_s(self, inode: Inode) -> float:
         """How long the kernel may use the attributes of `inode` without a request."""

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which front-end serves a mount; only that one is imported."""
 
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from cas3fs.errors import MountError
+from cas3fs.filesystem import FileSystem
+from cas3fs.fuse.handlers import RequestHandlers
+from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.options import MountOptions
 from cas3fs.fuse.signals import StopSignals
+
+_FREE_WORKERS = 2
+"""How many never wait."""
 
 
 class FrontendSession(Protocol):
@@ -50,7 +58,7 @@ def choose_frontend(name: str, options: MountOptions, *, writeback: bool = False
         from cas3fs.fuse.kernel_frontend.session import KernelSession, refuse_unknown
 
         refuse_unknown(options)
-        return partial(KernelSession, options=options, writeback=writeback)
+        return partial(_make_session, partial(KernelSession, options=options, writeback=writeback))
     if writeback:
         raise MountError("llfuse knows no --writeback; leave --frontend out")
     try:
@@ -59,4 +67,39 @@ def choose_frontend(name: str, options: MountOptions, *, writeback: bool = False
         raise MountError(
             f"llfuse cannot be loaded ({error}); install cas3fs[llfuse], or leave --frontend out"
         ) from error
-    return partial(LlfuseSession, options=options)
+    return partial(_make_session, partial(LlfuseSession, options=options))
+
+
+def _make_session(
+    make: Callable[..., FrontendSession],
+    filesystem: FileSystem,
+    mountpoint: Path,
+    *,
+    url: str,
+    workers: int,
+    control: Path,
+    last_response_at: Callable[[], float],
+    capabilities: bool,
+    sync: Callable[[], None] | None,
+) -> FrontendSession:
+    """Makes a session, and the handlers of its requests.
+
+    Args:
+        make: makes the session of one front-end.
+        filesystem: what is mounted.
+        mountpoint: an existing folder.
+        url: the volume's URL, which the kernel shows as the source of the mount.
+        workers: threads that handle requests, at least one.
+        control: where the control socket will be.
+        last_response_at: when the store last sent something, by the monotonic clock.
+        capabilities: whether some file may have a ``security.capability``.
+        sync: what fsync waits for; the file system's own commit if None.
+    """
+    handlers = RequestHandlers(
+        filesystem,
+        limiter=BlockingLimiter(max(1, workers - _FREE_WORKERS), last_response_at),
+        control=os.fsencode(control),
+        capabilities=capabilities,
+        sync=sync,
+    )
+    return make(filesystem, mountpoint, handlers, url=url, workers=workers)

@@ -5,8 +5,8 @@ Each handler calls the file system once, or a few times. The rules of the kernel
 
 - a lookup of an absent name is no error: the front-end replies with inode number 0, and the kernel remembers the name
   as absent;
-- every write is preceded by a request for ``security.capability``; it is answered from a flag until such an attribute
-  exists;
+- the kernel asks for ``security.capability`` before a file is written, through llfuse before every write; that is
+  answered from a flag until such an attribute exists;
 - close() has nothing to wait for, since written data is in staging: FLUSH is answered by ENOSYS, and the kernel stops
   sending it;
 - access lists are refused where the front-end has not agreed with the kernel that it enforces them; programs that copy
@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
-from cas3fs.filesystem import ROOT, Entry, EntryWithInode, FileSystem, Owner, VolumeStatistics
+from cas3fs.filesystem import ROOT, Entry, EntryWithInode, FileSystem, VolumeStatistics
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.mountpoints import CONTROL_XATTR
@@ -42,7 +42,6 @@ _CONTROL = CONTROL_XATTR.encode()
 _ACCESS_LISTS = b"system.posix_acl_"
 _WRITER_WAIT_S = 0.25
 """How long a writer waits for a slot."""
-_SUPERUSER = Owner()
 _DOTS = 2
 """Readdir's offsets 0 and 1 are ``.`` and ``..``; the entries of the file system follow."""
 _AFTER_A_JUMP = 16
@@ -148,7 +147,7 @@ class RequestHandlers:
         self._limiter = limiter
         self._control = control
         self._capabilities = capabilities
-        self._access_lists = False
+        self._access_lists = filesystem.access_lists
         self._sync = sync
         self._directories: dict[int, _OpenDirectory] = {}
         """By handle."""
@@ -187,9 +186,7 @@ class RequestHandlers:
         """Remove an empty directory."""
         self._fs.rmdir(parent, name)
 
-    def rename(
-        self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int = 0, *, caller: Any = _SUPERUSER
-    ) -> None:
+    def rename(self, old: tuple[int, bytes], new: tuple[int, bytes], flags: int = 0, *, caller: Any) -> None:
         """Rename, from one name in a directory to another; `flags` as in renameat2(2)."""
         self._fs.rename(*old, *new, flags, caller=caller)
 
@@ -217,7 +214,7 @@ class RequestHandlers:
 
     def follow_access_lists(self) -> None:
         """The kernel enforces access lists from now on; before the first request."""
-        self._access_lists = self._fs.access_lists.enabled = True
+        self._access_lists.enabled = True
 
     def getxattr(self, inode: int, name: bytes) -> bytes:
         """The value of an extended attribute."""
@@ -238,7 +235,7 @@ class RequestHandlers:
     def listxattr(self, inode: int) -> list[bytes]:
         """The names of the extended attributes, without those that are refused."""
         names = self._fs.listxattr(inode)
-        return names if self._access_lists else [name for name in names if not name.startswith(_ACCESS_LISTS)]
+        return names if self._access_lists.enabled else [name for name in names if not name.startswith(_ACCESS_LISTS)]
 
     def removexattr(self, inode: int, name: bytes) -> None:
         """Remove an extended attribute."""
@@ -246,7 +243,7 @@ class RequestHandlers:
         self._fs.removexattr(inode, name)
 
     def _check_access_lists(self, name: bytes) -> None:
-        if not self._access_lists and name.startswith(_ACCESS_LISTS):
+        if not self._access_lists.enabled and name.startswith(_ACCESS_LISTS):
             raise FileSystemError(errno.EOPNOTSUPP)
 
     def statfs(self) -> VolumeStatistics:

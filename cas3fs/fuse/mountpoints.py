@@ -1,14 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mount points as the kernel lists them: finds, checks and unmounts them.
-
-Reads ``/proc/self/mountinfo``. The fields of a line are: id, parent, device, root, mount point, options, optional
-fields, a single dash, type, source, super options. Space, tab, newline and backslash in names are written as a
-backslash and three octal digits.
-"""
+"""Mount points as the kernel lists them: finds, checks and unmounts them."""
 
 import errno
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,13 +10,13 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from cas3fs.errors import MountError
+from cas3fs.fuse.kernel.mount_table import MOUNT_TABLE, read_mount_table
 
 SUBTYPE = "cas3fs"
 FILE_SYSTEM_TYPE = f"fuse.{SUBTYPE}"
 CONTROL_XATTR = "user.cas3fs.control"
 """The attribute of every mount's root that holds the path of its control socket; listxattr does not list it."""
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 _UNMOUNT_TIMEOUT_S = 60
 _PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
@@ -34,15 +28,13 @@ class MountEntry(NamedTuple):
     url: str
 
 
-def list_mounts(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[MountEntry]:
+def list_mounts(mountinfo: Path = MOUNT_TABLE) -> list[MountEntry]:
     """All cas3fs mounts that this process can see, the newest last."""
-    found = []
-    for line in mountinfo.read_bytes().splitlines():
-        before, _, after = line.partition(b" - ")
-        kind, source = after.split(b" ")[:2]
-        if kind == FILE_SYSTEM_TYPE.encode():
-            found.append(MountEntry(Path(_plain(before.split(b" ")[4])), url_of(_plain(source))))
-    return found
+    return [
+        MountEntry(Path(os.fsdecode(mounted.path)), url_of(os.fsdecode(mounted.source)))
+        for mounted in read_mount_table(mountinfo)
+        if mounted.type == FILE_SYSTEM_TYPE.encode()
+    ]
 
 
 def source_of(url: str) -> str:
@@ -53,10 +45,6 @@ def source_of(url: str) -> str:
 def url_of(source: str) -> str:
     """The URL that `source_of` has turned into `source`."""
     return source if source.startswith("file:") else unquote(source)
-
-
-def _plain(escaped: bytes) -> str:
-    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match.group(1), 8)]), escaped))
 
 
 def resolve(directory: str | os.PathLike[str]) -> Path:

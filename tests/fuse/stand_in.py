@@ -3,6 +3,7 @@
 
 import stat
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from cas3fs.filesystem import Entry, EntryWithInode, Inode, VolumeStatistics
@@ -26,6 +27,7 @@ class StandIn:
         self.now: bytes | int | None = None
         self.is_directory = False
         self.is_absent = False
+        self.access_lists = SimpleNamespace(enabled=False)
         self._may_wait = may_wait
 
     def _called(self, *call: Any) -> None:

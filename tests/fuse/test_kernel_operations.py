@@ -4,12 +4,10 @@
 import errno
 import logging
 import os
-import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +15,13 @@ import pytest
 from cas3fs.errors import BlockMissing, FileSystemError, IndexFull
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.kernel import protocol
-from cas3fs.fuse.kernel.channel import Channel
 from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers
-from cas3fs.fuse.kernel.protocol import Feature, Opcode
+from cas3fs.fuse.kernel.protocol import Opcode
 from cas3fs.fuse.kernel.replies import DirectoryPage, Encoder, ReplyFormat
-from cas3fs.fuse.kernel.session import Session, SessionSettings
 from cas3fs.fuse.kernel_frontend.operations import KernelHandlers
 from cas3fs.fuse.kernel_frontend.session import errno_of_request
 from cas3fs.fuse.limiter import BlockingLimiter
+from tests.fuse.kernel.serving import Kernel
 from tests.fuse.stand_in import StandIn
 
 CALLER = Caller(1, 2, 3)
@@ -236,44 +233,9 @@ def test_pages_of_any_size_make_up_the_listing(handlers: KernelHandlers, size: i
 # --- errnos
 
 
-class Unmounted(Channel):
-    """A connection to the test instead of the kernel."""
-
-    def is_mounted(self) -> bool:
-        return False
-
-
-class Kernel:
-    """The other end of a session whose handlers are those of the test."""
-
-    def __init__(self, handlers: Handlers) -> None:
-        self.socket, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(20)
-        channel = Unmounted(served.detach(), Path("/nowhere"))
-        self.session = Session(channel, handlers, SessionSettings(), errno_of_request)
-        self.thread = threading.Thread(target=self.session.serve)
-        self.thread.start()
-        self.ask(Opcode.INIT, protocol.INIT_IN.pack(7, 38, 131072, Feature.INIT_EXT) + bytes(48))
-
-    def send(self, opcode: int, body: bytes) -> None:
-        length = protocol.REQUEST_HEADER.size + len(body)
-        self.socket.send(protocol.REQUEST_HEADER.pack(length, opcode, 2, 9, 0, 0, 0, 0, 0) + body)
-
-    def ask(self, opcode: int, body: bytes) -> int:
-        """The errno, or 0."""
-        self.send(opcode, body)
-        _, error, _ = protocol.REPLY_HEADER.unpack_from(self.socket.recv(1 << 16))
-        return -int(error)
-
-    def close(self) -> None:
-        self.session.stop()
-        self.thread.join()
-        self.socket.close()
-
-
 @pytest.fixture
 def kernel(fs: StandIn) -> Iterator[Kernel]:
-    it = Kernel(make(fs))
+    it = Kernel(make(fs), errno_of=errno_of_request, inode=9)
     yield it
     it.close()
 
@@ -295,9 +257,9 @@ def test_every_exception_becomes_an_errno(
     """Of a request that the reader answers, of one that the pool does, and of a listing."""
     kernel.ask(Opcode.OPENDIR, protocol.OPEN_IN.pack(0, 0))
     fs.raises = error
-    assert kernel.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0)) == number
-    assert kernel.ask(Opcode.FSYNC, protocol.FSYNC_IN.pack(9, 0, 0)) == number
-    assert kernel.ask(Opcode.READDIR, protocol.READ_IN.pack(9, 2, 4096, 0, 0, 0, 0)) == number
+    assert kernel.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0))[0] == number
+    assert kernel.ask(Opcode.FSYNC, protocol.FSYNC_IN.pack(9, 0, 0))[0] == number
+    assert kernel.ask(Opcode.READDIR, protocol.READ_IN.pack(9, 2, 4096, 0, 0, 0, 0))[0] == number
     logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert bool(logged) == (number == errno.EIO)
     assert all("9" in line for line in logged)
@@ -306,7 +268,7 @@ def test_every_exception_becomes_an_errno(
 def test_a_failed_forget_ends_nothing(kernel: Kernel, fs: StandIn) -> None:
     fs.raises = FileSystemError(errno.EIO)
     kernel.send(Opcode.FORGET, protocol.FORGET_IN.pack(2))
-    assert kernel.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0)) == errno.EIO
+    assert kernel.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0))[0] == errno.EIO
     assert fs.calls[0] == ("forget", (9, 2))
     fs.raises = None
-    assert kernel.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0)) == 0
+    assert kernel.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0))[0] == 0

@@ -157,3 +157,17 @@ def any_machine(
         made = CliMachine(workspace, f"s3://{new_bucket(server, workspace)}/volume", server.environment, frontend)
     yield made
     made.clean_up()
+
+
+@pytest.fixture
+def small_disk(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
+    """A machine with a small disk of its own, on a store that can be paused."""
+    if os.geteuid() != 0:
+        pytest.skip("a small disk of its own needs root")
+    machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
+    machine.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", machine.state], check=True)
+    yield machine
+    rclone_s3.resume()
+    machine.clean_up()
+    subprocess.run(["umount", "--lazy", machine.state], check=True)

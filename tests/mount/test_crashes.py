@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -208,25 +208,9 @@ def test_a_lost_block_affects_only_its_file(machine: CliMachine, harm: Callable[
     machine.umount()
 
 
-@pytest.fixture
-def paused_machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
-    """A machine with a small disk of its own, on a store that can be paused."""
-    if os.geteuid() != 0:
-        pytest.skip("a small disk of its own needs root")
-    machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
-    machine.state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", machine.state], check=True)
-    yield machine
-    rclone_s3.resume()
-    machine.clean_up()
-    subprocess.run(["umount", "--lazy", machine.state], check=True)
-
-
 @pytest.mark.promise("a-full-disk-costs-no-synced-data")
-def test_a_full_local_disk_fails_writes_but_not_the_mount(
-    paused_machine: CliMachine, rclone_s3: "RcloneServer"
-) -> None:
-    machine = paused_machine
+def test_a_full_local_disk_fails_writes_but_not_the_mount(small_disk: CliMachine, rclone_s3: "RcloneServer") -> None:
+    machine = small_disk
     machine.mkfs()
     machine.mount("--cache-size", "0")
     write_durably(machine.dir / "before", b"safe")

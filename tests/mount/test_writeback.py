@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,20 +192,6 @@ def test_a_write_of_another_user_clears_set_id_bits(mounted: CliMachine) -> None
     assert stat.S_IMODE(path.stat().st_mode) == 0o777
     assert path.read_bytes()[7:8] == b"x"
     mounted.umount()
-
-
-@pytest.fixture
-def small_disk(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
-    """A machine with a small disk of its own, on a store that can be paused."""
-    if os.geteuid() != 0:
-        pytest.skip("a small disk of its own needs root")
-    machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
-    machine.state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", machine.state], check=True)
-    yield machine
-    rclone_s3.resume()
-    machine.clean_up()
-    subprocess.run(["umount", "--lazy", machine.state], check=True)
 
 
 def _can_write(path: Path) -> bool:

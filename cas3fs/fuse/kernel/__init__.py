@@ -24,6 +24,6 @@ request: it returns `dispatch.Deferred`, and the reader goes on.
 
 Modules: `protocol` (numbers and layouts), `replies` (putting replies together), `dispatch` (from the bytes of a
 request to a call of a handler), `channel` (the descriptor: mounting, reading, writing, unmounting), `session` (the
-life of a mount), `waiting` (how the reader waits for requests), `notify` (telling the kernel that something changed
-behind its back).
+life of a mount), `waiting` (how the reader waits for requests), `mount_table` (what is mounted where), `notify`
+(telling the kernel that something changed behind its back).
 """

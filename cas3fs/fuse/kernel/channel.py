@@ -16,7 +16,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -27,12 +26,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Final, NamedTuple
 
+from cas3fs.fuse.kernel.mount_table import read_mount_table
+
 DEVICE: Final = "/dev/fuse"
 _HELPER = "fusermount3"
 _HELPER_TIMEOUT_S = 60
 _READ_AHEAD = "/sys/class/bdi/{}:{}/read_ahead_kb"
-_MOUNT_TABLE = Path("/proc/self/mountinfo")
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _FLAGS: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -226,20 +225,12 @@ class Channel:
 
 
 def device_mounted_on(mountpoint: Path) -> int | None:
-    """The number of the file system that is mounted on that very directory, as stat(2) has it; None where none is.
-
-    Reads the mount table, and sends no request to whoever serves the file system.
-    """
-    wanted = os.fsencode(mountpoint)
-    found = None
-    for line in _MOUNT_TABLE.read_bytes().splitlines():
-        _id, _parent, device, _root, path, *_ = line.split(b" ")
-        if _ESCAPE.sub(lambda match: bytes([int(match.group(1), 8)]), path) == wanted:
-            found = device  # the last one covers those before
-    if found is None:
-        return None
-    major, minor = found.split(b":")
-    return os.makedev(int(major), int(minor))
+    """The number of the file system that is mounted on that very directory, as stat(2) has it; None where none is."""
+    wanted, found = os.fsencode(mountpoint), None
+    for mounted in read_mount_table():
+        if mounted.path == wanted:
+            found = mounted.device  # the last one covers those before
+    return found
 
 
 def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:

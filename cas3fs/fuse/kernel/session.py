@@ -32,6 +32,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from cas3fs.fuse.kernel import protocol, replies
@@ -64,6 +65,8 @@ DEFAULT_FEATURES: Final = (
     | Feature.SETXATTR_EXT
     | Feature.INIT_EXT
 )
+
+_NAMES: Final = MappingProxyType({int(opcode): opcode.name for opcode in Opcode})
 
 _log = logging.getLogger(__name__)
 
@@ -126,10 +129,7 @@ def default_errno_of(error: BaseException, opcode: int, inode: int) -> int:
 
 def name_of(opcode: int) -> str:
     """The opcode's name, or its number."""
-    try:
-        return Opcode(opcode).name
-    except ValueError:
-        return f"opcode {opcode}"
+    return _NAMES.get(opcode) or f"opcode {opcode}"
 
 
 class Session:

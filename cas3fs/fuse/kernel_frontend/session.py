@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One mount by the kernel's protocol: how it is mounted, served and ended."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
-from cas3fs.errors import FileSystemError, MountError
+from cas3fs.errors import MountError
 from cas3fs.filesystem import FileSystem
-from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
+from cas3fs.fuse.attribute_view import AttributeView
 from cas3fs.fuse.handlers import RequestHandlers, errno_of_failure
 from cas3fs.fuse.kernel.channel import FLAG_NAMES, SECURITY_NAMES, Channel, ChannelError
 from cas3fs.fuse.kernel.channel import MountOptions as ChannelOptions
@@ -17,12 +15,10 @@ from cas3fs.fuse.kernel.replies import ReplyFormat
 from cas3fs.fuse.kernel.session import DEFAULT_FEATURES, Session, SessionSettings, name_of
 from cas3fs.fuse.kernel_frontend.operations import KernelHandlers
 from cas3fs.fuse.kernel_frontend.page_cache import PageCache
-from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.mountpoints import SUBTYPE, source_of
 from cas3fs.fuse.options import MountOptions
 from cas3fs.fuse.signals import StopSignals
 
-_FREE_THREADS = 2
 _REQUEST_BYTES = 256 * 1024
 """The largest read and write: measured, larger ones are slower."""
 _FEATURES = Feature.HANDLE_KILLPRIV_V2 | Feature.ATOMIC_O_TRUNC
@@ -42,14 +38,11 @@ class KernelSession:
         self,
         filesystem: FileSystem,
         mountpoint: Path,
+        handlers: RequestHandlers,
         *,
         url: str,
         workers: int,
         options: MountOptions,
-        control: Path,
-        last_response_at: Callable[[], float],
-        capabilities: bool = True,
-        sync: Callable[[], None] | None = None,
         writeback: bool = False,
     ) -> None:
         """Prepare the mount of `filesystem` on `mountpoint`; the arguments are those of `LlfuseSession`, and one more.
@@ -58,15 +51,7 @@ class KernelSession:
         """
         self._mountpoint = mountpoint
         self._options = channel_options(options, url, read_only=filesystem.read_only)
-        handlers = RequestHandlers(
-            filesystem,
-            limiter=BlockingLimiter(max(1, workers - _FREE_THREADS), last_response_at),
-            control=os.fsencode(control),
-            capabilities=capabilities,
-            sync=sync,
-        )
-        timeout_s = DEFAULT_TIMEOUT_S if options.timeout_s is None else options.timeout_s
-        view = AttributeView(timeout_s, options.uid, options.gid)
+        view = AttributeView.of_options(options)
         self._page_cache: PageCache | None = None
         if writeback and not filesystem.read_only:
             self._page_cache = PageCache(mountpoint, filesystem.files.has_writers, self._wait_for_writes)
@@ -192,6 +177,4 @@ def channel_options(options: MountOptions, url: str, *, read_only: bool) -> Chan
 
 def errno_of_request(error: BaseException, opcode: int, inode: int) -> int:
     """The errno with which a request is answered that raised `error`; logs what no program has caused."""
-    if isinstance(error, FileSystemError):
-        return error.errno
     return errno_of_failure(name_of(opcode).lower(), (inode,), error)

@@ -118,7 +118,7 @@ class LlfuseOperations(llfuse.Operations):  # type: ignore[misc]
 
     @_handler
     def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, ctx: Any) -> None:
-        self._handlers.rename((old_parent, old_name), (new_parent, new_name))
+        self._handlers.rename((old_parent, old_name), (new_parent, new_name), caller=ctx)
 
     @_handler
     def readlink(self, inode: int, ctx: Any) -> bytes:

@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,15 +23,13 @@ import llfuse
 
 from cas3fs.errors import MountError
 from cas3fs.filesystem import FileSystem
-from cas3fs.fuse.attribute_view import DEFAULT_TIMEOUT_S, AttributeView
+from cas3fs.fuse.attribute_view import AttributeView
 from cas3fs.fuse.handlers import RequestHandlers
-from cas3fs.fuse.limiter import BlockingLimiter
 from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations
 from cas3fs.fuse.mountpoints import SUBTYPE, source_of
 from cas3fs.fuse.options import MountOptions
 from cas3fs.fuse.signals import StopSignals
 
-_FREE_WORKERS = 2
 _MIN_BACKGROUND = 2
 _WORKER_PREFIX = "fuse-worker-"
 _ALWAYS = frozenset({"big_writes", "default_permissions", "no_splice_read", "splice_write", "splice_move"})
@@ -44,40 +42,26 @@ class LlfuseSession:
         self,
         filesystem: FileSystem,
         mountpoint: Path,
+        handlers: RequestHandlers,
         *,
         url: str,
         workers: int,
         options: MountOptions,
-        control: Path,
-        last_response_at: Callable[[], float],
-        capabilities: bool = True,
-        sync: Callable[[], None] | None = None,
     ) -> None:
         """Prepare the mount of `filesystem` on `mountpoint`; `open` makes it.
 
         Args:
             filesystem: what is mounted.
             mountpoint: an existing folder.
+            handlers: of that file system.
             url: the volume's URL, which the kernel shows as the source of the mount.
             workers: threads that handle requests, at least one.
             options: the mount options.
-            control: where the control socket will be.
-            last_response_at: when the store last sent something, by the monotonic clock.
-            capabilities: whether some file may have a ``security.capability``.
-            sync: what fsync waits for; the file system's own commit unless it is given.
         """
         self._mountpoint = mountpoint
         self._workers = workers
         self._options = libfuse_options(options, url, workers, read_only=filesystem.read_only)
-        handlers = RequestHandlers(
-            filesystem,
-            limiter=BlockingLimiter(max(1, workers - _FREE_WORKERS), last_response_at),
-            control=os.fsencode(control),
-            capabilities=capabilities,
-            sync=sync,
-        )
-        timeout_s = DEFAULT_TIMEOUT_S if options.timeout_s is None else options.timeout_s
-        self._operations = LlfuseOperations(handlers, AttributeView(timeout_s, options.uid, options.gid))
+        self._operations = LlfuseOperations(handlers, AttributeView.of_options(options))
         self._is_open = False
 
     def open(self) -> None:

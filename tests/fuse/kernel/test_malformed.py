@@ -3,11 +3,8 @@
 
 import errno
 import os
-import socket
 import struct
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,64 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cas3fs.fuse.kernel import protocol
-from cas3fs.fuse.kernel.channel import Channel, ChannelError
 from cas3fs.fuse.kernel.dispatch import Deferred
 from cas3fs.fuse.kernel.protocol import Feature, Opcode
-from cas3fs.fuse.kernel.session import Session, SessionSettings
 from tests.fuse.kernel.memory_files import MemoryFiles
+from tests.fuse.kernel.serving import Kernel
 
 _NEVER_ANSWERED = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY}
 _HEADER = protocol.REQUEST_HEADER
-_REPLY = protocol.REPLY_HEADER
-
-
-class Unmounted(Channel):
-    """A connection to the test instead of the kernel: messages of a local socket."""
-
-    def is_mounted(self) -> bool:
-        return False
-
-
-class Kernel:
-    """The other end."""
-
-    def __init__(self, files: MemoryFiles, *, minor: int = 38, features: int = Feature.INIT_EXT) -> None:
-        self.socket, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(20)
-        self.session = Session(Unmounted(served.detach(), Path("/nowhere")), files, SessionSettings())
-        self.errors: list[BaseException] = []
-        self.thread = threading.Thread(target=self._serve)
-        self.thread.start()
-        self.unique = 0
-        self.init_reply = self.ask(Opcode.INIT, protocol.INIT_IN.pack(7, minor, 131072, features) + bytes(48))
-
-    def _serve(self) -> None:
-        try:
-            self.session.serve()
-        except ChannelError as error:
-            self.errors.append(error)
-
-    def send(self, opcode: int, body: bytes, inode: int = 1, length: int | None = None) -> None:
-        self.unique += 2
-        announced = _HEADER.size + len(body) if length is None else length
-        self.socket.send(_HEADER.pack(announced, opcode, self.unique, inode, 0, 0, 0, 0, 0) + body)
-
-    def ask(self, opcode: int, body: bytes, inode: int = 1, length: int | None = None) -> tuple[int, bytes]:
-        """The errno, or 0, and what follows it."""
-        self.send(opcode, body, inode, length)
-        reply = self.socket.recv(1 << 20)
-        total, error, unique = _REPLY.unpack_from(reply)
-        assert (total, unique) == (len(reply), self.unique)
-        assert -protocol.LARGEST_ERRNO <= error <= 0
-        return -error, reply[_REPLY.size :]
-
-    def is_served(self) -> bool:
-        return self.ask(Opcode.GETATTR, protocol.GETATTR_IN.pack(0, 0, 0))[0] == 0
-
-    def close(self) -> None:
-        self.session.stop()
-        self.thread.join()
-        self.socket.close()
 
 
 @pytest.fixture

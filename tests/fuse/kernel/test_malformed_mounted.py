@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cas3fs.fuse.kernel.channel import Channel, MountOptions
 from cas3fs.fuse.kernel.dispatch import Deferred
 from cas3fs.fuse.kernel.replies import DirectoryPage, FileSystemStatistics, Opened, ReplyFormat
-from cas3fs.fuse.kernel.session import Session, SessionSettings
+from cas3fs.fuse.kernel.session import SessionSettings
 from tests.fuse.kernel.memory_files import MemoryFiles, Node
+from tests.fuse.kernel.serving import Mounted
 
 pytestmark = pytest.mark.usefixtures("need_fuse")
 
@@ -44,27 +43,12 @@ class Misbehaving(MemoryFiles):
         return lambda *_args, **_kwargs: results[name]
 
 
-class Mount:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.files = Misbehaving()
-        self.session = Session(
-            Channel.mount(path, MountOptions("memory", "memoryfiles")), self.files, SessionSettings(format=LATEST)
-        )
-        self.thread = threading.Thread(target=self.session.serve)
-        self.thread.start()
-        (path / "file").write_bytes(b"content")
-        (path / "link").symlink_to("file")
-        (path / "folder").mkdir()
-
-    def close(self) -> None:
-        self.session.stop()
-        self.thread.join()
-
-
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    it = Mount(tmp_path)
+def mount(tmp_path: Path) -> Iterator[Mounted[Misbehaving]]:
+    it = Mounted(tmp_path, SessionSettings(format=LATEST), Misbehaving())
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "folder").mkdir()
     yield it
     it.close()
 
@@ -103,7 +87,7 @@ def use(path: Path) -> None:
             action()
 
 
-def is_whole(mount: Mount) -> bool:
+def is_whole(mount: Mounted[Misbehaving]) -> bool:
     """Whether a new file can be written and read, and is listed."""
     path = mount.path / f"whole{len(mount.files.nodes)}"
     path.write_bytes(b"whole")
@@ -145,7 +129,9 @@ RESULTS = st.one_of(
 @pytest.mark.lasts(240, long_s=2400)
 @settings(max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(METHODS), RESULTS, min_size=1, max_size=4), st.booleans())
-def test_a_mount_survives_results_without_sense(mount: Mount, results: dict[str, Any], deferred: bool) -> None:
+def test_a_mount_survives_results_without_sense(
+    mount: Mounted[Misbehaving], results: dict[str, Any], deferred: bool
+) -> None:
     for name, result in results.items():
         mount.files.results[name] = Deferred(lambda result=result: result) if deferred else result
     with time_limit():
@@ -175,7 +161,7 @@ def time_limit() -> Iterator[None]:
     [(b"a/b", 5), (b"", 5), (b"\0", 5), (b"n" * 300, 5), (b"name", 0), (b"name", 2**64 - 1)],
     ids=["slash", "empty", "zero", "long", "no inode", "last inode"],
 )
-def test_a_mount_survives_a_listing_of_impossible_names(mount: Mount, entry: tuple[bytes, int]) -> None:
+def test_a_mount_survives_a_listing_of_impossible_names(mount: Mounted[Misbehaving], entry: tuple[bytes, int]) -> None:
     def readdir(handle: int, cookie: int, page: DirectoryPage) -> None:
         if not cookie:
             page.add(entry[0], Node(entry[1], stat.S_IFREG | 0o644), 1)

@@ -21,6 +21,7 @@ from cas3fs.fuse.kernel.protocol import ROOT_INODE, Feature, Opcode
 from cas3fs.fuse.kernel.replies import Buffer, ReplyFormat
 from cas3fs.fuse.kernel.session import Session, SessionSettings
 from tests.fuse.kernel.memory_files import MemoryFiles
+from tests.fuse.kernel.serving import Mounted
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("CAS3FS_TEST_NO_FUSE") == "1" or not Path("/dev/fuse").exists(), reason="nobody can mount here"
@@ -29,36 +30,21 @@ _OPTIONS = MountOptions(source="memory", subtype="memoryfiles")
 _LONG = ReplyFormat(entry_timeout_s=3600, file_timeout_s=3600, directory_timeout_s=3600)
 
 
-class Mounted:
-    def __init__(self, path: Path, settings: SessionSettings, files: MemoryFiles | None = None) -> None:
-        self.path = path
-        self.files = MemoryFiles() if files is None else files
-        self.channel = Channel.mount(path, _OPTIONS)
-        self.session = Session(self.channel, self.files, settings)
-        self.thread = threading.Thread(target=self.session.serve)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.files.gate.set()
-        self.session.stop()
-        self.thread.join()
-
-
 @pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    it = Mounted(tmp_path, SessionSettings(format=_LONG))
+def mounted(tmp_path: Path) -> Iterator[Mounted[MemoryFiles]]:
+    it = Mounted(tmp_path, SessionSettings(format=_LONG), MemoryFiles())
     yield it
     it.close()
 
 
-def test_a_file_holds_what_was_written(mounted: Mounted) -> None:
+def test_a_file_holds_what_was_written(mounted: Mounted[MemoryFiles]) -> None:
     content = os.urandom(3_000_000)
     (mounted.path / "file").write_bytes(content)
     assert (mounted.path / "file").read_bytes() == content
     assert mounted.session.requests[Opcode.WRITE] < len(content) / (128 * 1024)
 
 
-def test_names_and_their_kinds(mounted: Mounted) -> None:
+def test_names_and_their_kinds(mounted: Mounted[MemoryFiles]) -> None:
     root = mounted.path
     (root / "folder").mkdir(mode=0o750)
     (root / "link").symlink_to("folder")
@@ -78,7 +64,7 @@ def test_names_and_their_kinds(mounted: Mounted) -> None:
     assert sorted(one.name for one in root.iterdir()) == ["device", "folder", "link", "pipe"]
 
 
-def test_a_listing_of_many_names_comes_with_their_attributes(mounted: Mounted) -> None:
+def test_a_listing_of_many_names_comes_with_their_attributes(mounted: Mounted[MemoryFiles]) -> None:
     for number in range(2000):
         (mounted.path / f"name{number}").touch()
     before = list(mounted.session.requests)
@@ -89,14 +75,14 @@ def test_a_listing_of_many_names_comes_with_their_attributes(mounted: Mounted) -
     assert mounted.session.requests[Opcode.LOOKUP] == before[Opcode.LOOKUP]
 
 
-def test_times_before_1970_and_far_ones(mounted: Mounted) -> None:
+def test_times_before_1970_and_far_ones(mounted: Mounted[MemoryFiles]) -> None:
     (mounted.path / "old").touch()
     for time_ns in (-1, -(10**18) - 5, 0, 9 * 10**18):
         os.utime(mounted.path / "old", ns=(time_ns, time_ns))
         assert (mounted.path / "old").stat().st_mtime_ns == time_ns
 
 
-def test_extended_attributes(mounted: Mounted) -> None:
+def test_extended_attributes(mounted: Mounted[MemoryFiles]) -> None:
     (mounted.path / "file").touch()
     os.setxattr(mounted.path / "file", "user.one", b"1" * 1000)
     os.setxattr(mounted.path / "file", "user.empty", b"")
@@ -107,7 +93,7 @@ def test_extended_attributes(mounted: Mounted) -> None:
         os.getxattr(mounted.path / "file", "user.one")
 
 
-def test_what_only_the_kernel_protocol_has(mounted: Mounted) -> None:
+def test_what_only_the_kernel_protocol_has(mounted: Mounted[MemoryFiles]) -> None:
     """fallocate, SEEK_HOLE, copy_file_range, O_TMPFILE and the time of birth reach the file system."""
     path = mounted.path / "file"
     path.write_bytes(b"x" * 100)
@@ -122,7 +108,7 @@ def test_what_only_the_kernel_protocol_has(mounted: Mounted) -> None:
     assert int(born) == mounted.files.nodes[path.stat().st_ino].birth_ns // 10**9
 
 
-def test_what_is_not_implemented_is_said_to_be_so(mounted: Mounted) -> None:
+def test_what_is_not_implemented_is_said_to_be_so(mounted: Mounted[MemoryFiles]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     for name in (b"one", b"two"):
         (mounted.path / os.fsdecode(name)).touch()
@@ -131,7 +117,7 @@ def test_what_is_not_implemented_is_said_to_be_so(mounted: Mounted) -> None:
 
 
 def test_an_unforeseen_exception_is_an_error_of_that_request_alone(
-    mounted: Mounted, caplog: pytest.LogCaptureFixture
+    mounted: Mounted[MemoryFiles], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         (mounted.path / "unforeseen").stat()
@@ -149,7 +135,7 @@ _READ, _SYNC = "print(file.read())", "print(os.fsync(file.fileno()))"
 
 
 @pytest.fixture
-def slow(mounted: Mounted) -> Path:
+def slow(mounted: Mounted[MemoryFiles]) -> Path:
     """A file whose reads and syncs wait; the kernel has none of its pages."""
     path = mounted.path / "slow"
     path.write_bytes(b"late")
@@ -157,7 +143,7 @@ def slow(mounted: Mounted) -> Path:
     return path
 
 
-def test_the_reader_goes_on_while_a_request_waits(mounted: Mounted, slow: Path) -> None:
+def test_the_reader_goes_on_while_a_request_waits(mounted: Mounted[MemoryFiles], slow: Path) -> None:
     waiting = _start(slow, _READ)
     assert mounted.files.waiting.wait(10)
     (mounted.path / "file").write_bytes(b"meanwhile")
@@ -190,7 +176,7 @@ def test_what_waits_for_one_thing_holds_up_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [_READ, _SYNC], ids=["read", "fsync"])
-def test_a_killed_program_is_gone_at_once(mounted: Mounted, slow: Path, code: str) -> None:
+def test_a_killed_program_is_gone_at_once(mounted: Mounted[MemoryFiles], slow: Path, code: str) -> None:
     waiting = _start(slow, code)
     assert mounted.files.waiting.wait(10)
     waiting.terminate()
@@ -198,12 +184,12 @@ def test_a_killed_program_is_gone_at_once(mounted: Mounted, slow: Path, code: st
     assert not mounted.files.gate.is_set()
 
 
-def _await_interrupt(mounted: Mounted, program: subprocess.Popen[bytes]) -> None:
+def _await_interrupt(mounted: Mounted[MemoryFiles], program: subprocess.Popen[bytes]) -> None:
     while not mounted.session.requests[Opcode.INTERRUPT]:
         assert program.poll() is None
 
 
-def test_a_program_that_got_a_harmless_signal_first_can_be_killed(mounted: Mounted, slow: Path) -> None:
+def test_a_program_that_got_a_harmless_signal_first_can_be_killed(mounted: Mounted[MemoryFiles], slow: Path) -> None:
     """The kernel sends one INTERRUPT only, for the first signal."""
     waiting = _start(slow, _SYNC)
     assert mounted.files.waiting.wait(10)
@@ -214,7 +200,7 @@ def test_a_program_that_got_a_harmless_signal_first_can_be_killed(mounted: Mount
     assert not mounted.files.gate.is_set()
 
 
-def test_a_harmless_signal_interrupts_nothing(mounted: Mounted, slow: Path) -> None:
+def test_a_harmless_signal_interrupts_nothing(mounted: Mounted[MemoryFiles], slow: Path) -> None:
     waiting = _start(slow, _SYNC)
     assert mounted.files.waiting.wait(10)
     waiting.send_signal(signal.SIGUSR1)
@@ -223,7 +209,7 @@ def test_a_harmless_signal_interrupts_nothing(mounted: Mounted, slow: Path) -> N
     assert waiting.communicate(timeout=10)[0] == b"None\n"
 
 
-def test_inodes_that_the_kernel_forgets_are_gone(mounted: Mounted) -> None:
+def test_inodes_that_the_kernel_forgets_are_gone(mounted: Mounted[MemoryFiles]) -> None:
     """Lookups that LOOKUP, CREATE and READDIRPLUS gave are all given back when caches are dropped."""
     for number in range(100):
         (mounted.path / f"name{number}").touch()
@@ -236,7 +222,7 @@ def test_inodes_that_the_kernel_forgets_are_gone(mounted: Mounted) -> None:
     assert lookups == [0] * 100
 
 
-def test_a_name_that_is_invalidated_is_looked_up_anew(mounted: Mounted) -> None:
+def test_a_name_that_is_invalidated_is_looked_up_anew(mounted: Mounted[MemoryFiles]) -> None:
     (mounted.path / "name").write_bytes(b"")
     (mounted.path / "name").stat()
     before = mounted.session.requests[Opcode.LOOKUP]
@@ -246,7 +232,7 @@ def test_a_name_that_is_invalidated_is_looked_up_anew(mounted: Mounted) -> None:
     assert mounted.session.requests[Opcode.LOOKUP] == before + 1
 
 
-def test_an_unmount_ends_the_session(mounted: Mounted) -> None:
+def test_an_unmount_ends_the_session(mounted: Mounted[MemoryFiles]) -> None:
     subprocess.run(["umount", mounted.path], check=True)
     mounted.thread.join(10)
     assert not mounted.thread.is_alive()
@@ -264,7 +250,7 @@ def connections() -> Iterator[Path]:
         subprocess.run(["umount", path], check=True)
 
 
-def test_an_abort_ends_the_session(mounted: Mounted, connections: Path) -> None:
+def test_an_abort_ends_the_session(mounted: Mounted[MemoryFiles], connections: Path) -> None:
     number = os.minor(mounted.path.stat().st_dev)
     (connections / str(number) / "abort").write_text("1")
     mounted.thread.join(10)
@@ -272,7 +258,7 @@ def test_an_abort_ends_the_session(mounted: Mounted, connections: Path) -> None:
     subprocess.run(["umount", mounted.path], check=True)
 
 
-def test_closing_ends_what_waits(mounted: Mounted, slow: Path) -> None:
+def test_closing_ends_what_waits(mounted: Mounted[MemoryFiles], slow: Path) -> None:
     """A program whose request is never answered gets an error when the session is closed."""
     waiting = _start(slow, _READ)
     assert mounted.files.waiting.wait(10)
@@ -282,7 +268,7 @@ def test_closing_ends_what_waits(mounted: Mounted, slow: Path) -> None:
 
 
 def test_a_kernel_that_grants_less_is_served(tmp_path: Path) -> None:
-    it = Mounted(tmp_path, SessionSettings(features=Feature.BIG_WRITES, max_write=64 * 1024))
+    it = Mounted(tmp_path, SessionSettings(features=Feature.BIG_WRITES, max_write=64 * 1024), MemoryFiles())
     try:
         (it.path / "file").write_bytes(b"y" * 200_000)
         assert (it.path / "file").read_bytes() == b"y" * 200_000
@@ -333,6 +319,7 @@ from pathlib import Path
 from cas3fs.fuse.kernel.channel import Channel, MountOptions
 from cas3fs.fuse.kernel.session import Session, SessionSettings
 from tests.fuse.kernel.memory_files import MemoryFiles
+from tests.fuse.kernel.serving import Mounted
 path = Path(sys.argv[1])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 files = MemoryFiles()
@@ -363,7 +350,7 @@ def _mounts(action: Callable[[], None]) -> int:
 
 def test_closing_leaves_no_mount(tmp_path: Path) -> None:
     def mount_and_close() -> None:
-        it = Mounted(tmp_path, SessionSettings())
+        it = Mounted(tmp_path, SessionSettings(), MemoryFiles())
         it.path.stat()
         it.close()
 

@@ -2,27 +2,23 @@
 """The kernel gives a request up while it is carried out: what its reply would have given is taken back."""
 
 import os
-import socket
 import stat
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cas3fs.fuse.kernel import protocol
-from cas3fs.fuse.kernel.channel import Channel
 from cas3fs.fuse.kernel.dispatch import Caller
-from cas3fs.fuse.kernel.protocol import ROOT_INODE, Feature, Opcode
+from cas3fs.fuse.kernel.protocol import ROOT_INODE, Opcode
 from cas3fs.fuse.kernel.replies import Attributes, Opened, Reply
-from cas3fs.fuse.kernel.session import Session, SessionSettings
 from tests.fuse.kernel.memory_files import MemoryFiles
+from tests.fuse.kernel.serving import Kernel, Unmounted
 
 NAMES = 20
 _ROOT_ONLY = {ROOT_INODE: 1}
 
 
-class GivenUp(Channel):
+class GivenUp(Unmounted):
     """A connection to the test, whose other end refuses every reply as if the request had been given up."""
 
     refuses = False
@@ -32,9 +28,6 @@ class GivenUp(Channel):
             super().send(b"refused")
             raise FileNotFoundError
         super().send(reply)
-
-    def is_mounted(self) -> bool:
-        return False
 
 
 class CountedFiles(MemoryFiles):
@@ -67,43 +60,32 @@ class CountedFiles(MemoryFiles):
         return {number: node.lookups for number, node in self.nodes.items() if node.lookups}
 
 
-class Kernel:
+class RefusingKernel(Kernel):
+    """One that can give requests up."""
+
+    channel: GivenUp
+
     def __init__(self) -> None:
-        self.socket, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(20)
         self.files = CountedFiles()
-        self.channel = GivenUp(served.detach(), Path("/nowhere"))
-        self.session = Session(self.channel, self.files, SessionSettings())
-        self.thread = threading.Thread(target=self.session.serve)
-        self.thread.start()
-        self.ask(Opcode.INIT, protocol.INIT_IN.pack(7, 38, 131072, Feature.INIT_EXT) + bytes(48))
+        super().__init__(self.files, channel=GivenUp)
 
-    def ask(self, opcode: int, body: bytes, inode: int = ROOT_INODE) -> bytes:
-        length = protocol.REQUEST_HEADER.size + len(body)
-        self.socket.send(protocol.REQUEST_HEADER.pack(length, opcode, 2, inode, 0, 0, 0, 0, 0) + body)
-        return self.socket.recv(1 << 20)
-
-    def ask_in_vain(self, opcode: int, body: bytes, inode: int = ROOT_INODE) -> None:
+    def ask_in_vain(self, opcode: int, body: bytes) -> None:
         """The reply is refused; returns when the session has taken it back, as it answers the next request then."""
         self.channel.refuses = True
-        self.ask(opcode, body, inode)
+        self.send(opcode, body)
+        assert self.socket.recv(1 << 20) == b"refused"
         self.channel.refuses = False
         self.ask(Opcode.STATFS, b"")
 
-    def close(self) -> None:
-        self.session.stop()
-        self.thread.join()
-        self.socket.close()
-
 
 @pytest.fixture
-def kernel() -> Iterator[Kernel]:
-    it = Kernel()
+def kernel() -> Iterator[RefusingKernel]:
+    it = RefusingKernel()
     yield it
     it.close()
 
 
-def _make_names(kernel: Kernel) -> None:
+def _make_names(kernel: RefusingKernel) -> None:
     for number in range(NAMES):
         made = kernel.files.mknod(ROOT_INODE, b"%d" % number, stat.S_IFREG | 0o644, 0, Caller(0, 0, 0))
         kernel.files.forget([(made.number, 1)])
@@ -132,7 +114,7 @@ _PAGE = protocol.READ_IN.pack(ROOT_INODE, 0, 4096, 0, 0, 0, 0)
     ],
     ids=lambda one: one.name if isinstance(one, Opcode) else "",
 )
-def test_a_refused_reply_leaves_no_lookup_and_no_handle(kernel: Kernel, opcode: Opcode, body: bytes) -> None:
+def test_a_refused_reply_leaves_no_lookup_and_no_handle(kernel: RefusingKernel, opcode: Opcode, body: bytes) -> None:
     _make_names(kernel)
     kernel.ask_in_vain(opcode, body)
     assert kernel.files.known() == _ROOT_ONLY
@@ -140,7 +122,7 @@ def test_a_refused_reply_leaves_no_lookup_and_no_handle(kernel: Kernel, opcode: 
 
 
 @pytest.mark.parametrize(("opcode", "count"), [(Opcode.READDIRPLUS, NAMES), (Opcode.READDIR, 0)], ids=["plus", "plain"])
-def test_an_accepted_page_counts_each_inode_once(kernel: Kernel, opcode: Opcode, count: int) -> None:
+def test_an_accepted_page_counts_each_inode_once(kernel: RefusingKernel, opcode: Opcode, count: int) -> None:
     _make_names(kernel)
     kernel.ask(opcode, _PAGE)
     assert len(kernel.files.known()) == len(_ROOT_ONLY) + count

@@ -154,6 +154,6 @@ def split_options(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _subject_of(option: str) -> str:
-    """What `option` is about: the same for ``dev`` and ``nodev``."""
+    """The subject of an option, which is the same for ``dev`` and ``nodev``."""
     name = option.partition("=")[0]
     return _OPPOSITES.get(name) or name.removeprefix("no")

@@ -71,7 +71,7 @@ class MountService:
     gc_scheduler: GcScheduler
     end_state: EndState
     session: FrontendSession | None = None
-    """What speaks with the kernel; None where there is no kernel."""
+    """The session with the kernel; None where the volume is open without a mount."""
 
     def publisher(self, purpose: str) -> Publisher:
         """What publishes the volume.

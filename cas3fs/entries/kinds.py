@@ -48,7 +48,7 @@ class VolumeEntry(Entry):
     compression: str = attribute(to_string)
     label: str = attribute(to_string, default="", metadata=True)
     fenced: bool = attribute(to_boolean, default=True)
-    """What `conditional_writes` is called in the format."""
+    """The format's name for `conditional_writes`."""
 
     @property
     def conditional_writes(self) -> bool:

@@ -51,7 +51,7 @@ _ATTEMPTS = 3
 
 
 class _Copy(NamedTuple):
-    """What is to be copied: handles, files, and the range, within the source's size."""
+    """A request: handles, files, and the range, cut to the size of the source."""
 
     handle: int
     offset: int
@@ -62,7 +62,7 @@ class _Copy(NamedTuple):
     destination: Inode
 
     def after(self, done: int) -> "_Copy":
-        """What is left when `done` bytes are copied."""
+        """The request for the rest, when `done` bytes are copied."""
         return self._replace(offset=self.offset + done, to_offset=self.to_offset + done, length=self.length - done)
 
 
@@ -247,7 +247,7 @@ class Copies:
         return rows, end - start
 
     def _freeze(self, destination: Inode) -> FrozenFile | None:
-        """What has to be entered in the index before chunks: layers that have no bytes; None where there are none."""
+        """The layers without bytes, which the index has to have before it gets chunks; None where there are none."""
         unstored = _unstored(destination)
         for layer in unstored:
             layer.frozen = True  # nothing is being written to it

@@ -19,7 +19,7 @@ class Caller(Protocol):
 
     @property
     def umask(self) -> int:
-        """What is made gets none of these permissions; the kernel may have taken them away already."""
+        """Permissions that new files do not get; 0 where the kernel has taken them away already."""
 
 
 @attrs.frozen

@@ -46,9 +46,9 @@ class FrontendSession(Protocol):
 
 
 def choose_frontend(name: str, options: MountOptions, *, writeback: bool = False) -> Callable[..., FrontendSession]:
-    """What makes the session of the front-end called `name`; ``auto`` is our own.
+    """Chooses the front-end called `name` (``auto`` is our own); returns the function that makes its session.
 
-    It is chosen before the volume is opened, so that a mount that cannot be claims nothing.
+    Call it before the volume is opened, so that a mount that cannot be made claims nothing.
 
     Raises:
         MountError: llfuse is asked for, and not installed, or it cannot do `writeback`; or our own front-end does not

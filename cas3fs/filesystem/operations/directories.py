@@ -82,10 +82,10 @@ class Directories:
         return self._inodes.admit(row)
 
     def _find_dots(self, number: int, name: bytes) -> Inode:
-        """Where the two names lead.
+        """The inode of ``.`` or ``..``.
 
-        Who has a file's handle asks for ``.`` of any inode, whatever its type. What has lost its last name is gone for
-        him, although the kernel may not have said yet that it has forgotten it.
+        A server of NFS, which keeps handles of files, asks for ``.`` of any inode, whatever its type. It must not get
+        one that has lost its last name, although the kernel may not have said yet that it has forgotten it.
         """
         if name == b".":
             inode = self._inodes.get(number)
@@ -333,7 +333,7 @@ def new_row(
     rdev: int = 0,
     size: int = 0,
 ) -> tuple[int, ...]:
-    """What `caller` makes in `directory`: the columns of the inode from mode to crtime_ns.
+    """The row of an inode that `caller` makes in `directory`: its columns from mode to crtime_ns.
 
     Raises:
         FileSystemError: EINVAL, for an owner or a device that there cannot be.

@@ -52,7 +52,7 @@ class OpenFile:
         self.privileged = privileged
         """Its writes do not clear set-id bits, where nobody says whether they are to."""
         self.appends = False
-        """It was opened to write behind the end only."""
+        """Its file is append-only: it may write behind the end, and nowhere else."""
         self.readahead = ReadAhead()
         self.chunks = chunks
         self.losses_seen = 0

@@ -24,7 +24,7 @@ NOATIME: Final = 0x80
 """As ``FS_IOC_GETFLAGS`` has them. The last two are kept, and ask for nothing: reading never changes the atime here."""
 KNOWN: Final = IMMUTABLE | APPEND | NODUMP | NOATIME
 INHERITED: Final = NODUMP | NOATIME
-"""What is made in a directory gets these from it."""
+"""New files and folders take these over from their directory."""
 PROTECTED: Final = IMMUTABLE | APPEND
 
 

@@ -105,7 +105,7 @@ class Inode:
 
     @property
     def generation(self) -> int:
-        """32 bits that tell it from another inode of the same number; 0 for the root.
+        """32 bits that distinguish it from an earlier inode of the same number; 0 for the root.
 
         A number is used again where an inode was never committed before a crash, or where an older snapshot was
         restored. Whoever kept a handle of the lost inode must not be given the new one.

@@ -5,8 +5,8 @@ A file with unstored data has a stack of *layers* over what the index has of it.
 
 - a **sequence number**: one more than that of the layer below it, or than the inode's ``stored_seq``;
 - the **ranges** that were written while it was on top, and their bytes;
-- its **holes**: what was punched while it was on top, and not written again. What lies below the layer is dead there,
-  and reads as zeros;
+- its **holes**: the ranges that were punched while it was on top, and not written again. Nothing below the layer
+  shows there, so they read as zeros;
 - a **floor**: the least size that the file had while the layer was on top. Whatever lies below the layer (lower layers
   and the index) is dead from the floor on and reads as zeros, whatever size the file grows to again;
 - the **size and times** of the file at the layer's last change.
@@ -146,8 +146,8 @@ class LayerLookup:
 
 
 def changed_ranges(layers: Sequence[Layer]) -> tuple[RangeSet, RangeSet]:
-    """What was written in `layers` (bottom to top), and what was punched, and neither cut off nor changed by a later
-    one; from the least floor on everything else is dead."""
+    """The ranges that `layers` (bottom to top) have written, and those that they have punched; each without what a
+    later layer has changed or cut off. From the least floor on everything else is dead."""
     written, holes = RangeSet(), RangeSet()
     for layer in layers:
         written.truncate(layer.floor)

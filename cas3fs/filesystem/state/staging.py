@@ -304,8 +304,8 @@ class Staging:
     def punch(self, inode: Inode, start: int, end: int) -> None:
         """Makes ``[start, end)`` of the file a hole, as far as the file reaches.
 
-        What lies below its active layer is dead there. The bytes of that layer are dropped; if they are in a file, the
-        local disk has their space again when the layer is stored.
+        Nothing below its active layer shows there any more. The bytes of that layer are dropped; if they are in a file,
+        the local disk has their space again when the layer is stored.
         """
         layer = self._layer_for_bytes(inode)
         end = min(end, inode.size)

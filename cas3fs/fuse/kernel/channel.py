@@ -53,7 +53,7 @@ _CLEARED: Final[Mapping[str, int]] = MappingProxyType(
 )
 _DEFAULT_FLAGS = ("nosuid", "nodev")
 _DEFAULT_TIMES = frozenset({"diratime", "relatime"})
-"""What the kernel does without being told, and fusermount3 of libfuse 3.14 does not know."""
+"""The kernel does these by default, and fusermount3 of libfuse 3.14 does not know them."""
 SECURITY_NAMES: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext"})
 """Mount options that SELinux reads."""
 
@@ -363,7 +363,7 @@ def _status_of(helper: "subprocess.Popen[bytes]") -> int:
 
 
 def _reason(helper: "subprocess.Popen[bytes]", errors: IO[bytes]) -> str:
-    """What fusermount3, which has ended or is about to, said of its failure."""
+    """The reason that fusermount3 gave for its failure; waits for its end."""
     status = _status_of(helper)
     errors.seek(0)
     said = errors.read().decode(errors="replace").split()

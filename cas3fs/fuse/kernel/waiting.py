@@ -27,7 +27,7 @@ _ROUND: Final = 64
 _MOST_MISSES: Final = _ROUND // 2
 _MOST_SLOW: Final = _ROUND // 16
 _SLOW_NS: Final = 10_000
-"""What an attempt takes at most, on average, where nobody else wants the processor."""
+"""An attempt takes no longer on average, where nobody else wants the processor."""
 REST: Final = 4096
 """How many requests a rest lasts."""
 

@@ -119,7 +119,7 @@ class SnapshotWriter:
             lineage=origin.lineage,
             claim=origin.claim,
             whole_at=reusable.whole_at or time,
-            since_size=0 if reusable.whole_at is None else reusable.since_size + new_size,
+            since_size=0 if reusable.whole_at is None else reusable.since_size + _replaced(old, uses, new_size),
         )
         return self._save(entry, tree)
 
@@ -249,8 +249,17 @@ class _Reusable:
     """Bytes that were stored since then."""
 
 
+def _replaced(old: SnapshotEntry | None, uses: Iterable[PagesUse], new_size: int) -> int:
+    """Return how many of the bytes that a snapshot added stand for older ones: not those by which it has grown."""
+    before = 0 if old is None else _needed(old.pages)
+    return max(new_size - max(_needed(uses) - before, 0), 0)
+
+
+def _needed(uses: Iterable[PagesUse]) -> int:
+    return sum(one.live_size for one in uses)
+
+
 def _is_self_contained_due(old: SnapshotEntry, now: datetime) -> bool:
     """Return whether the snapshot after `old` must be self-contained."""
-    needed = sum(one.live_size for one in old.pages)
     since = old.whole_at or old.time
-    return old.since_size >= max(needed, LARGE_PAGES_BYTES) or now - since >= SELF_CONTAINED_AFTER
+    return old.since_size >= max(_needed(old.pages), LARGE_PAGES_BYTES) or now - since >= SELF_CONTAINED_AFTER

@@ -233,6 +233,19 @@ def test_a_snapshot_is_self_contained_when_the_changes_need_as_much_space(tmp_pa
     assert whole[:2] == [1, 5]
 
 
+def test_growth_alone_makes_no_snapshot_self_contained(tmp_path: Path, store: Store) -> None:
+    archive = SnapshotArchive(Shelf(store))
+    index = tmp_path / "index"
+    content = random.Random(5)
+    index.write_bytes(content.randbytes(16 << 10))
+    made = [archive.create(index, epoch=1, sequence=1)]
+    index.write_bytes(content.randbytes(8 << 20))  # the first page of a database changes, too
+    made.append(archive.create(index, epoch=1, sequence=2, parent=made[-1].id))
+    change(index, 700)
+    last = archive.create(index, epoch=1, sequence=3, parent=made[-1].id)
+    assert last.new_size < 1 << 20
+
+
 def test_a_snapshot_of_an_earlier_version_can_be_a_parent(store: Store, index: Path) -> None:
     clock = Clock()
     archive = archive_of(store, clock)

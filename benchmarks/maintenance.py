@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cas3fs.blocks.codec import Compression, decode_verified, encode, hash_block
+from cas3fs.blocks.codec import Compression, decode_verified, encode
 from cas3fs.blocks.packs import PackBuilder, read_contents
 from cas3fs.blockstore.pack_store import PackStore, pack_key
 from cas3fs.entries.shelf import Shelf
@@ -32,10 +32,11 @@ from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
 from cas3fs.maintenance.fsck.volume_check import FsckSettings, check_volume
 from cas3fs.maintenance.gc.plan import PlanInputs, make_plan
 from cas3fs.maintenance.gc.request import GcSettings
-from cas3fs.objectstores.base import ListPage, ObjectInfo
+from cas3fs.objectstores.base import ListPage, ObjectInfo, hash_plainly
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.values import BlockHash
 
 MIB = 1 << 20
 BLOCKS_PER_PACK = 4000
@@ -132,7 +133,7 @@ def _fill(store: DirectoryStore, path: Path, mib: int) -> Sequence[str]:
             builder = PackBuilder()
             for _ in range(32):
                 plain = os.urandom(MIB // 2) + bytes(MIB // 2)
-                builder.add(hash_block(plain), encode(plain, Compression.parse("zstd:3")), len(plain))
+                builder.add(BlockHash(hash_plainly(plain)), encode(plain, Compression.parse("zstd:3")), len(plain))
             image = builder.finish()
             pack = PackStore(store).put(image, 1)
             names.append(pack.name)
@@ -149,7 +150,9 @@ def _plain_loop(store: DirectoryStore, names: Sequence[str]) -> None:
     for name in names:
         body = store.get(pack_key(name))
         for one in read_contents(body, len(body)):
-            decode_verified(memoryview(body)[one.offset : one.offset + one.stored_length], one.plain_length, one.hash)
+            decode_verified(
+                memoryview(body)[one.offset : one.offset + one.stored_length], one.plain_length, one.hash, hash_plainly
+            )
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -9,15 +9,21 @@ This module does not know of volumes, stores or mounts; the subpackages that do 
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 
 from cas3fs.units import GIB, MIB
 
 STATE_VARIABLE = "CAS3FS_STATE_DIR"
+PASSPHRASE_VARIABLE = "CAS3FS_PASSPHRASE"
+PASSPHRASE_COMMAND_VARIABLE = "CAS3FS_PASSPHRASE_COMMAND"
+PASSPHRASE_FILE_VARIABLE = "CAS3FS_PASSPHRASE_FILE"
+KEY_FILE_VARIABLE = "CAS3FS_KEY_FILE"
+KMS_KEY_VARIABLE = "CAS3FS_KMS_KEY"
 CACHE_VARIABLE = "CAS3FS_CACHE_DIR"
 
 
@@ -54,6 +60,30 @@ def find_local_folders(
 
 
 @attrs.frozen
+class SecretSettings:
+    """Where the secret that opens an encrypted volume comes from; the first that is given counts.
+
+    Where nothing is given, the environment is asked (`PASSPHRASE_COMMAND_VARIABLE` and others), and then the terminal.
+    """
+
+    passphrase_file: Path | None = None
+    key_file: Path | None = None
+    kms_key: str | None = None
+    """The name (ARN) of a key of AWS KMS."""
+    ask: Callable[[str], str] | None = attrs.field(default=None, repr=False, eq=False)
+    """Asks at the terminal; None where there is none."""
+    ask_new: Callable[[str], str] | None = attrs.field(default=None, repr=False, eq=False)
+    """Asks for a new passphrase, twice."""
+    read: dict[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+    """The secrets that were read in this process, so that nobody is asked twice."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the command line names a secret."""
+        return any(one is not None for one in (self.passphrase_file, self.key_file, self.kms_key))
+
+
+@attrs.frozen
 class StoreSettings:
     """How to reach the object store, and how much of its bandwidth to use.
 
@@ -71,6 +101,8 @@ class StoreSettings:
     """For how long a request that fails is tried again; None: long enough to bridge a short outage."""
     first_response_s: float | None = None
     """The same, until the store has responded for the first time; it has no effect beside `timeout_s`."""
+    secrets: SecretSettings = SecretSettings()
+    """What opens an encrypted volume."""
     upload_bytes_per_s: float | None = None
     """None: no limit."""
     download_bytes_per_s: float | None = None
@@ -93,6 +125,7 @@ class VolumeSettings:
     allow_unfenced: bool = False
     group_readable: bool = False
     """For a store in a directory: its group may read it."""
+    encrypt: bool = False
 
 
 @attrs.frozen

@@ -13,7 +13,13 @@
     │   ├── StateConflict            the state directory does not match the store
     │   ├── EpochHeld                another writer has not released the volume
     │   ├── EpochUnknown             the volume has no such epoch
-    │   └── Fenced                   a later writer has taken over
+    │   ├── Fenced                   a later writer has taken over
+    │   └── StoreRolledBack          the store shows an older state than this machine has seen
+    ├── KeysError                    the keys of an encrypted volume
+    │   ├── SecretMissing            the volume is encrypted, and no passphrase or key was given
+    │   ├── SecretWrong              no entry of a key is opened by what was given
+    │   ├── KeyringDamaged           the keys in the store were changed, or are missing
+    │   └── GenerationUnknown        sealed with a generation of the key that the keyring lacks
     ├── EntryError                   a stored entry cannot be decoded
     │   ├── EntryCorrupt             damaged, truncated, or of another kind
     │   ├── MissingAttribute         a required attribute is missing
@@ -38,6 +44,7 @@
     │   ├── ObjectExists             create-if-absent found an object
     │   ├── ObjectTooShort           it ends before the requested range does
     │   ├── ObjectTooLong            it exceeds the limit of its reader
+    │   ├── ObjectDamaged            its bytes are not what was sealed
     │   ├── DeleteFailed             the store refused to delete some keys
     │   ├── StoreMissing             no such bucket or directory
     │   ├── AccessDenied             credentials are missing, wrong, or lack a permission
@@ -103,6 +110,30 @@ class EpochUnknown(VolumeError):
 
 class Fenced(VolumeError):
     """A later writer has taken over."""
+
+
+class StoreRolledBack(VolumeError):
+    """The store shows an older state of an encrypted volume than this machine has seen."""
+
+
+class KeysError(Cas3fsError):
+    """The keys of an encrypted volume cannot be used."""
+
+
+class SecretMissing(KeysError):
+    """The volume is encrypted, and no passphrase or key was given."""
+
+
+class SecretWrong(KeysError):
+    """What was given opens no entry of a key: it is wrong, or the entry is damaged."""
+
+
+class KeyringDamaged(KeysError):
+    """The keys in the store were changed, or are missing."""
+
+
+class GenerationUnknown(KeysError):
+    """Something is sealed with a generation of the key that the keyring lacks."""
 
 
 class EntryError(Cas3fsError):
@@ -231,6 +262,10 @@ class ObjectTooShort(StoreError):
 
 class ObjectTooLong(StoreError):
     """The object exceeds the limit of its reader: it is not what its reader expects."""
+
+
+class ObjectDamaged(StoreError):
+    """The object's bytes are not what was sealed under its name: they are damaged, or forged."""
 
 
 class DeleteFailed(StoreError):

@@ -28,7 +28,7 @@ class Cas3fs(StoreBacked):
 
     def make(self) -> None:
         unfenced = () if self.place == DIR else ("--allow-unfenced",)  # rclone ignores conditional writes
-        self.run("mkfs", self.url, *unfenced)
+        self.run("mkfs", "--no-encrypt", self.url, *unfenced)
 
     def command(self) -> list[str]:
         options = ["--foreground", *self.mount_options, "--snapshot-interval", "1h"]

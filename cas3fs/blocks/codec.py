@@ -16,11 +16,11 @@ entry and the decoder find it there. A tag is never used again for another codec
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Final, NewType, Self
 
 import attrs
 import zstandard
-from blake3 import blake3
 
 from cas3fs.errors import BlockCorrupt, UsageError
 from cas3fs.values import BlockHash, Buffer
@@ -176,11 +176,6 @@ def _spelling(codec: Codec) -> str:
     return f"{codec.name}:LEVEL with a level from {codec.levels[0]} to {codec.levels[-1]}"
 
 
-def hash_block(plain: Buffer) -> BlockHash:
-    """The name of a block: BLAKE3 of its plain bytes, 32 bytes."""
-    return BlockHash(blake3(plain).digest())
-
-
 def encode(plain: Buffer, compression: Compression) -> bytes:
     """Tag and payload of `plain`, in one piece; otherwise as `encode_parts`."""
     return b"".join(encode_parts(plain, compression))
@@ -215,14 +210,16 @@ def decode(encoded: Buffer, plain_length: int) -> bytes:
     raise BlockCorrupt(f"codec {tag} of a block is unknown: a newer cas3fs may have written it")
 
 
-def decode_verified(encoded: Buffer, plain_length: int, expected: BlockHash) -> bytes:
-    """As `decode`, and the bytes have the hash `expected`.
+def decode_verified(
+    encoded: Buffer, plain_length: int, expected: BlockHash, hash_content: Callable[[Buffer], bytes]
+) -> bytes:
+    """As `decode`, and the bytes have the hash `expected`, which `hash_content` makes in this volume.
 
     Raises:
         BlockCorrupt: as `decode`, or another hash.
     """
     plain = decode(encoded, plain_length)
-    if hash_block(plain) != expected:
+    if hash_content(plain) != expected:
         raise BlockCorrupt(f"a block's bytes do not match its hash {expected.hex()}")
     return plain
 

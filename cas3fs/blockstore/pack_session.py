@@ -42,10 +42,10 @@ class PendingBlock:
 
 
 class OpenPack:
-    """A pack being filled, and its blocks."""
+    """A pack that is being filled through `builder`, and its blocks."""
 
-    def __init__(self) -> None:
-        self.builder = PackBuilder()
+    def __init__(self, builder: PackBuilder) -> None:
+        self.builder = builder
         self.blocks: list[PendingBlock] = []
         self.held_bytes = 0
 
@@ -60,6 +60,9 @@ class Pipeline(Protocol):
     """What a session needs from the writer."""
 
     pack_size_bytes: int
+
+    def open_pack(self) -> OpenPack:
+        """A new pack."""
 
     def accept(self, session: "PackSession", block: BlockHash, plain: Buffer) -> StoredFuture:
         """Accept the block, and later call `enqueue` and then `on_encoded` of the session; may block."""
@@ -82,7 +85,7 @@ class PackSession:
         self._lock = threading.Lock()
         self._queue: deque[PendingBlock | None] = deque()
         """None is the mark of `seal`."""
-        self._open = OpenPack()
+        self._open = pipeline.open_pack()
         self._idle_bytes = 0  # of the open pack, as reported to the pipeline
 
     def __enter__(self) -> Self:
@@ -154,7 +157,7 @@ class PackSession:
         pending.encoded = None
         limit = self._pipeline.pack_size_bytes
         if pending.held_bytes >= limit:
-            alone = OpenPack()
+            alone = self._pipeline.open_pack()
             alone.add(pending, encoded)
             sealed.append(alone)
             return
@@ -165,4 +168,4 @@ class PackSession:
     def _seal_open_pack(self, sealed: list[OpenPack]) -> None:
         if self._open.blocks:
             sealed.append(self._open)
-            self._open = OpenPack()
+            self._open = self._pipeline.open_pack()

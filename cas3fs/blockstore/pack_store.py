@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Packs in the object store: the one place that names, stores and reads them.
 
-The key of a pack is ``packs/<epoch, eight digits>/<BLAKE3 of its bytes, 64 hex digits>``; its *name* is the key without
+The key of a pack is ``packs/<epoch, eight digits>/<hash of its bytes, 64 hex digits>``; its *name* is the key without
 ``packs/``, and locations in the index refer to it by that name. A pack is an object of its own format
 (`cas3fs.blocks.packs`) without metadata.
 
@@ -19,10 +19,26 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
-from cas3fs.blocks.codec import decode_verified, hash_block
-from cas3fs.blocks.packs import FOOTER_BYTES, GUESSED_TAIL_BYTES, FinishedPack, read_contents, tail_length
+from cas3fs.blocks.codec import decode_verified
+from cas3fs.blocks.packs import (
+    FOOTER_BYTES,
+    GUESSED_TAIL_BYTES,
+    FinishedPack,
+    PackBuilder,
+    read_contents,
+    tail_length,
+)
 from cas3fs.blockstore.pack_ranges import PackRange, is_stored_plain
-from cas3fs.errors import BlockCorrupt, BlockMissing, ObjectExists, ObjectMissing, ObjectTooLong, ObjectTooShort
+from cas3fs.errors import (
+    BlockCorrupt,
+    BlockMissing,
+    ObjectDamaged,
+    ObjectExists,
+    ObjectMissing,
+    ObjectTooLong,
+    ObjectTooShort,
+    PackCorrupt,
+)
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectInfo, ObjectStore
 from cas3fs.units import MIB
@@ -88,10 +104,14 @@ class PackStore:
 
     # Storing
 
+    def builder(self) -> PackBuilder:
+        """A new pack of this volume."""
+        return PackBuilder(self._store.name_content, pads=self._store.pads)
+
     def put(self, pack: FinishedPack, epoch: int) -> StoredPack:
         """Store a pack under `epoch`, and return when the store has confirmed it.
 
-        An object that already has the name counts as stored: the name is the hash of the content with its random
+        An object that already has the name counts as stored: the name is a hash of the content with its random
         nonce, so it is this very pack, put by an earlier attempt.
 
         Raises:
@@ -136,7 +156,7 @@ class PackStore:
         """
         if is_stored_plain(block):
             plain = self._get(block.pack, block.offset + 1, block.plain_length)
-            if hash_block(plain) == block.hash:
+            if self._store.hash_content(plain) == block.hash:
                 return plain
         return self.decode(self._get(block.pack, block.offset, block.stored_length), block.offset, block)
 
@@ -179,11 +199,14 @@ class PackStore:
             StoreError: the store failed.
         """
         key = pack_key(name)
-        tail = self._store.get_suffix(key, min(size_bytes, GUESSED_TAIL_BYTES))
-        if len(tail) >= FOOTER_BYTES:
-            needed = tail_length(tail, size_bytes)
-            if needed > len(tail):
-                tail = self._store.get_suffix(key, needed)
+        try:
+            tail = self._store.get_suffix(key, min(size_bytes, GUESSED_TAIL_BYTES))
+            if len(tail) >= FOOTER_BYTES:
+                needed = tail_length(tail, size_bytes)
+                if needed > len(tail):
+                    tail = self._store.get_suffix(key, needed)
+        except ObjectDamaged as error:
+            raise PackCorrupt(str(error)) from error
         return tuple(BlockLocation(one.hash, name, *one[1:]) for one in read_contents(tail, size_bytes))
 
     def decode(self, body: Buffer, start: int, block: BlockLocation) -> bytes:
@@ -198,7 +221,7 @@ class PackStore:
             raise BlockMissing(f"block {block.hash.hex()} is lost: pack {block.pack} ends before it does")
         encoded = memoryview(body)[skip : skip + block.stored_length]
         try:
-            return decode_verified(encoded, block.plain_length, block.hash)
+            return decode_verified(encoded, block.plain_length, block.hash, self._store.hash_content)
         except BlockCorrupt as error:
             self._corrupt.add()
             place = f"{block.offset} of {pack_key(block.pack)}"
@@ -208,7 +231,7 @@ class PackStore:
         """The plain bytes of a block from its own piece of a range, and the piece before it."""
         if not is_stored_plain(block):
             return self.decode(piece, block.offset, block)
-        if hash_block(piece) == block.hash:
+        if self._store.hash_content(piece) == block.hash:
             return piece
         return self.decode(before[-1:] + piece, block.offset, block)
 
@@ -235,3 +258,5 @@ def _as_missing_block(name: str) -> Iterator[None]:
         yield
     except (ObjectMissing, ObjectTooShort, ObjectTooLong) as error:
         raise BlockMissing(f"blocks of pack {name} are lost: {error}") from error
+    except ObjectDamaged as error:
+        raise BlockCorrupt(f"blocks of pack {name} cannot be read: {error}") from error

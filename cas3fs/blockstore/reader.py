@@ -65,7 +65,7 @@ class BlockReader:
             clock: the time in seconds.
         """
         self._memory = memory
-        self._cache = None if cache is None else ensure_verified(cache)
+        self._cache = None if cache is None else ensure_verified(cache, store.hash_content)
         self._fetcher = Fetcher(
             PackStore(store, metrics),
             memory,

@@ -58,6 +58,8 @@ class BlockWriter:
         encoders: int = 2,
     ) -> None:
         self.pack_size_bytes = pack_size_bytes
+        self.hash_content = store.hash_content
+        """Gives the hash of a block."""
         self._packs = PackStore(store, metrics)
         self._epoch = epoch
         self._compression = compression
@@ -107,6 +109,10 @@ class BlockWriter:
         self.fail(left, _closed())
 
     # What sessions call
+
+    def open_pack(self) -> OpenPack:
+        """A new pack, which the session fills."""
+        return OpenPack(self._packs.builder())
 
     def accept(self, session: PackSession, block: BlockHash, plain: Buffer) -> StoredFuture:
         """Accept a block of `session`."""

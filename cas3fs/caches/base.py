@@ -14,7 +14,7 @@ blocks (`cas3fs.caches.wrappers`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from cas3fs.units import MIB
@@ -22,6 +22,10 @@ from cas3fs.values import BlockHash, Buffer
 
 LARGEST_BLOCK_BYTES: Final = 16 * MIB
 """No block is longer. A cache allocates nothing for a length beyond it, whatever a file or a server claims."""
+
+
+HashBlock = Callable[[Buffer], bytes]
+"""Gives the hash of a block's bytes, 32 bytes."""
 
 
 class BlockCache(ABC):

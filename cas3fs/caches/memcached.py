@@ -28,14 +28,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
 
-from blake3 import blake3
-
-from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache
+from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache, HashBlock
 from cas3fs.caches.memcached_servers import ClientFactory, HashRing, MemcachedServer, make_client
 from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import hash_plainly
 from cas3fs.units import KIB, MIB, parse_duration, parse_size
 from cas3fs.values import BlockHash, Buffer
 
@@ -75,7 +74,9 @@ class MemcachedCache(BlockCache):
         slow_s: float = DEFAULT_SLOW_S,
         item_bytes: int = DEFAULT_ITEM_BYTES,
         client_factory: ClientFactory = make_client,
+        hash_block: HashBlock = hash_plainly,
     ) -> None:
+        self._hash_block = hash_block
         self._prefix = f"c3:{volume.replace('-', '')}:".encode()
         self._share_bytes = item_bytes - _HEADER.size
         self._corrupt = metrics.counter("cache.memcached.rotten")
@@ -106,6 +107,7 @@ class MemcachedCache(BlockCache):
             timeout_s=spec.option("timeout", parse_duration, DEFAULT_TIMEOUT_S),
             slow_s=spec.option("slow", parse_duration, DEFAULT_SLOW_S),
             item_bytes=item_bytes,
+            hash_block=context.hash_block,
         )
 
     def get(self, block: BlockHash) -> bytes | None:
@@ -206,7 +208,7 @@ class MemcachedCache(BlockCache):
         if parts is None:
             return None
         plain = b"".join(parts)
-        if blake3(plain).digest() == block:
+        if self._hash_block(plain) == block:
             return plain
         self._corrupt.add()
         server.delete(self._key(block, 0))

@@ -70,7 +70,7 @@ def make_caches(specs: Sequence[CacheSpec], context: CacheContext) -> BlockCache
         for tier in tiers:
             tier.close()
         raise
-    return TieredCache(tiers, metrics=context.metrics) if tiers else None
+    return TieredCache(tiers, metrics=context.metrics, hash_block=context.hash_block) if tiers else None
 
 
 def cache_kinds() -> list[str]:
@@ -124,7 +124,7 @@ def _make_disk(spec: CacheSpec, context: CacheContext) -> BlockCache:
     directory = context.directory
     if "directory" in spec.options:
         directory = Path(spec.options["directory"]).absolute() / context.volume
-    return DiskCache(directory, spec.argument_as(parse_size), metrics=context.metrics)
+    return DiskCache(directory, spec.argument_as(parse_size), metrics=context.metrics, hash_block=context.hash_block)
 
 
 def _make_memcached(spec: CacheSpec, context: CacheContext) -> BlockCache:

@@ -18,9 +18,10 @@ from urllib.parse import unquote
 
 import attrs
 
-from cas3fs.caches.base import BlockCache
+from cas3fs.caches.base import BlockCache, HashBlock
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import hash_plainly
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _Value = TypeVar("_Value")
@@ -102,6 +103,8 @@ class CacheContext:
     """A folder on this machine for blocks of this volume. It may not exist yet, and may be deleted at any time."""
     metrics: Metrics
     """For further counters; hits and misses are counted for every cache."""
+    hash_block: HashBlock = hash_plainly
+    """Gives the hash of a block, by which blocks are checked: it is keyed where the volume is encrypted."""
 
 
 CacheFactory = Callable[[CacheSpec, CacheContext], BlockCache]

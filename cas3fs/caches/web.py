@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from blake3 import blake3
-
-from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache
+from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache, HashBlock
 from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import hash_plainly
 from cas3fs.units import parse_duration
 from cas3fs.values import BlockHash, Buffer
 
@@ -55,6 +54,7 @@ class WebCache(BlockCache):
         metrics: Metrics,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         slow_s: float = DEFAULT_SLOW_S,
+        hash_block: HashBlock = hash_plainly,
     ) -> None:
         """Connect to `url`, which begins with ``http://`` or ``https://``.
 
@@ -63,6 +63,7 @@ class WebCache(BlockCache):
         """
         import urllib3
 
+        self._hash_block = hash_block
         shown, self._headers = _split_url(url)
         self._base = shown + volume
         self._http = urllib3.PoolManager(CONNECTIONS, maxsize=CONNECTIONS, retries=False)
@@ -89,6 +90,7 @@ class WebCache(BlockCache):
             metrics=context.metrics,
             timeout_s=spec.option("timeout", parse_duration, DEFAULT_TIMEOUT_S),
             slow_s=spec.option("slow", parse_duration, DEFAULT_SLOW_S),
+            hash_block=context.hash_block,
         )
 
     def get(self, block: BlockHash) -> bytes | None:
@@ -99,7 +101,7 @@ class WebCache(BlockCache):
         status, body = answer
         if status != _OK:
             return None
-        if blake3(body).digest() == block:
+        if self._hash_block(body) == block:
             return body
         self._corrupt.add()
         self.evict(block)

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from blake3 import blake3
-
-from cas3fs.caches.base import BlockCache
+from cas3fs.caches.base import BlockCache, HashBlock
 from cas3fs.metrics import Metrics
+from cas3fs.objectstores.base import hash_plainly
 from cas3fs.values import BlockHash, Buffer
 
 _log = logging.getLogger(__name__)
@@ -85,8 +84,9 @@ class VerifyingCache(BlockCache):
 
     verifies = True
 
-    def __init__(self, inner: BlockCache) -> None:
+    def __init__(self, inner: BlockCache, hash_block: HashBlock = hash_plainly) -> None:
         self._inner = inner
+        self._hash_block = hash_block
         self.name = inner.name
         self.remote = inner.remote
 
@@ -126,15 +126,15 @@ class VerifyingCache(BlockCache):
         self._inner.close()
 
     def _checked(self, block: BlockHash, plain: bytes | None) -> bytes | None:
-        if plain is None or blake3(plain).digest() == block:
+        if plain is None or self._hash_block(plain) == block:
             return plain
         self._inner.evict(block)
         return None
 
 
-def ensure_verified(cache: BlockCache) -> BlockCache:
+def ensure_verified(cache: BlockCache, hash_block: HashBlock = hash_plainly) -> BlockCache:
     """Return `cache` itself if it verifies its blocks, else wrapped so that they are checked."""
-    return cache if cache.verifies else VerifyingCache(cache)
+    return cache if cache.verifies else VerifyingCache(cache, hash_block)
 
 
 def _bytes_or_none(result: object) -> bytes | None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Work in the background: a child process in a session of its own, which reports to the parent until it has started.
 
-The child is forked before any thread exists. It reports through a pipe, by lines of JSON: any number of
-``{"progress": {...}}`` and ``{"notice": "..."}`` (what it logs as a warning), then ``{}`` when it serves, or
-``{"error": {"type": ..., "message": ...}}``; an end without a report is an error, too. Then it has no terminal and no
-standard streams.
+The child is forked before any thread exists. It reports through a pipe, by lines of JSON: any number of ``{"progress":
+{...}}``, ``{"notice": "..."}`` (what it logs as a warning) and ``{"ask": "..."}`` (it needs a passphrase, and has no
+terminal: the parent asks, and answers through a second pipe), then ``{}`` when it serves, or ``{"error": {"type": ...,
+"message": ...}}``; an end without a report is an error, too. Then it has no terminal and no standard streams.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, Any, BinaryIO, NoReturn
 
 import click
 
@@ -29,9 +29,16 @@ _PROGRESS_INTERVAL_S = 0.1
 class Ready:
     """The work calls this once, when it serves; until then it reports its progress through it."""
 
-    def __init__(self, serves: Callable[[], None], progress: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        serves: Callable[[], None],
+        progress: Callable[[dict[str, Any]], None],
+        ask: Callable[[str], str] | None = None,
+    ) -> None:
         self._serves = serves
         self._progress = progress
+        self.ask = ask
+        """Asks for a passphrase at the terminal, in place of the process that does the work; None: that can itself."""
         self._last_sent_s = 0.0
 
     def __call__(self) -> None:
@@ -64,14 +71,17 @@ def run_in_background(work: Work) -> int:
         Cas3fsError: what kept the child from serving.
     """
     reading, writing = os.pipe()
+    answers, answering = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _run_child(work, writing)
+        os.close(answering)
+        _run_child(work, writing, answers)
     os.close(writing)
+    os.close(answers)
     try:
-        with os.fdopen(reading, "rb") as pipe:
-            told = _show_progress(pipe)
+        with os.fdopen(reading, "rb") as pipe, os.fdopen(answering, "wb", buffering=0) as answering_pipe:
+            told = _show_progress(pipe, answering_pipe)
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
         raise
@@ -81,13 +91,17 @@ def run_in_background(work: Work) -> int:
     return 0
 
 
-def _show_progress(pipe: BinaryIO) -> bytes:
-    """Show what the child reports; return its last line."""
+def _show_progress(pipe: BinaryIO, answers: IO[bytes]) -> bytes:
+    """Show what the child reports, and answer what it asks; return its last line."""
+    from cas3fs.cli.common import ask_passphrase
+
     with progress_bar("opening") as show:
         for line in pipe:
             told = json.loads(line)
             if "progress" in told:
                 show(told["progress"])
+            elif "ask" in told:
+                answers.write(json.dumps(ask_passphrase(told["ask"])).encode() + b"\n")
             elif "notice" in told:
                 click.echo(f"cas3fs: {told['notice']}", err=True)
             else:
@@ -103,7 +117,7 @@ def _read_error(told: bytes) -> Cas3fsError:
     return kind(error["message"])
 
 
-def _run_child(work: Work, pipe: int) -> NoReturn:
+def _run_child(work: Work, pipe: int, answers: int) -> NoReturn:
     """The whole life of the child; never returns, so that nothing of the parent's runs twice."""
     status = 1
     try:
@@ -113,9 +127,15 @@ def _run_child(work: Work, pipe: int) -> NoReturn:
 
         def serves() -> None:
             logging.getLogger().removeHandler(notices)
+            os.close(answers)
             _detach(pipe)
 
-        status = work(Ready(serves, lambda message: _say(pipe, {"progress": message})))
+        def ask(question: str) -> str:
+            _say(pipe, {"ask": question})
+            with os.fdopen(os.dup(answers), "rb") as answering:
+                return str(json.loads(answering.readline() or '""'))
+
+        status = work(Ready(serves, lambda message: _say(pipe, {"progress": message}), ask))
     except Cas3fsError as error:
         _tell(pipe, type(error).__name__, str(error))
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import click
 
-from cas3fs.config import LocalFolders, StoreSettings, find_local_folders
+from cas3fs.config import LocalFolders, SecretSettings, StoreSettings, find_local_folders
 from cas3fs.errors import FilesNotStored, MountError, UsageError
 from cas3fs.units import parse_duration, parse_size
 
@@ -23,6 +23,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 FIRST_RESPONSE_S = 20.0
 _STORE_SETTINGS = "cas3fs.store_settings"
+_SECRET_OPTIONS = ("passphrase_file", "key_file", "kms_key")
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -95,6 +96,10 @@ def _store_options(command: _Command, first_response_s: float | None) -> _Comman
         "Download at most this much per second, such as 10MiB.",
     )
     option("--upload-limit", "upload_bytes_per_s", Size(), "Upload at most this much per second, such as 10MiB.")
+    option("--kms-key", "kms_key", click.STRING, "ARN of the key of AWS KMS that opens the volume (CAS3FS_KMS_KEY).")
+    file = click.Path(dir_okay=False, path_type=Path)
+    option("--key-file", "key_file", file, "File that opens an encrypted volume (CAS3FS_KEY_FILE).")
+    option("--passphrase-file", "passphrase_file", file, "File with the passphrase (CAS3FS_PASSPHRASE_FILE).")
     text = f"Give up when the store has not answered for this long.  [default: {usual}]"
     option("--timeout", "timeout_s", Duration(), text)
     return click.option("--endpoint-url", metavar="URL", help="S3 endpoint, instead of the configured one.")(command)
@@ -136,7 +141,29 @@ def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
     """The settings of the store at `url`, which is a `normal_url`."""
     context = click.get_current_context(silent=True)
     options = {} if context is None else context.meta.get(_STORE_SETTINGS, {})
-    return StoreSettings(url=url, endpoint_url=endpoint_url, **options)
+    secrets = SecretSettings(
+        **{name: value for name, value in options.items() if name in _SECRET_OPTIONS},
+        ask=ask_passphrase if sys.stdin.isatty() else None,
+        ask_new=ask_new_passphrase if sys.stdin.isatty() else None,
+    )
+    others = {name: value for name, value in options.items() if name not in _SECRET_OPTIONS}
+    return StoreSettings(url=url, endpoint_url=endpoint_url, secrets=secrets, **others)
+
+
+def ask_passphrase(question: str) -> str:
+    """Ask at the terminal, without showing what is typed."""
+    import getpass
+
+    return getpass.getpass(f"{question}: ")
+
+
+def ask_new_passphrase(question: str) -> str:
+    """Ask twice, until both are the same."""
+    while True:
+        first = ask_passphrase(question)
+        if first == ask_passphrase("once more"):
+            return first
+        click.echo("cas3fs: the two differ", err=True)
 
 
 def normal_url(url: str) -> str:

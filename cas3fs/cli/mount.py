@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+import attrs
 import click
 
 from cas3fs.cli.background import Ready, run_in_background, run_in_foreground
@@ -206,7 +207,7 @@ def _serve(
         from cas3fs.commands.mount import serve_mount
 
         return serve_mount(
-            store,
+            _asking_through(ready, store),
             writer,
             session,
             folders,
@@ -217,3 +218,10 @@ def _serve(
         )
 
     return run_in_foreground(work, verbose) if foreground else run_in_background(work)
+
+
+def _asking_through(ready: Ready, store: StoreSettings) -> StoreSettings:
+    """The settings with which a process without a terminal has its parent ask for the passphrase."""
+    if ready.ask is None or store.secrets.ask is None:
+        return store
+    return attrs.evolve(store, secrets=attrs.evolve(store.secrets, ask=ready.ask))

@@ -44,7 +44,7 @@ def program() -> None:
     VOLUME is a URL: s3://bucket/prefix or file:///folder. If the volume is mounted on this machine, its mount point can
     be given instead. S3 is configured as for boto3: AWS_PROFILE, AWS_ENDPOINT_URL_S3 and so on.
 
-    Example: cas3fs mkfs s3://bucket/volume && cas3fs mount s3://bucket/volume /mnt/volume
+    Example: cas3fs mkfs --encrypt s3://bucket/volume && cas3fs mount s3://bucket/volume /mnt/volume
     """
 
 

@@ -12,7 +12,7 @@ from cas3fs.control import Message
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import EpochHistory, PastEpoch
 from cas3fs.metrics import Metrics
-from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.loading import open_volume
 
 
 def list_epochs(settings: StoreSettings, most: int) -> list[Message]:
@@ -21,9 +21,8 @@ def list_epochs(settings: StoreSettings, most: int) -> list[Message]:
     Raises:
         VolumeMissing, VolumeFormatError, StoreError, UsageError: there is no volume that can be read.
     """
-    with closing(open_volume_store(settings, Metrics())) as store:
-        load_volume(store)
-        return [describe_epoch(one) for one in EpochHistory(Shelf(store)).recent(most)]
+    with closing(open_volume(settings, Metrics())) as opened:
+        return [describe_epoch(one) for one in EpochHistory(Shelf(opened.store)).recent(most)]
 
 
 def release_epoch(settings: StoreSettings, number: int) -> bool:
@@ -34,9 +33,8 @@ def release_epoch(settings: StoreSettings, number: int) -> bool:
         EpochUnknown: there is no such epoch.
         as `list_epochs`.
     """
-    with closing(open_volume_store(settings, Metrics())) as store:
-        load_volume(store)
-        return EpochHistory(Shelf(store)).release(number, datetime.now(UTC))
+    with closing(open_volume(settings, Metrics())) as opened:
+        return EpochHistory(Shelf(opened.store)).release(number, datetime.now(UTC))
 
 
 def describe_epoch(one: PastEpoch) -> Message:

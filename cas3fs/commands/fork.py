@@ -25,7 +25,7 @@ from cas3fs.errors import EpochHeld
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.handover import apply_handover, release
-from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.loading import open_volume
 
 
 def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
@@ -39,9 +39,9 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
         EpochHeld: a writer has not released it.
         StoreError: the store failed.
     """
-    with closing(open_volume_store(settings, Metrics())) as store:
+    with closing(open_volume(settings, Metrics())) as opened:
+        store, volume = opened.store, opened.entry
         shelf = Shelf(store)
-        volume = load_volume(store)
         epochs = Epochs(shelf, conditional_writes=volume.conditional_writes)
         with tempfile.TemporaryDirectory(prefix="cas3fs-fork-") as folder:
             try:

@@ -47,7 +47,7 @@ from cas3fs.values import SnapshotNumber
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
 from cas3fs.volume.handover import expect_released_head
 from cas3fs.volume.lineage import damage_since_closed
-from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import find_state_directory
 from cas3fs.volume.opening import OpenVolume, open_writer
 from cas3fs.volume.state_directory import StateDirectory
@@ -86,14 +86,13 @@ def check_unmounted(store: StoreSettings, folders: LocalFolders, request: FsckRe
     if request.repair:
         return _repair(store, folders, settings_of(request), progress)
     metrics = Metrics()
-    with closing(open_volume_store(store, metrics)) as opened, ExitStack() as resources:
-        entry = load_volume(opened)
-        path = find_state_directory(folders, str(entry.uuid), store)
+    with closing(open_volume(store, metrics)) as opened, ExitStack() as resources:
+        path = find_state_directory(folders, str(opened.entry.uuid), store)
         state = StateDirectory(path) if path.is_dir() else None
         if state is not None:
             resources.callback(state.close)
         early: list[Finding] = []
-        target = resources.enter_context(_target(opened, state, early))
+        target = resources.enter_context(_target(opened.store, state, early))
         folder = path if state is not None else target.index.parent
         result = check_volume(
             target, settings_of(request), VerifyCheckpoint(folder / _CHECKPOINT), lambda report: progress(dict(report))
@@ -214,8 +213,8 @@ def _restore(archive: SnapshotArchive, path: Path, early: list[Finding]) -> str:
 
 def _repair(store: StoreSettings, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> FsckReply:
     early: list[Finding] = []
-    with closing(open_volume_store(store, Metrics())) as opened:
-        shelf = Shelf(opened)
+    with closing(open_volume(store, Metrics())) as opened:
+        shelf = Shelf(opened.store)
         lost = _lost_head(SnapshotArchive(shelf), Epochs(shelf).newest())
     volume = _opened(store, folders, early)
     if lost is not None and lost not in (one.touches.get("snapshot") for one in early):
@@ -260,8 +259,8 @@ def _opened(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -
 
 def _set_aside_unlike(store: StoreSettings, folders: LocalFolders, early: list[Finding]) -> None:
     """Sets a local index aside of which the bytes are not those that were written."""
-    with closing(open_volume_store(store, Metrics())) as opened:
-        path = find_state_directory(folders, str(load_volume(opened).uuid), store) / "index.sqlite"
+    with closing(open_volume(store, Metrics())) as opened:
+        path = find_state_directory(folders, str(opened.entry.uuid), store) / "index.sqlite"
     if detail := damage_since_closed(path):
         _set_aside(store, folders, detail, early)
 
@@ -288,8 +287,8 @@ def _open_mending(store: StoreSettings, folders: LocalFolders, early: list[Findi
 
 
 def _set_aside(store: StoreSettings, folders: LocalFolders, detail: str, early: list[Finding]) -> None:
-    with closing(open_volume_store(store, Metrics())) as opened:
-        path = find_state_directory(folders, str(load_volume(opened).uuid), store)
+    with closing(open_volume(store, Metrics())) as opened:
+        path = find_state_directory(folders, str(opened.entry.uuid), store)
     with closing(StateDirectory(path)) as state:
         aside = state.set_aside()
     text = f"{detail}; it is set aside in {aside}, and `cas3fs rescue {aside} FOLDER` saves what only it has"
@@ -315,7 +314,12 @@ def _repaired(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings,
     def forget_parent() -> None:
         publisher.newest = None
 
-    cache = DiskCache(folders.cache_of(str(volume.entry.uuid)), _WHATEVER_SIZE_BYTES, metrics=Metrics())
+    cache = DiskCache(
+        folders.cache_of(str(volume.entry.uuid)),
+        _WHATEVER_SIZE_BYTES,
+        metrics=Metrics(),
+        hash_block=context.store.hash_content,
+    )
     try:
         fsck = VolumeRepairer(
             context,

@@ -10,8 +10,11 @@ import attrs
 
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import StoreSettings, VolumeSettings
-from cas3fs.entries.kinds import ALL_KINDS, VOLUME_FORMAT, VOLUME_ID, VolumeEntry
-from cas3fs.entries.shelf import Shelf
+from cas3fs.encryption.ciphers import fastest_cipher
+from cas3fs.encryption.secret import USUAL_PARAMETERS, Passphrase, calibrated_parameters
+from cas3fs.entries.bodies import encode_body
+from cas3fs.entries.kinds import ALL_KINDS, ENCRYPTED_FORMAT, PLAIN_FORMAT, VOLUME_ID, VolumeEntry
+from cas3fs.entries.shelf import Shelf, digest_of
 from cas3fs.errors import (
     EntryError,
     ObjectExists,
@@ -23,7 +26,9 @@ from cas3fs.errors import (
 )
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, parse_url, probe_create_if_absent
+from cas3fs.volume.keys import VolumeKeyStore
 from cas3fs.volume.loading import check_sizes, describe_leftovers, open_volume_store, warn_if_readable_by_others
+from cas3fs.volume.secret_source import read_new_secret
 
 _OWN_NAMES = frozenset({VOLUME_ID, "probe", "damaged", *(kind.folder for kind in ALL_KINDS if kind.folder)})
 """What a volume's keys begin with."""
@@ -46,6 +51,7 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
             store.share_with_group()
         warn_if_readable_by_others(store)
         entry = entry.changed(fenced=_check_conditional_writes(store, settings))
+        fingerprint = _create_keys(store, entry, store_settings, settings.label) if settings.encrypt else None
         try:
             Shelf(store).save(entry)
         except ObjectExists as error:
@@ -57,8 +63,10 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
             "block_size": entry.block_size,
             "pack_size": entry.pack_size,
             "compression": entry.compression,
-            "label": entry.label,
+            "label": settings.label,
             "fenced": entry.conditional_writes,
+            "cipher": entry.cipher,
+            "fingerprint": fingerprint,
         }
 
 
@@ -66,14 +74,23 @@ def _new_entry(settings: VolumeSettings) -> VolumeEntry:
     check_sizes(settings.chunker, settings.block_size_bytes, settings.pack_size_bytes)
     return VolumeEntry(
         uuid=uuid.uuid4(),
-        format=VOLUME_FORMAT,
+        format=ENCRYPTED_FORMAT if settings.encrypt else PLAIN_FORMAT,
         created=datetime.now(UTC),
         chunker=settings.chunker,
         block_size=settings.block_size_bytes,
         pack_size=settings.pack_size_bytes,
         compression=str(Compression.parse(settings.compression)),
-        label=settings.label,
+        label="" if settings.encrypt else settings.label,
+        cipher=fastest_cipher() if settings.encrypt else None,
     )
+
+
+def _create_keys(store: ObjectStore, entry: VolumeEntry, settings: StoreSettings, label: str) -> str:
+    """Stores the keys of a volume whose entry is stored next; returns the fingerprint of the root."""
+    keys = VolumeKeyStore(store, entry, digest_of(encode_body(entry, b"")))
+    secret = read_new_secret(settings.secrets, f"new passphrase of {store.url}")
+    parameters = calibrated_parameters() if isinstance(secret, Passphrase) else USUAL_PARAMETERS
+    return keys.fingerprint(keys.create(secret, "made by mkfs", label, parameters).root)
 
 
 def _refuse_existing(store: ObjectStore) -> None:

@@ -35,7 +35,7 @@ from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import LARGEST_SEQUENCE, SnapshotNumber
 from cas3fs.volume.comparison import CLAIM, LineageRecord
-from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.loading import StoredVolume, open_volume
 from cas3fs.volume.location import read_location
 from cas3fs.volume.state_directory import StateDirectory
 from cas3fs.volume.wiring import wire
@@ -93,13 +93,14 @@ def rescue(settings: StoreSettings, state: Path, destination: Path, progress: Pr
     destination.mkdir(parents=True, exist_ok=True)
     with ExitStack() as resources:
         resources.enter_context(closing(_locked(state)))
-        store = resources.enter_context(closing(open_volume_store(settings, Metrics())))
+        opened = resources.enter_context(closing(open_volume(settings, Metrics())))
+        store = opened.store
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="cas3fs-rescue-")))
         _copy_staging(state, scratch)
         if why := _copy_index(state, scratch):
             return _save_nameless(why, settings, state, scratch, destination)
         found, base = _changed(store, scratch, progress)
-        with _reading(store, scratch) as filesystem:
+        with _reading(opened, scratch) as filesystem:
             staged = set(filesystem.staging.files)
             exporter = Exporter(filesystem, lambda files, done: progress({"what": "rescuing", "done": done}))
             exporter.copy_wanted(ROOT, destination, found.changed | staged, found.moved)
@@ -220,11 +221,11 @@ def _overruled(store: ObjectStore, scratch: Path) -> int | None:
 
 
 @contextmanager
-def _reading(store: ObjectStore, scratch: Path) -> Iterator[FileSystem]:
+def _reading(volume: StoredVolume, scratch: Path) -> Iterator[FileSystem]:
     """A file system over the copied state, with what is staged taken up; nothing is stored."""
     wired = wire(
-        load_volume(store),
-        store,
+        volume.entry,
+        volume.store,
         Index.open(scratch / INDEX_NAME),
         open_or_salvage(scratch / "staging.sqlite", quarantine_folder(scratch / "staging")),
         staging_dir=scratch / "staging",

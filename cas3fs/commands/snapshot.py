@@ -33,7 +33,7 @@ from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.removal import RemovalPlan
 from cas3fs.snapshots.retention import current_policy, set_policy
-from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.loading import open_volume
 from cas3fs.volume.offline_writer import open_offline_writer
 from cas3fs.volume.opening import open_writer
 from cas3fs.volume.pruner import SnapshotPruner
@@ -221,11 +221,11 @@ def policy_unmounted(
     settings: StoreSettings, folders: LocalFolders, request: PolicyRequest, progress: Progress
 ) -> RetentionPolicy:
     """The same without a mount. It claims no epoch, as a policy is a new entry and changes none."""
-    with closing(open_volume_store(settings, Metrics())) as store:
-        entry = load_volume(store)
+    with closing(open_volume(settings, Metrics())) as opened:
+        shelf = Shelf(opened.store)
         if request.policy is not None:
-            set_policy(Shelf(store), request.policy, conditional_writes=entry.conditional_writes)
-        return current_policy(Shelf(store))
+            set_policy(shelf, request.policy, conditional_writes=opened.entry.conditional_writes)
+        return current_policy(shelf)
 
 
 @contextmanager
@@ -235,6 +235,5 @@ def open_archive(settings: StoreSettings) -> Iterator[SnapshotArchive]:
     Raises:
         VolumeMissing, VolumeFormatError, StoreError, UsageError: there is no volume that can be read.
     """
-    with closing(open_volume_store(settings, Metrics())) as store:
-        load_volume(store)
-        yield SnapshotArchive(Shelf(store))
+    with closing(open_volume(settings, Metrics())) as opened:
+        yield SnapshotArchive(Shelf(opened.store))

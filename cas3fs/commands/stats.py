@@ -21,7 +21,7 @@ from cas3fs.maintenance.last_results import load_last_results
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
-from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import find_state_directory
 from cas3fs.volume.state_directory import StateDirectory
 
@@ -70,8 +70,8 @@ def report_unmounted(
         VolumeMissing, VolumeFormatError: there is no volume that can be read.
         StoreError, SnapshotError, IndexDatabaseError: it cannot be read.
     """
-    with closing(open_volume_store(settings, Metrics())) as store:
-        entry = load_volume(store)
+    with closing(open_volume(settings, Metrics())) as opened:
+        store, entry = opened.store, opened.entry
         archive = SnapshotArchive(Shelf(store))
         newest = archive.newest()
         newest_id = None if newest is None else newest.id

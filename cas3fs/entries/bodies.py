@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from blake3 import blake3
 
+from cas3fs.encryption.padding import padded_length
 from cas3fs.entries.attributes import to_attributes
 from cas3fs.entries.entry import Entry
 from cas3fs.errors import EntryCorrupt
@@ -33,6 +34,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024 * 1024
 CHECKSUM_BYTES: Final = 32
 
 _MAGIC: Final = b"CAS3ENTR"
+_PADDED_BYTES: Final = 256
 _PREFIX: Final = struct.Struct(">8sH2xI")
 PREFIX_BYTES: Final = _PREFIX.size
 
@@ -47,18 +49,20 @@ class Head(NamedTuple):
     """Offset of the data in the object."""
 
 
-def encode_head(entry: Entry) -> bytes:
-    """Everything before the data."""
+def encode_head(entry: Entry, *, pads: bool = False) -> bytes:
+    """Everything before the data; with `pads`, spaces after the JSON hide how long it is."""
     attributes = {**entry.unknown, **to_attributes(entry)}
     content = {"kind": entry.kind, "key": entry.key, "attributes": attributes}
     head = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    if pads:
+        head = head.ljust(-(-len(head) // _PADDED_BYTES) * _PADDED_BYTES)
     start = _PREFIX.pack(_MAGIC, FORMAT_VERSION, len(head)) + head
     return start + blake3(start).digest()
 
 
-def encode_body(entry: Entry, data: Buffer) -> bytes:
+def encode_body(entry: Entry, data: Buffer, *, pads: bool = False) -> bytes:
     """The whole body."""
-    return b"".join((encode_head(entry), data, blake3(data).digest()))
+    return b"".join((encode_head(entry, pads=pads), data, blake3(data).digest()))
 
 
 def head_length(prefix: Buffer, key: str) -> int:
@@ -112,12 +116,14 @@ class BodyWriter:
 
     Args:
         file: empty, open for binary reading and writing.
+        pads: hide how long head and data are; for data of which a reader knows the offsets.
     """
 
-    def __init__(self, file: BinaryIO, entry: Entry) -> None:
+    def __init__(self, file: BinaryIO, entry: Entry, *, pads: bool = False) -> None:
         self._file = file
+        self._pads = pads
         self._hash = blake3()
-        self.position = file.write(encode_head(entry))
+        self.position = file.write(encode_head(entry, pads=pads))
         """The offset in the object of the data that is written next."""
         self.data_start = self.position
 
@@ -131,6 +137,9 @@ class BodyWriter:
 
     def finish(self) -> BinaryIO:
         """Write the checksum; returns the file at its start, ready for `Shelf.save_file`."""
+        if self._pads:
+            length = self.position + CHECKSUM_BYTES
+            self.write(bytes(padded_length(length) - length))
         self._file.write(self._hash.digest())
         self._file.flush()
         self._file.seek(0)

@@ -44,6 +44,11 @@ def to_natural(value: Any) -> int:
     return value
 
 
+def to_bytes(value: Any) -> bytes:
+    """Bytes, from them or from hex digits."""
+    return value if isinstance(value, bytes) else bytes.fromhex(to_string(value))
+
+
 def to_boolean(value: Any) -> bool:
     """True or false."""
     if value in ("true", "false"):

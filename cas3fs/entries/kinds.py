@@ -15,6 +15,7 @@ from cas3fs.entries.attributes import attribute, entry_kind
 from cas3fs.entries.coercers import (
     optional,
     to_boolean,
+    to_bytes,
     to_counts,
     to_natural,
     to_string,
@@ -28,7 +29,9 @@ from cas3fs.entries.nodes import NodeEntry
 VOLUME_ID = "volume"
 RELEASED_ID = "released"
 BASE_ID = "base"
-VOLUME_FORMAT = 1
+PLAIN_FORMAT = 1
+ENCRYPTED_FORMAT = 2
+VOLUME_FORMAT = ENCRYPTED_FORMAT
 """The newest format of a volume that this version reads and writes."""
 
 
@@ -49,6 +52,8 @@ class VolumeEntry(Entry):
     label: str = attribute(to_string, default="", metadata=True)
     fenced: bool = attribute(to_boolean, default=True)
     """The format's name for `conditional_writes`."""
+    cipher: str | None = attribute(optional(to_string), default=None)
+    """What the volume is encrypted with (`cas3fs.encryption.ciphers`); None: it is not."""
 
     @property
     def conditional_writes(self) -> bool:
@@ -75,6 +80,53 @@ class ForkEntry(Entry):
     def id_of(number: int) -> str:
         """The id of a fork."""
         return f"{number:08d}"
+
+
+@entry_kind
+class KeyEntry(Entry):
+    """``keys/<random>``: one way to open an encrypted volume: its root, sealed (`cas3fs.encryption.key_entries`)."""
+
+    kind: ClassVar[str] = "key"
+    folder: ClassVar[str] = "keys"
+    ids: ClassVar[IdSource] = IdSource.RANDOM
+
+    method: str = attribute(to_string)
+    """What opens it: ``passphrase``, ``key-file``, ``recovery`` or ``kms``."""
+    created: datetime = attribute(to_timestamp)
+    root: str = attribute(to_string)
+    """The fingerprint of the root."""
+    salt: bytes = attribute(to_bytes)
+    argon2: Mapping[str, int] = attribute(to_counts, default={})
+    """Of a passphrase: ``memory_kib``, ``iterations`` and ``lanes`` of Argon2id."""
+    kms_key: str | None = attribute(optional(to_string), default=None)
+    """The name (ARN) of the key of AWS KMS, which decrypts `kms_data_key`."""
+    kms_data_key: bytes = attribute(to_bytes, default=b"")
+    commitment: bytes = attribute(to_bytes)
+    sealed: bytes = attribute(to_bytes)
+    note: bytes = attribute(to_bytes, default=b"")
+    """What its owner calls it, sealed with a key that is derived from the root."""
+
+
+@entry_kind
+class KeyringEntry(Entry):
+    """``keyring/00000001-<fingerprint of the root>``: all keys, sealed with the root (`cas3fs.encryption.keyring`).
+
+    Of those with one root, the entry with the greatest number holds.
+    """
+
+    kind: ClassVar[str] = "keyring"
+    folder: ClassVar[str] = "keyring"
+
+    sequence: int = attribute(to_natural)
+    created: datetime = attribute(to_timestamp)
+    salt: bytes = attribute(to_bytes)
+    commitment: bytes = attribute(to_bytes)
+    sealed: bytes = attribute(to_bytes)
+
+    @staticmethod
+    def id_of(sequence: int, root: str) -> str:
+        """The id of a keyring."""
+        return f"{sequence:08d}-{root}"
 
 
 @entry_kind
@@ -202,6 +254,9 @@ class SnapshotEntry(NodeEntry):
     """The number of segments of a list; the last list may have fewer."""
     pages: tuple[PagesUse, ...] = attribute(tuple_of(_to_pages_use))
     """Every pages entry that contains lists or segments of this snapshot."""
+    seals: tuple[str, ...] = attribute(tuple_of(to_string), default=())
+    """For each of `pages`, in an encrypted volume: its header in hex (`cas3fs.encryption.sealing`), or an empty text.
+    """
     new_size: int = attribute(to_natural, default=0, metadata=True)
     """How many bytes this snapshot added to the store, without the manifest."""
     restored: str | None = attribute(optional(to_string), default=None)
@@ -215,7 +270,7 @@ class SnapshotEntry(NodeEntry):
     whole_at: datetime | None = attribute(optional(to_timestamp), default=None)
     """When the last snapshot that refers to no pages of earlier ones was stored, among the ancestors of this one."""
     since_size: int = attribute(to_natural, default=0)
-    """How many bytes the snapshots since then have added to the store, with this one, without manifests."""
+    """How many bytes the snapshots since then, with this one, have added in place of older ones, without manifests."""
     facts: Mapping[str, int] = attribute(to_counts, default={})
     """Figures of the file system at that moment, such as the numbers of files and logical bytes."""
 
@@ -250,6 +305,8 @@ class PartEntry(Entry):
 ALL_KINDS: tuple[type[Entry], ...] = (
     VolumeEntry,
     ForkEntry,
+    KeyEntry,
+    KeyringEntry,
     EpochEntry,
     ReleaseEntry,
     BaseEntry,

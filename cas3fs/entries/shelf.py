@@ -17,7 +17,7 @@ from cas3fs.entries.bodies import PREFIX_BYTES, Head, decode_body, decode_head, 
 from cas3fs.entries.entry import SUB_SEPARATOR, Entry
 from cas3fs.entries.kinds import PartEntry
 from cas3fs.entries.nodes import NodeEntry, Part
-from cas3fs.errors import EntryCorrupt, ObjectExists, ObjectMissing, ObjectTooLong, ObjectTooShort
+from cas3fs.errors import EntryCorrupt, ObjectDamaged, ObjectExists, ObjectMissing, ObjectTooLong, ObjectTooShort
 from cas3fs.objectstores.base import ObjectInfo, ObjectStore
 from cas3fs.values import Buffer
 
@@ -54,7 +54,7 @@ class Shelf:
         Raises:
             ObjectExists: there is an entry of that key; entries are immutable.
         """
-        body = encode_body(entry, data) if entry.framed else data
+        body = encode_body(entry, data, pads=self.store.pads) if entry.framed else data
         self.store.put_if_absent(entry.key, body, _metadata_of(entry))
 
     def save_file(self, entry: Entry, body: BinaryIO) -> None:
@@ -105,7 +105,7 @@ class Shelf:
             self.store.get_range(kind.key_of(entry_id, owner), 0, 1)
         except ObjectMissing:
             return False
-        except ObjectTooShort:  # the object is empty: it is damaged, but exists
+        except (ObjectTooShort, ObjectDamaged):  # it is empty, or forged: it is damaged, but exists
             return True
         return True
 
@@ -151,11 +151,11 @@ class Shelf:
 
     def add_part(self, data: Buffer) -> Part:
         """Store `data` as a part for nodes; the same data is stored once."""
-        entry = PartEntry(id=PartEntry.new_id(data))
+        entry = PartEntry(id=self.store.hash_content(data).hex())
         # The hash of the data is the name: an existing object has the same data.
         with contextlib.suppress(ObjectExists):
             self.save(entry, data)
-        return Part(entry.key, 0, len(data), bytes.fromhex(entry.id))
+        return Part(entry.key, 0, len(data), blake3(data).digest())
 
     def read_node(self, node: NodeEntry, start: int = 0, length: int | None = None) -> bytes:
         """A range of a node's data; only the parts in that range are read, and verified.
@@ -177,7 +177,10 @@ class Shelf:
 
     def read_part(self, one: Part) -> bytes:
         """The bytes of a part, verified; raises as `read_node`."""
-        data = self.store.get_range(one.key, one.offset, one.length)
+        try:
+            data = self.store.get_range(one.key, one.offset, one.length)
+        except ObjectDamaged as error:
+            raise EntryCorrupt(str(error)) from error
         one.verify(data)
         return data
 
@@ -199,12 +202,17 @@ class Shelf:
             return self.store.get_within(key, MAX_BODY_BYTES)
         except ObjectTooLong as error:
             raise EntryCorrupt(f"{key} is not an entry: it has more than {MAX_BODY_BYTES} bytes") from error
+        except ObjectDamaged as error:
+            raise EntryCorrupt(str(error)) from error
 
     def _read_head(self, info: ObjectInfo) -> Head:
-        start = self.store.get_range(info.key, 0, min(info.size, _FIRST_READ_BYTES))
-        needed = head_length(start[:PREFIX_BYTES], info.key)
-        if len(start) < needed <= info.size:
-            start = self.store.get_range(info.key, 0, needed)
+        try:
+            start = self.store.get_range(info.key, 0, min(info.size, _FIRST_READ_BYTES))
+            needed = head_length(start[:PREFIX_BYTES], info.key)
+            if len(start) < needed <= info.size:
+                start = self.store.get_range(info.key, 0, needed)
+        except ObjectDamaged as error:
+            raise EntryCorrupt(str(error)) from error
         return decode_head(start, info.key)
 
 

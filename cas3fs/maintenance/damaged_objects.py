@@ -19,7 +19,11 @@ QUARANTINED_SNAPSHOTS: Final = DAMAGED_PREFIX + SnapshotEntry.prefix()
 
 
 def quarantine_object(store: ObjectStore, key: str) -> None:
-    """Moves a damaged object to ``damaged/``; only the holder of the claim may do that. It may be repeated."""
+    """Moves a damaged object to ``damaged/``, as it is stored; only the holder of the claim may do that.
+
+    It may be repeated.
+    """
+    store = store.stored
     try:
         body = store.get(key)
     except ObjectMissing:

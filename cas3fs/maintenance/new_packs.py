@@ -4,7 +4,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.maintenance.context import VolumeContext
 from cas3fs.values import BlockHash, StoredPack
@@ -40,7 +39,7 @@ def put_pack(
         Fenced: another writer has taken over; nothing is stored.
         StoreError: the pack could not be stored.
     """
-    builder = PackBuilder()
+    builder = pack_store.builder()
     for block, encoded, plain_length in blocks:
         builder.add(block, encoded, plain_length)
     pack = builder.finish()

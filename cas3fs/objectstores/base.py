@@ -18,6 +18,8 @@ from datetime import datetime
 from itertools import islice
 from typing import BinaryIO, Final, NamedTuple
 
+from blake3 import blake3
+
 from cas3fs.errors import (
     DeleteFailed,
     InvalidKey,
@@ -27,6 +29,7 @@ from cas3fs.errors import (
     StoreRefused,
     UsageError,
 )
+from cas3fs.values import Buffer
 
 Body = bytes | bytearray | memoryview | BinaryIO
 """The body of a put: bytes, or a seekable binary file, which is read from its position to its end."""
@@ -71,6 +74,32 @@ class ObjectStore(ABC):
 
     url: str
     """As the user writes it, without secrets."""
+
+    pads: bool = False
+    """Whether what is put here is to be padded, as its length would tell something."""
+
+    def hash_content(self, data: Buffer) -> bytes:
+        """The name of content, 32 bytes: BLAKE3, keyed in a store that is encrypted."""
+        return hash_plainly(data)
+
+    def name_content(self, data: Buffer) -> str:
+        """The last part of the key of an object that is named by its content, 64 hex digits."""
+        return self.hash_content(data).hex()
+
+    @property
+    def stored(self) -> "ObjectStore":
+        """The same objects as the bytes that are stored; another store than this one only where it is encrypted."""
+        return self
+
+    def seal_of(self, key: str) -> str:
+        """What a reader needs to know to read a part of an object with a single request, after it was put or read.
+
+        Empty where nothing is needed, or it is not known.
+        """
+        return ""
+
+    def learn_seal(self, key: str, seal: str) -> None:  # noqa: B027 - most stores need not know
+        """Remember what `seal_of` gave to whoever put the object."""
 
     @property
     def last_response_at_s(self) -> float:
@@ -160,6 +189,19 @@ class ObjectStore(ABC):
         check_range(start, min((0, *lengths)))
         deliver_pieces(self.get_range(key, start, sum(lengths)), lengths, take)
 
+    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        """As `get_pieces`, but the object may end within the last piece, which is shorter then.
+
+        Raises:
+            ObjectMissing, TruncatedBody: as `get_range` does.
+            ObjectTooShort: the object ends before the last piece begins, or where it does.
+        """
+        before = sum(lengths[:-1])
+        last = min(lengths[-1], self.head(key).size - start - before)
+        if last <= 0:
+            raise object_too_short(key, start, before + 1)
+        self.get_pieces(key, start, (*lengths[:-1], last), take)
+
     @abstractmethod
     def get_suffix(self, key: str, length: int) -> bytes:
         """The last `length` bytes; all of them where the object is shorter.
@@ -204,6 +246,11 @@ class ObjectStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close connections and files; waiting retries raise their last error. Closing twice is harmless."""
+
+
+def hash_plainly(data: Buffer) -> bytes:
+    """The name of content where nothing is encrypted: BLAKE3, 32 bytes."""
+    return blake3(data).digest()
 
 
 def check_key(key: str) -> str:

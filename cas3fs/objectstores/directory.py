@@ -27,7 +27,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -54,6 +54,7 @@ from cas3fs.objectstores.base import (
     check_prefix,
     check_range,
     deletion_failed,
+    deliver_pieces,
     object_above,
     object_exists,
     object_too_long,
@@ -299,6 +300,15 @@ class DirectoryStore(ObjectStore):
             if start + length > status.st_size:
                 raise object_too_short(key, start, length, status.st_size)
             return self._read(key, descriptor, start, length)
+
+    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        check_range(start, min(lengths))
+        with self._open_object(key) as (descriptor, status):
+            length = min(sum(lengths), status.st_size - start)
+            if length <= sum(lengths[:-1]):
+                raise object_too_short(key, start, sum(lengths[:-1]) + 1, status.st_size)
+            data = self._read(key, descriptor, start, length)
+        deliver_pieces(data, lengths, take)
 
     def get_suffix(self, key: str, length: int) -> bytes:
         check_range(0, length)

@@ -281,7 +281,24 @@ class S3Store(ObjectStore):
             raise object_too_short(key, start, length)
         deliver_pieces(data, lengths, take)
 
-    def _ask_for_range(self, key: str, start: int, length: int) -> "GetObjectOutputTypeDef":
+    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        check_key(key)
+        check_range(start, min(lengths))
+        length, needed = sum(lengths), sum(lengths[:-1]) + 1
+        with self._translating_errors(f"get {key}") as transfer:
+            answer = self._ask_for_range(key, start, length, needed)
+            body = self._body(key, answer, transfer)
+            if not is_whole_object(answer):
+                body.deliver((*lengths[:-1], answer["ContentLength"] - needed + 1), take)
+                return
+            data = body.read_all()[start : start + length]
+        if len(data) < needed:
+            raise object_too_short(key, start, needed)
+        deliver_pieces(data, lengths, take)
+
+    def _ask_for_range(self, key: str, start: int, length: int, needed: int | None = None) -> "GetObjectOutputTypeDef":
+        """Ask for a range, of which at least `needed` bytes must exist; None: all."""
+        needed = length if needed is None else needed
         try:
             wanted = f"bytes={start}-{start + length - 1}"
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key_prefix + key, Range=wanted)
@@ -289,7 +306,7 @@ class S3Store(ObjectStore):
             if status_of(error.response) == 416:
                 raise object_too_short(key, start, length) from error
             raise
-        if not is_whole_object(answer) and answer.get("ContentLength", length) != length:
+        if not is_whole_object(answer) and not needed <= answer.get("ContentLength", length) <= length:
             answer["Body"].close()
             raise object_too_short(key, start, length)
         return answer

@@ -13,6 +13,7 @@ from cas3fs.entries.kinds import PagesUse, SnapshotEntry
 from cas3fs.errors import (
     EntryError,
     ObjectArchived,
+    ObjectDamaged,
     ObjectMissing,
     ObjectTooShort,
     SnapshotArchived,
@@ -157,7 +158,7 @@ def as_snapshot_damage(entry: SnapshotEntry) -> Iterator[None]:
     """Raise errors about missing or wrong objects as damage of this snapshot."""
     try:
         yield
-    except (ObjectMissing, ObjectTooShort, EntryError) as error:
+    except (ObjectMissing, ObjectTooShort, ObjectDamaged, EntryError) as error:
         raise SnapshotDamaged(f"snapshot {entry.id} is incomplete: {error}") from error
     except ObjectArchived as error:
         raise SnapshotArchived(f"snapshot {entry.id} cannot be read: {error}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from cas3fs.entries.bodies import CHECKSUM_BYTES, BodyWriter
-from cas3fs.entries.kinds import PagesEntry, PagesUse
+from cas3fs.entries.kinds import PagesEntry, PagesUse, SnapshotEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import ObjectMissing
 from cas3fs.objectstores.base import ObjectStore
@@ -95,7 +95,20 @@ class PagesWriter:
         )
         self._part += 1
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `finish` or `close`
-        return pages, BodyWriter(file, pages), file
+        return pages, BodyWriter(file, pages, pads=self._shelf.store.pads), file
+
+
+def seals_of(store: ObjectStore, uses: Iterable[PagesUse]) -> tuple[str, ...]:
+    """Return what a manifest has to say of these pages entries so that they are read with single requests."""
+    seals = tuple(store.seal_of(PagesEntry.key_of(one.id)) for one in uses)
+    return seals if any(seals) else ()
+
+
+def learn_seals(store: ObjectStore, manifest: SnapshotEntry) -> None:
+    """Tell the store what a manifest says of its pages entries."""
+    for use, seal in zip(manifest.pages, manifest.seals, strict=False):
+        if seal:
+            store.learn_seal(PagesEntry.key_of(use.id), seal)
 
 
 def find_lost_pages(

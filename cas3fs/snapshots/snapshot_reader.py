@@ -22,6 +22,7 @@ from cas3fs.snapshots.manifests import (
     local_disk_errors,
     snapshot_info,
 )
+from cas3fs.snapshots.pages import learn_seals
 from cas3fs.snapshots.ranged_reads import WantedRange, read_ranges
 from cas3fs.snapshots.tree import SegmentReference, SnapshotTree, check_references, decode_list, open_segment
 
@@ -70,6 +71,7 @@ class SnapshotReader:
             SnapshotArchived: a list must first be restored from an archive tier of the store.
             StoreError: the store failed.
         """
+        learn_seals(self._store, entry)
         lists: list[tuple[SegmentReference, ...]] = [()] * len(entry.parts)
 
         def use(one: WantedRange[tuple[int, Part]], stored: memoryview) -> None:

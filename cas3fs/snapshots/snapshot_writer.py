@@ -32,7 +32,7 @@ from cas3fs.entries.shelf import ListedEntry, Shelf, digest_of
 from cas3fs.errors import ObjectMissing, SnapshotArchived, SnapshotDamaged, StoreError
 from cas3fs.snapshots.manifest_reader import ManifestReader
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin, local_disk_errors, snapshot_info
-from cas3fs.snapshots.pages import PagesWriter, find_lost_pages
+from cas3fs.snapshots.pages import PagesWriter, find_lost_pages, learn_seals, seals_of
 from cas3fs.snapshots.snapshot_reader import SnapshotReader
 from cas3fs.snapshots.tracker import SnapshotTracker
 from cas3fs.snapshots.tree import EMPTY_TREE, LARGE_PAGES_BYTES, SnapshotTree, stale_pages
@@ -112,6 +112,7 @@ class SnapshotWriter:
             list_length=self._list_length,
             parts=tree.parts,
             pages=uses,
+            seals=seals_of(self._shelf.store, uses),
             new_size=new_size,
             facts={fact: min(count, MAX_NUMBER) for fact, count in facts.items()},
             restored=restored,
@@ -127,6 +128,8 @@ class SnapshotWriter:
         """Return what a snapshot that follows `old` need not store again."""
         with self._lock:
             partial = self._partial
+        if old is not None:
+            learn_seals(self._shelf.store, old)
         if old is None or _is_self_contained_due(old, now):
             return _Reusable(EMPTY_TREE, partial, partial.sizes)
         sizes = {**sizes_of_pages(old.pages), **partial.sizes}
@@ -209,7 +212,7 @@ class SnapshotWriter:
             StoreError: the store failed, or has lost the manifest.
         """
         self._shelf.save(entry)
-        key, body = entry.key, encode_body(entry, b"")
+        key, body = entry.key, encode_body(entry, b"", pads=self._shelf.store.pads)
         info, size = snapshot_info(entry, digest_of(body)), len(body)
         try:
             head = self._shelf.store.head(key)

@@ -37,7 +37,8 @@ class TemporaryVolume:
         """
         (folder / "store").mkdir()
         volume = cls(folder, (folder / "store").as_uri())
-        volume.run("mkfs", volume.url, *options)
+        encryption = () if {"--encrypt", "--no-encrypt"} & set(options) else ("--no-encrypt",)
+        volume.run("mkfs", volume.url, *encryption, *options)
         return volume
 
     @property

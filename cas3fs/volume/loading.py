@@ -2,10 +2,12 @@
 """The store of a volume, and the entry that records how the volume was made."""
 
 import logging
+from typing import Final, NamedTuple
 
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
-from cas3fs.config import StoreSettings
+from cas3fs.config import SecretSettings, StoreSettings
+from cas3fs.encryption.ciphers import CIPHERS
 from cas3fs.entries.kinds import VOLUME_FORMAT, VOLUME_ID, EpochEntry, ForkEntry, SnapshotEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import (
@@ -17,15 +19,48 @@ from cas3fs.errors import (
 )
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store
+from cas3fs.objectstores.wrappers.sealed import SealedStore
 from cas3fs.units import GIB, MIB
+from cas3fs.volume.keys import UnlockedVolume, VolumeKeyStore
+
+NO_SECRETS: Final = SecretSettings()
 
 _log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB
 _MAX_PACK_BYTES = GIB
 
 
+class StoredVolume(NamedTuple):
+    """A volume in its store; the store gives the plain bytes of an encrypted one. The caller closes it."""
+
+    store: ObjectStore
+    entry: VolumeEntry
+    keys: UnlockedVolume | None = None
+    """Of an encrypted volume."""
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+
+def open_volume(settings: StoreSettings, metrics: Metrics) -> StoredVolume:
+    """Opens a volume's store, loads its entry, and unlocks it where it is encrypted.
+
+    Raises:
+        UsageError, StoreError: the URL is wrong, or the store cannot be read.
+        VolumeMissing, VolumeFormatError: there is no volume that can be used.
+        KeysError: it is encrypted, and the secret is missing or wrong, or its keys are damaged.
+    """
+    store = open_volume_store(settings, metrics)
+    try:
+        return load_volume(store, settings.secrets)
+    except BaseException:
+        store.close()
+        raise
+
+
 def open_volume_store(settings: StoreSettings, metrics: Metrics) -> ObjectStore:
-    """Opens the store of a volume; the caller closes it.
+    """Opens the store of a volume as it is stored; the caller closes it.
 
     Raises:
         UsageError, StoreError: the URL is wrong, or the store does not exist.
@@ -39,16 +74,31 @@ def warn_if_readable_by_others(store: ObjectStore) -> None:
         _log.warning("%s", warning)
 
 
-def load_volume(store: ObjectStore) -> VolumeEntry:
-    """Loads what was decided when the volume was made.
+def load_volume(store: ObjectStore, secrets: SecretSettings = NO_SECRETS) -> StoredVolume:
+    """Loads what was decided when the volume was made, and unlocks it where it is encrypted.
 
     Raises:
         VolumeMissing: there is none.
         VolumeFormatError: it was made by a newer cas3fs, or is damaged.
+        KeysError: as `open_volume`.
         StoreError: the store cannot be read.
     """
+    entry, digest = _load_entry(store)
+    if entry.conditional_writes:
+        store.require_conditional_puts()
+    if entry.cipher is None:
+        if secrets.is_given:
+            raise UsageError(f"the volume at {store.url} is not encrypted, and a passphrase or a key was given for it")
+        return StoredVolume(store, _with_fork_uuid(store, entry))
+    unlocked = UnlockedVolume(VolumeKeyStore(store, entry, digest), secrets, store.url)
+    sealed = SealedStore(store, unlocked.object_keys, unlocked.renew)
+    return StoredVolume(sealed, _with_fork_uuid(sealed, entry.changed(label=unlocked.label)), unlocked)
+
+
+def _load_entry(store: ObjectStore) -> tuple[VolumeEntry, str]:
+    """The entry, checked, and the digest of its object."""
     try:
-        entry = Shelf(store).load(VolumeEntry, VOLUME_ID)
+        entry, digest = Shelf(store).load_with_digest(VolumeEntry, VOLUME_ID)
     except ObjectMissing as error:
         if leftovers := describe_leftovers(store):
             raise VolumeMissing(leftovers) from error
@@ -66,9 +116,9 @@ def load_volume(store: ObjectStore) -> VolumeEntry:
         Compression.parse(entry.compression)
     except UsageError as error:
         raise VolumeFormatError(f"the volume at {store.url} cannot be used: {error}") from error
-    if entry.conditional_writes:
-        store.require_conditional_puts()
-    return _with_fork_uuid(store, entry)
+    if entry.cipher is not None and entry.cipher not in CIPHERS:
+        raise VolumeFormatError(f"the volume at {store.url} is encrypted with {entry.cipher}: use a newer cas3fs")
+    return entry, digest
 
 
 def _with_fork_uuid(store: ObjectStore, entry: VolumeEntry) -> VolumeEntry:

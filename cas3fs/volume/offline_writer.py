@@ -22,7 +22,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.handover import apply_handover, release, save_known_snapshots
-from cas3fs.volume.loading import load_volume, open_volume_store
+from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import lock_state_directory
 from cas3fs.volume.pruner import SnapshotPruner
 from cas3fs.volume.state_directory import StateDirectory
@@ -57,8 +57,8 @@ def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Itera
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: the volume cannot be claimed.
         StoreError, UsageError: store or state directory cannot be used.
     """
-    with closing(open_volume_store(settings, Metrics())) as store:
-        volume = load_volume(store)
+    with closing(open_volume(settings, Metrics())) as opened:
+        store, volume = opened.store, opened.entry
         with closing(lock_state_directory(folders, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), conditional_writes=volume.conditional_writes)
             claim = epochs.claim(WriterIdentity.of_this_process(), state.claim)

@@ -37,7 +37,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.snapshot_reader import RestoreProgress
 from cas3fs.volume.handover import apply_handover, expect_released_head, release, save_known_snapshots
 from cas3fs.volume.lineage import close_clean, restore_with_advice, select_index
-from cas3fs.volume.loading import load_volume, open_volume_store, warn_if_readable_by_others
+from cas3fs.volume.loading import open_volume, warn_if_readable_by_others
 from cas3fs.volume.location import find_state_directory, lock_state_directory
 from cas3fs.volume.publisher import Publisher
 from cas3fs.volume.state_directory import StateDirectory, ViewDirectory
@@ -309,10 +309,10 @@ def open_view(
 
 
 def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> tuple[ObjectStore, VolumeEntry]:
-    store = open_volume_store(settings, metrics)
-    resources.callback(store.close)
-    warn_if_readable_by_others(store)
-    return store, load_volume(store)
+    opened = open_volume(settings, metrics)
+    resources.callback(opened.close)
+    warn_if_readable_by_others(opened.store)
+    return opened.store, opened.entry
 
 
 def _wire(

@@ -47,7 +47,7 @@ def wire(
         UsageError: the list of caches is invalid, or the cache folder cannot be used.
     """
     listed = parse_caches(settings.caches or default_caches(settings))
-    cache = make_caches(listed.tiers, CacheContext(str(volume.uuid), cache_dir, metrics))
+    cache = make_caches(listed.tiers, CacheContext(str(volume.uuid), cache_dir, metrics, store.hash_content))
     memory = MemoryCache(settings.memory_cache_bytes if listed.memory_bytes is None else listed.memory_bytes)
     # a volume on this machine's disk gains nothing from writing everything to that disk a second time
     is_near = store.url.startswith("file:")

@@ -19,10 +19,10 @@ from cas3fs.blocks.codec import (
     decode,
     decode_verified,
     encode,
-    hash_block,
 )
 from cas3fs.errors import BlockCorrupt, UsageError
 from cas3fs.values import Buffer
+from tests.contracts.blocks import hash_block
 
 NONE = Compression.parse("none")
 ZSTD = Compression.parse("zstd:3")
@@ -33,7 +33,7 @@ NOISE = random.Random(1).randbytes(200_000)
 @given(st.binary(max_size=3000), st.sampled_from(["none", "zstd:1", "zstd:3", "zstd:9"]))
 def test_what_is_encoded_decodes_to_the_same_bytes(plain: bytes, compression: str) -> None:
     encoded = encode(plain, Compression.parse(compression))
-    assert decode_verified(encoded, len(plain), hash_block(plain)) == plain
+    assert decode_verified(encoded, len(plain), hash_block(plain), hash_block) == plain
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -119,7 +119,7 @@ def test_a_flipped_bit_never_yields_other_bytes(bit: int) -> None:
     damaged = bytearray(encode(TEXT, ZSTD))
     damaged[bit // 8] ^= 1 << bit % 8
     try:
-        plain = decode_verified(damaged, len(TEXT), hash_block(TEXT))
+        plain = decode_verified(damaged, len(TEXT), hash_block(TEXT), hash_block)
     except BlockCorrupt:
         return
     assert plain == TEXT  # some bits of a frame's header mean nothing
@@ -127,7 +127,7 @@ def test_a_flipped_bit_never_yields_other_bytes(bit: int) -> None:
 
 def test_other_bytes_than_the_hash_names_are_refused() -> None:
     with pytest.raises(BlockCorrupt, match="hash"):
-        decode_verified(b"\x00abd", 3, hash_block(b"abc"))
+        decode_verified(b"\x00abd", 3, hash_block(b"abc"), hash_block)
 
 
 def test_a_block_over_the_limit_is_not_encoded() -> None:
@@ -156,7 +156,7 @@ def test_another_codec_is_a_class_and_an_entry_in_the_table(monkeypatch: pytest.
         encoded = encode(TEXT, Compression.parse(text))
         assert encoded[0] == ZlibCodec.tag
         assert len(encoded) < len(TEXT) // 50
-        assert decode_verified(encoded, len(TEXT), hash_block(TEXT)) == TEXT
+        assert decode_verified(encoded, len(TEXT), hash_block(TEXT), hash_block) == TEXT
     assert encode(NOISE, Compression.parse("zlib"))[0] == codec.STORED.tag
     with pytest.raises(UsageError, match="zlib:LEVEL with a level from 1 to 9"):
         Compression.parse("zlib:10")

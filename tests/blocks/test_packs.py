@@ -8,7 +8,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode_verified, encode, hash_block
+from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode_verified, encode
 from cas3fs.blocks.packs import (
     FOOTER_BYTES,
     GUESSED_TAIL_BYTES,
@@ -17,14 +17,16 @@ from cas3fs.blocks.packs import (
     read_contents,
     tail_length,
 )
+from cas3fs.encryption.padding import padded_length
 from cas3fs.errors import PackCorrupt
+from tests.contracts.blocks import hash_block
 
 ZSTD = Compression.parse("zstd:3")
 NONCE = bytes(range(16))
 
 
 def build(plains: list[bytes], nonce: bytes | None = NONCE) -> FinishedPack:
-    builder = PackBuilder(nonce)
+    builder = PackBuilder(nonce=nonce)
     for plain in plains:
         builder.add(hash_block(plain), encode(plain, ZSTD), len(plain))
     assert builder.size_bytes == len(builder.finish().body)
@@ -44,7 +46,7 @@ def test_every_block_is_found_by_the_table_and_decodes(plains: list[bytes]) -> N
     assert contents == image.blocks
     for line, plain in zip(contents, plains, strict=True):
         encoded = image.body[line.offset : line.offset + line.stored_length]
-        assert decode_verified(encoded, line.plain_length, line.hash) == plain
+        assert decode_verified(encoded, line.plain_length, line.hash, hash_block) == plain
 
 
 def test_the_name_is_the_hash_of_the_bytes() -> None:
@@ -107,8 +109,8 @@ def test_a_table_larger_than_the_pack_is_refused_before_it_is_read() -> None:
 
 def test_a_newer_format_is_named() -> None:
     body = build([b"one"]).body
-    facts = struct.pack(">QIH10x", len(body), 1, 2)
-    with pytest.raises(PackCorrupt, match="format 2"):
+    facts = struct.pack(">QIH10x", len(body), 1, 3)
+    with pytest.raises(PackCorrupt, match="format 3"):
         read_contents(with_footer(body, facts, 48), len(body))
 
 
@@ -139,3 +141,24 @@ def test_impossible_offsets_and_lengths_are_refused_despite_a_valid_checksum(
 def test_a_builder_refuses_blocks_that_readers_would_refuse(name: bytes, encoded: bytes, plain_length: int) -> None:
     with pytest.raises(ValueError, match="no block"):
         PackBuilder().add(name, encoded, plain_length)  # type: ignore[arg-type]
+
+
+def padded(plains: list[bytes]) -> FinishedPack:
+    builder = PackBuilder(pads=True)
+    for plain in plains:
+        builder.add(hash_block(plain), encode(plain, ZSTD), len(plain))
+    return builder.finish()
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=12))
+def test_a_padded_pack_holds_the_same_blocks(plains: list[bytes]) -> None:
+    pack = padded(plains)
+    assert len(pack.body) == padded_length(len(build(plains).body))
+    assert read_contents(pack.body, len(pack.body)) == pack.blocks == build(plains).blocks
+
+
+def test_only_a_padded_pack_has_room_after_its_blocks() -> None:
+    body = bytes(padded([b"one" * 1000, b"two" * 1001]).body)
+    fields = struct.pack(">QIH10x", len(body), 2, 1)
+    with pytest.raises(PackCorrupt, match="its table starts"):
+        read_contents(with_footer(body, fields, 96), len(body))

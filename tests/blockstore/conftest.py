@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.blocks.codec import Compression, encode, hash_block
+from cas3fs.blocks.codec import Compression, encode
 from cas3fs.blocks.packs import PackBuilder
 from cas3fs.blockstore import BlockReader, BlockWriter
 from cas3fs.blockstore.pack_store import pack_key, pack_name
@@ -17,6 +17,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.values import BlockHash, BlockLocation, StoredPack
+from tests.contracts.blocks import hash_block
 
 WAIT_S = 30
 Block = tuple[BlockHash, bytes]

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.in_flight import STALE_AFTER_S, InFlightFetches
 from cas3fs.caches import MemoryCache
@@ -16,6 +15,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
 from cas3fs.values import BlockHash, BlockLocation
 from tests.blockstore.conftest import WAIT_S, Block, TestStore, make_block
+from tests.contracts.blocks import hash_block
 
 OpenReader = Callable[..., BlockReader]
 PutPack = Callable[[Iterable[Block]], list[BlockLocation]]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
 from cas3fs.blockstore.pack_store import pack_key
 from cas3fs.caches import DiskCache, MemoryCache
@@ -17,6 +16,7 @@ from cas3fs.errors import BlockCorrupt, BlockMissing, StoreError, StoreUnreachab
 from cas3fs.metrics import Metrics
 from cas3fs.values import BlockHash, BlockLocation, Buffer
 from tests.blockstore.conftest import WAIT_S, Block, Blocker, TestStore, make_block
+from tests.contracts.blocks import hash_block
 
 OpenReader = Callable[..., BlockReader]
 PutPack = Callable[[Iterable[Block]], list[BlockLocation]]

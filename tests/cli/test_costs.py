@@ -46,7 +46,7 @@ def test_prices_can_be_set_by_option_and_environment(tmp_path: Path) -> None:
     url = (tmp_path / "store").as_uri()
     places = ["--state-dir", str(tmp_path / "state"), "--cache-dir", str(tmp_path / "cache")]
     runner = CliRunner()
-    assert runner.invoke(program, ["mkfs", url]).exit_code == 0
+    assert runner.invoke(program, ["mkfs", "--no-encrypt", url]).exit_code == 0
     by_option = runner.invoke(program, ["stats", url, *places, "--json", "--price", "storage=1"])
     assert json.loads(by_option.stdout)["spending"]["storage_usd_per_month"] == 0
     refused = runner.invoke(program, ["stats", url, *places], env={"CAS3FS_PRICE": "copy=3"})

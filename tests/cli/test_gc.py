@@ -20,7 +20,7 @@ def command(tmp_path: Path, faulty_stores: FaultyStores) -> list[str]:
     """gc of a volume in which two uploads were interrupted; the first of them may not be deleted."""
     (tmp_path / "store").mkdir()
     url = (tmp_path / "store").as_uri()
-    assert run(["mkfs", url]) == 0
+    assert run(["mkfs", "--no-encrypt", url]) == 0
     for key in ORPHANS:
         faulty_stores.without_faults(url).put_if_absent(key, b"half a pack")
     faulty_stores.faults.switch_on(FaultKind.DELETION_REFUSED, keys=ORPHANS[:1])

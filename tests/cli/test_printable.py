@@ -32,7 +32,7 @@ def test_plain_text_can_be_printed_and_says_the_same(text: str) -> None:
 
 
 def test_a_label_with_a_terminals_commands_is_shown_by_escapes(tmp_path: Path) -> None:
-    cas3fs("mkfs", tmp_path.as_uri(), "--label", LABEL)
+    cas3fs("mkfs", "--no-encrypt", tmp_path.as_uri(), "--label", LABEL)
     shown = cas3fs("stats", tmp_path.as_uri()).stdout
     assert "b\\x07\\u202ec" in shown
     assert shown.replace("\n", "").isprintable()
@@ -40,6 +40,6 @@ def test_a_label_with_a_terminals_commands_is_shown_by_escapes(tmp_path: Path) -
 
 
 def test_an_error_with_a_terminals_commands_is_shown_by_escapes(tmp_path: Path) -> None:
-    cas3fs("mkfs", tmp_path.as_uri())
+    cas3fs("mkfs", "--no-encrypt", tmp_path.as_uri())
     line = cas3fs("snapshot", "show", tmp_path.as_uri(), "x\x1b[2J", status=1).stderr
     assert line.rstrip("\n").isprintable()

@@ -43,12 +43,12 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         ["unknown"],
         ["mkfs"],
         ["mkfs", "--no-such-option", "file:///x"],
-        ["mkfs", "--block-size", "much", "file:///x"],
-        ["mkfs", "--chunker", "none", "file:///x"],
+        ["mkfs", "--no-encrypt", "--block-size", "much", "file:///x"],
+        ["mkfs", "--no-encrypt", "--chunker", "none", "file:///x"],
         ["mount", "file:///x", "/y", "--snapshot-interval", "often"],
-        ["mkfs", "ftp://x"],
-        ["mkfs", "relative/path"],
-        ["mkfs", "s3://"],
+        ["mkfs", "--no-encrypt", "ftp://x"],
+        ["mkfs", "--no-encrypt", "relative/path"],
+        ["mkfs", "--no-encrypt", "s3://"],
     ],
 )
 def test_a_command_line_that_makes_no_sense_has_status_2(
@@ -61,7 +61,7 @@ def test_a_command_line_that_makes_no_sense_has_status_2(
 
 
 def test_a_failure_has_status_1_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["mkfs", (tmp_path / "nowhere").as_uri()]) == 1
+    assert run(["mkfs", "--no-encrypt", (tmp_path / "nowhere").as_uri()]) == 1
     told = capsys.readouterr()
     assert told.err.startswith("cas3fs: ")
     assert told.err.count("\n") == 1
@@ -69,10 +69,10 @@ def test_a_failure_has_status_1_and_one_line(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_what_mkfs_made_is_told_as_json_too(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["mkfs", url, "--json", "--label", "mine", "--block-size", "64KiB"]) == 0
+    assert run(["mkfs", "--no-encrypt", url, "--json", "--label", "mine", "--block-size", "64KiB"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert (made["url"], made["label"], made["block_size"], made["fenced"]) == (url, "mine", 65536, True)
-    assert run(["mkfs", url]) == 1
+    assert run(["mkfs", "--no-encrypt", url]) == 1
     assert "there is a volume" in capsys.readouterr().err
 
 
@@ -87,7 +87,7 @@ def test_a_snapshot_is_not_taken_over(url: str, tmp_path: Path, capsys: pytest.C
 def test_a_mount_that_would_hide_what_it_works_with_is_refused(
     url: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(["mkfs", url])
+    run(["mkfs", "--no-encrypt", url])
     mountpoint, elsewhere = tmp_path / "mnt", tmp_path / "elsewhere"
     mountpoint.mkdir()
     (tmp_path / "link").symlink_to(mountpoint)
@@ -111,12 +111,12 @@ def silent_endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.promise("commands-wait-for-signs-of-life")
-@pytest.mark.parametrize("command", [["mkfs"], ["stats"], ["snapshot", "list"], ["epochs"]])
+@pytest.mark.parametrize("command", [["mkfs", "--no-encrypt"], ["stats"], ["snapshot", "list"], ["epochs"]])
 def test_a_store_that_does_not_answer_is_waited_for_as_long_as_was_said(
     silent_endpoint: str, command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     begin_s = time.monotonic()
-    places = [] if command == ["mkfs"] else ["--state-dir", str(tmp_path)]
+    places = [] if command[0] == "mkfs" else ["--state-dir", str(tmp_path)]
     assert run([*command, "s3://bucket/v", "--endpoint-url", silent_endpoint, "--timeout", "1s", *places]) == 1
     assert time.monotonic() - begin_s < 20
     assert "sent no response within 1 s" in capsys.readouterr().err
@@ -149,7 +149,7 @@ def test_bandwidth_can_be_limited(verb: str) -> None:
 def test_stats_of_an_unmounted_volume_are_a_table_or_json(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(["mkfs", url])
+    run(["mkfs", "--no-encrypt", url])
     capsys.readouterr()
     assert run(["stats", "--state-dir", str(tmp_path / "s"), url]) == 0
     assert "not mounted" in capsys.readouterr().out
@@ -167,6 +167,10 @@ def test_what_is_not_mounted_cannot_be_flushed_or_unmounted(
 
 def test_the_module_is_the_command(url: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cas3fs", "mkfs", url], capture_output=True, text=True, env=os.environ, check=True
+        [sys.executable, "-m", "cas3fs", "mkfs", "--no-encrypt", url],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=True,
     )
     assert "created at" in done.stdout

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from cas3fs.blocks.codec import hash_block
 from cas3fs.commands.fsck import check_open_volume
 from cas3fs.commands.gc import collect_unmounted, settings_of
 from cas3fs.commands.restore import restore_head
@@ -23,6 +22,7 @@ from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.testing.store_damage import corrupt_object
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume
+from tests.contracts.blocks import hash_block
 from tests.volume.conftest import Volume, answer, delete_snapshots, packs, prune_snapshots, write
 
 NOW = GcRequest(grace_s=0)

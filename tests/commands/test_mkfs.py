@@ -33,7 +33,7 @@ from tests.volume.conftest import Volume, read_all, stats_of
 def test_a_volume_keeps_what_was_decided_when_it_was_made(tmp_path: Path) -> None:
     settings = StoreSettings(tmp_path.as_uri())
     made = create_volume(settings, VolumeSettings("fixed", 64 * KIB, 2048 * KIB, "none", "name"))
-    entry = load_volume(open_volume_store(settings, Metrics()))
+    entry = load_volume(open_volume_store(settings, Metrics())).entry
     assert (str(entry.uuid), entry.conditional_writes) == (made["uuid"], True)
     assert (entry.chunker, entry.block_size, entry.pack_size) == ("fixed", 65536, 2 << 20)
     assert (entry.compression, entry.label) == ("none", "name")

@@ -156,6 +156,31 @@ class ObjectStoreContract:
             store.get_pieces("../a", 0, (1,), pieces.append)
         assert pieces == []
 
+    @pytest.mark.parametrize(
+        "lengths", [(1,), (10_240,), (10_000, 241), (5_000, 99_999), (1, 4_000, 0, 6_000), (300_000,)]
+    )
+    def test_the_last_piece_may_end_with_the_object(self, store: ObjectStore, lengths: tuple[int, ...]) -> None:
+        store.put_if_absent("a", CONTENT)
+        for start in (0, 239):
+            pieces: list[bytes] = []
+            store.get_pieces_to_end("a", start, lengths, pieces.append)
+            assert [len(piece) for piece in pieces[:-1]] == list(lengths[:-1])
+            assert b"".join(pieces) == CONTENT[start : start + sum(lengths)]
+
+    @pytest.mark.parametrize(
+        ("start", "lengths"), [(0, (10_240, 1)), (10_240, (5,)), (99_999, (5,)), (0, (9_999, 999, 1))]
+    )
+    def test_the_object_may_not_end_before_the_last_piece(
+        self, store: ObjectStore, start: int, lengths: tuple[int, ...]
+    ) -> None:
+        store.put_if_absent("a", CONTENT)
+        pieces: list[bytes] = []
+        with pytest.raises(ObjectTooShort, match="a"):
+            store.get_pieces_to_end("a", start, lengths, pieces.append)
+        with pytest.raises(ObjectMissing):
+            store.get_pieces_to_end("b", start, lengths, pieces.append)
+        assert pieces == []
+
     def test_an_empty_object_has_no_ranges(self, store: ObjectStore) -> None:
         store.put_if_absent("a", b"")
         with pytest.raises(ObjectTooShort):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore import BlockReader
 from cas3fs.caches.disk import DiskCache
 from cas3fs.errors import FileSystemError
@@ -17,6 +16,7 @@ from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.filesystem.state import staging
 from cas3fs.metrics import Metrics
 from cas3fs.testing.faulty_disk import FaultyDisk
+from tests.contracts.blocks import hash_block
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import MIB, ROOT, Machine
 from tests.filesystem.usage import DEADLINE_S, content, refused, remove, until

@@ -8,10 +8,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode, decode_verified, encode, hash_block
+from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, decode, decode_verified, encode
 from cas3fs.blocks.packs import FOOTER_BYTES, PackBuilder, read_contents, tail_length
 from cas3fs.errors import BlockCorrupt, PackCorrupt
 from cas3fs.values import BlockHash
+from tests.contracts.blocks import hash_block
 from tests.hostile.mutations import EXTREMES, Edit, bytes_like, edits, harmed
 
 PLAIN = b"some text that compresses well " * 200
@@ -29,7 +30,7 @@ def test_arbitrary_bytes_of_a_block_are_decoded_or_refused(encoded: bytes, lengt
 @given(changes=edits)
 def test_a_changed_block_never_decodes_to_other_bytes(changes: list[Edit]) -> None:
     try:
-        assert decode_verified(harmed(ENCODED, changes), len(PLAIN), hash_block(PLAIN)) == PLAIN
+        assert decode_verified(harmed(ENCODED, changes), len(PLAIN), hash_block(PLAIN), hash_block) == PLAIN
     except BlockCorrupt as error:
         assert str(error)
 

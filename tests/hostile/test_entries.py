@@ -96,7 +96,7 @@ def read_or_refuse(read: Callable[[], object]) -> None:
 
 
 def read_volume(store: MemoryStore) -> None:
-    entry = load_volume(store)
+    entry = load_volume(store).entry
     assert 1 << 20 <= entry.pack_size <= 1 << 30
     make_chunker(entry.chunker, entry.block_size)
     Compression.parse(entry.compression)

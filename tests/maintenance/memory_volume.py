@@ -292,7 +292,7 @@ def _content(database: sqlite3.Connection, store: ObjectStore, inode: int, size:
         (inode,),
     )
     for offset, length, skip, block, pack, start, stored, plain in chunks:
-        decoded = decode_verified(store.get_range(pack_key(pack), start, stored), plain, block)
+        decoded = decode_verified(store.get_range(pack_key(pack), start, stored), plain, block, store.hash_content)
         data[offset : offset + length] = decoded[skip : skip + length]
     return bytes(data)
 

@@ -66,7 +66,7 @@ class CliMachine:
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def mkfs(self, *options: str) -> None:
-        self.run("mkfs", self.url, *(options or ("--allow-unfenced",)))
+        self.run("mkfs", self.url, "--no-encrypt", *(options or ("--allow-unfenced",)))
 
     def mount(self, *options: str) -> int:
         """Mount; returns the process id."""

@@ -22,7 +22,7 @@ def volume(machine: CliMachine) -> CliMachine:
 
 
 def test_missing_folder(machine: CliMachine) -> None:
-    assert "/nowhere" in machine.fail("mkfs", "file:///nowhere/at/all")
+    assert "/nowhere" in machine.fail("mkfs", "--no-encrypt", "file:///nowhere/at/all")
     assert "/nowhere" in machine.fail("mount", "file:///nowhere/at/all", machine.dir)
 
 
@@ -32,34 +32,34 @@ def test_folder_without_a_volume(machine: CliMachine) -> None:
 
 
 def test_path_instead_of_url(machine: CliMachine) -> None:
-    assert "file:///" in machine.fail("mkfs", "/some/where", status=2)
+    assert "file:///" in machine.fail("mkfs", "--no-encrypt", "/some/where", status=2)
 
 
 def test_missing_bucket(machine: CliMachine, rclone_s3: "RcloneServer") -> None:
     machine.environment |= rclone_s3.environment
-    assert "no-such-bucket" in machine.fail("mkfs", "s3://no-such-bucket/v", "--allow-unfenced")
+    assert "no-such-bucket" in machine.fail("mkfs", "--no-encrypt", "s3://no-such-bucket/v", "--allow-unfenced")
 
 
 def test_wrong_credentials(machine: CliMachine, rclone_s3: "RcloneServer") -> None:
     bucket = new_bucket(rclone_s3, machine.root)
     machine.environment |= rclone_s3.environment | {"AWS_SECRET_ACCESS_KEY": "wrong"}
-    line = machine.fail("mkfs", f"s3://{bucket}/v", "--allow-unfenced")
+    line = machine.fail("mkfs", "--no-encrypt", f"s3://{bucket}/v", "--allow-unfenced")
     assert "credentials" in line or "denied" in line.lower()
 
 
 def test_mkfs_reports_a_store_without_conditional_writes(machine: CliMachine, rclone_s3: "RcloneServer") -> None:
     machine.environment |= rclone_s3.environment
-    assert "--allow-unfenced" in machine.fail("mkfs", f"s3://{new_bucket(rclone_s3, machine.root)}/v")
+    assert "--allow-unfenced" in machine.fail("mkfs", "--no-encrypt", f"s3://{new_bucket(rclone_s3, machine.root)}/v")
 
 
 def test_mkfs_accepts_a_store_with_conditional_writes(machine: CliMachine, moto_s3: "S3Server") -> None:
     moto_s3.make_bucket("fenced")
     machine.environment |= moto_s3.environment
-    assert machine.report("mkfs", "s3://fenced/v")["fenced"] is True
+    assert machine.report("mkfs", "--no-encrypt", "s3://fenced/v")["fenced"] is True
 
 
 def test_mkfs_over_an_existing_volume(volume: CliMachine) -> None:
-    assert "there is a volume" in volume.fail("mkfs", volume.url)
+    assert "there is a volume" in volume.fail("mkfs", "--no-encrypt", volume.url)
     volume.mount()
     volume.umount()
 

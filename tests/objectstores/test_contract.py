@@ -4,17 +4,21 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from cas3fs.config import StoreSettings
+from cas3fs.encryption.ciphers import AES_256_GCM, CHACHA20_POLY1305
+from cas3fs.encryption.keyring import Keyring, ObjectKeys
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store
 from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.objectstores.s3 import S3Store, make_client
+from cas3fs.objectstores.wrappers.sealed import SealedStore
 from cas3fs.testing.servers import REGION, S3Server
 from tests.contracts.objectstore import (
     CreatesOnlyOnce,
@@ -52,6 +56,20 @@ class TestLimitedDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting)
         settings = StoreSettings(tmp_path.as_uri(), max_concurrency=2, **limits)
         with closing(open_store(settings, metrics=Metrics())) as store:
             yield store
+
+
+class TestSealed(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting):
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        keys = ObjectKeys(Keyring.new(datetime.now(UTC)), b"u" * 16, AES_256_GCM)
+        return SealedStore(MemoryStore("sealed", page_size=3), keys)
+
+
+class TestSealedDirectory(ObjectStoreContract, CreatesOnlyOnce, RefusesNesting):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> ObjectStore:
+        keys = ObjectKeys(Keyring.new(datetime.now(UTC)), b"u" * 16, CHACHA20_POLY1305)
+        return SealedStore(DirectoryStore(tmp_path, page_size=3), keys)
 
 
 class S3Contract(ObjectStoreContract, KeepsMetadata):

@@ -8,7 +8,6 @@ moves from there to the index.
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from cas3fs.blocks.codec import hash_block
 from cas3fs.blockstore.writer import BlockWriter, PackSession
 from cas3fs.errors import StoreError
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
@@ -58,7 +57,7 @@ class BlockUpload:
             file.replacements = [ChunkReplacement(0, len(plain), [NewChunk(0, len(plain), block_hash)])]
 
     def _emit(self, blocks: Sequence[Buffer]) -> list[BlockHash]:
-        hashes = [hash_block(block) for block in blocks]
+        hashes = [BlockHash(self._writer.hash_content(block)) for block in blocks]
         unknown: dict[BlockHash, Buffer] = {}
         for block_hash, block in zip(hashes, blocks, strict=True):
             future = self._writer.in_flight(block_hash)

@@ -23,7 +23,7 @@ from typing import Final
 
 import attrs
 
-from cas3fs.blocks.codec import encode, hash_block
+from cas3fs.blocks.codec import encode
 from cas3fs.blockstore.pack_store import PackStore, epoch_of_pack, pack_name_in
 from cas3fs.caches.base import BlockCache
 from cas3fs.errors import BlockError, ObjectArchived, ObjectMissing
@@ -36,7 +36,7 @@ from cas3fs.maintenance.context import ProgressCallback, VolumeContext
 from cas3fs.maintenance.inventory import PackComparison
 from cas3fs.maintenance.lost_blocks import lost_packs, set_lost_packs
 from cas3fs.maintenance.new_packs import grouped_by_pack, put_pack
-from cas3fs.maintenance.pack_usage import expected_pack_bytes
+from cas3fs.maintenance.pack_usage import is_pack_size
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.values import BlockHash, BlockLocation
 
@@ -155,7 +155,7 @@ class BlockRecovery:
             def listed(pack: PackContents, info: ObjectInfo) -> None:
                 if pack.name in suspects:
                     self._listed.add(pack.name)
-                if pack.name in suspects or info.size != expected_pack_bytes(pack.blocks, pack.block_bytes):
+                if pack.name in suspects or not is_pack_size(info.size, pack.blocks, pack.block_bytes):
                     due.append(info)
 
             comparison = PackComparison(scan, listed=listed, unknown=due.append)
@@ -188,7 +188,7 @@ class BlockRecovery:
             return
         for block in blocks:
             plain = None if self._cache is None else self._cache.get(block)
-            if plain is not None and hash_block(plain) == block:
+            if plain is not None and self._context.store.hash_content(plain) == block:
                 yield block, plain
         yield from self._find_in_staging(set(blocks))
 
@@ -207,7 +207,7 @@ class BlockRecovery:
             for start, data in self._staged_ranges(row):
                 for offset, length, block in users[row.inode]:
                     piece = data[offset - start : offset - start + length] if offset >= start else b""
-                    if len(piece) == length and hash_block(piece) == block:
+                    if len(piece) == length and self._context.store.hash_content(piece) == block:
                         yield block, piece
 
     def _staged_ranges(self, row: StagedRow) -> Iterator[tuple[int, bytes]]:

@@ -26,6 +26,8 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import Body, ObjectStore, batches, body_size
 from cas3fs.objectstores.wrappers.wrapper import RequestKind, Result, StoreWrapper
 
+_GetPieces = Callable[[str, int, Sequence[int], Callable[[bytes], None]], None]
+
 _log = logging.getLogger(__name__)
 _COMPARE_BYTES: Final = 8 << 20
 _ATTEMPTS_BEFORE_WARNING: Final = 2
@@ -112,7 +114,11 @@ class RetryingStore(StoreWrapper):
         self.around(RequestKind.PUT, None, put.attempt)
 
     def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        self.around(RequestKind.GET, None, _ResumableGet(self._inner, key, start, lengths, take).attempt)
+        self.around(RequestKind.GET, None, _ResumableGet(self._inner.get_pieces, key, start, lengths, take).attempt)
+
+    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        get = _ResumableGet(self._inner.get_pieces_to_end, key, start, lengths, take)
+        self.around(RequestKind.GET, None, get.attempt)
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete all batches, also after the store refused to delete some keys of one."""
@@ -136,16 +142,16 @@ class _ResumableGet:
     """One get in pieces over all its attempts: each asks for the pieces that are still missing."""
 
     def __init__(
-        self, inner: ObjectStore, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]
+        self, get: _GetPieces, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]
     ) -> None:
-        self._inner = inner
+        self._get = get
         self._key = key
         self._start = start
         self._lengths = lengths
         self._take = take
 
     def attempt(self) -> None:
-        self._inner.get_pieces(self._key, self._start, self._lengths, self._take_piece)
+        self._get(self._key, self._start, self._lengths, self._take_piece)
 
     def _take_piece(self, piece: bytes) -> None:
         self._start += len(piece)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TypeVar
 
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo, ObjectStore, batches, body_size
+from cas3fs.values import Buffer
 
 Result = TypeVar("Result")
 
@@ -26,7 +27,25 @@ class StoreWrapper(ObjectStore):
 
     def __init__(self, inner: ObjectStore) -> None:
         self.url = inner.url
+        self.pads = inner.pads
         self._inner = inner
+
+    def hash_content(self, data: Buffer) -> bytes:
+        return self._inner.hash_content(data)
+
+    def name_content(self, data: Buffer) -> str:
+        return self._inner.name_content(data)
+
+    @property
+    def stored(self) -> ObjectStore:
+        stored = self._inner.stored
+        return self if stored is self._inner else stored
+
+    def seal_of(self, key: str) -> str:
+        return self._inner.seal_of(key)
+
+    def learn_seal(self, key: str, seal: str) -> None:
+        self._inner.learn_seal(key, seal)
 
     @property
     def last_response_at_s(self) -> float:
@@ -65,6 +84,9 @@ class StoreWrapper(ObjectStore):
 
     def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
         self.around(RequestKind.GET, sum(lengths), lambda: self._inner.get_pieces(key, start, lengths, take))
+
+    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        self.around(RequestKind.GET, sum(lengths), lambda: self._inner.get_pieces_to_end(key, start, lengths, take))
 
     def get_suffix(self, key: str, length: int) -> bytes:
         return self.around(RequestKind.GET, None, lambda: self._inner.get_suffix(key, length))

@@ -7,11 +7,11 @@ from typing import cast
 
 import pytest
 
-from cas3fs.blocks.codec import hash_block
 from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.gc import deletion
 from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.faulty_store import FaultyStore
+from tests.contracts.blocks import hash_block
 from tests.maintenance.memory_volume import KIB, MemoryVolume, noise, write_files
 
 

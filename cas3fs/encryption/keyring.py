@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The keys of a volume, and how they are sealed with its root.
+
+The plain form is JSON, padded with spaces to a multiple of 256 bytes::
+
+    {"generations": [{"number": 1, "key": hex, "created": time}, ...], "names_key": hex, "label": text}
+
+It is sealed with a key that is derived from the root and 32 random bytes, the salt. Derivation gives 64 bytes: the key,
+and a *commitment*, which is stored beside the sealed bytes and compared before they are opened: with AES-GCM, one could
+otherwise make bytes that two keys open. All bytes of the volume's entry are bound to it (associated data): whoever
+changes that entry, such as the cipher or the chunker in it, makes the keyring unreadable.
+
+Sub-keys, each by `derive` with a context of its own:
+
+- of an object: `ObjectKeys.key_of` (context ``cas3fs v2 object``);
+- of shared caches: `ObjectKeys.cache_key` (``cas3fs v2 shared caches``), from the newest generation.
+
+The key for names never changes: content that is stored again after a rotation is still recognized. It names content
+only in sealed places, and in names of packs.
+"""
+
+import hmac
+import json
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, Self
+
+import attrs
+from blake3 import blake3
+
+from cas3fs.encryption.ciphers import KEY_BYTES, NONCE_BYTES, SealBroken, SealingKey, derive
+from cas3fs.encryption.sealing import SALT_BYTES, SealHeader
+from cas3fs.errors import GenerationUnknown, KeyringDamaged
+from cas3fs.values import Buffer
+
+LARGEST_GENERATION: Final = 2**16 - 1
+_OBJECT: Final = "cas3fs v2 object"
+_KEYRING: Final = "cas3fs v2 keyring"
+_SHARED_CACHES: Final = "cas3fs v2 shared caches"
+_ROOT_FINGERPRINT: Final = "cas3fs v2 fingerprint of a root"
+_PADDED_BYTES: Final = 256
+_FINGERPRINT_BYTES: Final = 16
+_NO_NONCE: Final = bytes(NONCE_BYTES)
+"""For a key that seals one thing only."""
+
+
+@attrs.frozen
+class Generation:
+    """One generation of the key for objects."""
+
+    number: int
+    key: bytes = attrs.field(repr=False)
+    created: datetime
+
+
+@attrs.frozen
+class Keyring:
+    """The keys of a volume; `generations` ascend by number, and the last one seals what is new."""
+
+    generations: tuple[Generation, ...]
+    names_key: bytes = attrs.field(repr=False)
+    label: str = ""
+    """The volume's label, which is a secret too."""
+
+    @classmethod
+    def new(cls, now: datetime, label: str = "") -> Self:
+        """The keys of a new volume."""
+        first = Generation(1, secrets.token_bytes(KEY_BYTES), now)
+        return cls((first,), secrets.token_bytes(KEY_BYTES), label)
+
+    @property
+    def current(self) -> Generation:
+        """What new objects are sealed with."""
+        return self.generations[-1]
+
+    def rotated(self, now: datetime) -> Self:
+        """The keyring with one more generation.
+
+        Raises:
+            GenerationUnknown: no more can be numbered.
+        """
+        number = self.current.number + 1
+        if number > LARGEST_GENERATION:
+            raise GenerationUnknown(f"a volume has at most {LARGEST_GENERATION} generations of keys")
+        new = Generation(number, secrets.token_bytes(KEY_BYTES), now)
+        return attrs.evolve(self, generations=(*self.generations, new))
+
+    def without(self, numbers: Sequence[int]) -> Self:
+        """The keyring without old generations, which nothing is sealed with any more."""
+        kept = tuple(one for one in self.generations if one.number not in numbers or one is self.current)
+        return attrs.evolve(self, generations=kept)
+
+
+@attrs.frozen
+class SealedKeyring:
+    """A keyring as it is stored."""
+
+    salt: bytes
+    commitment: bytes
+    sealed: bytes
+
+
+def new_root() -> bytes:
+    """A root for a new volume."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def root_fingerprint(root: bytes, uuid: bytes) -> str:
+    """Hex digits that identify a root and tell nothing of it: volumes of one name are told apart by them."""
+    return derive(_ROOT_FINGERPRINT, root, uuid, length=_FINGERPRINT_BYTES).hex()
+
+
+def seal_keyring(keyring: Keyring, root: bytes, cipher: str, bound: bytes) -> SealedKeyring:
+    """Seal a keyring; `bound` is the volume's entry, all bytes of it."""
+    salt = secrets.token_bytes(SALT_BYTES)
+    key, commitment = _keyring_key(root, salt)
+    sealed = SealingKey(cipher, key).seal(_NO_NONCE, _to_json(keyring), bound)
+    return SealedKeyring(salt, commitment, sealed)
+
+
+def is_sealed_with(sealed: SealedKeyring, root: bytes) -> bool:
+    """Whether `root` opens a keyring."""
+    return hmac.compare_digest(_keyring_key(root, sealed.salt)[1], sealed.commitment)
+
+
+def open_keyring(sealed: SealedKeyring, root: bytes, cipher: str, bound: bytes) -> Keyring:
+    """The keyring.
+
+    Raises:
+        KeyringDamaged: it was sealed with another root, for another volume's entry, or it was changed.
+    """
+    key, commitment = _keyring_key(root, sealed.salt)
+    if not hmac.compare_digest(commitment, sealed.commitment):
+        raise KeyringDamaged("the keyring was sealed with another root key")
+    try:
+        return _from_json(SealingKey(cipher, key).open(_NO_NONCE, sealed.sealed, bound))
+    except SealBroken:
+        raise KeyringDamaged("the keyring, or the object `volume` to which it is bound, was changed") from None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise KeyringDamaged(f"the keyring cannot be read: {error!r}") from error
+
+
+class ObjectKeys:
+    """The keys of the objects of one volume, and the names of its content; thread-safe.
+
+    Args:
+        keyring: the volume's keys.
+        uuid: of the volume, as its entry has it: a fork keeps the keys of its original.
+        cipher: the volume's.
+    """
+
+    def __init__(self, keyring: Keyring, uuid: bytes, cipher: str) -> None:
+        self.keyring = keyring
+        self._uuid = uuid
+        self._cipher = cipher
+        self._by_number = {one.number: one.key for one in keyring.generations}
+        self._generation = keyring.current.number.to_bytes(2, "big")
+
+    @property
+    def generation(self) -> int:
+        """The generation that seals new objects."""
+        return self.keyring.current.number
+
+    def key_of(self, key: str, header: SealHeader) -> SealingKey:
+        """The key of the object `key`.
+
+        Raises:
+            GenerationUnknown: the keyring lacks the header's generation.
+        """
+        generation = self._by_number.get(header.generation)
+        if generation is None:
+            raise GenerationUnknown(
+                f"{key} is sealed with generation {header.generation} of the key, and the keyring has "
+                f"{', '.join(map(str, sorted(self._by_number)))}"
+            )
+        return SealingKey(self._cipher, derive(_OBJECT, generation, self._uuid, key.encode(), header.salt))
+
+    def hash_content(self, data: Buffer) -> bytes:
+        """The name of content, 32 bytes: keyed BLAKE3, which tells nothing to those without the key."""
+        return blake3(data, key=self.keyring.names_key).digest()
+
+    def name_content(self, data: Buffer) -> str:
+        """The name of a pack with these plain bytes, 64 hex digits: 2 bytes of generation, 30 of the hash."""
+        return (self._generation + self.hash_content(data)[2:]).hex()
+
+    def cache_key(self) -> bytes:
+        """The key of shared caches; from the newest generation, so that a rotation holds for them too."""
+        return derive(_SHARED_CACHES, self.keyring.current.key, self._uuid)
+
+
+def _keyring_key(root: bytes, salt: bytes) -> tuple[bytes, bytes]:
+    derived = derive(_KEYRING, root, salt, length=2 * KEY_BYTES)
+    return derived[:KEY_BYTES], derived[KEY_BYTES:]
+
+
+def _to_json(keyring: Keyring) -> bytes:
+    content = {
+        "generations": [
+            {"number": one.number, "key": one.key.hex(), "created": one.created.isoformat()}
+            for one in keyring.generations
+        ],
+        "names_key": keyring.names_key.hex(),
+        "label": keyring.label,
+    }
+    text = json.dumps(content).encode()
+    return text.ljust(-(-len(text) // _PADDED_BYTES) * _PADDED_BYTES)
+
+
+def _from_json(plain: bytes) -> Keyring:
+    content: dict[str, Any] = json.loads(plain)
+    generations = tuple(
+        Generation(int(one["number"]), _key(one["key"]), datetime.fromisoformat(one["created"]))
+        for one in content["generations"]
+    )
+    numbers = [one.number for one in generations]
+    if not numbers or numbers != sorted(set(numbers)):
+        raise ValueError("generations are missing, or not in order")
+    return Keyring(generations, _key(content["names_key"]), str(content["label"]))
+
+
+def _key(text: str) -> bytes:
+    key = bytes.fromhex(text)
+    if len(key) != KEY_BYTES:
+        raise ValueError("a key has a wrong length")
+    return key

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """docs/format.rst is enough to read a volume: the reader below was written from it, and imports nothing of cas3fs."""
 
+import itertools
 import json
 import os
 import random
 import sqlite3
 import struct
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import zstandard
 from blake3 import blake3
 
-from cas3fs.testing.volumes import TemporaryMount
+from cas3fs.testing.volumes import TemporaryMount, TemporaryVolume
+
+PASSPHRASE = "caf\u00e9 \u2615"
 
 
 @pytest.fixture
@@ -74,6 +80,50 @@ def test_packs_describe_themselves(filled: Path, tmp_path: Path) -> None:
     told = {(name, block) for name in reader.pack_names() for block in reader.table_of(name)}
     assert known <= told
     assert known
+
+
+def test_the_program_on_the_page_reads_an_encrypted_volume(workspace: Path) -> None:
+    volume = TemporaryVolume.make(workspace, "--encrypt", "--passphrase-file", str(_passphrase(workspace)))
+    mount = TemporaryMount(volume, workspace / "m")
+    mount.up("--passphrase-file", str(workspace / "passphrase"))
+    contents = {
+        "sub/noise": random.Random(1).randbytes(3_000_000),
+        "text": b"the same line\n" * 100_000,
+        "sparse": bytes(20_000_000) + b"end",
+        "small": b"x",
+    }
+    try:
+        (mount / "sub").mkdir()
+        for name, content in contents.items():
+            (mount / name).write_bytes(content)
+        for number in range(3000):
+            (mount / f"a-rather-long-name-{number}").write_bytes(b"%d" % number)
+    finally:
+        mount.down()
+    program = workspace / "read.py"
+    program.write_text(_program_on_the_page())
+    for name, content in contents.items():
+        command = [sys.executable, str(program), str(workspace / "store"), PASSPHRASE, name]
+        assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == content
+
+
+def test_the_program_on_the_page_needs_no_cas3fs_and_is_short() -> None:
+    program = _program_on_the_page()
+    assert "cas3fs" not in {name for line in program.splitlines() if "import" in line for name in line.split()}
+    assert sum(1 for line in program.splitlines() if line.strip()) <= 66
+
+
+def _passphrase(folder: Path) -> Path:
+    path = folder / "passphrase"
+    path.write_text(PASSPHRASE)
+    return path
+
+
+def _program_on_the_page() -> str:
+    page = Path(__file__).parents[2].joinpath("docs", "format.rst").read_text()
+    _, _, code = page.partition(".. code-block:: python\n\n")
+    lines = itertools.takewhile(lambda line: not line or line.startswith("    "), code.splitlines())
+    return textwrap.dedent("\n".join(lines))
 
 
 # --- the reader, from the page alone

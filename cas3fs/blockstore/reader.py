@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from cas3fs.blockstore.fetcher import Fetcher, OnLost
 from cas3fs.blockstore.pack_store import PackStore
-from cas3fs.caches.base import BlockCache, part_of
+from cas3fs.caches.base import BlockCache, check_by, part_of
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.caches.wrappers import ensure_verified
 from cas3fs.metrics import Metrics
@@ -65,7 +65,7 @@ class BlockReader:
             clock: the time in seconds.
         """
         self._memory = memory
-        self._cache = None if cache is None else ensure_verified(cache, store.hash_content)
+        self._cache = None if cache is None else ensure_verified(cache, check_by(store.hash_content))
         self._fetcher = Fetcher(
             PackStore(store, metrics),
             memory,

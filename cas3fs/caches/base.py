@@ -8,24 +8,47 @@ overridden where the cache can do better. Two rules hold for every implementatio
   nothing, and the next call tries again. A cache raises only for mistakes of its caller.
 - **Any thread may call any method at any time**, also while `close` runs.
 
-A cache that sets `verifies` promises that every byte it returns was checked against the block's hash (or against a
-checksum made from bytes that were). Blocks from any other cache are checked after `get`, and parts are cut from whole
-blocks (`cas3fs.caches.wrappers`).
+A cache that sets `verifies` promises that every byte it returns was checked by the `BlockCheck` of its context (or
+against a checksum made from bytes that were). Blocks from any other cache are checked after `get`, and parts are cut
+from whole blocks (`cas3fs.caches.wrappers`).
+
+In an encrypted volume, a cache outside this machine never sees a block: it is given sealed bytes under names that are
+no hashes (`cas3fs.caches.sealed`), and the check of its context accepts everything. It need not know.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from cas3fs.objectstores.base import hash_plainly
 from cas3fs.units import MIB
 from cas3fs.values import BlockHash, Buffer
 
 LARGEST_BLOCK_BYTES: Final = 16 * MIB
-"""No block is longer. A cache allocates nothing for a length beyond it, whatever a file or a server claims."""
+"""No block is longer."""
+LARGEST_VALUE_BYTES: Final = 17 * MIB
+"""Nothing that a cache is given is longer: a block that is padded and sealed has up to 4% more bytes.
+
+A cache allocates nothing for a length beyond it, whatever a file or a server claims.
+"""
+
+BlockCheck = Callable[[BlockHash, Buffer], bool]
+"""Whether bytes are those that were put under that name."""
 
 
-HashBlock = Callable[[Buffer], bytes]
-"""Gives the hash of a block's bytes, 32 bytes."""
+def check_by(hash_content: Callable[[Buffer], bytes]) -> BlockCheck:
+    """The check of blocks that are named by `hash_content`."""
+    return lambda block, plain: hash_content(plain) == block
+
+
+def check_plainly(block: BlockHash, plain: Buffer) -> bool:
+    """The check of blocks in a volume that is not encrypted: their names are BLAKE3 of their bytes."""
+    return hash_plainly(plain) == block
+
+
+def accept_any(block: BlockHash, value: Buffer) -> bool:
+    """The check where only the caller can tell, since it opens what it has sealed."""
+    return True
 
 
 class BlockCache(ABC):

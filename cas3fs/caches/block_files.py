@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from cas3fs.caches.base import LARGEST_BLOCK_BYTES, HashBlock, part_of
+from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCheck, part_of
 from cas3fs.localdisk import LocalDisk
 from cas3fs.values import BlockHash, Buffer
 
@@ -74,7 +74,7 @@ def file_header(block: BlockHash, plain: Buffer) -> bytes:
     return b"".join([_HEADER.pack(MAGIC, length), *checksums])
 
 
-def read_whole(disk: LocalDisk, file: int, block: BlockHash, hash_block: HashBlock) -> bytes:
+def read_whole(disk: LocalDisk, file: int, block: BlockHash, check: BlockCheck) -> bytes:
     """Read the plain bytes of `block` from its open file.
 
     Raises:
@@ -85,7 +85,7 @@ def read_whole(disk: LocalDisk, file: int, block: BlockHash, hash_block: HashBlo
     if os.fstat(file).st_size != file_length(length):
         raise CorruptBlockFile
     plain = disk.read(file, length, file_length(length) - length)
-    if hash_block(plain) != block:
+    if not check(block, plain):
         raise CorruptBlockFile
     return plain
 

@@ -24,13 +24,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from cas3fs.caches.base import BlockCache, HashBlock
+from cas3fs.caches.base import BlockCache, BlockCheck, check_plainly
 from cas3fs.caches.block_files import BlockFolder, CorruptBlockFile, file_header, file_length, read_part, read_whole
 from cas3fs.caches.segmented_lru import SegmentedLru
 from cas3fs.errors import UsageError
 from cas3fs.localdisk import LocalDisk
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores.base import hash_plainly
 from cas3fs.values import BlockHash, Buffer
 
 DEFAULT_KEEP_FREE_BYTES = 256 * 1024 * 1024
@@ -62,9 +61,9 @@ class DiskCache(BlockCache):
         keep_free_bytes: int = DEFAULT_KEEP_FREE_BYTES,
         limit_files: int = DEFAULT_LIMIT_FILES,
         disk: LocalDisk | None = None,
-        hash_block: HashBlock = hash_plainly,
+        check: BlockCheck = check_plainly,
     ) -> None:
-        self._hash_block = hash_block
+        self._check = check
         self._lru = SegmentedLru(limit_bytes, limit_files)
         self._lock = threading.Lock()
         self._keep_free_bytes = keep_free_bytes
@@ -86,7 +85,7 @@ class DiskCache(BlockCache):
 
     def get(self, block: BlockHash) -> bytes | None:
         """Return all of the block, checked against its hash."""
-        return self._read(block, lambda file: read_whole(self._disk, file, block, self._hash_block))
+        return self._read(block, lambda file: read_whole(self._disk, file, block, self._check))
 
     def get_part(self, block: BlockHash, skip: int, length: int) -> Buffer | None:
         """Return a part of the block; reads and checks only the 32 KiB pieces that contain it."""

@@ -28,13 +28,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
 
-from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache, HashBlock
+from cas3fs.caches.base import LARGEST_BLOCK_BYTES, LARGEST_VALUE_BYTES, BlockCache, BlockCheck, check_plainly
 from cas3fs.caches.memcached_servers import ClientFactory, HashRing, MemcachedServer, make_client
 from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores.base import hash_plainly
 from cas3fs.units import KIB, MIB, parse_duration, parse_size
 from cas3fs.values import BlockHash, Buffer
 
@@ -74,9 +73,9 @@ class MemcachedCache(BlockCache):
         slow_s: float = DEFAULT_SLOW_S,
         item_bytes: int = DEFAULT_ITEM_BYTES,
         client_factory: ClientFactory = make_client,
-        hash_block: HashBlock = hash_plainly,
+        check: BlockCheck = check_plainly,
     ) -> None:
-        self._hash_block = hash_block
+        self._check = check
         self._prefix = f"c3:{volume.replace('-', '')}:".encode()
         self._share_bytes = item_bytes - _HEADER.size
         self._corrupt = metrics.counter("cache.memcached.rotten")
@@ -107,7 +106,7 @@ class MemcachedCache(BlockCache):
             timeout_s=spec.option("timeout", parse_duration, DEFAULT_TIMEOUT_S),
             slow_s=spec.option("slow", parse_duration, DEFAULT_SLOW_S),
             item_bytes=item_bytes,
-            hash_block=context.hash_block,
+            check=context.check,
         )
 
     def get(self, block: BlockHash) -> bytes | None:
@@ -208,7 +207,7 @@ class MemcachedCache(BlockCache):
         if parts is None:
             return None
         plain = b"".join(parts)
-        if self._hash_block(plain) == block:
+        if self._check(block, plain):
             return plain
         self._corrupt.add()
         server.delete(self._key(block, 0))
@@ -220,7 +219,7 @@ class MemcachedCache(BlockCache):
         if len(head) < _HEADER.size:
             return []
         magic, length, share_bytes = _HEADER.unpack(head)
-        if magic != MAGIC or length > LARGEST_BLOCK_BYTES or share_bytes < min(KIB // 2, length):
+        if magic != MAGIC or length > LARGEST_VALUE_BYTES or share_bytes < min(KIB // 2, length):
             return []
         parts: list[Buffer] = [memoryview(first)[_HEADER.size :]]
         keys = [self._key(block, number) for number in range(1, _item_count(length, share_bytes))]

@@ -5,6 +5,9 @@ The list is ordered, fastest first. ``memory:SIZE`` may only come first; it sets
 mount has, and does not add a tier. Installed packages may provide further kinds, by entry points of the group
 ``cas3fs.caches``: the entry point's name is the kind, and it refers to a `CacheFactory`. Such a cache is wrapped so
 that its faults are misses, and its blocks are checked unless it verifies them itself.
+
+In an encrypted volume, every cache but memory and disk is wrapped once more, and is given sealed blocks
+(`cas3fs.caches.sealed`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cas3fs.caches.base import BlockCache
+import attrs
+
+from cas3fs.caches.base import BlockCache, accept_any
 from cas3fs.caches.disk import DiskCache
-from cas3fs.caches.specs import CacheContext, CacheFactory, CacheSpec
+from cas3fs.caches.sealed import SealedCache
+from cas3fs.caches.specs import SEALED, CacheContext, CacheFactory, CacheSpec
 from cas3fs.caches.tiered import TieredCache
 from cas3fs.caches.wrappers import FaultTolerantCache
+from cas3fs.encryption.shared_caches import SharedCacheSeal
 from cas3fs.errors import Cas3fsError, UsageError
 from cas3fs.units import parse_size
 
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
 GROUP: Final = "cas3fs.caches"
 MEMORY: Final = "memory"
+DISK: Final = "disk"
 
 
 class CacheList(NamedTuple):
@@ -51,13 +59,20 @@ def parse_caches(texts: Sequence[str]) -> CacheList:
     for spec in specs:
         if spec.name == MEMORY:
             raise UsageError(f"{spec.text}: the memory cache must come first, and only once")
-    if sum(spec.name == "disk" for spec in specs) > 1:
+    if sum(spec.name == DISK for spec in specs) > 1:
         raise UsageError("the list of caches has the disk twice")
     return CacheList(memory_bytes, tuple(specs))
 
 
-def make_caches(specs: Sequence[CacheSpec], context: CacheContext) -> BlockCache | None:
+def make_caches(
+    specs: Sequence[CacheSpec], context: CacheContext, seal: SharedCacheSeal | None = None
+) -> BlockCache | None:
     """Make one cache of all tiers; None for an empty list. The caller closes it.
+
+    Args:
+        specs: the tiers, fastest first.
+        context: of the volume.
+        seal: seals what leaves this machine; None for a volume that is not encrypted.
 
     Raises:
         UsageError: a spec is invalid, no package provides its kind, or the package does not work.
@@ -65,17 +80,17 @@ def make_caches(specs: Sequence[CacheSpec], context: CacheContext) -> BlockCache
     tiers: list[BlockCache] = []
     try:
         for spec in specs:
-            tiers.append(_make(spec, context, _unique_name(spec.name, tiers)))
+            tiers.append(_make(spec, context, _unique_name(spec.name, tiers), seal))
     except BaseException:
         for tier in tiers:
             tier.close()
         raise
-    return TieredCache(tiers, metrics=context.metrics, hash_block=context.hash_block) if tiers else None
+    return TieredCache(tiers, metrics=context.metrics, check=context.check) if tiers else None
 
 
 def cache_kinds() -> list[str]:
     """Return the names of all available kinds."""
-    return sorted({MEMORY, *_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({MEMORY, DISK, *_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def entry_points(*, group: str) -> "EntryPoints":
@@ -92,12 +107,12 @@ def _unique_name(kind: str, tiers: Sequence[BlockCache]) -> str:
     return next(name for name in (base, *(f"{base}-{number}" for number in range(2, 1000))) if name not in taken)
 
 
-def _make(spec: CacheSpec, context: CacheContext, name: str) -> BlockCache:
-    built_in = _BUILT_IN.get(spec.name)
-    if built_in is not None:
-        cache = built_in(spec, context)
-        return cache if isinstance(cache, DiskCache) else FaultTolerantCache(cache, name, context.metrics)
-    return FaultTolerantCache(_make_from_package(spec, context), name, context.metrics)
+def _make(spec: CacheSpec, context: CacheContext, name: str, seal: SharedCacheSeal | None) -> BlockCache:
+    if spec.name == DISK:
+        return _make_disk(spec, context)
+    outside = context if seal is None else attrs.evolve(context, volume=SEALED, check=accept_any)
+    cache = FaultTolerantCache(_BUILT_IN.get(spec.name, _make_from_package)(spec, outside), name, context.metrics)
+    return cache if seal is None else SealedCache(cache, seal, context.check, context.metrics)
 
 
 def _make_from_package(spec: CacheSpec, context: CacheContext) -> BlockCache:
@@ -124,7 +139,7 @@ def _make_disk(spec: CacheSpec, context: CacheContext) -> BlockCache:
     directory = context.directory
     if "directory" in spec.options:
         directory = Path(spec.options["directory"]).absolute() / context.volume
-    return DiskCache(directory, spec.argument_as(parse_size), metrics=context.metrics, hash_block=context.hash_block)
+    return DiskCache(directory, spec.argument_as(parse_size), metrics=context.metrics, check=context.check)
 
 
 def _make_memcached(spec: CacheSpec, context: CacheContext) -> BlockCache:
@@ -140,7 +155,6 @@ def _make_web(spec: CacheSpec, context: CacheContext) -> BlockCache:
 
 
 _BUILT_IN: Final[Mapping[str, Callable[[CacheSpec, CacheContext], BlockCache]]] = {
-    "disk": _make_disk,
     "memcached": _make_memcached,
     "web+http": _make_web,
     "web+https": _make_web,

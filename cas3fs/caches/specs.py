@@ -18,11 +18,12 @@ from urllib.parse import unquote
 
 import attrs
 
-from cas3fs.caches.base import BlockCache, HashBlock
+from cas3fs.caches.base import BlockCache, BlockCheck, check_plainly
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores.base import hash_plainly
 
+SEALED: Final = "sealed"
+"""Stands for the uuid of every encrypted volume: names outside this machine do not tell which volume they are of."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _Value = TypeVar("_Value")
 
@@ -98,13 +99,16 @@ class CacheContext:
     """What a factory of caches receives beside the spec."""
 
     volume: str
-    """The volume's uuid. A cache that serves several volumes must have it in its keys, so that they never mix."""
+    """The volume's uuid. A cache that serves several volumes must have it in its keys, so that they never mix.
+
+    It is `SEALED` for every cache outside this machine of an encrypted volume, whose names are unique without it."""
     directory: Path
     """A folder on this machine for blocks of this volume. It may not exist yet, and may be deleted at any time."""
     metrics: Metrics
     """For further counters; hits and misses are counted for every cache."""
-    hash_block: HashBlock = hash_plainly
-    """Gives the hash of a block, by which blocks are checked: it is keyed where the volume is encrypted."""
+    check: BlockCheck = check_plainly
+    """Whether bytes are those that were put under a name. A cache that checks what it returns must do it by this: only
+    in a volume that is not encrypted is the name BLAKE3 of the bytes."""
 
 
 CacheFactory = Callable[[CacheSpec, CacheContext], BlockCache]

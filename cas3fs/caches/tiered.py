@@ -15,18 +15,17 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
-from cas3fs.caches.base import BlockCache, HashBlock, part_of
+from cas3fs.caches.base import BlockCache, BlockCheck, check_plainly, part_of
 from cas3fs.caches.wrappers import ensure_verified
 from cas3fs.metrics import Counter, Metrics
-from cas3fs.objectstores.base import hash_plainly
 from cas3fs.values import BlockHash, Buffer
 
 
 class _Tier:
     """A cache and its two counters."""
 
-    def __init__(self, cache: BlockCache, metrics: Metrics, hash_block: HashBlock) -> None:
-        self.cache = ensure_verified(cache, hash_block)
+    def __init__(self, cache: BlockCache, metrics: Metrics, check: BlockCheck) -> None:
+        self.cache = ensure_verified(cache, check)
         self.hits: Counter = metrics.counter(f"cache.{cache.name}.hits")
         self.misses: Counter = metrics.counter(f"cache.{cache.name}.misses")
 
@@ -37,8 +36,8 @@ class TieredCache(BlockCache):
     name = "tiered"
     verifies = True
 
-    def __init__(self, tiers: Sequence[BlockCache], *, metrics: Metrics, hash_block: HashBlock = hash_plainly) -> None:
-        self._tiers = tuple(_Tier(cache, metrics, hash_block) for cache in tiers)
+    def __init__(self, tiers: Sequence[BlockCache], *, metrics: Metrics, check: BlockCheck = check_plainly) -> None:
+        self._tiers = tuple(_Tier(cache, metrics, check) for cache in tiers)
         has_local = not self._tiers[0].cache.remote
         self._local = self._tiers[0] if has_local else None
         self._slower = self._tiers[has_local:]

@@ -15,12 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from cas3fs.caches.base import LARGEST_BLOCK_BYTES, BlockCache, HashBlock
+from cas3fs.caches.base import LARGEST_VALUE_BYTES, BlockCache, BlockCheck, check_plainly
 from cas3fs.caches.server_health import HealthMonitor, ServerHealth
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores.base import hash_plainly
 from cas3fs.units import parse_duration
 from cas3fs.values import BlockHash, Buffer
 
@@ -54,7 +53,7 @@ class WebCache(BlockCache):
         metrics: Metrics,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         slow_s: float = DEFAULT_SLOW_S,
-        hash_block: HashBlock = hash_plainly,
+        check: BlockCheck = check_plainly,
     ) -> None:
         """Connect to `url`, which begins with ``http://`` or ``https://``.
 
@@ -63,7 +62,7 @@ class WebCache(BlockCache):
         """
         import urllib3
 
-        self._hash_block = hash_block
+        self._check = check
         shown, self._headers = _split_url(url)
         self._base = shown + volume
         self._http = urllib3.PoolManager(CONNECTIONS, maxsize=CONNECTIONS, retries=False)
@@ -90,7 +89,7 @@ class WebCache(BlockCache):
             metrics=context.metrics,
             timeout_s=spec.option("timeout", parse_duration, DEFAULT_TIMEOUT_S),
             slow_s=spec.option("slow", parse_duration, DEFAULT_SLOW_S),
-            hash_block=context.hash_block,
+            check=context.check,
         )
 
     def get(self, block: BlockHash) -> bytes | None:
@@ -101,7 +100,7 @@ class WebCache(BlockCache):
         status, body = answer
         if status != _OK:
             return None
-        if self._hash_block(body) == block:
+        if self._check(block, body):
             return body
         self._corrupt.add()
         self.evict(block)
@@ -109,7 +108,7 @@ class WebCache(BlockCache):
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
         """PUT the block, unless the server refuses it."""
-        if len(plain) > LARGEST_BLOCK_BYTES:
+        if len(plain) > LARGEST_VALUE_BYTES:
             return
         answer = self._send("PUT", block, plain if isinstance(plain, bytes) else bytes(plain))
         if answer is not None and answer[0] >= 300:
@@ -211,7 +210,7 @@ def _limited_body(response: "BaseHTTPResponse") -> bytes:
     while piece := response.read1(_PIECE_BYTES):
         pieces.append(piece)
         size_bytes += len(piece)
-        if size_bytes > LARGEST_BLOCK_BYTES or time.monotonic() > deadline_s:
+        if size_bytes > LARGEST_VALUE_BYTES or time.monotonic() > deadline_s:
             response.close()
             raise OSError("its answer is larger than any block, or takes too long")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -5,9 +5,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from cas3fs.caches.base import BlockCache, HashBlock
+from cas3fs.caches.base import BlockCache, BlockCheck, check_plainly
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores.base import hash_plainly
 from cas3fs.values import BlockHash, Buffer
 
 _log = logging.getLogger(__name__)
@@ -84,9 +83,9 @@ class VerifyingCache(BlockCache):
 
     verifies = True
 
-    def __init__(self, inner: BlockCache, hash_block: HashBlock = hash_plainly) -> None:
+    def __init__(self, inner: BlockCache, check: BlockCheck = check_plainly) -> None:
         self._inner = inner
-        self._hash_block = hash_block
+        self._check = check
         self.name = inner.name
         self.remote = inner.remote
 
@@ -126,15 +125,15 @@ class VerifyingCache(BlockCache):
         self._inner.close()
 
     def _checked(self, block: BlockHash, plain: bytes | None) -> bytes | None:
-        if plain is None or self._hash_block(plain) == block:
+        if plain is None or self._check(block, plain):
             return plain
         self._inner.evict(block)
         return None
 
 
-def ensure_verified(cache: BlockCache, hash_block: HashBlock = hash_plainly) -> BlockCache:
+def ensure_verified(cache: BlockCache, check: BlockCheck = check_plainly) -> BlockCache:
     """Return `cache` itself if it verifies its blocks, else wrapped so that they are checked."""
-    return cache if cache.verifies else VerifyingCache(cache, hash_block)
+    return cache if cache.verifies else VerifyingCache(cache, check)
 
 
 def _bytes_or_none(result: object) -> bytes | None:

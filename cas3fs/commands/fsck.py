@@ -19,6 +19,7 @@ from pathlib import Path
 
 import attrs
 
+from cas3fs.caches.base import check_by
 from cas3fs.caches.disk import DiskCache
 from cas3fs.commands.mount_service import MountService
 from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
@@ -318,7 +319,7 @@ def _repaired(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings,
         folders.cache_of(str(volume.entry.uuid)),
         _WHATEVER_SIZE_BYTES,
         metrics=Metrics(),
-        hash_block=context.store.hash_content,
+        check=check_by(context.store.hash_content),
     )
     try:
         fsck = VolumeRepairer(

@@ -233,6 +233,7 @@ def _reading(volume: StoredVolume, scratch: Path) -> Iterator[FileSystem]:
         epoch=0,
         settings=WriterSettings(cache_size_bytes=0),
         metrics=Metrics(),
+        keys=volume.object_keys,
     )
     filesystem = wired.filesystem
     try:

@@ -152,8 +152,8 @@ class ObjectKeys:
 
     def __init__(self, keyring: Keyring, uuid: bytes, cipher: str) -> None:
         self.keyring = keyring
+        self.cipher = cipher
         self._uuid = uuid
-        self._cipher = cipher
         self._by_number = {one.number: one.key for one in keyring.generations}
         self._generation = keyring.current.number.to_bytes(2, "big")
 
@@ -174,7 +174,7 @@ class ObjectKeys:
                 f"{key} is sealed with generation {header.generation} of the key, and the keyring has "
                 f"{', '.join(map(str, sorted(self._by_number)))}"
             )
-        return SealingKey(self._cipher, derive(_OBJECT, generation, self._uuid, key.encode(), header.salt))
+        return SealingKey(self.cipher, derive(_OBJECT, generation, self._uuid, key.encode(), header.salt))
 
     def hash_content(self, data: Buffer) -> bytes:
         """The name of content, 32 bytes: keyed BLAKE3, which tells nothing to those without the key."""

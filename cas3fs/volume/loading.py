@@ -8,6 +8,7 @@ from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import SecretSettings, StoreSettings
 from cas3fs.encryption.ciphers import CIPHERS
+from cas3fs.encryption.keyring import ObjectKeys
 from cas3fs.entries.kinds import VOLUME_FORMAT, VOLUME_ID, EpochEntry, ForkEntry, SnapshotEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import (
@@ -37,6 +38,11 @@ class StoredVolume(NamedTuple):
     entry: VolumeEntry
     keys: UnlockedVolume | None = None
     """Of an encrypted volume."""
+
+    @property
+    def object_keys(self) -> ObjectKeys | None:
+        """The keys of an encrypted volume, as of now."""
+        return None if self.keys is None else self.keys.object_keys
 
     def close(self) -> None:
         """Close the store."""

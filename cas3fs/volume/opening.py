@@ -32,12 +32,11 @@ from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.maintenance.context import VolumeContext
 from cas3fs.maintenance.lost_blocks import apply_lost_block_note, record_missing_packs
 from cas3fs.metrics import Metrics
-from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.snapshot_reader import RestoreProgress
 from cas3fs.volume.handover import apply_handover, expect_released_head, release, save_known_snapshots
 from cas3fs.volume.lineage import close_clean, restore_with_advice, select_index
-from cas3fs.volume.loading import open_volume, warn_if_readable_by_others
+from cas3fs.volume.loading import StoredVolume, open_volume, warn_if_readable_by_others
 from cas3fs.volume.location import find_state_directory, lock_state_directory
 from cas3fs.volume.publisher import Publisher
 from cas3fs.volume.state_directory import StateDirectory, ViewDirectory
@@ -211,7 +210,8 @@ def open_writer(
     """
     metrics = Metrics()
     with ExitStack() as resources:
-        store, entry = _open_store(store_settings, metrics, resources)
+        opened = _open_store(store_settings, metrics, resources)
+        store, entry = opened.store, opened.entry
         state = lock_state_directory(folders, str(entry.uuid), store_settings)
         resources.callback(state.close)
         on_state(state)
@@ -228,8 +228,7 @@ def open_writer(
             if claim.took_over is not None:
                 _log.warning(_TAKEN_OVER, claim.before, store.url)
             filesystem = _wire(
-                entry,
-                store,
+                opened,
                 local.index,
                 local.rows,
                 staging_dir=state.staging,
@@ -281,7 +280,8 @@ def open_view(
     """
     metrics = Metrics()
     with ExitStack() as resources:
-        store, entry = _open_store(store_settings, metrics, resources)
+        opened = _open_store(store_settings, metrics, resources)
+        store, entry = opened.store, opened.entry
         state = ViewDirectory.make(find_state_directory(folders, str(entry.uuid), store_settings))
         resources.callback(state.close)
         on_state(state)
@@ -294,8 +294,7 @@ def open_view(
             restore_with_advice(archive, shown, state.index, on_restore)
         migrations.upgrade(state.index, with_hash_index=False)
         filesystem = _wire(
-            entry,
-            store,
+            opened,
             Index.open(state.index),
             StagingIndex(state.staging_rows),
             staging_dir=state.staging,
@@ -308,16 +307,15 @@ def open_view(
         return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), shown=shown)
 
 
-def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> tuple[ObjectStore, VolumeEntry]:
+def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> StoredVolume:
     opened = open_volume(settings, metrics)
     resources.callback(opened.close)
     warn_if_readable_by_others(opened.store)
-    return opened.store, opened.entry
+    return opened
 
 
 def _wire(
-    entry: VolumeEntry,
-    store: ObjectStore,
+    volume: StoredVolume,
     index: Index,
     rows: StagingIndex,
     *,
@@ -331,8 +329,8 @@ def _wire(
     """Returns the file system; the cache, which it does not close, is closed by `resources`."""
     try:
         wired = wire(
-            entry,
-            store,
+            volume.entry,
+            volume.store,
             index,
             rows,
             staging_dir=staging_dir,
@@ -340,6 +338,7 @@ def _wire(
             epoch=epoch,
             settings=settings,
             metrics=metrics,
+            keys=volume.object_keys,
         )
     except BaseException:
         index.close()

@@ -9,11 +9,13 @@ from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
 from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
-from cas3fs.caches.base import BlockCache
+from cas3fs.caches.base import BlockCache, check_by
 from cas3fs.caches.memory import MemoryCache
 from cas3fs.caches.registry import make_caches, parse_caches
 from cas3fs.caches.specs import CacheContext
 from cas3fs.config import WriterSettings
+from cas3fs.encryption.keyring import ObjectKeys
+from cas3fs.encryption.shared_caches import SharedCacheSeal
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.filesystem import FileSystem, FileSystemSettings, Staging
 from cas3fs.index import Index, StagingIndex
@@ -40,14 +42,16 @@ def wire(
     epoch: int,
     settings: WriterSettings,
     metrics: Metrics,
+    keys: ObjectKeys | None,
 ) -> WiredFileSystem:
-    """Builds the file system; closing it closes index, reader and writer.
+    """Builds the file system; closing it closes index, reader and writer. `keys` are those of an encrypted volume.
 
     Raises:
         UsageError: the list of caches is invalid, or the cache folder cannot be used.
     """
     listed = parse_caches(settings.caches or default_caches(settings))
-    cache = make_caches(listed.tiers, CacheContext(str(volume.uuid), cache_dir, metrics, store.hash_content))
+    context = CacheContext(str(volume.uuid), cache_dir, metrics, check_by(store.hash_content))
+    cache = make_caches(listed.tiers, context, None if keys is None else SharedCacheSeal(keys.cache_key(), keys.cipher))
     memory = MemoryCache(settings.memory_cache_bytes if listed.memory_bytes is None else listed.memory_bytes)
     # a volume on this machine's disk gains nothing from writing everything to that disk a second time
     is_near = store.url.startswith("file:")

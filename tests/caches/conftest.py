@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Caches, and blocks for them."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cas3fs.caches import DiskCache
+from cas3fs.encryption.ciphers import AES_256_GCM
+from cas3fs.encryption.shared_caches import SharedCacheSeal
 from cas3fs.metrics import Metrics
 from cas3fs.testing.contracts.blockcache import Block, make_block
 from cas3fs.testing.servers import MemcachedProcess, memcached
 from tests.caches.web_server import WebServer, web_server
 
 __all__ = ["Block", "make_block"]
+
+
+def seal_of(volume: uuid.UUID, cipher: str = AES_256_GCM) -> SharedCacheSeal:
+    """What seals the blocks of a volume for shared caches; the same for the same uuid."""
+    return SharedCacheSeal(volume.bytes * 2, cipher)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from cas3fs.encryption.key_entries import SealedRoot, open_root
 from cas3fs.encryption.keyring import Generation, Keyring, ObjectKeys, SealedKeyring, open_keyring, root_fingerprint
 from cas3fs.encryption.sealing import ObjectSeal, SealHeader
 from cas3fs.encryption.secret import Argon2Parameters, KeyFile, KmsDataKey, Passphrase, RecoveryKey, Secret
+from cas3fs.encryption.shared_caches import SharedCacheSeal
 
 
 def numbered(start: int, end: int) -> bytes:
@@ -31,6 +32,15 @@ SEALED_KEYRING = (
 OBJECT_DIGESTS = {
     AES_256_GCM: "9d7099993f8291800022f91a27225ddb096459683ffe00f959a77f5745cf769f",
     CHACHA20_POLY1305: "ef27ec49acf365c5ff5ded31414aeae83ddaf3208462d4e8c2e322d6a8031803",
+}
+NAME_IN_CACHES = "e3e49b11390dcd036f952b929d4edea58024ded3a5c648bee6bb3a946acacfcb"
+SEALED_BLOCKS = {
+    AES_256_GCM: (
+        "01404142434445464748494a4bc020a2e98303badd8bd06535f4adf292432b45090d340e687e07956766f250d418f9a9a075313c3ecb6c"
+    ),
+    CHACHA20_POLY1305: (
+        "01404142434445464748494a4bf7e82c6aab34401f1e9c0f324c89848ee20e205e74c0ed61a75c9776463b35de47628c2cda193410d14b"
+    ),
 }
 ENTRIES: list[tuple[Secret, SealedRoot]] = [
     (
@@ -106,6 +116,18 @@ def test_names_of_content() -> None:
 
 def test_the_key_of_shared_caches() -> None:
     assert KEYS.cache_key().hex() == "7bfc2abf9239798d4c013883ffcf03c46a2120e7516a04646014e59e1519ad98"
+
+
+def test_the_name_of_a_block_in_shared_caches() -> None:
+    assert SharedCacheSeal(SALT, AES_256_GCM).name_of(ROOT).hex() == NAME_IN_CACHES
+
+
+@pytest.mark.parametrize("cipher", SEALED_BLOCKS)
+def test_a_block_in_shared_caches(cipher: str) -> None:
+    seal, name, plain = SharedCacheSeal(SALT, cipher), bytes.fromhex(NAME_IN_CACHES), b"plain bytes of a block"
+    value = bytes.fromhex(SEALED_BLOCKS[cipher])
+    assert seal.seal_with(numbered(64, 76), name, plain) == value
+    assert seal.open(name, value) == plain
 
 
 def test_the_fingerprint_of_a_root() -> None:

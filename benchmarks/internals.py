@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks import maintenance, many_objects, scale, snapshot_pruning, snapshots
+from benchmarks import encryption, maintenance, many_objects, scale, snapshot_pruning, snapshots
 from benchmarks.results import Bound
 
 Program = Callable[[float], Iterator[Bound]]
@@ -106,6 +106,7 @@ def _measure(name: str, fill: tuple[Any, ...] | None, measure: tuple[Any, ...], 
 PROGRAMS: Mapping[str, Program] = {
     "snapshots": run_snapshots,
     "maintenance": run_maintenance,
+    "encryption": encryption.measure,
     "crowd": run_crowd,
     "scale": scale.run,
 }

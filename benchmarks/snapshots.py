@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.results import Measurement
 from benchmarks.subjects import peak_memory_kib
 from cas3fs.commands.mkfs import create_volume
-from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.config import LocalFolders, SecretSettings, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.control import ControlClient
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
 from cas3fs.volume.opening import open_writer
@@ -36,19 +36,20 @@ KIB, MIB = 1 << 10, 1 << 20
 FILES_IN_FOLDER = 1000
 CHANGED_FILES = 1000
 _FIRST_INODE = 10
+NO_SECRETS: Final = SecretSettings()
 
 
 class SnapshotVolume:
     """A volume with so many files in a folder, mounted by the command line."""
 
-    def __init__(self, folder: Path, files: int) -> None:
+    def __init__(self, folder: Path, files: int, secrets: SecretSettings = NO_SECRETS) -> None:
         self.folder = folder
         self.files = files
         for name in ("v", "m"):
             (folder / name).mkdir()
-        self.settings = StoreSettings((folder / "v").as_uri())
+        self.settings = StoreSettings((folder / "v").as_uri(), secrets=secrets)
         self.places = LocalFolders(folder / "s", folder / "c")
-        self.uuid = str(create_volume(self.settings, VolumeSettings())["uuid"])
+        self.uuid = str(create_volume(self.settings, VolumeSettings(encrypt=secrets.is_given))["uuid"])
         self.mountpoint = folder / "m"
 
     @property

@@ -101,7 +101,7 @@ class StoreSettings:
     """For how long a request that fails is tried again; None: long enough to bridge a short outage."""
     first_response_s: float | None = None
     """The same, until the store has responded for the first time; it has no effect beside `timeout_s`."""
-    secrets: SecretSettings = SecretSettings()
+    secrets: SecretSettings = attrs.field(factory=SecretSettings)
     """What opens an encrypted volume."""
     upload_bytes_per_s: float | None = None
     """None: no limit."""

@@ -143,18 +143,36 @@ def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
     options = {} if context is None else context.meta.get(_STORE_SETTINGS, {})
     secrets = SecretSettings(
         **{name: value for name, value in options.items() if name in _SECRET_OPTIONS},
-        ask=ask_passphrase if sys.stdin.isatty() else None,
-        ask_new=ask_new_passphrase if sys.stdin.isatty() else None,
+        ask=ask_passphrase if has_terminal() else None,
+        ask_new=ask_new_passphrase if has_terminal() else None,
     )
     others = {name: value for name, value in options.items() if name not in _SECRET_OPTIONS}
     return StoreSettings(url=url, endpoint_url=endpoint_url, secrets=secrets, **others)
 
 
+def has_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()
+
+
 def ask_passphrase(question: str) -> str:
-    """Ask at the terminal, without showing what is typed."""
+    """Ask at the terminal, without showing what is typed.
+
+    Raises:
+        click.Abort: the input has ended.
+        UsageError: what was typed is not in the encoding of the terminal.
+    """
     import getpass
 
-    return getpass.getpass(f"{question}: ")
+    from cas3fs.encryption.secret import forbid_core_dumps
+
+    forbid_core_dumps()
+    try:
+        return getpass.getpass(f"{question}: ")
+    except EOFError:
+        raise click.Abort from None
+    except UnicodeDecodeError:
+        raise UsageError("what was typed is not in the encoding of the terminal") from None
 
 
 def ask_new_passphrase(question: str) -> str:

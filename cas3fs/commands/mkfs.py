@@ -11,7 +11,6 @@ import attrs
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import StoreSettings, VolumeSettings
 from cas3fs.encryption.ciphers import fastest_cipher
-from cas3fs.encryption.secret import USUAL_PARAMETERS, Passphrase, calibrated_parameters
 from cas3fs.entries.bodies import encode_body
 from cas3fs.entries.kinds import ALL_KINDS, ENCRYPTED_FORMAT, PLAIN_FORMAT, VOLUME_ID, VolumeEntry
 from cas3fs.entries.shelf import Shelf, digest_of
@@ -89,8 +88,7 @@ def _create_keys(store: ObjectStore, entry: VolumeEntry, settings: StoreSettings
     """Stores the keys of a volume whose entry is stored next; returns the fingerprint of the root."""
     keys = VolumeKeyStore(store, entry, digest_of(encode_body(entry, b"")))
     secret = read_new_secret(settings.secrets, f"new passphrase of {store.url}")
-    parameters = calibrated_parameters() if isinstance(secret, Passphrase) else USUAL_PARAMETERS
-    return keys.fingerprint(keys.create(secret, "made by mkfs", label, parameters).root)
+    return keys.fingerprint(keys.create(secret, "made by mkfs", label).root)
 
 
 def _refuse_existing(store: ObjectStore) -> None:

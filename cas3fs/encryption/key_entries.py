@@ -32,7 +32,7 @@ from cas3fs.encryption.secret import (
 MOST_KEY_ENTRIES: Final = 32
 """More than that many entries for passphrases are not tried: each costs half a second."""
 _CONTEXT: Final = "cas3fs v2 key entry"
-_SALT_BYTES: Final = 32
+SALT_BYTES: Final = 32
 _NO_NONCE: Final = bytes(NONCE_BYTES)
 
 METHODS: Final[Mapping[type[Secret], str]] = {
@@ -60,7 +60,7 @@ def seal_root(
     root: bytes, secret: Secret, cipher: str, bound: bytes, parameters: Argon2Parameters = USUAL_PARAMETERS
 ) -> SealedRoot:
     """Seal the root so that `secret` opens it; `bound` is the volume's entry and the entry's id."""
-    salt = secrets.token_bytes(_SALT_BYTES)
+    salt = secrets.token_bytes(SALT_BYTES)
     method = METHODS[type(secret)]
     used = parameters if isinstance(secret, Passphrase) else None
     key, commitment = _key_and_commitment(secret, salt, used)
@@ -72,7 +72,7 @@ def open_root(sealed: SealedRoot, secret: Secret, cipher: str, bound: bytes) -> 
     """The root, or None if the secret does not open it."""
     parameters = sealed.parameters
     if isinstance(secret, Passphrase) and (parameters is None or not parameters.is_acceptable):
-        argon2id(secret, bytes(_SALT_BYTES), USUAL_PARAMETERS)  # takes as long as a wrong passphrase
+        argon2id(secret, bytes(SALT_BYTES), USUAL_PARAMETERS)  # takes as long as a wrong passphrase
         return None
     key, commitment = _key_and_commitment(secret, sealed.salt, parameters)
     if not hmac.compare_digest(commitment, sealed.commitment):

@@ -7,26 +7,27 @@ keeps them out of core dumps and from other processes of the same user.
 """
 
 import base64
-import binascii
 import secrets
 import time
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import ClassVar, Final, NoReturn, Self
 
 import attrs
 from blake3 import blake3
 
 from cas3fs.encryption.ciphers import KEY_BYTES
-from cas3fs.errors import UsageError
+from cas3fs.errors import KeysError, UsageError
 from cas3fs.units import GIB, MIB
 
 LEAST_KEY_FILE_BYTES: Final = 16
 LARGEST_KEY_FILE_BYTES: Final = MIB
 _CHECKSUM_BYTES: Final = 3
 _GROUP: Final = 4
-_RECOVERY_DIGITS: Final = (KEY_BYTES + _CHECKSUM_BYTES) * 8 // 5
+_PRINTED_DIGITS: Final = (KEY_BYTES + _CHECKSUM_BYTES) * 8 // 5
+_BASE32: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
+_RESEMBLING: Final = str.maketrans("018", "OIB")
 _PR_SET_DUMPABLE: Final = 4
 _MEMORY_INFO: Final = Path("/proc/meminfo")
 
@@ -84,31 +85,69 @@ class KeyFile(Secret):
         return cls(content)
 
 
-class RecoveryKey(Secret):
-    """32 random bytes, to be printed and kept: 14 groups of 4 letters and digits, of which the last 5 digits check."""
+class _PrintedKey(Secret):
+    """32 bytes in a form to be printed and typed: 14 groups of 4 letters and digits, of which the last 5 check."""
+
+    _checksum_context: ClassVar[str]
 
     @classmethod
-    def random(cls) -> "RecoveryKey":
-        """A new one."""
-        return cls(secrets.token_bytes(KEY_BYTES))
-
-    @classmethod
-    def parse(cls, text: str) -> "RecoveryKey | None":
-        """The recovery key in a text, however it is grouped and in whatever case; None if it is none."""
-        digits = "".join(text.split()).replace("-", "").upper()
-        if len(digits) != _RECOVERY_DIGITS:
+    def parse(cls, text: str) -> Self | None:
+        """The key in a text, however it is grouped and in whatever case; None if it is none."""
+        digits = _printed_digits(text)
+        if digits is None:
             return None
-        with suppress(binascii.Error, ValueError):
-            content = base64.b32decode(digits)
-            if _checksum(content[:KEY_BYTES]) == content[KEY_BYTES:]:
-                return cls(content[:KEY_BYTES])
-        return None
+        content = base64.b32decode(digits)
+        key = cls(content[:KEY_BYTES])
+        return key if key._checksum() == content[KEY_BYTES:] else None
 
     def printable(self) -> str:
         """As it is printed."""
-        content = self.reveal()
-        digits = base64.b32encode(content + _checksum(content)).decode()
+        digits = base64.b32encode(self.reveal() + self._checksum()).decode()
         return "-".join(digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
+
+    def _checksum(self) -> bytes:
+        return blake3(self.reveal(), derive_key_context=self._checksum_context).digest(_CHECKSUM_BYTES)
+
+
+class RecoveryKey(_PrintedKey):
+    """32 random bytes, to be printed and kept."""
+
+    _checksum_context = "cas3fs v2 checksum of a recovery key"
+
+    @classmethod
+    def random(cls) -> Self:
+        """A new one."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+
+class ExportedRoot(_PrintedKey):
+    """A volume's root itself, as `cas3fs key export` prints it: it needs no key entry."""
+
+    _checksum_context = "cas3fs v2 checksum of an exported root"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """As of a recovery key; the whole text of an export is read, too."""
+        lines = text.split("\n") if text.startswith(EXPORT_TITLE) else [text]
+        return next((found for found in map(super().parse, lines) if found is not None), None)
+
+
+EXPORT_TITLE: Final = "cas3fs: exported key"
+"""The text of an export begins with it."""
+
+
+def looks_printed(passphrase: Passphrase) -> bool:
+    """Whether a passphrase has the form of a printed key, and so probably is one with a typing error."""
+    return _printed_digits(passphrase.reveal().decode()) is not None
+
+
+def _printed_digits(text: str) -> str | None:
+    """The digits of a printed key, without what may be between them; None where the text has another form.
+
+    The digits 0, 1 and 8 are not used, so that they stand for the letters that they resemble.
+    """
+    digits = "".join(text.split()).replace("-", "").upper().translate(_RESEMBLING)
+    return digits if len(digits) == _PRINTED_DIGITS and set(digits) <= _BASE32 else None
 
 
 class KmsDataKey(Secret):
@@ -146,7 +185,11 @@ _USUAL_MEMORY_KIB: Final = (256 * 1024, 128 * 1024, LEAST_MEMORY_KIB)
 
 
 def argon2id(passphrase: Passphrase, salt: bytes, parameters: Argon2Parameters) -> bytes:
-    """32 bytes of key material from a passphrase."""
+    """32 bytes of key material from a passphrase.
+
+    Raises:
+        KeysError: this machine has too little memory.
+    """
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
     derivation = Argon2id(
@@ -156,7 +199,13 @@ def argon2id(passphrase: Passphrase, salt: bytes, parameters: Argon2Parameters) 
         lanes=parameters.lanes,
         memory_cost=parameters.memory_kib,
     )
-    return derivation.derive(passphrase.reveal())
+    try:
+        return derivation.derive(passphrase.reveal())
+    except MemoryError:
+        raise KeysError(
+            f"to try a passphrase takes {parameters.memory_kib // 1024} MiB of memory, which this machine has not: "
+            "free some, or use another kind of key"
+        ) from None
 
 
 def calibrated_parameters(memory_info: Path = _MEMORY_INFO) -> Argon2Parameters:
@@ -171,6 +220,11 @@ def calibrated_parameters(memory_info: Path = _MEMORY_INFO) -> Argon2Parameters:
     )
     iterations = round(passes * LEAST_MEMORY_KIB / memory_kib)
     return Argon2Parameters(memory_kib, min(max(iterations, 1), _MOST_ITERATIONS))
+
+
+def parameters_for(secret: Secret | None) -> Argon2Parameters:
+    """The cost of a new key entry: calibrated to this machine for a passphrase; no other kind of secret uses it."""
+    return calibrated_parameters() if isinstance(secret, Passphrase) else USUAL_PARAMETERS
 
 
 def _available_kib(memory_info: Path) -> int:
@@ -189,7 +243,3 @@ def forbid_core_dumps() -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def _checksum(content: bytes) -> bytes:
-    return blake3(content, derive_key_context="cas3fs v2 checksum of a recovery key").digest(_CHECKSUM_BYTES)

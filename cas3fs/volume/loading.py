@@ -2,7 +2,7 @@
 """The store of a volume, and the entry that records how the volume was made."""
 
 import logging
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from cas3fs.blocks.chunkers import make_chunker
 from cas3fs.blocks.codec import Compression
@@ -23,8 +23,6 @@ from cas3fs.objectstores import ObjectStore, open_store
 from cas3fs.objectstores.wrappers.sealed import SealedStore
 from cas3fs.units import GIB, MIB
 from cas3fs.volume.keys import UnlockedVolume, VolumeKeyStore
-
-NO_SECRETS: Final = SecretSettings()
 
 _log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB
@@ -80,7 +78,7 @@ def warn_if_readable_by_others(store: ObjectStore) -> None:
         _log.warning("%s", warning)
 
 
-def load_volume(store: ObjectStore, secrets: SecretSettings = NO_SECRETS) -> StoredVolume:
+def load_volume(store: ObjectStore, secrets: SecretSettings | None = None) -> StoredVolume:
     """Loads what was decided when the volume was made, and unlocks it where it is encrypted.
 
     Raises:
@@ -89,6 +87,7 @@ def load_volume(store: ObjectStore, secrets: SecretSettings = NO_SECRETS) -> Sto
         KeysError: as `open_volume`.
         StoreError: the store cannot be read.
     """
+    secrets = secrets or SecretSettings()
     entry, digest = _load_entry(store)
     if entry.conditional_writes:
         store.require_conditional_puts()

@@ -2,14 +2,18 @@
 """Reads the secret that opens a volume, from wherever the user keeps it.
 
 The order: what the command line names (a file with the passphrase, a key file, a key of KMS), the environment (the same
-three, then ``CAS3FS_PASSPHRASE_COMMAND``, then ``CAS3FS_PASSPHRASE``), the terminal. A secret is read once in a
-process: a verb that opens the volume twice does not ask twice.
+three, then ``CAS3FS_PASSPHRASE_COMMAND``, then ``CAS3FS_PASSPHRASE``), the terminal. A variable that is empty counts as
+not set. A secret is read once in a process: a verb that opens the volume twice does not ask twice.
+
+``CAS3FS_PASSPHRASE`` is taken out of the environment when it is read, or passed over, so that no program that this
+process starts inherits it. What the kernel shows of the environment at the start of this process stays; that is why
+`forbid_core_dumps` comes first, which hides it from other processes of the user.
 """
 
 import os
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +29,7 @@ from cas3fs.config import (
 )
 from cas3fs.encryption.secret import (
     LARGEST_KEY_FILE_BYTES,
+    ExportedRoot,
     KeyFile,
     Passphrase,
     RecoveryKey,
@@ -48,14 +53,14 @@ class KmsName:
 
 
 def read_secret(
-    settings: SecretSettings, question: str, environment: Mapping[str, str] = os.environ
+    settings: SecretSettings, question: str, environment: MutableMapping[str, str] = os.environ
 ) -> Secret | KmsName:
     """The secret.
 
     Args:
         settings: what the user said about it.
         question: what is asked at a terminal.
-        environment: the environment variables.
+        environment: the environment variables, from which a passphrase is removed.
 
     Raises:
         SecretMissing: none was given, and nobody can be asked.
@@ -68,7 +73,8 @@ def read_secret(
     return found
 
 
-def _read_secret(settings: SecretSettings, question: str, environment: Mapping[str, str]) -> Secret | KmsName:
+def _read_secret(settings: SecretSettings, question: str, environment: MutableMapping[str, str]) -> Secret | KmsName:
+    in_environment = environment.pop(PASSPHRASE_VARIABLE, "")
     given = [one for one in (settings.passphrase_file, settings.key_file, settings.kms_key) if one is not None]
     if len(given) > 1:
         raise UsageError("--passphrase-file, --key-file and --kms-key exclude each other")
@@ -81,20 +87,30 @@ def _read_secret(settings: SecretSettings, question: str, environment: Mapping[s
     for variable, read in _ENVIRONMENT.items():
         if value := environment.get(variable):
             return read(value)
+    if in_environment:
+        return text_secret(os.fsencode(in_environment))
     if settings.ask is None:
         raise SecretMissing(f"the volume is encrypted, and there is no terminal to ask at: give {_WAYS}")
-    return text_secret(settings.ask(question).encode())
+    return text_secret(settings.ask(question).encode(errors="surrogateescape"))
 
 
 def read_new_secret(
-    settings: SecretSettings, question: str, environment: Mapping[str, str] = os.environ
+    settings: SecretSettings, question: str, environment: MutableMapping[str, str] = os.environ
 ) -> Secret | KmsName:
-    """As `read_secret`, for a secret that did not open anything before: at a terminal it is asked for twice."""
-    return read_secret(attrs.evolve(settings, ask=settings.ask_new), question, environment)
+    """As `read_secret`, for a secret that did not open anything before: at a terminal it is asked for twice.
+
+    Raises:
+        UsageError: it is an exported key, which is the root of a volume already.
+        others as of `read_secret`.
+    """
+    found = read_secret(attrs.evolve(settings, ask=settings.ask_new), question, environment)
+    if isinstance(found, ExportedRoot):
+        raise UsageError("an exported key opens its own volume by itself, and cannot be a new key")
+    return found
 
 
 def text_secret(content: bytes) -> Secret:
-    """The secret in a text: a recovery key where it is one, else a passphrase.
+    """The secret in a text: a recovery key or an exported key where it is one, else a passphrase.
 
     Raises:
         UsageError: it is empty, or not UTF-8.
@@ -103,7 +119,7 @@ def text_secret(content: bytes) -> Secret:
         text = content.decode()
     except UnicodeDecodeError:
         raise UsageError("the passphrase is not UTF-8; a file with any bytes is for --key-file") from None
-    return RecoveryKey.parse(text) or Passphrase.of(text)
+    return RecoveryKey.parse(text) or ExportedRoot.parse(text) or Passphrase.of(text)
 
 
 def _content_of(path: Path) -> bytes:
@@ -128,5 +144,4 @@ _ENVIRONMENT: Final[Mapping[str, Callable[[str], Secret | KmsName]]] = {
     KEY_FILE_VARIABLE: lambda value: KeyFile.of(_content_of(Path(value))),
     KMS_KEY_VARIABLE: KmsName,
     PASSPHRASE_COMMAND_VARIABLE: _output_of,
-    PASSPHRASE_VARIABLE: lambda value: text_secret(value.encode()),
 }

@@ -23,7 +23,9 @@ from cas3fs.volume.loading import StoredVolume, open_volume
 from cas3fs.volume.secret_source import KmsName, read_new_secret, read_secret
 
 _LEAST_ID_DIGITS: Final = 4
-_NOT_READ: Final[Mapping[str, None]] = dict.fromkeys(("id", "method", "created", "note", "kms_key", "used_now", "foreign"))
+_NOT_READ: Final[Mapping[str, None]] = dict.fromkeys(
+    ("id", "method", "created", "note", "kms_key", "used_now", "foreign")
+)
 _WAYS: Final = "--new-passphrase-file, --new-key-file, --new-kms-key or --recovery"
 
 AskForKept = Callable[[ShownKey, bool], SecretSettings | None]

@@ -217,7 +217,9 @@ def test_an_export_is_no_entry_and_no_new_key(volume: KeyVolume, exported: str) 
     assert "is no key that can be changed" in change
     assert "cannot be a new key" in volume.key("add", "--new-passphrase-file", exported, status=2)
     passphrase = volume.file("passphrase", b"correct horse")
-    assert "has no exported key" in volume.key("add", "--from-export", passphrase, "--recovery", opened_by="none", status=2)
+    assert "has no exported key" in volume.key(
+        "add", "--from-export", passphrase, "--recovery", opened_by="none", status=2
+    )
     assert len(volume.report("list")) == 1
 
 

@@ -223,21 +223,22 @@ def _overruled(store: ObjectStore, scratch: Path) -> int | None:
 @contextmanager
 def _reading(volume: StoredVolume, scratch: Path) -> Iterator[FileSystem]:
     """A file system over the copied state, with what is staged taken up; nothing is stored."""
-    wired = wire(
-        volume.entry,
-        volume.store,
-        Index.open(scratch / INDEX_NAME),
-        open_or_salvage(scratch / "staging.sqlite", quarantine_folder(scratch / "staging")),
-        staging_dir=scratch / "staging",
-        cache_dir=scratch / "cache",
-        epoch=0,
-        settings=WriterSettings(cache_size_bytes=0),
-        metrics=Metrics(),
-        keys=volume.object_keys,
-    )
-    filesystem = wired.filesystem
-    try:
-        filesystem.recover_staging()
-        yield filesystem
-    finally:
-        filesystem.close()
+    with (
+        closing(Index.open(scratch / INDEX_NAME)) as index,
+        closing(open_or_salvage(scratch / "staging.sqlite", quarantine_folder(scratch / "staging"))) as rows,
+    ):
+        wired = wire(
+            volume.entry,
+            volume.store,
+            index,
+            rows,
+            staging_dir=scratch / "staging",
+            cache_dir=scratch / "cache",
+            epoch=0,
+            settings=WriterSettings(cache_size_bytes=0),
+            metrics=Metrics(),
+            keys=volume.object_keys,
+        )
+        with closing(wired.filesystem) as filesystem:
+            filesystem.recover_staging()
+            yield filesystem

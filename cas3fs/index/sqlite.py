@@ -502,13 +502,15 @@ class Database:
             return False
 
     def close(self) -> None:
-        """Closes the file; a transaction that is still open is undone."""
+        """Closes the file; a transaction that is still open is undone. A second call does nothing."""
         if self._log is not None:
             os.close(self._log)
             self._log = None
+        cursors, self._cursors = self._cursors, []
         try:
-            for cursor in self._cursors:
-                cursor.close()
+            for cursor in cursors:
+                with suppress(sqlite3.Error):  # the connection is closed in any case, or it would keep its lock
+                    cursor.close()
             self.connection.close()
         except sqlite3.Error as error:
             raise self.fault(error) from error

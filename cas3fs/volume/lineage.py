@@ -314,15 +314,19 @@ def _missing_proof(archive: SnapshotArchive, record: LineageRecord, newest: str 
 def _open_rows(state: StateDirectory, lineage: str) -> StagingIndex:
     """The rows of staging; those of another lineage are set aside."""
     rows = open_or_salvage(state.staging_rows, quarantine_folder(state.staging))
-    if rows.claim not in (lineage, None):
+    try:
+        if rows.claim not in (lineage, None):
+            rows.close()
+            aside = state.set_aside(staging_only=True)
+            _log.warning("staged data that does not belong to this index is set aside in %s", aside)
+            rows = StagingIndex(state.staging_rows)
+        state.staging.mkdir(exist_ok=True, mode=0o700)
+        state.sync()
+        if rows.claim is None:
+            rows.set_claim(lineage)
+    except BaseException:
         rows.close()
-        aside = state.set_aside(staging_only=True)
-        _log.warning("staged data that does not belong to this index is set aside in %s", aside)
-        rows = StagingIndex(state.staging_rows)
-    state.staging.mkdir(exist_ok=True, mode=0o700)
-    state.sync()
-    if rows.claim is None:
-        rows.set_claim(lineage)
+        raise
     return rows
 
 

@@ -222,6 +222,8 @@ def open_writer(
             archive = SnapshotArchive(Shelf(store))
             apply_handover(archive, claim, state.known_snapshots)
             local = select_index(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
+            resources.callback(local.index.close)
+            resources.callback(local.rows.close)
             save_known_snapshots(archive, claim, state.known_snapshots)
             if local.clean is None:
                 record_missing_packs(local.index, store, local.newest)
@@ -293,10 +295,14 @@ def open_view(
             state.shows(shown)
             restore_with_advice(archive, shown, state.index, on_restore)
         migrations.upgrade(state.index, with_hash_index=False)
+        index = Index.open(state.index)
+        resources.callback(index.close)
+        rows = StagingIndex(state.staging_rows)
+        resources.callback(rows.close)
         filesystem = _wire(
             opened,
-            Index.open(state.index),
-            StagingIndex(state.staging_rows),
+            index,
+            rows,
             staging_dir=state.staging,
             cache_dir=folders.cache_of(str(entry.uuid)),
             epoch=0,
@@ -327,23 +333,18 @@ def _wire(
     resources: ExitStack,
 ) -> FileSystem:
     """Returns the file system; the cache, which it does not close, is closed by `resources`."""
-    try:
-        wired = wire(
-            volume.entry,
-            volume.store,
-            index,
-            rows,
-            staging_dir=staging_dir,
-            cache_dir=cache_dir,
-            epoch=epoch,
-            settings=settings,
-            metrics=metrics,
-            keys=volume.object_keys,
-        )
-    except BaseException:
-        index.close()
-        rows.close()
-        raise
+    wired = wire(
+        volume.entry,
+        volume.store,
+        index,
+        rows,
+        staging_dir=staging_dir,
+        cache_dir=cache_dir,
+        epoch=epoch,
+        settings=settings,
+        metrics=metrics,
+        keys=volume.object_keys,
+    )
     if wired.cache is not None:
         resources.callback(wired.cache.close)
     return wired.filesystem

@@ -84,6 +84,20 @@ class SecretSettings:
 
 
 @attrs.frozen
+class ExpectedState:
+    """What a volume has to be when it is opened (`cas3fs.volume.seen`)."""
+
+    state_dir: Path | None = None
+    """Where this machine records what it has seen of encrypted volumes; None: nowhere."""
+    accept_rollback: bool = False
+    """An older state, or another volume, than this machine has seen is accepted."""
+    fingerprint: str | None = None
+    """Of the root; None: any."""
+    snapshot: str | None = None
+    """The volume has that snapshot or a later one; None: any."""
+
+
+@attrs.frozen
 class StoreSettings:
     """How to reach the object store, and how much of its bandwidth to use.
 
@@ -106,6 +120,12 @@ class StoreSettings:
     upload_bytes_per_s: float | None = None
     """None: no limit."""
     download_bytes_per_s: float | None = None
+    expected: ExpectedState = ExpectedState()
+    """What is there, as far as it is known."""
+
+    def recorded_in(self, folders: LocalFolders) -> "StoreSettings":
+        """The settings with which what is seen of the volume is recorded in the state directory."""
+        return attrs.evolve(self, expected=attrs.evolve(self.expected, state_dir=folders.state_dir))
 
     @property
     def until_first_response(self) -> "StoreSettings":

@@ -21,7 +21,7 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, text: str, *, sync: bool = True) -> None:
+def replace_file(path: Path, text: str, *, sync: bool = True, sync_name: bool = True) -> None:
     """Replace a file atomically: readers see all of `text`, or what the file held before.
 
     Args:
@@ -29,6 +29,7 @@ def replace_file(path: Path, text: str, *, sync: bool = True) -> None:
         text: what it holds from now on.
         sync: whether the file and its name are on the disk when this returns. Without, a loss of power may undo the
             replacement, or leave an empty file: for what can be lost.
+        sync_name: without, and with `sync`, a loss of power may undo the replacement, and leaves a whole file.
 
     Raises:
         OSError: as open(2), write(2), fsync(2), rename(2).
@@ -40,5 +41,5 @@ def replace_file(path: Path, text: str, *, sync: bool = True) -> None:
             file.flush()
             os.fsync(file.fileno())
     temporary.replace(path)
-    if sync:
+    if sync and sync_name:
         sync_folder(path.parent)

@@ -14,7 +14,7 @@
     │   ├── EpochHeld                another writer has not released the volume
     │   ├── EpochUnknown             the volume has no such epoch
     │   ├── Fenced                   a later writer has taken over
-    │   └── StoreRolledBack          the store shows an older state than this machine has seen
+    │   └── StoreRolledBack          the store has an older state, or another volume, than this machine has seen
     ├── KeysError                    the keys of an encrypted volume
     │   ├── SecretMissing            the volume is encrypted, and no passphrase or key was given
     │   ├── SecretWrong              no entry of a key is opened by what was given
@@ -113,7 +113,7 @@ class Fenced(VolumeError):
 
 
 class StoreRolledBack(VolumeError):
-    """The store shows an older state of an encrypted volume than this machine has seen."""
+    """The store has an older state of an encrypted volume, or another volume, than this machine has seen."""
 
 
 class KeysError(Cas3fsError):

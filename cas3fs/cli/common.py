@@ -6,12 +6,12 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import click
 
-from cas3fs.config import LocalFolders, SecretSettings, StoreSettings, find_local_folders
+from cas3fs.config import ExpectedState, LocalFolders, SecretSettings, StoreSettings, find_local_folders
 from cas3fs.errors import FilesNotStored, MountError, UsageError
 from cas3fs.units import parse_duration, parse_size
 
@@ -24,6 +24,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 FIRST_RESPONSE_S = 20.0
 _STORE_SETTINGS = "cas3fs.store_settings"
 _SECRET_OPTIONS = ("passphrase_file", "key_file", "kms_key")
+_EXPECTED_OPTIONS: Final[Mapping[str, str]] = {
+    "accept_rollback": "accept_rollback",
+    "expect_volume": "fingerprint",
+    "expect_snapshot": "snapshot",
+}
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -73,7 +78,16 @@ def store_options(command: _Command) -> _Command:
 
 
 def mount_store_options(command: _Command) -> _Command:
-    """The same without that: a mount may start with the machine, before the network is up."""
+    """The same without that, as a mount may start with the machine, before the network is up; and what is expected."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        context.meta.setdefault(_STORE_SETTINGS, {"first_response_s": None})[parameter.name] = value
+
+    for name, metavar, text in (
+        ("--expect-snapshot", "ID", "Refuse a volume whose newest snapshot is older than this one."),
+        ("--expect-volume", "FINGERPRINT", "Refuse any other volume than the encrypted one that mkfs printed this of."),
+    ):
+        command = click.option(name, metavar=metavar, callback=keep, expose_value=False, help=text)(command)
     return _store_options(command, None)
 
 
@@ -100,6 +114,13 @@ def _store_options(command: _Command, first_response_s: float | None) -> _Comman
     file = click.Path(dir_okay=False, path_type=Path)
     option("--key-file", "key_file", file, "File that opens an encrypted volume (CAS3FS_KEY_FILE).")
     option("--passphrase-file", "passphrase_file", file, "File with the passphrase (CAS3FS_PASSPHRASE_FILE).")
+    command = click.option(
+        "--accept-rollback",
+        is_flag=True,
+        callback=keep,
+        expose_value=False,
+        help="Accept an older state of an encrypted volume than this machine has seen, or another volume.",
+    )(command)
     text = f"Give up when the store has not answered for this long.  [default: {usual}]"
     option("--timeout", "timeout_s", Duration(), text)
     return click.option("--endpoint-url", metavar="URL", help="S3 endpoint, instead of the configured one.")(command)
@@ -146,8 +167,14 @@ def store_settings(url: str, endpoint_url: str | None) -> StoreSettings:
         ask=ask_passphrase if has_terminal() else None,
         ask_new=ask_new_passphrase if has_terminal() else None,
     )
-    others = {name: value for name, value in options.items() if name not in _SECRET_OPTIONS}
-    return StoreSettings(url=url, endpoint_url=endpoint_url, secrets=secrets, **others)
+    params = {} if context is None else context.params
+    expected = ExpectedState(
+        state_dir=find_local_folders(params.get("state_dir")).state_dir,
+        **{field: options[name] for name, field in _EXPECTED_OPTIONS.items() if name in options},
+    )
+    own = {*_SECRET_OPTIONS, *_EXPECTED_OPTIONS}
+    others = {name: value for name, value in options.items() if name not in own}
+    return StoreSettings(url=url, endpoint_url=endpoint_url, secrets=secrets, expected=expected, **others)
 
 
 def has_terminal() -> bool:

@@ -55,6 +55,8 @@ def umount(directory: str, state_dir: str | None, cache_dir: str | None, as_json
         reply = _end(mount, progress, mounted=entry is not None and entry.url == mount.url)
     if as_json:
         print_json({"snapshot": reply.snapshot, "unstored": reply.unstored, "refused": reply.refused})
+    elif reply.snapshot is not None:
+        click.echo(f"released, with snapshot {reply.snapshot}")
     if reply.unstored:
         raise FilesNotStored(reply.told)
     if reply.refused:

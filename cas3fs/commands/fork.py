@@ -55,6 +55,7 @@ def fork(settings: StoreSettings, *, take_over: bool) -> dict[str, Any]:
                 ) from error
         made = _save(shelf, volume)
         release(epochs, claim, archive, archive.newest_id())
+        opened.look()
         return {"url": store.url, "uuid": str(made.uuid), "was": str(volume.uuid)}
 
 

@@ -181,12 +181,14 @@ It is void after `cas3fs key rotate --root`: then export the key again.
 
 def rotate_keys(settings: StoreSettings) -> Message:
     """Add a generation of the key, which seals all that is written from then on; raises as `list_keys`."""
-    with _open(settings) as (_, keys, unlocked):
-        return _rotated(keys, keys.rotate(unlocked))
+    with _open(settings) as (opened, keys, unlocked):
+        return _rotated(opened, keys.rotate(unlocked))
 
 
-def _rotated(keys: VolumeKeyStore, unlocked: Unlocked) -> Message:
-    return {"generation": unlocked.keyring.current.number, "fingerprint": keys.fingerprint(unlocked.root)}
+def _rotated(opened: StoredVolume, unlocked: Unlocked) -> Message:
+    assert opened.keys is not None
+    opened.note_keys(unlocked)
+    return {"generation": unlocked.keyring.current.number, "fingerprint": opened.keys.fingerprint}
 
 
 def replace_root(
@@ -205,13 +207,13 @@ def replace_root(
         KeysError: another process changes the keys at the same time.
         as `list_keys`.
     """
-    with _open(settings) as (_, keys, unlocked):
+    with _open(settings) as (opened, keys, unlocked):
         chosen = _KeptKeys(keys, unlocked, settings.secrets, [_full_id(keys, one) for one in dropped])
         for one in kept:
             chosen.keep(one)
         chosen.decide_rest(ask)
         replaced = keys.replace_root(unlocked, chosen.secrets)
-        return _rotated(keys, replaced) | {"kept": chosen.kept, "removed": chosen.removed}
+        return _rotated(opened, replaced) | {"kept": chosen.kept, "removed": chosen.removed}
 
 
 class _KeptKeys:

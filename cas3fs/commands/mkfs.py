@@ -28,6 +28,7 @@ from cas3fs.objectstores import ObjectStore, parse_url, probe_create_if_absent
 from cas3fs.volume.keys import VolumeKeyStore
 from cas3fs.volume.loading import check_sizes, describe_leftovers, open_volume_store, warn_if_readable_by_others
 from cas3fs.volume.secret_source import read_new_secret
+from cas3fs.volume.seen import record_new_volume
 
 _OWN_NAMES = frozenset({VOLUME_ID, "probe", "damaged", *(kind.folder for kind in ALL_KINDS if kind.folder)})
 """What a volume's keys begin with."""
@@ -55,6 +56,7 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
             Shelf(store).save(entry)
         except ObjectExists as error:
             raise VolumeExists(f"there is a volume at {store.url} already") from error
+        record_new_volume(store_settings, str(entry.uuid), fingerprint)
         return {
             "url": store.url,
             "uuid": str(entry.uuid),

@@ -214,6 +214,8 @@ def policy_mounted(service: MountService, request: PolicyRequest, progress: Prog
         publisher = service.publisher(_READ_ONLY)
         set_policy(shelf, request.policy, conditional_writes=service.volume.entry.conditional_writes)
         publisher.pruner.forget_policy()
+        if service.volume.seen is not None:
+            service.volume.seen.look()
     return current_policy(shelf)
 
 
@@ -225,6 +227,7 @@ def policy_unmounted(
         shelf = Shelf(opened.store)
         if request.policy is not None:
             set_policy(shelf, request.policy, conditional_writes=opened.entry.conditional_writes)
+            opened.look()
         return current_policy(shelf)
 
 

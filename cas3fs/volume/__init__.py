@@ -12,6 +12,7 @@ Words
 
 Modules
     loading         the store of a volume, and the entry that records how it was made
+    seen            what this machine has seen of an encrypted volume, and whether the store still has it
     location        which state directory belongs to a volume; two copies of a bucket have two
     state_directory the files of the state directory, and its lock
     lineage         which index a writer begins with: the local one, the newest snapshot, or an empty one

@@ -346,6 +346,16 @@ class UnlockedVolume:
         return self.keys.object_keys(self.unlocked.keyring)
 
     @property
+    def fingerprint(self) -> str:
+        """That of the root."""
+        return self.keys.fingerprint(self.unlocked.root)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the keyring."""
+        return self.unlocked.sequence
+
+    @property
     def label(self) -> str:
         """The volume's label."""
         return self.unlocked.keyring.label

@@ -2,6 +2,7 @@
 """The store of a volume, and the entry that records how the volume was made."""
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cas3fs.blocks.chunkers import make_chunker
@@ -22,7 +23,9 @@ from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore, open_store
 from cas3fs.objectstores.wrappers.sealed import SealedStore
 from cas3fs.units import GIB, MIB
+from cas3fs.volume.key_reader import Unlocked
 from cas3fs.volume.keys import UnlockedVolume, VolumeKeyStore
+from cas3fs.volume.seen import SeenState
 
 _log = logging.getLogger(__name__)
 _MIN_PACK_BYTES = MIB
@@ -36,6 +39,20 @@ class StoredVolume(NamedTuple):
     entry: VolumeEntry
     keys: UnlockedVolume | None = None
     """Of an encrypted volume."""
+    seen: SeenState | None = None
+    """What was seen of it; None where it was not opened by `open_volume`."""
+
+    def look(self) -> None:
+        """Record what the store has now, after this process has changed it; raises as `open_volume`."""
+        if self.seen is not None:
+            self.seen.look()
+
+    def note_keys(self, unlocked: Unlocked) -> None:
+        """Record the root and the keyring that this process has put in place of those that it opened."""
+        assert self.keys is not None
+        self.keys.unlocked = unlocked
+        if self.seen is not None:
+            self.seen.note_keys()
 
     @property
     def object_keys(self) -> ObjectKeys | None:
@@ -54,10 +71,15 @@ def open_volume(settings: StoreSettings, metrics: Metrics) -> StoredVolume:
         UsageError, StoreError: the URL is wrong, or the store cannot be read.
         VolumeMissing, VolumeFormatError: there is no volume that can be used.
         KeysError: it is encrypted, and the secret is missing or wrong, or its keys are damaged.
+        StoreRolledBack: this machine has seen a later state of it, or another volume there.
+        StateConflict: the record of that is damaged.
     """
     store = open_volume_store(settings, metrics)
     try:
-        return load_volume(store, settings.secrets)
+        seen = SeenState(settings)
+        found = load_volume(store, settings.secrets, seen.check_entry)
+        seen.open(found.store, found.keys)
+        return found._replace(seen=seen)
     except BaseException:
         store.close()
         raise
@@ -78,8 +100,17 @@ def warn_if_readable_by_others(store: ObjectStore) -> None:
         _log.warning("%s", warning)
 
 
-def load_volume(store: ObjectStore, secrets: SecretSettings | None = None) -> StoredVolume:
+def load_volume(
+    store: ObjectStore,
+    secrets: SecretSettings | None = None,
+    check: Callable[[VolumeEntry], None] = lambda entry: None,
+) -> StoredVolume:
     """Loads what was decided when the volume was made, and unlocks it where it is encrypted.
+
+    Args:
+        store: where the volume is.
+        secrets: what opens it.
+        check: called with its entry before it is opened; may raise.
 
     Raises:
         VolumeMissing: there is none.
@@ -91,6 +122,7 @@ def load_volume(store: ObjectStore, secrets: SecretSettings | None = None) -> St
     entry, digest = _load_entry(store)
     if entry.conditional_writes:
         store.require_conditional_puts()
+    check(entry)
     if entry.cipher is None:
         if secrets.is_given:
             raise UsageError(f"the volume at {store.url} is not encrypted, and a passphrase or a key was given for it")

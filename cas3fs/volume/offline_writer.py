@@ -57,7 +57,7 @@ def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Itera
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: the volume cannot be claimed.
         StoreError, UsageError: store or state directory cannot be used.
     """
-    with closing(open_volume(settings, Metrics())) as opened:
+    with closing(open_volume(settings.recorded_in(folders), Metrics())) as opened:
         store, volume = opened.store, opened.entry
         with closing(lock_state_directory(folders, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), conditional_writes=volume.conditional_writes)
@@ -78,6 +78,7 @@ def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Itera
                 save_known_snapshots(archive, claim, state.known_snapshots)
                 if claim.after_release:
                     _release(epochs, claim, archive)
+            opened.look()
 
 
 def _release(epochs: Epochs, claim: Claim, archive: SnapshotArchive) -> None:

@@ -23,7 +23,7 @@ import attrs
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Progress
-from cas3fs.entries.kinds import VolumeEntry
+from cas3fs.entries.kinds import EpochEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError, FilesNotStored, SnapshotDamaged
@@ -35,10 +35,11 @@ from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.snapshot_reader import RestoreProgress
 from cas3fs.volume.handover import apply_handover, expect_released_head, release, save_known_snapshots
-from cas3fs.volume.lineage import close_clean, restore_with_advice, select_index
+from cas3fs.volume.lineage import LocalIndex, close_clean, restore_with_advice, select_index
 from cas3fs.volume.loading import StoredVolume, open_volume, warn_if_readable_by_others
 from cas3fs.volume.location import find_state_directory, lock_state_directory
 from cas3fs.volume.publisher import Publisher
+from cas3fs.volume.seen import SeenState
 from cas3fs.volume.state_directory import StateDirectory, ViewDirectory
 from cas3fs.volume.wiring import wire
 
@@ -80,6 +81,8 @@ class OpenVolume:
     _is_closed: bool = False
     shown: str | None = None
     """The snapshot that a view shows."""
+    seen: SeenState | None = None
+    """What this machine has seen of it."""
 
     @property
     def publisher(self) -> Publisher | None:
@@ -149,6 +152,8 @@ class OpenVolume:
         progress({"what": "releasing"})
         release(self._session.epochs, self._session.claim, self.archive, newest)
         save_known_snapshots(self.archive, self._session.claim, self.state.known_snapshots)
+        if self.seen is not None:
+            self.seen.note_keys()
         self._clean = newest
         return newest
 
@@ -205,12 +210,13 @@ def open_writer(
 
     Raises:
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: the volume cannot be claimed.
+        KeysError, StoreRolledBack: as `open_volume`.
         StoreError, SnapshotError, IndexDatabaseError, UsageError: store, snapshot, local index or folders cannot be
             used.
     """
     metrics = Metrics()
     with ExitStack() as resources:
-        opened = _open_store(store_settings, metrics, resources)
+        opened = _open_store(store_settings.recorded_in(folders), metrics, resources)
         store, entry = opened.store, opened.entry
         state = lock_state_directory(folders, str(entry.uuid), store_settings)
         resources.callback(state.close)
@@ -220,13 +226,9 @@ def open_writer(
         after_release = claim.after_release
         try:
             archive = SnapshotArchive(Shelf(store))
-            apply_handover(archive, claim, state.known_snapshots)
-            local = select_index(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
-            resources.callback(local.index.close)
-            resources.callback(local.rows.close)
-            save_known_snapshots(archive, claim, state.known_snapshots)
-            if local.clean is None:
-                record_missing_packs(local.index, store, local.newest)
+            local = _select_index(state, archive, claim, on_restore, on_damaged, resources=resources)
+            if opened.seen is not None:
+                opened.seen.note_epoch(claim.key.removeprefix(EpochEntry.prefix()))
             if claim.took_over is not None:
                 _log.warning(_TAKEN_OVER, claim.before, store.url)
             filesystem = _wire(
@@ -245,10 +247,33 @@ def open_writer(
                 _release_quietly(epochs, claim)
             raise
         changed = local.clean is None or claim.base_due
-        publisher = Publisher(filesystem, archive, epochs, claim, state, local=local, changed=changed)
+        publisher = Publisher(filesystem, archive, epochs, claim, state, local=local, changed=changed, seen=opened.seen)
         context = _context(entry, archive, epochs, claim, publisher)
         session = WriterSession(claim, epochs, publisher, after_release, local.clean, context)
-        return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), session)
+        return OpenVolume(
+            entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), session, seen=opened.seen
+        )
+
+
+def _select_index(
+    state: StateDirectory,
+    archive: SnapshotArchive,
+    claim: Claim,
+    on_restore: RestoreProgress,
+    on_damaged: OnDamagedSnapshot | None,
+    *,
+    resources: ExitStack,
+) -> LocalIndex:
+    """The index to begin with, after what is known of the snapshots was taken over from the writer before; `resources`
+    closes it."""
+    apply_handover(archive, claim, state.known_snapshots)
+    local = select_index(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
+    resources.callback(local.index.close)
+    resources.callback(local.rows.close)
+    save_known_snapshots(archive, claim, state.known_snapshots)
+    if local.clean is None:
+        record_missing_packs(local.index, archive.shelf.store, local.newest)
+    return local
 
 
 def _context(
@@ -282,7 +307,7 @@ def open_view(
     """
     metrics = Metrics()
     with ExitStack() as resources:
-        opened = _open_store(store_settings, metrics, resources)
+        opened = _open_store(store_settings.recorded_in(folders), metrics, resources)
         store, entry = opened.store, opened.entry
         state = ViewDirectory.make(find_state_directory(folders, str(entry.uuid), store_settings))
         resources.callback(state.close)
@@ -310,7 +335,9 @@ def open_view(
             metrics=metrics,
             resources=resources,
         )
-        return OpenVolume(entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), shown=shown)
+        return OpenVolume(
+            entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), shown=shown, seen=opened.seen
+        )
 
 
 def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> StoredVolume:

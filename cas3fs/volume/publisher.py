@@ -42,6 +42,7 @@ from cas3fs.volume.handover import save_known_snapshots
 from cas3fs.volume.lineage import LocalIndex
 from cas3fs.volume.pruner import SnapshotPruner
 from cas3fs.volume.sampler import IndexSampler
+from cas3fs.volume.seen import SNAPSHOT, SeenState
 from cas3fs.volume.state_directory import StateDirectory
 
 _PROGRESS_INTERVAL_S = 0.2
@@ -70,13 +71,15 @@ class Publisher:
         *,
         local: LocalIndex,
         changed: bool,
+        seen: SeenState | None = None,
     ) -> None:
-        """`changed`: whether the index may hold more than the newest snapshot of `local`."""
+        """`changed`: whether the index may hold more than the newest snapshot of `local`. `seen` records snapshots."""
         self._fs = filesystem
         self._archive = archive
         self._epochs = epochs
         self._claim = claim
         self._state = state
+        self._record_seen = seen
         self._mutex = threading.Lock()
         self._sequence = self._own_changes = 0
         self._sampler = IndexSampler()
@@ -203,6 +206,8 @@ class Publisher:
             self._state.remove_scratch()
         self.check_fence()
         taken = f"{made.id} {made.time.isoformat()}"
+        if self._record_seen is not None:
+            self._record_seen.note(SNAPSHOT, made.id, made.digest)
         self._save_in_index({PUBLISHED: made.id, PROOF: proof_text(made.id, made.digest), _TAKEN: taken})
         self.newest, self._seen, self._taken = made.id, mark, (made.id, made.time)
         self._checked_s = time.monotonic()

@@ -18,6 +18,8 @@
     look-NAME/      indexes of snapshots that maintenance reads
     views/NAME/     state of a read-only mount, with a lock of its own; `shows` in it names the snapshot
     set-aside/TIME/ index and staging that are not part of the lineage any more but were never published
+
+Beside the folders of the volumes, ``seen/`` has what this machine has seen of them (module `seen`).
 """
 
 import contextlib

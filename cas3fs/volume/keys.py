@@ -326,7 +326,8 @@ class VolumeKeyStore(KeyReader):
 class UnlockedVolume:
     """An encrypted volume that was opened in this process; thread-safe.
 
-    The root is remembered with the secrets of the process: a verb that opens the volume again needs no Argon2id.
+    The root is remembered with the secrets: a verb that opens the volume again needs no Argon2id. Where it has been
+    replaced, or another volume is at that URL now, the secret opens it once more.
 
     Args:
         keys: the key entries and keyrings in the store.
@@ -337,8 +338,10 @@ class UnlockedVolume:
     def __init__(self, keys: VolumeKeyStore, secrets: SecretSettings, url: str) -> None:
         self.keys = keys
         known: Unlocked | None = secrets.read.get(url)
-        found = keys.unlock(read_secret(secrets, f"passphrase of {url}")) if known is None else keys.renewed(known)
-        self.unlocked = secrets.read[url] = found
+        found = None
+        with suppress(KeyringDamaged):
+            found = None if known is None else keys.renewed(known)
+        self.unlocked = secrets.read[url] = found or keys.unlock(read_secret(secrets, f"passphrase of {url}"))
 
     @property
     def object_keys(self) -> ObjectKeys:

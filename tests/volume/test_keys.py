@@ -222,6 +222,14 @@ def test_one_process_opens_a_volume_twice_with_one_derivation(
     assert first.renew().generation == 2
 
 
+def test_a_remembered_root_that_was_replaced_is_asked_for_again(keys: VolumeKeyStore, made: Unlocked) -> None:
+    keys.add(made.root, Passphrase.of("correct horse"), "", CHEAP)
+    secrets = SecretSettings(ask=lambda _: "correct horse")
+    UnlockedVolume(keys, secrets, "memory://")
+    replaced = keys.replace_root(made, [(Passphrase.of("correct horse"), "")])
+    assert UnlockedVolume(keys, secrets, "memory://").unlocked.root == replaced.root
+
+
 def test_more_entries_than_anyone_has_are_not_tried(keys: VolumeKeyStore, made: Unlocked) -> None:
     for number in range(40):
         keys._shelf.save(made.entry.changed(id=f"0{number:031d}"))

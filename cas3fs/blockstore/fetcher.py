@@ -31,7 +31,6 @@ from cas3fs.caches.memory import MemoryCache
 from cas3fs.errors import (
     BlockCorrupt,
     BlockError,
-    BlockMissing,
     Cas3fsError,
     PackCorrupt,
     StoreError,
@@ -289,8 +288,8 @@ class Fetcher:
         """Fetch a range; the fetch of each block completes as soon as the block has arrived."""
         try:
             self._pack_store.get_blocks(wanted, lambda block, decode: self._complete_or_fail(fetches[block], decode))
-        except BlockMissing:
-            self._run_job(list(fetches.values()), self._fetch_alone)  # perhaps not all of them are lost
+        except BlockError:
+            self._run_job(list(fetches.values()), self._fetch_alone)  # perhaps not all of them are lost or damaged
         except Cas3fsError as error:
             self._fail(fetches.values(), error)
 

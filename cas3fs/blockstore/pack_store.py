@@ -193,21 +193,29 @@ class PackStore:
     def get_contents(self, name: str, size_bytes: int) -> tuple[BlockLocation, ...]:
         """The table of contents of a pack, by a GET of its last bytes, and a second one if those are too few.
 
+        They are read by their place: where a sealed object ends would take one more request to learn.
+
+        Args:
+            name: of the pack.
+            size_bytes: of the pack.
+
         Raises:
             ObjectMissing: the pack does not exist.
-            PackCorrupt: there is no valid table of contents.
+            PackCorrupt: there is no valid table of contents, or the pack has another size.
             StoreError: the store failed.
         """
-        key = pack_key(name)
-        try:
-            tail = self._store.get_suffix(key, min(size_bytes, GUESSED_TAIL_BYTES))
-            if len(tail) >= FOOTER_BYTES:
-                needed = tail_length(tail, size_bytes)
-                if needed > len(tail):
-                    tail = self._store.get_suffix(key, needed)
-        except ObjectDamaged as error:
-            raise PackCorrupt(str(error)) from error
+        tail = self._get_tail(name, size_bytes, min(size_bytes, GUESSED_TAIL_BYTES))
+        if len(tail) >= FOOTER_BYTES:
+            needed = tail_length(tail, size_bytes)
+            if needed > len(tail):
+                tail = self._get_tail(name, size_bytes, needed)
         return tuple(BlockLocation(one.hash, name, *one[1:]) for one in read_contents(tail, size_bytes))
+
+    def _get_tail(self, name: str, size_bytes: int, length: int) -> bytes:
+        try:
+            return self._store.get_range(pack_key(name), size_bytes - length, length)
+        except (ObjectDamaged, ObjectTooShort) as error:
+            raise PackCorrupt(str(error)) from error
 
     def decode(self, body: Buffer, start: int, block: BlockLocation) -> bytes:
         """The plain bytes of `block` from `body`, the bytes of its pack from `start` on.

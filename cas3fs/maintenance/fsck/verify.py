@@ -27,7 +27,6 @@ from cas3fs.blockstore.pack_store import PackStore, pack_key
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.errors import (
     BlockError,
-    BlockMissing,
     ObjectArchived,
     ObjectMissing,
     SnapshotArchived,
@@ -266,7 +265,7 @@ class DataVerifier:
         except ObjectArchived as error:
             self._archived[pack_key(wanted.pack)] = str(error)
             return []
-        except BlockMissing:
+        except BlockError:  # perhaps not of all of them
             return [block for block in wanted.blocks if not self.is_readable_or_archived(block)]
         decode = partial(self._pack_store.decode, body, wanted.start)
         return [block for block in wanted.blocks if not _succeeds(partial(decode, block))]

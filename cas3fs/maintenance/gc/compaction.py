@@ -15,7 +15,7 @@ Memory: the live blocks of one old pack and of one new one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cas3fs.blockstore.pack_ranges import coalesce
 from cas3fs.blockstore.pack_store import PackStore
@@ -92,23 +92,31 @@ class PackCompactor:
         """
         encoded = []
         for wanted in coalesce(blocks):
-            with self._marking_lost(wanted.blocks):
+            try:
                 body = self._pack_store.get_range(wanted)
+            except BlockError:
+                self._mark_unreadable(wanted.blocks)
+                raise
             for block in wanted.blocks:
-                with self._marking_lost([block]):
+                with self._marking_lost(block):
                     self._pack_store.decode(body, wanted.start, block)
                 start = block.offset - wanted.start
                 encoded.append((block, body[start : start + block.stored_length]))
         return encoded
 
+    def _mark_unreadable(self, blocks: Iterable[BlockLocation]) -> None:
+        """Marks those of the blocks as lost that cannot be read one by one."""
+        for block in blocks:
+            with suppress(BlockError, StoreError), self._marking_lost(block):
+                self._pack_store.get_block(block)
+
     @contextmanager
-    def _marking_lost(self, blocks: Iterable[BlockLocation]) -> Iterator[None]:
-        """Marks the blocks as lost in the index if reading them within this context fails."""
+    def _marking_lost(self, block: BlockLocation) -> Iterator[None]:
+        """Marks the block as lost in the index if reading it within this context fails."""
         try:
             yield
         except BlockError:
-            for block in blocks:
-                self._context.filesystem.packs.mark_block_lost(block)
+            self._context.filesystem.packs.mark_block_lost(block)
             raise
 
     def _store(self, group: Sequence[Encoded]) -> None:

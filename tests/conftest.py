@@ -14,6 +14,11 @@ A test that mounts does so through the front-end that the fixture `frontend` nam
 alone. A test with the marker ``@pytest.mark.frontend("kernel", "llfuse")`` runs once through each. The nearest marker
 counts: in a module whose `pytestmark` names both, ``@pytest.mark.frontend("kernel")`` at a test says that llfuse cannot
 do what it tests, and ``@pytest.mark.frontend("llfuse")`` that it tests what is different there.
+
+A test that makes volumes does so through the fixture `encryption`, in the same way: without a marker they are plain,
+``@pytest.mark.encryption("plain", "encrypted")`` runs it once with each, and ``./dev test --encrypted`` runs all tests
+with encrypted volumes, but for those whose marker names "plain" alone. Module `tests.encrypted` has what the fixtures
+that make volumes need.
 """
 
 import contextlib
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 SESSION_VARIABLE = "CAS3FS_TEST_SESSION"
 NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
 FRONTENDS = ("kernel", "llfuse")
+ENCRYPTIONS = ("plain", "encrypted")
 SANDBOX = pytest.StashKey[Path]()
 WATCHED_FOLDERS = ("t", "h", "w")  # TMPDIR, the default folders of programs, workspaces
 SETTLE_S, GRACE_S = 0.05, 3.0
@@ -52,8 +58,9 @@ settings.register_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--long` and `--soak-minutes`."""
+    """Add `--long`, `--encrypted` and `--soak-minutes`."""
     parser.addoption("--long", action="store_true", help="the long form: more examples, more rounds, longer loads")
+    parser.addoption("--encrypted", action="store_true", help="every volume is encrypted")
     parser.addoption("--soak-minutes", type=float, metavar="N", help="how long a mount is loaded (2, or 30 if long)")
 
 
@@ -89,18 +96,52 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that mounts once through each front-end that its marker names."""
+    """Run a test that mounts once through each front-end that its marker names, and so for encryption."""
     if "frontend" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("frontend")
         names = marker.args if marker else FRONTENDS[:1]
         assert names and set(names) <= set(FRONTENDS), f"no front-ends: {names}"
         metafunc.parametrize("frontend", names, indirect=True, scope="session")
+    if "encryption" in metafunc.fixturenames and (names := _encryptions(metafunc)) != ENCRYPTIONS[:1]:
+        metafunc.parametrize("encryption", names, indirect=True, scope="module")
+
+
+def _encryptions(metafunc: pytest.Metafunc) -> tuple[str, ...]:
+    """How the volumes of a test are made; plain ones do without a parameter."""
+    marker = metafunc.definition.get_closest_marker("encryption")
+    names = tuple(marker.args) if marker else ENCRYPTIONS[:1]
+    assert names and set(names) <= set(ENCRYPTIONS), f"neither plain nor encrypted: {names}"
+    is_for_both = marker is None or len(names) > 1
+    return ENCRYPTIONS[1:] if metafunc.config.getoption("--encrypted") and is_for_both else names
 
 
 @pytest.fixture(scope="session")
 def frontend(request: pytest.FixtureRequest) -> str:
     """Return the front-end of the mounts of this test; the docstring of this module says how a test chooses."""
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def encryption(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield whether volumes are "plain" or "encrypted"; the docstring of this module says how a test chooses."""
+    chosen = str(getattr(request, "param", ENCRYPTIONS[0]))
+    if chosen == "plain":
+        yield chosen
+        return
+    from cas3fs.config import KEY_FILE_VARIABLE
+    from tests.encrypted import write_key_file
+
+    key_file = tmp_path_factory.mktemp("key") / "key"
+    write_key_file(key_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_FILE_VARIABLE, str(key_file))
+        yield chosen
+
+
+@pytest.fixture
+def cas3fs_mkfs_options(encryption: str) -> tuple[str, ...]:
+    """Return the options with which `cas3fs_volume` is made."""
+    return ("--encrypt",) if encryption == "encrypted" else ()
 
 
 @pytest.fixture
@@ -155,6 +196,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     config.addinivalue_line("markers", "lasts(usual_s, long_s): seconds that the test may take, by the session's form")
     config.addinivalue_line("markers", "frontend(*names): the front-ends that the test mounts through: kernel, llfuse")
+    config.addinivalue_line("markers", "encryption(*names): how the test's volumes are made: plain, encrypted")
     config.addinivalue_line(
         "markers", "promise(*keys): claims of docs/promises.rst, rules.rst or posix.rst that it shows"
     )

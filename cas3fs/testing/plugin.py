@@ -48,11 +48,17 @@ def faulty_stores() -> Iterator["FaultyStores"]:
 
 
 @pytest.fixture
-def cas3fs_volume(tmp_path_factory: pytest.TempPathFactory) -> "TemporaryVolume":
+def cas3fs_mkfs_options() -> tuple[str, ...]:
+    """Options of ``cas3fs mkfs`` for `cas3fs_volume`, to be overridden: ``("--encrypt",)`` for an encrypted volume."""
+    return ()
+
+
+@pytest.fixture
+def cas3fs_volume(tmp_path_factory: pytest.TempPathFactory, cas3fs_mkfs_options: tuple[str, ...]) -> "TemporaryVolume":
     """A new, empty volume in a temporary folder, with its own state and cache folders."""
     from cas3fs.testing.volumes import TemporaryVolume
 
-    return TemporaryVolume.make(tmp_path_factory.mktemp("cas3fs"))
+    return TemporaryVolume.make(tmp_path_factory.mktemp("cas3fs"), *cas3fs_mkfs_options)
 
 
 @pytest.fixture

@@ -15,10 +15,12 @@ from typing import Any
 
 import attrs
 
+from cas3fs.config import KEY_FILE_VARIABLE
 from cas3fs.errors import MountError
 
 NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
 COMMAND_TIMEOUT_S = 120
+KEY_FILE_BYTES = 32
 
 
 @attrs.frozen
@@ -27,16 +29,18 @@ class TemporaryVolume:
 
     folder: Path
     url: str
+    key_file: Path | None = None
+    """Of an encrypted volume."""
 
     @classmethod
     def make(cls, folder: Path, *options: str) -> "TemporaryVolume":
-        """Make one in `folder`, with options of ``cas3fs mkfs``.
+        """Make one in `folder`, with options of ``cas3fs mkfs``; with ``--encrypt`` it gets a key file of its own.
 
         Raises:
             MountError: it could not be made.
         """
         (folder / "store").mkdir()
-        volume = cls(folder, (folder / "store").as_uri())
+        volume = cls(folder, (folder / "store").as_uri(), _make_key_file(folder) if "--encrypt" in options else None)
         encryption = () if {"--encrypt", "--no-encrypt"} & set(options) else ("--no-encrypt",)
         volume.run("mkfs", volume.url, *encryption, *options)
         return volume
@@ -53,12 +57,13 @@ class TemporaryVolume:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables with which commands use these folders."""
-        return {"CAS3FS_STATE_DIR": str(self.state_dir), "CAS3FS_CACHE_DIR": str(self.cache_dir)}
+        """The environment variables with which commands use these folders, and the key."""
+        folders = {"CAS3FS_STATE_DIR": str(self.state_dir), "CAS3FS_CACHE_DIR": str(self.cache_dir)}
+        return folders if self.key_file is None else folders | {KEY_FILE_VARIABLE: str(self.key_file)}
 
     def on_another_machine(self, folder: Path) -> "TemporaryVolume":
         """The same volume with other, empty state and cache folders below `folder`."""
-        return TemporaryVolume(folder, self.url)
+        return TemporaryVolume(folder, self.url, self.key_file)
 
     def run(self, *arguments: str | Path) -> str:
         """Run ``cas3fs`` with `arguments`; returns what it prints.
@@ -135,6 +140,12 @@ class TemporaryMount:
         if not keep_state:
             shutil.rmtree(self.volume.state_dir, ignore_errors=True)
         self.up(*options)
+
+
+def _make_key_file(folder: Path) -> Path:
+    path = folder / "key"
+    path.write_bytes(os.urandom(KEY_FILE_BYTES))
+    return path
 
 
 def obstacle_to_mounting() -> str:

@@ -14,6 +14,8 @@ from cas3fs.errors import SnapshotError
 from cas3fs.filesystem import ROOT, Owner
 from tests.volume.conftest import Volume, write
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 DEPTH = 400
 
 

@@ -15,6 +15,8 @@ from cas3fs.errors import EpochHeld, VolumeFormatError
 from cas3fs.volume.loading import load_volume
 from tests.volume.conftest import Volume, publish, read_all, write
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 
 def silent(message: Message) -> None:
     """Nobody watches."""
@@ -43,7 +45,7 @@ def test_a_copy_that_was_forked_and_the_original_live_on(volume: Volume) -> None
     before = (volume.root / "w" / "volume").read_bytes()
     forked(other)
     assert (volume.root / "w" / "volume").read_bytes() == before  # nothing is overwritten
-    assert str(load_volume(other.shelf.store).entry.uuid) == other.made["uuid"] != volume.made["uuid"]
+    assert str(load_volume(other.stored).entry.uuid) == other.made["uuid"] != volume.made["uuid"]
     volume.use("here", b="of the original")
     other.use("here", c="of the copy")
     opened, opened_copy = volume.open("here"), other.open("here")
@@ -83,7 +85,7 @@ def test_a_copy_of_a_copy_is_forked_again(volume: Volume) -> None:
     first = volume.made["uuid"]
     forked(volume)
     assert volume.made["was"] == first
-    assert str(load_volume(volume.shelf.store).entry.uuid) == volume.made["uuid"]
+    assert str(load_volume(volume.stored).entry.uuid) == volume.made["uuid"]
     assert [one.id for one in volume.shelf.list_entries(ForkEntry)] == ["00000001", "00000002"]
 
 

@@ -16,6 +16,8 @@ from cas3fs.testing.store_damage import corrupt_object
 from tests.commands.test_gc import NOW, read, silent, text
 from tests.volume.conftest import Volume, packs, write
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 
 def fsck(volume: Volume, host: str = "here", **args: Any) -> tuple[FsckReply, list[str]]:
     found: list[str] = []
@@ -54,7 +56,7 @@ def test_a_superseded_local_index_is_not_checked(volume: Volume) -> None:
     before = packs(volume)
     newest = volume.use("there", two=text(2))
     (pack,) = packs(volume) - before
-    volume.shelf.store.delete_many([pack])
+    volume.stored.delete_many([pack])
     told, found = fsck(volume, "here")
     assert (told.status, found) == (4, ["pack-missing"])
     assert newest in told.checked["index"]
@@ -73,7 +75,7 @@ def test_staged_bytes_that_are_gone_are_found_without_a_claim(volume: Volume) ->
 
 def test_store_damage_is_repaired_and_reported_in_lost_and_found(volume: Volume) -> None:
     volume.use("here", one=text(1), two="2")
-    corrupt_object(volume.shelf.store, min(packs(volume)))
+    corrupt_object(volume.stored, min(packs(volume)))
     told, found = fsck(volume, verify_data=True)
     assert (told.status, told.codes, found) == (4, {"block-damaged": 1}, ["block-damaged"])
     told, _ = fsck(volume, verify_data=True, repair=True)
@@ -144,7 +146,7 @@ def test_a_repair_without_an_index_uses_a_whole_snapshot(volume: Volume, folder:
     older = volume.use("here", one=text(1))
     newest = volume.use("here", two=text(2))
     shutil.rmtree(volume.state("here"))
-    corrupt_object(volume.shelf.store, f"{folder}/{newest}")
+    corrupt_object(volume.stored, f"{folder}/{newest}")
     before = packs(volume)
     told, found = fsck(volume)
     code = "snapshot-unreadable" if folder == "pages" else "snapshot-damaged"
@@ -163,7 +165,7 @@ def test_a_repair_without_an_index_uses_a_whole_snapshot(volume: Volume, folder:
 def test_a_repair_without_any_whole_snapshot_changes_nothing(volume: Volume) -> None:
     only = volume.use("here", one=text(1))
     shutil.rmtree(volume.state("here"))
-    corrupt_object(volume.shelf.store, f"pages/{only}")
+    corrupt_object(volume.stored, f"pages/{only}")
     before = {info.key for info in volume.shelf.store.list("snapshots/")}
     with pytest.raises(SnapshotDamaged, match="no snapshot is intact"):
         fsck(volume, repair=True)

@@ -25,6 +25,8 @@ from cas3fs.volume.opening import OpenVolume
 from tests.contracts.blocks import hash_block
 from tests.volume.conftest import Volume, answer, delete_snapshots, packs, prune_snapshots, write
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 NOW = GcRequest(grace_s=0)
 
 
@@ -104,7 +106,7 @@ def test_a_volume_that_is_open_elsewhere_is_not_collected(volume: Volume) -> Non
 def test_a_gc_that_refuses_to_go_on_leaves_the_volume_free(volume: Volume, request_: GcRequest | GcPlanRequest) -> None:
     damaged = volume.use("here", one="1")
     volume.use("here", two="2")
-    corrupt_object(volume.shelf.store, f"snapshots/{damaged}")
+    corrupt_object(volume.stored, f"snapshots/{damaged}")
     with pytest.raises(SnapshotError, match=damaged):
         collect_unmounted(volume.store_settings, volume.folders("there"), request_, silent)
     assert read(volume.open("here"), "two") == "2"

@@ -77,7 +77,7 @@ def test_no_volume_is_made_over_one_that_lost_its_own_object(
     kept = own.read_bytes()
     own.unlink()
     with pytest.raises(VolumeMissing, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
-        load_volume(volume.shelf.store)
+        load_volume(volume.stored)
     with pytest.raises(VolumeExists, match=r"has objects of a volume, .* lacks its object 'volume': put that back"):
         create_volume(volume.store_settings, VolumeSettings())
     assert not own.exists()

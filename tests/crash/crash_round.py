@@ -24,9 +24,11 @@ from cas3fs.control import ControlClient
 from cas3fs.errors import ControlError
 from tests.crash.inspection import TreeState, export_as_writer, export_from_store, folders_of, fsck_findings, read_tree
 from tests.crash.programs import Marks, Programs
+from tests.encrypted import chosen
 
 TIMEOUT_S = 60
 KIB = 1024
+SETTINGS = VolumeSettings(pack_size_bytes=1024 * KIB, block_size_bytes=16 * KIB)
 Request = tuple[str, dict[str, Any]]
 """A verb of the control socket, and its arguments."""
 
@@ -75,7 +77,7 @@ class CrashRound:
 
     def make(self) -> None:
         (self.folder / "v").mkdir()
-        create_volume(StoreSettings(self.url), VolumeSettings(pack_size_bytes=1024 * KIB, block_size_bytes=16 * KIB))
+        create_volume(StoreSettings(self.url), chosen(SETTINGS))
 
     def mount(self, *options: str, armed: tuple[str, ...] = ()) -> None:
         """Mount in a process of its own.

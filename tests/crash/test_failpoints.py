@@ -35,12 +35,12 @@ def previous_mount_of(point: str) -> PreviousMount:
 
 
 @pytest.fixture
-def folder(need_fuse: None, workspace: Path) -> Path:
+def folder(need_fuse: None, encryption: str, workspace: Path) -> Path:
     return workspace
 
 
 @pytest.fixture(scope="module")
-def reached(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+def reached(encryption: str, tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
     """How often an uninterrupted round reaches each failpoint, at most."""
     found: Counter[str] = Counter()
     for previous in PreviousMount:

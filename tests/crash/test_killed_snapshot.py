@@ -13,11 +13,10 @@ from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSet
 from cas3fs.entries.shelf import Shelf
 from cas3fs.export import Exporter
 from cas3fs.filesystem import ROOT, Owner
-from cas3fs.metrics import Metrics
-from cas3fs.objectstores import open_store
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.testing.servers import S3Server, s3_client
 from cas3fs.volume.opening import open_view, open_writer
+from tests.encrypted import chosen, plain_store
 
 SCRIPT = """
 import os, signal, sys
@@ -96,6 +95,7 @@ STEPS = [
     "after the release",
     "before it is marked clean",
 ]
+pytestmark = pytest.mark.usefixtures("encryption")
 EXPECTED = {f"file {number}": f"content {number}".encode() * 1000 for number in range(20)}
 
 
@@ -128,12 +128,12 @@ def test_a_kill_during_a_snapshot_on_s3(
 def check(step: str, url: str, tmp_path: Path) -> None:
     """Kill a process at that step, and check what it left."""
     settings = StoreSettings(url)
-    create_volume(settings, VolumeSettings(allow_unfenced=True))
+    create_volume(settings, chosen(VolumeSettings(allow_unfenced=True)))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, settings.url, tmp_path, step], capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    archive = SnapshotArchive(Shelf(open_store(settings, metrics=Metrics())))
+    archive = SnapshotArchive(Shelf(plain_store(settings)))
     found = archive.list()
     assert len(found) == (STEPS.index(step) > STEPS.index("before the manifest"))
     for info in found:

@@ -50,7 +50,7 @@ class Acknowledged:
 @pytest.mark.promise("staged-bytes-outlive-their-index-entry", "synced-data-survives-a-power-loss")
 @pytest.mark.lasts(300, long_s=3600)
 def test_synced_data_survives_a_power_loss_at_any_instant(
-    need_fuse: None, workspace: Path, seed: int, long: bool
+    need_fuse: None, encryption: str, workspace: Path, seed: int, long: bool
 ) -> None:
     (workspace / "t").mkdir()
     traced([sys.executable, "-m", "tests.crash.traced_volume", str(workspace), str(seed)], workspace / "trace")

@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.promise("everything-fails-at-random")
 def test_acknowledged_data_survives_random_faults_and_kills(
-    need_fuse: None, workspace: Path, seed: int, kinds: str
+    need_fuse: None, encryption: str, workspace: Path, seed: int, kinds: str
 ) -> None:
     """Synced data is there, flushed data is in the store, no byte is wrong, and fsck reports what the disk has lost."""
     made = FaultyRound(workspace, seed, kinds)

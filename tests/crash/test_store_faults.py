@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cas3fs.commands.mkfs import create_volume
-from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.errors import Cas3fsError
 from cas3fs.filesystem import ROOT, FileSystemSettings, Owner
 from cas3fs.maintenance.gc.request import GcSettings
@@ -24,6 +24,7 @@ from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 from tests.crash.crash_round import assert_none
 from tests.crash.inspection import folders_of, fsck_findings
+from tests.encrypted import chosen
 from tests.filesystem.machine import Machine
 from tests.filesystem.usage import after_a_crash, make_file, until
 
@@ -37,12 +38,12 @@ OPERATIONS = ("put_object", "get_object", "head_object", "list_objects_v2", "del
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> FakeS3:
+def s3(encryption: str, monkeypatch: pytest.MonkeyPatch) -> FakeS3:
     """The client of every store of this test, with short timeouts."""
     made = FakeS3("bucket")
     monkeypatch.setattr("cas3fs.objectstores.s3.make_client", lambda settings, session: made)
     monkeypatch.setattr("cas3fs.objectstores.urls.RetryPolicy", lambda: QUICK)
-    create_volume(URL, VolumeSettings())
+    create_volume(URL, chosen())
     return made
 
 

@@ -11,14 +11,14 @@ from tests.maintenance.memory_volume import MemoryVolume
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Iterator[MemoryVolume]:
+def volume(encryption: str, tmp_path: Path) -> Iterator[MemoryVolume]:
     made = MemoryVolume(tmp_path / "volume")
     yield made
     made.close()
 
 
 @pytest.fixture
-def damaged(tmp_path: Path) -> Iterator[DamagedVolume]:
+def damaged(encryption: str, tmp_path: Path) -> Iterator[DamagedVolume]:
     made = make_volume(tmp_path / "volume")
     yield made
     made.close()

@@ -34,6 +34,7 @@ from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber, StoredPack
+from tests.encrypted import sealed_if_chosen
 
 LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
 NOW = GcSettings(grace_s=0)
@@ -108,7 +109,8 @@ class MemoryVolume:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.inner = store or MemoryStore()
-        self.store = wrap(self.inner)
+        self.wrapped = wrap(self.inner)
+        self.store = sealed_if_chosen(self.wrapped)
         self.snapshots: dict[str, Tree] = {} if snapshots is None else snapshots
         self.archive = SnapshotArchive(Shelf(self.store))
         self.epochs = Epochs(Shelf(self.store))
@@ -240,14 +242,14 @@ class MemoryVolume:
         for snapshot, tree in self.snapshots.items():
             path = self.folder / f"check-{snapshot}.sqlite"
             self.archive.restore(snapshot, path)
-            assert contents(path, self.inner) == tree, snapshot
+            assert contents(path, self.store) == tree, snapshot
             path.unlink()
 
     def check_newest(self, tree: Tree) -> None:
         """Checks that the newest snapshot has these contents."""
         path = self.folder / "newest.sqlite"
         self.archive.restore(str(self.newest), path)
-        assert contents(path, self.inner) == tree
+        assert contents(path, self.store) == tree
         path.unlink()
 
     def check_newest_can_be_restored(self) -> None:

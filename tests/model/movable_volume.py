@@ -18,6 +18,7 @@ from cas3fs.maintenance.gc.collector import GarbageCollector
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.units import MIB
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
+from tests.encrypted import chosen
 
 LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
 SETTINGS = {"cache_size_bytes": 16 * MIB, "memory_cache_bytes": 0}  # so every block is read from the disk cache
@@ -33,7 +34,7 @@ class MovableVolume:
         self.machines = 0
         (self.root / "v").mkdir()
         self.store = StoreSettings((self.root / "v").as_uri())
-        self.uuid = str(create_volume(self.store, SMALL)["uuid"])
+        self.uuid = str(create_volume(self.store, chosen(SMALL))["uuid"])
         self.volume = self._open()
 
     @property

@@ -352,7 +352,7 @@ class TreeMachine(RuleBasedStateMachine):
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(900, long_s=7200)  # shrinking a failure takes a while
-def test_the_file_system_matches_a_local_directory() -> None:
+def test_the_file_system_matches_a_local_directory(encryption: str) -> None:
     run_state_machine_as_test(
         TreeMachine,
         settings=settings(

@@ -12,7 +12,7 @@ from tests.model.volume_model import VolumeModel
 
 DEFAULT_SEEDS, LONG_SEEDS, STEPS = range(4), range(400), 60
 
-pytestmark = pytest.mark.lasts(120, long_s=600)
+pytestmark = [pytest.mark.lasts(120, long_s=600), pytest.mark.encryption("plain", "encrypted")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.promise("a-volume-lives-through-everything")
 def test_random_operations_lose_no_acknowledged_data(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+    encryption: str, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = RetryPolicy(deadline_s=0.3, base_delay_s=0.01, max_delay_s=0.05)
     monkeypatch.setattr("cas3fs.objectstores.urls.RetryPolicy", lambda: quick)

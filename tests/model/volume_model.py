@@ -35,6 +35,7 @@ from cas3fs.testing.sqlite_faults import SqliteFault, SqliteFaults
 from cas3fs.testing.store_damage import StoreCopy, copy_objects, copy_to, restore_objects
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_writer
+from tests.encrypted import unsealed
 from tests.volume.conftest import Volume, copy_punched, read_all, view_of, write
 
 HOSTS = {"one": MachineId("a" * 32), "two": MachineId("b" * 32)}
@@ -73,7 +74,7 @@ class VolumeModel:
         self.host = "one"
         self.volume = Volume(folder)
         self.store = stores.without_faults(self.volume.store_settings.url)
-        self.archive = SnapshotArchive(Shelf(self.store))
+        self.archive = SnapshotArchive(Shelf(unsealed(self.store)))
         self.opened: OpenVolume | None = None
         self.tree: Tree = {}
         self.local: dict[str, LocalState] = {}

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.encrypted import mkfs_option
+
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer, S3Server
 
@@ -66,7 +68,7 @@ class CliMachine:
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def mkfs(self, *options: str) -> None:
-        self.run("mkfs", self.url, "--no-encrypt", *(options or ("--allow-unfenced",)))
+        self.run("mkfs", self.url, mkfs_option(), *(options or ("--allow-unfenced",)))
 
     def mount(self, *options: str) -> int:
         """Mount; returns the process id."""
@@ -136,7 +138,7 @@ def new_bucket(server: "S3Server", workspace: Path) -> str:
 
 
 @pytest.fixture
-def machine(need_fuse: None, frontend: str, workspace: Path) -> Iterator[CliMachine]:
+def machine(need_fuse: None, frontend: str, encryption: str, workspace: Path) -> Iterator[CliMachine]:
     """A machine, and a folder for a volume."""
     (workspace / "v").mkdir()
     made = CliMachine(workspace, (workspace / "v").as_uri(), {}, frontend)
@@ -146,7 +148,7 @@ def machine(need_fuse: None, frontend: str, workspace: Path) -> Iterator[CliMach
 
 @pytest.fixture(params=["directory", "rclone"])
 def any_machine(
-    request: pytest.FixtureRequest, need_fuse: None, frontend: str, workspace: Path
+    request: pytest.FixtureRequest, need_fuse: None, frontend: str, encryption: str, workspace: Path
 ) -> Iterator[CliMachine]:
     """A machine, and a place for a volume on each kind of store."""
     if request.param == "directory":
@@ -160,7 +162,7 @@ def any_machine(
 
 
 @pytest.fixture
-def small_disk(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
+def small_disk(need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
     """A machine with a small disk of its own, on a store that can be paused."""
     if os.geteuid() != 0:
         pytest.skip("a small disk of its own needs root")

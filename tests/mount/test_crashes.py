@@ -242,7 +242,7 @@ def test_a_full_local_disk_fails_writes_but_not_the_mount(small_disk: CliMachine
 
 @pytest.mark.promise("storing-resumes-by-itself")
 def test_a_temporary_outage_of_the_store_fails_nothing(
-    need_fuse: None, rclone_s3: "RcloneServer", workspace: Path
+    need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path
 ) -> None:
     machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     try:

@@ -19,7 +19,7 @@ SIZE = 257 * 1024
 
 
 @pytest.fixture
-def machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
+def machine(need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
     made = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     made.mkfs()
     yield made

@@ -36,7 +36,7 @@ def connections() -> Iterator[Path]:
 
 
 @pytest.fixture
-def stored(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
+def stored(need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
     """A mount with a file ``stored``, of which this machine has no data."""
     machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     machine.mkfs()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.mount.conftest import CliMachine
 
-pytestmark = pytest.mark.frontend("kernel", "llfuse")
+pytestmark = [pytest.mark.frontend("kernel", "llfuse"), pytest.mark.encryption("plain", "encrypted")]
 
 
 def test_gc_and_fsck_with_and_without_a_mount(machine: CliMachine) -> None:

@@ -149,7 +149,7 @@ def contents_of(root: Path) -> dict[str, bytes]:
 @pytest.mark.promise("waiting-never-takes-all-workers")
 @pytest.mark.lasts(300, long_s=1200)  # beside the load itself
 def test_a_mount_under_load_is_stable(
-    need_fuse: None, rclone_s3: "RcloneServer", workspace: Path, soak_s: float
+    need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path, soak_s: float
 ) -> None:
     """Its memory does not grow, no operation stalls, and every byte is right."""
     machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)

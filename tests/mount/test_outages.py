@@ -18,7 +18,7 @@ DEFAULT_ROUNDS, LONG_ROUNDS = 1, 30
 
 
 @pytest.fixture
-def machine(need_fuse: None, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
+def machine(need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path) -> Iterator[CliMachine]:
     """A machine with a volume on the server."""
     made = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)
     made.mkfs()

@@ -45,7 +45,7 @@ def read_directly(path: Path) -> bytes:
 
 @pytest.mark.promise("work-goes-on-without-the-store")
 def test_reads_waiting_for_a_silent_store_block_nothing_else(
-    need_fuse: None, own_rclone: "RcloneServer", workspace: Path
+    need_fuse: None, encryption: str, own_rclone: "RcloneServer", workspace: Path
 ) -> None:
     machine = CliMachine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
     contents = {f"f{number}": os.urandom(FILE_BYTES) for number in range(READERS)}
@@ -94,7 +94,7 @@ def test_reads_waiting_for_a_silent_store_block_nothing_else(
 
 @pytest.mark.promise("a-waiting-fsync-needs-a-slot")
 def test_syncs_waiting_for_a_silent_store_block_nothing_else(
-    need_fuse: None, own_rclone: "RcloneServer", workspace: Path
+    need_fuse: None, encryption: str, own_rclone: "RcloneServer", workspace: Path
 ) -> None:
     machine = CliMachine(workspace, f"s3://{new_bucket(own_rclone, workspace)}/v", own_rclone.environment)
     try:

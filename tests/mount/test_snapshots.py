@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(params=["directory", "moto", "rclone"])
-def each_machine(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) -> Iterator[CliMachine]:
+def each_machine(
+    request: pytest.FixtureRequest, need_fuse: None, encryption: str, workspace: Path
+) -> Iterator[CliMachine]:
     """A machine, and a place for a volume on each kind of store: moto honours conditions, rclone ignores them."""
     made = machine_on(request, workspace, request.param)
     yield made
@@ -270,6 +272,7 @@ def delete_object(machine: CliMachine, key: str, monkeypatch: pytest.MonkeyPatch
         store.delete_many([key])
 
 
+@pytest.mark.encryption("plain", "encrypted")
 @pytest.mark.promise("a-damaged-newest-snapshot-is-reported")
 def test_a_damaged_newest_snapshot_is_reported(each_machine: CliMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one before can be mounted and restored."""

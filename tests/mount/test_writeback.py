@@ -222,7 +222,7 @@ def test_a_full_local_disk_is_reported_by_fsync_or_close(small_disk: CliMachine,
 @pytest.mark.promise("work-goes-on-without-the-store")
 @pytest.mark.parametrize("options", [(), ("--writeback",)], ids=["plain", "writeback"])
 def test_writers_wait_for_a_slow_store_without_an_error(
-    need_fuse: None, rclone_s3: "RcloneServer", workspace: Path, options: tuple[str, ...]
+    need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path, options: tuple[str, ...]
 ) -> None:
     """They are more than the threads of a pool; reading and syncing other files goes on meanwhile."""
     machine = CliMachine(workspace, f"s3://{new_bucket(rclone_s3, workspace)}/v", rclone_s3.environment)

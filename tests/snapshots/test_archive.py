@@ -26,6 +26,9 @@ from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.tree import LIST_LENGTH, PAGES_LIMIT, SEGMENT_BYTES
+from tests.encrypted import sealed_if_chosen
+
+pytestmark = pytest.mark.encryption("plain", "encrypted")
 
 SEGMENT = 512
 FIRST = "00000001-0000000001"
@@ -60,13 +63,13 @@ class Store(MemoryStore):
 
 
 @pytest.fixture
-def store() -> Store:
+def store(encryption: str) -> Store:
     return Store()
 
 
 def archive_of(store: MemoryStore) -> SnapshotArchive:
     """An archive with tiny segments and lists, so that small files make deep trees."""
-    return SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=8, workers=3)
+    return SnapshotArchive(Shelf(sealed_if_chosen(store)), segment_size=SEGMENT, list_length=8, workers=3)
 
 
 @pytest.fixture
@@ -137,7 +140,7 @@ def test_a_manifest_keeps_all_facts(archive: SnapshotArchive, store: Store, inde
     made = archive.create(index, epoch=7, sequence=123, name="before the move", facts={"files": 3, "logical_size": 5})
     assert made == archive_of(store).load("00000007-0000000123") == archive_of(store).newest()
     assert (made.name, dict(made.facts), made.number) == ("before the move", {"files": 3, "logical_size": 5}, (7, 123))
-    assert made.new_size == len(store.get("pages/00000007-0000000123"))
+    assert made.new_size == len(sealed_if_chosen(store).get("pages/00000007-0000000123"))
 
 
 def test_a_fact_that_is_too_large_is_recorded_as_the_largest(archive: SnapshotArchive, index: Path) -> None:
@@ -153,7 +156,7 @@ def test_a_snapshot_is_two_puts_with_the_manifest_last(archive: SnapshotArchive,
 def test_a_small_change_stores_little(tmp_path: Path) -> None:
     """The real sizes: a 16 MiB file of four lists, of which six segments change."""
     store = Store()
-    archive = SnapshotArchive(Shelf(store))
+    archive = SnapshotArchive(Shelf(sealed_if_chosen(store)))
     index = tmp_path / "index"
     index.write_bytes(random.Random(3).randbytes(4 * LIST_LENGTH * SEGMENT_BYTES))
     first = archive.create(index, epoch=1, sequence=1)
@@ -164,7 +167,7 @@ def test_a_small_change_stores_little(tmp_path: Path) -> None:
     assert len(store.puts) == 2
     assert second.new_size < 5 * SEGMENT_BYTES + 4 * 5_000 + 1000
     assert {use.id for use in second.pages} == {*(use.id for use in first.pages), second.id}
-    assert restored(SnapshotArchive(Shelf(store)), second.id, index) == index.read_bytes()
+    assert restored(SnapshotArchive(Shelf(sealed_if_chosen(store))), second.id, index) == index.read_bytes()
 
 
 def test_a_snapshot_of_an_unchanged_file_stores_only_a_manifest(
@@ -185,7 +188,7 @@ def test_a_new_archive_reads_the_lists_of_the_parent(archive: SnapshotArchive, s
 
 def test_a_parent_with_other_sizes_is_not_reused(store: Store, index: Path) -> None:
     first = archive_of(store).create(index, epoch=1, sequence=1)
-    other = SnapshotArchive(Shelf(store), segment_size=1024, list_length=8)
+    other = SnapshotArchive(Shelf(sealed_if_chosen(store)), segment_size=1024, list_length=8)
     second = other.create(index, epoch=1, sequence=2, parent=first.id)
     assert [use.id for use in second.pages] == [second.id]
     assert restored(archive_of(store), second.id, index) == index.read_bytes()
@@ -198,8 +201,8 @@ def test_a_manifest_states_how_much_of_each_object_is_needed(
     change(index, 0)
     second = archive.create(index, epoch=1, sequence=2, parent=first.id)
     uses = {use.id: use for use in second.pages}
-    assert uses[first.id].total_size == len(store.get("pages/" + first.id))
-    assert uses[second.id].total_size == len(store.get("pages/" + second.id))
+    assert uses[first.id].total_size == len(sealed_if_chosen(store).get("pages/" + first.id))
+    assert uses[second.id].total_size == len(sealed_if_chosen(store).get("pages/" + second.id))
     assert uses[first.id].live_size < first.pages[0].live_size <= first.pages[0].total_size
 
 
@@ -212,7 +215,9 @@ def test_chains_stay_short(archive: SnapshotArchive, store: Store, index: Path) 
     assert max(len(one.pages) for one in made) <= PAGES_LIMIT
     content = index.read_bytes()
     needed = {use.id for use in made[-1].pages}
-    store.delete_many([one.key for one in Shelf(store).list_entries(PagesEntry) if one.id not in needed])
+    store.delete_many(
+        [one.key for one in Shelf(sealed_if_chosen(store)).list_entries(PagesEntry) if one.id not in needed]
+    )
     assert restored(archive, made[-1].id, index) == content
 
 
@@ -262,7 +267,7 @@ def test_an_error_names_a_foreign_object_among_the_snapshots(archive: SnapshotAr
 
 
 def damages(store: Store) -> Iterator[int]:
-    size = len(store.get("pages/" + FIRST))
+    size = len(sealed_if_chosen(store).get("pages/" + FIRST))
     head = 200
     yield from range(head, size - 40, size // 40)
 
@@ -317,8 +322,8 @@ def test_a_manifest_whose_sizes_do_not_fit_is_damaged(
     archive: SnapshotArchive, store: Store, index: Path, wrong: dict[str, object]
 ) -> None:
     archive.create(index, epoch=1, sequence=1)
-    entry = Shelf(store).load(SnapshotEntry, FIRST)
-    Shelf(store).save(entry.changed(id="00000001-0000000002", **wrong))
+    entry = Shelf(sealed_if_chosen(store)).load(SnapshotEntry, FIRST)
+    Shelf(sealed_if_chosen(store)).save(entry.changed(id="00000001-0000000002", **wrong))
     with pytest.raises(SnapshotDamaged):
         archive.load("00000001-0000000002")
 
@@ -346,12 +351,12 @@ def test_a_failing_local_disk_is_a_snapshot_error(archive: SnapshotArchive, tmp_
 
 
 def test_a_restore_needs_few_requests_and_reports_its_progress(store: Store, tmp_path: Path) -> None:
-    archive = SnapshotArchive(Shelf(store))
+    archive = SnapshotArchive(Shelf(sealed_if_chosen(store)))
     index = tmp_path / "index"
     index.write_bytes(random.Random(5).randbytes(10_000_000))
     archive.create(index, epoch=1, sequence=1)
     reported: list[tuple[int, int]] = []
-    SnapshotArchive(Shelf(store)).restore(
+    SnapshotArchive(Shelf(sealed_if_chosen(store))).restore(
         FIRST, tmp_path / "restored", lambda done, total: reported.append((done, total))
     )
     assert store.gets <= 5
@@ -375,7 +380,7 @@ def test_the_order_of_snapshots_does_not_depend_on_the_clock(store: Store, tmp_p
     for sequence, year in ((1, 2030), (2, 1999)):
         file.write_bytes(b"%d" % sequence * SEGMENT)
         archive = SnapshotArchive(
-            Shelf(store), segment_size=SEGMENT, now=lambda year=year: datetime(year, 1, 1, tzinfo=UTC)
+            Shelf(sealed_if_chosen(store)), segment_size=SEGMENT, now=lambda year=year: datetime(year, 1, 1, tzinfo=UTC)
         )
         archive.create(file, epoch=1, sequence=sequence, parent=archive.newest_id())
     newest = archive.newest_id()

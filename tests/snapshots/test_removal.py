@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Removal deletes only pages entries that nothing else needs and no attempt still uses."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.errors import DeleteFailed, Fenced, SnapshotError, SnapshotMissing, StoreUnreachable
-from cas3fs.objectstores.base import ObjectInfo
+from cas3fs.objectstores.base import ListPage
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import write_takeover_base
@@ -18,18 +18,19 @@ from cas3fs.snapshots.removal import execute_removal, plan_removal
 from cas3fs.testing.faults import FaultKind
 from cas3fs.testing.faulty_store import FaultyStore
 from cas3fs.values import SnapshotNumber
+from tests.encrypted import sealed_if_chosen
 
 SEGMENT = 512
 
 
 @pytest.fixture
-def store() -> MemoryStore:
+def store(encryption: str) -> MemoryStore:
     return MemoryStore()
 
 
 @pytest.fixture
 def archive(store: MemoryStore) -> SnapshotArchive:
-    return SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=4)
+    return SnapshotArchive(Shelf(sealed_if_chosen(store)), segment_size=SEGMENT, list_length=4)
 
 
 def fill(archive: SnapshotArchive, folder: Path, count: int) -> list[bytes]:
@@ -76,7 +77,7 @@ def test_a_plan_changes_nothing_and_states_what_is_freed(
     plan = plan_removal(archive, archive.ids(), lambda _: True)
     assert plan.snapshots == tuple(archive.ids())
     assert len(plan.pages) == 3
-    assert plan.freed_bytes == sum(info.size for info in store.list("pages/"))
+    assert plan.freed_bytes == sum(info.size for info in sealed_if_chosen(store).list("pages/"))
     assert [info.key for info in store.list()] == before
 
 
@@ -104,9 +105,9 @@ class Interrupting(MemoryStore):
         if self.at == 0:
             self.work()
 
-    def list(self, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
+    def list_page(self, prefix: str = "", start_after: str = "") -> ListPage:
         self._ask()
-        return super().list(prefix, start_after)
+        return super().list_page(prefix, start_after)
 
     def delete_many(self, keys: Iterable[str]) -> None:
         self._ask()
@@ -120,7 +121,7 @@ def test_listed_snapshots_are_complete_wherever_a_removal_is_interrupted(tmp_pat
         raise StoreUnreachable("no route")
 
     store = Interrupting()
-    archive = SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=4)
+    archive = SnapshotArchive(Shelf(sealed_if_chosen(store)), segment_size=SEGMENT, list_length=4)
     contents = [*fill(archive, tmp_path, 2), b"new" * SEGMENT]
     (tmp_path / "index").write_bytes(contents[2])
     archive.create(tmp_path / "index", epoch=1, sequence=3, parent=name(2))
@@ -137,7 +138,7 @@ def test_listed_snapshots_are_complete_wherever_a_removal_is_interrupted(tmp_pat
 def test_a_snapshot_that_is_published_during_planning_keeps_its_pages(tmp_path: Path) -> None:
     for at in count(1):
         store = Interrupting()
-        archive = SnapshotArchive(Shelf(store), segment_size=SEGMENT, list_length=4)
+        archive = SnapshotArchive(Shelf(sealed_if_chosen(store)), segment_size=SEGMENT, list_length=4)
         fill(archive, tmp_path, 2)
         (tmp_path / "index").write_bytes(b"new" * SEGMENT)
         store.work = lambda archive=archive: archive.create(tmp_path / "index", epoch=1, sequence=3)
@@ -204,8 +205,8 @@ def test_an_unknown_snapshot_is_an_error(archive: SnapshotArchive, tmp_path: Pat
 @pytest.mark.promise("a-fenced-writer-acknowledges-nothing")
 def test_a_diverged_snapshot_is_never_the_head(archive: SnapshotArchive, store: MemoryStore, tmp_path: Path) -> None:
     fill(archive, tmp_path, 2)
-    write_takeover_base(Shelf(store), "epochs/00000002", 2, name(2))
-    write_takeover_base(Shelf(store), "epochs/00000002", 2, name(1))
+    write_takeover_base(Shelf(sealed_if_chosen(store)), "epochs/00000002", 2, name(2))
+    write_takeover_base(Shelf(sealed_if_chosen(store)), "epochs/00000002", 2, name(1))
     late = archive.create(tmp_path / "index", epoch=1, sequence=3, parent=name(2))
     newest = archive.newest()
     assert newest is not None and newest.id == name(2)

@@ -35,6 +35,20 @@ def test_another_project_has_the_fixtures_without_an_import(tmp_path: Path) -> N
     assert "3 passed" in out
 
 
+def test_another_project_can_have_an_encrypted_volume(tmp_path: Path) -> None:
+    out = run_pytest(
+        tmp_path,
+        "import pytest\n"
+        "@pytest.fixture\n"
+        "def cas3fs_mkfs_options(): return ('--encrypt', '--label', 'mine')\n"
+        "def test_volume(cas3fs_volume, tmp_path):\n"
+        "    other = cas3fs_volume.on_another_machine(tmp_path)\n"
+        "    assert other.report('stats', other.url)['label'] == 'mine'\n"
+        "    assert b'mine' not in (cas3fs_volume.folder / 'store' / 'volume').read_bytes()\n",
+    )
+    assert "1 passed" in out
+
+
 def test_where_mounting_is_impossible_the_test_is_skipped_with_the_reason(tmp_path: Path) -> None:
     out = run_pytest(tmp_path, "def test(cas3fs_mount): assert False\n", CAS3FS_TEST_NO_FUSE="1")
     assert "1 skipped" in out

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from cas3fs.commands.mount_service import EndState, MountService
 from cas3fs.commands.requests import mount_handlers
 from cas3fs.commands.snapshot import create_unmounted, delete_unmounted, policy_unmounted, prune_unmounted
 from cas3fs.commands.stats import report_unmounted
-from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
+from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
 from cas3fs.control.messages.mount import StatsReply, StatsRequest
 from cas3fs.control.messages.snapshots import (
@@ -34,6 +35,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
+from tests.encrypted import chosen, plain_store
 
 SETTINGS = WriterSettings(cache_size_bytes=0)
 
@@ -42,15 +44,23 @@ class Volume:
     """A volume in a folder, and hosts by name."""
 
     def __init__(self, root: Path, store: Path | None = None) -> None:
-        """Makes one, or goes on with the one in `store`."""
+        """Makes one, or goes on with the one in `store`; `stored` has its objects as they are stored."""
         self.root = root
         self.store_settings = StoreSettings((store or root / "v").as_uri())
         if store is None:
             (root / "v").mkdir()
-            self.made = create_volume(self.store_settings, VolumeSettings())
-        self.shelf = Shelf(open_store(self.store_settings, metrics=Metrics()))
-        self.archive = SnapshotArchive(self.shelf)
+            self.made = create_volume(self.store_settings, chosen())
+        self.stored = open_store(self.store_settings, metrics=Metrics())
         self._open: list[OpenVolume] = []
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The entries, with the plain objects of an encrypted volume."""
+        return Shelf(plain_store(self.store_settings))
+
+    @cached_property
+    def archive(self) -> SnapshotArchive:
+        return SnapshotArchive(self.shelf)
 
     def at(self, store: Path) -> "Volume":
         """The volume in another folder, used by the same hosts; closed with this one."""
@@ -201,7 +211,7 @@ def stats_of(volume: Volume, host: str) -> StatsReply:
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Volume]:
+def volume(encryption: str, tmp_path: Path) -> Iterator[Volume]:
     made = Volume(tmp_path)
     yield made
     made.close()

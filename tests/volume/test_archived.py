@@ -17,7 +17,7 @@ from .conftest import Volume, read_all
 
 
 @pytest.fixture
-def volume(faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
+def volume(encryption: str, faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
     made = Volume(tmp_path)
     yield made
     made.close()

@@ -21,6 +21,8 @@ from cas3fs.volume.opening import open_view
 from .conftest import Volume, packs, read_all, write
 from .test_take_over import published, silent
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 
 def shown(volume: Volume, snapshot: str) -> dict[str, str]:
     settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot)
@@ -48,7 +50,7 @@ def made_with_a_damaged_head(volume: Volume) -> tuple[str, str, bytes]:
         turn.pruner.delete([middle])
     shutil.rmtree(volume.state("A"))
     good = pages_of(volume, head).read_bytes()
-    corrupt_object(volume.shelf.store, f"pages/{head}")
+    corrupt_object(volume.stored, f"pages/{head}")
     return first, head, good
 
 

@@ -27,7 +27,7 @@ from .conftest import Volume, publish, read_all, view_of, write
 
 
 @pytest.fixture
-def volume(faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
+def volume(encryption: str, faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
     made = Volume(tmp_path)
     yield made
     made.close()

@@ -90,7 +90,7 @@ def checked(volume: Volume) -> FsckReply:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Original]:
+def original(encryption: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Original]:
     made = Original(tmp_path_factory.mktemp("original"))
     yield made
     made.volume.close()
@@ -132,11 +132,11 @@ def test_a_flipped_bit_is_harmless_or_named(
     key = data.draw(st.sampled_from(original.keys), "object")
     place = tmp_path_factory.mktemp("copy") / "a"
     volume = original.copy(place)
-    body = bytearray(volume.shelf.store.get(key))
+    body = bytearray(volume.stored.get(key))
     position = data.draw(st.integers(0, len(body) - 1), "byte")
     body[position] ^= 1 << data.draw(st.integers(0, 7), "bit")
-    volume.shelf.store.delete_many([key])
-    volume.shelf.store.put_if_absent(key, bytes(body))
+    volume.stored.delete_many([key])
+    volume.stored.put_if_absent(key, bytes(body))
     (first, before), (newest, now) = original.trees.items()
     try:
         is_whole = assert_right(key, lambda: tree_of(view_of(volume, newest, "v1")), now)

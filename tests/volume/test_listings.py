@@ -25,13 +25,14 @@ from cas3fs.volume import opening
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.offline_writer import open_offline_writer
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
+from tests.encrypted import unsealed
 
 from .conftest import Volume, packs, read_all, volume_policy, write
 from .test_take_over import published, published_late, silent, take_over
 
 
 @pytest.fixture
-def volume(faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
+def volume(encryption: str, faulty_stores: FaultyStores, tmp_path: Path) -> Iterator[Volume]:
     made = Volume(tmp_path)
     yield made
     made.close()
@@ -403,12 +404,12 @@ def test_a_damaged_base_is_told_and_written_anew_by_a_repair(
     late = published_late(old, monkeypatch)
     new.finish()
     new.close()
-    good = bare.get("epochs/00000002.base")
+    good = unsealed(bare).get("epochs/00000002.base")
     spoiled(volume, "epochs/00000002.base")
     bad = bare.get("epochs/00000002.base")
     assert looked_at(volume) == ["base-damaged"]
     assert repaired_on(volume, "third") == ["base-damaged"]
-    assert bare.get("epochs/00000002.base") == good
+    assert unsealed(bare).get("epochs/00000002.base") == good
     assert bare.get("damaged/epochs/00000002.base") == bad
     assert "base-damaged" not in looked_at(volume)
     archive = SnapshotArchive(volume.shelf)

@@ -13,10 +13,12 @@ from cas3fs.volume.opening import OpenVolume
 
 from .conftest import Volume, read_all, write
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 
 def lose_the_first_pages(volume: Volume) -> None:
     first = min(info.key for info in volume.shelf.store.list("pages/"))
-    volume.shelf.store.delete_many([first])
+    volume.stored.delete_many([first])
 
 
 def publish(opened: OpenVolume) -> str:
@@ -82,6 +84,6 @@ def test_the_snapshot_named_beside_a_damaged_head_is_whole(volume: Volume) -> No
     first = volume.use("here", a="one")
     second = volume.use("here", b="two")
     third = volume.use("here", c="three")
-    volume.shelf.store.delete_many([f"pages/{second}", f"pages/{third}"])
+    volume.stored.delete_many([f"pages/{second}", f"pages/{third}"])
     with pytest.raises(SnapshotDamaged, match=f"--snapshot {first}"):
         volume.open("there")

@@ -56,7 +56,7 @@ def test_a_check_reports_the_damage_and_a_repair_restores_it(hurt: Volume) -> No
 
 @pytest.mark.promise("a-closed-index-has-a-fingerprint")
 def test_it_is_kept_where_the_snapshot_cannot_be_restored(hurt: Volume) -> None:
-    corrupt_object(hurt.shelf.store, f"pages/{hurt.archive.ids()[-1]}")
+    corrupt_object(hurt.stored, f"pages/{hurt.archive.ids()[-1]}")
     with pytest.raises(SnapshotDamaged):
         hurt.open("here")
     assert [path.name for path in (hurt.state("here") / "set-aside").glob("*/index.sqlite")] == ["index.sqlite"]

@@ -169,7 +169,7 @@ def test_a_snapshot_of_the_same_number_may_be_another(
         opened.finish()
     opened.close()
     entry = volume.shelf.load(SnapshotEntry, snapshot)
-    volume.shelf.store.delete_many([entry.key])
+    volume.stored.delete_many([entry.key])
     volume.shelf.save(entry.changed(name="of a copy that went its own way"))
     with caplog.at_level(logging.WARNING):
         assert read_all(volume.open()) == {"a": "1"}

@@ -13,6 +13,7 @@ import pytest
 from cas3fs.commands.mkfs import create_volume
 from cas3fs.config import LocalFolders, StoreSettings, VolumeSettings, WriterSettings
 from cas3fs.volume.opening import open_view
+from tests.encrypted import chosen
 
 from .conftest import read_all
 
@@ -27,7 +28,7 @@ SCRIPT = Path(__file__).with_name("rival.py")
 
 
 @pytest.fixture(params=["directory", "moto", "rclone"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(request: pytest.FixtureRequest, encryption: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where a new volume is: moto honours conditions, rclone ignores them."""
     if request.param == "directory":
         (tmp_path / "v").mkdir()
@@ -38,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             monkeypatch.setenv(name, value)
         server.make_bucket("rivals-open")
         made = "s3://rivals-open/volume"
-    create_volume(StoreSettings(made), VolumeSettings(allow_unfenced=request.param == "rclone"))
+    create_volume(StoreSettings(made), chosen(VolumeSettings(allow_unfenced=request.param == "rclone")))
     return made
 
 

@@ -21,6 +21,8 @@ from cas3fs.volume.opening import OpenVolume, open_writer
 
 from .conftest import Volume, packs, read_all, write
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 
 def silent(message: Message) -> None:
     """Nobody watches."""

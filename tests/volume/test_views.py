@@ -18,6 +18,8 @@ from tests.volume.conftest import delete_snapshots, prune_snapshots, volume_poli
 
 from .conftest import Volume, read_all, write
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 
 def view_of(volume: Volume, snapshot_id: str, host: str = "here") -> OpenVolume:
     settings = WriterSettings(cache_size_bytes=0, read_only=True, snapshot=snapshot_id)

@@ -31,6 +31,8 @@ from tests.maintenance.damaged_volume import (
 from tests.volume import test_damaged_staging as damaged_staging
 from tests.volume import test_listings as listings
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 EIO = {"chunk-without-block"}
 """After this repair, parts of f0 cannot be read."""
 RESTORED = {"chunks-unlike-sums", "chunk-impossible", "chunk-past-block", "chunks-overlap"}
@@ -124,7 +126,9 @@ EARLY = {"snapshot-pack-missing": 0, "snapshot-pack-damaged": 1, "staging-bytes-
 @settings(max_examples=settings.default.max_examples // 5, deadline=None, suppress_health_check=list(HealthCheck))
 @example(["wrong-type", "chunk-impossible"])
 @given(damages=st.lists(st.sampled_from(sorted(ALL_DAMAGES)), min_size=2, max_size=6, unique=True))
-def test_several_damages_at_once_change_no_byte_of_other_files(tmp_path_factory: Any, damages: list[str]) -> None:
+def test_several_damages_at_once_change_no_byte_of_other_files(
+    encryption: str, tmp_path_factory: Any, damages: list[str]
+) -> None:
     damaged = make_volume(tmp_path_factory.mktemp("many") / "volume")
     before, sharing = damaged.readable_contents(), damaged.sharing_with_f0()
     for code in sorted(damages, key=lambda code: EARLY.get(code, 9)):

@@ -16,6 +16,8 @@ from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.values import Buffer
 from tests.maintenance.memory_volume import KIB, NOW, MemoryVolume, noise, write_files
 
+pytestmark = pytest.mark.encryption("plain", "encrypted")
+
 
 def test_deleted_files_are_freed_with_the_last_snapshot_that_has_them(volume: MemoryVolume) -> None:
     write_files(volume)
@@ -137,10 +139,10 @@ def test_small_packs_that_are_fully_used_are_not_rewritten(volume: MemoryVolume)
 class TestOrphans:
     """Objects that nothing references."""
 
-    KEY = "packs/00000001/" + "ab" * 32
+    KEY = "packs/00000001/0001" + "ab" * 30
 
     def test_a_leftover_of_a_failed_upload_is_deleted_after_the_grace_period(self, volume: MemoryVolume) -> None:
-        volume.inner.put_if_absent(self.KEY, b"half a pack")
+        volume.store.put_if_absent(self.KEY, b"half a pack")
         assert volume.gc(GcSettings(grace_s=3600)).strays_left == 1
         assert self.KEY in volume.packs()
         result = volume.gc()

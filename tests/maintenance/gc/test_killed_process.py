@@ -177,7 +177,7 @@ def ignore_progress_report(progress: object) -> None:
 
 
 @pytest.fixture
-def killable(tmp_path: Path) -> Iterator[KillableVolume]:
+def killable(encryption: str, tmp_path: Path) -> Iterator[KillableVolume]:
     made = KillableVolume(tmp_path / "killable")
     yield made
     made.volume.close()

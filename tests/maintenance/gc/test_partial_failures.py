@@ -11,19 +11,23 @@ from cas3fs.index.checks import IndexChecker
 from cas3fs.maintenance.gc import deletion
 from cas3fs.testing.faults import FaultKind, Faults
 from cas3fs.testing.faulty_store import FaultyStore
-from tests.contracts.blocks import hash_block
+from cas3fs.testing.store_damage import corrupt_object
+from cas3fs.values import BlockHash
+from tests.encrypted import stored_offset
 from tests.maintenance.memory_volume import KIB, MemoryVolume, noise, write_files
+
+pytestmark = pytest.mark.encryption("plain", "encrypted")
 
 
 @pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[MemoryVolume]:
+def faulty(encryption: str, tmp_path: Path) -> Iterator[MemoryVolume]:
     made = MemoryVolume(tmp_path / "lying", wrap=FaultyStore)
     yield made
     made.close()
 
 
 def faults(volume: MemoryVolume) -> Faults:
-    return cast(FaultyStore, volume.store).faults
+    return cast(FaultyStore, volume.wrapped).faults
 
 
 def make_dead_packs(volume: MemoryVolume) -> list[str]:
@@ -117,17 +121,14 @@ class TestBlocksThatCannotBeRead:
     def pack_of(volume: MemoryVolume, number: int) -> str:
         volume.fs.commit()
         with IndexChecker(volume.fs.index_path) as index_checker:
-            place = index_checker.locate(hash_block(noise(number)[:4096]))
+            place = index_checker.locate(BlockHash(volume.store.hash_content(noise(number)[:4096])))
         assert place is not None
         return str(place[1])
 
     @pytest.mark.promise("one-failure-does-not-stop-gc")
     def test_a_pack_with_a_damaged_block_stays_and_others_are_freed(self, volume: MemoryVolume) -> None:
         good, bad = self.prepare(volume)
-        body = bytearray(volume.inner.get(bad))
-        body[body.index(noise(3)[:4096])] ^= 1
-        volume.inner.delete_many([bad])
-        volume.inner.put_if_absent(bad, bytes(body))
+        corrupt_object(volume.inner, bad, stored_offset(volume.store.get(bad).index(noise(3)[:4096])))
         before = volume.packs()
         result = volume.gc()
         assert (result.rewritten_packs, result.unreadable_packs) == (1, 1)

@@ -109,6 +109,8 @@ class StoreSettings:
     access_key: str | None = None
     secret_key: str | None = attrs.field(default=None, repr=False)
     region: str | None = None
+    profile: str | None = None
+    """Of AWS's configuration, in place of the one that boto3 finds."""
     max_concurrency: int = 32
     """How many requests may run at once."""
     timeout_s: float | None = None

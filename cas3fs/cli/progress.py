@@ -10,8 +10,9 @@ from cas3fs.control import Progress
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A callable that takes reports ``{"done": bytes, "total": bytes, "what": text}`` and shows them."""
+def progress_bar(title: str, *, rate: bool = False) -> Iterator[Progress]:
+    """A callable that takes reports ``{"done": bytes, "total": bytes, "what": text}`` and shows them, with `rate` also
+    the bytes per second."""
     if not sys.stderr.isatty():
         yield _ignore
         return
@@ -22,6 +23,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.DownloadColumn(binary_units=True),
+        *((progress.TransferSpeedColumn(),) if rate else ()),
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:

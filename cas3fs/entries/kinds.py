@@ -207,6 +207,18 @@ class PolicyEntry(Entry):
 
 
 @entry_kind
+class CopyEntry(Entry):
+    """``copies/00000001``: the volume was made to hold a copy of another one (`cas3fs.copying`)."""
+
+    kind: ClassVar[str] = "copy"
+    folder: ClassVar[str] = "copies"
+
+    source: UUID = attribute(to_uuid)
+    """The uuid of the other volume."""
+    started: datetime = attribute(to_timestamp)
+
+
+@entry_kind
 class PackEntry(Entry):
     """``packs/00000007/3f9c...``: a pack of blocks (`cas3fs.blocks.packs`); the id ends with its hash."""
 
@@ -261,6 +273,8 @@ class SnapshotEntry(NodeEntry):
     """How many bytes this snapshot added to the store, without the manifest."""
     restored: str | None = attribute(optional(to_string), default=None)
     """The older snapshot that this one restored as the head; the parent is the previous head."""
+    copied: str | None = attribute(optional(to_string), default=None)
+    """The id of the snapshot of another volume that this one is a copy of; `CopyEntry` says which volume."""
     lineage: UUID | None = attribute(optional(to_uuid), default=None)
     """Identifies the local index that it was made of (`cas3fs.volume.comparison`)."""
     claim: UUID | None = attribute(optional(to_uuid), default=None)
@@ -311,6 +325,7 @@ ALL_KINDS: tuple[type[Entry], ...] = (
     ReleaseEntry,
     BaseEntry,
     PolicyEntry,
+    CopyEntry,
     PackEntry,
     SnapshotEntry,
     PagesEntry,

@@ -33,6 +33,7 @@ from cas3fs.index.statement import Statement
 from cas3fs.index.tables import ROOT_INODE, inodes, volume_state
 
 if TYPE_CHECKING:
+    from cas3fs.index.copying import SnapshotTables
     from cas3fs.index.repairs import Repairs
 
 ROOT_MODE: Final = stat.S_IFDIR | 0o755
@@ -55,7 +56,8 @@ def _set_text(key: Any, value: Any) -> Executable:
 
 class VolumeState:
     """A few texts by name, such as the volume's uuid and the snapshot counters; they belong to the group as any other
-    change does."""
+    change does. Those whose names begin with ``has_`` are about the files, and are copied with them
+    (`cas3fs.index.copying`)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -207,6 +209,13 @@ class Index:
         from cas3fs.index.repairs import Repairs
 
         return Repairs(self._database, self.blocks)
+
+    def copying(self, source: Path, ledger: Path) -> "SnapshotTables":
+        """What makes it hold the files of a snapshot of another volume; for an index on which no file system is at
+        work, once in its life."""
+        from cas3fs.index.copying import SnapshotTables
+
+        return SnapshotTables(self._database, self.blocks, self.chunks, source=source, ledger=ledger)
 
     def close(self) -> None:
         """Closes the index; what is uncommitted is undone."""

@@ -13,6 +13,7 @@ What the newest state knows to be lost is lost in the older one too, where that 
 Numbers of inodes, names, blocks and packs go on from the greater of both sides, so none is used again.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ _PACKS: Final = Statement(all_packs)
 _LOST: Final = Statement(all_lost)
 _MARK_LOST: Final = Statement(add_lost_mark)
 _KNOWN: Final = Statement(lambda: select(packs.c.name))
-_SEQUENCES: Final = Statement(lambda: select(sequences.c.name, sequences.c.seq))
+SEQUENCES: Final = Statement(lambda: select(sequences.c.name, sequences.c.seq))
 _SET_SEQUENCE: Final = Statement(lambda name, seq: update(sequences).where(sequences.c.name == name).values(seq=seq))
 _ADD_SEQUENCE: Final = Statement(lambda name, seq: insert(sequences).values(name=name, seq=seq).inline())
 
@@ -49,7 +50,7 @@ def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
     try:
         rows = _PACKS.on(with_newest).all()
         lost = [(row[0], row[1]) for row in _LOST.on(with_newest).all()]
-        numbers: dict[str, int] = dict(_SEQUENCES.on(with_newest).all())
+        numbers: dict[str, int] = dict(SEQUENCES.on(with_newest).all())
     finally:
         with_newest.close()
     if lost:
@@ -58,7 +59,7 @@ def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
     try:
         database.begin()
         _MARK_LOST.on(database).many(lost)
-        _raise_sequences(database, numbers)
+        raise_sequences(database, numbers)
         known = {name for (name,) in _KNOWN.on(database).all()}
         add_pack.on(database).many(
             (name, size, born, died if death is None else death)
@@ -70,8 +71,9 @@ def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
         database.close()
 
 
-def _raise_sequences(database: Database, numbers: dict[str, int]) -> None:
-    own: dict[str, int] = dict(_SEQUENCES.on(database).all())
+def raise_sequences(database: Database, numbers: Mapping[str, int]) -> None:
+    """Makes tables go on from these numbers, by the table's name, where theirs are smaller."""
+    own: dict[str, int] = dict(SEQUENCES.on(database).all())
     set_sequence, add_sequence = _SET_SEQUENCE.on(database), _ADD_SEQUENCE.on(database)
     for name, number in numbers.items():
         if name not in own:

@@ -14,14 +14,14 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
-from sqlalchemy import Column, Executable, Integer, MetaData, Select, Table, Text, case, func, insert, select
+from sqlalchemy import Column, Executable, Integer, MetaData, Select, Table, Text, case, exists, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateTable
 
 from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, DeadPack, PackContents, PackUse
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Row, Statement, ddl
-from cas3fs.index.tables import blocks, chunks, packs
+from cas3fs.index.tables import blocks, chunks, copied_blocks, lost_blocks, packs
 from cas3fs.values import BlockLocation
 
 PAGE_ROWS: Final = 2000
@@ -66,6 +66,14 @@ _dead_rows = _table("dead_blocks", Column("id", Integer))
 _empty_rows = _table("empty_packs", Column("id", Integer))
 _dead_pack_rows = _table("dead_packs", Column("name", Text), *_integers("size", "born", "died"))
 _live_rows = _table("live_blocks", *_integers("block", "pack"))
+_uncopied_rows = _table("uncopied_blocks", *_integers("block"))
+
+_COPY: Final = "copy"
+_LEDGER: Final = "ledger"
+# under names of their own, as SQLAlchemy confuses tables of one name in two databases
+_copy_blocks = blocks.to_metadata(MetaData(schema=_COPY), schema=_COPY).alias("copy_blocks")
+_copy_lost = lost_blocks.to_metadata(MetaData(schema=_COPY), schema=_COPY).alias("copy_lost")
+_copied = copied_blocks.to_metadata(MetaData(schema=_LEDGER), schema=_LEDGER)
 
 
 class _Scan:
@@ -82,6 +90,7 @@ class _Scan:
         self._database = Database(path, "read")
         try:
             self._database.keep_temporary_tables_in_files(_CACHE_KIB)
+            self._attach()
             self._database.pin()
             self._create(self._rows_table)
             self._make()
@@ -89,6 +98,9 @@ class _Scan:
         except BaseException:
             self._database.close()
             raise
+
+    def _attach(self) -> None:
+        """Opens other databases beside the index, if the scan needs any."""
 
     def _make(self) -> None:
         """Fills the table."""
@@ -346,3 +358,74 @@ class LiveBlockScan(_Scan):
         there = (row for row in self._rows() if row[2] is not None)
         for _, group in groupby(there, key=lambda row: row[2]):
             yield [BlockLocation(*row[1:]) for row in group]
+
+
+class UncopiedBlockScan(_Scan):
+    """The blocks that the files of an index need, and that its copy has not, or knows to be lost, as they lie in packs.
+
+    Args:
+        path: the index.
+        copy: the index of the copy.
+        ledger: which block of the copy stands for which (`cas3fs.index.ledger`).
+    """
+
+    _rows_table = _uncopied_rows
+    _page = Statement(
+        lambda after, limit: (
+            select(_uncopied_rows.c.place, *LOCATION)
+            .select_from(
+                _uncopied_rows.join(blocks, blocks.c.id == _uncopied_rows.c.block).join(
+                    packs, packs.c.id == blocks.c.pack
+                )
+            )
+            .where(_uncopied_rows.c.place > after)
+            .order_by(_uncopied_rows.c.place)
+            .limit(limit)
+        )
+    )
+    _fill = Statement(
+        lambda: _filled(
+            _uncopied_rows,
+            select(blocks.c.id)
+            .select_from(PLACED_BLOCKS)
+            .where(
+                blocks.c.id.in_(select(_live.c.block)),
+                ~exists(
+                    select(_copy_blocks.c.id)
+                    .select_from(_copied.join(_copy_blocks, _copy_blocks.c.hash == _copied.c.hash))
+                    .where(
+                        _copied.c.source == blocks.c.hash,
+                        _copy_blocks.c.id.not_in(select(_copy_lost.c.block)),
+                    )
+                ),
+            )
+            .order_by(packs.c.name, blocks.c.offset),
+        )
+    )
+    _sum = Statement(
+        lambda: select(func.coalesce(func.sum(blocks.c.plain_length), 0)).select_from(
+            _uncopied_rows.join(blocks, blocks.c.id == _uncopied_rows.c.block)
+        )
+    )
+
+    def __init__(self, path: Path, copy: Path, ledger: Path) -> None:
+        self._copy, self._ledger = copy, ledger
+        super().__init__(path)
+
+    def _attach(self) -> None:
+        self._database.attach(self._copy, _COPY)
+        self._database.attach(self._ledger, _LEDGER)
+
+    def _make(self) -> None:
+        self._find_live()
+        self._fill.all()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all of them, plain."""
+        return int(self._sum.one()[0])
+
+    def __iter__(self) -> Iterator[list[BlockLocation]]:
+        """Some at a time."""
+        for page in self._pages():
+            yield [BlockLocation(*row[1:]) for row in page]

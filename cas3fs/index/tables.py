@@ -181,3 +181,40 @@ staged = Table(
     # the ranges that were punched: zeros, whatever lies below
     Column("holes", LargeBinary, nullable=True),
 )
+
+ledger_metadata = MetaData()
+"""The tables of `copied.sqlite`, what a copy of a volume knows by itself (`cas3fs.copying`); part of no snapshot."""
+
+ledger_meta = Table(
+    "meta",
+    ledger_metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# the hash that a block of the source has in the destination
+copied_blocks = Table(
+    "copied",
+    ledger_metadata,
+    Column("source", LargeBinary, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# into which blocks a part of a file with these chunks in the source is cut for the destination
+recut_parts = Table(
+    "recut",
+    ledger_metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("chunks", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# parts of files that were read back and compared, with what they are made of on both sides
+verified_parts = Table(
+    "verified",
+    ledger_metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
+)

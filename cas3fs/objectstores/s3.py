@@ -158,7 +158,7 @@ class S3Store(ObjectStore):
             if self._cached_client is None:
                 if self._session is None:
                     self._credential_files = credential_files()
-                    self._session = boto3.session.Session()
+                    self._session = boto3.session.Session(profile_name=self._settings.profile)
                 self._cached_client = make_client(self._current_settings, self._session)
             return self._cached_client
 
@@ -538,7 +538,7 @@ def make_client(settings: StoreSettings, session: boto3.session.Session | None =
         UsageError: the endpoint is no URL.
     """
     try:
-        session = session or boto3.session.Session()
+        session = session or boto3.session.Session(profile_name=settings.profile)
         client = session.client(
             "s3",
             endpoint_url=settings.endpoint_url,

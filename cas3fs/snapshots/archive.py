@@ -21,6 +21,7 @@ from cas3fs.snapshots.divergence import TakeoverBases, is_diverged, may_be_diver
 from cas3fs.snapshots.manifest_reader import ManifestReader, OnDamagedManifest
 from cas3fs.snapshots.manifests import (
     UNKNOWN_ORIGIN,
+    CopiedSnapshot,
     SnapshotInfo,
     SnapshotOrigin,
     check_snapshot_id,
@@ -94,6 +95,7 @@ class SnapshotArchive:
         restored: str | None = None,
         origin: SnapshotOrigin = UNKNOWN_ORIGIN,
         bypassed: Iterable[str] = (),
+        copied: CopiedSnapshot | None = None,
     ) -> SnapshotInfo:
         """Store a snapshot of `index_file`, which must not change meanwhile. Uses temporary files beside it.
 
@@ -106,6 +108,7 @@ class SnapshotArchive:
             restored: id of an older snapshot from which the file comes, instead of the parent.
             origin: where the file comes from.
             bypassed: ids of damaged snapshots from which the file should have descended.
+            copied: the snapshot of another volume that this one is a copy of; it has the same time.
 
         Raises:
             ObjectExists: an earlier attempt used this number.
@@ -122,6 +125,7 @@ class SnapshotArchive:
             restored=restored,
             origin=origin,
             bypassed=bypassed,
+            copied=copied,
         )
 
     def ids(self) -> list[str]:

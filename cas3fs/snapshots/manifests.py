@@ -43,6 +43,14 @@ class SnapshotOrigin(NamedTuple):
 UNKNOWN_ORIGIN: Final = SnapshotOrigin()
 
 
+class CopiedSnapshot(NamedTuple):
+    """A snapshot of another volume, of which one is a copy."""
+
+    id: str
+    time: datetime
+    """That of the copy, too."""
+
+
 @attrs.frozen
 class SnapshotInfo:
     """What a manifest says about its snapshot; sizes are in bytes."""
@@ -66,6 +74,8 @@ class SnapshotInfo:
     """BLAKE3 of the manifest's bytes, in hex."""
     bypassed: tuple[str, ...] = ()
     """Ids of damaged snapshots that the volume did not continue from."""
+    copied: str | None = None
+    """Id of the snapshot of another volume that this one is a copy of."""
     stored_at: datetime | None = None
     """When the manifest was stored, by the store's clock; None if unknown."""
 
@@ -84,6 +94,7 @@ def snapshot_info(entry: SnapshotEntry, digest: str) -> SnapshotInfo:
         pages=entry.pages,
         restored=entry.restored,
         bypassed=entry.around,
+        copied=entry.copied,
         claim=entry.claim,
         digest=digest,
     )

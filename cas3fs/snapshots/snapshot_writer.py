@@ -31,7 +31,7 @@ from cas3fs.entries.kinds import PagesUse, SnapshotEntry
 from cas3fs.entries.shelf import ListedEntry, Shelf, digest_of
 from cas3fs.errors import ObjectMissing, SnapshotArchived, SnapshotDamaged, StoreError
 from cas3fs.snapshots.manifest_reader import ManifestReader
-from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin, local_disk_errors, snapshot_info
+from cas3fs.snapshots.manifests import CopiedSnapshot, SnapshotInfo, SnapshotOrigin, local_disk_errors, snapshot_info
 from cas3fs.snapshots.pages import PagesWriter, find_lost_pages, learn_seals, seals_of
 from cas3fs.snapshots.snapshot_reader import SnapshotReader
 from cas3fs.snapshots.tracker import SnapshotTracker
@@ -91,6 +91,7 @@ class SnapshotWriter:
         restored: str | None,
         origin: SnapshotOrigin,
         bypassed: Iterable[str],
+        copied: CopiedSnapshot | None,
     ) -> SnapshotInfo:
         """As `SnapshotArchive.create`."""
         predecessor = parent if restored is None else restored
@@ -106,7 +107,7 @@ class SnapshotWriter:
             sequence=number.sequence,
             parent=parent,
             name=name,
-            time=time,
+            time=time if copied is None else copied.time,
             index_size=size,
             segment_size=self._segment_size,
             list_length=self._list_length,
@@ -117,6 +118,7 @@ class SnapshotWriter:
             facts={fact: min(count, MAX_NUMBER) for fact, count in facts.items()},
             restored=restored,
             around=self._bypassed_with(bypassed),
+            copied=None if copied is None else copied.id,
             lineage=origin.lineage,
             claim=origin.claim,
             whole_at=reusable.whole_at or time,

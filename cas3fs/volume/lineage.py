@@ -101,6 +101,7 @@ def select_index(
     """
     newest = archive.newest_id()
     state.remove_scratch()
+    state.remove_copy_work()
     damaged = _set_aside_damaged(state) if state.index.exists() else None
     if state.index.exists():
         remove_fingerprint(state.index)

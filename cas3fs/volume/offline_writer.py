@@ -50,8 +50,10 @@ class OfflineWriter:
 
 
 @contextmanager
-def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Iterator[OfflineWriter]:
-    """Claims the volume until the end of the context.
+def open_offline_writer(
+    settings: StoreSettings, folders: LocalFolders, *, take_over: bool = False
+) -> Iterator[OfflineWriter]:
+    """Claims the volume until the end of the context; with `take_over`, although another writer has not released it.
 
     Raises:
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: the volume cannot be claimed.
@@ -61,7 +63,7 @@ def open_offline_writer(settings: StoreSettings, folders: LocalFolders) -> Itera
         store, volume = opened.store, opened.entry
         with closing(lock_state_directory(folders, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), conditional_writes=volume.conditional_writes)
-            claim = epochs.claim(WriterIdentity.of_this_process(), state.claim)
+            claim = epochs.claim(WriterIdentity.of_this_process(), state.claim, take_over=take_over)
             archive = SnapshotArchive(Shelf(store))
             try:
                 apply_handover(archive, claim, state.known_snapshots)

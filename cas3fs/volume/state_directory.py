@@ -16,6 +16,7 @@
     maintenance.json  what gc and fsck found last
     lost.json       blocks and packs that a check found lost, for the next writer
     look-NAME/      indexes of snapshots that maintenance reads
+    copy/           what `cas3fs copy` works with (`cas3fs.copying`); removed by a mount
     views/NAME/     state of a read-only mount, with a lock of its own; `shows` in it names the snapshot
     set-aside/TIME/ index and staging that are not part of the lineage any more but were never published
 
@@ -113,6 +114,15 @@ class StateDirectory:
     def restored(self) -> Path:
         """A snapshot that is about to become the index."""
         return self.path / "restore.sqlite"
+
+    @property
+    def copy_work(self) -> Path:
+        """What a copy of another volume into this one works with."""
+        return self.path / "copy"
+
+    def remove_copy_work(self) -> None:
+        """Removes that; the store has everything that it holds, or can be read again."""
+        self._remove(self.copy_work)
 
     def shown(self) -> dict[str, str]:
         """Returns the snapshots that processes of this machine read through this folder, and where each is in use."""

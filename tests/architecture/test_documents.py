@@ -109,7 +109,7 @@ def test_a_figure_of_the_readme_is_one_of_the_measured_run() -> None:
 # --- names
 
 PLACES = (ROOT, ROOT / "cas3fs", ROOT / "docs", ROOT / "tests")
-IN_THE_STORE = {"packs/", "snapshots/", "pages/", "epochs/", "forks/", "keys/", "keyring/", "policies/"}
+IN_THE_STORE = {"packs/", "snapshots/", "pages/", "epochs/", "forks/", "keys/", "keyring/", "policies/", "copies/"}
 
 
 def literals(page: Path) -> set[str]:

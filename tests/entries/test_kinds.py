@@ -13,6 +13,7 @@ from cas3fs.entries.entry import Entry
 from cas3fs.entries.kinds import (
     ALL_KINDS,
     BaseEntry,
+    CopyEntry,
     EpochEntry,
     PackEntry,
     PagesEntry,
@@ -50,6 +51,7 @@ EXAMPLES: list[tuple[Entry, str]] = [
     (ReleaseEntry(owner="epochs/00000007", claim=CLAIM, time=NOW), "epochs/00000007.released"),
     (BaseEntry(owner="epochs/00000007", epoch=7, snapshot="00000005-0000000009"), "epochs/00000007.base"),
     (PolicyEntry(id="00000003", time=NOW, keep={"last": 5}, keep_names=("v*",)), "policies/00000003"),
+    (CopyEntry(id="00000001", source=CLAIM, started=NOW), "copies/00000001"),
     (
         SnapshotEntry(
             id="00000007-0000000001",

@@ -13,6 +13,7 @@ from sqlalchemy.schema import CreateTable
 
 import cas3fs.index as subpackage
 from cas3fs.index import Index, StagingIndex, garbage, reader, scans
+from cas3fs.index.ledger import CopyLedger
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import BoundStatement, OrderedJoin, Statement, ddl
 from cas3fs.index.tables import dentries, inodes
@@ -38,7 +39,7 @@ STATEMENTS = dict(
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """A new index with everything that a statement may name: notes, scans, an older state, rows of staging."""
+    """A new index with everything that a statement may name: notes, scans, other indexes, rows of staging, a ledger."""
     folder = tmp_path_factory.mktemp("fresh")
     for name in ("index", "older"):
         Index.open(folder / f"{name}.sqlite", create=True).close()
@@ -47,6 +48,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Conne
     made.connection.execute("COMMIT")
     made.attach(folder / "older.sqlite", reader.OLDER)
     made.attach(folder / "staging.sqlite", "staging")
+    CopyLedger(folder / "copied.sqlite", "pair").close()
+    made.attach(folder / "copied.sqlite", "ledger")
+    for name in ("source", "copy"):
+        made.attach(folder / "older.sqlite", name)
     for table in (*garbage.NOTES.sorted_tables, *scans.TEMPORARY.sorted_tables):
         made.execute(ddl(CreateTable(table)))
     yield made.connection

@@ -117,7 +117,8 @@ class Copies:
             how many bytes were copied: 0 at the end of the source; fewer than asked for where it says so above.
 
         Raises:
-            FileSystemError: EBADF, EINVAL (an overlap within one file, too), EFBIG, EROFS, ENOSPC.
+            FileSystemError: EBADF, EINVAL (an overlap within one file, too), EFBIG, EROFS, ENOSPC; EPERM, a flag
+                forbids it.
             BlockError, StoreError, OSError: bytes of the source are lost, or cannot be read.
         """
         for attempt in range(_ATTEMPTS):
@@ -156,7 +157,7 @@ class Copies:
         if source.inode is destination and abs(to_offset - offset) < length:
             raise FileSystemError(errno.EINVAL)
         if length:
-            self._files.begin_change(to_handle)
+            self._files.begin_change_from(to_handle, to_offset)
         return _Copy(handle, offset, to_handle, to_offset, length, source.inode, destination)
 
     @staticmethod
@@ -206,21 +207,21 @@ class Copies:
         unentered = self._freeze(destination)
         seq = (destination.stored_seq if unentered is None else unentered.seq) + 1
         size = max(destination.size, wanted.to_offset + length)
-        now_ns = time.time_ns()
+        mtime_ns, ctime_ns = self._files.times_of_change(destination)
         chunks = state.index.chunks
         try:
             with state.operation():
                 if unentered is not None:
                     enter_chunks(state.index, unentered, {})
                 chunks.replace(destination.number, wanted.to_offset, wanted.to_offset + length, rows)
-                chunks.stored(destination.number, size, now_ns, now_ns, seq)
+                chunks.stored(destination.number, size, mtime_ns, ctime_ns, seq)
                 in_chunks = chunks.size_bytes(destination.number)
         finally:
             if unentered is not None:
                 unentered.release(state.staging)
         destination.stored_seq, destination.size = seq, size
         destination.chunk_bytes = in_chunks
-        destination.mtime_ns = destination.ctime_ns = now_ns
+        destination.mtime_ns, destination.ctime_ns = mtime_ns, ctime_ns
         if unentered is not None:
             state.staging.mark_stored(destination, unentered.unstored)
         state.staging.hide_stored(destination)
@@ -276,13 +277,18 @@ class Copies:
         data = memoryview(self._files.read(wanted.handle, start, length, wait_guard))
         end, position, to_offset = start + len(data), start, wanted.to_offset - start
         pieces = [(begin, min(stop, end)) for begin, stop in data_ranges if begin < end]
-        for begin, stop in [*pieces, (end, end)]:
-            if position < begin:
-                self._ranges.allocate(wanted.to_handle, position + to_offset, begin - position, ZERO_RANGE)
-            if begin < stop:
-                self._files.write(wanted.to_handle, begin + to_offset, data[begin - start : stop - start])
-            position = stop
-        return len(data)
+        try:
+            for begin, stop in [*pieces, (end, end)]:
+                if position < begin:
+                    self._ranges.allocate(wanted.to_handle, position + to_offset, begin - position, ZERO_RANGE)
+                    position = begin
+                if begin < stop:
+                    self._files.write(wanted.to_handle, begin + to_offset, data[begin - start : stop - start])
+                position = stop
+        except (Cas3fsError, OSError):
+            if position == start:
+                raise
+        return position - start
 
 
 def _unstored(inode: Inode) -> list[Layer]:

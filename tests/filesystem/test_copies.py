@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cas3fs.errors import BlockError
+from cas3fs.errors import BlockError, FileSystemError
 from cas3fs.filesystem import FileSystem, copies
+from cas3fs.filesystem.operations.ranges import KEEP_SIZE, PUNCH_HOLE
+from cas3fs.filesystem.state.inode_flags import APPEND
 from cas3fs.index import Index
+from cas3fs.values import Buffer
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import MIB, ROOT, USER, Machine
 from tests.filesystem.usage import (
@@ -275,6 +278,41 @@ def test_a_copy_just_before_a_snapshot_is_in_it_whole(machine: Machine, tmp_path
     before_the_instant(fs, replace)
     fs.checkpoint(tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"b") == DATA
+
+
+@pytest.mark.promise("flags-protect")
+def test_a_copy_overwrites_nothing_of_an_append_only_file(stored: FileSystem) -> None:
+    """Whether or not its handle has kept O_APPEND, which the file system cannot know."""
+    rewrite(stored, b"b", 0, b"log")
+    stored.store_all()
+    stored.set_flags(stored.lookup(1, b"b").number, APPEND)
+    source, log = opened(stored, b"a", os.O_RDONLY), opened(stored, b"b", os.O_WRONLY | os.O_APPEND)
+    for offset in (0, 2):
+        refused(errno.EPERM, stored.copy_range_now, source, 0, log, offset, 100)
+        refused(errno.EPERM, stored.copy_range, source, 0, log, offset, 100)
+    assert stored.copy_range_now(source, 0, log, 3, 100) == 100
+    assert content(stored, b"b") == b"log" + DATA[:100]
+
+
+def test_a_copy_of_bytes_that_ends_early_says_how_far_it_came(
+    stored: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel drops only what it has cached of a range that it was told to be copied."""
+    source, destination = opened(stored, b"a"), opened(stored, b"b")
+    stored.allocate(source, 1000, 1000, PUNCH_HOLE | KEEP_SIZE)
+    stored.write(source, 0, b"staged")
+    write, written = stored.files.write, []
+
+    def write_once(handle: int, offset: int, data: Buffer) -> int:
+        if written:
+            raise FileSystemError(errno.ENOSPC)
+        written.append(offset)
+        return write(handle, offset, data)
+
+    monkeypatch.setattr(stored.files, "write", write_once)
+    assert stored.copy_range(source, 0, destination, 0, 5000) == 2000
+    refused(errno.ENOSPC, stored.copy_range, source, 2000, destination, 2000, 3000)
+    assert content(stored, b"b") == b"staged" + DATA[6:1000] + bytes(1000)
 
 
 def test_a_lost_block_is_not_copied(stored: FileSystem) -> None:

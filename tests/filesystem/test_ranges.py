@@ -250,3 +250,21 @@ def test_a_row_whose_holes_make_no_sense_is_set_aside(machine: Machine, tmp_path
     rows.commit()
     assert index_of(fs).namespace.inode(inode.number) is not None
     assert after_a_crash(machine, b"f") == b"stored"
+
+
+@pytest.mark.promise("collected-writes-are-kept")
+def test_a_cache_above_sets_the_times_of_every_change(fs: FileSystem) -> None:
+    """It has shown them to programs already, and may have handed them over before the change."""
+    fs.files.has_cache_above = True
+    inode = make_file(fs, 1, b"f", DATA)
+    handle, other = opened(fs, b"f"), opened(fs, b"f")
+    fs.store_all()
+    fs.setattr(inode.number, ROOT, mtime_ns=1000, ctime_ns=2000)
+    fs.allocate(handle, 5000, 100, PUNCH)
+    fs.allocate(handle, 0, 2 * len(DATA), 0)
+    fs.store_all()
+    assert fs.copy_range_now(handle, 0, other, 3 * len(DATA), 5000) == 5000
+    fs.release(fs.open(inode.number, os.O_RDWR | os.O_TRUNC, ROOT))
+    fs.setattr(inode.number, ROOT, size=100, ctime_ns=2000)
+    after = fs.getattr(inode.number)
+    assert (after.mtime_ns, after.ctime_ns) == (1000, 2000)

@@ -178,7 +178,8 @@ class Files:
             raise FileSystemError(errno.EFBIG)
         self._staging.truncate(inode, size)
         inode.size = size
-        inode.mtime_ns = inode.ctime_ns = now
+        if not self.has_cache_above:
+            inode.mtime_ns = inode.ctime_ns = now
         self._staging.update_active_layer(inode)
 
     # -- opening
@@ -459,6 +460,14 @@ class Files:
         self._access.check_change()
         if offset < 0 or offset + len(data) > SIZE_MAX:
             raise FileSystemError(errno.EINVAL if offset < 0 else errno.EFBIG)
+        return self.begin_change_from(handle, offset, kills_set_ids)
+
+    def begin_change_from(self, handle: int, offset: int, kills_set_ids: bool | None = None) -> Inode:
+        """As `begin_change`, for bytes that are put at `offset`.  Needs the lock.
+
+        Raises:
+            FileSystemError: as that; EPERM also where the file is append-only, and not at its end.
+        """
         inode = self.begin_change(handle, kills_set_ids)
         if inode.flags & APPEND:  # a program may have cleared O_APPEND since it has opened the file
             refuse_if(self._open[handle].appends and offset < inode.size)
@@ -504,6 +513,13 @@ class Files:
         inode.size = max(inode.size, end)
         if not self.has_cache_above:
             inode.mtime_ns = inode.ctime_ns = time.time_ns()
+
+    def times_of_change(self, inode: Inode) -> tuple[int, int]:
+        """The mtime and ctime of a file whose content changes now; a cache above sets them itself."""
+        if self.has_cache_above:
+            return inode.mtime_ns, inode.ctime_ns
+        now_ns = time.time_ns()
+        return now_ns, now_ns
 
 
 def _without_set_ids(mode: int) -> int:

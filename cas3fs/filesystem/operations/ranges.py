@@ -7,7 +7,6 @@ stored. Nothing is ever reserved: where fallocate(2) is to reserve space, it set
 
 import errno
 import os
-import time
 from collections.abc import Callable
 
 from cas3fs.errors import FileSystemError
@@ -129,7 +128,7 @@ class Ranges:
                 staging.punch(inode, offset, end)
             if not mode & KEEP_SIZE:
                 inode.size = max(inode.size, end)
-            inode.mtime_ns = inode.ctime_ns = time.time_ns()
+            inode.mtime_ns, inode.ctime_ns = self._files.times_of_change(inode)
             staging.update_active_layer(inode)
 
 

@@ -180,6 +180,7 @@ PROGRAM_LINES = (
     "  snapshots    cost of snapshots with 200,000 and 1,000,000 files",
     "  maintenance  gc's plan, fsck and verification of data, by size",
     "  encryption   what encryption costs, against a plain volume",
+    "  backups      a tree into encrypted storage and back, beside S3QL, restic and borg where installed",
     "  crowd        100,000 packs, 10,000 epochs, 60,000 staged files",
     "  scale        1,000,000 files and 1 TiB, from 10,000 files on; takes long, runs only if named",
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks import encryption, maintenance, many_objects, scale, snapshot_pruning, snapshots
+from benchmarks import backups, encryption, maintenance, many_objects, scale, snapshot_pruning, snapshots
 from benchmarks.results import Bound
 
 Program = Callable[[float], Iterator[Bound]]
@@ -107,6 +107,7 @@ PROGRAMS: Mapping[str, Program] = {
     "snapshots": run_snapshots,
     "maintenance": run_maintenance,
     "encryption": encryption.measure,
+    "backups": backups.measure,
     "crowd": run_crowd,
     "scale": scale.run,
 }

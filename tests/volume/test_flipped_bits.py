@@ -19,6 +19,8 @@ from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.opening import OpenVolume
 from tests.volume.conftest import Volume, view_of, volume_policy, write
 
+pytestmark = pytest.mark.encryption("plain")  # test_tampering does more to encrypted volumes
+
 Tree = dict[str, tuple[int, int, int, bytes | str]]
 """By name: mode, size, time in nanoseconds, and the bytes, or the error of reading them."""
 

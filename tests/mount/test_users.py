@@ -110,3 +110,23 @@ def test_who_cannot_mount_is_told_why_in_one_line(run: Run, changed: dict[str, s
     assert (status, len(printed.splitlines())) == (1, 1), printed
     assert told in printed
     assert "Traceback" not in printed
+
+
+def test_a_mount_with_a_secret_is_closed_to_other_processes_of_its_user(run: Run) -> None:
+    status, printed = run("""
+        mkdir v2 && URL="${URL}2" && echo correct horse > file && export CAS3FS_PASSPHRASE="correct horse"
+        cas3fs mkfs --encrypt "$URL" >/dev/null && cas3fs mount "$URL" m || exit 1
+        unset CAS3FS_PASSPHRASE
+        echo content > m/file && cas3fs flush m >/dev/null && cat m/file
+        pid=$(sed 's/.*"pid": *//; s/[^0-9].*//' s/*/mount.json)
+        stat -c "%u %U" /proc/$pid/environ
+        cat /proc/$pid/environ >/dev/null
+        head -c 1 /proc/$pid/mem >/dev/null
+        cas3fs umount m
+    """)
+    assert status == 0, printed
+    content, owner, environment, memory = printed.splitlines()
+    assert content == "content"
+    assert owner == "0 root"
+    assert "Permission denied" in environment
+    assert "Permission denied" in memory

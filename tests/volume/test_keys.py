@@ -3,20 +3,24 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
+from blake3 import blake3
 
 from cas3fs.config import SecretSettings
 from cas3fs.encryption.ciphers import AES_256_GCM
-from cas3fs.encryption.secret import LEAST_MEMORY_KIB, Argon2Parameters, KeyFile, Passphrase, RecoveryKey
+from cas3fs.encryption.secret import LEAST_MEMORY_KIB, Argon2Parameters, ExportedRoot, KeyFile, Passphrase, RecoveryKey
 from cas3fs.entries.bodies import encode_body
 from cas3fs.entries.kinds import ENCRYPTED_FORMAT, KeyEntry, KeyringEntry, VolumeEntry
-from cas3fs.entries.shelf import digest_of
-from cas3fs.errors import KeyringDamaged, SecretWrong, StoreUnreachable, UsageError
+from cas3fs.entries.shelf import Shelf, digest_of
+from cas3fs.errors import KeyringDamaged, KeysError, SecretWrong, StoreUnreachable, UsageError
 from cas3fs.objectstores import Body
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.volume.keys import Unlocked, UnlockedVolume, VolumeKeyStore
+from cas3fs.volume.key_reader import Unlocked
+from cas3fs.volume.keys import UnlockedVolume, VolumeKeyStore
+from cas3fs.volume.secret_source import text_secret
 
 CHEAP = Argon2Parameters(LEAST_MEMORY_KIB, 1)
 FIRST, SECOND, THIRD = (KeyFile.of(bytes([number]) * 32) for number in (1, 2, 3))
@@ -230,10 +234,202 @@ def test_a_remembered_root_that_was_replaced_is_asked_for_again(keys: VolumeKeyS
     assert UnlockedVolume(keys, secrets, "memory://").unlocked.root == replaced.root
 
 
-def test_more_entries_than_anyone_has_are_not_tried(keys: VolumeKeyStore, made: Unlocked) -> None:
-    for number in range(40):
-        keys._shelf.save(made.entry.changed(id=f"0{number:031d}"))
-    with pytest.raises(SecretWrong):
-        keys.unlock(SECOND)
-    assert keys.unlock(FIRST, prefer=made.entry.id).root == made.root
+# --- hostile entries
+
+
+@pytest.fixture
+def derivations(monkeypatch: pytest.MonkeyPatch) -> list[Argon2Parameters]:
+    """The costs of every Argon2id from now on, none of which is paid."""
+    paid: list[Argon2Parameters] = []
+
+    def derive(passphrase: Passphrase, salt: bytes, parameters: Argon2Parameters) -> bytes:
+        paid.append(parameters)
+        return blake3(passphrase.reveal() + salt).digest()
+
+    for module in ("key_entries", "secret"):
+        monkeypatch.setattr(f"cas3fs.encryption.{module}.argon2id", derive)
+    monkeypatch.setattr("cas3fs.volume.key_reader.argon2id", derive)
+    return paid
+
+
+RIGHT, WRONG = Passphrase.of("correct horse"), Passphrase.of("incorrect horse")
+
+
+@pytest.fixture
+def by_passphrase(derivations: list[Argon2Parameters], keys: VolumeKeyStore) -> Unlocked:
+    """A volume with a single key, a passphrase."""
+    made = keys.create(RIGHT, "", "label", CHEAP)
+    derivations.clear()
+    return made
+
+
+def flipped(content: bytes) -> bytes:
+    return bytes([content[0] ^ 1]) + content[1:]
+
+
+def spoiled(store: DyingStore, entry: KeyEntry) -> None:
+    """The object of the entry, with a bit changed."""
+    body = store.get(entry.key)
+    store.delete_many([entry.key])
+    store.put_if_absent(entry.key, body[:40] + flipped(body[40:]))
+
+
+def replaced(**values: object) -> Callable[[DyingStore, KeyEntry], None]:
+    def replace(store: DyingStore, entry: KeyEntry) -> None:
+        store.delete_many([entry.key])
+        Shelf(store).save(entry.changed(**values))
+
+    return replace
+
+
+def cut_off(store: DyingStore, entry: KeyEntry) -> None:
+    body = store.get(entry.key)
+    store.delete_many([entry.key])
+    store.put_if_absent(entry.key, body[: len(body) // 2])
+
+
+HUGE = {"memory_kib": 2**31, "iterations": 2**31, "lanes": 2**31}
+FAULTS: dict[str, Callable[[DyingStore, KeyEntry], None]] = {
+    "none": lambda store, entry: None,
+    "a changed bit": spoiled,
+    "cut off": cut_off,
+    "another salt": lambda store, entry: replaced(salt=flipped(entry.salt))(store, entry),
+    "another commitment": lambda store, entry: replaced(commitment=flipped(entry.commitment))(store, entry),
+    "another root": lambda store, entry: replaced(sealed=flipped(entry.sealed))(store, entry),
+    "no costs": replaced(argon2={}),
+    "other costs": replaced(argon2={"memory_kib": 1}),
+    "huge costs": replaced(argon2=HUGE),
+    "no cost at all": replaced(argon2={"memory_kib": 8, "iterations": 1, "lanes": 1}),
+    "an unknown kind": replaced(method="eye-scan"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_with_a_passphrase_is_not_to_be_seen(
+    store: DyingStore, keys: VolumeKeyStore, by_passphrase: Unlocked, derivations: list[Argon2Parameters], fault: str
+) -> None:
+    assert by_passphrase.entry is not None
+    FAULTS[fault](store, by_passphrase.entry)
+    for secret in (WRONG,) if fault == "none" else (WRONG, RIGHT):
+        derivations.clear()
+        with pytest.raises(SecretWrong) as caught:
+            keys.unlock(secret)
+        assert str(caught.value) == (
+            "the passphrase does not open memory://: it is wrong, or the entry of its key is damaged"
+        )
+        assert len(derivations) == 1
+        assert derivations[0].is_acceptable
+
+
+def crowded(store: DyingStore, keys: VolumeKeyStore, entry: KeyEntry, count: int, **values: object) -> None:
+    """Add so many copies of an entry, which open nothing, all before it in listings."""
+    for number in range(count):
+        Shelf(store).save(entry.changed(id=f"0{number:031d}", **values))
+
+
+@pytest.mark.parametrize("values", [{}, {"argon2": HUGE}, {"method": "eye-scan"}], ids=["copies", "huge", "unknown"])
+def test_a_thousand_entries_cost_no_more_than_32(
+    store: DyingStore,
+    keys: VolumeKeyStore,
+    by_passphrase: Unlocked,
+    derivations: list[Argon2Parameters],
+    *,
+    values: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert by_passphrase.entry is not None
+    crowded(store, keys, by_passphrase.entry, 1000, **values)
+    read: list[str] = []
+    real = store.get_within
+    monkeypatch.setattr(store, "get_within", lambda key, limit: read.append(key) or real(key, limit))
+    with pytest.raises(SecretWrong, match="there are 1,001 entries, of which 32 were tried"):
+        keys.unlock(RIGHT)
+    assert len(derivations) == len(read) == 32
+    assert all(one.is_acceptable for one in derivations)
+    read.clear()
+    assert len(keys.shown(by_passphrase)) <= 32
+    assert len(read) == 32
+
+
+def test_the_entry_that_opened_before_is_tried_first(
+    store: DyingStore, keys: VolumeKeyStore, by_passphrase: Unlocked, derivations: list[Argon2Parameters]
+) -> None:
+    assert by_passphrase.entry is not None
+    crowded(store, keys, by_passphrase.entry, 1000)
+    assert keys.unlock(RIGHT, prefer=by_passphrase.entry.id).root == by_passphrase.root
+    assert derivations == [CHEAP]
     assert KeyEntry.folder == "keys"
+
+
+def test_entries_that_anybody_could_have_made_are_no_way_in(
+    store: DyingStore, keys: VolumeKeyStore, made: Unlocked
+) -> None:
+    assert made.entry is not None
+    crowded(store, keys, made.entry, 2)
+    shown = {one.id: one.is_foreign for one in keys.shown(made)}
+    assert [shown.pop(made.entry.id), *shown.values()] == [False, True, True]
+    with pytest.raises(UsageError, match="last key"):
+        keys.remove(made, made.entry.id)
+    keys.remove(made, f"0{0:031d}")
+    assert len(keys.entry_ids()) == 2
+
+
+# --- the root is replaced
+
+
+def test_after_a_replacement_that_was_cut_off_the_newer_root_is_opened() -> None:
+    """Whichever of the two entries of a secret the listing has first."""
+    for _ in range(8):
+        store = DyingStore()
+        keys = key_store(store)
+        made = keys.create(FIRST, "", "label", CHEAP)
+        store.left = 2  # the keyring and the first entry
+        with pytest.raises(StoreUnreachable):
+            keys.replace_root(made, [(FIRST, ""), (SECOND, "")])
+        store.left = 1 << 30
+        opened = keys.unlock(FIRST)
+        assert opened.root != made.root
+        with pytest.raises(KeysError, match="was cut off"):
+            keys.rotate(made)
+        with pytest.raises(KeysError, match="was cut off"):
+            keys.replace_root(made, [(FIRST, "")])
+        done = keys.replace_root(opened, [(FIRST, "")])
+        assert keys.unlock(FIRST).root == done.root
+        assert len(keys.entry_ids()) == 1
+        assert len(list(store.list("keyring/"))) == 1
+
+
+def test_a_rotation_during_a_replacement_is_not_lost(
+    store: DyingStore, keys: VolumeKeyStore, made: Unlocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = keys._add
+
+    def add_after_rotation(*arguments: Any) -> KeyEntry:
+        keys._save_keyring(made.root, made.keyring.rotated(datetime.now(UTC)), made.sequence + 1)
+        return real(*arguments)
+
+    monkeypatch.setattr(keys, "_add", add_after_rotation)
+    with pytest.raises(KeysError, match="at the same time"):
+        keys.replace_root(made, [(FIRST, "")])
+    opened = keys.unlock(FIRST)
+    assert (opened.root, opened.keyring.current.number) == (made.root, 2)
+    assert len(keys.entry_ids()) == 1
+
+
+def test_an_export_opens_what_has_no_keys(store: DyingStore, keys: VolumeKeyStore, made: Unlocked) -> None:
+    store.delete_many([one.key for one in store.list("keys/")])
+    opened = keys.unlock(ExportedRoot(made.root))
+    assert (opened.keyring, opened.entry) == (made.keyring, None)
+    with pytest.raises(UsageError, match="no key that can be changed"):
+        keys.change(opened, SECOND)
+    keys.add(opened.root, SECOND, "")
+    assert keys.unlock(SECOND).root == made.root
+    with pytest.raises(SecretWrong, match="that of another volume"):
+        keys.unlock(ExportedRoot(bytes(32)))
+
+
+def test_a_recovery_key_with_a_typing_error_is_suspected(keys: VolumeKeyStore, made: Unlocked) -> None:
+    printed = RecoveryKey.random().printable()
+    wrong = text_secret((("A" if printed[0] != "A" else "B") + printed[1:]).encode())
+    with pytest.raises(SecretWrong, match="looks like a recovery key, of which a letter is mistyped"):
+        keys.unlock(wrong)

@@ -71,6 +71,8 @@ def _volume_rows(stats: "StatsReply") -> _Rows:
     rows = [("volume", stats.url)]
     if stats.label:
         rows.append(("label", stats.label))
+    if stats.cipher:
+        rows.append(("encrypted with", f"{stats.cipher}; fingerprint {stats.fingerprint}"))
     rows.append(("mounted on", stats.mountpoint or "not mounted"))
     if stats.read_only:
         rows.append(("read-only", stats.read_only_reason or "yes"))

@@ -23,6 +23,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
 from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import find_state_directory
+from cas3fs.volume.seen import SeenState
 from cas3fs.volume.state_directory import StateDirectory
 
 
@@ -41,7 +42,7 @@ def report_mounted(service: MountService, request: StatsRequest, progress: Progr
     with filesystem.read_index() as reader:
         counts = reader.counts()
     return StatsReply(
-        **_described(volume.entry, volume.url, counts),
+        **_described(volume.entry, volume.url, volume.seen, counts),
         snapshot=volume.shown if publisher is None else publisher.newest,
         snapshot_bytes=None if publisher is None else publisher.pruner.stored_bytes(),
         maintenance=load_last_results(volume.state.path),
@@ -80,14 +81,14 @@ def report_unmounted(
         if counts is None:
             counts = _restored_counts(archive, newest_id)
         return StatsReply(
-            **_described(entry, store.url, counts),
+            **_described(entry, store.url, opened.seen, counts),
             snapshot=newest_id,
             snapshot_bytes=archive.stored_bytes(),
             maintenance=load_last_results(state),
         )
 
 
-def _described(entry: VolumeEntry, url: str, counts: Counts) -> dict[str, Any]:
+def _described(entry: VolumeEntry, url: str, seen: SeenState | None, counts: Counts) -> dict[str, Any]:
     """What is reported of a volume whether it is mounted or not."""
     return {
         "url": url,
@@ -95,6 +96,8 @@ def _described(entry: VolumeEntry, url: str, counts: Counts) -> dict[str, Any]:
         "label": entry.label,
         "chunker": entry.chunker,
         "compression": entry.compression,
+        "cipher": entry.cipher,
+        "fingerprint": None if seen is None else seen.fingerprint,
         **counts._asdict(),
         "dedup_ratio": _ratio(counts.chunk_bytes, counts.unique_bytes),
         "compression_ratio": _ratio(counts.unique_bytes, counts.stored_bytes),

@@ -333,15 +333,17 @@ class UnlockedVolume:
         keys: the key entries and keyrings in the store.
         secrets: where the secret comes from.
         url: of the volume.
+        prefer: the id of the key entry that is tried first.
     """
 
-    def __init__(self, keys: VolumeKeyStore, secrets: SecretSettings, url: str) -> None:
+    def __init__(self, keys: VolumeKeyStore, secrets: SecretSettings, url: str, prefer: str = "") -> None:
         self.keys = keys
         known: Unlocked | None = secrets.read.get(url)
         found = None
         with suppress(KeyringDamaged):
             found = None if known is None else keys.renewed(known)
-        self.unlocked = secrets.read[url] = found or keys.unlock(read_secret(secrets, f"passphrase of {url}"))
+        found = found or keys.unlock(read_secret(secrets, f"passphrase of {url}"), prefer)
+        self.unlocked = secrets.read[url] = found
 
     @property
     def object_keys(self) -> ObjectKeys:
@@ -352,6 +354,11 @@ class UnlockedVolume:
     def fingerprint(self) -> str:
         """That of the root."""
         return self.keys.fingerprint(self.unlocked.root)
+
+    @property
+    def entry_id(self) -> str:
+        """The id of the key entry that was opened; empty where it was an export."""
+        return "" if self.unlocked.entry is None else self.unlocked.entry.id
 
     @property
     def sequence(self) -> int:

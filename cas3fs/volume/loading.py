@@ -103,14 +103,14 @@ def warn_if_readable_by_others(store: ObjectStore) -> None:
 def load_volume(
     store: ObjectStore,
     secrets: SecretSettings | None = None,
-    check: Callable[[VolumeEntry], None] = lambda entry: None,
+    check: Callable[[VolumeEntry], str] = lambda entry: "",
 ) -> StoredVolume:
     """Loads what was decided when the volume was made, and unlocks it where it is encrypted.
 
     Args:
         store: where the volume is.
         secrets: what opens it.
-        check: called with its entry before it is opened; may raise.
+        check: called with its entry before it is opened; returns the id of the key entry to be tried first; may raise.
 
     Raises:
         VolumeMissing: there is none.
@@ -122,12 +122,12 @@ def load_volume(
     entry, digest = _load_entry(store)
     if entry.conditional_writes:
         store.require_conditional_puts()
-    check(entry)
+    prefer = check(entry)
     if entry.cipher is None:
         if secrets.is_given:
             raise UsageError(f"the volume at {store.url} is not encrypted, and a passphrase or a key was given for it")
         return StoredVolume(store, _with_fork_uuid(store, entry))
-    unlocked = UnlockedVolume(VolumeKeyStore(store, entry, digest), secrets, store.url)
+    unlocked = UnlockedVolume(VolumeKeyStore(store, entry, digest), secrets, store.url, prefer)
     sealed = SealedStore(store, unlocked.object_keys, unlocked.renew)
     return StoredVolume(sealed, _with_fork_uuid(sealed, entry.changed(label=unlocked.label)), unlocked)
 

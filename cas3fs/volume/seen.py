@@ -5,10 +5,11 @@ Whoever controls a store can put an older state of it back, or another volume in
 sealed as it should be. Only a machine that saw newer objects can notice it. So the state directory has a record for
 each location (``seen/<hash of the location>.json``), which does not depend on anything in the store::
 
-    {"uuid": "...", "fingerprint": "<of the root>", "keyring": 3,
+    {"uuid": "...", "fingerprint": "<of the root>", "keyring": 3, "entry": "<id of a key entry>",
      "objects": {"epoch": ["00000007", "<digest>"], "snapshot": [...], "policy": [...], "fork": [...]}}
 
-Of each kind it names the greatest object that was seen, with the BLAKE3 of its plain bytes. Where the volume is opened,
+``entry`` is the key entry that opened the volume last, and is tried first (an empty text where there was none). Of each
+kind the record names the greatest object that was seen, with the BLAKE3 of its plain bytes. Where the volume is opened,
 by whatever verb, these are read by their names, and what sorts after them is listed; it is an error if
 
 - the volume there is not encrypted, or has another uuid;
@@ -90,6 +91,8 @@ class SeenVolume:
     keyring: int
     objects: Mapping[str, SeenObject]
     """The greatest of each kind, by its name."""
+    entry: str = ""
+    """The id of the key entry that opened it last."""
 
     def merged(self, newer: "SeenVolume") -> "SeenVolume":
         """What was seen by both; `newer` may come from a process that knows an older root."""
@@ -111,7 +114,8 @@ class SeenVolume:
         objects = {kind: SeenObject(*map(str, one)) for kind, one in dict(found["objects"]).items()}
         for one in objects.values():
             assert one.number  # or ValueError
-        return cls(str(found["uuid"]), str(found["fingerprint"]), int(found["keyring"]), objects)
+        entry = str(found.get("entry", ""))
+        return cls(str(found["uuid"]), str(found["fingerprint"]), int(found["keyring"]), objects, entry)
 
 
 class SeenFile:
@@ -231,6 +235,11 @@ class SeenState:
         self._keys: UnlockedVolume | None = None
         self._shelf: Shelf | None = None
 
+    @property
+    def fingerprint(self) -> str | None:
+        """That of the root of the volume; None where it is not encrypted."""
+        return None if self._keys is None else self._keys.fingerprint
+
     def _read(self) -> SeenVolume | None:
         if self._file is None:
             return None
@@ -243,8 +252,11 @@ class SeenState:
 
     # Checking
 
-    def check_entry(self, entry: VolumeEntry) -> None:
+    def check_entry(self, entry: VolumeEntry) -> str:
         """Check the volume's entry, before a secret is asked for.
+
+        Returns:
+            the id of the key entry that opened the volume last on this machine; empty where none is known.
 
         Raises:
             StoreRolledBack: it is another volume.
@@ -256,7 +268,7 @@ class SeenState:
             )
         seen = self._read()
         if seen is None:
-            return
+            return ""
         if entry.cipher is None:
             self._refuse(f"{self._url} has a volume that is not encrypted, and this machine has seen an encrypted one")
             self._forget()
@@ -265,6 +277,7 @@ class SeenState:
                 f"{self._url} has another volume than this machine has seen there: its uuid is {self._uuid}, and was "
                 f"{seen.uuid}"
             )
+        return seen.entry
 
     def _forget(self) -> None:
         if self._file is not None:
@@ -381,7 +394,7 @@ class SeenState:
 
     def _present(self, objects: Mapping[str, SeenObject]) -> SeenVolume:
         assert self._keys is not None
-        return SeenVolume(self._uuid, self._keys.fingerprint, self._keys.sequence, objects)
+        return SeenVolume(self._uuid, self._keys.fingerprint, self._keys.sequence, objects, self._keys.entry_id)
 
 
 def _problem_of(kind: str, seen: SeenObject, found: _Found) -> str:

@@ -25,7 +25,7 @@ class KeyVolume:
         self.url = self.store.as_uri()
         self._capsys = capsys
         self.first = self.key_file("first")
-        self.run("mkfs", "--encrypt", "--key-file", self.first)
+        self.cipher = json.loads(self.run("mkfs", "--encrypt", "--json", "--key-file", self.first))["cipher"]
 
     def key_file(self, name: str) -> str:
         return self.file(name, name.encode() * 16)
@@ -62,6 +62,7 @@ class KeyVolume:
 def volume(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> KeyVolume:
     cheap = Argon2Parameters(LEAST_MEMORY_KIB, 1)
     monkeypatch.setattr("cas3fs.encryption.secret.calibrated_parameters", lambda: cheap)
+    monkeypatch.setenv("CAS3FS_STATE_DIR", str(tmp_path / "state"))
     return KeyVolume(tmp_path, capsys)
 
 
@@ -178,6 +179,13 @@ def test_a_plain_volume_has_no_keys(verb: str, tmp_path: Path, capsys: pytest.Ca
     run(["mkfs", "--no-encrypt", tmp_path.as_uri()])
     assert run(["key", verb, tmp_path.as_uri()]) == 2
     assert "is not encrypted" in capsys.readouterr().err
+
+
+def test_statistics_show_how_the_volume_is_encrypted(volume: KeyVolume) -> None:
+    fingerprint = volume.report("export")["fingerprint"]
+    told = json.loads(volume.run("stats", "--json", "--key-file", volume.first))
+    assert (told["cipher"], told["fingerprint"]) == (volume.cipher, fingerprint)
+    assert f"{volume.cipher}; fingerprint {fingerprint}" in volume.run("stats", "--key-file", volume.first)
 
 
 # --- export

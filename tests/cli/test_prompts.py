@@ -15,7 +15,8 @@ SECRET, OTHER = "correct horse", "another horse"
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("CAS3FS_STATE_DIR", str(tmp_path / "state"))
     (tmp_path / "volume").mkdir()
     return (tmp_path / "volume").as_uri()
 

@@ -77,6 +77,8 @@ def test_keys_are_changed_while_the_volume_is_mounted(encrypted: CliMachine) -> 
         encrypted.run("key", "add", "--recovery", place)
         encrypted.run("key", "rotate", place)
     assert len(encrypted.report("key", "list", encrypted.dir)) == 3
+    fingerprint = encrypted.report("key", "export", encrypted.dir)["fingerprint"]
+    assert encrypted.report("stats", encrypted.dir)["fingerprint"] == fingerprint
     encrypted.run("key", "change", "--new-passphrase-file", encrypted.root / "new", encrypted.dir)
     (encrypted.dir / "later").write_text("more")
     encrypted.umount()

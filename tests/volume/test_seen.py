@@ -15,7 +15,7 @@ from cas3fs.config import VolumeSettings, WriterSettings
 from cas3fs.control.messages.maintenance import GcRequest
 from cas3fs.control.messages.snapshots import DeleteSnapshotsRequest, ListSnapshotsRequest, PolicyRequest
 from cas3fs.encryption.secret import KeyFile
-from cas3fs.errors import Fenced, StateConflict, StoreRolledBack, VolumeFormatError
+from cas3fs.errors import Fenced, SecretWrong, StateConflict, StoreRolledBack, VolumeFormatError
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.opening import open_view
 
@@ -295,3 +295,14 @@ def test_a_new_machine_can_be_told_which_snapshot_to_expect(volume: SealedVolume
 def test_the_record_is_private_to_its_owner(volume: SealedVolume) -> None:
     volume.use(a="1")
     assert volume.record().parent.stat().st_mode & 0o077 == 0
+
+
+def test_the_key_that_opened_the_volume_last_is_tried_first(volume: SealedVolume) -> None:
+    """Entries that somebody adds to the store lock out only machines that have not seen the volume."""
+    volume.look("here")
+    (entry,) = (volume.store / "keys").iterdir()
+    for number in range(40):
+        shutil.copy(entry, volume.store / "keys" / f"{number:032d}")
+    volume.look("here")
+    with pytest.raises(SecretWrong, match="41 entries, of which 32 were tried"):
+        volume.look("elsewhere")

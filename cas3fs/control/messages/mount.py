@@ -98,6 +98,10 @@ class StatsReply:
     snapshot: str | None
     dead_packs: int = 0
     dead_pack_bytes: int = 0
+    cipher: str | None = None
+    """None: the volume is not encrypted."""
+    fingerprint: str | None = None
+    """That of the root of an encrypted volume."""
     snapshot_bytes: int | None = attrs.field(default=None, metadata=SENT_AS_NULL)
     maintenance: dict[str, Any] = attrs.field(factory=dict)
     # what follows, only the process of a mount reports

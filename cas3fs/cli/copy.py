@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cas3fs copy``: copy a volume into another one."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import click
 from cas3fs.cli.common import (
     ask_passphrase,
     folder_options,
+    has_terminal,
     json_option,
     log_to_stderr,
     normal_url,
@@ -22,7 +22,7 @@ from cas3fs.cli.common import (
 )
 from cas3fs.cli.printable import printable
 from cas3fs.cli.progress import progress_bar
-from cas3fs.config import SecretSettings, find_local_folders
+from cas3fs.config import ExpectedState, SecretSettings, find_local_folders
 from cas3fs.errors import UsageError
 from cas3fs.units import format_size
 
@@ -98,11 +98,12 @@ def copy(
         url=normal_url(source),
         endpoint_url=source_endpoint_url or (None if source_profile else endpoint_url),
         profile=source_profile,
+        expected=ExpectedState(),
         secrets=SecretSettings(
             passphrase_file=source_passphrase_file,
             key_file=source_key_file,
             kms_key=source_kms_key,
-            ask=ask_passphrase if sys.stdin.isatty() else None,
+            ask=ask_passphrase if has_terminal() else None,
         ),
     )
     request = CopyRequest(snapshots, everything is False, verify, take_over, requests)

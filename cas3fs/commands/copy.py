@@ -124,7 +124,7 @@ def copy_volume(
         StoreError, IndexDatabaseError, OSError: a store or the local disk failed; copying again continues.
     """
     began_s = time.monotonic()
-    source, destination = (_with_requests(one, request.requests) for one in (source, destination))
+    source, destination = (_with_requests(one.recorded_in(folders), request.requests) for one in (source, destination))
     with ExitStack() as resources:
         opened = resources.enter_context(closing(open_volume(source, Metrics())))
         _check_place(opened, destination)

@@ -125,7 +125,13 @@ _REMOVING: Final[Mapping[str, Failpoint]] = {
     "packs-forgotten": Failpoint("after", "cas3fs.index.garbage:Garbage.delete_packs"),
 }
 FAILPOINTS: Final[Mapping[str, Failpoint]] = {**_COMMIT, **_STORING, **_PUBLISHING, **_CLAIMING, **_REMOVING}
-"""All failpoints by name, in the order in which a volume reaches them."""
+"""All failpoints of mounts by name, in the order in which a volume reaches them."""
+COPY_FAILPOINTS: Final[Mapping[str, Failpoint]] = {
+    **_around("copy-mark", f"{_OBJECTS}.put_if_absent", _key("copies/")),
+    **_around("copy-commit", "cas3fs.index.sqlite:Database.commit"),
+    **_around("copy-published", "cas3fs.index.ledger:CopyLedger.set_published"),
+}
+"""Those that ``cas3fs copy`` reaches beside the ones of storing, publishing and claiming."""
 
 
 def arm(name: str, reached: Callable[[str], None]) -> None:
@@ -134,9 +140,10 @@ def arm(name: str, reached: Callable[[str], None]) -> None:
     Raises:
         UsageError: there is no such failpoint.
     """
-    point = FAILPOINTS.get(name)
+    points = {**FAILPOINTS, **COPY_FAILPOINTS}
+    point = points.get(name)
     if point is None:
-        raise UsageError(f"there is no failpoint {name}; there are: {', '.join(FAILPOINTS)}")
+        raise UsageError(f"there is no failpoint {name}; there are: {', '.join(points)}")
     module, _, path = point.target.partition(":")
     owner: Any = importlib.import_module(module)
     *outer, attribute = path.split(".")

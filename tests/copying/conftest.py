@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The fixture `pair` of the tests of copying/: a volume with files of every kind, and destinations of any kind."""
 
+import errno
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from cas3fs.blockstore.pack_store import PackStore, pack_name_in
 from cas3fs.commands.copy import CopyRequest, CopyResult, copy_volume
 from cas3fs.commands.fsck import check_unmounted
 from cas3fs.commands.mkfs import create_volume
@@ -18,7 +20,7 @@ from cas3fs.config import LocalFolders, SecretSettings, StoreSettings, VolumeSet
 from cas3fs.control import Message
 from cas3fs.control.messages.maintenance import FsckRequest
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import FileSystemError
+from cas3fs.errors import BlockError, FileSystemError
 from cas3fs.filesystem import ROOT, FileSystem, Owner
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
@@ -77,6 +79,13 @@ class Place:
         told = check_unmounted(self.settings, self.folders, FsckRequest(verify_data=True), silent)
         return told.status, told.codes
 
+    def packed_blocks(self) -> list[bytes]:
+        """The hashes of the blocks in all packs, as often as they are there."""
+        with closing(open_volume(self.settings, Metrics())) as opened:
+            packs = PackStore(opened.store)
+            found = [(pack_name_in(info.key), info.size) for info in packs.list_objects()]
+            return [block.hash for name, size in found for block in packs.get_contents(name, size)]
+
     def objects(self) -> dict[str, int]:
         """Every object in the store, and when it was written."""
         paths = (path for path in self.store.rglob("*") if path.is_file())
@@ -123,11 +132,11 @@ def content_of(fs: FileSystem, number: int, size: int) -> Any:
 
 
 def piece_of(fs: FileSystem, handle: int, start: int, length: int) -> bytes | int:
-    """Bytes of a file, or the number of the error."""
+    """Bytes of a file, or the number of the error that a program gets."""
     try:
         return bytes(fs.read(handle, start, length))
-    except FileSystemError as error:
-        return error.errno
+    except BlockError:
+        return errno.EIO
 
 
 def write(fs: FileSystem, name: str, content: bytes, *, offset: int = 0, parent: int = ROOT) -> int:
@@ -216,7 +225,15 @@ def volumes(tmp_path: Path) -> Pair:
     return pair
 
 
-Filled = Callable[[Place], list[str]]
+def two_files(place: Place) -> list[str]:
+    """Fills a volume with two snapshots of one file, and of two; returns their ids."""
+    with closing(place.open()) as opened:
+        write(opened.filesystem, "whole", noise(1, 2_000_000))
+        first = publish(opened)
+        write(opened.filesystem, "hurt", noise(2, 3_000_000))
+        second = publish(opened)
+        opened.finish()
+    return [first, second]
 
 
 def filled(place: Place) -> list[str]:

@@ -6,10 +6,12 @@ from functools import reduce
 
 import pytest
 
-from cas3fs.testing.failpoints import FAILPOINTS
+from cas3fs.testing.failpoints import COPY_FAILPOINTS, FAILPOINTS
+
+POINTS = {**FAILPOINTS, **COPY_FAILPOINTS}
 
 
-@pytest.mark.parametrize("name", FAILPOINTS)
+@pytest.mark.parametrize("name", POINTS)
 def test_the_target_of_a_failpoint_exists(name: str) -> None:
-    module, _, path = FAILPOINTS[name].target.partition(":")
+    module, _, path = POINTS[name].target.partition(":")
     assert callable(reduce(getattr, path.split("."), importlib.import_module(module)))

@@ -23,7 +23,7 @@ _SIZES: Final[Mapping[str, str]] = {
 }
 _MOST_UNSTORED: Final = 10
 _STATUSES: Final[Mapping[int, str]] = {0: "clean", 1: "all errors repaired", 4: "errors remain"}
-_COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders", "symlinks": "links", "packs": "packs"}
+_COUNTS: Final[Mapping[str, str]] = {"files": "files", "directories": "folders", "symlinks": "symbolic links"}
 _Rows = list[tuple[str, str]]
 
 
@@ -61,7 +61,7 @@ def _lines(stats: "StatsReply", costs: Mapping[str, Any]) -> list[str]:
         *_pause_rows(stats.process or {}),
         *_maintenance_rows(stats.maintenance),
         *_cache_rows(stats.process or {}),
-        *cost_rows(costs),
+        *(() if stats.url.startswith("file:") else cost_rows(costs)),
     ]
     width = max(len(title) for title, _ in rows)
     return [f"{title:<{width}}  {value}" for title, value in rows]
@@ -94,11 +94,15 @@ def _snapshot_row(stats: "StatsReply") -> tuple[str, str]:
 def _size_rows(stats: "StatsReply") -> _Rows:
     rows = [(title, f"{getattr(stats, name):,}") for name, title in _COUNTS.items()]
     rows += [(title, format_size(getattr(stats, name))) for name, title in _SIZES.items()]
+    rows.append(("objects with data (packs)", f"{stats.packs:,}"))
     if stats.dead_packs:
         rows.append(("of that for snapshots", f"{format_size(stats.dead_pack_bytes)}, or until the next gc"))
     indexes = stats.snapshot_bytes
     rows.append(
-        ("indexes of snapshots", "not known yet, and not in the price" if indexes is None else format_size(indexes))
+        (
+            "indexes of snapshots",
+            "known from the first snapshot of this mount on" if indexes is None else format_size(indexes),
+        )
     )
     rows.append(("deduplication", f"{stats.dedup_ratio:.2f} to 1"))
     rows.append(("compression", f"{stats.compression_ratio:.2f} to 1"))
@@ -130,11 +134,11 @@ def _trouble_rows(troubles: Mapping[str, Any]) -> _Rows:
 
 
 def _pause_rows(process: Mapping[str, Any]) -> _Rows:
-    """How long operations were stopped for a snapshot."""
+    """How long changes waited for a snapshot."""
     last_s, longest_s = (process.get(f"checkpoint.{name}_pause_s", 0.0) for name in ("last", "longest"))
     if not longest_s:
         return []
-    return [("pause at a snapshot", f"last {last_s * 1000:.1f} ms, longest {longest_s * 1000:.1f} ms")]
+    return [("writing stopped", f"for the last snapshot {last_s * 1000:.1f} ms, at most {longest_s * 1000:.1f} ms")]
 
 
 def _maintenance_rows(last: Mapping[str, Any]) -> _Rows:

@@ -76,7 +76,7 @@ def test_every_retained_snapshot_shows_its_state(each_machine: CliMachine, secon
     (machine.dir / "rewritten").unlink()
     (machine.dir / "later").write_text("not in any of them")
     machine.run("flush", machine.dir)
-    assert "pause at a snapshot last" in " ".join(machine.run("stats", machine.dir).stdout.split())
+    assert "writing stopped for the last snapshot" in " ".join(machine.run("stats", machine.dir).stdout.split())
     retained = machine.report("snapshot", "list", machine.dir)
     assert [one["name"] for one in retained] == ["number 0", "number 1", None]
     manifests[retained[-1]["id"]] = hashes(machine.dir)

@@ -36,6 +36,11 @@ _DEFAULTS: Final = GcSettings()
     default=_DEFAULTS.grace_s,
     help=f"Keep unreferenced objects that are younger.  [default: {format_duration(int(_DEFAULTS.grace_s))}]",
 )
+@click.option(
+    "--reencrypt",
+    is_flag=True,
+    help="After `cas3fs key rotate`: seal anew what is sealed with older keys, and drop these when nothing is.",
+)
 @price_option
 @volume_argument
 @json_option
@@ -46,6 +51,7 @@ def gc(
     min_live: float,
     max_rewrite: int | None,
     grace: float,
+    reencrypt: bool,
     prices: PriceTable,
     as_json: bool,
 ) -> int:
@@ -64,11 +70,11 @@ def gc(
     problems: tuple[str, ...] = ()
     with progress_bar("collecting garbage") as progress:
         if dry_run:
-            plan = carry_out(target, GcPlanRequest(min_live, max_rewrite, grace), progress)
+            plan = carry_out(target, GcPlanRequest(min_live, max_rewrite, grace, reencrypt), progress)
             plan.requests["price_usd"] = planned_usd(_counts(plan.requests), prices)
             report, lines = encode_reply(plan), _plan_lines(plan)
         else:
-            result = carry_out(target, GcRequest(min_live, max_rewrite, grace), progress)
+            result = carry_out(target, GcRequest(min_live, max_rewrite, grace, reencrypt), progress)
             report, lines, problems = encode_reply(result), _result_lines(result), result.problems
     if as_json:
         print_json(report)
@@ -118,8 +124,28 @@ def _result_lines(result: GcResult) -> Iterator[str]:
         yield f"needed by older snapshots: {format_size(result.held_bytes)}; {later}"
     if result.hurt_snapshots:
         yield f"snapshots that cannot be restored: {', '.join(result.hurt_snapshots)}; `cas3fs fsck` shows why"
+    yield from _reencryption_lines(result.reencryption)
     if result.strays_left:
         yield f"orphans left: {result.strays_left:,}; `cas3fs gc --dry-run` shows why"
+
+
+def _reencryption_lines(done: Mapping[str, Any]) -> Iterator[str]:
+    """What is left of older generations of the keys."""
+    if not done:
+        return
+    if done["dropped"]:
+        yield f"generations of the keys dropped: {', '.join(map(str, done['dropped']))}"
+    if not done["left_objects"]:
+        yield "nothing in the store needs older keys" if not done["kept"] else "older keys are kept for now"
+    else:
+        kept = ", ".join(map(str, done["kept"]))
+        yield f"sealed with older keys ({kept}): {done['left_objects']:,} objects, {format_size(done['left_bytes'])}"
+    for one in done["snapshots"]:
+        yield f"  needed by snapshot {one['snapshot']}: {format_size(one['bytes'])}"
+    if done["other_bytes"]:
+        yield f"  needed by no older snapshot: {format_size(done['other_bytes'])}; a later gc goes on"
+    if done["waits"]:
+        yield f"  {done['waits']}"
 
 
 def _left_lines(left: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -54,7 +54,7 @@ def settings_of(request: GcRequest | GcPlanRequest) -> GcSettings:
     """
     if not 0 <= request.min_live <= 1 or request.grace_s < 0:
         raise UsageError("--min-live must be between 0 and 1, and --grace must not be negative")
-    return GcSettings(request.min_live, request.max_rewrite_bytes, request.grace_s)
+    return GcSettings(request.min_live, request.max_rewrite_bytes, request.grace_s, request.reencrypt)
 
 
 @contextmanager

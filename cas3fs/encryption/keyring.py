@@ -5,6 +5,9 @@ The plain form is JSON, padded with spaces to a multiple of 256 bytes::
 
     {"generations": [{"number": 1, "key": hex, "created": time}, ...], "names_key": hex, "label": text}
 
+Once a generation was dropped, ``"records": {name: key, ...}`` has the keys of the single objects that were sealed with
+it and stay: epochs, policies and forks.
+
 It is sealed with a key that is derived from the root and 32 random bytes, the salt. Derivation gives 64 bytes: the key,
 and a *commitment*, which is stored beside the sealed bytes and compared before they are opened: with AES-GCM, one could
 otherwise make bytes that two keys open. All bytes of the volume's entry are bound to it (associated data): whoever
@@ -22,7 +25,7 @@ only in sealed places, and in names of packs.
 import hmac
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -62,6 +65,8 @@ class Keyring:
     names_key: bytes = attrs.field(repr=False)
     label: str = ""
     """The volume's label, which is a secret too."""
+    records: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
+    """The keys of single objects whose generation was dropped, by the objects' names."""
 
     @classmethod
     def new(cls, now: datetime, label: str = "") -> Self:
@@ -86,10 +91,13 @@ class Keyring:
         new = Generation(number, secrets.token_bytes(KEY_BYTES), now)
         return attrs.evolve(self, generations=(*self.generations, new))
 
-    def without(self, numbers: Sequence[int]) -> Self:
-        """The keyring without old generations, which nothing is sealed with any more."""
+    def without(self, numbers: Collection[int], records: Mapping[str, bytes] = {}) -> Self:
+        """The keyring without old generations, which nothing is sealed with any more but `records`.
+
+        These have keys of their own from then on, as they stay for good, under names that cannot be written again.
+        """
         kept = tuple(one for one in self.generations if one.number not in numbers or one is self.current)
-        return attrs.evolve(self, generations=kept)
+        return attrs.evolve(self, generations=kept, records={**self.records, **records})
 
 
 @attrs.frozen
@@ -168,13 +176,20 @@ class ObjectKeys:
         Raises:
             GenerationUnknown: the keyring lacks the header's generation.
         """
+        return SealingKey(self.cipher, self.key_bytes_of(key, header))
+
+    def key_bytes_of(self, key: str, header: SealHeader) -> bytes:
+        """The bytes of that key; raises as `key_of`."""
         generation = self._by_number.get(header.generation)
-        if generation is None:
+        if generation is not None:
+            return derive(_OBJECT, generation, self._uuid, key.encode(), header.salt)
+        record = self.keyring.records.get(key)
+        if record is None:
             raise GenerationUnknown(
                 f"{key} is sealed with generation {header.generation} of the key, and the keyring has "
                 f"{', '.join(map(str, sorted(self._by_number)))}"
             )
-        return SealingKey(self.cipher, derive(_OBJECT, generation, self._uuid, key.encode(), header.salt))
+        return record
 
     def hash_content(self, data: Buffer) -> bytes:
         """The name of content, 32 bytes: keyed BLAKE3, which tells nothing to those without the key."""
@@ -195,7 +210,7 @@ def _keyring_key(root: bytes, salt: bytes) -> tuple[bytes, bytes]:
 
 
 def _to_json(keyring: Keyring) -> bytes:
-    content = {
+    content: dict[str, Any] = {
         "generations": [
             {"number": one.number, "key": one.key.hex(), "created": one.created.isoformat()}
             for one in keyring.generations
@@ -203,6 +218,8 @@ def _to_json(keyring: Keyring) -> bytes:
         "names_key": keyring.names_key.hex(),
         "label": keyring.label,
     }
+    if keyring.records:
+        content["records"] = {name: key.hex() for name, key in keyring.records.items()}
     text = json.dumps(content).encode()
     return text.ljust(-(-len(text) // _PADDED_BYTES) * _PADDED_BYTES)
 
@@ -216,7 +233,8 @@ def _from_json(plain: bytes) -> Keyring:
     numbers = [one.number for one in generations]
     if not numbers or numbers != sorted(set(numbers)):
         raise ValueError("generations are missing, or not in order")
-    return Keyring(generations, _key(content["names_key"]), str(content["label"]))
+    records = {str(name): _key(key) for name, key in dict(content.get("records", {})).items()}
+    return Keyring(generations, _key(content["names_key"]), str(content["label"]), records)
 
 
 def _key(text: str) -> bytes:

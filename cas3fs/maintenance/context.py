@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What maintenance works on: an open volume, as it is given by the code that opened it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +31,9 @@ class SnapshotPublisher(Protocol):
     def exclusively(self) -> AbstractContextManager[None]:
         """While this context is open, nobody else publishes or deletes snapshots."""
 
-    def publish_locked(self, progress: ProgressCallback = ...) -> str:
-        """Stores everything, and publishes a snapshot unless nothing has changed; to be called within `exclusively`.
+    def publish_locked(self, progress: ProgressCallback = ..., *, even_unchanged: bool = False) -> str:
+        """Stores everything, and publishes a snapshot unless nothing has changed (or `even_unchanged`); to be called
+        within `exclusively`.
 
         Returns:
             The id of the newest snapshot. It is acknowledged: no other writer had taken over.
@@ -51,6 +52,27 @@ class SnapshotPublisher(Protocol):
         """
 
 
+class KeyGenerations(Protocol):
+    """The generations of the keys of an encrypted volume."""
+
+    @property
+    def older(self) -> tuple[int, ...]:
+        """The generations before the newest one."""
+
+    def drop(self, numbers: Collection[int], records: Mapping[str, bytes]) -> None:
+        """Drops older generations from the keyring.
+
+        Args:
+            records: the keys of the objects that are sealed with them and stay, by their names.
+
+        Raises:
+            StoreError: the store failed; dropping again is safe.
+        """
+
+    def forget_older_keyrings(self) -> None:
+        """Deletes the keyrings before the newest one."""
+
+
 @attrs.frozen
 class VolumeContext:
     """An open volume, with the right to write it.
@@ -59,6 +81,7 @@ class VolumeContext:
         epoch: the number of the epoch that was claimed.
         scratch: a folder on the local disk for restored indexes; its contents may be removed at any start.
         pack_size_bytes, compression: of new packs.
+        keys: of an encrypted volume.
     """
 
     store: ObjectStore
@@ -70,6 +93,7 @@ class VolumeContext:
     scratch: Path
     pack_size_bytes: int
     compression: Compression
+    keys: KeyGenerations | None = None
 
     @property
     def shelf(self) -> Shelf:

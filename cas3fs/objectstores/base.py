@@ -102,6 +102,29 @@ class ObjectStore(ABC):
         """Remember what `seal_of` gave to whoever put the object."""
 
     @property
+    def generation(self) -> int:
+        """The generation of the keys that new objects are sealed with; 0 where none are."""
+        return 0
+
+    def generation_of(self, key: str) -> int:
+        """The generation that an object is sealed with, even if the keys lack it; 0 where it is missing or not sealed.
+
+        May make a request.
+        """
+        return 0
+
+    def sealing_key_of(self, key: str) -> bytes:
+        """The key that an object is sealed with, and nothing else is; empty where it is not sealed."""
+        return b""
+
+    def renew_keys(self) -> None:  # noqa: B027 - most stores have none
+        """Seal what is put from now on with the newest generation of the keys, if another process has added one.
+
+        Raises:
+            KeysError: the keys in the store are damaged.
+        """
+
+    @property
     def last_response_at_s(self) -> float:
         """When the store last responded, in seconds of the monotonic clock; now for a store on this machine."""
         return time.monotonic()

@@ -27,7 +27,7 @@ import attrs
 
 from cas3fs.entries.bodies import encode_body
 from cas3fs.entries.coercers import MAX_NUMBER
-from cas3fs.entries.kinds import PagesUse, SnapshotEntry
+from cas3fs.entries.kinds import PagesEntry, PagesUse, SnapshotEntry
 from cas3fs.entries.shelf import ListedEntry, Shelf, digest_of
 from cas3fs.errors import ObjectMissing, SnapshotArchived, SnapshotDamaged, StoreError
 from cas3fs.snapshots.manifest_reader import ManifestReader
@@ -130,14 +130,23 @@ class SnapshotWriter:
         """Return what a snapshot that follows `old` need not store again."""
         with self._lock:
             partial = self._partial
+        partial = partial.without(self._outdated(partial.sizes))
         if old is not None:
             learn_seals(self._shelf.store, old)
-        if old is None or _is_self_contained_due(old, now):
+        outdated = frozenset[str]() if old is None else self._outdated(one.id for one in old.pages)
+        if old is None or _is_self_contained_due(old, now) or 0 < len(old.pages) == len(outdated):
             return _Reusable(EMPTY_TREE, partial, partial.sizes)
         sizes = {**sizes_of_pages(old.pages), **partial.sizes}
-        return _Reusable(
-            self._tree_of(old), partial, sizes, stale_pages(old.pages), old.whole_at or old.time, old.since_size
-        )
+        stale = stale_pages(old.pages) | outdated
+        return _Reusable(self._tree_of(old), partial, sizes, stale, old.whole_at or old.time, old.since_size)
+
+    def _outdated(self, pages: Iterable[str]) -> frozenset[str]:
+        """Return those of the pages entries that are sealed with an older generation of the keys: after a rotation, a
+        snapshot stores everything again."""
+        store = self._shelf.store
+        if not store.generation:
+            return frozenset()
+        return frozenset(one for one in pages if store.generation_of(PagesEntry.key_of(one)) < store.generation)
 
     def _tree_of(self, parent: SnapshotEntry) -> SnapshotTree:
         if (parent.segment_size, parent.list_length) != (self._segment_size, self._list_length):

@@ -119,6 +119,8 @@ _REMOVING: Final[Mapping[str, Failpoint]] = {
     **_around("snapshots-delete", f"{_OBJECTS}.delete_many", _key("snapshots/")),
     **_around("pages-delete", f"{_OBJECTS}.delete_many", _key("pages/")),
     **_around("packs-delete", f"{_OBJECTS}.delete_many", _key("packs/")),
+    **_around("keyring-put", f"{_OBJECTS}.put_if_absent", _key("keyring/")),
+    **_around("keyring-delete", f"{_OBJECTS}.delete_many", _key("keyring/")),
     "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.delete_blocks"),
     "packs-marked-dead": Failpoint("after", "cas3fs.index.garbage:Garbage.mark_packs_dead"),
     "blocks-moved": Failpoint("after", "cas3fs.index.garbage:Garbage.move_blocks"),

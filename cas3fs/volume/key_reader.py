@@ -129,6 +129,16 @@ class KeyReader:
         keyring, sequence = self._open_keyring(unlocked.root, names)
         return unlocked._replace(keyring=keyring, sequence=sequence)
 
+    def is_renewed(self, unlocked: Unlocked) -> bool:
+        """Whether there is a newer keyring under the root; makes one LIST.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        fingerprint = self.fingerprint(unlocked.root)
+        listed = self._shelf.list_entries(KeyringEntry, start_after=f"{unlocked.sequence:08d}")
+        return any((sequence_of(one.key, fingerprint) or 0) > unlocked.sequence for one in listed)
+
     def fingerprint(self, root: bytes) -> str:
         """What tells this volume from another that somebody put in its place."""
         return root_fingerprint(root, self._uuid)

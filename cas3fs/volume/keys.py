@@ -18,7 +18,7 @@ Everything here is thread-safe as long as two processes do not remove the last t
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -42,7 +42,7 @@ from cas3fs.encryption.secret import (
 )
 from cas3fs.entries.kinds import KeyEntry, KeyringEntry
 from cas3fs.errors import KeyringDamaged, KeysError, ObjectExists, UsageError
-from cas3fs.volume.key_reader import KeyReader, Unlocked, number_and_root, open_kms
+from cas3fs.volume.key_reader import KeyReader, Unlocked, number_and_root, open_kms, sequence_of
 from cas3fs.volume.secret_source import KmsName, read_secret
 
 _NOTE_BYTES: Final = 64
@@ -189,15 +189,32 @@ class VolumeKeyStore(KeyReader):
                 continue
             return self.renewed(unlocked)
 
-    def drop_generations(self, unlocked: Unlocked, numbers: Sequence[int]) -> Unlocked:
-        """Store a keyring without old generations, which no object is sealed with any more."""
+    def drop_generations(
+        self, unlocked: Unlocked, numbers: Collection[int], records: Mapping[str, bytes] = {}
+    ) -> Unlocked:
+        """Store a keyring without old generations, which no object is sealed with any more.
+
+        Args:
+            unlocked: the volume, opened.
+            numbers: the generations; the newest stays in any case.
+            records: the keys of single objects that are sealed with them, by their names.
+        """
         while True:
             try:
-                self._save_keyring(unlocked.root, unlocked.keyring.without(numbers), unlocked.sequence + 1)
+                keyring = unlocked.keyring.without(numbers, records)
+                self._save_keyring(unlocked.root, keyring, unlocked.sequence + 1)
             except ObjectExists:
                 unlocked = self.renewed(unlocked)
                 continue
             return self.renewed(unlocked)
+
+    def forget_older(self, unlocked: Unlocked) -> None:
+        """Delete the keyrings under the root that came before the one that is open: they have dropped generations."""
+        names = [one.key for one in self._shelf.list_entries(KeyringEntry)]
+        own = self.fingerprint(unlocked.root)
+        numbers = {name: sequence_of(name, own) for name in names}
+        old = [name for name, number in numbers.items() if number is not None and number < unlocked.sequence]
+        self._shelf.store.delete_many(old)
 
     def replace_root(
         self,
@@ -369,6 +386,23 @@ class UnlockedVolume:
     def label(self) -> str:
         """The volume's label."""
         return self.unlocked.keyring.label
+
+    def notice(self) -> ObjectKeys:
+        """The same keys, or newer ones if another process has stored any."""
+        return self.renew() if self.keys.is_renewed(self.unlocked) else self.object_keys
+
+    @property
+    def older(self) -> tuple[int, ...]:
+        """The generations before the newest one."""
+        return tuple(one.number for one in self.unlocked.keyring.generations[:-1])
+
+    def drop(self, numbers: Collection[int], records: Mapping[str, bytes]) -> None:
+        """Drop older generations; as `VolumeKeyStore.drop_generations`."""
+        self.unlocked = self.keys.drop_generations(self.unlocked, numbers, records)
+
+    def forget_older_keyrings(self) -> None:
+        """Delete older keyrings; as `VolumeKeyStore.forget_older`."""
+        self.keys.forget_older(self.unlocked)
 
     def renew(self) -> ObjectKeys:
         """Read the keyring again: another process has added a generation."""

@@ -128,7 +128,7 @@ def load_volume(
             raise UsageError(f"the volume at {store.url} is not encrypted, and a passphrase or a key was given for it")
         return StoredVolume(store, _with_fork_uuid(store, entry))
     unlocked = UnlockedVolume(VolumeKeyStore(store, entry, digest), secrets, store.url, prefer)
-    sealed = SealedStore(store, unlocked.object_keys, unlocked.renew)
+    sealed = SealedStore(store, unlocked.object_keys, unlocked.renew, unlocked.notice)
     return StoredVolume(sealed, _with_fork_uuid(sealed, entry.changed(label=unlocked.label)), unlocked)
 
 

@@ -64,6 +64,7 @@ def open_offline_writer(
         with closing(lock_state_directory(folders, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), conditional_writes=volume.conditional_writes)
             claim = epochs.claim(WriterIdentity.of_this_process(), state.claim, take_over=take_over)
+            store.renew_keys()
             archive = SnapshotArchive(Shelf(store))
             try:
                 apply_handover(archive, claim, state.known_snapshots)

@@ -225,6 +225,7 @@ def open_writer(
         claim = epochs.claim(WriterIdentity.of_this_process(), state.claim, take_over=settings.take_over)
         after_release = claim.after_release
         try:
+            store.renew_keys()  # nobody seals with an older generation after a claim
             archive = SnapshotArchive(Shelf(store))
             local = _select_index(state, archive, claim, on_restore, on_damaged, resources=resources)
             if opened.seen is not None:
@@ -248,7 +249,7 @@ def open_writer(
             raise
         changed = local.clean is None or claim.base_due
         publisher = Publisher(filesystem, archive, epochs, claim, state, local=local, changed=changed, seen=opened.seen)
-        context = _context(entry, archive, epochs, claim, publisher)
+        context = _context(opened, archive, epochs, claim, publisher)
         session = WriterSession(claim, epochs, publisher, after_release, local.clean, context)
         return OpenVolume(
             entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), session, seen=opened.seen
@@ -277,9 +278,10 @@ def _select_index(
 
 
 def _context(
-    entry: VolumeEntry, archive: SnapshotArchive, epochs: Epochs, claim: Claim, publisher: Publisher
+    opened: StoredVolume, archive: SnapshotArchive, epochs: Epochs, claim: Claim, publisher: Publisher
 ) -> VolumeContext:
     """What maintenance works on."""
+    entry = opened.entry
     return VolumeContext(
         store=archive.shelf.store,
         archive=archive,
@@ -290,6 +292,7 @@ def _context(
         scratch=publisher.folder,
         pack_size_bytes=entry.pack_size,
         compression=Compression.parse(entry.compression),
+        keys=opened.keys,
     )
 
 

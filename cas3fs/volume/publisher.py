@@ -145,6 +145,7 @@ class Publisher:
         """As `publish`, to be called within `exclusively`. Without `prove`, the store may have been asked for the
         newest snapshot up to an hour ago."""
         self.check_fence()
+        self._archive.shelf.store.renew_keys()
         self.store(progress, settled=settled)
         is_due = self.newest is None or name is not None or even_unchanged or self._change_mark() != self._seen
         if is_due or not self._newest_is_stored(prove):

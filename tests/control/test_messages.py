@@ -48,12 +48,12 @@ REQUESTS: list[tuple[Request[Any], str, dict[str, Any]]] = [
     (
         GcRequest(0.5, 10, 60.0),
         "gc",
-        {"dry_run": False, "min_live": 0.5, "max_rewrite_bytes": 10, "grace_s": 60.0},
+        {"dry_run": False, "min_live": 0.5, "max_rewrite_bytes": 10, "grace_s": 60.0, "reencrypt": False},
     ),
     (
         GcPlanRequest(),
         "gc",
-        {"dry_run": True, "min_live": 0.7, "max_rewrite_bytes": None, "grace_s": 3600.0},
+        {"dry_run": True, "min_live": 0.7, "max_rewrite_bytes": None, "grace_s": 3600.0, "reencrypt": False},
     ),
     (
         FsckRequest(repair=True, max_duration_s=60.0),
@@ -92,6 +92,7 @@ GC_RESULT = {
     "dropped_blocks": 1, "deleted_packs": 1, "freed_bytes": 1, "deleted_strays": 1, "stray_bytes": 1,
     "rewritten_packs": 1, "rewritten_bytes": 1, "held_bytes": 1, "strays_left": 1, "snapshot": ID,
     "hurt_snapshots": [ID], "refused_objects": 0, "unreadable_packs": 0, "left": [{"packs": 1}], "problems": ["text"],
+    "reencryption": {"dropped": [1]},
 }  # fmt: skip
 GC_PLAN = {
     "dead_blocks": 1, "dead_block_bytes": 1, "dead_packs": 1, "dead_pack_bytes": 1, "free_packs": 1, "free_bytes": 1,

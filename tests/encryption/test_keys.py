@@ -11,9 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.encryption import secret
-from cas3fs.encryption.ciphers import AES_256_GCM, CHACHA20_POLY1305, CIPHERS, fastest_cipher
+from cas3fs.encryption.ciphers import AES_256_GCM, CHACHA20_POLY1305, CIPHERS, SealBroken, fastest_cipher
 from cas3fs.encryption.key_entries import SealedRoot, open_root, seal_root
-from cas3fs.encryption.keyring import Keyring, is_sealed_with, new_root, open_keyring, root_fingerprint, seal_keyring
+from cas3fs.encryption.keyring import (
+    Keyring,
+    ObjectKeys,
+    is_sealed_with,
+    new_root,
+    open_keyring,
+    root_fingerprint,
+    seal_keyring,
+)
+from cas3fs.encryption.sealing import SealHeader
 from cas3fs.encryption.secret import Argon2Parameters, KeyFile, KmsDataKey, Passphrase, RecoveryKey, Secret
 from cas3fs.errors import GenerationUnknown, KeyringDamaged, UsageError
 
@@ -173,3 +182,22 @@ def test_costs_fit_in_the_free_memory(tmp_path: Path, free: int, at_most: int) -
     found = secret.calibrated_parameters(info)
     assert found.is_acceptable
     assert found.memory_kib <= at_most
+
+
+def test_an_object_keeps_its_key_when_its_generation_is_dropped() -> None:
+    first, header, other = Keyring.new(NOW), SealHeader.random(1), SealHeader.random(1)
+    before = ObjectKeys(first, b"uuid", AES_256_GCM)
+    records = {"epochs/00000001": before.key_bytes_of("epochs/00000001", header)}
+    dropped = first.rotated(NOW).without([1, 2], records)
+    root = new_root()
+    read = open_keyring(seal_keyring(dropped, root, AES_256_GCM, b""), root, AES_256_GCM, b"")
+    after = ObjectKeys(read, b"uuid", AES_256_GCM)
+    assert ([one.number for one in read.generations], read.records) == ([2], records)
+    sealed = before.key_of("epochs/00000001", header).seal(bytes(12), b"claim")
+    assert after.key_of("epochs/00000001", header).open(bytes(12), sealed) == b"claim"
+    with pytest.raises(SealBroken):
+        after.key_of("epochs/00000001", other).open(
+            bytes(12), before.key_of("epochs/00000001", other).seal(bytes(12), b"another")
+        )
+    with pytest.raises(GenerationUnknown):
+        after.key_of("epochs/00000002", header)

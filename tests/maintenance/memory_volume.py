@@ -58,14 +58,18 @@ class SnapshotPublisher:
             yield
 
     def publish_locked(
-        self, progress: Callable[[Mapping[str, Any]], None] = ignore_progress, *, name: str | None = None
+        self,
+        progress: Callable[[Mapping[str, Any]], None] = ignore_progress,
+        *,
+        name: str | None = None,
+        even_unchanged: bool = False,
     ) -> str:
         volume = self._volume
         volume.fs.store_all()
         copy = volume.folder / "publish.sqlite"
         volume.fs.checkpoint(copy)
         digest = hashlib.sha256(copy.read_bytes()).digest()
-        if digest != self._last or volume.newest is None or name is not None:
+        if digest != self._last or volume.newest is None or name is not None or even_unchanged:
             self._sequence += 1
             number = SnapshotNumber(volume.epoch, self._sequence)
             self._await_next()

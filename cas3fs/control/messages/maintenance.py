@@ -22,6 +22,7 @@ class GcRequest(Request[GcResult]):
     min_live: float = _GC.min_live
     max_rewrite_bytes: int | None = None
     grace_s: float = _GC.grace_s
+    reencrypt: bool = False
 
 
 @attrs.frozen
@@ -54,6 +55,7 @@ class GcPlanRequest(Request[GcPlanReply]):
     min_live: float = _GC.min_live
     max_rewrite_bytes: int | None = None
     grace_s: float = _GC.grace_s
+    reencrypt: bool = False
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ Modules
     collector            the execution: its steps, and what a crash after each of them leaves
     pack_selection       which sparsely used packs are rewritten, as that pays
     compaction           rewriting them: their live blocks move to new packs
+    reencryption         dropping older generations of the keys, once nothing is sealed with them
     orphans              objects that neither the index nor a snapshot references: which may be deleted, and why not
     unreferenced_blocks  dropping blocks from the index that no chunk references
     deletion             deleting objects, past those that the store refuses to delete

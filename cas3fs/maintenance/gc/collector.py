@@ -28,6 +28,8 @@ first deletion, and if a snapshot was published before in which it is not refere
     say that they are dead. Deleting them again does no harm, since no name of a pack ever recurs.* The row of an
     object that the store refuses to delete stays; all others go (`deletion`).
 10. Delete orphans, in batches, each after a check of the fence. *Some are left for the next gc.*
+11. When the volume is re-encrypted: drop the generations of the keys that nothing is sealed with (`reencryption`).
+    *Nothing, or a keyring without them.* Then step 2 also rewrites all packs that are sealed with older generations.
 
 A writer that takes over during step 9 continues from a snapshot that was published in step 7 or later: it lists the
 snapshots after its claim, and this writer looked for claims after its own snapshot. No snapshot that it could go on
@@ -40,13 +42,13 @@ milliseconds at a time.
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
 
-from cas3fs.errors import StoreError, VolumeError
+from cas3fs.errors import StoreError, UsageError, VolumeError
 from cas3fs.index import PackRow, ordinal_of
 from cas3fs.index.scans import DeadPackScan
 from cas3fs.maintenance.context import ProgressCallback, VolumeContext, ignore_progress
@@ -55,6 +57,7 @@ from cas3fs.maintenance.gc.deletion import ObjectDeleter, batches, delete_dead_p
 from cas3fs.maintenance.gc.orphans import DELETABLE, OrphanReferences, find_references
 from cas3fs.maintenance.gc.plan import GcPlan, PackDeaths
 from cas3fs.maintenance.gc.planner import Planner
+from cas3fs.maintenance.gc.reencryption import finish_reencryption, keys_of_snapshot
 from cas3fs.maintenance.gc.request import GcResult, GcSettings
 from cas3fs.maintenance.gc.unreferenced_blocks import drop_unreferenced_blocks
 from cas3fs.maintenance.inventory import StoreInventory
@@ -87,6 +90,7 @@ class GarbageCollector:
             StoreError, SnapshotError: the store could not be listed or read completely.
             IndexDatabaseError, OSError: the local disk failed.
         """
+        self._check(settings)
         with self._alone(), self._context.publisher.exclusively():
             return self._planner.plan(settings, self._stoppable(report))
 
@@ -102,6 +106,7 @@ class GarbageCollector:
             IndexDatabaseError, OSError: the local disk failed, or the index has lost chunks; the same.
         """
         publisher, step = self._context.publisher, self._stoppable(report)
+        self._check(settings)
         with self._alone():
             step({"what": "publishing"})
             with publisher.exclusively():
@@ -135,7 +140,9 @@ class GarbageCollector:
         dropped = drop_unreferenced_blocks(context.filesystem, next_ordinal, step)
         self._correct_deaths(inventory, next_ordinal)
         step({"what": "publishing"})
-        newest = context.publisher.publish_locked(report)
+        newest = context.publisher.publish_locked(
+            report, even_unchanged=settings.reencrypt and self._is_outdated(inventory.snapshots)
+        )
         step({"what": "listing snapshots"})
         retained = self._retained_snapshots(inventory, newest)
         orphans = planner.find_orphans(inventory, retained, classifier)
@@ -144,6 +151,9 @@ class GarbageCollector:
         needed_by = [*(one.number for one in retained), *inventory.unreadable]
         freed, held = delete_dead_packs(context.filesystem, needed_by, SnapshotNumber.parse(newest), deleter, step)
         deleted_orphans = delete_orphans(deletable, deleter, step)
+        reencryption = {}
+        if settings.reencrypt and context.keys is not None:
+            reencryption = finish_reencryption(context, context.keys, step)
         return GcResult(
             dropped_blocks=dropped,
             deleted_packs=freed.count,
@@ -157,8 +167,19 @@ class GarbageCollector:
             snapshot=newest,
             hurt_snapshots=self._snapshots_without_pages(inventory),
             refused_objects=deleter.refused,
+            reencryption=reencryption,
             problems=(*deleter.problems, *_missing_snapshot_problems(inventory)),
         )
+
+    def _check(self, settings: GcSettings) -> None:
+        if settings.reencrypt and self._context.keys is None:
+            raise UsageError(f"the volume at {self._context.store.url} is not encrypted, so there are no keys")
+
+    def _is_outdated(self, snapshots: Sequence[SnapshotInfo]) -> bool:
+        """Whether the newest snapshot has objects that are sealed with an older generation of the keys."""
+        store = self._context.store
+        keys = [key for one in snapshots[-1:] for key in keys_of_snapshot(one)]
+        return any(store.generation_of(key) < store.generation for key in keys)
 
     def _merge_needed_packs(self, inventory: StoreInventory, references: OrphanReferences) -> None:
         """Enters in the index the packs that diverged snapshots, or those of the orphans' epochs, may need."""

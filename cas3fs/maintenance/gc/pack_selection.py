@@ -9,7 +9,7 @@ rewritten, as that would never free anything.
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -95,15 +95,23 @@ class PackSelector:
         min_live: packs of which less is used are rewritten; 0 for none.
         max_bytes: the most bytes that may be copied; None for no limit.
         next_ordinal: packs that are born with that snapshot or later are left alone.
+        is_outdated: whether the pack with that name is rewritten in any case.
     """
 
     def __init__(
-        self, min_live: float, max_bytes: int | None, retention_times: RetentionTimes, next_ordinal: int
+        self,
+        min_live: float,
+        max_bytes: int | None,
+        retention_times: RetentionTimes,
+        next_ordinal: int,
+        *,
+        is_outdated: Callable[[str], bool] = lambda name: False,
     ) -> None:
         self._min_live = min_live
         self._max_bytes = max_bytes
         self._retention_times = retention_times
         self._next_ordinal = next_ordinal
+        self._is_outdated = is_outdated
         self._sparse: list[PackUse] = []
         self._needed = SkippedPacks(NEEDED_FOR_LONG, 0, 0)
         self._needed_longest_s = 0.0
@@ -113,10 +121,11 @@ class PackSelector:
         """Takes one of all packs."""
         if use.born >= self._next_ordinal or not use.live_blocks or use.died is not None:
             return
-        if live_share(use) >= self._min_live:
+        is_outdated = self._is_outdated(use.name)
+        if live_share(use) >= self._min_live and not is_outdated:
             return
         needed_s, snapshot = self._retention_times.of_pack(use.born)
-        if use.live_bytes * needed_s <= (use.size - use.live_bytes) * SAVING_S:
+        if is_outdated or use.live_bytes * needed_s <= (use.size - use.live_bytes) * SAVING_S:
             self._sparse.append(use)
             if len(self._sparse) >= 2 * MAX_PACKS:
                 self._drop_fullest()

@@ -8,7 +8,7 @@ may be known: which packs its chunks really reference (`SnapshotReferences`).
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -152,6 +152,7 @@ class PlanInputs:
         references: of the newest snapshot, if they are known.
         list_requests: how many requests listing the store takes.
         retention_times: for how long snapshots need the packs that are in use.
+        is_outdated: whether a pack, by its name, is rewritten in any case.
     """
 
     uses: Iterable[PackUse]
@@ -161,6 +162,7 @@ class PlanInputs:
     orphans: tuple[Orphan, ...]
     list_requests: int
     retention_times: RetentionTimes = attrs.field(factory=lambda: RetentionTimes((), {}))
+    is_outdated: Callable[[str], bool] = lambda name: False
 
     @property
     def ordinals(self) -> list[int]:
@@ -172,7 +174,13 @@ def make_plan(inputs: PlanInputs, settings: GcSettings) -> GcPlan:
     """Makes the plan from all that was read for it."""
     ordinals = inputs.ordinals
     deaths = PackDeaths(inputs.next_ordinal, ordinals, inputs.references)
-    selector = PackSelector(settings.min_live, settings.max_rewrite_bytes, inputs.retention_times, inputs.next_ordinal)
+    selector = PackSelector(
+        settings.min_live,
+        settings.max_rewrite_bytes,
+        inputs.retention_times,
+        inputs.next_ordinal,
+        is_outdated=inputs.is_outdated,
+    )
     blocks, block_bytes, dead, free = 0, 0, Tally(), Tally()
     held = _HeldBytes(ordinals)
     for use in inputs.uses:
@@ -206,10 +214,16 @@ def make_plan(inputs: PlanInputs, settings: GcSettings) -> GcPlan:
 
 
 def select_packs(
-    uses: Iterable[PackUse], settings: GcSettings, retention_times: RetentionTimes, next_ordinal: int
+    uses: Iterable[PackUse],
+    settings: GcSettings,
+    retention_times: RetentionTimes,
+    next_ordinal: int,
+    is_outdated: Callable[[str], bool] = lambda name: False,
 ) -> PackSelection:
     """Selects the packs that are to be rewritten."""
-    selector = PackSelector(settings.min_live, settings.max_rewrite_bytes, retention_times, next_ordinal)
+    selector = PackSelector(
+        settings.min_live, settings.max_rewrite_bytes, retention_times, next_ordinal, is_outdated=is_outdated
+    )
     for use in uses:
         selector.add(use)
     return selector.selection()

@@ -7,7 +7,7 @@ that is found to be missing is recorded as lost.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -15,7 +15,7 @@ from typing import Final
 
 import attrs
 
-from cas3fs.blockstore.pack_store import PackStore, pack_name_in
+from cas3fs.blockstore.pack_store import PackStore, pack_key, pack_name_in
 from cas3fs.errors import EntryError, SnapshotError, StoreError
 from cas3fs.index import LOST_PACK, DeadPack, IndexReader, PackUse, ordinal_of
 from cas3fs.index.scans import PackScan, PackUseScan
@@ -78,6 +78,7 @@ class Planner:
                     orphans=orphans,
                     list_requests=inventory.listing.requests,
                     retention_times=retention_times,
+                    is_outdated=self._outdated_by(settings),
                 )
                 return make_plan(inputs, settings)
 
@@ -86,7 +87,7 @@ class Planner:
     def select_packs(self, settings: GcSettings, next_ordinal: int) -> PackSelection:
         """Selects the packs that are to be rewritten now; none if a snapshot cannot be read."""
         context = self._context
-        if settings.min_live <= 0:
+        if settings.min_live <= 0 and not settings.reencrypt:
             return PackSelection()
         with context.filesystem.index_transaction() as index:
             lost = lost_packs(index)
@@ -96,7 +97,15 @@ class Planner:
             return PackSelection()
         retention_times = self._retention_times(snapshots, list_quarantined(context.store))
         with PackUseScan(context.filesystem.index_path) as uses:
-            return select_packs((use for use in uses if use.name not in lost), settings, retention_times, next_ordinal)
+            present = (use for use in uses if use.name not in lost)
+            return select_packs(present, settings, retention_times, next_ordinal, self._outdated_by(settings))
+
+    def _outdated_by(self, settings: GcSettings) -> Callable[[str], bool]:
+        """Whether the pack of a name is to be rewritten because it is sealed with an older generation of the keys."""
+        store = self._context.store
+        if not settings.reencrypt or not store.generation:
+            return lambda name: False
+        return lambda name: store.generation_of(pack_key(name)) < store.generation
 
     def _retention_times(
         self, snapshots: Sequence[SnapshotInfo], unreadable: Sequence[SnapshotNumber]

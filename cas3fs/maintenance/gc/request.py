@@ -18,11 +18,13 @@ class GcSettings:
         min_live: packs of which less is used are rewritten; 0 for none.
         max_rewrite_bytes: the most bytes that are copied; None for no limit.
         grace_s: orphans that are younger are left alone.
+        reencrypt: whether what is sealed with older generations of the keys is sealed anew.
     """
 
     min_live: float = 0.7
     max_rewrite_bytes: int | None = None
     grace_s: float = 3600.0
+    reencrypt: bool = False
 
 
 @attrs.frozen
@@ -36,6 +38,7 @@ class GcResult:
         refused_objects: how many objects the store refused to delete; a later gc tries again.
         unreadable_packs: how many sparsely used packs stay as they are, since a block in them cannot be read.
         left: sparsely used packs that were not selected to be rewritten, and why, as `SkippedPacks`.
+        reencryption: what is left of older generations of the keys, as `Reencryption`; empty unless that was asked for.
         problems: what a person should look at, a sentence each; everything else was done.
     """
 
@@ -53,6 +56,7 @@ class GcResult:
     refused_objects: int = 0
     unreadable_packs: int = 0
     left: tuple[Mapping[str, Any], ...] = ()
+    reencryption: Mapping[str, Any] = attrs.field(factory=dict)
     problems: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:

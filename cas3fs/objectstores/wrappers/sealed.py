@@ -33,7 +33,14 @@ from cas3fs.encryption.sealing import (
     plain_size,
     sealed_size,
 )
-from cas3fs.errors import GenerationUnknown, KeysError, ObjectDamaged, ObjectTooLong
+from cas3fs.errors import (
+    GenerationUnknown,
+    KeysError,
+    ObjectDamaged,
+    ObjectMissing,
+    ObjectTooLong,
+    ObjectTooShort,
+)
 from cas3fs.objectstores.base import (
     Body,
     ListPage,
@@ -62,6 +69,9 @@ class VolumeKeys(Protocol):
     def key_of(self, key: str, header: SealHeader) -> SealingKey:
         """The key of an object; raises GenerationUnknown."""
 
+    def key_bytes_of(self, key: str, header: SealHeader) -> bytes:
+        """The bytes of that key; raises as `key_of`."""
+
     def hash_content(self, data: Buffer) -> bytes:
         """The name of content."""
 
@@ -81,13 +91,21 @@ class SealedStore(StoreWrapper):
         inner: the store, with its other wrappers.
         keys: of the volume.
         renew: reads the keys again, when an object was sealed with a generation that is not known.
+        notice: reads the keys again if they have changed.
     """
 
-    def __init__(self, inner: ObjectStore, keys: VolumeKeys, renew: Callable[[], VolumeKeys] | None = None) -> None:
+    def __init__(
+        self,
+        inner: ObjectStore,
+        keys: VolumeKeys,
+        renew: Callable[[], VolumeKeys] | None = None,
+        notice: Callable[[], VolumeKeys] | None = None,
+    ) -> None:
         super().__init__(inner)
         self.pads = True
         self._keys = keys
         self._renew = renew
+        self._notice = notice
         self._lock = threading.Lock()
         self._headers: OrderedDict[str, SealHeader] = OrderedDict()
 
@@ -103,6 +121,37 @@ class SealedStore(StoreWrapper):
 
     def name_content(self, data: Buffer) -> str:
         return self._keys.name_content(data)
+
+    # Keys
+
+    @property
+    def generation(self) -> int:
+        return self._keys.generation
+
+    def renew_keys(self) -> None:
+        if self._notice is not None:
+            self._keys = self._notice()
+
+    def generation_of(self, key: str) -> int:
+        header = self._header_of(key)
+        return 0 if header is None else header.generation
+
+    def sealing_key_of(self, key: str) -> bytes:
+        header = self._header_of(key)
+        return b"" if header is None else self._keys.key_bytes_of(key, header)
+
+    def _header_of(self, key: str) -> SealHeader | None:
+        """The header of an object; None where it has none, or is missing. That of a pack is in its name."""
+        known = self._known_header(key)
+        if known is not None:
+            return known
+        try:
+            header = SealHeader.decode(self._inner.get_range(key, 0, HEADER_BYTES))
+        except (SealBroken, ObjectMissing, ObjectTooShort):
+            return None
+        if not is_clear(key):
+            self._remember(key, header)
+        return header
 
     # Headers
 

@@ -248,7 +248,7 @@ def test_the_keys_of_a_plan_and_a_result_are_a_format(volume: MemoryVolume) -> N
     assert set(result) == {
         *("dropped_blocks", "deleted_packs", "freed_bytes", "deleted_strays", "stray_bytes", "rewritten_packs"),
         *("rewritten_bytes", "held_bytes", "strays_left", "snapshot", "hurt_snapshots", "refused_objects"),
-        *("unreadable_packs", "left", "problems"),
+        *("unreadable_packs", "left", "reencryption", "problems"),
     }
 
 

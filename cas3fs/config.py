@@ -159,6 +159,8 @@ class WriterSettings:
     """Of the disk cache, if `caches` is empty."""
     caches: tuple[str, ...] = ()
     """The list of caches, fastest first (`cas3fs.caches.registry`); empty: the disk cache alone."""
+    encrypt_local: bool = False
+    """Seal the disk cache of an encrypted volume."""
     memory_cache_bytes: int = 48 * MIB
     staging_size_bytes: int = 4 * GIB
     staging_memory_bytes: int = 64 * MIB

@@ -25,8 +25,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from cas3fs.caches.base import BlockCache, BlockCheck, check_plainly
-from cas3fs.caches.block_files import BlockFolder, CorruptBlockFile, file_header, file_length, read_part, read_whole
+from cas3fs.caches.block_files import BlockFolder
+from cas3fs.caches.block_formats import BlockFormat, CorruptBlockFile, PlainFormat
+from cas3fs.caches.sealed_format import SealedFormat
 from cas3fs.caches.segmented_lru import SegmentedLru
+from cas3fs.encryption.disk_cache import DiskCacheSeal
 from cas3fs.errors import UsageError
 from cas3fs.localdisk import LocalDisk
 from cas3fs.metrics import Metrics
@@ -45,6 +48,17 @@ Part = TypeVar("Part", bytes, Buffer)
 class DiskCache(BlockCache):
     """At most `limit_bytes` of files under `directory`, which is created if it is missing.
 
+    Args:
+        directory: of one volume's blocks.
+        limit_bytes: the most disk space that the files use.
+        metrics: for counters.
+        keep_free_bytes: how much of the disk is left to others.
+        limit_files: the most files.
+        disk: makes the system calls.
+        check: whether bytes are those of a block.
+        seal: seals the files; None leaves them plain.
+        removes_others: delete the files that an earlier run wrote in another form, plain or with another key.
+
     Raises:
         UsageError: the directory cannot be created or read.
     """
@@ -62,8 +76,10 @@ class DiskCache(BlockCache):
         limit_files: int = DEFAULT_LIMIT_FILES,
         disk: LocalDisk | None = None,
         check: BlockCheck = check_plainly,
+        seal: DiskCacheSeal | None = None,
+        removes_others: bool = False,
     ) -> None:
-        self._check = check
+        self._format: BlockFormat = PlainFormat(check) if seal is None else SealedFormat(seal, check)
         self._lru = SegmentedLru(limit_bytes, limit_files)
         self._lock = threading.Lock()
         self._keep_free_bytes = keep_free_bytes
@@ -77,21 +93,21 @@ class DiskCache(BlockCache):
         self._ready = threading.Event()
         self._scanner: threading.Thread | None = None
         try:
-            self._folder = BlockFolder(str(directory), self._disk)
-            self._start_scan()
+            self._folder = BlockFolder(str(directory), self._disk, "" if seal is None else seal.folder)
+            self._start_scan(removes_others)
         except OSError as error:
             raise UsageError(f"cache directory {directory}: {error.strerror}") from error
         metrics.watch("cache.disk.size_bytes", lambda: self.size_bytes)
 
     def get(self, block: BlockHash) -> bytes | None:
         """Return all of the block, checked against its hash."""
-        return self._read(block, lambda file: read_whole(self._disk, file, block, self._check))
+        return self._read(block, lambda file: self._format.read_whole(self._disk, file, block))
 
     def get_part(self, block: BlockHash, skip: int, length: int) -> Buffer | None:
         """Return a part of the block; reads and checks only the 32 KiB pieces that contain it."""
         if length <= 0:
             return b""
-        return self._read(block, lambda file: read_part(self._disk, file, block, skip, length))
+        return self._read(block, lambda file: self._format.read_part(self._disk, file, block, skip, length))
 
     def put(self, block: BlockHash, plain: Buffer) -> None:
         """Write the block's file, after the evicted files are deleted."""
@@ -99,7 +115,7 @@ class DiskCache(BlockCache):
             return
         unit_bytes = self._folder.allocation_unit_bytes
         with self._lock:
-            evicted = self._lru.reserve(block, -(-file_length(len(plain)) // unit_bytes) * unit_bytes)
+            evicted = self._lru.reserve(block, -(-self._format.file_length(len(plain)) // unit_bytes) * unit_bytes)
         if evicted is None:
             return
         disk_bytes = None
@@ -212,7 +228,7 @@ class DiskCache(BlockCache):
         if lacking_bytes > 0:
             self._shrink_by(lacking_bytes)
             return None
-        return self._folder.write(block, (file_header(block, plain), plain))
+        return self._folder.write(block, self._format.content(block, plain))
 
     def _end_reservation(self, block: BlockHash, disk_bytes: int | None) -> None:
         with self._lock:
@@ -232,17 +248,23 @@ class DiskCache(BlockCache):
         if evicted:
             self._removed.add(len(evicted))
 
-    def _start_scan(self) -> None:
+    def _start_scan(self, removes_others: bool) -> None:
         self._folder.remove_abandoned()
-        if self._folder.is_new():
+        removes_others = removes_others and bool(self._folder.others())
+        if self._folder.is_new() and not removes_others:
             self._ready.set()
             return
-        self._scanner = threading.Thread(target=self._scan, name="cas3fs-cache-scan", daemon=True)
+        self._scanner = threading.Thread(
+            target=self._scan, args=(removes_others,), name="cas3fs-cache-scan", daemon=True
+        )
         self._scanner.start()
 
-    def _scan(self) -> None:
+    def _scan(self, removes_others: bool) -> None:
         """Add the files of an earlier run to the LRU, least recently used first."""
         try:
+            if removes_others:
+                with suppress(OSError):
+                    self._folder.remove_others(self._closing.is_set)
             with suppress(OSError):
                 found = sorted(self._folder.walk(self._closing.is_set))
                 with self._lock:

@@ -7,7 +7,7 @@ mount has, and does not add a tier. Installed packages may provide further kinds
 that its faults are misses, and its blocks are checked unless it verifies them itself.
 
 In an encrypted volume, every cache but memory and disk is wrapped once more, and is given sealed blocks
-(`cas3fs.caches.sealed`).
+(`cas3fs.caches.sealed`); the disk cache seals its own if it is to.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +23,7 @@ from cas3fs.caches.sealed import SealedCache
 from cas3fs.caches.specs import SEALED, CacheContext, CacheFactory, CacheSpec
 from cas3fs.caches.tiered import TieredCache
 from cas3fs.caches.wrappers import FaultTolerantCache
+from cas3fs.encryption.disk_cache import DiskCacheSeal
 from cas3fs.encryption.shared_caches import SharedCacheSeal
 from cas3fs.errors import Cas3fsError, UsageError
 from cas3fs.units import parse_size
@@ -42,6 +43,15 @@ class CacheList(NamedTuple):
     """The size of the memory cache; None if the list does not contain it."""
     tiers: tuple[CacheSpec, ...]
     """The other caches, fastest first."""
+
+
+class CacheSeals(NamedTuple):
+    """What seals the blocks of an encrypted volume."""
+
+    shared: SharedCacheSeal
+    """For caches outside this machine."""
+    disk: DiskCacheSeal | None = None
+    """For the disk cache; None leaves it plain."""
 
 
 def parse_caches(texts: Sequence[str]) -> CacheList:
@@ -65,14 +75,14 @@ def parse_caches(texts: Sequence[str]) -> CacheList:
 
 
 def make_caches(
-    specs: Sequence[CacheSpec], context: CacheContext, seal: SharedCacheSeal | None = None
+    specs: Sequence[CacheSpec], context: CacheContext, seals: CacheSeals | None = None
 ) -> BlockCache | None:
     """Make one cache of all tiers; None for an empty list. The caller closes it.
 
     Args:
         specs: the tiers, fastest first.
         context: of the volume.
-        seal: seals what leaves this machine; None for a volume that is not encrypted.
+        seals: of an encrypted volume.
 
     Raises:
         UsageError: a spec is invalid, no package provides its kind, or the package does not work.
@@ -80,7 +90,7 @@ def make_caches(
     tiers: list[BlockCache] = []
     try:
         for spec in specs:
-            tiers.append(_make(spec, context, _unique_name(spec.name, tiers), seal))
+            tiers.append(_make(spec, context, _unique_name(spec.name, tiers), seals))
     except BaseException:
         for tier in tiers:
             tier.close()
@@ -107,12 +117,12 @@ def _unique_name(kind: str, tiers: Sequence[BlockCache]) -> str:
     return next(name for name in (base, *(f"{base}-{number}" for number in range(2, 1000))) if name not in taken)
 
 
-def _make(spec: CacheSpec, context: CacheContext, name: str, seal: SharedCacheSeal | None) -> BlockCache:
+def _make(spec: CacheSpec, context: CacheContext, name: str, seals: CacheSeals | None) -> BlockCache:
     if spec.name == DISK:
-        return _make_disk(spec, context)
-    outside = context if seal is None else attrs.evolve(context, volume=SEALED, check=accept_any)
+        return _make_disk(spec, context, seals and seals.disk)
+    outside = context if seals is None else attrs.evolve(context, volume=SEALED, check=accept_any)
     cache = FaultTolerantCache(_BUILT_IN.get(spec.name, _make_from_package)(spec, outside), name, context.metrics)
-    return cache if seal is None else SealedCache(cache, seal, context.check, context.metrics)
+    return cache if seals is None else SealedCache(cache, seals.shared, context.check, context.metrics)
 
 
 def _make_from_package(spec: CacheSpec, context: CacheContext) -> BlockCache:
@@ -134,12 +144,19 @@ def _make_from_package(spec: CacheSpec, context: CacheContext) -> BlockCache:
     return cache
 
 
-def _make_disk(spec: CacheSpec, context: CacheContext) -> BlockCache:
+def _make_disk(spec: CacheSpec, context: CacheContext, seal: DiskCacheSeal | None) -> BlockCache:
     spec.allow_options("directory")
     directory = context.directory
     if "directory" in spec.options:
         directory = Path(spec.options["directory"]).absolute() / context.volume
-    return DiskCache(directory, spec.argument_as(parse_size), metrics=context.metrics, check=context.check)
+    return DiskCache(
+        directory,
+        spec.argument_as(parse_size),
+        metrics=context.metrics,
+        check=context.check,
+        seal=seal,
+        removes_others=True,
+    )
 
 
 def _make_memcached(spec: CacheSpec, context: CacheContext) -> BlockCache:

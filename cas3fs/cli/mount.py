@@ -63,6 +63,12 @@ def _size(size_bytes: int) -> str:
     "memcached://HOST:11211,HOST2:11211, web+http://HOST/PATH.",
 )
 @click.option(
+    "--encrypt-local",
+    is_flag=True,
+    help="Encrypt the disk cache of an encrypted volume; the index (names, attributes) and data that is not stored yet "
+    "stay readable in the state directory.",
+)
+@click.option(
     "--staging-size",
     type=Size(),
     default=_DEFAULTS.staging_size_bytes,
@@ -129,6 +135,7 @@ def mount(
     take_over: bool,
     cache_size: int | None,
     caches: tuple[str, ...],
+    encrypt_local: bool,
     staging_size: int,
     snapshot_interval: float,
     gc_interval: float,
@@ -149,13 +156,10 @@ def mount(
 
     Example: cas3fs mount s3://bucket/volume /mnt/volume
     """
-    from cas3fs.caches.registry import parse_caches
     from cas3fs.cli.socket_lookup import find_socket
     from cas3fs.fuse.mountpoints import check_mountpoint, mount_at
 
-    if caches and cache_size is not None:
-        raise UsageError("--cache-size and --cache exclude each other: use --cache disk:SIZE")
-    parse_caches(caches)
+    _check_caches(caches, cache_size)
     if snapshot is not None and take_over:
         raise UsageError("--snapshot mounts read-only, so --take-over has no meaning with it")
     split = split_options((*options, "noacl") if no_acl else options)
@@ -168,6 +172,7 @@ def mount(
         read_only=read_only or snapshot is not None or "ro" in split,
         cache_size_bytes=_DEFAULTS.cache_size_bytes if cache_size is None else cache_size,
         caches=caches,
+        encrypt_local=encrypt_local,
         staging_size_bytes=staging_size,
         snapshot_interval_s=snapshot_interval,
         gc_interval_s=gc_interval,
@@ -178,6 +183,15 @@ def mount(
     session = MountSettings(mountpoint, workers, frontend, split, writeback)
     store = store_settings(normal_url(volume), endpoint_url)
     return _serve(store, writer, session, folders, foreground=foreground, verbose=verbose)
+
+
+def _check_caches(caches: tuple[str, ...], cache_size: int | None) -> None:
+    """Raise UsageError if the list of caches is invalid."""
+    from cas3fs.caches.registry import parse_caches
+
+    if caches and cache_size is not None:
+        raise UsageError("--cache-size and --cache exclude each other: use --cache disk:SIZE")
+    parse_caches(caches)
 
 
 def _refuse_hiding(mountpoint: Path, folders: LocalFolders) -> None:

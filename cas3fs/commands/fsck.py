@@ -25,6 +25,7 @@ from cas3fs.commands.mount_service import MountService
 from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Progress
 from cas3fs.control.messages.maintenance import FsckReply, FsckRequest
+from cas3fs.encryption.disk_cache import DiskCacheSeal
 from cas3fs.entries.kinds import SnapshotEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs, EpochState
@@ -308,6 +309,14 @@ def _target_of(volume: OpenVolume) -> FsckTarget:
     )
 
 
+def _cache_seal(volume: OpenVolume, folders: LocalFolders) -> DiskCacheSeal | None:
+    """What seals the disk cache, if the last mount had it sealed."""
+    if volume.keys is None:
+        return None
+    seal = DiskCacheSeal(volume.keys.disk_cache_key(), volume.keys.cipher)
+    return seal if (folders.cache_of(str(volume.entry.uuid)) / seal.folder).is_dir() else None
+
+
 def _repaired(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> FsckResult:
     context, publisher = volume.context, volume.publisher
     assert context is not None and publisher is not None
@@ -320,6 +329,7 @@ def _repaired(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings,
         _WHATEVER_SIZE_BYTES,
         metrics=Metrics(),
         check=check_by(context.store.hash_content),
+        seal=_cache_seal(volume, folders),
     )
     try:
         fsck = VolumeRepairer(

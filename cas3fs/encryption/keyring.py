@@ -16,7 +16,8 @@ changes that entry, such as the cipher or the chunker in it, makes the keyring u
 Sub-keys, each by `derive` with a context of its own:
 
 - of an object: `ObjectKeys.key_of` (context ``cas3fs v2 object``);
-- of shared caches: `ObjectKeys.cache_key` (``cas3fs v2 shared caches``), from the newest generation.
+- of shared caches: `ObjectKeys.cache_key` (``cas3fs v2 shared caches``), from the newest generation;
+- of the disk cache: `ObjectKeys.disk_cache_key` (``cas3fs v2 disk cache``), from the newest generation.
 
 The key for names never changes: content that is stored again after a rotation is still recognized. It names content
 only in sealed places, and in names of packs.
@@ -41,6 +42,7 @@ LARGEST_GENERATION: Final = 2**16 - 1
 _OBJECT: Final = "cas3fs v2 object"
 _KEYRING: Final = "cas3fs v2 keyring"
 _SHARED_CACHES: Final = "cas3fs v2 shared caches"
+_DISK_CACHE: Final = "cas3fs v2 disk cache"
 _ROOT_FINGERPRINT: Final = "cas3fs v2 fingerprint of a root"
 _PADDED_BYTES: Final = 256
 _FINGERPRINT_BYTES: Final = 16
@@ -202,6 +204,10 @@ class ObjectKeys:
     def cache_key(self) -> bytes:
         """The key of shared caches; from the newest generation, so that a rotation holds for them too."""
         return derive(_SHARED_CACHES, self.keyring.current.key, self._uuid)
+
+    def disk_cache_key(self) -> bytes:
+        """The key of the disk cache; from the newest generation too."""
+        return derive(_DISK_CACHE, self.keyring.current.key, self._uuid)
 
 
 def _keyring_key(root: bytes, salt: bytes) -> tuple[bytes, bytes]:

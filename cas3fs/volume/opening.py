@@ -23,10 +23,11 @@ import attrs
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Progress
+from cas3fs.encryption.keyring import ObjectKeys
 from cas3fs.entries.kinds import EpochEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, WriterIdentity
-from cas3fs.errors import Cas3fsError, FilesNotStored, SnapshotDamaged
+from cas3fs.errors import Cas3fsError, FilesNotStored, SnapshotDamaged, UsageError
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import Index, StagingIndex, migrations
 from cas3fs.maintenance.context import VolumeContext
@@ -77,6 +78,8 @@ class OpenVolume:
     archive: SnapshotArchive
     _resources: ExitStack
     _session: WriterSession | None = None
+    keys: ObjectKeys | None = None
+    """Of an encrypted volume."""
     _clean: str | None = None
     _is_closed: bool = False
     shown: str | None = None
@@ -216,7 +219,7 @@ def open_writer(
     """
     metrics = Metrics()
     with ExitStack() as resources:
-        opened = _open_store(store_settings.recorded_in(folders), metrics, resources)
+        opened = _open_store(store_settings.recorded_in(folders), settings, metrics, resources)
         store, entry = opened.store, opened.entry
         state = lock_state_directory(folders, str(entry.uuid), store_settings)
         resources.callback(state.close)
@@ -251,8 +254,9 @@ def open_writer(
         publisher = Publisher(filesystem, archive, epochs, claim, state, local=local, changed=changed, seen=opened.seen)
         context = _context(opened, archive, epochs, claim, publisher)
         session = WriterSession(claim, epochs, publisher, after_release, local.clean, context)
+        rest, keys = resources.pop_all(), opened.object_keys
         return OpenVolume(
-            entry, store.url, state, filesystem, metrics, archive, resources.pop_all(), session, seen=opened.seen
+            entry, store.url, state, filesystem, metrics, archive, rest, session, keys=keys, seen=opened.seen
         )
 
 
@@ -310,7 +314,7 @@ def open_view(
     """
     metrics = Metrics()
     with ExitStack() as resources:
-        opened = _open_store(store_settings.recorded_in(folders), metrics, resources)
+        opened = _open_store(store_settings.recorded_in(folders), settings, metrics, resources)
         store, entry = opened.store, opened.entry
         state = ViewDirectory.make(find_state_directory(folders, str(entry.uuid), store_settings))
         resources.callback(state.close)
@@ -343,9 +347,13 @@ def open_view(
         )
 
 
-def _open_store(settings: StoreSettings, metrics: Metrics, resources: ExitStack) -> StoredVolume:
-    opened = open_volume(settings, metrics)
+def _open_store(store: StoreSettings, settings: WriterSettings, metrics: Metrics, resources: ExitStack) -> StoredVolume:
+    opened = open_volume(store, metrics)
     resources.callback(opened.close)
+    if settings.encrypt_local and opened.keys is None:
+        raise UsageError(
+            f"--encrypt-local needs a key, and the volume at {store.url} is not encrypted: mount it without that option"
+        )
     warn_if_readable_by_others(opened.store)
     return opened
 

@@ -11,9 +11,10 @@ from cas3fs.blockstore.reader import BlockReader
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.caches.base import BlockCache, check_by
 from cas3fs.caches.memory import MemoryCache
-from cas3fs.caches.registry import make_caches, parse_caches
+from cas3fs.caches.registry import CacheSeals, make_caches, parse_caches
 from cas3fs.caches.specs import CacheContext
 from cas3fs.config import WriterSettings
+from cas3fs.encryption.disk_cache import DiskCacheSeal
 from cas3fs.encryption.keyring import ObjectKeys
 from cas3fs.encryption.shared_caches import SharedCacheSeal
 from cas3fs.entries.kinds import VolumeEntry
@@ -51,7 +52,7 @@ def wire(
     """
     listed = parse_caches(settings.caches or default_caches(settings))
     context = CacheContext(str(volume.uuid), cache_dir, metrics, check_by(store.hash_content))
-    cache = make_caches(listed.tiers, context, None if keys is None else SharedCacheSeal(keys.cache_key(), keys.cipher))
+    cache = make_caches(listed.tiers, context, None if keys is None else _cache_seals(keys, settings.encrypt_local))
     memory = MemoryCache(settings.memory_cache_bytes if listed.memory_bytes is None else listed.memory_bytes)
     # a volume on this machine's disk gains nothing from writing everything to that disk a second time
     is_near = store.url.startswith("file:")
@@ -88,6 +89,11 @@ def wire(
         metrics,
     )
     return WiredFileSystem(filesystem, cache)
+
+
+def _cache_seals(keys: ObjectKeys, encrypt_local: bool) -> CacheSeals:
+    disk = DiskCacheSeal(keys.disk_cache_key(), keys.cipher) if encrypt_local else None
+    return CacheSeals(SharedCacheSeal(keys.cache_key(), keys.cipher), disk)
 
 
 def default_caches(settings: WriterSettings) -> tuple[str, ...]:

@@ -4,11 +4,13 @@
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cas3fs.caches import DiskCache
 from cas3fs.encryption.ciphers import AES_256_GCM
+from cas3fs.encryption.disk_cache import DiskCacheSeal
 from cas3fs.encryption.shared_caches import SharedCacheSeal
 from cas3fs.metrics import Metrics
 from cas3fs.testing.contracts.blockcache import Block, make_block
@@ -23,6 +25,11 @@ def seal_of(volume: uuid.UUID, cipher: str = AES_256_GCM) -> SharedCacheSeal:
     return SharedCacheSeal(volume.bytes * 2, cipher)
 
 
+def disk_seal_of(volume: uuid.UUID, cipher: str = AES_256_GCM) -> DiskCacheSeal:
+    """What seals the disk cache of a volume; the same for the same uuid."""
+    return DiskCacheSeal(volume.bytes * 2, cipher)
+
+
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
@@ -33,7 +40,7 @@ def open_disk(tmp_path: Path, metrics: Metrics) -> Iterator[Callable[..., DiskCa
     """A function that opens the disk cache in one directory, ready to use; all are closed at the end."""
     opened: list[DiskCache] = []
 
-    def open_cache(limit_bytes: int = 1 << 30, **options: int) -> DiskCache:
+    def open_cache(limit_bytes: int = 1 << 30, **options: Any) -> DiskCache:
         cache = DiskCache(tmp_path / "cache", limit_bytes, metrics=metrics, **({"keep_free_bytes": 0} | options))
         assert cache.wait_ready(30)
         opened.append(cache)

@@ -11,17 +11,16 @@ import pytest
 from cas3fs.caches import BlockCache, DiskCache, MemoryCache, TieredCache, VerifyingCache
 from cas3fs.caches.base import accept_any, check_plainly
 from cas3fs.caches.memcached import MemcachedCache
-from cas3fs.caches.registry import make_caches, parse_caches
+from cas3fs.caches.registry import CacheSeals, make_caches, parse_caches
 from cas3fs.caches.sealed import SealedCache
 from cas3fs.caches.specs import CacheContext
 from cas3fs.caches.web import WebCache
 from cas3fs.caches.wrappers import FaultTolerantCache
-from cas3fs.encryption.shared_caches import SharedCacheSeal
 from cas3fs.metrics import Metrics
 from cas3fs.testing.contracts.blockcache import BlockCacheContract
 from cas3fs.testing.fake_memcached import FakeMemcached
 from cas3fs.testing.servers import MemcachedProcess
-from tests.caches.conftest import seal_of
+from tests.caches.conftest import disk_seal_of, seal_of
 from tests.caches.nginx import nginx
 from tests.caches.web_server import WebServer
 
@@ -39,6 +38,12 @@ class TestDisk(BlockCacheContract):
     @pytest.fixture
     def cache(self, disk: DiskCache) -> BlockCache:
         return disk
+
+
+class TestSealedDisk(BlockCacheContract):
+    @pytest.fixture
+    def cache(self, open_disk: Callable[..., DiskCache]) -> BlockCache:
+        return open_disk(seal=disk_seal_of(uuid.uuid4()))
 
 
 class TestTiered(BlockCacheContract):
@@ -149,14 +154,14 @@ def sealed(inner: BlockCache) -> BlockCache:
 class TestAList(BlockCacheContract):
     """Disk, memcached and web as one cache, as in a mount."""
 
-    keys: SharedCacheSeal | None = None
+    seals: CacheSeals | None = None
 
     @pytest.fixture
     def cache(self, web: WebServer, real_memcached: MemcachedProcess, tmp_path: Path) -> Iterator[BlockCache]:
         slow = "?timeout=2s&slow=1s"
         specs = ["memory:1MiB", "disk:64MiB", real_memcached.spec + slow, f"web+{web.url}/blocks{slow}"]
         context = CacheContext(str(uuid.uuid4()), tmp_path / "disk", Metrics())
-        cache = make_caches(parse_caches(specs).tiers, context, self.keys)
+        cache = make_caches(parse_caches(specs).tiers, context, self.seals)
         assert cache is not None
         with closing(cache):
             yield cache
@@ -165,4 +170,4 @@ class TestAList(BlockCacheContract):
 class TestASealedList(TestAList):
     """The same in an encrypted volume."""
 
-    keys = seal_of(uuid.uuid4())
+    seals = CacheSeals(seal_of(uuid.uuid4()), disk_seal_of(uuid.uuid4()))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cas3fs.caches import BlockCache, MemoryCache
 from cas3fs.caches.base import LARGEST_BLOCK_BYTES, LARGEST_VALUE_BYTES, check_plainly
-from cas3fs.caches.registry import GROUP, make_caches, parse_caches
+from cas3fs.caches.registry import GROUP, CacheSeals, make_caches, parse_caches
 from cas3fs.caches.sealed import SealedCache
 from cas3fs.caches.specs import CacheContext, CacheSpec
 from cas3fs.caches.web import WebCache
@@ -201,7 +201,7 @@ def test_a_cache_of_a_package_gets_sealed_blocks_too(
     points = EntryPoints([EntryPoint("mine", f"{__name__}:factory", GROUP)])
     monkeypatch.setattr("cas3fs.caches.registry.entry_points", points.select)
     context = CacheContext(str(VOLUME), tmp_path, metrics)
-    cache = make_caches(parse_caches(["mine:1"]).tiers, context, seal_of(VOLUME, cipher))
+    cache = make_caches(parse_caches(["mine:1"]).tiers, context, CacheSeals(seal_of(VOLUME, cipher)))
     assert cache is not None
     cache.put(*ONE)
     ((inner, seen),) = made
@@ -221,7 +221,7 @@ def test_servers_see_neither_the_volume_nor_a_block(
 ) -> None:
     specs = [f"{real_memcached.spec}?timeout=5s&slow=2s", f"web+{web.url}/blocks?timeout=5s&slow=2s"]
     context = CacheContext(str(VOLUME), tmp_path / "disk", metrics)
-    cache = make_caches(parse_caches(specs).tiers, context, seal_of(VOLUME))
+    cache = make_caches(parse_caches(specs).tiers, context, CacheSeals(seal_of(VOLUME)))
     assert cache is not None
     with closing(cache):
         cache.put(*ONE)
@@ -231,7 +231,7 @@ def test_servers_see_neither_the_volume_nor_a_block(
         assert ONE[1][:16] not in body
         web.files[path] = body[::-1]
         assert cache.get(ONE[0]) == ONE[1]  # from memcached
-    with closing(make_caches(parse_caches(specs[1:]).tiers, context, seal_of(VOLUME)) or cache) as alone:
+    with closing(make_caches(parse_caches(specs[1:]).tiers, context, CacheSeals(seal_of(VOLUME))) or cache) as alone:
         assert alone.get(ONE[0]) is None
     assert not web.files
     assert metrics.snapshot()["cache.web.rotten"] == 1

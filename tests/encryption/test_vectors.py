@@ -7,6 +7,7 @@ import pytest
 from blake3 import blake3
 
 from cas3fs.encryption.ciphers import AES_256_GCM, CHACHA20_POLY1305, derive
+from cas3fs.encryption.disk_cache import DiskCacheSeal
 from cas3fs.encryption.key_entries import SealedRoot, open_root
 from cas3fs.encryption.keyring import Generation, Keyring, ObjectKeys, SealedKeyring, open_keyring, root_fingerprint
 from cas3fs.encryption.sealing import ObjectSeal, SealHeader
@@ -41,6 +42,10 @@ SEALED_BLOCKS = {
     CHACHA20_POLY1305: (
         "01404142434445464748494a4bf7e82c6aab34401f1e9c0f324c89848ee20e205e74c0ed61a75c9776463b35de47628c2cda193410d14b"
     ),
+}
+SEALED_PIECES = {
+    AES_256_GCM: "ca82d92f3155d3f623bee6bb3ad3d389459f5c2bd9df3638642efdd60a1a44e715b51e7765f8",
+    CHACHA20_POLY1305: "fb178c13f509d7dfc3af689db9a2939a347eed4877f13ea3bb45fd1d26d9f1033bbb7f78d884",
 }
 ENTRIES: list[tuple[Secret, SealedRoot]] = [
     (
@@ -128,6 +133,19 @@ def test_a_block_in_shared_caches(cipher: str) -> None:
     value = bytes.fromhex(SEALED_BLOCKS[cipher])
     assert seal.seal_with(numbered(64, 76), name, plain) == value
     assert seal.open(name, value) == plain
+
+
+def test_the_key_of_the_disk_cache() -> None:
+    assert KEYS.disk_cache_key().hex() == "2c1bab742ce3005257653ce8cdbc7ee9d55dc2a11762da64fd23e327744b27a6"
+
+
+@pytest.mark.parametrize("cipher", SEALED_PIECES)
+def test_a_piece_of_a_block_in_the_disk_cache(cipher: str) -> None:
+    seal = DiskCacheSeal(SALT, cipher)
+    file = seal.of_file(ROOT, b"c3cache\2" + (22).to_bytes(8, "little") + UUID)
+    assert seal.folder == "sealed-25a1454b9bf27a5b"
+    assert file.seal(3, b"plain bytes of a piece").hex() == SEALED_PIECES[cipher]
+    assert file.open(3, bytes.fromhex(SEALED_PIECES[cipher])) == b"plain bytes of a piece"
 
 
 def test_the_fingerprint_of_a_root() -> None:

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 
 import pytest
 
@@ -10,9 +11,18 @@ from cas3fs.testing.servers import memcached
 from tests.mount.conftest import CliMachine
 
 
-def test_machines_share_blocks_through_memcached(machine: CliMachine) -> None:
+def mkfs_encrypted(machine: CliMachine) -> None:
+    """Make an encrypted volume, with a key file that the environment names."""
+    key = machine.root / "key"
+    key.write_bytes(os.urandom(32))
+    machine.environment["CAS3FS_KEY_FILE"] = str(key)
+    machine.run("mkfs", machine.url, "--encrypt")
+
+
+@pytest.mark.parametrize("mkfs", [CliMachine.mkfs, mkfs_encrypted], ids=["plain", "encrypted"])
+def test_machines_share_blocks_through_memcached(machine: CliMachine, mkfs: Callable[[CliMachine], None]) -> None:
     content = os.urandom(3_000_000)
-    machine.mkfs()
+    mkfs(machine)
     with memcached() as server:
         options = ("--cache", "memory:8MiB", "--cache", "disk:64MiB", "--cache", f"{server.spec}?timeout=2s&slow=2s")
         machine.mount(*options)
@@ -35,6 +45,60 @@ def test_machines_share_blocks_through_memcached(machine: CliMachine) -> None:
         machine.mount(*options)  # a missing server does not prevent a mount
         assert (machine.dir / "file").read_bytes() == content
         machine.umount()
+
+
+def cached_bytes(machine: CliMachine) -> bytes:
+    return b"".join(path.read_bytes() for path in machine.cache.rglob("*") if path.is_file())
+
+
+def test_a_sealed_disk_cache_shows_no_content_and_is_used_again(machine: CliMachine) -> None:
+    content = os.urandom(3_000_000)
+    mkfs_encrypted(machine)
+    for options, is_sealed in [
+        (("--cache", "disk:64MiB"), False),
+        (("--cache", "disk:64MiB", "--encrypt-local"), True),
+    ]:
+        shutil.rmtree(machine.cache, ignore_errors=True)
+        machine.mount(*options)
+        (machine.dir / "file").write_bytes(content)
+        machine.umount()
+        machine.mount(*options)
+        assert (machine.dir / "file").read_bytes() == content
+        machine.umount()
+        machine.mount(*options)
+        assert (machine.dir / "file").read_bytes() == content
+        stats = machine.report("stats", machine.dir)["process"]
+        assert stats.get("reader.gets", 0) == 0
+        assert stats["cache.disk.hits"] > 0
+        assert stats["cache.disk.rotten"] == 0
+        machine.umount()
+        assert (content[1_000_000:1_000_016] in cached_bytes(machine)) is not is_sealed
+        assert len(cached_bytes(machine)) > len(content)
+
+
+def test_fsck_takes_lost_blocks_from_a_sealed_disk_cache(machine: CliMachine) -> None:
+    content = os.urandom(3_000_000)
+    mkfs_encrypted(machine)
+    options = ("--cache", "disk:64MiB", "--encrypt-local")
+    machine.mount(*options)
+    (machine.dir / "file").write_bytes(content)
+    machine.umount()
+    machine.mount(*options)
+    assert (machine.dir / "file").read_bytes() == content  # this fills the cache
+    machine.umount()
+    shutil.rmtree(machine.root / "v" / "packs")
+    machine.run("fsck", "--repair", machine.url, status=1)
+    shutil.rmtree(machine.cache)
+    machine.mount()
+    assert (machine.dir / "file").read_bytes() == content
+    machine.umount()
+
+
+def test_the_option_to_seal_the_disk_cache_needs_an_encrypted_volume(machine: CliMachine) -> None:
+    machine.mkfs()
+    told = machine.fail("mount", machine.url, machine.dir, "--encrypt-local", status=2)
+    assert "is not encrypted" in told
+    assert "--encrypt-local" in told
 
 
 @pytest.mark.parametrize(

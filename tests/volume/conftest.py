@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+import attrs
 import pytest
 
 from cas3fs.commands.mkfs import create_volume
@@ -13,7 +14,7 @@ from cas3fs.commands.mount_service import EndState, MountService
 from cas3fs.commands.requests import mount_handlers
 from cas3fs.commands.snapshot import create_unmounted, delete_unmounted, policy_unmounted, prune_unmounted
 from cas3fs.commands.stats import report_unmounted
-from cas3fs.config import LocalFolders, StoreSettings, WriterSettings
+from cas3fs.config import ExpectedState, LocalFolders, StoreSettings, WriterSettings
 from cas3fs.control import Message, Progress
 from cas3fs.control.messages.mount import StatsReply, StatsRequest
 from cas3fs.control.messages.snapshots import (
@@ -68,6 +69,11 @@ class Volume:
         other.made = self.made
         other._open = self._open
         return other
+
+    @property
+    def accepting_rollback(self) -> StoreSettings:
+        """For a machine that is told that the store was put back to an older state."""
+        return attrs.evolve(self.store_settings, expected=ExpectedState(accept_rollback=True))
 
     def folders(self, host: str) -> LocalFolders:
         return LocalFolders(self.root / host, self.root / "cache" / host)

@@ -64,7 +64,7 @@ def test_a_bypassed_head_can_be_restored_when_its_damage_passes(volume: Volume, 
     entry = path.read_bytes()
     if manifest == "lost for a time":
         path.unlink()
-    made = restore_head(volume.store_settings, volume.folders("B"), first, silent)
+    made = restore_head(volume.accepting_rollback, volume.folders("B"), first, silent)
     assert volume.archive.load(made.id).bypassed == (head,)
     opened = volume.open("B")
     for number in range(3):

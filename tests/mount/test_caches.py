@@ -3,7 +3,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 
 import pytest
 
@@ -11,18 +10,10 @@ from cas3fs.testing.servers import memcached
 from tests.mount.conftest import CliMachine
 
 
-def mkfs_encrypted(machine: CliMachine) -> None:
-    """Make an encrypted volume, with a key file that the environment names."""
-    key = machine.root / "key"
-    key.write_bytes(os.urandom(32))
-    machine.environment["CAS3FS_KEY_FILE"] = str(key)
-    machine.run("mkfs", machine.url, "--encrypt")
-
-
-@pytest.mark.parametrize("mkfs", [CliMachine.mkfs, mkfs_encrypted], ids=["plain", "encrypted"])
-def test_machines_share_blocks_through_memcached(machine: CliMachine, mkfs: Callable[[CliMachine], None]) -> None:
+@pytest.mark.encryption("plain", "encrypted")
+def test_machines_share_blocks_through_memcached(machine: CliMachine) -> None:
     content = os.urandom(3_000_000)
-    mkfs(machine)
+    machine.mkfs()
     with memcached() as server:
         options = ("--cache", "memory:8MiB", "--cache", "disk:64MiB", "--cache", f"{server.spec}?timeout=2s&slow=2s")
         machine.mount(*options)
@@ -51,9 +42,10 @@ def cached_bytes(machine: CliMachine) -> bytes:
     return b"".join(path.read_bytes() for path in machine.cache.rglob("*") if path.is_file())
 
 
+@pytest.mark.encryption("encrypted")
 def test_a_sealed_disk_cache_shows_no_content_and_is_used_again(machine: CliMachine) -> None:
     content = os.urandom(3_000_000)
-    mkfs_encrypted(machine)
+    machine.mkfs()
     for options, is_sealed in [
         (("--cache", "disk:64MiB"), False),
         (("--cache", "disk:64MiB", "--encrypt-local"), True),
@@ -76,9 +68,10 @@ def test_a_sealed_disk_cache_shows_no_content_and_is_used_again(machine: CliMach
         assert len(cached_bytes(machine)) > len(content)
 
 
+@pytest.mark.encryption("encrypted")
 def test_fsck_takes_lost_blocks_from_a_sealed_disk_cache(machine: CliMachine) -> None:
     content = os.urandom(3_000_000)
-    mkfs_encrypted(machine)
+    machine.mkfs()
     options = ("--cache", "disk:64MiB", "--encrypt-local")
     machine.mount(*options)
     (machine.dir / "file").write_bytes(content)
@@ -94,6 +87,7 @@ def test_fsck_takes_lost_blocks_from_a_sealed_disk_cache(machine: CliMachine) ->
     machine.umount()
 
 
+@pytest.mark.encryption("plain")
 def test_the_option_to_seal_the_disk_cache_needs_an_encrypted_volume(machine: CliMachine) -> None:
     machine.mkfs()
     told = machine.fail("mount", machine.url, machine.dir, "--encrypt-local", status=2)

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _SHOWN_DIGITS: Final = 12
-_MOUNTS: Final = "a mount that is running uses the new keys when it is mounted again"
+_MOUNTS: Final = "a mount that is running uses it from its next snapshot on"
+_MOUNTS_OF_NEW_ROOT: Final = (
+    "mount the volume again wherever it is mounted: a mount that is running writes with the old keys; other machines "
+    "that have seen the volume have to be told the new fingerprint once: `cas3fs mount --expect-volume`"
+)
 _OLD_DATA: Final = (
-    "what is in the store already stays as it is: whoever kept the old keys can read it, there or in a copy, until it "
-    "is encrypted again and the old objects are gone"
+    "what is in the store already stays as it is: whoever kept the old keys can read it, there or in a copy, until "
+    "`cas3fs gc --reencrypt` has encrypted it anew and the old objects are gone"
 )
 
 
@@ -246,7 +250,10 @@ def rotate(
             f"the root was replaced; fingerprint {done['fingerprint']}; export the key again if you have exported it"
         )
         click.echo(f"keys that stay: {len(done['kept'])}; removed: {', '.join(_shortened(done['removed'])) or 'none'}")
-    click.echo(f"generation {told['generation']} of the key encrypts what is written from now on; {_MOUNTS}")
+        click.echo(_MOUNTS_OF_NEW_ROOT)
+        click.echo(f"generation {told['generation']} of the key encrypts what is written from then on")
+    else:
+        click.echo(f"generation {told['generation']} of the key encrypts what is written from now on; {_MOUNTS}")
     click.echo(_OLD_DATA)
 
 

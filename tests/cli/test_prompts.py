@@ -39,6 +39,7 @@ def cas3fs(*words: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_mkfs_asks_whether_to_encrypt_and_twice_for_the_passphrase(url: str) -> None:
     with Terminal("mkfs", url) as terminal:
         terminal.answer("Encrypt the volume? [Y/n]: ", "")
@@ -74,6 +75,7 @@ def test_mkfs_guesses_nothing_where_nobody_can_be_asked(url: str) -> None:
     assert "--encrypt or --no-encrypt" in done.stderr
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_a_passphrase_is_asked_for_once(url: str) -> None:
     make(url)
     with Terminal("epochs", url) as terminal:

@@ -57,6 +57,7 @@ def test_a_changed_entry_opens_with_nothing(field: str) -> None:
     assert open_root(attrs.evolve(entry, **{field: changed}), one, AES_256_GCM, b"volume") is None
 
 
+@pytest.mark.promise("a-wrong-passphrase-and-a-damaged-key-look-alike")
 @pytest.mark.parametrize(
     "parameters",
     [

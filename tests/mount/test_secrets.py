@@ -40,6 +40,7 @@ def pid_of_mount(machine: CliMachine) -> int:
     return pid
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_a_mount_in_the_background_asks_through_its_parent(encrypted: CliMachine) -> None:
     with at_terminal(encrypted, "mount", encrypted.url, str(encrypted.dir)) as terminal:
         terminal.answer(f"passphrase of {encrypted.url}: ", SECRET)
@@ -134,6 +135,7 @@ def forms_of(machine: CliMachine) -> list[bytes]:
     ]
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_no_file_of_the_machine_has_a_secret(traced: tuple[CliMachine, int]) -> None:
     machine, _ = traced
     files = [path for folder in (machine.state, machine.cache) for path in folder.rglob("*") if path.is_file()]
@@ -142,6 +144,7 @@ def test_no_file_of_the_machine_has_a_secret(traced: tuple[CliMachine, int]) -> 
     assert not found
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_no_command_line_has_a_secret(traced: tuple[CliMachine, int]) -> None:
     machine, pid = traced
     forms = forms_of(machine)
@@ -154,6 +157,7 @@ def test_no_command_line_has_a_secret(traced: tuple[CliMachine, int]) -> None:
         assert not [form for form in forms if form in shown]
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_no_answer_of_a_mount_has_a_secret(traced: tuple[CliMachine, int]) -> None:
     machine, _ = traced
     told = json.dumps(machine.report("stats", machine.dir)).encode()
@@ -169,6 +173,7 @@ def test_no_answer_of_a_mount_has_a_secret(traced: tuple[CliMachine, int]) -> No
     assert not [form for form in forms_of(machine) if form in told]
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_the_memory_of_a_mount_is_in_no_core_dump(traced: tuple[CliMachine, int]) -> None:
     _, pid = traced
     limits = Path(f"/proc/{pid}/limits").read_text()

@@ -112,6 +112,7 @@ def test_who_cannot_mount_is_told_why_in_one_line(run: Run, changed: dict[str, s
     assert "Traceback" not in printed
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_a_mount_with_a_secret_is_closed_to_other_processes_of_its_user(run: Run) -> None:
     status, printed = run("""
         mkdir v2 && URL="${URL}2" && echo correct horse > file && export CAS3FS_PASSPHRASE="correct horse"

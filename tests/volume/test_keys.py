@@ -149,6 +149,7 @@ def test_a_rotation_that_the_listing_lacks_is_found(
     assert keys.unlock(FIRST).keyring.current.number == 2
 
 
+@pytest.mark.promise("a-change-of-keys-leaves-a-way-in")
 def test_the_last_key_cannot_be_removed(keys: VolumeKeyStore, made: Unlocked) -> None:
     with pytest.raises(UsageError, match="last key"):
         keys.remove(made, made.entry.id)
@@ -190,6 +191,7 @@ CHANGES: dict[str, Callable[[VolumeKeyStore, Unlocked], object]] = {
 }
 
 
+@pytest.mark.promise("a-change-of-keys-leaves-a-way-in")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_that_was_cut_off_leaves_a_way_in(change: Callable[[VolumeKeyStore, Unlocked], object]) -> None:
     for changes in range(12):
@@ -304,6 +306,7 @@ FAULTS: dict[str, Callable[[DyingStore, KeyEntry], None]] = {
 }
 
 
+@pytest.mark.promise("a-wrong-passphrase-and-a-damaged-key-look-alike")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_wrong_with_a_passphrase_is_not_to_be_seen(
     store: DyingStore, keys: VolumeKeyStore, by_passphrase: Unlocked, derivations: list[Argon2Parameters], fault: str
@@ -327,6 +330,7 @@ def crowded(store: DyingStore, keys: VolumeKeyStore, entry: KeyEntry, count: int
         Shelf(store).save(entry.changed(id=f"0{number:031d}", **values))
 
 
+@pytest.mark.promise("a-wrong-passphrase-and-a-damaged-key-look-alike")
 @pytest.mark.parametrize("values", [{}, {"argon2": HUGE}, {"method": "eye-scan"}], ids=["copies", "huge", "unknown"])
 def test_a_thousand_entries_cost_no_more_than_32(
     store: DyingStore,
@@ -361,6 +365,7 @@ def test_the_entry_that_opened_before_is_tried_first(
     assert KeyEntry.folder == "keys"
 
 
+@pytest.mark.promise("a-change-of-keys-leaves-a-way-in")
 def test_entries_that_anybody_could_have_made_are_no_way_in(
     store: DyingStore, keys: VolumeKeyStore, made: Unlocked
 ) -> None:
@@ -377,6 +382,7 @@ def test_entries_that_anybody_could_have_made_are_no_way_in(
 # --- the root is replaced
 
 
+@pytest.mark.promise("a-change-of-keys-leaves-a-way-in")
 def test_after_a_replacement_that_was_cut_off_the_newer_root_is_opened() -> None:
     """Whichever of the two entries of a secret the listing has first."""
     for _ in range(8):
@@ -399,6 +405,7 @@ def test_after_a_replacement_that_was_cut_off_the_newer_root_is_opened() -> None
         assert len(list(store.list("keyring/"))) == 1
 
 
+@pytest.mark.promise("a-change-of-keys-leaves-a-way-in")
 def test_a_rotation_during_a_replacement_is_not_lost(
     store: DyingStore, keys: VolumeKeyStore, made: Unlocked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,6 +228,7 @@ def test_an_export_is_no_new_secret() -> None:
 PASSPHRASE = "correct horse battery staple"
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 @pytest.mark.parametrize("winner", ["CAS3FS_PASSPHRASE", "CAS3FS_KEY_FILE", "CAS3FS_PASSPHRASE_COMMAND"])
 def test_no_child_inherits_the_passphrase(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, winner: str) -> None:
     shown = tmp_path / "environment of the command"
@@ -255,6 +256,7 @@ print(repr(read_secret(SecretSettings(ask=ask), "", {})))
 """
 
 
+@pytest.mark.promise("a-secret-leaves-no-trace")
 def test_core_dumps_are_off_before_a_secret_is_read() -> None:
     done = subprocess.run([sys.executable, "-c", READER], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["0 0 0", "***"]

@@ -73,6 +73,7 @@ class VolumeModel:
         self.folder, self.chance, self.stores, self.sqlite = folder, random.Random(seed), stores, sqlite
         self.host = "one"
         self.volume = Volume(folder)
+        self.volume.store_settings = self.volume.accepting_rollback  # of an encrypted volume
         self.store = stores.without_faults(self.volume.store_settings.url)
         self.archive = SnapshotArchive(Shelf(unsealed(self.store)))
         self.opened: OpenVolume | None = None

@@ -310,11 +310,12 @@ def _target_of(volume: OpenVolume) -> FsckTarget:
 
 
 def _cache_seal(volume: OpenVolume, folders: LocalFolders) -> DiskCacheSeal | None:
-    """What seals the disk cache, if the last mount had it sealed."""
+    """What seals the disk cache, if the last mount had it sealed; that may be older than the newest key."""
     if volume.keys is None:
         return None
-    seal = DiskCacheSeal(volume.keys.disk_cache_key(), volume.keys.cipher)
-    return seal if (folders.cache_of(str(volume.entry.uuid)) / seal.folder).is_dir() else None
+    folder = folders.cache_of(str(volume.entry.uuid))
+    seals = (DiskCacheSeal(key, volume.keys.cipher) for key in volume.keys.disk_cache_keys())
+    return next((seal for seal in seals if (folder / seal.folder).is_dir()), None)
 
 
 def _repaired(volume: OpenVolume, folders: LocalFolders, settings: FsckSettings, progress: Progress) -> FsckResult:

@@ -10,7 +10,8 @@ Vocabulary:
 - *keyring*: the keys of a volume, sealed with the root: a key for the names of content, and one or more *generations*
   of the key for objects (`keyring`). Rotation adds a generation.
 - *sealed*: encrypted and authenticated (AEAD): a changed bit, another key or another place is noticed before a byte is
-  believed (`ciphers`). An object is sealed in pieces of 64 KiB (`sealing`), so that ranges of it can be read.
+  believed (`ciphers`). An object is sealed in pieces of 64 KiB (`sealing`), so that ranges of it can be read; a block
+  in a cache by itself (`shared_caches`), and on the disk in pieces of 32 KiB (`disk_cache`).
 
 Which bytes are in the store is described in ``docs/format.rst``; what an attacker may and may not learn, and a review
 of every nonce and of every comparison of secrets, in ``docs/security.rst``.

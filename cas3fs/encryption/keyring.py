@@ -207,7 +207,11 @@ class ObjectKeys:
 
     def disk_cache_key(self) -> bytes:
         """The key of the disk cache; from the newest generation too."""
-        return derive(_DISK_CACHE, self.keyring.current.key, self._uuid)
+        return self.disk_cache_keys()[0]
+
+    def disk_cache_keys(self) -> list[bytes]:
+        """What that key is and was, the newest first."""
+        return [derive(_DISK_CACHE, one.key, self._uuid) for one in reversed(self.keyring.generations)]
 
 
 def _keyring_key(root: bytes, salt: bytes) -> tuple[bytes, bytes]:

@@ -68,8 +68,9 @@ def test_a_sealed_disk_cache_shows_no_content_and_is_used_again(machine: CliMach
         assert len(cached_bytes(machine)) > len(content)
 
 
+@pytest.mark.parametrize("is_rotated", [False, True])
 @pytest.mark.encryption("encrypted")
-def test_fsck_takes_lost_blocks_from_a_sealed_disk_cache(machine: CliMachine) -> None:
+def test_fsck_takes_lost_blocks_from_a_sealed_disk_cache(machine: CliMachine, is_rotated: bool) -> None:
     content = os.urandom(3_000_000)
     machine.mkfs()
     options = ("--cache", "disk:64MiB", "--encrypt-local")
@@ -79,6 +80,8 @@ def test_fsck_takes_lost_blocks_from_a_sealed_disk_cache(machine: CliMachine) ->
     machine.mount(*options)
     assert (machine.dir / "file").read_bytes() == content  # this fills the cache
     machine.umount()
+    if is_rotated:
+        machine.run("key", "rotate", machine.url)
     shutil.rmtree(machine.root / "v" / "packs")
     machine.run("fsck", "--repair", machine.url, status=1)
     shutil.rmtree(machine.cache)

@@ -162,6 +162,16 @@ class SnapshotArchive:
         if snapshot_id is not None:
             self.tracker.add([check_snapshot_id(snapshot_id)])
 
+    def expect_at_least(self, snapshot_id: str) -> None:
+        """Expect that snapshot as the head, unless it has diverged, or a newer one is expected.
+
+        Raises:
+            StoreError: the store failed.
+        """
+        expected = [one for one in (snapshot_id, self._expected_head) if one is not None]
+        if not self.diverged([snapshot_id]):
+            self.set_expected_head(max(expected, key=SnapshotNumber.parse))
+
     def find_unlisted_of_epoch(self, epoch: int) -> bool:
         """Find all snapshots of an epoch that was not released, even if the listing lacks them.
 

@@ -19,6 +19,7 @@ from cas3fs.errors import VolumeFormatError
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import check_snapshot_id
 from cas3fs.snapshots.tracker import load_snapshot_ids, save_snapshot_ids
+from cas3fs.volume.seen import SeenState
 
 _MOST_EPOCHS_BACK: Final = 4
 """How many epochs are searched for a head that no release names: writers may have died before they published."""
@@ -54,6 +55,16 @@ def expect_released_head(archive: SnapshotArchive, newest: EpochState | None) ->
     if newest is not None and newest.release is not None:
         archive.tracker.add(_ids(newest.release.retained), expected=True)
         archive.set_expected_head(_last(newest.release.snapshot))
+
+
+def expect_seen_head(archive: SnapshotArchive, seen: SeenState | None) -> None:
+    """Expect the newest snapshot that this machine has seen, after the others: a store may hide it from listings.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    if seen is not None and seen.newest_snapshot is not None:
+        archive.expect_at_least(seen.newest_snapshot)
 
 
 def release(epochs: Epochs, claim: Claim, archive: SnapshotArchive, newest: str | None) -> None:

@@ -14,14 +14,14 @@ from functools import partial
 import attrs
 
 from cas3fs.config import LocalFolders, StoreSettings
-from cas3fs.entries.kinds import VolumeEntry
+from cas3fs.entries.kinds import EpochEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import Cas3fsError
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber
-from cas3fs.volume.handover import apply_handover, release, save_known_snapshots
+from cas3fs.volume.handover import apply_handover, expect_seen_head, release, save_known_snapshots
 from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import lock_state_directory
 from cas3fs.volume.pruner import SnapshotPruner
@@ -67,7 +67,10 @@ def open_offline_writer(
             store.renew_keys()
             archive = SnapshotArchive(Shelf(store))
             try:
+                if opened.seen is not None:
+                    opened.seen.note_epoch(claim.key.removeprefix(EpochEntry.prefix()))
                 apply_handover(archive, claim, state.known_snapshots)
+                expect_seen_head(archive, opened.seen)
                 pruner = SnapshotPruner(
                     archive,
                     epochs,

@@ -35,7 +35,7 @@ from cas3fs.maintenance.lost_blocks import apply_lost_block_note, record_missing
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.snapshot_reader import RestoreProgress
-from cas3fs.volume.handover import apply_handover, expect_released_head, release, save_known_snapshots
+from cas3fs.volume.handover import apply_handover, expect_released_head, expect_seen_head, release, save_known_snapshots
 from cas3fs.volume.lineage import LocalIndex, close_clean, restore_with_advice, select_index
 from cas3fs.volume.loading import StoredVolume, open_volume, warn_if_readable_by_others
 from cas3fs.volume.location import find_state_directory, lock_state_directory
@@ -230,9 +230,9 @@ def open_writer(
         try:
             store.renew_keys()  # nobody seals with an older generation after a claim
             archive = SnapshotArchive(Shelf(store))
-            local = _select_index(state, archive, claim, on_restore, on_damaged, resources=resources)
             if opened.seen is not None:
                 opened.seen.note_epoch(claim.key.removeprefix(EpochEntry.prefix()))
+            local = _select_index(state, archive, claim, on_restore, on_damaged, seen=opened.seen, resources=resources)
             if claim.took_over is not None:
                 _log.warning(_TAKEN_OVER, claim.before, store.url)
             filesystem = _wire(
@@ -267,11 +267,13 @@ def _select_index(
     on_restore: RestoreProgress,
     on_damaged: OnDamagedSnapshot | None,
     *,
+    seen: SeenState | None,
     resources: ExitStack,
 ) -> LocalIndex:
     """The index to begin with, after what is known of the snapshots was taken over from the writer before; `resources`
     closes it."""
     apply_handover(archive, claim, state.known_snapshots)
+    expect_seen_head(archive, seen)
     local = select_index(state, archive, claim, on_restore, on_damaged and partial(on_damaged, archive))
     resources.callback(local.index.close)
     resources.callback(local.rows.close)
@@ -322,6 +324,7 @@ def open_view(
         archive = SnapshotArchive(Shelf(store))
         if not settings.snapshot:
             expect_released_head(archive, Epochs(Shelf(store), conditional_writes=entry.conditional_writes).newest())
+            expect_seen_head(archive, opened.seen)
         shown = settings.snapshot or archive.newest_id()
         if shown is not None:
             state.shows(shown)

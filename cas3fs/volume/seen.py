@@ -21,6 +21,10 @@ by whatever verb, these are read by their names, and what sorts after them is li
 An object that cannot be read proves nothing here: whoever needs it reports the damage. As the names of objects with
 greater numbers prove nothing either, an object is remembered only after it was opened with the volume's keys.
 
+A store may also show different states to different requests. So what was seen holds after the check too: no snapshot
+before the newest one that was seen is the head, whatever is listed, and a claim has a greater number than the epochs
+that were seen.
+
 When it is written: when the volume is opened and the store has something newer (two syncs); after a claim and after
 each snapshot (one: after a loss of power the record is complete, and may be the one before); at the end of a mount. A
 process that dies between a change of the store and the record leaves a record that demands less, never one that demands
@@ -376,9 +380,30 @@ class SeenState:
         self._remember({kind: SeenObject(object_id, digest)})
 
     def note_epoch(self, epoch_id: str) -> None:
-        """Remember the epoch that this process has claimed; raises as `Shelf.load`."""
-        if self._file is not None and self._keys is not None and self._shelf is not None:
-            self.note(EPOCH, epoch_id, self._shelf.load_with_digest(EpochEntry, epoch_id)[1])
+        """Remember the epoch that this process has claimed.
+
+        Raises:
+            StoreRolledBack: an epoch with that number or a greater one was seen; the store hid it from the claim.
+            StoreError: as `Shelf.load`.
+        """
+        seen = self._seen_object(EPOCH)
+        if self._file is None or self._keys is None or self._shelf is None:
+            return
+        if seen is not None and seen.number >= SeenObject(epoch_id, "").number:
+            self._refuse(
+                f"{self._url} let epoch {epoch_id} be claimed, and this machine has seen epoch {seen.id} there"
+            )
+        self.note(EPOCH, epoch_id, self._shelf.load_with_digest(EpochEntry, epoch_id)[1])
+
+    @property
+    def newest_snapshot(self) -> str | None:
+        """The newest snapshot that was seen: whatever the store lists, no older one is the newest."""
+        seen = self._seen_object(SNAPSHOT)
+        return None if seen is None else seen.id
+
+    def _seen_object(self, kind: str) -> SeenObject | None:
+        seen = None if self._keys is None else self._read()
+        return None if seen is None else seen.objects.get(kind)
 
     def note_keys(self) -> None:
         """Remember the root and the keyring that this process works with, which it may have replaced."""

@@ -95,8 +95,9 @@ class SealedVolume:
 
     def put_back(self, copy: Path) -> None:
         """The copy takes the place of the store."""
-        shutil.rmtree(self.store)
-        shutil.copytree(copy, self.store)
+        for path in self.store.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(copy, self.store, dirs_exist_ok=True)
 
     def record(self, host: str = "here") -> Path:
         """The record of what that machine has seen."""

@@ -4,6 +4,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,11 @@ from cas3fs.config import VolumeSettings, WriterSettings
 from cas3fs.control.messages.maintenance import GcRequest
 from cas3fs.control.messages.snapshots import DeleteSnapshotsRequest, ListSnapshotsRequest, PolicyRequest
 from cas3fs.encryption.secret import KeyFile
+from cas3fs.entries.entry import SUB_SEPARATOR
+from cas3fs.epochs import Epochs
 from cas3fs.errors import Fenced, SecretWrong, StateConflict, StoreRolledBack, VolumeFormatError
+from cas3fs.objectstores.base import ListPage
+from cas3fs.objectstores.directory import DirectoryStore
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.volume.opening import open_view
 
@@ -306,3 +311,62 @@ def test_the_key_that_opened_the_volume_last_is_tried_first(volume: SealedVolume
     volume.look("here")
     with pytest.raises(SecretWrong, match="41 entries, of which 32 were tried"):
         volume.look("elsewhere")
+
+
+class TestStoreThatShowsTwoStates:
+    """A store that shows the newest state to whoever asks for an object by name, and lists an older one."""
+
+    @pytest.fixture
+    def hide(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+        """Leaves objects with such keys out of listings."""
+
+        def hide(text: str) -> None:
+            listed = DirectoryStore.list_page
+
+            def list_page(store: DirectoryStore, prefix: str = "", start_after: str = "") -> ListPage:
+                page = listed(store, prefix, start_after)
+                return ListPage([one for one in page.objects if text not in one.key], page.next_start)
+
+            monkeypatch.setattr(DirectoryStore, "list_page", list_page)
+
+        return hide
+
+    def test_a_reader_finds_the_newest_snapshot_that_it_has_seen(
+        self, volume: SealedVolume, hide: Callable[[str], None]
+    ) -> None:
+        volume.use(a="1")
+        newest = volume.use(b="2")
+        volume.look("there")
+        volume.stored().delete_many([f"epochs/00000002{SUB_SEPARATOR}released"])
+        hide(f"snapshots/{newest}")
+        writer = WriterSettings(cache_size_bytes=0, read_only=True)
+        view = open_view(volume.settings("there"), writer, volume.folders("there"))
+        view.start(0)
+        assert (view.shown, read_all(view)) == (newest, {"a": "1", "b": "2"})
+        view.close()
+
+    def test_a_writer_goes_on_from_the_newest_snapshot_that_it_has_seen(
+        self, volume: SealedVolume, hide: Callable[[str], None]
+    ) -> None:
+        volume.use(a="1")
+        newest = volume.use(b="2")
+        volume.look("there")
+        hide(f"snapshots/{newest}")
+        assert read_all(volume.open("there")) == {"a": "1", "b": "2"}
+
+    def test_a_claim_of_a_number_that_was_seen_is_refused(
+        self, volume: SealedVolume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        volume.use(a="1")
+        copy = volume.keep()
+        volume.use(b="2")
+        volume.look("there")
+        claim = Epochs.claim
+
+        def claiming(*arguments: Any, **options: Any) -> Any:
+            volume.put_back(copy)  # right after the check
+            return claim(*arguments, **options)
+
+        monkeypatch.setattr(Epochs, "claim", claiming)
+        with pytest.raises(StoreRolledBack, match="let epoch 00000002 be claimed, and this machine has seen epoch"):
+            volume.open("there")

@@ -22,8 +22,8 @@ file that was cut first, to be replaced, gets all of one request at once, so tha
 
 import errno
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 from cas3fs.blockstore.reader import WaitGuard
@@ -70,7 +70,7 @@ class Copies:
     """Copies ranges of files; takes the lock itself."""
 
     def __init__(
-        self, state: FileSystemState, files: Files, ranges: Ranges, store: Callable[[Sequence[Inode]], None]
+        self, state: FileSystemState, files: Files, ranges: Ranges, store: Callable[[Sequence[Inode], WaitGuard], None]
     ) -> None:
         """Makes the operation.
 
@@ -78,7 +78,8 @@ class Copies:
             state: what it changes.
             files: reads and writes where bytes have to be copied.
             ranges: finds the holes then.
-            store: returns when what is staged of some files is in the store; raises where that fails.
+            store: returns when what is staged of some files is in the store, and waits in the context that it is given;
+                raises where that fails.
         """
         self._state = state
         self._lock = state.lock
@@ -108,10 +109,12 @@ class Copies:
         *,
         flags: int = 0,
         wait_guard: WaitGuard = nullcontext,
+        pause: WaitGuard = nullcontext,
     ) -> int:
         """Copies up to `length` bytes; may wait for the store, and for space in staging.
 
-        `wait_guard` is the context in which it waits for blocks, where bytes are copied.
+        `wait_guard` is the context in which it waits for blocks, where bytes are copied, and `pause` the one in which
+        it waits for anything; an InterruptedError of that ends the copy where it is.
 
         Returns:
             how many bytes were copied: 0 at the end of the source; fewer than asked for where it says so above.
@@ -130,13 +133,15 @@ class Copies:
             if not in_the_way:
                 if copied := self._copy_in_batches(wanted):
                     return copied
-            elif wanted.length <= MOST_BYTES or attempt == _ATTEMPTS - 1 or not self._stored(in_the_way):
+            elif wanted.length <= MOST_BYTES or attempt == _ATTEMPTS - 1 or not self._stored(in_the_way, pause):
                 break
-        return self._copy_bytes(wanted, wait_guard)
+        return self._copy_bytes(wanted, wait_guard, pause)
 
-    def _stored(self, inodes: Sequence[Inode]) -> bool:
+    def _stored(self, inodes: Sequence[Inode], pause: WaitGuard) -> bool:
         try:
-            self._store(inodes)
+            self._store(inodes, pause)
+        except InterruptedError:
+            raise
         except (Cas3fsError, OSError):
             return False  # it was logged, and is tried again in the background
         return True
@@ -256,13 +261,13 @@ class Copies:
 
     # -- bytes
 
-    def _copy_bytes(self, wanted: _Copy, wait_guard: WaitGuard) -> int:
+    def _copy_bytes(self, wanted: _Copy, wait_guard: WaitGuard, pause: WaitGuard) -> int:
         """Copies bytes, `MOST_BYTES` at most; returns how many."""
         copied, length = 0, min(wanted.length, MOST_BYTES)
         try:
             while copied < length:
                 rest = wanted.after(copied)
-                piece = self._copy_piece(rest, min(length - copied, _PIECE_BYTES), wait_guard)
+                piece = self._copy_piece(rest, min(length - copied, _PIECE_BYTES), wait_guard, pause)
                 if not piece:
                     break
                 copied += piece
@@ -271,10 +276,10 @@ class Copies:
                 raise
         return copied
 
-    def _copy_piece(self, wanted: _Copy, length: int, wait_guard: WaitGuard) -> int:
+    def _copy_piece(self, wanted: _Copy, length: int, wait_guard: WaitGuard, pause: WaitGuard) -> int:
         start = wanted.offset
         data_ranges = self._ranges.data_ranges(wanted.source.number, start, start + length)
-        data = memoryview(self._files.read(wanted.handle, start, length, wait_guard))
+        data = memoryview(self._files.read(wanted.handle, start, length, lambda: _within(pause, wait_guard)))
         end, position, to_offset = start + len(data), start, wanted.to_offset - start
         pieces = [(begin, min(stop, end)) for begin, stop in data_ranges if begin < end]
         try:
@@ -283,12 +288,22 @@ class Copies:
                     self._ranges.allocate(wanted.to_handle, position + to_offset, begin - position, ZERO_RANGE)
                     position = begin
                 if begin < stop:
-                    self._files.write(wanted.to_handle, begin + to_offset, data[begin - start : stop - start])
+                    self._files.write(
+                        wanted.to_handle, begin + to_offset, data[begin - start : stop - start], pause=pause
+                    )
                 position = stop
+        except InterruptedError:
+            raise
         except (Cas3fsError, OSError):
             if position == start:
                 raise
         return position - start
+
+
+@contextmanager
+def _within(pause: WaitGuard, wait_guard: WaitGuard) -> Iterator[None]:
+    with pause(), wait_guard():
+        yield
 
 
 def _unstored(inode: Inode) -> list[Layer]:

@@ -28,8 +28,10 @@ import errno
 import logging
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
+from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.errors import Cas3fsError, FileSystemError, errno_of
 from cas3fs.filesystem import ROOT, Entry, EntryWithInode, FileSystem, VolumeStatistics
 from cas3fs.filesystem.state.inodes import Inode
@@ -286,14 +288,21 @@ class RequestHandlers:
             self._limiter.release_write()
 
     def write_when_possible(
-        self, handle: int, offset: int, data: Buffer, since_s: float, *, kills_set_ids: bool | None = None
+        self,
+        handle: int,
+        offset: int,
+        data: Buffer,
+        since_s: float,
+        *,
+        kills_set_ids: bool | None = None,
+        pause: WaitGuard = nullcontext,
     ) -> int:
         """Write to a file, however long it takes until staging has space.
 
         For a front-end whose waiting writers keep nothing else from being carried out. `since_s` is when the request
-        came, by the monotonic clock.
+        came, by the monotonic clock. `pause` as in `Files.write`.
         """
-        return self._fs.write(handle, offset, data, since_s=since_s, kills_set_ids=kills_set_ids)
+        return self._fs.write(handle, offset, data, since_s=since_s, kills_set_ids=kills_set_ids, pause=pause)
 
     def size_of(self, handle: int) -> int:
         """The size of an open file in bytes, as far as it was handed over."""
@@ -321,10 +330,20 @@ class RequestHandlers:
         """Copy a range of a file to another: how many bytes were copied. None: call `copy_range`."""
         return self._fs.copy_range_now(handle, offset, to_handle, to_offset, length, flags=flags)
 
-    def copy_range(self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, *, flags: int) -> int:
-        """Copy a range of a file to another; may wait."""
+    def copy_range(
+        self,
+        handle: int,
+        offset: int,
+        to_handle: int,
+        to_offset: int,
+        length: int,
+        *,
+        flags: int,
+        pause: WaitGuard = nullcontext,
+    ) -> int:
+        """Copy a range of a file to another; may wait. `pause` as in `Copies.copy`."""
         return self._fs.copy_range(
-            handle, offset, to_handle, to_offset, length, flags=flags, wait_guard=self._limiter.reading
+            handle, offset, to_handle, to_offset, length, flags=flags, wait_guard=self._limiter.reading, pause=pause
         )
 
     def flush(self) -> None:

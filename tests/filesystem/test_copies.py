@@ -23,6 +23,7 @@ from tests.filesystem.usage import (
     chunk_bytes,
     content,
     index_of,
+    killed,
     make_file,
     refused,
     remove,
@@ -303,7 +304,7 @@ def test_a_copy_of_bytes_that_ends_early_says_how_far_it_came(
     stored.write(source, 0, b"staged")
     write, written = stored.files.write, []
 
-    def write_once(handle: int, offset: int, data: Buffer) -> int:
+    def write_once(handle: int, offset: int, data: Buffer, *, pause: object) -> int:
         if written:
             raise FileSystemError(errno.ENOSPC)
         written.append(offset)
@@ -313,6 +314,24 @@ def test_a_copy_of_bytes_that_ends_early_says_how_far_it_came(
     assert stored.copy_range(source, 0, destination, 0, 5000) == 2000
     refused(errno.ENOSPC, stored.copy_range, source, 2000, destination, 2000, 3000)
     assert content(stored, b"b") == b"staged" + DATA[6:1000] + bytes(1000)
+
+
+@pytest.mark.promise("a-mount-ends-cleanly")
+def test_a_copy_that_waits_for_the_store_ends_when_its_program_is_killed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has copied nothing, and copies nothing later."""
+    monkeypatch.setattr(copies, "MOST_BYTES", 1000)
+    gated = Gated(machine)
+    make_file(gated.fs, 1, b"a", DATA)
+    make_file(gated.fs, 1, b"b")
+    source, destination = opened(gated.fs, b"a"), opened(gated.fs, b"b")
+    gated.store.gate.clear()
+    with pytest.raises(InterruptedError):
+        gated.fs.copy_range(source, 0, destination, 0, len(DATA), pause=killed)
+    gated.store.gate.set()
+    gated.fs.store_all()
+    assert content(gated.fs, b"b") == b""
 
 
 def test_a_lost_block_is_not_copied(stored: FileSystem) -> None:

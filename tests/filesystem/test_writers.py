@@ -8,8 +8,9 @@ import pytest
 from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
 from cas3fs.filesystem.state.layers import Layer
 from cas3fs.values import Buffer
+from tests.filesystem.gated import Gated
 from tests.filesystem.machine import MIB, ROOT, Machine
-from tests.filesystem.usage import content, make_file, until
+from tests.filesystem.usage import content, killed, make_file, until
 
 
 @pytest.mark.promise("frozen-layers-are-frozen")
@@ -111,3 +112,17 @@ def test_unreadable_staged_bytes_concern_their_file_only(machine: Machine) -> No
     assert content(fs, b"well") == b"b" * MIB
     assert hurt.is_unstored
     assert hurt.stored_seq == 0
+
+
+@pytest.mark.promise("a-mount-ends-cleanly")
+def test_a_write_that_waits_for_space_ends_when_its_program_is_killed(machine: Machine) -> None:
+    """It has written nothing, and writes nothing later."""
+    gated = Gated(machine, limit_bytes=MIB)
+    inode = make_file(gated.fs, 1, b"f", b"a" * MIB)
+    gated.store.gate.clear()
+    handle = gated.fs.open(inode.number, os.O_RDWR, ROOT)
+    with pytest.raises(InterruptedError):
+        gated.fs.write(handle, 0, b"late", pause=killed)
+    gated.store.gate.set()
+    gated.fs.store_all()
+    assert content(gated.fs, b"f") == b"a" * MIB

@@ -5,8 +5,8 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,13 @@ def refused(number: int, action: Callable[..., object], *args: object) -> None:
     with pytest.raises(FileSystemError) as caught:
         action(*args)
     assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
+
+
+@contextmanager
+def killed() -> Iterator[None]:
+    """A pause in which the program is killed that waits."""
+    yield
+    raise InterruptedError
 
 
 def index_of(fs: FileSystem) -> Index:

@@ -92,6 +92,7 @@ class StandIn:
         wait: bool = True,
         since_s: float | None = None,
         kills_set_ids: bool | None = None,
+        pause: object = None,
     ) -> int:
         self._waits("write" if wait else "write without waiting", handle, offset, data)
         return len(data)
@@ -108,7 +109,7 @@ class StandIn:
         self._called("copy_range_now", *places)
         return self.now  # type: ignore[return-value]
 
-    def copy_range(self, *places: int, flags: int, wait_guard: object) -> int:
+    def copy_range(self, *places: int, flags: int, wait_guard: object, pause: object) -> int:
         self._waits("copy_range", *places)
         return 78
 

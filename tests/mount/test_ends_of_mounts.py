@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 FILE_BYTES = 300_000
 _CONNECTIONS = Path("/sys/fs/fuse/connections")
 _WRITER = "import sys, time; f = open(sys.argv[1], 'wb', 0); print(flush=True); sys.stdin.read(1); f.write(b'more')"
+_COPIER = """
+import os, sys
+source, copy = open(sys.argv[1], "rb"), open(sys.argv[2], "wb", 0)
+copy.write(b"begin")
+print(flush=True)
+os.copy_file_range(source.fileno(), copy.fileno(), 300_000)
+"""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="these ways to end a mount are root's")
 
@@ -81,6 +88,26 @@ def test_a_reader_killed_while_it_waits_leaves_nothing(
     rclone_s3.resume()
     _await_requests(connection, 0)
     assert len((stored.dir / "stored").read_bytes()) == FILE_BYTES
+    stored.umount()
+
+
+@pytest.mark.promise("a-mount-ends-cleanly")
+def test_a_copier_killed_while_it_waits_leaves_nothing(
+    stored: CliMachine, rclone_s3: "RcloneServer", connections: Path
+) -> None:
+    """It is gone at once, although a copy changes a file, and the copy ends there."""
+    connection = _connection(connections, stored.dir)
+    rclone_s3.pause()
+    command = [sys.executable, "-c", _COPIER, stored.dir / "stored", stored.dir / "copy"]
+    copier = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert copier.stdout is not None
+    copier.stdout.readline()
+    _await_requests(connection, 1)
+    copier.kill()
+    assert copier.wait(5) == -signal.SIGKILL
+    rclone_s3.resume()
+    _await_requests(connection, 0)
+    assert (stored.dir / "copy").read_bytes() == b"begin"
     stored.umount()
 
 

@@ -382,12 +382,14 @@ class Files:
         wait: bool = True,
         since_s: float | None = None,
         kills_set_ids: bool | None = None,
+        pause: WaitGuard = nullcontext,
     ) -> int:
         """Writes all of `data` at `offset`; waits while staging is full.
 
         Without `wait` it waits for two seconds at most, and then exceeds the limit, up to a point. `since_s` is when
         the caller began to wait, by the monotonic clock: now if None. `kills_set_ids` says whether to clear set-id
-        bits; None: unless the superuser has opened the file.
+        bits; None: unless the superuser has opened the file. `pause` makes the context in which it waits; what that
+        raises ends the write before anything is written.
 
         Raises:
             FileSystemError: EBADF, EFBIG, EINVAL, EROFS; EPERM, a flag forbids it; ENOSPC where the local disk has no
@@ -398,7 +400,7 @@ class Files:
             if self._access.refusal == errno.ENOSPC and not staging.may_free_space:
                 self._access.check_change()
             if staging.is_full or self._access.refusal:
-                self._require_space(wait, time.monotonic() if since_s is None else since_s)
+                self._require_space(wait, time.monotonic() if since_s is None else since_s, pause)
             inode = self._begin_write(handle, offset, data, kills_set_ids)
             if not staging.is_in_file(inode) and staging.write_to_memory(inode, offset, data):
                 self._update_after_write(inode, offset + len(data))
@@ -415,14 +417,14 @@ class Files:
                 self._end_file_write(inode, layer, held, written)
         return len(data)
 
-    def _require_space(self, wait: bool, since_s: float) -> None:
+    def _require_space(self, wait: bool, since_s: float, pause: WaitGuard) -> None:
         """Waits for space in staging.
 
         Raises:
             FileSystemError: ENOSPC, as `write` says.
         """
         staging = self._staging
-        self._await_space(since_s, None if wait else since_s + staging.max_wait_s)
+        self._await_space(since_s, None if wait else since_s + staging.max_wait_s, pause)
         if staging.is_short_of_disk and staging.is_waiting_useless(since_s):
             raise self._no_space("the local disk has no space for what waits for the store")
         if staging.is_full_of_unstorable:
@@ -439,7 +441,7 @@ class Files:
             _log.error("writers get ENOSPC: %s", reason)
         return error
 
-    def _await_space(self, since_s: float, deadline_s: float | None) -> None:
+    def _await_space(self, since_s: float, deadline_s: float | None, pause: WaitGuard) -> None:
         """Returns when staging has space, or when waiting for it is useless, or at the deadline."""
         staging = self._staging
         while not self._access.read_only_reason:
@@ -453,7 +455,8 @@ class Files:
             if left_s <= 0:
                 return
             staging.store_requested.set()
-            staging.space_available.wait(min(left_s, _CHECK_INTERVAL_S))
+            with pause():
+                staging.space_available.wait(min(left_s, _CHECK_INTERVAL_S))
 
     def _begin_write(self, handle: int, offset: int, data: Buffer, kills_set_ids: bool | None) -> Inode:
         """Checks that the bytes may be written, and clears set-id bits as write(2) does."""

@@ -28,10 +28,12 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 from operator import attrgetter
 
 from cas3fs.blocks.chunkers import Chunker
+from cas3fs.blockstore.reader import WaitGuard
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.errors import Cas3fsError, IndexRowRefused
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
@@ -409,15 +411,20 @@ class Storer:
         if error is not None and not skip_unstorable:
             raise error
 
-    def store(self, inodes: Iterable[Inode]) -> None:
-        """As `store_all`, of these files alone."""
+    def store(self, inodes: Iterable[Inode], pause: WaitGuard = nullcontext) -> None:
+        """As `store_all`, of these files alone; `pause` makes the context in which it waits, and may end that."""
         with self._state.lock:
-            error = self._store_now({inode.number: inode for inode in inodes})
+            error = self._store_now({inode.number: inode for inode in inodes}, pause=pause)
         if error is not None:
             raise error
 
     def _store_now(
-        self, files: Mapping[int, Inode], timeout_s: float | None = None, *, settled: bool = False
+        self,
+        files: Mapping[int, Inode],
+        timeout_s: float | None = None,
+        *,
+        settled: bool = False,
+        pause: WaitGuard = nullcontext,
     ) -> BaseException | None:
         """Has what is staged of `files` stored, and waits for it.  Needs the lock.
 
@@ -438,7 +445,7 @@ class Storer:
         state.staging.store_requested.set()
         self._requests.append(request)
         try:
-            self._await(request, deadline_s)
+            self._await(request, deadline_s, pause)
         finally:
             self._requests.remove(request)
         return self._unstorable.first_error_after(before)
@@ -447,7 +454,7 @@ class Storer:
         """By inode, why it cannot be stored.  Needs the lock."""
         return {number: _describe(failure.error) for number, failure in self._unstorable.current().items()}
 
-    def _await(self, request: PendingFiles, deadline_s: float | None) -> None:
+    def _await(self, request: PendingFiles, deadline_s: float | None, pause: WaitGuard) -> None:
         """Waits until all of `request` is in the index.  Needs the lock."""
         failures = self._failures
         while True:
@@ -458,7 +465,8 @@ class Storer:
                 raise self._failure
             if deadline_s is not None and time.monotonic() > deadline_s:
                 raise TimeoutError(f"{len(request)} files are not in the store yet")
-            self._finished.wait(_TICK_S)
+            with pause():
+                self._finished.wait(_TICK_S)
 
 
 def _failure_of(failures: Mapping[BlockHash, BaseException], file: FrozenFile) -> BaseException | None:

@@ -16,6 +16,7 @@ Vocabulary
     handle       an open file or directory, by a number that the handlers choose
     handler      the method that carries a request out
     deferred     a request whose handler would wait: it is carried out by a thread of the session's pool
+    pause        the time in which a deferred request that changes something only waits, and may be given up
     connection   what the kernel has for one mount: the descriptor and all requests under way
 
 One thread, the reader, takes requests and carries out those that need not wait. Measured, that is faster than several
@@ -24,6 +25,6 @@ request: it returns `dispatch.Deferred`, and the reader goes on.
 
 Modules: `protocol` (numbers and layouts), `replies` (putting replies together), `dispatch` (from the bytes of a
 request to a call of a handler), `channel` (the descriptor: mounting, reading, writing, unmounting), `session` (the
-life of a mount), `waiting` (how the reader waits for requests), `mount_table` (what is mounted where), `notify`
+life of a mount), `pauses` (when requests of killed programs are given up), `waiting` (how the reader waits for requests), `mount_table` (what is mounted where), `notify`
 (telling the kernel that something changed behind its back).
 """

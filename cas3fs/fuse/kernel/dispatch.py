@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from cas3fs.fuse.kernel import protocol, replies
+from cas3fs.fuse.kernel.pauses import Pauses
 from cas3fs.fuse.kernel.protocol import Opcode, Valid
 from cas3fs.fuse.kernel.replies import (
     Attributes,
@@ -74,11 +75,13 @@ class Deferred:
             True only for what changes nothing, since a write that ends after its reply could undo a later one.
         kind: what waits for the same thing, such as writes for space. Each kind has threads of its own, so that those
             which wait for one thing never keep others from being carried out.
+        pauses: says when the caller may be answered EINTR although `run` changes something.
     """
 
     run: Callable[[], Any]
     abandonable: bool = False
     kind: str = ""
+    pauses: Pauses | None = None
 
 
 class Pending(NamedTuple):
@@ -88,6 +91,7 @@ class Pending(NamedTuple):
     encode: Callable[[Any], Reply]
     abandonable: bool
     kind: str
+    pauses: Pauses | None
 
 
 class Malformed(Exception):
@@ -504,7 +508,7 @@ class Dispatcher:
 
 def _finished(result: Any, encode: Callable[[int, Any], Reply], unique: int) -> Reply | Pending:
     if result.__class__ is Deferred:
-        return Pending(result.run, functools.partial(encode, unique), result.abandonable, result.kind)
+        return Pending(result.run, functools.partial(encode, unique), result.abandonable, result.kind, result.pauses)
     return encode(unique, result)
 
 

@@ -10,8 +10,8 @@ goes on.
 included, and the program waits on; it sends no more than that one message for a request. A program that is being
 *killed* goes on waiting too, for as long as its request lasts. So a thread watches over the requests that were
 interrupted: when the program that waits has SIGKILL pending, which is what the kernel makes of every signal that ends a
-program, its request is answered by EINTR, if nobody has begun with it, or if it is abandonable. Other signals are
-ignored, as local file systems do.
+program, its request is answered by EINTR, if nobody has begun with it, if it is abandonable, or as soon as it pauses
+(module `pauses`). Other signals are ignored, as local file systems do.
 
 **The end.** An unmount ends `serve` by itself. `stop` ends it from another thread: it unmounts, puts ``/dev/null`` in
 place of the connection, and sends the reader a signal, whose handler does nothing. If the reader waits at that moment,
@@ -38,6 +38,7 @@ from typing import Final
 from cas3fs.fuse.kernel import protocol, replies
 from cas3fs.fuse.kernel.channel import Channel, ChannelError, ConnectionEnded
 from cas3fs.fuse.kernel.dispatch import Dispatcher, Handlers, Malformed, Pending, Unsupported
+from cas3fs.fuse.kernel.pauses import GivenUp
 from cas3fs.fuse.kernel.pool import Pool
 from cas3fs.fuse.kernel.protocol import Feature, Opcode
 from cas3fs.fuse.kernel.replies import Encoder, Reply, ReplyFormat
@@ -112,7 +113,8 @@ class _Waiting:
     is_interrupted: bool = False
 
     def may_be_given_up(self) -> bool:
-        return not self.has_begun or self.pending.abandonable
+        pending = self.pending
+        return not self.has_begun or pending.abandonable or (pending.pauses is not None and pending.pauses.give_up())
 
 
 ErrnoOf = Callable[[BaseException, int, int], int]
@@ -272,6 +274,8 @@ class Session:
     def _failed(self, error: Exception, opcode: int, unique: int, inode: int) -> Reply:
         if isinstance(error, Unsupported):
             return replies.error(unique, errno.ENOSYS)
+        if isinstance(error, GivenUp):
+            return replies.error(unique, errno.EINTR)
         if isinstance(error, Malformed):
             _log.error("the kernel sent a malformed %s: %s", name_of(opcode), error)
             return replies.error(unique, errno.EIO)

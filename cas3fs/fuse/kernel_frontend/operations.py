@@ -4,7 +4,8 @@
 The reader of the session runs every handler that does not wait. Reads and writes that would wait, and everything that
 waits for a disk, go to its pools: one for reads, one for writes, one for syncs and one for the rest. So writers that
 wait for space in staging keep no reader from the store, and neither keeps a sync from the disk. A read and a sync
-change nothing, so a program that is killed is answered at once, while its request is carried to its end.
+change nothing, so a program that is killed is answered at once, while its request is carried to its end. A write and a
+copy end where they wait, for space or for the store.
 
 Where the kernel's page cache collects writes (module `page_cache`), the file system learns of them late, and neither in
 order nor with the size that the file has for programs. What follows from that is decided here.
@@ -19,6 +20,7 @@ from cas3fs.filesystem import Inode
 from cas3fs.fuse.handlers import RequestHandlers
 from cas3fs.fuse.kernel.dispatch import Caller, Changes, Deferred, Handlers, Unsupported
 from cas3fs.fuse.kernel.notify import Notifier
+from cas3fs.fuse.kernel.pauses import Pauses
 from cas3fs.fuse.kernel.protocol import OpenFlag
 from cas3fs.fuse.kernel.replies import Buffer, DirectoryPage, ExtendedAttributes, FileSystemStatistics, Opened
 from cas3fs.fuse.kernel_frontend.flag_ioctls import ioctl_of_flags
@@ -146,10 +148,13 @@ class KernelHandlers(Handlers):
         written = self._write_now(handle, offset, data, kills_set_ids=kills_set_ids)
         if written is not None:
             return written
-        kept, since_s = bytes(data), time.monotonic()
+        kept, since_s, pauses = bytes(data), time.monotonic(), Pauses()
         return Deferred(
-            lambda: self._handlers.write_when_possible(handle, offset, kept, since_s, kills_set_ids=kills_set_ids),
+            lambda: self._handlers.write_when_possible(
+                handle, offset, kept, since_s, kills_set_ids=kills_set_ids, pause=pauses
+            ),
             kind="write",
+            pauses=pauses,
         )
 
     def lseek(self, handle: int, offset: int, whence: int) -> int | Deferred:
@@ -189,7 +194,10 @@ class KernelHandlers(Handlers):
         copied = self._handlers.copy_range_now(*wanted, flags=flags)
         if copied is not None:
             return copied
-        return Deferred(lambda: self._handlers.copy_range(*wanted, flags=flags), kind="copy")
+        pauses = Pauses()
+        return Deferred(
+            lambda: self._handlers.copy_range(*wanted, flags=flags, pause=pauses), kind="copy", pauses=pauses
+        )
 
     def flush(self, handle: int) -> None:
         if self._page_cache is None:

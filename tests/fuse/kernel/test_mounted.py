@@ -17,6 +17,7 @@ import pytest
 from cas3fs.fuse.kernel.channel import Channel, ChannelError, MountOptions
 from cas3fs.fuse.kernel.dispatch import Deferred
 from cas3fs.fuse.kernel.notify import Notifier
+from cas3fs.fuse.kernel.pauses import Pauses
 from cas3fs.fuse.kernel.protocol import ROOT_INODE, Feature, Opcode
 from cas3fs.fuse.kernel.replies import Buffer, ReplyFormat
 from cas3fs.fuse.kernel.session import Session, SessionSettings
@@ -182,6 +183,36 @@ def test_a_killed_program_is_gone_at_once(mounted: Mounted[MemoryFiles], slow: P
     waiting.terminate()
     assert waiting.wait(10) == -signal.SIGTERM
     assert not mounted.files.gate.is_set()
+
+
+class PausingWrites(MemoryFiles):
+    """Writes that wait in a pause before they change anything."""
+
+    def write(self, handle: int, offset: int, data: memoryview, kills_set_ids: bool) -> int | Deferred:
+        pauses, kept, write = Pauses(), bytes(data), super().write
+
+        def run() -> int:
+            with pauses():
+                self._wait()
+            return write(handle, offset, memoryview(kept), kills_set_ids)
+
+        return Deferred(run, kind="write", pauses=pauses) if self._is_slow(handle) else write(handle, offset, data, False)
+
+
+def test_a_killed_program_is_gone_at_once_where_its_write_pauses(tmp_path: Path) -> None:
+    """And the write changes nothing later."""
+    it = Mounted(tmp_path, SessionSettings(format=_LONG, pool_threads=1), PausingWrites())
+    path = it.path / "slow"
+    path.touch()
+    waiting = _start(path, "file.write(b'late'); file.flush()")
+    assert it.files.waiting.wait(10)
+    waiting.kill()
+    assert waiting.wait(10) == -signal.SIGKILL
+    it.files.gate.set()
+    assert it.files.nodes[path.stat().st_ino].data == b""
+    path.write_bytes(b"by others")
+    assert it.files.nodes[path.stat().st_ino].data == b"by others"
+    it.close()
 
 
 def _await_interrupt(mounted: Mounted[MemoryFiles], program: subprocess.Popen[bytes]) -> None:

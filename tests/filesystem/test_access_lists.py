@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,19 @@ def test_inherited_lists_survive_a_crash_with_their_files(machine: Machine) -> N
     other = machine.copy_of_the_disk()
     again = with_lists(other)
     assert again.getxattr(again.lookup(1, b"f").number, ACCESS) == fs.getxattr(file.number, ACCESS)
+    other.close()
+
+
+@pytest.mark.promise("access-lists-work")
+def test_the_first_list_is_kept_also_after_one_that_is_not(machine: Machine) -> None:
+    """Such a one is set by ``cp -a`` and ``rsync -A``, and not kept."""
+    fs = with_lists(machine)
+    fs.setxattr(1, ACCESS, value_of((1, 7, NOBODY), (4, 5, NOBODY), (32, 5, NOBODY)))
+    file = make_file(fs, 1, b"f")
+    fs.setxattr(file.number, ACCESS, list_of(6, 7, 5, 4, 0))
+    fs.commit()
+    other = machine.copy_of_the_disk()
+    assert with_lists(other).getxattr(file.number, ACCESS) == list_of(6, 7, 5, 4, 0)
     other.close()
 
 

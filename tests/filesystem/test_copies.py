@@ -317,9 +317,7 @@ def test_a_copy_of_bytes_that_ends_early_says_how_far_it_came(
 
 
 @pytest.mark.promise("a-mount-ends-cleanly")
-def test_a_copy_that_waits_for_the_store_ends_when_its_program_is_killed(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_that_waits_ends_when_its_program_is_killed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has copied nothing, and copies nothing later."""
     monkeypatch.setattr(copies, "MOST_BYTES", 1000)
     gated = Gated(machine)

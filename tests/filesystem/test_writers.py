@@ -115,7 +115,7 @@ def test_unreadable_staged_bytes_concern_their_file_only(machine: Machine) -> No
 
 
 @pytest.mark.promise("a-mount-ends-cleanly")
-def test_a_write_that_waits_for_space_ends_when_its_program_is_killed(machine: Machine) -> None:
+def test_a_write_that_waits_ends_when_its_program_is_killed(machine: Machine) -> None:
     """It has written nothing, and writes nothing later."""
     gated = Gated(machine, limit_bytes=MIB)
     inode = make_file(gated.fs, 1, b"f", b"a" * MIB)

@@ -175,8 +175,8 @@ class AccessLists:
         return mode
 
     def set_succeeded(self) -> None:
-        """Notes that an operation with `set` has been kept."""
-        self._exist = True
+        """Notes that an operation with `set` has been kept; it may have been for a list that is not."""
+        self._exist = self._exist or self._index.state.get(_KEY) is not None
 
     def remove(self, number: int, name: bytes) -> None:
         """Removes a list; nothing happens where there is none. Within an operation."""

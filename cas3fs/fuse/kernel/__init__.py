@@ -23,8 +23,8 @@ One thread, the reader, takes requests and carries out those that need not wait.
 readers, as the threads of Python exclude each other anyway. So a handler never waits for a disk, a network or another
 request: it returns `dispatch.Deferred`, and the reader goes on.
 
-Modules: `protocol` (numbers and layouts), `replies` (putting replies together), `dispatch` (from the bytes of a
-request to a call of a handler), `channel` (the descriptor: mounting, reading, writing, unmounting), `session` (the
-life of a mount), `pauses` (when requests of killed programs are given up), `waiting` (how the reader waits for requests), `mount_table` (what is mounted where), `notify`
-(telling the kernel that something changed behind its back).
+Modules: `protocol` (numbers and layouts), `replies` (putting replies together), `dispatch` (from the bytes of a request
+to a call of a handler), `channel` (the descriptor: mounting, reading, writing, unmounting), `session` (the life of a
+mount), `pauses` (when requests of killed programs are given up), `waiting` (how the reader waits for requests),
+`mount_table` (what is mounted where), `notify` (telling the kernel that something changed behind its back).
 """

@@ -196,7 +196,9 @@ class PausingWrites(MemoryFiles):
                 self._wait()
             return write(handle, offset, memoryview(kept), kills_set_ids)
 
-        return Deferred(run, kind="write", pauses=pauses) if self._is_slow(handle) else write(handle, offset, data, False)
+        return (
+            Deferred(run, kind="write", pauses=pauses) if self._is_slow(handle) else write(handle, offset, data, False)
+        )
 
 
 def test_a_killed_program_is_gone_at_once_where_its_write_pauses(tmp_path: Path) -> None:

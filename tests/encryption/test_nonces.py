@@ -57,6 +57,7 @@ def test_a_pair_that_seals_two_texts_is_noticed(record: Path) -> None:
     assert len(sealed_twice(record)) == 1
 
 
+@pytest.mark.promise("a-key-never-seals-two-things-alike")
 @pytest.mark.lasts(200, long_s=1200)
 @pytest.mark.parametrize("seed", [1000, 1001])
 def test_a_volume_that_lives_through_everything_never_does(
@@ -91,6 +92,7 @@ def test_a_killed_mount_never_does(need_fuse: None, workspace: Path) -> None:
     assert sealed_twice(workspace / "sealed") == []
 
 
+@pytest.mark.promise("a-key-never-seals-two-things-alike")
 @pytest.mark.parametrize("kind", [FaultKind.APPLIED_THEN_ERROR, FaultKind.PUT_FORGOTTEN, FaultKind.RESET])
 def test_a_gc_that_fails_and_is_repeated_never_does(record: Path, tmp_path: Path, kind: FaultKind) -> None:
     with recording(record):
@@ -120,6 +122,7 @@ def test_packs_never_do_even_if_random_bytes_recur(
     assert sealed_twice(record) == []
 
 
+@pytest.mark.promise("a-key-never-seals-two-things-alike")
 def test_forked_processes_never_do(record: Path) -> None:
     def work(number: int) -> None:
         store = SealedStore(MemoryStore(), KEYS)

@@ -70,6 +70,7 @@ def test_any_pieces_of_an_object_can_be_read(data: st.DataObject) -> None:
     assert store.get_suffix(key, start) == CONTENT[len(CONTENT) - start :]
 
 
+@pytest.mark.promise("a-forged-object-is-refused")
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("key", ["pages/a", pack_key()], ids=["pages", "pack"])
 @given(data=st.data())
@@ -91,6 +92,7 @@ def test_a_changed_byte_is_never_believed(
     assert found == expected
 
 
+@pytest.mark.promise("a-forged-object-is-refused")
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_an_object_stands_for_no_other(read: Callable[[ObjectStore, str], object]) -> None:
     inner, store = filled("pages/a", "pages/b")
@@ -102,6 +104,7 @@ def test_an_object_stands_for_no_other(read: Callable[[ObjectStore, str], object
             read(SealedStore(inner, stranger), "pages/a")
 
 
+@pytest.mark.promise("a-forged-object-is-refused")
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("cut", [0, 10, 48, 48 + PIECE_BYTES + 16, 48 + 2 * (PIECE_BYTES + 16), -1])
 def test_an_object_that_was_cut_off_is_noticed(cut: int, read: Callable[[ObjectStore, str], object]) -> None:
@@ -145,6 +148,7 @@ def test_a_wrong_header_that_was_learned_is_no_harm_but_an_error() -> None:
         store.get_range("pages/a", 70_000, 9)
 
 
+@pytest.mark.promise("the-store-learns-no-content")
 def test_metadata_and_names_tell_nothing() -> None:
     inner = MemoryStore()
     store = SealedStore(inner, keys_of())

@@ -3,6 +3,9 @@
 
 ``earlier/version-0.1.0.tar.xz`` contains two volumes in folders, made in the first formats by the commands of that
 version: one was unmounted; the mount of the other was killed after two fsyncs of files that were not stored yet.
+
+``earlier/encrypted-0.1.0.tar.xz`` contains the store of an encrypted volume, which a key file and a passphrase open.
+Its keys were rotated between two snapshots.
 """
 
 import os
@@ -16,6 +19,7 @@ import pytest
 from .conftest import CliMachine
 
 EARLIER = Path(__file__).parent / "earlier" / "version-0.1.0.tar.xz"
+ENCRYPTED = Path(__file__).parent / "earlier" / "encrypted-0.1.0.tar.xz"
 NUMBERS = b"".join(b"%07d\n" % number for number in range(25_000))
 STAGED = {"staged": b"staged \n" * 40_000, "small": b"small" * 10}
 
@@ -33,9 +37,9 @@ def earlier(request: pytest.FixtureRequest, need_fuse: None, workspace: Path) ->
     made.clean_up()
 
 
-def check_tree(machine: CliMachine) -> None:
+def check_tree(machine: CliMachine, name: str = "") -> None:
     """Check the tree of the earlier version: bytes, links, attributes, times."""
-    tree = machine.dir
+    tree, name = machine.dir, name or machine.root.name
     assert (tree / "d" / "a").read_bytes() == NUMBERS
     assert (tree / "d" / "b").read_bytes() == b"hello" * 1000 + bytes(1000)
     assert (tree / "d" / "b").stat().st_mtime_ns == 1_600_000_000_123_456_789
@@ -43,10 +47,10 @@ def check_tree(machine: CliMachine) -> None:
     assert (tree / "sym").readlink() == Path("d/a")
     assert (tree / "sparse").read_bytes() == bytes(1 << 20) + b"end"
     assert not (tree / "hard").exists()
-    if machine.root.name == "released":
+    if name == "released":
         assert (tree / "later").read_bytes() == b"later\n"
     else:
-        assert {name: (tree / name).read_bytes() for name in STAGED} == STAGED
+        assert {one: (tree / one).read_bytes() for one in STAGED} == STAGED
 
 
 @pytest.mark.promise("volumes-of-earlier-versions-work")
@@ -91,3 +95,28 @@ def test_another_machine_takes_over_an_earlier_volume(earlier: CliMachine) -> No
     (earlier.dir / "new").write_bytes(b"new")
     earlier.umount()
     assert earlier.run("fsck", earlier.url, "--verify-data").returncode == 0
+
+
+@pytest.mark.promise("volumes-of-earlier-versions-work")
+@pytest.mark.parametrize("secret", ["key", "passphrase"])
+def test_an_encrypted_volume_of_an_earlier_version_can_be_used(need_fuse: None, workspace: Path, secret: str) -> None:
+    """Both generations of its keys open, by either secret; it can be written, and its first snapshot shown."""
+    with tarfile.open(ENCRYPTED) as archive:
+        archive.extractall(workspace, filter="data")
+    (workspace / "store").chmod(0o700)
+    (workspace / "key").write_bytes(bytes(range(32)))
+    secrets = {"key": {"CAS3FS_KEY_FILE": str(workspace / "key")}, "passphrase": {"CAS3FS_PASSPHRASE": "correct horse"}}
+    machine = CliMachine(workspace, (workspace / "store").as_uri(), secrets[secret])
+    try:
+        (first,) = (one["id"] for one in machine.report("snapshot", "list", machine.url) if one["name"] == "first")
+        machine.run("mount", machine.url, machine.dir, "--snapshot", first)
+        assert (machine.dir / "hard").read_bytes() == NUMBERS
+        machine.umount()
+        machine.mount()
+        check_tree(machine, "released")
+        (machine.dir / "new").write_bytes(b"new")
+        machine.umount()
+        assert machine.report("stats", machine.url)["label"] == "earlier"
+        assert machine.run("fsck", machine.url, "--verify-data").returncode == 0
+    finally:
+        machine.clean_up()

@@ -202,6 +202,7 @@ def lived(
         yield machine, secrets, server, web
 
 
+@pytest.mark.promise("the-store-learns-no-content")
 def test_nothing_of_a_volume_is_seen_outside_the_machine(
     lived: tuple[CliMachine, Secrets, MemcachedProcess, Nginx], encryption: str
 ) -> None:

@@ -60,6 +60,7 @@ def remove(volume: SealedVolume, *keys: str) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@pytest.mark.promise("an-older-store-is-refused")
 def test_an_older_state_of_the_whole_store_is_refused(volume: SealedVolume) -> None:
     volume.use(a="1")
     copy = volume.keep()
@@ -122,6 +123,7 @@ def test_another_object_under_the_name_of_a_seen_one_is_refused(volume: SealedVo
     refused(volume, f"(epoch 00000001|snapshot {first}) has other contents")
 
 
+@pytest.mark.promise("an-older-store-is-refused")
 def test_another_encrypted_volume_in_its_place_is_refused(volume: SealedVolume) -> None:
     volume.use(a="1")
     other = SealedVolume(volume.root, "w")
@@ -132,6 +134,7 @@ def test_another_encrypted_volume_in_its_place_is_refused(volume: SealedVolume) 
     assert read_all(volume.open(accept_rollback=True)) == {"a": "forged"}
 
 
+@pytest.mark.promise("an-older-store-is-refused")
 def test_a_plain_volume_in_its_place_is_refused(volume: SealedVolume) -> None:
     volume.use(a="1")
     shutil.rmtree(volume.store)

@@ -118,6 +118,7 @@ def assert_right_or_closed(key: str, read: Callable[[], object]) -> None:
     raise AssertionError(f"{key} was forged, and the volume opened")
 
 
+@pytest.mark.promise("a-forged-object-is-refused")
 @pytest.mark.promise("every-block-is-verified")
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())

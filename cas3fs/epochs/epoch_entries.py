@@ -92,6 +92,11 @@ def is_placeholder(entry: EpochEntry) -> bool:
     return entry.claim == _NOBODY
 
 
+def is_replacement(entry: EpochEntry) -> bool:
+    """Return whether a repair wrote `entry` in place of a damaged one: no process has the number 0."""
+    return entry.pid == 0
+
+
 def is_foreign_key(key: str) -> bool:
     """Return whether no version of cas3fs created the object `key`, which lies among the epochs."""
     name = key.removeprefix(EpochEntry.prefix()).partition(SUB_SEPARATOR)[0]

@@ -18,7 +18,8 @@ by whatever verb, these are read by their names, and what sorts after them is li
 - one of these objects has other bytes;
 - one of them is gone. A snapshot may be gone if a later one is there: the retention policy deletes them.
 
-An object that cannot be read proves nothing here: whoever needs it reports the damage. As the names of objects with
+An object that cannot be read proves nothing here: whoever needs it reports the damage. Nor does a claim that a repair
+wrote in place of a damaged one: whoever has no key cannot make one. As the names of objects with
 greater numbers prove nothing either, an object is remembered only after it was opened with the volume's keys.
 
 A store may also show different states to different requests. So what was seen holds after the check too: no snapshot
@@ -51,6 +52,7 @@ from cas3fs.durable import replace_file
 from cas3fs.entries.entry import Entry
 from cas3fs.entries.kinds import EpochEntry, ForkEntry, PolicyEntry, SnapshotEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
+from cas3fs.epochs.epoch_entries import is_replacement
 from cas3fs.errors import EntryError, ObjectArchived, ObjectMissing, StateConflict, StoreRolledBack
 from cas3fs.objectstores import ObjectStore
 from cas3fs.snapshots.manifests import check_snapshot_id
@@ -432,13 +434,14 @@ def _problem_of(kind: str, seen: SeenObject, found: _Found) -> str:
 
 
 def _digest_now(shelf: Shelf, kind: type[Entry], entry_id: str) -> str | None:
-    """The digest of an entry; None if it is missing, empty if it cannot be read."""
+    """The digest of an entry; None if it is missing, empty if it cannot be read or was written by a repair."""
     try:
-        return shelf.load_with_digest(kind, entry_id)[1]
+        entry, digest = shelf.load_with_digest(kind, entry_id)
     except ObjectMissing:
         return None
     except (EntryError, ObjectArchived):
         return ""
+    return "" if isinstance(entry, EpochEntry) and is_replacement(entry) else digest
 
 
 def _newest(shelf: Shelf, kind: type[Entry], after: str) -> SeenObject | None:

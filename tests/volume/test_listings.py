@@ -144,6 +144,7 @@ def read_all_names(opened: OpenVolume) -> set[str]:
 def test_a_machine_with_the_state_survives_a_lost_head(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
+    volume.store_settings = volume.accepting_rollback
     opened = volume.open("A")
     assert read_all(opened) == {"a": "one"}
     write(opened, "b", "two")
@@ -156,6 +157,7 @@ def test_a_machine_with_the_state_survives_a_lost_head(volume: Volume, bare: Obj
 def test_a_repair_stores_a_lost_head_again_from_local_state(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
+    volume.store_settings = volume.accepting_rollback
     told: list[Message] = []
     result = check_unmounted(volume.store_settings, volume.folders("A"), FsckRequest(repair=True), told.append)
     assert result.status == 1
@@ -170,6 +172,7 @@ def test_a_repair_stores_a_lost_head_again_from_local_state(volume: Volume, bare
 def test_a_lost_only_snapshot_is_reported_with_where_to_go_on(volume: Volume, bare: ObjectStore) -> None:
     last = volume.use("A", a="one")
     delete_objects(bare, [f"snapshots/{last}"])
+    volume.store_settings = volume.accepting_rollback
     with pytest.raises(
         SnapshotDamaged, match=f"no snapshot {last}; no snapshot before it is intact: mount .* wrote it"
     ):
@@ -417,6 +420,7 @@ def test_a_damaged_base_is_told_and_written_anew_by_a_repair(
     assert base in archive.ids()
 
 
+@pytest.mark.encryption("plain", "encrypted")
 @pytest.mark.promise("an-unreadable-epoch-is-held")
 def test_a_damaged_claim_is_reported_and_replaced_by_a_repair(volume: Volume, bare: ObjectStore) -> None:
     volume.use("A", a="one")

@@ -188,7 +188,7 @@ def argon2id(passphrase: Passphrase, salt: bytes, parameters: Argon2Parameters) 
     """32 bytes of key material from a passphrase.
 
     Raises:
-        KeysError: this machine has too little memory.
+        KeysError: this machine has too little memory; the kernel would rather kill a process than refuse it.
     """
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
@@ -200,6 +200,8 @@ def argon2id(passphrase: Passphrase, salt: bytes, parameters: Argon2Parameters) 
         memory_cost=parameters.memory_kib,
     )
     try:
+        if 0 < _available_kib(_MEMORY_INFO) < parameters.memory_kib:
+            raise MemoryError
         return derivation.derive(passphrase.reveal())
     except MemoryError:
         raise KeysError(

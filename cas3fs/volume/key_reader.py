@@ -24,7 +24,7 @@ from cas3fs.encryption.secret import (
 )
 from cas3fs.entries.kinds import KeyEntry, KeyringEntry, VolumeEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import EntryError, KeyringDamaged, ObjectMissing, SecretWrong
+from cas3fs.errors import EntryError, KeyringDamaged, KeysError, ObjectMissing, SecretWrong
 from cas3fs.objectstores import ObjectStore
 from cas3fs.volume.secret_source import KmsName
 
@@ -72,6 +72,7 @@ class KeyReader:
             prefer: the id of the entry to be tried first.
 
         Raises:
+            KeysError: this machine has too little memory for an entry, and no other one opens.
             SecretWrong: it opens no entry; a wrong passphrase, a damaged entry and a malformed one take one Argon2id
                 each, and give the same text.
             KeyringDamaged: the keyring is missing, or was changed.
@@ -82,11 +83,11 @@ class KeyReader:
             return self._unlock_by_root(secret.reveal(), names)
         ids = [name.removeprefix(KeyEntry.prefix()) for name in names if name.startswith(KeyEntry.prefix())]
         ids.sort(key=lambda one: one != prefer)
-        refusal = None
+        refusal: KeysError | None = None
         for entry in self._newest_root_first(map(self._load_entry, ids[:MOST_KEY_ENTRIES]), names):
             try:
                 root = self._open_entry(entry, secret)
-            except SecretWrong as error:  # KMS refused, and may take another entry
+            except KeysError as error:  # KMS refused, or memory is too small; another entry may be better
                 refusal = error
                 continue
             if entry is not None and root is not None:

@@ -24,7 +24,7 @@ from cas3fs.encryption.keyring import (
 )
 from cas3fs.encryption.sealing import SealHeader
 from cas3fs.encryption.secret import Argon2Parameters, KeyFile, KmsDataKey, Passphrase, RecoveryKey, Secret
-from cas3fs.errors import GenerationUnknown, KeyringDamaged, UsageError
+from cas3fs.errors import GenerationUnknown, KeyringDamaged, KeysError, UsageError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHEAPEST = Argon2Parameters(secret.LEAST_MEMORY_KIB, 1)
@@ -202,3 +202,11 @@ def test_an_object_keeps_its_key_when_its_generation_is_dropped() -> None:
         )
     with pytest.raises(GenerationUnknown):
         after.key_of("epochs/00000002", header)
+
+
+def test_a_derivation_for_which_there_is_no_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cas3fs.encryption.secret._available_kib", lambda _: CHEAPEST.memory_kib - 1)
+    with pytest.raises(KeysError, match="takes 64 MiB of memory, which this machine has not"):
+        secret.argon2id(Passphrase.of("correct horse"), bytes(32), CHEAPEST)
+    monkeypatch.setattr("cas3fs.encryption.secret._available_kib", lambda _: 0)  # not known
+    assert secret.argon2id(Passphrase.of("correct horse"), bytes(32), CHEAPEST)

@@ -68,7 +68,7 @@ def test_an_ordinary_user_mounts_uses_and_unmounts(run: Run) -> None:
         cas3fs mount --frontend $FRONTEND -o noatime,sync,dirsync,noexec,auto_unmount,x-any=1,user "$URL" m || exit 1
         grep " $PWD/m " /proc/self/mountinfo
         echo content > m/file && cat m/file && stat -c %u m m/file
-        cas3fs umount m && ls m
+        cas3fs umount m >/dev/null && ls m
     """)
     assert status == 0, printed
     table, *rest = printed.splitlines()
@@ -91,7 +91,7 @@ def test_a_user_who_may_not_open_the_mount_to_others_is_told(run: Run) -> None:
     status, printed = run('cas3fs mount -o allow_other "$URL" m')
     assert (status, len(printed.splitlines())) == (1, 1)
     assert "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf" in printed
-    status, printed = run('CAS3FS_STATE_DIR=$PWD/other cas3fs mount "$URL" m && cas3fs umount m')
+    status, printed = run('CAS3FS_STATE_DIR=$PWD/other cas3fs mount "$URL" m && cas3fs umount m >/dev/null')
     assert (status, printed) == (0, "")
 
 
@@ -123,7 +123,7 @@ def test_a_mount_with_a_secret_is_closed_to_other_processes_of_its_user(run: Run
         stat -c "%u %U" /proc/$pid/environ
         cat /proc/$pid/environ >/dev/null
         head -c 1 /proc/$pid/mem >/dev/null
-        cas3fs umount m
+        cas3fs umount m >/dev/null
     """)
     assert status == 0, printed
     content, owner, environment, memory = printed.splitlines()

@@ -365,6 +365,18 @@ def test_the_entry_that_opened_before_is_tried_first(
     assert KeyEntry.folder == "keys"
 
 
+def test_an_entry_that_takes_too_much_memory_does_not_hide_another(
+    store: DyingStore, keys: VolumeKeyStore, made: Unlocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = keys.add(made.root, RIGHT, "", CHEAP)
+    large = {"memory_kib": 1 << 20, "iterations": 1, "lanes": 1}
+    crowded(store, keys, small, 1, argon2=large)
+    monkeypatch.setattr("cas3fs.encryption.secret._available_kib", lambda _: 2 * LEAST_MEMORY_KIB)
+    assert keys.unlock(RIGHT).root == made.root
+    with pytest.raises(KeysError, match="takes 1024 MiB of memory"):
+        keys.unlock(WRONG)
+
+
 @pytest.mark.promise("a-change-of-keys-leaves-a-way-in")
 def test_entries_that_anybody_could_have_made_are_no_way_in(
     store: DyingStore, keys: VolumeKeyStore, made: Unlocked

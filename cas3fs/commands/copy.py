@@ -40,6 +40,7 @@ from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs
 from cas3fs.errors import (
     Fenced,
+    ObjectMissing,
     SnapshotDamaged,
     SnapshotError,
     SnapshotMissing,
@@ -165,7 +166,7 @@ def _check_content(url: str, archive: SnapshotArchive, source: StoredVolume) -> 
         VolumeExists: it holds something else.
         SnapshotDamaged, EntryError, StoreError: it cannot be read.
     """
-    begun = next(archive.shelf.load_all(CopyEntry), None)
+    begun = _begun(archive.shelf)
     if begun is not None and begun.source != source.entry.uuid:
         raise VolumeExists(f"{url} holds a copy of another volume, {begun.source}: give a new volume")
     foreign = next((one.id for one in archive.list() if begun is None or one.copied is None), None)
@@ -177,6 +178,22 @@ def _check_content(url: str, archive: SnapshotArchive, source: StoredVolume) -> 
             "has just made"
         )
     return begun is not None
+
+
+def _begun(shelf: Shelf) -> CopyEntry | None:
+    """What says that a volume is a copy; read by its name, as a listing may lack it."""
+    try:
+        return shelf.load(CopyEntry, _ENTRY_ID)
+    except ObjectMissing:
+        return None
+
+
+def _copies(archive: SnapshotArchive) -> dict[str, SnapshotInfo]:
+    """The copies in a destination, by the ids of their originals; those of a writer that was taken over count for
+    nothing."""
+    found = archive.list()
+    diverged = archive.diverged([one.id for one in found])
+    return {one.copied: one for one in found if one.copied is not None and one.id not in diverged}
 
 
 def _choose(source: CopySource, request: CopyRequest, result: CopyResult) -> list[SnapshotInfo]:
@@ -257,9 +274,7 @@ class _Run:
             SnapshotOrigin(self._lineage, writer.claim.uuid),
             request.requests,
         )
-        self._copies: dict[str, SnapshotInfo] = {
-            str(one.copied): one for one in writer.archive.list() if one.copied is not None
-        }
+        self._copies = _copies(writer.archive)
 
     def copy(self, chosen: Sequence[SnapshotInfo]) -> None:
         """Copies the policy, and then the snapshots that are not copied yet."""

@@ -40,6 +40,8 @@ Where the process may die, and what the next run finds:
 - after ``copies/00000001``, before the first snapshot: a destination that is known to be of this source;
 - after a pack was stored, before it was entered: a pack that the copy does not know. Its table of contents is read, and
   its blocks are entered;
+- the same, and a gc of the destination in between has deleted that pack, as no snapshot needed it: the pack is found
+  missing, and its blocks are stored again;
 - between any two transactions of steps 2 and 3: a copy that is no consistent file system and was not published; both
   steps run again, and find what they did;
 - after the manifest was put, before the ledger says so, or if the state directory is lost: the copy is restored from

@@ -27,6 +27,7 @@ HINTED_BLOCKS: Final = 256
 _READ_AHEAD_BYTES: Final = 8 * MIB
 """For each request that may run in parallel."""
 _LEAST_MEMORY_BYTES: Final = 64 * MIB
+_MOST_MEMORY_BYTES: Final = 512 * MIB
 
 
 class SnapshotGone(Cas3fsError):
@@ -94,7 +95,7 @@ class CopySource:
 
 def block_reader(store: ObjectStore, entry: VolumeEntry, requests: int) -> BlockReader:
     """A reader for blocks that are needed once, in order, with as many parallel requests."""
-    memory_bytes = max(_LEAST_MEMORY_BYTES, 2 * requests * _READ_AHEAD_BYTES)
+    memory_bytes = min(max(_LEAST_MEMORY_BYTES, 2 * requests * _READ_AHEAD_BYTES), _MOST_MEMORY_BYTES)
     return BlockReader(
         store,
         MemoryCache(memory_bytes),

@@ -25,7 +25,7 @@ from cas3fs.blockstore.pack_store import PackStore, epoch_of_pack, pack_name_in
 from cas3fs.blockstore.writer import BlockWriter
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.errors import IndexDatabaseError, ObjectMissing, PackCorrupt
-from cas3fs.index import Index, IndexReader, migrations, ordinal_of
+from cas3fs.index import LOST_PACK, Index, IndexReader, migrations, ordinal_of
 from cas3fs.index.copying import SnapshotTables
 from cas3fs.index.files import remove_database
 from cas3fs.index.hash_index import drop_hash_index
@@ -36,10 +36,13 @@ from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, CopiedSnapshot, SnapshotInfo, SnapshotOrigin
+from cas3fs.units import MIB
 from cas3fs.values import BlockHash, Buffer, PackedBlock, SnapshotNumber, StoredPack
 
 _LATER_THAN_ANY: Final = 2**63 - 1
 _ADOPTED_AT_ONCE: Final = 64
+_UNDER_WAY_BYTES: Final = 256 * MIB
+"""Of packs that are being stored; but always one."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +80,8 @@ class CopyTarget:
     """
 
     def __init__(self, destination: Destination, folder: Path, pair: str) -> None:
-        """Puts index and ledger in place, and enters packs that an interrupted run has stored.
+        """Puts index and ledger in place, and compares the index with the packs in the store: it may lack some that an
+        interrupted run has stored, and have some that a gc has deleted since, as no snapshot needed them.
 
         Args:
             destination: the volume.
@@ -110,11 +114,11 @@ class CopyTarget:
             compression=Compression.parse(destination.entry.compression),
             on_stored=self._record,
             metrics=Metrics(),
-            uploads=destination.requests,
+            uploads=max(1, min(destination.requests, _UNDER_WAY_BYTES // destination.entry.pack_size)),
         )
         self._session = self._writer.session()
         try:
-            self._adopt_packs()
+            self._compare_packs()
         except BaseException:
             self.close()
             raise
@@ -183,15 +187,35 @@ class CopyTarget:
 
     # -- packs
 
-    def _adopt_packs(self) -> None:
-        """Enters the packs that the index does not know: an earlier run has stored them."""
+    def _compare_packs(self) -> None:
+        """Enters the packs that the index does not know, and forgets those that the store does not have. Packs that a
+        snapshot knows are not looked for."""
         packs = PackStore(self.store)
-        unknown = (info for info in packs.list_objects() if self._is_unknown(pack_name_in(info.key)))
+        missing = self._unpublished_packs()
+        listed = (info for info in packs.list_objects() if self._is_unlisted(pack_name_in(info.key), missing))
         with ThreadPoolExecutor(self._destination.requests, thread_name_prefix="packs") as pool:
-            while found := list(islice(unknown, _ADOPTED_AT_ONCE)):
+            while found := list(islice(listed, _ADOPTED_AT_ONCE)):
                 for pack in pool.map(lambda info: _contents(packs, info), found):
                     if pack is not None:
                         self._enter(pack)
+        for name in sorted(missing):
+            if not packs.exists(name):  # a listing alone proves nothing
+                self._forget(name)
+
+    def _unpublished_packs(self) -> set[str]:
+        published = -1 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
+        with self._lock:
+            return set(self.index.blocks.packs_after(published)) - {LOST_PACK}
+
+    def _is_unlisted(self, name: str, missing: set[str]) -> bool:
+        """Whether the index lacks a pack of the store; what is listed is not `missing`."""
+        missing.discard(name)
+        return self._is_unknown(name)
+
+    def _forget(self, pack: str) -> None:
+        _log.warning("pack %s, which an earlier run has stored, is gone; its blocks are stored again", pack)
+        with self._lock:
+            self._in_group(lambda: self.index.garbage.forget_pack(pack))
 
     def _is_unknown(self, name: str) -> bool:
         if epoch_of_pack(name) is None:

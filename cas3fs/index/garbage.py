@@ -125,6 +125,18 @@ class Garbage:
         """Deletes the rows of dead packs whose objects are gone."""
         self._delete_pack.many([(name,) for name in names])
 
+    _delete_blocks_of = Statement(
+        lambda name: delete(blocks).where(blocks.c.pack.in_(select(packs.c.id).where(packs.c.name == name)))
+    )
+    _forget_pack = Statement(lambda name: delete(packs).where(packs.c.name == name))
+
+    def forget_pack(self, name: str) -> None:
+        """Deletes the rows of a pack whose object is gone, and those of its blocks. Chunks that name these are left: it
+        is for an index whose chunks are made anew, and that no snapshot was made of since the pack was stored."""
+        self._delete_blocks_of.run(name)
+        self._forget_pack.run(name)
+        self._delete_stale_lost_marks.run()
+
     _pack = Statement(lambda name: select(packs.c.id, packs.c.born, packs.c.died).where(packs.c.name == name))
 
     def unknown_packs(self, names: Iterable[str]) -> list[str]:

@@ -25,6 +25,7 @@ from cas3fs.filesystem import ROOT, FileSystem, Owner
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo
+from cas3fs.values import BlockLocation
 from cas3fs.volume.loading import open_volume
 from cas3fs.volume.opening import OpenVolume, open_view, open_writer
 
@@ -79,12 +80,12 @@ class Place:
         told = check_unmounted(self.settings, self.folders, FsckRequest(verify_data=True), silent)
         return told.status, told.codes
 
-    def packed_blocks(self) -> list[bytes]:
-        """The hashes of the blocks in all packs, as often as they are there."""
+    def packed_blocks(self) -> list[BlockLocation]:
+        """The blocks in all packs, as often as they are there."""
         with closing(open_volume(self.settings, Metrics())) as opened:
             packs = PackStore(opened.store)
             found = [(pack_name_in(info.key), info.size) for info in packs.list_objects()]
-            return [block.hash for name, size in found for block in packs.get_contents(name, size)]
+            return [block for name, size in found for block in packs.get_contents(name, size)]
 
     def objects(self) -> dict[str, int]:
         """Every object in the store, and when it was written."""

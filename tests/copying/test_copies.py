@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.promise("a-copy-only-reads-its-source")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_has_all_files_of_all_snapshots(volumes: Pair, kind: str) -> None:
     of_source, of_destination = KINDS[kind]

@@ -45,6 +45,7 @@ def packs(place: Place) -> list[Path]:
 # --- losses
 
 
+@pytest.mark.promise("a-copy-has-no-content-of-its-own")
 @pytest.mark.parametrize("damage", ["missing", "corrupt"])
 @pytest.mark.parametrize("kind", DESTINATIONS)
 def test_what_the_source_has_lost_fails_in_the_copy(volumes: Pair, kind: str, damage: str) -> None:
@@ -70,6 +71,7 @@ def test_what_the_source_has_lost_fails_in_the_copy(volumes: Pair, kind: str, da
     assert (status, set(codes)) == (0, {"known-loss"})
 
 
+@pytest.mark.promise("a-copy-has-no-content-of-its-own")
 @pytest.mark.parametrize("kind", DESTINATIONS)
 def test_what_comes_back_is_whole_in_the_next_snapshot(volumes: Pair, kind: str) -> None:
     two_files(volumes.source)
@@ -86,6 +88,7 @@ def test_what_comes_back_is_whole_in_the_next_snapshot(volumes: Pair, kind: str)
     assert all(isinstance(piece, bytes) for piece in destination.tree()["/hurt"]["content"])
 
 
+@pytest.mark.promise("a-copy-has-no-content-of-its-own")
 def test_an_index_that_has_lost_chunks_is_not_copied(volumes: Pair) -> None:
     with closing(volumes.source.open()) as opened:
         number = write(opened.filesystem, "file", noise(1, 300_000))
@@ -271,6 +274,7 @@ def test_a_copy_is_a_volume_like_any_other(volumes: Pair) -> None:
         volumes.copy(destination)
 
 
+@pytest.mark.promise("a-copy-only-reads-its-source")
 def test_a_destination_with_other_content_is_refused(volumes: Pair) -> None:
     two_files(volumes.source)
     used, other_copy, other_source = (volumes.make(**ALIKE) for _ in range(3))

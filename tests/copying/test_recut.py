@@ -173,6 +173,7 @@ def cut(folder: Path, target: Target, source_index: Path) -> int:
     return lost
 
 
+@pytest.mark.promise("a-copy-has-no-content-of-its-own")
 @pytest.mark.parametrize("kind", CHUNKERS)
 def test_files_that_are_cut_anew_have_the_same_bytes(kind: str) -> None:
     chunker = CHUNKERS[kind]

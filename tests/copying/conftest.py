@@ -212,6 +212,12 @@ class Pair:
         create_volume(settings, VolumeSettings(**options))
         return Place(root, settings, key_file)
 
+    @staticmethod
+    def uuid_of(place: Place) -> str:
+        """The uuid of a volume."""
+        with closing(open_volume(place.settings, Metrics())) as opened:
+            return str(opened.entry.uuid)
+
     def copy(self, destination: Place, source: Place | None = None, **request: Any) -> CopyResult:
         """Copies."""
         place = self.source if source is None else source

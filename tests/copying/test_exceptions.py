@@ -19,6 +19,7 @@ from cas3fs.objectstores import open_store
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.retention import current_policy, set_policy
 from cas3fs.testing.store_damage import corrupt_object
+from cas3fs.volume.state_directory import StateDirectory
 
 from .conftest import Pair, Place, filled, noise, publish, two_files, write
 
@@ -106,6 +107,19 @@ def test_an_index_that_has_lost_chunks_is_not_copied(volumes: Pair) -> None:
         volumes.copy(destination, newest=True)
 
 
+@pytest.mark.parametrize("kind", DESTINATIONS)
+def test_what_the_destination_has_lost_is_found_by_verifying(volumes: Pair, kind: str) -> None:
+    two_files(volumes.source)
+    destination = volumes.make(**DESTINATIONS[kind])
+    assert volumes.copy(destination, verify=True).problems == []
+    packs(destination)[1].unlink()
+    result = volumes.copy(destination, verify=True)
+    assert result.snapshots == []
+    assert result.verified is not None
+    assert (result.verified.differences > 0, result.verified.lost_bytes) == (True, 0)
+    assert ["inode" in one for one in result.problems] == [True] * result.verified.differences
+
+
 # --- snapshots that go away
 
 
@@ -143,6 +157,21 @@ def test_blocks_that_gc_deletes_with_their_snapshot_are_no_loss(volumes: Pair, k
     assert ([one["id"] for one in result.skipped], result.problems) == ([originals[1]], [])
     assert [one.copied for one in destination.snapshots()] == [originals[0], newest]
     assert destination.check() == (0, {})
+
+
+def test_a_snapshot_is_marked_as_in_use_while_it_is_copied(volumes: Pair) -> None:
+    originals = two_files(volumes.source)
+    destination = volumes.make(**ALIKE)
+    shown = []
+
+    def report(message: Message) -> None:
+        if message["what"].endswith("publishing"):
+            state = StateDirectory(destination.folders.state_of(volumes.uuid_of(volumes.source)))
+            shown.append(state.shown())
+            state.close()
+
+    copy_reporting(volumes, destination, report)
+    assert [list(one) for one in shown] == [[originals[0]], [originals[1]]]
 
 
 def test_a_snapshot_that_was_asked_for_has_to_stay(volumes: Pair) -> None:

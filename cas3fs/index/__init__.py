@@ -25,8 +25,9 @@ Where to find and to add what
     A statement stands in the class beside the method that runs it (`statement` shows how): in `namespace` (inodes,
     names, link targets, extended attributes), `chunks`, `blocks` (and packs), `garbage`, `reader` (questions about the
     whole), `staging` (a database of its own), `checks` and `repairs` (fsck), `scans` (gc and fsck), `pack_merge`
-    (restoring an older snapshot). A column or table is added in `tables` and as a step in `migrations/`, whose id goes
-    to `schema`. A pragma, or other SQL that only SQLite has, goes to `sqlite`.
+    (restoring an older snapshot), `copying` and `ledger` (copying another volume). A column or table is added in
+    `tables` and as a step in `migrations/`, whose id goes to `schema`. A pragma, or other SQL that only SQLite has,
+    goes to `sqlite`.
 
     `Index` puts the parts together. What only gc and fsck need is imported from its module when they begin.
 

@@ -25,7 +25,7 @@ All numbers are big-endian and unsigned::
 
 The codec of a block is in its own first byte and nowhere else, so that two places cannot disagree. The name of a pack
 is a hash of all its bytes in hex, keyed where the volume is encrypted. Its last bytes give its contents: one
-suffix-range GET of `GUESSED_TAIL_BYTES`, and a second one of `tail_length` where the table is longer than guessed.
+ranged GET of `GUESSED_TAIL_BYTES`, and a second one of `tail_length` where the table is longer than guessed.
 """
 
 import secrets

@@ -226,15 +226,6 @@ class ObjectStore(ABC):
         self.get_pieces(key, start, (*lengths[:-1], last), take)
 
     @abstractmethod
-    def get_suffix(self, key: str, length: int) -> bytes:
-        """The last `length` bytes; all of them where the object is shorter.
-
-        Raises:
-            ObjectMissing: there is no such object.
-            TruncatedBody: the response ended early.
-        """
-
-    @abstractmethod
     def head(self, key: str) -> ObjectInfo:
         """Size, time and metadata.
 

@@ -310,12 +310,6 @@ class DirectoryStore(ObjectStore):
             data = self._read(key, descriptor, start, length)
         deliver_pieces(data, lengths, take)
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        check_range(0, length)
-        with self._open_object(key) as (descriptor, status):
-            start = max(0, status.st_size - length)
-            return self._read(key, descriptor, start, status.st_size - start)
-
     def head(self, key: str) -> ObjectInfo:
         with self._open_object(key) as (descriptor, status):
             return ObjectInfo(key, status.st_size, _modified(status), _get_metadata(descriptor))

@@ -70,11 +70,6 @@ class MemoryStore(ObjectStore):
             raise object_too_short(key, start, length, len(data))
         return data[start : start + length]
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        check_range(0, length)
-        data = self._find(key)[1]
-        return data[max(0, len(data) - length) :]
-
     def head(self, key: str) -> ObjectInfo:
         return self._find(key)[0]
 

@@ -311,23 +311,6 @@ class S3Store(ObjectStore):
             raise object_too_short(key, start, length)
         return answer
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        check_key(key)
-        check_range(0, length)
-        if length == 0:
-            return b""
-        with self._translating_errors(f"get {key}") as transfer:
-            try:
-                answer = self._client.get_object(
-                    Bucket=self._bucket, Key=self._key_prefix + key, Range=f"bytes=-{length}"
-                )
-            except ClientError as error:
-                if status_of(error.response) != 416:  # some servers refuse a suffix that is longer than the object
-                    raise
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._key_prefix + key)
-            data = self._body(key, answer, transfer).read_all()
-        return data[-length:]
-
     def _body(self, key: str, answer: "GetObjectOutputTypeDef", transfer: TransferClock) -> ResponseBody:
         try:
             self._check_is_s3(answer, f"get {key}", "ETag", "ContentLength")

@@ -137,16 +137,13 @@ class FaultyStore(ObjectStore):
         check_range(start, min((0, *lengths)))
         deliver_pieces(self.get_range(key, start, sum(lengths)), lengths, take)
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        return self._read(key, lambda: self._inner.get_suffix(key, length))
-
     def head(self, key: str) -> ObjectInfo:
         self._begin("head", key)
         self._refuse_hidden("head", key)
         return self._seen("head", self._inner.head(key))
 
     def _read(self, key: str, request: Callable[[], bytes], end: int | None = None) -> bytes:
-        """The result of `request`; `end` is the end of the requested range, None for the whole object or a suffix."""
+        """The result of `request`; `end` is the end of the requested range, None for the whole object."""
         self._begin("get", key)
         self._refuse_hidden("get", key)
         if self.faults.trigger(FaultKind.ARCHIVED, "get", key):

@@ -91,9 +91,6 @@ class TestStore(ObjectStore):
         if self.get_error is not None:
             raise self.get_error
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        return self._inner.get_suffix(key, length)
-
     def head(self, key: str) -> ObjectInfo:
         return self._inner.head(key)
 

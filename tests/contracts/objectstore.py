@@ -82,7 +82,6 @@ class ObjectStoreContract:
             lambda key: store.put_if_absent(key, b""),
             store.get,
             lambda key: store.get_range(key, 0, 1),
-            lambda key: store.get_suffix(key, 1),
             store.head,
             lambda key: store.delete_many([key]),
         ]
@@ -185,12 +184,6 @@ class ObjectStoreContract:
         store.put_if_absent("a", b"")
         with pytest.raises(ObjectTooShort):
             store.get_range("a", 0, 1)
-        assert store.get_suffix("a", 10) == b""
-
-    @pytest.mark.parametrize("length", [0, 1, 100, 10_240, 10_241, 1 << 30])
-    def test_a_suffix_gives_the_last_bytes_or_all(self, store: ObjectStore, length: int) -> None:
-        store.put_if_absent("a", CONTENT)
-        assert store.get_suffix("a", length) == (CONTENT[-length:] if length else b"")
 
     @pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, -1)])
     def test_a_negative_range_is_a_value_error(self, store: ObjectStore, start: int, length: int) -> None:
@@ -205,7 +198,6 @@ class ObjectStoreContract:
             for read in (
                 store.get,
                 lambda key: store.get_range(key, 0, 1),
-                lambda key: store.get_suffix(key, 1),
                 store.head,
             ):
                 with pytest.raises(ObjectMissing, match=key) as caught:

@@ -30,7 +30,6 @@ READS: dict[str, Callable[[ObjectStore, str], object]] = {
     "within": lambda store, key: store.get_within(key, 1 << 20),
     "range": lambda store, key: store.get_range(key, 70_000, 1000),
     "pieces": lambda store, key: store.get_pieces(key, 10, (70_000, 5000), bytes),
-    "suffix": lambda store, key: store.get_suffix(key, 100_000),
 }
 
 
@@ -67,7 +66,6 @@ def test_any_pieces_of_an_object_can_be_read(data: st.DataObject) -> None:
     store.get_pieces(key, start, lengths, pieces.append)
     assert [len(piece) for piece in pieces] == lengths
     assert b"".join(pieces) == CONTENT[start : start + sum(lengths)]
-    assert store.get_suffix(key, start) == CONTENT[len(CONTENT) - start :]
 
 
 @pytest.mark.promise("a-forged-object-is-refused")

@@ -38,9 +38,6 @@ class GatedStore(ObjectStore):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self.inner.get_range(key, start, length)
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        return self.inner.get_suffix(key, length)
-
     def head(self, key: str) -> ObjectInfo:
         return self.inner.head(key)
 

@@ -376,7 +376,6 @@ REQUESTS = {
     "put": lambda store: store.put_if_absent("a", b"bytes"),
     "get": lambda store: store.get("a"),
     "range": lambda store: store.get_range("a", 0, 4),
-    "suffix": lambda store: store.get_suffix("a", 4),
     "head": lambda store: store.head("a"),
     "list": lambda store: store.list_page(),
     "delete": lambda store: store.delete_many(["a"]),
@@ -433,7 +432,6 @@ def test_a_deletion_response_without_one_key_is_a_transient_error(store: S3Store
 def test_ranges_work_on_a_server_that_ignores_them(store: S3Store, script: Script) -> None:
     script.replies = [found(b"0123456789")]
     assert store.get_range("a", 3, 4) == b"3456"
-    assert store.get_suffix("a", 4) == b"6789"
     with pytest.raises(ObjectTooShort):
         store.get_range("a", 8, 4)
     pieces: list[bytes] = []
@@ -444,11 +442,6 @@ def test_ranges_work_on_a_server_that_ignores_them(store: S3Store, script: Scrip
 def test_a_part_with_status_200_is_a_part(store: S3Store, script: Script) -> None:
     script.replies = [found(b"3456", Content_Range="bytes 3-6/10")]
     assert store.get_range("a", 3, 4) == b"3456"
-
-
-def test_a_suffix_that_is_refused_as_too_long_becomes_the_whole_object(store: S3Store, script: Script) -> None:
-    script.replies = [error(416, "InvalidRange"), found(b"all")]
-    assert store.get_suffix("a", 1000) == b"all"
 
 
 def test_names_of_metadata_are_returned_in_lower_case(store: S3Store, script: Script) -> None:

@@ -296,13 +296,6 @@ class SealedStore(StoreWrapper):
     def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
         ObjectStore.get_pieces_to_end(self, key, start, lengths, take)
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        if is_clear(key):
-            return self._inner.get_suffix(key, length)
-        size = self.head(key).size
-        length = min(length, size)
-        return self.get_range(key, size - length, length) if length else b""
-
     # Sizes
 
     def head(self, key: str) -> ObjectInfo:

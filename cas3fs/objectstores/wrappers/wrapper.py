@@ -88,9 +88,6 @@ class StoreWrapper(ObjectStore):
     def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
         self.around(RequestKind.GET, sum(lengths), lambda: self._inner.get_pieces_to_end(key, start, lengths, take))
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        return self.around(RequestKind.GET, None, lambda: self._inner.get_suffix(key, length))
-
     def head(self, key: str) -> ObjectInfo:
         return self.around(RequestKind.HEAD, 0, lambda: self._inner.head(key))
 

@@ -161,10 +161,6 @@ class FlakyStore(ObjectStore):
         self._may_fail()
         return self.inner.get_range(key, start, length)
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        self._may_fail()
-        return self.inner.get_suffix(key, length)
-
     def head(self, key: str) -> ObjectInfo:
         self._may_fail()
         return self.inner.head(key)

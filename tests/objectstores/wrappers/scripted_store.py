@@ -33,10 +33,6 @@ class ScriptedStore(MemoryStore):
         self._follow("get_range")
         return super().get_range(key, start, length)
 
-    def get_suffix(self, key: str, length: int) -> bytes:
-        self._follow("get_suffix")
-        return super().get_suffix(key, length)
-
     def head(self, key: str) -> ObjectInfo:
         self._follow("head")
         return super().head(key)

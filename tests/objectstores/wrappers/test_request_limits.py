@@ -75,7 +75,6 @@ def test_the_rate_is_never_exceeded_by_more_than_one_second_s_worth(sizes: list[
     [
         (lambda store: store.put_if_absent("b", b"x" * 500), 5, 0),
         (lambda store: store.get("a"), 0, 2),
-        (lambda store: store.get_suffix("a", 100), 0, 1),
         (lambda store: store.get_range("a", 0, 100), 0, 1),
         (lambda store: store.head("a"), 0, 0),
         (lambda store: store.list_page(), 0, 0),

@@ -69,7 +69,6 @@ READS: list[Callable[[ObjectStore], object]] = [
     lambda store: store.get("a"),
     lambda store: store.get_range("a", 1, 2),
     lambda store: store.get_pieces("a", 1, (2, 1), bytes),
-    lambda store: store.get_suffix("a", 2),
     lambda store: store.head("a"),
     lambda store: store.list_page(),
     lambda store: store.delete_many(["a"]),

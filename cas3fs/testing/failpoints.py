@@ -119,8 +119,6 @@ _REMOVING: Final[Mapping[str, Failpoint]] = {
     **_around("snapshots-delete", f"{_OBJECTS}.delete_many", _key("snapshots/")),
     **_around("pages-delete", f"{_OBJECTS}.delete_many", _key("pages/")),
     **_around("packs-delete", f"{_OBJECTS}.delete_many", _key("packs/")),
-    **_around("keyring-put", f"{_OBJECTS}.put_if_absent", _key("keyring/")),
-    **_around("keyring-delete", f"{_OBJECTS}.delete_many", _key("keyring/")),
     "blocks-dropped": Failpoint("after", "cas3fs.index.garbage:Garbage.delete_blocks"),
     "packs-marked-dead": Failpoint("after", "cas3fs.index.garbage:Garbage.mark_packs_dead"),
     "blocks-moved": Failpoint("after", "cas3fs.index.garbage:Garbage.move_blocks"),
@@ -128,6 +126,11 @@ _REMOVING: Final[Mapping[str, Failpoint]] = {
 }
 FAILPOINTS: Final[Mapping[str, Failpoint]] = {**_COMMIT, **_STORING, **_PUBLISHING, **_CLAIMING, **_REMOVING}
 """All failpoints of mounts by name, in the order in which a volume reaches them."""
+KEY_FAILPOINTS: Final[Mapping[str, Failpoint]] = {
+    **_around("keyring-put", f"{_OBJECTS}.put_if_absent", _key("keyring/")),
+    **_around("keyring-delete", f"{_OBJECTS}.delete_many", _key("keyring/")),
+}
+"""Those that a change of keys and ``gc --reencrypt`` reach beside the ones of a gc."""
 COPY_FAILPOINTS: Final[Mapping[str, Failpoint]] = {
     **_around("copy-mark", f"{_OBJECTS}.put_if_absent", _key("copies/")),
     **_around("copy-commit", "cas3fs.index.sqlite:Database.commit"),
@@ -142,7 +145,7 @@ def arm(name: str, reached: Callable[[str], None]) -> None:
     Raises:
         UsageError: there is no such failpoint.
     """
-    points = {**FAILPOINTS, **COPY_FAILPOINTS}
+    points = {**FAILPOINTS, **KEY_FAILPOINTS, **COPY_FAILPOINTS}
     point = points.get(name)
     if point is None:
         raise UsageError(f"there is no failpoint {name}; there are: {', '.join(points)}")

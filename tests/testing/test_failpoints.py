@@ -6,9 +6,9 @@ from functools import reduce
 
 import pytest
 
-from cas3fs.testing.failpoints import COPY_FAILPOINTS, FAILPOINTS
+from cas3fs.testing.failpoints import COPY_FAILPOINTS, FAILPOINTS, KEY_FAILPOINTS
 
-POINTS = {**FAILPOINTS, **COPY_FAILPOINTS}
+POINTS = {**FAILPOINTS, **KEY_FAILPOINTS, **COPY_FAILPOINTS}
 
 
 @pytest.mark.parametrize("name", POINTS)

@@ -207,3 +207,42 @@ def test_while_another_process_has_the_index_locked_nothing_is_promised_and_noth
     found = crashed.mount()
     assert (content(found, b"before"), content(found, b"meanwhile")) == (b"x" * 1000, b"y" * 1000)
     crashed.close()
+
+
+def test_a_small_write_to_a_file_of_staging_is_made_at_once(fs: FileSystem) -> None:
+    handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)[1]
+    fs.write(handle, 0, bytes(8 * MIB))  # more than a layer holds in memory
+    assert fs.write_now(handle, 5, b"small") == 5
+    assert fs.write_now(handle, MIB, bytes(MIB)) is None
+    assert fs.write(handle, MIB, b"b" * MIB) == MIB
+    assert content(fs, b"f") == bytes(5) + b"small" + bytes(MIB - 10) + b"b" * MIB + bytes(6 * MIB)
+
+
+def test_after_a_slow_write_the_next_ones_are_left_to_others_for_a_second(
+    fs: FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SlowClock()
+    monkeypatch.setattr("cas3fs.filesystem.operations.files.time", clock)
+    handle = fs.create(1, b"f", 0o600, os.O_RDWR, ROOT)[1]
+    fs.write(handle, 0, bytes(8 * MIB))
+    assert fs.write_now(handle, 0, b"quick") == 5
+    clock.step_s = 0.01
+    assert fs.write_now(handle, 0, b"slow") == 4
+    clock.step_s = 0.0
+    assert fs.write_now(handle, 0, b"next") is None
+    clock.now_s += 1.1
+    assert fs.write_now(handle, 0, b"later") == 5
+
+
+class SlowClock:
+    """A clock of the file system that goes on by `step_s` each time that it is read."""
+
+    def __init__(self) -> None:
+        self.now_s, self.step_s = 1000.0, 0.0
+
+    def monotonic(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return time.time_ns()

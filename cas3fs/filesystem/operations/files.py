@@ -6,6 +6,10 @@ A write goes to the file's top layer (module `state.staging`) and nowhere else; 
 There are two calls for one thing: `read_now` and `write_now` never wait for anything but the lock, and return None
 where they would have to; `read` and `write` may wait for the store, the disk, or space in staging. A front-end that
 serves many requests with few threads tries the first, and calls the second where waiting blocks no other request.
+
+A few KiB for a layer that is in a file are written to the system's cache by `write_now` too: that takes microseconds,
+and handing the request to another thread would take 80. Only where the disk is so busy that the system makes writers
+wait does it take longer; after the first such write, the next ones are left to `write` for a second.
 """
 
 import errno
@@ -35,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 _MODE_BITS = 0o7777
 _LOG_INTERVAL_S = 60.0
+_QUICK_WRITE_BYTES = 32 * 1024
+_SLOW_WRITE_S = 0.005
+_AFTER_SLOW_WRITE_S = 1.0
 _CHECK_INTERVAL_S = 1.0
 """How often a writer that waits for space checks for it, at least."""
 
@@ -80,6 +87,8 @@ class Files:
         """Called under the lock with the number of a file whose set-id bits a change of its content has cleared."""
         self._next_log_at_s: dict[str, float] = {}
         """By reason for refusing writers, when it may be logged again."""
+        self._file_writes_wait_until_s = 0.0
+        """Until then, by the monotonic clock, `write_now` writes to no file: the disk was slow."""
 
     # -- attributes
 
@@ -359,19 +368,41 @@ class Files:
     # -- writing
 
     def write_now(self, handle: int, offset: int, data: Buffer, *, kills_set_ids: bool | None = None) -> int | None:
-        """As `write` where the bytes fit in memory, else None.  Never waits."""
+        """As `write` where the bytes fit in memory, or are few for a file of staging, else None.  Never waits."""
         staging = self._staging
         with self._lock:
             if staging.is_in_file(self._open[handle].inode):
-                return None
-            if self._access.refusal == errno.ENOSPC and staging.may_free_space:
-                return None
-            inode = self._begin_write(handle, offset, data, kills_set_ids)
-            if not staging.write_to_memory(inode, offset, data):
-                return None
-            self._update_after_write(inode, offset + len(data))
-            staging.update_active_layer(inode)
-            return len(data)
+                if not self._may_write_to_file_now(self._open[handle].inode, len(data)):
+                    return None
+                inode = self._begin_write(handle, offset, data, kills_set_ids)
+                layer, held = self._file_layer(inode)
+            else:
+                return self._write_to_memory_now(handle, offset, data, kills_set_ids)
+        began_s = time.monotonic()
+        self._write_to_layer(inode, layer, held, offset, data)
+        if time.monotonic() - began_s > _SLOW_WRITE_S:
+            self._file_writes_wait_until_s = time.monotonic() + _AFTER_SLOW_WRITE_S
+        return len(data)
+
+    def _may_write_to_file_now(self, inode: Inode, length: int) -> bool:
+        """Whether writing so many bytes to the file of the active layer waits for nothing, most likely."""
+        return (
+            length <= _QUICK_WRITE_BYTES
+            and not (self._staging.is_full or self._access.refusal or inode.layers[-1].closing)
+            and time.monotonic() >= self._file_writes_wait_until_s
+        )
+
+    def _write_to_memory_now(self, handle: int, offset: int, data: Buffer, kills_set_ids: bool | None) -> int | None:
+        """As `write_now`, for a layer in memory; the lock is held."""
+        staging = self._staging
+        if self._access.refusal == errno.ENOSPC and staging.may_free_space:
+            return None
+        inode = self._begin_write(handle, offset, data, kills_set_ids)
+        if not staging.write_to_memory(inode, offset, data):
+            return None
+        self._update_after_write(inode, offset + len(data))
+        staging.update_active_layer(inode)
+        return len(data)
 
     def write(
         self,
@@ -407,6 +438,11 @@ class Files:
                 staging.update_active_layer(inode)
                 return len(data)
             layer, held = self._file_layer(inode)
+        self._write_to_layer(inode, layer, held, offset, data)
+        return len(data)
+
+    def _write_to_layer(self, inode: Inode, layer: Layer, held: FileBytes, offset: int, data: Buffer) -> None:
+        """Writes to the file of a layer, after `_file_layer`, without the lock."""
         written = None
         try:
             written = held.write(offset, data)
@@ -415,7 +451,6 @@ class Files:
         finally:
             with self._lock:
                 self._end_file_write(inode, layer, held, written)
-        return len(data)
 
     def _require_space(self, wait: bool, since_s: float, pause: WaitGuard) -> None:
         """Waits for space in staging.

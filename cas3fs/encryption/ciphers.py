@@ -20,6 +20,8 @@ from cas3fs.values import Buffer
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
+NO_NONCE: Final = bytes(NONCE_BYTES)
+"""For a key that seals one thing only."""
 
 AES_256_GCM: Final = "aes-256-gcm"
 CHACHA20_POLY1305: Final = "chacha20-poly1305"
@@ -112,3 +114,18 @@ def derive(context: str, *fields: Buffer, length: int = KEY_BYTES) -> bytes:
     for field in fields:
         hasher.update(len(field).to_bytes(8, "big")).update(field)
     return hasher.digest(length)
+
+
+def derive_committed(context: str, *fields: Buffer) -> tuple[bytes, bytes]:
+    """A key as of `derive`, and a commitment to it of 32 bytes.
+
+    The commitment is stored beside what the key seals, and compared before that is opened: AES-GCM alone lets one
+    ciphertext have two keys that open it.
+    """
+    derived = derive(context, *fields, length=2 * KEY_BYTES)
+    return derived[:KEY_BYTES], derived[KEY_BYTES:]
+
+
+def nonce_of(number: int) -> bytes:
+    """The nonce of the piece of that number, where a key seals one sequence of pieces only."""
+    return number.to_bytes(NONCE_BYTES, "big")

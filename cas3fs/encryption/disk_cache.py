@@ -14,7 +14,7 @@ So no key seals two files, and no nonce recurs with a key; a piece opens in its 
 from functools import lru_cache
 from typing import Final
 
-from cas3fs.encryption.ciphers import NONCE_BYTES, SealingKey, derive
+from cas3fs.encryption.ciphers import SealingKey, derive, nonce_of
 from cas3fs.values import Buffer
 
 SALT_BYTES: Final = 16
@@ -36,7 +36,7 @@ class BlockFileSeal:
 
     def seal(self, number: int, piece: Buffer) -> bytes:
         """A piece, sealed: 16 bytes longer."""
-        return self._key.seal(number.to_bytes(NONCE_BYTES, "big"), piece)
+        return self._key.seal(nonce_of(number), piece)
 
     def open(self, number: int, sealed: Buffer) -> bytes:
         """The plain bytes of a piece.
@@ -44,7 +44,7 @@ class BlockFileSeal:
         Raises:
             SealBroken: it is not piece `number` of this file.
         """
-        return self._key.open(number.to_bytes(NONCE_BYTES, "big"), sealed)
+        return self._key.open(nonce_of(number), sealed)
 
 
 class DiskCacheSeal:

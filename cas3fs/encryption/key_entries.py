@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from cas3fs.encryption.ciphers import KEY_BYTES, NONCE_BYTES, SealBroken, SealingKey, derive
+from cas3fs.encryption.ciphers import KEY_BYTES, NO_NONCE, SealBroken, SealingKey, derive_committed
 from cas3fs.encryption.secret import (
     USUAL_PARAMETERS,
     Argon2Parameters,
@@ -33,7 +33,6 @@ MOST_KEY_ENTRIES: Final = 32
 """More than that many entries for passphrases are not tried: each costs half a second."""
 _CONTEXT: Final = "cas3fs v2 key entry"
 SALT_BYTES: Final = 32
-_NO_NONCE: Final = bytes(NONCE_BYTES)
 
 METHODS: Final[Mapping[type[Secret], str]] = {
     Passphrase: "passphrase",
@@ -64,7 +63,7 @@ def seal_root(
     method = METHODS[type(secret)]
     used = parameters if isinstance(secret, Passphrase) else None
     key, commitment = _key_and_commitment(secret, salt, used)
-    sealed = SealingKey(cipher, key).seal(_NO_NONCE, root, _bound(bound, method, used))
+    sealed = SealingKey(cipher, key).seal(NO_NONCE, root, _bound(bound, method, used))
     return SealedRoot(method, salt, used, commitment, sealed)
 
 
@@ -78,7 +77,7 @@ def open_root(sealed: SealedRoot, secret: Secret, cipher: str, bound: bytes) -> 
     if not hmac.compare_digest(commitment, sealed.commitment):
         return None
     try:
-        root = SealingKey(cipher, key).open(_NO_NONCE, sealed.sealed, _bound(bound, sealed.method, parameters))
+        root = SealingKey(cipher, key).open(NO_NONCE, sealed.sealed, _bound(bound, sealed.method, parameters))
     except SealBroken:
         return None
     return root if len(root) == KEY_BYTES else None
@@ -89,8 +88,7 @@ def _key_and_commitment(secret: Secret, salt: bytes, parameters: Argon2Parameter
     if isinstance(secret, Passphrase):
         assert parameters is not None
         material = argon2id(secret, salt, parameters)
-    derived = derive(_CONTEXT, METHODS[type(secret)].encode(), material, salt, length=2 * KEY_BYTES)
-    return derived[:KEY_BYTES], derived[KEY_BYTES:]
+    return derive_committed(_CONTEXT, METHODS[type(secret)].encode(), material, salt)
 
 
 def _bound(bound: bytes, method: str, parameters: Argon2Parameters | None) -> bytes:

@@ -33,7 +33,8 @@ from typing import Any, Final, Self
 import attrs
 from blake3 import blake3
 
-from cas3fs.encryption.ciphers import KEY_BYTES, NONCE_BYTES, SealBroken, SealingKey, derive
+from cas3fs.encryption.ciphers import KEY_BYTES, NO_NONCE, SealBroken, SealingKey, derive, derive_committed
+from cas3fs.encryption.padding import pad_text
 from cas3fs.encryption.sealing import SALT_BYTES, SealHeader
 from cas3fs.errors import GenerationUnknown, KeyringDamaged
 from cas3fs.values import Buffer
@@ -44,10 +45,7 @@ _KEYRING: Final = "cas3fs v2 keyring"
 _SHARED_CACHES: Final = "cas3fs v2 shared caches"
 _DISK_CACHE: Final = "cas3fs v2 disk cache"
 _ROOT_FINGERPRINT: Final = "cas3fs v2 fingerprint of a root"
-_PADDED_BYTES: Final = 256
 _FINGERPRINT_BYTES: Final = 16
-_NO_NONCE: Final = bytes(NONCE_BYTES)
-"""For a key that seals one thing only."""
 
 
 @attrs.frozen
@@ -124,14 +122,14 @@ def root_fingerprint(root: bytes, uuid: bytes) -> str:
 def seal_keyring(keyring: Keyring, root: bytes, cipher: str, bound: bytes) -> SealedKeyring:
     """Seal a keyring; `bound` is the volume's entry, all bytes of it."""
     salt = secrets.token_bytes(SALT_BYTES)
-    key, commitment = _keyring_key(root, salt)
-    sealed = SealingKey(cipher, key).seal(_NO_NONCE, _to_json(keyring), bound)
+    key, commitment = derive_committed(_KEYRING, root, salt)
+    sealed = SealingKey(cipher, key).seal(NO_NONCE, _to_json(keyring), bound)
     return SealedKeyring(salt, commitment, sealed)
 
 
 def is_sealed_with(sealed: SealedKeyring, root: bytes) -> bool:
     """Whether `root` opens a keyring."""
-    return hmac.compare_digest(_keyring_key(root, sealed.salt)[1], sealed.commitment)
+    return hmac.compare_digest(derive_committed(_KEYRING, root, sealed.salt)[1], sealed.commitment)
 
 
 def open_keyring(sealed: SealedKeyring, root: bytes, cipher: str, bound: bytes) -> Keyring:
@@ -140,11 +138,11 @@ def open_keyring(sealed: SealedKeyring, root: bytes, cipher: str, bound: bytes) 
     Raises:
         KeyringDamaged: it was sealed with another root, for another volume's entry, or it was changed.
     """
-    key, commitment = _keyring_key(root, sealed.salt)
+    key, commitment = derive_committed(_KEYRING, root, sealed.salt)
     if not hmac.compare_digest(commitment, sealed.commitment):
         raise KeyringDamaged("the keyring was sealed with another root key")
     try:
-        return _from_json(SealingKey(cipher, key).open(_NO_NONCE, sealed.sealed, bound))
+        return _from_json(SealingKey(cipher, key).open(NO_NONCE, sealed.sealed, bound))
     except SealBroken:
         raise KeyringDamaged("the keyring, or the object `volume` to which it is bound, was changed") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -214,11 +212,6 @@ class ObjectKeys:
         return [derive(_DISK_CACHE, one.key, self._uuid) for one in reversed(self.keyring.generations)]
 
 
-def _keyring_key(root: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    derived = derive(_KEYRING, root, salt, length=2 * KEY_BYTES)
-    return derived[:KEY_BYTES], derived[KEY_BYTES:]
-
-
 def _to_json(keyring: Keyring) -> bytes:
     content: dict[str, Any] = {
         "generations": [
@@ -230,8 +223,7 @@ def _to_json(keyring: Keyring) -> bytes:
     }
     if keyring.records:
         content["records"] = {name: key.hex() for name, key in keyring.records.items()}
-    text = json.dumps(content).encode()
-    return text.ljust(-(-len(text) // _PADDED_BYTES) * _PADDED_BYTES)
+    return pad_text(json.dumps(content).encode())
 
 
 def _from_json(plain: bytes) -> Keyring:

@@ -30,9 +30,9 @@ import re
 import secrets
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from cas3fs.encryption.ciphers import NONCE_BYTES, TAG_BYTES, SealBroken, SealingKey
+from cas3fs.encryption.ciphers import TAG_BYTES, SealBroken, SealingKey, nonce_of
 from cas3fs.values import Buffer
 
 PIECE_BYTES: Final = 64 * 1024
@@ -86,17 +86,6 @@ class SealHeader(NamedTuple):
         return cls(int.from_bytes(salt[:2], "big"), salt)
 
 
-class PieceKeys(Protocol):
-    """Gives the keys of objects."""
-
-    def key_of(self, key: str, header: SealHeader) -> SealingKey:
-        """The key of the object `key` with that header.
-
-        Raises:
-            GenerationUnknown: the keyring lacks that generation.
-        """
-
-
 class PieceSpan(NamedTuple):
     """The pieces that contain a range of plain bytes."""
 
@@ -142,7 +131,7 @@ class ObjectSeal:
         yield self._header
         for number in range(len(plain) // PIECE_BYTES + 1):
             piece = plain[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
-            yield self._key.seal(_nonce(number), piece, self._header)
+            yield self._key.seal(nonce_of(number), piece, self._header)
 
     def open(self, stored: Buffer) -> bytes:
         """The plain bytes of a whole object.
@@ -164,7 +153,7 @@ class ObjectSeal:
         Raises:
             SealBroken: it is not piece `number` of this object.
         """
-        return self._key.open(_nonce(number), sealed, self._header)
+        return self._key.open(nonce_of(number), sealed, self._header)
 
 
 def sealed_size(plain_bytes: int) -> int:
@@ -176,7 +165,3 @@ def plain_size(stored_bytes: int) -> int | None:
     """How many plain bytes an object of that size has; None if no sealed object has that size."""
     whole, rest = divmod(stored_bytes - HEADER_BYTES, SEALED_PIECE_BYTES)
     return None if whole < 0 or rest < TAG_BYTES else whole * PIECE_BYTES + rest - TAG_BYTES
-
-
-def _nonce(number: int) -> bytes:
-    return number.to_bytes(NONCE_BYTES, "big")

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from blake3 import blake3
 
-from cas3fs.encryption.padding import padded_length
+from cas3fs.encryption.padding import pad_text, padded_length
 from cas3fs.entries.attributes import to_attributes
 from cas3fs.entries.entry import Entry
 from cas3fs.errors import EntryCorrupt
@@ -34,7 +34,6 @@ MAX_HEAD_BYTES: Final = 64 * 1024 * 1024
 CHECKSUM_BYTES: Final = 32
 
 _MAGIC: Final = b"CAS3ENTR"
-_PADDED_BYTES: Final = 256
 _PREFIX: Final = struct.Struct(">8sH2xI")
 PREFIX_BYTES: Final = _PREFIX.size
 
@@ -55,7 +54,7 @@ def encode_head(entry: Entry, *, pads: bool = False) -> bytes:
     content = {"kind": entry.kind, "key": entry.key, "attributes": attributes}
     head = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     if pads:
-        head = head.ljust(-(-len(head) // _PADDED_BYTES) * _PADDED_BYTES)
+        head = pad_text(head)
     start = _PREFIX.pack(_MAGIC, FORMAT_VERSION, len(head)) + head
     return start + blake3(start).digest()
 

@@ -244,4 +244,7 @@ def _wrong(url: str, secret: Secret | KmsName, count: int) -> str:
         hints += "; it looks like a recovery key, of which a letter is mistyped"
     if count > MOST_KEY_ENTRIES:
         hints += f"; there are {count:,} entries, of which {MOST_KEY_ENTRIES} were tried"
-    return f"the {what} does not open {url}: it is wrong, or the entry of its key is damaged{hints}"
+    return (
+        f"the {what} does not open {url}: it is wrong, or the entry of its key is damaged, or the object `volume` was "
+        f"replaced{hints}"
+    )

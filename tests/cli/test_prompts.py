@@ -91,7 +91,10 @@ def test_a_wrong_passphrase_is_one_line(url: str) -> None:
         terminal.answer(f"passphrase of {url}: ", OTHER)
         assert terminal.wait() == 1
         lines = terminal.shown.splitlines()
-    assert lines[1:] == [f"cas3fs: the passphrase does not open {url}: it is wrong, or the entry of its key is damaged"]
+    assert lines[1:] == [
+        f"cas3fs: the passphrase does not open {url}: it is wrong, or the entry of its key is damaged, or the object "
+        "`volume` was replaced"
+    ]
 
 
 @pytest.mark.parametrize("end", ["\x03", "\x04"], ids=["^C", "^D"])

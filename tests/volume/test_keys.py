@@ -318,7 +318,8 @@ def test_what_is_wrong_with_a_passphrase_is_not_to_be_seen(
         with pytest.raises(SecretWrong) as caught:
             keys.unlock(secret)
         assert str(caught.value) == (
-            "the passphrase does not open memory://: it is wrong, or the entry of its key is damaged"
+            "the passphrase does not open memory://: it is wrong, or the entry of its key is damaged, or the object "
+            "`volume` was replaced"
         )
         assert len(derivations) == 1
         assert derivations[0].is_acceptable

@@ -198,6 +198,17 @@ def test_a_changed_entry_of_the_volume_opens_nothing(
         volume.close()
 
 
+def test_the_entry_of_another_volume_is_named(original: Original, attacker: Attacker, tmp_path: Path) -> None:
+    volume = original.copy(tmp_path / "a")
+    replace(volume.stored, VOLUME_ID, attacker.twin[VOLUME_ID])
+    try:
+        for host in ("new", "here"):
+            with pytest.raises(Cas3fsError, match="object `volume` was replaced"):
+                used(volume, host)
+    finally:
+        volume.close()
+
+
 class Branches:
     """A volume that went on twice from one state: two stores, with other objects of the same names."""
 

@@ -118,7 +118,7 @@ class StoreSettings:
     first_response_s: float | None = None
     """The same, until the store has responded for the first time; it has no effect beside `timeout_s`."""
     secrets: SecretSettings = attrs.field(factory=SecretSettings)
-    """What opens an encrypted volume."""
+    """Where the secret of an encrypted volume comes from."""
     upload_bytes_per_s: float | None = None
     """None: no limit."""
     download_bytes_per_s: float | None = None

@@ -46,7 +46,7 @@ class CacheList(NamedTuple):
 
 
 class CacheSeals(NamedTuple):
-    """What seals the blocks of an encrypted volume."""
+    """The seals for cached blocks of an encrypted volume."""
 
     shared: SharedCacheSeal
     """For caches outside this machine."""

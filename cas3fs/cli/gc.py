@@ -130,7 +130,7 @@ def _result_lines(result: GcResult) -> Iterator[str]:
 
 
 def _reencryption_lines(done: Mapping[str, Any]) -> Iterator[str]:
-    """What is left of older generations of the keys."""
+    """The lines that tell whether older generations of the keys could be dropped, and what still needs them."""
     if not done:
         return
     if done["dropped"]:

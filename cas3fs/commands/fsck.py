@@ -310,7 +310,7 @@ def _target_of(volume: OpenVolume) -> FsckTarget:
 
 
 def _cache_seal(volume: OpenVolume, folders: LocalFolders) -> DiskCacheSeal | None:
-    """What seals the disk cache, if the last mount had it sealed; that may be older than the newest key."""
+    """The seal with which the last mount sealed the disk cache, if it did; its key may be older than the newest."""
     if volume.keys is None:
         return None
     folder = folders.cache_of(str(volume.entry.uuid))

@@ -18,7 +18,7 @@ from cas3fs.encryption.secret import EXPORT_TITLE, ExportedRoot, RecoveryKey, Se
 from cas3fs.errors import SecretMissing, UsageError
 from cas3fs.metrics import Metrics
 from cas3fs.volume.key_reader import Unlocked
-from cas3fs.volume.keys import ShownKey, VolumeKeyStore
+from cas3fs.volume.keys import ShownKey, VolumeKeyStore, entry_to_change, no_such_key
 from cas3fs.volume.loading import StoredVolume, open_volume
 from cas3fs.volume.secret_source import KmsName, read_new_secret, read_secret
 
@@ -108,11 +108,10 @@ def add_key(settings: StoreSettings, new: NewKey) -> Message:
 def change_key(settings: StoreSettings, new: NewKey) -> Message:
     """Replace the key with which the volume was opened; raises as `add_key`."""
     with _open(settings) as (opened, keys, unlocked):
-        if unlocked.entry is None:
-            raise UsageError("an exported key is no key that can be changed; `cas3fs key add` adds one")
+        replaced = entry_to_change(unlocked)  # before a secret is asked for
         secret = _new_secret(new, opened.store.url)
         made = keys.change(unlocked, secret, new.note)
-        return _made(made, secret) | {"removed": unlocked.entry.id}
+        return _made(made, secret) | {"removed": replaced.id}
 
 
 def _new_secret(new: NewKey, url: str) -> Secret | KmsName:
@@ -227,7 +226,7 @@ class _KeptKeys:
         self.secrets: list[tuple[Secret | KmsName, str]] = []
         self.kept: list[str] = []
         for unknown in set(dropped) - set(self._all):
-            raise UsageError(f"the volume has no key {unknown}; `cas3fs key list` shows all")
+            raise no_such_key(unknown)
         if unlocked.entry is not None and unlocked.entry.id in self._open:
             self._take(self._open[unlocked.entry.id], read_secret(own, ""))
 

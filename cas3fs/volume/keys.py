@@ -126,12 +126,11 @@ class VolumeKeyStore(KeyReader):
             UsageError: the volume was opened with an export.
             others as of `add`.
         """
-        if unlocked.entry is None:
-            raise UsageError("an exported key is no key that can be changed; `cas3fs key add` adds one")
+        replaced = entry_to_change(unlocked)
         if note is None:
-            note = self._open_note(unlocked.root, unlocked.entry) or ""
+            note = self._open_note(unlocked.root, replaced) or ""
         made = self._add(unlocked.root, secret, note, parameters)
-        self._shelf.store.delete_many([unlocked.entry.key])
+        self._shelf.store.delete_many([replaced.key])
         return made
 
     def _add(self, root: bytes, secret: Secret | KmsName, note: str, parameters: Argon2Parameters | None) -> KeyEntry:
@@ -180,14 +179,7 @@ class VolumeKeyStore(KeyReader):
             StoreError: the store failed.
         """
         self._refuse_begun_replacement(unlocked)
-        while True:
-            keyring = unlocked.keyring.rotated(now())
-            try:
-                self._save_keyring(unlocked.root, keyring, unlocked.sequence + 1)
-            except ObjectExists:
-                unlocked = self.renewed(unlocked)
-                continue
-            return self.renewed(unlocked)
+        return self._change_keyring(unlocked, lambda keyring: keyring.rotated(now()))
 
     def drop_generations(
         self, unlocked: Unlocked, numbers: Collection[int], records: Mapping[str, bytes] = {}
@@ -199,10 +191,13 @@ class VolumeKeyStore(KeyReader):
             numbers: the generations; the newest stays in any case.
             records: the keys of single objects that are sealed with them, by their names.
         """
+        return self._change_keyring(unlocked, lambda keyring: keyring.without(numbers, records))
+
+    def _change_keyring(self, unlocked: Unlocked, change: Callable[[Keyring], Keyring]) -> Unlocked:
+        """Store a changed keyring; where another process has stored one at the same time, the change of that one."""
         while True:
             try:
-                keyring = unlocked.keyring.without(numbers, records)
-                self._save_keyring(unlocked.root, keyring, unlocked.sequence + 1)
+                self._save_keyring(unlocked.root, change(unlocked.keyring), unlocked.sequence + 1)
             except ObjectExists:
                 unlocked = self.renewed(unlocked)
                 continue
@@ -274,7 +269,7 @@ class VolumeKeyStore(KeyReader):
             StoreError: the store failed.
         """
         if entry_id not in self.entry_ids():
-            raise UsageError(f"the volume has no key {entry_id}; `cas3fs key list` shows all")
+            raise no_such_key(entry_id)
         known = [one.id for one in self.entries() if self._is_authentic(unlocked.root, one)]
         if not [one for one in known if one != entry_id]:
             raise UsageError(f"{entry_id} is the last key that opens the volume: add another first")
@@ -408,6 +403,22 @@ class UnlockedVolume:
         """Read the keyring again: another process has added a generation."""
         self.unlocked = self.keys.renewed(self.unlocked)
         return self.object_keys
+
+
+def entry_to_change(unlocked: Unlocked) -> KeyEntry:
+    """The way in that was used now.
+
+    Raises:
+        UsageError: the volume was opened with an export.
+    """
+    if unlocked.entry is None:
+        raise UsageError("an exported key is no key that can be changed; `cas3fs key add` adds one")
+    return unlocked.entry
+
+
+def no_such_key(entry_id: str) -> UsageError:
+    """The error for an id that no key has."""
+    return UsageError(f"the volume has no key {entry_id}; `cas3fs key list` shows all")
 
 
 def _padded(note: bytes) -> bytes:

@@ -20,9 +20,10 @@ Locks: `_lock` guards the table of headers; nothing is requested under it.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
-from cas3fs.encryption.ciphers import SealBroken, SealingKey
+from cas3fs.encryption.ciphers import SealBroken
+from cas3fs.encryption.keyring import ObjectKeys
 from cas3fs.encryption.sealing import (
     HEADER_BYTES,
     PIECE_BYTES,
@@ -59,26 +60,6 @@ _CLEAR_PREFIXES: Final = ("keys/", "keyring/", "probe/", "damaged/")
 _KIND: Final = "cas3-kind"
 
 
-class VolumeKeys(Protocol):
-    """The keys of a volume (`cas3fs.encryption.keyring.ObjectKeys`)."""
-
-    @property
-    def generation(self) -> int:
-        """The generation that seals new objects."""
-
-    def key_of(self, key: str, header: SealHeader) -> SealingKey:
-        """The key of an object; raises GenerationUnknown."""
-
-    def key_bytes_of(self, key: str, header: SealHeader) -> bytes:
-        """The bytes of that key; raises as `key_of`."""
-
-    def hash_content(self, data: Buffer) -> bytes:
-        """The name of content."""
-
-    def name_content(self, data: Buffer) -> str:
-        """The name of an object that is named by its content."""
-
-
 def is_clear(key: str) -> bool:
     """Whether the object of that key is stored as it is."""
     return key == "volume" or key.startswith(_CLEAR_PREFIXES)
@@ -97,9 +78,9 @@ class SealedStore(StoreWrapper):
     def __init__(
         self,
         inner: ObjectStore,
-        keys: VolumeKeys,
-        renew: Callable[[], VolumeKeys] | None = None,
-        notice: Callable[[], VolumeKeys] | None = None,
+        keys: ObjectKeys,
+        renew: Callable[[], ObjectKeys] | None = None,
+        notice: Callable[[], ObjectKeys] | None = None,
     ) -> None:
         super().__init__(inner)
         self.pads = True
@@ -212,11 +193,12 @@ class SealedStore(StoreWrapper):
             self._inner.put_if_absent(key, body, metadata)
             return
         check_metadata(metadata)
-        header = SealHeader.in_name(key) or SealHeader.random(self._keys.generation)
+        in_name = SealHeader.in_name(key)
+        header = in_name or SealHeader.random(self._keys.generation)
         plain = body if isinstance(body, bytes | bytearray | memoryview) else body.read()
         shown = {name: value for name, value in metadata.items() if name == _KIND}
         self._inner.put_if_absent(key, self._seal_for(key, header).seal(plain), shown)
-        if SealHeader.in_name(key) is None:
+        if in_name is None:
             self._remember(key, header)
 
     # Reading

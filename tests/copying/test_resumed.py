@@ -106,7 +106,7 @@ def test_a_copy_is_continued_wherever_it_was_interrupted(volumes: Pair, original
 @pytest.mark.parametrize("kind", DESTINATIONS)
 def test_a_copy_is_continued_without_the_state_directory(volumes: Pair, originals: list[str], kind: str) -> None:
     destination = volumes.make(**DESTINATIONS[kind])
-    for after in (30, 60, 90):
+    for after in (20, 30, 40):  # of some 150 reports, less what was stored before: each run is interrupted
         assert interrupted(volumes, destination, after)
         shutil.rmtree(destination.root / "state")
     known = sum(block.plain_length for block in destination.packed_blocks())

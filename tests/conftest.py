@@ -4,7 +4,7 @@
 During a session, every temporary file and every default folder of cas3fs is in one folder with a short name
 (`sandbox`), and every process has `SESSION_VARIABLE` in its environment. So at the end of the session, mounts,
 processes and files that a test left behind can be distinguished from those of other sessions on the machine: they are
-removed, and the session fails.
+removed, and the session fails. Where several tests run at once (pytest-xdist), each process is such a session.
 
 `./dev test --long` runs the same tests with more examples, more rounds and longer loads. A test asks the fixture `long`
 for that. A test that needs more than the default of 120 s has a marker: ``@pytest.mark.lasts(300, long_s=7200)``.

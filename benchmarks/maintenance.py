@@ -135,7 +135,8 @@ def _fill(store: DirectoryStore, path: Path, mib: int) -> Sequence[str]:
                 plain = os.urandom(MIB // 2) + bytes(MIB // 2)
                 builder.add(BlockHash(hash_plainly(plain)), encode(plain, Compression.parse("zstd:3")), len(plain))
             image = builder.finish()
-            pack = PackStore(store).put(image, 1)
+            packs = PackStore(store)
+            pack = packs.put(image, packs.new_name(image, 1))
             names.append(pack.name)
             with index.operation():
                 index.blocks.add_pack(pack, 1)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Packs in the object store: the one place that names, stores and reads them.
 
-The key of a pack is ``packs/<epoch, eight digits>/<hash of its bytes, 64 hex digits>``; its *name* is the key without
-``packs/``, and locations in the index refer to it by that name. A pack is an object of its own format
-(`cas3fs.blocks.packs`) without metadata.
+The key of a pack is ``packs/<folder>/<hash of its bytes, 64 hex digits>``, where the folder is the epoch in eight
+digits; after `FOLDER_PACKS` packs a process goes on in another one, ``<epoch>.0001``, as a store in a directory reads a
+folder whole to list a part of it. The *name* of a pack is its key without ``packs/``, and locations in the index refer
+to it by that name. A pack is an object of its own format (`cas3fs.blocks.packs`) without metadata.
 
 Everything that concerns the PUT of every pack is decided in `PackStore.put`: key, condition, metadata and what counts
 as success. The block writer, gc's compaction and fsck's recovery all store packs through it. Retries, and answers that
@@ -14,9 +15,11 @@ Blocks are decoded and verified here as well; errors name the block and its pack
 counters, so any thread may call any method.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import Final
 
 from cas3fs.blocks.codec import decode_verified
@@ -48,15 +51,20 @@ Decode = Callable[[], bytes]
 """Returns the plain bytes of a block that has arrived; raises BlockCorrupt if they are not the block."""
 
 PACKS_PREFIX = "packs/"
+FOLDER_PACKS: Final = 10_000
+"""How many packs a process puts into one folder."""
 LONGEST_RANGE_BYTES: Final = 64 * MIB
 """More than any block or range: a location in the index that claims more is not believed."""
 LONGEST_PACK_BYTES: Final = 1280 * MIB
 """The largest pack of any volume, and a block."""
 
 
-def pack_name(epoch: int, content_hash: str) -> str:
-    """The name by which locations refer to a pack of that epoch."""
-    return f"{epoch:08d}/{content_hash}"
+_NAME = re.compile(r"([0-9]{8,})(?:\.[0-9]{4,})?/[0-9a-f]{64}\Z")
+
+
+def pack_name(epoch: int, content_hash: str, folder: int = 0) -> str:
+    """The name by which locations refer to a pack of that epoch, in one of its folders."""
+    return f"{epoch:08d}.{folder:04d}/{content_hash}" if folder else f"{epoch:08d}/{content_hash}"
 
 
 def pack_key(name: str) -> str:
@@ -71,9 +79,8 @@ def pack_name_in(key: str) -> str:
 
 def epoch_of_pack(name: str) -> int | None:
     """The epoch in the name of a pack; None if it is not the name of a pack."""
-    epoch, _, digest = name.partition("/")
-    is_name = len(epoch) >= 8 and epoch.isascii() and epoch.isdigit() and len(digest) == 64
-    return int(epoch) if is_name and not set(digest) - set("0123456789abcdef") else None
+    found = _NAME.match(name)
+    return int(found[1]) if found else None
 
 
 class PackStore:
@@ -83,15 +90,18 @@ class PackStore:
     another StoreError as the object store does.
     """
 
-    def __init__(self, store: ObjectStore, metrics: Metrics | None = None) -> None:
+    def __init__(self, store: ObjectStore, metrics: Metrics | None = None, *, folder_packs: int = FOLDER_PACKS) -> None:
         """Use the packs in `store`.
 
         Args:
             store: the volume's object store.
             metrics: where requests and bytes are counted; nowhere if None.
+            folder_packs: how many packs are put into a folder before the next one is begun.
         """
         metrics = metrics or Metrics()
         self._store = store
+        self._folder_packs = folder_packs
+        self._names = count()
         self._put_bytes = metrics.counter("writer.stored_bytes")
         self._gets = metrics.counter("reader.gets")
         self._got_bytes = metrics.counter("reader.got_bytes")
@@ -108,8 +118,12 @@ class PackStore:
         """A new pack of this volume."""
         return PackBuilder(self._store.name_content, pads=self._store.pads)
 
-    def put(self, pack: FinishedPack, epoch: int) -> StoredPack:
-        """Store a pack under `epoch`, and return when the store has confirmed it.
+    def new_name(self, pack: FinishedPack, epoch: int) -> str:
+        """The name under which `put` may store a new pack of that epoch."""
+        return pack_name(epoch, pack.name, next(self._names) // self._folder_packs)
+
+    def put(self, pack: FinishedPack, name: str) -> StoredPack:
+        """Store a pack under that name, and return when the store has confirmed it.
 
         An object that already has the name counts as stored: the name is a hash of the content with its random
         nonce, so it is this very pack, put by an earlier attempt.
@@ -117,7 +131,6 @@ class PackStore:
         Raises:
             StoreError: it could not be stored.
         """
-        name = pack_name(epoch, pack.name)
         with suppress(ObjectExists):
             self._store.put_if_absent(pack_key(name), pack.body)
         self._put_bytes.add(len(pack.body))

@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from cas3fs.blocks.codec import MAX_BLOCK_BYTES, Compression, encode_parts
 from cas3fs.blockstore.budget import ByteBudget
 from cas3fs.blockstore.pack_session import Encoded, OpenPack, PackSession, PendingBlock, StoredFuture
-from cas3fs.blockstore.pack_store import PackStore, pack_name
+from cas3fs.blockstore.pack_store import PackStore
 from cas3fs.errors import StoreError
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores.base import ObjectStore
@@ -186,11 +186,11 @@ class BlockWriter:
 
     def _store_pack(self, pack: OpenPack) -> None:
         image = pack.builder.finish()
-        name = pack_name(self._epoch, image.name)
+        name = self._packs.new_name(image, self._epoch)
         with self._lock:
             self._unrecorded.add(name)
         try:
-            self._on_stored(self._packs.put(image, self._epoch))
+            self._on_stored(self._packs.put(image, name))
         finally:
             with self._lock:
                 self._unrecorded.discard(name)

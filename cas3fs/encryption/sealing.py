@@ -43,7 +43,7 @@ SALT_BYTES: Final = 32
 _MAGIC: Final = b"CAS3SEAL"
 _HEADER: Final = struct.Struct(">8sHH4x32s")
 HEADER_BYTES: Final = _HEADER.size
-_PACK_KEY: Final = re.compile(r"packs/[0-9]{8,}/([0-9a-f]{64})\Z")
+_PACK_KEY: Final = re.compile(r"packs/[0-9]{8,}(?:\.[0-9]{4,})?/([0-9a-f]{64})\Z")
 
 
 class SealHeader(NamedTuple):

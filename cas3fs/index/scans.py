@@ -164,6 +164,9 @@ class PackScan(_Scan):
     _rows_table = _pack_rows
     _page = _page_of(_pack_rows)
     _fill = Statement(lambda: _filled(_pack_rows, _with_sums(_of_pack(), *_PACK).order_by(packs.c.name)))
+    _every = Statement(
+        lambda step: select(_pack_rows.c.name).where(_pack_rows.c.place % step == 0).order_by(_pack_rows.c.place)
+    )
 
     def _make(self) -> None:
         self._fill.all()
@@ -171,6 +174,10 @@ class PackScan(_Scan):
     def __iter__(self) -> Iterator[PackContents]:
         for row in self._rows():
             yield PackContents(*row[1:])
+
+    def every(self, step: int) -> list[str]:
+        """The name of each pack whose place in that order is a multiple of `step`."""
+        return [name for (name,) in self._every.all(step)]
 
 
 def _uses() -> Select[Any]:

@@ -17,15 +17,17 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-from cas3fs.blockstore.pack_store import epoch_of_pack, pack_name_in
+from cas3fs.blockstore.pack_store import epoch_of_pack, pack_key, pack_name_in
 from cas3fs.entries.kinds import ALL_KINDS, EpochEntry, PagesEntry, SnapshotEntry
 from cas3fs.epochs.epoch_entries import epoch_number, is_foreign_key
 from cas3fs.errors import EntryError, SnapshotError, StoreError
 from cas3fs.index import PackContents
+from cas3fs.index.scans import PackScan
 from cas3fs.maintenance.damaged_objects import is_snapshot_id, quarantined_numbers
 from cas3fs.maintenance.store_clock import PROBE_PREFIX
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.base import ObjectInfo
+from cas3fs.objectstores.side_by_side import RANGE_OBJECTS, list_in_ranges
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import TakeoverBase, may_be_diverged
 from cas3fs.snapshots.manifests import SnapshotInfo, bypassed_by, snapshots_of_pages
@@ -178,11 +180,14 @@ class PackComparison:
         self._next = next(self._known, None)
 
 
-def list_volume(store: ObjectStore, on_pack: Callable[[ObjectInfo], None] = lambda info: None) -> VolumeListing:
+def list_volume(
+    store: ObjectStore, on_pack: Callable[[ObjectInfo], None] = lambda info: None, known: PackScan | None = None
+) -> VolumeListing:
     """Lists all objects of the volume.
 
     Args:
         on_pack: called with each pack, by name.
+        known: the packs of the index, by which the listing is divided into ranges; anything may be listed beside them.
 
     Raises:
         StoreError: a page of the listing failed, or the listing is not in ascending order.
@@ -194,7 +199,8 @@ def list_volume(store: ObjectStore, on_pack: Callable[[ObjectInfo], None] = lamb
     unrecognized = _Capped[ObjectInfo]()
     quarantined: list[SnapshotNumber] = []
     count = size_bytes = packs = newest_pack_epoch = 0
-    for info in _ascending(store):
+    bounds = [] if known is None else map(pack_key, known.every(RANGE_OBJECTS))
+    for info in _ascending(store, bounds):
         count += 1
         size_bytes += info.size
         folder, _, name = info.key.partition("/")
@@ -227,9 +233,9 @@ def list_volume(store: ObjectStore, on_pack: Callable[[ObjectInfo], None] = lamb
     )
 
 
-def _ascending(store: ObjectStore) -> Iterator[ObjectInfo]:
+def _ascending(store: ObjectStore, bounds: Iterable[str]) -> Iterator[ObjectInfo]:
     before = ""
-    for info in store.list():
+    for info in list_in_ranges(store, bounds):
         if info.key <= before:
             raise StoreError(f"{store.url} lists {info.key} after {before}: its listings cannot be relied on")
         before = info.key
@@ -237,7 +243,7 @@ def _ascending(store: ObjectStore) -> Iterator[ObjectInfo]:
 
 
 def take_inventory(
-    store: ObjectStore, archive: SnapshotArchive, known: Iterable[PackContents], lost: Collection[str] = ()
+    store: ObjectStore, archive: SnapshotArchive, known: PackScan, lost: Collection[str] = ()
 ) -> StoreInventory:
     """Lists the volume, compares its packs with those of the index, and reads all manifests.
 
@@ -256,7 +262,7 @@ def take_inventory(
             missing.add(pack.name)
 
     comparison = PackComparison(known, unlisted=add_missing, unknown=unknown.add)
-    listing = list_volume(store, comparison.add)
+    listing = list_volume(store, comparison.add, known)
     comparison.finish()
     try:
         snapshots = archive.list(pages=listing.pages)

@@ -44,4 +44,4 @@ def put_pack(
         builder.add(block, encoded, plain_length)
     pack = builder.finish()
     context.publisher.check_fence()
-    return pack_store.put(pack, context.epoch)
+    return pack_store.put(pack, pack_store.new_name(pack, context.epoch))

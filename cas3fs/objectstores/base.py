@@ -78,6 +78,9 @@ class ObjectStore(ABC):
     pads: bool = False
     """Whether what is put here is to be padded, as its length would tell something."""
 
+    lists_side_by_side: bool = False
+    """Whether several requests to list at once are faster than one after the other."""
+
     def hash_content(self, data: Buffer) -> bytes:
         """The name of content, 32 bytes: BLAKE3, keyed in a store that is encrypted."""
         return hash_plainly(data)

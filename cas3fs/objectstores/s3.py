@@ -122,6 +122,8 @@ _NO_CREDENTIALS: Final = (
 class S3Store(ObjectStore):
     """The objects of a bucket whose names begin with a prefix."""
 
+    lists_side_by_side = True
+
     def __init__(
         self,
         bucket: str,

@@ -47,7 +47,8 @@ def record(tmp_path: Path) -> Path:
 def store_pack(store: SealedStore, plain: bytes) -> None:
     builder = PackBuilder(store.name_content, pads=store.pads)
     builder.add(BlockHash(store.hash_content(plain)), b"\0" + plain, len(plain))
-    PackStore(store).put(builder.finish(), 1)
+    packs, pack = PackStore(store), builder.finish()
+    packs.put(pack, packs.new_name(pack, 1))
 
 
 def test_a_pair_that_seals_two_texts_is_noticed(record: Path) -> None:

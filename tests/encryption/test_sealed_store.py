@@ -50,13 +50,13 @@ def replace(store: MemoryStore, key: str, body: bytes) -> None:
     store.put_if_absent(key, body)
 
 
-def pack_key() -> str:
-    return f"packs/00000001/{keys_of().name_content(CONTENT)}"
+def pack_key(folder: str = "00000001") -> str:
+    return f"packs/{folder}/{keys_of().name_content(CONTENT)}"
 
 
 @given(st.data())
 def test_any_pieces_of_an_object_can_be_read(data: st.DataObject) -> None:
-    key = data.draw(st.sampled_from(["pages/a", pack_key()]))
+    key = data.draw(st.sampled_from(["pages/a", pack_key(), pack_key("00000001.0002")]))
     _, store = filled(key)
     start = data.draw(st.integers(0, len(CONTENT)))
     lengths: list[int] = []

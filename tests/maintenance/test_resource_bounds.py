@@ -15,6 +15,7 @@ import pytest
 
 from cas3fs.errors import StoreError
 from cas3fs.index import Index, scans
+from cas3fs.maintenance import inventory
 from cas3fs.maintenance.gc import deletion, unreferenced_blocks
 from cas3fs.objectstores.base import Body, ListPage, ObjectInfo
 from cas3fs.objectstores.memory import MemoryStore
@@ -168,6 +169,30 @@ def test_a_listing_out_of_order_is_not_relied_on(volume: MemoryVolume, monkeypat
         with pytest.raises(StoreError, match="cannot be relied on"):
             volume.gc()
     assert volume.packs() == packs
+
+
+def test_a_listing_in_ranges_misses_no_dead_or_unknown_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "RANGE_OBJECTS", 1)
+    store = StoreWithManyPacks()
+    store.lists_side_by_side = True
+    volume = MemoryVolume(tmp_path / "volume", store)
+    for number in range(8):
+        volume.write(f"f{number}", noise(number))
+        volume.fs.store_all()
+    first = volume.publish()
+    for number in range(4):
+        volume.remove(f"f{number}")
+    volume.publish()
+    volume.delete_snapshot(first)
+    unknown = [f"packs/00000001/{digit * 64}" for digit in "05af"]
+    for key in unknown:
+        store.put_if_absent(key, b"of nobody")
+    store.whole_listings = 0
+    result = volume.gc()
+    assert (result.deleted_packs, result.deleted_strays) == (4, len(unknown))
+    assert len(volume.packs()) == 4
+    assert store.whole_listings == 1, "the first range begins where a listing of everything does"
+    volume.close()
 
 
 @pytest.mark.encryption("plain")  # which bytes are read tells which are looked for

@@ -83,7 +83,7 @@ class Checker:
         mismatches = _PackMismatches()
         with PackScan(target.index) as scan:
             comparison = PackComparison(scan, listed=mismatches.listed, unlisted=mismatches.unlisted)
-            listing = list_volume(target.store, comparison.add)
+            listing = list_volume(target.store, comparison.add, scan)
             comparison.finish()
         self.checked |= {"objects": listing.count, "packs": listing.pack_count, "snapshots": len(listing.snapshots)}
         with IndexChecker(target.index) as index:

@@ -28,6 +28,7 @@ class StoreWrapper(ObjectStore):
     def __init__(self, inner: ObjectStore) -> None:
         self.url = inner.url
         self.pads = inner.pads
+        self.lists_side_by_side = inner.lists_side_by_side
         self._inner = inner
 
     def hash_content(self, data: Buffer) -> bytes:

@@ -324,13 +324,14 @@ def test_a_snapshot_published_during_a_check_is_no_finding(
 ) -> None:
     calls = 0
 
-    def early(store: ObjectStore, on_pack: Callable[[ObjectInfo], None]) -> VolumeListing:
+    def early(store: ObjectStore, on_pack: Callable[[ObjectInfo], None], known: PackScan) -> VolumeListing:
         """Lists the volume; the first time with other sizes, and without pages that are published meanwhile."""
         nonlocal calls
         calls += 1
         if calls > 1:
-            return list_volume(store, on_pack)
-        return attrs.evolve(list_volume(store, lambda info: on_pack(info._replace(size=info.size + 1))), pages={})
+            return list_volume(store, on_pack, known)
+        listing = list_volume(store, lambda info: on_pack(info._replace(size=info.size + 1)), known)
+        return attrs.evolve(listing, pages={})
 
     monkeypatch.setattr(checker, "list_volume", early)
     at_rest, in_use = damaged.target(), attrs.evolve(damaged.target(), is_live=True)

@@ -12,7 +12,6 @@ it, the new one is.
 
 import logging
 import uuid
-from pathlib import Path
 
 from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Progress
@@ -24,7 +23,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin
 from cas3fs.volume.comparison import CLEAN, LINEAGE, PUBLISHED
 from cas3fs.volume.offline_writer import OfflineWriter, open_offline_writer
-from cas3fs.volume.state_directory import StateDirectory
+from cas3fs.volume.state_directory import StateDirectory, local_indexes
 
 _log = logging.getLogger(__name__)
 
@@ -65,9 +64,9 @@ def _restore(writer: OfflineWriter, snapshot_id: str, head: str | None, progress
     def report(done: int, total: int) -> None:
         progress({"what": "restoring", "done": done, "total": total})
 
-    archive.restore(snapshot_id, state.restored, report)
+    archive.restore(snapshot_id, state.restored, report, local=local_indexes(state.path))
     migrations.upgrade(state.restored, with_hash_index=False)
-    newest, around = _readable_head(archive, head, state.scratch)
+    newest, around = _readable_head(archive, head, state)
     if newest is not None:
         migrations.upgrade(state.scratch, with_hash_index=False)
         merge_newest_packs(state.restored, state.scratch, ordinal_of(number))
@@ -103,7 +102,7 @@ def _restore(writer: OfflineWriter, snapshot_id: str, head: str | None, progress
     return made
 
 
-def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path) -> tuple[str | None, set[str]]:
+def _readable_head(archive: SnapshotArchive, head: str | None, state: StateDirectory) -> tuple[str | None, set[str]]:
     """Restores the newest state that can be read; gives which it is, and the newer ones that cannot: they stay, with
     all that they may need, as what only they knew is not known to the new index."""
     if head is None:
@@ -112,9 +111,10 @@ def _readable_head(archive: SnapshotArchive, head: str | None, destination: Path
     archive.list(lambda one, error: _log.warning("snapshot %s cannot be read: %s", one, error))
     ids, diverged = archive.ids(), archive.diverged()
     around = set() if head in ids else {head}
+    local = [state.restored, *local_indexes(state.path)]
     for one in reversed([each for each in ids if each not in diverged and each <= head]):
         try:
-            archive.restore(one, destination)
+            archive.restore(one, state.scratch, local=local)
         except SnapshotDamaged as error:
             _log.warning("%s", error)
             around.add(one)

@@ -256,10 +256,24 @@ class SnapshotArchive:
         """
         return self._manifests.load(snapshot_id)
 
-    def restore(self, snapshot_id: str, destination: Path, progress: RestoreProgress | None = None) -> SnapshotInfo:
+    def restore(
+        self,
+        snapshot_id: str,
+        destination: Path,
+        progress: RestoreProgress | None = None,
+        *,
+        local: Iterable[Path] = (),
+    ) -> SnapshotInfo:
         """Write the file of a snapshot to `destination`, which must not exist; every segment is verified.
 
         On failure nothing is left. The file is not synced: the caller changes it and syncs it when it is in place.
+
+        Args:
+            snapshot_id: the snapshot.
+            destination: the file to make.
+            progress: called as segments are written.
+            local: indexes of the volume on this machine, perhaps of another time, or missing: segments that they have
+                are not read from the store.
 
         Raises:
             SnapshotMissing: there is no such snapshot.
@@ -267,7 +281,7 @@ class SnapshotArchive:
             SnapshotError: the local disk failed.
             StoreError: the store failed.
         """
-        return self._reader.restore(snapshot_id, destination, progress)
+        return self._reader.restore(snapshot_id, destination, progress, local)
 
     def verify(self, snapshot_id: str, seen: set[SegmentReference]) -> None:
         """Read back all objects of a snapshot, except segments in `seen`; add those that were read to it.

@@ -7,6 +7,7 @@ Thread-safe. Memory: the references of a tree (about 200 bytes per 16 KiB of the
 import os
 import threading
 from collections.abc import Callable, Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.nodes import Part
 from cas3fs.errors import SnapshotDamaged
 from cas3fs.objectstores.base import ObjectStore
+from cas3fs.snapshots.local_segments import LocalSegments, open_local
 from cas3fs.snapshots.manifest_reader import ManifestReader
 from cas3fs.snapshots.manifests import (
     SnapshotInfo,
@@ -25,6 +27,7 @@ from cas3fs.snapshots.manifests import (
 from cas3fs.snapshots.pages import learn_seals
 from cas3fs.snapshots.ranged_reads import WantedRange, read_ranges
 from cas3fs.snapshots.tree import SegmentReference, SnapshotTree, check_references, decode_list, open_segment
+from cas3fs.values import Buffer
 
 RestoreProgress = Callable[[int, int], None]
 """Called with the bytes restored so far and the total; by several threads, one at a time."""
@@ -44,13 +47,16 @@ class SnapshotReader:
         self._manifests = manifests
         self._workers = workers
 
-    def restore(self, snapshot_id: str, destination: Path, progress: RestoreProgress | None) -> SnapshotInfo:
+    def restore(
+        self, snapshot_id: str, destination: Path, progress: RestoreProgress | None, local: Iterable[Path]
+    ) -> SnapshotInfo:
         """As `SnapshotArchive.restore`."""
         entry, digest = self._manifests.load_entry(snapshot_id)
         tree = self.read_tree(entry)
         with local_disk_errors("restored index"), open(destination, "xb", buffering=0) as file:
             try:
-                self._write_segments(entry, tree, file, progress or (lambda done, total: None))
+                with open_local(local) as segments:
+                    self._write_segments(entry, tree, file, progress or (lambda done, total: None), segments)
             except BaseException:
                 destination.unlink()
                 raise
@@ -89,20 +95,24 @@ class SnapshotReader:
         return SnapshotTree(entry.parts, tuple(lists))
 
     def _write_segments(
-        self, entry: SnapshotEntry, tree: SnapshotTree, file: BinaryIO, progress: RestoreProgress
+        self, entry: SnapshotEntry, tree: SnapshotTree, file: BinaryIO, progress: RestoreProgress, local: LocalSegments
     ) -> None:
         os.ftruncate(file.fileno(), entry.index_size)
         lock = threading.Lock()
         done = 0
 
-        def write(number: int, plain: bytes) -> None:
+        def write(number: int, plain: Buffer) -> None:
             nonlocal done
             _write_all(file.fileno(), plain, number * entry.segment_size)
             with lock:
                 done += len(plain)
                 progress(done, entry.index_size)
 
-        self._read_segments(entry, enumerate(tree.references()), write)
+        starts = count(0, entry.list_length)
+        missing = (
+            local.take(start, entry.segment_size, one, write) for start, one in zip(starts, tree.lists, strict=False)
+        )
+        self._read_segments(entry, chain.from_iterable(missing), write)
 
     def _read_segments(
         self, entry: SnapshotEntry, segments: Iterable[tuple[int, SegmentReference]], use: Callable[[int, bytes], None]
@@ -121,7 +131,7 @@ class SnapshotReader:
             read_ranges(self._store, wanted, open_and_use, self._workers)
 
 
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+def _write_all(descriptor: int, data: Buffer, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -25,7 +25,7 @@ Where the process may die, and what the next mount finds:
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -60,7 +60,7 @@ from cas3fs.volume.comparison import (
     attempt_text,
     proof_text,
 )
-from cas3fs.volume.state_directory import StateDirectory
+from cas3fs.volume.state_directory import StateDirectory, local_indexes
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def _keep_or_set_aside(state: StateDirectory, archive: SnapshotArchive, claim: C
     if found.status is not IndexStatus.SUPERSEDED:
         archive.tracker.clear_expected()
     if found.status is IndexStatus.SUPERSEDED and record.clean is not None:
-        state.discard_index()
+        state.supersede_index()
         return found.newest
     began = f"snapshot {found.newest}" if found.newest else "an empty volume, as there is no snapshot"
     _log.warning(
@@ -223,6 +223,7 @@ def _install_index(
             index.state.set(CLEAN, newest)
         index.commit()
     put_in_place(state.restored, state.index)
+    state.remove_superseded()
     return newest
 
 
@@ -234,8 +235,9 @@ def _restore_newest_intact(
     on_damaged: OnDamaged | None,
 ) -> str:
     """Restores a snapshot: `newest`, or with `on_damaged` the newest one that is intact; returns its id."""
+    local = local_indexes(state.path)
     if on_damaged is None:
-        restore_with_advice(archive, newest, state.restored, progress)
+        restore_with_advice(archive, newest, state.restored, progress, local)
         return newest
     damaged: dict[str, SnapshotDamaged] = {}
     ids, diverged = archive.ids(), archive.diverged()
@@ -243,7 +245,7 @@ def _restore_newest_intact(
         damaged[newest] = SnapshotDamaged(f"{archive.shelf.store.url} has no snapshot {newest}, which was the newest")
     for one in reversed([each for each in ids if each not in diverged]):
         try:
-            archive.restore(one, state.restored, progress)
+            archive.restore(one, state.restored, progress, local=local)
         except SnapshotDamaged as error:
             damaged[one] = error
             continue
@@ -256,12 +258,12 @@ def _restore_newest_intact(
 
 
 def restore_with_advice(
-    archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress
+    archive: SnapshotArchive, snapshot_id: str, destination: Path, progress: RestoreProgress, local: Iterable[Path] = ()
 ) -> None:
     """As `SnapshotArchive.restore`; if the snapshot is damaged, or the head is lost, the error names another one
     to use."""
     try:
-        archive.restore(snapshot_id, destination, progress)
+        archive.restore(snapshot_id, destination, progress, local=local)
     except (SnapshotDamaged, SnapshotMissing) as error:
         is_lost = isinstance(error, SnapshotMissing)
         if is_lost and archive.newest_id() != snapshot_id:

@@ -41,7 +41,7 @@ from cas3fs.volume.loading import StoredVolume, open_volume, warn_if_readable_by
 from cas3fs.volume.location import find_state_directory, lock_state_directory
 from cas3fs.volume.publisher import Publisher
 from cas3fs.volume.seen import SeenState
-from cas3fs.volume.state_directory import StateDirectory, ViewDirectory
+from cas3fs.volume.state_directory import StateDirectory, ViewDirectory, local_indexes
 from cas3fs.volume.wiring import wire
 
 _TAKEN_OVER: Final = (
@@ -318,7 +318,8 @@ def open_view(
     with ExitStack() as resources:
         opened = _open_store(store_settings.recorded_in(folders), settings, metrics, resources)
         store, entry = opened.store, opened.entry
-        state = ViewDirectory.make(find_state_directory(folders, str(entry.uuid), store_settings))
+        of_volume = find_state_directory(folders, str(entry.uuid), store_settings)
+        state = ViewDirectory.make(of_volume)
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))
@@ -328,7 +329,7 @@ def open_view(
         shown = settings.snapshot or archive.newest_id()
         if shown is not None:
             state.shows(shown)
-            restore_with_advice(archive, shown, state.index, on_restore)
+            restore_with_advice(archive, shown, state.index, on_restore, local_indexes(of_volume))
         migrations.upgrade(state.index, with_hash_index=False)
         index = Index.open(state.index)
         resources.callback(index.close)

@@ -11,6 +11,7 @@
     snapshots.json  the snapshots that this machine knows
     publish.sqlite  a copy of the index that is about to be published
     restore.sqlite  a snapshot that is about to become the index
+    superseded      an index until a newer one, which takes from it what is the same, is in place
     control.sock, mount.json, mount.log
     place.json      the location of the volume (module `location`)
     maintenance.json  what gc and fsck found last
@@ -37,6 +38,7 @@ from cas3fs.errors import StateInUse, UsageError
 _INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-fingerprint")
 _VIEWS = "views"
 _SHOWS = "shows"
+_SUPERSEDED = "superseded"
 _STAGING_FILES = ("staging.sqlite", "staging.sqlite-wal", "staging.sqlite-shm", "staging")
 
 
@@ -116,6 +118,11 @@ class StateDirectory:
         return self.path / "restore.sqlite"
 
     @property
+    def superseded(self) -> Path:
+        """The file of an index that the store has a newer state of."""
+        return self.path / _SUPERSEDED
+
+    @property
     def copy_work(self) -> Path:
         """What a copy of another volume into this one works with."""
         return self.path / "copy"
@@ -137,6 +144,16 @@ class StateDirectory:
         for name in (*_INDEX_FILES, *_STAGING_FILES):
             self._remove(self.path / name)
         self.sync()
+
+    def supersede_index(self) -> None:
+        """As `discard_index`, but keeps the file of the index as `superseded`."""
+        with contextlib.suppress(FileNotFoundError):
+            self.index.replace(self.superseded)
+        self.discard_index()
+
+    def remove_superseded(self) -> None:
+        """Removes that file."""
+        self._remove(self.superseded)
 
     def set_aside(self, *, staging_only: bool = False) -> Path:
         """Moves index and staging out of the way; returns the folder in which they are now."""
@@ -169,6 +186,7 @@ class StateDirectory:
                 self._remove(path.with_name(path.name + suffix))
         for folder in self.path.glob("look-*"):
             self._remove(folder)
+        self.remove_superseded()
 
     @staticmethod
     def _remove(path: Path) -> None:
@@ -213,6 +231,12 @@ def _create_durably(path: Path) -> None:
     path.mkdir(exist_ok=True, mode=0o700)
     with contextlib.suppress(PermissionError):  # the folder may be entered but not read
         sync_folder(path.parent)
+
+
+def local_indexes(path: Path) -> list[Path]:
+    """Returns the files of indexes below a volume's state directory: of its writer, of views, and those set aside."""
+    name = _INDEX_FILES[0]
+    return [path / name, path / _SUPERSEDED, *path.glob(f"{_VIEWS}/*/{name}"), *path.glob(f"set-aside/*/{name}")]
 
 
 def is_view(path: Path) -> bool:

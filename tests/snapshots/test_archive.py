@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A snapshot is restored completely, or not at all."""
 
+import os
 import random
 import threading
 from collections.abc import Iterator, Mapping
@@ -334,6 +335,54 @@ def test_a_failing_store_is_not_damage_and_no_file_is_left(archive: SnapshotArch
     with pytest.raises(StoreUnreachable):
         archive.restore(FIRST, index.with_name("restored"))
     assert not index.with_name("restored").exists()
+
+
+def test_segments_that_a_local_index_has_are_not_read_from_the_store(store: Store, tmp_path: Path) -> None:
+    first, second, local = (tmp_path / name for name in ("first", "second", "local"))
+    content = random.Random(1).randbytes(40 * SEGMENT + 77)
+    second.write_bytes(content)
+    archive_of(store).create(second, epoch=1, sequence=1)
+    before = store.gets
+    archive_of(store).restore(FIRST, first)
+    all_gets = store.gets - before
+    local.write_bytes(content)
+    before = store.gets
+    archive_of(store).restore(FIRST, tmp_path / "restored", local=[tmp_path / "missing", local])
+    assert (tmp_path / "restored").read_bytes() == content
+    assert 0 < store.gets - before < all_gets, "the lists of the snapshot are read, and no segment"
+
+
+@given(
+    size=st.integers(1, 40 * SEGMENT),
+    local_size=st.integers(0, 40 * SEGMENT),
+    changed=st.sets(st.integers(0, 40 * SEGMENT - 1), max_size=6),
+)
+@settings(max_examples=settings.default.max_examples // 4)
+def test_whatever_local_files_hold_a_restored_file_equals_the_original(
+    tmp_path_factory: pytest.TempPathFactory, size: int, local_size: int, changed: set[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("restored")
+    content = random.Random(1).randbytes(40 * SEGMENT)
+    (folder / "index").write_bytes(content[:size])
+    archive = archive_of(MemoryStore())
+    archive.create(folder / "index", epoch=1, sequence=1)
+    other = bytes(byte ^ (place in changed) for place, byte in enumerate(content[:local_size]))
+    (folder / "other").write_bytes(other)
+    (folder / "empty").write_bytes(b"")
+    archive.restore(FIRST, folder / "restored", local=[folder / "empty", folder / "other", folder])
+    assert (folder / "restored").read_bytes() == content[:size]
+
+
+def test_a_database_that_this_process_has_open_is_no_source(store: Store, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(random.Random(1).randbytes(40 * SEGMENT))
+    archive_of(store).create(local, epoch=1, sequence=1)
+    closed: list[int] = []
+    with local.open("rb"), pytest.MonkeyPatch.context() as patch:
+        close = os.close
+        patch.setattr(os, "close", lambda one: closed.append(os.fstat(one).st_ino) or close(one))
+        archive_of(store).restore(FIRST, tmp_path / "restored", local=[local])
+    assert local.stat().st_ino not in closed
 
 
 def test_a_restore_does_not_overwrite_a_file(archive: SnapshotArchive, index: Path) -> None:

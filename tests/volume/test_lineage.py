@@ -3,6 +3,7 @@
 
 import logging
 import os
+import random
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from cas3fs.epochs import Claim, Epochs, WriterIdentity
 from cas3fs.errors import EpochHeld, Fenced, IndexDatabaseError, SnapshotDamaged, StateInUse
+from cas3fs.filesystem import ROOT
 from cas3fs.index import Index
 from cas3fs.volume.comparison import CLEAN
 from cas3fs.volume.opening import open_writer
@@ -284,3 +286,21 @@ def test_who_is_refused_changes_nothing_of_the_local_index(volume: Volume, monke
         volume.open("here")
     assert asked == []
     assert {path.name: path.read_bytes() for path in volume.state("here").glob("index.sqlite*")} == before
+
+
+def test_a_host_that_returns_fetches_only_what_others_have_changed_in_the_index(volume: Volume) -> None:
+    noise = random.Random(1)  # as ranges that lie close together are read by one request
+    volume.use("here", **{f"{number:04d}{noise.randbytes(120).hex()}": "" for number in range(4000)})
+
+    def fetched_by(host: str) -> int:
+        opened = volume.open(host)
+        count: int = opened.metrics.snapshot()["store.get.bytes"]
+        assert opened.filesystem.lookup(ROOT, b"later").size == 1
+        opened.finish()
+        opened.close()
+        return count
+
+    volume.use("elsewhere", later="x")
+    everything = fetched_by("never seen")
+    assert fetched_by("here") < everything / 2
+    assert not volume.state("here").joinpath("superseded").exists()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A snapshot that is being read on the writer's machine stays, whoever wants it gone."""
 
+import random
 from typing import Any
 
 import pytest
@@ -82,11 +83,11 @@ def test_a_view_says_what_it_shows_before_it_reads_it(volume: Volume, monkeypatc
     refused: list[str] = []
     restore = SnapshotArchive.restore
 
-    def deleted_meanwhile(archive: SnapshotArchive, snapshot_id: str, *args: Any) -> SnapshotInfo:
+    def deleted_meanwhile(archive: SnapshotArchive, snapshot_id: str, *args: Any, **options: Any) -> SnapshotInfo:
         with pytest.raises(SnapshotError, match="is being read"):
             delete_snapshots(volume, "here", snapshot_id)
         refused.append(snapshot_id)
-        return restore(archive, snapshot_id, *args)
+        return restore(archive, snapshot_id, *args, **options)
 
     monkeypatch.setattr(SnapshotArchive, "restore", deleted_meanwhile)
     assert read_all(view_of(volume, first)) == {"a": "one"}
@@ -113,3 +114,16 @@ def test_a_view_reports_that_its_snapshot_was_deleted(volume: Volume) -> None:
     opened.close()
     delete_snapshots(volume, "here", first)
     assert view.shown_snapshot_deleted()
+
+
+def test_a_view_takes_from_the_index_of_the_writer_what_has_not_changed(volume: Volume) -> None:
+    noise = random.Random(1)  # as ranges that lie close together are read by one request
+    first = volume.use("here", **{f"{number:04d}{noise.randbytes(120).hex()}": "" for number in range(4000)})
+    volume.use("here", later="x")
+    bytes_read = {}
+    for host in ("elsewhere", "here"):
+        view = view_of(volume, first, host)
+        assert len(read_all(view)) == 4000
+        bytes_read[host] = view.metrics.snapshot()["store.get.bytes"]
+        view.close()
+    assert bytes_read["here"] < bytes_read["elsewhere"] / 2

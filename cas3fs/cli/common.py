@@ -3,6 +3,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -211,11 +212,16 @@ def ask_new_passphrase(question: str) -> str:
         click.echo("cas3fs: the two differ", err=True)
 
 
-def normal_url(url: str) -> str:
-    """`url` in the form in which URLs are compared; raises UsageError where it names no store."""
+def normal_url(named: str) -> str:
+    """The URL of a volume in the form in which URLs are compared; of a directory also the path can be given.
+
+    Raises:
+        UsageError: it names no store.
+    """
     from cas3fs.volume.location import normal_url as normal
 
-    return normal(url)
+    is_path = "://" not in named and named.startswith(("/", ".", "~"))
+    return normal(Path(os.path.abspath(Path(named).expanduser())).as_uri() if is_path else named)  # noqa: PTH100 - ..
 
 
 @attrs.frozen
@@ -241,8 +247,11 @@ class VolumeArgument:
         folders = find_local_folders(self.state_dir, self.cache_dir)
         named = volume_url(self.named)
         mount = find_mount(named, folders, self.endpoint_url)
-        if mount is None and "://" not in self.named:
-            raise MountError(f"{self.named} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+        if mount is None and "://" not in named:
+            if not (Path(named).expanduser() / "volume").is_file():
+                raise MountError(f"{named} is not a mount of cas3fs; for a volume that is not mounted give its URL")
+            named = normal_url(named)
+            mount = find_mount(named, folders, self.endpoint_url)
         store = store_settings(named if mount is None else mount.url, self.endpoint_url)
         return VolumeTarget(store, folders, mount)
 

@@ -74,7 +74,8 @@ def mkfs(
 ) -> None:
     """Create a volume at the URL VOLUME.
 
-    The bucket or folder must exist, and must not hold a volume. Only you can read a volume in a folder.
+    The bucket must exist; a folder is made if it is missing. Neither may hold a volume. Only you can read a volume in a
+    folder.
 
     Example: cas3fs mkfs --encrypt --compression zstd:6 s3://bucket/volume
     """

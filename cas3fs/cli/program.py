@@ -3,7 +3,7 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TextIO, cast
 
 import click
@@ -33,7 +33,26 @@ class VerbGroup(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return load_verb(cmd_name) if cmd_name in VERBS else None
+        return load_verb(cmd_name) if cmd_name in VERBS else _ALIASES.get(cmd_name)
+
+
+@click.command("help")
+@click.argument("verbs", nargs=-1, metavar="[VERB]...")
+@click.pass_context
+def _help(context: click.Context, verbs: Sequence[str]) -> None:
+    """Show what --help shows, of the program or of a verb."""
+    assert context.parent is not None
+    program.main(args=[*verbs, "--help"], prog_name=context.parent.info_name, standalone_mode=False)
+
+
+@click.command("version")
+def _version() -> None:
+    """Show the version."""
+    click.echo(f"cas3fs, version {__version__}")
+
+
+_ALIASES: Final[Mapping[str, click.Command]] = {"help": _help, "version": _version}
+"""Verbs that the help does not list, for those who try them."""
 
 
 @click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})

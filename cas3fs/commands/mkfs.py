@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Create a volume."""
 
+import os
 import uuid
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from cas3fs.blocks.codec import Compression
 from cas3fs.config import StoreSettings, VolumeSettings
+from cas3fs.durable import sync_folder
 from cas3fs.encryption.ciphers import fastest_cipher
 from cas3fs.entries.bodies import encode_body
 from cas3fs.entries.kinds import ALL_KINDS, ENCRYPTED_FORMAT, PLAIN_FORMAT, VOLUME_ID, VolumeEntry
 from cas3fs.entries.shelf import Shelf, digest_of
 from cas3fs.errors import (
+    AccessDenied,
     EntryError,
     ObjectExists,
     ObjectMissing,
@@ -44,7 +49,7 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
         StoreError: the store cannot be reached or written.
     """
     entry = _new_entry(settings)
-    with closing(open_volume_store(store_settings, Metrics())) as store:
+    with _missing_folder_made(store_settings), closing(open_volume_store(store_settings, Metrics())) as store:
         _refuse_existing(store)
         _refuse_inside_another(store_settings)
         if settings.group_readable:
@@ -69,6 +74,31 @@ def create_volume(store_settings: StoreSettings, settings: VolumeSettings) -> di
             "cipher": entry.cipher,
             "fingerprint": fingerprint,
         }
+
+
+@contextmanager
+def _missing_folder_made(settings: StoreSettings) -> Iterator[None]:
+    """The folder of a volume in a directory exists; if it was made here and mkfs fails, it is removed.
+
+    Only the last part of the path is made: if the one above it is missing too, a disk may not be mounted.
+    """
+    where = parse_url(settings.url)
+    folder = Path(where.place)
+    if where.scheme != "file" or folder.exists() or not folder.parent.is_dir():
+        yield
+        return
+    try:
+        folder.mkdir(mode=0o700)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise AccessDenied(f"{folder} cannot be made: {error.strerror}") from error
+    try:
+        yield
+    except BaseException:
+        for empty, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):
+                os.rmdir(empty)  # noqa: PTH106
+        raise
 
 
 def _new_entry(settings: VolumeSettings) -> VolumeEntry:

@@ -61,7 +61,7 @@ def test_a_command_line_that_makes_no_sense_has_status_2(
 
 
 def test_a_failure_has_status_1_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["mkfs", "--no-encrypt", (tmp_path / "nowhere").as_uri()]) == 1
+    assert run(["mkfs", "--no-encrypt", (tmp_path / "nowhere" / "v").as_uri()]) == 1
     told = capsys.readouterr()
     assert told.err.startswith("cas3fs: ")
     assert told.err.count("\n") == 1
@@ -174,3 +174,44 @@ def test_the_module_is_the_command(url: str) -> None:
         check=True,
     )
     assert "created at" in done.stdout
+
+
+@pytest.mark.parametrize("form", ["./store", "../here/store", "{here}/store", "~/store", "file://{here}/store"])
+def test_mkfs_makes_a_missing_directory_however_it_is_named(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    named = form.format(here=here)
+    assert run(["mkfs", "--no-encrypt", "--json", named]) == 0
+    assert json.loads(capsys.readouterr().out)["url"] == (here / "store").as_uri()
+    assert (here / "store").stat().st_mode & 0o777 == 0o700
+    assert run(["stats", "--json", named]) == 0
+    assert json.loads(capsys.readouterr().out)["url"] == (here / "store").as_uri()
+
+
+def test_mkfs_leaves_no_directory_where_it_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "key"
+    assert run(["mkfs", "--encrypt", "--key-file", str(missing), str(tmp_path / "store")]) != 0
+    assert str(missing) in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_mkfs_does_not_make_what_a_disk_that_is_not_mounted_would_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["mkfs", "--no-encrypt", str(tmp_path / "disk" / "store")]) == 1
+    assert "mount the disk that it is on" in capsys.readouterr().err
+    assert not (tmp_path / "disk").exists()
+
+
+def test_help_and_version_are_verbs_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: cas3fs [OPTIONS] COMMAND")
+    assert run(["help", "snapshot", "create"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: cas3fs snapshot create ")
+    assert run(["version"]) == run(["--version"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second

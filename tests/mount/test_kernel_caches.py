@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the kernel keeps of a mount (listings, targets of links, locks) is right."""
 
+import ctypes
 import fcntl
 import os
+import platform
 import struct
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 from .conftest import CliMachine
 
 NAMES = 500
+_GETDENTS64_OF = {"x86_64": 217, "aarch64": 61, "riscv64": 61}
+_GETDENTS64 = _GETDENTS64_OF.get(platform.machine())
 _TRY = """
 import fcntl, os, struct, sys
 kind, path = sys.argv[1:]
@@ -140,4 +144,36 @@ def test_two_processes_exclude_each_other(mounted: CliMachine, kind: str) -> Non
             fcntl.fcntl(file, fcntl.F_SETLK if kind == "fcntl" else fcntl.F_OFD_SETLK, lock)
         assert _tried(kind, path) == "excluded"
     assert _tried(kind, path) == "locked"
+    mounted.umount()
+
+
+def _entries(directory: int, size_bytes: int) -> list[bytes]:
+    """What one getdents64(2) with a buffer of that size returns: names."""
+    buffer = ctypes.create_string_buffer(size_bytes)
+    length = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(_GETDENTS64), directory, buffer, size_bytes)
+    assert length >= 0, os.strerror(ctypes.get_errno())
+    names, at = [], 0
+    while at < length:
+        (record,) = struct.unpack_from("=H", buffer, at + 16)
+        names.append(buffer.raw[at + 19 : at + record].split(b"\0")[0])
+        at += record
+    return names
+
+
+@pytest.mark.skipif(platform.machine() not in _GETDENTS64_OF, reason="the number of getdents64(2) is not known")
+def test_a_reader_sees_nothing_that_was_deleted_before_it_began(mounted: CliMachine) -> None:
+    folder = mounted.dir / "folder"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).touch()
+    first = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    assert _entries(first, 32 * 1024) == [b".", b"..", b"a", b"b", b"c"]
+    (folder / "b").unlink()
+    second = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    assert _entries(second, 80) == [b".", b"..", b"a"]
+    assert _entries(first, 32 * 1024) == []  # the kernel has now read to the end what it began before
+    assert _entries(second, 32 * 1024) == [b"c"]
+    os.close(first)
+    os.close(second)
+    assert _names(folder) == {"a", "c"}
     mounted.umount()

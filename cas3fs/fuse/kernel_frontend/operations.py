@@ -27,7 +27,7 @@ from cas3fs.fuse.kernel_frontend.flag_ioctls import ioctl_of_flags
 from cas3fs.fuse.kernel_frontend.listings import KernelListings
 from cas3fs.fuse.kernel_frontend.page_cache import PageCache
 
-_KEEP_CACHE, _CACHE_DIRECTORY = OpenFlag.KEEP_CACHE, OpenFlag.CACHE_DIR
+_KEEP_CACHE = OpenFlag.KEEP_CACHE
 
 
 class KernelHandlers(Handlers):
@@ -212,9 +212,10 @@ class KernelHandlers(Handlers):
         handle = self._handlers.opendir(inode)
         if self._page_cache is not None:
             self._page_cache.opened(handle, caller.pid)
-        return Opened(handle, _CACHE_DIRECTORY | _KEEP_CACHE if self._listings.is_fresh(inode) else _CACHE_DIRECTORY)
+        return Opened(handle, self._listings.opened(inode, handle))
 
     def releasedir(self, handle: int) -> None:
+        self._listings.released(handle)
         self._handlers.releasedir(handle)
         if self._page_cache is not None:
             self._page_cache.released(handle)

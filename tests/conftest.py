@@ -10,10 +10,13 @@ removed, and the session fails. Where several tests run at once (pytest-xdist), 
 for that. A test that needs more than the default of 120 s has a marker: ``@pytest.mark.lasts(300, long_s=7200)``.
 
 A test that mounts does so through the front-end that the fixture `frontend` names, as ``cas3fs mount --frontend`` does;
-`machine` in tests/mount and `mount` and `folder` in tests/posix use it. Without a marker that is the kernel front-end
-alone. A test with the marker ``@pytest.mark.frontend("kernel", "llfuse")`` runs once through each. The nearest marker
-counts: in a module whose `pytestmark` names both, ``@pytest.mark.frontend("kernel")`` at a test says that llfuse cannot
-do what it tests, and ``@pytest.mark.frontend("llfuse")`` that it tests what is different there.
+`cas3fs_mount`, `machine` in tests/mount, and `mount` and `folder` in tests/posix use it. Without a marker that is the
+kernel front-end alone. A test with the marker ``@pytest.mark.frontend("kernel", "llfuse")`` runs once through each. The
+nearest marker counts: in a module whose `pytestmark` names both, ``@pytest.mark.frontend("kernel", lacks="O_TMPFILE")``
+at a test says what llfuse would need for it, and ``@pytest.mark.frontend("llfuse")`` that it tests what is different
+there. ``./dev test --frontend llfuse`` runs all tests through llfuse, but for those whose marker names "kernel" alone:
+these are deselected, and the session ends with their number and what they lack. Module `tests.frontends` has what makes
+mounts.
 
 A test that makes volumes does so through the fixture `encryption`, in the same way: without a marker they are plain,
 ``@pytest.mark.encryption("plain", "encrypted")`` runs it once with each, and ``./dev test --encrypted`` runs all tests
@@ -29,6 +32,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -37,14 +41,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import frontends
+
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer, S3Server
 
 SESSION_VARIABLE = "CAS3FS_TEST_SESSION"
 NO_FUSE_VARIABLE = "CAS3FS_TEST_NO_FUSE"
-FRONTENDS = ("kernel", "llfuse")
 ENCRYPTIONS = ("plain", "encrypted")
 SANDBOX = pytest.StashKey[Path]()
+NOT_RUN = pytest.StashKey[Counter[str]]()
 WATCHED_FOLDERS = ("t", "h", "w")  # TMPDIR, the default folders of programs, workspaces
 SETTLE_S, GRACE_S = 0.05, 3.0
 LONG_TIMES = 10  # factor for the number of examples and the timeouts in a long session
@@ -58,9 +64,10 @@ settings.register_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--long`, `--encrypted` and `--soak-minutes`."""
+    """Add `--long`, `--encrypted`, `--frontend` and `--soak-minutes`."""
     parser.addoption("--long", action="store_true", help="the long form: more examples, more rounds, longer loads")
     parser.addoption("--encrypted", action="store_true", help="every volume is encrypted")
+    parser.addoption("--frontend", choices=frontends.FRONTENDS, help="every mount is made through this front-end")
     parser.addoption("--soak-minutes", type=float, metavar="N", help="how long a mount is loaded (2, or 30 if long)")
 
 
@@ -83,7 +90,9 @@ def _soak_s(config: pytest.Config) -> float:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Set the timeout of each test that needs another one than the default."""
+    """Deselect tests of other front-ends, and set the timeout of each test that needs another one than the default."""
+    others, config.stash[NOT_RUN] = frontends.deselect(items, config.getoption("--frontend"))
+    config.hook.pytest_deselected(items=others)
     in_long = config.getoption("--long")
     for item in items:
         seconds = float(config.getini("timeout")) * LONG_TIMES if in_long else None
@@ -95,13 +104,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(seconds))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what the front-end that was asked for lacks."""
+    if reasons := config.stash.get(NOT_RUN, Counter()):
+        terminalreporter.section(f"{reasons.total()} tests not run through {config.getoption('--frontend')}")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:5} {reason}")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that mounts once through each front-end that its marker names, and so for encryption."""
     if "frontend" in metafunc.fixturenames:
-        marker = metafunc.definition.get_closest_marker("frontend")
-        names = marker.args if marker else FRONTENDS[:1]
-        assert names and set(names) <= set(FRONTENDS), f"no front-ends: {names}"
-        metafunc.parametrize("frontend", names, indirect=True, scope="session")
+        through = frontends.names_of(metafunc.definition, metafunc.config.getoption("--frontend"))
+        metafunc.parametrize("frontend", through, indirect=True, scope="session")
     if "encryption" in metafunc.fixturenames and (names := _encryptions(metafunc)) != ENCRYPTIONS[:1]:
         metafunc.parametrize("encryption", names, indirect=True, scope="module")
 
@@ -142,6 +157,12 @@ def encryption(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def cas3fs_mkfs_options(encryption: str) -> tuple[str, ...]:
     """Return the options with which `cas3fs_volume` is made."""
     return ("--encrypt",) if encryption == "encrypted" else ()
+
+
+@pytest.fixture
+def cas3fs_mount_options(frontend: str) -> tuple[str, ...]:
+    """Return the options with which `cas3fs_mount` is mounted."""
+    return ("--frontend", frontend)
 
 
 @pytest.fixture
@@ -195,7 +216,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register markers, and put `tmp_path` into the sandbox unless `--basetemp` names a folder to keep."""
     signal.signal(signal.SIGTERM, _interrupt)
     config.addinivalue_line("markers", "lasts(usual_s, long_s): seconds that the test may take, by the session's form")
-    config.addinivalue_line("markers", "frontend(*names): the front-ends that the test mounts through: kernel, llfuse")
+    config.addinivalue_line("markers", "frontend(*names, lacks): the front-ends to mount through: kernel, llfuse")
     config.addinivalue_line("markers", "encryption(*names): how the test's volumes are made: plain, encrypted")
     config.addinivalue_line(
         "markers", "promise(*keys): claims of docs/promises.rst, rules.rst or posix.rst that it shows"
@@ -225,6 +246,8 @@ def sandbox(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     root = pytestconfig.stash[SANDBOX]
     with pytest.MonkeyPatch.context() as patch:
         _seal_off(patch, root, token)
+        if through := pytestconfig.getoption("--frontend"):
+            patch.setenv(frontends.VARIABLE, through)
         yield root
         left = _processes_left(token) + _mounts_left([root, tmp_path_factory.getbasetemp()]) + _files_left(root)
     if left:

@@ -62,13 +62,19 @@ def cas3fs_volume(tmp_path_factory: pytest.TempPathFactory, cas3fs_mkfs_options:
 
 
 @pytest.fixture
-def cas3fs_mount(cas3fs_volume: "TemporaryVolume") -> Iterator["TemporaryMount"]:
+def cas3fs_mount_options() -> tuple[str, ...]:
+    """Options of ``cas3fs mount`` for `cas3fs_mount`, to be overridden: ``("--fsync", "remote")``."""
+    return ()
+
+
+@pytest.fixture
+def cas3fs_mount(cas3fs_volume: "TemporaryVolume", cas3fs_mount_options: tuple[str, ...]) -> Iterator["TemporaryMount"]:
     """The volume, mounted until the end of the test; the test is skipped where volumes cannot be mounted."""
     from cas3fs.testing.volumes import TemporaryMount, obstacle_to_mounting
 
     if obstacle := obstacle_to_mounting():
         pytest.skip(f"cannot mount: {obstacle}")
-    mount = TemporaryMount(cas3fs_volume, Path(cas3fs_volume.folder) / "mnt")
+    mount = TemporaryMount(cas3fs_volume, Path(cas3fs_volume.folder) / "mnt", cas3fs_mount_options)
     mount.up()
     try:
         yield mount

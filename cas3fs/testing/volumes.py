@@ -94,6 +94,8 @@ class TemporaryMount:
 
     volume: TemporaryVolume
     path: Path
+    options: tuple[str, ...] = ()
+    """Options of ``cas3fs mount`` that it always has."""
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -102,13 +104,13 @@ class TemporaryMount:
         return self.path / name
 
     def up(self, *options: str) -> None:
-        """Mount the volume, with options of ``cas3fs mount``.
+        """Mount the volume, with more options of ``cas3fs mount``.
 
         Raises:
             MountError: that failed.
         """
         self.path.mkdir(exist_ok=True)
-        self.volume.run("mount", self.volume.url, self.path, *options)
+        self.volume.run("mount", self.volume.url, self.path, *self.options, *options)
 
     def down(self) -> None:
         """Store everything and unmount; harmless when it is not mounted.

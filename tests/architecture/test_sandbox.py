@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
+IMPORTABLE = {"PYTHONPATH": str(CONFTEST.parents[1])}
 
 
 def run_pytest(folder: Path, test: str, conftest: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -17,7 +18,7 @@ def run_pytest(folder: Path, test: str, conftest: str = "", **variables: str) ->
     (folder / "conftest.py").write_text(conftest or CONFTEST.read_text())
     (folder / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
-    environment = {**os.environ, **variables}
+    environment = {**os.environ, **IMPORTABLE, **variables}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -69,7 +70,8 @@ def test_a_session_that_gets_sigterm_cleans_up(tmp_path: Path) -> None:
         "    child.wait()\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "."]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as session:
+    environment = {**os.environ, **IMPORTABLE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as session:
         assert session.stdout is not None
         sandbox, child = session.stdout.readline().split()
         session.terminate()

@@ -22,6 +22,7 @@ from cas3fs.commands.mkfs import create_volume
 from cas3fs.config import StoreSettings, VolumeSettings
 from cas3fs.control import ControlClient
 from cas3fs.errors import ControlError
+from tests import frontends
 from tests.crash.inspection import TreeState, export_as_writer, export_from_store, folders_of, fsck_findings, read_tree
 from tests.crash.programs import Marks, Programs
 from tests.encrypted import chosen
@@ -57,14 +58,12 @@ class CrashRound:
     The seed decides what programs do, and whether they are paused while a snapshot is published.
     """
 
-    frontend = "auto"
-    """What the mounts have for ``--frontend``."""
-
     def __init__(self, folder: Path, seed: int, done: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
         self.url = (folder / "v").as_uri()
         self.top = folder / "m"
         self.top.mkdir(parents=True, exist_ok=True)
+        self.frontend = frontends.chosen()
         self.programs = Programs(seed, done=done)
         self.exactly = seed % 2 == 0
         self.process: subprocess.Popen[bytes] | None = None

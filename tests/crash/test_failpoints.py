@@ -59,10 +59,10 @@ def cleaned_up(made: CrashRound) -> Iterator[CrashRound]:
         made.clean_up()
 
 
-def die(folder: Path, seed: int, point: str | None, count: int = 1, frontend: str = "auto") -> None:
+def die(folder: Path, seed: int, point: str | None, count: int = 1, frontend: str | None = None) -> None:
     """Run a round in which the process must be killed, and check everything."""
     for round_ in cleaned_up(CrashRound(folder, seed)):
-        round_.frontend = frontend
+        round_.frontend = frontend or round_.frontend
         round_.make_volume(PreviousMount.SAME_MACHINE if point is None else previous_mount_of(point))
         with pytest.raises(Crashed):
             if point is None:

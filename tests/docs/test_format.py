@@ -82,9 +82,11 @@ def test_packs_describe_themselves(filled: Path, tmp_path: Path) -> None:
     assert known
 
 
-def test_the_program_on_the_page_reads_an_encrypted_volume(workspace: Path) -> None:
+def test_the_program_on_the_page_reads_an_encrypted_volume(
+    workspace: Path, cas3fs_mount_options: tuple[str, ...]
+) -> None:
     volume = TemporaryVolume.make(workspace, "--encrypt", "--passphrase-file", str(_passphrase(workspace)))
-    mount = TemporaryMount(volume, workspace / "m")
+    mount = TemporaryMount(volume, workspace / "m", cas3fs_mount_options)
     mount.up("--passphrase-file", str(workspace / "passphrase"))
     contents = {
         "sub/noise": random.Random(1).randbytes(3_000_000),

@@ -28,7 +28,7 @@ RIGHTS = {
 def test_a_read_only_mount_neither_puts_nor_deletes(cas3fs_mount: TemporaryMount, tmp_path: Path) -> None:
     (cas3fs_mount / "f").write_bytes(b"content")
     cas3fs_mount.down()
-    reader = TemporaryMount(cas3fs_mount.volume.on_another_machine(tmp_path), tmp_path / "mnt")
+    reader = TemporaryMount(cas3fs_mount.volume.on_another_machine(tmp_path), tmp_path / "mnt", cas3fs_mount.options)
     reader.up("--read-only")
     try:
         assert (reader / "f").read_bytes() == b"content"

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import frontends
 from tests.posix.calls import EXCHANGE, NOREPLACE, renameat2
 
 NAMES = [f"n{number}" for number in range(8)]
@@ -33,6 +34,7 @@ EXPLAINED = {
     errno.ESPIPE,  # an offset in a fifo
     errno.EAGAIN,  # a fifo that is full or empty
     errno.EPIPE,  # a fifo whose reader has gone
+    *((errno.EOPNOTSUPP,) if frontends.chosen() == "llfuse" else ()),  # O_TMPFILE
 }
 
 

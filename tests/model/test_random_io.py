@@ -3,6 +3,7 @@
 
 import os
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,23 +16,36 @@ FILES = 4
 
 
 @pytest.fixture
-def mount(need_fuse: None, frontend: str, cas3fs_mount: TemporaryMount) -> TemporaryMount:
-    if frontend != "kernel":
-        cas3fs_mount.again("--frontend", frontend)
+def mount(need_fuse: None, cas3fs_mount: TemporaryMount) -> TemporaryMount:
     return cas3fs_mount
+
+
+MakeExerciser = Callable[[str, int], Exerciser]
+"""Of a file with that name, and a seed."""
+
+
+@pytest.fixture
+def exerciser(mount: TemporaryMount, frontend: str, tmp_path: Path) -> MakeExerciser:
+    return lambda name, seed: Exerciser(mount / name, tmp_path / name, seed, allocates=frontend != "llfuse")
 
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(300, long_s=6 * 3600)
-@pytest.mark.parametrize("options", [(), ("--writeback",)], ids=["plain", "writeback"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("--writeback",), id="writeback", marks=pytest.mark.frontend("kernel", lacks="--writeback")),
+    ],
+)
 def test_random_io_matches_a_local_file(
-    mount: TemporaryMount, tmp_path: Path, long: bool, options: tuple[str, ...]
+    mount: TemporaryMount, exerciser: MakeExerciser, long: bool, options: tuple[str, ...]
 ) -> None:
     """The long form has a million steps; a failure reports the seed."""
     mount.again(*options)
     rounds, steps = (50, 5_000) if long else (3, 1_000)
     seed = random.randrange(2**32)
-    files = [Exerciser(mount / f"file{number}", tmp_path / f"plain{number}", seed + number) for number in range(FILES)]
+    files = [exerciser(f"file{number}", seed + number) for number in range(FILES)]
     with ThreadPoolExecutor(FILES) as threads:
         for turn in range(rounds):
             list(threads.map(lambda one: one.run(steps), files))
@@ -48,9 +62,11 @@ def test_random_io_matches_a_local_file(
 
 @pytest.mark.promise("a-mount-behaves-like-a-local-file-system")
 @pytest.mark.lasts(120, long_s=3600)
-def test_random_io_matches_a_local_file_while_it_is_stored(mount: TemporaryMount, tmp_path: Path, long: bool) -> None:
+def test_random_io_matches_a_local_file_while_it_is_stored(
+    mount: TemporaryMount, exerciser: MakeExerciser, long: bool
+) -> None:
     mount.again("--snapshot-interval", "100ms", "--cache-size", "1MiB")
-    one = Exerciser(mount / "file", tmp_path / "plain", random.randrange(2**32))
+    one = exerciser("file", random.randrange(2**32))
     with ThreadPoolExecutor(1) as storing:
         for _ in range(100 if long else 2):
             flushed = storing.submit(mount.flush)

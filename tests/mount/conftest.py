@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import frontends
 from tests.encrypted import mkfs_option
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ TIMEOUT_S = 30
 class CliMachine:
     """A machine with its own state and cache folders, on which the tests run the command line."""
 
-    def __init__(self, root: Path, url: str, environment: dict[str, str], frontend: str = "auto") -> None:
+    def __init__(self, root: Path, url: str, environment: dict[str, str], frontend: str | None = None) -> None:
         self.root = root
         self.url = url
-        self.frontend = frontend
+        self.frontend = frontend or frontends.chosen()
         self.state = root / "s"
         self.cache = root / "c"
         self.dir = root / "m"
@@ -41,6 +42,8 @@ class CliMachine:
 
     def run(self, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run ``cas3fs`` and check the exit status."""
+        if arguments[0] == "mount" and "--frontend" not in arguments:
+            arguments = (*arguments, "--frontend", self.frontend)
         places = {"CAS3FS_STATE_DIR": str(self.state), "CAS3FS_CACHE_DIR": str(self.cache)}
         limited = (
             [] if self.max_open_files is None else ["sh", "-c", f'ulimit -n {self.max_open_files} && exec "$@"', "sh"]
@@ -72,7 +75,7 @@ class CliMachine:
 
     def mount(self, *options: str) -> int:
         """Mount; returns the process id."""
-        self.run("mount", self.url, self.dir, "--frontend", self.frontend, *options)
+        self.run("mount", self.url, self.dir, *options)
         pid = int(json.loads(next(self.state.glob("*/mount.json")).read_text())["pid"])
         self.pids.append(pid)
         return pid

@@ -14,7 +14,7 @@ import pytest
 
 from cas3fs.testing.volumes import TemporaryMount
 
-pytestmark = pytest.mark.frontend("kernel")
+pytestmark = pytest.mark.frontend("kernel", lacks="POSIX access lists")
 
 USERS = ("--reuid=1000 --regid=1000 --clear-groups", "--reuid=1001 --regid=1001 --groups=2000")
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"

@@ -10,7 +10,7 @@ import pytest
 
 from cas3fs.testing.volumes import TemporaryMount
 
-pytestmark = pytest.mark.frontend("kernel")
+pytestmark = pytest.mark.frontend("kernel", lacks="times of birth")
 
 
 def birth_s(path: Path) -> float:

@@ -51,7 +51,7 @@ def test_an_unlinked_open_file_can_be_used(folder: Path) -> None:
     assert (folder / "f").read_text() == "another"
 
 
-@pytest.mark.frontend("kernel")
+@pytest.mark.frontend("kernel", lacks="O_TMPFILE")
 @pytest.mark.promise("unnamed-files-work")
 def test_a_file_without_a_name_can_be_given_one(folder: Path) -> None:
     file = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o640)
@@ -63,7 +63,7 @@ def test_a_file_without_a_name_can_be_given_one(folder: Path) -> None:
     assert (folder / "f").read_bytes() == b"content"
 
 
-@pytest.mark.frontend("kernel")
+@pytest.mark.frontend("kernel", lacks="O_TMPFILE")
 @pytest.mark.promise("unnamed-files-work")
 def test_no_other_file_without_a_name_gets_one(folder: Path) -> None:
     file = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_EXCL)

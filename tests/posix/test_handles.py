@@ -14,6 +14,7 @@ from cas3fs.testing.volumes import TemporaryMount
 from .calls import FileHandle, name_to_handle_at, open_by_handle_at
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may open by handle, and drop caches")
+needs_export = pytest.mark.frontend("kernel", lacks="handles of forgotten files")
 
 
 def forget_inodes() -> None:
@@ -50,6 +51,7 @@ def make_tree(folder: Path) -> list[Path]:
     return [folder, folder / "d", folder / "d" / "deep" / "est", folder / "f", folder / "d" / "deep" / "f"]
 
 
+@needs_export
 @pytest.mark.promise("handles-are-stable")
 def test_a_handle_leads_to_an_inode_that_the_kernel_forgot(folder: Path) -> None:
     places = make_tree(folder)
@@ -64,6 +66,7 @@ def test_a_handle_leads_to_an_inode_that_the_kernel_forgot(folder: Path) -> None
         assert os.read(file, 10) == b"top"
 
 
+@needs_export
 @pytest.mark.promise("handles-are-stable")
 def test_a_directory_opened_by_handle_knows_where_it_is(folder: Path) -> None:
     places = make_tree(folder)
@@ -74,6 +77,7 @@ def test_a_directory_opened_by_handle_knows_where_it_is(folder: Path) -> None:
         assert os.stat("..", dir_fd=file).st_ino == places[2].parent.stat().st_ino
 
 
+@needs_export
 @pytest.mark.promise("handles-are-stable")
 def test_handles_are_the_same_after_a_remount(need_fuse: None, cas3fs_mount: TemporaryMount) -> None:
     places = make_tree(cas3fs_mount.path)

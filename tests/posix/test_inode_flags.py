@@ -12,7 +12,7 @@ import pytest
 from cas3fs.testing.volumes import TemporaryMount
 from tests.posix.test_access_lists import shown_by
 
-pytestmark = pytest.mark.frontend("kernel")
+pytestmark = pytest.mark.frontend("kernel", lacks="ioctl")
 
 CHANGES = (
     "echo x > {0}/f",

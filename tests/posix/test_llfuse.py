@@ -3,12 +3,14 @@
 
 import errno
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from .calls import EXCHANGE, NOREPLACE, WHITEOUT, fallocate, renameat2
+from .calls import EXCHANGE, NOREPLACE, WHITEOUT, fallocate, name_to_handle_at, renameat2
+from .test_handles import forget_inodes, is_stale
 from .test_names import refused
 
 pytestmark = pytest.mark.frontend("llfuse")
@@ -44,3 +46,36 @@ def test_llfuse_allocates_nothing_finds_no_hole_and_copies_data(folder: Path) ->
         copied = os.copy_file_range(file.fileno(), other.fileno(), 2 << 20, 0, 0)
         assert os.pread(other.fileno(), 2 << 20, 0) == (bytes(1 << 20) + b"end")[:copied]
         assert copied > 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may open by handle, and drop caches")
+@pytest.mark.promise("llfuse-lacks-handles")
+def test_llfuse_opens_by_handle_only_what_the_kernel_knows(folder: Path) -> None:
+    (folder / "f").write_text("x")
+    handle = name_to_handle_at(folder / "f")
+    assert not is_stale(folder, handle)
+    forget_inodes()
+    assert is_stale(folder, handle)
+    assert (folder / "f").read_text() == "x"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an overlay")
+@pytest.mark.skipif("overlay" not in Path("/proc/filesystems").read_text(), reason="this kernel has no overlayfs")
+@pytest.mark.promise("llfuse-has-no-flags-of-renames")
+def test_linux_refuses_an_upper_layer_through_llfuse(folder: Path) -> None:
+    for name in ("lower", "upper", "work", "merged"):
+        (folder / name).mkdir()
+    layers = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work,redirect_dir=on"
+    done = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, folder / "merged"], check=False)
+    assert done.returncode != 0
+    assert not (folder / "merged").is_mount()
+
+
+@pytest.mark.promise("llfuse-lacks-flags-and-times-of-birth")
+def test_llfuse_has_no_chattr_and_shows_no_time_of_birth(folder: Path) -> None:
+    (folder / "f").touch()
+    done = subprocess.run(["chattr", "+i", folder / "f"], check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "Operation not supported" in done.stderr
+    (folder / "f").write_text("it can still be changed")
+    assert subprocess.run(["stat", "-c", "%W", folder / "f"], check=True, capture_output=True).stdout == b"0\n"

@@ -101,7 +101,7 @@ def test_rename_refuses_invalid_targets(folder: Path) -> None:
     refused(errno.EXDEV, os.rename, folder / "f", folder.parent.parent / "elsewhere")
 
 
-@pytest.mark.frontend("kernel")
+@pytest.mark.frontend("kernel", lacks="flags of renames")
 @pytest.mark.promise("renames-have-flags")
 def test_a_rename_that_may_not_replace_replaces_nothing(folder: Path) -> None:
     for name in ("a", "b"):
@@ -112,7 +112,7 @@ def test_a_rename_that_may_not_replace_replaces_nothing(folder: Path) -> None:
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"new": "a", "b": "b"}
 
 
-@pytest.mark.frontend("kernel")
+@pytest.mark.frontend("kernel", lacks="flags of renames")
 @pytest.mark.promise("renames-have-flags")
 def test_two_names_of_any_types_are_exchanged(folder: Path) -> None:
     (folder / "one").mkdir()
@@ -133,7 +133,7 @@ def test_two_names_of_any_types_are_exchanged(folder: Path) -> None:
     assert os.listdir(folder / "link") == ["below"]
 
 
-@pytest.mark.frontend("kernel")
+@pytest.mark.frontend("kernel", lacks="flags of renames")
 @pytest.mark.promise("renames-have-flags")
 def test_an_exchange_needs_two_names_and_makes_no_loop(folder: Path) -> None:
     (folder / "above" / "below").mkdir(parents=True)
@@ -145,7 +145,7 @@ def test_an_exchange_needs_two_names_and_makes_no_loop(folder: Path) -> None:
     assert os.listdir(folder) == ["above"]
 
 
-@pytest.mark.frontend("kernel")
+@pytest.mark.frontend("kernel", lacks="flags of renames")
 @pytest.mark.promise("renames-have-flags")
 def test_a_rename_can_leave_a_whiteout(folder: Path) -> None:
     (folder / "f").write_text("x")
@@ -160,7 +160,7 @@ def test_a_rename_can_leave_a_whiteout(folder: Path) -> None:
     assert folder.stat().st_nlink == 3
 
 
-@pytest.mark.frontend("kernel")
+@pytest.mark.frontend("kernel", lacks="flags of renames")
 @pytest.mark.promise("renames-have-flags")
 def test_mv_no_clobber_keeps_the_target(folder: Path) -> None:
     for name in ("a", "b"):

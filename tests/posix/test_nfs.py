@@ -23,6 +23,7 @@ from .test_handles import forget_inodes
 PROGRAMS = ("ganesha.nfsd", "nfs-ls", "nfs-cp", "nfs-cat")
 TIMEOUT_S = 30
 pytestmark = [
+    pytest.mark.frontend("kernel", lacks="handles of forgotten files"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may open by handle"),
     pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason="nfs-ganesha or libnfs-utils is not installed"),
 ]

@@ -14,6 +14,7 @@ import pytest
 from cas3fs.testing.volumes import TemporaryMount
 
 pytestmark = [
+    pytest.mark.frontend("kernel", lacks="what an upper layer needs"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an overlay"),
     pytest.mark.skipif("overlay" not in Path("/proc/filesystems").read_text(), reason="this kernel has no overlayfs"),
 ]

@@ -20,6 +20,8 @@ from .test_names import refused
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT, UNSHARE = 0x01, 0x02, 0x08, 0x10, 0x20, 0x40
 PUNCH = PUNCH_HOLE | KEEP_SIZE
+needs_fallocate = pytest.mark.frontend("kernel", lacks="fallocate")
+needs_seek = pytest.mark.frontend("kernel", lacks="SEEK_DATA and SEEK_HOLE")
 BLOCK = 64 * KIB  # so that ext4 makes the same holes whatever its blocks are
 
 
@@ -44,6 +46,7 @@ def pieces(file: int) -> list[tuple[int, int]]:
     return found
 
 
+@needs_seek
 @pytest.mark.promise("holes-are-made-and-found")
 def test_data_and_holes_are_found_before_and_after_storing(file: int, mount: TemporaryMount) -> None:
     os.pwrite(file, b"x" * BLOCK, BLOCK)
@@ -59,6 +62,7 @@ def test_data_and_holes_are_found_before_and_after_storing(file: int, mount: Tem
         mount.flush()
 
 
+@needs_fallocate
 @pytest.mark.promise("holes-are-made-and-found")
 @pytest.mark.parametrize("is_stored", [False, True])
 @pytest.mark.parametrize("mode", [PUNCH, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE])
@@ -77,6 +81,7 @@ def test_punched_ranges_are_holes_and_read_as_zeros(
         mount.flush()
 
 
+@needs_fallocate
 @pytest.mark.promise("holes-are-made-and-found")
 @pytest.mark.parametrize("seed", range(4))
 def test_random_allocations_do_as_a_local_file_system(
@@ -103,6 +108,7 @@ def test_random_allocations_do_as_a_local_file_system(
             assert os.pread(ours.fileno(), size, 0) == os.pread(model.fileno(), size, 0)
 
 
+@needs_fallocate
 @pytest.mark.promise("holes-are-made-and-found")
 def test_a_mapping_shows_a_punched_range_at_once(folder: Path, file: int) -> None:
     os.pwrite(file, b"x" * 4 * BLOCK, 0)
@@ -113,6 +119,7 @@ def test_a_mapping_shows_a_punched_range_at_once(folder: Path, file: int) -> Non
         assert mapped[2 * BLOCK : 2 * BLOCK + 10] == bytes(5) + b"x" * 5
 
 
+@needs_seek
 @pytest.mark.promise("holes-are-made-and-found")
 def test_what_a_mapping_has_changed_is_data(file: int, tmp_path: Path) -> None:
     """Although the kernel has not written it."""
@@ -133,6 +140,7 @@ def test_what_a_mapping_has_changed_is_data(file: int, tmp_path: Path) -> None:
     os.close(local)
 
 
+@needs_fallocate
 @pytest.mark.promise("holes-are-made-and-found", "fallocate-reserves-nothing")
 def test_errors_sizes_and_times_of_fallocate_are_those_of_ext4(file: int, tmp_path: Path) -> None:
     local = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
@@ -165,6 +173,7 @@ def test_other_modes_are_refused_and_posix_fallocate_extends(file: int) -> None:
     assert os.fstat(file).st_size == 10 * BLOCK + 1
 
 
+@needs_fallocate
 @pytest.mark.promise("holes-are-made-and-found")
 def test_fallocate_needs_write_access_and_clears_set_id_bits(folder: Path, file: int, as_user: AsUser) -> None:
     reading = os.open(folder / "f", os.O_RDONLY)
@@ -176,6 +185,7 @@ def test_fallocate_needs_write_access_and_clears_set_id_bits(folder: Path, file:
     assert (folder / "f").stat().st_mode & 0o7777 == 0o777
 
 
+@needs_fallocate
 @pytest.mark.promise("blocks-are-what-is-allocated")
 def test_du_shows_what_is_allocated(folder: Path, file: int, mount: TemporaryMount) -> None:
     def allocated() -> int:

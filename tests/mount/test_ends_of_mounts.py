@@ -80,6 +80,7 @@ def _await_requests(connection: Path, count: int) -> None:
         assert time.monotonic() < deadline_s, (connection / "waiting").read_text()
 
 
+@pytest.mark.frontend("kernel", lacks="replies to interrupted requests")
 @pytest.mark.promise("a-mount-ends-cleanly")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
 def test_a_reader_killed_while_it_waits_leaves_nothing(
@@ -98,6 +99,7 @@ def test_a_reader_killed_while_it_waits_leaves_nothing(
     stored.umount()
 
 
+@pytest.mark.frontend("kernel", lacks="replies to interrupted requests")
 @pytest.mark.promise("a-mount-ends-cleanly")
 def test_a_copier_killed_while_it_waits_leaves_nothing(
     stored: CliMachine, rclone_s3: "RcloneServer", connections: Path

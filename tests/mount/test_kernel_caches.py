@@ -50,6 +50,7 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.frontend("kernel", lacks="counts of requests")
 def test_a_kept_listing_costs_no_request(mounted: CliMachine) -> None:
     folder = mounted.dir / "folder"
     folder.mkdir()

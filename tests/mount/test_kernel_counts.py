@@ -62,6 +62,7 @@ def test_no_inode_is_left_when_caches_were_dropped(machine: CliMachine) -> None:
     machine.umount()
 
 
+@pytest.mark.frontend("kernel", lacks="large requests")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root raises the read-ahead of a mount")
 def test_sequential_reads_come_in_large_requests(machine: CliMachine) -> None:
     """Of 256 KiB each, although a program reads 4 KiB at a time."""
@@ -79,6 +80,7 @@ def test_sequential_reads_come_in_large_requests(machine: CliMachine) -> None:
     machine.umount()
 
 
+@pytest.mark.frontend("kernel", lacks="counts of requests")
 def test_requests_are_counted_by_kind(machine: CliMachine) -> None:
     machine.mkfs()
     machine.mount()

@@ -19,6 +19,7 @@ from .conftest import TIMEOUT_S, CliMachine, new_bucket, wait_for_exit
 if TYPE_CHECKING:
     from cas3fs.testing.servers import RcloneServer
 
+pytestmark = pytest.mark.frontend("kernel", lacks="--writeback")
 DATA = os.urandom(3_000_001)
 PIECE = 100
 
@@ -220,7 +221,13 @@ def test_a_full_local_disk_is_reported_by_fsync_or_close(small_disk: CliMachine,
 
 
 @pytest.mark.promise("work-goes-on-without-the-store")
-@pytest.mark.parametrize("options", [(), ("--writeback",)], ids=["plain", "writeback"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="plain", marks=pytest.mark.frontend("kernel", "llfuse")),
+        pytest.param(("--writeback",), id="writeback"),
+    ],
+)
 def test_writers_wait_for_a_slow_store_without_an_error(
     need_fuse: None, encryption: str, rclone_s3: "RcloneServer", workspace: Path, options: tuple[str, ...]
 ) -> None:

@@ -202,12 +202,7 @@ class Channel:
         Raises:
             ChannelError: with the reason.
         """
-        if os.geteuid() == 0:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.umount2(os.fsencode(self._mountpoint), _MNT_DETACH | _UMOUNT_NOFOLLOW):
-                raise ChannelError(f"{self._mountpoint} cannot be unmounted: {os.strerror(ctypes.get_errno())}")
-            return
-        _run_helper(["-u", "-z", "--", str(self._mountpoint)])
+        detach(self._mountpoint)
 
     def close(self) -> None:
         """Drops the connection; whatever is written later goes nowhere."""
@@ -231,6 +226,20 @@ def device_mounted_on(mountpoint: Path) -> int | None:
         if mounted.path == wanted:
             found = mounted.device  # the last one covers those before
     return found
+
+
+def detach(mountpoint: Path) -> None:
+    """Takes what is mounted on that directory out of the tree, at once; open files stay usable while its process runs.
+
+    Raises:
+        ChannelError: with the reason.
+    """
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(mountpoint), _MNT_DETACH | _UMOUNT_NOFOLLOW):
+            raise ChannelError(f"{mountpoint} cannot be unmounted: {os.strerror(ctypes.get_errno())}")
+        return
+    _run_helper(["-u", "-z", "--", str(mountpoint)])
 
 
 def _mount_as_root(mountpoint: Path, options: MountOptions) -> int:

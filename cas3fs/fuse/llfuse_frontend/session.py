@@ -25,6 +25,7 @@ from cas3fs.errors import MountError
 from cas3fs.filesystem import FileSystem
 from cas3fs.fuse.attribute_view import AttributeView
 from cas3fs.fuse.handlers import RequestHandlers
+from cas3fs.fuse.kernel.channel import ChannelError, detach, device_mounted_on
 from cas3fs.fuse.llfuse_frontend.operations import LlfuseOperations
 from cas3fs.fuse.mountpoints import SUBTYPE, source_of
 from cas3fs.fuse.options import MountOptions
@@ -63,6 +64,7 @@ class LlfuseSession:
         self._options = libfuse_options(options, url, workers, read_only=filesystem.read_only)
         self._operations = LlfuseOperations(handlers, AttributeView.of_options(options))
         self._is_open = False
+        self._device: int | None = None
 
     def open(self) -> None:
         """Mount.
@@ -80,6 +82,7 @@ class LlfuseSession:
                 reason = captured() or str(error)
                 raise MountError(f"{self._mountpoint} cannot be mounted: {reason}") from error
         self._is_open = True
+        self._device = device_mounted_on(self._mountpoint)
 
     def serve(self, signals: StopSignals) -> None:
         """Handle requests until the volume is unmounted or `signals` receives one."""
@@ -98,9 +101,14 @@ class LlfuseSession:
 
     def close(self) -> None:
         """Remove the mount if it still exists; the second call does nothing."""
-        if self._is_open:
-            self._is_open = False
-            llfuse.close(unmount=True)
+        if not self._is_open:
+            return
+        self._is_open = False
+        llfuse.close(unmount=True)
+        # libfuse takes an aborted connection for an unmounted one, and leaves its mount in the tree
+        if self._device is not None and device_mounted_on(self._mountpoint) == self._device:
+            with suppress(ChannelError):  # it is stale, which `cas3fs umount` mends
+                detach(self._mountpoint)
 
 
 def libfuse_options(options: MountOptions, url: str, workers: int, *, read_only: bool) -> set[str]:

@@ -4,7 +4,7 @@ what a kill or a loss of power finds then."""
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.layer_files import FileBytes, PendingWrite
 from cas3fs.filesystem.state.layers import Layer
+from cas3fs.index.staging import StagedRow
 from cas3fs.values import Buffer
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import MIB, Machine
@@ -305,3 +306,37 @@ def test_no_row_is_written_over_a_layer_whose_bytes_have_none(
     assert found
     assert all(len(data) <= MIB or data[MIB : 2 * MIB] == b"b" * MIB for data in found)
     assert content(fs, b"f") == b"a" * MIB + b"b" * MIB + b"c"
+
+
+def test_a_commit_of_many_small_files_is_made_in_slices_of_whole_files(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite holds what is not committed in memory, once more; and no crash finds some layers of a file alone."""
+    monkeypatch.setattr("cas3fs.filesystem.writeback.commits._SLICE_BYTES", 10_000)
+    fs = machine.mount()
+    records = fs.staging.rows.records
+    slices: list[list[StagedRow]] = [[]]
+    save, commit = records.save, records.commit
+
+    def noted_save(rows: Iterable[StagedRow]) -> None:
+        slices[-1] += (given := list(rows))
+        save(given)
+
+    def noted_commit(**options: bool) -> None:
+        commit(**options)
+        slices.append([])
+
+    monkeypatch.setattr(records, "save", noted_save)
+    monkeypatch.setattr(records, "commit", noted_commit)
+    for number in range(30):
+        inode = make_file(fs, 1, b"%d" % number, b"x" * 1000)
+        for offset in (1000, 2000):
+            with fs.staging.lock:
+                fs.staging.freeze(inode)
+            rewrite(fs, b"%d" % number, offset, b"y" * 1000)
+    fs.commit()
+    sizes = [sum(len(row.data or b"") for row in rows) for rows in slices]
+    assert sum(sizes) == 30 * 3000
+    assert max(sizes) < 10_000 + 3 * 1000 + 100
+    holders = [{row.inode for row in rows} for rows in slices]
+    assert sum(map(len, holders)) == len(set().union(*holders)) == 30

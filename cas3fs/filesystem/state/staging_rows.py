@@ -61,7 +61,7 @@ class StagingRows:
         return pinned
 
     def save_some(self, limit_bytes: int) -> bool:
-        """Writes rows that have changed since the last time, about `limit_bytes` of them.
+        """Writes rows that have changed since the last time, about `limit_bytes` of them, and all of an inode.
 
         A layer with unsynced bytes gets no row: a row names no bytes that a loss of power could take. Nor do the layers
         above it, which could come to lie over a file that lacks what is in it. The rows are durable after `commit`.
@@ -75,7 +75,7 @@ class StagingRows:
         rows: list[StagedRow] = []
         size_bytes = 0
         for inode, layer in self._unsaved():
-            if size_bytes >= limit_bytes:
+            if size_bytes >= limit_bytes and (not rows or inode.number != rows[-1].inode):
                 break
             rows.append(_row(inode, layer))
             layer.unsaved, layer.has_row = False, True

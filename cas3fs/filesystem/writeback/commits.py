@@ -249,7 +249,7 @@ class Commits:
         while more:
             with state.lock:
                 more = state.staging.rows.save_some(_SLICE_BYTES)
-        state.staging.rows.commit()
+            state.staging.rows.commit()  # each slice by itself: until then SQLite holds it in memory, too
 
     def _save_rest(self) -> None:
         """As step 1, with the lock held: it should be little."""
@@ -261,9 +261,10 @@ class Commits:
         finally:
             staging.release_readers(pinned)
             staging.record_losses()
-        while staging.rows.save_some(_SLICE_BYTES):
-            pass
-        staging.rows.commit()
+        more = True
+        while more:
+            more = staging.rows.save_some(_SLICE_BYTES)
+            staging.rows.commit()
 
     def _commit_group(self) -> None:
         """Step 3."""

@@ -34,12 +34,18 @@ class Aead(Protocol):
     def encrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, /) -> bytes:
         """`data`, encrypted, and the tag."""
 
+    def encrypt_into(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer, /) -> int:
+        """The same into `buf`, which has exactly that length."""
+
     def decrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, /) -> bytes:
         """The plain bytes.
 
         Raises:
             cryptography.exceptions.InvalidTag: they were not encrypted with this key, nonce and associated data.
         """
+
+    def decrypt_into(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer, /) -> int:
+        """The same into `buf`, which has exactly that length, and is of no use after an exception."""
 
 
 class SealBroken(Exception):
@@ -92,20 +98,41 @@ class SealingKey:
         """`plain`, encrypted, and a tag; opening it takes the same nonce and the same `bound`."""
         return self._aead.encrypt(nonce, plain, bound)
 
+    def seal_into(self, nonce: bytes, plain: Buffer, into: memoryview, bound: bytes = b"") -> None:
+        """As `seal`, into memory of exactly the length of the result."""
+        self._aead.encrypt_into(nonce, plain, bound, into)
+
     def open(self, nonce: bytes, sealed: Buffer, bound: bytes = b"") -> bytes:
         """What was sealed.
 
         Raises:
             SealBroken: it was not sealed with this key, nonce and `bound`, or was changed.
         """
-        from cryptography.exceptions import InvalidTag
-
         if len(sealed) < TAG_BYTES:
             raise SealBroken
         try:
             return self._aead.decrypt(nonce, sealed, bound)
-        except InvalidTag:
+        except _invalid_tag():
             raise SealBroken from None
+
+    def open_into(self, nonce: bytes, sealed: Buffer, into: memoryview, bound: bytes = b"") -> None:
+        """As `open`, into memory of exactly the length of the result.
+
+        Raises:
+            SealBroken: as `open` does; what is in `into` then is not to be believed.
+        """
+        if len(sealed) < TAG_BYTES:
+            raise SealBroken
+        try:
+            self._aead.decrypt_into(nonce, sealed, bound, into)
+        except _invalid_tag():
+            raise SealBroken from None
+
+
+def _invalid_tag() -> type[Exception]:
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag
 
 
 def derive(context: str, *fields: Buffer, length: int = KEY_BYTES) -> bytes:

@@ -29,10 +29,10 @@ other objects have 32 random bytes, new at each attempt.
 import re
 import secrets
 import struct
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from cas3fs.encryption.ciphers import TAG_BYTES, SealBroken, SealingKey, nonce_of
+from cas3fs.encryption.result_buffer import ResultBuffer
 from cas3fs.values import Buffer
 
 PIECE_BYTES: Final = 64 * 1024
@@ -125,13 +125,15 @@ class ObjectSeal:
 
     def seal(self, plain: Buffer) -> bytes:
         """The whole object."""
-        return b"".join(self._sealed(memoryview(plain)))
-
-    def _sealed(self, plain: memoryview) -> Iterator[bytes]:
-        yield self._header
-        for number in range(len(plain) // PIECE_BYTES + 1):
-            piece = plain[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
-            yield self._key.seal(nonce_of(number), piece, self._header)
+        view = memoryview(plain)
+        stored = ResultBuffer(sealed_size(len(view)))
+        stored.view[:HEADER_BYTES] = self._header
+        for number in range(len(view) // PIECE_BYTES + 1):
+            piece = view[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
+            start = HEADER_BYTES + number * SEALED_PIECE_BYTES
+            into = stored.view[start : start + len(piece) + TAG_BYTES]
+            self._key.seal_into(nonce_of(number), piece, into, self._header)
+        return stored.finish()
 
     def open(self, stored: Buffer) -> bytes:
         """The plain bytes of a whole object.
@@ -140,12 +142,12 @@ class ObjectSeal:
             SealBroken: any byte was changed, or the object was cut off.
         """
         view = memoryview(stored)
-        if bytes(view[:HEADER_BYTES]) != self._header or plain_size(len(view)) is None:
+        size = plain_size(len(view))
+        if bytes(view[:HEADER_BYTES]) != self._header or size is None:
             raise SealBroken
-        starts = range(HEADER_BYTES, len(view), SEALED_PIECE_BYTES)
-        return b"".join(
-            self.open_piece(number, view[start : start + SEALED_PIECE_BYTES]) for number, start in enumerate(starts)
-        )
+        plain = ResultBuffer(size)
+        self.open_pieces_into(0, view[HEADER_BYTES:], plain.view)
+        return plain.finish()
 
     def open_piece(self, number: int, sealed: Buffer) -> bytes:
         """The plain bytes of a piece.
@@ -154,6 +156,17 @@ class ObjectSeal:
             SealBroken: it is not piece `number` of this object.
         """
         return self._key.open(nonce_of(number), sealed, self._header)
+
+    def open_pieces_into(self, first: int, sealed: memoryview, into: memoryview) -> None:
+        """Open the pieces from number `first` on into memory that is as long as their plain bytes.
+
+        Raises:
+            SealBroken: they are not these pieces; what is in `into` then is not to be believed.
+        """
+        header, open_into = self._header, self._key.open_into
+        for number, start in enumerate(range(0, len(sealed), SEALED_PIECE_BYTES)):
+            piece = into[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
+            open_into(nonce_of(first + number), sealed[start : start + SEALED_PIECE_BYTES], piece, header)
 
 
 def sealed_size(plain_bytes: int) -> int:

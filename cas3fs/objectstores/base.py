@@ -199,7 +199,9 @@ class ObjectStore(ABC):
             TruncatedBody: the response ended early.
         """
 
-    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+    def get_pieces(
+        self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None], *, may_end: bool = False
+    ) -> None:
         """One range, delivered in pieces as they arrive.
 
         Args:
@@ -208,25 +210,17 @@ class ObjectStore(ABC):
             lengths: of the pieces; together they are the length of the range.
             take: called by this thread with one piece after the other, once with each; a failure after that does not
                 take the piece back.
-
-        Raises:
-            ObjectMissing, ObjectTooShort, TruncatedBody: as `get_range` does.
-        """
-        check_range(start, min((0, *lengths)))
-        deliver_pieces(self.get_range(key, start, sum(lengths)), lengths, take)
-
-    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        """As `get_pieces`, but the object may end within the last piece, which is shorter then.
+            may_end: the object may end within the last piece, which is shorter then.
 
         Raises:
             ObjectMissing, TruncatedBody: as `get_range` does.
-            ObjectTooShort: the object ends before the last piece begins, or where it does.
+            ObjectTooShort: as `get_range` does; with `may_end`, where the object ends before the last piece begins, or
+                where it does.
         """
-        before = sum(lengths[:-1])
-        last = min(lengths[-1], self.head(key).size - start - before)
-        if last <= 0:
-            raise object_too_short(key, start, before + 1)
-        self.get_pieces(key, start, (*lengths[:-1], last), take)
+        check_range(start, min((0, *lengths)))
+        if may_end and any(lengths):
+            lengths = shorten_last(key, start, lengths, self.head(key).size)
+        deliver_pieces(self.get_range(key, start, sum(lengths)), lengths, take)
 
     @abstractmethod
     def head(self, key: str) -> ObjectInfo:
@@ -344,6 +338,19 @@ def deliver_pieces(body: bytes, lengths: Iterable[int], take: Callable[[bytes], 
     for length in lengths:
         take(body[position : position + length])
         position += length
+
+
+def shorten_last(key: str, start: int, lengths: Sequence[int], size: int) -> Sequence[int]:
+    """`lengths` of pieces from `start` on, the last one as long as an object of `size` bytes has it.
+
+    Raises:
+        ObjectTooShort: the object ends before the last piece begins, or where it does.
+    """
+    before = sum(lengths[:-1])
+    last = min(lengths[-1], size - start - before)
+    if last <= 0:
+        raise object_too_short(key, start, before + 1, size)
+    return (*lengths[:-1], last)
 
 
 def object_too_short(key: str, start: int, length: int, size: int | None = None) -> ObjectTooShort:

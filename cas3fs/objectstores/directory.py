@@ -60,6 +60,7 @@ from cas3fs.objectstores.base import (
     object_too_long,
     object_too_short,
     objects_below,
+    shorten_last,
 )
 from cas3fs.objectstores.directory_permissions import PermissionBits, unexpected_readers
 from cas3fs.objectstores.directory_walk import walk
@@ -301,14 +302,21 @@ class DirectoryStore(ObjectStore):
                 raise object_too_short(key, start, length, status.st_size)
             return self._read(key, descriptor, start, length)
 
-    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        check_range(start, min(lengths))
+    def get_pieces(
+        self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None], *, may_end: bool = False
+    ) -> None:
+        check_range(start, min((0, *lengths)))
+        if not sum(lengths):
+            deliver_pieces(b"", lengths, take)
+            return
         with self._open_object(key) as (descriptor, status):
-            length = min(sum(lengths), status.st_size - start)
-            if length <= sum(lengths[:-1]):
-                raise object_too_short(key, start, sum(lengths[:-1]) + 1, status.st_size)
-            data = self._read(key, descriptor, start, length)
-        deliver_pieces(data, lengths, take)
+            if may_end:
+                lengths = shorten_last(key, start, lengths, status.st_size)
+            if start + sum(lengths) > status.st_size:
+                raise object_too_short(key, start, sum(lengths), status.st_size)
+            for length in lengths:
+                take(self._read(key, descriptor, start, length))
+                start += length
 
     def head(self, key: str) -> ObjectInfo:
         with self._open_object(key) as (descriptor, status):

@@ -81,6 +81,7 @@ from cas3fs.objectstores.base import (
     is_key,
     object_exists,
     object_too_short,
+    shorten_last,
 )
 from cas3fs.objectstores.s3_bodies import RequestBody, ResponseBody, TransferClock
 from cas3fs.objectstores.s3_put_methods import FIRST_PUT_METHOD, PutMethod, digest_parameters
@@ -268,39 +269,29 @@ class S3Store(ObjectStore):
         self.get_pieces(key, start, (length,), pieces.append)
         return pieces[0]
 
-    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+    def get_pieces(
+        self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None], *, may_end: bool = False
+    ) -> None:
         check_key(key)
         check_range(start, min((0, *lengths)))
         length = sum(lengths)
-        with self._translating_errors(f"get {key}") as transfer:
-            answer = self._ask_for_range(key, start, length) if length else None
-            if answer is not None and not is_whole_object(answer):
-                self._body(key, answer, transfer).deliver(lengths, take)
-                return
-            # a server without support for ranges sends the whole object
-            data = b"" if answer is None else self._body(key, answer, transfer).read_all()[start : start + length]
-        if len(data) != length:
-            raise object_too_short(key, start, length)
-        deliver_pieces(data, lengths, take)
-
-    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        check_key(key)
-        check_range(start, min(lengths))
-        length, needed = sum(lengths), sum(lengths[:-1]) + 1
+        if not length:
+            deliver_pieces(b"", lengths, take)
+            return
+        needed = sum(lengths[:-1]) + 1 if may_end else length
         with self._translating_errors(f"get {key}") as transfer:
             answer = self._ask_for_range(key, start, length, needed)
             body = self._body(key, answer, transfer)
             if not is_whole_object(answer):
-                body.deliver((*lengths[:-1], answer["ContentLength"] - needed + 1), take)
+                body.deliver(shorten_last(key, 0, lengths, body.length) if may_end else lengths, take)
                 return
-            data = body.read_all()[start : start + length]
+            data = body.read_all()[start : start + length]  # the server does not support ranges
         if len(data) < needed:
             raise object_too_short(key, start, needed)
         deliver_pieces(data, lengths, take)
 
-    def _ask_for_range(self, key: str, start: int, length: int, needed: int | None = None) -> "GetObjectOutputTypeDef":
-        """Ask for a range, of which at least `needed` bytes must exist; None: all."""
-        needed = length if needed is None else needed
+    def _ask_for_range(self, key: str, start: int, length: int, needed: int) -> "GetObjectOutputTypeDef":
+        """Ask for a range, of which at least the first `needed` bytes must exist."""
         try:
             wanted = f"bytes={start}-{start + length - 1}"
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key_prefix + key, Range=wanted)

@@ -94,7 +94,7 @@ class ResponseBody:
         self._name = name
         self._key = key
         self._stream = stream
-        self._length = length
+        self.length = length
         self._on_piece = on_piece
 
     def read_all(self, limit_bytes: int | None = None) -> bytes:
@@ -105,10 +105,10 @@ class ResponseBody:
             TruncatedBody: the body ended early.
         """
         with closing(self._stream):  # its own context manager gives the raw stream, past botocore's checks
-            if limit_bytes is not None and self._length > limit_bytes:
+            if limit_bytes is not None and self.length > limit_bytes:
                 raise object_too_long(self._key, limit_bytes)
             data = b"".join(self._pieces(None))
-        if len(data) != self._length:
+        if len(data) != self.length:
             raise self._truncated(len(data))
         return data
 
@@ -140,4 +140,4 @@ class ResponseBody:
                 length -= len(piece)
 
     def _truncated(self, position: int) -> TruncatedBody:
-        return TruncatedBody(f"{self._name} ended after {position} of {self._length} bytes")
+        return TruncatedBody(f"{self._name} ended after {position} of {self.length} bytes")

@@ -11,7 +11,7 @@ first, so no other thread may put the same key meanwhile.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, cast
 from unittest import mock
@@ -34,7 +34,6 @@ from cas3fs.objectstores.base import (
     check_prefix,
     check_range,
     deletion_failed,
-    deliver_pieces,
     object_too_long,
     object_too_short,
 )
@@ -132,10 +131,6 @@ class FaultyStore(ObjectStore):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         check_range(start, length)
         return self._read(key, lambda: self._inner.get_range(key, start, length), start + length)
-
-    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        check_range(start, min((0, *lengths)))
-        deliver_pieces(self.get_range(key, start, sum(lengths)), lengths, take)
 
     def head(self, key: str) -> ObjectInfo:
         self._begin("head", key)

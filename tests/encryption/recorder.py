@@ -32,12 +32,20 @@ class RecordingAead:
         self._key = key
         self._file = file
         self.decrypt = inner.decrypt
+        self.decrypt_into = inner.decrypt_into
 
     def encrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, /) -> bytes:
+        self._record(nonce, data, associated_data)
+        return self._inner.encrypt(nonce, data, associated_data)
+
+    def encrypt_into(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer, /) -> int:
+        self._record(nonce, data, associated_data)
+        return self._inner.encrypt_into(nonce, data, associated_data, buf)
+
+    def _record(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None) -> None:
         pair = blake3(self._key + bytes(nonce)).hexdigest(HASH_BYTES)
         text = blake3(bytes(associated_data or b"")).update(data).hexdigest(HASH_BYTES)
         os.write(self._file, f"{pair} {text}\n".encode())
-        return self._inner.encrypt(nonce, data, associated_data)
 
 
 @contextmanager

@@ -4,8 +4,10 @@
 That it is an object store like any other is shown by the contract of object stores.
 """
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -13,12 +15,12 @@ from hypothesis import strategies as st
 
 from cas3fs.encryption.ciphers import CIPHERS
 from cas3fs.encryption.keyring import Keyring, ObjectKeys
-from cas3fs.encryption.sealing import PIECE_BYTES
-from cas3fs.errors import ObjectDamaged
+from cas3fs.encryption.sealing import HEADER_BYTES, PIECE_BYTES, SEALED_PIECE_BYTES
+from cas3fs.errors import ObjectDamaged, ObjectTooShort
 from cas3fs.metrics import Metrics
 from cas3fs.objectstores import ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
-from cas3fs.objectstores.wrappers import MeasuredStore
+from cas3fs.objectstores.wrappers import MeasuredStore, sealed
 from cas3fs.objectstores.wrappers.sealed import SealedStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,14 +60,56 @@ def pack_key(folder: str = "00000001") -> str:
 def test_any_pieces_of_an_object_can_be_read(data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(["pages/a", pack_key(), pack_key("00000001.0002")]))
     _, store = filled(key)
+    at_once = data.draw(st.sampled_from([1, 2, 15]))
     start = data.draw(st.integers(0, len(CONTENT)))
     lengths: list[int] = []
     while len(lengths) < 5:
         lengths.append(data.draw(st.integers(0, len(CONTENT) - start - sum(lengths))))
     pieces: list[bytes] = []
-    store.get_pieces(key, start, lengths, pieces.append)
+    with mock.patch.object(sealed, "_PIECES_AT_ONCE", at_once):
+        store.get_pieces(key, start, lengths, pieces.append)
     assert [len(piece) for piece in pieces] == lengths
     assert b"".join(pieces) == CONTENT[start : start + sum(lengths)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 15])
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_ranges_at_the_end_of_whole_pieces(pieces: int, at_once: int) -> None:
+    size = pieces * PIECE_BYTES
+    store = SealedStore(MemoryStore(), keys_of())
+    store.put_if_absent("pages/a", CONTENT[:size])
+    assert store.get("pages/a") == CONTENT[:size]
+    with mock.patch.object(sealed, "_PIECES_AT_ONCE", at_once):
+        assert store.get_range("pages/a", 0, size) == CONTENT[:size]
+        for start, length in ((0, size + 1), (size, 1), (max(size - 1, 0), 2)):
+            with pytest.raises(ObjectTooShort):
+                store.get_range("pages/a", start, length)
+
+
+@pytest.mark.promise("a-forged-object-is-refused")
+@pytest.mark.parametrize("at_once", [1, 2, 15])
+def test_pieces_that_are_missing_at_the_end_are_noticed_by_who_reads_there(at_once: int) -> None:
+    inner, store = filled("pages/a")
+    whole = inner.get("pages/a")
+    with mock.patch.object(sealed, "_PIECES_AT_ONCE", at_once):
+        for kept in (0, 1, 2):
+            end = kept * PIECE_BYTES
+            replace(inner, "pages/a", whole[: HEADER_BYTES + kept * SEALED_PIECE_BYTES])
+            taken: list[bytes] = []
+            with pytest.raises(ObjectTooShort):
+                store.get_pieces("pages/a", 0, (end, 1), taken.append)
+            assert b"".join(taken) in (b"", CONTENT[:end])
+            with pytest.raises(ObjectDamaged):
+                store.get("pages/a")
+
+
+def test_bytes_that_were_delivered_never_change_and_nothing_else_is_kept() -> None:
+    _, store = filled("pages/a")
+    first, second = (store.get_range("pages/a", start, 100_000) for start in (0, 50_000))
+    assert type(first) is type(second) is bytes
+    assert first == CONTENT[:100_000]
+    assert second == CONTENT[50_000:150_000]
+    assert all(sys.getsizeof(piece) - sys.getsizeof(b"") == 100_000 for piece in (first, second))
 
 
 @pytest.mark.promise("a-forged-object-is-refused")

@@ -19,6 +19,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from cas3fs.errors import DeleteFailed, ObjectExists, ObjectMissing, StoreError, TransientStoreError
@@ -113,12 +114,11 @@ class RetryingStore(StoreWrapper):
         put = _RepeatablePut(self._inner, key, body, metadata)
         self.around(RequestKind.PUT, None, put.attempt)
 
-    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        self.around(RequestKind.GET, None, _ResumableGet(self._inner.get_pieces, key, start, lengths, take).attempt)
-
-    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        get = _ResumableGet(self._inner.get_pieces_to_end, key, start, lengths, take)
-        self.around(RequestKind.GET, None, get.attempt)
+    def get_pieces(
+        self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None], *, may_end: bool = False
+    ) -> None:
+        get = partial(self._inner.get_pieces, may_end=may_end)
+        self.around(RequestKind.GET, None, _ResumableGet(get, key, start, lengths, take).attempt)
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete all batches, also after the store refused to delete some keys of one."""

@@ -22,8 +22,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from cas3fs.encryption.ciphers import SealBroken
+from cas3fs.encryption.ciphers import TAG_BYTES, SealBroken
 from cas3fs.encryption.keyring import ObjectKeys
+from cas3fs.encryption.result_buffer import ResultBuffer
 from cas3fs.encryption.sealing import (
     HEADER_BYTES,
     PIECE_BYTES,
@@ -51,11 +52,14 @@ from cas3fs.objectstores.base import (
     check_range,
     object_too_long,
     object_too_short,
+    shorten_last,
 )
 from cas3fs.objectstores.wrappers.wrapper import RequestKind, Result, StoreWrapper
 from cas3fs.values import Buffer
 
 _REMEMBERED_HEADERS: Final = 4096
+_PIECES_AT_ONCE: Final = 15
+"""So many sealed pieces are just under 1 MiB, which stores read without copying it."""
 _CLEAR_PREFIXES: Final = ("keys/", "keyring/", "probe/", "damaged/")
 _KIND: Final = "cas3-kind"
 
@@ -226,30 +230,27 @@ class SealedStore(StoreWrapper):
         self.get_pieces(key, start, (length,), pieces.append)
         return pieces[0]
 
-    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+    def get_pieces(
+        self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None], *, may_end: bool = False
+    ) -> None:
         if is_clear(key):
-            self._inner.get_pieces(key, start, lengths, take)
+            self._inner.get_pieces(key, start, lengths, take, may_end=may_end)
             return
         check_range(start, min((0, *lengths)))
+        if may_end and any(lengths):
+            lengths = shorten_last(key, start, lengths, self.head(key).size)
         length = sum(lengths)
-        wanted = _Recut(start, lengths, take)
-        span = PieceSpan.of(start, length)
-
-        def opened(number: int, plain: bytes) -> None:
-            position = number * PIECE_BYTES
-            if number == span.last and position + len(plain) < start + length:
-                raise object_too_short(key, start, length)
-            wanted.add(position, plain)
-
+        wanted = _Delivery(start, lengths, take)
         if length:
-            self._open_pieces(key, span, opened)
+            self._open_pieces(key, start, length, wanted)
 
-    def _open_pieces(self, key: str, span: PieceSpan, take: Callable[[int, bytes], None]) -> None:
-        """Read and open pieces; pass each with its number.
+    def _open_pieces(self, key: str, start: int, length: int, wanted: "_Delivery") -> None:
+        """Read the pieces that contain a range, several at once, and open them for `wanted`.
 
         Raises:
-            ObjectTooShort: the object ends before the last of them begins.
+            ObjectTooShort: the object ends before the range does.
         """
+        span = PieceSpan.of(start, length)
         header = self._known_header(key)
         with_header = header is None and span.first == 0
         if header is None and not with_header:
@@ -262,21 +263,20 @@ class SealedStore(StoreWrapper):
             if seal is None:
                 seal = self._seal_for(key, self._decode_header(key, stored))
                 return
-            take(number, self._open_piece(key, seal, number, stored))
-            number += 1
+            if number + _PIECES_AT_ONCE > span.last and _plain_end(number, stored) < start + length:
+                raise object_too_short(key, start, length)
+            try:
+                wanted.open(seal, number, memoryview(stored))
+                number += _PIECES_AT_ONCE
+            except SealBroken:
+                raise _damaged(self.url, key) from None
 
         lengths = [HEADER_BYTES] if with_header else []
-        lengths += [SEALED_PIECE_BYTES] * span.pieces
-        self._inner.get_pieces_to_end(key, 0 if with_header else span.stored_start, lengths, arrived)
-
-    def _open_piece(self, key: str, seal: ObjectSeal, number: int, stored: bytes) -> bytes:
-        try:
-            return seal.open_piece(number, stored)
-        except SealBroken:
-            raise _damaged(self.url, key) from None
-
-    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        ObjectStore.get_pieces_to_end(self, key, start, lengths, take)
+        lengths += [
+            min(_PIECES_AT_ONCE, span.pieces - done) * SEALED_PIECE_BYTES
+            for done in range(0, span.pieces, _PIECES_AT_ONCE)
+        ]
+        self._inner.get_pieces(key, 0 if with_header else span.stored_start, lengths, arrived, may_end=True)
 
     # Sizes
 
@@ -288,8 +288,14 @@ class SealedStore(StoreWrapper):
         return ListPage([_plain_info(info) for info in page.objects], page.next_start)
 
 
-class _Recut:
-    """Cuts opened pieces anew, into the pieces that a caller wants.
+def _plain_end(first: int, stored: bytes) -> int:
+    """The offset at which the plain bytes of pieces end, of which the first has that number."""
+    pieces = -(-len(stored) // SEALED_PIECE_BYTES)
+    return first * PIECE_BYTES + len(stored) - pieces * TAG_BYTES
+
+
+class _Delivery:
+    """Opens the pieces of an object into those that a caller wants, and delivers each of these when it is full.
 
     Args:
         start: offset of the first wanted byte.
@@ -299,38 +305,63 @@ class _Recut:
 
     def __init__(self, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
         self._position = start
-        self._wanted: Iterator[int] = iter(lengths)
+        self._lengths: Iterator[int] = iter(lengths)
         self._take = take
-        self._held: list[bytes] = []
-        self._missing = 0
-        self.is_done = False
+        self._wanted: ResultBuffer | None = None
+        self._free = memoryview(b"")
+        """Where the next bytes go."""
         self._next()
 
-    def add(self, offset: int, plain: bytes) -> None:
-        """Take over an opened piece, which lies at `offset`."""
-        position = self._position - offset
-        while not self.is_done and position < len(plain):
-            part = plain[position : position + self._missing]
-            position += len(part)
-            self._missing -= len(part)
-            self._held.append(part)
-            if not self._missing:
-                self._deliver()
-        self._position = offset + max(position, 0)
+    def open(self, seal: ObjectSeal, number: int, sealed: memoryview) -> None:
+        """Open pieces from that number on; the very first one has the first wanted byte, and no number is left out.
 
-    def _deliver(self) -> None:
-        held, self._held = self._held, []
-        self._take(held[0] if len(held) == 1 else b"".join(held))
-        self._next()
+        Raises:
+            SealBroken: they are not these pieces.
+        """
+        while sealed:
+            pieces = 0
+            if self._position == number * PIECE_BYTES:
+                pieces = min(len(sealed) // SEALED_PIECE_BYTES, len(self._free) // PIECE_BYTES)
+            if pieces:
+                self._open_whole(seal, number, sealed[: pieces * SEALED_PIECE_BYTES])
+            else:
+                pieces = 1
+                self._open_part(seal, number, sealed[:SEALED_PIECE_BYTES])
+            number += pieces
+            sealed = sealed[pieces * SEALED_PIECE_BYTES :]
+
+    def _open_whole(self, seal: ObjectSeal, first: int, sealed: memoryview) -> None:
+        """Open pieces all of which belongs to one wanted piece: they need not be copied."""
+        length = len(sealed) // SEALED_PIECE_BYTES * PIECE_BYTES
+        seal.open_pieces_into(first, sealed, self._free[:length])
+        self._filled(length)
+
+    def _open_part(self, seal: ObjectSeal, number: int, sealed: memoryview) -> None:
+        """Open a piece, and copy the wanted part of it, which may belong to several wanted pieces."""
+        plain = memoryview(seal.open_piece(number, sealed))[self._position - number * PIECE_BYTES :]
+        while plain and self._wanted is not None:
+            part = plain[: len(self._free)]
+            plain = plain[len(part) :]
+            self._free[: len(part)] = part
+            self._filled(len(part))
+
+    def _filled(self, length: int) -> None:
+        """The next `length` bytes have arrived."""
+        self._position += length
+        self._free = self._free[length:]
+        if self._wanted is not None and not self._free:
+            self._take(self._wanted.finish())
+            self._next()
 
     def _next(self) -> None:
         """Begin the next wanted piece; empty ones are delivered at once."""
-        for length in self._wanted:
-            self._missing = length
+        self._wanted = None
+        for length in self._lengths:
             if length:
+                self._wanted = ResultBuffer(length)
+                self._free = self._wanted.view
                 return
             self._take(b"")
-        self.is_done = True
 
 
 def _plain_info(info: ObjectInfo) -> ObjectInfo:

@@ -83,11 +83,13 @@ class StoreWrapper(ObjectStore):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self.around(RequestKind.GET, length, lambda: self._inner.get_range(key, start, length))
 
-    def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        self.around(RequestKind.GET, sum(lengths), lambda: self._inner.get_pieces(key, start, lengths, take))
+    def get_pieces(
+        self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None], *, may_end: bool = False
+    ) -> None:
+        def request() -> None:
+            self._inner.get_pieces(key, start, lengths, take, may_end=may_end)
 
-    def get_pieces_to_end(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
-        self.around(RequestKind.GET, sum(lengths), lambda: self._inner.get_pieces_to_end(key, start, lengths, take))
+        self.around(RequestKind.GET, sum(lengths), request)
 
     def head(self, key: str) -> ObjectInfo:
         return self.around(RequestKind.HEAD, 0, lambda: self._inner.head(key))

@@ -93,7 +93,9 @@ def test_a_retry_asks_only_for_missing_pieces(retrying: Wrap) -> None:
     class Breaking(ScriptedStore):
         """Fails after two pieces of each response."""
 
-        def get_pieces(self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None]) -> None:
+        def get_pieces(
+            self, key: str, start: int, lengths: Sequence[int], take: Callable[[bytes], None], *, may_end: bool = False
+        ) -> None:
             asked.append((start, tuple(lengths)))
             super().get_pieces(key, start, lengths[:2], take)
             if len(lengths) > 2:

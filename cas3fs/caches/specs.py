@@ -23,7 +23,7 @@ from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
 
 SEALED: Final = "sealed"
-"""Stands for the uuid of every encrypted volume: names outside this machine do not tell which volume they are of."""
+"""Used in place of the uuid of an encrypted volume, so that names of blocks in shared caches do not tell the volume."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _Value = TypeVar("_Value")
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Copying a volume into another one.
 
-What is copied how is in `cas3fs.copying`. Here both volumes are opened, the destination is claimed as by any writer,
-and what belongs to a volume beside its snapshots is copied: its retention policy. Epochs, keys, the label and the
-parameters of ``mkfs`` are not.
+How each kind of object is copied is described in `cas3fs.copying`. Here both volumes are opened, the destination is
+claimed as by any writer, and what belongs to a volume beside its snapshots is copied: its retention policy. Epochs,
+keys, the label and the parameters of ``mkfs`` are not.
 
 A destination is a volume without snapshots and packs, or one that an earlier run has begun to fill from the same
 source: it has ``copies/00000001``, which names the source, and only snapshots that are copies. Anything else is refused
@@ -89,7 +89,7 @@ class CopyRequest:
 
 @attrs.define
 class CopyResult:
-    """What was done; `problems` are sentences about what was not."""
+    """What a copy has done; `problems` has a sentence about each thing that failed."""
 
     source: str
     destination: str
@@ -181,7 +181,7 @@ def _check_content(url: str, archive: SnapshotArchive, source: StoredVolume) -> 
 
 
 def _begun(shelf: Shelf) -> CopyEntry | None:
-    """What says that a volume is a copy; read by its name, as a listing may lack it."""
+    """The entry that marks a volume as a copy, or None; it is read by its name, as a listing may lack it."""
     try:
         return shelf.load(CopyEntry, _ENTRY_ID)
     except ObjectMissing:

@@ -34,7 +34,7 @@ AskForKept = Callable[[ShownKey, bool], SecretSettings | None]
 
 @attrs.frozen
 class NewKey:
-    """What is to open the volume from now on."""
+    """The secret that will open the volume once a key was added or changed."""
 
     secrets: SecretSettings = attrs.field(factory=SecretSettings)
     recovery: bool = False

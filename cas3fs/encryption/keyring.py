@@ -127,11 +127,6 @@ def seal_keyring(keyring: Keyring, root: bytes, cipher: str, bound: bytes) -> Se
     return SealedKeyring(salt, commitment, sealed)
 
 
-def is_sealed_with(sealed: SealedKeyring, root: bytes) -> bool:
-    """Whether `root` opens a keyring."""
-    return hmac.compare_digest(derive_committed(_KEYRING, root, sealed.salt)[1], sealed.commitment)
-
-
 def open_keyring(sealed: SealedKeyring, root: bytes, cipher: str, bound: bytes) -> Keyring:
     """The keyring.
 

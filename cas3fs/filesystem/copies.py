@@ -90,7 +90,7 @@ class Copies:
     def copy_now(
         self, handle: int, offset: int, to_handle: int, to_offset: int, length: int, *, flags: int = 0
     ) -> int | None:
-        """As `copy` where it takes a few milliseconds, else None.  Never waits."""
+        """As `copy` where it takes a few milliseconds, else None. Never waits."""
         with self._lock:
             wanted = self._checked(handle, offset, to_handle, to_offset, length, flags=flags)
             if not wanted.length:

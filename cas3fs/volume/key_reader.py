@@ -176,7 +176,7 @@ class KeyReader:
         if not newest:
             raise KeyringDamaged(
                 f"{self._shelf.store.url} lacks the keyring that its keys open: it was deleted, or `cas3fs key rotate "
-                "--root` has replaced it since the volume was opened"
+                "--root` has replaced it since the volume was opened, which must be opened, or mounted, again then"
             )
         key = KeyringEntry.id_of(newest, fingerprint)
         try:

@@ -175,7 +175,7 @@ class VolumeKeyStore(KeyReader):
         Another process may do the same at the same time: then this begins anew, after it.
 
         Raises:
-            KeysError: a replacement of the root was cut off, or is under way.
+            KeysError: a replacement of the root was cut off, or is under way, or has ended since it was opened.
             StoreError: the store failed.
         """
         self._refuse_begun_replacement(unlocked)
@@ -190,16 +190,24 @@ class VolumeKeyStore(KeyReader):
             unlocked: the volume, opened.
             numbers: the generations; the newest stays in any case.
             records: the keys of single objects that are sealed with them, by their names.
+
+        Raises:
+            KeyringDamaged: the root was replaced since the volume was opened.
+            StoreError: the store failed.
         """
         return self._change_keyring(unlocked, lambda keyring: keyring.without(numbers, records))
 
     def _change_keyring(self, unlocked: Unlocked, change: Callable[[Keyring], Keyring]) -> Unlocked:
-        """Store a changed keyring; where another process has stored one at the same time, the change of that one."""
+        """Store a changed keyring; where another process has stored one at the same time, the change of that one.
+
+        Raises:
+            KeyringDamaged: the root was replaced: no keyring is stored that old secrets would open.
+        """
         while True:
+            unlocked = self.renewed(unlocked)
             try:
                 self._save_keyring(unlocked.root, change(unlocked.keyring), unlocked.sequence + 1)
             except ObjectExists:
-                unlocked = self.renewed(unlocked)
                 continue
             return self.renewed(unlocked)
 

@@ -64,8 +64,13 @@ class StoredVolume(NamedTuple):
         self.store.close()
 
 
-def open_volume(settings: StoreSettings, metrics: Metrics) -> StoredVolume:
+def open_volume(settings: StoreSettings, metrics: Metrics, *, claims: bool = False) -> StoredVolume:
     """Opens a volume's store, loads its entry, and unlocks it where it is encrypted.
+
+    Args:
+        settings: of the store.
+        metrics: where requests are counted.
+        claims: whether this process goes on to claim the volume, see `SeenState.open`.
 
     Raises:
         UsageError, StoreError: the URL is wrong, or the store cannot be read.
@@ -78,7 +83,7 @@ def open_volume(settings: StoreSettings, metrics: Metrics) -> StoredVolume:
     try:
         seen = SeenState(settings)
         found = load_volume(store, settings.secrets, seen.check_entry)
-        seen.open(found.store, found.keys)
+        seen.open(found.store, found.keys, claims=claims)
         return found._replace(seen=seen)
     except BaseException:
         store.close()

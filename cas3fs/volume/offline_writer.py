@@ -59,7 +59,7 @@ def open_offline_writer(
         VolumeMissing, VolumeFormatError, StateInUse, EpochHeld, StateConflict: the volume cannot be claimed.
         StoreError, UsageError: store or state directory cannot be used.
     """
-    with closing(open_volume(settings.recorded_in(folders), Metrics())) as opened:
+    with closing(open_volume(settings.recorded_in(folders), Metrics(), claims=True)) as opened:
         store, volume = opened.store, opened.entry
         with closing(lock_state_directory(folders, str(volume.uuid), settings)) as state:
             epochs = Epochs(Shelf(store), conditional_writes=volume.conditional_writes)

@@ -219,7 +219,7 @@ def open_writer(
     """
     metrics = Metrics()
     with ExitStack() as resources:
-        opened = _open_store(store_settings.recorded_in(folders), settings, metrics, resources)
+        opened = _open_store(store_settings.recorded_in(folders), settings, metrics, resources, claims=True)
         store, entry = opened.store, opened.entry
         state = lock_state_directory(folders, str(entry.uuid), store_settings)
         resources.callback(state.close)
@@ -351,8 +351,10 @@ def open_view(
         )
 
 
-def _open_store(store: StoreSettings, settings: WriterSettings, metrics: Metrics, resources: ExitStack) -> StoredVolume:
-    opened = open_volume(store, metrics)
+def _open_store(
+    store: StoreSettings, settings: WriterSettings, metrics: Metrics, resources: ExitStack, *, claims: bool = False
+) -> StoredVolume:
+    opened = open_volume(store, metrics, claims=claims)
     resources.callback(opened.close)
     if settings.encrypt_local and opened.keys is None:
         raise UsageError(

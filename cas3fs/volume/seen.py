@@ -150,14 +150,19 @@ class SeenFile:
                 "--accept-rollback begins a new one with what the store has now"
             ) from error
 
-    def change(self, change: Callable[[SeenVolume | None], SeenVolume], *, durable_name: bool = True) -> None:
+    def change(
+        self,
+        change: Callable[[SeenVolume | None], SeenVolume],
+        *,
+        durable_name: bool = True,
+        failure_level: int = logging.WARNING,
+    ) -> None:
         """Replace the record.
 
         Args:
             change: makes the new record of the old one; it is called under the lock.
             durable_name: whether it is certain on return that a loss of power does not bring the old record back.
-
-        A failure of the local disk is logged: the record then demands less than it could.
+            failure_level: at which a failure of the local disk is logged: the record then demands less than it could.
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -169,7 +174,8 @@ class SeenFile:
                 if new != old:
                     replace_file(self._path, new.encode(), sync_name=durable_name or old is None)
         except OSError as error:
-            _log.warning("%s cannot be written, so what was seen of the volume is not recorded: %s", self._path, error)
+            text = "%s cannot be written, so what was seen of the volume is not recorded: %s"
+            _log.log(failure_level, text, self._path, error)
 
     def remove(self) -> None:
         """Remove the record, if there is one; a failure is logged."""
@@ -289,12 +295,14 @@ class SeenState:
         if self._file is not None:
             self._file.remove()
 
-    def open(self, store: ObjectStore, keys: UnlockedVolume | None) -> None:
+    def open(self, store: ObjectStore, keys: UnlockedVolume | None, *, claims: bool = False) -> None:
         """Check what an opened volume has, and remember what is new.
 
         Args:
             store: of the volume, with plain bytes.
             keys: None where it is not encrypted.
+            claims: whether the volume will be claimed. Then the claim is remembered too, and only a failure to do that
+                is worth a warning: where the state directory cannot be used at all, there is no claim, but an error.
 
         Raises:
             StoreRolledBack: the store has less than this machine has seen, or than was expected.
@@ -307,10 +315,14 @@ class SeenState:
                 f"the volume at {self._url} has the fingerprint {keys.fingerprint}, and {wanted} was "
                 "expected: it is another volume, or its root was replaced since"
             )
-        self.look()
+        self.look(logging.DEBUG if claims else logging.WARNING)
 
-    def look(self) -> None:
-        """Compare what the store has with what was seen, and remember what is newer; raises as `open`."""
+    def look(self, failure_level: int = logging.WARNING) -> None:
+        """Compare what the store has with what was seen, and remember what is newer; raises as `open`.
+
+        Args:
+            failure_level: as of `SeenFile.change`.
+        """
         is_recorded = self._file is not None and self._keys is not None
         if not is_recorded and self._expected.snapshot is None:
             return
@@ -324,7 +336,9 @@ class SeenState:
         self._check_expected_snapshot(seen, found[SNAPSHOT])
         if self._file is not None and self._keys is not None:
             present = self._present({kind: one.newer for kind, one in found.items() if one.newer is not None})
-            self._file.change(lambda old: present if seen is None or old is None else old.merged(present))
+            self._file.change(
+                lambda old: present if seen is None or old is None else old.merged(present), failure_level=failure_level
+            )
 
     def _refuse(self, problem: str) -> None:
         """Raise StoreRolledBack, or log what is accepted."""

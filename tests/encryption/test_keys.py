@@ -16,7 +16,6 @@ from cas3fs.encryption.key_entries import SealedRoot, open_root, seal_root
 from cas3fs.encryption.keyring import (
     Keyring,
     ObjectKeys,
-    is_sealed_with,
     new_root,
     open_keyring,
     root_fingerprint,
@@ -130,8 +129,6 @@ def test_a_keyring_opens_with_its_root_and_its_volume(cipher: str) -> None:
     keyring, root = Keyring.new(NOW, "Bücher").rotated(NOW), new_root()
     entry = seal_keyring(keyring, root, cipher, b"volume")
     assert open_keyring(entry, root, cipher, b"volume") == keyring
-    assert is_sealed_with(entry, root)
-    assert not is_sealed_with(entry, new_root())
     with pytest.raises(KeyringDamaged, match="another root"):
         open_keyring(entry, new_root(), cipher, b"volume")
     with pytest.raises(KeyringDamaged, match="was changed"):

@@ -124,6 +124,7 @@ def test_commit_waits_for_a_locked_index(machine: CliMachine) -> None:
 
 
 @pytest.mark.promise("an-unwritable-state-folder-is-reported")
+@pytest.mark.encryption("plain", "encrypted")
 def test_an_unwritable_state_directory_is_reported(machine: CliMachine) -> None:
     """The volume is not claimed."""
     machine.mkfs()

@@ -453,3 +453,17 @@ def test_a_recovery_key_with_a_typing_error_is_suspected(keys: VolumeKeyStore, m
     wrong = text_secret((("A" if printed[0] != "A" else "B") + printed[1:]).encode())
     with pytest.raises(SecretWrong, match="looks like a recovery key, of which a letter is mistyped"):
         keys.unlock(wrong)
+
+
+def test_a_process_that_knows_a_replaced_root_stores_no_keyring_under_it(
+    store: DyingStore, keys: VolumeKeyStore, made: Unlocked
+) -> None:
+    """Old secrets and exports would open it."""
+    known = keys.rotate(made)
+    keys.replace_root(known, [(SECOND, "")], CHEAP)
+    rings = [one.key for one in Shelf(store).list_entries(KeyringEntry)]
+    with pytest.raises(KeysError, match="rotate --root"):
+        keys.rotate(known)
+    with pytest.raises(KeyringDamaged, match="rotate --root` has replaced it since the volume was opened"):
+        keys.drop_generations(known, [1])
+    assert [one.key for one in Shelf(store).list_entries(KeyringEntry)] == rings

@@ -305,7 +305,7 @@ class Files:
     # -- reading
 
     def read_now(self, handle: int, offset: int, size: int) -> Buffer | None:
-        """As `read` where the bytes are in memory, else None.  Never waits."""
+        """As `read` where the bytes are in memory, else None. Never waits."""
         with self._lock:
             plan = self._plan(handle, offset, size)
             data = b"" if plan is None else plan.now(self._reader)
@@ -368,7 +368,7 @@ class Files:
     # -- writing
 
     def write_now(self, handle: int, offset: int, data: Buffer, *, kills_set_ids: bool | None = None) -> int | None:
-        """As `write` where the bytes fit in memory, or are few for a file of staging, else None.  Never waits."""
+        """As `write` where the bytes fit in memory, or are few for a file of staging, else None. Never waits."""
         staging = self._staging
         with self._lock:
             if staging.is_in_file(self._open[handle].inode):

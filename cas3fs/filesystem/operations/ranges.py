@@ -104,7 +104,7 @@ class Ranges:
     # -- fallocate
 
     def allocate(self, handle: int, offset: int, length: int, mode: int) -> None:
-        """As fallocate(2): sets the size, makes a hole, or zeros. No space is reserved.  Never waits.
+        """As fallocate(2): sets the size, makes a hole, or zeros. No space is reserved. Never waits.
 
         Raises:
             FileSystemError: EOPNOTSUPP, the mode is another one; EBADF, EINVAL, EFBIG, EROFS; EPERM, a flag forbids it;

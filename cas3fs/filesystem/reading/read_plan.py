@@ -58,7 +58,7 @@ class ReadPlan:
         return [span for _, _, span in self._spans]
 
     def now(self, reader: BlockReader) -> Buffer | None:
-        """The bytes, if all of them are in memory, else None.  Never waits."""
+        """The bytes, if all of them are in memory, else None. Never waits."""
         if self._files:
             return None
         if len(self._spans) == 1 and not self._memory:

@@ -12,6 +12,7 @@ Modules
     index_repair       a repair for each kind of defect within the index
     file_rollback      files of which the index has lost chunks, taken from a snapshot
     block_recovery     blocks that are not where the index has them, found elsewhere or recorded as lost
+    key_check          key entries and keyrings that cannot be used
     epoch_repair       entries of epochs that cannot be read
 
 It does not import `cas3fs.maintenance.gc`.

@@ -22,6 +22,7 @@ from cas3fs.maintenance.context import ProgressCallback, ignore_progress
 from cas3fs.maintenance.damaged_objects import QUARANTINED_SNAPSHOTS
 from cas3fs.maintenance.fsck.epoch_repair import check_epochs
 from cas3fs.maintenance.fsck.findings import MAX_PATHS, Finding
+from cas3fs.maintenance.fsck.key_check import check_keys
 from cas3fs.maintenance.fsck.target import FsckTarget
 from cas3fs.maintenance.inventory import MAX_HELD, PackComparison, VolumeListing, list_volume, missing_snapshots
 from cas3fs.objectstores.base import ObjectInfo
@@ -98,6 +99,8 @@ class Checker:
         ]
         findings += check_epochs(target.archive)
         findings += _check_policy(target.archive.shelf)
+        if target.store.stored is not target.store:
+            findings += check_keys(Shelf(target.store.stored))
         self._report({"what": "checking packs"})
         ordinals = [ordinal_of(one.number) for one in readable]
         known = {*target.lost_packs, LOST_PACK}

@@ -121,6 +121,15 @@ KINDS: Final[Mapping[str, FindingKind]] = MappingProxyType(
             "the retention policy cannot be read, so no snapshot is deleted by age",
             "none: set the rules again with `cas3fs snapshot policy`",
         ),
+        "key-damaged": _error(
+            "an entry of a key is damaged, so its secret does not open the volume",
+            "none: open the volume with another key, give the secret a new entry with `cas3fs key add`, and remove "
+            "this one with `cas3fs key remove`",
+        ),
+        "keyring-damaged": _error(
+            "a keyring is damaged",
+            "none: if the volume can still be opened, `cas3fs key rotate` stores a new one",
+        ),
         "snapshot-missing": _error(
             "a snapshot that nobody deleted is not in the store",
             "what it alone needs is given up; if it is the newest, it is stored again if this machine has its state, "

@@ -28,6 +28,7 @@ from tests.maintenance.damaged_volume import (
     lose_staged_bytes,
     make_volume,
 )
+from tests.maintenance.fsck import test_key_check as key_check
 from tests.volume import test_damaged_staging as damaged_staging
 from tests.volume import test_listings as listings
 
@@ -43,6 +44,8 @@ ELSEWHERE: dict[str, Callable[..., object]] = {
     "epoch-damaged": listings.test_a_damaged_claim_is_reported_and_replaced_by_a_repair,
     "base-damaged": listings.test_a_damaged_base_is_told_and_written_anew_by_a_repair,
     "release-damaged": listings.test_a_damaged_release_is_reported_and_written_again,
+    "key-damaged": key_check.test_a_key_entry_that_did_not_open_the_volume_is_checked,
+    "keyring-damaged": key_check.test_a_keyring_that_nobody_uses_is_checked,
     "policy-damaged": listings.test_a_damaged_policy_is_reported_until_another_is_set,
     "snapshot-missing": listings.test_a_lost_head_is_repaired_from_the_one_before,
     "staging-record-damaged": damaged_staging.test_a_check_names_the_file_of_a_damaged_record,

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,6 +33,19 @@ class BackupCost(NamedTuple):
     stored_s: float
     back_s: float
     size_bytes: int
+
+
+class _Program(NamedTuple):
+    """A program for backups: its commands, the first of which makes the repository, and what they use."""
+
+    environment: Mapping[str, str]
+    repository: Path
+    cache: Path
+    make: Sequence[str]
+    store: Sequence[str]
+    """Run in the tree."""
+    restore: Sequence[str]
+    """Run in the folder that gets the tree."""
 
 
 class EncryptedS3ql(S3ql):
@@ -83,9 +96,9 @@ def measure(factor: float) -> Iterator[Bound]:
 def _others(folder: Path, tree: Path) -> Mapping[str, Callable[[], BackupCost]]:
     programs: dict[str, Callable[[], BackupCost]] = {}
     if shutil.which("restic"):
-        programs["restic"] = lambda: _restic(folder, tree)
+        programs["restic"] = lambda: _backed_up(folder, tree, _restic(folder))
     if shutil.which("borg"):
-        programs["borg"] = lambda: _borg(folder, tree)
+        programs["borg"] = lambda: _backed_up(folder, tree, _borg(folder))
     if shutil.which(S3ql.program):
         programs["S3QL with lzma"] = lambda: _mounted(folder, EncryptedS3ql, tree)
         programs["S3QL with zlib"] = lambda: _mounted(folder, ZlibS3ql, tree)
@@ -112,37 +125,40 @@ def _mounted(folder: Path, kind: type[EncryptedCas3fs] | type[EncryptedS3ql], tr
     return BackupCost(stored_s, back_s, size_bytes)
 
 
-def _restic(folder: Path, tree: Path) -> BackupCost:
-    repository = folder / "restic"
-    environment = {
-        "RESTIC_REPOSITORY": str(repository),
-        "RESTIC_PASSWORD": _PASSPHRASE,
-        "RESTIC_CACHE_DIR": str(folder / "restic-cache"),
-    }
-    _run(environment, folder, "restic", "init")
-    stored_s = seconds(lambda: _run(environment, tree, "restic", "backup", "-q", "."))
-    size_bytes = _size_of(repository)
-    _forget(folder / "restic-cache")
-    back_s = seconds(lambda: _run(environment, tree, "restic", "restore", "-q", "latest", "-t", str(folder / "back")))
-    shutil.rmtree(folder / "back")
+def _backed_up(folder: Path, tree: Path, program: _Program) -> BackupCost:
+    back = folder / "back"
+    _run(program.environment, folder, *program.make)
+    stored_s = seconds(lambda: _run(program.environment, tree, *program.store))
+    size_bytes = _size_of(program.repository)
+    _forget(program.cache)
+    back.mkdir()
+    back_s = seconds(lambda: _run(program.environment, back, *program.restore))
+    shutil.rmtree(back)
     return BackupCost(stored_s, back_s, size_bytes)
 
 
-def _borg(folder: Path, tree: Path) -> BackupCost:
-    repository = folder / "borg"
-    environment = {
-        "BORG_REPO": str(repository),
-        "BORG_PASSPHRASE": _PASSPHRASE,
-        "BORG_BASE_DIR": str(folder / "borg-base"),
-    }
-    _run(environment, folder, "borg", "init", "-e", "repokey-blake2")
-    stored_s = seconds(lambda: _run(environment, tree, "borg", "create", "-C", "zstd,3", "::one", "."))
-    size_bytes = _size_of(repository)
-    _forget(folder / "borg-base" / ".cache")
-    (folder / "back").mkdir()
-    back_s = seconds(lambda: _run(environment, folder / "back", "borg", "extract", "::one"))
-    shutil.rmtree(folder / "back")
-    return BackupCost(stored_s, back_s, size_bytes)
+def _restic(folder: Path) -> _Program:
+    repository, cache = folder / "restic", folder / "restic-cache"
+    return _Program(
+        {"RESTIC_REPOSITORY": str(repository), "RESTIC_PASSWORD": _PASSPHRASE, "RESTIC_CACHE_DIR": str(cache)},
+        repository,
+        cache,
+        make=("restic", "init"),
+        store=("restic", "backup", "-q", "."),
+        restore=("restic", "restore", "-q", "latest", "-t", "."),
+    )
+
+
+def _borg(folder: Path) -> _Program:
+    repository, base = folder / "borg", folder / "borg-base"
+    return _Program(
+        {"BORG_REPO": str(repository), "BORG_PASSPHRASE": _PASSPHRASE, "BORG_BASE_DIR": str(base)},
+        repository,
+        base / ".cache",
+        make=("borg", "init", "-e", "repokey-blake2"),
+        store=("borg", "create", "-C", "zstd,3", "::one", "."),
+        restore=("borg", "extract", "::one"),
+    )
 
 
 def _run(environment: Mapping[str, str], folder: Path, *command: str) -> None:

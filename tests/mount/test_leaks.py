@@ -9,7 +9,8 @@ import os
 import random
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,9 @@ import zstandard
 from blake3 import blake3
 from pymemcache.client.base import Client
 
-from cas3fs.testing.servers import MemcachedProcess, memcached
+from cas3fs.testing.servers import MemcachedProcess, S3Server, memcached, s3_client
 from tests.caches.nginx import Nginx, nginx
-from tests.mount.conftest import CliMachine
+from tests.mount.conftest import CliMachine, new_bucket
 
 pytestmark = [pytest.mark.encryption("plain", "encrypted"), pytest.mark.lasts(300)]
 
@@ -125,6 +126,20 @@ def files_below(folder: Path) -> Iterator[Place]:
             yield name, path.read_bytes()
 
 
+def objects_of(server: S3Server, bucket: str) -> Iterator[Place]:
+    """What an S3 server tells whoever runs it: listings, names, user metadata and other headers, and bytes."""
+    with contextlib.closing(s3_client(server)) as client:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            yield "a listing", repr(page).encode()
+            for listed in page.get("Contents", ()):
+                name = listed["Key"]
+                yield f"the name {name}", name.encode()
+                answer = client.get_object(Bucket=bucket, Key=name)
+                yield name, answer.pop("Body").read()
+                yield f"the headers of {name}", repr(answer).encode()
+                yield f"the tags of {name}", repr(client.get_object_tagging(Bucket=bucket, Key=name)).encode()
+
+
 def items_of(server: MemcachedProcess) -> Iterator[Place]:
     """Keys and values of all items."""
     with socket.create_connection(server.address) as connection, connection.makefile("rwb") as stream:
@@ -174,11 +189,38 @@ def contents_in(secrets: Secrets, places: list[Place]) -> set[str]:
     }
 
 
-@pytest.fixture
-def lived(
-    machine: CliMachine, encryption: str, tmp_path: Path
-) -> Iterator[tuple[CliMachine, Secrets, MemcachedProcess, Nginx]]:
+class Lived(NamedTuple):
     """A volume with a past, unmounted, and the caches that it has filled."""
+
+    machine: CliMachine
+    secrets: Secrets
+    store: Callable[[], Iterator[Place]]
+    """Everything that whoever runs the store can see."""
+    memcached: MemcachedProcess
+    web: Nginx
+
+
+@pytest.fixture(params=["directory", "s3"])
+def place(
+    request: pytest.FixtureRequest, need_fuse: None, frontend: str, workspace: Path
+) -> Iterator[tuple[CliMachine, Callable[[], Iterator[Place]]]]:
+    """A machine, and what the store of its volume shows to whoever runs it."""
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("moto_s3")
+        bucket = new_bucket(server, workspace)
+        machine = CliMachine(workspace, f"s3://{bucket}/volume", server.environment, frontend)
+        yield machine, partial(objects_of, server, bucket)
+    else:
+        folder = workspace / "v"
+        folder.mkdir()
+        machine = CliMachine(workspace, folder.as_uri(), {}, frontend)
+        yield machine, partial(files_below, folder)
+    machine.clean_up()
+
+
+@pytest.fixture
+def lived(place: tuple[CliMachine, Callable[[], Iterator[Place]]], encryption: str, tmp_path: Path) -> Iterator[Lived]:
+    machine, store = place
     with memcached() as server, nginx(tmp_path) as web:
         caches = [f"{server.spec}?timeout=5s&slow=5s", f"web+{web.url}/blocks?timeout=5s&slow=5s"]
         options = [word for cache in ("memory:8MiB", *caches) for word in ("--cache", cache)]
@@ -199,15 +241,14 @@ def lived(
             machine.run("gc", "--grace", "0s", machine.dir)
             machine.umount()
         machine.run("fsck", machine.url)
-        yield machine, secrets, server, web
+        yield Lived(machine, secrets, store, server, web)
 
 
 @pytest.mark.promise("the-store-learns-no-content")
-def test_nothing_of_a_volume_is_seen_outside_the_machine(
-    lived: tuple[CliMachine, Secrets, MemcachedProcess, Nginx], encryption: str
-) -> None:
-    machine, secrets, server, web = lived
-    stored = list(files_below(machine.root / "v"))
+def test_nothing_of_a_volume_is_seen_outside_the_machine(lived: Lived, encryption: str) -> None:
+    machine, secrets, _, server, web = lived
+    stored = list(lived.store())
+    assert len(stored) > 50
     store = stored + list(unpacked(stored))
     caches = {"memcached": list(items_of(server)), "nginx": list(files_below(web.root))}
     uuid = next(machine.state.glob("*-*-*/index.sqlite")).parent.name

@@ -107,8 +107,12 @@ def test_a_keyring_that_nobody_uses_is_checked(shelf: Shelf, keys: VolumeKeyStor
     assert (finding.code, finding.touches) == ("keyring-damaged", {"object": first.key})
 
 
-def test_fsck_reports_a_damaged_key_and_which_ones_remain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fsck_reports_a_damaged_key_and_which_ones_remain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The key that opens the volume is another one."""
+    monkeypatch.setenv("CAS3FS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("CAS3FS_CACHE_DIR", str(tmp_path / "cache"))
     store = tmp_path / "volume"
     store.mkdir()
     url, (first, second) = store.as_uri(), (tmp_path / name for name in ("first", "second"))

@@ -31,8 +31,8 @@ def test_folder_without_a_volume(machine: CliMachine) -> None:
     assert "there is no volume" in machine.fail("stats", machine.url)
 
 
-def test_path_instead_of_url(machine: CliMachine) -> None:
-    assert "file:///" in machine.fail("mkfs", "--no-encrypt", "/some/where", status=2)
+def test_a_name_that_is_neither_url_nor_path(machine: CliMachine) -> None:
+    assert "file:///" in machine.fail("mkfs", "--no-encrypt", "some/where", status=2)
 
 
 def test_missing_bucket(machine: CliMachine, rclone_s3: "RcloneServer") -> None:

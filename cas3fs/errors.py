@@ -236,6 +236,10 @@ class IndexRowRefused(IndexDatabaseError):
     """SQLite refuses a row: a number has more than 64 bits, or a constraint is violated."""
 
 
+class PinLost(IndexDatabaseError):
+    """The index could not be kept as it was while a snapshot was made of it."""
+
+
 class IndexTooNew(IndexDatabaseError):
     """The database was migrated by a newer cas3fs."""
 

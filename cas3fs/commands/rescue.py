@@ -142,7 +142,7 @@ def _copy_index(state: Path, scratch: Path) -> str:
     try:
         with Index.open(state / INDEX_NAME, read_only=True) as index:
             index.copy_to(scratch / INDEX_NAME)
-        migrations.upgrade(scratch / INDEX_NAME, with_hash_index=False)
+        migrations.upgrade(scratch / INDEX_NAME)
     except IndexCorrupt as error:
         return str(error)
     return ""
@@ -189,7 +189,7 @@ def _changed(store: ObjectStore, scratch: Path, progress: Progress) -> tuple[Dif
         Index.open(older, create=True).close()
     else:
         archive.restore(base, older, lambda done, total: progress({"what": "comparing", "done": done, "total": total}))
-        migrations.upgrade(older, with_hash_index=False)
+        migrations.upgrade(older)
     return differences(scratch / INDEX_NAME, older), base
 
 

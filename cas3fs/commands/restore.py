@@ -17,7 +17,6 @@ from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Progress
 from cas3fs.errors import Fenced, SnapshotDamaged, StateConflict
 from cas3fs.index import Index, IndexReader, migrations, ordinal_of
-from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.index.pack_merge import merge_newest_packs
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin
@@ -65,10 +64,10 @@ def _restore(writer: OfflineWriter, snapshot_id: str, head: str | None, progress
         progress({"what": "restoring", "done": done, "total": total})
 
     archive.restore(snapshot_id, state.restored, report, local=local_indexes(state.path))
-    migrations.upgrade(state.restored, with_hash_index=False)
+    migrations.upgrade(state.restored)
     newest, around = _readable_head(archive, head, state)
     if newest is not None:
-        migrations.upgrade(state.scratch, with_hash_index=False)
+        migrations.upgrade(state.scratch)
         merge_newest_packs(state.restored, state.scratch, ordinal_of(number))
     lineage = uuid.uuid4()
     with Index.open(state.restored, scratch=True) as index:
@@ -84,7 +83,6 @@ def _restore(writer: OfflineWriter, snapshot_id: str, head: str | None, progress
         index.commit()
     with IndexReader(state.restored) as reader:
         facts = reader.counts()._asdict()
-    drop_hash_index(state.restored)
     _clear_line(state)
     progress({"what": "publishing"})
     made = archive.create(

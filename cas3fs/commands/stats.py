@@ -128,7 +128,7 @@ def _restored_counts(archive: SnapshotArchive, newest: str | None) -> Counts:
         path = Path(folder) / "index.sqlite"
         if newest is not None:
             archive.restore(newest, path)
-        migrations.upgrade(path, with_hash_index=False)
+        migrations.upgrade(path)
         return _counts(path)
 
 

@@ -79,7 +79,7 @@ class CopySource:
         remove_database(index)
         self.check_snapshot(snapshot_id)
         self.archive.restore(snapshot_id, index, progress)
-        migrations.upgrade(index, with_hash_index=False)
+        migrations.upgrade(index)
         with IndexReader(index) as reader:
             defects = reader.checksum_mismatches()
         if defects or unplaced_chunks(index):

@@ -28,7 +28,6 @@ from cas3fs.errors import IndexDatabaseError, ObjectMissing, PackCorrupt
 from cas3fs.index import LOST_PACK, Index, IndexReader, migrations, ordinal_of
 from cas3fs.index.copying import SnapshotTables
 from cas3fs.index.files import remove_database
-from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.index.ledger import CopyLedger
 from cas3fs.index.scans import DeadBlockScan, EmptyPackScan
 from cas3fs.metrics import Metrics
@@ -153,6 +152,9 @@ class CopyTarget:
             remove_database(restored)
             self._destination.archive.restore(self.newest, restored)
             migrations.upgrade(restored)
+            with Index.open(restored, scratch=True) as index:
+                index.mark_restored()
+                index.commit()
             restored.rename(path)
         self.ledger.set_published(self.newest or "")
         return self._opened(path)
@@ -161,7 +163,7 @@ class CopyTarget:
     def _opened(path: Path) -> Index:
         index = Index.open(path, create=True)
         try:
-            index.ensure_hash_index()
+            index.ensure_hashes()
         except BaseException:
             index.close()
             raise
@@ -318,7 +320,6 @@ class CopyTarget:
             with IndexReader(scratch) as reader:
                 since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
                 facts = reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
-            drop_hash_index(scratch)
             made = self._destination.archive.create(
                 scratch,
                 epoch=number.epoch,

@@ -88,7 +88,7 @@ class CopyVerifier:
         self._source.restore(original.id, self._source_index, self._progress.restored)
         remove_database(self._copy_index)
         self._destination.archive.restore(copy.id, self._copy_index, self._progress.restored)
-        migrations.upgrade(self._copy_index, with_hash_index=False)
+        migrations.upgrade(self._copy_index)
         for table in differing_tables(self._copy_index, self._source_index):
             self.result.add_difference(f"snapshot {copy.id} differs from {original.id} in its {table}")
         if (original.name, original.time) != (copy.name, copy.time):

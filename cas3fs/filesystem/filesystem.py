@@ -28,7 +28,7 @@ from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inodes import Inode
 from cas3fs.filesystem.state.recovery import recover
 from cas3fs.filesystem.state.staging import Staging
-from cas3fs.filesystem.writeback.checkpoint import Checkpoints
+from cas3fs.filesystem.writeback.checkpoint import Checkpoints, Image
 from cas3fs.filesystem.writeback.commits import Commits
 from cas3fs.filesystem.writeback.pack_records import PackRecords
 from cas3fs.filesystem.writeback.storer import Storer
@@ -272,8 +272,6 @@ class FileSystem:
     def complete_index(self) -> None:
         """Makes all earlier operations visible in the index's file; errors as `commit`."""
         self.commit()
-        with self._state.lock:
-            self._state.index.ensure_hash_index()
 
     @property
     def next_ordinal(self) -> int:
@@ -349,16 +347,17 @@ class FileSystem:
         self.storer.store_all(timeout_s, settled=settled, skip_unstorable=skip_unstorable)
         self.commit()
 
-    def checkpoint(self, copy_to: Path, *, settled: bool = False) -> None:
-        """Stores everything, then copies the index to that file: a state the file system had after the call.
+    def checkpoint(self, scratch: Path, *, settled: bool = False, in_place: bool = True) -> Image:
+        """Stores everything, then pins the index: a state the file system had after the call; the caller closes it.
 
-        `settled` as in `store_all`; without it, what was written before the call is in the copy, but for files that
-        cannot be stored although others can: `unstorable_files` lists them.
+        `settled` as in `store_all`; without it, what was written before the call is in it, but for files that cannot be
+        stored although others can: `unstorable_files` lists them. With `in_place` the image may be the index itself,
+        which may be lost while it is read; else it is a copy at `scratch`.
 
         Raises:
-            as `store_all`, and IndexDatabaseError where the copy cannot be made.
+            as `store_all`, and IndexDatabaseError where it cannot be made.
         """
-        self.checkpoints.take(copy_to, settled=settled)
+        return self.checkpoints.take(scratch, settled=settled, in_place=in_place)
 
     def unstorable_files(self) -> list[UnstorableFile]:
         """The files that cannot be stored although others can; each is tried again and again.

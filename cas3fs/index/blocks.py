@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Executable, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Executable, Select, delete, exists, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from cas3fs.index.hash_index import HashIndex
+from cas3fs.index.hash_index import HashIndex, of_hash
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import BoundStatement, Row, Statement
 from cas3fs.index.tables import blocks, lost_blocks, packs
@@ -114,14 +114,14 @@ def number_of(ordinal: int) -> SnapshotNumber:
 
 def delete_lost_mark(digest: Any, pack: Any) -> Executable:
     """SQL: the block of that hash is not lost any more, if it is placed in the pack of that number."""
-    placed = select(blocks.c.id).where(blocks.c.hash == digest, blocks.c.pack == pack)
+    placed = select(blocks.c.id).where(of_hash(digest), blocks.c.pack == pack)
     return delete(lost_blocks).where(lost_blocks.c.block.in_(placed))
 
 
 def add_lost_mark(digest: Any, pack: Any) -> Executable:
     """SQL: the block of that hash is lost, if it is placed in the pack of that name (empty: in none)."""
     name = select(packs.c.name).where(packs.c.id == blocks.c.pack).scalar_subquery()
-    return _mark_lost(select(blocks.c.id).where(blocks.c.hash == digest, func.coalesce(name, "") == pack))
+    return _mark_lost(select(blocks.c.id).where(of_hash(digest), func.coalesce(name, "") == pack))
 
 
 def all_packs() -> Executable:
@@ -147,6 +147,11 @@ def _locate(condition: ColumnElement[bool]) -> Executable:
     return select(*LOCATION).select_from(PLACED_BLOCKS).where(condition)
 
 
+def _entered(**values: Any) -> Executable:
+    changed = {name: values[name] for name in ("pack", "offset", "stored_length")}
+    return upsert(blocks).values(values).on_conflict_do_update(index_elements=["id"], set_=changed).inline()
+
+
 class BlockTable:
     """Blocks and packs of one index. Every method raises `IndexDatabaseError` and its kinds, and nothing else."""
 
@@ -156,8 +161,8 @@ class BlockTable:
         """Whether any block is lost, as known when so many changes had been undone: to look into a table for each hash
         would make each lookup a sixth slower."""
 
-    _find_one = Statement(lambda digest: _find(blocks.c.hash == digest))
-    _find_batch = Statement(lambda *hashes: _find(blocks.c.hash.in_(hashes)), _BATCH_NAMES)
+    _find_one = Statement(lambda digest: _find(of_hash(digest)))
+    _find_batch = Statement(lambda *hashes: _find(of_hash(*hashes)), _BATCH_NAMES)
     _is_lost = Statement(lambda block: select(lost_blocks.c.block).where(lost_blocks.c.block == block))
 
     def find(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
@@ -168,8 +173,8 @@ class BlockTable:
             return {block_hash: number for block_hash, number in rows if self._is_lost.one(number) is None}
         return {block_hash: number for block_hash, number in rows}  # noqa: C416 - dict() would lose the types
 
-    _locate_one = Statement(lambda digest: _locate(blocks.c.hash == digest))
-    _locate_batch = Statement(lambda *hashes: _locate(blocks.c.hash.in_(hashes)), _BATCH_NAMES)
+    _locate_one = Statement(lambda digest: _locate(of_hash(digest)))
+    _locate_batch = Statement(lambda *hashes: _locate(of_hash(*hashes)), _BATCH_NAMES)
 
     def locate(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, BlockLocation]:
         """Where those blocks lie that the index knows, but for those that are known to be lost."""
@@ -193,16 +198,18 @@ class BlockTable:
     _add_pack = Statement(lambda name, size, born: insert(packs).values(name=name, size=size, born=born).inline())
     _add_block = Statement(
         lambda pack, digest, offset, stored_length, plain_length: (
-            upsert(blocks)
-            .values(pack=pack, hash=digest, offset=offset, stored_length=stored_length, plain_length=plain_length)
-            .on_conflict_do_nothing(index_elements=["hash"])
+            insert(blocks)
+            .from_select(
+                ["pack", "hash", "offset", "stored_length", "plain_length"],
+                select(pack, digest, offset, stored_length, plain_length).where(~exists().where(of_hash(digest))),
+            )
             .inline()
         )
     )
     _place_lost = Statement(
         lambda pack, digest, offset, stored_length, plain_length: (
             update(blocks)
-            .where(blocks.c.hash == digest, blocks.c.id.in_(select(lost_blocks.c.block)))
+            .where(of_hash(digest), blocks.c.id.in_(select(lost_blocks.c.block)))
             .values(pack=pack, offset=offset, stored_length=stored_length, plain_length=plain_length)
         )
     )
@@ -222,6 +229,29 @@ class BlockTable:
             self._place_lost.many([(pack_id, *block) for block in pack.blocks])
             self._delete_lost_mark.many([(block.hash, pack_id) for block in pack.blocks])
             self._known = -1
+
+    _enter = Statement(
+        lambda number, pack, digest, offset, stored_length, plain_length: _entered(
+            id=number, pack=pack, hash=digest, offset=offset, stored_length=stored_length, plain_length=plain_length
+        )
+    )
+    _delete_mark = Statement(lambda number: delete(lost_blocks).where(lost_blocks.c.block == number))
+
+    def enter(self, number: int, place: BlockLocation, pack_size: int, born: int) -> None:
+        """Makes a block of an index what it is in a later state of that index: the same number, and that place. So no
+        hash is looked for.
+
+        Args:
+            number: of the block.
+            place: its hash, and where it lies.
+            pack_size: of that pack, in bytes.
+            born: of that pack, if it is not known here.
+        """
+        known = self._pack_id.one(place.pack)
+        pack = self._add_pack.insert(place.pack, pack_size, born) if known is None else known[0]
+        self._enter.run(number, pack, place.hash, place.offset, place.stored_length, place.plain_length)
+        self._delete_mark.run(number)
+        self._known = -1
 
     _mark_lost = Statement(add_lost_mark)
 

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Executable, FromClause, exists, func, lite
 
 from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, all_lost
 from cas3fs.index.checksums import NOTED, ChunkChecksum, checksum_of, mismatched_files
+from cas3fs.index.hash_index import add_temporary_hashes, of_hash
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import OrderedJoin, Row, Statement
 from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, symlinks, xattrs
@@ -331,15 +332,13 @@ class IndexChecker:
 
     _users_of_block = Statement(
         lambda digest: (
-            select(*_CHUNK)
-            .select_from(_IN_BLOCKS)
-            .where(blocks.c.hash == digest)
-            .order_by(chunks.c.inode, chunks.c.offset)
+            select(*_CHUNK).select_from(_IN_BLOCKS).where(of_hash(digest)).order_by(chunks.c.inode, chunks.c.offset)
         )
     )
 
     def users_of_block(self, block: bytes) -> list[Row]:
         """(inode, offset, length) of every chunk of that block."""
+        add_temporary_hashes(self._database)
         return self._users_of_block.all(block)
 
     _blocks_of = Statement(
@@ -350,10 +349,11 @@ class IndexChecker:
         """The blocks that the index places in that pack, as `BlockLocation`."""
         return self._blocks_of.all(pack)
 
-    _locate = Statement(lambda digest: select(*LOCATION).select_from(PLACED_BLOCKS).where(blocks.c.hash == digest))
+    _locate = Statement(lambda digest: select(*LOCATION).select_from(PLACED_BLOCKS).where(of_hash(digest)))
 
     def locate(self, block: bytes) -> Row | None:
         """Where the index places a block, as `BlockLocation`; None where it knows no such block, or no place."""
+        add_temporary_hashes(self._database)
         row: Row | None = self._locate.one(block)
         return row
 

@@ -38,10 +38,22 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from cas3fs.index.blocks import LOCATION, LOST_PACK, BlockTable
 from cas3fs.index.checksums import NOTED, recomputed, sums_of_rows
 from cas3fs.index.chunks import ChunkTable
+from cas3fs.index.hash_index import of_hash, prefix_of
 from cas3fs.index.pack_merge import SEQUENCES, raise_sequences
 from cas3fs.index.sqlite import Database, Operation
 from cas3fs.index.statement import Statement
-from cas3fs.index.tables import blocks, chunks, copied_blocks, dentries, inodes, packs, symlinks, volume_state, xattrs
+from cas3fs.index.tables import (
+    block_hashes,
+    blocks,
+    chunks,
+    copied_blocks,
+    dentries,
+    inodes,
+    packs,
+    symlinks,
+    volume_state,
+    xattrs,
+)
 from cas3fs.values import BlockHash, BlockLocation, ChunkSpan, PackedBlock, StoredPack
 
 RANGE_ROWS: Final = 10_000
@@ -138,7 +150,8 @@ _LAST: Final = (_MOST, _MOST)
 _TRANSLATED: Final = (
     _s_chunks.join(_s_blocks, _s_blocks.c.id == _s_chunks.c.block)
     .join(_copied, _copied.c.source == _s_blocks.c.hash)
-    .join(blocks, blocks.c.hash == _copied.c.hash)
+    .join(block_hashes, block_hashes.c.prefix == prefix_of(_copied.c.hash))
+    .join(blocks, (blocks.c.id == block_hashes.c.block) & (blocks.c.hash == _copied.c.hash))
 )
 """The chunks of the source, each with the copy's block that stands for its block."""
 
@@ -309,7 +322,7 @@ class SnapshotTables:
             .order_by(chunks.c.offset)
         )
     )
-    _block = Statement(lambda digest: select(blocks.c.id).where(blocks.c.hash == digest))
+    _block = Statement(lambda digest: select(blocks.c.id).where(of_hash(digest)))
 
     def set_chunks(self, inode: int, start: int, end: int | None, rows: Iterable[NewChunk]) -> None:
         """Makes `rows` the chunks of an inode that begin in [start, end), or from `start` on; `finish_chunks` commits.

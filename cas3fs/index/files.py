@@ -29,7 +29,10 @@ from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull
 
 FINGERPRINT_SUFFIX: Final = "-fingerprint"
 _PIECE_BYTES: Final = 4 << 20
-_COMPANIONS: Final = ("-wal", "-shm", "-journal", FINGERPRINT_SUFFIX)
+HASHES_SUFFIX: Final = "-hashes"
+HASHES_OPEN_SUFFIX: Final = "-hashes-open"
+"""Of the database that finds blocks by their hashes (`cas3fs.index.hash_index`): closed well, and in use."""
+_COMPANIONS: Final = ("-wal", "-shm", "-journal", FINGERPRINT_SUFFIX, HASHES_SUFFIX, HASHES_OPEN_SUFFIX)
 
 
 def remove_database(path: Path) -> None:
@@ -64,7 +67,7 @@ def put_in_place(source: Path, destination: Path) -> None:
     """
     remove_companions(destination)
     try:
-        _sync(source)
+        sync_file(source)
         source.replace(destination)
         sync_folder(destination.parent)
     except OSError as error:
@@ -85,7 +88,8 @@ def _remove(path: Path) -> None:
         raise os_fault(path, error) from error
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Makes a file durable that is not open; raises OSError as open(2), fsync(2)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -104,7 +108,7 @@ def write_fingerprint(path: Path, snapshot: str) -> bool:
     try:
         if log.exists() and log.stat().st_size:
             return False
-        fingerprint = json.dumps({"snapshot": snapshot, "size": path.stat().st_size, "blake3": _hash(path)})
+        fingerprint = json.dumps({"snapshot": snapshot, "size": path.stat().st_size, "blake3": hash_file(path)})
         replace_file(_place(path), fingerprint)
     except OSError as error:
         raise os_fault(path, error) from error
@@ -120,7 +124,7 @@ def check_fingerprint(path: Path) -> None:
     """
     found = _read(path)
     try:
-        if found is None or (path.stat().st_size == found["size"] and _hash(path) == found["blake3"]):
+        if found is None or (path.stat().st_size == found["size"] and hash_file(path) == found["blake3"]):
             return
     except OSError as error:
         raise os_fault(path, error) from error
@@ -159,7 +163,8 @@ def _read(path: Path) -> Any:
     return found if isinstance(found, dict) and {"snapshot", "size", "blake3"} <= set(found) else None
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """The BLAKE3 of a file that is not open, in hexadecimal; raises OSError as open(2), read(2)."""
     hasher = blake3()
     with open(path, "rb", buffering=0) as file:
         while piece := file.read(_PIECE_BYTES):

@@ -20,7 +20,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, delete, exists, insert,
 from sqlalchemy.schema import CreateTable
 
 from cas3fs.index.blocks import PackRow, delete_lost_mark
-from cas3fs.index.hash_index import HashIndex, delete_unreferenced
+from cas3fs.index.hash_index import HashIndex, delete_unreferenced, of_hash
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Statement, ddl
 from cas3fs.index.tables import blocks, chunks, lost_blocks, packs
@@ -74,9 +74,7 @@ class Garbage:
     def delete_blocks(self, blocks: Sequence[int], young: int) -> int:
         """Deletes those of these blocks, which were dead after `watch`, that are still dead, but for those in young
         packs; returns how many."""
-        before = self._database.connection.total_changes
-        self._delete_block.many([(block, young) for block in blocks])
-        return self._database.connection.total_changes - before
+        return self._delete_block.many([(block, young) for block in blocks])
 
     _delete_unreferenced = Statement(delete_unreferenced)
 
@@ -152,7 +150,7 @@ class Garbage:
     _move_block = Statement(
         lambda digest, old, new, offset, stored_length: (
             update(blocks)
-            .where(blocks.c.hash == digest, blocks.c.pack == old)
+            .where(of_hash(digest), blocks.c.pack == old)
             .values(pack=new, offset=offset, stored_length=stored_length)
         )
     )

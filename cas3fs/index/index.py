@@ -24,7 +24,8 @@ from cas3fs.index.blocks import BlockTable
 from cas3fs.index.chunks import ChunkTable
 from cas3fs.index.files import remove_database
 from cas3fs.index.garbage import Garbage
-from cas3fs.index.hash_index import HashIndex
+from cas3fs.index.hash_index import RESTORED, HashIndex
+from cas3fs.index.index_file import IndexFile
 from cas3fs.index.namespace import Namespace
 from cas3fs.index.reader import IndexReader
 from cas3fs.index.schema import check_revision, create_tables
@@ -87,6 +88,7 @@ class Index:
 
     Attributes:
         path: its file.
+        file: what moves commits from the log into the file, and pins it; None unless `own_file` was called.
         namespace: inodes and names.
         chunks: chunk lists.
         blocks: blocks and packs.
@@ -101,9 +103,10 @@ class Index:
         self._database = database
         self._operation = Operation(database)
         self.path = database.path
+        self.file: IndexFile | None = None
         self.namespace = Namespace(database)
         self.chunks = ChunkTable(database)
-        self._hashes = HashIndex(database)
+        self._hashes = HashIndex(database, beside=database.mode == "write")
         self.blocks = BlockTable(database, self._hashes)
         self.state = VolumeState(database)
         self.garbage = Garbage(database, self._hashes)
@@ -175,9 +178,13 @@ class Index:
         """
         return self._operation
 
-    def ensure_hash_index(self) -> None:
-        """Makes the index on hashes now if it is missing, where the first lookup of a hash would make it."""
+    def ensure_hashes(self) -> None:
+        """Makes now what finds blocks by their hashes if it is missing, where the first lookup would make it."""
         self._hashes.ensure()
+
+    def mark_restored(self) -> None:
+        """Notes that it was made from a snapshot: unreferenced blocks are deleted before any hash is looked for."""
+        self.state.set(RESTORED, "")
 
     def commit(self) -> None:
         """Commits the group, which `sync` makes durable; nothing happens where no group is open."""
@@ -190,6 +197,11 @@ class Index:
     def sync(self) -> None:
         """Makes durable what was committed before the call; needs no lock."""
         self._database.sync()
+
+    def own_file(self) -> None:
+        """From now on the caller decides when commits move from the log into the file, by `file`."""
+        if self.file is None:
+            self.file = IndexFile(self._database)
 
     def pin(self) -> "PinnedIndex":
         """Pins the committed state of this moment for a copy; quick, to be called under the caller's lock."""
@@ -208,18 +220,27 @@ class Index:
         """Changes that repair what a check has found; for an index on which no file system is at work."""
         from cas3fs.index.repairs import Repairs
 
-        return Repairs(self._database, self.blocks)
+        return Repairs(self._database, self.blocks, self._hashes)
 
     def copying(self, source: Path, ledger: Path) -> "SnapshotTables":
         """What makes it hold the files of a snapshot of another volume; for an index on which no file system is at
         work, once in its life."""
         from cas3fs.index.copying import SnapshotTables
 
+        self.ensure_hashes()
         return SnapshotTables(self._database, self.blocks, self.chunks, source=source, ledger=ledger)
 
     def close(self) -> None:
         """Closes the index; what is uncommitted is undone."""
-        self._database.close()
+        file, self.file = self.file, None
+        try:
+            self._hashes.close()
+            if file is not None:
+                file.close_connections()
+        finally:
+            self._database.close()
+            if file is not None:
+                file.close_descriptors()
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,6 @@ from typing import Final
 import cas3fs
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index.files import put_in_place, remove_database
-from cas3fs.index.hash_index import restore_hash_index
 from cas3fs.index.index import Index, PinnedIndex
 from cas3fs.index.schema import REVISIONS, SCHEMA_REVISION, check_names, refuse_programs, revision_of
 from cas3fs.index.sqlite import Database
@@ -55,10 +54,8 @@ def _has_log(path: Path) -> bool:
         return file.read(_LOG_BYTE + 1)[_LOG_BYTE:] != b"\1"
 
 
-def upgrade(path: Path, *, with_hash_index: bool = True) -> bool:
+def upgrade(path: Path) -> bool:
     """Brings the index, which must not be open, to `head`, or makes an empty one; returns whether anything was done.
-
-    With `with_hash_index` the index on hashes is there afterwards; else the first lookup of a hash makes it.
 
     Raises:
         IndexTooNew: its revision is not known here.
@@ -67,19 +64,14 @@ def upgrade(path: Path, *, with_hash_index: bool = True) -> bool:
     """
     revision = current(path)
     if revision == SCHEMA_REVISION:
-        return with_hash_index and _restore_hash_index(path)
+        return False
     if revision is None:
         Index.open(path, create=True).close()
         return True
     if revision not in REVISIONS:
         raise IndexTooNew(f"{path}: made by a newer cas3fs (its revision is {revision}): use that")
-    _restore_hash_index(path)
     _upgrade_copy(path)
     return True
-
-
-def _restore_hash_index(path: Path) -> bool:
-    return restore_hash_index(path, "write" if _has_log(path) else "scratch")
 
 
 def _upgrade_copy(path: Path) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import insert, select, update
 
 from cas3fs.index.blocks import add_lost_mark, all_lost, all_packs
 from cas3fs.index.garbage import add_pack
-from cas3fs.index.hash_index import restore_hash_index
+from cas3fs.index.hash_index import add_temporary_hashes
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Statement
 from cas3fs.index.tables import packs, sequences
@@ -53,12 +53,12 @@ def merge_newest_packs(path: Path, newest: Path, died: int) -> None:
         numbers: dict[str, int] = dict(SEQUENCES.on(with_newest).all())
     finally:
         with_newest.close()
-    if lost:
-        restore_hash_index(path)
     database = Database(path, "scratch")
     try:
         database.begin()
-        _MARK_LOST.on(database).many(lost)
+        if lost:
+            add_temporary_hashes(database)
+            _MARK_LOST.on(database).many(lost)
         raise_sequences(database, numbers)
         known = {name for (name,) in _KNOWN.on(database).all()}
         add_pack.on(database).many(

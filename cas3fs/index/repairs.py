@@ -17,6 +17,7 @@ from sqlalchemy import Column, Executable, delete, func, insert, select, union_a
 from cas3fs.index.blocks import LOST_PACK, BlockTable
 from cas3fs.index.checks import FileState, PlacedChunk
 from cas3fs.index.checksums import ChunkChecksum, raised_by, recomputed, sums_of_rows
+from cas3fs.index.hash_index import HashIndex, of_hash
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Row, Statement
 from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, sequences, symlinks, xattrs
@@ -36,9 +37,10 @@ def _next_number(own: Column[int], named_by: Column[int]) -> Executable:
 class Repairs:
     """Changes that repair defects, on the writer's connection."""
 
-    def __init__(self, database: Database, blocks: BlockTable) -> None:
+    def __init__(self, database: Database, blocks: BlockTable, hashes: HashIndex) -> None:
         self._database = database
         self._blocks = blocks
+        self._hashes = hashes
 
     # -- inodes and names
 
@@ -270,10 +272,11 @@ class Repairs:
     _set_content = Statement(
         lambda inode, size, mtime: update(inodes).where(inodes.c.id == inode).values(size=size, mtime_ns=mtime)
     )
-    _block_id = Statement(lambda digest: select(blocks.c.id).where(blocks.c.hash == digest))
+    _block_id = Statement(lambda digest: select(blocks.c.id).where(of_hash(digest)))
 
     def restore_file(self, inode: int, state: FileState) -> None:
         """Makes a file what it is in `state`, which another index has of it."""
+        self._hashes.ensure()
         self._delete_chunks.run(inode)
         for chunk in state.chunks:
             row = self._block_id.one(chunk.location.hash)
@@ -320,6 +323,7 @@ class Repairs:
         if number is None:
             number = int(self._next_block.one()[0])
         block = BlockHash(os.urandom(32))
+        self._hashes.ensure()
         self._add_block.run(number, block, self.lost_pack(), plain_length)
         self._blocks.mark_lost(block, LOST_PACK)
         return number
@@ -327,18 +331,20 @@ class Repairs:
     _place = Statement(
         lambda digest, pack, offset, stored_length, plain_length: (
             update(blocks)
-            .where(blocks.c.hash == digest)
+            .where(of_hash(digest))
             .values(pack=pack, offset=offset, stored_length=stored_length, plain_length=plain_length)
         )
     )
 
     def mark_missing(self, block: BlockHash, plain_length: int) -> None:
         """Notes that a block is nowhere to be found."""
+        self._hashes.ensure()
         self._place.run(block, self.lost_pack(), 0, 1, plain_length)
         self._blocks.mark_lost(block, LOST_PACK)
 
     def place(self, location: BlockLocation, pack_size: int, born: int) -> None:
         """Notes where a block was found; a pack that is not known is entered, one that was dead is alive again."""
+        self._hashes.ensure()
         number = self._enter_pack(location.pack, pack_size, born)
         self._place.run(location.hash, number, location.offset, location.stored_length, location.plain_length)
         self._blocks.mark_found(location.hash, location.pack)

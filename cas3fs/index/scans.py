@@ -19,9 +19,10 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateTable
 
 from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, DeadPack, PackContents, PackUse
+from cas3fs.index.hash_index import fill_from, prefix_of, temporary_hashes
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Row, Statement, ddl
-from cas3fs.index.tables import blocks, chunks, copied_blocks, lost_blocks, packs
+from cas3fs.index.tables import block_hashes, blocks, chunks, copied_blocks, lost_blocks, packs
 from cas3fs.values import BlockLocation
 
 PAGE_ROWS: Final = 2000
@@ -399,7 +400,12 @@ class UncopiedBlockScan(_Scan):
                 blocks.c.id.in_(select(_live.c.block)),
                 ~exists(
                     select(_copy_blocks.c.id)
-                    .select_from(_copied.join(_copy_blocks, _copy_blocks.c.hash == _copied.c.hash))
+                    .select_from(
+                        _copied.join(block_hashes, block_hashes.c.prefix == prefix_of(_copied.c.hash)).join(
+                            _copy_blocks,
+                            (_copy_blocks.c.id == block_hashes.c.block) & (_copy_blocks.c.hash == _copied.c.hash),
+                        )
+                    )
                     .where(
                         _copied.c.source == blocks.c.hash,
                         _copy_blocks.c.id.not_in(select(_copy_lost.c.block)),
@@ -423,8 +429,12 @@ class UncopiedBlockScan(_Scan):
         self._database.attach(self._copy, _COPY)
         self._database.attach(self._ledger, _LEDGER)
 
+    _fill_hashes = Statement(lambda: fill_from(_copy_blocks, temporary_hashes))
+
     def _make(self) -> None:
         self._find_live()
+        self._create(temporary_hashes)
+        self._fill_hashes.all()
         self._fill.all()
 
     @property

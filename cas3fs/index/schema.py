@@ -18,7 +18,7 @@ from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Statement, ddl
 from cas3fs.index.tables import alembic_version, metadata, revision_metadata
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """The ids of all migrations, oldest first."""
 
 SCHEMA_REVISION: Final = REVISIONS[-1]

@@ -49,10 +49,11 @@ from urllib.parse import quote
 from cas3fs.durable import sync_folder
 from cas3fs.errors import IndexCorrupt, IndexDatabaseError, IndexFull, IndexRowRefused
 from cas3fs.index.files import os_fault
+from cas3fs.index.sqlite_features import SQLiteFeatures
 
-Mode = Literal["write", "read", "scratch"]
+Mode = Literal["write", "read", "scratch", "mover"]
 """``write``: as above. ``read``: no change is possible. ``scratch``: a copy that nobody misses after a crash, without a
-log and without syncing."""
+log and without syncing. ``mover``: moves pages from the log to the file (`cas3fs.index.index_file`), and no more."""
 
 PAGE_SIZE_BYTES: Final = 4096
 CACHE_SIZE_KIB: Final = 32 * 1024
@@ -74,14 +75,12 @@ _ROW_CODES: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATC
 Step = tuple[Callable[..., Any], str, Sequence[Any]]
 """A change that was made: the driver's call, the statement's text, its parameters or rows of them."""
 
-CatalogueRow = tuple[str, str, int]
-"""An object of the database: its type (table, index, trigger, view), name and root page (0: it has none)."""
-
 _WRITE_PRAGMAS: Final = (
     "PRAGMA synchronous=NORMAL",
     f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}",
     "PRAGMA cache_spill=OFF",
 )
+_MOVER_PRAGMAS: Final = ("PRAGMA synchronous=NORMAL", "PRAGMA wal_autocheckpoint=0")
 _SCRATCH_PRAGMAS: Final = ("PRAGMA journal_mode=MEMORY", "PRAGMA synchronous=OFF")
 _COMMON_PRAGMAS: Final = (
     "PRAGMA temp_store=MEMORY",
@@ -95,12 +94,14 @@ _LAYOUT_PRAGMAS: Final = (f"PRAGMA page_size={PAGE_SIZE_BYTES}", "PRAGMA auto_va
 _READ_SOMETHING: Final = "SELECT count(*) FROM sqlite_master"
 
 
-class Database:
+class Database(SQLiteFeatures):
     """One connection to one SQLite file, and the transaction that may be open on it.
 
     Attributes:
         connection: the driver's own; its errors are to be passed through `fault`.
         path: the file.
+        mode: how it was opened.
+        can_write: whether changes are possible.
         writing: whether a write transaction is open.
         undone: grows whenever changes were undone, or may have been.
         lost: why SQLite has undone the group, until its changes are made again; usually empty.
@@ -129,7 +130,10 @@ class Database:
             IndexFull: no space left on its disk.
             IndexDatabaseError: it is missing (and `create` is not given), or cannot be opened.
         """
+        super().__init__()
         self.path = path
+        self.mode: Final = mode
+        self.can_write = mode != "read"
         self.writing = False
         self.undone = 0
         self.lost = ""
@@ -143,7 +147,7 @@ class Database:
         self._reads_between = mode == "write"
         self._cursors: list[sqlite3.Cursor] = []
         self._log: int | None = None
-        self._sync_failed = False
+        self._sync_failed = ""
         # the first sync counts: a process that was killed may have left commits that the disk has not seen
         self._commits, self._synced_commits = 1, 0
         self.connection = self._connect(mode, create)
@@ -178,6 +182,8 @@ class Database:
         elif mode == "read":
             # a sort or a copy of a whole table goes to a file of SQLite's own, not into memory
             pragmas = (*pragmas, "PRAGMA temp_store=FILE")
+        elif mode == "mover":
+            pragmas = (*pragmas, *_MOVER_PRAGMAS)
         elif mode == "write":
             pragmas = (*_LAYOUT_PRAGMAS, *_WRITE_PRAGMAS, *pragmas)
         for pragma in pragmas:
@@ -304,6 +310,8 @@ class Database:
         self.redo_list.clear()
         self._values_bytes = 0
         self._set_lost("")
+        while self.unsynced:
+            self.execute(f"PRAGMA {self.unsynced.pop()}.synchronous=OFF")
         self._start_reading()
 
     def undo_group(self, error: BaseException) -> IndexDatabaseError:
@@ -373,18 +381,25 @@ class Database:
             IndexDatabaseError: the disk failed now or before; `is_final` if before.
         """
         if self._sync_failed:
-            error = IndexDatabaseError(f"{self.path}: an earlier write to the disk failed")
-            error.is_final = True
-            raise error
+            raise self.sync_failed(self._sync_failed)
         commits = self._commits
         if self._log is None or self._synced_commits >= commits:
             return
         try:
+            if not os.fstat(self._log).st_nlink:
+                raise self.sync_failed(f"{self.path}: another process has removed its log, and commits with it")
             os.fdatasync(self._log)
             self._synced_commits = commits
         except OSError as error:
-            self._sync_failed = True
+            self._sync_failed = f"{self.path}: an earlier write to the disk failed"
             raise os_fault(self.path, error) from error
+
+    def sync_failed(self, why: str) -> IndexDatabaseError:
+        """Notes that what was committed may be lost, for good; returns the exception to be raised for that."""
+        self._sync_failed = why
+        error = IndexDatabaseError(why)
+        error.is_final = True
+        return error
 
     # -- what only SQLite has
 
@@ -397,65 +412,6 @@ class Database:
         """Ends the read transaction."""
         self._end("COMMIT")
 
-    def catalogue(self) -> list[CatalogueRow]:
-        """All objects of the database."""
-        return self.execute("SELECT type, name, rootpage FROM sqlite_master")  # type: ignore[return-value]
-
-    def has(self, kind: str, name: str) -> bool:
-        """Whether the database has a table or an index of that name."""
-        return any(one[:2] == (kind, name) for one in self.catalogue())
-
-    def quick_check(self, limit: int) -> list[str]:
-        """What is wrong with the structure of the file, at most `limit` lines."""
-        return self._problems(f"quick_check({limit})")
-
-    def integrity_check(self, scope: int | str) -> list[str]:
-        """The same, and what tables and their indexes disagree about, row by row: in all tables, at most so many lines,
-        or in the table of that name."""
-        return self._problems(f"integrity_check({scope})")
-
-    def _problems(self, pragma: str) -> list[str]:
-        return [str(line) for (line,) in self.execute(f"PRAGMA {pragma}") if line != "ok"]
-
-    @property
-    def user_version(self) -> int:
-        """A number that a program may store in the header of the file; 0 in a new one."""
-        return int(str(self.execute("PRAGMA user_version")[0][0]))
-
-    def set_user_version(self, version: int) -> None:
-        """Sets that number, within the transaction."""
-        self.execute(f"PRAGMA user_version={version}")
-
-    def attach(self, path: Path, name: str) -> None:
-        """Opens another database for reading beside this one: its tables are there as ``name.table``."""
-        self.execute(f"ATTACH DATABASE 'file:{quote(str(path.absolute()))}?mode=ro' AS {name}")
-
-    def add_column(self, table: str, declaration: str) -> None:
-        """Adds a column to a table."""
-        self.execute(f"ALTER TABLE {table} ADD COLUMN {declaration}")
-
-    def zero_freed_pages(self) -> None:
-        """From now on pages that become free are filled with zeros, without a journal: for a scratch copy."""
-        self.execute("PRAGMA secure_delete=ON")
-        self.execute("PRAGMA journal_mode=OFF")
-
-    def keep_temporary_tables_in_files(self, cache_kib: int) -> None:
-        """Puts temporary tables into a file that no other process sees, and that is deleted with the connection."""
-        self.execute("PRAGMA temp_store=FILE")
-        self.execute(f"PRAGMA temp.cache_size=-{cache_kib}")
-
-    def watch_column(self, table: str, column: str, notes: str) -> None:
-        """From now on each value that the column comes to have is noted as an id in the temporary table `notes`,
-        whatever statement of this connection sets it. A note is undone with the change that made it."""
-        note = f"BEGIN INSERT OR IGNORE INTO {notes} VALUES (new.{column}); END"
-        for event, suffix in (("INSERT", "inserted"), (f"UPDATE OF {column}", "updated")):
-            self.change(f"CREATE TEMP TRIGGER IF NOT EXISTS {notes}_{suffix} AFTER {event} ON main.{table} {note}")
-
-    def unwatch_column(self, notes: str) -> None:
-        """Ends `watch_column`; the notes stay."""
-        for suffix in ("inserted", "updated"):
-            self.change(f"DROP TRIGGER IF EXISTS temp.{notes}_{suffix}")
-
     def copy_from(self, source: "Database") -> None:
         """Becomes a copy of what `source` sees, page by page, by SQLite's online backup in one step; the file is then
         complete without a journal or log."""
@@ -464,10 +420,6 @@ class Database:
         except sqlite3.Error as error:
             raise self.fault(error) from error
         self.drop_log()
-
-    def drop_log(self) -> None:
-        """Makes the database one file without a write-ahead log."""
-        self.execute("PRAGMA journal_mode=DELETE")
 
     def fault(self, error: sqlite3.Error | OverflowError | MemoryError) -> IndexDatabaseError:
         """The exception that stands for `error`; its `group_lost` says whether SQLite has undone the transaction."""

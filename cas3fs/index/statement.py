@@ -180,8 +180,8 @@ class BoundStatement:
         if database.can_redo:
             database.redo_list.append((self._execute, self._text, values))
 
-    def many(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Runs a change once for each row of parameters."""
+    def many(self, rows: Iterable[Sequence[Any]]) -> int:
+        """Runs a change once for each row of parameters; returns how many rows it changed."""
         database = self._database
         if not database.writing:
             database.begin()
@@ -195,6 +195,7 @@ class BoundStatement:
             raise database.fault(error) from error
         if database.can_redo:
             database.redo_list.append((self._cursor.executemany, self._text, rows))  # type: ignore[arg-type]
+        return max(self._cursor.rowcount, 0)
 
     def fill(self, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a change of a temporary table once for each row of parameters, in whatever transaction is open."""

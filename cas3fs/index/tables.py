@@ -109,8 +109,7 @@ blocks = Table(
     Column("offset", Big, nullable=False),
     Column("stored_length", Big, nullable=False),
     Column("plain_length", Big, nullable=False),
-    # no constraint, so that snapshots can do without it: module `hash_index`
-    Index("uq_blocks_hash", "hash", unique=True),
+    # found by its hash without an index here, so that snapshots need none: module `hash_index`
     sqlite_autoincrement=True,
 )
 
@@ -153,6 +152,18 @@ alembic_version = Table(
 
 sequences = table("sqlite_sequence", column("name", Text), column("seq", Integer))
 """SQLite's own: the greatest number that each table with autoincrement ever had."""
+
+hashes_metadata = MetaData()
+"""The tables of `index.sqlite-hashes`, a separate database that is part of no snapshot."""
+
+block_hashes = Table(
+    "block_hashes",
+    hashes_metadata,
+    # of the hash
+    Column("prefix", LargeBinary, primary_key=True),
+    Column("block", Big, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
 
 staging_metadata = MetaData()
 """The tables of `staging.sqlite`, a separate database that is part of no snapshot."""

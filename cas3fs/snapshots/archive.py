@@ -9,7 +9,7 @@ Thread-safe.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from cas3fs.entries.kinds import PagesEntry, SnapshotEntry
 from cas3fs.entries.shelf import ListedEntry, Shelf
 from cas3fs.errors import DeleteFailed, SnapshotError
 from cas3fs.snapshots.divergence import TakeoverBases, is_diverged, may_be_diverged, newest_undiverged
+from cas3fs.snapshots.image import FileImage, Image
 from cas3fs.snapshots.manifest_reader import ManifestReader, OnDamagedManifest
 from cas3fs.snapshots.manifests import (
     UNKNOWN_ORIGIN,
@@ -25,6 +26,7 @@ from cas3fs.snapshots.manifests import (
     SnapshotInfo,
     SnapshotOrigin,
     check_snapshot_id,
+    local_disk_errors,
     snapshots_named_by,
     snapshots_of_pages,
 )
@@ -85,26 +87,27 @@ class SnapshotArchive:
 
     def create(
         self,
-        index_file: Path,
+        image: Path | Image,
         *,
         epoch: int,
         sequence: int,
         parent: str | None = None,
         name: str | None = None,
-        facts: Mapping[str, int] | None = None,
+        facts: Mapping[str, int] | Callable[[], Mapping[str, int]] | None = None,
         restored: str | None = None,
         origin: SnapshotOrigin = UNKNOWN_ORIGIN,
         bypassed: Iterable[str] = (),
         copied: CopiedSnapshot | None = None,
     ) -> SnapshotInfo:
-        """Store a snapshot of `index_file`, which must not change meanwhile. Uses temporary files beside it.
+        """Store a snapshot of an image of the index. Uses temporary files beside it.
 
         Args:
-            index_file: the file.
+            image: the image, or a file that does not change meanwhile.
             epoch, sequence: the snapshot's number, which must not have been used before.
             parent: id of the previous head; what it has, and the store still has, is not stored again.
             name: the name of the snapshot, if it has one.
-            facts: numbers to be recorded with the snapshot; one that is too large is recorded as the largest possible.
+            facts: numbers to be recorded with the snapshot, or what returns them when all else is stored; one that is
+                too large is recorded as the largest possible.
             restored: id of an older snapshot from which the file comes, instead of the parent.
             origin: where the file comes from.
             bypassed: ids of damaged snapshots from which the file should have descended.
@@ -114,19 +117,23 @@ class SnapshotArchive:
             ObjectExists: an earlier attempt used this number.
             SnapshotMissing, SnapshotDamaged, SnapshotArchived: the parent's manifest cannot be read.
             SnapshotError: the local disk failed.
+            PinLost: the image was lost.
             StoreError: the store failed. The snapshot may or may not exist; another attempt uses what this one stored.
         """
-        return self._writer.create(
-            index_file,
-            SnapshotNumber(epoch, sequence),
-            parent=parent,
-            name=name,
-            facts=facts or {},
-            restored=restored,
-            origin=origin,
-            bypassed=bypassed,
-            copied=copied,
-        )
+        with local_disk_errors("snapshot"):
+            opened = FileImage(image) if isinstance(image, Path) else nullcontext(image)
+        with opened as bytes_of_index:
+            return self._writer.create(
+                bytes_of_index,
+                SnapshotNumber(epoch, sequence),
+                parent=parent,
+                name=name,
+                facts=facts if callable(facts) else lambda: facts or {},
+                restored=restored,
+                origin=origin,
+                bypassed=bypassed,
+                copied=copied,
+            )
 
     def ids(self) -> list[str]:
         """Return the ids of all snapshots, ascending: those listed, and others that are known to exist.

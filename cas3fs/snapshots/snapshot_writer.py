@@ -3,7 +3,7 @@
 
 Order of writes:
 
-1. Store the segments and lists that are new, in pages entries.
+1. Store the segments and lists that are new, in pages entries. Then the image of the index must still be what it was.
 2. List the pages entries that the snapshot refers to, also those that were just stored. If one is missing or has a
    wrong size, store what is needed of it again.
 3. Store the manifest, and check that the store has it.
@@ -18,9 +18,8 @@ I/O is done under it.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import attrs
@@ -30,6 +29,7 @@ from cas3fs.entries.coercers import MAX_NUMBER
 from cas3fs.entries.kinds import PagesEntry, PagesUse, SnapshotEntry
 from cas3fs.entries.shelf import ListedEntry, Shelf, digest_of
 from cas3fs.errors import ObjectMissing, SnapshotArchived, SnapshotDamaged, StoreError
+from cas3fs.snapshots.image import Image
 from cas3fs.snapshots.manifest_reader import ManifestReader
 from cas3fs.snapshots.manifests import CopiedSnapshot, SnapshotInfo, SnapshotOrigin, local_disk_errors, snapshot_info
 from cas3fs.snapshots.pages import PagesWriter, find_lost_pages, learn_seals, seals_of
@@ -77,17 +77,17 @@ class SnapshotWriter:
         self._part_bytes = part_bytes
         self._now = now
         self._lock = threading.Lock()
-        self._last_tree: tuple[str, SnapshotTree] | None = None
+        self._last_tree: tuple[str, SnapshotTree, Sequence[bytes]] | None = None
         self._partial = PartialTree()
 
     def create(
         self,
-        index_file: Path,
+        image: Image,
         number: SnapshotNumber,
         *,
         parent: str | None,
         name: str | None,
-        facts: Mapping[str, int],
+        facts: Callable[[], Mapping[str, int]],
         restored: str | None,
         origin: SnapshotOrigin,
         bypassed: Iterable[str],
@@ -98,8 +98,8 @@ class SnapshotWriter:
         old = self._manifests.load_entry(predecessor)[0] if predecessor is not None else None
         time = self._now()
         reusable = self._find_reusable(old, time)
-        pages = PagesWriter(self._shelf, number, time, index_file.parent, self._part_bytes)
-        tree, size, uses = self._store_until_complete(pages, index_file, reusable)
+        pages = PagesWriter(self._shelf, number, time, image.folder, self._part_bytes)
+        tree, ranges, uses = self._store_until_complete(pages, image, reusable)
         new_size = sum(pages.sizes.values())
         entry = SnapshotEntry(
             id=str(number),
@@ -108,14 +108,14 @@ class SnapshotWriter:
             parent=parent,
             name=name,
             time=time if copied is None else copied.time,
-            index_size=size,
+            index_size=image.size,
             segment_size=self._segment_size,
             list_length=self._list_length,
             parts=tree.parts,
             pages=uses,
             seals=seals_of(self._shelf.store, uses),
             new_size=new_size,
-            facts={fact: min(count, MAX_NUMBER) for fact, count in facts.items()},
+            facts={fact: min(count, MAX_NUMBER) for fact, count in facts().items()},
             restored=restored,
             around=self._bypassed_with(bypassed),
             copied=None if copied is None else copied.id,
@@ -124,7 +124,8 @@ class SnapshotWriter:
             whole_at=reusable.whole_at or time,
             since_size=0 if reusable.whole_at is None else reusable.since_size + _replaced(old, uses, new_size),
         )
-        return self._save(entry, tree)
+        image.check()
+        return self._save(entry, tree, ranges)
 
     def _find_reusable(self, old: SnapshotEntry | None, now: datetime) -> "_Reusable":
         """Return what a snapshot that follows `old` need not store again."""
@@ -138,7 +139,8 @@ class SnapshotWriter:
             return _Reusable(EMPTY_TREE, partial, partial.sizes)
         sizes = {**sizes_of_pages(old.pages), **partial.sizes}
         stale = stale_pages(old.pages) | outdated
-        return _Reusable(self._tree_of(old), partial, sizes, stale, old.whole_at or old.time, old.since_size)
+        tree, ranges = self._tree_of(old)
+        return _Reusable(tree, partial, sizes, ranges, stale, old.whole_at or old.time, old.since_size)
 
     def _outdated(self, pages: Iterable[str]) -> frozenset[str]:
         """Return those of the pages entries that are sealed with an older generation of the keys: after a rotation, a
@@ -148,33 +150,35 @@ class SnapshotWriter:
             return frozenset()
         return frozenset(one for one in pages if store.generation_of(PagesEntry.key_of(one)) < store.generation)
 
-    def _tree_of(self, parent: SnapshotEntry) -> SnapshotTree:
+    def _tree_of(self, parent: SnapshotEntry) -> tuple[SnapshotTree, Sequence[bytes]]:
+        """Return the tree of a snapshot, and the hashes of its ranges if this process has made it."""
         if (parent.segment_size, parent.list_length) != (self._segment_size, self._list_length):
-            return EMPTY_TREE
+            return EMPTY_TREE, ()
         with self._lock:
             last = self._last_tree
         if last and last[0] == parent.id:
-            return last[1]
+            return last[1:]
         try:
-            return self._reader.read_tree(parent)
+            return self._reader.read_tree(parent), ()
         except (SnapshotDamaged, SnapshotArchived) as error:
             _log.error("%s; the next snapshot stores everything again", error)
-            return EMPTY_TREE
+            return EMPTY_TREE, ()
 
     def _store_until_complete(
-        self, pages: PagesWriter, index_file: Path, reusable: "_Reusable"
-    ) -> tuple[SnapshotTree, int, tuple[PagesUse, ...]]:
-        """Store the tree until the store shows all pages entries that it needs; return them too.
+        self, pages: PagesWriter, image: Image, reusable: "_Reusable"
+    ) -> tuple[SnapshotTree, Sequence[bytes], tuple[PagesUse, ...]]:
+        """Store the tree until the store shows all pages entries that it needs; return them too, and the hashes of the
+        ranges.
 
         Raises:
             StoreError: the store keeps losing objects that were just stored.
         """
         for _ in range(_ATTEMPTS):
-            tree, size = self._store_tree(pages, index_file, reusable)
+            tree, ranges = self._store_tree(pages, image, reusable)
             uses = pages_used_by(tree, {**reusable.sizes, **pages.sizes})
             lost = find_lost_pages(self._shelf.store, uses)
             if not lost:
-                return tree, size, uses
+                return tree, ranges, uses
             for one, fault in lost.items():
                 _log.error(
                     "pages %s, which a snapshot needs: %s; its content is stored again; `cas3fs fsck` shows which "
@@ -188,35 +192,42 @@ class SnapshotWriter:
             reusable = attrs.evolve(reusable, partial=partial, stale=reusable.stale | lost.keys())
         raise self._lost_at_once(f"pages {min(lost)}: {lost[min(lost)]}")
 
-    def _store_tree(self, pages: PagesWriter, index_file: Path, reusable: "_Reusable") -> tuple[SnapshotTree, int]:
-        """Store what is new; return the tree and the size of the file."""
+    def _store_tree(
+        self, pages: PagesWriter, image: Image, reusable: "_Reusable"
+    ) -> tuple[SnapshotTree, Sequence[bytes]]:
+        """Store what is new; return the tree and the hashes of its ranges."""
         builder = TreeBuilder(
-            pages, reusable.tree, stale=reusable.stale, partial=reusable.partial, list_length=self._list_length
+            pages,
+            reusable.tree,
+            ranges=reusable.ranges,
+            stale=reusable.stale,
+            partial=reusable.partial,
+            segment_size=self._segment_size,
         )
         try:
             with local_disk_errors("snapshot"):
-                size = self._add_segments(builder, index_file)
-                return builder.finish(), size
+                self._add_ranges(builder, image)
+                return builder.finish(), builder.ranges
         finally:  # also after success: storing the manifest may fail
             pages.close()
             with self._lock:
                 self._partial = builder.partial_tree()
 
-    def _add_segments(self, builder: TreeBuilder, index_file: Path) -> int:
-        """Add all segments of the file; return its size."""
-        size = 0
-        with open(index_file, "rb", buffering=1024 * 1024) as file:
-            while segment := file.read(self._segment_size):
-                builder.add(segment)
-                size += len(segment)
-        return size
+    def _add_ranges(self, builder: TreeBuilder, image: Image) -> None:
+        """Add the whole image."""
+        length = self._segment_size * self._list_length
+        buffer = memoryview(bytearray(min(length, image.size)))
+        for offset in range(0, image.size, length):
+            plain = buffer[: image.size - offset]
+            image.read_into(plain, offset)
+            builder.add(plain)
 
     def _bypassed_with(self, more: Iterable[str]) -> tuple[str, ...]:
         """Return all bypassed snapshots, with `more`, that were not deleted."""
         bypassed = self._manifests.bypassed_with(more)
         return tuple(sorted(one for one in bypassed if not self._tracker.is_deleted(one)))
 
-    def _save(self, entry: SnapshotEntry, tree: SnapshotTree) -> SnapshotInfo:
+    def _save(self, entry: SnapshotEntry, tree: SnapshotTree, ranges: Sequence[bytes]) -> SnapshotInfo:
         """Store the manifest, check that the store has it, and remember its tree.
 
         Raises:
@@ -234,7 +245,7 @@ class SnapshotWriter:
         self._manifests.put(ListedEntry(info.id, key, size, head.modified), info)
         self._tracker.add([entry.id], expected=True)
         with self._lock:
-            self._last_tree = (entry.id, tree)
+            self._last_tree = (entry.id, tree, ranges)
             self._partial = PartialTree()
         return info
 
@@ -255,6 +266,8 @@ class _Reusable:
     """What an interrupted attempt stored."""
     sizes: Mapping[str, int]
     """Sizes of the pages entries of both, by id."""
+    ranges: Sequence[bytes] = ()
+    """The hashes of the ranges of the file of that tree, if they are known."""
     stale: frozenset[str] = frozenset()
     """Ids of pages entries that must not be referred to any more."""
     whole_at: datetime | None = None

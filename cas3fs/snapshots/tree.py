@@ -26,7 +26,8 @@ sequence, little but the hashes remains. The manifest refers to a list by the BL
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -67,15 +68,47 @@ class SegmentReference(NamedTuple):
     length: int
 
 
+class ReferenceList:
+    """The references of a list, kept as the plain bytes of the stored list: 30 bytes a segment, and no objects.
+
+    Attributes:
+        plain: those bytes.
+        uses: how many stored bytes of each pages entry the references need, by its id.
+    """
+
+    __slots__ = ("_count", "plain", "uses")
+
+    def __init__(self, references: Sequence[SegmentReference], plain: bytes | None = None) -> None:
+        self.plain: Final = _pack_list(references) if plain is None else plain
+        self._count = len(references)
+        live: Counter[str] = Counter()
+        for one in references:
+            live[one.pages] += one.length
+        self.uses: Final[Mapping[str, int]] = live
+
+    def references(self) -> tuple[SegmentReference, ...]:
+        """Return the references, which are made anew."""
+        return _parse_list(self.plain)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ReferenceList) and other.plain == self.plain
+
+    def __hash__(self) -> int:
+        return hash(self.plain)
+
+
 class SnapshotTree(NamedTuple):
     """All references of a snapshot, list by list, and where the lists are stored."""
 
     parts: tuple[Part, ...]
-    lists: tuple[tuple[SegmentReference, ...], ...]
+    lists: tuple[ReferenceList, ...]
 
     def references(self) -> Iterable[SegmentReference]:
         """Return all references, in the order of the file."""
-        return chain.from_iterable(self.lists)
+        return chain.from_iterable(one.references() for one in self.lists)
 
 
 EMPTY_TREE: Final = SnapshotTree((), ())
@@ -101,13 +134,18 @@ def open_segment(stored: Buffer, reference: SegmentReference, plain_length: int)
     return plain
 
 
-def encode_list(references: Sequence[SegmentReference], compression: Compression) -> bytes:
+def encode_list(references: ReferenceList, compression: Compression) -> bytes:
     """Return the bytes of a stored list."""
+    return _LENGTH.pack(len(references.plain)) + encode(references.plain, compression)
+
+
+def _pack_list(references: Sequence[SegmentReference]) -> bytes:
+    """Return the plain bytes of a stored list."""
     sources = sorted({one.pages for one in references})
     numbers = {pages: number for number, pages in enumerate(sources)}
     count = len(references)
     ends = [0, *(one.offset + one.length for one in references)]
-    plain = b"".join(
+    return b"".join(
         (
             _HEAD.pack(_MAGIC, FORMAT_VERSION, count, len(sources)),
             *(_pack_source(pages) for pages in sources),
@@ -117,10 +155,9 @@ def encode_list(references: Sequence[SegmentReference], compression: Compression
             *(one.hash for one in references),
         )
     )
-    return _LENGTH.pack(len(plain)) + encode(plain, compression)
 
 
-def decode_list(stored: Buffer, limit: int) -> tuple[SegmentReference, ...]:
+def decode_list(stored: Buffer, limit: int) -> ReferenceList:
     """Return the references of a stored list.
 
     Args:
@@ -134,7 +171,8 @@ def decode_list(stored: Buffer, limit: int) -> tuple[SegmentReference, ...]:
         (length,) = _LENGTH.unpack_from(stored)
         if length > longest_list_bytes(limit):
             raise SnapshotDamaged(f"a list of a snapshot claims {length} bytes for at most {limit} references")
-        return _parse_list(decode(memoryview(stored)[_LENGTH.size :], length))
+        plain = decode(memoryview(stored)[_LENGTH.size :], length)
+        return ReferenceList(_parse_list(plain), plain)
     except (struct.error, BlockError, IndexError) as error:
         raise SnapshotDamaged(f"a list of a snapshot cannot be read: {error}") from error
 

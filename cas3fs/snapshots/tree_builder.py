@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Builds the tree of a file that changed little since its parent snapshot.
 
-A segment is stored in a pages entry, unless the parent has it at the same place, or an interrupted attempt has stored
-it.
+The file is cut into *ranges*, the segments of one list, 4 MiB. A range that has the same hash as when the parent was
+made is not looked at closer: its list is that of the parent. Of other ranges, a segment is stored in a pages entry,
+unless the parent has it at the same place, or an interrupted attempt has stored it.
 """
 
 from collections import Counter
@@ -16,8 +17,14 @@ from cas3fs.blocks.codec import Compression, encode
 from cas3fs.entries.kinds import PagesEntry, PagesUse
 from cas3fs.entries.nodes import Part
 from cas3fs.snapshots.pages import PagesWriter
-from cas3fs.snapshots.tree import EMPTY_TREE, SegmentReference, SnapshotTree, encode_list, hash_segment
-from cas3fs.values import Buffer
+from cas3fs.snapshots.tree import (
+    EMPTY_TREE,
+    ReferenceList,
+    SegmentReference,
+    SnapshotTree,
+    encode_list,
+    hash_segment,
+)
 
 _COMPRESSION: Final = Compression.parse("zstd:3")
 
@@ -29,15 +36,12 @@ class PartialTree:
     `lists` also has references to pages entries that were not stored; `sizes` has those that were.
     """
 
-    lists: Sequence[Sequence[SegmentReference]] = ()
+    lists: Sequence[ReferenceList] = ()
     sizes: Mapping[str, int] = {}
 
-    def segment_at(self, number: int, place: int) -> SegmentReference | None:
-        """Return the reference at that place of a list, if its segment was stored."""
-        if number >= len(self.lists) or place >= len(self.lists[number]):
-            return None
-        found = self.lists[number][place]
-        return found if found.pages in self.sizes else None
+    def references(self, number: int) -> Sequence[SegmentReference]:
+        """Return the references of a list, or fewer, if anything of it may be stored."""
+        return self.lists[number].references() if self.sizes and number < len(self.lists) else ()
 
     def without(self, lost: Iterable[str]) -> "PartialTree":
         """Return it without pages entries that the store has lost since."""
@@ -46,14 +50,15 @@ class PartialTree:
 
 
 class TreeBuilder:
-    """Builds the tree from the segments of a file, added in order; not thread-safe.
+    """Builds the tree from the ranges of a file, added in order; not thread-safe.
 
     Args:
         pages: stores what is new.
         parent: the tree of the parent snapshot, of the same shape.
+        ranges: the hashes of the parent's ranges, as far as they are known.
         stale: ids of pages entries that must not be referred to any more.
         partial: what an interrupted attempt has stored.
-        list_length: segments in a list.
+        segment_size: in bytes.
     """
 
     def __init__(
@@ -61,62 +66,71 @@ class TreeBuilder:
         pages: PagesWriter,
         parent: SnapshotTree = EMPTY_TREE,
         *,
+        ranges: Sequence[bytes] = (),
         stale: frozenset[str] = frozenset(),
         partial: PartialTree = PartialTree(),
-        list_length: int,
+        segment_size: int,
     ) -> None:
         self._pages = pages
         self._parent = parent
+        self._old_ranges = ranges
         self._stale = stale
         self._partial = partial
-        self._list_length = list_length
-        self._lists: list[Sequence[SegmentReference]] = []
+        self._segment_size = segment_size
+        self._lists: list[ReferenceList] = []
         self._open: list[SegmentReference] = []
-        self._old: tuple[SegmentReference, ...] = parent.lists[0] if parent.lists else ()
+        self.ranges: list[bytes] = []
+        """The hashes of the ranges that were added."""
 
-    def add(self, plain: Buffer) -> None:
-        """Add the next segment; raises as `PagesWriter.write` does."""
+    def add(self, plain: memoryview) -> None:
+        """Add the next range, of as many segments as a list has, or the last one; raises as `PagesWriter.write`."""
+        number, digest = len(self._lists), blake3(plain).digest()
+        self.ranges.append(digest)
+        if self._is_unchanged(number, digest):
+            self._lists.append(self._parent.lists[number])
+            return
+        old = self._parent.lists[number].references() if number < len(self._parent.lists) else ()
+        partial = self._partial.references(number)
+        for place, offset in enumerate(range(0, len(plain), self._segment_size)):
+            segment = plain[offset : offset + self._segment_size]
+            self._open.append(self._reference(segment, old[place : place + 1], partial[place : place + 1]))
+        self._lists.append(ReferenceList(self._open))
+        self._open = []
+
+    def _is_unchanged(self, number: int, digest: bytes) -> bool:
+        """Return whether the list of the parent is that of the range."""
+        if number >= len(self._old_ranges) or self._old_ranges[number] != digest or number >= len(self._parent.lists):
+            return False
+        return self._stale.isdisjoint(self._parent.lists[number].uses)
+
+    def _reference(
+        self, plain: memoryview, old: Sequence[SegmentReference], partial: Sequence[SegmentReference]
+    ) -> SegmentReference:
+        """Return the reference to a segment, which is stored if it is not yet."""
         digest = hash_segment(plain)
-        self._open.append(self._stored(digest) or self._store(digest, plain))
-        if len(self._open) == self._list_length:
-            self._close_list()
-
-    def _stored(self, digest: bytes) -> SegmentReference | None:
-        """Return the reference to the segment, if it is stored already."""
-        place = len(self._open)
-        old = self._old[place] if place < len(self._old) else None
-        if old is not None and old.hash == digest and old.pages not in self._stale:
-            return old
-        partial = self._partial.segment_at(len(self._lists), place)
-        return partial if partial is not None and partial.hash == digest else None
-
-    def _store(self, digest: bytes, plain: Buffer) -> SegmentReference:
+        for one in old:
+            if one.hash == digest and one.pages not in self._stale:
+                return one
+        for one in partial:
+            if one.hash == digest and one.pages in self._partial.sizes:
+                return one
         stored = encode(plain, _COMPRESSION)
         pages, offset = self._pages.write(stored)
         return SegmentReference(digest, pages, offset, len(stored))
 
     def finish(self) -> SnapshotTree:
         """Store the lists that the parent lacks, after all segments because they are read together; return the tree."""
-        if self._open:
-            self._close_list()
-        lists = tuple(tuple(one) for one in self._lists)
+        lists = tuple(self._lists)
         parts = tuple(self._store_list(number, one) for number, one in enumerate(lists))
         self._pages.finish()
         return SnapshotTree(parts, lists)
 
     def partial_tree(self) -> PartialTree:
         """Return what is stored so far, here and by interrupted attempts."""
-        lists: list[Sequence[SegmentReference]] = [*self._lists, self._open]
-        done = len(lists)
-        return PartialTree((*lists, *self._partial.lists[done:]), {**self._partial.sizes, **self._pages.sizes})
+        lists = [*self._lists, ReferenceList(self._open)]
+        return PartialTree((*lists, *self._partial.lists[len(lists) :]), {**self._partial.sizes, **self._pages.sizes})
 
-    def _close_list(self) -> None:
-        self._lists.append(self._open)
-        self._open = []
-        number = len(self._lists)
-        self._old = self._parent.lists[number] if number < len(self._parent.lists) else ()
-
-    def _store_list(self, number: int, references: tuple[SegmentReference, ...]) -> Part:
+    def _store_list(self, number: int, references: ReferenceList) -> Part:
         if number < len(self._parent.lists) and self._parent.lists[number] == references:
             part = self._parent.parts[number]
             if part.key.removeprefix(PagesEntry.prefix()) not in self._stale:
@@ -129,8 +143,8 @@ class TreeBuilder:
 def pages_used_by(tree: SnapshotTree, totals: Mapping[str, int]) -> tuple[PagesUse, ...]:
     """Return how much a tree needs of each pages entry; `totals` has their sizes by id."""
     live: Counter[str] = Counter()
-    for reference in tree.references():
-        live[reference.pages] += reference.length
+    for one in tree.lists:
+        live.update(one.uses)
     for part in tree.parts:
         live[part.key.removeprefix(PagesEntry.prefix())] += part.length
     return tuple(PagesUse(pages, live[pages], totals[pages]) for pages in sorted(live))

@@ -98,8 +98,9 @@ _STORING: Final[Mapping[str, Failpoint]] = {
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {
     "snapshot-noted": Failpoint("after", "cas3fs.volume.publisher:Publisher._save_in_index"),
     "checkpoint-pinned": Failpoint("after", "cas3fs.filesystem.writeback.commits:Commits.commit_and"),
-    "checkpoint-copied": Failpoint("after", "cas3fs.index.index:PinnedIndex.copy_to"),
-    "checkpoint-trimmed": Failpoint("after", "cas3fs.volume.publisher:drop_hash_index"),
+    "log-moved": Failpoint("after", "cas3fs.index.index_file:IndexFile.move_most"),
+    "index-pinned": Failpoint("after", "cas3fs.index.index_file:IndexFile.pin"),
+    "index-read": Failpoint("after", "cas3fs.index.index_file:PinnedFile.check"),
     **_around("pages-put", f"{_OBJECTS}.put_if_absent", _key("pages/")),
     **_around("manifest-put", f"{_OBJECTS}.put_if_absent", _key("snapshots/")),
     "snapshot-made": Failpoint("after", "cas3fs.snapshots.archive:SnapshotArchive.create"),

@@ -171,7 +171,7 @@ def _keep_or_set_aside(state: StateDirectory, archive: SnapshotArchive, claim: C
     """Keeps the local index if it can be used, else removes it or sets it aside; returns the newest snapshot, which may
     be newer than the one listed."""
     try:
-        migrations.upgrade(state.index, with_hash_index=False)
+        migrations.upgrade(state.index)
         with Index.open(state.index) as index:
             record = LineageRecord.read(index)
     except IndexDatabaseError as error:
@@ -214,13 +214,14 @@ def _install_index(
             mark_clean(index, EMPTY)
         return None
     newest = _restore_newest_intact(state, archive, newest, progress, on_damaged)
-    migrations.upgrade(state.restored, with_hash_index=False)
+    migrations.upgrade(state.restored)
     with Index.open(state.restored, scratch=True) as index:
         with index.operation():
             index.state.set(LINEAGE, str(uuid.uuid4()))
             index.state.set(PUBLISHED, newest)
             index.state.set(PROOF, proof_text(newest, archive.load(newest).digest))
             index.state.set(CLEAN, newest)
+            index.mark_restored()
         index.commit()
     put_in_place(state.restored, state.index)
     state.remove_superseded()

@@ -330,7 +330,7 @@ def open_view(
         if shown is not None:
             state.shows(shown)
             restore_with_advice(archive, shown, state.index, on_restore, local_indexes(of_volume))
-        migrations.upgrade(state.index, with_hash_index=False)
+        migrations.upgrade(state.index)
         index = Index.open(state.index)
         resources.callback(index.close)
         rows = StagingIndex(state.staging_rows)

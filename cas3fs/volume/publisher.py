@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Publishing: the index of a running file system becomes a snapshot in the store, on demand and periodically.
 
-The order: everything is stored; the index is copied; the pages and then the manifest are put; the epochs are listed,
-and only if ours is the newest is the snapshot acknowledged. A failure at any step leaves at most pages that no
-manifest names, under a number that is never used again, as every attempt takes a new one.
+The order: everything is stored; the index is pinned (`cas3fs.filesystem.writeback.checkpoint`); the pages and then the
+manifest are put; the epochs are listed, and only if ours is the newest is the snapshot acknowledged. A failure at any
+step leaves at most pages that no manifest names, under a number that is never used again, as every attempt takes a new
+one. If the pinned index is lost meanwhile, a second attempt is made of a copy.
 
 A snapshot is made only if something has changed. If nothing has, the newest snapshot is looked up in the store:
 whenever a publication is requested, and once an hour by the periodic thread. If the store has lost it, or pages
@@ -22,6 +23,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,12 +31,12 @@ from uuid import UUID
 
 from cas3fs.control import Message, Progress
 from cas3fs.epochs import Claim, Epochs
-from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, SnapshotArchived, SnapshotDamaged, SnapshotMissing
+from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, PinLost, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem import FileSystem
 from cas3fs.index import IndexReader, ordinal_of
-from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.periodic import FailureGuard, PeriodicThread
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.image import Image
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo, SnapshotOrigin
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.comparison import ATTEMPTED, PROOF, PUBLISHED, attempt_text, proof_text
@@ -188,23 +190,26 @@ class Publisher:
         run_with_progress(self._fs, lambda: self._fs.store_all(settled=settled, skip_unstorable=True), progress)
 
     def _publish(self, progress: Progress, name: str | None, settled: bool) -> None:
+        progress({"what": "publishing"})
+        try:
+            self._attempt(name, settled, in_place=True)
+        except PinLost as error:
+            _log.warning("%s; the snapshot is made of a copy of the index", error)
+            self._fs.metrics.counter("snapshots.pins_lost").add(1)
+            self._attempt(name, settled, in_place=False)
+
+    def _attempt(self, name: str | None, settled: bool, *, in_place: bool) -> None:
         self._sequence += 1
         number = SnapshotNumber(self._claim.epoch, self._sequence)
-        progress({"what": "publishing"})
         # the checkpoint makes it durable; an index that finds a greater number in the store is an old copy
         self._save_in_index({ATTEMPTED: attempt_text(self._claim.uuid, number)})
         mark = self._change_mark()
-        try:
-            self._fs.checkpoint(self._state.scratch, settled=settled)
+        with self._fs.checkpoint(self._state.scratch, settled=settled, in_place=in_place) as image:
             self._advance_birth()
-            with IndexReader(self._state.scratch) as reader:
-                since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
-                self._sampler.look(reader)
-                facts = reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
-            drop_hash_index(self._state.scratch)
-            made = self._create(number, name, facts)
-        finally:
-            self._state.remove_scratch()
+            since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
+            with ThreadPoolExecutor(1, "facts") as thread:  # counting and hashing take about as long
+                facts = thread.submit(image.ask, functools.partial(self._look, since))
+                made = self._create(image, number, name, facts.result)
         self.check_fence()
         taken = f"{made.id} {made.time.isoformat()}"
         if self._record_seen is not None:
@@ -215,6 +220,11 @@ class Publisher:
         self.pruner.published(made)
         save_known_snapshots(self._archive, self._claim, self._state.known_snapshots)
         _log.info("published snapshot %s", made.id)
+
+    def _look(self, since: int, reader: IndexReader) -> dict[str, int]:
+        """Samples the pinned index, and returns the facts of its snapshot."""
+        self._sampler.look(reader)
+        return reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
 
     def _newest_is_stored(self, prove: bool) -> bool:
         """Whether the store has the newest snapshot, and all pages that it needs."""
@@ -232,10 +242,12 @@ class Publisher:
         self._checked_s = time.monotonic()
         return True
 
-    def _create(self, number: SnapshotNumber, name: str | None, facts: Mapping[str, int]) -> SnapshotInfo:
+    def _create(
+        self, image: Image, number: SnapshotNumber, name: str | None, facts: Callable[[], Mapping[str, int]]
+    ) -> SnapshotInfo:
         create = functools.partial(
             self._archive.create,
-            self._state.scratch,
+            image,
             epoch=number.epoch,
             sequence=number.sequence,
             name=name,

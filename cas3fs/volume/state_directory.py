@@ -5,6 +5,7 @@
 
     lock            held by flock as long as the process lives; holds its process id
     index.sqlite    the index, with -wal and -shm, and -fingerprint while it holds what a snapshot holds
+    index.sqlite-hashes  what finds blocks by their hashes; -hashes-open while it is in use (`cas3fs.index.hash_index`)
     staging.sqlite  rows of staging, with -wal and -shm
     staging/        bytes of staging
     claim.json      this folder's own claims (module `cas3fs.epochs`)
@@ -35,7 +36,14 @@ from cas3fs.control import SOCKET_NAME, MountRecord
 from cas3fs.durable import replace_file, sync_folder
 from cas3fs.errors import StateInUse, UsageError
 
-_INDEX_FILES = ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-fingerprint")
+_INDEX_FILES = (
+    "index.sqlite",
+    "index.sqlite-wal",
+    "index.sqlite-shm",
+    "index.sqlite-fingerprint",
+    "index.sqlite-hashes",
+    "index.sqlite-hashes-open",
+)
 _VIEWS = "views"
 _SHOWS = "shows"
 _SUPERSEDED = "superseded"

@@ -10,14 +10,22 @@ import pytest
 
 from tests.filesystem.gated import Gated
 from tests.filesystem.machine import EAGER, MIB, ROOT, Machine
-from tests.filesystem.usage import before_the_instant, content, make_file, replace_by_rename, rewrite, shown
+from tests.filesystem.usage import (
+    before_the_instant,
+    content,
+    make_file,
+    replace_by_rename,
+    rewrite,
+    shown,
+    take_checkpoint,
+)
 
 
 def test_a_checkpoint_holds_what_was_written_before(machine: Machine, tmp_path: Path) -> None:
     fs = machine.mount()
     data = random.Random(1).randbytes(MIB)
     make_file(fs, 1, b"f", data)
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     rewrite(fs, b"f", 0, b"later")
     assert shown(machine, tmp_path / "copy", b"f") == data
 
@@ -30,7 +38,7 @@ def test_a_file_renamed_over_another_just_before_the_instant_is_shown_whole(
     fs = machine.mount()
     make_file(fs, 1, b"f", b"old" * length)
     before_the_instant(fs, lambda: replace_by_rename(fs, b"f", b"new" * length))
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"f") == b"new" * length
     assert fs.metrics.snapshot()["checkpoint.pinned_files"] == 1
 
@@ -46,7 +54,7 @@ def test_an_older_file_renamed_over_another_is_shown_with_its_last_change(machin
         fs.rename(1, b"g", 1, b"f")
 
     before_the_instant(fs, change_and_rename)
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     data[70_000:70_007] = b"changed"
     assert shown(machine, tmp_path / "copy", b"f") == bytes(data)
 
@@ -57,8 +65,8 @@ def test_a_file_that_is_being_rewritten_is_shown_as_it_was(machine: Machine, tmp
     fs.store_all()
     handle = fs.open(fs.lookup(1, b"f").number, os.O_WRONLY | os.O_TRUNC, ROOT)
     fs.write(handle, 0, b"half")
-    fs.checkpoint(tmp_path / "settled", settled=True)
-    fs.checkpoint(tmp_path / "everything")
+    take_checkpoint(fs, tmp_path / "settled", settled=True)
+    take_checkpoint(fs, tmp_path / "everything")
     assert shown(machine, tmp_path / "settled", b"f") == b"old" * 1000
     assert shown(machine, tmp_path / "everything", b"f") == b"half"
     fs.release(handle)
@@ -80,7 +88,7 @@ def test_files_replaced_all_the_time_are_shown_old_or_new_in_every_checkpoint(ma
     thread.start()
     try:
         for number in range(8):
-            fs.checkpoint(tmp_path / str(number), settled=True)
+            take_checkpoint(fs, tmp_path / str(number), settled=True)
     finally:
         stop.set()
         thread.join()
@@ -92,7 +100,13 @@ def test_operations_go_on_while_a_checkpoint_stores(machine: Machine, tmp_path: 
     gated = Gated(machine)
     gated.close_gate()
     make_file(gated.fs, 1, b"f", b"data" * 1000)
-    thread = threading.Thread(target=gated.fs.checkpoint, args=(tmp_path / "copy",))
+    thread = threading.Thread(
+        target=take_checkpoint,
+        args=(
+            gated.fs,
+            tmp_path / "copy",
+        ),
+    )
     thread.start()
     assert gated.store.waiting.acquire(timeout=30)
     make_file(gated.fs, 1, b"g", b"meanwhile")

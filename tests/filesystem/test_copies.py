@@ -29,6 +29,7 @@ from tests.filesystem.usage import (
     remove,
     rewrite,
     shown,
+    take_checkpoint,
 )
 
 DATA = random.Random(5).randbytes(3 * MIB + 1234)
@@ -277,7 +278,7 @@ def test_a_copy_just_before_a_snapshot_is_in_it_whole(machine: Machine, tmp_path
         assert copy(fs, b"a", b"b") == len(DATA)
 
     before_the_instant(fs, replace)
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"b") == DATA
 
 

@@ -19,6 +19,7 @@ from tests.filesystem.usage import (
     refused,
     replace_by_rename,
     rewrite,
+    take_checkpoint,
     until,
 )
 
@@ -165,7 +166,7 @@ def test_lost_bytes_are_an_error_in_a_snapshot_and_no_zeros(machine: Machine, fs
     fs.store_all()
     replace_by_rename(fs, b"f", DATA)
     machine.disk.lose_writes()
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     other = on_another_machine(machine, tmp_path / "copy")
     after = other.mount()
     with pytest.raises(BlockError):

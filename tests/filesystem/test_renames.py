@@ -11,7 +11,7 @@ from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem import FileSystem
 from cas3fs.filesystem.operations.renames import RenameFlag
 from tests.filesystem.machine import ROOT, USER, Machine
-from tests.filesystem.usage import before_the_instant, index_of, make_file, names_in, refused, shown
+from tests.filesystem.usage import before_the_instant, index_of, make_file, names_in, refused, shown, take_checkpoint
 
 NOREPLACE, EXCHANGE, WHITEOUT = RenameFlag.NOREPLACE, RenameFlag.EXCHANGE, RenameFlag.WHITEOUT
 
@@ -166,7 +166,7 @@ def test_both_exchanged_files_are_shown_whole_in_a_checkpoint(machine: Machine, 
         fs.rename(1, b"g", 1, b"f", EXCHANGE)
 
     before_the_instant(fs, save_by_exchange)
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"f") == b"new" * 1000
     assert shown(machine, tmp_path / "copy", b"g") == b"old" * 1000
 

@@ -33,6 +33,7 @@ from tests.filesystem.usage import (
     rewrite,
     shown,
     store_without_commit,
+    take_checkpoint,
     until,
 )
 
@@ -147,7 +148,7 @@ def checkpoint_that_waits(
     """Begins a checkpoint, with `action` just before its instant; returns when it waits for a writer."""
     waits = when_frozen(fs, monkeypatch)
     before_the_instant(fs, action)
-    taking = threading.Thread(target=fs.checkpoint, args=(copy,))
+    taking = threading.Thread(target=take_checkpoint, args=(fs, copy))
     taking.start()
     assert waits.wait(DEADLINE_S)
     return taking
@@ -270,7 +271,7 @@ def test_a_checkpoint_that_fails_at_the_instant_releases_everything(
 
         before_the_instant(fs, replace_both)
         with pytest.raises((MemoryError, IndexDatabaseError), match="for the test"):
-            fs.checkpoint(tmp_path / "copy")
+            take_checkpoint(fs, tmp_path / "copy")
     fs.store_all()
     fs.commit()
     assert open_below(machine.folder / "staging") == []

@@ -10,7 +10,7 @@ import pytest
 
 from cas3fs.filesystem import FileSystem
 from tests.filesystem.machine import ROOT, USER, Machine
-from tests.filesystem.usage import before_the_instant, content, make_file, names_in, refused, shown
+from tests.filesystem.usage import before_the_instant, content, make_file, names_in, refused, shown, take_checkpoint
 
 
 def test_an_unnamed_file_is_usable_and_in_no_directory(fs: FileSystem) -> None:
@@ -97,7 +97,7 @@ def test_a_snapshot_shows_a_newly_named_file_whole(machine: Machine, tmp_path: P
         fs.release(handle)
 
     before_the_instant(fs, publish)
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"f") == b"whole" * 1000
 
 

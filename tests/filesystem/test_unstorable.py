@@ -15,7 +15,16 @@ from cas3fs.filesystem import FileSystem, FileSystemSettings
 from cas3fs.objectstores.base import Body
 from tests.filesystem.gated import GatedStore
 from tests.filesystem.machine import ROOT, Machine
-from tests.filesystem.usage import content, make_file, on_another_machine, refused, replace_by_rename, rewrite, shown
+from tests.filesystem.usage import (
+    content,
+    make_file,
+    on_another_machine,
+    refused,
+    replace_by_rename,
+    rewrite,
+    shown,
+    take_checkpoint,
+)
 
 LARGE = random.Random(1).randbytes(600_000)
 REFUSED = random.Random(2).randbytes(2000)
@@ -106,7 +115,7 @@ def test_a_refused_block_blocks_no_other_file_of_its_pack(machine: Machine, tmp_
     fs.store_all(skip_unstorable=True)
     assert [one.path for one in fs.unstorable_files()] == ["/victim"]
     assert "413" in fs.unstorable_files()[0].reason
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"39") == b"content 39"
     rewrite(fs, b"victim", 0, b"x" * 200)
     fs.store_all()
@@ -173,7 +182,7 @@ def test_a_snapshot_shows_a_file_that_cannot_be_stored_as_it_was_stored_last(mac
     rewrite(fs, b"victim", 0, LARGE)
     fs.commit()
     cut_short(machine, fs, b"victim")
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"victim") == b"old"
 
 
@@ -188,7 +197,7 @@ def test_a_snapshot_shows_no_file_replaced_by_an_empty_one_that_cannot_be_stored
     replace_by_rename(fs, b"victim", LARGE)
     fs.commit()
     cut_short(machine, fs, b"victim")
-    fs.checkpoint(tmp_path / "copy")
+    take_checkpoint(fs, tmp_path / "copy")
     assert shown(machine, tmp_path / "copy", b"other") == b"important"
     other = on_another_machine(machine, tmp_path / "copy")
     there = other.mount()

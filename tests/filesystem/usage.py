@@ -25,6 +25,15 @@ def refused(number: int, action: Callable[..., object], *args: object) -> None:
     assert errno.errorcode[caught.value.errno] == errno.errorcode[number]
 
 
+def take_checkpoint(fs: FileSystem, path: Path, *, settled: bool = False, in_place: bool = True) -> None:
+    """Writes the image of a checkpoint to a file."""
+    with fs.checkpoint(path.with_name("scratch.sqlite"), settled=settled, in_place=in_place) as image:
+        content = bytearray(image.size)
+        image.read_into(memoryview(content), 0)
+        image.check()
+    path.write_bytes(content)
+
+
 @contextmanager
 def killed() -> Iterator[None]:
     """A pause in which the program is killed that waits."""

@@ -25,7 +25,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.divergence import TakeoverBases, write_takeover_base
 from cas3fs.snapshots.policy import RetentionPolicy
 from cas3fs.snapshots.retention import apply_policy, current_policy, set_policy
-from cas3fs.snapshots.tree import SegmentReference, encode_list
+from cas3fs.snapshots.tree import ReferenceList, SegmentReference, encode_list
 from cas3fs.volume.loading import load_volume
 from tests.hostile.mutations import bytes_like, changed, head_of, sealed
 
@@ -216,7 +216,7 @@ def test_a_list_that_is_declared_too_long_is_not_read() -> None:
 def test_a_segment_that_is_declared_too_long_is_not_read() -> None:
     reference = SegmentReference(bytes(16), "00000001-0000000001", 0, MAX_BYTES + 1)
     archive = SnapshotArchive(
-        Shelf(store_with_list(encode_list([reference] * 4, Compression.parse("none")))), workers=1
+        Shelf(store_with_list(encode_list(ReferenceList([reference] * 4), Compression.parse("none")))), workers=1
     )
     with pytest.raises(SnapshotDamaged, match="segment"):
         restore(archive, SNAPSHOT.removeprefix("snapshots/"))

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 from cas3fs.errors import IndexDatabaseError, IndexTooNew
 from cas3fs.index import LOST_PACK, Index, migrations, schema, tables
 from cas3fs.index.checks import IndexChecker
-from cas3fs.index.hash_index import drop_hash_index
+from cas3fs.values import BlockHash
 from tests.index.conftest import add_file
 
 NOW = schema.SCHEMA_REVISION
@@ -148,11 +148,13 @@ def as_of_the_first_revision(path: Path) -> None:
 @pytest.mark.parametrize("without_hash_index", [False, True])
 def test_an_index_of_the_first_revision_gets_checksums_and_lost_blocks(path: Path, without_hash_index: bool) -> None:
     as_of_the_first_revision(path)
-    if without_hash_index:
-        drop_hash_index(path)
+    if without_hash_index:  # as in snapshots of earlier versions
+        with sqlite3.connect(path) as database:
+            database.execute("DROP INDEX uq_blocks_hash")
+        database.close()
     rows = "SELECT id, mode, size, atime_ns, crtime_ns, stored_seq FROM inodes ORDER BY id"
     before = read(path, rows)
-    assert migrations.upgrade(path, with_hash_index=False)
+    assert migrations.upgrade(path)
     assert read(path, rows) == before
     with IndexChecker(path) as checker:
         assert checker.integrity(thorough=True) == []
@@ -163,6 +165,21 @@ def test_an_index_of_the_first_revision_gets_checksums_and_lost_blocks(path: Pat
     with Index.open(path) as index:
         assert add_file(index) == 17
         assert len(index.chunks.spans(6, 0, 100)) == 4
+        assert (index.state.get("restored_blocks") is not None) == without_hash_index
+
+
+def test_an_index_of_the_third_revision_loses_its_index_on_hashes(path: Path) -> None:
+    as_of_the_first_revision(path)
+    migrations.run_steps(path, "0003")
+    assert path.read_bytes().count(bytes([1]) * 32) == 2
+    assert migrations.upgrade(path)
+    assert path.read_bytes().count(bytes([1]) * 32) == 1  # what was freed is zeros
+    assert read(path, "SELECT name FROM sqlite_master WHERE name = 'uq_blocks_hash'") == []
+    with Index.open(path) as index:
+        assert set(index.blocks.find([BlockHash(bytes([number]) * 32) for number in range(6)])) == {
+            bytes([number]) * 32 for number in (2, 3, 1, 4)
+        } - {one.hash for one in index.blocks.lost()}
+        assert index.state.get("restored_blocks") is None
 
 
 def test_an_index_of_the_second_revision_gets_flags_and_sizes(path: Path) -> None:

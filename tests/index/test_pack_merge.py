@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from cas3fs.index import Index
-from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.index.pack_merge import merge_newest_packs
 from tests.index.conftest import add_file, make_pack
 
@@ -74,7 +73,6 @@ def test_lost_blocks_are_lost_in_the_older_state_in_the_same_pack(
         index.blocks.mark_lost(lost.blocks[1].hash, "lost")
         index.blocks.mark_lost(moved.blocks[0].hash, "moved in newest")
         index.commit()
-    drop_hash_index(tmp_path / "older")
     merge_newest_packs(tmp_path / "older", tmp_path / "newest", DIED)
     with Index.open(tmp_path / "older") as index:
         assert [one.hash for one in index.blocks.lost()] == [lost.blocks[1].hash]

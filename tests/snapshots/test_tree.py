@@ -15,6 +15,7 @@ from cas3fs.snapshots.tree import (
     LARGE_PAGES_BYTES,
     PAGES_AFTER_REWRITE,
     PAGES_LIMIT,
+    ReferenceList,
     SegmentReference,
     decode_list,
     encode_list,
@@ -38,7 +39,11 @@ references = st.builds(
 
 @given(st.lists(references, max_size=40))
 def test_a_decoded_list_equals_the_original(content: list[SegmentReference]) -> None:
-    assert decode_list(encode_list(content, ZSTD), 40) == tuple(content)
+    decoded = decode_list(encode_list(ReferenceList(content), ZSTD), 40)
+    assert decoded.references() == tuple(content)
+    assert decoded == ReferenceList(content)
+    assert len(decoded) == len(content)
+    assert sum(decoded.uses.values()) == sum(one.length for one in content)
 
 
 def test_a_list_of_adjacent_segments_is_little_more_than_its_hashes() -> None:
@@ -47,14 +52,16 @@ def test_a_list_of_adjacent_segments_is_little_more_than_its_hashes() -> None:
     for digest in noise:
         content.append(SegmentReference(digest, PAGES[0], end, 5000))
         end += 5000
-    assert len(encode_list(content, Compression.parse("none"))) > len(encode_list(content, ZSTD))
-    assert len(encode_list(content, ZSTD)) < 256 * 16 + 300
+    assert len(encode_list(ReferenceList(content), Compression.parse("none"))) > len(
+        encode_list(ReferenceList(content), ZSTD)
+    )
+    assert len(encode_list(ReferenceList(content), ZSTD)) < 256 * 16 + 300
 
 
 def test_a_list_longer_than_allowed_is_refused() -> None:
     content = [SegmentReference(bytes(16), PAGES[0], 0, 1)] * 9
     with pytest.raises(SnapshotDamaged):
-        decode_list(encode_list(content, ZSTD), 1)
+        decode_list(encode_list(ReferenceList(content), ZSTD), 1)
 
 
 def stored(plain: bytes) -> bytes:

@@ -5,7 +5,6 @@ import pytest
 
 from cas3fs.filesystem import ROOT
 from cas3fs.index.checks import IndexChecker
-from cas3fs.index.hash_index import drop_hash_index
 from cas3fs.maintenance.snapshot_index import referenced_packs
 from cas3fs.volume.opening import OpenVolume
 from tests.index.test_migrations import as_of_the_first_revision
@@ -26,7 +25,6 @@ def test_a_snapshot_of_the_first_revision_is_used(volume: Volume) -> None:
     parent = volume.use("there")
     path = volume.root / "old.sqlite"
     as_of_the_first_revision(path)
-    drop_hash_index(path)
     old = volume.archive.create(path, epoch=1, sequence=9, parent=parent)
     assert names(volume.view()) == NAMES
     with referenced_packs(volume.archive, old.id, volume.root) as needed:

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints: a copy of the index that shows a state the file system really had, while programs go on.
+"""Checkpoints: an image of the index that shows a state the file system really had, while programs go on.
 
-1. Everything dirty is stored, without stopping any operation.
+1. Everything dirty is stored, without stopping any operation, and most of what is in the index's log is moved into its
+   file.
 2. Operations stop for an instant: the group is committed, its state pinned, and the layers of certain files frozen. No
    request goes to the store meanwhile; how long it took is measured.
-3. The pinned state is copied, the frozen layers are stored, and their chunks are entered in the copy.
+3. The pinned file of the index is the image (`cas3fs.index.index_file`): nothing is copied, and the index's log takes
+   what is committed until the image is closed.
+
+In two cases the image is a copy: a reader of an older state keeps the log from being moved, so the file cannot be
+pinned and SQLite's online backup makes the copy; or files were frozen. These are stored then, and their chunks are
+entered in the copy.
 
 The certain files are those that were renamed over others and have become dirty since step 1: the index has the name for
 them already, and not their content. Programs write to a new file and rename it over the old one so that no reader sees
@@ -12,17 +18,20 @@ an empty file; so no snapshot shows one. A file that was truncated and is being 
 keeps its old content until the new one is stored, and with `settled` step 1 leaves it alone until it is closed.
 
 Where one of these files cannot be stored, all of its content gives an I/O error in the copy. Other files that cannot be
-stored are in the copy as they were stored last.
+stored are in the image as they were stored last.
 
 A pack that was stored after the instant is unknown to the copy; those of its blocks that the frozen files need are
-entered there, with the location that the index has.
+entered there, with the number and the location that the index has.
+
+Locks, in this order: the mutex of `Checkpoints`, that of the index's file, that of commits, the file system's. None is
+held any more when the image is returned.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from cas3fs.blocks.chunkers import Chunker
@@ -35,9 +44,14 @@ from cas3fs.filesystem.writeback.rechunk import FrozenFile, Rechunker, enter_chu
 from cas3fs.filesystem.writeback.storer import Storer
 from cas3fs.filesystem.writeback.unstorable import concerns_one_file
 from cas3fs.index import Index, PinnedIndex
-from cas3fs.values import BlockHash, BlockLocation, PackedBlock, StoredPack
+from cas3fs.index.files import remove_database
+from cas3fs.index.index_file import CopiedFile, IndexFile, PinnedFile
+from cas3fs.values import BlockHash, BlockLocation
 
 _ATTEMPTS = 3
+
+Image = PinnedFile | CopiedFile
+"""A state of the index, to be read as a file, or to be asked; a context that closes it."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,49 +74,66 @@ class Checkpoints:
         self._mutex = threading.Lock()
         self._longest_pause_s = 0.0
 
-    def take(self, copy_to: Path, *, settled: bool) -> None:
-        """Writes the copy.
+    def take(self, scratch: Path, *, settled: bool, in_place: bool = True) -> Image:
+        """Takes one; the caller closes the image.
+
+        Args:
+            scratch: where a copy may be made, if it is needed.
+            settled: leave files alone that are being rewritten.
+            in_place: whether the image may be the index itself.
 
         Raises:
             Cas3fsError, OSError: storing failed, or the copy cannot be made.
         """
         with self._mutex:
-            pinned, frozen = self._store_and_pin(settled)
+            pinned, frozen = self._store_and_pin(settled, in_place)
+            if isinstance(pinned, PinnedFile) and not frozen:
+                return pinned
             try:
                 with pinned:
-                    pinned.copy_to(copy_to)
+                    remove_database(scratch)
+                    pinned.copy_to(scratch)
                 if frozen:
-                    self._add_frozen_files(copy_to, frozen)
+                    self._add_frozen_files(scratch, frozen)
+                return CopiedFile(scratch)
+            except BaseException:
+                remove_database(scratch)
+                raise
             finally:
                 with self._state.lock:
                     self._release_all(frozen)
 
-    def _store_and_pin(self, settled: bool) -> tuple[PinnedIndex, list[FrozenFile]]:
+    def _store_and_pin(self, settled: bool, in_place: bool) -> tuple[PinnedFile | PinnedIndex, list[FrozenFile]]:
         """Steps 1 and 2, again until nothing changes between pinning and freezing."""
-        taken: list[tuple[PinnedIndex, list[FrozenFile]]] = []
+        file = self._state.index.file if in_place else None
+        taken: list[tuple[PinnedFile | PinnedIndex, list[FrozenFile]]] = []
         while True:
             self._storer.store_all(settled=settled, skip_unstorable=True)
-            try:
-                with suppress(_ChangedMeanwhile):
-                    self._commits.commit_and(lambda: taken.append(self._pin()))
-                    return taken[0]
-            except BaseException:  # the commit may fail after the instant, too
-                for pinned, frozen in taken:
-                    pinned.close()
-                    with self._state.lock:
-                        self._release_all(frozen)
-                raise
+            with nullcontext() if file is None else file.mutex:
+                if file is not None:
+                    self._commits.commit()
+                    file.move_most(self._state.lock)
+                try:
+                    with suppress(_ChangedMeanwhile):
+                        self._commits.commit_and(lambda: taken.append(self._pin(file)))
+                        return taken[0]
+                except BaseException:  # the commit may fail after the instant, too
+                    for pinned, frozen in taken:
+                        pinned.close()
+                        with self._state.lock:
+                            self._release_all(frozen)
+                    raise
 
     def _release_all(self, frozen: Sequence[FrozenFile]) -> None:
         """Needs the lock."""
         for file in frozen:
             file.release(self._state.staging)
 
-    def _pin(self) -> tuple[PinnedIndex, list[FrozenFile]]:
+    def _pin(self, file: IndexFile | None) -> tuple[PinnedFile | PinnedIndex, list[FrozenFile]]:
         """Step 2; the lock is held, and the group was just committed."""
         begun_s = time.monotonic()
         state = self._state
-        pinned = state.index.pin()
+        pinned = (None if file is None else file.pin()) or state.index.pin()
         try:
             frozen = self._freeze_replacing_files()
         except BaseException:
@@ -113,6 +144,8 @@ class Checkpoints:
         state.metrics.gauge("checkpoint.last_pause_s").set(pause_s)
         state.metrics.gauge("checkpoint.longest_pause_s").set(self._longest_pause_s)
         state.metrics.gauge("checkpoint.pinned_files").set(len(frozen))
+        state.metrics.counter("checkpoint.in_place").add(isinstance(pinned, PinnedFile) and not frozen)
+        state.metrics.counter("checkpoint.taken").add(1)
         return pinned, frozen
 
     def _freeze_replacing_files(self) -> list[FrozenFile]:
@@ -147,10 +180,9 @@ class Checkpoints:
             unreadable = self._upload(frozen)
             whole = [file for file in frozen if file not in unreadable]
             hashes = [new.hash for file in whole for new in file.chunks]
-            with self._state.lock:
-                locations = self._state.index.blocks.locate(hashes)
-            if all(block_hash in locations for block_hash in hashes):
-                self._enter_in_copy(copy, whole, unreadable, locations)
+            blocks = self._locate(hashes)
+            if all(block_hash in blocks for block_hash in hashes):
+                self._enter_in_copy(copy, whole, unreadable, blocks)
                 return
             self._state.metrics.counter("checkpoint.repeated").add(attempt + 1)
         raise BlockMissing(
@@ -191,20 +223,27 @@ class Checkpoints:
             _log.error("inode %d replaces a file and gives I/O errors in this snapshot: %s", file.inode.number, why)
         return set(unreadable)
 
+    def _locate(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, tuple[int, BlockLocation, int]]:
+        """The numbers of those of these blocks that the index has, where they lie, and the sizes of their packs."""
+        with self._state.lock:
+            blocks = self._state.index.blocks
+            ids, places = blocks.find(hashes), blocks.locate(hashes)
+            return {one: (ids[one], place, blocks.pack_size(place.pack)) for one, place in places.items()}
+
     def _enter_in_copy(
         self,
         copy: Path,
         frozen: Sequence[FrozenFile],
         unreadable: Iterable[FrozenFile],
-        locations: dict[BlockHash, BlockLocation],
+        blocks: Mapping[BlockHash, tuple[int, BlockLocation, int]],
     ) -> None:
+        """Enters frozen files in the copy. Blocks have the numbers there that they have in the index: what the copy
+        lacks was entered in the index since, and no number is used twice."""
+        ids = {block_hash: number for block_hash, (number, _, _) in blocks.items()}
         with Index.open(copy, scratch=True) as index:
             with index.operation():
-                known = index.blocks.find(list(locations))
-                missing = [place for block_hash, place in locations.items() if block_hash not in known]
-                for pack in self._packs_of(missing):
-                    index.blocks.add_pack(pack, self._state.next_ordinal)
-                ids = index.blocks.find(list(locations))
+                for number, place, pack_size in blocks.values():
+                    index.blocks.enter(number, place, pack_size, self._state.next_ordinal)
                 for file in frozen:
                     enter_chunks(index, file, ids)
                     index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
@@ -214,12 +253,3 @@ class Checkpoints:
                         index.repairs().add_lost_range(file.inode.number, 0, file.size)
                     index.chunks.stored(file.inode.number, file.size, file.mtime_ns, file.ctime_ns, file.seq)
             index.commit()
-
-    def _packs_of(self, places: Sequence[BlockLocation]) -> list[StoredPack]:
-        """The packs of these blocks, with these blocks."""
-        packs: dict[str, list[PackedBlock]] = {}
-        for place in places:
-            line = PackedBlock(place.hash, place.offset, place.stored_length, place.plain_length)
-            packs.setdefault(place.pack, []).append(line)
-        with self._state.lock:
-            return [StoredPack(name, self._state.index.blocks.pack_size(name), lines) for name, lines in packs.items()]

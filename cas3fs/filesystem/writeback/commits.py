@@ -19,6 +19,9 @@ The group is in memory until it is committed, so a group that has changed many p
 SQLite has undone is redone by the index (`cas3fs.index.sqlite`): the file system accepts no changes while that fails,
 and each commit tries it again.
 
+A commit goes to the index's log. The same thread moves the log into the database file when it is long
+(`cas3fs.index.index_file`), most of it without the lock.
+
 `commit_mutex` makes commits one at a time; callers that come while one is under way share the next.
 """
 
@@ -114,11 +117,13 @@ class Commits:
         self._waited_s = 0.0
         self._disk_guard = FailureGuard("local disk", state.metrics, "the free space of the local disk is not known")
         self._commit_guard = FailureGuard("commits", state.metrics, "commit failed, will be tried again")
+        self._log_guard = FailureGuard("index log", state.metrics, "the index's log could not be moved into its file")
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
         with self._disk_guard:
             self.check_disk()
+        self._state.index.own_file()
         self._thread.start()
 
     def stop(self) -> None:
@@ -136,12 +141,19 @@ class Commits:
                 self.check_disk()
             with self._commit_guard:
                 self._commit_in_time()
+            with self._log_guard:
+                self._move_log_in_time()
 
     def _commit_in_time(self) -> None:
         self._waited_s += _DISK_CHECK_S
         if self._is_due(self._waited_s) and not self._stopping:
             self._waited_s = 0.0
             self.commit()
+
+    def _move_log_in_time(self) -> None:
+        file = self._state.index.file
+        if file is not None:
+            file.move_in_time(self._state.lock)
 
     def _is_due(self, waited_s: float) -> bool:
         state = self._state

@@ -18,13 +18,16 @@ There are two places for the table:
   case it is made again: about a microsecond a block.
 - *temporary*, for a connection that reads, or works on a scratch copy; made when it is first needed.
 
-Nothing that only reads files looks for a hash, so a mount does without it until the first lookup.
+Nothing that only reads files looks for a hash, so a mount does without it until the first lookup. The file is made
+again from what is committed, by a connection of its own, while others work with the index (`HashIndex.prepare`); what
+was committed later is entered when it is attached.
 
 Before the first hash is found in an index that was made from a snapshot (`RESTORED`), the blocks that no chunk names
 are deleted: packs that held nothing else may be gone (`cas3fs.maintenance.snapshot_index`), so none of them may be
 used again.
 """
 
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -104,8 +107,15 @@ def add_temporary_hashes(database: Database) -> None:
         _FILL_TEMPORARY.on(database).all()
 
 
+def _last_block(database: Database) -> int:
+    """The last number that a block was given."""
+    row = _LAST_BLOCK.on(database).one()
+    return 0 if row is None else int(row[0])
+
+
 class HashIndex:
-    """`block_hashes` for an index; `ensure` comes before each use of `of_hash`. Needs the caller's lock.
+    """`block_hashes` for an index; `ensure` comes before each use of `of_hash`. Needs the caller's lock, but for
+    `prepare`.
 
     Args:
         database: the index.
@@ -117,10 +127,32 @@ class HashIndex:
         self._beside = beside
         self._closed_path = Path(f"{database.path}{HASHES_SUFFIX}")
         self._open_path = Path(f"{database.path}{HASHES_OPEN_SUFFIX}")
+        self._mutex = threading.Lock()
+        """Held while the file is prepared."""
+        self._is_prepared = False
         self._is_attached = False
         self._last = 0
-        """The last block that the file had when it was attached."""
+        """The last block that the table has without the triggers."""
         self._known: int | None = None
+
+    def prepare(self) -> None:
+        """Makes the file beside the index ready, which takes long where it is made again; by any thread, and without
+        the caller's lock, as it reads only what is committed. A second call does nothing.
+
+        Raises:
+            IndexDatabaseError: the disk failed, or is full.
+        """
+        if not self._beside or self._is_prepared:
+            return
+        with self._mutex:
+            if not self._is_prepared:
+                reader = Database(self._database.path, "read")
+                try:
+                    if not self._reopen(reader):
+                        self._make()
+                finally:
+                    reader.close()
+                self._is_prepared = True
 
     def ensure(self) -> None:
         """Makes it usable: once in the life of an open index, and again where that was undone.
@@ -135,40 +167,34 @@ class HashIndex:
             database.begin()
         is_alone = not database.writing
         if self._beside:
-            self._attach()
+            self.prepare()
+            if not self._is_attached:
+                database.attach_beside(self._open_path, _SCHEMA, _CACHE_KIB)
+                self._is_attached = True
         elif not database.has_temporary("table", block_hashes.name):
             add_temporary_hashes(database)
-            self._last = self._last_block()
+            self._last = _last_block(database)
         if database.can_write and not database.has_temporary("trigger", mirror_trigger(block_hashes.name)):
             self._complete()
         if is_alone and database.writing:
             database.commit()
         self._known = database.undone
 
-    def _attach(self) -> None:
-        """Attaches the file, which an earlier process closed well or which is made now, if it is not attached."""
-        if self._is_attached:
-            return
-        if not self._reopen():
-            self._make()
-        self._database.attach_beside(self._open_path, _SCHEMA, _CACHE_KIB)
-        self._is_attached = True
-
-    def _reopen(self) -> bool:
+    def _reopen(self, reader: Database) -> bool:
         """Takes the file that was closed well, if it fits the index; returns whether it does."""
-        fitting = _FITTING.on(self._database).one()
+        fitting = _FITTING.on(reader).one()
         try:
             if fitting is None or not self._closed_path.exists():
                 return False
             self._closed_path.replace(self._open_path)
             sync_folder(self._open_path.parent)
-            self._last = self._last_block()
-            return str(fitting[0]) == self._fitting()
+            self._last = _last_block(reader)
+            return str(fitting[0]) == self._fitting(self._last)
         except OSError as error:
             raise os_fault(self._open_path, error) from error
 
-    def _fitting(self) -> str:
-        return f"{hash_file(self._open_path)} {self._last_block()}"
+    def _fitting(self, last: int) -> str:
+        return f"{hash_file(self._open_path)} {last}"
 
     def _make(self) -> None:
         """Makes the file from the committed blocks, by a connection of its own: that one may write pages before it
@@ -187,10 +213,6 @@ class HashIndex:
         finally:
             builder.close()
 
-    def _last_block(self) -> int:
-        row = _LAST_BLOCK.on(self._database).one()
-        return 0 if row is None else int(row[0])
-
     def _complete(self) -> None:
         """Enters what the open group has changed, and from now on all that is changed."""
         self._database.mirror_rows(
@@ -208,14 +230,14 @@ class HashIndex:
         """Closes the file, before the index is closed. Unless something is uncommitted, it is used again."""
         if not self._is_attached:
             return
-        self._is_attached = False
+        self._is_attached = self._is_prepared = False
         with suppress(IndexDatabaseError, OSError):  # if this fails, the file is made again
             if self._database.writing or self._database.lost:
                 return
             self._database.detach(_SCHEMA)
             sync_file(self._open_path)
             self._database.begin()
-            _SET_FITTING.on(self._database).run(self._fitting())
+            _SET_FITTING.on(self._database).run(self._fitting(_last_block(self._database)))
             self._database.commit()
             self._open_path.replace(self._closed_path)
             sync_folder(self._closed_path.parent)

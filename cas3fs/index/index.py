@@ -178,6 +178,10 @@ class Index:
         """
         return self._operation
 
+    def prepare_hashes(self) -> None:
+        """Does the long part of that, by any thread, and without the caller's lock."""
+        self._hashes.prepare()
+
     def ensure_hashes(self) -> None:
         """Makes now what finds blocks by their hashes if it is missing, where the first lookup would make it."""
         self._hashes.ensure()

@@ -59,11 +59,11 @@ from cas3fs.index.sqlite import CHECKPOINT_PAGES, PAGE_SIZE_BYTES, Database
 
 MAX_LOG_PAGES: Final = 65_536
 """256 MiB: with so many pages in the log, no pin stays open."""
-_HEADER: Final = struct.Struct("=16xII8s4s4s8x")
-"""SQLite's header of the shared memory: last frame of the log, pages of the database, a checksum, both salts."""
+_HEADER: Final = struct.Struct("=16xI4x8x4s4s8x")
+"""SQLite's header of the shared memory: the last frame of the log, and both salts."""
 _MOVED: Final = struct.Struct("=I")
 _MOVED_OFFSET: Final = 2 * _HEADER.size
-_LOG_HEADER: Final = struct.Struct(">4s4x4x4x4s4s")
+_LOG_HEADER: Final = struct.Struct(">4s8xI4s4s")
 _LOG_MAGIC: Final = b"\x37\x7f\x06"
 _VERSIONS: Final = slice(18, 20)
 _WITHOUT_LOG: Final = b"\1\1"
@@ -80,12 +80,12 @@ class LogState(NamedTuple):
 
     frames: int
     """Pages in the log."""
-    pages: int
-    """Pages of the database, with what is in the log."""
     salts: bytes
-    """Of the log since it was used from its start; the first four bytes count how often that happened."""
+    """Of the log since it was used from its start."""
     moved: int
     """How many of the frames are in the file."""
+    restarts: int
+    """How often it was used from its start, by the header that the log has; 0 if it has none yet."""
 
     @property
     def left(self) -> int:
@@ -94,8 +94,10 @@ class LogState(NamedTuple):
 
     def follows(self, pinned: "LogState") -> bool:
         """Whether nothing has moved since `pinned`, when everything had."""
-        restarts = (int.from_bytes(self.salts[:4]) - int.from_bytes(pinned.salts[:4])) % 2**32
-        return self.moved == pinned.moved if self.salts == pinned.salts else restarts == 1 and self.moved == 0
+        if self.salts == pinned.salts:
+            return self.moved == pinned.moved and self.restarts == pinned.restarts
+        # a log that was empty was not even begun
+        return self.moved == 0 and self.restarts == pinned.restarts + (1 if pinned.frames else 0)
 
 
 class IndexFile:
@@ -147,14 +149,22 @@ class IndexFile:
         for _ in range(_ATTEMPTS):
             try:
                 raw = os.pread(self._shared, _MOVED_OFFSET + _MOVED.size, 0)
+                magic, restarts, *_ = self._log_header()
             except OSError as error:
                 raise os_fault(self.path, error) from error
             first, second = raw[: _HEADER.size], raw[_HEADER.size : _MOVED_OFFSET]
             if len(raw) == _MOVED_OFFSET + _MOVED.size and first == second:
-                frames, pages, _, salt, second_salt = _HEADER.unpack(first)
+                frames, salt, second_salt = _HEADER.unpack(first)
                 (moved,) = _MOVED.unpack_from(raw, _MOVED_OFFSET)
-                return LogState(frames, pages, salt + second_salt, moved)
+                return LogState(frames, salt + second_salt, moved, restarts if magic.startswith(_LOG_MAGIC) else 0)
         raise self._interfered("its shared memory is being changed all the time")
+
+    def _log_header(self) -> tuple[bytes, int, bytes, bytes]:
+        """The magic of the log's header, how often the log was used from its start, and its salts."""
+        magic, restarts, salt, second_salt = _LOG_HEADER.unpack(
+            os.pread(self._log, _LOG_HEADER.size, 0).ljust(_LOG_HEADER.size, b"\0")
+        )
+        return magic, restarts, salt, second_salt
 
     # -- moving
 
@@ -221,8 +231,8 @@ class IndexFile:
             reader.pin()
             state = self.state()
             size = os.fstat(self._file).st_size
-            if state.left or size != state.pages * PAGE_SIZE_BYTES:
-                raise self._interfered(f"it has {size:,} bytes instead of {state.pages:,} pages")
+            if state.left or size != (pages := reader.page_count()) * PAGE_SIZE_BYTES:
+                raise self._interfered(f"it has {size:,} bytes instead of {pages:,} pages")
         except BaseException:
             reader.close()
             raise
@@ -236,13 +246,11 @@ class IndexFile:
                 if not os.path.samestat(os.fstat(descriptor), Path(f"{self.path}{suffix}").stat()):
                     raise self._interfered(f"its file {self.path.name}{suffix} was replaced")
             state = self.state()
-            magic, *salts = _LOG_HEADER.unpack(os.pread(self._log, _LOG_HEADER.size, 0))
+            magic, _, *salts = self._log_header()
         except FileNotFoundError as error:
             raise self._interfered(f"its file {error.filename} was removed") from error
         except OSError as error:
             raise os_fault(self.path, error) from error
-        except struct.error as error:
-            raise self._interfered("its log was cut") from error
         if state.frames and not (magic.startswith(_LOG_MAGIC) and b"".join(salts) == state.salts):
             raise self._interfered("its log is another one")
 

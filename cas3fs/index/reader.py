@@ -65,6 +65,10 @@ class IndexReader:
         self._database.pin()
         self._is_pinned = True
 
+    def page_count(self) -> int:
+        """How many pages the database has."""
+        return self._database.page_count
+
     _by_type = Statement(
         lambda: select(
             inodes.c.mode.bitwise_and(stat.S_IFMT(0o177777)).label("type"),

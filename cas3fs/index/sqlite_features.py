@@ -36,6 +36,11 @@ class SQLiteFeatures:
         """Whether the database has a table or an index of that name."""
         return any(one[:2] == (kind, name) for one in self.catalogue())
 
+    @property
+    def page_count(self) -> int:
+        """How many pages it has, free ones included."""
+        return int(str(self.execute("PRAGMA page_count")[0][0]))
+
     def quick_check(self, limit: int) -> list[str]:
         """What is wrong with the structure of the file, at most `limit` lines."""
         return self._problems(f"quick_check({limit})")

@@ -58,6 +58,7 @@ class BlockUpload:
 
     def _emit(self, blocks: Sequence[Buffer]) -> list[BlockHash]:
         hashes = [BlockHash(self._writer.hash_content(block)) for block in blocks]
+        self._state.index.prepare_hashes()  # may take long the first time, so without the lock
         unknown: dict[BlockHash, Buffer] = {}
         for block_hash, block in zip(hashes, blocks, strict=True):
             future = self._writer.in_flight(block_hash)

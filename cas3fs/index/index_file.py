@@ -43,6 +43,8 @@ Locks: the *caller's lock* is the one around the index. `IndexFile.mutex` makes 
 taken before the caller's lock, and held during a move, so whoever calls `pin` under the caller's lock already has it.
 """
 
+import errno
+import io
 import os
 import sqlite3
 import struct
@@ -68,6 +70,7 @@ _LOG_MAGIC: Final = b"\x37\x7f\x06"
 _VERSIONS: Final = slice(18, 20)
 _WITHOUT_LOG: Final = b"\1\1"
 _COPY_BYTES: Final = 4 << 20
+_CANNOT_COPY: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _ATTEMPTS: Final = 100
 _PRIMARY_CODE: Final = 0xFF
 _ROUNDS: Final = 3
@@ -333,18 +336,38 @@ class PinnedFile:
             buffer[_VERSIONS] = _WITHOUT_LOG[: len(buffer[_VERSIONS])]
 
     def copy_to(self, destination: Path) -> None:
-        """Writes it to a file that does not exist, which is not synced."""
-        buffer = memoryview(bytearray(min(_COPY_BYTES, self.size)))
+        """Writes it to a file that does not exist, which is not synced. The system copies it, by reference where the
+        file system can do that."""
+        self._refuse_if_lost()
         try:
             with open(destination, "xb", buffering=0) as file:
-                for offset in range(0, self.size, _COPY_BYTES):
-                    piece = buffer[: self.size - offset]
-                    self.read_into(piece, offset)
-                    while piece:
-                        piece = piece[file.write(piece) :]
+                try:
+                    done = 0
+                    while done < self.size:
+                        done += self._copy_piece(file.fileno(), done)
+                except OSError as error:
+                    if error.errno not in _CANNOT_COPY:
+                        raise
+                    self._copy_by_hand(file)
+                os.pwrite(file.fileno(), _WITHOUT_LOG, _VERSIONS.start)
         except OSError as error:
             raise os_fault(destination, error) from error
         self.check()
+
+    def _copy_piece(self, target: int, offset: int) -> int:
+        count = os.copy_file_range(self._descriptor, target, self.size - offset, offset, offset)
+        if not count:
+            raise PinLost(f"{self._owner.path}: it was cut while a snapshot was made of it")
+        return count
+
+    def _copy_by_hand(self, file: io.FileIO) -> None:
+        buffer = memoryview(bytearray(min(_COPY_BYTES, self.size)))
+        file.seek(0)
+        for offset in range(0, self.size, _COPY_BYTES):
+            piece = buffer[: self.size - offset]
+            self.read_into(piece, offset)
+            while piece:
+                piece = piece[file.write(piece) :]
 
     def check(self) -> None:
         """Makes sure that all that was read so far is the pinned state.

@@ -96,6 +96,37 @@ def test_files_replaced_all_the_time_are_shown_old_or_new_in_every_checkpoint(ma
         assert shown(machine, tmp_path / str(number), b"f") in contents
 
 
+def test_an_image_is_the_index_itself_unless_a_reader_of_an_older_state_prevents_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"one")
+    with fs.checkpoint(tmp_path / "copy"):
+        assert not (tmp_path / "copy").exists()
+    with fs.read_index() as reader:
+        reader.pin()
+        make_file(fs, 1, b"g", b"two")
+        with fs.checkpoint(tmp_path / "copy"):
+            assert (tmp_path / "copy").exists()
+            assert shown(machine, tmp_path / "copy", b"g") == b"two"
+        assert not (tmp_path / "copy").exists()
+    assert fs.metrics.snapshot()["checkpoint.in_place"] == 1
+    assert fs.metrics.snapshot()["checkpoint.taken"] == 2
+
+
+def test_a_replaced_file_leaves_the_index_as_it_is(machine: Machine, tmp_path: Path) -> None:
+    """Its content is entered in a copy, and the next image is the index itself again."""
+    fs = machine.mount()
+    make_file(fs, 1, b"f", b"old")
+    before_the_instant(fs, lambda: replace_by_rename(fs, b"f", b"new"))
+    with fs.checkpoint(tmp_path / "copy"):
+        assert (tmp_path / "copy").exists()
+    assert content(fs, b"f") == b"new"
+    del fs.commits.commit_and  # type: ignore[method-assign]
+    with fs.checkpoint(tmp_path / "copy"):
+        assert not (tmp_path / "copy").exists()
+
+
 def test_operations_go_on_while_a_checkpoint_stores(machine: Machine, tmp_path: Path) -> None:
     gated = Gated(machine)
     gated.close_gate()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The file of an index that is pinned is the committed state of that instant, or it is noticed that it is not."""
 
+import errno
 import os
 import random
 import shutil
@@ -95,6 +96,21 @@ def test_an_image_is_a_database_without_a_log(index: Index, tmp_path: Path) -> N
     assert sorted(tmp_path.glob("image*")) == [tmp_path / "image"]
     with Index.open(tmp_path / "image") as image:
         assert image.namespace.child(1, b"file99") is not None
+
+
+def test_an_image_is_copied_where_the_system_cannot_do_it(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: object) -> int:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    add_files(index, 3000)
+    with pin(index) as pinned:
+        pinned.copy_to(tmp_path / "by the system")
+        monkeypatch.setattr(os, "copy_file_range", cannot)
+        pinned.copy_to(tmp_path / "by hand")
+        image = image_of(pinned)
+    assert image == (tmp_path / "by the system").read_bytes() == (tmp_path / "by hand").read_bytes()
 
 
 def test_nothing_moves_by_itself_and_a_long_log_is_used_again(index: Index) -> None:

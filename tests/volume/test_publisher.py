@@ -9,8 +9,9 @@ import pytest
 
 from cas3fs.commands.restore import restore_head
 from cas3fs.control import Message
-from cas3fs.errors import Fenced, StoreUnreachable
+from cas3fs.errors import Fenced, PinLost, StoreUnreachable
 from cas3fs.filesystem import ROOT
+from cas3fs.index.index_file import PinnedFile
 from cas3fs.maintenance.gc.request import GcSettings
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.removal import RemovalPlan
@@ -50,6 +51,42 @@ def test_what_changes_while_a_snapshot_is_put_is_in_the_next_one(
     first = publisher_of(opened).publish()
     assert publisher_of(opened).publish() != first
     assert read_all(volume.view()) == {"renamed": "x"}
+
+
+@pytest.mark.promise("a-snapshot-is-the-index-of-one-instant")
+@pytest.mark.parametrize("when", ["read", "checked"])
+def test_a_snapshot_is_made_of_a_copy_if_the_index_is_lost_meanwhile(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    opened = volume.open()
+    write(opened, "file", "x")
+    first = publisher_of(opened).publish()
+    write(opened, "later", "y")
+    lost = []
+
+    def lose(pinned: PinnedFile, *_: object) -> None:
+        lost.append(pinned)
+        raise PinLost("the index was lost")
+
+    monkeypatch.setattr(PinnedFile, "read_into" if when == "read" else "check", lose)
+    second = publisher_of(opened).publish()
+    assert len(lost) == 1
+    assert second.endswith("3")  # the attempt that was given up has used up a number
+    assert volume.archive.ids() == [first, second]
+    assert read_all(volume.view()) == {"file": "x", "later": "y"}
+    assert opened.metrics.snapshot()["snapshots.pins_lost"] == 1
+
+
+@pytest.mark.promise("snapshots-follow-an-interval")
+def test_a_snapshot_is_made_of_the_index_itself(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = volume.open()
+    write(opened, "file", "x")
+    copies: list[object] = []
+    once_while_a_snapshot_is_put(monkeypatch, lambda: copies.extend(opened.state.path.glob("publish.sqlite*")))
+    publisher_of(opened).publish()
+    assert copies == []
+    assert opened.metrics.snapshot()["checkpoint.in_place"] == 1
+    assert read_all(volume.view()) == {"file": "x"}
 
 
 @pytest.mark.promise("a-flush-reaches-the-store")

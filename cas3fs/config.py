@@ -164,7 +164,7 @@ class WriterSettings:
     memory_cache_bytes: int = 48 * MIB
     staging_size_bytes: int = 4 * GIB
     staging_memory_bytes: int = 64 * MIB
-    snapshot_interval_s: float = 300.0
+    snapshot_interval_s: float = 60.0
     gc_interval_s: float = 0.0
     """How often a mount collects garbage; 0: never."""
     snapshot: str | None = None

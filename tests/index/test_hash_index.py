@@ -73,6 +73,7 @@ def test_a_database_that_was_closed_well_is_used_again(path: Path) -> None:
     assert rows(closed(path)) == [(one[:8], number) for number, one in enumerate(hashes, 1)]
 
 
+@pytest.mark.promise("what-finds-blocks-by-hash-is-checked")
 def test_what_is_in_use_is_not_used_again_after_a_crash(path: Path) -> None:
     hashes = make(path, 50)
     shutil.copy(closed(path), in_use(path))
@@ -83,6 +84,7 @@ def test_what_is_in_use_is_not_used_again_after_a_crash(path: Path) -> None:
         assert len(index.blocks.find(hashes)) == 50
 
 
+@pytest.mark.promise("what-finds-blocks-by-hash-is-checked")
 @pytest.mark.parametrize("damage", ["bytes", "index is ahead", "of another index"])
 def test_a_database_that_does_not_fit_is_made_again(path: Path, tmp_path: Path, damage: str) -> None:
     hashes = make(path, 50)
@@ -105,6 +107,7 @@ def test_a_database_that_does_not_fit_is_made_again(path: Path, tmp_path: Path, 
     assert len(rows(closed(path))) == len(hashes)
 
 
+@pytest.mark.promise("what-finds-blocks-by-hash-is-checked")
 def test_a_row_that_is_wrong_is_not_believed(path: Path) -> None:
     hashes = make(path, 3)
     wanted = BlockHash(os.urandom(32))

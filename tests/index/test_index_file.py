@@ -125,6 +125,7 @@ def test_nothing_moves_by_itself_and_a_long_log_is_used_again(index: Index) -> N
     assert file.state().frames < 20
 
 
+@pytest.mark.promise("a-snapshot-is-the-index-of-one-instant")
 def test_a_reader_of_an_older_state_keeps_the_file_from_being_pinned(index: Index) -> None:
     add_files(index, 10)
     with index.pin():
@@ -143,6 +144,7 @@ def test_a_reader_of_the_newest_state_does_not(index: Index) -> None:
         assert pinned.ask(IndexReader.counts).files == 10
 
 
+@pytest.mark.promise("a-snapshot-is-the-index-of-one-instant")
 def test_a_log_that_grows_too_long_ends_the_pin(index: Index) -> None:
     file = file_of(index)
     file.max_log_pages = 50
@@ -212,6 +214,7 @@ def test_it_is_noticed_if_the_log_was_used_from_its_start_twice(index: Index, pa
             pinned.check()
 
 
+@pytest.mark.promise("a-snapshot-is-the-index-of-one-instant")
 @pytest.mark.parametrize("fault", ["log removed", "log replaced", "another log", "log cut", "database replaced"])
 def test_files_that_another_process_has_changed_are_noticed_for_good(index: Index, path: Path, fault: str) -> None:
     add_files(index, 10)
@@ -238,6 +241,7 @@ def test_files_that_another_process_has_changed_are_noticed_for_good(index: Inde
     assert caught.value.is_final
 
 
+@pytest.mark.promise("a-snapshot-is-the-index-of-one-instant")
 def test_a_commit_to_a_log_that_was_removed_is_not_durable(index: Index, path: Path) -> None:
     add_files(index, 10)
     index.sync()
@@ -257,6 +261,7 @@ def failing(code: int, kind: type[IndexDatabaseError]) -> Callable[[], tuple[boo
     return move_log
 
 
+@pytest.mark.promise("a-snapshot-is-the-index-of-one-instant")
 def test_a_failed_sync_of_the_file_is_final(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     add_files(index, 10)
     monkeypatch.setattr(file_of(index)._mover, "move_log", failing(sqlite3.SQLITE_IOERR_FSYNC, IndexDatabaseError))

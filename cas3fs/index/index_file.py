@@ -44,6 +44,7 @@ taken before the caller's lock, and held during a move, so whoever calls `pin` u
 """
 
 import errno
+import functools
 import io
 import os
 import sqlite3
@@ -56,7 +57,8 @@ from typing import Final, NamedTuple, Self, TypeVar
 
 from cas3fs.errors import IndexDatabaseError, IndexFull, PinLost
 from cas3fs.index.files import os_fault, remove_database
-from cas3fs.index.reader import IndexReader
+from cas3fs.index.reader import Counts, IndexReader
+from cas3fs.index.running_counts import RunningCounts
 from cas3fs.index.sqlite import CHECKPOINT_PAGES, PAGE_SIZE_BYTES, Database
 
 MAX_LOG_PAGES: Final = 65_536
@@ -116,6 +118,7 @@ class IndexFile:
         self._database = database
         self.path = database.path
         self.mutex = threading.Lock()
+        self._running = RunningCounts(database)
         self.max_log_pages = MAX_LOG_PAGES
         self._next_move_frames = CHECKPOINT_PAGES
         self._salts = b""
@@ -226,6 +229,7 @@ class IndexFile:
         Needs the mutex and the caller's lock, and nothing uncommitted.
         """
         self._check_files()
+        totals = self._running.totals()
         reader = IndexReader(self.path)
         try:
             if not self._move():
@@ -239,7 +243,9 @@ class IndexFile:
         except BaseException:
             reader.close()
             raise
-        self._pinned = PinnedFile(self, self._file, size, reader, state)
+        self._pinned = PinnedFile(
+            self, self._file, size, reader, state, functools.partial(self._running.counts, totals)
+        )
         return self._pinned
 
     def _check_files(self) -> None:
@@ -294,7 +300,15 @@ class PinnedFile:
         folder: where temporary files may be.
     """
 
-    def __init__(self, owner: IndexFile, descriptor: int, size: int, reader: IndexReader, state: LogState) -> None:
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        owner: IndexFile,
+        descriptor: int,
+        size: int,
+        reader: IndexReader,
+        state: LogState,
+        counts: Callable[[IndexReader], Counts],
+    ) -> None:
         self._owner = owner
         self._descriptor = descriptor
         self._state = state
@@ -304,6 +318,15 @@ class PinnedFile:
         self.size = size
         self.folder = owner.path.parent
         self._reader = reader
+        self._counts = counts
+
+    def counts(self) -> Counts:
+        """What the pinned state holds; the first time it takes as long as counting does.
+
+        Raises:
+            PinLost: it was given up.
+        """
+        return self.ask(self._counts)
 
     def ask(self, question: Callable[[IndexReader], Answer]) -> Answer:
         """Asks a reader of the pinned state; by any thread, one at a time.
@@ -424,6 +447,10 @@ class CopiedFile:
             os.preadv(self._file.fileno(), [buffer], offset)
         except OSError as error:
             raise os_fault(self._path, error) from error
+
+    def counts(self) -> Counts:
+        """As `PinnedFile.counts`."""
+        return self._reader.counts()
 
     def ask(self, question: Callable[[IndexReader], Answer]) -> Answer:
         """As `PinnedFile.ask`."""

@@ -118,6 +118,10 @@ class IndexReader:
             *self._packs.one(),
         )
 
+    def pack_counts(self) -> dict[str, int]:
+        """Those of the counts that are about packs, by name."""
+        return dict(zip(Counts._fields[-4:], self._packs.one(), strict=True))
+
     _born_after = Statement(lambda born: select(_total(packs.c.size)).where(packs.c.born > born))
 
     def pack_bytes_after(self, ordinal: int) -> int:

@@ -2,6 +2,7 @@
 """What only SQLite has, apart from transactions: catalogue, checks, pragmas, triggers, databases beside one."""
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -136,6 +137,43 @@ class SQLiteFeatures:
         for event, action in (("INSERT", insert), ("DELETE", delete)):
             name = mirror_trigger(copy, event)
             self.change(f"CREATE TEMP TRIGGER IF NOT EXISTS {name} AFTER {event} ON main.{table} {action}")
+
+    def sum_rows(
+        self, totals: str, sums: Mapping[str, Mapping[str, str]], changed: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Makes a temporary table of one row, and from now on adds to it, whatever statement of this connection changes
+        a row. Undone with the group.
+
+        Args:
+            totals: the name of the temporary table.
+            sums: for each table, the names of columns of `totals`, and what a row adds: an expression of ``{row}``.
+            changed: for each table, the columns that these expressions use.
+        """
+        names = [name for one in sums.values() for name in one]
+        self.change(f"CREATE TEMP TABLE {totals} ({', '.join(names)})")
+        self.change(f"INSERT INTO temp.{totals} VALUES ({', '.join('0' for _ in names)})")
+        for table, one in sums.items():
+            columns = changed[table]
+            differs = " OR ".join(f"old.{column} <> new.{column}" for column in columns)
+            added, gone = (
+                {name: f"{sign} {text.format(row=row)}" for name, text in one.items()}
+                for sign, row in (("+", "new"), ("-", "old"))
+            )
+            both = {name: f"{added[name]} {gone[name]}" for name, text in one.items() if "{row}" in text}
+            for event, changes in (("INSERT", added), ("DELETE", gone), (f"UPDATE OF {', '.join(columns)}", both)):
+                name = f"{totals}_{table}_{event.split()[0].lower()}"
+                condition = f"WHEN {differs}" if changes is both else ""
+                values = ", ".join(f"{column} = {column} {change}" for column, change in changes.items())
+                self.change(
+                    f"CREATE TEMP TRIGGER {name} AFTER {event} ON main.{table} {condition} "
+                    f"BEGIN UPDATE {totals} SET {values}; END"
+                )
+
+    def sums(self, totals: str) -> dict[str, int]:
+        """The row of such a table."""
+        names = [str(column[1]) for column in self.execute(f"PRAGMA temp.table_info({totals})")]
+        (row,) = self.execute(f"SELECT * FROM temp.{totals}")
+        return dict(zip(names, (int(str(one)) for one in row), strict=True))
 
 
 def mirror_trigger(copy: str, event: str = "INSERT") -> str:

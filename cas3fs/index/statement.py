@@ -177,6 +177,7 @@ class BoundStatement:
             self._execute(self._text, values)
         except FAULTS as error:
             raise database.fault(error) from error
+        database.changed_rows += max(self._cursor.rowcount, 0)
         if database.can_redo:
             database.redo_list.append((self._execute, self._text, values))
 
@@ -195,7 +196,9 @@ class BoundStatement:
             raise database.fault(error) from error
         if database.can_redo:
             database.redo_list.append((self._cursor.executemany, self._text, rows))  # type: ignore[arg-type]
-        return max(self._cursor.rowcount, 0)
+        changed = max(self._cursor.rowcount, 0)
+        database.changed_rows += changed
+        return changed
 
     def fill(self, rows: Iterable[Sequence[Any]]) -> None:
         """Runs a change of a temporary table once for each row of parameters, in whatever transaction is open."""

@@ -33,7 +33,8 @@ from cas3fs.control import Message, Progress
 from cas3fs.epochs import Claim, Epochs
 from cas3fs.errors import Cas3fsError, Fenced, ObjectExists, PinLost, SnapshotArchived, SnapshotDamaged, SnapshotMissing
 from cas3fs.filesystem import FileSystem
-from cas3fs.index import IndexReader, ordinal_of
+from cas3fs.index import ordinal_of
+from cas3fs.index.index_file import CopiedFile, PinnedFile
 from cas3fs.periodic import FailureGuard, PeriodicThread
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.image import Image
@@ -208,7 +209,7 @@ class Publisher:
             self._advance_birth()
             since = 0 if self.newest is None else ordinal_of(SnapshotNumber.parse(self.newest))
             with ThreadPoolExecutor(1, "facts") as thread:  # counting and hashing take about as long
-                facts = thread.submit(image.ask, functools.partial(self._look, since))
+                facts = thread.submit(self._look, image, since)
                 made = self._create(image, number, name, facts.result)
         self.check_fence()
         taken = f"{made.id} {made.time.isoformat()}"
@@ -221,10 +222,11 @@ class Publisher:
         save_known_snapshots(self._archive, self._claim, self._state.known_snapshots)
         _log.info("published snapshot %s", made.id)
 
-    def _look(self, since: int, reader: IndexReader) -> dict[str, int]:
+    def _look(self, image: PinnedFile | CopiedFile, since: int) -> dict[str, int]:
         """Samples the pinned index, and returns the facts of its snapshot."""
-        self._sampler.look(reader)
-        return reader.counts()._asdict() | {NEW_PACK_BYTES: reader.pack_bytes_after(since)}
+        image.ask(self._sampler.look)
+        new_bytes = image.ask(lambda reader: reader.pack_bytes_after(since))
+        return image.counts()._asdict() | {NEW_PACK_BYTES: new_bytes}
 
     def _newest_is_stored(self, prove: bool) -> bool:
         """Whether the store has the newest snapshot, and all pages that it needs."""

@@ -141,7 +141,7 @@ class Reader:
         index.write_bytes(self._restored(self.entry("snapshot", keys[-1])))
         self._database = sqlite3.connect(index)
         self._database.row_factory = sqlite3.Row
-        assert [tuple(row) for row in self.query("SELECT * FROM alembic_version")] == [("0003",)]
+        assert [tuple(row) for row in self.query("SELECT * FROM alembic_version")] == [("0004",)]
 
     def entry(self, kind: str, key: str) -> dict:
         body = (self._store / key).read_bytes()

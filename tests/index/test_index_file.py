@@ -21,6 +21,7 @@ from cas3fs.index.checks import IndexChecker
 from cas3fs.index.index_file import IndexFile, PinnedFile
 from cas3fs.index.reader import IndexReader
 from cas3fs.index.sqlite import CHECKPOINT_PAGES
+from cas3fs.values import BlockHash, BlockLocation
 from tests.index.conftest import add_file, make_pack
 
 REWRITTEN = [(18, 20), (24, 28), (40, 44), (92, 100)]
@@ -322,8 +323,18 @@ class RandomIndex:
         return index
 
     def step(self) -> None:
-        steps = [self.grow, self.shrink, self.undo, self.commit, self.read, self.move, self.compare, self.restart]
-        self.chosen.choices(steps, weights=[30, 12, 8, 20, 6, 8, 12, 2])[0]()
+        steps = [
+            self.grow,
+            self.change,
+            self.shrink,
+            self.undo,
+            self.commit,
+            self.read,
+            self.move,
+            self.compare,
+            self.restart,
+        ]
+        self.chosen.choices(steps, weights=[25, 10, 8, 8, 20, 6, 8, 12, 2])[0]()
 
     def grow(self) -> None:
         with self.index.operation():
@@ -341,6 +352,14 @@ class RandomIndex:
         with self.index.operation():
             for number in range(2, last + 1, self.chosen.randrange(1, 5)):
                 self.index.chunks.truncate(number, 0)
+
+    def change(self) -> None:
+        """Changes what is counted: sizes of files, and where blocks lie."""
+        number = self.chosen.randrange(2, self.index.namespace.last_numbers()[0] + 1) if self.packs else 1
+        place = BlockLocation(BlockHash(self.chosen.randbytes(32)), "other pack", 0, self.chosen.randrange(1, 90), 4096)
+        with self.index.operation():
+            self.index.chunks.stored(number, self.chosen.randrange(2**62), 1, 1, 1)
+            self.index.blocks.enter(self.chosen.randrange(1, 1000), place, 1000, 1)
 
     def undo(self) -> None:
         if self.chosen.random() < 0.3:
@@ -386,9 +405,10 @@ class RandomIndex:
             state.copy_to(backup)
         with pinned:
             for _ in range(self.chosen.randrange(4)):
-                self.chosen.choice([self.grow, self.shrink, self.undo, self.commit, self.read])()
+                self.chosen.choice([self.grow, self.change, self.shrink, self.undo, self.commit, self.read])()
             self.chosen.choice([self.commit, lambda: None])()
             image = image_of(pinned)
+            assert pinned.counts() == pinned.ask(IndexReader.counts)
             pinned.check()
         assert comparable(image) == comparable(backup.read_bytes())
         self.compared += 1

@@ -11,7 +11,7 @@ Vocabulary
     region      a dirty part of a file, widened to where blocks begin and end (`writeback.rechunk`)
     storing     uploading dirty regions as blocks in packs, and entering their chunks (`writeback.storer`)
     unstorable  a file that cannot be stored although others can be (`writeback.unstorable`)
-    checkpoint  a copy of the index that shows a state the file system had (`writeback.checkpoint`)
+    checkpoint  an image of the index that shows a state the file system had (`writeback.checkpoint`)
 
 Parts: `FileSystem` makes them and holds them; each says in its constructor what it needs
     state       `FileSystemState`: index, inodes, names, staging, and the lock that guards them; given to all others
@@ -31,10 +31,12 @@ Invariants
 Locks, in the order in which they are taken
     1. a lock of the front-end, held around a handler; nothing here takes it
     2. the mutex of `Checkpoints`: one checkpoint at a time
-    3. ``commit_mutex`` of `Commits`: one commit at a time
-    4. ``lock`` of `FileSystemState`: guards the index's connection, inodes, names, layers and handles; it is held for
+    3. the mutex of the index's file (`cas3fs.index.index_file`): while commits move from its log into it, or it is
+       pinned
+    4. ``commit_mutex`` of `Commits`: one commit at a time
+    5. ``lock`` of `FileSystemState`: guards the index's connection, inodes, names, layers and handles; it is held for
        microseconds and never across a request to the store, but a commit holds it while staging rows are synced
-    5. locks of the layer files (`state.layer_files`), of caches, block reader and block writer, which never call up
+    6. locks of the layer files (`state.layer_files`), of caches, block reader and block writer, which never call up
 
 Other subpackages reach the index by `FileSystem.index_transaction`, and only so.
 

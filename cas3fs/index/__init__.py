@@ -12,7 +12,9 @@ Vocabulary
     checksum    what an inode says of its chunks, so that a lost chunk is noticed
     group       the transaction that is open while operations come in; one commit ends it for all of them
     operation   a change that happens as a whole or not at all: a savepoint within the group
-    pinned      a state of the index that a reader goes on seeing, whatever is committed after it
+    pinned      a state of the index that a reader goes on seeing, whatever is committed after it; of the file: it does
+                not change, as nothing is moved into it
+    move        what SQLite calls a checkpoint: pages of committed changes go from the write-ahead log into the file
     lost        of a block: its bytes were found missing or wrong; of a group: SQLite has undone it
     scan        all packs or blocks of one kind as of one instant, in a temporary table
 
@@ -25,18 +27,21 @@ Where to find and to add what
     A statement stands in the class beside the method that runs it (`statement` shows how): in `namespace` (inodes,
     names, link targets, extended attributes), `chunks`, `blocks` (and packs), `garbage`, `reader` (questions about the
     whole), `staging` (a database of its own), `checks` and `repairs` (fsck), `scans` (gc and fsck), `pack_merge`
-    (restoring an older snapshot), `copying` and `ledger` (copying another volume). A column or table is added in
-    `tables` and as a step in `migrations/`, whose id goes to `schema`. A pragma, or other SQL that only SQLite has,
-    goes to `sqlite`.
+    (restoring an older snapshot), `hash_index` (finding blocks by hash), `copying` and `ledger` (copying another
+    volume). A column or table is added in `tables` and as a step in `migrations/`, whose id goes to `schema`. A pragma,
+    or other SQL that only SQLite has, goes to `sqlite`, or `sqlite_features` if it is no matter of transactions.
+    `index_file` owns the file and its log, decides when commits move from one to the other, and reads the file for
+    snapshots.
 
     `Index` puts the parts together. What only gc and fsck need is imported from its module when they begin.
 
 Threads
     The subpackage has no threads, and the writer's connection no lock: the caller holds one lock of its own around
     every call of an `Index`, of its namespace, chunks, blocks and state. No lock is needed for `Index.sync`,
-    `Index.reader` and the reader itself, `PinnedIndex`, and all of `StagingIndex`. No open database may cross a fork.
+    `Index.reader` and the reader itself, `Index.prepare_hashes`, `PinnedIndex`, and all of `StagingIndex`. An
+    `IndexFile` says of each method what it needs. No open database may cross a fork.
 
-It knows nothing of the object store, of staging files, of FUSE, or of what a checkpoint is.
+It knows nothing of the object store, of staging files, of FUSE, or of what a checkpoint of the file system is.
 """
 
 from cas3fs.index.blocks import (

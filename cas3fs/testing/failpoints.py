@@ -93,6 +93,7 @@ _STORING: Final[Mapping[str, Failpoint]] = {
     **_around("pack-put", f"{_OBJECTS}.put_if_absent", _key("packs/")),
     "file-half-put": Failpoint("before", f"{_FOLDER}._link_into_place"),
     **_around("pack-record", "cas3fs.filesystem.writeback.pack_records:PackRecords.add"),
+    "hashes-made": Failpoint("after", "cas3fs.index.hash_index:HashIndex._make"),
     **_around("chunks-enter", "cas3fs.filesystem.writeback.storer:Storer._enter_chunks"),
 }
 _PUBLISHING: Final[Mapping[str, Failpoint]] = {
@@ -114,6 +115,7 @@ _CLAIMING: Final[Mapping[str, Failpoint]] = {
     **_around("base-written", "cas3fs.snapshots.divergence:write_takeover_base"),
     "replayed": Failpoint("after", "cas3fs.filesystem.filesystem:recover"),
     **_around("release", "cas3fs.epochs:Epochs.release"),
+    **_around("hashes-close", "cas3fs.index.hash_index:HashIndex.close"),
     **_around("mark-clean", "cas3fs.volume.opening:close_clean"),
 }
 _REMOVING: Final[Mapping[str, Failpoint]] = {

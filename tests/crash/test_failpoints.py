@@ -11,7 +11,11 @@ import pytest
 from cas3fs.testing.failpoints import FAILPOINTS
 from tests.crash.crash_round import Crashed, CrashRound, PreviousMount
 
-OTHER_PREVIOUS = {"restored": PreviousMount.OTHER_MACHINE, "base": PreviousMount.TAKEN_OVER}
+OTHER_PREVIOUS = {
+    "hashes-made": PreviousMount.OTHER_MACHINE,
+    "restored": PreviousMount.OTHER_MACHINE,
+    "base": PreviousMount.TAKEN_OVER,
+}
 """Prefixes of failpoints that are only reached after such a previous mount."""
 DEFAULT_POINTS = {
     "rows-sync-before": 3,
@@ -19,6 +23,10 @@ DEFAULT_POINTS = {
     "layers-drop-before": 1,
     "pack-put-after": 2,
     "chunks-enter-after": 2,
+    "hashes-made": 1,
+    "log-moved": 2,
+    "index-pinned": 2,
+    "index-read": 1,
     "restored-in-place-after": 1,
     "packs-delete-after": 1,
 }

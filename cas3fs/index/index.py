@@ -169,7 +169,7 @@ class Index:
     @property
     def changes(self) -> int:
         """How many rows were changed through this object; only ever grows."""
-        return self._database.connection.total_changes
+        return self._database.changed_rows
 
     def operation(self) -> Operation:
         """A context within which changes happen all or not at all; opens the group if none is open.

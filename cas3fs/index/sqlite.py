@@ -104,7 +104,7 @@ class Database(SQLiteFeatures):
         can_write: whether changes are possible.
         writing: whether a write transaction is open.
         undone: grows whenever changes were undone, or may have been.
-        changed_rows: how many rows the group's statements have changed, without what triggers did.
+        changed_rows: how many rows its statements have changed, without what triggers did; only ever grows.
         lost: why SQLite has undone the group, until its changes are made again; usually empty.
         on_lost: called with `lost` whenever that changes, in the thread that uses the database at the time.
         redo_list: the changes of the open group, in order, for making them again.
@@ -137,7 +137,7 @@ class Database(SQLiteFeatures):
         self.can_write = mode != "read"
         self.writing = False
         self.undone = 0
-        self.changed_rows = 0
+        self.changed_rows = self._changed_before = 0
         self.lost = ""
         self.on_lost: Callable[[str], None] = lambda lost: None
         self.can_redo = can_redo
@@ -255,7 +255,7 @@ class Database(SQLiteFeatures):
         if not self.writing:
             self._end("COMMIT")
             self.execute("BEGIN IMMEDIATE")
-            self.changed_rows = 0
+            self._changed_before = self.changed_rows
             self.writing = True
 
     def redo_before_reading(self) -> None:
@@ -274,7 +274,9 @@ class Database(SQLiteFeatures):
     def changed_pages(self) -> int:
         """About how many pages the open group has changed, all of which stay in memory until it ends: at most one for
         each row, as rows that are made together lie together, and those of large values."""
-        return self.changed_rows + self._values_bytes // PAGE_SIZE_BYTES if self.writing else 0
+        if not self.writing:
+            return 0
+        return self.changed_rows - self._changed_before + self._values_bytes // PAGE_SIZE_BYTES
 
     def add_value_bytes(self, size_bytes: int) -> None:
         """Counts a value of that size among the changes of the group."""

@@ -20,10 +20,10 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Executable, Select, delete, exists, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from cas3fs.index.hash_index import HashIndex, of_hash
+from cas3fs.index.hash_index import FOUND_BLOCKS, PREFIX_BYTES, HashIndex, found_by, of_hash
 from cas3fs.index.sqlite import Database
-from cas3fs.index.statement import BoundStatement, Row, Statement
-from cas3fs.index.tables import blocks, lost_blocks, packs
+from cas3fs.index.statement import BoundStatement, OrderedJoin, Row, Statement
+from cas3fs.index.tables import block_hashes, blocks, lost_blocks, packs
 from cas3fs.values import (
     LARGEST_EPOCH,
     LARGEST_SEQUENCE,
@@ -38,11 +38,12 @@ LOST_PACK: Final = "00000000/" + "0" * 64
 _SEQUENCE_BITS: Final = LARGEST_SEQUENCE.bit_length()
 BATCH: Final = 64
 """So many hashes are looked up by one statement."""
-_BATCH_NAMES: Final = tuple(f"hash{number}" for number in range(BATCH))
+_BATCH_NAMES: Final = tuple(f"prefix{number}" for number in range(BATCH))
 LOCATION: Final = (blocks.c.hash, packs.c.name, blocks.c.offset, blocks.c.stored_length, blocks.c.plain_length)
 """The columns of a `BlockLocation`."""
 PLACED_BLOCKS: Final = blocks.join(packs, packs.c.id == blocks.c.pack)
 """Blocks and the packs that hold them."""
+_FOUND_PLACES: Final = OrderedJoin(FOUND_BLOCKS, packs, packs.c.id == blocks.c.pack)
 
 
 class PackRow(NamedTuple):
@@ -140,11 +141,21 @@ def _mark_lost(found: Select[Any]) -> Executable:
 
 
 def _find(condition: ColumnElement[bool]) -> Executable:
-    return select(blocks.c.hash, blocks.c.id).where(condition)
+    return select(blocks.c.hash, blocks.c.id).select_from(FOUND_BLOCKS).where(condition)
 
 
 def _locate(condition: ColumnElement[bool]) -> Executable:
-    return select(*LOCATION).select_from(PLACED_BLOCKS).where(condition)
+    return select(*LOCATION).select_from(_FOUND_PLACES).where(condition)
+
+
+def _begin_with(prefixes: Sequence[Any]) -> ColumnElement[bool]:
+    return block_hashes.c.prefix.in_(prefixes)
+
+
+def _added_block(digest: Any, **values: Any) -> Executable:
+    """SQL: a block, unless there is one of that hash."""
+    known = select(blocks.c.id).select_from(FOUND_BLOCKS).where(found_by(digest))
+    return insert(blocks).from_select(list(values), select(*values.values()).where(~exists(known))).inline()
 
 
 def _entered(**values: Any) -> Executable:
@@ -161,8 +172,8 @@ class BlockTable:
         """Whether any block is lost, as known when so many changes had been undone: to look into a table for each hash
         would make each lookup a sixth slower."""
 
-    _find_one = Statement(lambda digest: _find(of_hash(digest)))
-    _find_batch = Statement(lambda *hashes: _find(of_hash(*hashes)), _BATCH_NAMES)
+    _find_one = Statement(lambda digest: _find(found_by(digest)))
+    _find_batch = Statement(lambda *prefixes: _find(_begin_with(prefixes)), _BATCH_NAMES)
     _is_lost = Statement(lambda block: select(lost_blocks.c.block).where(lost_blocks.c.block == block))
 
     def find(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
@@ -173,8 +184,8 @@ class BlockTable:
             return {block_hash: number for block_hash, number in rows if self._is_lost.one(number) is None}
         return {block_hash: number for block_hash, number in rows}  # noqa: C416 - dict() would lose the types
 
-    _locate_one = Statement(lambda digest: _locate(of_hash(digest)))
-    _locate_batch = Statement(lambda *hashes: _locate(of_hash(*hashes)), _BATCH_NAMES)
+    _locate_one = Statement(lambda digest: _locate(found_by(digest)))
+    _locate_batch = Statement(lambda *prefixes: _locate(_begin_with(prefixes)), _BATCH_NAMES)
 
     def locate(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, BlockLocation]:
         """Where those blocks lie that the index knows, but for those that are known to be lost."""
@@ -192,18 +203,16 @@ class BlockTable:
                 for block_hash in part:
                     yield from one.all(block_hash)
             else:
-                yield from batch.all(*part, *part[-1:] * (BATCH - len(part)))
+                wanted = set(part)
+                prefixes = [block_hash[:PREFIX_BYTES] for block_hash in part]
+                rows = batch.all(*prefixes, *prefixes[-1:] * (BATCH - len(part)))
+                yield from (row for row in rows if row[0] in wanted)
 
     _pack_id = Statement(lambda name: select(packs.c.id).where(packs.c.name == name))
     _add_pack = Statement(lambda name, size, born: insert(packs).values(name=name, size=size, born=born).inline())
     _add_block = Statement(
-        lambda pack, digest, offset, stored_length, plain_length: (
-            insert(blocks)
-            .from_select(
-                ["pack", "hash", "offset", "stored_length", "plain_length"],
-                select(pack, digest, offset, stored_length, plain_length).where(~exists().where(of_hash(digest))),
-            )
-            .inline()
+        lambda pack, digest, offset, stored_length, plain_length: _added_block(
+            digest, pack=pack, hash=digest, offset=offset, stored_length=stored_length, plain_length=plain_length
         )
     )
     _place_lost = Statement(

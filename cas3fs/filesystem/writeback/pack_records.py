@@ -7,6 +7,8 @@ from cas3fs.errors import IndexDatabaseError
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.values import BlockLocation, StoredPack
 
+_BLOCKS_AT_ONCE = 500
+
 _log = logging.getLogger(__name__)
 
 
@@ -19,12 +21,16 @@ class PackRecords:
     def add(self, pack: StoredPack) -> None:
         """Records a pack that is in the store: its blocks can be used from now on.
 
+        Some at a time, so that operations wait for milliseconds only; a part of them is right, too.
+
         Raises:
-            IndexDatabaseError: it could not be recorded.
+            IndexDatabaseError: it, or a part of it, could not be recorded.
         """
         state = self._state
-        with state.lock, state.operation():
-            state.index.blocks.add_pack(pack, state.next_ordinal)
+        for start in range(0, max(len(pack.blocks), 1), _BLOCKS_AT_ONCE):
+            part = pack._replace(blocks=pack.blocks[start : start + _BLOCKS_AT_ONCE])
+            with state.lock, state.operation():
+                state.index.blocks.add_pack(part, state.next_ordinal)
 
     def mark_block_lost(self, block: BlockLocation) -> None:
         """Records that the store lacks a block, or has it damaged: the same bytes are stored again when they come."""

@@ -31,7 +31,7 @@ Why this is right
       disk is not: everything is as it was, and a later move tries again.
     - If the database, its log or its shared memory are not the files at their paths any more, or the log does not
       carry the numbers that the shared memory has, another process has interfered; that is final, too: what would be
-      committed now would be lost.
+      committed now would be lost. What another process commits is reported.
 
 The file differs from a copy that SQLite makes in two bytes only, which say that there is a log; readers of `PinnedFile`
 see the bytes of a database without one.
@@ -46,6 +46,7 @@ taken before the caller's lock, and held during a move, so whoever calls `pin` u
 import errno
 import functools
 import io
+import logging
 import os
 import sqlite3
 import struct
@@ -76,6 +77,8 @@ _CANNOT_COPY: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP
 _ATTEMPTS: Final = 100
 _PRIMARY_CODE: Final = 0xFF
 _ROUNDS: Final = 3
+
+_log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -119,6 +122,7 @@ class IndexFile:
         self.path = database.path
         self.mutex = threading.Lock()
         self._running = RunningCounts(database)
+        self._foreign_commits = database.foreign_commits
         self.max_log_pages = MAX_LOG_PAGES
         self._next_move_frames = CHECKPOINT_PAGES
         self._salts = b""
@@ -260,8 +264,15 @@ class IndexFile:
             raise self._interfered(f"its file {error.filename} was removed") from error
         except OSError as error:
             raise os_fault(self.path, error) from error
+        self._report_foreign_commits()
         if state.frames and not (magic.startswith(_LOG_MAGIC) and b"".join(salts) == state.salts):
             raise self._interfered("its log is another one")
+
+    def _report_foreign_commits(self) -> None:
+        version = self._database.foreign_commits
+        if version != self._foreign_commits:
+            self._foreign_commits = version
+            _log.error("another program has changed %s: unmount, and check the volume with `cas3fs fsck`", self.path)
 
     def _interfered(self, detail: str) -> IndexDatabaseError:
         return self._database.sync_failed(f"another process has changed {self.path}: {detail}")
@@ -346,15 +357,7 @@ class PinnedFile:
             IndexDatabaseError: the disk failed.
         """
         self._refuse_if_lost()
-        done = 0
-        try:
-            while done < len(buffer):
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-                if not count:
-                    raise PinLost(f"{self._owner.path}: it was cut while a snapshot was made of it")
-                done += count
-        except OSError as error:
-            raise os_fault(self._owner.path, error) from error
+        _read_into(self._descriptor, buffer, offset, self._owner.path)
         if offset == 0:
             buffer[_VERSIONS] = _WITHOUT_LOG[: len(buffer[_VERSIONS])]
 
@@ -427,6 +430,17 @@ class PinnedFile:
         self._owner.forget(self)
 
 
+def _read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:
+    try:
+        while buffer:
+            count = os.preadv(descriptor, [buffer], offset)
+            if not count:
+                raise PinLost(f"{path}: it was cut while a snapshot was made of it")
+            buffer, offset = buffer[count:], offset + count
+    except OSError as error:
+        raise os_fault(path, error) from error
+
+
 class CopiedFile:
     """A copy of an index, one file that is deleted when this is closed; used as a `PinnedFile` is."""
 
@@ -443,10 +457,7 @@ class CopiedFile:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """As `PinnedFile.read_into`."""
-        try:
-            os.preadv(self._file.fileno(), [buffer], offset)
-        except OSError as error:
-            raise os_fault(self._path, error) from error
+        _read_into(self._file.fileno(), buffer, offset, self._path)
 
     def counts(self) -> Counts:
         """As `PinnedFile.counts`."""

@@ -64,7 +64,6 @@ CHECKPOINT_PAGES: Final = 4096
 BUSY_TIMEOUT_S: Final = 10.0
 FULL_DISK_BYTES: Final = 1 << 20
 """A disk with less space than that is full."""
-LOG_RESERVE_BYTES: Final = 32 << 20
 REDO_PAUSE_S: Final = 1.0
 """Reads try to make the changes of a lost group again no more often than that."""
 
@@ -75,10 +74,13 @@ _ROW_CODES: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATC
 Step = tuple[Callable[..., Any], str, Sequence[Any]]
 """A change that was made: the driver's call, the statement's text, its parameters or rows of them."""
 
+LOG_RESERVE_BYTES: Final = 32 << 20
 _WRITE_PRAGMAS: Final = (
     "PRAGMA synchronous=NORMAL",
     f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}",
     "PRAGMA cache_spill=OFF",
+    # a log that has grown is cut when it is used from its start again
+    f"PRAGMA journal_size_limit={2 * LOG_RESERVE_BYTES}",
 )
 _MOVER_PRAGMAS: Final = ("PRAGMA synchronous=NORMAL", "PRAGMA wal_autocheckpoint=0")
 _SCRATCH_PRAGMAS: Final = ("PRAGMA journal_mode=MEMORY", "PRAGMA synchronous=OFF")

@@ -42,6 +42,11 @@ class SQLiteFeatures:
         """How many pages it has, free ones included."""
         return int(str(self.execute("PRAGMA page_count")[0][0]))
 
+    @property
+    def foreign_commits(self) -> int:
+        """A number that changes when this connection sees that another one has committed."""
+        return int(str(self.execute("PRAGMA data_version")[0][0]))
+
     def quick_check(self, limit: int) -> list[str]:
         """What is wrong with the structure of the file, at most `limit` lines."""
         return self._problems(f"quick_check({limit})")

@@ -243,6 +243,26 @@ def test_files_that_another_process_has_changed_are_noticed_for_good(index: Inde
 
 
 @pytest.mark.promise("a-snapshot-is-the-index-of-one-instant")
+def test_a_commit_of_another_process_is_reported(index: Index, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add_files(index, 10)
+    pin(index).close()
+    assert not caplog.records
+    index._database.unpin()
+    in_another_process(path, "UPDATE inodes SET uid = 1")
+    add_files(index, 10, "later")
+    pin(index).close()
+    assert "another program has changed" in caplog.text
+
+
+def test_a_log_that_has_grown_is_cut_when_it_is_used_again(index: Index, path: Path) -> None:
+    log = Path(f"{path}-wal")
+    os.truncate(log, 100 << 20)
+    add_files(index, 10)
+    pin(index).close()
+    add_files(index, 10, "later")
+    assert log.stat().st_size == 64 << 20
+
+
 def test_a_commit_to_a_log_that_was_removed_is_not_durable(index: Index, path: Path) -> None:
     add_files(index, 10)
     index.sync()

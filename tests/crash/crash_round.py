@@ -58,6 +58,9 @@ class CrashRound:
     The seed decides what programs do, and whether they are paused while a snapshot is published.
     """
 
+    interval = "0"
+    """What the mounts have for ``--snapshot-interval``."""
+
     def __init__(self, folder: Path, seed: int, done: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
         self.url = (folder / "v").as_uri()
@@ -86,7 +89,7 @@ class CrashRound:
         """
         machine = folders_of(self.folder)
         command = [sys.executable, "-m", *self.module(armed), "mount", self.url, self.top, "--foreground", *options]
-        command += ["--frontend", self.frontend, "--snapshot-interval", "0"]
+        command += ["--frontend", self.frontend, "--snapshot-interval", self.interval]
         command += ["--state-dir", machine.state_dir, "--cache-dir", machine.cache_dir]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(list(map(str, command)), stderr=log, stdout=log)

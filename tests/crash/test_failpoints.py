@@ -74,6 +74,7 @@ def die(folder: Path, seed: int, point: str | None, count: int = 1, frontend: st
         round_.make_volume(PreviousMount.SAME_MACHINE if point is None else previous_mount_of(point))
         with pytest.raises(Crashed):
             if point is None:
+                round_.interval = "1s"
                 round_.run(kill_after_s=random.Random(seed).uniform(0.0, 3.0))
             else:
                 round_.run(("kill", f"{point}:{count}"))

@@ -117,7 +117,8 @@ class SnapshotReader:
 
         starts = count(0, entry.list_length)
         missing = (
-            local.take(start, entry.segment_size, one, write) for start, one in zip(starts, tree.lists, strict=False)
+            local.take(start, entry.segment_size, one.references(), write)
+            for start, one in zip(starts, tree.lists, strict=False)
         )
         self._read_segments(entry, chain.from_iterable(missing), write)
 

@@ -168,7 +168,7 @@ class WriterSettings:
     gc_interval_s: float = 0.0
     """How often a mount collects garbage; 0: never."""
     snapshot: str | None = None
-    """The snapshot that a read-only mount shows; None: the newest."""
+    """The snapshot that a read-only mount shows, as `cas3fs.snapshots.selection` has it; None: the newest."""
     take_over: bool = False
     """Claim the volume although another writer has not released it."""
     fsync_remote: bool = False

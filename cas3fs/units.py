@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sizes and durations as people write them.
+"""Sizes, durations and times as people write them.
 
 A *size* is bytes, written as ``10GiB``, ``512M`` (both powers of 1024) or ``5GB`` (powers of 1000); a *duration* is
-seconds, written as ``90s``, ``5m``, ``1h``, ``1d``, ``250ms``.
+seconds, written as ``90s``, ``5m``, ``1h``, ``1d``, ``250ms``. A *time* is that of the machine's time zone, unless it
+says another.
 """
 
 import re
+from datetime import datetime
 
 from cas3fs.errors import UsageError
 
@@ -66,3 +68,22 @@ def format_age(age_s: float) -> str:
         if age_s < limit_s:
             return f"{age_s / length_s:.0f} {unit}"
     return f"{age_s / 86400:.0f} days"
+
+
+def parse_time(text: str) -> datetime:
+    """The time in a text such as ``2026-11-28 10:00``, ``2026-11-28``, ``2026-11-28T10:00:00+01:00``; local where it
+    says no offset from UTC.
+
+    Raises:
+        UsageError: `text` is not a time.
+    """
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise UsageError(f"{text!r} is not a time; write it as '2026-11-28 10:00' or 2026-11-28T10:00+01:00") from None
+
+
+def format_time(time: datetime | str) -> str:
+    """A time with a zone, or its ISO form, as local time for people: ``2026-11-28 10:00:00 CET``."""
+    known = datetime.fromisoformat(time) if isinstance(time, str) else time
+    return known.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

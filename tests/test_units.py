@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sizes and durations, from text and back."""
+"""Sizes, durations and times, from text and back."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cas3fs.errors import UsageError
-from cas3fs.units import format_duration, format_size, parse_duration, parse_size
+from cas3fs.units import format_duration, format_size, format_time, parse_duration, parse_size, parse_time
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,40 @@ def test_a_size_for_people_is_short_and_says_its_unit(size: int) -> None:
 def test_a_duration_for_people_has_the_largest_unit_that_divides_it(seconds: int, text: str) -> None:
     assert format_duration(seconds) == text
     assert parse_duration(text) == seconds
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine's time zone is an hour ahead of UTC in winter, and two in summer."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "hour"),
+    [
+        ("2026-11-28 10:00", 9),
+        ("2026-11-28T10:00:00", 9),
+        ("2026-07-28 10:00", 8),
+        ("2026-11-28 10:00+05:00", 5),
+        ("2026-11-28T10:00Z", 10),
+    ],
+)
+def test_a_time_is_local_unless_it_says_an_offset(text: str, hour: int) -> None:
+    assert parse_time(text) == datetime(2026, int(text[5:7]), 28, hour, tzinfo=UTC)
+
+
+@pytest.mark.usefixtures("berlin")
+def test_times_are_shown_with_the_zone_of_the_machine() -> None:
+    assert format_time(datetime(2026, 7, 28, 8, 0, tzinfo=UTC)) == "2026-07-28 10:00:00 CEST"
+    assert format_time("2026-11-28T09:00:00.123456+00:00") == "2026-11-28 10:00:00 CET"
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "10:00", "2026-13-01", "28.11.2026"])
+def test_a_text_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a time"):
+        parse_time(text)

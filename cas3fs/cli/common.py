@@ -135,6 +135,17 @@ def verbose_option(command: _Command) -> _Command:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
 
 
+def snapshot_selector(snapshot: str | None, at: str | None) -> str | None:
+    """What the options --snapshot and --at select; None where neither is given.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if snapshot is not None and at is not None:
+        raise UsageError("--snapshot and --at exclude each other")
+    return snapshot if at is None else f"@{at}"
+
+
 def print_json(value: Any) -> None:
     """Print `value` as one JSON value over several lines."""
     click.echo(json.dumps(value, indent=2, sort_keys=True))

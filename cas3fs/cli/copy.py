@@ -24,7 +24,7 @@ from cas3fs.cli.printable import printable
 from cas3fs.cli.progress import progress_bar
 from cas3fs.config import ExpectedState, SecretSettings, find_local_folders
 from cas3fs.errors import UsageError
-from cas3fs.units import format_size
+from cas3fs.units import format_size, format_time
 
 if TYPE_CHECKING:
     from cas3fs.commands.copy import CopyResult
@@ -35,7 +35,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("destination", metavar="DEST")
-@click.option("--snapshot", "snapshots", multiple=True, metavar="ID", help="Copy this snapshot only; repeatable.")
+@click.option("--snapshot", "snapshots", multiple=True, metavar="SNAPSHOT", help="Copy this snapshot only; repeatable.")
 @click.option(
     "--all/--newest", "everything", default=None, help="Copy all snapshots, or only the newest.  [default: all]"
 )
@@ -122,7 +122,7 @@ def copy(
 def _lines(result: "CopyResult") -> Iterator[str]:
     for one in result.snapshots:
         name = f" {one['name']}" if one["name"] else ""
-        yield f"snapshot {one['source']} is copied as {one['id']}  {one['time'][:19]}{name}"
+        yield f"snapshot {one['source']} is copied as {one['id']}  {format_time(one['time'])}{name}"
     for skipped in result.skipped:
         yield f"snapshot {skipped['id']} is skipped: {skipped['why']}"
     if result.already_copied:

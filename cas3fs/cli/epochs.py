@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from cas3fs.cli.common import VolumeArgument, json_option, print_json, volume_argument
+from cas3fs.units import format_time
 
 _MOST_SHOWN: Final = 10
 _STANDINGS: Final[Mapping[str, str]] = {
@@ -50,10 +51,10 @@ def epochs(*, volume: VolumeArgument, release: int | None, as_json: bool) -> Non
     if as_json:
         print_json(found)
         return
-    click.echo(f"{'epoch':>6}  {'since (UTC)':<19}  {'state':<26}  {'host':<20}  {'user':<10}  process")
+    click.echo(f"{'epoch':>6}  {'since':<24}  {'state':<26}  {'host':<20}  {'user':<10}  process")
     for one in found:
         click.echo(
-            f"{one['epoch']:>6}  {one['time'][:19]:<19}  {_STANDINGS[one['standing']]:<26}  {one['host']:<20}  "
+            f"{one['epoch']:>6}  {format_time(one['time']):<24}  {_STANDINGS[one['standing']]:<26}  {one['host']:<20}  "
             f"{one['user']:<10}  {one['pid']}"
         )
     for one in found:

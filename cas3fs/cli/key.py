@@ -22,6 +22,7 @@ from cas3fs.cli.common import (
 from cas3fs.config import SecretSettings, StoreSettings
 from cas3fs.control import Message
 from cas3fs.errors import UsageError
+from cas3fs.units import format_time
 
 if TYPE_CHECKING:
     from cas3fs.commands.key import NewKey
@@ -104,7 +105,7 @@ def list_(volume: VolumeArgument, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    click.echo(f"{'id':<{_SHOWN_DIGITS}}  {'since (UTC)':<19}  {'kind':<10}  note")
+    click.echo(f"{'id':<{_SHOWN_DIGITS}}  {'since':<24}  {'kind':<10}  note")
     for one in found:
         click.echo(_line(one))
 
@@ -115,7 +116,7 @@ def _line(one: Message) -> str:
     remarks = [one["note"], one["kms_key"] or ""]
     remarks += ["(used now)"] if one["used_now"] else []
     remarks += ["(not of this volume's root: remove it)"] if one["foreign"] else []
-    columns = f"{one['id'][:_SHOWN_DIGITS]:<{_SHOWN_DIGITS}}  {one['created'][:19]:<19}  {one['method']:<10}"
+    columns = f"{one['id'][:_SHOWN_DIGITS]:<{_SHOWN_DIGITS}}  {format_time(one['created']):<24}  {one['method']:<10}"
     return f"{columns}  {' '.join(filter(None, remarks))}".rstrip()
 
 

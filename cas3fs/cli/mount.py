@@ -15,6 +15,7 @@ from cas3fs.cli.common import (
     folder_options,
     mount_store_options,
     normal_url,
+    snapshot_selector,
     store_settings,
     verbose_option,
 )
@@ -45,7 +46,12 @@ def _size(size_bytes: int) -> str:
 @click.argument("directory")  # no click.Path: that would stat a mount that may not respond
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
 @click.option("--read-only", is_flag=True, help="Mount the newest snapshot without becoming the writer.")
-@click.option("--snapshot", metavar="ID", help="Mount this snapshot read-only; the volume may be mounted too.")
+@click.option(
+    "--snapshot",
+    metavar="SNAPSHOT",
+    help="Mount this snapshot read-only; the volume may be mounted too: an id, a name, `latest`, @2h.",
+)
+@click.option("--at", metavar="TIME", help="Mount the newest snapshot of that time read-only: '2026-11-28 10:00'.")
 @click.option(
     "--take-over",
     is_flag=True,
@@ -132,6 +138,7 @@ def mount(
     foreground: bool,
     read_only: bool,
     snapshot: str | None,
+    at: str | None,
     take_over: bool,
     cache_size: int | None,
     caches: tuple[str, ...],
@@ -160,6 +167,7 @@ def mount(
     from cas3fs.fuse.mountpoints import check_mountpoint, mount_at
 
     _check_caches(caches, cache_size)
+    snapshot = snapshot_selector(snapshot, at)
     if snapshot is not None and take_over:
         raise UsageError("--snapshot mounts read-only, so --take-over has no meaning with it")
     split = split_options((*options, "noacl") if no_acl else options)

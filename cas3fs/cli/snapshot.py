@@ -22,7 +22,7 @@ from cas3fs.cli.common import (
 from cas3fs.cli.progress import progress_bar
 from cas3fs.control import Message
 from cas3fs.errors import MountError, SnapshotError, UsageError
-from cas3fs.units import format_duration, format_size
+from cas3fs.units import format_duration, format_size, format_time
 
 if TYPE_CHECKING:
     from cas3fs.snapshots.policy import RetentionPolicy
@@ -38,6 +38,9 @@ def snapshot() -> None:
 
     A mount publishes a snapshot every few minutes if something has changed, and at umount. The retention policy of the
     volume decides how long each is kept.
+
+    SNAPSHOT is an id, the beginning of one, a name, `latest`, an age such as @2h (the newest snapshot that is at least
+    so old; also @30m, @3d, @1w), or a time such as '@2026-11-28 10:00'.
     """
 
 
@@ -70,6 +73,10 @@ def create(volume: VolumeArgument, *, name: str | None, as_json: bool) -> None:
 def list_(volume: VolumeArgument, *, as_json: bool) -> None:
     """List the snapshots, the newest last.
 
+    "added" is what a snapshot needs in the store and no listed one before it does. "frees" is what only it needs: after
+    the snapshot was deleted, `cas3fs gc` frees that, and more where files were deleted since the last gc. Both are
+    known where the volume is mounted, or was mounted last.
+
     Example: cas3fs snapshot list s3://bucket/volume
     """
     found = _list(volume)
@@ -79,7 +86,7 @@ def list_(volume: VolumeArgument, *, as_json: bool) -> None:
     if not found:
         click.echo("no snapshots")
         return
-    click.echo(f"{'id':<20} {'time (UTC)':<19} {'epoch':>6} {'files':>10} {'size':>10} {'new':>10}  name")
+    click.echo(f"{'id':<20} {'time':<24} {'files':>10} {'size':>10} {'added':>10} {'frees':>10}  name")
     for one in found:
         click.echo(_line(one))
 
@@ -106,17 +113,22 @@ def _line(one: Message) -> str:
         notes.append(f"(restored from {one['restored']})")
     if one["off_line"]:
         notes.append("(by a writer that had been taken over from)")
-    size, new = format_size(one["logical_bytes"]), format_size(one["new_bytes"])
-    columns = f"{one['id']:<20} {one['time'][:19]:<19} {one['epoch']:>6} {one['files']:>10,} {size:>10} {new:>10}"
+    size, added, frees = (_size(one.get(f"{what}_bytes")) for what in ("logical", "added", "frees"))
+    columns = f"{one['id']:<20} {format_time(one['time']):<24} {one['files']:>10,} {size:>10} {added:>10} {frees:>10}"
     return f"{columns}  {' '.join(note for note in notes if note)}".rstrip()
+
+
+def _size(size_bytes: int | None) -> str:
+    """A size; a dash where it is not known."""
+    return "-" if size_bytes is None else format_size(size_bytes)
 
 
 @snapshot.command()
 @volume_argument
-@click.argument("snapshot_id", metavar="ID")
+@click.argument("snapshot_id", metavar="SNAPSHOT")
 @json_option
 def show(volume: VolumeArgument, *, snapshot_id: str, as_json: bool) -> None:
-    """Show the details of snapshot ID.
+    """Show the details of SNAPSHOT.
 
     Example: cas3fs snapshot show s3://bucket/volume 00000007-0000000123
     """
@@ -139,16 +151,16 @@ def _formatted(name: str, value: Any) -> str:
     if name.endswith("_bytes"):
         return f"{value:,} ({format_size(value)})"
     if name == "time":
-        return f"{value[:19]} (UTC)"
+        return format_time(value)
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @snapshot.command()
 @volume_argument
-@click.argument("snapshot_id", metavar="ID")
+@click.argument("snapshot_id", metavar="SNAPSHOT")
 @json_option
 def restore(volume: VolumeArgument, *, snapshot_id: str, as_json: bool) -> None:
-    """Make the state of snapshot ID the newest; VOLUME must not be mounted anywhere.
+    """Make the state of SNAPSHOT the newest; VOLUME must not be mounted anywhere.
 
     The replaced state is kept as a snapshot, and can be restored in the same way.
 
@@ -170,13 +182,14 @@ def restore(volume: VolumeArgument, *, snapshot_id: str, as_json: bool) -> None:
         print_json(encode_reply(describe(restored, restored.id, frozenset())))
     else:
         click.echo(
-            f"{snapshot_id} is restored as the newest snapshot {restored.id}; the one before is {restored.parent}"
+            f"the newest snapshot {restored.id} has the state of {restored.restored or restored.id}; the one before is "
+            f"{restored.parent}"
         )
 
 
 @snapshot.command()
 @volume_argument
-@click.argument("snapshot_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("snapshot_ids", metavar="SNAPSHOT...", nargs=-1, required=True)
 @json_option
 def delete(volume: VolumeArgument, *, snapshot_ids: tuple[str, ...], as_json: bool) -> None:
     """Delete snapshots; `cas3fs gc` then frees what only they needed.
@@ -192,6 +205,8 @@ def delete(volume: VolumeArgument, *, snapshot_ids: tuple[str, ...], as_json: bo
         print_json(encode_reply(deleted))
     else:
         size = format_size(deleted.bytes_freed)
+        for one in deleted.removed:
+            click.echo(f"deleted {one}")
         click.echo(f"snapshots deleted: {len(deleted.removed)}; that freed {size} of their indexes")
 
 
@@ -239,7 +254,7 @@ def prune(volume: VolumeArgument, *, names: tuple[str, ...], dry_run: bool, as_j
         return
     for one in reply.kept:
         why = ", ".join(one["kept_by"]) + (f" {one['name']}" if one["name"] else "")
-        click.echo(f"{'keep' if dry_run else 'kept':<8} {one['id']}  {one['time'][:19]}  {why}")
+        click.echo(f"{'keep' if dry_run else 'kept':<8} {one['id']}  {format_time(one['time'])}  {why}")
     for removed in reply.removed:
         click.echo(f"{'delete' if dry_run else 'deleted':<8} {removed}")
     kept, deleted, size = len(reply.kept), len(reply.removed), format_size(reply.bytes_freed)
@@ -276,12 +291,12 @@ def policy(volume: VolumeArgument, *, names: tuple[str, ...], as_json: bool, **r
 
 @snapshot.command()
 @volume_argument
-@click.argument("snapshot_id", metavar="ID")
+@click.argument("snapshot_id", metavar="SNAPSHOT")
 @click.argument("path")
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
 @json_option
 def extract(volume: VolumeArgument, *, snapshot_id: str, path: str, destination: Path, as_json: bool) -> None:
-    """Copy PATH, a file or a tree in snapshot ID, to DEST without a mount.
+    """Copy PATH, a file or a tree in SNAPSHOT, to DEST without a mount.
 
     Example: cas3fs snapshot extract s3://bucket/volume 00000007-0000000123 photos/2024 /tmp/photos
     """

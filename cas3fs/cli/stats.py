@@ -9,7 +9,7 @@ import click
 from cas3fs.cli.common import VolumeArgument, json_option, print_json, volume_argument
 from cas3fs.cli.costs import cost_report, cost_rows, price_option
 from cas3fs.prices import PriceTable
-from cas3fs.units import format_age, format_size
+from cas3fs.units import format_age, format_size, format_time
 
 if TYPE_CHECKING:
     from cas3fs.control.messages.mount import StatsReply
@@ -129,7 +129,7 @@ def _trouble_rows(troubles: Mapping[str, Any]) -> _Rows:
     rows = []
     for name, trouble in troubles.items():
         times = "" if trouble["times"] == 1 else f" ({trouble['times']:,} times)"
-        rows.append((f"last error of {name}", f"{_time(trouble)}{times}: {trouble['error']}"))
+        rows.append((f"last error of {name}", f"{format_time(trouble['time'])}{times}: {trouble['error']}"))
     return rows
 
 
@@ -147,22 +147,20 @@ def _maintenance_rows(last: Mapping[str, Any]) -> _Rows:
     if "gc" in last:
         gc = last["gc"]
         needed = f"; snapshots need {format_size(gc['held_bytes'])} more" if gc["held_bytes"] else ""
-        rows.append(("last gc", f"{_time(gc)}: {format_size(gc['freed_bytes'])} freed{needed}"))
+        rows.append(("last gc", f"{format_time(gc['time'])}: {format_size(gc['freed_bytes'])} freed{needed}"))
         rows += [("skipped by it", problem) for problem in gc.get("problems", ())]
     if "fsck" in last:
         fsck = last["fsck"]
         codes = "".join(f"; {code} {count:,}" for code, count in sorted(fsck["codes"].items()))
-        rows.append(("last fsck", f"{_time(fsck)}: {_STATUSES[fsck['status']]}{codes}"))
+        rows.append(("last fsck", f"{format_time(fsck['time'])}: {_STATUSES[fsck['status']]}{codes}"))
     if "verify" in last:
         verify = last["verify"]
         rest = "all data read" if verify["is_complete"] else "not all data read yet"
         damaged = f"{verify['damaged']:,} damaged" if verify["damaged"] else "none damaged"
-        rows.append(("last data check", f"{_time(verify)}: {verify['blocks']:,} blocks, {damaged}, {rest}"))
+        rows.append(
+            ("last data check", f"{format_time(verify['time'])}: {verify['blocks']:,} blocks, {damaged}, {rest}")
+        )
     return rows
-
-
-def _time(entry: Mapping[str, Any]) -> str:
-    return str(entry["time"]).replace("T", " ").replace("+00:00", " UTC")
 
 
 def _cache_rows(process: Mapping[str, Any]) -> _Rows:

@@ -53,6 +53,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin
 from cas3fs.snapshots.retention import current_policy, newest_policy_id, set_policy
+from cas3fs.snapshots.selection import find_snapshot
 from cas3fs.values import SnapshotNumber
 from cas3fs.volume.comparison import LINEAGE
 from cas3fs.volume.handover import expect_released_head, release
@@ -73,7 +74,7 @@ class CopyRequest:
     """What is to be copied.
 
     Attributes:
-        snapshots: ids; if there are none, all.
+        snapshots: selectors (`cas3fs.snapshots.selection`); if there are none, all.
         newest: only the newest one.
         verify: read everything back, and compare.
         take_over: claim the destination although another writer has not released it.
@@ -207,7 +208,8 @@ def _choose(source: CopySource, request: CopyRequest, result: CopyResult) -> lis
     newest = Epochs(archive.shelf, conditional_writes=entry.conditional_writes).newest()
     expect_released_head(archive, newest)
     if request.snapshots:
-        return [archive.load(one) for one in sorted(set(request.snapshots), key=SnapshotNumber.parse)]
+        wanted = {find_snapshot(archive, one) for one in request.snapshots}
+        return [archive.load(one) for one in sorted(wanted, key=SnapshotNumber.parse)]
     if request.newest:
         head = archive.newest()
         return [] if head is None else [head]

@@ -20,6 +20,7 @@ from cas3fs.index import Index, IndexReader, migrations, ordinal_of
 from cas3fs.index.pack_merge import merge_newest_packs
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import SnapshotInfo, SnapshotOrigin
+from cas3fs.snapshots.selection import find_snapshot
 from cas3fs.volume.comparison import CLEAN, LINEAGE, PUBLISHED
 from cas3fs.volume.offline_writer import OfflineWriter, open_offline_writer
 from cas3fs.volume.state_directory import StateDirectory, local_indexes
@@ -27,17 +28,18 @@ from cas3fs.volume.state_directory import StateDirectory, local_indexes
 _log = logging.getLogger(__name__)
 
 
-def restore_head(settings: StoreSettings, folders: LocalFolders, snapshot_id: str, progress: Progress) -> SnapshotInfo:
-    """Make the state of `snapshot_id` the newest; gives the snapshot that is the head now.
+def restore_head(settings: StoreSettings, folders: LocalFolders, selector: str, progress: Progress) -> SnapshotInfo:
+    """Make the state of a snapshot the newest; gives the snapshot that is the head now.
 
     Raises:
         EpochHeld, StateInUse: the volume is mounted.
         StateConflict: this machine holds changes that were never published.
         SnapshotMissing, SnapshotDamaged: the snapshot cannot be read.
+        SnapshotError, UsageError: as `find_snapshot`.
         Cas3fsError: store or disk failed; restoring again is safe.
     """
     with open_offline_writer(settings, folders) as writer:
-        head = writer.archive.newest_id()
+        head, snapshot_id = writer.archive.newest_id(), find_snapshot(writer.archive, selector)
         if head == snapshot_id:
             return writer.archive.load(snapshot_id)
         _check_nothing_unpublished(writer)

@@ -5,8 +5,9 @@ Each request has two functions: one for the process of a mount, and one for a vo
 is sent as one progress message ``{"snapshot": {...}}`` for each snapshot, since a message has a greatest length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import attrs
 
@@ -27,16 +28,22 @@ from cas3fs.control.messages.snapshots import (
     SnapshotReply,
 )
 from cas3fs.entries.shelf import Shelf
+from cas3fs.errors import IndexDatabaseError
+from cas3fs.index import IndexReader
+from cas3fs.maintenance.snapshot_sizes import SnapshotSizes, snapshot_sizes
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.snapshots.manifests import NEW_PACK_BYTES, SnapshotInfo
 from cas3fs.snapshots.policy import RetentionPolicy
-from cas3fs.snapshots.removal import RemovalPlan
 from cas3fs.snapshots.retention import current_policy, set_policy
+from cas3fs.snapshots.selection import check_name, find_snapshot
+from cas3fs.volume.comparison import PUBLISHED
 from cas3fs.volume.loading import open_volume
+from cas3fs.volume.location import find_state_directory
 from cas3fs.volume.offline_writer import open_offline_writer
 from cas3fs.volume.opening import open_writer
 from cas3fs.volume.pruner import SnapshotPruner
+from cas3fs.volume.state_directory import INDEX_NAME
 
 _READ_ONLY = "its snapshots cannot be changed"
 
@@ -45,39 +52,71 @@ _READ_ONLY = "its snapshots cannot be changed"
 
 def list_mounted(service: MountService, request: ListSnapshotsRequest, progress: Progress) -> ListSnapshotsReply:
     """Send every snapshot."""
-    return _send_snapshots(service.volume.archive, progress)
+    volume = service.volume
+    # a view has the index of the snapshot that it shows
+    newest = volume.publisher is not None or volume.shown == volume.archive.newest_id()
+    return _send_snapshots(volume.archive, volume.filesystem.index_path if newest else None, progress)
 
 
 def list_unmounted(
     settings: StoreSettings, folders: LocalFolders, request: ListSnapshotsRequest, progress: Progress
 ) -> ListSnapshotsReply:
     """Send every snapshot; raises as `open_archive`."""
-    with open_archive(settings) as archive:
-        return _send_snapshots(archive, progress)
+    with closing(open_volume(settings, Metrics())) as opened:
+        archive = SnapshotArchive(Shelf(opened.store))
+        index = find_state_directory(folders, str(opened.entry.uuid), settings) / INDEX_NAME
+        return _send_snapshots(archive, index if _is_newest(index, archive.newest_id()) else None, progress)
 
 
-def _send_snapshots(archive: SnapshotArchive, progress: Progress) -> ListSnapshotsReply:
+def _is_newest(index: Path, head: str | None) -> bool:
+    """Whether an index of this machine is that of the newest snapshot, or continues from it."""
+    if not index.exists():
+        return False
+    try:
+        with IndexReader(index) as reader:
+            return head is not None and reader.state(PUBLISHED) == head
+    except IndexDatabaseError:
+        return False
+
+
+def _send_snapshots(archive: SnapshotArchive, index: Path | None, progress: Progress) -> ListSnapshotsReply:
     count = 0
-    for one in list_snapshots(archive):
+    for one in list_snapshots(archive, index):
         progress({"snapshot": one})
         count += 1
     return ListSnapshotsReply(count)
 
 
-def list_snapshots(archive: SnapshotArchive) -> Iterator[Message]:
+def list_snapshots(archive: SnapshotArchive, index: Path | None = None) -> Iterator[Message]:
     """Every snapshot, ascending, as JSON has it; of a damaged one its id and what is wrong.
+
+    Args:
+        archive: the snapshots.
+        index: the index of the newest one; without it, it is not known what each takes.
 
     Raises:
         StoreError: the store failed.
+        IndexDatabaseError: the index cannot be read.
     """
     damaged: dict[str, str] = {}
     head, diverged = archive.newest_id(), archive.diverged()
     readable = {one.id: one for one in archive.list(lambda one, error: damaged.update({one: str(error)}))}
+    sizes: Mapping[str, SnapshotSizes] = {}
+    if index is not None:
+        with IndexReader(index) as reader:
+            sizes = snapshot_sizes(list(readable.values()), damaged, reader.pack_lifetimes())
     for one in sorted([*readable, *damaged]):
         if one in readable:
-            yield encode_reply(describe(readable[one], head, diverged))
+            # what a snapshot of another line needs, this index does not know
+            known = None if one in diverged else sizes.get(one)
+            yield encode_reply(describe(readable[one], head, diverged)) | _describe_sizes(known, newest=one == head)
         else:
             yield {"id": one, "damaged": damaged[one], "newest": one == head, "off_line": one in diverged}
+
+
+def _describe_sizes(sizes: SnapshotSizes | None, *, newest: bool) -> Message:
+    frees_bytes = None if sizes is None or newest else sizes.frees_bytes  # the newest one cannot be deleted
+    return {"added_bytes": None if sizes is None else sizes.added_bytes, "frees_bytes": frees_bytes}
 
 
 def describe(info: SnapshotInfo, head: str | None, diverged: frozenset[str]) -> SnapshotReply:
@@ -116,13 +155,14 @@ def show_unmounted(
         return show_snapshot(archive, request.id)
 
 
-def show_snapshot(archive: SnapshotArchive, snapshot_id: str) -> SnapshotReply:
+def show_snapshot(archive: SnapshotArchive, selector: str) -> SnapshotReply:
     """A snapshot with its facts and the pages objects that it needs.
 
     Raises:
         SnapshotMissing, SnapshotDamaged, StoreError: it cannot be read.
+        SnapshotError, UsageError: as `find_snapshot`.
     """
-    info = archive.load(snapshot_id)
+    info = archive.load(find_snapshot(archive, selector))
     described = describe(info, archive.newest_id(), archive.diverged())
     return attrs.evolve(described, facts=dict(info.facts), pages=[one._asdict() for one in info.pages])
 
@@ -131,7 +171,8 @@ def show_snapshot(archive: SnapshotArchive, snapshot_id: str) -> SnapshotReply:
 
 
 def create_mounted(service: MountService, request: CreateSnapshotRequest, progress: Progress) -> SnapshotReply:
-    """Publish a snapshot, even when nothing has changed."""
+    """Publish a snapshot, even when nothing has changed; raises UsageError for a name that cannot be used."""
+    check_name(request.name)
     publisher = service.publisher(_READ_ONLY)
     service.write_back()
     created = publisher.publish(progress, name=request.name, even_unchanged=True, settled=True)
@@ -145,8 +186,10 @@ def create_unmounted(
     """Publish a snapshot, with what an earlier mount of this machine has left to store.
 
     Raises:
+        UsageError: the name cannot be used.
         Cas3fsError: as `open_writer` and `OpenVolume.finish`.
     """
+    check_name(request.name)
     volume = open_writer(settings, WriterSettings(cache_size_bytes=0), folders)
     try:
         volume.start(0)
@@ -166,7 +209,7 @@ def delete_mounted(service: MountService, request: DeleteSnapshotsRequest, progr
     """Delete snapshots."""
     publisher = service.publisher(_READ_ONLY)
     with publisher.exclusively():
-        return _removal_reply(publisher.pruner.delete(request.ids))
+        return _delete(publisher.pruner, service.volume.archive, request)
 
 
 def delete_unmounted(
@@ -174,10 +217,13 @@ def delete_unmounted(
 ) -> DeleteSnapshotsReply:
     """Delete snapshots; raises as `open_offline_writer` and `SnapshotPruner.delete`."""
     with open_offline_writer(settings, folders) as writer:
-        return _removal_reply(writer.pruner.delete(request.ids))
+        return _delete(writer.pruner, writer.archive, request)
 
 
-def _removal_reply(plan: RemovalPlan) -> DeleteSnapshotsReply:
+def _delete(pruner: SnapshotPruner, archive: SnapshotArchive, request: DeleteSnapshotsRequest) -> DeleteSnapshotsReply:
+    # all are found before any is deleted: then `latest` and an age mean what they meant to the person who wrote them
+    found = [find_snapshot(archive, one) for one in request.ids]
+    plan = pruner.delete(list(dict.fromkeys(found)))
     return DeleteSnapshotsReply(list(plan.snapshots), len(plan.pages), plan.freed_bytes)
 
 

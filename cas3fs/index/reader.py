@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Executable, MetaData, Table, case, func, s
 from cas3fs.index.checksums import mismatch_count
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Statement
-from cas3fs.index.tables import blocks, chunks, dentries, inodes, packs
+from cas3fs.index.tables import blocks, chunks, dentries, inodes, packs, volume_state
 
 _HALF_BITS: Final = 32
 _IS_DEAD: Final = packs.c.died.is_not(None)
@@ -51,6 +51,15 @@ class Counts(NamedTuple):
     dead_packs: int
     """Packs that no file needs now, and that snapshots may need."""
     dead_pack_bytes: int
+
+
+class PackLifetime(NamedTuple):
+    """Packs that the same snapshots need: those from `born` on, and before `died` where they have died (ordinals)."""
+
+    born: int
+    died: int | None
+    size_bytes: int
+    """Of all of them."""
 
 
 class IndexReader:
@@ -128,6 +137,21 @@ class IndexReader:
         """The size of all packs that were stored after the snapshot of that ordinal."""
         size: int = self._born_after.one(ordinal)[0]
         return size
+
+    _lifetimes = Statement(
+        lambda: select(packs.c.born, packs.c.died, func.sum(packs.c.size)).group_by(packs.c.born, packs.c.died)
+    )
+
+    def pack_lifetimes(self) -> list[PackLifetime]:
+        """Which snapshots need how many bytes of packs; one row for all packs that were born, and died, together."""
+        return [PackLifetime(*row) for row in self._lifetimes.all()]
+
+    _state = Statement(lambda key: select(volume_state.c.value).where(volume_state.c.key == key))
+
+    def state(self, key: str) -> str | None:
+        """The text that the index keeps under `key`, or None."""
+        row = self._state.one(key)
+        return None if row is None else str(row[0])
 
     _mismatches = Statement(mismatch_count)
 

@@ -34,6 +34,7 @@ from cas3fs.maintenance.context import VolumeContext
 from cas3fs.maintenance.lost_blocks import apply_lost_block_note, record_missing_packs
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
+from cas3fs.snapshots.selection import find_snapshot, is_id
 from cas3fs.snapshots.snapshot_reader import RestoreProgress
 from cas3fs.volume.handover import apply_handover, expect_released_head, expect_seen_head, release, save_known_snapshots
 from cas3fs.volume.lineage import LocalIndex, close_clean, restore_with_advice, select_index
@@ -309,7 +310,7 @@ def open_view(
     on_state: OnState = lambda _: None,
     on_restore: RestoreProgress = lambda done, total: None,
 ) -> OpenVolume:
-    """Opens a snapshot of a volume, the newest unless `settings` name another, for reading, beside any writer.
+    """Opens a snapshot of a volume, the newest unless `settings` select another, for reading, beside any writer.
 
     Raises:
         As `open_writer`, except for errors of claims.
@@ -323,10 +324,10 @@ def open_view(
         resources.callback(state.close)
         on_state(state)
         archive = SnapshotArchive(Shelf(store))
-        if not settings.snapshot:
+        if settings.snapshot is None or not is_id(settings.snapshot):
             expect_released_head(archive, Epochs(Shelf(store), conditional_writes=entry.conditional_writes).newest())
             expect_seen_head(archive, opened.seen)
-        shown = settings.snapshot or archive.newest_id()
+        shown = archive.newest_id() if settings.snapshot is None else find_snapshot(archive, settings.snapshot)
         if shown is not None:
             state.shows(shown)
             restore_with_advice(archive, shown, state.index, on_restore, local_indexes(of_volume))

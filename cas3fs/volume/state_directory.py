@@ -36,8 +36,9 @@ from cas3fs.control import SOCKET_NAME, MountRecord
 from cas3fs.durable import replace_file, sync_folder
 from cas3fs.errors import StateInUse, UsageError
 
+INDEX_NAME = "index.sqlite"
 _INDEX_FILES = (
-    "index.sqlite",
+    INDEX_NAME,
     "index.sqlite-wal",
     "index.sqlite-shm",
     "index.sqlite-fingerprint",
@@ -88,7 +89,7 @@ class StateDirectory:
 
     @property
     def index(self) -> Path:
-        return self.path / "index.sqlite"
+        return self.path / INDEX_NAME
 
     @property
     def staging_rows(self) -> Path:
@@ -243,8 +244,8 @@ def _create_durably(path: Path) -> None:
 
 def local_indexes(path: Path) -> list[Path]:
     """Returns the files of indexes below a volume's state directory: of its writer, of views, and those set aside."""
-    name = _INDEX_FILES[0]
-    return [path / name, path / _SUPERSEDED, *path.glob(f"{_VIEWS}/*/{name}"), *path.glob(f"set-aside/*/{name}")]
+    others = (path.glob(f"{folder}/*/{INDEX_NAME}") for folder in (_VIEWS, "set-aside"))
+    return [path / INDEX_NAME, path / _SUPERSEDED, *(one for found in others for one in found)]
 
 
 def is_view(path: Path) -> bool:

@@ -11,7 +11,11 @@ from cas3fs.snapshots.policy import RetentionPolicy
 
 @attrs.frozen
 class ListSnapshotsReply:
-    """How many snapshots there are; they come as progress."""
+    """How many snapshots there are; they come as progress, each a `SnapshotReply` and its sizes.
+
+    ``added_bytes`` is what it needs and no snapshot before it that is still there, packs and index; ``frees_bytes`` what
+    only it needs, so that the next gc after its deletion frees it. Both are null where that is not known.
+    """
 
     count: int
 
@@ -58,6 +62,7 @@ class ShowSnapshotRequest(Request[SnapshotReply]):
     verb = "snapshot-show"
     reply = SnapshotReply
     id: str
+    """Its id, or what else selects it (`cas3fs.snapshots.selection`)."""
 
 
 @attrs.frozen
@@ -85,6 +90,7 @@ class DeleteSnapshotsRequest(Request[DeleteSnapshotsReply]):
     verb = "snapshot-delete"
     reply = DeleteSnapshotsReply
     ids: list[str]
+    """Their ids, or what else selects each."""
 
 
 @attrs.frozen

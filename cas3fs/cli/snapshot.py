@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cas3fs snapshot``: create, list, show, restore, delete, prune and extract the saved states of a volume.
+"""``cas3fs snapshot``: create, list, show, restore, delete, prune and extract the saved states of a volume; `browsing`
+has the commands that look into them.
 
 Where the volume is mounted on this machine, the process of the mount does it. Else this process does, and claims the
 volume while it changes anything.
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from cas3fs.cli import browsing
 from cas3fs.cli.common import (
     Duration,
     VolumeArgument,
@@ -153,6 +155,10 @@ def _formatted(name: str, value: Any) -> str:
     if name == "time":
         return format_time(value)
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+for _command in (browsing.ls, browsing.find, browsing.diff):
+    snapshot.add_command(_command)
 
 
 @snapshot.command()

@@ -133,7 +133,7 @@ def _only(selector: str, ids: Sequence[str], shown: Sequence[str], url: str, how
 
 def _no_match(selector: str, found: Sequence[SnapshotInfo], url: str) -> str:
     names = sorted({one.name for one in found if one.name is not None})
-    known = [*names, *(one.id for one in found)]
+    known = [LATEST, *names, *(one.id for one in found)]
     nearest = [repr(one) for one in difflib.get_close_matches(selector, known, 1)]
     hint = f"; the nearest is {nearest[0]}" if nearest else ""
     return f"{url} has no snapshot {selector!r}{hint}; `cas3fs snapshot list` shows all"

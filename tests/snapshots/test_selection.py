@@ -94,6 +94,7 @@ def test_what_several_match_is_refused_with_all_of_them(archive: SnapshotArchive
     ("selector", "words"),
     [
         ("twicee", "has no snapshot 'twicee'; the nearest is 'twice'; `cas3fs snapshot list` shows all"),
+        ("lates", "has no snapshot 'lates'; the nearest is 'latest'"),
         ("nothing like it", "has no snapshot 'nothing like it'; `cas3fs snapshot list`"),
         ("", "has no snapshot ''"),
         ("@4h", f"no snapshot as old as '@4h' .*; the oldest is {FIRST} 'a' of 2026-11-28"),

@@ -13,8 +13,8 @@ from cas3fs.snapshots.policy import RetentionPolicy
 class ListSnapshotsReply:
     """How many snapshots there are; they come as progress, each a `SnapshotReply` and its sizes.
 
-    ``added_bytes`` is what it needs and no snapshot before it that is still there, packs and index; ``frees_bytes`` what
-    only it needs, so that the next gc after its deletion frees it. Both are null where that is not known.
+    ``added_bytes`` is what it needs and no snapshot before it that is still there, packs and index; ``frees_bytes`` is
+    what only it needs, so that the next gc after its deletion frees it. Both are null where that is not known.
     """
 
     count: int

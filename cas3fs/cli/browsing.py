@@ -23,8 +23,10 @@ DIFFERENT: Final = 1
 TROUBLE: Final = 2
 """Exit statuses of ``snapshot diff``, as those of diff(1)."""
 _NOW: Final = "now"
-_KINDS: Final[Mapping[str, int]] = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO,
-                 "socket": stat.S_IFSOCK, "character device": stat.S_IFCHR, "block device": stat.S_IFBLK}  # fmt: skip
+_KINDS: Final[Mapping[str, int]] = {
+    "file": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO,
+    "socket": stat.S_IFSOCK, "character device": stat.S_IFCHR, "block device": stat.S_IFBLK,
+}  # fmt: skip
 _LETTERS: Final[Mapping[str, str]] = {"added": "+", "removed": "-", "renamed": "R"}
 
 

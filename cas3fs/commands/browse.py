@@ -216,7 +216,26 @@ def history(looking: Looking, path: str) -> Iterator[Message]:
         if current is not None:
             yield current
     if not is_known:
-        raise SnapshotError(f"no snapshot has {path}; `cas3fs snapshot find` looks for names")
+        raise _no_such_path(path)
+
+
+def newest_with(looking: Looking, path: str) -> str:
+    """The id of the newest snapshot that has something at a path.
+
+    Raises:
+        As `history`.
+    """
+    names = path_names(path)
+    with open_snapshot_indexes(looking.settings, looking.folders, looking.progress) as indexes:
+        for info, index in _each(looking, indexes):
+            with SnapshotTree(index) as tree:
+                if tree.find(names) is not None:
+                    return info.id
+    raise _no_such_path(path)
+
+
+def _no_such_path(path: str) -> SnapshotError:
+    return SnapshotError(f"no snapshot has {path}; `cas3fs snapshot find` looks for names")
 
 
 def _version(row: InodeRow) -> Message:

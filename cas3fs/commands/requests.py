@@ -131,6 +131,13 @@ def _snapshot_policy() -> RequestImplementation:
     return RequestImplementation((PolicyRequest,), snapshot.policy_mounted, snapshot.policy_unmounted)
 
 
+def _restore_path() -> RequestImplementation:
+    from cas3fs.commands import restore_path
+    from cas3fs.control.messages.snapshots import RestorePathRequest
+
+    return RequestImplementation((RestorePathRequest,), restore_path.restore_path_mounted)
+
+
 OPERATIONS: Final[Mapping[str, Callable[[], RequestImplementation]]] = MappingProxyType(
     {
         "status": _status,
@@ -146,6 +153,7 @@ OPERATIONS: Final[Mapping[str, Callable[[], RequestImplementation]]] = MappingPr
         "snapshot-delete": _snapshot_delete,
         "snapshot-prune": _snapshot_prune,
         "snapshot-policy": _snapshot_policy,
+        "restore-path": _restore_path,
     }
 )
 

@@ -21,6 +21,7 @@ from cas3fs.filesystem.operations.files import Files
 from cas3fs.filesystem.operations.listings import Listings
 from cas3fs.filesystem.operations.ranges import Ranges
 from cas3fs.filesystem.operations.renames import Renames
+from cas3fs.filesystem.operations.restored_trees import RestoredTrees
 from cas3fs.filesystem.operations.statistics import Statistics
 from cas3fs.filesystem.operations.xattrs import Xattrs
 from cas3fs.filesystem.settings import FileSystemSettings
@@ -58,6 +59,7 @@ class FileSystem:
         xattrs: the operations on extended attributes.
         access_lists: POSIX access lists, and whether they are followed.
         copies: copies ranges of files.
+        restored_trees: enters trees out of snapshots.
         commits: makes changes durable on this machine.
         storer: brings dirty files to the store.
         checkpoints: makes copies of the index that a snapshot can be made of.
@@ -91,6 +93,7 @@ class FileSystem:
         staging.last_response_at = lambda: writer.last_response_at_s
         reader.on_lost_block(self.packs.mark_block_lost)
         self.storer = Storer(state, writer, chunker, self.commits)
+        self.restored_trees = RestoredTrees(state, self.directories, self.xattrs)
         self.copies = Copies(state, self.files, self.ranges, self.storer.store)
         self.checkpoints = Checkpoints(state, writer, chunker, self.commits, self.storer)
         self._statistics = Statistics(state, self.listings, self.files)

@@ -220,7 +220,7 @@ class RequestHandlers:
 
     def getxattr(self, inode: int, name: bytes) -> bytes:
         """The value of an extended attribute."""
-        if name == _CAPABILITY and not self._capabilities:
+        if name == _CAPABILITY and not (self._capabilities or self._fs.xattrs.has_capabilities):
             raise FileSystemError(errno.ENODATA)
         if inode == ROOT and name == _CONTROL and self._control:
             return self._control

@@ -61,6 +61,7 @@ from cas3fs.index.namespace import InodeRow, Namespace
 from cas3fs.index.reader import Counts, IndexReader
 from cas3fs.index.staging import StagedRow, StagingIndex
 from cas3fs.index.tables import ROOT_INODE
+from cas3fs.index.tree_rows import TreeRows
 
 __all__ = [
     "LOST_PACK",
@@ -80,6 +81,7 @@ __all__ = [
     "PinnedIndex",
     "StagedRow",
     "StagingIndex",
+    "TreeRows",
     "VolumeState",
     "number_of",
     "ordinal_of",

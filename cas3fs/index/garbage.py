@@ -117,6 +117,12 @@ class Garbage:
         """Makes packs that have died dead from the snapshot `died` on."""
         self._set_died.many([(died, name) for name in names])
 
+    _revive = Statement(lambda name: update(packs).where(packs.c.name == name).values(died=None))
+
+    def revive_packs(self, names: Iterable[str]) -> None:
+        """Notes that blocks lie in these packs again, if they have died: their objects are in the store."""
+        self._revive.many([(name,) for name in names])
+
     _delete_pack = Statement(lambda name: delete(packs).where(packs.c.name == name, packs.c.died.is_not(None)))
 
     def delete_packs(self, names: Iterable[str]) -> None:

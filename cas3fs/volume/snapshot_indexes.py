@@ -14,7 +14,7 @@ from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Progress
 from cas3fs.entries.shelf import Shelf
 from cas3fs.epochs import Epochs
-from cas3fs.index import migrations
+from cas3fs.index import PinnedIndex, migrations
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.handover import expect_released_head, expect_seen_head
@@ -32,8 +32,13 @@ class SnapshotIndexes:
         self._of_volume, self._progress = of_volume, progress
 
     @contextmanager
-    def open(self, snapshot_id: str) -> Iterator[Path]:
-        """The index of a snapshot as a file, which is removed when the context ends.
+    def open(self, snapshot_id: str, own_index: Path | None = None) -> Iterator[Path]:
+        """The index of a snapshot as a file, which is removed when the context ends; until then no writer of this
+        machine deletes the snapshot.
+
+        Args:
+            snapshot_id: the snapshot.
+            own_index: an index that this process has open; segments are taken from a copy of it.
 
         Raises:
             SnapshotMissing, SnapshotDamaged: the snapshot cannot be read.
@@ -45,7 +50,14 @@ class SnapshotIndexes:
 
         with closing(ViewDirectory.make(self._of_volume)) as view:
             view.shows(snapshot_id)
-            restore_with_advice(self.archive, snapshot_id, view.index, report, local_indexes(self._of_volume))
+            local = local_indexes(self._of_volume)
+            copy = view.path / "copy.sqlite"
+            if own_index is not None:
+                with PinnedIndex(own_index) as pinned:
+                    pinned.copy_to(copy)
+                local.insert(0, copy)
+            restore_with_advice(self.archive, snapshot_id, view.index, report, local)
+            copy.unlink(missing_ok=True)
             migrations.upgrade(view.index, with_hash_index=False)
             yield view.index
 

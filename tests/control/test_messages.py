@@ -30,6 +30,8 @@ from cas3fs.control.messages.snapshots import (
     PolicyRequest,
     PruneReply,
     PruneRequest,
+    RestorePathReply,
+    RestorePathRequest,
     ShowSnapshotRequest,
     SnapshotReply,
 )
@@ -64,6 +66,7 @@ REQUESTS: list[tuple[Request[Any], str, dict[str, Any]]] = [
     (ShowSnapshotRequest(ID), "snapshot-show", {"id": ID}),
     (CreateSnapshotRequest("v1"), "snapshot-create", {"name": "v1"}),
     (DeleteSnapshotsRequest([ID]), "snapshot-delete", {"ids": [ID]}),
+    (RestorePathRequest("latest", "a/b", "c"), "restore-path", {"snapshot": "latest", "path": "a/b", "folder": "c"}),
     (
         PruneRequest(POLICY, dry_run=True),
         "snapshot-prune",
@@ -120,6 +123,11 @@ REPLIES: list[tuple[Request[Any], type, dict[str, Any]]] = [
     (ListSnapshotsRequest(), ListSnapshotsReply, {"count": 2}),
     (ShowSnapshotRequest(ID), SnapshotReply, SNAPSHOT | {"facts": {"files": 1}, "pages": [{"id": ID}]}),
     (CreateSnapshotRequest(), SnapshotReply, SNAPSHOT | {"facts": {}, "pages": [], "unstored": []}),
+    (
+        RestorePathRequest("latest", "a", ""),
+        RestorePathReply,
+        {"snapshot": ID, "name": ".hidden", "files": 2, "logical_bytes": 3},
+    ),
     (DeleteSnapshotsRequest([]), DeleteSnapshotsReply, {"removed": [ID], "pages_removed": 1, "bytes_freed": 1}),
     (
         PruneRequest(),

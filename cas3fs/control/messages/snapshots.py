@@ -75,6 +75,34 @@ class CreateSnapshotRequest(Request[SnapshotReply]):
 
 
 @attrs.frozen
+class RestorePathReply:
+    """What was restored, and under which name in the folder."""
+
+    snapshot: str
+    name: str
+    files: int
+    """Files, folders and all else."""
+    logical_bytes: int
+
+
+@attrs.frozen
+class RestorePathRequest(Request[RestorePathReply]):
+    """Enter a file or tree of a snapshot in a folder, under a name that nothing has; the client renames it.
+
+    A mount enters it under a hidden name, so that the kernel learns of the real one by the rename.
+    """
+
+    verb = "restore-path"
+    reply = RestorePathReply
+    snapshot: str
+    """Its id, or what else selects it."""
+    path: str
+    """Within the volume."""
+    folder: str
+    """The folder to enter it in, within the volume."""
+
+
+@attrs.frozen
 class DeleteSnapshotsReply:
     """What was deleted."""
 

@@ -176,7 +176,7 @@ class Directories:
     ) -> Inode:
         """Makes an inode with a name, and counts one reference of the kernel to it.  Needs the lock."""
         self._access.check_change()
-        directory = self._check_new_name(parent, name)
+        directory = self.check_new_name(parent, name)
         is_directory = stat.S_ISDIR(mode)
         mode, lists = self._state.access_lists.inherited(directory, mode, caller.umask)
         row = new_row(directory, mode, caller, rdev=rdev, size=len(target or b""))
@@ -213,8 +213,12 @@ class Directories:
         self._inodes.lookups[number] = 1
         return inode
 
-    def _check_new_name(self, parent: int, name: bytes) -> Inode:
-        """The directory, after checking that the name is valid and not taken there."""
+    def check_new_name(self, parent: int, name: bytes) -> Inode:
+        """The directory, after checking that the name is valid and not taken there.  Needs the lock.
+
+        Raises:
+            FileSystemError: as `mknod`.
+        """
         directory = self._inodes.directory(parent)
         if name in (b".", b".."):
             raise FileSystemError(errno.EEXIST)
@@ -235,7 +239,7 @@ class Directories:
         with self._lock:
             self._access.check_change()
             inode = self._inodes.get(number)
-            directory = self._check_new_name(new_parent, new_name)
+            directory = self.check_new_name(new_parent, new_name)
             if inode.is_directory or inode.flags & PROTECTED:
                 raise FileSystemError(errno.EPERM)
             if inode.nlink == 0 and not inode.linkable:

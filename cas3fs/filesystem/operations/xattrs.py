@@ -85,11 +85,16 @@ class Xattrs:
                 return
             with self._state.operation():
                 self._index.namespace.set_xattr(number, name, value)
-                if name == CAPABILITY and not self.has_capabilities:
-                    self._index.state.set(_CAPABILITIES_KEY, "yes")
+                if name == CAPABILITY:
+                    self.capability_added()
             self.has_capabilities = self.has_capabilities or name == CAPABILITY
             inode.ctime_ns = time.time_ns()
             self._state.attributes_changed(inode)
+
+    def capability_added(self) -> None:
+        """Notes, within an operation, that it gives a file capabilities.  Needs the lock."""
+        if not self.has_capabilities:
+            self._index.state.set(_CAPABILITIES_KEY, "yes")
 
     def _set_list(self, inode: Inode, name: bytes, value: bytes, kills_set_gid: bool) -> None:
         with self._state.operation():

@@ -174,6 +174,11 @@ class AccessLists:
             self._index.state.set(_KEY, "yes")
         return mode
 
+    def lists_added(self) -> None:
+        """Notes, within an operation, that it gives inodes lists by their rows; `set_succeeded` follows it."""
+        if not self._exist:
+            self._index.state.set(_KEY, "yes")
+
     def set_succeeded(self) -> None:
         """Notes that an operation with `set` has been kept; it may have been for a list that is not."""
         self._exist = self._exist or self._index.state.get(_KEY) is not None

@@ -128,7 +128,9 @@ def diff(volume: VolumeArgument, *, old: str, new: str, path: str, as_json: bool
     """
     try:
         target = volume.find()
-        changes = _differences(target, old, _published_now(target) if new == _NOW else new, path)
+        if new == _NOW:
+            old, new = _with_now(target, old)
+        changes = _differences(target, old, new, path)
         if as_json:
             found = list(changes)
             print_json(found)
@@ -155,16 +157,18 @@ def _differences(target: "VolumeTarget", old: str, new: str, path: str) -> Itera
         yield from compare(look, old, new, path)
 
 
-def _published_now(target: "VolumeTarget") -> str:
-    """Publish what the mount has now; the id of the snapshot."""
+def _with_now(target: "VolumeTarget", old: str) -> tuple[str, str]:
+    """Publish what the mount has now; the id of the old snapshot, found before that, and of the new one."""
     from cas3fs.commands.requests import carry_out
     from cas3fs.control.messages.mount import FlushRequest
+    from cas3fs.control.messages.snapshots import ShowSnapshotRequest
 
     if target.mount is None:
         raise MountError(f"{target.store.url} is not mounted on this machine, so there is no `now`: use `latest`")
+    found = carry_out(target, ShowSnapshotRequest(old)).id  # `latest` is another one afterwards
     reply = carry_out(target, FlushRequest())
     refuse_unstored(reply.unstored, reply.snapshot)
-    return reply.snapshot
+    return found, reply.snapshot
 
 
 def _change_line(one: Message) -> str:

@@ -12,7 +12,7 @@ from cas3fs.cli.common import json_option, print_json, snapshot_selector
 from cas3fs.cli.progress import progress_bar
 from cas3fs.cli.volume_paths import VolumePath, split_mount_path, volume_path_arguments
 from cas3fs.control import Progress
-from cas3fs.errors import UsageError
+from cas3fs.errors import MountError, UsageError
 from cas3fs.units import format_size
 
 if TYPE_CHECKING:
@@ -83,9 +83,15 @@ def _inside(target: "VolumeTarget", where: VolumePath, destination: str) -> str:
     """The path within the volume that --to gives."""
     if target.mount is None or "://" in where.volume.named:
         return destination.strip("/")
-    mountpoint, path = split_mount_path(destination)
-    if Path(mountpoint) != target.mount.mountpoint:
-        raise UsageError(f"{destination} is not in the mount on {target.mount.mountpoint}, and data is not copied")
+    try:
+        mountpoint, path = split_mount_path(destination)
+    except MountError:
+        mountpoint = path = ""
+    if not mountpoint or Path(mountpoint) != target.mount.mountpoint:
+        raise UsageError(
+            f"{destination} is not in the mount on {target.mount.mountpoint}: to copy data to another place, use "
+            "`cas3fs snapshot extract`"
+        )
     return path
 
 

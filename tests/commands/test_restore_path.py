@@ -242,15 +242,20 @@ def test_flags_that_forbid_changes_are_left_out(volume: Volume) -> None:
     assert opened.filesystem.getattr(number).flags == 0x10
 
 
-def test_the_restored_copy_and_what_is_there_now_are_two_files(volume: Volume) -> None:
+@pytest.mark.parametrize("offset", [0, 50_000, 100_000, 150_000])
+def test_the_restored_file_is_changed_and_stored_like_any_other(volume: Volume, offset: int) -> None:
     opened = volume.open()
-    write(opened, "a", "one")
+    write(opened, "a", text("a"))
     publish(opened, "before")
     restore(opened, "before", "a", "b")
     handle = opened.filesystem.open(opened.filesystem.lookup(ROOT, b"b").number, os.O_RDWR, Owner())
-    opened.filesystem.write(handle, 0, b"two")
+    opened.filesystem.write(handle, offset, b"changed")
     opened.filesystem.release(handle)
-    assert (content(opened, "a"), content(opened, "b")) == ("one", "two")
+    opened.finish()
+    opened.close()
+    changed = (text("a") + "\0" * max(0, offset - 100_000))[:offset] + "changed" + text("a")[offset + 7 :]
+    there = volume.open("there")
+    assert (content(there, "a"), content(there, "b")) == (text("a"), changed)
 
 
 def test_a_tree_is_entered_in_a_folder_that_is_not_in_the_index_yet(volume: Volume) -> None:

@@ -16,6 +16,7 @@ import stat
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from cas3fs.errors import StoreError
 from cas3fs.filesystem.operations.directories import Directories
@@ -25,6 +26,9 @@ from cas3fs.filesystem.state.filesystem_state import FileSystemState
 from cas3fs.filesystem.state.inode_flags import PROTECTED
 from cas3fs.index import LOST_PACK, InodeRow, TreeRows
 from cas3fs.values import BlockHash, PackedBlock, StoredPack
+
+_STORED_SEQ: Final = 1
+"""The files have been stored: 0 would say that they have no chunks yet."""
 
 
 class RestoredTrees:
@@ -104,7 +108,7 @@ class RestoredTrees:
         files = [one for one in tree.inodes if stat.S_ISREG(one.mode)]
         now = time.time_ns()
         self._state.index.chunks.all_stored(
-            [(numbers[one.number], one.size, one.mtime_ns, now, 0) for one in files],
+            [(numbers[one.number], one.size, one.mtime_ns, now, _STORED_SEQ) for one in files],
             [
                 (numbers[inode], (offset, length, blocks[digest], skip))
                 for inode, offset, length, skip, digest in tree.chunks

@@ -59,13 +59,14 @@ _o_inodes, _o_dentries, _o_xattrs, _o_symlinks = (
     for table in (inodes, dentries, xattrs, symlinks)
 )
 
-_TEMPORARY: Final = MetaData(schema="temp")
+TEMPORARY: Final = MetaData(schema="temp")
+"""The temporary tables of a comparison."""
 
 
 def _entries(name: str) -> Table:
     return Table(
         name,
-        _TEMPORARY,
+        TEMPORARY,
         Column("parent", Integer, primary_key=True, autoincrement=False),
         Column("name", LargeBinary, primary_key=True),
         Column("inode", Integer, nullable=False),
@@ -74,11 +75,11 @@ def _entries(name: str) -> Table:
 
 
 _lost, _gained = _entries("lost_entries"), _entries("gained_entries")
-_renamed = Table("renamed_inodes", _TEMPORARY, Column("inode", Integer, primary_key=True))
-_changed = Table("changed_inodes", _TEMPORARY, Column("inode", Integer, primary_key=True))
+_renamed = Table("renamed_inodes", TEMPORARY, Column("inode", Integer, primary_key=True))
+_changed = Table("changed_inodes", TEMPORARY, Column("inode", Integer, primary_key=True))
 _rows = Table(
     "differing",
-    _TEMPORARY,
+    TEMPORARY,
     Column("path", LargeBinary, primary_key=True),
     Column("kind", Integer, primary_key=True, autoincrement=False),
     Column("old_path", LargeBinary),
@@ -271,7 +272,7 @@ class _Comparison:
 
     def find(self) -> None:
         """Fills the table of what differs."""
-        for table in _TEMPORARY.sorted_tables:
+        for table in TEMPORARY.sorted_tables:
             self._database.execute(ddl(CreateTable(table)))
         for one in _FILL:
             one.on(self._database).all()
@@ -378,7 +379,9 @@ def tree_changes(older: Path, newer: Path, below: bytes = b"") -> Iterator[TreeC
         database.keep_temporary_tables_in_files(_CACHE_KIB)
         database.attach(older, _OLDER)
         comparison = _Comparison(database, below)
+        database.pin()  # else every row of a temporary table would be a transaction of its own
         comparison.find()
+        database.unpin()
         yield from comparison.changes()
     finally:
         database.close()

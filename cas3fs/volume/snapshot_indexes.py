@@ -58,7 +58,7 @@ class SnapshotIndexes:
                 local.insert(0, copy)
             restore_with_advice(self.archive, snapshot_id, view.index, report, local)
             copy.unlink(missing_ok=True)
-            migrations.upgrade(view.index, with_hash_index=False)
+            migrations.upgrade(view.index)
             yield view.index
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Executable, Table, func, literal, select
 from sqlalchemy.schema import CreateTable
 
 import cas3fs.index as subpackage
-from cas3fs.index import Index, StagingIndex, garbage, hash_index, reader, scans
+from cas3fs.index import Index, StagingIndex, garbage, hash_index, reader, scans, tree_difference
 from cas3fs.index.ledger import CopyLedger
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import BoundStatement, OrderedJoin, Statement, ddl
@@ -53,8 +53,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Conne
     for name in ("source", "copy"):
         made.attach(folder / "older.sqlite", name)
     hash_index.add_temporary_hashes(made)
-    for table in (*garbage.NOTES.sorted_tables, *scans.TEMPORARY.sorted_tables):
-        made.execute(ddl(CreateTable(table)))
+    for notes in (garbage.NOTES, scans.TEMPORARY, tree_difference.TEMPORARY):
+        for table in notes.sorted_tables:
+            made.execute(ddl(CreateTable(table)))
     yield made.connection
     made.close()
 

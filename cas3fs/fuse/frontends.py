@@ -102,4 +102,5 @@ def _make_session(
         capabilities=capabilities,
         sync=sync,
     )
+    filesystem.xattrs.on_capability_restored = handlers.expect_capabilities
     return make(filesystem, mountpoint, handlers, url=url, workers=workers)

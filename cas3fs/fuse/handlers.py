@@ -218,9 +218,13 @@ class RequestHandlers:
         """The kernel enforces access lists from now on; before the first request."""
         self._access_lists.enabled = True
 
+    def expect_capabilities(self) -> None:
+        """Some file may have a ``security.capability`` from now on."""
+        self._capabilities = True
+
     def getxattr(self, inode: int, name: bytes) -> bytes:
         """The value of an extended attribute."""
-        if name == _CAPABILITY and not (self._capabilities or self._fs.xattrs.has_capabilities):
+        if name == _CAPABILITY and not self._capabilities:
             raise FileSystemError(errno.ENODATA)
         if inode == ROOT and name == _CONTROL and self._control:
             return self._control

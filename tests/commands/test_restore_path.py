@@ -409,3 +409,15 @@ def test_a_name_that_came_meanwhile_is_not_replaced(volume: Volume) -> None:
     with pytest.raises(FileSystemError) as caught:
         opened.filesystem.rename(ROOT, reply["name"].encode(), ROOT, b"a", RenameFlag.NOREPLACE)
     assert caught.value.errno == errno.EEXIST
+
+
+def test_file_capabilities_that_come_back_are_made_known(volume: Volume) -> None:
+    opened = volume.open()
+    write(opened, "tool", "x")
+    number = opened.filesystem.lookup(ROOT, b"tool").number
+    opened.filesystem.setxattr(number, b"security.capability", b"\x01\x00\x00\x02" + bytes(16))
+    publish(opened, "before")
+    told: list[str] = []
+    opened.filesystem.xattrs.on_capability_restored = lambda: told.append("yes")
+    restore(opened, "before", "tool", "back")
+    assert told == ["yes"]

@@ -75,7 +75,9 @@ class RestoredTrees:
             with state.operation():
                 top = self._enter(parent, name, tree)
             state.access_lists.set_succeeded()
-            self._xattrs.has_capabilities = self._xattrs.has_capabilities or _has(tree, CAPABILITY)
+            if _has(tree, CAPABILITY):
+                self._xattrs.has_capabilities = True
+                self._xattrs.on_capability_restored()
             directory.nlink += stat.S_ISDIR(tree.inodes[0].mode)
             state.entries_changed(directory)
             state.dentries.insert(parent, name, top)

@@ -5,6 +5,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 
 from cas3fs.errors import FileSystemError
 from cas3fs.filesystem.limits import NAME_MAX
@@ -32,6 +33,8 @@ class Xattrs:
         self._lists = state.access_lists
         self.has_capabilities = self._index.state.get(_CAPABILITIES_KEY) is not None
         """Whether any file may have file capabilities, for which the kernel asks before every write."""
+        self.on_capability_restored: Callable[[], None] = lambda: None
+        """Called when a file that has some came back out of a snapshot."""
 
     def getxattr(self, number: int, name: bytes) -> bytes:
         """The value.

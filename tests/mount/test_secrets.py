@@ -15,6 +15,8 @@ from tests.cli.terminal import Terminal
 
 from .conftest import CliMachine
 
+pytestmark = pytest.mark.encryption("plain")  # each test encrypts a volume by itself, and no key file may open it
+
 SECRET = "correct horse battery staple"
 
 

@@ -55,6 +55,16 @@ class NewChunk(NamedTuple):
     hash: BlockHash
 
 
+class StagedSize(NamedTuple):
+    """A file with bytes that are not stored yet, as stat(2) shows it; sizes in bytes."""
+
+    inode: int
+    size: int
+    allocated: int
+    """Without holes."""
+    unstored: int
+
+
 LARGEST_EPOCH: Final = 2**23 - 1
 LARGEST_SEQUENCE: Final = 2**40 - 1
 """Together they fit in 63 bits, as which the index stores them."""

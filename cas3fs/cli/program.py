@@ -16,8 +16,8 @@ FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 
 VERBS: Final = (
-    "mkfs", "mount", "umount", "flush", "stats", "gc", "fsck", "snapshot", "history", "restore", "rescue", "epochs",
-    "fork", "key", "copy",
+    "mkfs", "mount", "umount", "flush", "stats", "du", "gc", "fsck", "snapshot", "history", "restore", "rescue",
+    "epochs", "fork", "key", "copy",
 )  # fmt: skip
 """In the order of ``--help``. Each is a command of that name in a module of that name."""
 

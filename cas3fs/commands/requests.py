@@ -75,6 +75,13 @@ def _stats() -> RequestImplementation:
     return RequestImplementation((StatsRequest,), stats.report_mounted, stats.report_unmounted)
 
 
+def _du() -> RequestImplementation:
+    from cas3fs.commands import du
+    from cas3fs.control.messages.usage import UsageRequest
+
+    return RequestImplementation((UsageRequest,), du.measure_mounted, du.measure_unmounted)
+
+
 def _gc() -> RequestImplementation:
     from cas3fs.commands import gc
     from cas3fs.control.messages.maintenance import GcPlanRequest, GcRequest
@@ -145,6 +152,7 @@ OPERATIONS: Final[Mapping[str, Callable[[], RequestImplementation]]] = MappingPr
         "flush": _flush,
         "end": _end,
         "stats": _stats,
+        "du": _du,
         "gc": _gc,
         "fsck": _fsck,
         "snapshots": _snapshots,

@@ -4,9 +4,7 @@
 Those of an unmounted volume are counted in the local index if that is the newest snapshot, else in a restored copy.
 """
 
-import tempfile
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from cas3fs.commands.mount_service import MountService
@@ -15,16 +13,15 @@ from cas3fs.control import Progress
 from cas3fs.control.messages.mount import StatsReply, StatsRequest
 from cas3fs.entries.kinds import VolumeEntry
 from cas3fs.entries.shelf import Shelf
-from cas3fs.errors import Cas3fsError, IndexDatabaseError, StateInUse
-from cas3fs.index import Counts, Index, IndexReader, migrations
+from cas3fs.errors import Cas3fsError
+from cas3fs.index import Counts, IndexReader
 from cas3fs.maintenance.last_results import load_last_results
 from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
-from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
 from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import find_state_directory
+from cas3fs.volume.newest_index import NewestIndex, read_newest_index
 from cas3fs.volume.seen import SeenState
-from cas3fs.volume.state_directory import StateDirectory
 
 
 def report_mounted(service: MountService, request: StatsRequest, progress: Progress) -> StatsReply:
@@ -77,9 +74,7 @@ def report_unmounted(
         newest = archive.newest()
         newest_id = None if newest is None else newest.id
         state = find_state_directory(folders, str(entry.uuid), settings)
-        counts = _local_counts(state, archive, newest_id)
-        if counts is None:
-            counts = _restored_counts(archive, newest_id)
+        counts = read_newest_index(state, archive, newest_id, _counts)
         return StatsReply(
             **_described(entry, store.url, opened.seen, counts),
             snapshot=newest_id,
@@ -108,30 +103,6 @@ def _ratio(before: int, after: int) -> float:
     return round(before / after, 3) if after else 1.0
 
 
-def _local_counts(path: Path, archive: SnapshotArchive, newest: str | None) -> Counts | None:
-    """The counts of the local index, if that is the newest snapshot."""
-    if newest is None or not path.is_dir():
-        return None
-    try:
-        with closing(StateDirectory(path)) as state:
-            if not state.index.exists() or migrations.current(state.index) != migrations.head():
-                return None
-            with Index.open(state.index) as index:
-                found = StoreComparison(archive, LineageRecord.read(index), newest, ()).compare()
-            return _counts(state.index) if found.status is IndexStatus.CURRENT else None
-    except (StateInUse, IndexDatabaseError):
-        return None
-
-
-def _restored_counts(archive: SnapshotArchive, newest: str | None) -> Counts:
-    with tempfile.TemporaryDirectory(prefix="cas3fs-") as folder:
-        path = Path(folder) / "index.sqlite"
-        if newest is not None:
-            archive.restore(newest, path)
-        migrations.upgrade(path)
-        return _counts(path)
-
-
-def _counts(path: Path) -> Counts:
-    with IndexReader(path) as reader:
+def _counts(index: NewestIndex) -> Counts:
+    with IndexReader(index.path) as reader:
         return reader.counts()

@@ -145,6 +145,7 @@ class FileSystem:
         self.statfs = self._statistics.statfs
         self.statistics = self._statistics.by_name
         self.pending = self._statistics.pending
+        self.staged_sizes = self._statistics.staged_sizes
 
     # -- starting and ending
 

@@ -63,6 +63,15 @@ def mount_at(directory: str | os.PathLike[str]) -> MountEntry | None:
     return next((mount for mount in reversed(list_mounts()) if mount.mountpoint in candidates), None)
 
 
+def mount_of_device(device: int) -> MountEntry | None:
+    """The cas3fs mount of the file system that stat(2) shows as that device, or None; the first, where parts of it are
+    mounted elsewhere, too."""
+    for mounted in read_mount_table():
+        if mounted.device == device and mounted.type == FILE_SYSTEM_TYPE.encode():
+            return MountEntry(Path(os.fsdecode(mounted.path)), url_of(os.fsdecode(mounted.source)))
+    return None
+
+
 def check_mountpoint(directory: str | os.PathLike[str], *, may_hold_files: bool = False) -> Path:
     """Check that a volume can be mounted on `directory`, and return its absolute path.
 

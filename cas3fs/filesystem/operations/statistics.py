@@ -10,6 +10,7 @@ from cas3fs.filesystem.limits import NAME_MAX
 from cas3fs.filesystem.operations.files import Files
 from cas3fs.filesystem.operations.listings import Listings
 from cas3fs.filesystem.state.filesystem_state import FileSystemState
+from cas3fs.values import StagedSize
 
 _BLOCK_BYTES = 4096
 _FREE_BLOCKS = 2**38  # 1 PiB: an object store does not say how much it can take
@@ -52,6 +53,15 @@ class Statistics:
         staging = self._state.staging
         with self._state.lock:
             return Pending(len(staging.unstored), staging.size_bytes)
+
+    def staged_sizes(self) -> list[StagedSize]:
+        """The files with bytes that are not in the store yet, as stat(2) shows them."""
+        staging = self._state.staging
+        with self._state.lock:
+            return [
+                StagedSize(one.number, one.size, one.allocated_bytes, one.unstored_bytes)
+                for one in staging.unstored.values()
+            ]
 
     def statfs(self) -> VolumeStatistics:
         """Size and use of the volume, at most a few seconds old.

@@ -114,7 +114,12 @@ class Inode:
 
     @property
     def blocks(self) -> int:
-        """Units of 512 bytes that are allocated to it, never more than its size takes.
+        """Units of 512 bytes that are allocated to it: `allocated_bytes`, rounded up."""
+        return -(-self.allocated_bytes // 512)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The bytes that are allocated to it, never more than its size.
 
         Holes have none. It may be too many while staged bytes lie over stored ones in a file with holes.
         """
@@ -125,7 +130,7 @@ class Inode:
                 if not layer.stored:
                     allocated = layer.allocated_over(allocated)
             size_bytes = min(size_bytes, allocated)
-        return -(-size_bytes // 512)
+        return size_bytes
 
     @property
     def is_directory(self) -> bool:

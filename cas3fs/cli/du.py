@@ -28,8 +28,8 @@ _COLUMNS: Final[Mapping[str, str]] = {
 }
 _SORTED_BY: Final = ("size", "allocated", "stored", "unique", "path")
 _MOST_DEPTH: Final = 1000
-_WIDTH: Final = 12
-_VOLUME_AND_PATH: Final = re.compile(r"((?:\w+://)?.*?):(/.*)", re.DOTALL)
+_WIDTH: Final = 13
+_VOLUME_AND_PATH: Final = re.compile(r"(.+?):(/(?!/).*)", re.DOTALL)
 _LEGEND: Final = (
     "Deleting a path frees its unique bytes: the next gc does, but those in snapshots stay until the snapshots are "
     "deleted."
@@ -161,17 +161,21 @@ def _lines(rows: Sequence[Mapping[str, Any]], staged_files: int) -> list[str]:
     lines = ["".join(f"{name:>{_WIDTH}}" for name in _COLUMNS) + "  path"]
     for row in rows:
         sizes = (format_size(row[field]) for field in _COLUMNS.values())
-        lines.append("".join(f"{size:>{_WIDTH}}" for size in sizes) + f"  {row['path']}")
+        lines.append("".join(f"{size:>{_WIDTH}}" for size in sizes) + f"  {_one_line(row['path'])}")
     lines += ["", _LEGEND]
     for row in rows:
         if row["unstored_files"] and not row["depth"]:
             size = format_size(row["unstored_bytes"])
             lines.append(
                 f"Not stored yet, so neither in stored nor in unique: {size} in {row['unstored_files']:,} files of "
-                f"{row['path']}"
+                f"{_one_line(row['path'])}"
             )
     if staged_files:
         lines.append(
             f"Not counted: data of {staged_files:,} files that is on this machine alone, until the volume is mounted."
         )
     return lines
+
+
+def _one_line(path: str) -> str:
+    return path.replace("\n", r"\n")

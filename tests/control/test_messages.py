@@ -35,6 +35,7 @@ from cas3fs.control.messages.snapshots import (
     ShowSnapshotRequest,
     SnapshotReply,
 )
+from cas3fs.control.messages.usage import UsageReply, UsageRequest
 from cas3fs.errors import ControlError
 from cas3fs.maintenance.gc.request import GcResult
 from cas3fs.snapshots.policy import RetentionPolicy
@@ -47,6 +48,7 @@ REQUESTS: list[tuple[Request[Any], str, dict[str, Any]]] = [
     (FlushRequest(), "flush", {"name": None}),
     (EndRequest(), "end", {}),
     (StatsRequest(), "stats", {}),
+    (UsageRequest([7], ["/a"], 2), "du", {"inodes": [7], "paths": ["/a"], "depth": 2}),
     (
         GcRequest(0.5, 10, 60.0),
         "gc",
@@ -113,6 +115,7 @@ REPLIES: list[tuple[Request[Any], type, dict[str, Any]]] = [
     (EndRequest(), EndReply, {"snapshot": None, "refused": 0, "unstored": [{"path": "/a"}], "told": "why"}),
     (StatsRequest(), StatsReply, COUNTS | {"snapshot_bytes": 5}),
     (StatsRequest(), StatsReply, COUNTS | OF_MOUNT | {"snapshot_bytes": None}),
+    (UsageRequest([], []), UsageReply, {"count": 2, "staged_files": 1}),
     (GcRequest(), GcResult, GC_RESULT),
     (GcPlanRequest(), GcPlanReply, GC_PLAN),
     (

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Executable, Table, func, literal, select
+from sqlalchemy import Executable, func, literal, select
 from sqlalchemy.schema import CreateTable
 
 import cas3fs.index as subpackage
-from cas3fs.index import Index, StagingIndex, garbage, hash_index, reader, scans, tree_difference
+from cas3fs.index import Index, StagingIndex, garbage, hash_index, reader, scans, tree_difference, usage
 from cas3fs.index.ledger import CopyLedger
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import BoundStatement, OrderedJoin, Statement, ddl
@@ -53,7 +53,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Conne
     for name in ("source", "copy"):
         made.attach(folder / "older.sqlite", name)
     hash_index.add_temporary_hashes(made)
-    for notes in (garbage.NOTES, scans.TEMPORARY, tree_difference.TEMPORARY):
+    for notes in (garbage.NOTES, scans.TEMPORARY, tree_difference.TEMPORARY, usage.TEMPORARY):
         for table in notes.sorted_tables:
             made.execute(ddl(CreateTable(table)))
     yield made.connection
@@ -130,6 +130,5 @@ def test_rows_come_by_name_too(index: Index) -> None:
 
 
 def test_every_table_of_a_fresh_database_is_declared(database: sqlite3.Connection) -> None:
-    for table in (*garbage.NOTES.sorted_tables, *scans.TEMPORARY.sorted_tables):
-        assert isinstance(table, Table)
-        assert table.schema == "temp"
+    for notes in (garbage.NOTES, scans.TEMPORARY, tree_difference.TEMPORARY, usage.TEMPORARY):
+        assert {one.schema for one in notes.sorted_tables} == {"temp"}

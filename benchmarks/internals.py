@@ -20,6 +20,7 @@ Program = Callable[[float], Iterator[Bound]]
 """Takes the scale of the run and yields figures; limits apply at full size only."""
 
 PLAN_S, FSCK_S, MEMORY_MIB = 3.0, 8.0, 300.0
+DU_S, DU_FILES = 2.0, 100_000
 READ_BACK_MIB = 4096
 RETAINED, MAX_GETS, MAX_LISTINGS, RETAINED_MIB = 200, 0.0, 8.0, 4.0
 CROWD_GOALS: Final[Mapping[tuple[str, str], float]] = MappingProxyType(
@@ -63,15 +64,16 @@ def run_snapshots(factor: float) -> Iterator[Bound]:
 
 
 def run_maintenance(factor: float) -> Iterator[Bound]:
-    """gc's plan and fsck by size, each in a process of its own, and verification of all data."""
+    """gc's plan, fsck and du by size, each in a process of its own, and verification of all data."""
     context = multiprocessing.get_context("spawn")
     for files in (10_000, 100_000, 1_000_000):
         scaled = max(1000, round(files * factor))
         with context.Pool(1) as pool:
-            plan_s, fsck_s, memory_mib = pool.apply(maintenance.measure_index, (scaled,))
+            plan_s, fsck_s, du_s, memory_mib = pool.apply(maintenance.measure_index, (scaled,))
         name, full = f"{scaled:,} files", scaled == 1_000_000
         yield Bound("maintenance", f"{name}: gc plan", "s", plan_s, PLAN_S if full else None)
         yield Bound("maintenance", f"{name}: fsck", "s", fsck_s, FSCK_S if full else None)
+        yield Bound("maintenance", f"{name}: du", "s", du_s, DU_S if scaled == DU_FILES else None)
         yield Bound("maintenance", f"{name}: memory", "MiB", memory_mib, MEMORY_MIB if full else None)
     mib = max(32, round(READ_BACK_MIB * factor))
     loop_s, verify_s = maintenance.measure_reading(mib)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m benchmarks.maintenance [--files N ...] [--mib N]``: gc's plan, fsck and verification of data, by size.
+"""``python -m benchmarks.maintenance [--files N ...] [--mib N]``: gc's plan, fsck, du and verification of data, by size.
 
 The index is made by bulk SQL, a million files in half a minute. Each size is measured in a process of its own, so that
 its memory can be measured. Verification is compared with a plain loop over the same objects: read, unpack, hash.
@@ -23,9 +23,10 @@ from cas3fs.blocks.codec import Compression, decode_verified, encode
 from cas3fs.blocks.packs import PackBuilder, read_contents
 from cas3fs.blockstore.pack_store import PackStore, pack_key
 from cas3fs.entries.shelf import Shelf
-from cas3fs.index import Index
+from cas3fs.index import ROOT_INODE, Index
 from cas3fs.index.checksums import RECOMPUTE_CHECKSUMS
 from cas3fs.index.scans import PackUseScan
+from cas3fs.index.usage import UsageReader
 from cas3fs.maintenance.fsck.target import FsckTarget
 from cas3fs.maintenance.fsck.verify import DataVerifier
 from cas3fs.maintenance.fsck.verify_checkpoint import VerifyCheckpoint
@@ -86,8 +87,8 @@ def make_index(path: Path, files: int) -> int:
     return counts["packs"]
 
 
-def measure_index(files: int) -> tuple[float, float, float]:
-    """Seconds of gc's plan, seconds of an fsck without data, and the peak memory in MiB."""
+def measure_index(files: int) -> tuple[float, float, float, float]:
+    """Seconds of gc's plan, of an fsck without data, and of du of the root, and the peak memory in MiB."""
     folder = Path(tempfile.mkdtemp(prefix="cas3fs-bench-"))
     try:
         path = folder / "index.sqlite"
@@ -95,7 +96,8 @@ def measure_index(files: int) -> tuple[float, float, float]:
         plan_s = _seconds(lambda: _plan(path))
         target = FsckTarget(path, store, SnapshotArchive(Shelf(store)), 1 << 50)
         fsck_s = _seconds(lambda: _assert_clean(target, folder))
-        return plan_s, fsck_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        du_s = _seconds(lambda: _usage(path))
+        return plan_s, fsck_s, du_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     finally:
         shutil.rmtree(folder)
 
@@ -103,6 +105,11 @@ def measure_index(files: int) -> tuple[float, float, float]:
 def _plan(path: Path) -> None:
     with PackUseScan(path) as uses:
         make_plan(PlanInputs(uses, 1 << 50, (), None, (), 1), GcSettings())
+
+
+def _usage(path: Path) -> None:
+    with UsageReader(path) as reader:
+        reader.measure([ROOT_INODE], 0, (), 1)
 
 
 def _assert_clean(target: FsckTarget, folder: Path) -> None:
@@ -172,9 +179,10 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     for files in options.files:
         with context.Pool(1) as pool:
-            plan_s, fsck_s, memory_mib = pool.apply(measure_index, (files,))
+            plan_s, fsck_s, du_s, memory_mib = pool.apply(measure_index, (files,))
         missed |= plan_s > 3 or fsck_s > 8 or memory_mib > 300
-        print(f"{files:>9,} files: gc plan {plan_s:6.2f} s, fsck {fsck_s:6.2f} s, memory {memory_mib:.0f} MiB")
+        figures = f"gc plan {plan_s:6.2f} s, fsck {fsck_s:6.2f} s, du {du_s:6.2f} s, memory {memory_mib:.0f} MiB"
+        print(f"{files:>9,} files: {figures}")
     if options.mib:
         loop_s, verify_s = measure_reading(options.mib)
         missed |= loop_s / verify_s < MIN_SHARE_OF_LOOP

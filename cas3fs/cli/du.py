@@ -165,17 +165,20 @@ def _lines(rows: Sequence[Mapping[str, Any]], staged_files: int) -> list[str]:
     lines += ["", _LEGEND]
     for row in rows:
         if row["unstored_files"] and not row["depth"]:
-            size = format_size(row["unstored_bytes"])
+            size, files = format_size(row["unstored_bytes"]), _files(row["unstored_files"])
             lines.append(
-                f"Not stored yet, so neither in stored nor in unique: {size} in {row['unstored_files']:,} files of "
-                f"{_one_line(row['path'])}"
+                f"Not stored yet, so neither in stored nor in unique: {size} in {files} of {_one_line(row['path'])}"
             )
     if staged_files:
         lines.append(
-            f"Not counted: data of {staged_files:,} files that is on this machine alone, until the volume is mounted."
+            f"Not counted: data of {_files(staged_files)} that is on this machine alone, until the volume is mounted."
         )
     return lines
 
 
 def _one_line(path: str) -> str:
     return path.replace("\n", r"\n")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"

@@ -26,10 +26,11 @@ Invariants
 Where to find and to add what
     A statement stands in the class beside the method that runs it (`statement` shows how): in `namespace` (inodes,
     names, link targets, extended attributes), `chunks`, `blocks` (and packs), `garbage`, `reader` (questions about the
-    whole), `staging` (a database of its own), `checks` and `repairs` (fsck), `scans` (gc and fsck), `pack_merge`
-    (restoring an older snapshot), `hash_index` (finding blocks by hash), `copying` and `ledger` (copying another
-    volume). A column or table is added in `tables` and as a step in `migrations/`, whose id goes to `schema`. A pragma,
-    or other SQL that only SQLite has, goes to `sqlite`, or `sqlite_features` if it is no matter of transactions.
+    whole), `staging` (a database of its own), `checks` and `repairs` (fsck), `scans` (gc and fsck), `usage` (du),
+    `pack_merge` (restoring an older snapshot), `hash_index` (finding blocks by hash), `copying` and `ledger` (copying
+    another volume). A column or table is added in `tables` and as a step in `migrations/`, whose id goes to `schema`. A
+    pragma, or other SQL that only SQLite has, goes to `sqlite`, or `sqlite_features` if it is no matter of
+    transactions.
     `index_file` owns the file and its log, decides when commits move from one to the other, and reads the file for
     snapshots.
 

@@ -17,6 +17,7 @@ Modules
     state_directory the files of the state directory, and its lock
     lineage         which index a writer begins with: the local one, the newest snapshot, or an empty one
     comparison      the local index compared with the store: current, superseded, an old copy, another store
+    newest_index    the newest index of a volume that is not open, for commands that only read it
     handover        what a claim knows of the snapshots before it lists them, and leaves to the next
     wiring          builds a file system from its parts
     opening         all of it together: `open_writer`, `open_view`, and closing

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cas3fs du`` by command: of real mounts, of volumes that are not mounted, and what it promises about deleting."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -141,7 +142,7 @@ def test_what_is_not_stored_yet_counts_as_stat_shows_it(machine: CliMachine) -> 
         assert status.st_blocks == -(-SIZE // 512)
         assert (row["unstored_files"], row["unstored_bytes"], row["stored_bytes"]) == (1, SIZE, 0)
         shown = machine.run("du", machine.dir / "folder").stdout
-        assert f"Not stored yet, so neither in stored nor in unique: 195.3 KiB in 1 files of {path.parent}" in shown
+        assert f"Not stored yet, so neither in stored nor in unique: 195.3 KiB in 1 file of {path.parent}" in shown
 
 
 def test_rows_come_in_the_order_that_is_asked_for(filled: CliMachine) -> None:
@@ -186,3 +187,35 @@ def test_a_mount_whose_process_is_gone_is_named(machine: CliMachine) -> None:
     machine.mkfs()
     machine.kill(machine.mount())
     assert "is gone; `cas3fs umount` cleans it up" in machine.fail("du", machine.dir / "a")
+
+
+def test_data_that_a_crash_left_on_this_machine_is_named(machine: CliMachine) -> None:
+    machine.mkfs()
+    pid = machine.mount("--snapshot-interval", "0")
+    (machine.dir / "stored").write_bytes(noise())
+    machine.run("flush", machine.dir)
+    with (machine.dir / "staged").open("wb") as file:
+        file.write(noise())
+        os.fsync(file.fileno())
+        machine.kill(pid)
+        with contextlib.suppress(OSError):
+            file.close()
+    machine.clean_up()
+    assert machine.report("du", machine.url)["staged_files"] == 1
+    shown = machine.run("du", machine.url).stdout.splitlines()[-1]
+    assert shown.startswith("Not counted: data of 1 file that is on this machine alone")
+
+
+@pytest.mark.encryption("plain")
+def test_it_works_on_each_kind_of_store(any_machine: CliMachine) -> None:
+    machine = any_machine
+    machine.mkfs()
+    machine.mount()
+    (machine.dir / "folder").mkdir()
+    (machine.dir / "folder" / "file").write_bytes(noise())
+    machine.run("flush", machine.dir)
+    (mounted,) = du(machine, machine.dir / "folder").values()
+    assert list(map(figures, du(machine, f"{machine.url}:/folder").values())) == [figures(mounted)]
+    machine.umount()
+    assert list(map(figures, du(machine, f"{machine.url}:/folder").values())) == [figures(mounted)]
+    assert mounted["unique_bytes"] >= SIZE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m benchmarks.maintenance [--files N ...] [--mib N]``: gc's plan, fsck, du and verification of data, by size.
+"""``python -m benchmarks.maintenance [--files N ...] [--mib N]``: gc's plan, fsck, du, verification of data, by size.
 
 The index is made by bulk SQL, a million files in half a minute. Each size is measured in a process of its own, so that
 its memory can be measured. Verification is compared with a plain loop over the same objects: read, unpack, hash.

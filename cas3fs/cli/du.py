@@ -84,19 +84,16 @@ def du(
     for root in map(_root, paths):
         volumes.setdefault(root.volume, []).append(root)
     rows: list[Message] = []
-    staged_files = 0
     for volume, roots in volumes.items():
         target = VolumeArgument(volume, state_dir, cache_dir, endpoint_url).find()
-        found, staged = _measure(target, roots, depth)
-        rows += found
-        staged_files += staged
+        rows += _measure(target, roots, depth)
     rows.sort(key=lambda row: row["path"])
     if sort != "path":
         rows.sort(key=lambda row: row[_COLUMNS[sort]], reverse=True)
     if as_json:
-        print_json({"usage": rows, "staged_files": staged_files})
+        print_json(rows)
         return
-    for line in _lines(rows, staged_files):
+    for line in _lines(rows):
         click.echo(line)
 
 
@@ -134,8 +131,8 @@ def _is_volume(folder: str) -> bool:
     return (Path(folder) / "volume").is_file()
 
 
-def _measure(target: "VolumeTarget", roots: Sequence[_Root], depth: int) -> tuple[list[Message], int]:
-    """The rows of these paths of a volume, and how many files it has that could not be counted in full."""
+def _measure(target: "VolumeTarget", roots: Sequence[_Root], depth: int) -> list[Message]:
+    """The rows of these paths of a volume."""
     from cas3fs.commands.requests import carry_out
     from cas3fs.control.messages.usage import UsageRequest
 
@@ -153,11 +150,11 @@ def _measure(target: "VolumeTarget", roots: Sequence[_Root], depth: int) -> tupl
             named = ordered[row["root"]].below(row["path"])
             rows.append({name: value for name, value in row.items() if name != "root"} | {"path": named})
 
-    reply = carry_out(target, request, receive)
-    return rows, reply.staged_files
+    carry_out(target, request, receive)
+    return rows
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], staged_files: int) -> list[str]:
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["".join(f"{name:>{_WIDTH}}" for name in _COLUMNS) + "  path"]
     for row in rows:
         sizes = (format_size(row[field]) for field in _COLUMNS.values())
@@ -165,20 +162,12 @@ def _lines(rows: Sequence[Mapping[str, Any]], staged_files: int) -> list[str]:
     lines += ["", _LEGEND]
     for row in rows:
         if row["unstored_files"] and not row["depth"]:
-            size, files = format_size(row["unstored_bytes"]), _files(row["unstored_files"])
+            size, files = format_size(row["unstored_bytes"]), row["unstored_files"]
             lines.append(
-                f"Not stored yet, so neither in stored nor in unique: {size} in {files} of {_one_line(row['path'])}"
+                f"Not stored yet, so neither in stored nor in unique: {size} in {files:,} {'file' if files == 1 else 'files'} of {_one_line(row['path'])}"
             )
-    if staged_files:
-        lines.append(
-            f"Not counted: data of {_files(staged_files)} that is on this machine alone, until the volume is mounted."
-        )
     return lines
 
 
 def _one_line(path: str) -> str:
     return path.replace("\n", r"\n")
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"

@@ -22,7 +22,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber, StagedSize
 from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import find_state_directory
-from cas3fs.volume.newest_index import NewestIndex, read_newest_index
+from cas3fs.volume.newest_index import read_newest_index
 
 _ROWS = 1000
 """So many are sent at a time."""
@@ -59,12 +59,8 @@ def measure_unmounted(
         archive = SnapshotArchive(Shelf(opened.store))
         state = find_state_directory(folders, str(opened.entry.uuid), settings)
         newest = archive.newest_id()
-
-        def read(index: NewestIndex) -> tuple[list[Usage], int]:
-            return _measured(index.path, request, (), newest), index.staged_files
-
-        found, staged_files = read_newest_index(state, archive, newest, read)
-    return UsageReply(_send(found, progress), staged_files)
+        found = read_newest_index(state, archive, newest, lambda index: _measured(index, request, (), newest))
+    return UsageReply(_send(found, progress))
 
 
 def _measured(index: Path, request: UsageRequest, staged: Iterable[StagedSize], newest: str | None) -> list[Usage]:

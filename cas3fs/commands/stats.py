@@ -5,6 +5,7 @@ Those of an unmounted volume are counted in the local index if that is the newes
 """
 
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from cas3fs.commands.mount_service import MountService
@@ -20,7 +21,7 @@ from cas3fs.metrics import Metrics
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.loading import open_volume
 from cas3fs.volume.location import find_state_directory
-from cas3fs.volume.newest_index import NewestIndex, read_newest_index
+from cas3fs.volume.newest_index import read_newest_index
 from cas3fs.volume.seen import SeenState
 
 
@@ -103,6 +104,6 @@ def _ratio(before: int, after: int) -> float:
     return round(before / after, 3) if after else 1.0
 
 
-def _counts(index: NewestIndex) -> Counts:
-    with IndexReader(index.path) as reader:
+def _counts(index: Path) -> Counts:
+    with IndexReader(index) as reader:
         return reader.counts()

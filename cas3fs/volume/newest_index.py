@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The newest index of a volume that no process of this machine has open, for reading, without a claim.
 
-That is the local index, if it continues from the newest snapshot; else a copy that is restored from that snapshot.
+That is the local index, if it holds what the newest snapshot holds; else a copy that is restored from that snapshot. So
+what a mount that crashed has left on this machine is not in it.
 """
 
 import tempfile
@@ -10,11 +11,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
-import attrs
-
 from cas3fs.errors import IndexDatabaseError, StateInUse
 from cas3fs.index import Index, migrations
-from cas3fs.index.staging import StagingReader
 from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.volume.comparison import IndexStatus, LineageRecord, StoreComparison
 from cas3fs.volume.state_directory import StateDirectory
@@ -22,15 +20,7 @@ from cas3fs.volume.state_directory import StateDirectory
 T = TypeVar("T")
 
 
-@attrs.frozen
-class NewestIndex:
-    """An index, and how many files have data in the staging of this machine that it does not have yet."""
-
-    path: Path
-    staged_files: int = 0
-
-
-def read_newest_index(state: Path, archive: SnapshotArchive, newest: str | None, read: Callable[[NewestIndex], T]) -> T:
+def read_newest_index(state: Path, archive: SnapshotArchive, newest: str | None, read: Callable[[Path], T]) -> T:
     """What `read` returns of the newest index; it is called once more where the local one turns out to be damaged. The
     state directory is held meanwhile, so that no mount begins.
 
@@ -46,9 +36,9 @@ def read_newest_index(state: Path, archive: SnapshotArchive, newest: str | None,
     if newest is not None and state.is_dir():
         with suppress(StateInUse, IndexDatabaseError), closing(StateDirectory(state)) as local:
             if _is_current(local.index, archive, newest):
-                return read(NewestIndex(local.index, _staged_files(local.staging_rows)))
+                return read(local.index)
     with tempfile.TemporaryDirectory(prefix="cas3fs-") as folder:
-        return read(NewestIndex(_restored(Path(folder), archive, newest)))
+        return read(_restored(Path(folder), archive, newest))
 
 
 def _is_current(path: Path, archive: SnapshotArchive, newest: str) -> bool:
@@ -58,14 +48,6 @@ def _is_current(path: Path, archive: SnapshotArchive, newest: str) -> bool:
     with Index.open(path) as index:
         found = StoreComparison(archive, LineageRecord.read(index), newest, ()).compare()
     return found.status is IndexStatus.CURRENT
-
-
-def _staged_files(rows: Path) -> int:
-    if not rows.exists():
-        return 0
-    with closing(StagingReader(rows)) as reader:
-        keys = reader.keys()
-    return len({inode for inode, _ in keys})
 
 
 def _restored(folder: Path, archive: SnapshotArchive, newest: str | None) -> Path:

@@ -115,7 +115,7 @@ REPLIES: list[tuple[Request[Any], type, dict[str, Any]]] = [
     (EndRequest(), EndReply, {"snapshot": None, "refused": 0, "unstored": [{"path": "/a"}], "told": "why"}),
     (StatsRequest(), StatsReply, COUNTS | {"snapshot_bytes": 5}),
     (StatsRequest(), StatsReply, COUNTS | OF_MOUNT | {"snapshot_bytes": None}),
-    (UsageRequest([], []), UsageReply, {"count": 2, "staged_files": 1}),
+    (UsageRequest([], []), UsageReply, {"count": 2}),
     (GcRequest(), GcResult, GC_RESULT),
     (GcPlanRequest(), GcPlanReply, GC_PLAN),
     (

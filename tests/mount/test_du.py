@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cas3fs du`` by command: of real mounts, of volumes that are not mounted, and what it promises about deleting."""
 
-import contextlib
 import os
 import random
 import shutil
@@ -26,7 +25,7 @@ def noise(size: int = SIZE) -> bytes:
 
 def du(machine: CliMachine, *arguments: str | Path) -> dict[str, dict[str, Any]]:
     """The rows of ``du --json`` by path."""
-    return {row["path"]: row for row in machine.report("du", *arguments)["usage"]}
+    return {row["path"]: row for row in machine.report("du", *arguments)}
 
 
 def figures(row: dict[str, Any]) -> dict[str, Any]:
@@ -187,23 +186,6 @@ def test_a_mount_whose_process_is_gone_is_named(machine: CliMachine) -> None:
     machine.mkfs()
     machine.kill(machine.mount())
     assert "is gone; `cas3fs umount` cleans it up" in machine.fail("du", machine.dir / "a")
-
-
-def test_data_that_a_crash_left_on_this_machine_is_named(machine: CliMachine) -> None:
-    machine.mkfs()
-    pid = machine.mount("--snapshot-interval", "0")
-    (machine.dir / "stored").write_bytes(noise())
-    machine.run("flush", machine.dir)
-    with (machine.dir / "staged").open("wb") as file:
-        file.write(noise())
-        os.fsync(file.fileno())
-        machine.kill(pid)
-        with contextlib.suppress(OSError):
-            file.close()
-    machine.clean_up()
-    assert machine.report("du", machine.url)["staged_files"] == 1
-    shown = machine.run("du", machine.url).stdout.splitlines()[-1]
-    assert shown.startswith("Not counted: data of 1 file that is on this machine alone")
 
 
 @pytest.mark.encryption("plain")

@@ -32,8 +32,6 @@ class UsageReply:
     """How many rows came as progress."""
 
     count: int
-    staged_files: int = 0
-    """Of a volume that is not mounted: files with data on this machine that is not stored yet, and not counted."""
 
 
 @attrs.frozen

@@ -163,9 +163,8 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["unstored_files"] and not row["depth"]:
             size, files = format_size(row["unstored_bytes"]), row["unstored_files"]
-            lines.append(
-                f"Not stored yet, so neither in stored nor in unique: {size} in {files:,} {'file' if files == 1 else 'files'} of {_one_line(row['path'])}"
-            )
+            what = f"{size} in {files:,} {'file' if files == 1 else 'files'} of {_one_line(row['path'])}"
+            lines.append(f"Not stored yet, so neither in stored nor in unique: {what}")
     return lines
 
 

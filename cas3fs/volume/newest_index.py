@@ -54,5 +54,5 @@ def _restored(folder: Path, archive: SnapshotArchive, newest: str | None) -> Pat
     path = folder / "index.sqlite"
     if newest is not None:
         archive.restore(newest, path)
-    migrations.upgrade(path, with_hash_index=False)
+    migrations.upgrade(path)
     return path

@@ -142,8 +142,8 @@ def _all_ancestors() -> Executable:
 
 
 def _kept_members() -> Executable:
-    """SQL: the members of which not all names lie in the node become rows of `_kept`. The name of a root counts as one
-    that does, as it is deleted with it."""
+    """SQL: the members of which not all names lie in folders of the node become rows of `_kept`. So does a root that is
+    a file, if it has any other name."""
     folder = _members.alias("folder")
     inside = (
         select(func.count())
@@ -153,13 +153,11 @@ def _kept_members() -> Executable:
         .where(dentries.c.inode == _members.c.inode)
         .scalar_subquery()
     )
-    own_name = case((_nodes.c.inode == _members.c.inode, 1), else_=0)
-    members = OrderedJoin(_members, inodes, inodes.c.id == _members.c.inode)
     return insert(_kept).from_select(
         ["node", "inode"],
         select(_members.c.node, _members.c.inode)
-        .select_from(OrderedJoin(members, _nodes, _nodes.c.id == _members.c.node))
-        .where(inodes.c.nlink > 1, ~_IS_FOLDER, inodes.c.nlink > inside + own_name),
+        .select_from(OrderedJoin(_members, inodes, inodes.c.id == _members.c.inode))
+        .where(inodes.c.nlink > 1, ~_IS_FOLDER, inodes.c.nlink > inside),
     )
 
 

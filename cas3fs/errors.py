@@ -37,6 +37,7 @@
     │   ├── IndexFull                the local disk is full
     │   ├── IndexCorrupt
     │   ├── IndexRowRefused          a value that SQLite cannot store
+    │   ├── PinLost                  it did not stay as it was while a snapshot was made of it
     │   └── IndexTooNew              migrated by a newer cas3fs
     ├── StoreError                   the object store
     │   ├── ObjectMissing

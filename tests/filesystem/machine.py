@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A file system over a memory store, whose process can be killed as far as its files are concerned."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cas3fs.objectstores.base import ObjectStore
 from cas3fs.objectstores.memory import MemoryStore
 from cas3fs.testing.faulty_disk import FaultyDisk
 from cas3fs.values import StoredPack
+from tests.live_folders import copy_live_folder
 
 ROOT = Owner(0, 0)
 USER = Owner(1000, 1000)
@@ -86,7 +86,7 @@ class Machine:
         self.number += 1
         copy = Machine(self.folder.with_name(f"{self.folder.name}-{self.number}"))
         copy.store, copy.chunker = self.store, self.chunker
-        shutil.copytree(self.folder, copy.folder)
+        copy_live_folder(self.folder, copy.folder)
         return copy
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ It can be killed: `killed` returns another one with the local files as they are 
 import hashlib
 import os
 import random
-import shutil
 import sqlite3
 import stat
 import threading
@@ -36,6 +35,7 @@ from cas3fs.snapshots.archive import SnapshotArchive
 from cas3fs.values import SnapshotNumber, StoredPack
 from tests.encrypted import sealed_if_chosen
 from tests.filesystem.usage import take_checkpoint
+from tests.live_folders import copy_live_folder
 
 LAZY = FileSystemSettings(commit_interval_s=3600, settle_s=3600, batch_wait_s=3600)
 NOW = GcSettings(grace_s=0)
@@ -267,7 +267,7 @@ class MemoryVolume:
 
     def restarted_after_kill(self, folder: Path, **options: Any) -> "MemoryVolume":
         """Another process, with the local files as they are at this moment; this one is closed."""
-        shutil.copytree(self.folder, folder)
+        copy_live_folder(self.folder, folder)
         self.close()
         return MemoryVolume(folder, self.inner, snapshots=self.snapshots, **options)
 

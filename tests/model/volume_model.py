@@ -36,6 +36,7 @@ from cas3fs.testing.store_damage import StoreCopy, copy_objects, copy_to, restor
 from cas3fs.volume.gc_scheduler import GcScheduler
 from cas3fs.volume.opening import OpenVolume, open_writer
 from tests.encrypted import unsealed
+from tests.live_folders import copy_live_folder
 from tests.volume.conftest import Volume, copy_punched, read_all, view_of, write
 
 HOSTS = {"one": MachineId("a" * 32), "two": MachineId("b" * 32)}
@@ -349,7 +350,7 @@ class VolumeModel:
         assert self.opened is not None
         self.opened.filesystem.commit()
         copy = self.folder / f"copy{len(self.state_copies)}"
-        shutil.copytree(self.volume.state(self.host), copy, ignore=shutil.ignore_patterns("*.sock"))
+        copy_live_folder(self.volume.state(self.host), copy, ignore=shutil.ignore_patterns("*.sock"))
         self.state_copies.append((self.host, copy, LocalState(dict(self.tree), self.newest, self.claims)))
 
     def restore_state(self) -> None:

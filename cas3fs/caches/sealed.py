@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Caches outside this machine, for encrypted volumes: they receive sealed blocks, under names that tell nothing.
+"""Caches outside this machine, for encrypted volumes: they receive sealed blocks, under names that reveal nothing.
 
 `cas3fs.encryption.shared_caches` has the format. The inner cache stores and returns values as it does blocks, and must
 not compare their hash with the name (`cas3fs.caches.base.accept_any`); everything that it returns is opened and

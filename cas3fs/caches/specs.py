@@ -23,7 +23,7 @@ from cas3fs.errors import UsageError
 from cas3fs.metrics import Metrics
 
 SEALED: Final = "sealed"
-"""Used in place of the uuid of an encrypted volume, so that names of blocks in shared caches do not tell the volume."""
+"""Used in place of the uuid of an encrypted volume, so that shared caches do not learn which volume a block is of."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _Value = TypeVar("_Value")
 

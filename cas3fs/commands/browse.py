@@ -21,7 +21,7 @@ from cas3fs.config import LocalFolders, StoreSettings
 from cas3fs.control import Message, Progress
 from cas3fs.errors import SnapshotError, SnapshotMissing
 from cas3fs.index.namespace import InodeRow
-from cas3fs.index.tree_difference import FileState, TreeChange, tree_changes
+from cas3fs.index.tree_difference import TreeChange, TreeState, tree_changes
 from cas3fs.index.trees import FileContent, SnapshotTree
 from cas3fs.snapshots.manifests import SnapshotInfo
 from cas3fs.snapshots.selection import find_snapshot
@@ -158,7 +158,7 @@ def find(looking: Looking, pattern: str, selector: str | None = None, below: str
 
 
 class _Search:
-    """What is searched for, and what was found in the snapshots so far."""
+    """A search by a pattern, with its matches in the snapshots so far."""
 
     def __init__(self, pattern: str, below: Sequence[bytes]) -> None:
         self._pattern = re.compile(fnmatch.translate(pattern.lstrip("/")))
@@ -246,7 +246,7 @@ def _version(row: InodeRow) -> Message:
 
 
 def diff(looking: Looking, old: str, new: str, path: str = "") -> Iterator[Message]:
-    """What differs between two snapshots, by path (`cas3fs.index.tree_difference`).
+    """The differences between two snapshots, by path (`cas3fs.index.tree_difference`).
 
     Raises:
         As `list_folder`, but that nothing is at the path is no error.
@@ -275,7 +275,7 @@ def _described(change: TreeChange) -> Message:
     }
 
 
-def _state(state: FileState | None) -> dict[str, Any] | None:
+def _state(state: TreeState | None) -> dict[str, Any] | None:
     if state is None:
         return None
     return {

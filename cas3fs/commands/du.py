@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What files and folders take: of a mounted volume by its process, which knows what is not stored yet; of another one
-by its newest index."""
+"""Shows the space that files and folders take: the process of a mount answers, as it knows what is not stored yet; of a
+volume that is not mounted, the newest index does."""
 
 import os
 from collections.abc import Iterable, Sequence

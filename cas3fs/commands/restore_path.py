@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bringing a file or a tree back out of a snapshot, without copying its data.
 
-The process that has the volume open enters the tree as rows, in the folder where it is to be, under a hidden name that
-nobody has asked for (`cas3fs.filesystem.operations.restored_trees`). Then it is renamed: in a mount by a system call of
-the command, so that the kernel learns of it and checks the user's permission; else by the file system. So the name
-comes to be in one step. What was there before is kept beside it under another name.
+The process that has the volume open enters the tree as rows, in the folder where it belongs, under a hidden name
+(`cas3fs.filesystem.operations.restored_trees`). Then the tree is renamed: in a mount by a system call of the command,
+so that the kernel learns of it and checks the user's permission; otherwise by the file system. So the name appears in
+one step. A file or folder that had the name is kept beside it under another one.
 
-What keeps the data of the snapshot in the store meanwhile: the snapshot is marked as in use on this machine, so that
-nobody here deletes it; the packs that are needed again are asked for by name; and nothing is published, pruned or
-collected while the rows are entered. What a crash leaves: nothing, or the tree under its hidden name.
+The data of the snapshot stays in the store meanwhile: the snapshot is marked as in use on this machine, so nobody here
+deletes it; the store is asked by name for the packs that are needed again; and nothing is published, pruned or
+collected while the rows are entered. A crash leaves nothing, or the tree under its hidden name.
 """
 
 import errno
@@ -62,7 +62,7 @@ def restore_path_unmounted(
     """Restore the tree under that name in a volume that no process has open, and publish a snapshot.
 
     Returns:
-        What was restored, and the name under which what was there before is kept.
+        The reply, and the name under which a file or folder that was replaced is kept.
 
     Raises:
         Cas3fsError: as `restore_path_mounted`, `open_writer` and `OpenVolume.finish`.

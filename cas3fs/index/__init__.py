@@ -30,7 +30,7 @@ Where to find and to add what
     `pack_merge` (restoring an older snapshot), `hash_index` (finding blocks by hash), `copying` and `ledger` (copying
     another volume). A column or table is added in `tables` and as a step in `migrations/`, whose id goes to `schema`. A
     pragma, or other SQL that only SQLite has, goes to `sqlite`, or `sqlite_features` if it is no matter of
-    transactions.
+    transactions. A class that reads through a connection of its own is a `holder.ConnectionHolder`.
     `index_file` owns the file and its log, decides when commits move from one to the other, and reads the file for
     snapshots.
 

@@ -11,13 +11,14 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Executable, FromClause, exists, func, literal, select, union_all
 
 from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, all_lost
 from cas3fs.index.checksums import NOTED, ChunkChecksum, checksum_of, mismatched_files
 from cas3fs.index.hash_index import add_temporary_hashes, of_hash
+from cas3fs.index.holder import ConnectionHolder
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import OrderedJoin, Row, Statement
 from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs, symlinks, xattrs
@@ -270,7 +271,7 @@ class FileState(NamedTuple):
         return checksum_of((one.offset, one.length, one.block, one.skip) for one in self.chunks) == self.checksum
 
 
-class IndexChecker:
+class IndexChecker(ConnectionHolder):
     """Finds defects in an index, and what they touch, as of one instant; for one thread."""
 
     def __init__(self, path: Path) -> None:
@@ -391,14 +392,3 @@ class IndexChecker:
             PlacedChunk(one[0], one[1], one[2], one[3], BlockLocation(*one[4:9]), one[9], one[10]) for one in rows
         )
         return FileState(row[0], row[1], ChunkChecksum(*row[2:]), placed)
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._database.rollback()
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

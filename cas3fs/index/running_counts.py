@@ -3,7 +3,7 @@
 
 Counting a million files takes 0.1 to 0.2 s, more than all else that a snapshot does. So triggers of the writer's
 connection add up, in a temporary table, what every statement does to inodes, chunks and blocks: a microsecond a row.
-What is undone is undone there, too. Packs are few, and are counted each time.
+An undone change is undone there, too. Packs are few, and are counted each time.
 
 Once an hour everything is counted again, so that a mistake would not last.
 """
@@ -53,8 +53,8 @@ class RunningCounts:
         self._counted_s = 0.0
 
     def totals(self) -> Counts:
-        """What has changed, by what is committed, since the triggers were made; packs are left out. To be called with
-        the caller's lock and nothing uncommitted.
+        """The committed changes of the counts since the triggers were made, without packs. To be called with the
+        caller's lock and nothing uncommitted.
 
         Raises:
             IndexDatabaseError: the index failed.

@@ -12,7 +12,7 @@ Every method raises `IndexDatabaseError` and its kinds, and nothing else.
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import Column, Executable, Integer, MetaData, Select, Table, Text, case, exists, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -20,6 +20,7 @@ from sqlalchemy.schema import CreateTable
 
 from cas3fs.index.blocks import LOCATION, PLACED_BLOCKS, DeadPack, PackContents, PackUse
 from cas3fs.index.hash_index import fill_from, prefix_of, temporary_hashes
+from cas3fs.index.holder import ConnectionHolder
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import Row, Statement, ddl
 from cas3fs.index.tables import block_hashes, blocks, chunks, copied_blocks, lost_blocks, packs
@@ -77,7 +78,7 @@ _copy_lost = lost_blocks.to_metadata(MetaData(schema=_COPY), schema=_COPY).alias
 _copied = copied_blocks.to_metadata(MetaData(schema=_LEDGER), schema=_LEDGER)
 
 
-class _Scan:
+class _Scan(ConnectionHolder):
     """A temporary table that was filled by one pass; for one thread."""
 
     _rows_table: ClassVar[Table]
@@ -130,17 +131,6 @@ class _Scan:
         """The ids of a scan of ids, some at a time."""
         for page in self._pages():
             yield [row[1] for row in page]
-
-    def close(self) -> None:
-        """Deletes the table."""
-        self._database.rollback()
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _of_pack(*values: Any) -> Select[Any]:

@@ -89,7 +89,7 @@ _rows = Table(
 )
 
 
-class FileState(NamedTuple):
+class TreeState(NamedTuple):
     """What one of the indexes has of a file."""
 
     inode: int
@@ -131,8 +131,8 @@ class TreeChange(NamedTuple):
     """Where it is in the newer tree, or was in the older one, if it was removed."""
     old_path: bytes | None
     """Of what was renamed: where it was."""
-    old: FileState | None
-    new: FileState | None
+    old: TreeState | None
+    new: TreeState | None
     content: bool
     """Whether the content differs; of what was changed or renamed."""
     attributes: bool
@@ -226,7 +226,7 @@ _NAME_OF: Final = name_of_directory(_o_dentries), name_of_directory(dentries)
 
 
 def _state_columns(table: FromClause) -> list[Any]:
-    return [table.c["id" if name == "inode" else name] for name in FileState._fields]
+    return [table.c["id" if name == "inode" else name] for name in TreeState._fields]
 
 
 _RESULT: Final = Statement(
@@ -318,7 +318,7 @@ class _Comparison:
 
     def changes(self) -> Iterator[TreeChange]:
         """What was found, by path."""
-        lost: tuple[bytes, FileState] | None = None
+        lost: tuple[bytes, TreeState] | None = None
         for path, kind, old_path, old, new in self._results():
             if lost is not None and (kind != _GAINED or lost[0] != path):
                 yield TreeChange("removed", lost[0], None, lost[1], None, content=False, attributes=False)
@@ -335,17 +335,17 @@ class _Comparison:
         if lost is not None:
             yield TreeChange("removed", lost[0], None, lost[1], None, content=False, attributes=False)
 
-    def _results(self) -> Iterator[tuple[bytes, int, bytes | None, FileState | None, FileState | None]]:
-        bound, width = _RESULT.on(self._database), len(FileState._fields)
+    def _results(self) -> Iterator[tuple[bytes, int, bytes | None, TreeState | None, TreeState | None]]:
+        bound, width = _RESULT.on(self._database), len(TreeState._fields)
         after: tuple[bytes, int] = (b"", -1)
         while rows := bound.all(*after, _PAGE_ROWS):
             for path, kind, old_path, *values in rows:
                 old, new = values[:width], values[width:]
-                states = [None if one[0] is None else FileState(*one) for one in (old, new)]
+                states = [None if one[0] is None else TreeState(*one) for one in (old, new)]
                 yield path, kind, old_path, states[0], states[1]
             after = (rows[-1][0], rows[-1][1])
 
-    def _compared(self, path: bytes, old_path: bytes | None, old: FileState, new: FileState) -> TreeChange | None:
+    def _compared(self, path: bytes, old_path: bytes | None, old: TreeState, new: TreeState) -> TreeChange | None:
         """The change of a file that both have; None if there is none."""
         content = old.content != new.content
         if not content and old.inode != new.inode and stat.S_ISLNK(old.mode):
@@ -359,7 +359,7 @@ class _Comparison:
         return TreeChange("changed", path, None, old, new, content=content, attributes=attributes)
 
     @staticmethod
-    def _differ(of_sides: Sequence[BoundStatement], old: FileState, new: FileState) -> bool:
+    def _differ(of_sides: Sequence[BoundStatement], old: TreeState, new: TreeState) -> bool:
         before, after = of_sides
         return before.all(old.inode) != after.all(new.inode)
 

@@ -21,7 +21,7 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     Column,
@@ -38,6 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import CreateTable
 
+from cas3fs.index.holder import ConnectionHolder
 from cas3fs.index.sqlite import Database
 from cas3fs.index.statement import OrderedJoin, Statement, ddl
 from cas3fs.index.tables import ROOT_INODE, blocks, chunks, dentries, inodes, packs
@@ -183,7 +184,7 @@ def _is_unique() -> ColumnElement[bool]:
     return _used.c.freed == _named.c.uses
 
 
-class UsageReader:
+class UsageReader(ConnectionHolder):
     """Measures trees of an index, as it was when this was made; for one thread, and not to be kept open for long.
 
     Every method raises `IndexDatabaseError` and its kinds.
@@ -410,14 +411,3 @@ class UsageReader:
                 _, root, _, above = found[parent]
                 found[node] = (node, root, depth, above + b"/" + name if above else name)
         return list(found.values())
-
-    def close(self) -> None:
-        """Deletes the temporary tables."""
-        self._database.rollback()
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -77,6 +77,15 @@ def collect(opened: OpenVolume, **settings: Any) -> None:
     collect_mounted(service_of(opened), GcRequest(grace_s=0.0, min_live=0.0, **settings), silent)
 
 
+def delete_letter(opened: OpenVolume, *name: str) -> str:
+    """Writes a file and deletes it, and gc forgets its blocks; gives the snapshot in between, which may have a name."""
+    write(opened, "letter", text("letter"))
+    before = publish(opened, *name)
+    opened.filesystem.unlink(ROOT, b"letter")
+    collect(opened)
+    return before
+
+
 def packs(volume: Volume) -> set[str]:
     return {one.key for one in volume.archive.shelf.store.list(PackEntry.prefix())}
 
@@ -94,10 +103,7 @@ def findings(volume: Volume, host: str = "here") -> list[Message]:
 
 def test_a_deleted_file_is_back_with_its_bytes_although_gc_forgot_them(volume: Volume) -> None:
     opened = volume.open()
-    write(opened, "letter", text("letter"))
-    publish(opened, "before")
-    opened.filesystem.unlink(ROOT, b"letter")
-    collect(opened)
+    delete_letter(opened, "before")
     stored = packs(volume)
     with opened.filesystem.index_transaction() as index:
         assert [one.died is None for one in index.blocks.packs()] == [False]
@@ -111,10 +117,7 @@ def test_a_deleted_file_is_back_with_its_bytes_although_gc_forgot_them(volume: V
 
 def test_what_was_restored_outlives_its_snapshot_and_every_gc(volume: Volume) -> None:
     opened = volume.open()
-    write(opened, "letter", text("letter"))
-    before = publish(opened)
-    opened.filesystem.unlink(ROOT, b"letter")
-    collect(opened)
+    before = delete_letter(opened)
     restore(opened, before, "letter", "letter")
     opened.finish()
     opened.close()
@@ -129,10 +132,7 @@ def test_what_was_restored_outlives_its_snapshot_and_every_gc(volume: Volume) ->
 
 def test_a_gc_at_any_time_after_the_rows_keeps_the_pack(volume: Volume) -> None:
     opened = volume.open()
-    write(opened, "letter", text("letter"))
-    before = publish(opened)
-    opened.filesystem.unlink(ROOT, b"letter")
-    collect(opened)
+    before = delete_letter(opened)
     restore(opened, before, "letter", "letter")
     collect(opened)  # nothing was committed or published in between by the test
     answer(opened, "snapshot-delete", {"ids": [before]})
@@ -142,10 +142,7 @@ def test_a_gc_at_any_time_after_the_rows_keeps_the_pack(volume: Volume) -> None:
 
 def test_a_crash_before_the_rename_leaves_the_tree_under_its_hidden_name_and_nothing_lost(volume: Volume) -> None:
     opened = volume.open()
-    write(opened, "letter", text("letter"))
-    before = publish(opened)
-    opened.filesystem.unlink(ROOT, b"letter")
-    collect(opened)
+    before = delete_letter(opened)
     reply = answer(opened, "restore-path", {"snapshot": before, "path": "letter", "folder": ""})
     opened.close()
     again = volume.open()

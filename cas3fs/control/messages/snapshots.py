@@ -76,7 +76,7 @@ class CreateSnapshotRequest(Request[SnapshotReply]):
 
 @attrs.frozen
 class RestorePathReply:
-    """What was restored, and under which name in the folder."""
+    """How much was restored, and its hidden name in the folder."""
 
     snapshot: str
     name: str
